@@ -1,0 +1,3 @@
+from cnnstudy.cli import main
+
+main()

@@ -1,0 +1,84 @@
+"""What can go wrong, as a tree. Each error says what was given and where, what is allowed, and what to do.
+
+    CnnstudyError
+    ├── InputError            exit 2: something the user wrote
+    │   ├── ConfigError         the study file or --set
+    │   ├── UnknownNameError    a study, network or data set that does not exist
+    │   └── StudyChangedError   the file no longer fits the trials already recorded
+    └── EnvironmentTrouble    exit 3: something around the study
+        ├── DataError           images that are missing or can't be decoded
+        ├── WeightsError        source weights that are missing or don't fit
+        ├── TrackingError       MLflow's store can't be reached or written
+        ├── StudyBusyError      another driver runs this study
+        └── WorkerError         a worker process that can't start or stops answering
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnstudyError(Exception):
+    """Root of everything cnnstudy raises on purpose; its text is shown to the user as it is."""
+
+    exit_code = 1
+
+
+class InputError(CnnstudyError):
+    """Something the user wrote can't be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A study file, or a --set on top of it, that can't be used."""
+
+
+class UnknownNameError(InputError):
+    """A name that nothing has."""
+
+
+class StudyChangedError(InputError):
+    """A study whose file changed in what its recorded trials depend on."""
+
+
+class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, not an error by itself
+    """Something around the study is missing or broken."""
+
+    exit_code = 3
+
+
+class DataError(EnvironmentTrouble):
+    """Images that are missing or can't be decoded."""
+
+
+class WeightsError(EnvironmentTrouble):
+    """Source weights that are missing or don't fit the network."""
+
+
+class TrackingError(EnvironmentTrouble):
+    """MLflow's store can't be reached, read or written."""
+
+
+class StudyBusyError(EnvironmentTrouble):
+    """Another driver runs this study."""
+
+
+class WorkerError(EnvironmentTrouble):
+    """A worker process that can't start or stops answering."""
+
+
+#: Errors by name, so that one raised in a worker can be raised again in the driver.
+BY_NAME: dict[str, type[CnnstudyError]] = {
+    cls.__name__: cls
+    for cls in (ConfigError, UnknownNameError, DataError, WeightsError, TrackingError, StudyBusyError, WorkerError)
+}
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """`"; did you mean 'epochs'?"` where something allowed is close to what was given, else nothing."""
+    lowered = {name.lower(): name for name in map(str, allowed)}
+    close = difflib.get_close_matches(given.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
+    close = close or difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
