@@ -18,19 +18,27 @@ and answers with plain data and a folder of files: it may be killed at any momen
 Each module imports only from those above it in this list (tests/test_imports.py holds the order):
 
     errors           the exception tree
+    strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights
+    download         Keras' downloader, with a checked hash
     space            the factors, one line each
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
-    config           YAML -> frozen StudyConfig
+    schema           the keys of a study file
+    config           YAML -> frozen StudyConfig, checked as a whole
     training/        one trial, in a worker
     execution/       one file per engine that runs workers
     search           Optuna
     analysis/        leaderboard, curves
+    mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
+    provenance       which code and packages made a result
+    recording        a trial's way into MLflow
     display          what a study shows on the screen
+    preparation      images and source weights, before the first trial
     study            the driver loop
+    ui               MLflow's server
     cli              the commands
 """
 

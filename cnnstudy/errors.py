@@ -1,16 +1,16 @@
 """What can go wrong, as a tree. Each error says what was given and where, what is allowed, and what to do.
 
-    CnnstudyError
-    ├── InputError            exit 2: something the user wrote
-    │   ├── ConfigError         the study file or --set
-    │   ├── UnknownNameError    a study, network or data set that does not exist
-    │   └── StudyChangedError   the file no longer fits the trials already recorded
-    └── EnvironmentTrouble    exit 3: something around the study
-        ├── DataError           images that are missing or can't be decoded
-        ├── WeightsError        source weights that are missing or don't fit
-        ├── TrackingError       MLflow's store can't be reached or written
-        ├── StudyBusyError      another driver runs this study
-        └── WorkerError         a worker process that can't start or stops answering
+CnnstudyError
+├── InputError            exit 2: something the user wrote
+│   ├── ConfigError         the study file or --set
+│   ├── UnknownNameError    a study, network or data set that does not exist
+│   └── StudyChangedError   the file no longer fits the trials already recorded
+└── EnvironmentTrouble    exit 3: something around the study
+    ├── DataError           images that are missing or can't be decoded
+    ├── WeightsError        source weights that are missing or don't fit
+    ├── TrackingError       MLflow's store can't be reached or written
+    ├── StudyBusyError      another driver runs this study
+    └── WorkerError         a worker process that can't start or stops answering
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What comes of a study's runs: the leaderboard, and pictures of a trial."""

@@ -1,0 +1,125 @@
+"""The networks, one file each, found by name.
+
+To add one, add a file here with `ARCHITECTURE`: a table, a block that turns a row into layers, and the cut points for
+transfer; the contract tests in tests/architectures run on it by themselves. A module must be light to import: Keras is
+imported inside its `build`.
+
+A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
+`auxiliary`. Everything else that has weights is the backbone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean
+from cnnstudy.space import Level
+
+if TYPE_CHECKING:
+    import keras
+
+HEAD, AUXILIARY = "head", "auxiliary"
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """Weights that Keras' downloader knows: file name in ~/.keras/models, address and MD5."""
+
+    file_name: str
+    url: str
+    file_hash: str
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network's `build` gives: symbolic tensors, all from one `inputs` [batch, size, size, 3] of 0..255."""
+
+    inputs: keras.KerasTensor
+    logits: keras.KerasTensor  # [batch, classes], before softmax
+    auxiliary: tuple[keras.KerasTensor, ...] = ()  # each [batch, classes], before softmax; dropped at inference
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network: what the study may ask about it without Keras, and how to build it."""
+
+    name: str
+    title: str
+    source: str
+    minimum_size: int  # pixels
+    preprocessing: str
+    #: The network's own levels of factors: dropout, learning_rate, and those of its auxiliary heads.
+    defaults: Mapping[str, Level]
+    #: Transfer mode -> stages of the backbone that train, beside the head. Modes not named train all or none.
+    cut_points: Mapping[str, tuple[str, ...]]
+    #: build(image_size, classes, dropout, auxiliary_dropout)
+    build: Callable[[int, int, float, float], Outputs] = field(repr=False)
+    has_auxiliary_heads: bool = False
+    imagenet: ImageNetWeights | None = None
+
+    def check_size(self, image_size: int) -> None:
+        """Raise ConfigError where the network has no output at that image size in pixels."""
+        if image_size < self.minimum_size:
+            raise ConfigError(
+                f"{self.title} needs images of at least {self.minimum_size} x {self.minimum_size} pixels, "
+                f"not {image_size}; below that a layer has nothing left to look at."
+            )
+
+
+@dataclass(frozen=True)
+class Network:
+    """Three views of the same layers."""
+
+    architecture: Architecture
+    training: keras.Model  # images -> [logits, auxiliary logits...]
+    logits: keras.Model  # images -> logits
+    inference: keras.Model  # images of 0..255 -> probabilities: what is saved
+
+
+def build_network(
+    architecture: Architecture, image_size: int, classes: int, dropout: float, auxiliary_dropout: float = 0.7
+) -> Network:
+    """The network with fresh weights.
+
+    Raises:
+        ConfigError: the images are too small for it.
+    """
+    import keras
+
+    architecture.check_size(image_size)
+    outputs = architecture.build(image_size, classes, dropout, auxiliary_dropout)
+    probabilities = keras.layers.Activation("softmax", dtype="float32", name="predictions")(outputs.logits)
+    return Network(
+        architecture=architecture,
+        training=keras.Model(
+            outputs.inputs, [outputs.logits, *outputs.auxiliary], name=f"{architecture.name}_training"
+        ),
+        logits=keras.Model(outputs.inputs, outputs.logits, name=f"{architecture.name}_logits"),
+        inference=keras.Model(outputs.inputs, probabilities, name=architecture.name),
+    )
+
+
+#: Files here that are no network themselves.
+_PARTS = {"describe"}
+
+
+def names() -> list[str]:
+    """The networks there are, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
+
+
+def find(name: str) -> Architecture:
+    """The network of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in names():
+        raise UnknownNameError(
+            f"unknown architecture {name!r}{did_you_mean(name, names())} There are {', '.join(names())}."
+        )
+    return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE  # type: ignore[no-any-return]

@@ -1,0 +1,68 @@
+"""One folder for what is costly and shared by all studies: decoded images and source weights.
+
+Every entry is a folder under a content address. It is built under a temporary name beside its final one and renamed
+when whole, so that an entry that exists is complete; a lock keeps two processes from building the same entry at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """`$CNNSTUDY_CACHE`, or the platform's folder for caches."""
+    return Path(os.environ.get("CNNSTUDY_CACHE") or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).absolute()
+
+
+def content_address(description: Any) -> str:
+    """A digest (24 hexadecimal digits) of a JSON-like description, whatever the order of its keys."""
+    text = json.dumps(description, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def entry_folder(kind: str, address: str) -> Path:
+    """Where the entry lies, or would lie."""
+    return cache_folder() / kind / address
+
+
+def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
+    """The entry's folder; `build(folder)` fills it first where there is none.
+
+    Raises whatever `build` raises; nothing is left behind then.
+    """
+    build_entries(kind, [address], lambda folders: build(folders[address]))
+    return entry_folder(kind, address)
+
+
+def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str, Path]], None]) -> None:
+    """Make several entries in one go: `build({address: folder})` fills those that are not there yet."""
+    with contextlib.ExitStack() as stack:
+        missing = [address for address in addresses if not entry_folder(kind, address).is_dir()]
+        for address in sorted(missing):  # one order for all processes, so that none waits for the other
+            final = entry_folder(kind, address)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(f"{final}.lock"))
+        # some may have been built by another process while this one waited
+        missing = [address for address in missing if not entry_folder(kind, address).is_dir()]
+        if not missing:
+            return
+        parent = entry_folder(kind, missing[0]).parent
+        building = {address: Path(tempfile.mkdtemp(prefix=f".{address}-", dir=parent)) for address in missing}
+        try:
+            build(building)
+            for address, folder in building.items():
+                folder.rename(entry_folder(kind, address))
+        finally:
+            for folder in building.values():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,227 @@
+"""The commands. Each body imports what it needs, so that --help and a mistake in a study file come at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import cnnstudy
+from cnnstudy.errors import CnnstudyError
+
+app = typer.Typer(
+    name="cnnstudy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Why does this convolutional network overfit? A study file becomes trained networks, a record in MLflow "
+    "and a leaderboard.",
+    epilog="Exit codes: 0 done; 2 a mistake in what was given; 3 something around the study is missing or broken; "
+    "4 done, but trials failed; 130 stopped, the same command goes on.",
+)
+TRIALS_FAILED, INTERRUPTED = 4, 130
+
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        show_envvar=True,
+        help="Where MLflow keeps the record.  [default: sqlite:///mlflow.db]",
+    ),
+]
+StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
+
+
+def main() -> None:
+    """Run a command; what goes wrong on purpose is one clear message, never a traceback."""
+    try:
+        app()
+    except CnnstudyError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cnnstudy {cnnstudy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run-study")
+def run_study(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+    ] = "quickstart",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the file's budget.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Workers that share the cores.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Run a study, or what is missing of it, and show its leaderboard."""
+    from cnnstudy.config import load_study
+
+    overrides = list(set_ or [])
+    overrides += [f"budget.trials={trials}"] if trials is not None else []
+    overrides += [f"seed={seed}"] if seed is not None else []
+    loaded = load_study(study, overrides)
+
+    from cnnstudy import study as driver
+    from cnnstudy import tracking
+    from cnnstudy.display import choose_display
+    from cnnstudy.execution.local import LocalExecutor
+
+    console = Console()
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    with choose_display(console, quiet) as display:
+        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+    if not quiet:
+        _show_outcome(console, tracker, outcome)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed or outcome.missing:
+        raise typer.Exit(TRIALS_FAILED)
+
+
+@app.command()
+def leaderboard(
+    study: StudyName = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every column of every trial to this CSV file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Sort by this column.  [default: the study's objective]")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only the best so many.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show a study's trials, best first."""
+    from cnnstudy import tracking
+    from cnnstudy.analysis import leaderboard as table
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    recorded = tracker.study(study)
+    frame = _trials(tracker, recorded, sort)
+    console = Console()
+    if frame.empty:
+        console.print(f"study {recorded.name} has no trials yet", markup=False, highlight=False)
+        return
+    if csv is not None:
+        table.write_csv(frame if top is None else frame.head(top), csv)
+    if markdown is not None:
+        table.write_markdown(frame if top is None else frame.head(top), markdown)
+    _show_trials(console, recorded.name, frame, top)
+
+
+@app.command()
+def ui(
+    study: StudyName = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: 5000, or a free one]")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the address in the browser.")] = True,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Serve MLflow's UI on loopback, at the study's trials and gap charts."""
+    from cnnstudy import tracking
+    from cnnstudy import ui as server
+    from cnnstudy.mlflow_view import study_url
+
+    uri = tracking.tracking_uri(tracking_uri)
+    recorded = tracking.Tracker(uri).study(study)
+    if server.is_server(uri):
+        _open_or_print(study_url(uri, recorded.experiment_id), open_)
+        return
+    with server.serve(uri, port) as (base, process):
+        _open_or_print(study_url(base, recorded.experiment_id), open_)
+        print("Ctrl-C stops the server.", flush=True)
+        process.wait()
+
+
+@app.command()
+def describe(
+    architecture: Annotated[str, typer.Argument(help="alexnet, googlenet or vgg16.")],
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2)] = 5,
+    png: Annotated[Path | None, typer.Option(help="Draw the structure here.  [default: ARCHITECTURE.png]")] = None,
+) -> None:
+    """Print a network's layers and draw its structure."""
+    from cnnstudy import architectures
+
+    found = architectures.find(architecture)
+    found.check_size(image_size)
+    from cnnstudy.architectures import describe as describing
+
+    describing.describe(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
+
+
+def _trials(tracker, recorded, sort):  # type: ignore[no-untyped-def]
+    """The study's trials as a frame, without those that an interrupted run left."""
+    from cnnstudy.analysis.leaderboard import leaderboard
+
+    runs = [run for run in tracker.runs(recorded.experiment_id) if run.kind == "trial"]
+    return leaderboard(runs, sort, recorded.config["objective"]["metric"] == "val/loss")
+
+
+def _show_trials(console, name, frame, top) -> None:  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    from cnnstudy.analysis import leaderboard as table
+
+    finished = frame[frame["state"] == "finished"]
+    shown = finished if top is None else finished.head(top)
+    if len(shown):
+        grid = Table(title=f"study {name}", title_justify="left")
+        for column in table.columns_of(shown):
+            grid.add_column(table.heading(column), justify="left" if column in ("trial", "transfer") else "right")
+        for row in table.cells(shown):
+            grid.add_row(*row)
+        console.print(grid)
+    others = frame[frame["state"] != "finished"]
+    if len(others):
+        grid = Table(title="not finished", title_justify="left")
+        for column in ("trial", "state", "reason"):
+            grid.add_column(column)
+        for row in others.to_dict("records"):
+            grid.add_row(row["trial"], row["state"], str(row["reason"]))
+        console.print(grid)
+
+
+def _show_outcome(console, tracker, outcome) -> None:  # type: ignore[no-untyped-def]
+    frame = _trials(tracker, outcome.recorded, None)
+    if not frame.empty:
+        _show_trials(console, outcome.recorded.name, frame, 20)
+    name = outcome.recorded.name
+    lines = [
+        f"{outcome.finished} finished, {outcome.pruned} pruned, {outcome.failed} failed, {outcome.missing} missing"
+    ]
+    if outcome.interrupted:
+        lines.append("Stopped. The same command goes on where it ended.")
+    lines += [
+        f"Curves and models:  python -m cnnstudy ui {name}",
+        f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",
+    ]
+    if outcome.finished and not outcome.interrupted:
+        lines.append(f"The best model:     models:/{name}@champion")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _open_or_print(url: str, open_: bool) -> None:
+    import webbrowser
+
+    print(url, flush=True)
+    if open_:
+        webbrowser.open(url)

@@ -1,0 +1,265 @@
+"""A study file to a frozen StudyConfig: everything is checked here, before TensorFlow is imported.
+
+`load_study` is the one way in. An error names the file, the line, the key, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ruamel.yaml
+from pydantic import ValidationError
+
+from cnnstudy import architectures
+from cnnstudy.errors import ConfigError, did_you_mean
+from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
+from cnnstudy.space import FACTORS, Choices, Range
+
+KeyPath = tuple[str | int, ...]
+#: The study files that come with cnnstudy, where it runs from a checkout.
+SHIPPED = Path(__file__).parent.parent / "experiments"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study, and the file it came from."""
+
+    config: StudyConfig
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file: a path, or the name of one in ./experiments.
+
+    Args:
+        overrides: `key=value` on top of the file; keys are dotted, values are YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, or anything in it that can't be used; every problem is listed.
+    """
+    path = _find_file(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = ruamel.yaml.YAML(typ="rt").load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read {path}: {error}") from error
+    except ruamel.yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds no keys; a study file starts with `name: ...`. See experiments/quickstart.yaml."
+        )
+    raw = _plain(tree)
+    changed = [_override(raw, text_of_one) for text_of_one in overrides]
+
+    def problem(key: KeyPath, text: str) -> str:
+        dotted = ".".join(map(str, key))
+        if any(key[: len(path_of_one)] == path_of_one for path_of_one in changed if path_of_one):
+            return f"--set {dotted}: {text}"
+        line = _line_of(tree, key)
+        return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {text}"
+
+    try:
+        config = StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problem(*_explain(details)) for details in error.errors())) from None
+    problems = [problem(*found) for found in _combination_problems(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Study(config, path, text, tuple(overrides))
+
+
+def _find_file(name_or_path: str) -> Path:
+    given = Path(name_or_path).expanduser()
+    if given.is_file():
+        return given
+    folders = [Path("experiments"), SHIPPED]
+    if given.suffix not in (".yaml", ".yml"):
+        for folder in folders:
+            if (folder / f"{name_or_path}.yaml").is_file():
+                return folder / f"{name_or_path}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise ConfigError(
+        f"there is no study file {name_or_path!r}{did_you_mean(given.stem, known) or '.'} "
+        f"Give a path, or one of the names in experiments/: {', '.join(known) or 'none here'}."
+    )
+
+
+def _plain(node: Any) -> Any:
+    """Without the marks that ruamel.yaml keeps for lines and comments."""
+    if isinstance(node, Mapping):
+        return {(key if isinstance(key, int) else str(key)): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _override(raw: dict[str, Any], override: str) -> KeyPath:
+    """Set what `key=value` says; the keys it touched."""
+    dotted, equals, value = override.partition("=")
+    keys = tuple(dotted.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} is not key=value, as in --set training.epochs=5")
+    node: Any = raw
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {key!r} is not a group of keys, it can't hold {keys[-1]!r}.")
+    try:
+        node[keys[-1]] = _plain(ruamel.yaml.YAML(typ="rt").load(value))
+    except ruamel.yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    return keys
+
+
+def _line_of(tree: Any, key: KeyPath) -> int | None:
+    """The line (from 1) of the deepest part of the key that the file has."""
+    line = None
+    for part in key:
+        try:
+            position = tree.lc.key(part) if isinstance(tree, Mapping) else tree.lc.item(part)
+            line, tree = position[0] + 1, tree[part]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            break
+    return line
+
+
+def _explain(details: Any) -> tuple[KeyPath, str]:
+    """pydantic's error as the key it is about, and a sentence."""
+    key: KeyPath = tuple(details["loc"])
+    context = details.get("ctx", {})
+    if "key" in context:
+        key = (*key, context["key"])
+    text = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "missing":
+        text = "is missing; the study file must give it."
+    elif details["type"] not in ("unknown_key", "data_name", "factor", "weights", "value_error"):
+        text = f"{text[0].lower()}{text[1:]}, not {details['input']!r}."
+    return key, text
+
+
+def _combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong though each key by itself is fine."""
+    yield from _image_size_problems(config)
+    yield from _weights_problems(config)
+    yield from _training_problems(config)
+    yield from _factor_problems(config)
+    yield from _budget_problems(config)
+
+
+def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(config.image_size, dict):
+        for name in config.image_size:
+            if name not in config.architectures:
+                guess = did_you_mean(name, config.architectures) or "."
+                yield ("image_size", name), f"is not among this study's architectures{guess}"
+    for name in config.architectures:
+        key: KeyPath = ("image_size",) if isinstance(config.image_size, int) else ("image_size", name)
+        if isinstance(config.image_size, dict) and name not in config.image_size:
+            yield ("image_size",), f"gives no size for {name}."
+            continue
+        size = config.size_of(name)
+        smallest = architectures.find(name).minimum_size
+        if not smallest <= size <= 1024:
+            yield key, f"{name} takes images of {smallest} to 1024 pixels, not {size}."
+
+
+def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    for name, weights in config.weights.items():
+        key: KeyPath = ("weights", name)
+        if name != "default" and name not in config.architectures:
+            yield (
+                key,
+                f"is neither `default` nor one of this study's architectures ({', '.join(config.architectures)}).",
+            )
+        if weights.data is not None and weights.data == config.data:
+            yield (*key, "data"), "is the study's own data; source weights must come from other images."
+    needing = [mode for mode in config.transfer_modes() if mode in NEED_WEIGHTS]
+    if not needing:
+        return
+    for name in config.architectures:
+        found = config.weights_of(name)
+        if found is None:
+            yield (
+                ("factors", "transfer"),
+                f"{', '.join(map(str, needing))} start from source weights, and `weights` gives none for {name}. "
+                "Give pretrain, imagenet or file there, or random to try the speed only.",
+            )
+        elif found.source == "imagenet" and architectures.find(name).imagenet is None:
+            having = [other for other in architectures.names() if architectures.find(other).imagenet]
+            yield (
+                ("weights", name if name in config.weights else "default", "source"),
+                f"there are no imagenet weights for {name}, only for {', '.join(having)}; use pretrain or file.",
+            )
+
+
+def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    training = config.training
+    two_phase = "two-phase" in config.transfer_modes()
+    if training.head_epochs is not None and not two_phase:
+        yield ("training", "head_epochs"), "is for transfer two-phase, which this study does not use."
+    if two_phase and config.head_epochs() >= training.epochs:
+        yield (
+            ("training", "head_epochs" if training.head_epochs else "epochs"),
+            f"two-phase trains the head for {config.head_epochs()} epochs and needs at least one more of "
+            f"the {training.epochs} for the rest.",
+        )
+    if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
+        yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
+    if config.strategy.pruner != "none" and training.epochs < 2:
+        yield ("strategy", "pruner"), "there is nothing to prune in trials of one epoch; use none."
+
+
+def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    active = {factor for name in config.architectures for point in config.grid_of(name) for factor in point}
+    for factor in config.factors:
+        if factor not in active:
+            yield (
+                ("factors", factor),
+                "is active in no trial of this study: " + FACTORS[factor].active_where + ".",
+            )
+        if config.strategy.sampler == "grid" and isinstance(config.factors[factor], Range):
+            yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
+    if config.strategy.sampler == "grid" and config.strategy.start_with:
+        yield ("strategy", "start_with"), "does not go with a grid, which runs its points in an order of its own."
+    for number, start in enumerate(config.strategy.start_with):
+        for factor, level in start.items():
+            key: KeyPath = ("strategy", "start_with", number, factor)
+            levels = config.factors.get(factor)
+            if levels is None:
+                yield key, f"is not among the study's factors{did_you_mean(factor, config.factors) or '.'}"
+            elif isinstance(levels, Choices) and level not in levels.values:
+                yield key, f"{level!r} is not among its levels {list(levels.values)}."
+            elif isinstance(levels, Range) and not (
+                isinstance(level, int | float) and levels.low <= level <= levels.high
+            ):
+                yield key, f"{level!r} is not within its range {levels.low:g} to {levels.high:g}."
+
+
+def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    if config.budget.trials < len(config.architectures):
+        yield (
+            ("budget", "trials"),
+            f"{config.budget.trials} trials for {len(config.architectures)} networks; each needs at least one.",
+        )
+        return
+    for name in config.architectures:
+        share = config.trials_of(name)
+        if len(config.strategy.start_with) > share:
+            yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
+        if config.strategy.sampler == "grid" and not any(isinstance(v, Range) for v in config.factors.values()):
+            points = len(config.grid_of(name))
+            if share > points:
+                yield (
+                    ("budget", "trials"),
+                    f"{name}'s grid has {points} points, fewer than its {share} trials; "
+                    f"ask for at most {points} a network.",
+                )

@@ -1,0 +1,40 @@
+"""Downloads by Keras' own downloader, with a checked hash; for users without network, what to put where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cnnstudy.errors import CnnstudyError
+
+
+def keras_folder(subfolder: str) -> Path:
+    """Where Keras keeps its downloads: `$KERAS_HOME` or ~/.keras, then `subfolder`."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / subfolder
+
+
+def download(
+    url: str, file_name: str, file_hash: str, error: type[CnnstudyError], otherwise: str, subfolder: str = "datasets"
+) -> Path:
+    """The file from Keras' cache, downloaded first where it is not there yet.
+
+    Args:
+        file_hash: MD5 or SHA-256 in hexadecimal digits; what is there or arrives must have it.
+        otherwise: what a user without network can write in the study file instead.
+
+    Raises:
+        error: the download failed or the file has another hash.
+    """
+    import keras
+
+    try:
+        return Path(
+            keras.utils.get_file(
+                file_name, origin=url, file_hash=file_hash, cache_subdir=subfolder, force_download=False
+            )
+        )
+    except Exception as reason:  # get_file raises bare Exception where the network fails
+        raise error(
+            f"can't download {url}: {reason}. Without network: put the file at {keras_folder(subfolder) / file_name} "
+            f"(its hash must be {file_hash}), or {otherwise}"
+        ) from reason

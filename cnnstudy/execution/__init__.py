@@ -1,0 +1,88 @@
+"""Engines that run jobs in workers, one file each; the driver sees only what is here.
+
+A job is plain data that a worker turns into events: progress, epochs, and in the end one result or one failure. The
+driver answers each epoch of a trial with go on or prune.
+
+    driver                                    worker
+      submit(Job)           ------------->
+                            <-------------    Progress, Epoch
+      answer(key, go_on)    ------------->
+                            <-------------    Done, or Failed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from cnnstudy.records import EpochRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work: its kind, and what the worker's function of that kind takes."""
+
+    key: str
+    kind: Literal["prepare_images", "check_weights", "run_trial"]
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something countable goes on; total 0 means: not known."""
+
+    key: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A trial ended an epoch and waits for an answer."""
+
+    key: str
+    record: EpochRecord
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job's result as plain data."""
+
+    key: str
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended without a result.
+
+    `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS.
+    """
+
+    key: str
+    reason: str
+    message: str
+    traceback: str
+    error: str | None = None
+
+
+Event = Progress | Epoch | Done | Failed
+
+
+class Executor(Protocol):
+    """Runs up to `slots` jobs at once."""
+
+    slots: int
+
+    def submit(self, job: Job) -> None:
+        """Start a job; the caller keeps to the number of slots."""
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The next event of any job; None after `timeout` seconds without one."""
+
+    def answer(self, key: str, go_on: bool) -> None:
+        """Answer the Epoch event of a job: train on, or stop here."""
+
+    def close(self) -> None:
+        """End all workers now; jobs under way get no more events."""

@@ -1,0 +1,132 @@
+"""The worker process: `python -m cnnstudy.execution.worker`. Jobs come on standard input, one JSON a line; events leave
+on what was standard output. It ends when its input ends, so no driver's death leaves it behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from cnnstudy.errors import CnnstudyError, DataError
+from cnnstudy.records import EpochRecord, TrialSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="for the files of trials")
+    arguments = parser.parse_args()
+    # Whatever a library prints goes to the log; only events go to the driver.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
+    worker = Worker(events, messages, arguments.threads, arguments.folder)
+    while True:
+        worker.run(messages.get())
+
+
+def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> None:
+    for line in stream:
+        messages.put(json.loads(line))
+    os._exit(0)  # the driver is gone: nobody waits for what is being trained
+
+
+class Worker:
+    """Runs one job after the other in this process, TensorFlow imported once."""
+
+    def __init__(self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, folder: Path) -> None:
+        self.events = events
+        self.messages = messages
+        self.threads = threads
+        self.folder = folder
+
+    def run(self, job: dict[str, Any]) -> None:
+        """Run a job; whatever it raises becomes a Failed event."""
+        key = job["key"]
+        functions = {
+            "prepare_images": self._prepare_images,
+            "check_weights": self._check_weights,
+            "run_trial": self._run_trial,
+        }
+        try:
+            self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
+        except Exception as error:
+            self._send(
+                "failed",
+                key,
+                reason=_reason(error),
+                message=str(error) or type(error).__name__,
+                traceback=traceback.format_exc(),
+                error=type(error).__name__ if isinstance(error, CnnstudyError) else None,
+            )
+
+    def _send(self, kind: str, key: str, **content: Any) -> None:
+        self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
+
+    def _prepare_images(self, key: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        from cnnstudy import datasets
+        from cnnstudy.training import images
+
+        options = datasets.find(payload["options"]["name"]).Options.model_validate(payload["options"])
+        prepared = images.prepare(
+            options,
+            payload["sizes"],
+            payload["split_seed"],
+            lambda what, done, total: self._send("progress", key, what=what, done=done, total=total),
+        )
+        return [entry.to_json() for entry in prepared]
+
+    def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:
+        """Find the file and lay it into the network once, so that no trial finds out later that it does not fit."""
+        from cnnstudy import architectures
+
+        self._send("progress", key, what=f"checking source weights of {payload['architecture']}", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training import weights
+
+        architecture = architectures.find(payload["architecture"])
+        path = Path(payload["file"]).expanduser() if payload["file"] else weights.imagenet_file(architecture)
+        network = architectures.build_network(architecture, payload["image_size"], payload["classes"], dropout=0.0)
+        weights.load_backbone(network, path)
+        return {"file": str(path.absolute()), "digest": weights.digest(weights.backbone_layers(network.logits))}
+
+    def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._set_up_tensorflow()
+        from cnnstudy.training.trial import run_trial
+
+        def report(record: EpochRecord) -> bool:
+            self._send("epoch", key, record=record.to_json())
+            return bool(self.messages.get()["go_on"])
+
+        return run_trial(TrialSpec.from_json(payload), self.folder / key, report).to_json()
+
+    def _set_up_tensorflow(self) -> None:
+        if "tensorflow" in sys.modules:
+            return
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(self.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+
+
+def _reason(error: Exception) -> str:
+    """One of records.FAILURE_REASONS."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "oom"
+    if type(error).__name__ == "DivergedError":
+        return "diverged"
+    return "data" if isinstance(error, DataError) else "crash"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The layout in which MLflow's UI shows a study: its trials, their columns and the gap charts.
+
+The UI reads the layout of an experiment's page from an experiment tag, `mlflow.sharedViewState.<key>`, when the page's
+address names that key. This module makes the tag's value and the address; it talks to no server. The format is that of
+MLflow 3.17: useSharedExperimentViewState.ts, savedViewEnvelope.ts and runs-charts.types.ts in its server's sources.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+VIEW_KEY = "cnnstudy"
+#: The experiment tag that holds the layout; MLflow takes up to 20,000 characters.
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+TRIALS_ONLY = "tags.`cnnstudy.kind` = 'trial'"
+COLUMNS = (
+    "params.`architecture`",
+    "params.`transfer`",
+    "params.`batch_size`",
+    "params.`dropout`",
+    "metrics.`best/val_accuracy`",
+    "metrics.`best/train_accuracy`",
+    "metrics.`best/gap_accuracy`",
+    "tags.`cnnstudy.state`",
+)
+
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading, `columns` side by side and `height` pixels high."""
+
+    title: str
+    columns: int
+    height: int
+    cards: Sequence[Card]
+
+
+def _lines(*metrics: str) -> Card:
+    """A line for each trial and metric, against the epoch."""
+    return {
+        "type": "LINE",
+        "metricKey": metrics[0],
+        "selectedMetricKeys": list(metrics),
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "lineSmoothness": 0,
+    }
+
+
+def _points(x: str, y: str) -> Card:
+    return {"type": "SCATTER", "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+
+
+SECTIONS = (
+    Section(
+        "Overfitting",
+        3,
+        290,
+        (_lines("gap/accuracy"), _lines("gap/loss"), _points("best/gap_accuracy", "best/val_accuracy")),
+    ),
+    Section(
+        "Trials",
+        1,
+        300,
+        (
+            {
+                "type": "DIFFERENCE",
+                "chartName": "Trials side by side",
+                "compareGroups": ["Parameters", "Model metrics"],
+                "showChangeFromBaseline": False,
+                "showDifferencesOnly": False,
+            },
+        ),
+    ),
+    Section(
+        "Learning curves",
+        2,
+        360,
+        (_lines("train/accuracy", "val/accuracy"), _lines("train/loss", "val/loss")),
+    ),
+    Section(
+        "Factors",
+        2,
+        360,
+        (
+            {
+                "type": "PARALLEL",
+                "selectedParams": ["batch_size", "dropout", "transfer"],
+                "selectedMetrics": ["best/gap_accuracy", "best/val_accuracy"],
+            },
+            {"type": "BAR", "metricKey": "best/gap_accuracy"},
+        ),
+    ),
+)
+
+
+def view_state() -> str:
+    """The tag's value."""
+    charts: list[Card] = []
+    headings: list[dict[str, Any]] = []
+    flags = {"deleted": False, "isGenerated": False}
+    for i, section in enumerate(SECTIONS):
+        heading = {"uuid": f"section-{i}", "name": section.title, "display": True, "isReordered": True}
+        headings.append({**heading, "columns": section.columns, "cardHeight": section.height, **flags})
+        for j, card in enumerate(section.cards):
+            charts.append({**card, "uuid": f"chart-{i}-{j}", "metricSectionId": heading["uuid"], **flags})
+    widths = {"metrics": 125, "tags": 105, "params": 90}
+    state = {
+        "searchFilter": TRIALS_ONLY,
+        "orderByKey": "metrics.`best/val_accuracy`",
+        "orderByAsc": False,
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": [*COLUMNS, "duration"],
+        "columnWidths": {column: widths[column.split(".")[0]] for column in COLUMNS},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": charts,
+        "compareRunSections": headings,
+        "isAccordionReordered": True,
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": "Study", "createdAt": 0, "state": f"deflate;{packed}"})
+
+
+def study_url(base: str, experiment_id: str, table: bool = False) -> str:
+    """The address at which the layout opens, as charts or as a table.
+
+    It names no filter or order of its own: the UI ignores the layout if the address does.
+    """
+    query = {
+        "viewStateShareKey": VIEW_KEY,
+        "compareRunsMode": "TABLE" if table else "CHART",
+        "workflowType": "machine_learning",
+    }
+    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{urlencode(query)}"

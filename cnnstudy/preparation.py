@@ -1,0 +1,195 @@
+"""What a study needs before its first trial: decoded images, and source weights for the modes that start from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cnnstudy import architectures, errors
+from cnnstudy.cache import build_entry, content_address, entry_folder
+from cnnstudy.datasets import DataOptions
+from cnnstudy.display import Display
+from cnnstudy.errors import WeightsError, WorkerError
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
+from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
+from cnnstudy.space import complete_levels
+
+#: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
+PRETRAINING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SourceWeights:
+    """Where a network's trials take their source weights from, and what tables and tags say of it."""
+
+    source: str
+    file: str | None
+    digest: str = ""
+
+
+class Preparation:
+    """Runs the jobs that come before the trials, one after the other."""
+
+    def __init__(self, config: StudyConfig, executor: Executor, recorder: Recorder, display: Display) -> None:
+        self.config = config
+        self.executor = executor
+        self.recorder = recorder
+        self.display = display
+
+    def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
+        """The data set at each network's image size, by the network's name.
+
+        Raises:
+            DataError: images that are missing or can't be used.
+        """
+        sizes = sorted({self.config.size_of(name) for name in names})
+        payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": self.config.seed}
+        prepared = [
+            PreparedImages.from_json(entry)
+            for entry in self._result(Job(f"images-{options.name}", "prepare_images", payload))
+        ]
+        skipped = prepared[0].skipped
+        if skipped:
+            shown = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else "")
+            self.display.say(f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}")
+        by_size = {entry.size: replace(entry, skipped=()) for entry in prepared}
+        return {name: by_size[self.config.size_of(name)] for name in names}
+
+    def source_weights(self, classes: int) -> dict[str, SourceWeights]:
+        """Source weights for each network, where this study's transfer modes need them.
+
+        Raises:
+            WeightsError: they can't be had; nothing has been trained for the study then.
+        """
+        if not set(self.config.transfer_modes()) & set(NEED_WEIGHTS):
+            return {name: SourceWeights("none", None) for name in self.config.architectures}
+        wanted = {name: self.config.weights_of(name) for name in self.config.architectures}
+        found: dict[str, SourceWeights] = {}
+        # what only has to be checked comes before what has to be trained
+        for name, weights in wanted.items():
+            assert weights is not None  # config checks it
+            if weights.source == "random":
+                found[name] = SourceWeights("random", None)
+            elif weights.source != "pretrain":
+                payload = {
+                    "architecture": name,
+                    "image_size": self.config.size_of(name),
+                    "classes": classes,
+                    "file": str(weights.file) if weights.file else None,
+                }
+                checked = self._result(Job(f"weights-{name}", "check_weights", payload))
+                found[name] = SourceWeights(weights.source, checked["file"], checked["digest"])
+        for name, weights in wanted.items():
+            if weights is not None and weights.source == "pretrain":
+                found[name] = self._pretrained(name, weights)
+        return found
+
+    def _pretrained(self, name: str, weights: Weights) -> SourceWeights:
+        """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
+        assert weights.data is not None and weights.epochs is not None
+        spec = self._pretraining_spec(name, weights, self.images(weights.data, (name,))[name])
+        address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": spec.images.digest}])
+        if not entry_folder("weights", address).is_dir():
+            self._pretrain(spec, address)
+        folder = entry_folder("weights", address)
+        self._record_from_cache(spec, address, folder)
+        return SourceWeights("pretrain", str(folder / "backbone.npz"), address)
+
+    def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
+        found = architectures.find(name)
+        fixed = {"transfer": "scratch", "batch_size": weights.batch_size}
+        levels = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: fixed.get(factor.name))
+        assert weights.data is not None and weights.epochs is not None
+        return TrialSpec(
+            study=self.config.name,
+            purpose="pretrain",
+            architecture=name,
+            number=0,
+            seed=self.config.seed,
+            levels=levels,
+            images=images,
+            split=Split(weights.data.validation, weights.data.test, self.config.seed),
+            epochs=weights.epochs,
+            head_epochs=0,
+            patience=None,
+            monitor=self.config.objective.metric,
+            optimizer=Optimizer("adam"),
+            weights_source="none",
+            weights_file=None,
+        )
+
+    def _pretrain(self, spec: TrialSpec, address: str) -> None:
+        """Train the source weights and put them, with their curves and model, into the cache."""
+        recording = self.recorder.start(spec, {"cnnstudy.weights_address": address})
+        self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
+        try:
+            outcome = self._watch(
+                Job(spec.key, "run_trial", spec.to_json()), lambda record: self._epoch(recording, record)
+            )
+        except BaseException:
+            self.recorder.interrupt(recording.run_id)
+            raise
+        if isinstance(outcome, Failed):
+            self.recorder.fail(recording, outcome)
+            raise WeightsError(
+                f"pretraining {spec.architecture} on {spec.images.name} failed ({outcome.reason}): {outcome.message}"
+            )
+        result = TrialResult.from_json(outcome)
+
+        def fill(folder: Path) -> None:
+            shutil.copy(result.files["backbone"], folder / "backbone.npz")
+            shutil.copytree(result.files["model"], folder / "model")
+            record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
+            (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+
+        build_entry("weights", address, fill)
+        self.recorder.finish(recording, result)
+        remove_files(result)
+        self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
+
+    def _epoch(self, recording: Recording, record: EpochRecord) -> None:
+        self.recorder.epoch(recording, record)
+        self.display.epoch(recording.spec.key, record)
+
+    def _record_from_cache(self, spec: TrialSpec, address: str, folder: Path) -> None:
+        """A run with the curves and the model, where this study has none of these weights yet."""
+        runs = self.recorder.tracker.runs(self.recorder.study.experiment_id)
+        if any(run.tags.get("cnnstudy.weights_address") == address and run.state == "finished" for run in runs):
+            return
+        cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        recording = self.recorder.start(spec, {"cnnstudy.weights_address": address, "cnnstudy.from_cache": "true"})
+        for entry in cached["epochs"]:
+            self.recorder.epoch(recording, EpochRecord.from_json(entry))
+        result = TrialResult.from_json(cached["result"])
+        self.recorder.finish(recording, replace(result, files={"model": str(folder / "model")}))
+        self.display.say(f"{spec.key}: source weights from the cache, {folder}")
+
+    def _result(self, job: Job) -> Any:
+        """Run a job that can only succeed or end the study."""
+        outcome = self._watch(job, lambda record: None)
+        if isinstance(outcome, Failed):
+            kind = errors.BY_NAME.get(outcome.error or "", WorkerError)
+            detail = "" if outcome.error else f"\n{outcome.traceback}"
+            raise kind(f"{outcome.message}{detail}")
+        return outcome
+
+    def _watch(self, job: Job, on_epoch: Callable[[EpochRecord], None]) -> Any:
+        """Run one job to its end; its result, or the Failed event."""
+        self.executor.submit(job)
+        while True:
+            event = self.executor.next_event(timeout=3600)
+            if isinstance(event, Progress):
+                self.display.count(event.what, event.done, event.total)
+            elif isinstance(event, Epoch):
+                on_epoch(event.record)
+                self.executor.answer(job.key, True)
+            elif isinstance(event, Done):
+                return event.result
+            elif isinstance(event, Failed):
+                return event

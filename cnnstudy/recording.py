@@ -1,0 +1,193 @@
+"""A trial's way into MLflow: parameters and tags at its start, metrics each epoch, files and model at its end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cnnstudy.analysis.curves import draw_confusion, draw_curves
+from cnnstudy.execution import Failed
+from cnnstudy.provenance import code_version, driver_versions
+from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
+from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, RecordedStudy, Tracker
+
+
+@dataclass
+class Recording:
+    """One trial on its way: its run, and what it reported so far."""
+
+    spec: TrialSpec
+    run_id: str
+    title: str
+    epochs: list[EpochRecord] = field(default_factory=list)
+
+
+class Recorder:
+    """Writes the trials of one study."""
+
+    def __init__(self, tracker: Tracker, study: RecordedStudy) -> None:
+        self.tracker = tracker
+        self.study = study
+        self._code_version = code_version()
+
+    def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
+        """A run for the trial, with all that is known before it trains."""
+        title = title_of(spec)
+        parameters = {
+            "architecture": spec.architecture,
+            **spec.levels,
+            "weights": spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
+            "seed": spec.seed,
+            "image_size": spec.images.size,
+            "epochs": spec.epochs,
+            "optimizer": spec.optimizer.name,
+            "weight_decay": spec.optimizer.weight_decay,
+            "early_stopping": spec.patience,
+            "data": spec.images.name,
+            "train_images": sum(spec.images.train),
+            "validation_images": sum(spec.images.validation),
+        }
+        tags = {
+            KIND: spec.purpose,
+            STATE: "running",
+            LEVELS: json.dumps(spec.levels),
+            "cnnstudy.study": self.study.name,
+            "cnnstudy.trial": spec.key,
+            "cnnstudy.number": str(spec.number),
+            "cnnstudy.architecture": spec.architecture,
+            "cnnstudy.transfer": str(spec.levels["transfer"]),
+            "cnnstudy.weights": parameters["weights"],
+            "cnnstudy.seed": str(spec.seed),
+            "cnnstudy.data_digest": spec.images.digest,
+            "cnnstudy.code_version": self._code_version,
+            "cnnstudy.packages": json.dumps(driver_versions()),
+            **(extra_tags or {}),
+        }
+        run_id = self.tracker.start_run(self.study.experiment_id, f"{spec.key} {title}", tags, parameters, spec.images)
+        return Recording(spec, run_id, title)
+
+    def epoch(self, recording: Recording, record: EpochRecord) -> None:
+        recording.epochs.append(record)
+        self.tracker.log_metrics(recording.run_id, record.metrics, record.epoch)
+
+    def finish(self, recording: Recording, result: TrialResult) -> None:
+        """Summary metrics, pictures, per-class metrics, the model; then the state."""
+        spec, run_id = recording.spec, recording.run_id
+        best = {f"best/{name.replace('/', '_')}": value for name, value in result.summary.items()}
+        best["best/epoch"] = float(result.best_epoch)
+        per_class = class_metrics(result.confusion, spec.images.classes)
+        self.tracker.log_metrics(
+            run_id,
+            {
+                **best,
+                "time/total_seconds": result.seconds,
+                "parameters/trainable": float(result.trainable_parameters),
+                "parameters/frozen": float(result.frozen_parameters),
+                **metric_names(per_class),
+            },
+            result.epochs,
+        )
+        with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
+            folder = Path(name)
+            self._write_files(folder, recording, result, per_class)
+            self.tracker.log_files(run_id, folder)
+        if "model" in result.files:
+            self.tracker.log_model(
+                self.study.experiment_id,
+                run_id,
+                spec.key,
+                Path(result.files["model"]),
+                best,
+                spec.images,
+                {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
+            )
+        tags = {"cnnstudy.packages": json.dumps({**driver_versions(), **result.versions})}
+        if result.frozen_digest:
+            tags["cnnstudy.frozen_digest"] = result.frozen_digest
+        self.tracker.end_run(run_id, result.state, tags)
+
+    def fail(self, recording: Recording, failed: Failed) -> None:
+        """The reason, the traceback as a file, and the curves so far."""
+        with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
+            folder = Path(name)
+            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8")
+            self._write_spec(folder, recording.spec)
+            if recording.epochs:
+                draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
+            self.tracker.log_files(recording.run_id, folder)
+        self.tracker.end_run(
+            recording.run_id, "failed", {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
+        )
+
+    def interrupt(self, run_id: str) -> None:
+        """Mark a trial that was stopped from outside; it runs again."""
+        self.tracker.end_run(run_id, "failed", {REASON: "interrupted"})
+
+    def _write_files(
+        self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]
+    ) -> None:
+        classes = recording.spec.images.classes
+        title = f"{recording.spec.key}  {recording.title}"
+        draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")
+        draw_confusion(result.confusion, classes, f"validation, {title}", folder / "confusion_matrix.png")
+        _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
+        rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
+        _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
+        self._write_spec(folder, recording.spec)
+
+    def _write_spec(self, folder: Path, spec: TrialSpec) -> None:
+        (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
+
+
+def title_of(spec: TrialSpec) -> str:
+    """The trial in a few words: `frozen, batch 32, dropout 0.5`."""
+    levels = spec.levels
+    transfer = str(levels["transfer"])
+    random_weights = " (random weights)" if spec.weights_source == "random" and transfer != "scratch" else ""
+    parts = [f"{transfer}{random_weights}", f"batch {levels['batch_size']}", f"dropout {levels['dropout']:.3g}"]
+    if levels["data_fraction"] != 1.0:
+        parts.append(f"{100 * float(levels['data_fraction']):.3g} % of the data")
+    return ", ".join(parts)
+
+
+def class_metrics(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, float | str]]:
+    """Precision, recall, F1 and the number of validation images of each class; 0 where nothing was predicted."""
+    rows: list[dict[str, float | str]] = []
+    for i, name in enumerate(classes):
+        correct, images = confusion[i][i], sum(confusion[i])
+        predicted = sum(row[i] for row in confusion)
+        precision, recall = correct / max(1, predicted), correct / max(1, images)
+        f1 = 2 * correct / max(1, predicted + images)
+        rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "images": float(images)})
+    return rows
+
+
+def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
+    """Recall and precision under names that MLflow takes; classes that look alike there are numbered."""
+    named: dict[str, float] = {}
+    for number, row in enumerate(per_class):
+        name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]
+        if f"recall/{name}" in named or not name.strip(" ._-"):
+            name = f"{name}_{number}"
+        named[f"recall/{name}"] = float(row["recall"])
+        named[f"precision/{name}"] = float(row["precision"])
+    return named
+
+
+def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def remove_files(result: TrialResult) -> None:
+    """What the worker left on disk; MLflow has it now."""
+    for path in map(Path, result.files.values()):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

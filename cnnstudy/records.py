@@ -1,0 +1,127 @@
+"""What driver and worker tell each other: plain data that fits into JSON.
+
+A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a folder of files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from cnnstudy.space import Level
+
+STATES = ("finished", "pruned", "failed")
+#: Why a trial failed. An interrupted one runs again; the others count as done.
+FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
+
+
+class Record:
+    """To and from JSON's types."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON's types that `from_json` reads back."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The record that `to_json` gave; a key that this version does not know is an error."""
+        values = dict(data)
+        for spec_field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            nested = _NESTED.get((cls.__name__, spec_field.name))
+            if nested and values.get(spec_field.name) is not None:
+                values[spec_field.name] = nested.from_json(values[spec_field.name])
+            elif isinstance(values.get(spec_field.name), list):
+                values[spec_field.name] = tuple(values[spec_field.name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Split(Record):
+    """How images are divided, class by class: shares in [0, 1) of all images, and the seed of the order."""
+
+    validation: float
+    test: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class PreparedImages(Record):
+    """Decoded images in the cache: `images.npy` [n, size, size, 3] uint8 and `index.json` in `folder`."""
+
+    name: str
+    folder: str
+    digest: str  # over every byte of every image, its label and the split
+    size: int  # pixels
+    classes: tuple[str, ...]
+    train: tuple[int, ...]  # images per class
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    skipped: tuple[str, ...] = ()  # "path: reason" of each file left out
+
+
+@dataclass(frozen=True)
+class Optimizer(Record):
+    """One of training/optimizers.py's table, with its extra settings."""
+
+    name: str
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class TrialSpec(Record):
+    """One training run: one network, one combination of factor levels, one seed."""
+
+    study: str
+    purpose: str  # "trial", or "pretrain": makes source weights
+    architecture: str
+    number: int  # within the study and architecture, from 0
+    seed: int
+    levels: dict[str, Level]
+    images: PreparedImages
+    split: Split
+    epochs: int
+    head_epochs: int  # two-phase: how many of them train the head only
+    patience: int | None  # epochs without a better monitor before it stops; None: all epochs
+    monitor: str  # "val/accuracy" or "val/loss": which epoch is best
+    optimizer: Optimizer
+    weights_source: str  # "none", "pretrain", "imagenet", "file", "random": what the table and tags say
+    weights_file: str | None
+
+    @property
+    def key(self) -> str:
+        """Unique within the study, e.g. `vgg16-007`."""
+        return f"{self.architecture}-{self.number:03d}" if self.purpose == "trial" else f"pretrain-{self.architecture}"
+
+
+@dataclass(frozen=True)
+class EpochRecord(Record):
+    """The metrics after one epoch, by MLflow's names; the UI groups them by what stands before the slash."""
+
+    epoch: int  # from 1
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialResult(Record):
+    """What a trial comes to. `summary` is measured on the restored weights, those of the best epoch."""
+
+    state: str
+    best_epoch: int
+    epochs: int
+    seconds: float
+    summary: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]  # validation images: rows true class, columns predicted
+    trainable_parameters: int
+    frozen_parameters: int
+    frozen_digest: str | None  # of the frozen weights, the same before and after training; None: nothing frozen
+    files: dict[str, str] = field(default_factory=dict)  # "model": folder, "backbone": file
+    versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+
+
+_NESTED: dict[tuple[str, str], type[Record]] = {
+    ("TrialSpec", "images"): PreparedImages,
+    ("TrialSpec", "split"): Split,
+    ("TrialSpec", "optimizer"): Optimizer,
+}

@@ -1,0 +1,215 @@
+"""Optuna: the next trial of a search. No other module imports it.
+
+Optuna's studies live in memory, one per network with an equal share of the budget, and are rebuilt at every start from
+the trials that MLflow holds. The random numbers of a trial depend on the seed, the network and the trial's number only:
+a study that was stopped and goes on proposes what it would have proposed without the stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from cnnstudy import architectures
+from cnnstudy.schema import StudyConfig
+from cnnstudy.space import FACTORS, Choices, Factor, Level, Levels, complete_levels, level_at
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_OPTUNA_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A recorded trial. `done` is false for one that was interrupted: it runs again, with the same levels."""
+
+    architecture: str
+    number: int
+    levels: Mapping[str, Level]
+    state: str
+    done: bool
+    value: float | None = None
+    reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> objective
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next trial: its complete levels, and its seed (the study's; a repeat of the same levels gets the next)."""
+
+    architecture: str
+    number: int
+    levels: dict[str, Level]
+    seed: int
+    trial: optuna.Trial = field(repr=False)
+
+
+class Search:
+    """Proposes trials until every network has had its share of the budget."""
+
+    def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
+        self.config = config
+        self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
+        self._levels_seen = {
+            name: [dict(trial.levels) for trial in past if trial.architecture == name and trial.done]
+            for name in config.architectures
+        }
+
+    def next(self) -> Proposal | None:
+        """The next trial of the network that lies furthest behind; None when the budget is spent or under way."""
+        behind = [
+            (len(self._asked(name)) / self.config.trials_of(name), order, name)
+            for order, name in enumerate(self.config.architectures)
+            if len(self._asked(name)) < self.config.trials_of(name)
+        ]
+        if not behind:
+            return None
+        name = min(behind)[2]
+        study = self._studies[name]
+        waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
+        number = waiting[0].number if waiting else len(study.trials)
+        if not waiting and (fixed := self._fixed_levels(name, number)):
+            study.enqueue_trial(fixed)
+        study.sampler = self._sampler(name, number)
+        trial = study.ask()
+        levels = self._choose(name, trial)
+        repeats = self._levels_seen[name].count(levels)
+        self._levels_seen[name].append(levels)
+        return Proposal(name, trial.number, levels, self.config.seed + repeats, trial)
+
+    def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
+        """Tell how far the trial is; whether to prune it."""
+        proposal.trial.report(value, epoch)
+        return proposal.trial.should_prune()
+
+    def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
+        """How the trial ended."""
+        self._studies[proposal.architecture].tell(
+            proposal.trial, value if state == "finished" else None, state=_OPTUNA_STATES[state]
+        )
+
+    @property
+    def remaining(self) -> int:
+        """Trials that were not proposed yet."""
+        return sum(self.config.trials_of(name) - len(self._asked(name)) for name in self._studies)
+
+    def _asked(self, name: str) -> list[FrozenTrial]:
+        return [trial for trial in self._studies[name].trials if trial.state != TrialState.WAITING]
+
+    def _rebuilt(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
+        study = optuna.create_study(
+            study_name=f"{self.config.name}-{name}",
+            direction="maximize" if self.config.objective.maximize else "minimize",
+            pruner=self._pruner(),
+        )
+        by_number = {trial.number: trial for trial in past if trial.architecture == name}
+        for number in range(max(by_number, default=-1) + 1):
+            study.add_trial(self._frozen(name, number, by_number.get(number)))
+        return study
+
+    def _frozen(self, name: str, number: int, past: PastTrial | None) -> FrozenTrial:
+        """A past trial as Optuna keeps it; one that must run (again) as waiting in its place, with its levels."""
+        if past is None or not past.done:
+            fixed = self._varied(past.levels) if past else self._fixed_levels(name, number)
+            return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed})
+        params = self._varied(past.levels)
+        return create_trial(
+            state=_OPTUNA_STATES[past.state],
+            value=past.value if past.state == "finished" else None,
+            params=params,
+            distributions={factor: _distribution(factor, self.config.factors[factor]) for factor in params},
+            intermediate_values=dict(past.reported),
+        )
+
+    def _varied(self, levels: Mapping[str, Level]) -> dict[str, Level]:
+        """Of a trial's levels those that Optuna chooses."""
+        return {name: level for name, level in levels.items() if _varies(self.config.factors.get(name))}
+
+    def _choose(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
+        architecture = architectures.find(name)
+
+        def choose(factor: Factor) -> Level | None:
+            levels = self.config.factors.get(factor.name)
+            if isinstance(levels, Choices) and not _varies(levels):
+                return levels.values[0]
+            return None if levels is None else _suggest(trial, factor, levels)
+
+        return complete_levels(architecture.has_auxiliary_heads, architecture.defaults, choose)
+
+    def _fixed_levels(self, name: str, number: int) -> dict[str, Level]:
+        """The levels that trial `number` has by plan rather than by sampling."""
+        strategy = self.config.strategy
+        if strategy.sampler == "grid":
+            points = self.config.grid_of(name)
+            random.Random(f"{self.config.seed}-{name}").shuffle(points)
+            return self._varied(points[number])
+        planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
+        if strategy.sampler == "qmc":
+            return {**self._quasi_random(name, number), **planned}
+        return planned
+
+    def _quasi_random(self, name: str, number: int) -> dict[str, Level]:
+        """Point `number` of the scrambled Sobol sequence (Sobol 1967, Owen 1998) over the varied factors."""
+        from scipy.stats import qmc
+
+        varied = {factor: levels for factor, levels in self.config.factors.items() if _varies(levels)}
+        if not varied:
+            return {}
+        sequence = qmc.Sobol(len(varied), scramble=True, rng=_seed(self.config.seed, name, 0))
+        if number:
+            sequence.fast_forward(number)
+        point = sequence.random(1)[0]
+        return {
+            factor: level_at(FACTORS[factor], levels, float(position))
+            for (factor, levels), position in zip(varied.items(), point, strict=True)
+        }
+
+    def _sampler(self, name: str, number: int) -> optuna.samplers.BaseSampler:
+        seed = _seed(self.config.seed, name, number)
+        if self.config.strategy.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials())
+        # a grid and QMC fix every level before this one is asked
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _startup_trials(self) -> int:
+        share = max(self.config.trials_of(name) for name in self.config.architectures)
+        return self.config.strategy.startup_trials or min(10, max(2, share // 3))
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        if self.config.strategy.pruner == "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.config.training.epochs)
+        if self.config.strategy.pruner == "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
+        return optuna.pruners.NopPruner()
+
+
+def _varies(levels: Levels | None) -> bool:
+    return levels is not None and not (isinstance(levels, Choices) and len(levels.values) == 1)
+
+
+def _suggest(trial: optuna.Trial, factor: Factor, levels: Levels) -> Level:
+    if isinstance(levels, Choices):
+        return trial.suggest_categorical(factor.name, levels.values)
+    if factor.kind is int:
+        return trial.suggest_int(
+            factor.name, int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1)
+        )
+    return trial.suggest_float(factor.name, levels.low, levels.high, log=levels.log, step=levels.step)
+
+
+def _distribution(factor: str, levels: Levels) -> BaseDistribution:
+    if isinstance(levels, Choices):
+        return CategoricalDistribution(levels.values)
+    if FACTORS[factor].kind is int:
+        return IntDistribution(int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1))
+    return FloatDistribution(levels.low, levels.high, log=levels.log, step=levels.step)
+
+
+def _seed(study_seed: int, name: str, number: int) -> int:
+    """A seed of 32 bits for one trial's random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{study_seed}/{name}/{number}".encode()).digest()[:4])

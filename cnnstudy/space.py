@@ -1,0 +1,248 @@
+"""The factors: everything a study can vary, one line each.
+
+A factor is named in a study file with one level (fixed), a list of levels, or a range:
+
+    batch_size: 32
+    batch_size: [8, 16, 32]
+    dropout: {low: 0.1, high: 0.7}                       # optional: step: 0.1
+    learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+
+To add a factor, add its line to FACTORS and read `spec.levels["<name>"]` where training uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnnstudy.errors import did_you_mean
+
+Level = int | float | str
+
+TRANSFER_MODES = {
+    "scratch": "every layer starts fresh and trains",
+    "frozen": "source weights; only the head trains",
+    "last-block": "source weights; the last block and the head train",
+    "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
+    "two-phase": "the head first, on frozen source weights; then fine-tune",
+}
+AUGMENTATIONS = {
+    "none": "the images as they are",
+    "flip": "horizontal flips",
+    "strong": "flips, rotation up to 15 degrees, zoom up to 15 %, contrast up to 20 %",
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A list of levels; one level is a factor that is fixed."""
+
+    values: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """All levels from low to high, both included, on a linear or a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+Levels = Choices | Range
+#: What a factor's condition may look at: the levels chosen so far, and whether the network has auxiliary heads.
+Condition = Callable[[Mapping[str, Level], bool], bool]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing a study can vary.
+
+    `default` None means: the network's own (`Architecture.defaults`). A factor whose `active` is false for a trial has
+    no level there: it is neither sampled nor recorded.
+    """
+
+    name: str
+    kind: type[int] | type[float] | type[str]
+    default: Level | None
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    active: Condition = lambda levels, has_auxiliary_heads: True
+    active_where: str = "always"
+
+    def only(self, active: Condition, where: str) -> Factor:
+        """The same factor with a condition, and the condition in words."""
+        return dataclasses.replace(self, active=active, active_where=where)
+
+
+def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
+    return levels["transfer"] in ("last-block", "fine-tune", "two-phase")
+
+
+def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
+    # They sit below the last block: where that part is frozen they have nothing to teach.
+    return has_auxiliary_heads and levels["transfer"] not in ("frozen", "last-block")
+
+
+def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
+    return _trains_auxiliary_heads(levels, has_auxiliary_heads) and levels["auxiliary_weight"] != 0
+
+
+# A factor comes after those that its condition looks at.
+FACTORS: dict[str, Factor] = {
+    factor.name: factor
+    for factor in (
+        Factor("transfer", str, "scratch", choices=tuple(TRANSFER_MODES)),
+        Factor("batch_size", int, 32, low=1, high=8192),
+        Factor("dropout", float, None, low=0.0, high=0.95),
+        Factor("learning_rate", float, None, low=1e-8, high=10.0),
+        Factor("data_fraction", float, 1.0, low=0.001, high=1.0),
+        Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS)),
+        Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
+            _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase"
+        ),
+        Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
+            _trains_auxiliary_heads, "it acts on googlenet with transfer scratch, fine-tune and two-phase"
+        ),
+        Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(
+            _weighs_auxiliary_heads, "it acts where auxiliary_weight does and is not 0"
+        ),
+    )
+}
+
+
+def parse_levels(name: str, given: Any) -> Levels:
+    """The levels that a study file gives for factor `name`.
+
+    Raises:
+        ValueError: unknown factor, wrong type, out of range, or an empty or double list; says what is allowed.
+    """
+    if name not in FACTORS:
+        raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
+    factor = FACTORS[name]
+    if isinstance(given, Mapping):
+        return _parse_range(factor, given)
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    if not values:
+        raise ValueError("the list is empty; give at least one level, or leave the factor out for its default.")
+    levels = tuple(_parse_level(factor, value) for value in values)
+    if len(set(levels)) < len(levels):
+        twice = next(level for level in levels if levels.count(level) > 1)
+        raise ValueError(f"{twice!r} stands twice in the list; give each level once.")
+    return Choices(levels)
+
+
+def _parse_level(factor: Factor, given: Any) -> Level:
+    if factor.choices:
+        if given not in factor.choices:
+            raise ValueError(
+                f"{given!r} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
+                f" Allowed: {', '.join(factor.choices)}."
+            )
+        return str(given)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError(f"{given!r} is not a number; {_allowed(factor)}.")
+    if factor.kind is int and given != int(given):
+        raise ValueError(f"{given!r} is not a whole number; {_allowed(factor)}.")
+    if not factor.low <= given <= factor.high:  # false for NaN too
+        raise ValueError(f"{given!r} is out of range; {_allowed(factor)}.")
+    return int(given) if factor.kind is int else float(given)
+
+
+def _allowed(factor: Factor) -> str:
+    number = "whole numbers" if factor.kind is int else "numbers"
+    return f"{factor.name} takes {number} from {factor.low:g} to {factor.high:g}"
+
+
+def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
+    if factor.choices:
+        raise ValueError(f"{factor.name} has no ranges; give a list of {', '.join(factor.choices)}.")
+    for key in given:
+        if key not in ("low", "high", "log", "step"):
+            raise ValueError(
+                f"unknown key {key!r} in a range{did_you_mean(str(key), ('low', 'high', 'log', 'step'))}"
+                " A range has low and high, and may have log (true or false) or step."
+            )
+    if "low" not in given or "high" not in given:
+        raise ValueError("a range needs both low and high.")
+    low, high = _parse_level(factor, given["low"]), _parse_level(factor, given["high"])
+    log, step = given.get("log", False), given.get("step")
+    if not isinstance(log, bool):
+        raise ValueError(f"log is {log!r}; it must be true or false.")
+    if not low < high:  # type: ignore[operator]
+        raise ValueError(f"low ({low}) must be below high ({high}).")
+    if log and low <= 0:  # type: ignore[operator]
+        raise ValueError(f"a log range must start above 0, not at {low}.")
+    if step is not None:
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= high - low:  # type: ignore[operator]
+            raise ValueError(f"step is {step!r}; it must be above 0 and at most high - low.")
+        if log:
+            raise ValueError("a range has log or step, not both.")
+        if factor.kind is int and step != int(step):
+            raise ValueError(f"step is {step!r}; {factor.name} takes whole numbers.")
+    return Range(low, high, log, step)  # type: ignore[arg-type]
+
+
+def level_at(factor: Factor, levels: Levels, position: float) -> Level:
+    """The level at `position` in [0, 1) of its range or list; equal shares of [0, 1) fall to equal shares of levels."""
+    if isinstance(levels, Choices):
+        return levels.values[int(position * len(levels.values))]
+    low, high = levels.low, levels.high
+    if levels.step is not None:
+        value = low + levels.step * int(position * (math.floor((high - low) / levels.step + 1e-9) + 1))
+        return int(value) if factor.kind is int else round(value, 12)
+    if factor.kind is int:
+        # half a step beyond both ends, so that low and high get their whole share
+        low, high = low - 0.5, high + 0.5
+    if levels.log:
+        value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
+    else:
+        value = low + position * (high - low)
+    if factor.kind is int:
+        return int(min(max(round(value), levels.low), levels.high))
+    return float(min(max(value, levels.low), levels.high))
+
+
+def complete_levels(
+    has_auxiliary_heads: bool,
+    defaults: Mapping[str, Level],
+    choose: Callable[[Factor], Level | None],
+) -> dict[str, Level]:
+    """Every active factor's level for one trial: what `choose` says, else the network's default, else the factor's."""
+    levels: dict[str, Level] = {}
+    for factor in FACTORS.values():
+        if not factor.active(levels, has_auxiliary_heads):
+            continue
+        level = choose(factor)
+        if level is None:
+            level = defaults.get(factor.name, factor.default)
+        assert level is not None, f"{factor.name} has no default"
+        levels[factor.name] = level
+    return levels
+
+
+def grid_points(
+    factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]
+) -> list[dict[str, Level]]:
+    """Every distinct combination of the levels of `factors`, without those that are not active in it.
+
+    A range counts with its two ends.
+    """
+    points: list[dict[str, Level]] = []
+    for combination in itertools.product(*(_all_levels(levels) for levels in factors.values())):
+        chosen = dict(zip(factors, combination, strict=True))
+        complete = complete_levels(has_auxiliary_heads, defaults, lambda factor, chosen=chosen: chosen.get(factor.name))
+        point = {name: level for name, level in complete.items() if name in factors}
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def _all_levels(levels: Levels) -> tuple[Level, ...]:
+    return levels.values if isinstance(levels, Choices) else (levels.low, levels.high)

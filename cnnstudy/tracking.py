@@ -1,0 +1,322 @@
+"""MLflow: the only durable record. No other module talks to its server, and only the driver talks to this one.
+
+An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
+
+    study      the study's own run: its file
+    pretrain   one for each network that learnt source weights
+    trial      one for each trial
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean
+from cnnstudy.mlflow_view import VIEW_TAG, view_state
+from cnnstudy.records import PreparedImages
+
+# An unreachable server is to be said soon, not after MLflow's default of four minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+
+for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
+
+
+def tracking_uri(given: str | None) -> str:
+    """The given one, else `MLFLOW_TRACKING_URI`, else mlflow.db in this folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def without_secrets(uri: str) -> str:
+    """The address without user and password."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One run of a study as MLflow has it."""
+
+    run_id: str
+    name: str
+    kind: str
+    state: str  # one of records.STATES, or "running"
+    reason: str
+    started: int  # milliseconds since 1970
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]  # the latest value of each
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """A study as MLflow has it: its experiment, and its own run."""
+
+    name: str
+    experiment_id: str
+    run_id: str
+    config: dict[str, Any]
+
+
+class Tracker:
+    """One tracking server or database."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        with self._translated():
+            self._client = MlflowClient(uri)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """MLflow's, SQLAlchemy's and the network's errors as TrackingError."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, MlflowException | OSError) and "sqlalchemy" not in type(error).__module__:
+                raise
+            text = without_secrets(str(error)).split("\n")[0][:500]
+            raise TrackingError(
+                f"MLflow at {without_secrets(self.uri)} does not answer as it should: {text}"
+            ) from error
+
+    # ---- studies
+
+    def studies(self) -> list[RecordedStudy]:
+        """All studies, the one that was touched last first."""
+        with self._translated():
+            found = []
+            for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'"):
+                runs = self._client.search_runs(
+                    [experiment.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1, order_by=["start_time DESC"]
+                )
+                touched = max(experiment.last_update_time or 0, *(run.info.start_time for run in runs), 0)
+                for run in runs:
+                    config = json.loads(run.data.tags["cnnstudy.config"])
+                    study = RecordedStudy(experiment.name, experiment.experiment_id, run.info.run_id, config)
+                    found.append((touched, study))
+            return [study for _, study in sorted(found, key=lambda pair: -pair[0])]
+
+    def study(self, name: str | None) -> RecordedStudy:
+        """The study of that name; without a name the one that was touched last.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        studies = self.studies()
+        where = without_secrets(self.uri)
+        if not studies:
+            raise UnknownNameError(
+                f"there is no study in {where} yet; `python -m cnnstudy run-study` makes one, and --tracking-uri or "
+                "MLFLOW_TRACKING_URI names another place."
+            )
+        names = [study.name for study in studies]
+        if name is None:
+            return studies[0]
+        if name not in names:
+            raise UnknownNameError(
+                f"there is no study {name!r} in {where}{did_you_mean(name, names) or '.'} There are {', '.join(names)}."
+            )
+        return studies[names.index(name)]
+
+    def open_study(self, name: str, config: dict[str, Any], file: Path, text: str) -> RecordedStudy:
+        """The study's experiment and run, made where there are none."""
+        with self._translated():
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
+                raise TrackingError(
+                    f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
+                )
+            if experiment is None:
+                kind = {"mlflow.experimentKind": "custom_model_development", KIND: "study", VIEW_TAG: view_state()}
+                experiment_id = self._client.create_experiment(name, tags=kind)
+            else:
+                experiment_id = experiment.experiment_id
+                self._client.set_experiment_tag(experiment_id, VIEW_TAG, view_state())
+                self._client.set_experiment_tag(experiment_id, KIND, "study")
+            runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
+            if runs:
+                run_id = runs[0].info.run_id
+                recorded = json.loads(runs[0].data.tags["cnnstudy.config"])
+                self._client.update_run(run_id, status="RUNNING")
+                return RecordedStudy(name, experiment_id, run_id, recorded)
+            tags = {KIND: "study", "cnnstudy.config": json.dumps(config)}
+            run_id = self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags).info.run_id
+            self._client.log_text(run_id, text, f"study/{file.name}")
+            return RecordedStudy(name, experiment_id, run_id, config)
+
+    def update_study(self, study: RecordedStudy, config: dict[str, Any]) -> None:
+        """Record the configuration that goes on from here (one with a larger budget, say)."""
+        self.set_tags(study.run_id, {"cnnstudy.config": json.dumps(config)})
+
+    # ---- runs
+
+    def runs(self, experiment_id: str) -> list[RecordedRun]:
+        """Every run of the experiment that cnnstudy made, oldest first."""
+        with self._translated():
+            found: list[Run] = []
+            token = None
+            while True:
+                page = self._client.search_runs(
+                    [experiment_id],
+                    run_view_type=ViewType.ACTIVE_ONLY,
+                    max_results=1000,
+                    order_by=["start_time ASC"],
+                    page_token=token,
+                )
+                found.extend(page)
+                token = page.token
+                if not token:
+                    break
+        return [_recorded(run) for run in found if KIND in run.data.tags]
+
+    def start_run(
+        self,
+        experiment_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        images: PreparedImages,
+    ) -> str:
+        """A new run with its parameters and the data set as its input; its id."""
+        with self._translated():
+            run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+            self._client.log_inputs(run_id, [_dataset_input(images)])
+            return str(run_id)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """All metrics of one step in one call."""
+        now = int(time.time() * 1000)
+        with self._translated():
+            self._client.log_batch(run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def metric_history(self, run_id: str, key: str) -> dict[int, float]:
+        """Step -> value."""
+        with self._translated():
+            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
+
+    def log_files(self, run_id: str, folder: Path) -> None:
+        """The folder's content as the run's artifacts."""
+        with self._translated():
+            self._client.log_artifacts(run_id, str(folder))
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags may be cut to what MLflow takes."""
+        with self._translated():
+            self._client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+
+    def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None) -> None:
+        """The last word on a run: its state, and MLflow's status to match."""
+        self.set_tags(run_id, {**(tags or {}), STATE: state})
+        interrupted = (tags or {}).get(REASON) == "interrupted"
+        status = "KILLED" if interrupted else "FAILED" if state == "failed" else "FINISHED"
+        with self._translated():
+            self._client.set_terminated(run_id, status)
+
+    # ---- models
+
+    def log_model(
+        self,
+        experiment_id: str,
+        run_id: str,
+        name: str,
+        folder: Path,
+        metrics: Mapping[str, float],
+        images: PreparedImages,
+        tags: Mapping[str, str],
+    ) -> str:
+        """The folder, a model that a worker packaged, as an output of the run; its address `models:/<id>`."""
+        now = int(time.time() * 1000)
+        with self._translated():
+            model_id = self._client.create_logged_model(
+                experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="classifier"
+            ).model_id
+            self._client.log_model_artifacts(model_id, str(folder))
+            self._client.finalize_logged_model(model_id, "READY")
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+            self._client.log_batch(
+                run_id,
+                [
+                    Metric(key, value, now, 0, model_id, images.name, _short(images.digest), run_id)
+                    for key, value in metrics.items()
+                ],
+                tags=[RunTag("cnnstudy.model", f"models:/{model_id}")],
+            )
+        return f"models:/{model_id}"
+
+    def register_champion(self, name: str, run: RecordedRun, reason: str) -> str | None:
+        """Give the run's model the alias `champion`; its version, or None where it has the alias already."""
+        source = run.tags["cnnstudy.model"]
+        with self._translated():
+            with contextlib.suppress(MlflowException):
+                if self._client.get_model_version_by_alias(name, "champion").source == source:
+                    return None
+            with contextlib.suppress(MlflowException):
+                self._client.create_registered_model(name)
+            version = self._client.create_model_version(
+                name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
+            ).version
+            self._client.set_registered_model_alias(name, "champion", version)
+        return str(version)
+
+
+def _recorded(run: Run) -> RecordedRun:
+    tags = run.data.tags
+    return RecordedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        kind=tags[KIND],
+        state=tags.get(STATE, "running"),
+        reason=tags.get(REASON, ""),
+        started=run.info.start_time,
+        parameters=run.data.params,
+        metrics=run.data.metrics,
+        tags=tags,
+    )
+
+
+def _dataset_input(images: PreparedImages) -> DatasetInput:
+    counts: dict[str, Sequence[int]] = {
+        "train": images.train,
+        "validation": images.validation,
+        "test": images.test,
+    }
+    dataset = Dataset(
+        name=images.name,
+        digest=_short(images.digest),
+        source_type="local",
+        source=json.dumps({"uri": images.folder}),
+        schema=json.dumps({"classes": list(images.classes)[:200], "pixels": images.size}),
+        profile=json.dumps({f"{part}_images": sum(of_class) for part, of_class in counts.items()}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _short(digest: str) -> str:
+    """MLflow takes digests of up to 36 characters."""
+    return digest[:36]

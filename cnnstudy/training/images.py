@@ -1,0 +1,204 @@
+"""Images of a study: decoded once into the cache, split, and handed to training.
+
+The split, the subsets and the probe come from one ranking of the images of a class, by a hash of seed and key: the
+same on every machine and file system, and nested (a larger subset holds the smaller one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from cnnstudy import datasets
+from cnnstudy.cache import build_entries, content_address, entry_folder
+from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
+from cnnstudy.errors import DataError
+from cnnstudy.records import PreparedImages, Split
+from cnnstudy.training.decoding import DECODER_VERSION, Progress, decode_all
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images [n, size, size, 3] uint8 with their labels [n] int64."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What training may see; the test split is not among it."""
+
+    train: Images
+    validation: Images
+    probe: Images  # a fixed stratified subset of train, as large as validation (or all of train, if that is smaller)
+
+
+def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progress: Progress) -> list[PreparedImages]:
+    """Decode the data set at each size in pixels (once, whatever the number of sizes) into the cache.
+
+    Raises:
+        DataError: nothing there, an image that can't be decoded (where the file says refuse), or too few of a class.
+    """
+    progress(f"reading {options.name}", 0, 0)
+    split = Split(options.validation, options.test, split_seed)
+    source = _capped(datasets.find(options.name).load(options), options, split)
+    digest = _digest(source, progress)
+    addresses = {content_address([digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
+    build_entries(
+        "images",
+        list(addresses),
+        lambda folders: _decode_into(source, {addresses[a]: folder for a, folder in folders.items()}, progress),
+    )
+    folders = [entry_folder("images", address) for address in addresses]
+    bad = _read_index(folders[0])["bad"]
+    if bad and options.bad_images == "refuse":
+        raise DataError(_refusal(options, bad, len(source.images)))
+    usable = [image for image in source.images if image.key not in bad]
+    counts = _counted(source.classes, usable, split)
+    return [
+        PreparedImages(
+            name=options.name,
+            folder=str(folder),
+            digest=content_address([digest, split.to_json()]),
+            size=size,
+            classes=source.classes,
+            skipped=tuple(f"{key}: {reason}" for key, reason in bad.items()),
+            **counts,
+        )
+        for size, folder in zip(sizes, folders, strict=True)
+    ]
+
+
+def _refusal(options: DataOptions, bad: dict[str, str], total: int) -> str:
+    lines = [f"{key}: {reason}" for key, reason in bad.items()]
+    shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
+    return (
+        f"{len(bad)} of {total} images of {options.name} can't be used:\n  {shown}\n"
+        "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
+    )
+
+
+def _capped(source: ImageSource, options: DataOptions, split: Split) -> ImageSource:
+    if options.images_per_class is None:
+        return source
+    ranked = _ranked([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
+    kept = sorted(i for members in ranked for i in members[: options.images_per_class])
+    return ImageSource(source.classes, tuple(source.images[i] for i in kept))
+
+
+def _decode_into(source: ImageSource, folders: dict[int, Path], progress: Progress) -> None:
+    """Fill a cache entry for each size; what can't be decoded stays black there and is named in its index."""
+    shape = (len(source.images),)
+    stores = {
+        size: np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(*shape, size, size, 3))
+        for size, folder in folders.items()
+    }
+
+    def store(index: int, size: int, pixels: np.ndarray) -> None:
+        stores[size][index] = pixels
+
+    bad = decode_all(source.images, list(folders), store, progress)
+    index = {
+        "classes": source.classes,
+        "keys": [image.key for image in source.images],
+        "labels": [image.label for image in source.images],
+        "bad": {image.key: image.reason for image in bad},
+    }
+    for size, folder in folders.items():
+        stores[size].flush()
+        (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "index.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _digest(source: ImageSource, progress: Progress) -> str:
+    """Over the classes and, image by image, key, label and every byte of what the image is made from."""
+    digest = hashlib.sha256(json.dumps(source.classes).encode())
+    for number, image in enumerate(source.images, 1):
+        digest.update(f"\0{image.key}\0{image.label}\0".encode())
+        digest.update(hashlib.sha256(_bytes_of(image)).digest())
+        if number % 256 == 0:
+            progress("checking images", number, len(source.images))
+    return digest.hexdigest()
+
+
+def _bytes_of(image: SourceImage) -> bytes:
+    if isinstance(image.content, Path):
+        try:
+            return image.content.read_bytes()
+        except OSError as reason:
+            raise DataError(f"can't read {image.content}: {reason.strerror or reason}") from reason
+    return image.content if isinstance(image.content, bytes) else image.content.tobytes()
+
+
+def _ranked(keys: Sequence[str], labels: Sequence[int], salt: str) -> list[list[int]]:
+    """The images of each class in the order of the hash of salt and key."""
+    order = sorted(range(len(keys)), key=lambda i: hashlib.sha256(f"{salt}\0{keys[i]}".encode()).digest())
+    members: list[list[int]] = [[] for _ in range(max(labels, default=-1) + 1)]
+    for i in order:
+        members[labels[i]].append(i)
+    return members
+
+
+def split_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> dict[str, list[list[int]]]:
+    """Train, validation and test as indices, class by class, each class in its ranked order."""
+    parts: dict[str, list[list[int]]] = {"train": [], "validation": [], "test": []}
+    for members in _ranked(keys, labels, f"split-{split.seed}"):
+        test, validation = (max(1, round(share * len(members))) for share in (split.test, split.validation))
+        parts["test"].append(members[:test])
+        parts["validation"].append(members[test : test + validation])
+        parts["train"].append(members[test + validation :])
+    return parts
+
+
+def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
+    """Images per class in each part of the split."""
+    labels = [image.label for image in images]
+    for label, name in enumerate(classes):
+        if labels.count(label) < 4:
+            raise DataError(
+                f"class {name!r} has {labels.count(label)} usable images; it takes at least 4 to have some to train "
+                "on, to validate and to test. Add images or remove the class."
+            )
+    if len(classes) < 2:
+        raise DataError(f"there is one class only ({', '.join(classes) or 'none'}); it takes at least two.")
+    parts = split_indices([image.key for image in images], labels, split)
+    return {part: tuple(map(len, members)) for part, members in parts.items()}
+
+
+def load_for_training(images: PreparedImages, split: Split, data_fraction: float) -> TrainingImages:
+    """Train (its nested stratified `data_fraction`), validation and probe, from the cache.
+
+    Raises:
+        DataError: the cache entry is gone.
+    """
+    folder = Path(images.folder)
+    try:
+        index = _read_index(folder)
+        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except OSError as reason:
+        raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
+    usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
+    labels = np.array(index["labels"], dtype=np.int64)
+    parts = split_indices([index["keys"][i] for i in usable], labels[usable].tolist(), split)
+    train = [members[: max(1, round(data_fraction * len(members)))] for members in parts["train"]]
+    probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
+
+    def take(chosen: list[list[int]]) -> Images:
+        rows = usable[sorted(i for members in chosen for i in members)]
+        return Images(pixels[rows], labels[rows])
+
+    return TrainingImages(take(train), take(parts["validation"]), take(probe))

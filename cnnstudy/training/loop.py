@@ -1,0 +1,151 @@
+"""Epochs: updates on shuffled batches, then clean metrics on the probe and on all of validation.
+
+Batches are cut from arrays in memory. No tf.data: its autotuner can wait up to seconds at the end of a pass, and passes
+with a fixed number of steps see other images with every batch size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cnnstudy.architectures import AUXILIARY, HEAD, Network
+from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.training import augmentation, optimizers
+from cnnstudy.training.images import Images, TrainingImages
+from cnnstudy.training.metrics import clean_metrics, with_gap
+from cnnstudy.training.transfer import Phase
+
+
+class DivergedError(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Trainer:
+    """Trains one network on one trial's images, epoch by epoch."""
+
+    def __init__(self, network: Network, images: TrainingImages, spec: TrialSpec) -> None:
+        self.network = network
+        self.images = images
+        self.spec = spec
+        self.auxiliary_weight = float(spec.levels.get("auxiliary_weight", 0.0))
+        self.epoch = 0
+        self.updates = 0
+        self._augment = augmentation.layers(str(spec.levels["augmentation"]), spec.seed)
+        self._forward = tf.function(
+            lambda batch: network.logits(batch, training=False), input_signature=[self._batch_signature()]
+        )
+
+    def start_phase(self, phase: Phase) -> None:
+        """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
+        rate = float(self.spec.levels["learning_rate"])
+        head, backbone = [], []
+        for layer in self._model().layers:
+            group = head if layer.name.startswith((HEAD, AUXILIARY)) else backbone
+            group.extend(layer.trainable_variables)
+        groups = [(head, optimizers.build(self.spec.optimizer, rate))]
+        if backbone and phase.multiplier == 1.0:
+            groups[0][0].extend(backbone)
+        elif backbone:
+            groups.append((backbone, optimizers.build(self.spec.optimizer, rate * phase.multiplier)))
+        for variables, optimizer in groups:
+            optimizer.build(variables)
+        self._step = self._make_step(groups)
+
+    def run_epoch(self) -> EpochRecord:
+        """One pass over the training images, every image once, then the clean metrics.
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+        """
+        started = time.perf_counter()
+        self.epoch += 1
+        running = self._update_on_every_batch()
+        trained = time.perf_counter()
+        metrics = {**self.measure(self.images.probe), **running}
+        if not math.isfinite(metrics["running/loss"] + metrics["val/loss"] + metrics["train/loss"]):
+            raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
+        metrics["time/training_seconds"] = trained - started
+        metrics["time/seconds"] = time.perf_counter() - started
+        return EpochRecord(self.epoch, metrics)
+
+    def measure(self, train: Images) -> dict[str, float]:
+        """Clean train, validation and gap metrics with the weights of this moment."""
+        validation = self.images.validation
+        return with_gap(
+            clean_metrics(self.logits(train), train.labels), clean_metrics(self.logits(validation), validation.labels)
+        )
+
+    def measure_full_train(self) -> dict[str, float]:
+        """Clean metrics on every training image, not only on the probe."""
+        train = self.images.train
+        return {f"full_train/{name}": value for name, value in clean_metrics(self.logits(train), train.labels).items()}
+
+    def logits(self, images: Images) -> np.ndarray:
+        """Logits [n, classes] in inference mode, for every image once."""
+        size = evaluation_batch_size(self.spec.images.size)
+        parts = [self._forward(images.pixels[start : start + size]) for start in range(0, len(images), size)]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def _update_on_every_batch(self) -> dict[str, float]:
+        train, size = self.images.train, int(self.spec.levels["batch_size"])
+        order = np.random.default_rng([self.spec.seed, self.epoch]).permutation(len(train))
+        totals = np.zeros(3)
+        for start in range(0, len(train), size):
+            chosen = order[start : start + size]
+            totals += len(chosen) * self._step(train.pixels[chosen], train.labels[chosen]).numpy()
+            self.updates += 1
+        loss, accuracy, auxiliary = (totals / len(train)).tolist()
+        metrics = {
+            "running/loss": loss,
+            "running/accuracy": accuracy,
+            "optimizer/learning_rate": float(self.spec.levels["learning_rate"]),
+            "optimizer/updates": float(self.updates),
+            "optimizer/images_seen": float(self.epoch * len(train)),
+        }
+        return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
+
+    def _model(self) -> keras.Model:
+        """With the auxiliary heads only where they count."""
+        return self.network.training if self.auxiliary_weight else self.network.logits
+
+    def _batch_signature(self) -> tf.TensorSpec:
+        size = self.spec.images.size
+        return tf.TensorSpec((None, size, size, 3), tf.uint8)
+
+    def _make_step(self, groups: list[tuple[list[keras.Variable], keras.optimizers.Optimizer]]) -> Callable:
+        model, augment, weight = self._model(), self._augment, self.auxiliary_weight
+        variables = [variable.value for group, _ in groups for variable in group]
+
+        def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+        def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            """One update; the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` would see them."""
+            batch = tf.cast(pixels, tf.float32)
+            for layer in augment:
+                batch = layer(batch, training=True)
+            with tf.GradientTape() as tape:
+                outputs = model(batch, training=True)
+                logits, *auxiliary = outputs if isinstance(outputs, list) else [outputs]
+                loss = cross_entropy(labels, logits)
+                auxiliary_loss = tf.add_n([cross_entropy(labels, one) for one in auxiliary] or [0.0])
+                total = loss + weight * auxiliary_loss
+            gradients = tape.gradient(total, variables)
+            for group, optimizer in groups:
+                optimizer.apply(gradients[: len(group)], group)
+                gradients = gradients[len(group) :]
+            correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
+            return tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
+
+        return tf.function(step, input_signature=[self._batch_signature(), tf.TensorSpec((None,), tf.int64)])
+
+
+def evaluation_batch_size(image_size: int) -> int:
+    """Images a batch in evaluation: by image size (pixels) alone, so that no factor under study changes it."""
+    return max(16, min(256, 32 * 224 * 224 // image_size**2))

@@ -1,0 +1,37 @@
+"""From logits to numbers: what `clean` means is here.
+
+Clean metrics are computed on the main head's logits in inference mode, in float64, for every image once; the loss is
+cross-entropy and nothing else (no auxiliary losses, no weight decay).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.metrics import confusion_matrix
+
+
+def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    return {
+        "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+    }
+
+
+def with_gap(train: dict[str, float], validation: dict[str, float]) -> dict[str, float]:
+    """Train, validation and gap under MLflow's names; a positive gap means better on train than on validation."""
+    return {
+        **{f"train/{name}": value for name, value in train.items()},
+        **{f"val/{name}": value for name, value in validation.items()},
+        "gap/accuracy": train["accuracy"] - validation["accuracy"],
+        "gap/loss": validation["loss"] - train["loss"],
+    }
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Counts [classes, classes]: rows are the true class, columns the predicted one."""
+    classes = range(logits.shape[1])
+    counts = confusion_matrix(labels, logits.argmax(axis=1), labels=list(classes))
+    return tuple(tuple(int(count) for count in row) for row in counts)

@@ -1,0 +1,54 @@
+"""Which layers train, phase by phase, for each transfer mode of space.TRANSFER_MODES.
+
+The stages of the backbone that a mode trains come from the network's own table (`Architecture.cut_points`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cnnstudy.architectures import Network
+from cnnstudy.records import TrialSpec
+from cnnstudy.training.weights import backbone_layers
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with the same layers training."""
+
+    epochs: int
+    backbone: tuple[str, ...]  # stages that train; "" is a prefix of all of them
+    multiplier: float  # the backbone's learning rate relative to the head's
+
+
+def phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phase]:
+    """The phases of a trial, in order; their epochs add up to the trial's."""
+    mode = str(spec.levels["transfer"])
+    multiplier = float(spec.levels.get("backbone_learning_rate_multiplier", 1.0))
+    everything, nothing = ("",), ()
+    if mode == "scratch":
+        return [Phase(spec.epochs, everything, 1.0)]
+    if mode == "frozen":
+        return [Phase(spec.epochs, nothing, 1.0)]
+    if mode == "fine-tune":
+        return [Phase(spec.epochs, everything, multiplier)]
+    if mode == "two-phase":
+        return [
+            Phase(spec.head_epochs, nothing, 1.0),
+            Phase(spec.epochs - spec.head_epochs, everything, multiplier),
+        ]
+    return [Phase(spec.epochs, cut_points[mode], multiplier)]
+
+
+def apply(network: Network, phase: Phase) -> list[keras.layers.Layer]:
+    """Set each backbone layer's `trainable`; the layers that are frozen now."""
+    frozen = []
+    for layer in backbone_layers(network.logits):
+        layer.trainable = bool(phase.backbone) and layer.name.startswith(phase.backbone)
+        if not layer.trainable:
+            frozen.append(layer)
+    return frozen

@@ -1,0 +1,160 @@
+"""Weights of a network: fresh ones from a seed, source weights from a file, and proof that frozen ones stay.
+
+A source file is one of
+
+    .npz       `<layer>/<n>` -> array: what pretraining writes (read without pickle)
+    .keras     a model saved by cnnstudy or Keras, whose layers have the network's names (read in safe mode)
+    .h5        Keras' weights by layer name, as keras.applications publishes them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network
+from cnnstudy.download import download
+from cnnstudy.errors import WeightsError
+
+if TYPE_CHECKING:
+    import keras
+
+FILE_TYPES = (".npz", ".keras", ".h5")
+
+
+def initialise(network: Network, seed: int) -> None:
+    """Fresh weights, drawn layer by layer from the seed and the layer's name.
+
+    So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none.
+    """
+    import keras
+
+    for layer in network.training.layers:
+        layer_seed = int.from_bytes(hashlib.sha256(f"{seed}/{layer.name}".encode()).digest()[:4]) >> 1
+        if getattr(layer, "seed_generator", None) is not None:
+            layer.seed_generator.state.assign([layer_seed, 0])
+        if not layer.weights:
+            continue
+        initializer = layer.kernel_initializer
+        seeded = type(initializer).from_config({**initializer.get_config(), "seed": layer_seed})
+        layer.kernel.assign(seeded(layer.kernel.shape, dtype=layer.kernel.dtype))
+        layer.bias.assign(keras.ops.zeros_like(layer.bias))
+
+
+def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers with weights that transfer carries over: all but the classifier and the auxiliary heads."""
+    return [layer for layer in model.layers if layer.weights and not layer.name.startswith((HEAD, AUXILIARY))]
+
+
+def save_backbone(network: Network, path: Path) -> None:
+    """Write the backbone's weights as .npz."""
+    np.savez(
+        path,
+        **{
+            f"{layer.name}/{number}": np.asarray(weight)
+            for layer in backbone_layers(network.logits)
+            for number, weight in enumerate(layer.get_weights())
+        },
+    )
+
+
+def load_backbone(network: Network, path: Path) -> None:
+    """Lay the backbone's weights from a file into the network.
+
+    Raises:
+        WeightsError: another file type, not readable, a layer missing, or of another shape.
+    """
+    arrays = _read(path)
+    for layer in backbone_layers(network.logits):
+        if layer.name not in arrays:
+            raise WeightsError(
+                f"{path} has no layer {layer.name!r} of {network.architecture.title}; it has "
+                f"{', '.join(sorted(arrays)[:8]) or 'none'}{', ...' if len(arrays) > 8 else ''}."
+            )
+        given = [array.shape for array in arrays[layer.name]]
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if given != wanted:
+            raise WeightsError(f"{path}: layer {layer.name!r} has weights of shape {given}, not {wanted}.")
+        layer.set_weights(arrays[layer.name])
+
+
+def _read(path: Path) -> dict[str, list[np.ndarray]]:
+    """Layer name -> its arrays, from any of the file types."""
+    readers = {".npz": _read_npz, ".keras": _read_keras, ".h5": _read_h5}
+    if path.suffix not in readers or path.name.endswith(".weights.h5"):
+        raise WeightsError(
+            f"{path}: source weights come as {', '.join(FILE_TYPES)} with layers by name"
+            + ("; a .weights.h5 names no layers, save the whole model as .keras." if path.suffix == ".h5" else ".")
+        )
+    try:
+        return readers[path.suffix](path)
+    except WeightsError:
+        raise
+    except Exception as error:  # three libraries, each with errors of its own for a broken file
+        raise WeightsError(f"can't read source weights from {path}: {error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
+    arrays: dict[str, list[np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as file:
+        for key in sorted(file.files, key=lambda key: (key.rpartition("/")[0], int(key.rpartition("/")[2]))):
+            arrays.setdefault(key.rpartition("/")[0], []).append(file[key])
+    return arrays
+
+
+def _read_keras(path: Path) -> dict[str, list[np.ndarray]]:
+    import keras
+
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
+    import h5py
+
+    with h5py.File(path) as file:
+        group = file["model_weights"] if "model_weights" in file else file
+        if "layer_names" not in group.attrs:
+            raise WeightsError(f"{path} names no layers; save the whole model as .keras.")
+        names = [_text(name) for name in group.attrs["layer_names"]]
+        return {
+            name: [np.asarray(group[name][_text(weight)]) for weight in group[name].attrs["weight_names"]]
+            for name in names
+        }
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def imagenet_file(architecture: Architecture) -> Path:
+    """Keras' file of ImageNet weights, downloaded where it is not in Keras' cache yet.
+
+    Raises:
+        WeightsError: there are none for this network, or no network to get them; says what to put where.
+    """
+    weights = architecture.imagenet
+    if weights is None:
+        raise WeightsError(f"there are no imagenet weights for {architecture.name}; use pretrain or file.")
+    return download(
+        weights.url,
+        weights.file_name,
+        weights.file_hash,
+        WeightsError,
+        otherwise=f"give its path as `weights: {{{architecture.name}: {{source: imagenet, file: PATH}}}}`.",
+        subfolder="models",
+    )
+
+
+def digest(layers: Iterable[keras.layers.Layer]) -> str:
+    """Over every byte of the layers' weights."""
+    total = hashlib.sha256()
+    for layer in layers:
+        for weight in layer.get_weights():
+            total.update(f"{layer.name}{weight.shape}{weight.dtype}".encode())
+            total.update(np.ascontiguousarray(weight).tobytes())
+    return total.hexdigest()
