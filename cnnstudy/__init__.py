@@ -37,7 +37,9 @@ Each module imports only from those above it in this list (tests/test_imports.py
     recording        a trial's way into MLflow
     display          what a study shows on the screen
     preparation      images and source weights, before the first trial
+    resume           what a call finds: another driver, a changed file, recorded trials
     study            the driver loop
+    report           what a study came to, on the terminal
     ui               MLflow's server
     cli              the commands
 """

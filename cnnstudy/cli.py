@@ -47,6 +47,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
+def wide_console() -> Console:
+    """Standard output; what is not a terminal has no width that a table could be cut to."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"cnnstudy {cnnstudy.__version__}")
@@ -84,17 +90,17 @@ def run_study(
     overrides += [f"seed={seed}"] if seed is not None else []
     loaded = load_study(study, overrides)
 
+    from cnnstudy import report, tracking
     from cnnstudy import study as driver
-    from cnnstudy import tracking
     from cnnstudy.display import choose_display
     from cnnstudy.execution.local import LocalExecutor
 
-    console = Console()
+    console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
     if not quiet:
-        _show_outcome(console, tracker, outcome)
+        report.show_outcome(console, tracker, outcome)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.failed or outcome.missing:
@@ -111,21 +117,18 @@ def leaderboard(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Show a study's trials, best first."""
-    from cnnstudy import tracking
+    from cnnstudy import report, tracking
     from cnnstudy.analysis import leaderboard as table
 
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
-    frame = _trials(tracker, recorded, sort)
-    console = Console()
-    if frame.empty:
-        console.print(f"study {recorded.name} has no trials yet", markup=False, highlight=False)
-        return
+    frame = report.trials(tracker, recorded, sort)
+    wanted = frame if top is None else frame.head(top)
     if csv is not None:
-        table.write_csv(frame if top is None else frame.head(top), csv)
+        table.write_csv(wanted, csv)
     if markdown is not None:
-        table.write_markdown(frame if top is None else frame.head(top), markdown)
-    _show_trials(console, recorded.name, frame, top)
+        table.write_markdown(wanted, markdown)
+    report.show_trials(wide_console(), recorded.name, frame, top)
 
 
 @app.command()
@@ -166,57 +169,6 @@ def describe(
     from cnnstudy.architectures import describe as describing
 
     describing.describe(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
-
-
-def _trials(tracker, recorded, sort):  # type: ignore[no-untyped-def]
-    """The study's trials as a frame, without those that an interrupted run left."""
-    from cnnstudy.analysis.leaderboard import leaderboard
-
-    runs = [run for run in tracker.runs(recorded.experiment_id) if run.kind == "trial"]
-    return leaderboard(runs, sort, recorded.config["objective"]["metric"] == "val/loss")
-
-
-def _show_trials(console, name, frame, top) -> None:  # type: ignore[no-untyped-def]
-    from rich.table import Table
-
-    from cnnstudy.analysis import leaderboard as table
-
-    finished = frame[frame["state"] == "finished"]
-    shown = finished if top is None else finished.head(top)
-    if len(shown):
-        grid = Table(title=f"study {name}", title_justify="left")
-        for column in table.columns_of(shown):
-            grid.add_column(table.heading(column), justify="left" if column in ("trial", "transfer") else "right")
-        for row in table.cells(shown):
-            grid.add_row(*row)
-        console.print(grid)
-    others = frame[frame["state"] != "finished"]
-    if len(others):
-        grid = Table(title="not finished", title_justify="left")
-        for column in ("trial", "state", "reason"):
-            grid.add_column(column)
-        for row in others.to_dict("records"):
-            grid.add_row(row["trial"], row["state"], str(row["reason"]))
-        console.print(grid)
-
-
-def _show_outcome(console, tracker, outcome) -> None:  # type: ignore[no-untyped-def]
-    frame = _trials(tracker, outcome.recorded, None)
-    if not frame.empty:
-        _show_trials(console, outcome.recorded.name, frame, 20)
-    name = outcome.recorded.name
-    lines = [
-        f"{outcome.finished} finished, {outcome.pruned} pruned, {outcome.failed} failed, {outcome.missing} missing"
-    ]
-    if outcome.interrupted:
-        lines.append("Stopped. The same command goes on where it ended.")
-    lines += [
-        f"Curves and models:  python -m cnnstudy ui {name}",
-        f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",
-    ]
-    if outcome.finished and not outcome.interrupted:
-        lines.append(f"The best model:     models:/{name}@champion")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _open_or_print(url: str, open_: bool) -> None:

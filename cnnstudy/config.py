@@ -120,12 +120,13 @@ def _override(raw: dict[str, Any], override: str) -> KeyPath:
     return keys
 
 
-def _line_of(tree: Any, key: KeyPath) -> int | None:
+def _line_of(node: Any, key: KeyPath) -> int | None:
     """The line (from 1) of the deepest part of the key that the file has."""
-    line = None
+    line, tree = None, node
     for part in key:
         try:
-            position = tree.lc.key(part) if isinstance(tree, Mapping) else tree.lc.item(part)
+            marks = tree.lc
+            position = marks.key(part) if isinstance(tree, Mapping) else marks.item(part)
             line, tree = position[0] + 1, tree[part]
         except (KeyError, IndexError, TypeError, AttributeError):
             break

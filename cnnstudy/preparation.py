@@ -15,10 +15,10 @@ from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import WeightsError, WorkerError
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
-from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
-from cnnstudy.space import complete_levels
+from cnnstudy.space import Level, complete_levels
 
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
 PRETRAINING_VERSION = 1
@@ -92,7 +92,8 @@ class Preparation:
 
     def _pretrained(self, name: str, weights: Weights) -> SourceWeights:
         """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
-        assert weights.data is not None and weights.epochs is not None
+        assert weights.data is not None  # schema.Weights checks both
+        assert weights.epochs is not None
         spec = self._pretraining_spec(name, weights, self.images(weights.data, (name,))[name])
         address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": spec.images.digest}])
         if not entry_folder("weights", address).is_dir():
@@ -103,9 +104,10 @@ class Preparation:
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
         found = architectures.find(name)
-        fixed = {"transfer": "scratch", "batch_size": weights.batch_size}
+        fixed: dict[str, Level] = {"transfer": "scratch", "batch_size": weights.batch_size}
         levels = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: fixed.get(factor.name))
-        assert weights.data is not None and weights.epochs is not None
+        assert weights.data is not None  # schema.Weights checks both
+        assert weights.epochs is not None
         return TrialSpec(
             study=self.config.name,
             purpose="pretrain",

@@ -14,8 +14,8 @@ from pathlib import Path
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.execution import Failed
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, RecordedStudy, Tracker
+from cnnstudy.records import EpochRecord, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Recorder:
             "cnnstudy.number": str(spec.number),
             "cnnstudy.architecture": spec.architecture,
             "cnnstudy.transfer": str(spec.levels["transfer"]),
-            "cnnstudy.weights": parameters["weights"],
+            "cnnstudy.weights": str(parameters["weights"]),
             "cnnstudy.seed": str(spec.seed),
             "cnnstudy.data_digest": spec.images.digest,
             "cnnstudy.code_version": self._code_version,
@@ -79,7 +79,7 @@ class Recorder:
     def finish(self, recording: Recording, result: TrialResult) -> None:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
         spec, run_id = recording.spec, recording.run_id
-        best = {f"best/{name.replace('/', '_')}": value for name, value in result.summary.items()}
+        best = {best_name(name): value for name, value in result.summary.items()}
         best["best/epoch"] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes)
         self.tracker.log_metrics(

@@ -6,6 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON's types that `from_json` reads back."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -118,6 +119,46 @@ class TrialResult(Record):
     frozen_digest: str | None  # of the frozen weights, the same before and after training; None: nothing frozen
     files: dict[str, str] = field(default_factory=dict)  # "model": folder, "backbone": file
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One run of a study as MLflow has it."""
+
+    run_id: str
+    name: str
+    kind: str  # "study", "pretrain" or "trial"
+    state: str  # one of STATES, or "running"
+    reason: str  # one of FAILURE_REASONS, or ""
+    started: int  # milliseconds since 1970
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]  # the latest value of each
+    tags: Mapping[str, str]
+
+    @property
+    def done(self) -> bool:
+        """Whether the trial counts: it is neither under way nor was it interrupted."""
+        return self.state != "running" and self.reason != "interrupted"
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """A study as MLflow has it: its experiment, and its own run with the configuration."""
+
+    name: str
+    experiment_id: str
+    run_id: str
+    config: dict[str, Any]
+
+    @property
+    def objective(self) -> str:
+        """The metric that makes one trial better than another."""
+        return str(self.config["objective"]["metric"])
+
+
+def best_name(metric: str) -> str:
+    """The name of a metric at a trial's best epoch: `val/loss` -> `best/val_loss`."""
+    return f"best/{metric.replace('/', '_')}"
 
 
 _NESTED: dict[tuple[str, str], type[Record]] = {

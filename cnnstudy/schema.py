@@ -163,7 +163,8 @@ class StudyConfig(StrictModel):
 
     def transfer_modes(self) -> tuple[Level, ...]:
         """The transfer modes that a trial may have."""
-        return self.factors["transfer"].values if "transfer" in self.factors else (FACTORS["transfer"].default,)
+        levels = self.factors.get("transfer", Choices((FACTORS["transfer"].default or "",)))
+        return tuple(levels.values)
 
     def trials_of(self, architecture: str) -> int:
         """Its share of the budget; where it does not divide, the networks named first get one trial more."""

@@ -194,7 +194,8 @@ def _varies(levels: Levels | None) -> bool:
 
 def _suggest(trial: optuna.Trial, factor: Factor, levels: Levels) -> Level:
     if isinstance(levels, Choices):
-        return trial.suggest_categorical(factor.name, levels.values)
+        level: Level = trial.suggest_categorical(factor.name, levels.values)  # type: ignore[assignment]
+        return level
     if factor.kind is int:
         return trial.suggest_int(
             factor.name, int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1)

@@ -237,11 +237,15 @@ def grid_points(
     points: list[dict[str, Level]] = []
     for combination in itertools.product(*(_all_levels(levels) for levels in factors.values())):
         chosen = dict(zip(factors, combination, strict=True))
-        complete = complete_levels(has_auxiliary_heads, defaults, lambda factor, chosen=chosen: chosen.get(factor.name))
+        complete = complete_levels(has_auxiliary_heads, defaults, _chooser(chosen))
         point = {name: level for name, level in complete.items() if name in factors}
         if point not in points:
             points.append(point)
     return points
+
+
+def _chooser(chosen: Mapping[str, Level]) -> Callable[[Factor], Level | None]:
+    return lambda factor: chosen.get(factor.name)
 
 
 def _all_levels(levels: Levels) -> tuple[Level, ...]:

@@ -6,33 +6,36 @@ It may be stopped at any moment and called again: what MLflow holds is taken up,
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import filelock
-
-from cnnstudy.cache import cache_folder, content_address
 from cnnstudy.config import Study
 from cnnstudy.display import Display
-from cnnstudy.errors import StudyBusyError, StudyChangedError
-from cnnstudy.execution import Done, Epoch, Executor, Failed
-from cnnstudy.execution import Job as Job
+from cnnstudy.errors import CnnstudyError
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.preparation import Preparation, SourceWeights
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.records import (
+    Optimizer,
+    PreparedImages,
+    RecordedRun,
+    RecordedStudy,
+    Split,
+    TrialResult,
+    TrialSpec,
+    best_name,
+)
+from cnnstudy.resume import one_driver, past_trials, refuse_changes, refuse_other_images
 from cnnstudy.schema import StudyConfig
-from cnnstudy.search import PastTrial, Proposal, Search
-from cnnstudy.tracking import LEVELS, RecordedRun, RecordedStudy, Tracker
+from cnnstudy.search import Proposal, Search
+from cnnstudy.tracking import REASON, Tracker
 
 #: Makes an executor that leaves the files of trials in a folder.
 MakeExecutor = Callable[[Path], Executor]
+COUNTS = ("finished", "pruned", "failed", "missing")
 
 
 @dataclass(frozen=True)
@@ -55,36 +58,44 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with _one_driver(study.config.name, tracker.uri), _terminate_as_interrupt():
+    with one_driver(study.config.name, tracker.uri), _terminate_as_interrupt():
         config = study.config.model_dump(mode="json")
-        recorded = tracker.open_study(study.config.name, config, study.path, study.text)
-        _refuse_changes(recorded.config, config, study)
-        tracker.update_study(recorded, config)
+        recorded = tracker.open_study(study.config.name, config)
+        refuse_changes(recorded, config, tracker, study)
+        tracker.start_study(recorded, config, study.path, study.text)
         recorder = Recorder(tracker, recorded)
-        search = Search(study.config, _past_trials(study.config, recorder, display))
-        interrupted = False
         try:
-            if search.remaining:
-                _run_missing(study.config, search, recorder, make_executor, display)
-        except KeyboardInterrupt:
-            interrupted = True
-        outcome = _outcome(study.config, recorder, interrupted)
-        tracker.end_run(recorded.run_id, "finished" if not outcome.missing else "failed", _study_tags(outcome))
+            interrupted = _run_missing(study.config, recorder, make_executor, display)
+            outcome = _outcome(study.config, recorder, interrupted)
+        except CnnstudyError as error:
+            with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
+                tracker.end_run(recorded.run_id, "failed", {"cnnstudy.message": str(error)})
+            raise
+        tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
+        tags |= {REASON: "interrupted"} if interrupted else {}
+        tracker.end_run(recorded.run_id, "failed" if outcome.missing else "finished", tags)
         return outcome
 
 
-def _run_missing(
-    config: StudyConfig, search: Search, recorder: Recorder, make_executor: MakeExecutor, display: Display
-) -> None:
+def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExecutor, display: Display) -> bool:
+    """Run the trials that are missing; whether that was interrupted."""
+    past = past_trials(config, recorder, display)
+    search = Search(config, past)
+    if not search.remaining:
+        return False
     with tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True) as folder:
         executor = make_executor(Path(folder))
         try:
             preparation = Preparation(config, executor, recorder, display)
             images = preparation.images(config.data, config.architectures)
+            refuse_other_images(recorder, next(iter(images.values())))
             weights = preparation.source_weights(len(next(iter(images.values())).classes))
             Driver(config, search, recorder, executor, display, images, weights).run()
+        except KeyboardInterrupt:
+            return True
         finally:
             executor.close()
+    return False
 
 
 class Driver:
@@ -195,42 +206,9 @@ class Driver:
         self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
 
 
-def _past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
-    """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
-    tracker, metric = recorder.tracker, config.objective.metric
-    latest: dict[tuple[str, int], PastTrial] = {}
-    for run in tracker.runs(recorder.study.experiment_id):
-        if run.kind == "study":
-            continue
-        if run.state == "running":
-            recorder.interrupt(run.run_id)
-            display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
-        if run.kind != "trial":
-            continue
-        past = _past_trial(run, metric)
-        if past.done and config.strategy.pruner != "none":
-            past = PastTrial(**{**vars(past), "reported": tracker.metric_history(run.run_id, metric)})
-        key = (past.architecture, past.number)
-        if key not in latest or not latest[key].done:
-            latest[key] = past
-    return list(latest.values())
-
-
-def _past_trial(run: RecordedRun, metric: str) -> PastTrial:
-    state = "failed" if run.state == "running" else run.state
-    return PastTrial(
-        architecture=run.tags["cnnstudy.architecture"],
-        number=int(run.tags["cnnstudy.number"]),
-        levels=json.loads(run.tags[LEVELS]),
-        state=state,
-        done=run.state != "running" and run.reason != "interrupted",
-        value=run.metrics.get(f"best/{metric.replace('/', '_')}"),
-    )
-
-
 def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:
     trials = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind == "trial"]
-    done = [run for run in trials if run.state != "running" and run.reason != "interrupted"]
+    done = [run for run in trials if run.done]
     finished = [run for run in done if run.state == "finished"]
     outcome = Outcome(
         recorded=recorder.study,
@@ -242,7 +220,7 @@ def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outc
     )
     best = best_trial(finished, config.objective.metric)
     if best is not None and not interrupted:
-        value = best.metrics[f"best/{config.objective.metric.replace('/', '_')}"]
+        value = best.metrics[best_name(config.objective.metric)]
         recorder.tracker.register_champion(config.name, best, f"best {config.objective.metric}: {value:.4f}")
     return outcome
 
@@ -251,63 +229,8 @@ def best_trial(finished: list[RecordedRun], metric: str) -> RecordedRun | None:
     """The best by the objective, and between equals by validation loss."""
     sign = -1 if metric == "val/loss" else 1
     rated = [run for run in finished if "cnnstudy.model" in run.tags]
-    key = f"best/{metric.replace('/', '_')}"
+    key = best_name(metric)
     return max(rated, key=lambda run: (sign * run.metrics[key], -run.metrics["best/val_loss"]), default=None)
-
-
-def _study_tags(outcome: Outcome) -> dict[str, str]:
-    counts = {name: getattr(outcome, name) for name in ("finished", "pruned", "failed", "missing")}
-    return {f"cnnstudy.trials_{name}": str(count) for name, count in counts.items()}
-
-
-#: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget",)
-
-
-def _refuse_changes(recorded: dict[str, Any], given: dict[str, Any], study: Study) -> None:
-    changes = [
-        f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in _differences(recorded, given, "")
-        if key.split(".")[0] not in _HARMLESS
-    ]
-    if changes:
-        raise StudyChangedError(
-            f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
-            + "\n".join(changes)
-            + "\nTrials of both would not be comparable. Take the change back, or give the study another name "
-            f"(`name:` in the file, or --set name={study.config.name}-2)."
-        )
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        yield key, old, new
-
-
-@contextlib.contextmanager
-def _one_driver(name: str, uri: str) -> Iterator[None]:
-    """Hold the study on this machine; the lock goes with the process, whatever ends it."""
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    absolute = str(Path(uri.removeprefix("sqlite:///")).absolute()) if uri.startswith("sqlite:///") else uri
-    path = folder / content_address([name, absolute])
-    lock = filelock.FileLock(f"{path}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        holder = path.with_suffix(".holder")
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
-        raise StudyBusyError(
-            f"study {name!r} is being run by another process ({who}); wait for it, or stop it first."
-        ) from None
-    try:
-        path.with_suffix(".holder").write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

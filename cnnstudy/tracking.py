@@ -16,13 +16,12 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -56,31 +55,6 @@ def tracking_uri(given: str | None) -> str:
 def without_secrets(uri: str) -> str:
     """The address without user and password."""
     return re.sub(r"//[^/@]*@", "//***@", uri)
-
-
-@dataclass(frozen=True)
-class RecordedRun:
-    """One run of a study as MLflow has it."""
-
-    run_id: str
-    name: str
-    kind: str
-    state: str  # one of records.STATES, or "running"
-    reason: str
-    started: int  # milliseconds since 1970
-    parameters: Mapping[str, str]
-    metrics: Mapping[str, float]  # the latest value of each
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class RecordedStudy:
-    """A study as MLflow has it: its experiment, and its own run."""
-
-    name: str
-    experiment_id: str
-    run_id: str
-    config: dict[str, Any]
 
 
 class Tracker:
@@ -143,8 +117,8 @@ class Tracker:
             )
         return studies[names.index(name)]
 
-    def open_study(self, name: str, config: dict[str, Any], file: Path, text: str) -> RecordedStudy:
-        """The study's experiment and run, made where there are none."""
+    def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
+        """The study's experiment and run, made where there are none, with the configuration recorded there."""
         with self._translated():
             experiment = self._client.get_experiment_by_name(name)
             if experiment is not None and experiment.lifecycle_stage == "deleted":
@@ -162,16 +136,17 @@ class Tracker:
             if runs:
                 run_id = runs[0].info.run_id
                 recorded = json.loads(runs[0].data.tags["cnnstudy.config"])
-                self._client.update_run(run_id, status="RUNNING")
                 return RecordedStudy(name, experiment_id, run_id, recorded)
             tags = {KIND: "study", "cnnstudy.config": json.dumps(config)}
             run_id = self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags).info.run_id
-            self._client.log_text(run_id, text, f"study/{file.name}")
             return RecordedStudy(name, experiment_id, run_id, config)
 
-    def update_study(self, study: RecordedStudy, config: dict[str, Any]) -> None:
-        """Record the configuration that goes on from here (one with a larger budget, say)."""
-        self.set_tags(study.run_id, {"cnnstudy.config": json.dumps(config)})
+    def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
+        """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
+        with self._translated():
+            self._client.update_run(study.run_id, status="RUNNING")
+            self._client.set_tag(study.run_id, "cnnstudy.config", json.dumps(config))
+            self._client.log_text(study.run_id, text, f"study/{file.name}")
 
     # ---- runs
 

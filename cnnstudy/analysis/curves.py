@@ -51,6 +51,6 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], titl
         for i, row in enumerate(matrix):
             for j, count in enumerate(row):
                 axes.text(
-                    j, i, count, ha="center", va="center", fontsize=8, color="white" if shares[i][j] > 0.5 else "k"
+                    j, i, str(count), ha="center", va="center", fontsize=8, color="white" if shares[i][j] > 0.5 else "k"
                 )
     figure.savefig(path, dpi=110)

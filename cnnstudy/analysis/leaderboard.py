@@ -1,68 +1,39 @@
-"""The leaderboard: one row a trial, as a table for the terminal, CSV and Markdown."""
+"""The leaderboard: one row a trial, as a frame, CSV, Markdown, and cells for the terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from cnnstudy.errors import InputError, did_you_mean
+from cnnstudy.records import RecordedRun, best_name
 from cnnstudy.space import FACTORS
 
-#: Columns that hold text; all others are numbers.
-_TEXT = (
-    "trial",
-    "architecture",
-    "transfer",
-    "weights",
-    "augmentation",
-    "optimizer",
-    "state",
-    "reason",
-    "run_id",
-    "model",
-)
-#: Whether the best comes first when a column is sorted in ascending order.
-_ASCENDING = ("loss", "gap", "seconds", "epoch", "trial", "architecture", "transfer", "weights", "state")
-TERMINAL_COLUMNS = (
-    "trial",
-    "transfer",
-    "batch_size",
-    "dropout",
-    "train_accuracy",
-    "val_accuracy",
-    "gap_accuracy",
-    "best_epoch",
-    "seconds",
-)
+#: What a table for reading shows, and under which heading; the CSV has every column.
+HEADINGS = {
+    "trial": "trial",
+    "transfer": "transfer",
+    "batch_size": "batch",
+    "dropout": "dropout",
+    "train_accuracy": "train",
+    "val_accuracy": "val",
+    "gap_accuracy": "gap",
+    "best_epoch": "epoch",
+    "seconds": "seconds",
+}
+#: Columns in which less is better; all other numbers are best when large.
+_LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
 
 
-class Trial(Protocol):
-    """What a row is made from: a run as MLflow has it."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def parameters(self) -> Any: ...
-    @property
-    def metrics(self) -> Any: ...
-    @property
-    def tags(self) -> Any: ...
-
-
-def leaderboard(trials: Sequence[Trial], sort: str | None, loss_decides: bool) -> pd.DataFrame:
-    """One row for each trial, the finished ones first and best first.
+def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
+    """A row for each trial: the finished ones, best first, then pruned, then failed.
 
     Args:
-        sort: a column; None sorts by the study's objective.
-        loss_decides: whether that objective is validation loss rather than accuracy.
+        objective: the study's metric, `val/accuracy` or `val/loss`, which sorts unless `sort` names another column.
 
     Raises:
         InputError: no such column.
@@ -70,122 +41,136 @@ def leaderboard(trials: Sequence[Trial], sort: str | None, loss_decides: bool) -
     frame = pd.DataFrame([_row(trial) for trial in trials])
     if frame.empty:
         return frame
-    # a factor that no trial of this study has would be an empty column
-    frame = frame.dropna(axis="columns", how="all")
-    key = sort or ("val_loss" if loss_decides else "val_accuracy")
-    if sort and sort not in frame:
+    unused = [factor for factor in FACTORS if frame[factor].isna().all()]
+    frame = frame.drop(columns=unused)
+    column = sort or objective.replace("/", "_")
+    if column not in frame:
         raise InputError(
-            f"there is no column {sort!r} to sort by{did_you_mean(sort, frame.columns) or '.'} "
+            f"there is no column {column!r} to sort by{did_you_mean(column, frame.columns) or '.'} "
             f"There are {', '.join(frame.columns)}."
         )
-    order = frame.assign(_rest=frame["state"].map({"finished": 0, "pruned": 1}).fillna(2))
-    keys = ["_rest", *([key] if key in frame else []), *(["val_loss"] if "val_loss" in frame else []), "trial"]
-    ascending = [True, *([any(word in key for word in _ASCENDING)] if key in frame else []), *[True] * (len(keys) - 2)]
-    return order.sort_values(list(dict.fromkeys(keys)), ascending=ascending[: len(dict.fromkeys(keys))]).drop(
-        columns="_rest", errors="ignore"
-    )
+    frame["_place"] = frame["state"].map({"finished": 0, "pruned": 1}).fillna(2)
+    ascending = frame[column].dtype == object or any(word in column for word in _LESS_IS_BETTER)
+    ascending = ascending or not pd.api.types.is_numeric_dtype(frame[column])
+    order = frame.sort_values("trial").sort_values("val_loss", kind="stable").sort_values(column, ascending=ascending)
+    return order.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: RecordedRun) -> dict[str, Any]:
     levels = json.loads(trial.tags["cnnstudy.levels"])
-    metrics = trial.metrics
-    row = {
+    metrics, parameters = trial.metrics, trial.parameters
+    shown = [f"{part}/{name}" for name in ("accuracy", "loss") for part in ("train", "val", "gap", "full_train")]
+    return {
         "trial": trial.tags["cnnstudy.trial"],
-        "architecture": trial.parameters["architecture"],
-        **{name: levels.get(name) for name in FACTORS},
-        "weights": trial.parameters["weights"],
-        "seed": int(trial.parameters["seed"]),
-        "image_size": int(trial.parameters["image_size"]),
-        "epochs": int(trial.parameters["epochs"]),
-        "optimizer": trial.parameters["optimizer"],
-    }
-    for name in ("train_accuracy", "val_accuracy", "gap_accuracy", "train_loss", "val_loss", "gap_loss"):
-        row[name] = metrics.get(f"best/{name}")
-    row |= {
-        "full_train_accuracy": metrics.get("best/full_train_accuracy"),
-        "full_train_loss": metrics.get("best/full_train_loss"),
-        "best_epoch": metrics.get("best/epoch"),
-        "updates": metrics.get("optimizer/updates"),
-        "trainable_parameters": metrics.get("parameters/trainable"),
-        "frozen_parameters": metrics.get("parameters/frozen"),
+        "architecture": parameters["architecture"],
+        **{factor: levels.get(factor) for factor in FACTORS},
+        "weights": parameters["weights"],
+        "seed": int(parameters["seed"]),
+        "image_size": int(parameters["image_size"]),
+        "epochs": int(parameters["epochs"]),
+        "optimizer": parameters["optimizer"],
+        **{name.replace("/", "_"): metrics.get(best_name(name)) for name in shown},
+        "best_epoch": _whole(metrics.get("best/epoch")),
+        "updates": _whole(metrics.get("optimizer/updates")),
+        "trainable_parameters": _whole(metrics.get("parameters/trainable")),
+        "frozen_parameters": _whole(metrics.get("parameters/frozen")),
         "seconds": metrics.get("time/total_seconds"),
         "state": trial.state,
-        "reason": " ".join(filter(None, [trial.reason, trial.tags.get("cnnstudy.message", "")])),
+        "reason": ": ".join(filter(None, [trial.reason, trial.tags.get("cnnstudy.message", "")])),
         "run_id": trial.run_id,
         "model": trial.tags.get("cnnstudy.model", ""),
     }
-    return row
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Numbers as their shortest text that reads back exactly; text never as a spreadsheet's formula."""
-    safe = frame.copy()
-    for column in set(_TEXT) & set(frame.columns):
-        safe[column] = safe[column].map(without_formula)
+    """Numbers as their shortest text that reads back exactly; text never as a spreadsheet's formula.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    safe = frame.map(without_formula)
+    for column in frame.select_dtypes(float).columns:
+        if (frame[column].dropna() % 1 == 0).all() and column in ("best_epoch", "updates", "batch_size"):
+            safe[column] = frame[column].astype("Int64")  # a trial without a value had made floats of whole numbers
     try:
         safe.to_csv(path, index=False, encoding="utf-8")
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
 
 
-def without_formula(text: Any) -> Any:
-    """The text with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def without_formula(value: Any) -> Any:
+    """Text with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:
-    """The columns of the terminal table, as a Markdown table."""
+    """The table for reading, as Markdown.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    import tabulate
+
+    headings, rows = table(frame)
+    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    aligned = ["left" if heading in ("trial", "transfer", "state") else "right" for heading in headings]
+    text = tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True)
     try:
-        path.write_text(markdown(frame) + "\n", encoding="utf-8")
+        path.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    rows = cells(frame)
-    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
-    import tabulate
-
-    numeric = {"batch_size", "dropout", "train_accuracy", "val_accuracy", "gap_accuracy", "best_epoch", "seconds"}
-    columns = columns_of(frame)
-    return str(
-        tabulate.tabulate(
-            escaped,
-            headers=[heading(column) for column in columns],
-            tablefmt="pipe",
-            colalign=["right" if column in numeric else "left" for column in columns],
-            disable_numparse=True,
-        )
-    )
+def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells for reading: accuracies in percent, gaps in signed points, and the factors that vary."""
+    varied = [name for name in FACTORS if name in frame and name not in HEADINGS and frame[name].nunique() > 1]
+    columns = [name for name in HEADINGS if name in frame]
+    columns[4:4] = varied
+    headings = [HEADINGS.get(column, column.replace("_", " ")) for column in columns]
+    return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
 
 
-def columns_of(frame: pd.DataFrame) -> list[str]:
-    """The columns for terminal and Markdown that this frame has; the state where not all are finished."""
-    columns = [column for column in TERMINAL_COLUMNS if column in frame]
-    return columns
-
-
-def heading(column: str) -> str:
-    return {"val_accuracy": "validation", "train_accuracy": "train", "gap_accuracy": "gap"}.get(
-        column, column.replace("_", " ")
-    )
-
-
-def cells(frame: pd.DataFrame) -> list[list[str]]:
-    """The terminal's columns as text: accuracies in percent, gaps in signed points."""
-    return [[_cell(row, column) for column in columns_of(frame)] for row in frame.to_dict("records")]
-
-
-def _cell(row: dict[str, Any], column: str) -> str:
+def _cell(row: dict[Any, Any], column: str) -> str:
     value = row[column]
-    if value is None or value != value:
+    if pd.isna(value):
         return ""
     if column == "gap_accuracy":
         return f"{100 * value:+.1f}"
-    if column in ("train_accuracy", "val_accuracy"):
+    if column.endswith("accuracy"):
         return f"{100 * value:.1f} %"
-    if column == "transfer" and row.get("weights") == "random" and value != "scratch":
-        return f"{value} (random weights)"
+    if column == "transfer":
+        return with_weights(value, row["weights"])
+    if column in ("batch_size", "best_epoch"):
+        return str(int(value))
     if column == "seconds":
         return f"{value:.1f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def with_weights(transfer: str, weights: str) -> str:
+    """The transfer mode, and a word where its source weights are random: its numbers say nothing then."""
+    return f"{transfer} (random weights)" if weights == "random" else transfer
+
+
+def best_by_transfer(frame: pd.DataFrame) -> list[str]:
+    """For each network, a line with the best finished trial of each transfer mode, where there are several modes."""
+    finished = frame[frame["state"] == "finished"]
+    lines = []
+    for architecture, trials in finished.groupby("architecture", sort=False):
+        modes = trials.groupby(["transfer", "weights"], sort=False)
+        if len(modes) < 2:
+            continue
+        best = sorted(
+            (
+                (group["val_accuracy"].max(), with_weights(str(mode), str(source)), len(group))
+                for (mode, source), group in modes
+            ),
+            reverse=True,
+        )
+        shown = ", ".join(f"{name} {100 * value:.1f} % ({count})" for value, name, count in best)
+        lines.append(f"{architecture}: {shown}")
+    return lines

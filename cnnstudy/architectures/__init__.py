@@ -122,4 +122,4 @@ def find(name: str) -> Architecture:
         raise UnknownNameError(
             f"unknown architecture {name!r}{did_you_mean(name, names())} There are {', '.join(names())}."
         )
-    return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE  # type: ignore[no-any-return]
+    return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE

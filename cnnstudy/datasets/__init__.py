@@ -85,4 +85,4 @@ def find(name: str) -> DataSet:
         raise UnknownNameError(
             f"unknown data set {name!r}{did_you_mean(name, names())} There are {', '.join(names())}."
         )
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"{__name__}.{name}")

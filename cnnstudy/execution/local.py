@@ -142,7 +142,7 @@ def _event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]))
-    return {"progress": Progress, "done": Done, "failed": Failed}[kind](**message)  # type: ignore[no-any-return]
+    return {"progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 
 def _crash(key: str, code: int, log: str) -> Failed:

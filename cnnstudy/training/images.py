@@ -121,7 +121,7 @@ def _decode_into(source: ImageSource, folders: dict[int, Path], progress: Progre
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "index.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
 
 def _digest(source: ImageSource, progress: Progress) -> str:

@@ -44,7 +44,8 @@ class Trainer:
     def start_phase(self, phase: Phase) -> None:
         """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
         rate = float(self.spec.levels["learning_rate"])
-        head, backbone = [], []
+        head: list[keras.Variable] = []
+        backbone: list[keras.Variable] = []
         for layer in self._model().layers:
             group = head if layer.name.startswith((HEAD, AUXILIARY)) else backbone
             group.extend(layer.trainable_variables)
@@ -126,7 +127,7 @@ class Trainer:
             return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
         def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            """One update; the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` would see them."""
+            """One update; the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them."""
             batch = tf.cast(pixels, tf.float32)
             for layer in augment:
                 batch = layer(batch, training=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,14 +52,12 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 def save_backbone(network: Network, path: Path) -> None:
     """Write the backbone's weights as .npz."""
-    np.savez(
-        path,
-        **{
-            f"{layer.name}/{number}": np.asarray(weight)
-            for layer in backbone_layers(network.logits)
-            for number, weight in enumerate(layer.get_weights())
-        },
-    )
+    arrays: dict[str, Any] = {
+        f"{layer.name}/{number}": np.asarray(weight)
+        for layer in backbone_layers(network.logits)
+        for number, weight in enumerate(layer.get_weights())
+    }
+    np.savez(path, **arrays)
 
 
 def load_backbone(network: Network, path: Path) -> None:
@@ -117,7 +115,7 @@ def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
     import h5py
 
     with h5py.File(path) as file:
-        group = file["model_weights"] if "model_weights" in file else file
+        group = file.get("model_weights", file)
         if "layer_names" not in group.attrs:
             raise WeightsError(f"{path} names no layers; save the whole model as .keras.")
         names = [_text(name) for name in group.attrs["layer_names"]]

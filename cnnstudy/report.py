@@ -1,0 +1,73 @@
+"""What a study came to, on the terminal."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cnnstudy.analysis.leaderboard import best_by_transfer, leaderboard, table
+from cnnstudy.records import RecordedStudy
+from cnnstudy.study import COUNTS, Outcome
+from cnnstudy.tracking import Tracker
+
+
+def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
+    """The study's leaderboard. An interrupted trial that ran again since is not in it twice."""
+    runs = [run for run in tracker.runs(study.experiment_id) if run.kind == "trial"]
+    done = {run.tags["cnnstudy.trial"] for run in runs if run.done}
+    return leaderboard(
+        [run for run in runs if run.done or run.tags["cnnstudy.trial"] not in done], study.objective, sort
+    )
+
+
+def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
+    """The finished trials, best first; apart from them those that did not finish, with the reason."""
+    if frame.empty:
+        console.print(f"study {name} has no trials yet", markup=False, highlight=False)
+        return
+    finished = frame[frame["state"] == "finished"]
+    if len(finished):
+        headings, rows = table(finished if top is None else finished.head(top))
+        grid = _grid(f"study {name}: best first, by validation")
+        for heading in headings:
+            grid.add_column(heading, justify="left" if heading in ("trial", "transfer") else "right", no_wrap=True)
+        for row in rows:
+            grid.add_row(*row)
+        console.print(grid, markup=False)
+        if top is not None and len(finished) > top:
+            console.print(f"and {len(finished) - top} more", highlight=False)
+    others = frame[frame["state"] != "finished"]
+    if len(others):
+        grid = _grid("not finished")
+        for heading in ("trial", "state", "reason"):
+            grid.add_column(heading, no_wrap=heading != "reason")
+        for trial in others.to_dict("records"):
+            grid.add_row(*(str(trial[heading]) for heading in ("trial", "state", "reason")))
+        console.print(grid, markup=False)
+
+
+def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
+    """The leaderboard, what transfer did, and where to look next."""
+    name = outcome.recorded.name
+    frame = trials(tracker, outcome.recorded)
+    show_trials(console, name, frame, 20)
+    lines = [] if frame.empty else best_by_transfer(frame)
+    if lines:
+        lines = ["Best validation accuracy by transfer mode (trials):", *(f"  {line}" for line in lines), ""]
+    counts = (f"{getattr(outcome, what)} {what}" for what in COUNTS)
+    lines.append(f"Trials: {', '.join(counts)}")
+    if outcome.interrupted:
+        lines.append("Stopped. The same command goes on where it ended.")
+    lines += [
+        f"Curves and models:  python -m cnnstudy ui {name}",
+        f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",
+    ]
+    if outcome.finished and not outcome.interrupted:
+        lines.append(f"The best model:     models:/{name}@champion")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _grid(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -1,0 +1,122 @@
+"""What a call of run-study finds when it starts: another driver, a changed file, trials that are recorded already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from cnnstudy.cache import cache_folder, content_address
+from cnnstudy.config import Study
+from cnnstudy.display import Display
+from cnnstudy.errors import StudyBusyError, StudyChangedError
+from cnnstudy.recording import Recorder
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, best_name
+from cnnstudy.schema import StudyConfig
+from cnnstudy.search import PastTrial
+from cnnstudy.tracking import LEVELS, Tracker
+
+
+@contextlib.contextmanager
+def one_driver(name: str, uri: str) -> Iterator[None]:
+    """Hold the study on this machine; the lock goes with the process, whatever ends it."""
+    folder = cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    absolute = str(Path(uri.removeprefix("sqlite:///")).absolute()) if uri.startswith("sqlite:///") else uri
+    path = folder / content_address([name, absolute])
+    lock = filelock.FileLock(f"{path}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        holder = path.with_suffix(".holder")
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
+        raise StudyBusyError(
+            f"study {name!r} is being run by another process ({who}); wait for it, or stop it first."
+        ) from None
+    try:
+        path.with_suffix(".holder").write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+#: May change between calls: how much to run, and what the trials already recorded do not depend on.
+_HARMLESS = ("budget",)
+
+
+def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
+    """Raise StudyChangedError where trials are recorded under other settings."""
+    changes = [
+        f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
+        for key, old, new in _differences(recorded.config, given, "")
+        if key.split(".")[0] not in _HARMLESS
+    ]
+    if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
+        raise StudyChangedError(
+            f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
+            + "\n".join(changes)
+            + f"\nTrials of both would not be comparable. {_ways_out(study.config.name)}"
+        )
+
+
+def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
+    """Raise StudyChangedError where trials are recorded that saw other images or another split."""
+    runs = recorder.tracker.runs(recorder.study.experiment_id)
+    others = {run.tags["cnnstudy.data_digest"] for run in runs if run.kind == "trial"} - {images.digest}
+    if others:
+        raise StudyChangedError(
+            f"the images of {images.name} are not those that study {recorder.study.name!r} was begun with (their "
+            f"digest is {images.digest}, not {', '.join(sorted(others))}): files were added, removed or changed. "
+            f"Trials of both would not be comparable. {_ways_out(recorder.study.name)}"
+        )
+
+
+def _ways_out(name: str) -> str:
+    return f"Take the change back, or give the study another name (`name:` in the file, or --set name={name}-2)."
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+    elif old != new:
+        yield key, old, new
+
+
+def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
+    """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
+    tracker, metric = recorder.tracker, config.objective.metric
+    latest: dict[tuple[str, int], PastTrial] = {}
+    for run in tracker.runs(recorder.study.experiment_id):
+        if run.kind == "study":
+            continue
+        if run.state == "running":
+            recorder.interrupt(run.run_id)
+            display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
+        if run.kind != "trial":
+            continue
+        past = _past_trial(run, metric)
+        if past.done and config.strategy.pruner != "none":
+            past = PastTrial(**{**vars(past), "reported": tracker.metric_history(run.run_id, metric)})
+        key = (past.architecture, past.number)
+        if key not in latest or not latest[key].done:
+            latest[key] = past
+    return list(latest.values())
+
+
+def _past_trial(run: RecordedRun, metric: str) -> PastTrial:
+    state = "failed" if run.state == "running" else run.state
+    return PastTrial(
+        architecture=run.tags["cnnstudy.architecture"],
+        number=int(run.tags["cnnstudy.number"]),
+        levels=json.loads(run.tags[LEVELS]),
+        state=state,
+        done=run.done,
+        value=run.metrics.get(best_name(metric)),
+    )
