@@ -58,6 +58,9 @@ def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str
         if not missing:
             return
         parent = entry_folder(kind, missing[0]).parent
+        for address in missing:  # the lock is ours: what lies there was left by a process that was killed
+            for left in parent.glob(f".{address}-*"):
+                shutil.rmtree(left, ignore_errors=True)
         building = {address: Path(tempfile.mkdtemp(prefix=f".{address}-", dir=parent)) for address in missing}
         try:
             build(building)

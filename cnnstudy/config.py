@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cnnstudy import architectures
 from cnnstudy.errors import ConfigError, did_you_mean
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
-from cnnstudy.space import FACTORS, Choices, Range
+from cnnstudy.space import FACTORS, Choices, Levels, Range
 
 KeyPath = tuple[str | int, ...]
 #: The study files that come with cnnstudy, where it runs from a checkout.
@@ -149,6 +149,10 @@ def _explain(details: Any) -> tuple[KeyPath, str]:
 
 def _combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong though each key by itself is fine."""
+    incomplete = list(_by_network_problems(config))
+    if incomplete:
+        yield from incomplete
+        return
     yield from _image_size_problems(config)
     yield from _weights_problems(config)
     yield from _training_problems(config)
@@ -156,17 +160,30 @@ def _combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     yield from _budget_problems(config)
 
 
-def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(config.image_size, dict):
-        for name in config.image_size:
+def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Keys that may give a value for each network: they name networks of this study, and leave none out."""
+    givens: list[tuple[KeyPath, Any, bool]] = [
+        (("image_size",), config.image_size, True),
+        (("training", "epochs"), config.training.epochs, True),
+        *((("factors", factor), levels, False) for factor, levels in config.factors.items()),
+    ]
+    for key, given, complete in givens:
+        if not isinstance(given, dict):
+            continue
+        for name in given:
             if name not in config.architectures:
-                guess = did_you_mean(name, config.architectures) or "."
-                yield ("image_size", name), f"is not among this study's architectures{guess}"
+                yield (
+                    (*key, name),
+                    f"is not among this study's architectures{did_you_mean(name, config.architectures) or '.'}",
+                )
+        missing = [name for name in config.architectures if name not in given]
+        if complete and missing:
+            yield key, f"gives no value for {', '.join(missing)}."
+
+
+def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     for name in config.architectures:
         key: KeyPath = ("image_size",) if isinstance(config.image_size, int) else ("image_size", name)
-        if isinstance(config.image_size, dict) and name not in config.image_size:
-            yield ("image_size",), f"gives no size for {name}."
-            continue
         size = config.size_of(name)
         smallest = architectures.find(name).minimum_size
         if not smallest <= size <= 1024:
@@ -183,18 +200,16 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             )
         if weights.data is not None and weights.data == config.data:
             yield (*key, "data"), "is the study's own data; source weights must come from other images."
-    needing = [mode for mode in config.transfer_modes() if mode in NEED_WEIGHTS]
-    if not needing:
-        return
     for name in config.architectures:
+        needing = [str(mode) for mode in config.transfer_modes_of(name) if mode in NEED_WEIGHTS]
         found = config.weights_of(name)
-        if found is None:
+        if needing and found is None:
             yield (
                 ("factors", "transfer"),
-                f"{', '.join(map(str, needing))} start from source weights, and `weights` gives none for {name}. "
+                f"{', '.join(needing)} start from source weights, and `weights` gives none for {name}. "
                 "Give pretrain, imagenet or file there, or random to try the speed only.",
             )
-        elif found.source == "imagenet" and architectures.find(name).imagenet is None:
+        elif needing and found and found.source == "imagenet" and architectures.find(name).imagenet is None:
             having = [other for other in architectures.names() if architectures.find(other).imagenet]
             yield (
                 ("weights", name if name in config.weights else "default", "source"),
@@ -204,18 +219,19 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
 
 def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     training = config.training
-    two_phase = "two-phase" in config.transfer_modes()
+    two_phase = [name for name in config.architectures if "two-phase" in config.transfer_modes_of(name)]
     if training.head_epochs is not None and not two_phase:
         yield ("training", "head_epochs"), "is for transfer two-phase, which this study does not use."
-    if two_phase and config.head_epochs() >= training.epochs:
-        yield (
-            ("training", "head_epochs" if training.head_epochs else "epochs"),
-            f"two-phase trains the head for {config.head_epochs()} epochs and needs at least one more of "
-            f"the {training.epochs} for the rest.",
-        )
+    for name in two_phase:
+        if config.head_epochs_of(name) >= config.epochs_of(name):
+            yield (
+                ("training", "head_epochs" if training.head_epochs else "epochs"),
+                f"two-phase trains {name}'s head for {config.head_epochs_of(name)} epochs and needs at least one "
+                f"more of its {config.epochs_of(name)} for the rest.",
+            )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
         yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
-    if config.strategy.pruner != "none" and training.epochs < 2:
+    if config.strategy.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
         yield ("strategy", "pruner"), "there is nothing to prune in trials of one epoch; use none."
 
 
@@ -223,26 +239,34 @@ def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     active = {factor for name in config.architectures for point in config.grid_of(name) for factor in point}
     for factor in config.factors:
         if factor not in active:
-            yield (
-                ("factors", factor),
-                "is active in no trial of this study: " + FACTORS[factor].active_where + ".",
-            )
-        if config.strategy.sampler == "grid" and isinstance(config.factors[factor], Range):
-            yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
+            yield ("factors", factor), f"is active in no trial of this study: {FACTORS[factor].active_where}."
+    for name in config.architectures:
+        for factor, levels in config.factors_of(name).items():
+            if config.strategy.sampler == "grid" and isinstance(levels, Range):
+                yield (
+                    ("factors", factor),
+                    "is a range, and a grid needs lists; list the levels, or use another sampler.",
+                )
     if config.strategy.sampler == "grid" and config.strategy.start_with:
         yield ("strategy", "start_with"), "does not go with a grid, which runs its points in an order of its own."
     for number, start in enumerate(config.strategy.start_with):
         for factor, level in start.items():
-            key: KeyPath = ("strategy", "start_with", number, factor)
-            levels = config.factors.get(factor)
-            if levels is None:
-                yield key, f"is not among the study's factors{did_you_mean(factor, config.factors) or '.'}"
-            elif isinstance(levels, Choices) and level not in levels.values:
-                yield key, f"{level!r} is not among its levels {list(levels.values)}."
-            elif isinstance(levels, Range) and not (
-                isinstance(level, int | float) and levels.low <= level <= levels.high
-            ):
-                yield key, f"{level!r} is not within its range {levels.low:g} to {levels.high:g}."
+            for name in config.architectures:
+                found = config.factors_of(name).get(factor)
+                problem = _start_problem(factor, level, found, config)
+                if problem:
+                    yield ("strategy", "start_with", number, factor), problem
+                    break
+
+
+def _start_problem(factor: str, level: Any, levels: Levels | None, config: StudyConfig) -> str | None:
+    if levels is None:
+        return f"is not among the study's factors{did_you_mean(factor, config.factors) or '.'}"
+    if isinstance(levels, Choices) and level not in levels.values:
+        return f"{level!r} is not among its levels {list(levels.values)}."
+    if isinstance(levels, Range) and not (isinstance(level, int | float) and levels.low <= level <= levels.high):
+        return f"{level!r} is not within its range {levels.low:g} to {levels.high:g}."
+    return None
 
 
 def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -256,11 +280,9 @@ def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
         share = config.trials_of(name)
         if len(config.strategy.start_with) > share:
             yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
-        if config.strategy.sampler == "grid" and not any(isinstance(v, Range) for v in config.factors.values()):
-            points = len(config.grid_of(name))
-            if share > points:
-                yield (
-                    ("budget", "trials"),
-                    f"{name}'s grid has {points} points, fewer than its {share} trials; "
-                    f"ask for at most {points} a network.",
-                )
+        points = len(config.grid_of(name))
+        if config.strategy.sampler == "grid" and share > points:
+            yield (
+                ("budget", "trials"),
+                f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
+            )

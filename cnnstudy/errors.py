@@ -77,8 +77,8 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """`"; did you mean 'epochs'?"` where something allowed is close to what was given, else nothing."""
+    """The end of a sentence: `"; did you mean 'epochs'?"` where something allowed is close, else the period."""
     lowered = {name.lower(): name for name in map(str, allowed)}
     close = difflib.get_close_matches(given.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
-    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
+    return f"; did you mean {lowered[close[0]]!r}?" if close else "."

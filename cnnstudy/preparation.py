@@ -67,10 +67,12 @@ class Preparation:
         Raises:
             WeightsError: they can't be had; nothing has been trained for the study then.
         """
-        if not set(self.config.transfer_modes()) & set(NEED_WEIGHTS):
-            return {name: SourceWeights("none", None) for name in self.config.architectures}
-        wanted = {name: self.config.weights_of(name) for name in self.config.architectures}
-        found: dict[str, SourceWeights] = {}
+        found = {name: SourceWeights("none", None) for name in self.config.architectures}
+        wanted = {
+            name: self.config.weights_of(name)
+            for name in self.config.architectures
+            if set(self.config.transfer_modes_of(name)) & set(NEED_WEIGHTS)
+        }
         # what only has to be checked comes before what has to be trained
         for name, weights in wanted.items():
             assert weights is not None  # config checks it
@@ -130,13 +132,8 @@ class Preparation:
         """Train the source weights and put them, with their curves and model, into the cache."""
         recording = self.recorder.start(spec, {"cnnstudy.weights_address": address})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
-        try:
-            outcome = self._watch(
-                Job(spec.key, "run_trial", spec.to_json()), lambda record: self._epoch(recording, record)
-            )
-        except BaseException:
-            self.recorder.interrupt(recording.run_id)
-            raise
+        job = Job(spec.key, "run_trial", spec.to_json())
+        outcome = self._watch(job, lambda record: self._epoch(recording, record))
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
             raise WeightsError(

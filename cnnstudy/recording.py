@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
+from cnnstudy.analysis.leaderboard import without_formula
 from cnnstudy.execution import Failed
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.records import EpochRecord, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
 from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
 
 
@@ -125,9 +126,13 @@ class Recorder:
             recording.run_id, "failed", {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
         )
 
-    def interrupt(self, run_id: str) -> None:
-        """Mark a trial that was stopped from outside; it runs again."""
-        self.tracker.end_run(run_id, "failed", {REASON: "interrupted"})
+    def interrupt_unfinished(self) -> list[RecordedRun]:
+        """Mark what was stopped from outside, so that it runs again; these runs."""
+        runs = self.tracker.runs(self.study.experiment_id)
+        unfinished = [run for run in runs if run.kind != "study" and run.state == "running"]
+        for run in unfinished:
+            self.tracker.end_run(run.run_id, "failed", {REASON: "interrupted"})
+        return unfinished
 
     def _write_files(
         self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]
@@ -173,7 +178,7 @@ def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
     named: dict[str, float] = {}
     for number, row in enumerate(per_class):
         name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]
-        if f"recall/{name}" in named or not name.strip(" ._-"):
+        while f"recall/{name}" in named or not name.strip(" ._-"):
             name = f"{name}_{number}"
         named[f"recall/{name}"] = float(row["recall"])
         named[f"precision/{name}"] = float(row["precision"])
@@ -183,8 +188,7 @@ def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
 def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([without_formula(cell) for cell in row] for row in (header, *rows))
 
 
 def remove_files(result: TrialResult) -> None:

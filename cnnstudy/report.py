@@ -7,7 +7,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cnnstudy.analysis.leaderboard import best_by_transfer, leaderboard, table
+from cnnstudy.analysis.leaderboard import (
+    UNFINISHED_HEADINGS,
+    best_by_transfer,
+    leaderboard,
+    split_by_state,
+    table,
+    unfinished_rows,
+)
 from cnnstudy.records import RecordedStudy
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
@@ -27,7 +34,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
     if frame.empty:
         console.print(f"study {name} has no trials yet", markup=False, highlight=False)
         return
-    finished = frame[frame["state"] == "finished"]
+    finished, others = split_by_state(frame)
     if len(finished):
         headings, rows = table(finished if top is None else finished.head(top))
         grid = _grid(f"study {name}: best first, by validation")
@@ -38,13 +45,12 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         console.print(grid, markup=False)
         if top is not None and len(finished) > top:
             console.print(f"and {len(finished) - top} more", highlight=False)
-    others = frame[frame["state"] != "finished"]
     if len(others):
         grid = _grid("not finished")
-        for heading in ("trial", "state", "reason"):
+        for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
-        for trial in others.to_dict("records"):
-            grid.add_row(*(str(trial[heading]) for heading in ("trial", "state", "reason")))
+        for row in unfinished_rows(others):
+            grid.add_row(*row)
         console.print(grid, markup=False)
 
 

@@ -93,12 +93,9 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
     """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
     tracker, metric = recorder.tracker, config.objective.metric
     latest: dict[tuple[str, int], PastTrial] = {}
+    for run in recorder.interrupt_unfinished():
+        display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
     for run in tracker.runs(recorder.study.experiment_id):
-        if run.kind == "study":
-            continue
-        if run.state == "running":
-            recorder.interrupt(run.run_id)
-            display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
         if run.kind != "trial":
             continue
         past = _past_trial(run, metric)
@@ -111,12 +108,11 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
 
 
 def _past_trial(run: RecordedRun, metric: str) -> PastTrial:
-    state = "failed" if run.state == "running" else run.state
     return PastTrial(
         architecture=run.tags["cnnstudy.architecture"],
         number=int(run.tags["cnnstudy.number"]),
         levels=json.loads(run.tags[LEVELS]),
-        state=state,
+        state=run.state,
         done=run.done,
         value=run.metrics.get(best_name(metric)),
     )

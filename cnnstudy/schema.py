@@ -5,18 +5,26 @@ What keys must be together is checked in `config`, whose `load_study` is the one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializeAsAny,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from cnnstudy import architectures, datasets
 from cnnstudy.datasets import DataOptions
 from cnnstudy.errors import UnknownNameError
-from cnnstudy.space import FACTORS, Choices, Level, Levels, Range, complete_levels, grid_points, parse_levels
-from cnnstudy.strict import StrictModel
+from cnnstudy.space import FACTORS, Choices, Level, Levels, Range, active_factors, grid_points, parse_levels, shown
+from cnnstudy.strict import StrictModel, refused, stated
 
 #: The transfer modes that start from source weights.
 NEED_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
@@ -27,50 +35,101 @@ def _data_options(given: Any) -> Any:
     if isinstance(given, DataOptions):
         return given
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise PydanticCustomError(
-            "data_name", "needs a name: one of {names}.", {"names": ", ".join(datasets.names()), "key": "name"}
-        )
+        text = f"is missing; it names the data set: {', '.join(datasets.names())}."
+        raise refused("data", [stated(("name",), text)])
     try:
         options = datasets.find(given["name"]).Options
     except UnknownNameError as error:
-        raise PydanticCustomError("data_name", "{text}", {"text": str(error), "key": "name"}) from None
+        raise refused("data", [stated(("name",), str(error))]) from None
     return options.model_validate(given)
 
 
 def _levels(factors: Any) -> Any:
     if not isinstance(factors, Mapping):
-        raise ValueError("factors is a mapping: a factor, then its level, list or range.")
-    parsed = {}
+        raise ValueError("must hold factors, each with its level, list or range, as in `batch_size: [8, 16]`.")
+    parsed: dict[str, Any] = {}
+    problems = []
     for name, given in factors.items():
-        try:
-            parsed[name] = given if isinstance(given, Choices | Range) else parse_levels(str(name), given)
-        except ValueError as error:
-            raise PydanticCustomError("factor", "{text}", {"text": str(error), "key": str(name)}) from None
+        by_network = isinstance(given, Mapping) and bool(set(map(str, given)) & set(architectures.names()))
+        parts = [((name, network), levels) for network, levels in given.items()] if by_network else [((name,), given)]
+        for key, levels in parts:
+            try:
+                found = levels if isinstance(levels, Choices | Range) else parse_levels(str(name), levels)
+            except ValueError as error:
+                problems.append(stated(key, str(error)))
+                continue
+            if by_network:
+                parsed.setdefault(str(name), {})[str(key[1])] = found
+            else:
+                parsed[str(name)] = found
+    if problems:
+        raise refused("factors", problems)
     return parsed
 
 
-def _plain_levels(factors: dict[str, Levels]) -> dict[str, Any]:
-    return {
-        name: list(levels.values)
-        if isinstance(levels, Choices)
-        else {"low": levels.low, "high": levels.high, "log": levels.log, "step": levels.step}
-        for name, levels in factors.items()
-    }
+def _start_levels(given: Any) -> Any:
+    """The levels of one trial, each of its factor's type."""
+    if not isinstance(given, Mapping):
+        raise ValueError("must hold factors, each with one level, as in {transfer: scratch}.")
+    parsed, problems = {}, []
+    for name, level in given.items():
+        try:
+            if isinstance(level, list | Mapping):
+                raise ValueError("must be one level here, not several.")
+            levels = parse_levels(str(name), level)
+            assert isinstance(levels, Choices)
+            parsed[str(name)] = levels.values[0]
+        except ValueError as error:
+            problems.append(stated((name,), str(error)))
+    if problems:
+        raise refused("start_with", problems)
+    return parsed
+
+
+def _one_or_by_network(given: Any) -> Any:
+    return (_EACH if isinstance(given, Mapping) else _ONE).validate_python(given)
+
+
+def _plain_levels(factors: Mapping[str, Levels | Mapping[str, Levels]]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, levels in factors.items():
+        if isinstance(levels, Choices):
+            plain[name] = list(levels.values)
+        elif isinstance(levels, Range):
+            plain[name] = {"low": levels.low, "high": levels.high, "log": levels.log, "step": levels.step}
+        else:
+            plain[name] = _plain_levels(levels)
+    return plain
 
 
 Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_data_options)]
 FactorLevels = Annotated[dict[str, Any], BeforeValidator(_levels), PlainSerializer(_plain_levels)]
+StartLevels = Annotated[dict[str, Level], BeforeValidator(_start_levels)]
+# strict: neither true, nor "3", nor 3.0 is a whole number
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[Whole, Field(ge=1, le=10_000)]
+PositiveByNetwork = Annotated[int | dict[str, int], BeforeValidator(_one_or_by_network)]
+_ONE: TypeAdapter[Any] = TypeAdapter(Positive)
+_EACH: TypeAdapter[Any] = TypeAdapter(dict[str, Positive])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.expanduser().is_file()
+    except (OSError, RuntimeError):  # a name too long, or the home of nobody
+        return False
 
 
 class Training(StrictModel):
     """How a trial trains."""
 
-    epochs: int = Field(ge=1, le=10_000)
+    epochs: PositiveByNetwork = Field(description="one for all networks, or one for each")
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    early_stopping: int | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
-    head_epochs: int | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
+    weight_decay: Number = Field(0.0, ge=0, le=1)
+    momentum: Number = Field(0.9, ge=0, lt=1)
+    early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
+    head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
 
 
 class Weights(StrictModel):
@@ -78,23 +137,24 @@ class Weights(StrictModel):
 
     source: Literal["pretrain", "imagenet", "file", "random"]
     data: Data | None = None
-    epochs: int | None = Field(None, ge=1, le=10_000)
-    batch_size: int = Field(32, ge=1, le=8192)
+    epochs: Positive | None = None
+    batch_size: Whole = Field(32, ge=1, le=8192)
     file: Path | None = None
 
     @model_validator(mode="after")
     def _fit_the_source(self) -> Weights:
         needed = {"pretrain": {"data", "epochs"}, "file": {"file"}, "imagenet": set(), "random": set()}[self.source]
         allowed = needed | {"pretrain": {"batch_size"}, "imagenet": {"file"}}.get(self.source, set())
-        given = self.model_fields_set - {"source"}
-        for key in sorted(needed - given):
-            raise PydanticCustomError("weights", "source {source} needs {key}.", {"source": self.source, "key": key})
-        for key in sorted(given - allowed):
-            raise PydanticCustomError(
-                "weights", "does not belong to source {source}.", {"source": self.source, "key": key}
-            )
-        if self.file is not None and not self.file.expanduser().is_file():
-            raise PydanticCustomError("weights", "there is no file {file}.", {"file": str(self.file), "key": "file"})
+        given = {key for key in self.model_fields_set - {"source"} if getattr(self, key) is not None}
+        fitting = ", ".join(sorted(allowed)) or "no other key"
+        problems = [stated((key,), f"is missing; source {self.source} needs it.") for key in sorted(needed - given)] + [
+            stated((key,), f"does not belong to source {self.source}, which takes {fitting}.")
+            for key in sorted(given - allowed)
+        ]
+        if self.file is not None and not _is_file(self.file):
+            problems.append(stated(("file",), f"there is no file {str(self.file)!r}; give the path of a weights file."))
+        if problems:
+            raise refused("weights", problems)
         return self
 
 
@@ -104,10 +164,8 @@ class Search(StrictModel):
     kind: Literal["search"] = "search"
     sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
     pruner: Literal["hyperband", "median", "none"] = "none"
-    startup_trials: int | None = Field(None, ge=1, description="per network, before TPE or the median pruner decide")
-    start_with: tuple[dict[str, int | float | str], ...] = Field(
-        (), description="levels of the first trials of every network"
-    )
+    startup_trials: Whole | None = Field(None, ge=1, description="per network, before TPE or the median pruner decide")
+    start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
 
 
 class Objective(StrictModel):
@@ -123,34 +181,47 @@ class Objective(StrictModel):
 class Budget(StrictModel):
     """`trials` is the total over all networks, in equal shares."""
 
-    trials: int = Field(ge=1, le=100_000)
+    trials: Whole = Field(ge=1, le=100_000)
 
 
 class StudyConfig(StrictModel):
     """One study file, checked."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str
     data: Data
-    image_size: int | dict[str, int] = Field(224, description="pixels; one for all networks, or one for each")
+    image_size: PositiveByNetwork = Field(224, description="pixels; one for all networks, or one for each")
     architectures: tuple[str, ...] = Field(min_length=1)
-    factors: FactorLevels = Field(default_factory=dict)
+    factors: FactorLevels = Field(default_factory=dict, description="levels for all networks, or by network")
     training: Training
     weights: dict[str, Weights] = Field(default_factory=dict, description="by network, or `default` for the others")
     strategy: Search = Search()
     objective: Objective = Objective()
     budget: Budget
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Whole = Field(0, ge=0, lt=2**31)
+
+    @field_validator("name", mode="after")
+    @classmethod
+    def _fit_for_files(cls, given: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", given):
+            raise ValueError(
+                f"{shown(given)} can't be a name; it is 1 to 100 of letters, digits, '.', '_' and '-', and starts "
+                "with a letter or digit."
+            )
+        return given
 
     @field_validator("architectures", mode="after")
     @classmethod
     def _know_the_architectures(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for name in given:
+        problems = []
+        for index, name in enumerate(given):
             try:
                 architectures.find(name)
             except UnknownNameError as error:
-                raise ValueError(str(error)) from None
-        if len(set(given)) < len(given):
-            raise ValueError("a network stands twice in the list; give each once.")
+                problems.append(stated((index,), str(error)))
+            if name in given[:index]:
+                problems.append(stated((index,), f"{name} stands twice in the list; give each network once."))
+        if problems:
+            raise refused("architectures", problems)
         return given
 
     def size_of(self, architecture: str) -> int:
@@ -161,32 +232,39 @@ class StudyConfig(StrictModel):
         """Where its source weights come from, if the file says."""
         return self.weights.get(architecture, self.weights.get("default"))
 
-    def transfer_modes(self) -> tuple[Level, ...]:
-        """The transfer modes that a trial may have."""
-        levels = self.factors.get("transfer", Choices((FACTORS["transfer"].default or "",)))
-        return tuple(levels.values)
+    def epochs_of(self, architecture: str) -> int:
+        """Its epochs."""
+        epochs = self.training.epochs
+        return epochs if isinstance(epochs, int) else epochs[architecture]
+
+    def head_epochs_of(self, architecture: str) -> int:
+        """How many epochs of a two-phase trial train the head only."""
+        return self.training.head_epochs or max(1, self.epochs_of(architecture) // 3)
+
+    def factors_of(self, architecture: str) -> dict[str, Levels]:
+        """The levels that the file gives for that network; a factor without any has its default."""
+        by_name = {
+            name: levels.get(architecture) if isinstance(levels, dict) else levels
+            for name, levels in self.factors.items()
+        }
+        return {name: levels for name, levels in by_name.items() if levels is not None}
+
+    def transfer_modes_of(self, architecture: str) -> tuple[Level, ...]:
+        """The transfer modes that its trials may have."""
+        levels = self.factors_of(architecture).get("transfer")
+        return levels.values if isinstance(levels, Choices) else (str(FACTORS["transfer"].default),)
 
     def trials_of(self, architecture: str) -> int:
         """Its share of the budget; where it does not divide, the networks named first get one trial more."""
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
 
-    def head_epochs(self) -> int:
-        """How many epochs of a two-phase trial train the head only."""
-        return self.training.head_epochs or max(1, self.training.epochs // 3)
-
     def grid_of(self, architecture: str) -> list[dict[str, Level]]:
-        """Every distinct combination of the levels of this study's factors for that network."""
+        """Every distinct combination of the levels of its factors."""
         found = architectures.find(architecture)
-        return grid_points(self.factors, found.has_auxiliary_heads, found.defaults)
+        return grid_points(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)
 
-    def levels_of(self, architecture: str, chosen: Mapping[str, Level]) -> dict[str, Level]:
-        """Every active factor's level: the chosen one, else the file's only one, else the network's default."""
+    def active_factors_of(self, architecture: str) -> set[str]:
+        """Those of its factors that act in some trial."""
         found = architectures.find(architecture)
-
-        def choose(factor: Any) -> Level | None:
-            levels = self.factors.get(factor.name)
-            fixed = levels.values[0] if isinstance(levels, Choices) else None
-            return chosen.get(factor.name, fixed)
-
-        return complete_levels(found.has_auxiliary_heads, found.defaults, choose)
+        return active_factors(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)

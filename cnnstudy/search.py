@@ -105,7 +105,7 @@ class Search:
         study = optuna.create_study(
             study_name=f"{self.config.name}-{name}",
             direction="maximize" if self.config.objective.maximize else "minimize",
-            pruner=self._pruner(),
+            pruner=self._pruner(name),
         )
         by_number = {trial.number: trial for trial in past if trial.architecture == name}
         for number in range(max(by_number, default=-1) + 1):
@@ -115,26 +115,28 @@ class Search:
     def _frozen(self, name: str, number: int, past: PastTrial | None) -> FrozenTrial:
         """A past trial as Optuna keeps it; one that must run (again) as waiting in its place, with its levels."""
         if past is None or not past.done:
-            fixed = self._varied(past.levels) if past else self._fixed_levels(name, number)
+            fixed = self._varied(name, past.levels) if past else self._fixed_levels(name, number)
             return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed})
-        params = self._varied(past.levels)
+        params = self._varied(name, past.levels)
+        factors = self.config.factors_of(name)
         return create_trial(
             state=_OPTUNA_STATES[past.state],
             value=past.value if past.state == "finished" else None,
             params=params,
-            distributions={factor: _distribution(factor, self.config.factors[factor]) for factor in params},
+            distributions={factor: _distribution(factor, factors[factor]) for factor in params},
             intermediate_values=dict(past.reported),
         )
 
-    def _varied(self, levels: Mapping[str, Level]) -> dict[str, Level]:
+    def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
         """Of a trial's levels those that Optuna chooses."""
-        return {name: level for name, level in levels.items() if _varies(self.config.factors.get(name))}
+        factors = self.config.factors_of(name)
+        return {factor: level for factor, level in levels.items() if _varies(factors.get(factor))}
 
     def _choose(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
-        architecture = architectures.find(name)
+        architecture, factors = architectures.find(name), self.config.factors_of(name)
 
         def choose(factor: Factor) -> Level | None:
-            levels = self.config.factors.get(factor.name)
+            levels = factors.get(factor.name)
             if isinstance(levels, Choices) and not _varies(levels):
                 return levels.values[0]
             return None if levels is None else _suggest(trial, factor, levels)
@@ -147,7 +149,7 @@ class Search:
         if strategy.sampler == "grid":
             points = self.config.grid_of(name)
             random.Random(f"{self.config.seed}-{name}").shuffle(points)
-            return self._varied(points[number])
+            return self._varied(name, points[number])
         planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
         if strategy.sampler == "qmc":
             return {**self._quasi_random(name, number), **planned}
@@ -157,7 +159,7 @@ class Search:
         """Point `number` of the scrambled Sobol sequence (Sobol 1967, Owen 1998) over the varied factors."""
         from scipy.stats import qmc
 
-        varied = {factor: levels for factor, levels in self.config.factors.items() if _varies(levels)}
+        varied = {factor: levels for factor, levels in self.config.factors_of(name).items() if _varies(levels)}
         if not varied:
             return {}
         sequence = qmc.Sobol(len(varied), scramble=True, rng=_seed(self.config.seed, name, 0))
@@ -180,9 +182,9 @@ class Search:
         share = max(self.config.trials_of(name) for name in self.config.architectures)
         return self.config.strategy.startup_trials or min(10, max(2, share // 3))
 
-    def _pruner(self) -> optuna.pruners.BasePruner:
+    def _pruner(self, name: str) -> optuna.pruners.BasePruner:
         if self.config.strategy.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.config.training.epochs)
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.config.epochs_of(name))
         if self.config.strategy.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
         return optuna.pruners.NopPruner()

@@ -13,7 +13,6 @@ To add a factor, add its line to FACTORS and read `spec.levels["<name>"]` where 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,10 +74,11 @@ class Factor:
     choices: tuple[str, ...] = ()
     active: Condition = lambda levels, has_auxiliary_heads: True
     active_where: str = "always"
+    looks_at: tuple[str, ...] = ()  # the factors whose levels the condition reads
 
-    def only(self, active: Condition, where: str) -> Factor:
+    def only(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
         """The same factor with a condition, and the condition in words."""
-        return dataclasses.replace(self, active=active, active_where=where)
+        return dataclasses.replace(self, active=active, active_where=where, looks_at=looks_at)
 
 
 def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
@@ -105,13 +105,17 @@ FACTORS: dict[str, Factor] = {
         Factor("data_fraction", float, 1.0, low=0.001, high=1.0),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS)),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
-            _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase"
+            _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
         Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
-            _trains_auxiliary_heads, "it acts on googlenet with transfer scratch, fine-tune and two-phase"
+            _trains_auxiliary_heads,
+            "it acts on googlenet with transfer scratch, fine-tune and two-phase",
+            ("transfer",),
         ),
         Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(
-            _weighs_auxiliary_heads, "it acts where auxiliary_weight does and is not 0"
+            _weighs_auxiliary_heads,
+            "it acts where auxiliary_weight does and is not 0",
+            ("transfer", "auxiliary_weight"),
         ),
     )
 }
@@ -142,16 +146,16 @@ def _parse_level(factor: Factor, given: Any) -> Level:
     if factor.choices:
         if given not in factor.choices:
             raise ValueError(
-                f"{given!r} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
+                f"{shown(given)} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
                 f" Allowed: {', '.join(factor.choices)}."
             )
         return str(given)
     if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError(f"{given!r} is not a number; {_allowed(factor)}.")
+        raise ValueError(f"{shown(given)} is not a number; {_allowed(factor)}.")
+    if not factor.low <= given <= factor.high:  # false for NaN too
+        raise ValueError(f"{shown(given)} is out of range; {_allowed(factor)}.")
     if factor.kind is int and given != int(given):
         raise ValueError(f"{given!r} is not a whole number; {_allowed(factor)}.")
-    if not factor.low <= given <= factor.high:  # false for NaN too
-        raise ValueError(f"{given!r} is out of range; {_allowed(factor)}.")
     return int(given) if factor.kind is int else float(given)
 
 
@@ -170,23 +174,42 @@ def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
                 " A range has low and high, and may have log (true or false) or step."
             )
     if "low" not in given or "high" not in given:
-        raise ValueError("a range needs both low and high.")
+        raise ValueError("a range needs both low and high, as in {low: 0.1, high: 0.7}.")
     low, high = _parse_level(factor, given["low"]), _parse_level(factor, given["high"])
     log, step = given.get("log", False), given.get("step")
     if not isinstance(log, bool):
-        raise ValueError(f"log is {log!r}; it must be true or false.")
+        raise ValueError(f"log is {shown(log)}; it must be true or false.")
     if not low < high:  # type: ignore[operator]
         raise ValueError(f"low ({low}) must be below high ({high}).")
     if log and low <= 0:  # type: ignore[operator]
         raise ValueError(f"a log range must start above 0, not at {low}.")
     if step is not None:
         if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= high - low:  # type: ignore[operator]
-            raise ValueError(f"step is {step!r}; it must be above 0 and at most high - low.")
+            raise ValueError(f"step is {shown(step)}; it must be above 0 and at most high - low.")
         if log:
             raise ValueError("a range has log or step, not both.")
         if factor.kind is int and step != int(step):
             raise ValueError(f"step is {step!r}; {factor.name} takes whole numbers.")
+        # the range ends at its last step
+        high = low + step * math.floor((high - low) / step + 1e-9)  # type: ignore[operator]
+        high = int(high) if factor.kind is int else round(high, 12)
     return Range(low, high, log, step)  # type: ignore[arg-type]
+
+
+def shown(given: Any) -> str:
+    """What a study file gives, as it stands there, cut where it is long."""
+    text = "nothing" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def is_among(level: Level, levels: Levels) -> bool:
+    """Whether a factor with these levels can have that one."""
+    if isinstance(levels, Choices):
+        return level in levels.values
+    if isinstance(level, str) or not levels.low <= level <= levels.high:
+        return False
+    steps = (level - levels.low) / (levels.step or 1)
+    return levels.step is None or abs(steps - round(steps)) < 1e-8
 
 
 def level_at(factor: Factor, levels: Levels, position: float) -> Level:
@@ -234,18 +257,28 @@ def grid_points(
 
     A range counts with its two ends.
     """
-    points: list[dict[str, Level]] = []
-    for combination in itertools.product(*(_all_levels(levels) for levels in factors.values())):
-        chosen = dict(zip(factors, combination, strict=True))
-        complete = complete_levels(has_auxiliary_heads, defaults, _chooser(chosen))
-        point = {name: level for name, level in complete.items() if name in factors}
-        if point not in points:
-            points.append(point)
-    return points
+    combinations: list[dict[str, Level]] = [{}]
+    for factor in FACTORS.values():
+        default = defaults.get(factor.name, factor.default)
+        given = factors.get(factor.name, Choices(() if default is None else (default,)))
+        combinations = [
+            extended
+            for levels in combinations
+            for extended in (
+                [{**levels, factor.name: level} for level in _all_levels(given)]
+                if factor.active(levels, has_auxiliary_heads)
+                else [levels]
+            )
+        ]
+    return [{name: level for name, level in levels.items() if name in factors} for levels in combinations]
 
 
-def _chooser(chosen: Mapping[str, Level]) -> Callable[[Factor], Level | None]:
-    return lambda factor: chosen.get(factor.name)
+def active_factors(factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]) -> set[str]:
+    """Those of `factors` that are active in some trial."""
+    read = {name for factor in FACTORS.values() for name in factor.looks_at}
+    # of a factor that no condition reads one level says as much as all
+    few = {name: levels if name in read else Choices(_all_levels(levels)[:1]) for name, levels in factors.items()}
+    return {name for point in grid_points(few, has_auxiliary_heads, defaults) for name in point}
 
 
 def _all_levels(levels: Levels) -> tuple[Level, ...]:

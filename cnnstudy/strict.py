@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cnnstudy.errors import did_you_mean
+
+KeyPath = tuple[str | int, ...]
 
 
 class StrictModel(BaseModel):
@@ -15,19 +17,29 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _know_every_key(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key{guess} The keys here are {allowed}.",
-                        {
-                            "key": str(key),
-                            "guess": did_you_mean(str(key), cls.model_fields) or ".",
-                            "allowed": ", ".join(cls.model_fields),
-                        },
-                    )
-        return given
+    def _name_unknown_keys(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return check(given)
+        except ValidationError as error:
+            raise refused(cls.__name__, [cls._named(details) for details in error.errors()]) from None
+
+    @classmethod
+    def _named(cls, details: Any) -> InitErrorDetails:
+        key: KeyPath = details["loc"]
+        if len(key) == 1 and key[0] not in cls.model_fields:
+            guess = did_you_mean(str(key[0]), cls.model_fields)
+            return stated(key, f"unknown key{guess} The keys here are {', '.join(cls.model_fields)}.")
+        same = PydanticCustomError(details["type"], "{text}", {**details.get("ctx", {}), "text": details["msg"]})
+        return InitErrorDetails(type=same, loc=key, input=details["input"])
+
+
+def stated(key: KeyPath, text: str) -> InitErrorDetails:
+    """A problem with that key, in a sentence that says what was given and what is allowed."""
+    return InitErrorDetails(type=PydanticCustomError("stated", "{text}", {"text": text}), loc=key, input=None)
+
+
+def refused(name: str, problems: list[InitErrorDetails]) -> ValidationError:
+    """All problems as one error, for a validator to raise."""
+    return ValidationError.from_exception_data(name, problems)

@@ -62,18 +62,20 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
         config = study.config.model_dump(mode="json")
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
-        tracker.start_study(recorded, config, study.path, study.text)
         recorder = Recorder(tracker, recorded)
         try:
+            tracker.start_study(recorded, config, study.path, study.text)
             interrupted = _run_missing(study.config, recorder, make_executor, display)
             outcome = _outcome(study.config, recorder, interrupted)
-        except CnnstudyError as error:
+            tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
+            tags |= {REASON: "interrupted"} if interrupted else {}
+            tracker.end_run(recorded.run_id, "failed" if outcome.missing else "finished", tags)
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
             with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
-                tracker.end_run(recorded.run_id, "failed", {"cnnstudy.message": str(error)})
+                recorder.interrupt_unfinished()
+                tracker.end_run(recorded.run_id, "failed", {REASON: reason, "cnnstudy.message": str(error)})
             raise
-        tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
-        tags |= {REASON: "interrupted"} if interrupted else {}
-        tracker.end_run(recorded.run_id, "failed" if outcome.missing else "finished", tags)
         return outcome
 
 
@@ -81,7 +83,7 @@ def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExe
     """Run the trials that are missing; whether that was interrupted."""
     past = past_trials(config, recorder, display)
     search = Search(config, past)
-    if not search.remaining:
+    if search.remaining <= 0:  # below 0 where the budget was lowered
         return False
     with tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True) as folder:
         executor = make_executor(Path(folder))
@@ -92,6 +94,7 @@ def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExe
             weights = preparation.source_weights(len(next(iter(images.values())).classes))
             Driver(config, search, recorder, executor, display, images, weights).run()
         except KeyboardInterrupt:
+            recorder.interrupt_unfinished()
             return True
         finally:
             executor.close()
@@ -121,7 +124,7 @@ class Driver:
         self._running: dict[str, tuple[Proposal, Recording]] = {}
 
     def run(self) -> None:
-        """All trials that are missing. On Ctrl-C those under way are marked interrupted."""
+        """All trials that are missing."""
         total = self.config.budget.trials
         self.display.start_trials(total - self.search.remaining, total)
         try:
@@ -135,9 +138,7 @@ class Driver:
                 elif isinstance(event, Failed):
                     self._on_failed(event)
         except BaseException:
-            self.executor.close()
-            for key, (_, recording) in self._running.items():
-                self.recorder.interrupt(recording.run_id)
+            for key in self._running:
                 self.display.end_trial(key, "interrupted; the next call runs it again")
             raise
 
@@ -164,8 +165,8 @@ class Driver:
             levels=proposal.levels,
             images=self.images[proposal.architecture],
             split=Split(config.data.validation, config.data.test, config.seed),
-            epochs=training.epochs,
-            head_epochs=config.head_epochs(),
+            epochs=config.epochs_of(proposal.architecture),
+            head_epochs=config.head_epochs_of(proposal.architecture),
             patience=training.early_stopping,
             monitor=config.objective.metric,
             optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),

@@ -10,12 +10,13 @@ An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,7 @@ from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModelOutput,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
@@ -45,6 +36,8 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
+CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
+METRICS_IN_A_CALL = 1000
 
 
 def tracking_uri(given: str | None) -> str:
@@ -53,8 +46,8 @@ def tracking_uri(given: str | None) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """The address without user and password."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    """The address without user and password, which may hold `@` and `/` themselves."""
+    return re.sub(r"//[^\s'\"]*@", "//***@", uri)
 
 
 class Tracker:
@@ -67,11 +60,12 @@ class Tracker:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """MLflow's, SQLAlchemy's and the network's errors as TrackingError."""
+        """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError."""
         try:
             yield
         except Exception as error:
-            if not isinstance(error, MlflowException | OSError) and "sqlalchemy" not in type(error).__module__:
+            expected = isinstance(error, MlflowException | OSError | ImportError)
+            if not expected and "sqlalchemy" not in type(error).__module__:
                 raise
             text = without_secrets(str(error)).split("\n")[0][:500]
             raise TrackingError(
@@ -81,22 +75,20 @@ class Tracker:
     # ---- studies
 
     def studies(self) -> list[RecordedStudy]:
-        """All studies, the one that was touched last first."""
+        """All studies, the one that was run last first."""
         with self._translated():
             found = []
             for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'"):
                 runs = self._client.search_runs(
                     [experiment.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1, order_by=["start_time DESC"]
                 )
-                touched = max(experiment.last_update_time or 0, *(run.info.start_time for run in runs), 0)
                 for run in runs:
-                    config = json.loads(run.data.tags["cnnstudy.config"])
-                    study = RecordedStudy(experiment.name, experiment.experiment_id, run.info.run_id, config)
-                    found.append((touched, study))
+                    study = _recorded_study(experiment.name, run)
+                    found.append((int(run.data.tags.get(CALLED, run.info.start_time)), study))
             return [study for _, study in sorted(found, key=lambda pair: -pair[0])]
 
     def study(self, name: str | None) -> RecordedStudy:
-        """The study of that name; without a name the one that was touched last.
+        """The study of that name; without a name the one that was run last.
 
         Raises:
             UnknownNameError: there is none.
@@ -134,18 +126,16 @@ class Tracker:
                 self._client.set_experiment_tag(experiment_id, KIND, "study")
             runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
             if runs:
-                run_id = runs[0].info.run_id
-                recorded = json.loads(runs[0].data.tags["cnnstudy.config"])
-                return RecordedStudy(name, experiment_id, run_id, recorded)
-            tags = {KIND: "study", "cnnstudy.config": json.dumps(config)}
-            run_id = self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags).info.run_id
-            return RecordedStudy(name, experiment_id, run_id, config)
+                return _recorded_study(name, runs[0])
+            tags = {KIND: "study", **_config_tags(config)}
+            return _recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
 
     def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
         """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
         with self._translated():
             self._client.update_run(study.run_id, status="RUNNING")
-            self._client.set_tag(study.run_id, "cnnstudy.config", json.dumps(config))
+            tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
+            self.set_tags(study.run_id, {**_config_tags(config), **tags})
             self._client.log_text(study.run_id, text, f"study/{file.name}")
 
     # ---- runs
@@ -185,10 +175,12 @@ class Tracker:
             return str(run_id)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """All metrics of one step in one call."""
+        """All metrics of one step in one call, or in as few as MLflow allows."""
         now = int(time.time() * 1000)
+        logged = [Metric(key, value, now, step) for key, value in metrics.items()]
         with self._translated():
-            self._client.log_batch(run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+            for start in range(0, len(logged), METRICS_IN_A_CALL):
+                self._client.log_batch(run_id, logged[start : start + METRICS_IN_A_CALL])
 
     def metric_history(self, run_id: str, key: str) -> dict[int, float]:
         """Step -> value."""
@@ -234,14 +226,9 @@ class Tracker:
             self._client.log_model_artifacts(model_id, str(folder))
             self._client.finalize_logged_model(model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-            self._client.log_batch(
-                run_id,
-                [
-                    Metric(key, value, now, 0, model_id, images.name, _short(images.digest), run_id)
-                    for key, value in metrics.items()
-                ],
-                tags=[RunTag("cnnstudy.model", f"models:/{model_id}")],
-            )
+            where = (now, 0, model_id, images.name, _short(images.digest), run_id)
+            logged = [Metric(key, value, *where) for key, value in metrics.items()]
+            self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
         return f"models:/{model_id}"
 
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str | None:
@@ -260,6 +247,23 @@ class Tracker:
         return str(version)
 
 
+def _config_tags(config: dict[str, Any]) -> dict[str, str]:
+    """The configuration as JSON, in as many tags as it takes: `cnnstudy.config`, `cnnstudy.config.1` and so on."""
+    text = json.dumps(config)
+    return {_config_tag(number): text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
+
+
+def _config_tag(number: int) -> str:
+    return f"{CONFIG}.{number}" if number else CONFIG
+
+
+def _recorded_study(name: str, run: Run) -> RecordedStudy:
+    tags = run.data.tags
+    text = "".join(itertools.takewhile(bool, (tags.get(_config_tag(number)) for number in itertools.count())))
+    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
+    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config)
+
+
 def _recorded(run: Run) -> RecordedRun:
     tags = run.data.tags
     return RecordedRun(
@@ -276,11 +280,7 @@ def _recorded(run: Run) -> RecordedRun:
 
 
 def _dataset_input(images: PreparedImages) -> DatasetInput:
-    counts: dict[str, Sequence[int]] = {
-        "train": images.train,
-        "validation": images.validation,
-        "test": images.test,
-    }
+    counts = {"train": images.train, "validation": images.validation, "test": images.test}
     dataset = Dataset(
         name=images.name,
         digest=_short(images.digest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def draw_curves(records: Sequence[EpochRecord], best_epoch: int, title: str, pat
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
@@ -43,8 +44,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], titl
     axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.title.set_fontsize(10)
     ticks = range(len(classes))
-    # a class may be named like "$x$", which matplotlib would take for mathematics
-    names = [name.replace("$", r"\$") for name in classes]
+    names = [_shown(name) for name in classes]
     axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(ticks, names, fontsize=8)
     if len(classes) <= 20:
@@ -53,4 +53,16 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], titl
                 axes.text(
                     j, i, str(count), ha="center", va="center", fontsize=8, color="white" if shares[i][j] > 0.5 else "k"
                 )
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _shown(name: str) -> str:
+    """A class's name at a length that leaves room for the matrix; `$` is a dollar there and no mathematics."""
+    return (name if len(name) <= 30 else f"{name[:29]}…").replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # a box stands for a letter that matplotlib's font does not have
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(path, dpi=110)

@@ -27,6 +27,9 @@ HEADINGS = {
 }
 #: Columns in which less is better; all other numbers are best when large.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
+_WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
+#: What is told of a trial that did not finish.
+UNFINISHED_HEADINGS = ("trial", "state", "reason")
 
 
 def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
@@ -52,8 +55,10 @@ def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None 
     frame["_place"] = frame["state"].map({"finished": 0, "pruned": 1}).fillna(2)
     ascending = frame[column].dtype == object or any(word in column for word in _LESS_IS_BETTER)
     ascending = ascending or not pd.api.types.is_numeric_dtype(frame[column])
-    order = frame.sort_values("trial").sort_values("val_loss", kind="stable").sort_values(column, ascending=ascending)
-    return order.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
+    order = frame.sort_values("trial")
+    for key, upwards in (("val_loss", True), (column, ascending), ("_place", True)):
+        order = order.sort_values(key, ascending=upwards, kind="stable")
+    return order.drop(columns="_place").reset_index(drop=True)
 
 
 def _row(trial: RecordedRun) -> dict[str, Any]:
@@ -62,13 +67,14 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
     shown = [f"{part}/{name}" for name in ("accuracy", "loss") for part in ("train", "val", "gap", "full_train")]
     return {
         "trial": trial.tags["cnnstudy.trial"],
-        "architecture": parameters["architecture"],
+        "architecture": trial.tags["cnnstudy.architecture"],
         **{factor: levels.get(factor) for factor in FACTORS},
-        "weights": parameters["weights"],
-        "seed": int(parameters["seed"]),
-        "image_size": int(parameters["image_size"]),
-        "epochs": int(parameters["epochs"]),
-        "optimizer": parameters["optimizer"],
+        "weights": trial.tags["cnnstudy.weights"],
+        "seed": int(trial.tags["cnnstudy.seed"]),
+        # a driver that died may have left a run without parameters
+        "image_size": _whole(parameters.get("image_size")),
+        "epochs": _whole(parameters.get("epochs")),
+        "optimizer": parameters.get("optimizer", ""),
         **{name.replace("/", "_"): metrics.get(best_name(name)) for name in shown},
         "best_epoch": _whole(metrics.get("best/epoch")),
         "updates": _whole(metrics.get("optimizer/updates")),
@@ -82,7 +88,7 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
     }
 
 
-def _whole(number: float | None) -> int | None:
+def _whole(number: float | str | None) -> int | None:
     return None if number is None else int(number)
 
 
@@ -94,7 +100,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """
     safe = frame.map(without_formula)
     for column in frame.select_dtypes(float).columns:
-        if (frame[column].dropna() % 1 == 0).all() and column in ("best_epoch", "updates", "batch_size"):
+        if column in _WHOLE_NUMBERS:
             safe[column] = frame[column].astype("Int64")  # a trial without a value had made floats of whole numbers
     try:
         safe.to_csv(path, index=False, encoding="utf-8")
@@ -108,21 +114,39 @@ def without_formula(value: Any) -> Any:
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:
-    """The table for reading, as Markdown.
+    """The tables for reading, as Markdown: the finished trials, and apart from them the others with the reason.
 
     Raises:
         InputError: the file can't be written.
     """
-    import tabulate
-
-    headings, rows = table(frame)
-    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
-    aligned = ["left" if heading in ("trial", "transfer", "state") else "right" for heading in headings]
-    text = tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True)
+    finished, others = split_by_state(frame)
+    tables = [_markdown(*table(finished))] if len(finished) else []
+    tables += ["Not finished:", _markdown(list(UNFINISHED_HEADINGS), unfinished_rows(others))] if len(others) else []
     try:
-        path.write_text(f"{text}\n", encoding="utf-8")
+        path.write_text("\n\n".join(tables or ["No trials yet."]) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    import tabulate
+
+    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    aligned = ["left" if heading in ("transfer", *UNFINISHED_HEADINGS) else "right" for heading in headings]
+    return str(tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True))
+
+
+def split_by_state(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The finished trials, and the others."""
+    if frame.empty:
+        return frame, frame
+    finished = frame["state"] == "finished"
+    return frame[finished], frame[~finished]
+
+
+def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
+    """Cells under UNFINISHED_HEADINGS."""
+    return [[str(trial[heading]) for heading in UNFINISHED_HEADINGS] for trial in others.to_dict("records")]
 
 
 def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

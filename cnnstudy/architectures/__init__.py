@@ -104,7 +104,7 @@ def build_network(
 
 
 #: Files here that are no network themselves.
-_PARTS = {"describe"}
+_PARTS = {"describe", "drawing"}
 
 
 def names() -> list[str]:

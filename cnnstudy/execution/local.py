@@ -35,7 +35,10 @@ class LocalExecutor:
         self._busy: dict[str, _Process] = {}
 
     def submit(self, job: Job) -> None:
-        process = self._idle.pop() if self._idle else _Process(self._threads, self._folder, self._events)
+        process = None
+        while self._idle and process is None:  # one that died while it had nothing to do is replaced
+            process = self._kept_if_alive(self._idle.pop())
+        process = process or _Process(self._threads, self._folder, self._events)
         self._busy[job.key] = process
         process.start(job)
 
@@ -45,10 +48,15 @@ class LocalExecutor:
         except queue.Empty:
             return None
         if isinstance(event, Done | Failed):
-            process = self._busy.pop(event.key)
-            if process.is_alive():
-                self._idle.append(process)
+            process = self._kept_if_alive(self._busy.pop(event.key))
+            self._idle += [process] if process else []
         return event
+
+    def _kept_if_alive(self, process: _Process) -> _Process | None:
+        if process.is_alive():
+            return process
+        process.end()
+        return None
 
     def answer(self, key: str, go_on: bool) -> None:
         self._busy[key].send({"go_on": go_on})
@@ -58,6 +66,8 @@ class LocalExecutor:
             process.end()
         self._idle.clear()
         self._busy.clear()
+        while not self._events.empty():
+            self._events.get()
 
 
 def cores() -> int:
@@ -71,6 +81,8 @@ class _Process:
     def __init__(self, threads: int, folder: Path, events: queue.Queue[Event]) -> None:
         self._events = events
         self._job: Job | None = None
+        self._ended = False
+        self._lock = threading.Lock()  # over both
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
         # The worker has no business with the tracking server: it gets neither its address nor its password.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
@@ -89,11 +101,17 @@ class _Process:
             )
         except OSError as error:
             raise WorkerError(f"can't start a worker process: {error}") from error
-        threading.Thread(target=self._read_events, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_events, daemon=True)
+        self._reader.start()
 
     def start(self, job: Job) -> None:
-        self._job = job
-        self.send({"key": job.key, "kind": job.kind, "payload": job.payload})
+        with self._lock:
+            self._job = job
+            ended = self._ended
+        if ended:
+            self._report_end()
+        else:
+            self.send({"key": job.key, "kind": job.kind, "payload": job.payload})
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -106,9 +124,12 @@ class _Process:
         return self._process.poll() is None
 
     def end(self) -> None:
-        self._job = None
+        """Kill it; its job gets no more events."""
+        with self._lock:
+            self._job = None
         self._process.kill()
         self._process.wait()
+        self._reader.join()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -117,25 +138,25 @@ class _Process:
 
     def _read_events(self) -> None:
         assert self._process.stdout is not None
-        try:
-            for line in self._process.stdout:
+        for line in self._process.stdout:
+            try:
                 event = _event(json.loads(line))
-                if isinstance(event, Done | Failed):
+            except ValueError:  # cut off by the worker's end
+                break
+            if isinstance(event, Done | Failed):
+                with self._lock:
                     self._job = None
-                self._events.put(event)
-        except ValueError:  # closed by end()
-            return
-        code = self._process.wait()
-        if self._job is not None:
-            key, self._job = self._job.key, None
-            self._events.put(_crash(key, code, self._tail_of_log()))
+            self._events.put(event)
+        self._process.wait()
+        self._report_end()
 
-    def _tail_of_log(self) -> str:
-        try:
+    def _report_end(self) -> None:
+        """A process that ended without a word leaves its job failed."""
+        with self._lock:
+            job, self._job, self._ended = self._job, None, True
+        if job is not None:
             self._log.seek(0)
-            return self._log.read()[-4000:]
-        except ValueError:
-            return ""
+            self._events.put(_crash(job.key, self._process.returncode, self._log.read()[-4000:]))
 
 
 def _event(message: dict[str, Any]) -> Event:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from cnnstudy.datasets import SourceImage
 
@@ -17,6 +18,17 @@ from cnnstudy.datasets import SourceImage
 DECODER_VERSION = 1
 #: Larger images are refused from their header, before a byte of pixels is decoded.
 MOST_PIXELS = 100_000_000
+
+#: By EXIF's orientation. ImageOps.exif_transpose would also write the EXIF anew, and fail where that can't be done.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,13 +55,21 @@ def decode_all(
     Pixels are [size, size, 3] uint8, RGB; `store` is called from several threads, once for each index and size.
     """
     bad: list[BadImage] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, outcome in enumerate(pool.map(lambda image: _decode_or_reason(image, sizes), images)):
-            if isinstance(outcome, str):
-                bad.append(BadImage(images[index].key, outcome))
-            else:
-                for size, pixels in zip(sizes, outcome, strict=True):
-                    store(index, size, pixels)
+
+    def decode(index: int) -> str | None:
+        outcome = _decode_or_reason(images[index], sizes)
+        if isinstance(outcome, str):
+            return outcome
+        for size, pixels in zip(sizes, outcome, strict=True):
+            store(index, size, pixels)
+        return None
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Pillow warns of odd metadata and of large images; what can be used is decided here
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for index, reason in enumerate(pool.map(decode, range(len(images)))):
+            if reason is not None:
+                bad.append(BadImage(images[index].key, reason))
             if index % 64 == 63 or index + 1 == len(images):
                 progress("decoding images", index + 1, len(images))
     return bad
@@ -61,10 +81,12 @@ def _decode_or_reason(image: SourceImage, sizes: Sequence[int]) -> list[np.ndarr
         return [np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)) for size in sizes]
     except Image.UnidentifiedImageError:
         return "not an image that Pillow can read"
-    except Image.DecompressionBombError as reason:
-        return str(reason)
-    except (OSError, ValueError, SyntaxError, EOFError) as reason:  # Pillow raises all of them on broken files
-        return f"can't be decoded ({reason})"
+    except Image.DecompressionBombError:  # Pillow refuses by itself what is larger still
+        return f"can't be decoded (far more than {MOST_PIXELS:,} pixels, the most)"
+    except MemoryError:  # says nothing about the image
+        raise
+    except Exception as reason:  # Pillow raises a dozen kinds on broken files, struct.error and TypeError among them
+        return f"can't be decoded ({reason or type(reason).__name__})"
 
 
 def _open(content: object, largest: int) -> Image.Image:
@@ -79,10 +101,21 @@ def _open(content: object, largest: int) -> Image.Image:
         # JPEG can decode straight to a half, quarter or eighth of its size: no smaller than twice what is needed
         picture.draft("RGB", (2 * largest, 2 * largest))
         picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        return _to_rgb(_upright(picture))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is stored where the EXIF is broken, which is how viewers show it."""
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever comes of reading a broken one
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers without a known white; save it with 8 or 16 bits")
     if picture.mode.startswith("I;16") or picture.mode == "I":
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
         return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -176,6 +176,12 @@ def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split
     if len(classes) < 2:
         raise DataError(f"there is one class only ({', '.join(classes) or 'none'}); it takes at least two.")
     parts = split_indices([image.key for image in images], labels, split)
+    for label, members in enumerate(parts["train"]):
+        if not members:
+            raise DataError(
+                f"class {classes[label]!r} has {labels.count(label)} usable images; validation {split.validation:g} "
+                f"and test {split.test:g} leave none of them to train on. Add images or make these shares smaller."
+            )
     return {part: tuple(map(len, members)) for part, members in parts.items()}
 
 

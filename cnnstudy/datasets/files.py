@@ -1,0 +1,333 @@
+"""What data sets of files share: their options, and image trees (one folder a class) from a folder or an archive.
+
+Archives are read member by member into memory and never unpacked, so that no name in them can write anywhere. The
+keys of images come from their names alone, Unicode-normalised and sorted: the same on every file system.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
+
+from cnnstudy.datasets import ImageSource, SourceImage
+from cnnstudy.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
+#: What an archive may hold, uncompressed: more is taken for a bomb. It is all in memory at once.
+MOST_MEMBER_BYTES = 512 * 2**20
+MOST_TOTAL_BYTES = 4 * 2**30
+
+Parts = tuple[str, ...]  # a path below the root of a tree, e.g. ("daisy", "1.jpg")
+
+
+def _existing(path: Path, archives: bool = True) -> Path:
+    kinds = f"a folder or an archive ({', '.join(ARCHIVE_SUFFIXES)})" if archives else "a folder"
+    found = Path(os.path.expanduser(path))
+    if os.path.isdir(found) or (archives and os.path.isfile(found) and _is_archive(found)):
+        return found
+    if os.path.exists(found):
+        raise ValueError(f"{path} is not {kinds}; give one.")
+    raise ValueError(f"there is no {path} (looked for {found.absolute()}); give {kinds} that exists.")
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+#: A folder or an archive, `~` expanded; a relative path is relative to the current directory.
+ExistingPath = Annotated[Path, AfterValidator(_existing)]
+ExistingFolder = Annotated[Path, AfterValidator(partial(_existing, archives=False))]
+
+
+def each_once(classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """A validator: no class stands twice."""
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ValueError(f"a class stands twice in {list(classes)}; give each once.")
+    return classes
+
+
+def among(known: Sequence[str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """A validator: all are classes of a data set whose classes are known beforehand."""
+
+    def check(classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if name not in known:
+                guess = did_you_mean(name, known) or "."
+                raise ValueError(f"there is no class {name!r}{guess} The classes are {', '.join(known)}.")
+        return classes
+
+    return check
+
+
+def labelled(
+    known: Sequence[str], classes: Sequence[str], images: Iterable[tuple[str, int, np.ndarray]]
+) -> ImageSource:
+    """Of (key, label, pixels), whose labels are indices into `known`, those in `classes`, labelled in their order."""
+    label_of = {known.index(name): label for label, name in enumerate(classes)}
+    return ImageSource(
+        tuple(classes),
+        tuple(SourceImage(key, label_of[label], pixels) for key, label, pixels in images if label in label_of),
+    )
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Every visible folder and every image below a root; names as they were found."""
+
+    folders: set[Parts]
+    images: list[tuple[Parts, Path | bytes]]
+
+
+def read_tree(path: Path, classes: Sequence[str] | None = None) -> ImageSource:
+    """The images of a tree with one folder a class, at any depth below it.
+
+    A folder that only wraps the class folders (`flower_photos/daisy/1.jpg`) is stripped. Hidden files and folders,
+    `__MACOSX`, files that are no images by their suffix and files outside the class folders are ignored.
+
+    Args:
+        path: the folder that holds the class folders, or an archive of it.
+        classes: use only these, labelled in this order; without, all, sorted.
+
+    Raises:
+        DataError: it can't be read, there are fewer than two classes, one is empty or unknown, or names clash.
+    """
+    tree = _unwrapped(_tree_of_archive(path) if os.path.isfile(path) else _tree_of_folder(path))
+    members: dict[str, list[tuple[Parts, Path | bytes]]] = {
+        parts[0]: [] for parts in sorted(tree.folders) if len(parts) == 1
+    }
+    for parts, content in tree.images:
+        if len(parts) > 1:
+            members[parts[0]].append((parts, content))
+    if len(members) < 2:
+        raise DataError(_too_few_classes(path, list(members), [p[0] for p, _ in tree.images if len(p) == 1]))
+    by_name = _by_name(path, members)
+    if classes is None:
+        classes = sorted(by_name)
+    for name in classes:
+        if name not in by_name:
+            guess = did_you_mean(name, by_name) or "."
+            raise DataError(
+                f"there is no class {name!r} in {path}{guess} The classes there are {_shown(sorted(by_name))}."
+            )
+    empty = [name for name in classes if not members[by_name[name]]]
+    if empty:
+        raise DataError(
+            f"no images in {path} for {_shown(empty)}; images are files that end in {', '.join(IMAGE_SUFFIXES)}, and "
+            "a folder that is linked to twice counts once. Add images, remove the folder, or list the `classes` to use."
+        )
+    images: dict[str, SourceImage] = {}
+    for label, name in enumerate(classes):
+        for parts, content in members[by_name[name]]:
+            key = _normalised(path, "/".join(parts))
+            if key in images:
+                raise DataError(
+                    f"two images in {path} have the name {key!r} once its Unicode is normalised (NFC); rename one."
+                )
+            images[key] = SourceImage(key, label, content)
+    return ImageSource(tuple(classes), tuple(images[key] for key in sorted(images)))
+
+
+def _unwrapped(tree: _Tree) -> _Tree:
+    """Without the folders that only wrap the class folders."""
+    while (
+        sum(len(parts) == 1 for parts in tree.folders) == 1
+        and any(len(parts) == 2 for parts in tree.folders)
+        and not any(len(parts) == 2 for parts, _ in tree.images)
+    ):
+        tree = _Tree(
+            {parts[1:] for parts in tree.folders if len(parts) > 1},
+            [(parts[1:], content) for parts, content in tree.images if len(parts) > 1],
+        )
+    return tree
+
+
+def _too_few_classes(path: Path, classes: list[str], loose: list[str]) -> str:
+    found = f"one folder only, {classes[0]!r}," if classes else "no folder of images"
+    if loose:
+        found += f" and {len(loose)} images that are in no class folder ({_shown(sorted(loose))})"
+    return (
+        f"{path} holds {found.rstrip(',')}; expected is one folder for each class, at least two, with the images of "
+        f"the class in it, such as {path.name.split('.')[0] or path}/daisy/1.jpg and .../tulips/1.jpg."
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _by_name(path: Path, found: Iterable[str]) -> dict[str, str]:
+    """The folder of each class, by its normalised name; two that would be one on some file system are an error."""
+    by_name: dict[str, str] = {}
+    by_folded: dict[str, str] = {}
+    for folder in found:
+        name = _normalised(path, folder)
+        other = by_folded.setdefault(unicodedata.normalize("NFC", name.casefold()), folder)
+        if other != folder:
+            raise DataError(
+                f"the class folders {other!r} and {folder!r} in {path} differ only by upper and lower case or by the "
+                "form of their Unicode (NFC), and are one folder on other file systems; merge or rename one."
+            )
+        by_name[name] = folder
+    return by_name
+
+
+def _normalised(path: Path, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"a name in {path} is not valid Unicode: {name!a}; rename it.") from None
+    return unicodedata.normalize("NFC", name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(parts: Parts) -> bool:
+    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
+
+
+def _tree_of_folder(root: Path) -> _Tree:
+    """Each real folder is read once, links to folders after all others: an image must not be in two splits."""
+    tree = _Tree(set(), [])
+    seen: set[str] = set()
+    waiting: list[tuple[str, Parts]] = [(os.fspath(root), ())]
+    links: list[tuple[str, Parts]] = []
+    try:
+        while waiting or links:
+            folder, parts = waiting.pop() if waiting else links.pop(0)
+            if parts:
+                tree.folders.add(parts)
+            real = os.path.realpath(folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            with os.scandir(folder) as listing:
+                entries = sorted((e for e in listing if not _hidden(e.name)), key=lambda e: e.name)
+            for entry in entries:
+                below = (*parts, entry.name)
+                if entry.is_dir():
+                    if not entry.is_symlink():
+                        waiting.append((entry.path, below))
+                    elif not f"{real}{os.sep}".startswith(os.path.join(os.path.realpath(entry.path), "")):  # no loop
+                        links.append((entry.path, below))
+                # a link to nowhere counts: reading it names it, where dropping it would go unnoticed
+                elif _is_image(below) and (entry.is_file() or not os.path.exists(entry.path)):
+                    tree.images.append((below, Path(entry.path)))
+    except OSError as reason:
+        raise DataError(f"can't read {reason.filename or root}: {reason.strerror or reason}") from reason
+    return tree
+
+
+def _tree_of_archive(path: Path) -> _Tree:
+    tree = _Tree(set(), [])
+    for parts, content in archive_members(path, _is_image):
+        folder = parts if content is None else parts[:-1]
+        tree.folders.update(folder[:depth] for depth in range(1, len(folder) + 1))
+        if content is not None:
+            tree.images.append((parts, content))
+    return tree
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def archive_members(path: Path, wanted: Callable[[Parts], bool]) -> Iterator[tuple[Parts, bytes | None]]:
+    """The wanted files of an archive with their bytes, and its folders with None, in the archive's order.
+
+    Hidden members are ignored. Of absolute paths, paths with `..`, links and devices, those that are wanted are
+    refused (leaving them out would go unnoticed) and the others are ignored.
+
+    Raises:
+        DataError: damaged, larger than the limits above, or a wanted member that is refused.
+    """
+    total = 0
+    members = _zip_members(path) if path.name.lower().endswith(".zip") else _tar_members(path)
+    try:
+        with closing(members):
+            for member in members:
+                total += member.size
+                if total > MOST_TOTAL_BYTES:
+                    raise DataError(
+                        f"{path} holds more than {MOST_TOTAL_BYTES / 2**30:g} GiB; unpack it and give the folder."
+                    )
+                parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+                leads_out = ".." in parts or member.name.startswith("/") or (parts[:1] and parts[0].endswith(":"))
+                if not parts or any(_hidden(part) for part in parts if part != ".."):
+                    continue
+                if member.is_folder or not wanted(parts):
+                    folder = parts if member.is_folder else parts[:-1]
+                    if folder and not leads_out:
+                        yield folder, None
+                    continue
+                if leads_out or not member.is_file:
+                    what = "leads out of the archive" if leads_out else "is a link or no regular file"
+                    raise DataError(f"{member.name!r} in {path} {what}; unpack the archive, mend it, give the folder.")
+                yield parts, _content(path, member)
+    except DataError:
+        raise
+    except Exception as reason:  # tarfile, zipfile and the decompressors raise a dozen kinds on what is damaged
+        said = (str(reason) or type(reason).__name__).splitlines()[0].rstrip(":.")  # tarfile goes on for lines
+        raise DataError(
+            f"can't read the archive {path}: {said}. It may be damaged, cut off or "
+            f"encrypted; get it again, or give a folder. Archives are {', '.join(ARCHIVE_SUFFIXES)}."
+        ) from reason
+
+
+def _content(path: Path, member: _Member) -> bytes:
+    if member.size > MOST_MEMBER_BYTES:
+        raise DataError(
+            f"{member.name!r} in {path} has {member.size:,} bytes unpacked; the most is {MOST_MEMBER_BYTES:,}."
+        )
+    stream = member.open()
+    assert stream is not None  # it is a regular file
+    with stream:
+        content = stream.read(member.size + 1)  # no more than it said, whatever is in there
+    if len(content) != member.size:
+        raise DataError(f"{member.name!r} in {path} does not have the {member.size:,} bytes that the archive says.")
+    return content
+
+
+def _tar_members(path: Path) -> Generator[_Member]:
+    with tarfile.open(path, "r:*") as archive:
+        for info in archive:
+            yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
+        # tarfile takes a damaged header for the end of the archive
+        stream: Any = archive.fileobj
+        stream.seek(archive.offset)
+        if any(stream.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError(f"no file header at byte {archive.offset:,}, though more follows")
+
+
+def _zip_members(path: Path) -> Generator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip comes from no Unix
+            yield _Member(
+                info.filename.replace("\\", "/"),  # some packers on Windows write these
+                info.file_size,
+                info.is_dir(),
+                kind in (0, stat.S_IFREG),
+                partial(archive.open, info),
+            )

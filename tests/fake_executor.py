@@ -1,0 +1,164 @@
+"""An executor in this process whose trials take no time: made-up learning curves and models, and faults on demand."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.records import EpochRecord, PreparedImages, TrialResult, TrialSpec
+
+#: Yields events; after an Epoch it is sent whether to go on.
+Work = Generator[Event, bool, None]
+DIGEST = "0123456789abcdef01234567"
+
+
+class FakeExecutor:
+    """Deals out the events of its jobs in turn; a job whose epoch was not answered has to wait.
+
+    Args:
+        folder: for the files of trials.
+        failures: by a job's key, the event that it ends with; a trial fails after its first epoch.
+        accuracy: by a trial's key, its validation accuracy after the last epoch.
+        interrupt_at: how many events come before a KeyboardInterrupt.
+        digest: of the images that `prepare_images` finds.
+        on_event: told of each event before it is dealt out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        slots: int = 1,
+        failures: Mapping[str, Failed] | None = None,
+        accuracy: Mapping[str, float] | None = None,
+        interrupt_at: int | None = None,
+        digest: str = DIGEST,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.slots = slots
+        self.folder = folder
+        self.failures = failures or {}
+        self.accuracy = accuracy or {}
+        self.interrupt_at = interrupt_at
+        self.digest = digest
+        self.on_event = on_event
+        self.jobs: list[Job] = []
+        self.dealt: list[Event] = []
+        self.closed = False
+        self.most_at_once = 0
+        self._ready: list[tuple[Job, Work, bool | None]] = []
+        self._waiting: dict[str, tuple[Job, Work]] = {}
+
+    @property
+    def trials(self) -> list[str]:
+        """The keys of the trials that were submitted, pretraining among them."""
+        return [job.key for job in self.jobs if job.kind == "run_trial"]
+
+    def submit(self, job: Job) -> None:
+        work = {"prepare_images": self._prepare, "check_weights": self._check, "run_trial": self._train}[job.kind]
+        job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
+        self.jobs.append(job)
+        self._ready.append((job, work(job), None))
+        at_once = len(self._ready) + len(self._waiting)
+        assert at_once <= self.slots, "more jobs than slots"
+        self.most_at_once = max(self.most_at_once, at_once)
+
+    def next_event(self, timeout: float) -> Event | None:
+        assert not self.closed, "asked for an event after close"
+        assert self._ready, f"no event can come; not answered: {list(self._waiting)}"
+        if len(self.dealt) == self.interrupt_at:
+            raise KeyboardInterrupt
+        job, work, answer = self._ready.pop(0)
+        event = next(work) if answer is None else work.send(answer)
+        if isinstance(event, Epoch):
+            self._waiting[job.key] = (job, work)
+        elif isinstance(event, Progress):
+            self._ready.append((job, work, None))
+        self.dealt.append(event)
+        self.on_event(event)
+        return event
+
+    def answer(self, key: str, go_on: bool) -> None:
+        self._ready.append((*self._waiting.pop(key), go_on))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _prepare(self, job: Job) -> Work:
+        yield Progress(job.key, "reading", 0, 0)
+        classes = tuple(f"class {label}" for label in job.payload["options"]["classes"])
+        counts = {"train": (6,) * len(classes), "validation": (4,) * len(classes), "test": (2,) * len(classes)}
+        prepared = [
+            PreparedImages(job.payload["options"]["name"], str(self.folder), self.digest, size, classes, **counts)
+            for size in job.payload["sizes"]
+        ]
+        yield self._end(job, [images.to_json() for images in prepared])
+
+    def _check(self, job: Job) -> Work:
+        yield self._end(job, {"file": job.payload["file"] or "/weights.h5", "digest": "1" * 24})
+
+    def _train(self, job: Job) -> Work:
+        spec = TrialSpec.from_json(job.payload)
+        best, state = self._epoch(spec, 1), "finished"
+        for epoch in range(1, spec.epochs + 1):
+            best = self._epoch(spec, epoch)
+            go_on = yield Epoch(job.key, EpochRecord(epoch, best))
+            if job.key in self.failures:
+                break
+            if not go_on:
+                state = "pruned"
+                break
+        files = self._write_files(spec) if state == "finished" else {}
+        yield self._end(job, _result(spec, best, epoch, state, files).to_json())
+
+    def _end(self, job: Job, result: Any) -> Event:
+        return self.failures.get(job.key) or Done(job.key, json.loads(json.dumps(result)))
+
+    def _epoch(self, spec: TrialSpec, epoch: int) -> dict[str, float]:
+        """Validation climbs evenly from chance to where it ends; the gap opens, less with dropout."""
+        dice = random.Random(f"{spec.architecture} {spec.seed} {sorted(spec.levels.items())}")
+        end = self.accuracy.get(spec.key, dice.uniform(0.5, 0.9))
+        chance = 1 / len(spec.images.classes)
+        validation = chance + (end - chance) * epoch / spec.epochs
+        train = validation + (1 - validation) * (1 - float(spec.levels["dropout"])) * epoch / spec.epochs / 2
+        metrics = {"train/accuracy": train, "val/accuracy": validation, "gap/accuracy": train - validation}
+        metrics |= {"train/loss": -math.log(train), "val/loss": -math.log(validation)}
+        return {**metrics, "gap/loss": metrics["val/loss"] - metrics["train/loss"], "optimizer/updates": 3.0 * epoch}
+
+    def _write_files(self, spec: TrialSpec) -> dict[str, str]:
+        model = self.folder / spec.key / "model"
+        (model / "data").mkdir(parents=True)
+        flavor = "flavors:\n  python_function:\n    loader_module: mlflow.keras\n    python_version: 3.11.0\n"
+        (model / "MLmodel").write_text(f"artifact_path: model\n{flavor}", encoding="utf-8")
+        (model / "data" / "model.keras").write_text(spec.key, encoding="utf-8")
+        if spec.purpose == "trial":
+            return {"model": str(model)}
+        backbone = model.parent / "backbone.npz"
+        backbone.write_text(f"backbone of {spec.architecture}", encoding="utf-8")
+        return {"model": str(model), "backbone": str(backbone)}
+
+
+def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, files: dict[str, str]) -> TrialResult:
+    summary = {name: value for name, value in best.items() if name.startswith(("train/", "val/", "gap/"))}
+    confusion = [[0] * len(spec.images.classes) for _ in spec.images.classes]
+    for label, images in enumerate(spec.images.validation):
+        correct = round(images * best["val/accuracy"])
+        confusion[label][label] = correct
+        confusion[label][label - 1] += images - correct
+    return TrialResult(
+        state=state,
+        best_epoch=epoch,
+        epochs=epoch,
+        seconds=float(epoch),
+        summary={**summary, "full_train/accuracy": best["train/accuracy"], "full_train/loss": best["train/loss"]},
+        confusion=tuple(map(tuple, confusion)),
+        trainable_parameters=1000,
+        frozen_parameters=0,
+        frozen_digest=None,
+        files=files,
+        versions={"tensorflow": "0.0.0"},
+    )

@@ -1,0 +1,489 @@
+"""The driver, with made-up trials and a real MLflow database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_executor import FakeExecutor
+
+from cnnstudy import report
+from cnnstudy.analysis import leaderboard
+from cnnstudy.config import load_study
+from cnnstudy.display import PlainDisplay
+from cnnstudy.errors import DataError, StudyBusyError, StudyChangedError, TrackingError, WeightsError, WorkerError
+from cnnstudy.execution import Epoch, Event, Failed
+from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.study import Outcome, run_study
+from cnnstudy.tracking import REASON, STATE, Tracker
+
+FILE = """
+name: fake
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors:
+  batch_size: [8, 16, 32]
+  dropout: {low: 0.1, high: 0.7}
+training: {epochs: 2}
+strategy: {sampler: random}
+budget: {trials: 3}
+"""
+TRANSFER = "factors.transfer=[scratch, frozen]"
+PRETRAIN = "weights={default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}"
+
+
+class Desk:
+    """Runs a study on one database as the command does, and looks up what came of it."""
+
+    def __init__(self, folder: Path, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.file = folder / "fake.yaml"
+        self.file.write_text(FILE, encoding="utf-8")
+        self.said: list[str] = []
+        self.executor: FakeExecutor | None = None
+
+    def run(self, *overrides: str, **script: Any) -> Outcome:
+        self.executor = None
+
+        def make(folder: Path) -> FakeExecutor:
+            self.executor = FakeExecutor(folder, **script)
+            return self.executor
+
+        return run_study(load_study(str(self.file), overrides), self.tracker, make, PlainDisplay(self.said.append))
+
+    @property
+    def trained(self) -> list[str]:
+        """What the last call trained."""
+        return [] if self.executor is None else self.executor.trials
+
+    def study(self, name: str = "fake") -> RecordedStudy:
+        return self.tracker.study(name)
+
+    def runs(self, kind: str = "trial", name: str = "fake") -> list[RecordedRun]:
+        return [run for run in self.tracker.runs(self.study(name).experiment_id) if run.kind == kind]
+
+    def levels(self, name: str = "fake") -> dict[str, dict[str, Any]]:
+        return {run.tags["cnnstudy.trial"]: json.loads(run.tags["cnnstudy.levels"]) for run in self.runs(name=name)}
+
+    def status(self, run_id: str) -> str:
+        return str(self.tracker._client.get_run(run_id).info.status)
+
+    def statuses(self, name: str = "fake") -> list[str]:
+        """MLflow's status of every run, the study's own among them."""
+        return [self.status(run.run_id) for run in self.tracker.runs(self.study(name).experiment_id)]
+
+
+@pytest.fixture
+def desk(own_places: Path, tracker: Tracker) -> Desk:
+    return Desk(own_places, tracker)
+
+
+@pytest.fixture(autouse=True)
+def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time here and is tested elsewhere."""
+    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda records, best, title, path: path.write_text(title))
+    monkeypatch.setattr(
+        "cnnstudy.recording.draw_confusion", lambda matrix, classes, title, path: path.write_text(title)
+    )
+
+
+def failed(key: str, reason: str, error: str | None = None) -> Failed:
+    return Failed(key, reason, f"{reason} it was\nat length", f"Traceback: {reason}", error)
+
+
+# ---- the budget
+
+
+def test_the_budget_is_spent_exactly(desk: Desk) -> None:
+    outcome = desk.run()
+    assert (outcome.finished, outcome.failed, outcome.missing, outcome.interrupted) == (3, 0, 0, False)
+    assert sorted(desk.levels()) == ["alexnet-000", "alexnet-001", "alexnet-002"] == desk.trained
+    assert desk.statuses() == ["FINISHED"] * 4
+    assert desk.executor is not None
+    assert desk.executor.closed
+
+
+def test_a_second_call_does_nothing(desk: Desk) -> None:
+    desk.run()
+    before = [run.run_id for run in desk.runs()]
+    outcome = desk.run()
+    assert desk.executor is None
+    assert (outcome.finished, outcome.missing) == (3, 0)
+    assert [run.run_id for run in desk.runs()] == before
+    assert desk.status(desk.study().run_id) == "FINISHED"
+
+
+def test_a_raised_budget_runs_what_is_missing(desk: Desk) -> None:
+    desk.run("strategy.sampler=tpe")
+    assert desk.run("strategy.sampler=tpe", "budget.trials=5").finished == 5
+    assert desk.trained == ["alexnet-003", "alexnet-004"]
+    desk.run("strategy.sampler=tpe", "budget.trials=5", "name=at-once")
+    assert desk.levels() == desk.levels("at-once")
+    assert desk.study().config["budget"]["trials"] == 5
+
+
+def test_a_lowered_budget_prepares_and_runs_nothing(desk: Desk) -> None:
+    desk.run()
+    outcome = desk.run("budget.trials=1")
+    assert desk.executor is None
+    assert (outcome.finished, outcome.missing) == (3, 0)
+
+
+def test_networks_take_turns(desk: Desk) -> None:
+    desk.run("architectures=[vgg16, alexnet]", "budget.trials=5")
+    assert desk.trained == ["vgg16-000", "alexnet-000", "vgg16-001", "alexnet-001", "vgg16-002"]
+
+
+def test_two_slots_give_what_one_gives(desk: Desk) -> None:
+    desk.run("budget.trials=5", slots=2)
+    assert desk.executor is not None
+    assert desk.executor.most_at_once == 2
+    desk.run("budget.trials=5", "name=one")
+
+    def values(name: str) -> dict[str, Any]:
+        return {run.tags["cnnstudy.trial"]: (run.metrics, run.parameters) for run in desk.runs(name=name)}
+
+    assert values("fake") == values("one")
+
+
+def test_a_pruned_trial_counts_and_keeps_its_curves(desk: Desk) -> None:
+    pruning = ("strategy.pruner=median", "strategy.startup_trials=1", "training.epochs=3")
+    accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5, "alexnet-002": 0.5}
+    outcome = desk.run(*pruning, "budget.trials=2", accuracy=accuracy)
+    assert (outcome.finished, outcome.pruned, outcome.missing) == (1, 1, 0)
+    assert desk.runs()[1].state == "pruned"
+    assert desk.status(desk.runs()[1].run_id) == "FINISHED"
+    assert list(desk.tracker.metric_history(desk.runs()[1].run_id, "val/accuracy")) == [1]
+    assert "cnnstudy.model" not in desk.runs()[1].tags
+    # the next call knows the curves of the trials before
+    assert desk.run(*pruning, accuracy=accuracy).pruned == 2
+    assert desk.trained == ["alexnet-002"]
+
+
+# ---- interruptions
+
+
+def pretrained_study(name: str) -> tuple[str, ...]:
+    return (f"name={name}", TRANSFER, PRETRAIN, "strategy.start_with=[{transfer: frozen}]", "budget.trials=2")
+
+
+def test_ctrl_c_at_any_event_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run(*pretrained_study("whole"))
+    assert desk.executor is not None
+    events = len(desk.executor.dealt)
+    assert events == 2 + 2 + 3 + 2 * 3  # images, images and training of the source weights, trials
+    for at in range(events):
+        name = f"at-{at}"
+        monkeypatch.setenv("CNNSTUDY_CACHE", str(desk.file.parent / name))
+        outcome = desk.run(*pretrained_study(name), interrupt_at=at)
+        assert desk.executor is not None
+        assert desk.executor.closed, at
+        assert outcome.interrupted, at
+        assert outcome.finished + outcome.missing == 2, at
+        assert "RUNNING" not in desk.statuses(name), at
+        assert desk.status(desk.study(name).run_id) == "KILLED", at
+        stopped = [run for run in (*desk.runs("trial", name), *desk.runs("pretrain", name)) if run.state == "failed"]
+        assert [run.reason for run in stopped] == ["interrupted"] * len(stopped), at
+        assert [desk.status(run.run_id) for run in stopped] == ["KILLED"] * len(stopped), at
+        finished_before = {run.tags["cnnstudy.trial"] for run in desk.runs(name=name) if run.state == "finished"}
+
+        outcome = desk.run(*pretrained_study(name))
+        assert (outcome.finished, outcome.missing, outcome.interrupted) == (2, 0, False), at
+        assert not finished_before & set(desk.trained), at
+        assert desk.levels(name) == desk.levels("whole"), at
+        done = [run.tags["cnnstudy.trial"] for run in desk.runs(name=name) if run.done]
+        assert sorted(done) == ["alexnet-000", "alexnet-001"], at
+        assert sum(run.state == "finished" for run in desk.runs("pretrain", name)) == 1, at
+        study_run = desk.runs("study", name)[0]
+        assert (study_run.state, study_run.reason) == ("finished", ""), at
+
+
+def test_ctrl_c_while_something_is_recorded(
+    desk: Desk, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = ("start_study", "start_run", "log_metrics", "log_files", "log_model", "end_run", "register_champion")
+    calls = 0
+    stop_at: int | None = None
+
+    def stopping(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls - 1 == stop_at:
+                raise KeyboardInterrupt
+            return method(*arguments, **keywords)
+
+        return call
+
+    for name in writes:
+        monkeypatch.setattr(Tracker, name, stopping(getattr(Tracker, name)))
+    one_trial = ("budget.trials=1", "training.epochs=1")
+    desk.run(*one_trial)
+    whole, reference = calls, desk.levels()
+    assert whole == 9  # summary metrics and the epoch's; the ends of trial and study
+    for at in range(whole):
+        desk.tracker = make_tracker(f"at-{at}")
+        calls, stop_at = 0, at
+        try:
+            assert desk.run(*one_trial).interrupted, at
+        except KeyboardInterrupt:
+            assert "RUNNING" not in desk.statuses(), at
+        stop_at = None
+        assert "RUNNING" not in desk.statuses(), at
+        assert desk.run(*one_trial).finished == 1, at
+        assert sum(run.done for run in desk.runs()) == 1, at
+        assert desk.levels() == reference, at
+
+
+def test_sigterm_is_as_good_as_ctrl_c(desk: Desk) -> None:
+    def terminate(event: Event) -> None:
+        if isinstance(event, Epoch):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert desk.run(on_event=terminate).interrupted
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "RUNNING" not in desk.statuses()
+
+
+def test_what_a_dead_driver_left_is_repaired(desk: Desk) -> None:
+    desk.run("budget.trials=2")
+    levels = desk.levels()
+    left = desk.runs()[1]
+    for run_id in (left.run_id, desk.study().run_id):
+        desk.tracker.set_tags(run_id, {STATE: "running"})
+        desk.tracker._client.update_run(run_id, status="RUNNING")
+    outcome = desk.run("budget.trials=2")
+    assert (outcome.finished, outcome.missing) == (2, 0)
+    assert desk.trained == ["alexnet-001"]
+    assert desk.levels() == levels
+    repaired = next(run for run in desk.runs() if run.run_id == left.run_id)
+    assert (repaired.state, repaired.reason, desk.status(left.run_id)) == ("failed", "interrupted", "KILLED")
+    assert any("left unfinished" in line and "alexnet-001" in line for line in desk.said)
+    assert "RUNNING" not in desk.statuses()
+
+
+def test_a_tracking_server_that_breaks_ends_the_call_and_the_next_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise TrackingError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "log_files", broken)
+        with pytest.raises(TrackingError, match="no space left"):
+            desk.run()
+    assert [(run.state, run.reason) for run in desk.runs()] == [("failed", "interrupted")]
+    assert "RUNNING" not in desk.statuses()
+    assert desk.runs("study")[0].tags["cnnstudy.message"] == "no space left"
+    assert desk.run().finished == 3
+    assert desk.runs("study")[0].tags["cnnstudy.message"] == ""
+
+
+def test_an_error_of_our_own_leaves_nothing_running(desk: Desk) -> None:
+    def stumble(event: Event) -> None:
+        if isinstance(event, Epoch):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        desk.run(on_event=stumble)
+    assert "RUNNING" not in desk.statuses()
+    assert desk.run().finished == 3
+
+
+# ---- failures
+
+
+def test_failed_trials_say_why_and_count(desk: Desk, tmp_path: Path) -> None:
+    reasons = {"alexnet-000": "oom", "alexnet-001": "diverged", "alexnet-003": "crash"}
+    failures = {key: failed(key, reason) for key, reason in reasons.items()}
+    outcome = desk.run("budget.trials=4", failures=failures)
+    assert (outcome.finished, outcome.failed, outcome.missing) == (1, 3, 0)
+    runs = {run.tags["cnnstudy.trial"]: run for run in desk.runs()}
+    for key, reason in reasons.items():
+        run = runs[key]
+        assert (run.state, run.reason, run.tags["cnnstudy.message"]) == ("failed", reason, f"{reason} it was")
+        assert desk.status(run.run_id) == "FAILED"
+        traceback = desk.tracker._client.download_artifacts(run.run_id, "traceback.txt", str(tmp_path))
+        assert Path(traceback).read_text() == f"Traceback: {reason}"
+        assert list(desk.tracker.metric_history(run.run_id, "val/accuracy")) == [1]
+        assert f"{key}  failed ({reason}): {reason} it was" in "\n".join(desk.said)
+    desk.run("budget.trials=4")
+    assert desk.executor is None
+
+
+@pytest.mark.parametrize(("error", "raised"), [("DataError", DataError), (None, WorkerError)])
+def test_images_that_cannot_be_had_end_the_study(desk: Desk, error: str | None, raised: type[Exception]) -> None:
+    with pytest.raises(raised, match="data it was"):
+        desk.run(failures={"images-digits": failed("images-digits", "data", error)})
+    assert desk.executor is not None
+    assert desk.executor.closed
+    assert desk.trained == []
+    assert desk.statuses() == ["FAILED"]
+    assert "data it was" in desk.runs("study")[0].tags["cnnstudy.message"]
+
+
+def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(desk: Desk) -> None:
+    imagenet = "weights={vgg16: {source: imagenet}, default: " + PRETRAIN.partition("default: ")[2]
+    both = ("architectures=[alexnet, vgg16]", TRANSFER, imagenet)
+    with pytest.raises(WeightsError, match="crash it was"):
+        desk.run(*both, failures={"weights-vgg16": failed("weights-vgg16", "crash", "WeightsError")})
+    assert desk.trained == []
+    assert desk.statuses() == ["FAILED"]
+    desk.run(*both)
+    sources = {run.tags["cnnstudy.architecture"]: run.parameters["weights"] for run in desk.runs()}
+    assert set(sources.values()) <= {"imagenet", "pretrain", "none"}
+
+
+def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:
+    with pytest.raises(WeightsError, match=r"pretraining alexnet on digits failed \(oom\): oom it was"):
+        desk.run(TRANSFER, PRETRAIN, failures={"pretrain-alexnet": failed("pretrain-alexnet", "oom")})
+    assert desk.trained == ["pretrain-alexnet"]
+    assert [(run.state, run.reason) for run in desk.runs("pretrain")] == [("failed", "oom")]
+    assert set(desk.statuses()) == {"FAILED"}
+    assert desk.run(TRANSFER, PRETRAIN).finished == 3
+
+
+# ---- what must not change
+
+
+def test_a_changed_file_is_refused_with_what_changed(desk: Desk) -> None:
+    desk.run()
+    with pytest.raises(StudyChangedError) as caught:
+        desk.run("training.epochs=3", "factors.batch_size=[8, 16]", "budget.trials=9")
+    message = str(caught.value)
+    assert "training.epochs: 2 -> 3" in message
+    assert "factors.batch_size: [8, 16, 32] -> [8, 16]" in message
+    assert "budget" not in message
+    assert "--set name=fake-2" in message
+    assert desk.executor is None
+    assert desk.study().config["training"]["epochs"] == 2
+    assert desk.status(desk.study().run_id) == "FINISHED"
+    assert desk.run("training.epochs=3", "name=fake-2").finished == 3
+
+
+def test_a_study_without_trials_may_change(desk: Desk) -> None:
+    with pytest.raises(DataError):
+        desk.run(failures={"images-digits": failed("images-digits", "data", "DataError")})
+    assert desk.run("training.epochs=1").finished == 3
+    assert desk.study().config["training"]["epochs"] == 1
+
+
+def test_other_images_are_refused(desk: Desk) -> None:
+    desk.run()
+    with pytest.raises(StudyChangedError, match="files were added, removed or changed"):
+        desk.run("budget.trials=4", digest="f" * 24)
+    assert desk.trained == []
+    assert len(desk.runs()) == 3
+    assert "RUNNING" not in desk.statuses()
+    assert desk.run("budget.trials=4").finished == 4
+
+
+def test_a_second_driver_is_refused(desk: Desk) -> None:
+    code = (
+        "import sys\nfrom cnnstudy.resume import one_driver\n"
+        "with one_driver(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, "fake", desk.tracker.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StudyBusyError, match=rf"pid {holder.pid} on {socket.gethostname()}"):
+            desk.run()
+        assert desk.run("name=another").finished == 3
+        holder.stdin.close()
+    assert desk.run().finished == 3
+
+
+# ---- source weights
+
+
+def test_source_weights_are_trained_once_a_network(
+    desk: Desk, own_places: Path, make_tracker: Callable[[str], Tracker]
+) -> None:
+    both = ("architectures=[alexnet, vgg16]", TRANSFER, PRETRAIN, "budget.trials=4", "strategy.sampler=grid")
+    both += ("factors={transfer: [scratch, frozen]}",)
+    desk.run(*both)
+    pretraining = ["pretrain-alexnet", "pretrain-vgg16"]
+    assert desk.trained[:2] == pretraining
+    assert len(desk.trained) == 2 + 4
+    assert desk.executor is not None
+    for job in desk.executor.jobs:
+        if job.kind == "run_trial" and job.payload["purpose"] == "trial":
+            source = Path(job.payload["weights_file"]).read_text()
+            assert source == f"backbone of {job.payload['architecture']}"
+    weights = {(run.parameters["transfer"], run.parameters["weights"]) for run in desk.runs()}
+    assert weights == {("scratch", "none"), ("frozen", "pretrain")}
+
+    def pretraining_runs(name: str) -> list[tuple[str, str, list[int], bool]]:
+        runs = desk.runs("pretrain", name)
+        for run in runs:
+            assert run.tags["cnnstudy.model"].startswith("models:/")
+        curves = [list(desk.tracker.metric_history(run.run_id, "val/accuracy")) for run in runs]
+        keys = [run.tags["cnnstudy.trial"] for run in runs]
+        cached = ["cnnstudy.from_cache" in run.tags for run in runs]
+        return list(zip(keys, [run.state for run in runs], curves, cached, strict=True))
+
+    trained_here = [(key, "finished", [1, 2], False) for key in pretraining]
+    from_cache = [(key, "finished", [1, 2], True) for key in pretraining]
+    assert pretraining_runs("fake") == trained_here
+    desk.run(*both, "name=second")
+    assert not set(pretraining) & set(desk.trained)
+    assert pretraining_runs("second") == from_cache
+    desk.tracker = make_tracker("fresh")
+    desk.run(*both)
+    assert not set(pretraining) & set(desk.trained)
+    assert pretraining_runs("fake") == from_cache
+
+
+def test_random_weights_are_said_everywhere(desk: Desk) -> None:
+    random_weights = (TRANSFER, "weights={default: {source: random}}", "strategy.start_with=[{transfer: frozen}]")
+    desk.run(*random_weights)
+    run = next(run for run in desk.runs() if run.parameters["transfer"] == "frozen")
+    assert run.parameters["weights"] == run.tags["cnnstudy.weights"] == "random"
+    assert "frozen (random weights)" in run.name
+    frame = report.trials(desk.tracker, desk.study())
+    _, rows = leaderboard.table(frame[frame["run_id"] == run.run_id])
+    assert "frozen (random weights)" in rows[0]
+    assert leaderboard.best_by_transfer(frame)[0].count("(random weights)") == 1
+
+
+# ---- the champion
+
+
+def test_the_champion_moves_only_to_a_better_trial(desk: Desk) -> None:
+    def champion() -> tuple[str, str]:
+        version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
+        return str(version.version), desk.tracker._client.get_run(version.run_id).data.tags["cnnstudy.trial"]
+
+    desk.run("budget.trials=2", accuracy={"alexnet-000": 0.6, "alexnet-001": 0.7})
+    assert champion() == ("1", "alexnet-001")
+    desk.run("budget.trials=3", accuracy={"alexnet-002": 0.65})
+    assert champion() == ("1", "alexnet-001")
+    desk.run("budget.trials=4", accuracy={"alexnet-003": 0.8})
+    assert champion() == ("2", "alexnet-003")
+
+
+def test_the_champion_of_losses_is_the_lowest(desk: Desk) -> None:
+    desk.run("objective.metric=val/loss", accuracy={"alexnet-000": 0.6, "alexnet-001": 0.8, "alexnet-002": 0.7})
+    version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
+    assert desk.tracker._client.get_run(version.run_id).data.tags["cnnstudy.trial"] == "alexnet-001"
+
+
+def test_a_study_of_failures_has_no_champion(desk: Desk) -> None:
+    desk.run("budget.trials=1", failures={"alexnet-000": failed("alexnet-000", "oom")})
+    assert desk.tracker._client.search_registered_models() == []
+    assert desk.runs("study")[0].tags["cnnstudy.trials_failed"] == "1"
+    assert REASON in desk.runs()[0].tags
