@@ -22,7 +22,8 @@ import platformdirs
 
 def cache_folder() -> Path:
     """`$CNNSTUDY_CACHE`, or the platform's folder for caches."""
-    return Path(os.environ.get("CNNSTUDY_CACHE") or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).absolute()
+    given = os.environ.get("CNNSTUDY_CACHE")
+    return Path(given or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).expanduser().absolute()
 
 
 def content_address(description: Any) -> str:
@@ -48,8 +49,8 @@ def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
 def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str, Path]], None]) -> None:
     """Make several entries in one go: `build({address: folder})` fills those that are not there yet."""
     with contextlib.ExitStack() as stack:
-        missing = [address for address in addresses if not entry_folder(kind, address).is_dir()]
-        for address in sorted(missing):  # one order for all processes, so that none waits for the other
+        missing = sorted({address for address in addresses if not entry_folder(kind, address).is_dir()})
+        for address in missing:  # one order for all processes, so that none waits for the other
             final = entry_folder(kind, address)
             final.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(filelock.FileLock(f"{final}.lock"))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,12 @@ from pydantic import ValidationError
 from cnnstudy import architectures
 from cnnstudy.errors import ConfigError, did_you_mean
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
-from cnnstudy.space import FACTORS, Choices, Levels, Range
+from cnnstudy.space import FACTORS, Choices, Levels, Range, is_among, shown
+from cnnstudy.strict import KeyPath
 
-KeyPath = tuple[str | int, ...]
+#: Of what YAML calls tags, those that say what is there anyway.
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+MOST_GRID_POINTS = 100_000
 #: The study files that come with cnnstudy, where it runs from a checkout.
 SHIPPED = Path(__file__).parent.parent / "experiments"
 
@@ -45,23 +50,26 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     path = _find_file(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
-        tree = ruamel.yaml.YAML(typ="rt").load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read {path}: {error}") from error
-    except ruamel.yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror or error}.") from error
+    try:
+        tree, raw = _parse(text)
+    except _NotYamlError as error:
+        raise ConfigError(f"{path}{f', line {error.line}' if error.line else ''}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} holds no keys; a study file starts with `name: ...`. See experiments/quickstart.yaml."
         )
-    raw = _plain(tree)
     changed = [_override(raw, text_of_one) for text_of_one in overrides]
 
     def problem(key: KeyPath, text: str) -> str:
         dotted = ".".join(map(str, key))
-        if any(key[: len(path_of_one)] == path_of_one for path_of_one in changed if path_of_one):
-            return f"--set {dotted}: {text}"
         line = _line_of(tree, key)
+        if any(key[: len(override)] == override or (override[: len(key)] == key and not line) for override in changed):
+            return f"--set {dotted}: {text}"
         return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {text}"
 
     try:
@@ -75,9 +83,14 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def _find_file(name_or_path: str) -> Path:
-    given = Path(name_or_path).expanduser()
-    if given.is_file():
-        return given
+    try:
+        given = Path(name_or_path).expanduser()
+        if given.is_file():
+            return given
+        if name_or_path and given.is_dir():
+            raise ConfigError(f"{given} is a folder; give a study file in it, as {given / 'study.yaml'}.")
+    except (OSError, RuntimeError) as error:  # a name too long, or the home of nobody
+        raise ConfigError(f"there is no study file {shown(name_or_path)}: {error}.") from error
     folders = [Path("experiments"), SHIPPED]
     if given.suffix not in (".yaml", ".yml"):
         for folder in folders:
@@ -85,9 +98,49 @@ def _find_file(name_or_path: str) -> Path:
                 return folder / f"{name_or_path}.yaml"
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     raise ConfigError(
-        f"there is no study file {name_or_path!r}{did_you_mean(given.stem, known) or '.'} "
+        f"there is no study file {name_or_path!r}{did_you_mean(given.stem, known)} "
         f"Give a path, or one of the names in experiments/: {', '.join(known) or 'none here'}."
     )
+
+
+class _NotYamlError(Exception):
+    """What keeps a text from being read as YAML, and the line (from 1) where it is known."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+def _parse(text: str) -> tuple[Any, Any]:
+    """YAML with the marks that ruamel.yaml keeps for lines and comments, and without."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
+            tree = ruamel.yaml.YAML(typ="rt").load(text)
+        _refuse_tags(tree)
+        return tree, _plain(tree)
+    except ruamel.yaml.error.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        found = error.problem or error.context
+        what = "keep one" if isinstance(error, ruamel.yaml.constructor.DuplicateKeyError) else "this is not YAML"
+        raise _NotYamlError(f"{found}; {what}.", mark.line + 1 if mark else None) from error
+    except ruamel.yaml.YAMLError as error:
+        raise _NotYamlError(f"this is not YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise _NotYamlError("it is nested too deeply, or holds itself by an alias.") from error
+    except (ValueError, TypeError) as error:  # a date like 2024-13-45, a number of 5,000 digits
+        raise _NotYamlError(f"a value in it can't be read: {error}; put it in quotes if it is text.") from error
+
+
+def _refuse_tags(node: Any, line: int | None = None) -> None:
+    own = getattr(getattr(node, "lc", None), "line", None)
+    line = line if own is None else own + 1
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    if tag is not None and tag not in PLAIN_TAGS:
+        name = str(tag).replace("tag:yaml.org,2002:", "!!")
+        raise _NotYamlError(f"the tag {name} has no meaning in a study file; take it out.", line)
+    for part in [*node, *node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        _refuse_tags(part, line)
 
 
 def _plain(node: Any) -> Any:
@@ -96,10 +149,12 @@ def _plain(node: Any) -> Any:
         return {(key if isinstance(key, int) else str(key)): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(value) for value in node]
+    if isinstance(node, ruamel.yaml.scalarbool.ScalarBoolean):  # an int by type
+        return bool(node)
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    return node
+    return None if node is None else str(node)  # a date, say, is the text that it was
 
 
 def _override(raw: dict[str, Any], override: str) -> KeyPath:
@@ -107,16 +162,16 @@ def _override(raw: dict[str, Any], override: str) -> KeyPath:
     dotted, equals, value = override.partition("=")
     keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override!r} is not key=value, as in --set training.epochs=5")
+        raise ConfigError(f"--set {override!r} is not key=value, as in --set training.epochs=5.")
     node: Any = raw
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {key!r} is not a group of keys, it can't hold {keys[-1]!r}.")
     try:
-        node[keys[-1]] = _plain(ruamel.yaml.YAML(typ="rt").load(value))
-    except ruamel.yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+        node[keys[-1]] = _parse(value)[1]
+    except _NotYamlError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
     return keys
 
 
@@ -133,18 +188,31 @@ def _line_of(node: Any, key: KeyPath) -> int | None:
     return line
 
 
+#: pydantic's kinds of errors that its own words do not tell to somebody who writes YAML.
+_IN_WORDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "string": "must be text, in quotes if need be",
+    "path": "must be the path of a file",
+    "tuple": "must be a list, as in [a, b]",
+    "dict": "must hold keys of its own, as in {key: value}",
+    "model": "must hold keys of its own, as in {key: value}",
+}
+
+
 def _explain(details: Any) -> tuple[KeyPath, str]:
     """pydantic's error as the key it is about, and a sentence."""
-    key: KeyPath = tuple(details["loc"])
-    context = details.get("ctx", {})
-    if "key" in context:
-        key = (*key, context["key"])
+    key: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
     text = details["msg"].removeprefix("Value error, ")
+    if details["type"] in ("stated", "value_error"):
+        return key, text
     if details["type"] == "missing":
-        text = "is missing; the study file must give it."
-    elif details["type"] not in ("unknown_key", "data_name", "factor", "weights", "value_error"):
-        text = f"{text[0].lower()}{text[1:]}, not {details['input']!r}."
-    return key, text
+        return key, "is missing; the study file must give it."
+    if details["type"] == "too_short":
+        text = f"must have at least {details['ctx']['min_length']} in its list"
+    text = text.replace("Input should", "must").replace("must be a finite", "must be a")
+    kind = details["type"].removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    return key, f"{_IN_WORDS.get(kind, text)}, not {shown(details['input'])}."
 
 
 def _combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -174,7 +242,7 @@ def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             if name not in config.architectures:
                 yield (
                     (*key, name),
-                    f"is not among this study's architectures{did_you_mean(name, config.architectures) or '.'}",
+                    f"is not among this study's architectures{did_you_mean(name, config.architectures)}",
                 )
         missing = [name for name in config.architectures if name not in given]
         if complete and missing:
@@ -236,7 +304,7 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    active = {factor for name in config.architectures for point in config.grid_of(name) for factor in point}
+    active = {factor for name in config.architectures for factor in config.active_factors_of(name)}
     for factor in config.factors:
         if factor not in active:
             yield ("factors", factor), f"is active in no trial of this study: {FACTORS[factor].active_where}."
@@ -261,12 +329,13 @@ def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
 
 def _start_problem(factor: str, level: Any, levels: Levels | None, config: StudyConfig) -> str | None:
     if levels is None:
-        return f"is not among the study's factors{did_you_mean(factor, config.factors) or '.'}"
-    if isinstance(levels, Choices) and level not in levels.values:
+        return f"is not among the study's factors{did_you_mean(factor, config.factors)}"
+    if is_among(level, levels):
+        return None
+    if isinstance(levels, Choices):
         return f"{level!r} is not among its levels {list(levels.values)}."
-    if isinstance(levels, Range) and not (isinstance(level, int | float) and levels.low <= level <= levels.high):
-        return f"{level!r} is not within its range {levels.low:g} to {levels.high:g}."
-    return None
+    steps = f" in steps of {levels.step:g}" if levels.step is not None else ""
+    return f"{level!r} is not within its range {levels.low:g} to {levels.high:g}{steps}."
 
 
 def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -280,9 +349,23 @@ def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
         share = config.trials_of(name)
         if len(config.strategy.start_with) > share:
             yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
-        points = len(config.grid_of(name))
-        if config.strategy.sampler == "grid" and share > points:
-            yield (
-                ("budget", "trials"),
-                f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
-            )
+        if config.strategy.sampler == "grid":
+            yield from _grid_problems(config, name, share)
+
+
+def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple[KeyPath, str]]:
+    lists = [levels.values for levels in config.factors_of(name).values() if isinstance(levels, Choices)]
+    combinations = math.prod(map(len, lists))
+    if combinations > MOST_GRID_POINTS:
+        yield (
+            ("strategy", "sampler"),
+            f"{name}'s lists have {combinations:,} combinations, and a grid takes up to {MOST_GRID_POINTS:,}; list "
+            "fewer levels, or use another sampler.",
+        )
+        return
+    points = len(config.grid_of(name))
+    if share > points:
+        yield (
+            ("budget", "trials"),
+            f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
+        )

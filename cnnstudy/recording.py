@@ -117,7 +117,7 @@ class Recorder:
         """The reason, the traceback as a file, and the curves so far."""
         with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
             folder = Path(name)
-            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8")
+            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")

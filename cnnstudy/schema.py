@@ -49,6 +49,7 @@ def _levels(factors: Any) -> Any:
         raise ValueError("must hold factors, each with its level, list or range, as in `batch_size: [8, 16]`.")
     parsed: dict[str, Any] = {}
     problems = []
+    parts: list[tuple[tuple[str, ...], Any]]
     for name, given in factors.items():
         by_network = isinstance(given, Mapping) and bool(set(map(str, given)) & set(architectures.names()))
         parts = [((name, network), levels) for network, levels in given.items()] if by_network else [((name,), given)]
@@ -151,7 +152,7 @@ class Weights(StrictModel):
             stated((key,), f"does not belong to source {self.source}, which takes {fitting}.")
             for key in sorted(given - allowed)
         ]
-        if self.file is not None and not _is_file(self.file):
+        if "file" in allowed and self.file is not None and not _is_file(self.file):
             problems.append(stated(("file",), f"there is no file {str(self.file)!r}; give the path of a weights file."))
         if problems:
             raise refused("weights", problems)

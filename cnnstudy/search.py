@@ -54,9 +54,10 @@ class Search:
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
         self.config = config
+        self._grids = {name: self._grid(name) for name in config.architectures if config.strategy.sampler == "grid"}
         self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
-        self._levels_seen = {
-            name: [dict(trial.levels) for trial in past if trial.architecture == name and trial.done]
+        self._levels: dict[str, dict[int, dict[str, Level]]] = {
+            name: {trial.number: dict(trial.levels) for trial in past if trial.architecture == name}
             for name in config.architectures
         }
 
@@ -78,8 +79,9 @@ class Search:
         study.sampler = self._sampler(name, number)
         trial = study.ask()
         levels = self._choose(name, trial)
-        repeats = self._levels_seen[name].count(levels)
-        self._levels_seen[name].append(levels)
+        # by number, not by time: a trial that runs again keeps its seed
+        repeats = sum(other == levels for before, other in self._levels[name].items() if before < trial.number)
+        self._levels[name][trial.number] = levels
         return Proposal(name, trial.number, levels, self.config.seed + repeats, trial)
 
     def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
@@ -96,7 +98,7 @@ class Search:
     @property
     def remaining(self) -> int:
         """Trials that were not proposed yet."""
-        return sum(self.config.trials_of(name) - len(self._asked(name)) for name in self._studies)
+        return sum(max(0, self.config.trials_of(name) - len(self._asked(name))) for name in self._studies)
 
     def _asked(self, name: str) -> list[FrozenTrial]:
         return [trial for trial in self._studies[name].trials if trial.state != TrialState.WAITING]
@@ -105,27 +107,30 @@ class Search:
         study = optuna.create_study(
             study_name=f"{self.config.name}-{name}",
             direction="maximize" if self.config.objective.maximize else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),  # samples nothing: `next` sets each trial's own
             pruner=self._pruner(name),
         )
         by_number = {trial.number: trial for trial in past if trial.architecture == name}
         for number in range(max(by_number, default=-1) + 1):
-            study.add_trial(self._frozen(name, number, by_number.get(number)))
+            trial = by_number.get(number)
+            if trial is not None and trial.done:
+                self._replay(study, name, trial)
+                continue
+            # it must run (again): waiting in its place, with its levels
+            fixed = self._varied(name, trial.levels) if trial else self._fixed_levels(name, number)
+            study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed}))
         return study
 
-    def _frozen(self, name: str, number: int, past: PastTrial | None) -> FrozenTrial:
-        """A past trial as Optuna keeps it; one that must run (again) as waiting in its place, with its levels."""
-        if past is None or not past.done:
-            fixed = self._varied(name, past.levels) if past else self._fixed_levels(name, number)
-            return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed})
-        params = self._varied(name, past.levels)
-        factors = self.config.factors_of(name)
-        return create_trial(
-            state=_OPTUNA_STATES[past.state],
-            value=past.value if past.state == "finished" else None,
-            params=params,
-            distributions={factor: _distribution(factor, factors[factor]) for factor in params},
-            intermediate_values=dict(past.reported),
-        )
+    def _replay(self, study: optuna.Study, name: str, past: PastTrial) -> None:
+        """Let a past trial report and end again: Hyperband keeps what it compares trials by only as they report."""
+        params, factors = self._varied(name, past.levels), self.config.factors_of(name)
+        distributions = {factor: _distribution(factor, factors[factor]) for factor in params}
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
+        trial = optuna.Trial(study, study.trials[-1]._trial_id)
+        for epoch, value in sorted(past.reported.items()):
+            trial.report(value, epoch)
+            trial.should_prune()
+        study.tell(trial, past.value if past.state == "finished" else None, state=_OPTUNA_STATES[past.state])
 
     def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
         """Of a trial's levels those that Optuna chooses."""
@@ -147,13 +152,17 @@ class Search:
         """The levels that trial `number` has by plan rather than by sampling."""
         strategy = self.config.strategy
         if strategy.sampler == "grid":
-            points = self.config.grid_of(name)
-            random.Random(f"{self.config.seed}-{name}").shuffle(points)
-            return self._varied(name, points[number])
+            return self._varied(name, self._grids[name][number])
         planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
         if strategy.sampler == "qmc":
             return {**self._quasi_random(name, number), **planned}
         return planned
+
+    def _grid(self, name: str) -> list[dict[str, Level]]:
+        """Its points in the order in which they run."""
+        points = self.config.grid_of(name)
+        random.Random(f"{self.config.seed}-{name}").shuffle(points)
+        return points
 
     def _quasi_random(self, name: str, number: int) -> dict[str, Level]:
         """Point `number` of the scrambled Sobol sequence (Sobol 1967, Owen 1998) over the varied factors."""

@@ -28,7 +28,7 @@ from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
@@ -37,7 +37,6 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
 CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
-METRICS_IN_A_CALL = 1000
 
 
 def tracking_uri(given: str | None) -> str:
@@ -77,15 +76,13 @@ class Tracker:
     def studies(self) -> list[RecordedStudy]:
         """All studies, the one that was run last first."""
         with self._translated():
-            found = []
-            for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'"):
-                runs = self._client.search_runs(
-                    [experiment.experiment_id], f"tags.`{KIND}` = 'study'", max_results=1, order_by=["start_time DESC"]
-                )
-                for run in runs:
-                    study = _recorded_study(experiment.name, run)
-                    found.append((int(run.data.tags.get(CALLED, run.info.start_time)), study))
-            return [study for _, study in sorted(found, key=lambda pair: -pair[0])]
+            names = {
+                experiment.experiment_id: experiment.name
+                for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'")
+            }
+            runs = self._client.search_runs(list(names), f"tags.`{KIND}` = 'study'") if names else []
+        latest = sorted(runs, key=lambda run: -int(run.data.tags.get(CALLED, run.info.start_time)))
+        return [_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
         """The study of that name; without a name the one that was run last.
@@ -146,13 +143,7 @@ class Tracker:
             found: list[Run] = []
             token = None
             while True:
-                page = self._client.search_runs(
-                    [experiment_id],
-                    run_view_type=ViewType.ACTIVE_ONLY,
-                    max_results=1000,
-                    order_by=["start_time ASC"],
-                    page_token=token,
-                )
+                page = self._client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
                 found.extend(page)
                 token = page.token
                 if not token:
@@ -175,12 +166,11 @@ class Tracker:
             return str(run_id)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """All metrics of one step in one call, or in as few as MLflow allows."""
-        now = int(time.time() * 1000)
-        logged = [Metric(key, value, now, step) for key, value in metrics.items()]
+        """All metrics of one step, in calls of the 1000 that MLflow takes."""
+        logged = [Metric(key, value, int(time.time() * 1000), step) for key, value in metrics.items()]
         with self._translated():
-            for start in range(0, len(logged), METRICS_IN_A_CALL):
-                self._client.log_batch(run_id, logged[start : start + METRICS_IN_A_CALL])
+            for start in range(0, len(logged), 1000):
+                self._client.log_batch(run_id, logged[start : start + 1000])
 
     def metric_history(self, run_id: str, key: str) -> dict[int, float]:
         """Step -> value."""
@@ -194,8 +184,9 @@ class Tracker:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""
+        texts = {key: value.encode(errors="replace").decode()[:5000] for key, value in tags.items()}
         with self._translated():
-            self._client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+            self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None) -> None:
         """The last word on a run: its state, and MLflow's status to match."""
@@ -234,7 +225,7 @@ class Tracker:
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str | None:
         """Give the run's model the alias `champion`; its version, or None where it has the alias already."""
         source = run.tags["cnnstudy.model"]
-        with self._translated():
+        with self._translated(), _default_address(self.uri):
             with contextlib.suppress(MlflowException):
                 if self._client.get_model_version_by_alias(name, "champion").source == source:
                     return None
@@ -247,19 +238,28 @@ class Tracker:
         return str(version)
 
 
+@contextlib.contextmanager
+def _default_address(uri: str) -> Iterator[None]:
+    """MLflow's registry looks a model up at the address in the environment, whatever its client's is."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 def _config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """The configuration as JSON, in as many tags as it takes: `cnnstudy.config`, `cnnstudy.config.1` and so on."""
+    """The configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
     text = json.dumps(config)
-    return {_config_tag(number): text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
-def _config_tag(number: int) -> str:
-    return f"{CONFIG}.{number}" if number else CONFIG
+    return {f"{CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
 
 
 def _recorded_study(name: str, run: Run) -> RecordedStudy:
     tags = run.data.tags
-    text = "".join(itertools.takewhile(bool, (tags.get(_config_tag(number)) for number in itertools.count())))
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}") for number in itertools.count())))
     config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
     return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config)
 

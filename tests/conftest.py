@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialSpec
+
+if TYPE_CHECKING:
+    from cnnstudy.tracking import Tracker
+
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-from cnnstudy.tracking import Tracker
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for all tests that do not set their own, away from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("CNNSTUDY_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables: they take seconds to make, a copy takes none."""
+    from cnnstudy.tracking import Tracker
+
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     Tracker(f"sqlite:///{path}").studies()
     return path
@@ -34,6 +51,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def make_tracker(empty_database: Path, own_places: Path) -> Callable[[str], Tracker]:
     """make_tracker(name): an empty database of that name in the test's folder."""
+    from cnnstudy.tracking import Tracker
 
     def make(name: str) -> Tracker:
         path = own_places / f"{name}.db"
@@ -46,3 +64,52 @@ def make_tracker(empty_database: Path, own_places: Path) -> Callable[[str], Trac
 @pytest.fixture
 def tracker(make_tracker: Callable[[str], Tracker]) -> Tracker:
     return make_tracker("mlflow")
+
+
+@pytest.fixture
+def spec() -> TrialSpec:
+    """A trial of two classes."""
+    return TrialSpec(
+        study="fake",
+        purpose="trial",
+        architecture="alexnet",
+        number=7,
+        seed=3,
+        levels={"transfer": "scratch", "batch_size": 16, "dropout": 0.5, "learning_rate": 1e-3, "data_fraction": 1.0},
+        images=PreparedImages("digits", "/images", "d" * 64, 64, ("cat", "dog"), (6, 6), (4, 4), (2, 2)),
+        split=Split(0.2, 0.2, 0),
+        epochs=3,
+        head_epochs=1,
+        patience=None,
+        monitor="val/accuracy",
+        optimizer=Optimizer("adam"),
+        weights_source="none",
+        weights_file=None,
+    )
+
+
+MakeRun = Callable[..., RecordedRun]
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """make_run(number, accuracy): a finished trial; accuracy None for one without metrics, and fields by name."""
+
+    def make(
+        number: int, accuracy: float | None = 0.5, levels: dict[str, Any] | None = None, **changes: Any
+    ) -> RecordedRun:
+        metrics = {}
+        if accuracy is not None:
+            metrics = {"best/val_accuracy": accuracy, "best/val_loss": 1 - accuracy, "best/train_accuracy": 0.95}
+            metrics |= {"best/gap_accuracy": 0.95 - accuracy, "best/epoch": 2.0, "time/total_seconds": 1.25}
+            metrics |= {"optimizer/updates": 30.0, "parameters/trainable": 1e7, "parameters/frozen": 0.0}
+        chosen = {"transfer": "scratch", "batch_size": 16, "dropout": 0.5, "data_fraction": 1.0} | (levels or {})
+        key = f"alexnet-{number:03d}"
+        parameters = {"image_size": "64", "epochs": "3", "optimizer": "adam"}
+        tags = {"cnnstudy.trial": key, "cnnstudy.architecture": "alexnet", "cnnstudy.weights": "none"}
+        tags |= {"cnnstudy.levels": json.dumps(chosen), "cnnstudy.seed": "0"}
+        run = RecordedRun(f"run{number}", key, "trial", "finished", "", number, parameters, metrics, tags)
+        given_tags = changes.pop("tags", {})
+        return dataclasses.replace(run, tags=tags | given_tags, **changes)
+
+    return make

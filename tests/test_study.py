@@ -21,7 +21,8 @@ from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import DataError, StudyBusyError, StudyChangedError, TrackingError, WeightsError, WorkerError
 from cnnstudy.execution import Epoch, Event, Failed
-from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.study import Outcome, run_study
 from cnnstudy.tracking import REASON, STATE, Tracker
 
@@ -90,10 +91,8 @@ def desk(own_places: Path, tracker: Tracker) -> Desk:
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time here and is tested elsewhere."""
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda records, best, title, path: path.write_text(title))
-    monkeypatch.setattr(
-        "cnnstudy.recording.draw_confusion", lambda matrix, classes, title, path: path.write_text(title)
-    )
+    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
 
 
 def failed(key: str, reason: str, error: str | None = None) -> Failed:
@@ -173,14 +172,15 @@ def test_a_pruned_trial_counts_and_keeps_its_curves(desk: Desk) -> None:
 
 
 def pretrained_study(name: str) -> tuple[str, ...]:
-    return (f"name={name}", TRANSFER, PRETRAIN, "strategy.start_with=[{transfer: frozen}]", "budget.trials=2")
+    few = (PRETRAIN.replace("epochs: 2", "epochs: 1"), "strategy.start_with=[{transfer: frozen}]", "budget.trials=2")
+    return (f"name={name}", TRANSFER, *few)
 
 
 def test_ctrl_c_at_any_event_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.run(*pretrained_study("whole"))
     assert desk.executor is not None
     events = len(desk.executor.dealt)
-    assert events == 2 + 2 + 3 + 2 * 3  # images, images and training of the source weights, trials
+    assert events == 2 + 2 + 2 + 2 * 3  # images, images and training of the source weights, trials
     for at in range(events):
         name = f"at-{at}"
         monkeypatch.setenv("CNNSTUDY_CACHE", str(desk.file.parent / name))
@@ -269,6 +269,16 @@ def test_what_a_dead_driver_left_is_repaired(desk: Desk) -> None:
     repaired = next(run for run in desk.runs() if run.run_id == left.run_id)
     assert (repaired.state, repaired.reason, desk.status(left.run_id)) == ("failed", "interrupted", "KILLED")
     assert any("left unfinished" in line and "alexnet-001" in line for line in desk.said)
+    assert "RUNNING" not in desk.statuses()
+
+
+def test_a_trial_that_is_done_stays_so_whatever_came_after(desk: Desk) -> None:
+    desk.run()
+    assert desk.executor is not None
+    again = TrialSpec.from_json(desk.executor.jobs[-1].payload)
+    Recorder(desk.tracker, desk.study()).start(again)  # by a driver on another machine, say
+    assert desk.run().finished == 3
+    assert desk.trained == []
     assert "RUNNING" not in desk.statuses()
 
 
@@ -402,9 +412,9 @@ def test_a_second_driver_is_refused(desk: Desk) -> None:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(StudyBusyError, match=rf"pid {holder.pid} on {socket.gethostname()}"):
             desk.run()
-        assert desk.run("name=another").finished == 3
+        assert desk.run("name=another", "budget.trials=1").finished == 1
         holder.stdin.close()
-    assert desk.run().finished == 3
+    assert desk.run("budget.trials=1").finished == 1
 
 
 # ---- source weights

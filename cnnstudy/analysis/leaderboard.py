@@ -98,7 +98,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    safe = frame.map(without_formula)
+    safe = frame.map(_csv_cell)
     for column in frame.select_dtypes(float).columns:
         if column in _WHOLE_NUMBERS:
             safe[column] = frame[column].astype("Int64")  # a trial without a value had made floats of whole numbers
@@ -111,6 +111,11 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 def without_formula(value: Any) -> Any:
     """Text with an apostrophe before it where a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _csv_cell(value: Any) -> Any:
+    """A carriage return by itself would not be quoted, and end the row."""
+    return without_formula(value).replace("\r", " ") if isinstance(value, str) else value
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:

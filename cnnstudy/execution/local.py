@@ -141,8 +141,8 @@ class _Process:
         for line in self._process.stdout:
             try:
                 event = _event(json.loads(line))
-            except ValueError:  # cut off by the worker's end
-                break
+            except ValueError:  # printed before the worker took over its output, or cut off by its end
+                continue
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None

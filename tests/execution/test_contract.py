@@ -1,0 +1,350 @@
+"""What every executor must do; a new one needs a line in EXECUTORS and a way to find its workers' processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnstudy.datasets.digits import Options
+from cnnstudy.execution import Done, Epoch, Event, Executor, Failed, Job, Progress
+from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+
+#: By name: makes an executor with so many slots that leaves files in a folder.
+EXECUTORS: dict[str, Callable[[int, Path], Executor]] = {"local": LocalExecutor}
+PATIENCE = 60  # seconds until an event that does not come is an error
+OPTIONS = Options(name="digits", classes=(0, 1), images_per_class=8)
+
+
+def pids(executor: Executor) -> list[int]:
+    """The processes of its workers."""
+    assert isinstance(executor, LocalExecutor)
+    return [process._process.pid for process in (*executor._idle, *executor._busy.values())]
+
+
+def wait_for_ends(executor: Executor) -> None:
+    """Until the executor can know that the idle workers, which were killed, are gone."""
+    assert isinstance(executor, LocalExecutor)
+    for process in executor._idle:
+        process._process.wait(PATIENCE)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # one whose parent died may wait for the system to collect its exit status
+    status = Path(f"/proc/{pid}/stat")
+    with contextlib.suppress(FileNotFoundError):
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+Make = Callable[..., Executor]
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def make(request: pytest.FixtureRequest) -> Make:
+    return EXECUTORS[request.param]
+
+
+@pytest.fixture
+def executor(make: Make, tmp_path: Path) -> Iterator[Executor]:
+    made = make(1, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def warm(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    """One for all tests that leave its worker as it was: TensorFlow takes seconds to start."""
+    made = make(1, tmp_path_factory.mktemp("trials"))
+    yield made
+    made.close()
+
+
+def images_job(key: str = "images", **payload: Any) -> Job:
+    whole = {"options": OPTIONS.model_dump(mode="json"), "sizes": [16], "split_seed": 0}
+    return Job(key, "prepare_images", {**whole, **payload})
+
+
+def run(executor: Executor, job: Job, go_on: Callable[[Epoch], bool] = lambda epoch: True) -> list[Event]:
+    """All events of a job, its epochs answered."""
+    executor.submit(job)
+    events: list[Event] = []
+    while not events or not isinstance(events[-1], Done | Failed):
+        event = executor.next_event(PATIENCE)
+        assert event is not None, f"no event after {events}"
+        assert event.key == job.key
+        events.append(event)
+        if isinstance(event, Epoch):
+            executor.answer(event.key, go_on(event))
+    return events
+
+
+@pytest.fixture(scope="module")
+def spec(warm: Executor) -> TrialSpec:
+    """Two epochs of the smallest AlexNet on a dozen digits."""
+    done = run(warm, images_job(sizes=[64]))[-1]
+    assert isinstance(done, Done)
+    levels = {"transfer": "scratch", "batch_size": 8, "dropout": 0.5, "learning_rate": 1e-3, "data_fraction": 1.0}
+    return TrialSpec(
+        study="contract",
+        purpose="trial",
+        architecture="alexnet",
+        number=0,
+        seed=0,
+        levels={**levels, "augmentation": "none"},
+        images=PreparedImages.from_json(done.result[0]),
+        split=Split(OPTIONS.validation, OPTIONS.test, 0),
+        epochs=2,
+        head_epochs=1,
+        patience=None,
+        monitor="val/accuracy",
+        optimizer=Optimizer("adam"),
+        weights_source="none",
+        weights_file=None,
+    )
+
+
+def trial_job(spec: TrialSpec, **changes: Any) -> Job:
+    changed = dataclasses.replace(spec, **changes)
+    return Job(changed.key, "run_trial", changed.to_json())
+
+
+# ---- jobs and their events
+
+
+def test_progress_comes_before_the_result(executor: Executor) -> None:
+    *progress, done = run(executor, images_job())
+    assert progress
+    assert all(isinstance(event, Progress) for event in progress)
+    assert isinstance(done, Done)
+    (images,) = map(PreparedImages.from_json, done.result)
+    assert (images.size, images.classes, sum(images.train + images.validation + images.test)) == (16, ("0", "1"), 16)
+    assert (Path(images.folder) / "images.npy").is_file()
+
+
+def test_a_trial_tells_of_each_epoch_then_of_its_result(warm: Executor, spec: TrialSpec) -> None:
+    first, second, done = run(warm, trial_job(spec))
+    assert isinstance(first, Epoch)
+    assert isinstance(second, Epoch)
+    assert (first.record.epoch, second.record.epoch) == (1, 2)
+    assert {"train/accuracy", "val/loss", "gap/accuracy"} <= set(first.record.metrics)
+    assert isinstance(done, Done)
+    result = TrialResult.from_json(done.result)
+    assert (result.state, result.epochs) == ("finished", 2)
+    assert (Path(result.files["model"]) / "MLmodel").is_file()
+
+
+def test_an_answer_of_no_prunes(warm: Executor, spec: TrialSpec) -> None:
+    epoch, done = run(warm, trial_job(spec, number=1), go_on=lambda epoch: False)
+    assert isinstance(epoch, Epoch)
+    assert isinstance(done, Done)
+    result = TrialResult.from_json(done.result)
+    assert (result.state, result.epochs, result.files) == ("pruned", 1, {})
+
+
+def test_no_event_without_a_job(executor: Executor) -> None:
+    assert executor.next_event(0.01) is None
+
+
+def test_jobs_in_two_slots(make: Make, tmp_path: Path) -> None:
+    executor = make(2, tmp_path)
+    assert executor.slots == 2
+    with contextlib.closing(executor):
+        sizes = {"small": 8, "large": 24}
+        for key, size in sizes.items():
+            executor.submit(images_job(key, sizes=[size]))
+        assert len(set(pids(executor))) == 2
+        done: dict[str, int] = {}
+        while len(done) < 2:
+            event = executor.next_event(PATIENCE)
+            assert not isinstance(event, Failed | None)
+            if isinstance(event, Done):
+                done[event.key] = event.result[0]["size"]
+    assert done == sizes
+
+
+# ---- failures
+
+
+def test_an_error_on_purpose_keeps_its_name(warm: Executor, spec: TrialSpec) -> None:
+    (failed,) = run(warm, images_job(options={"name": "digitz"}))
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.reason) == ("UnknownNameError", "crash")
+    assert "did you mean 'digits'" in failed.message
+    assert "Traceback" in failed.traceback
+    gone = dataclasses.replace(spec.images, folder="/no/such/folder")
+    (failed,) = run(warm, trial_job(spec, number=2, images=gone))
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.reason) == ("DataError", "data")
+
+
+def test_an_error_that_is_a_mistake_has_no_name(warm: Executor) -> None:
+    (failed,) = run(warm, Job("strange", "run_trial", {"no": "specification"}))
+    assert isinstance(failed, Failed)
+    assert (failed.error, failed.reason) == (None, "crash")
+    assert isinstance(run(warm, images_job())[-1], Done)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "words"), [(signal.SIGKILL, "oom", "out of memory"), (signal.SIGTERM, "crash", "signal 15")]
+)
+def test_a_killed_worker_is_a_failed_job_and_the_next_gets_a_new_one(
+    executor: Executor, number: signal.Signals, reason: str, words: str
+) -> None:
+    executor.submit(images_job("first"))
+    (killed,) = pids(executor)
+    os.kill(killed, number)
+    while isinstance(event := executor.next_event(PATIENCE), Progress):
+        pass
+    assert isinstance(event, Failed)
+    assert (event.key, event.reason, event.error) == ("first", reason, None)
+    assert words in event.message
+    assert isinstance(run(executor, images_job("second"))[-1], Done)
+    assert killed not in pids(executor)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_that_died_with_nothing_to_do_is_replaced(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    run(executor, images_job("first"))
+    (killed,) = pids(executor)
+    os.kill(killed, signal.SIGKILL)
+    wait_for_ends(executor)
+    with monkeypatch.context() as patch:
+        if not known:  # as in the moment between the look and the job
+            patch.setattr("cnnstudy.execution.local._Process.is_alive", lambda process: True)
+        executor.submit(images_job("second"))
+    while isinstance(event := executor.next_event(PATIENCE), Progress):
+        pass
+    assert isinstance(event, Done if known else Failed)
+    assert isinstance(run(executor, images_job("third"))[-1], Done)
+    assert killed not in pids(executor)
+
+
+def test_what_a_dying_worker_wrote_is_kept(
+    executor: Executor, site: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site("sys.stderr.write('the last words')\nsys.stderr.flush()\nos._exit(3)")
+    (failed,) = run(executor, images_job())
+    assert isinstance(failed, Failed)
+    assert failed.reason == "crash"
+    assert "exit code 3" in failed.message
+    assert "the last words" in failed.traceback
+
+
+# ---- processes
+
+
+def test_close_ends_every_worker(make: Make, tmp_path: Path) -> None:
+    executor = make(2, tmp_path)
+    run(executor, images_job("ended"))
+    executor.submit(images_job("under-way"))
+    executor.submit(images_job("too"))
+    workers = pids(executor)
+    assert len(workers) == 2
+    executor.close()
+    assert not any(map(is_alive, workers))
+    assert executor.next_event(0.01) is None
+    executor.close()
+
+
+DRIVER = """
+import json, sys, time
+from pathlib import Path
+here, name, folder, doing = sys.argv[1:]
+sys.path.insert(0, here)
+from test_contract import EXECUTORS, Done, images_job, pids
+executor = EXECUTORS[name](2, Path(folder))
+executor.submit(images_job("first"))
+executor.submit(images_job("second"))
+done = 0
+while doing == "idle" and done < 2:
+    done += isinstance(executor.next_event(60), Done)
+print(json.dumps(pids(executor)), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("doing", ["idle", "busy"])
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_no_worker_outlives_its_driver(name: str, doing: str, tmp_path: Path) -> None:
+    arguments = [str(Path(__file__).parent), name, str(tmp_path), doing]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE)
+    with driver:
+        assert driver.stdout is not None
+        workers = json.loads(driver.stdout.readline())
+        assert len(workers) == 2
+        driver.kill()
+    deadline = time.monotonic() + PATIENCE
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.05)
+
+
+# ---- what a worker sees and says
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """site(code): every worker runs that code when its Python starts."""
+
+    def write(code: str) -> None:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(f"import builtins, json, os, sys\n{code}\n")
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    return write
+
+
+def test_a_worker_knows_nothing_of_the_tracking_server(
+    executor: Executor, site: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site(f"open({str(tmp_path / 'seen.json')!r}, 'w').write(json.dumps(dict(os.environ)))")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:secret@host")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.setenv("SOMETHING_ELSE", "is kept")
+    run(executor, images_job())
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert not [name for name in seen if name.startswith("MLFLOW_")]
+    assert "secret" not in seen.values()
+    assert seen["SOMETHING_ELSE"] == "is kept"
+
+
+NOISE = """
+print("noise before the worker has begun")
+original = builtins.__import__
+def noisy(name, *arguments, **keywords):
+    if name.startswith("sklearn"):
+        print("noise of a library", end="", flush=True)
+        os.write(1, b"noise of a library in C")
+        os.system("printf 'noise of a child process'")
+        print('\\n{"kind": "progress", "key": "images", "what": "noise", "done": 0, "total": 0}', flush=True)
+        builtins.__import__ = original
+    return original(name, *arguments, **keywords)
+builtins.__import__ = noisy
+"""
+
+
+def test_what_libraries_print_does_not_reach_the_driver(executor: Executor, site: Callable[[str], None]) -> None:
+    site(NOISE)
+    *progress, done = run(executor, images_job())
+    assert progress
+    assert all(isinstance(event, Progress) and event.what != "noise" for event in progress)
+    assert isinstance(done, Done)

@@ -1,0 +1,220 @@
+"""A trial's way into MLflow."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnstudy.execution import Failed
+from cnnstudy.recording import Recorder, class_metrics, metric_names, remove_files, title_of
+from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
+from cnnstudy.tracking import Tracker
+
+CONFIG = {"objective": {"metric": "val/accuracy"}}
+SUMMARY = {"train/accuracy": 1.0, "val/accuracy": 0.625, "gap/accuracy": 0.375, "train/loss": 0.1, "val/loss": 0.9}
+
+
+@pytest.fixture
+def recorder(tracker: Tracker) -> Recorder:
+    return Recorder(tracker, tracker.open_study("fake", CONFIG))
+
+
+def epoch(number: int) -> EpochRecord:
+    metrics = {"train/accuracy": 0.5, "val/accuracy": 0.4, "train/loss": 0.7, "val/loss": 0.8, "gap/accuracy": 0.1}
+    return EpochRecord(number, metrics)
+
+
+def result(state: str = "finished", **changes: Any) -> TrialResult:
+    whole = TrialResult(
+        state=state,
+        best_epoch=2,
+        epochs=3,
+        seconds=12.5,
+        summary=SUMMARY,
+        confusion=((3, 1), (2, 2)),
+        trainable_parameters=10,
+        frozen_parameters=5,
+        frozen_digest="abc",
+        versions={"tensorflow": "2.20.0"},
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+def recorded(recorder: Recorder) -> RecordedRun:
+    (run,) = (run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind != "study")
+    return run
+
+
+def artifacts(recorder: Recorder, run: RecordedRun, to: Path) -> dict[str, bytes]:
+    folder = Path(recorder.tracker._client.download_artifacts(run.run_id, "", str(to)))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---- numbers of classes
+
+
+def test_class_metrics_by_hand() -> None:
+    #              predicted  cat  dog  eel
+    rows = class_metrics(((4, 1, 0), (2, 3, 0), (1, 0, 0)), ("cat", "dog", "eel"))
+    assert rows[0] == {
+        "class": "cat",
+        "precision": 4 / 7,
+        "recall": 4 / 5,
+        "f1": pytest.approx(2 * (4 / 7) * (4 / 5) / (4 / 7 + 4 / 5)),
+        "images": 5.0,
+    }
+    assert (rows[1]["precision"], rows[1]["recall"]) == (3 / 4, 3 / 5)
+    # never predicted: no division by nothing
+    assert rows[2] == {"class": "eel", "precision": 0.0, "recall": 0.0, "f1": 0.0, "images": 1.0}
+
+
+def test_a_class_without_images_divides_by_nothing() -> None:
+    row = class_metrics(((0, 0), (0, 4)), ("none", "all"))[0]
+    assert (row["precision"], row["recall"], row["f1"]) == (0.0, 0.0, 0.0)
+
+
+ALIKE = ("a_b_2", "a/b", "a?b", "a_b", "a_b_1", "日本", "中国", "x" * 300, "x" * 299)
+ODD = (*ALIKE, "Größe", "..", ".", "/", " ", "=1+1")
+
+
+def test_class_names_become_names_that_mlflow_takes(tracker: Tracker, recorder: Recorder) -> None:
+    per_class = [{"class": name, "recall": number / 100, "precision": number / 200} for number, name in enumerate(ODD)]
+    named = metric_names(per_class)  # type: ignore[arg-type]
+    recalls = [value for name, value in named.items() if name.startswith("recall/")]
+    assert recalls == [number / 100 for number in range(len(ODD))]
+    assert len(named) == 2 * len(ODD)
+    tracker.log_metrics(recorder.study.run_id, named, 1)
+    assert tracker.runs(recorder.study.experiment_id)[0].metrics == named
+
+
+def test_plain_class_names_stay_as_they_are() -> None:
+    rows: list[dict[str, float | str]] = [{"class": "tulip 2.1-b", "recall": 0.5, "precision": 1.0}]
+    assert metric_names(rows) == {"recall/tulip 2.1-b": 0.5, "precision/tulip 2.1-b": 1.0}
+
+
+# ---- titles
+
+
+def test_the_title_names_what_matters(spec: TrialSpec) -> None:
+    assert title_of(spec) == "scratch, batch 16, dropout 0.5"
+    few = dataclasses.replace(spec, levels={**spec.levels, "transfer": "frozen", "data_fraction": 0.125})
+    assert title_of(few) == "frozen, batch 16, dropout 0.5, 12.5 % of the data"
+    unweighted = dataclasses.replace(few, weights_source="random")
+    assert title_of(unweighted).startswith("frozen (random weights), ")
+    assert "random" not in title_of(dataclasses.replace(spec, weights_source="random"))
+
+
+# ---- runs
+
+
+def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "MLmodel").write_text("artifact_path: model\n")
+    recording = recorder.start(spec)
+    assert recorded(recorder).state == "running"
+    for number in (1, 2, 3):
+        recorder.epoch(recording, epoch(number))
+    recorder.finish(recording, result(files={"model": str(model)}))
+    run = recorded(recorder)
+    assert (run.state, run.kind, run.name) == ("finished", "trial", "alexnet-007 scratch, batch 16, dropout 0.5")
+    assert run.parameters["batch_size"] == "16"
+    assert run.parameters["weights"] == "none"
+    assert run.parameters["train_images"] == "12"
+    assert run.metrics["best/val_accuracy"] == 0.625
+    assert run.metrics["best/epoch"] == 2
+    assert run.metrics["time/total_seconds"] == 12.5
+    assert (run.metrics["parameters/trainable"], run.metrics["parameters/frozen"]) == (10, 5)
+    assert (run.metrics["recall/cat"], run.metrics["precision/dog"]) == (0.75, 2 / 3)
+    assert recorder.tracker.metric_history(run.run_id, "val/accuracy") == {1: 0.4, 2: 0.4, 3: 0.4}
+    assert json.loads(run.tags["cnnstudy.levels"]) == spec.levels
+    assert json.loads(run.tags["cnnstudy.packages"])["tensorflow"] == "2.20.0"
+    assert {"python", "mlflow", "optuna"} <= set(json.loads(run.tags["cnnstudy.packages"]))
+    assert run.tags["cnnstudy.code_version"]
+    assert run.tags["cnnstudy.data_digest"] == spec.images.digest
+    assert run.tags["cnnstudy.frozen_digest"] == "abc"
+    assert run.tags["cnnstudy.model"].startswith("models:/")
+
+
+def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -> None:
+    odd = dataclasses.replace(spec, images=dataclasses.replace(spec.images, classes=("=cmd()", 'dög, "wild"')))
+    recording = recorder.start(odd)
+    recorder.epoch(recording, epoch(1))
+    recorder.finish(recording, result())
+    files = artifacts(recorder, recorded(recorder), tmp_path / "down")
+    assert set(files) == {
+        *("curves.png", "confusion_matrix.png"),
+        *("per_class.csv", "confusion_matrix.csv", "trial.json"),
+    }
+    for name in ("curves.png", "confusion_matrix.png"):
+        assert files[name].startswith(b"\x89PNG")
+        assert min(struct.unpack(">II", files[name][16:24])) > 200
+    rows = list(csv.DictReader(files["per_class.csv"].decode().splitlines()))
+    # a class is never a spreadsheet's formula
+    assert [row["class"] for row in rows] == ["'=cmd()", 'dög, "wild"']
+    assert [float(row["recall"]) for row in rows] == [0.75, 0.5]
+    assert [float(row["precision"]) for row in rows] == [3 / 5, 2 / 3]
+    matrix = list(csv.reader(files["confusion_matrix.csv"].decode().splitlines()))
+    header = ["true class", "'=cmd()", 'dög, "wild"']
+    assert matrix == [header, ["'=cmd()", "3", "1"], ['dög, "wild"', "2", "2"]]
+    assert TrialSpec.from_json(json.loads(files["trial.json"])) == odd
+
+
+def test_a_pruned_trial_has_numbers_and_no_model(recorder: Recorder, spec: TrialSpec) -> None:
+    recording = recorder.start(spec)
+    recorder.epoch(recording, epoch(1))
+    recorder.finish(recording, result("pruned"))
+    run = recorded(recorder)
+    assert (run.state, run.metrics["best/val_accuracy"]) == ("pruned", 0.625)
+    assert "cnnstudy.model" not in run.tags
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_failed_trial_keeps_why_and_what_it_had(
+    recorder: Recorder, spec: TrialSpec, tmp_path: Path, epochs: int
+) -> None:
+    recording = recorder.start(spec)
+    for number in range(epochs):
+        recorder.epoch(recording, epoch(number + 1))
+    recorder.fail(recording, Failed(spec.key, "oom", "no memory left\nfor 3 tensors", "Traceback\n  ümlaut \udc80"))
+    run = recorded(recorder)
+    assert (run.state, run.reason, run.tags["cnnstudy.message"]) == ("failed", "oom", "no memory left")
+    files = artifacts(recorder, run, tmp_path / "down")
+    assert files["traceback.txt"].decode().startswith("Traceback\n  ümlaut")
+    assert ("curves.png" in files) == bool(epochs)
+    assert TrialSpec.from_json(json.loads(files["trial.json"])) == spec
+
+
+def test_source_weights_are_no_trial(recorder: Recorder, spec: TrialSpec) -> None:
+    recorder.start(dataclasses.replace(spec, purpose="pretrain", number=0), {"cnnstudy.weights_address": "abc"})
+    run = recorded(recorder)
+    assert (run.kind, run.tags["cnnstudy.trial"]) == ("pretrain", "pretrain-alexnet")
+    assert run.tags["cnnstudy.weights_address"] == "abc"
+
+
+def test_only_what_is_unfinished_is_marked_interrupted(recorder: Recorder, spec: TrialSpec) -> None:
+    ended = recorder.start(spec)
+    recorder.epoch(ended, epoch(1))
+    recorder.finish(ended, result())
+    left = recorder.start(dataclasses.replace(spec, number=8))
+    assert [run.run_id for run in recorder.interrupt_unfinished()] == [left.run_id]
+    assert recorder.interrupt_unfinished() == []
+    states = {run.run_id: (run.state, run.reason) for run in recorder.tracker.runs(recorder.study.experiment_id)}
+    assert states[ended.run_id] == ("finished", "")
+    assert states[left.run_id] == ("failed", "interrupted")
+    assert states[recorder.study.run_id][0] == "running"
+
+
+def test_the_workers_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").touch()
+    (tmp_path / "backbone.npz").touch()
+    files = {name: str(tmp_path / name) for name in ("model", "backbone.npz", "gone")}
+    remove_files(result(files=files))
+    assert list(tmp_path.iterdir()) == []

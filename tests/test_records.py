@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from cnnstudy.records import (
+    FAILURE_REASONS,
+    EpochRecord,
+    Optimizer,
+    PreparedImages,
+    Record,
+    RecordedRun,
+    RecordedStudy,
+    Split,
+    TrialResult,
+    TrialSpec,
+    best_name,
+)
+
+IMAGES = PreparedImages(
+    name="digits",
+    folder="/cache/images/0",
+    digest="0" * 64,
+    size=32,
+    classes=("zero", "eins"),
+    train=(3, 4),
+    validation=(1, 1),
+    test=(1, 1),
+    skipped=("a.jpg: truncated",),
+)
+SPEC = TrialSpec(
+    study="tiny",
+    purpose="trial",
+    architecture="vgg16",
+    number=7,
+    seed=3,
+    levels={"batch_size": 8, "dropout": 0.1 + 0.2, "transfer": "scratch"},
+    images=IMAGES,
+    split=Split(0.15, 0.15, 0),
+    epochs=3,
+    head_epochs=1,
+    patience=None,
+    monitor="val/loss",
+    optimizer=Optimizer("adam"),
+    weights_source="none",
+    weights_file=None,
+)
+RESULT = TrialResult(
+    state="finished",
+    best_epoch=2,
+    epochs=3,
+    seconds=1.5,
+    summary={"val/loss": 1e-300},
+    confusion=((1, 0), (0, 1)),
+    trainable_parameters=10,
+    frozen_parameters=0,
+    frozen_digest=None,
+    files={"model": "m"},
+)
+RECORDS: list[Record] = [IMAGES, SPEC, RESULT, EpochRecord(1, {"val/loss": 0.1}), Split(0.1, 0.2, 3), Optimizer("sgd")]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_survives_json(record: Record) -> None:
+    text = json.dumps(record.to_json(), allow_nan=False)
+    again = type(record).from_json(json.loads(text))
+    assert json.dumps(again.to_json()) == text
+    assert type(again) is type(record)
+
+
+def test_nested_records_and_tuples_come_back_as_they_were() -> None:
+    again = TrialSpec.from_json(json.loads(json.dumps(SPEC.to_json())))
+    assert again == SPEC
+    assert (type(again.images), type(again.split), type(again.optimizer)) == (PreparedImages, Split, Optimizer)
+    assert isinstance(again.images.train, tuple)
+
+
+def test_the_confusion_matrix_keeps_its_counts() -> None:
+    again = TrialResult.from_json(json.loads(json.dumps(RESULT.to_json())))
+    assert [list(row) for row in again.confusion] == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_key_of_another_version_is_an_error(record: Record) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        type(record).from_json({**record.to_json(), "colour": "red"})
+
+
+def test_a_missing_key_is_an_error() -> None:
+    data = SPEC.to_json()
+    del data["seed"]
+    with pytest.raises(TypeError, match="seed"):
+        TrialSpec.from_json(data)
+
+
+def test_keys_of_trials_are_unique() -> None:
+    assert SPEC.key == "vgg16-007"
+    assert dataclasses.replace(SPEC, number=1234).key == "vgg16-1234"
+    assert dataclasses.replace(SPEC, purpose="pretrain").key == "pretrain-vgg16"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "done"),
+    [
+        ("finished", "", True),
+        ("pruned", "", True),
+        ("running", "", False),
+        *(("failed", reason, reason != "interrupted") for reason in FAILURE_REASONS),
+    ],
+)
+def test_only_an_interrupted_or_running_trial_is_not_done(state: str, reason: str, done: bool) -> None:
+    run = RecordedRun("id", "name", "trial", state, reason, 0, {}, {}, {})
+    assert run.done is done
+
+
+def test_names_of_metrics() -> None:
+    assert best_name("val/loss") == "best/val_loss"
+    study = RecordedStudy("tiny", "1", "id", {"objective": {"metric": "val/accuracy"}})
+    assert study.objective == "val/accuracy"
