@@ -41,7 +41,7 @@ def main() -> None:
     try:
         app()
     except CnnstudyError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -166,9 +166,9 @@ def describe(
 
     found = architectures.find(architecture)
     found.check_size(image_size)
-    from cnnstudy.architectures import describe as describing
+    from cnnstudy.architectures.describe import describe as describe_network
 
-    describing.describe(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
+    describe_network(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
 
 
 def _open_or_print(url: str, open_: bool) -> None:
