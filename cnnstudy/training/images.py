@@ -58,7 +58,9 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
     build_entries(
         "images",
         list(addresses),
-        lambda folders: _decode_into(source, {addresses[a]: folder for a, folder in folders.items()}, progress),
+        lambda folders: _decode_into(
+            source, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
+        ),
     )
     folders = [entry_folder("images", address) for address in addresses]
     bad = _read_index(folders[0])["bad"]

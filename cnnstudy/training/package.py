@@ -24,8 +24,9 @@ def save(model: keras.Model, folder: Path) -> None:
     from mlflow.types import Schema, TensorSpec
 
     _, height, width, channels = model.input_shape
+    # unnamed: a named input would reach Keras as a dict, which it warns of
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels), "image")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, model.output_shape[-1]))]),
     )
     mlflow.tensorflow.save_model(

@@ -1,0 +1,89 @@
+"""MLflow's UI on a study: the server's pages, and what a browser shows of them where there is one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from cnnstudy.errors import TrackingError
+from cnnstudy.mlflow_view import study_url
+from cnnstudy.tracking import Tracker
+from cnnstudy.ui import is_server, serve
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET_BROWSER = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """The address of a UI, and the experiment of a study with one trial in it."""
+    folder = tmp_path_factory.mktemp("ui")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracker = Tracker(uri)
+    study = tracker.open_study("shown-study", {"objective": {"metric": "val/accuracy"}})
+    run_id = tracker._client.create_run(
+        study.experiment_id,
+        run_name="alexnet-000 frozen",
+        tags={"cnnstudy.kind": "trial", "cnnstudy.state": "finished"},
+    ).info.run_id
+    for epoch, gap in enumerate((0.05, 0.12, 0.2), 1):
+        tracker.log_metrics(run_id, {"train/accuracy": 0.7 + gap, "val/accuracy": 0.7, "gap/accuracy": gap}, epoch)
+    tracker.log_metrics(run_id, {"best/gap_accuracy": 0.2, "best/val_accuracy": 0.7}, 3)
+    tracker.end_run(run_id, "finished")
+    with serve(uri, None) as (base, _):
+        yield base, study.experiment_id
+
+
+def test_the_servers_pages_find_the_study(server: tuple[str, str]) -> None:
+    base, experiment_id = server
+    with urllib.request.urlopen(base) as page:
+        assert "<title>MLflow</title>" in page.read().decode()
+    address = f"{base}/ajax-api/2.0/mlflow/experiments/get?experiment_id={experiment_id}"
+    with urllib.request.urlopen(address) as answer:
+        experiment = json.load(answer)["experiment"]
+    assert experiment["name"] == "shown-study"
+    assert "mlflow.sharedViewState.cnnstudy" in {tag["key"] for tag in experiment["tags"]}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_trial_and_gap_chart_are_on_the_screen_without_a_click(server: tuple[str, str], tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    base, experiment_id = server
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET_BROWSER)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(study_url(base, experiment_id))
+        for text in ("alexnet-000 frozen", "Overfitting", "gap/accuracy", "Trials side by side"):
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+        page.screenshot(path=tmp_path / "ui.png")
+        browser.close()
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(TrackingError, match=f"port {port} is taken; give another with --port"),
+            serve(f"sqlite:///{tmp_path / 'mlflow.db'}", port),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
+def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
+    assert is_server(uri) is expected
