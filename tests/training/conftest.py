@@ -1,0 +1,58 @@
+"""Small real trainings: digits at the networks' smallest sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnstudy.architectures import find
+from cnnstudy.datasets import find as find_data
+from cnnstudy.records import Optimizer, PreparedImages, Split, TrialSpec
+from cnnstudy.space import complete_levels
+from cnnstudy.training.images import prepare
+
+SPLIT = Split(0.25, 0.25, 0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Callable[[int], PreparedImages]:
+    """Digits 0-4 at a size in pixels: 50 images to train on, 25 to validate."""
+    options = find_data("digits").Options(
+        name="digits", classes=(0, 1, 2, 3, 4), images_per_class=20, validation=0.25, test=0.25
+    )
+    return lambda size: prepare(options, [size], 0, lambda *_: None)[0]
+
+
+@pytest.fixture
+def make_spec(digits: Callable[[int], PreparedImages]) -> Callable[..., TrialSpec]:
+    """A trial's specification; levels by name, other fields by name too."""
+
+    def make(architecture: str = "alexnet", weights: Path | None = None, **given: Any) -> TrialSpec:
+        found = find(architecture)
+        fields = {name: given.pop(name) for name in list(given) if name in TrialSpec.__dataclass_fields__}
+        levels = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: given.get(factor.name))
+        return TrialSpec(
+            **{
+                "study": "test",
+                "purpose": "trial",
+                "architecture": architecture,
+                "number": 0,
+                "seed": 0,
+                "levels": levels,
+                "images": digits(found.minimum_size),
+                "split": SPLIT,
+                "epochs": 2,
+                "head_epochs": 1,
+                "patience": None,
+                "monitor": "val/accuracy",
+                "optimizer": Optimizer("adam"),
+                "weights_source": "file" if weights else "none",
+                "weights_file": str(weights) if weights else None,
+                **fields,
+            }
+        )
+
+    return make
