@@ -26,6 +26,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
     schema           the keys of a study file
+    combinations     what keys must be together
     config           YAML -> frozen StudyConfig, checked as a whole
     training/        one trial, in a worker
     execution/       one file per engine that runs workers

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
-from cnnstudy.errors import CnnstudyError
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 
 app = typer.Typer(
     name="cnnstudy",
@@ -43,6 +43,9 @@ def main() -> None:
     except CnnstudyError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # the disk is full, a folder may not be written: the system's words say it
+        Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        sys.exit(EnvironmentTrouble.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

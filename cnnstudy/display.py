@@ -141,7 +141,7 @@ class LiveDisplay(Display):
         self._live.__exit__(None, None, None)
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def count(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
@@ -184,4 +184,4 @@ def choose_display(console: Console, quiet: bool) -> Display:
         return Display()
     if console.is_terminal:
         return LiveDisplay(console)
-    return PlainDisplay(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    return PlainDisplay(lambda text: console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def download(
     Raises:
         error: the download failed or the file has another hash.
     """
+    place = keras_folder(subfolder) / file_name
+    if place.is_file() and not _has_hash(place, file_hash):
+        # Keras would delete it and try the network
+        raise error(f"{place} is not the file that {url} gives: its hash is not {file_hash}. Remove it, or {otherwise}")
     import keras
 
     try:
@@ -35,6 +40,11 @@ def download(
         )
     except Exception as reason:  # get_file raises bare Exception where the network fails
         raise error(
-            f"can't download {url}: {reason}. Without network: put the file at {keras_folder(subfolder) / file_name} "
+            f"can't download {url}: {reason}. Without network: put the file at {place} "
             f"(its hash must be {file_hash}), or {otherwise}"
         ) from reason
+
+
+def _has_hash(path: Path, expected: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256" if len(expected) == 64 else "md5").hexdigest() == expected

@@ -6,6 +6,7 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
@@ -32,7 +33,7 @@ def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> p
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
     """The finished trials, best first; apart from them those that did not finish, with the reason."""
     if frame.empty:
-        console.print(f"study {name} has no trials yet", markup=False, highlight=False)
+        console.print(f"study {name} has no trials yet", markup=False, emoji=False, highlight=False)
         return
     finished, others = split_by_state(frame)
     if len(finished):
@@ -41,8 +42,8 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         for heading in headings:
             grid.add_column(heading, justify="left" if heading in ("trial", "transfer") else "right", no_wrap=True)
         for row in rows:
-            grid.add_row(*row)
-        console.print(grid, markup=False)
+            grid.add_row(*map(Text, row))
+        console.print(grid, markup=False, emoji=False)
         if top is not None and len(finished) > top:
             console.print(f"and {len(finished) - top} more", highlight=False)
     if len(others):
@@ -50,8 +51,8 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
         for row in unfinished_rows(others):
-            grid.add_row(*row)
-        console.print(grid, markup=False)
+            grid.add_row(*map(Text, row))
+        console.print(grid, markup=False, emoji=False)
 
 
 def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
@@ -72,7 +73,7 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     ]
     if outcome.finished and not outcome.interrupted:
         lines.append(f"The best model:     models:/{name}@champion")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _grid(title: str) -> Table:

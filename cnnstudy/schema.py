@@ -1,6 +1,6 @@
 """The keys of a study file, as frozen pydantic models; what each key allows by itself.
 
-What keys must be together is checked in `config`, whose `load_study` is the one way in.
+What keys must be together is checked in `combinations`; `config.load_study` is the one way in.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# What a study does is nobody else's business.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
@@ -46,7 +48,8 @@ def tracking_uri(given: str | None) -> str:
 
 def without_secrets(uri: str) -> str:
     """The address without user and password, which may hold `@` and `/` themselves."""
-    return re.sub(r"//[^\s'\"]*@", "//***@", uri)
+    hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]*", r"\1=***", hidden)
 
 
 class Tracker:

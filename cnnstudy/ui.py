@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from cnnstudy.errors import TrackingError
 
 #: No job execution, and no model that needs pickle: this server is for looking.
-ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 SECONDS_TO_START = 120
 
 

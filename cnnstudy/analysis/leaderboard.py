@@ -156,11 +156,16 @@ def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
 
 def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for reading: accuracies in percent, gaps in signed points, and the factors that vary."""
-    varied = [name for name in FACTORS if name in frame and name not in HEADINGS and frame[name].nunique() > 1]
+    varied = [name for name in FACTORS if name in frame and name not in HEADINGS and _varies(frame, name)]
     columns = [name for name in HEADINGS if name in frame]
     columns[4:4] = varied
     headings = [HEADINGS.get(column, column.replace("_", " ")) for column in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
+
+
+def _varies(frame: pd.DataFrame, factor: str) -> bool:
+    """Within a network: between networks a default may differ."""
+    return bool((frame.groupby("architecture")[factor].nunique() > 1).any())
 
 
 def _cell(row: dict[Any, Any], column: str) -> str:

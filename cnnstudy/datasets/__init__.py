@@ -67,7 +67,7 @@ class DataSet(Protocol):
 
 
 #: Files here that are no data set themselves.
-_PARTS = {"files"}
+_PARTS = {"files", "archives"}
 
 
 def names() -> list[str]:

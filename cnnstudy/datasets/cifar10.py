@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.datasets import DataOptions, ImageSource
-from cnnstudy.datasets.files import ExistingPath, among, archive_members, each_once, labelled
+from cnnstudy.datasets.archives import archive_members
+from cnnstudy.datasets.files import ExistingPath, among, each_once, labelled
 from cnnstudy.download import download
 from cnnstudy.errors import DataError
 

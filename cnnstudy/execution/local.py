@@ -20,7 +20,12 @@ from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
 #: step of these networks 1.3 to 2.7 times faster.
-ENVIRONMENT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONUNBUFFERED": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class LocalExecutor:
