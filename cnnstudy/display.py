@@ -184,4 +184,4 @@ def choose_display(console: Console, quiet: bool) -> Display:
         return Display()
     if console.is_terminal:
         return LiveDisplay(console)
-    return PlainDisplay(lambda text: console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True))
+    return PlainDisplay(lambda text: print(text, file=console.file, flush=True))

@@ -22,12 +22,11 @@ from cnnstudy.tracking import Tracker
 
 
 def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
-    """The study's leaderboard. An interrupted trial that ran again since is not in it twice."""
+    """The study's leaderboard. A trial that was interrupted and ran again is in it with its last run only."""
     runs = [run for run in tracker.runs(study.experiment_id) if run.kind == "trial"]
-    done = {run.tags["cnnstudy.trial"] for run in runs if run.done}
-    return leaderboard(
-        [run for run in runs if run.done or run.tags["cnnstudy.trial"] not in done], study.objective, sort
-    )
+    # oldest first: a later run takes an earlier one's place, unless only the earlier one counts
+    latest = {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+    return leaderboard(list(latest.values()), study.objective, sort)
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:

@@ -139,7 +139,7 @@ class Driver:
                     self._on_failed(event)
         except BaseException:
             for key in self._running:
-                self.display.end_trial(key, "interrupted; the next call runs it again")
+                self.display.say(f"{key}  interrupted; the next call runs it again")
             raise
 
     def _fill_slots(self) -> None:
