@@ -18,6 +18,7 @@ and answers with plain data and a folder of files: it may be killed at any momen
 Each module imports only from those above it in this list (tests/test_imports.py holds the order):
 
     errors           the exception tree
+    signals          how a command is asked to stop
     strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights
     download         Keras' downloader, with a checked hash

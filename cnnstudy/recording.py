@@ -83,10 +83,11 @@ class Recorder:
         best = {best_name(name): value for name, value in result.summary.items()}
         best["best/epoch"] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes)
+        has_model = "model" in result.files
         self.tracker.log_metrics(
             run_id,
             {
-                **best,
+                **({} if has_model else best),  # else they come with the model, which has them too then
                 "time/total_seconds": result.seconds,
                 "parameters/trainable": float(result.trainable_parameters),
                 "parameters/frozen": float(result.frozen_parameters),
@@ -98,13 +99,14 @@ class Recorder:
             folder = Path(name)
             self._write_files(folder, recording, result, per_class)
             self.tracker.log_files(run_id, folder)
-        if "model" in result.files:
+        if has_model:
             self.tracker.log_model(
                 self.study.experiment_id,
                 run_id,
                 spec.key,
                 Path(result.files["model"]),
                 best,
+                result.epochs,
                 spec.images,
                 {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
             )

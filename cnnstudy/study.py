@@ -6,9 +6,8 @@ It may be stopped at any moment and called again: what MLflow holds is taken up,
 from __future__ import annotations
 
 import contextlib
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from cnnstudy.records import (
 from cnnstudy.resume import one_driver, past_trials, refuse_changes, refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Proposal, Search
+from cnnstudy.signals import terminate_as_interrupt
 from cnnstudy.tracking import REASON, Tracker
 
 #: Makes an executor that leaves the files of trials in a folder.
@@ -58,7 +58,7 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with one_driver(study.config.name, tracker.uri), _terminate_as_interrupt():
+    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
         config = study.config.model_dump(mode="json")
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
@@ -195,7 +195,8 @@ class Driver:
             event.key,
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
             f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
-            f"at epoch {result.best_epoch}",
+            f"at epoch {result.best_epoch}; {result.trainable_parameters:,} parameters trained, "
+            f"{result.frozen_parameters:,} frozen",
         )
 
     def _on_failed(self, event: Failed) -> None:
@@ -232,21 +233,3 @@ def best_trial(finished: list[RecordedRun], metric: str) -> RecordedRun | None:
     rated = [run for run in finished if "cnnstudy.model" in run.tags]
     key = best_name(metric)
     return max(rated, key=lambda run: (sign * run.metrics[key], -run.metrics["best/val_loss"]), default=None)
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM, as Slurm and Docker send it, ends a study as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -208,10 +208,11 @@ class Tracker:
         name: str,
         folder: Path,
         metrics: Mapping[str, float],
+        step: int,
         images: PreparedImages,
         tags: Mapping[str, str],
     ) -> str:
-        """The folder, a model that a worker packaged, as an output of the run; its address `models:/<id>`."""
+        """The folder, a model that a worker packaged, as an output of the run, with its metrics; `models:/<id>`."""
         now = int(time.time() * 1000)
         with self._translated():
             model_id = self._client.create_logged_model(
@@ -219,8 +220,8 @@ class Tracker:
             ).model_id
             self._client.log_model_artifacts(model_id, str(folder))
             self._client.finalize_logged_model(model_id, "READY")
-            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-            where = (now, 0, model_id, images.name, _short(images.digest), run_id)
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
+            where = (now, step, model_id, images.name, _short(images.digest), run_id)
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
             self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
         return f"models:/{model_id}"

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from cnnstudy.errors import TrackingError
+from cnnstudy.signals import terminate_as_interrupt
 
 #: No job execution, and no model that needs pickle: this server is for looking.
 ENVIRONMENT = {
@@ -52,8 +53,9 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
     )
     try:
         base = f"http://127.0.0.1:{chosen}"
-        _wait_until_it_answers(base, process)
-        yield base, process
+        with terminate_as_interrupt():
+            _wait_until_it_answers(base, process)
+            yield base, process
     finally:
         _end_group(process)
 

@@ -34,7 +34,7 @@ def log_model(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, run_id: s
     folder.mkdir(exist_ok=True)
     (folder / "MLmodel").write_text("artifact_path: model\n")
     metrics = {"best/val_accuracy": 0.75}
-    return tracker.log_model(study.experiment_id, run_id, spec.key, folder, metrics, spec.images, {"who": "me"})
+    return tracker.log_model(study.experiment_id, run_id, spec.key, folder, metrics, 3, spec.images, {"who": "me"})
 
 
 def recorded(tracker: Tracker, study: RecordedStudy, run_id: str) -> RecordedRun:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -87,3 +91,22 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
 def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
     assert is_server(uri) is expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_the_address_and_leaves_no_server(number: int, tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    study = tracker.open_study("shown-study", {})
+    command = [sys.executable, "-m", "cnnstudy", "ui", "shown-study", "--no-open", "--tracking-uri", tracker.uri]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        base = address.partition("/#")[0]
+        assert address == study_url(base, study.experiment_id)
+        assert process.stdout.readline().startswith("Ctrl-C")
+        with urllib.request.urlopen(f"{base}/health") as answer:
+            assert answer.status == 200
+        process.send_signal(number)
+        assert process.wait() in (0, 130)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{base}/health")

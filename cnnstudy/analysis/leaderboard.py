@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
     levels = json.loads(trial.tags["cnnstudy.levels"])
     metrics, parameters = trial.metrics, trial.parameters
     shown = [f"{part}/{name}" for name in ("accuracy", "loss") for part in ("train", "val", "gap", "full_train")]
-    return {
+    row: dict[str, Any] = {
         "trial": trial.tags["cnnstudy.trial"],
         "architecture": trial.tags["cnnstudy.architecture"],
         **{factor: levels.get(factor) for factor in FACTORS},
@@ -86,6 +87,17 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
         "run_id": trial.run_id,
         "model": trial.tags.get("cnnstudy.model", ""),
     }
+    return row | {name: _number_or_text(text) for name, text in parameters.items() if name not in row}
+
+
+def _number_or_text(text: str) -> float | int | str | None:
+    """A parameter as it was before MLflow made text of it."""
+    if text == "None":
+        return None
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _whole(number: float | str | None) -> int | None:
