@@ -27,6 +27,7 @@ COLUMNS = (
     "metrics.`best/val_accuracy`",
     "metrics.`best/train_accuracy`",
     "metrics.`best/gap_accuracy`",
+    "tags.`cnnstudy.verdict`",
     "tags.`cnnstudy.state`",
 )
 

@@ -111,6 +111,8 @@ class Recorder:
                 {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
             )
         tags = {"cnnstudy.packages": json.dumps({**driver_versions(), **result.versions})}
+        if result.verdict:
+            tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.tracker.end_run(run_id, result.state, tags)
@@ -124,9 +126,10 @@ class Recorder:
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.tracker.log_files(recording.run_id, folder)
-        self.tracker.end_run(
-            recording.run_id, "failed", {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
-        )
+        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
+        if failed.reason == "diverged":
+            tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
+        self.tracker.end_run(recording.run_id, "failed", tags)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
         """Mark what was stopped from outside, so that it runs again; these runs."""

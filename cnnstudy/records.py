@@ -117,6 +117,8 @@ class TrialResult(Record):
     trainable_parameters: int
     frozen_parameters: int
     frozen_digest: str | None  # of the frozen weights, the same before and after training; None: nothing frozen
+    verdict: str = ""  # one of training/verdict.py's, with its reason
+    verdict_reason: str = ""
     files: dict[str, str] = field(default_factory=dict)  # "model": folder, "backbone": file
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 

@@ -39,7 +39,9 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         headings, rows = table(finished if top is None else finished.head(top))
         grid = _grid(f"study {name}: best first, by validation")
         for heading in headings:
-            grid.add_column(heading, justify="left" if heading in ("trial", "transfer") else "right", no_wrap=True)
+            grid.add_column(
+                heading, justify="left" if heading in ("trial", "transfer", "verdict") else "right", no_wrap=True
+            )
         for row in rows:
             grid.add_row(*map(Text, row))
         console.print(grid, markup=False, emoji=False)

@@ -195,7 +195,7 @@ class Driver:
             event.key,
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
             f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
-            f"at epoch {result.best_epoch}; {result.trainable_parameters:,} parameters trained, "
+            f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
             f"{result.frozen_parameters:,} frozen",
         )
 

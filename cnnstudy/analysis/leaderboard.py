@@ -23,8 +23,8 @@ HEADINGS = {
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
+    "verdict": "verdict",
     "best_epoch": "epoch",
-    "seconds": "seconds",
 }
 #: Columns in which less is better; all other numbers are best when large.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
@@ -77,6 +77,8 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
         "epochs": _whole(parameters.get("epochs")),
         "optimizer": parameters.get("optimizer", ""),
         **{name.replace("/", "_"): metrics.get(best_name(name)) for name in shown},
+        "verdict": trial.tags.get("cnnstudy.verdict", ""),
+        "verdict_reason": trial.tags.get("cnnstudy.verdict_reason", ""),
         "best_epoch": _whole(metrics.get("best/epoch")),
         "updates": _whole(metrics.get("optimizer/updates")),
         "trainable_parameters": _whole(metrics.get("parameters/trainable")),
@@ -149,7 +151,7 @@ def _markdown(headings: list[str], rows: list[list[str]]) -> str:
     import tabulate
 
     escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
-    aligned = ["left" if heading in ("transfer", *UNFINISHED_HEADINGS) else "right" for heading in headings]
+    aligned = ["left" if heading in ("transfer", "verdict", *UNFINISHED_HEADINGS) else "right" for heading in headings]
     return str(tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True))
 
 
@@ -169,7 +171,7 @@ def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
 def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for reading: accuracies in percent, gaps in signed points, and the factors that vary."""
     varied = [name for name in FACTORS if name in frame and name not in HEADINGS and _varies(frame, name)]
-    columns = [name for name in HEADINGS if name in frame]
+    columns = [name for name in HEADINGS if name in frame and (name != "verdict" or frame[name].any())]
     columns[4:4] = varied
     headings = [HEADINGS.get(column, column.replace("_", " ")) for column in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]

@@ -9,5 +9,6 @@ optimizers   one line each
 augmentation one entry each
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
+verdict      what a trial did, in a word, with the rule behind it
 package      the model with its preprocessing as an MLflow model
 """

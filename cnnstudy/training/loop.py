@@ -71,6 +71,9 @@ class Trainer:
         metrics = {**self.measure(self.images.probe), **running}
         if not math.isfinite(metrics["running/loss"] + metrics["val/loss"] + metrics["train/loss"]):
             raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
+        # how much of the usual gap is dropout, augmentation and moving weights rather than overfitting
+        metrics["gap/hidden_accuracy"] = metrics["train/accuracy"] - metrics["running/accuracy"]
+        metrics["gap/hidden_loss"] = metrics["running/loss"] - metrics["train/loss"]
         metrics["time/training_seconds"] = trained - started
         metrics["time/seconds"] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)

@@ -18,6 +18,7 @@ from cnnstudy.training import package, transfer, weights
 from cnnstudy.training.images import load_for_training
 from cnnstudy.training.loop import Trainer
 from cnnstudy.training.metrics import confusion
+from cnnstudy.training.verdict import judge
 
 #: Told of each epoch; false means: prune.
 Report = Callable[[EpochRecord], bool]
@@ -58,16 +59,23 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
     parameters = {layer.name: layer.count_params() for layer in network.inference.layers}
     frozen_parameters = sum(parameters[layer.name] for layer in frozen)
     validation = trainer.images.validation
+    summary = {**trainer.measure(trainer.images.probe), **trainer.measure_full_train()}
+    matrix = confusion(trainer.logits(validation), validation.labels)
+    verdict = judge(
+        summary["train/accuracy"], len(trainer.images.probe), summary["val/accuracy"], [sum(row) for row in matrix]
+    )
     return TrialResult(
         state=state,
         best_epoch=best.epoch,
         epochs=trainer.epoch,
         seconds=time.perf_counter() - started,
-        summary={**trainer.measure(trainer.images.probe), **trainer.measure_full_train()},
-        confusion=confusion(trainer.logits(validation), validation.labels),
+        summary=summary,
+        confusion=matrix,
         trainable_parameters=sum(parameters.values()) - frozen_parameters,
         frozen_parameters=frozen_parameters,
         frozen_digest=frozen_after,
+        verdict=verdict.name,
+        verdict_reason=verdict.reason,
         files=_save(network, spec, folder) if state == "finished" else {},
         versions={"python": platform.python_version(), **package.versions()},
     )

@@ -210,8 +210,13 @@ def test_cells_for_reading(make_run: MakeRun) -> None:
         "val": "87.5 %",
         "gap": "+7.5",
         "epoch": "2",
-        "seconds": "1.2",
     }
+
+
+def test_a_gap_of_nothing_learnt_is_told_from_a_small_one(make_run: MakeRun) -> None:
+    runs = [make_run(1, tags={"cnnstudy.verdict": "not-learning"}), make_run(2, tags={"cnnstudy.verdict": "fit"})]
+    headings, rows = table(leaderboard(runs, ACCURACY))
+    assert sorted(row[headings.index("verdict")] for row in rows) == ["fit", "not-learning"]
 
 
 def test_a_factor_that_varies_gets_a_column(make_run: MakeRun) -> None:
@@ -241,7 +246,7 @@ def test_markdown_cells_hold_no_column_or_line_ends(make_run: MakeRun, tmp_path:
     broken = make_run(2, None, state="failed", reason="x|y\nz")
     write_markdown(leaderboard([run, broken], ACCURACY), tmp_path / "all.md")
     lines = [line for line in (tmp_path / "all.md").read_text().splitlines() if line.startswith("|")]
-    assert [line.replace("\\|", "").count("|") for line in lines] == [10] * 3 + [4] * 3
+    assert [line.replace("\\|", "").count("|") for line in lines] == [9] * 3 + [4] * 3
     assert "x\\|y z" in lines[-1]
 
 
