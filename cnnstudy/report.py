@@ -78,4 +78,4 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
 
 
 def _grid(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)

@@ -39,7 +39,8 @@ def judge(train_accuracy: float, train_images: int, validation_accuracy: float, 
     """
     images, guessing = sum(validation), max(validation) / sum(validation)
     train_right, validation_right = round(train_accuracy * train_images), round(validation_accuracy * images)
-    measured = f"train {100 * train_accuracy:.1f} % of {train_images}, validation {100 * validation_accuracy:.1f} % of {images}"
+    train, seen = 100 * train_accuracy, 100 * validation_accuracy
+    measured = f"train {train:.1f} % of {train_images}, validation {seen:.1f} % of {images}"
     chances = [
         binomtest(right, of, guessing, alternative="greater").pvalue
         for right, of in ((train_right, train_images), (validation_right, images))
