@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
+from cnnstudy import architectures
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 
 app = typer.Typer(
@@ -159,14 +160,12 @@ def ui(
 
 @app.command()
 def describe(
-    architecture: Annotated[str, typer.Argument(help="alexnet, googlenet or vgg16.")],
+    architecture: Annotated[str, typer.Argument(help=f"One of {', '.join(architectures.names())}.")],
     image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
     classes: Annotated[int, typer.Option(min=2)] = 5,
     png: Annotated[Path | None, typer.Option(help="Draw the structure here.  [default: ARCHITECTURE.png]")] = None,
 ) -> None:
     """Print a network's layers and draw its structure."""
-    from cnnstudy import architectures
-
     found = architectures.find(architecture)
     found.check_size(image_size)
     from cnnstudy.architectures.describe import describe as describe_network

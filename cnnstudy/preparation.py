@@ -87,17 +87,21 @@ class Preparation:
                 }
                 checked = self._result(Job(f"weights-{name}", "check_weights", payload))
                 found[name] = SourceWeights(weights.source, checked["file"], checked["digest"])
-        for name, weights in wanted.items():
-            if weights is not None and weights.source == "pretrain":
-                found[name] = self._pretrained(name, weights)
+        learning = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
+        images: dict[str, PreparedImages] = {}
+        for name, weights in learning.items():
+            if name not in images and weights.data is not None:  # once for all that learn on the same data
+                same = tuple(other for other in learning if learning[other].data == weights.data)
+                images |= self.images(weights.data, same)
+            found[name] = self._pretrained(name, weights, images[name])
         return found
 
-    def _pretrained(self, name: str, weights: Weights) -> SourceWeights:
+    def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
         """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
-        assert weights.data is not None  # schema.Weights checks both
-        assert weights.epochs is not None
-        spec = self._pretraining_spec(name, weights, self.images(weights.data, (name,))[name])
-        address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": spec.images.digest}])
+        spec = self._pretraining_spec(name, weights, images)
+        # not the study nor where the images lie, but what they are and how large
+        learnt_on = [spec.images.digest, spec.images.size]
+        address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": learnt_on}])
         if not entry_folder("weights", address).is_dir():
             self._pretrain(spec, address)
         folder = entry_folder("weights", address)

@@ -109,7 +109,7 @@ FACTORS: dict[str, Factor] = {
         ),
         Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
             _trains_auxiliary_heads,
-            "it acts on googlenet with transfer scratch, fine-tune and two-phase",
+            "it acts on networks with auxiliary heads, with transfer scratch, fine-tune and two-phase",
             ("transfer",),
         ),
         Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(

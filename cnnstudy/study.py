@@ -148,7 +148,9 @@ class Driver:
             if proposal is None:
                 return
             spec = self._spec(proposal)
-            recording = self.recorder.start(spec)
+            digest = self.weights[proposal.architecture].digest
+            from_weights = digest and spec.levels["transfer"] != "scratch"
+            recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
             self._running[spec.key] = (proposal, recording)
             self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
             self.display.start_trial(spec.key, recording.title, spec.epochs)

@@ -497,3 +497,30 @@ def test_a_study_of_failures_has_no_champion(desk: Desk) -> None:
     assert desk.tracker._client.search_registered_models() == []
     assert desk.runs("study")[0].tags["cnnstudy.trials_failed"] == "1"
     assert REASON in desk.runs()[0].tags
+
+
+def test_source_weights_belong_to_their_image_size(desk: Desk) -> None:
+    """The images are the same, their digest too, and what is learnt on them at another size is not."""
+    for name, size in (("small", 64), ("large", 96), ("small-again", 64)):
+        desk.run("factors={transfer: frozen}", PRETRAIN, "budget.trials=1", f"image_size={size}", f"name={name}")
+        assert ("pretrain-alexnet" in desk.trained) == (name != "small-again")
+    addresses = [desk.runs("pretrain", name)[0].tags["cnnstudy.weights_address"] for name in ("small", "large")]
+    assert len(set(addresses)) == 2
+
+
+def test_source_data_is_prepared_once_for_all_networks(desk: Desk) -> None:
+    desk.run(
+        "architectures=[alexnet, vgg16]", "image_size={alexnet: 64, vgg16: 32}", TRANSFER, PRETRAIN, "budget.trials=2"
+    )
+    assert desk.executor is not None
+    prepared = [job.payload for job in desk.executor.jobs if job.kind == "prepare_images"]
+    assert [(payload["options"]["classes"], payload["sizes"]) for payload in prepared] == [
+        ([0, 1, 2], [32, 64]),
+        ([3, 4], [32, 64]),
+    ]
+
+
+def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
+    desk.run("factors={transfer: [scratch, frozen]}", PRETRAIN, "budget.trials=2", "strategy.sampler=grid")
+    digests = {run.tags["cnnstudy.transfer"]: run.tags.get("cnnstudy.weights_digest") for run in desk.runs()}
+    assert digests == {"scratch": None, "frozen": desk.runs("pretrain")[0].tags["cnnstudy.weights_address"]}

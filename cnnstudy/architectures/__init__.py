@@ -70,6 +70,17 @@ class Architecture:
             )
 
 
+def dense_head(x: keras.KerasTensor, units: tuple[int, ...], dropout: float, classes: int) -> keras.KerasTensor:
+    """Flatten, then dropout and a dense layer for each of `units`; the logits [batch, classes]."""
+    from keras import layers
+
+    x = layers.Flatten(name=f"{HEAD}_flatten")(x)
+    for number, size in enumerate(units, 1):
+        x = layers.Dropout(dropout, name=f"{HEAD}_dropout{number}")(x)
+        x = layers.Dense(size, activation="relu", name=f"{HEAD}_dense{number}")(x)
+    return layers.Dense(classes, name=f"{HEAD}_logits")(x)
+
+
 @dataclass(frozen=True)
 class Network:
     """Three views of the same layers."""

@@ -7,7 +7,7 @@ the 227 that the paper's numbers need. 14,591,685 parameters with 5 classes at 2
 
 from __future__ import annotations
 
-from cnnstudy.architectures import HEAD, Architecture, Outputs
+from cnnstudy.architectures import Architecture, Outputs, dense_head
 
 #: (stage, filters, kernel, stride, padding, max-pool 3/2 after it?)   output at 224 pixels
 TABLE = (
@@ -30,11 +30,8 @@ def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: floa
         x = layers.Conv2D(filters, kernel, stride, padding, activation="relu", name=stage)(x)
         if pooled:
             x = layers.MaxPooling2D(3, 2, name=f"{stage}_pool")(x)
-    x = layers.Flatten(name=f"{HEAD}_flatten")(x)  # [b, 6 * 6 * 128]
-    for number, units in enumerate(HEAD_UNITS, 1):
-        x = layers.Dropout(dropout, name=f"{HEAD}_dropout{number}")(x)
-        x = layers.Dense(units, activation="relu", name=f"{HEAD}_dense{number}")(x)
-    return Outputs(inputs, layers.Dense(classes, name=f"{HEAD}_logits")(x))
+    # [b, 6, 6, 128]
+    return Outputs(inputs, dense_head(x, HEAD_UNITS, dropout, classes))
 
 
 ARCHITECTURE = Architecture(

@@ -7,7 +7,7 @@ convolutions, 41,460,549 in all with 5 classes at 224 pixels.
 
 from __future__ import annotations
 
-from cnnstudy.architectures import HEAD, Architecture, ImageNetWeights, Outputs
+from cnnstudy.architectures import Architecture, ImageNetWeights, Outputs, dense_head
 
 #: Means of ImageNet's red, green and blue, which its weights expect to be taken off (keras.applications, mode "caffe").
 IMAGENET_MEANS = (123.68, 116.779, 103.939)
@@ -23,11 +23,7 @@ def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: floa
     x = keras.ops.flip(x, axis=-1)  # RGB -> BGR
     # names its layers block1_conv1 .. block5_pool
     x = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x).output  # [b, 7, 7, 512]
-    x = layers.Flatten(name=f"{HEAD}_flatten")(x)
-    for number, units in enumerate(HEAD_UNITS, 1):
-        x = layers.Dropout(dropout, name=f"{HEAD}_dropout{number}")(x)
-        x = layers.Dense(units, activation="relu", name=f"{HEAD}_dense{number}")(x)
-    return Outputs(inputs, layers.Dense(classes, name=f"{HEAD}_logits")(x))
+    return Outputs(inputs, dense_head(x, HEAD_UNITS, dropout, classes))
 
 
 ARCHITECTURE = Architecture(

@@ -46,7 +46,8 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
         for _ in range(phase.epochs):
             record = trainer.run_epoch()
             best.offer(record)
-            if not report(record):
+            # after its last epoch there is nothing left to save
+            if not report(record) and record.epoch < spec.epochs:
                 state = "pruned"
             if state == "pruned" or best.is_long_ago(record.epoch):
                 break
@@ -119,7 +120,6 @@ class _Best:
         self.spec = spec
         self.network = network
         self.epoch = 0
-        self.metrics: dict[str, float] = {}
         self._rank = (-np.inf, -np.inf)
         self._weights: list[np.ndarray] = []
 
@@ -128,7 +128,7 @@ class _Best:
         value = record.metrics[self.spec.monitor]
         rank = (value if self.spec.monitor == "val/accuracy" else -value, -record.metrics["val/loss"])
         if rank > self._rank:
-            self._rank, self.epoch, self.metrics = rank, record.epoch, record.metrics
+            self._rank, self.epoch = rank, record.epoch
             self._weights = self.network.logits.get_weights()
 
     def is_long_ago(self, epoch: int) -> bool:

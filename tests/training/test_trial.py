@@ -198,3 +198,8 @@ def test_auxiliary_heads_rest_where_they_have_nothing_to_teach(
     moved = changed_layers(spec, tmp_path, monkeypatch)
     assert {distance for name, distance in moved.items() if name.startswith(AUXILIARY)} == {0.0}
     assert "auxiliary_weight" not in make_spec("googlenet", transfer="frozen").levels
+
+
+def test_after_its_last_epoch_a_trial_is_finished_whatever_it_is_told(make_spec: MakeSpec, tmp_path: Path) -> None:
+    result = trial.run_trial(make_spec(epochs=2), tmp_path, lambda record: record.epoch < 2)
+    assert (result.state, result.epochs, list(result.files)) == ("finished", 2, ["model"])
