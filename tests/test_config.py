@@ -288,7 +288,7 @@ MISTAKES = [
         "  transfer: [scratch, fine-tune]",
         "  transfer: frozen\n  auxiliary_weight: 0.5 #!",
         "factors.auxiliary_weight",
-        ["is active in no trial", "googlenet"],
+        ["is active in no trial", "networks with auxiliary heads"],
     ),
     (
         "  transfer: [scratch, fine-tune]",
