@@ -82,13 +82,18 @@ class TrialSpec(Record):
     levels: dict[str, Level]
     images: PreparedImages
     split: Split
-    epochs: int
+    epochs: int  # at most
     head_epochs: int  # two-phase: how many of them train the head only
     patience: int | None  # epochs without a better monitor before it stops; None: all epochs
     monitor: str  # "val/accuracy" or "val/loss": which epoch is best
     optimizer: Optimizer
     weights_source: str  # "none", "pretrain", "imagenet", "file", "random": what the table and tags say
     weights_file: str | None
+    updates: int | None = None  # it ends after so many, within an epoch if need be
+    until_train_loss: float | None = None  # it ends after the first epoch with a clean train loss (nats) as low as this
+    equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
+    keep_model: bool = True
+    block: int | None = None  # a seed of its own for train against validation; None: the study's
 
     @property
     def key(self) -> str:
@@ -106,7 +111,11 @@ class EpochRecord(Record):
 
 @dataclass(frozen=True)
 class TrialResult(Record):
-    """What a trial comes to. `summary` is measured on the restored weights, those of the best epoch."""
+    """What a trial comes to.
+
+    `summary` is measured on the restored weights, those of the best epoch; `final` holds what else is known at the end,
+    by MLflow's names: the last weights, the gap at equal updates and at equal fit, and where overfitting sets in.
+    """
 
     state: str
     best_epoch: int
@@ -117,10 +126,23 @@ class TrialResult(Record):
     trainable_parameters: int
     frozen_parameters: int
     frozen_digest: str | None  # of the frozen weights, the same before and after training; None: nothing frozen
+    final: dict[str, float] = field(default_factory=dict)
+    ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
-    files: dict[str, str] = field(default_factory=dict)  # "model": folder, "backbone": file
+    files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+
+
+@dataclass(frozen=True)
+class Speed(Record):
+    """How fast a worker trains one network in one transfer mode."""
+
+    parameters: int
+    setup_seconds: float  # from nothing to the first update and evaluation, with what is compiled for them
+    batch_sizes: tuple[int, ...]
+    seconds_per_update: tuple[tuple[float, ...], ...]  # for each phase, by `batch_sizes`
+    seconds_per_evaluated_image: float
 
 
 @dataclass(frozen=True)

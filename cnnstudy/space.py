@@ -34,6 +34,16 @@ AUGMENTATIONS = {
     "flip": "horizontal flips",
     "strong": "flips, rotation up to 15 degrees, zoom up to 15 %, contrast up to 20 %",
 }
+LEARNING_RATE_SCALINGS = {
+    "fixed": "the learning rate as given, whatever the batch size",
+    "linear": "times batch size / 32 (Goyal et al. 2017)",
+    "square-root": "times the square root of batch size / 32 (Krizhevsky 2014)",
+}
+PROTOCOLS = {
+    "clean": "every training image once an epoch",
+    "legacy": "as tutorials with `steps_per_epoch = total // batch_size` do it: the iterator is not started again, so "
+    "that every other epoch sees only what the one before left over",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,10 @@ FACTORS: dict[str, Factor] = {
         Factor("batch_size", int, 32, low=1, high=8192),
         Factor("dropout", float, None, low=0.0, high=0.95),
         Factor("learning_rate", float, None, low=1e-8, high=10.0),
+        Factor("learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS)),
         Factor("data_fraction", float, 1.0, low=0.001, high=1.0),
+        Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0),  # share of the training images (Zhang et al. 2017)
+        Factor("protocol", str, "clean", choices=tuple(PROTOCOLS)),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS)),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
             _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase", ("transfer",)

@@ -7,8 +7,14 @@ weights      source weights: read, write, lay into a network
 transfer     which layers train
 optimizers   one line each
 augmentation one entry each
+batches      which images make a batch, as they should and as tutorials have it
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
+milestones   where overfitting sets in, the gap at an equal fit
+correctness  which images are right, packed
 verdict      what a trial did, in a word, with the rule behind it
-package      the model with its preprocessing as an MLflow model
+package      the model with its preprocessing as an MLflow model; loads it again
+layout       where the parts of a saved model lie
+inference    a saved model -> classes of image files
+export       a saved model -> SavedModel, ONNX, Keras
 """

@@ -21,15 +21,17 @@ from cnnstudy.cache import build_entries, content_address, entry_folder
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
+from cnnstudy.training.batches import used_of
 from cnnstudy.training.decoding import DECODER_VERSION, Progress, decode_all
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images [n, size, size, 3] uint8 with their labels [n] int64."""
+    """Images [n, size, size, 3] uint8 with their labels [n] int64, and their places in the data set [n] int64."""
 
     pixels: np.ndarray
     labels: np.ndarray
+    places: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -155,12 +157,21 @@ def _ranked(keys: Sequence[str], labels: Sequence[int], salt: str) -> list[list[
     return members
 
 
-def split_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> dict[str, list[list[int]]]:
-    """Train, validation and test as indices, class by class, each class in its ranked order."""
+def split_indices(
+    keys: Sequence[str], labels: Sequence[int], split: Split, block: int | None = None
+) -> dict[str, list[list[int]]]:
+    """Train, validation and test as indices, class by class, each class in its ranked order.
+
+    Each block divides train and validation anew; test images are the same in all of them.
+    """
     parts: dict[str, list[list[int]]] = {"train": [], "validation": [], "test": []}
-    for members in _ranked(keys, labels, f"split-{split.seed}"):
+    again = None if block is None else _ranked(keys, labels, f"split-{split.seed}-block-{block}")
+    for label, members in enumerate(_ranked(keys, labels, f"split-{split.seed}")):
         test, validation = (max(1, round(share * len(members))) for share in (split.test, split.validation))
         parts["test"].append(members[:test])
+        if again is not None:
+            held_out = set(members[:test])
+            members = members[:test] + [i for i in again[label] if i not in held_out]
         parts["validation"].append(members[test : test + validation])
         parts["train"].append(members[test + validation :])
     return parts
@@ -187,8 +198,20 @@ def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split
     return {part: tuple(map(len, members)) for part, members in parts.items()}
 
 
-def load_for_training(images: PreparedImages, split: Split, data_fraction: float) -> TrainingImages:
+def load_for_training(
+    images: PreparedImages,
+    split: Split,
+    data_fraction: float,
+    block: int | None = None,
+    shuffled_labels: float = 0.0,
+    seed: int = 0,
+) -> TrainingImages:
     """Train (its nested stratified `data_fraction`), validation and probe, from the cache.
+
+    Args:
+        block: divides train and validation anew; see `split_indices`.
+        shuffled_labels: the share of the training images whose labels are dealt out among them, by `seed`; the probe
+            has the labels that training sees, so that its accuracy is what was memorised.
 
     Raises:
         DataError: the cache entry is gone.
@@ -201,12 +224,27 @@ def load_for_training(images: PreparedImages, split: Split, data_fraction: float
         raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
     labels = np.array(index["labels"], dtype=np.int64)
-    parts = split_indices([index["keys"][i] for i in usable], labels[usable].tolist(), split)
-    train = [members[: max(1, round(data_fraction * len(members)))] for members in parts["train"]]
+    parts = split_indices([index["keys"][i] for i in usable], labels[usable].tolist(), split, block)
+    train = [members[: used_of(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 
+    def places(chosen: list[list[int]]) -> np.ndarray:
+        return usable[sorted(i for members in chosen for i in members)]
+
+    if shuffled_labels:
+        labels = _shuffled(labels, places(train), shuffled_labels, seed)
+
     def take(chosen: list[list[int]]) -> Images:
-        rows = usable[sorted(i for members in chosen for i in members)]
-        return Images(pixels[rows], labels[rows])
+        rows = places(chosen)
+        return Images(pixels[rows], labels[rows], rows)
 
     return TrainingImages(take(train), take(parts["validation"]), take(probe))
+
+
+def _shuffled(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The labels with a share of those of the training images in an order of chance (Zhang et al. 2017)."""
+    dice = np.random.default_rng([seed, len(train)])
+    chosen = dice.permutation(train)[: round(share * len(train))]
+    shuffled = labels.copy()
+    shuffled[chosen] = labels[dice.permutation(chosen)]
+    return shuffled

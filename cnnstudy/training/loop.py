@@ -17,9 +17,13 @@ import tensorflow as tf
 from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.records import EpochRecord, TrialSpec
 from cnnstudy.training import augmentation, optimizers
+from cnnstudy.training.batches import Batches, legacy_validation
 from cnnstudy.training.images import Images, TrainingImages
-from cnnstudy.training.metrics import clean_metrics, with_gap
+from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.transfer import Phase
+
+#: The batch size for which a scaled learning rate is what the study file says.
+REFERENCE_BATCH = 32
 
 
 class DivergedError(Exception):
@@ -34,8 +38,14 @@ class Trainer:
         self.images = images
         self.spec = spec
         self.auxiliary_weight = float(spec.levels.get("auxiliary_weight", 0.0))
+        self.learning_rate = scaled_learning_rate(spec)
         self.epoch = 0
         self.updates = 0
+        self.images_seen = 0
+        self.at_equal_updates: Measurement | None = None
+        size = int(spec.levels["batch_size"])
+        self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
+        self._legacy = legacy_validation(images.validation.labels, size)
         self._augment = augmentation.layers(str(spec.levels["augmentation"]), spec.seed)
         self._forward = tf.function(
             lambda batch: network.logits(batch, training=False), input_signature=[self._batch_signature()]
@@ -43,20 +53,24 @@ class Trainer:
 
     def start_phase(self, phase: Phase) -> None:
         """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
-        rate = float(self.spec.levels["learning_rate"])
         head: list[keras.Variable] = []
         backbone: list[keras.Variable] = []
         for layer in self._model().layers:
             group = head if layer.name.startswith((HEAD, AUXILIARY)) else backbone
             group.extend(layer.trainable_variables)
-        groups = [(head, optimizers.build(self.spec.optimizer, rate))]
+        groups = [(head, optimizers.build(self.spec.optimizer, self.learning_rate))]
         if backbone and phase.multiplier == 1.0:
             groups[0][0].extend(backbone)
         elif backbone:
-            groups.append((backbone, optimizers.build(self.spec.optimizer, rate * phase.multiplier)))
+            groups.append((backbone, optimizers.build(self.spec.optimizer, self.learning_rate * phase.multiplier)))
         for variables, optimizer in groups:
             optimizer.build(variables)
         self._step = self._make_step(groups)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of updates is."""
+        return self.updates == self.spec.updates
 
     def run_epoch(self) -> EpochRecord:
         """One pass over the training images, every image once, then the clean metrics.
@@ -68,22 +82,24 @@ class Trainer:
         self.epoch += 1
         running = self._update_on_every_batch()
         trained = time.perf_counter()
-        metrics = {**self.measure(self.images.probe), **running}
+        measured = self.measure()
+        if self.updates == self.spec.equal_updates:
+            self.at_equal_updates = measured
+        metrics = {**measured.metrics, **running}
         if not math.isfinite(metrics["running/loss"] + metrics["val/loss"] + metrics["train/loss"]):
             raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
         # how much of the usual gap is dropout, augmentation and moving weights rather than overfitting
         metrics["gap/hidden_accuracy"] = metrics["train/accuracy"] - metrics["running/accuracy"]
         metrics["gap/hidden_loss"] = metrics["running/loss"] - metrics["train/loss"]
+        metrics |= self._as_the_legacy_protocol_has_it(measured, metrics["running/accuracy"])
         metrics["time/training_seconds"] = trained - started
         metrics["time/seconds"] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)
 
-    def measure(self, train: Images) -> dict[str, float]:
-        """Clean train, validation and gap metrics with the weights of this moment."""
-        validation = self.images.validation
-        return with_gap(
-            clean_metrics(self.logits(train), train.labels), clean_metrics(self.logits(validation), validation.labels)
-        )
+    def measure(self) -> Measurement:
+        """Probe and validation with the weights of this moment, every image once."""
+        probe, validation = self.images.probe, self.images.validation
+        return Measurement(self.logits(probe), probe.labels, self.logits(validation), validation.labels)
 
     def measure_full_train(self) -> dict[str, float]:
         """Clean metrics on every training image, not only on the probe."""
@@ -96,23 +112,49 @@ class Trainer:
         parts = [self._forward(images.pixels[start : start + size]) for start in range(0, len(images), size)]
         return np.concatenate([part.numpy() for part in parts])
 
+    def update(self, chosen: np.ndarray) -> np.ndarray:
+        """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
+        train = self.images.train
+        return self._step(train.pixels[chosen], train.labels[chosen]).numpy()
+
     def _update_on_every_batch(self) -> dict[str, float]:
-        train, size = self.images.train, int(self.spec.levels["batch_size"])
-        order = np.random.default_rng([self.spec.seed, self.epoch]).permutation(len(train))
-        totals = np.zeros(3)
-        for start in range(0, len(train), size):
-            chosen = order[start : start + size]
-            totals += len(chosen) * self._step(train.pixels[chosen], train.labels[chosen]).numpy()
+        totals, seen = np.zeros(3), 0
+        for chosen in self._batches.of_epoch(self.epoch):
+            if self.updates and self.updates == self.spec.equal_updates and self.at_equal_updates is None:
+                self.at_equal_updates = self.measure()
+            totals += len(chosen) * self.update(chosen)
+            seen += len(chosen)
             self.updates += 1
-        loss, accuracy, auxiliary = (totals / len(train)).tolist()
+            if self.spent:
+                break
+        self.images_seen += seen
+        loss, accuracy, auxiliary = (totals / seen).tolist()
         metrics = {
             "running/loss": loss,
             "running/accuracy": accuracy,
-            "optimizer/learning_rate": float(self.spec.levels["learning_rate"]),
+            "optimizer/learning_rate": self.learning_rate,
             "optimizer/updates": float(self.updates),
-            "optimizer/images_seen": float(self.epoch * len(train)),
+            "optimizer/images_seen": float(self.images_seen),
+            "images/train": float(seen),
         }
         return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
+
+    def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:
+        """The gap that the running metric and `validation_steps = images // batch_size` show, and what they leave out.
+
+        It costs nothing: inference does not depend on the batch, and all of validation is measured anyway.
+        """
+        labels = self.images.validation.labels
+        classes = len(self.spec.images.classes)
+        accuracy = clean_metrics(measured.validation[self._legacy], labels[self._legacy])["accuracy"]
+        return {
+            "images/validation": float(len(measured.validation)),
+            "images/validation_smallest_class": float(np.bincount(labels, minlength=classes).min()),
+            "legacy/validation_images": float(len(self._legacy)),
+            "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
+            "legacy/val_accuracy": accuracy,
+            "legacy/gap_accuracy": running_accuracy - accuracy,
+        }
 
     def _model(self) -> keras.Model:
         """With the auxiliary heads only where they count."""
@@ -148,6 +190,13 @@ class Trainer:
             return tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
 
         return tf.function(step, input_signature=[self._batch_signature(), tf.TensorSpec((None,), tf.int64)])
+
+
+def scaled_learning_rate(spec: TrialSpec) -> float:
+    """The learning rate that the optimiser gets, by space.LEARNING_RATE_SCALINGS."""
+    ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
+    factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
+    return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]
 
 
 def evaluation_batch_size(image_size: int) -> int:

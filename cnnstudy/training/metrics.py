@@ -6,6 +6,8 @@ cross-entropy and nothing else (no auxiliary losses, no weight decay).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix
@@ -28,6 +30,23 @@ def with_gap(train: dict[str, float], validation: dict[str, float]) -> dict[str,
         "gap/accuracy": train["accuracy"] - validation["accuracy"],
         "gap/loss": validation["loss"] - train["loss"],
     }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the network says of probe and validation at one moment: logits [n, classes] beside labels [n]."""
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    validation: np.ndarray
+    validation_labels: np.ndarray
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Clean train, validation and gap metrics."""
+        return with_gap(
+            clean_metrics(self.train, self.train_labels), clean_metrics(self.validation, self.validation_labels)
+        )
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:

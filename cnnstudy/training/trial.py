@@ -14,10 +14,11 @@ import numpy as np
 from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import package, transfer, weights
-from cnnstudy.training.images import load_for_training
+from cnnstudy.training import correctness, package, transfer, weights
+from cnnstudy.training.images import TrainingImages, load_for_training
 from cnnstudy.training.loop import Trainer
 from cnnstudy.training.metrics import confusion
+from cnnstudy.training.milestones import milestones
 from cnnstudy.training.verdict import judge
 
 #: Told of each epoch; false means: prune.
@@ -35,50 +36,106 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
     gc.collect()
     started = time.perf_counter()
     network = build(spec)
-    trainer = Trainer(network, load_for_training(spec.images, spec.split, float(spec.levels["data_fraction"])), spec)
+    trainer = Trainer(network, load_images(spec), spec)
     best = _Best(spec, network)
-    state = "finished"
     always_frozen = _frozen_in_all_phases(network, spec)
     frozen_before = weights.digest(always_frozen) if always_frozen else None
-    for phase in transfer.phases(spec, dict(network.architecture.cut_points)):
-        frozen = transfer.apply(network, phase)
-        trainer.start_phase(phase)
-        for _ in range(phase.epochs):
-            record = trainer.run_epoch()
-            best.offer(record)
-            # after its last epoch there is nothing left to save
-            if not report(record) and record.epoch < spec.epochs:
-                state = "pruned"
-            if state == "pruned" or best.is_long_ago(record.epoch):
-                break
-        if state == "pruned":
-            break
+    records, ended_by = _train(trainer, best, report)
+    last, last_full = trainer.measure(), trainer.measure_full_train()
     best.restore()
+    restored, full = last, last_full
+    if best.epoch != trainer.epoch:
+        restored, full = trainer.measure(), trainer.measure_full_train()
+    _check_restored(restored.metrics, records[best.epoch - 1])
     frozen_after = weights.digest(always_frozen) if always_frozen else None
     if frozen_before != frozen_after:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
     parameters = {layer.name: layer.count_params() for layer in network.inference.layers}
-    frozen_parameters = sum(parameters[layer.name] for layer in frozen)
-    validation = trainer.images.validation
-    summary = {**trainer.measure(trainer.images.probe), **trainer.measure_full_train()}
-    matrix = confusion(trainer.logits(validation), validation.labels)
+    frozen_now = weights.backbone_layers(network.logits)
+    frozen_parameters = sum(parameters[layer.name] for layer in frozen_now if not layer.trainable)
+    summary = {**restored.metrics, **full}
+    matrix = confusion(restored.validation, restored.validation_labels)
     verdict = judge(
         summary["train/accuracy"], len(trainer.images.probe), summary["val/accuracy"], [sum(row) for row in matrix]
     )
+    state = "pruned" if ended_by == "pruner" else "finished"
+    folder.mkdir(parents=True, exist_ok=True)
+    correctness.save(folder / "correctness.npz", trainer.images, restored, last)
     return TrialResult(
         state=state,
         best_epoch=best.epoch,
         epochs=trainer.epoch,
         seconds=time.perf_counter() - started,
         summary=summary,
+        final={
+            **_named("last", {**last.metrics, **last_full}),
+            **_named("equal_updates", trainer.at_equal_updates.metrics if trainer.at_equal_updates else {}),
+            **milestones(records),
+        },
+        ended_by=ended_by,
         confusion=matrix,
         trainable_parameters=sum(parameters.values()) - frozen_parameters,
         frozen_parameters=frozen_parameters,
         frozen_digest=frozen_after,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
-        files=_save(network, spec, folder) if state == "finished" else {},
+        files={
+            "correctness": str(folder / "correctness.npz"),
+            **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
+        },
         versions={"python": platform.python_version(), **package.versions()},
+    )
+
+
+def _train(trainer: Trainer, best: _Best, report: Report) -> tuple[list[EpochRecord], str]:
+    """Run the epochs of every phase; their records, and what ended them."""
+    spec, records, ended_by = trainer.spec, list[EpochRecord](), "epochs"
+    for phase in transfer.phases(spec, dict(trainer.network.architecture.cut_points)):
+        transfer.apply(trainer.network, phase)
+        trainer.start_phase(phase)
+        ended_by = "epochs"
+        for number in range(1, phase.epochs + 1):
+            record = trainer.run_epoch()
+            records.append(record)
+            best.offer(record)
+            go_on = report(record)
+            if trainer.spent:
+                return records, "updates"
+            if spec.until_train_loss is not None and record.metrics["train/loss"] <= spec.until_train_loss:
+                return records, "train loss"
+            # after its last epoch there is nothing left to save
+            if not go_on and record.epoch < spec.epochs:
+                return records, "pruner"
+            if best.is_long_ago(record.epoch) and number < phase.epochs:
+                ended_by = "early stopping"  # of this phase; the next one may still gain
+                break
+    return records, ended_by
+
+
+def _named(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name.replace('/', '_')}": value for name, value in metrics.items()}
+
+
+def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
+    """The restored weights must give what was measured when they were kept."""
+    before, after = recorded.metrics["val/loss"], restored["val/loss"]
+    if abs(before - after) > 1e-3 * max(1.0, before):
+        raise RuntimeError(
+            f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "
+            "now that they are restored; please report this with the study file"
+        )
+
+
+def load_images(spec: TrialSpec) -> TrainingImages:
+    """What the trial trains on and is measured on."""
+    levels = spec.levels
+    return load_for_training(
+        spec.images,
+        spec.split,
+        float(levels["data_fraction"]),
+        spec.block,
+        float(levels["shuffled_labels"]),
+        spec.seed,
     )
 
 
@@ -104,8 +161,7 @@ def _frozen_in_all_phases(network: Network, spec: TrialSpec) -> list[keras.layer
 
 
 def _save(network: Network, spec: TrialSpec, folder: Path) -> dict[str, str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    package.save(network.inference, folder / "model")
+    package.save(network.inference, folder / "model", spec.images.classes)
     files = {"model": str(folder / "model")}
     if spec.purpose == "pretrain":
         weights.save_backbone(network, folder / "backbone.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_images_per_class(folder: Path) -> None:
     assert len({few.digest, more.digest, everything.digest}) == 3
 
     def used(prepared: PreparedImages) -> set[bytes]:
-        return rows(Images(np.load(Path(prepared.folder) / "images.npy"), np.zeros(0)))
+        return rows(Images(np.load(Path(prepared.folder) / "images.npy"), np.zeros(0), np.zeros(0)))
 
     assert used(few) < used(more) < used(everything)
 
@@ -270,3 +271,51 @@ print((build_entry("images", "address", build) / "whole").read_text())
 
 def test_the_cache_is_where_the_environment_says(cache: Path) -> None:
     assert cache_folder() == cache
+
+
+# ---- blocks, and labels of chance
+
+
+def test_every_block_divides_anew_and_leaves_the_test_images_alone(folder: Path) -> None:
+    (prepared,) = ready(folder)
+    parts = [load_for_training(prepared, SPLIT, 1.0, block) for block in (None, 0, 1)]
+    sizes = {(len(part.train), len(part.validation), len(part.probe)) for part in parts}
+    assert len(sizes) == 1
+    for part in parts:
+        assert not rows(part.train) & rows(part.validation)
+    # what is neither trained on nor validated on is the test split
+    assert len({frozenset(rows(part.train) | rows(part.validation)) for part in parts}) == 1
+    assert len({frozenset(rows(part.validation)) for part in parts}) == 3
+    again = load_for_training(prepared, SPLIT, 1.0, 1)
+    assert np.array_equal(again.validation.places, parts[2].validation.places)
+
+
+def test_the_subsets_of_a_block_are_nested(folder: Path) -> None:
+    (prepared,) = ready(folder)
+    small, large = (load_for_training(prepared, SPLIT, fraction, 3) for fraction in (0.25, 0.5))
+    assert rows(small.train) < rows(large.train)
+    assert rows(small.validation) == rows(large.validation)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_shuffled_labels_are_dealt_out_among_training_images_only(folder: Path, share: float) -> None:
+    (prepared,) = ready(folder)
+    plain = load_for_training(prepared, SPLIT, 1.0)
+    shuffled = load_for_training(prepared, SPLIT, 1.0, shuffled_labels=share, seed=1)
+    assert np.array_equal(shuffled.validation.labels, plain.validation.labels)
+    assert np.array_equal(np.bincount(shuffled.train.labels), np.bincount(plain.train.labels))
+    changed = (shuffled.train.labels != plain.train.labels).sum()
+    assert 0 < changed <= share * len(plain.train)
+    assert (changed > 0.5 * len(plain.train)) == (share == 1.0)
+    # the probe has the labels that training sees
+    seen = dict(zip(shuffled.train.places.tolist(), shuffled.train.labels.tolist(), strict=True))
+    assert [seen[place] for place in shuffled.probe.places.tolist()] == shuffled.probe.labels.tolist()
+    other = load_for_training(prepared, SPLIT, 1.0, shuffled_labels=share, seed=2)
+    assert not np.array_equal(other.train.labels, shuffled.train.labels)
+
+
+def test_places_are_those_of_the_data_set(folder: Path) -> None:
+    (prepared,) = ready(folder)
+    index = json.loads((Path(prepared.folder) / "index.json").read_text(encoding="utf-8"))
+    part = load_for_training(prepared, SPLIT, 1.0).validation
+    assert [index["labels"][place] for place in part.places] == part.labels.tolist()

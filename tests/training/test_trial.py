@@ -12,12 +12,15 @@ import pytest
 from cnnstudy.architectures import AUXILIARY, HEAD
 from cnnstudy.errors import DataError
 from cnnstudy.records import EpochRecord, Optimizer, TrialResult, TrialSpec
-from cnnstudy.training import loop, trial, weights
-from cnnstudy.training.images import load_for_training
+from cnnstudy.training import correctness, loop, transfer, trial, weights
+from cnnstudy.training.batches import Batches
+from cnnstudy.training.images import Images, TrainingImages, load_for_training
 from cnnstudy.training.loop import DivergedError
 from cnnstudy.training.metrics import clean_metrics
 
 MakeSpec = Callable[..., TrialSpec]
+#: At AlexNet's own rate 50 images teach it nothing.
+LEARNS = 1e-4
 
 
 def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[EpochRecord]]:
@@ -137,8 +140,8 @@ def test_clean_metrics_have_no_dropout_in_them(make_spec: MakeSpec) -> None:
     network = trial.build(spec)
     images = load_for_training(spec.images, spec.split, 1.0)
     trainer = loop.Trainer(network, images, spec)
-    first = trainer.measure(images.probe)
-    assert trainer.measure(images.probe) == first
+    first = trainer.measure().metrics
+    assert trainer.measure().metrics == first
     expected = network.logits(images.probe.pixels[:], training=False)
     assert first["train/loss"] == pytest.approx(clean_metrics(np.asarray(expected), images.probe.labels)["loss"], 1e-5)
 
@@ -155,12 +158,18 @@ def test_no_patience_left(make_spec: MakeSpec, tmp_path: Path) -> None:
     # a learning rate that kills the network: validation loss then wavers around ln 5
     result, records = run(make_spec(epochs=20, patience=2, learning_rate=0.03, monitor="val/loss"), tmp_path)
     assert result.epochs == len(records) < 20
+    assert result.ended_by == "early stopping"
     assert result.epochs - result.best_epoch == 2
 
 
 def test_pruned_when_told(make_spec: MakeSpec, tmp_path: Path) -> None:
     result = trial.run_trial(make_spec(epochs=5), tmp_path, lambda record: record.epoch < 2)
-    assert (result.state, result.epochs, result.files) == ("pruned", 2, {})
+    assert (result.state, result.ended_by, result.epochs, list(result.files)) == (
+        "pruned",
+        "pruner",
+        2,
+        ["correctness"],
+    )
 
 
 def test_a_loss_that_is_no_number_ends_the_trial(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -202,4 +211,179 @@ def test_auxiliary_heads_rest_where_they_have_nothing_to_teach(
 
 def test_after_its_last_epoch_a_trial_is_finished_whatever_it_is_told(make_spec: MakeSpec, tmp_path: Path) -> None:
     result = trial.run_trial(make_spec(epochs=2), tmp_path, lambda record: record.epoch < 2)
-    assert (result.state, result.epochs, list(result.files)) == ("finished", 2, ["model"])
+    assert (result.state, result.epochs, list(result.files)) == ("finished", 2, ["correctness", "model"])
+
+
+# ---- what is measured, and on what
+
+
+def per_class(images: Images, chosen: np.ndarray) -> list[int]:
+    return np.bincount(images.labels[chosen], minlength=5).tolist()
+
+
+def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
+    """Training images of each class in each epoch, counted where the updates are made; and the epochs' metrics."""
+    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    trainer.start_phase(transfer.phases(spec, {})[0])
+    step, places = trainer._step, {pixels.tobytes(): i for i, pixels in enumerate(trainer.images.train.pixels)}
+    counts, metrics = [], []
+    for _ in range(spec.epochs):
+        of_epoch: list[int] = []
+
+        def spy(pixels: np.ndarray, labels: np.ndarray, of_epoch: list[int] = of_epoch) -> object:
+            of_epoch += [places[image.tobytes()] for image in pixels]
+            return step(pixels, labels)
+
+        trainer._step = spy
+        metrics.append(trainer.run_epoch().metrics)
+        counts.append(per_class(trainer.images.train, np.array(of_epoch)))
+        assert len(set(of_epoch)) == len(of_epoch)
+    return counts, metrics
+
+
+def test_every_batch_size_and_epoch_sees_the_same_images(make_spec: MakeSpec) -> None:
+    counts, names = [], ("images/train", "images/validation", "images/validation_smallest_class")
+    for size in (4, 7, 16, 50, 64):
+        of_size, metrics = seen(make_spec(batch_size=size, epochs=2))
+        counts += of_size
+        assert {tuple(epoch[name] for name in names) for epoch in metrics} == {(50, 25, 5)}
+    assert {tuple(epoch) for epoch in counts} == {(10, 10, 10, 10, 10)}
+
+
+def test_the_legacy_protocol_sees_other_images_with_every_batch_size(make_spec: MakeSpec) -> None:
+    found = {}
+    for size in (8, 16):
+        counts, metrics = seen(make_spec(batch_size=size, epochs=4, protocol="legacy"))
+        found[size] = [
+            (sum(epoch), of["legacy/validation_images"], of["legacy/validation_smallest_class"])
+            for epoch, of in zip(counts, metrics, strict=True)
+        ]
+    assert found[8] == [(48, 24, 4), (2, 24, 4), (48, 24, 4), (2, 24, 4)]
+    assert found[16] == [(48, 16, 0), (2, 16, 0), (48, 16, 0), (2, 16, 0)]
+
+
+def test_the_legacy_gap_is_running_accuracy_less_the_first_batches(make_spec: MakeSpec) -> None:
+    spec = make_spec(batch_size=16, epochs=1, learning_rate=1e-8)
+    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    trainer.start_phase(transfer.phases(spec, {})[0])
+    metrics = trainer.run_epoch().metrics
+    validation = trainer.images.validation
+    first = np.argsort(validation.labels, kind="stable")[:16]
+    right = (trainer.logits(validation).argmax(axis=1) == validation.labels)[first].mean()
+    assert metrics["legacy/val_accuracy"] == pytest.approx(right)
+    assert metrics["legacy/gap_accuracy"] == pytest.approx(metrics["running/accuracy"] - right)
+
+
+def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeSpec) -> None:
+    trained = trial.build(make_spec())
+    spec = make_spec(batch_size=8, dropout=0.0, learning_rate=LEARNS)
+    trainer = loop.Trainer(trained, trial.load_images(spec), spec)
+    trainer.start_phase(transfer.phases(spec, {})[0])
+    for _ in range(10):
+        trainer.run_epoch()
+    spec = make_spec(dropout=0.5, learning_rate=1e-8)  # the weights stay as they are
+    network = trial.build(spec)
+    network.training.set_weights(trained.training.get_weights())
+    same = loop.Trainer(network, trial.load_images(spec), spec)
+    same.start_phase(transfer.phases(spec, {})[0])
+    metrics = same.run_epoch().metrics
+    assert metrics["train/accuracy"] > 0.6
+    assert metrics["running/accuracy"] < metrics["train/accuracy"]
+    assert metrics["gap/hidden_accuracy"] == metrics["train/accuracy"] - metrics["running/accuracy"]
+
+
+def start_of(spec: TrialSpec) -> tuple[list[np.ndarray], TrainingImages, list[np.ndarray]]:
+    """Initial weights of all but the heads, images, and the first epoch's images in their order."""
+    images = trial.load_images(spec)
+    network = trial.build(spec)
+    batches = Batches(len(images.train), int(spec.levels["batch_size"]), spec.seed).of_epoch(1)
+    return network.training.get_weights(), images, [np.concatenate(list(batches))]
+
+
+@pytest.mark.parametrize(
+    "other", [{"dropout": 0.1}, {"batch_size": 8}, {"learning_rate": 0.1, "augmentation": "strong"}]
+)
+def test_one_seed_gives_one_split_one_start_and_one_order(other: dict[str, float | str], make_spec: MakeSpec) -> None:
+    first, second = (start_of(make_spec(seed=5, block=5, **levels)) for levels in ({"batch_size": 32}, other))
+    for ours, theirs in zip(first[0] + first[2], second[0] + second[2], strict=True):
+        assert np.array_equal(ours, theirs)
+    for part in ("train", "validation", "probe"):
+        assert np.array_equal(getattr(first[1], part).pixels, getattr(second[1], part).pixels)
+    another = start_of(make_spec(seed=6, block=6))
+    assert not np.array_equal(first[0][0], another[0][0])
+    assert not np.array_equal(first[1].validation.places, another[1].validation.places)
+
+
+# ---- what is known at the end
+
+
+def test_last_and_restored_weights_and_equal_updates(make_spec: MakeSpec, tmp_path: Path) -> None:
+    # 4 updates an epoch: after 6 in the middle of the second
+    spec = make_spec(epochs=4, batch_size=16, equal_updates=6, learning_rate=0.003)
+    result, records = run(spec, tmp_path / "whole")
+    assert result.final["last/val_loss"] == pytest.approx(records[-1].metrics["val/loss"], abs=1e-6)
+    assert result.summary["val/loss"] == pytest.approx(records[result.best_epoch - 1].metrics["val/loss"], abs=1e-6)
+    assert {"last/full_train_accuracy", "last/gap_accuracy"} <= set(result.final)
+    # a trial that ends there has the same weights
+    short, _ = run(make_spec(epochs=4, batch_size=16, updates=6, equal_updates=6, learning_rate=0.003), tmp_path / "6")
+    assert (short.ended_by, short.epochs) == ("updates", 2)
+    for name in ("train_accuracy", "val_loss", "gap_loss"):
+        assert result.final[f"equal_updates/{name}"] == pytest.approx(short.final[f"last/{name}"], abs=1e-6)
+        assert short.final[f"equal_updates/{name}"] == short.final[f"last/{name}"]
+
+
+def test_it_ends_at_the_train_loss_that_was_asked_for(make_spec: MakeSpec, tmp_path: Path) -> None:
+    _, whole = run(make_spec(epochs=6, batch_size=8), tmp_path / "whole")
+    wanted = whole[2].metrics["train/loss"]
+    assert wanted < min(whole[0].metrics["train/loss"], whole[1].metrics["train/loss"])
+    result, records = run(make_spec(epochs=6, batch_size=8, until_train_loss=wanted), tmp_path / "until")
+    assert (result.ended_by, len(records)) == ("train loss", 3)
+
+
+def test_shuffled_labels_can_only_be_memorised(make_spec: MakeSpec, tmp_path: Path) -> None:
+    given = {"epochs": 30, "batch_size": 4, "dropout": 0.0, "learning_rate": LEARNS, "data_fraction": 0.4}
+    result, _ = run(make_spec(shuffled_labels=1.0, **given), tmp_path / "shuffled")
+    assert result.final["last/train_accuracy"] > 0.8
+    assert result.final["last/val_accuracy"] < 0.5
+
+
+def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(epochs=5, batch_size=8)
+    result, _ = run(spec, tmp_path)
+    kept = correctness.load(Path(result.files["correctness"]))
+    images = trial.load_images(spec)
+    assert np.array_equal(kept["validation"].places, images.validation.places)
+    assert np.array_equal(kept["probe"].places, images.probe.places)
+    assert kept["validation"].restored.mean() == result.summary["val/accuracy"]
+    assert kept["validation"].last.mean() == result.final["last/val_accuracy"]
+    assert kept["probe"].restored.mean() == result.summary["train/accuracy"]
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("fixed", 0.001), ("linear", 0.0005), ("square-root", 0.001 / 2**0.5)])
+def test_the_learning_rate_goes_with_the_batch(rule: str, rate: float, make_spec: MakeSpec) -> None:
+    spec = make_spec(learning_rate=0.001, learning_rate_scaling=rule, batch_size=16)
+    assert loop.scaled_learning_rate(spec) == pytest.approx(rate)
+    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    assert trainer.learning_rate == pytest.approx(rate)
+
+
+def test_weights_that_do_not_come_back_are_noticed(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trial._Best,
+        "restore",
+        lambda self: self.network.logits.layers[1].set_weights(
+            [np.zeros_like(part) for part in self.network.logits.layers[1].get_weights()]
+        ),
+    )
+    # best at an early epoch, or the last weights are the restored ones
+    spec = make_spec(epochs=3, batch_size=8, learning_rate=0.01, monitor="val/loss")
+    with pytest.raises(RuntimeError, match="kept at epoch"):
+        run(spec, tmp_path)
+
+
+def test_a_model_is_kept_only_if_asked_for(make_spec: MakeSpec, tmp_path: Path) -> None:
+    result, _ = run(make_spec(epochs=1, keep_model=False), tmp_path)
+    assert (result.state, list(result.files)) == ("finished", ["correctness"])
+    assert [path.name for path in tmp_path.iterdir()] == ["correctness.npz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_the_packaged_model_takes_raw_images_and_nothing_else(tmp_path: Path) ->
     from mlflow.exceptions import MlflowException
 
     network = fresh(1)
-    package.save(network.inference, tmp_path / "model")
+    package.save(network.inference, tmp_path / "model", ["one", "two", "three", "vier ä", "5"])
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(loaded.predict(images), network.inference.predict(images, verbose=0), atol=1e-6)
@@ -121,3 +122,10 @@ def test_the_packaged_model_takes_raw_images_and_nothing_else(tmp_path: Path) ->
     requirements = (tmp_path / "model" / "requirements.txt").read_text()
     assert "tensorflow==" in requirements
     assert "cnnstudy" not in requirements
+    assert json.loads((tmp_path / "model" / "classes.json").read_text("utf-8")) == [
+        "one",
+        "two",
+        "three",
+        "vier ä",
+        "5",
+    ]

@@ -1,0 +1,75 @@
+"""What a saved model says of images: decoded and resized as in training, in parts that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnstudy.datasets import SourceImage
+from cnnstudy.errors import ModelError
+from cnnstudy.training import package
+from cnnstudy.training.decoding import Progress, decode_all
+
+#: Images decoded and predicted together.
+AT_ONCE = 64
+
+
+def predict(file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress) -> list[Any]:
+    """For each image its `top` classes, best first, as [index, probability] pairs; a text where it can't be used.
+
+    Args:
+        file: a `.keras` file.
+        classes: how many classes have names; None: they have none.
+        images: the files.
+
+    Raises:
+        ModelError: the model can't be loaded, has another number of classes, or gives no probabilities.
+    """
+    progress("loading the model", 0, 0)
+    model = package.load(file)
+    if classes not in (None, model.output_shape[1]):
+        raise ModelError(
+            f"{file} has {model.output_shape[1]} outputs, but {classes} names of classes come with it; they don't "
+            "belong together."
+        )
+    answers: list[Any] = []
+    for start in range(0, len(images), AT_ONCE):
+        answers += _predict_part(model, file, images[start : start + AT_ONCE], top)
+        progress("predicting images", len(answers), len(images))
+    return answers
+
+
+def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: int) -> list[Any]:
+    size = package.image_size(model)
+    pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+    sources = [SourceImage(str(number), 0, Path(image)) for number, image in enumerate(images)]
+
+    def store(index: int, size: int, decoded: np.ndarray) -> None:
+        pixels[index] = decoded
+
+    reasons = {int(bad.key): bad.reason for bad in decode_all(sources, [size], store, lambda *_: None)}
+    usable = [number for number in range(len(images)) if number not in reasons]
+    answers: list[Any] = [reasons.get(number) for number in range(len(images))]
+    if usable:
+        for number, row in zip(usable, probabilities(model, file, pixels[usable]), strict=True):
+            best = np.argsort(-row, kind="stable")[:top]
+            answers[number] = [[int(index), float(row[index])] for index in best]
+    return answers
+
+
+def probabilities(model: keras.Model, file: Path, pixels: np.ndarray) -> np.ndarray:
+    """[n, classes] float32 for images [n, size, size, 3] uint8.
+
+    Raises:
+        ModelError: what comes out are no probabilities.
+    """
+    rows = np.asarray(model.predict_on_batch(pixels), dtype=np.float32)
+    if not (np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-3)):
+        raise ModelError(
+            f"{file} gives no probabilities: they are not in 0..1 with a sum of 1. It must end in a softmax."
+        )
+    return rows
