@@ -5,12 +5,14 @@ A study is one question in one YAML file. It becomes trained networks, a record 
     experiments/<study>.yaml
        |  config        StudyConfig: everything checked before TensorFlow is imported
        |  study         the driver loop: the one place that sees all of the below
-       |      search       the next trial: Optuna's ask, or the next point of a grid
+       |      search       the next trial: Optuna's ask, or the next point of a grid; or
+       |      factorial    the next cell with the next seed
        |      execution    hands a TrialSpec to a worker; streams EpochRecords back
        |          worker:     images -> architecture -> transfer -> loop -> model package -> TrialResult
        |      tracking     epoch metrics, curves, model -> MLflow
        |      search       report -> prune?; tell
        v  analysis      leaderboard, curves
+       v  models        a trial's model: prediction, exporting
 
 The driver owns Optuna and MLflow, is the only writer, and never imports TensorFlow. A worker gets plain data, trains,
 and answers with plain data and a folder of files: it may be killed at any moment.
@@ -23,25 +25,36 @@ Each module imports only from those above it in this list (tests/test_imports.py
     cache            one folder for what is costly and shared: images, source weights
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
+    designs          combinations of levels: how many, a balanced part, points that spread
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
+    strategies       the keys of `strategy`: a search or a factorial
     schema           the keys of a study file
     combinations     what keys must be together
     config           YAML -> frozen StudyConfig, checked as a whole
     training/        one trial, in a worker
+    budget           how long a trial trains, in epochs and updates
     execution/       one file per engine that runs workers
+    proposals        what the driver and a strategy tell each other
     search           Optuna
+    factorial        every cell once with each seed, in blocks
     analysis/        leaderboard, curves
     mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
+    registry         MLflow's models, brought onto this disk
+    models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
     recording        a trial's way into MLflow
     display          what a study shows on the screen
+    jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
+    estimate         what a factorial takes: trials, time, disk
     resume           what a call finds: another driver, a changed file, recorded trials
     study            the driver loop
     report           what a study came to, on the terminal
+    prediction       what a model says of images
+    exporting        a model for other programs, checked
     ui               MLflow's server
     cli              the commands
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +14,10 @@ from rich.console import Console
 import cnnstudy
 from cnnstudy import architectures
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
+
+if TYPE_CHECKING:
+    from cnnstudy.display import Display
+    from cnnstudy.execution import Executor
 
 app = typer.Typer(
     name="cnnstudy",
@@ -32,6 +38,13 @@ TrackingUri = Annotated[
         envvar="MLFLOW_TRACKING_URI",
         show_envvar=True,
         help="Where MLflow keeps the record.  [default: sqlite:///mlflow.db]",
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY-OR-MODEL",
+        help="A study (its best model), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
     ),
 ]
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
@@ -77,7 +90,7 @@ def run_study(
     study: Annotated[
         str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
     ] = "quickstart",
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the file's budget.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search, instead of the file's budget.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Workers that share the cores.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
     set_: Annotated[
@@ -105,6 +118,11 @@ def run_study(
         outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
     if not quiet:
         report.show_outcome(console, tracker, outcome)
+    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+        found = report.causes_of(tracker, outcome.recorded)
+        report.record_effects(tracker, outcome.recorded, found)
+        if not quiet:
+            report.show_effects(console, outcome.recorded.name, found)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.failed or outcome.missing:
@@ -133,6 +151,70 @@ def leaderboard(
     if markdown is not None:
         table.write_markdown(wanted, markdown)
     report.show_trials(wide_console(), recorded.name, frame, top)
+
+
+@app.command()
+def effects(
+    study: StudyName = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every effect and interaction to this CSV file.")] = None,
+    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Say which factor causes how many points of gap, with intervals."""
+    from cnnstudy import report, tracking
+    from cnnstudy.analysis.causes import effects_frame
+    from cnnstudy.analysis.leaderboard import write_csv
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    recorded = tracker.study(study)
+    found = report.causes_of(tracker, recorded, gap / 100)
+    if csv is not None:
+        write_csv(effects_frame(found), csv)
+    report.show_effects(wide_console(), recorded.name, found)
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Write them to this CSV file too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write them to this JSON file too.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Say what a trained model sees on images: classes with probabilities, best first."""
+    from cnnstudy import prediction
+    from cnnstudy.models import find_model
+
+    with _worker() as (executor, display, folder):
+        found = find_model(model, tracking_uri, folder)
+        predictions = prediction.predict(found, images, top, executor, display)
+    if found.classes is None:
+        print(f"note: {model} came without the names of its classes (classes.json); they are numbered", file=sys.stderr)
+    prediction.show(wide_console(), found.title, predictions)
+    if csv is not None:
+        prediction.write_csv(predictions, csv)
+    if json is not None:
+        prediction.write_json(found.title, predictions, json)
+    prediction.check(predictions)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    folder: Annotated[Path, typer.Argument(help="Where to write it: a folder that is empty or not there yet.")],
+    format_: Annotated[Literal["saved-model", "onnx", "keras"], typer.Option("--format")] = "saved-model",
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a trained model for other programs, checked to give the same probabilities."""
+    from cnnstudy import exporting
+    from cnnstudy.models import find_model
+
+    exporting.check_target(folder)
+    with _worker() as (executor, display, own):
+        found = find_model(model, tracking_uri, own)
+        done = exporting.export(found, folder, format_, executor, display)
+    print(exporting.told(found, folder, format_, done))
 
 
 @app.command()
@@ -171,6 +253,25 @@ def describe(
     from cnnstudy.architectures.describe import describe as describe_network
 
     describe_network(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
+
+
+@contextlib.contextmanager
+def _worker() -> Iterator[tuple[Executor, Display, Path]]:
+    """A worker for one job, a display of its progress that leaves standard output alone, and a folder for files."""
+    import tempfile
+
+    from cnnstudy.display import choose_display
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.signals import terminate_as_interrupt
+
+    console = Console(stderr=True)
+    with (
+        terminate_as_interrupt(),
+        tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder,
+        contextlib.closing(LocalExecutor(1, Path(folder))) as executor,
+        choose_display(console, quiet=not console.is_terminal) as display,
+    ):
+        yield executor, display, Path(folder)
 
 
 def _open_or_print(url: str, open_: bool) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from cnnstudy import architectures
 from cnnstudy.datasets import DataOptions
+from cnnstudy.designs import MOST_TO_CHOOSE_FROM, fewest_points
 from cnnstudy.errors import did_you_mean
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
 from cnnstudy.space import FACTORS, Choices, Levels, Range, is_among
+from cnnstudy.strategies import Factorial, Search
 from cnnstudy.strict import KeyPath
 
 MOST_GRID_POINTS = 100_000
@@ -26,7 +28,10 @@ def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     yield from _weights_problems(config)
     yield from _training_problems(config)
     yield from _factor_problems(config)
-    yield from _budget_problems(config)
+    if isinstance(config.strategy, Factorial):
+        yield from _factorial_problems(config, config.strategy)
+    else:
+        yield from _search_problems(config, config.strategy)
 
 
 def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -111,7 +116,13 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
         yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
-    if config.strategy.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
+    if config.pruner != "none" and training.updates is not None:
+        yield (
+            ("strategy", "pruner"),
+            "compares trials epoch by epoch, and with `training.updates` an epoch is another number of updates with "
+            "every batch size; use none.",
+        )
+    elif config.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
         yield ("strategy", "pruner"), "there is nothing to prune in trials of one epoch; use none."
 
 
@@ -120,16 +131,15 @@ def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     for factor in config.factors:
         if factor not in active:
             yield ("factors", factor), f"is active in no trial of this study: {FACTORS[factor].active_where}."
-    for name in config.architectures:
-        for factor, levels in config.factors_of(name).items():
-            if config.strategy.sampler == "grid" and isinstance(levels, Range):
-                yield (
-                    ("factors", factor),
-                    "is a range, and a grid needs lists; list the levels, or use another sampler.",
-                )
-    if config.strategy.sampler == "grid" and config.strategy.start_with:
+
+
+def _search_problems(config: StudyConfig, search: Search) -> Iterator[tuple[KeyPath, str]]:
+    if search.sampler == "grid":
+        for factor in _ranges(config):
+            yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
+    if search.sampler == "grid" and search.start_with:
         yield ("strategy", "start_with"), "does not go with a grid, which runs its points in an order of its own."
-    for number, start in enumerate(config.strategy.start_with):
+    for number, start in enumerate(search.start_with):
         for factor, level in start.items():
             for name in config.architectures:
                 found = config.factors_of(name).get(factor)
@@ -137,6 +147,13 @@ def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
                 if problem:
                     yield ("strategy", "start_with", number, factor), problem
                     break
+    yield from _budget_problems(config, search)
+
+
+def _ranges(config: StudyConfig) -> list[str]:
+    """The factors that have a range."""
+    by_network = [config.factors_of(name) for name in config.architectures]
+    return [name for name in config.factors if any(isinstance(factors.get(name), Range) for factors in by_network)]
 
 
 def _start_problem(factor: str, level: Any, levels: Levels | None, config: StudyConfig) -> str | None:
@@ -150,18 +167,18 @@ def _start_problem(factor: str, level: Any, levels: Levels | None, config: Study
     return f"{level!r} is not within its range {levels.low:g} to {levels.high:g}{steps}."
 
 
-def _budget_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    if config.budget.trials < len(config.architectures):
+def _budget_problems(config: StudyConfig, search: Search) -> Iterator[tuple[KeyPath, str]]:
+    if config.total_trials < len(config.architectures):
         yield (
             ("budget", "trials"),
-            f"{config.budget.trials} trials for {len(config.architectures)} networks; each needs at least one.",
+            f"{config.total_trials} trials for {len(config.architectures)} networks; each needs at least one.",
         )
         return
     for name in config.architectures:
         share = config.trials_of(name)
-        if len(config.strategy.start_with) > share:
+        if len(search.start_with) > share:
             yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
-        if config.strategy.sampler == "grid":
+        if search.sampler == "grid":
             yield from _grid_problems(config, name, share)
 
 
@@ -181,3 +198,90 @@ def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple
             ("budget", "trials"),
             f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
         )
+
+
+def _tuning_problems(config: StudyConfig, factorial: Factorial) -> Iterator[tuple[KeyPath, str]]:
+    for number, factor in enumerate(factorial.tune):
+        key: KeyPath = ("strategy", "tune", number)
+        levels = [config.factors_of(name).get(factor) for name in config.architectures]
+        if not any(isinstance(given, Choices) and len(given.values) > 1 for given in levels):
+            yield key, f"{factor!r} has no list of levels in this study{did_you_mean(factor, config.factors)}"
+        elif factorial.design != "full" or factorial.seeds < 2:
+            yield (
+                key,
+                "takes design full and 2 seeds or more: each seed's best level is chosen by the other seeds, so that "
+                "the choice does not flatter it.",
+            )
+    varied = {name for name in config.factors if any(_has_several(config, name, one) for one in config.architectures)}
+    if factorial.tune and varied <= set(factorial.tune):
+        yield ("strategy", "tune"), "names every factor that varies; leave one to ask about."
+
+
+def _has_several(config: StudyConfig, factor: str, architecture: str) -> bool:
+    levels = config.factors_of(architecture).get(factor)
+    return isinstance(levels, Range) or (isinstance(levels, Choices) and len(levels.values) > 1)
+
+
+def _factorial_problems(config: StudyConfig, factorial: Factorial) -> Iterator[tuple[KeyPath, str]]:
+    yield from _tuning_problems(config, factorial)
+    if config.training.early_stopping is not None:
+        yield (
+            ("training", "early_stopping"),
+            "does not go with a factorial, whose cells train equally long so that they can be compared; leave it out "
+            "(the best epoch is recorded anyway).",
+        )
+    ranges = _ranges(config) if factorial.design != "qmc" else []
+    for factor in ranges:
+        yield (
+            ("factors", factor),
+            f"is a range, and a {factorial.design} design needs lists; list the levels, or use design qmc.",
+        )
+    too_many = [] if ranges else list(_size_problems(config, factorial))
+    yield from too_many
+    if ranges or too_many:
+        return
+    if sum(map(config.cells_of, config.architectures)) < 2:
+        yield (
+            ("factors",),
+            "none varies, and a factorial compares cells; give a factor several levels, or name several architectures.",
+        )
+    elif config.total_trials > MOST_GRID_POINTS:
+        yield (
+            ("strategy", "seeds"),
+            f"{factorial.seeds} seeds make {config.total_trials:,} trials, and a study takes up to "
+            f"{MOST_GRID_POINTS:,}; give fewer seeds or cells.",
+        )
+    if factorial.fraction is not None:
+        yield from _fraction_problems(config, factorial.fraction)
+
+
+def _size_problems(config: StudyConfig, factorial: Factorial) -> Iterator[tuple[KeyPath, str]]:
+    for name in config.architectures:
+        combinations = config.combinations_of(name)
+        if factorial.cells is not None and 1 < combinations < factorial.cells:
+            yield (
+                ("strategy", "cells"),
+                f"{name}'s levels have {combinations} combinations, fewer than the {factorial.cells} cells; ask for "
+                f"{combinations} at most, or use design full.",
+            )
+        most = {"full": MOST_GRID_POINTS, "fractional": MOST_TO_CHOOSE_FROM}.get(factorial.design)
+        if most is not None and combinations > most:
+            yield (
+                ("strategy", "design"),
+                f"{name}'s lists have {combinations:,} combinations, and a {factorial.design} design takes up to "
+                f"{most:,}; list fewer levels, or use design qmc.",
+            )
+
+
+def _fraction_problems(config: StudyConfig, fraction: int) -> Iterator[tuple[KeyPath, str]]:
+    """A fraction that leaves too little of the largest grid; a smaller one runs as much of its own as it takes."""
+    points, name = max(((config.grid_of(name), name) for name in config.architectures), key=lambda pair: len(pair[0]))
+    fewest, left = fewest_points(points), math.ceil(len(points) / fraction)
+    if left >= fewest or len(points) == 1:
+        return
+    largest = math.ceil(len(points) / (fewest - 1)) - 1
+    yield (
+        ("strategy", "fraction"),
+        f"one in {fraction} of {name}'s {len(points)} cells leaves {left}, and to tell the effects of its factors "
+        f"apart takes {fewest}; " + (f"give {largest} at most." if largest >= 2 else "use design full."),
+    )

@@ -17,6 +17,8 @@ from cnnstudy.records import EpochRecord
 class Display:
     """Shows nothing, and is what the driver talks to."""
 
+    silent = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -81,6 +83,8 @@ class _Clock:
 class PlainDisplay(Display):
     """Lines for logs and pipes."""
 
+    silent = False
+
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._clock = _Clock()
@@ -116,6 +120,8 @@ class PlainDisplay(Display):
 class LiveDisplay(Display):
     """A bar for the study, and a line for each trial under way."""
 
+    silent = False
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._clock = _Clock()
@@ -147,7 +153,7 @@ class LiveDisplay(Display):
         if what not in self._tasks:
             for other in self._tasks.values():
                 self._bars.remove_task(other)
-            self._tasks = {what: self._bars.add_task(what, note="")}
+            self._tasks = {what: self._bars.add_task(what, total=total or None, note="")}
         self._bars.update(self._tasks[what], completed=done, total=total or None)
 
     def start_trials(self, done: int, total: int) -> None:

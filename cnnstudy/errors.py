@@ -8,6 +8,7 @@ CnnstudyError
 └── EnvironmentTrouble    exit 3: something around the study
     ├── DataError           images that are missing or can't be decoded
     ├── WeightsError        source weights that are missing or don't fit
+    ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
     ├── StudyBusyError      another driver runs this study
     └── WorkerError         a worker process that can't start or stops answering
@@ -16,6 +17,7 @@ CnnstudyError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -57,6 +59,10 @@ class WeightsError(EnvironmentTrouble):
     """Source weights that are missing or don't fit the network."""
 
 
+class ModelError(EnvironmentTrouble):
+    """A trained model that can't be loaded, used or exported."""
+
+
 class TrackingError(EnvironmentTrouble):
     """MLflow's store can't be reached, read or written."""
 
@@ -72,7 +78,16 @@ class WorkerError(EnvironmentTrouble):
 #: Errors by name, so that one raised in a worker can be raised again in the driver.
 BY_NAME: dict[str, type[CnnstudyError]] = {
     cls.__name__: cls
-    for cls in (ConfigError, UnknownNameError, DataError, WeightsError, TrackingError, StudyBusyError, WorkerError)
+    for cls in (
+        ConfigError,
+        UnknownNameError,
+        DataError,
+        WeightsError,
+        ModelError,
+        TrackingError,
+        StudyBusyError,
+        WorkerError,
+    )
 }
 
 
@@ -82,3 +97,9 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(given.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[close[0]]!r}?" if close else "."
+
+
+def without_secrets(uri: str) -> str:
+    """The address without user and password, which may hold `@` and `/` themselves."""
+    hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]*", r"\1=***", hidden)

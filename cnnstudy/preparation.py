@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnnstudy import architectures, errors
+from cnnstudy import architectures
 from cnnstudy.cache import build_entry, content_address, entry_folder
 from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
-from cnnstudy.errors import WeightsError, WorkerError
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
+from cnnstudy.errors import WeightsError
+from cnnstudy.execution import Executor, Failed, Job
+from cnnstudy.jobs import result_of, watch
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
@@ -137,13 +137,13 @@ class Preparation:
         recording = self.recorder.start(spec, {"cnnstudy.weights_address": address})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
-        outcome = self._watch(job, lambda record: self._epoch(recording, record))
+        outcome = watch(self.executor, job, self.display, lambda record: self._epoch(recording, record))
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
             raise WeightsError(
                 f"pretraining {spec.architecture} on {spec.images.name} failed ({outcome.reason}): {outcome.message}"
             )
-        result = TrialResult.from_json(outcome)
+        result = TrialResult.from_json(outcome.result)
 
         def fill(folder: Path) -> None:
             shutil.copy(result.files["backbone"], folder / "backbone.npz")
@@ -175,24 +175,4 @@ class Preparation:
 
     def _result(self, job: Job) -> Any:
         """Run a job that can only succeed or end the study."""
-        outcome = self._watch(job, lambda record: None)
-        if isinstance(outcome, Failed):
-            kind = errors.BY_NAME.get(outcome.error or "", WorkerError)
-            detail = "" if outcome.error else f"\n{outcome.traceback}"
-            raise kind(f"{outcome.message}{detail}")
-        return outcome
-
-    def _watch(self, job: Job, on_epoch: Callable[[EpochRecord], None]) -> Any:
-        """Run one job to its end; its result, or the Failed event."""
-        self.executor.submit(job)
-        while True:
-            event = self.executor.next_event(timeout=3600)
-            if isinstance(event, Progress):
-                self.display.count(event.what, event.done, event.total)
-            elif isinstance(event, Epoch):
-                on_epoch(event.record)
-                self.executor.answer(job.key, True)
-            elif isinstance(event, Done):
-                return event.result
-            elif isinstance(event, Failed):
-                return event
+        return result_of(self.executor, job, self.display)

@@ -50,7 +50,11 @@ class Recorder:
             "optimizer": spec.optimizer.name,
             "weight_decay": spec.optimizer.weight_decay,
             "early_stopping": spec.patience,
+            "updates": spec.updates,
+            "until_train_loss": spec.until_train_loss,
+            "block": spec.block,
             "data": spec.images.name,
+            "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),
             "validation_images": sum(spec.images.validation),
         }
@@ -91,6 +95,7 @@ class Recorder:
                 "time/total_seconds": result.seconds,
                 "parameters/trainable": float(result.trainable_parameters),
                 "parameters/frozen": float(result.frozen_parameters),
+                **result.final,
                 **metric_names(per_class),
             },
             result.epochs,
@@ -110,7 +115,10 @@ class Recorder:
                 spec.images,
                 {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
             )
-        tags = {"cnnstudy.packages": json.dumps({**driver_versions(), **result.versions})}
+        tags = {
+            "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
+            "cnnstudy.ended_by": result.ended_by,
+        }
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.frozen_digest:
@@ -150,6 +158,8 @@ class Recorder:
         rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
         _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
         self._write_spec(folder, recording.spec)
+        if "correctness" in result.files:
+            shutil.copy(result.files["correctness"], folder / "correctness.npz")
 
     def _write_spec(self, folder: Path, spec: TrialSpec) -> None:
         (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
@@ -163,6 +173,10 @@ def title_of(spec: TrialSpec) -> str:
     parts = [f"{transfer}{random_weights}", f"batch {levels['batch_size']}", f"dropout {levels['dropout']:.3g}"]
     if levels["data_fraction"] != 1.0:
         parts.append(f"{100 * float(levels['data_fraction']):.3g} % of the data")
+    if levels.get("shuffled_labels"):
+        parts.append(f"{100 * float(levels['shuffled_labels']):.3g} % of the labels shuffled")
+    if levels.get("protocol") == "legacy":
+        parts.append("legacy protocol")
     return ", ".join(parts)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cnnstudy.analysis.causes import Causes, causes, effects_frame
+from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
     best_by_transfer,
@@ -15,18 +21,24 @@ from cnnstudy.analysis.leaderboard import (
     split_by_state,
     table,
     unfinished_rows,
+    write_csv,
 )
-from cnnstudy.records import RecordedStudy
+from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
 
 
 def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """The study's leaderboard. A trial that was interrupted and ran again is in it with its last run only."""
+    return leaderboard(latest_trials(tracker, study), study.objective, sort)
+
+
+def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
+    """The run of each trial that counts."""
     runs = [run for run in tracker.runs(study.experiment_id) if run.kind == "trial"]
     # oldest first: a later run takes an earlier one's place, unless only the earlier one counts
-    latest = {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
-    return leaderboard(list(latest.values()), study.objective, sort)
+    return list({run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}.values())
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
@@ -75,6 +87,52 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     if outcome.finished and not outcome.interrupted:
         lines.append(f"The best model:     models:/{name}@champion")
     console.print("\n".join(lines), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[Causes]:
+    """What the study's trials tell of why its networks overfit."""
+    return causes(study, latest_trials(tracker, study), tracker.metric_history, target_gap)
+
+
+def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Causes]) -> None:
+    """The effects as artifacts of the study's own run: the answer in words, and every number as CSV."""
+    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
+        folder = Path(name) / "effects"
+        folder.mkdir()
+        write_csv(effects_frame(found), folder / "effects.csv")
+        with (folder / "answer.txt").open("w", encoding="utf-8") as file:
+            show_effects(Console(file=file, width=160), study.name, found)
+        tracker.log_files(study.run_id, Path(name))
+
+
+def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:
+    """For each network the answer in words, then the table that it rests on."""
+    if not found:
+        console.print(f"study {name} has no trials yet", markup=False, emoji=False, highlight=False)
+    for one in found:
+        for line in sentences(one):
+            _say(console, line)
+        for warning in one.warnings:
+            _say(console, f"note: {warning}")
+        for interactions, title in ((False, "effects"), (True, "interactions: how much an effect differs there")):
+            rows, hidden = effect_rows(one, interactions)
+            if rows:
+                _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
+            if hidden:
+                _say(console, f"and {hidden} interactions of which these trials can't tell; --csv has all")
+
+
+def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:
+    grid = _grid(title)
+    for heading in EFFECT_HEADINGS:
+        grid.add_column(heading, justify="left" if heading in (EFFECT_HEADINGS[0], EFFECT_HEADINGS[-1]) else "right")
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid, markup=False, emoji=False)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _grid(title: str) -> Table:

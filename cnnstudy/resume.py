@@ -16,10 +16,10 @@ from cnnstudy.cache import cache_folder, content_address
 from cnnstudy.config import Study
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyBusyError, StudyChangedError
+from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, best_name
 from cnnstudy.schema import StudyConfig
-from cnnstudy.search import PastTrial
 from cnnstudy.tracking import LEVELS, Tracker
 
 
@@ -47,7 +47,7 @@ def one_driver(name: str, uri: str) -> Iterator[None]:
 
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget",)
+_HARMLESS = ("budget", "budget.trials", "strategy.seeds")
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
@@ -55,7 +55,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in _differences(recorded.config, given, "")
-        if key.split(".")[0] not in _HARMLESS
+        if key not in _HARMLESS
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(
@@ -99,7 +99,7 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
         if run.kind != "trial":
             continue
         past = _past_trial(run, metric)
-        if past.done and config.strategy.pruner != "none":
+        if past.done and config.pruner != "none":
             past = PastTrial(**{**vars(past), "reported": tracker.metric_history(run.run_id, metric)})
         key = (past.architecture, past.number)
         if key not in latest or not latest[key].done:

@@ -16,15 +16,18 @@ from pydantic import (
     PlainSerializer,
     SerializeAsAny,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from cnnstudy import architectures, datasets
 from cnnstudy.datasets import DataOptions
+from cnnstudy.designs import count_points, size_of_fraction
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.space import FACTORS, Choices, Level, Levels, Range, active_factors, grid_points, parse_levels, shown
-from cnnstudy.strict import StrictModel, refused, stated
+from cnnstudy.strategies import AnyStrategy, Factorial, Search
+from cnnstudy.strict import Number, StrictModel, Whole, refused, stated
 
 #: The transfer modes that start from source weights.
 NEED_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
@@ -68,25 +71,6 @@ def _levels(factors: Any) -> Any:
     return parsed
 
 
-def _start_levels(given: Any) -> Any:
-    """The levels of one trial, each of its factor's type."""
-    if not isinstance(given, Mapping):
-        raise ValueError("must hold factors, each with one level, as in {transfer: scratch}.")
-    parsed, problems = {}, []
-    for name, level in given.items():
-        try:
-            if isinstance(level, list | Mapping):
-                raise ValueError("must be one level here, not several.")
-            levels = parse_levels(str(name), level)
-            assert isinstance(levels, Choices)
-            parsed[str(name)] = levels.values[0]
-        except ValueError as error:
-            problems.append(stated((name,), str(error)))
-    if problems:
-        raise refused("start_with", problems)
-    return parsed
-
-
 def _one_or_by_network(given: Any) -> Any:
     return (_EACH if isinstance(given, Mapping) else _ONE).validate_python(given)
 
@@ -105,10 +89,6 @@ def _plain_levels(factors: Mapping[str, Levels | Mapping[str, Levels]]) -> dict[
 
 Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_data_options)]
 FactorLevels = Annotated[dict[str, Any], BeforeValidator(_levels), PlainSerializer(_plain_levels)]
-StartLevels = Annotated[dict[str, Level], BeforeValidator(_start_levels)]
-# strict: neither true, nor "3", nor 3.0 is a whole number
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[Whole, Field(ge=1, le=10_000)]
 PositiveByNetwork = Annotated[int | dict[str, int], BeforeValidator(_one_or_by_network)]
 _ONE: TypeAdapter[Any] = TypeAdapter(Positive)
@@ -125,11 +105,14 @@ def _is_file(path: Path) -> bool:
 class Training(StrictModel):
     """How a trial trains."""
 
-    epochs: PositiveByNetwork = Field(description="one for all networks, or one for each")
+    epochs: PositiveByNetwork = Field(description="at most; one for all networks, or one for each")
+    updates: Whole | None = Field(None, ge=1, le=100_000_000, description="a trial ends after so many updates")
+    until_train_loss: Number | None = Field(None, gt=0, description="a trial ends at a clean train loss (nats) so low")
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     weight_decay: Number = Field(0.0, ge=0, le=1)
     momentum: Number = Field(0.9, ge=0, lt=1)
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
+    keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
 
 
@@ -159,16 +142,6 @@ class Weights(StrictModel):
         return self
 
 
-class Search(StrictModel):
-    """Optuna samples, and may prune: finds the best."""
-
-    kind: Literal["search"] = "search"
-    sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
-    pruner: Literal["hyperband", "median", "none"] = "none"
-    startup_trials: Whole | None = Field(None, ge=1, description="per network, before TPE or the median pruner decide")
-    start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
-
-
 class Objective(StrictModel):
     """What makes one epoch, and one trial, better than another: a metric of the clean evaluation."""
 
@@ -195,9 +168,9 @@ class StudyConfig(StrictModel):
     factors: FactorLevels = Field(default_factory=dict, description="levels for all networks, or by network")
     training: Training
     weights: dict[str, Weights] = Field(default_factory=dict, description="by network, or `default` for the others")
-    strategy: Search = Search()
+    strategy: AnyStrategy = Search()
     objective: Objective = Objective()
-    budget: Budget
+    budget: Budget | None = Field(None, validate_default=True, description="a search needs it, a factorial has none")
     seed: Whole = Field(0, ge=0, lt=2**31)
 
     @field_validator("name", mode="after")
@@ -225,6 +198,19 @@ class StudyConfig(StrictModel):
             raise refused("architectures", problems)
         return given
 
+    @field_validator("budget", mode="after")
+    @classmethod
+    def _fit_the_strategy(cls, given: Budget | None, info: ValidationInfo) -> Budget | None:
+        strategy = info.data.get("strategy")  # not there where it can't be used itself
+        if isinstance(strategy, Search) and given is None:
+            raise ValueError("is missing; for a search it must hold `trials`, how many to run in all.")
+        if isinstance(strategy, Factorial) and given is not None:
+            raise ValueError(
+                "does not go with a factorial, which runs every cell once with each seed; leave it (and --trials) out, "
+                "and give the number of seeds as strategy.seeds."
+            )
+        return given
+
     def size_of(self, architecture: str) -> int:
         """Its image size in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[architecture]
@@ -238,9 +224,9 @@ class StudyConfig(StrictModel):
         epochs = self.training.epochs
         return epochs if isinstance(epochs, int) else epochs[architecture]
 
-    def head_epochs_of(self, architecture: str) -> int:
-        """How many epochs of a two-phase trial train the head only."""
-        return self.training.head_epochs or max(1, self.epochs_of(architecture) // 3)
+    def head_epochs_of(self, architecture: str, epochs: int | None = None) -> int:
+        """How many epochs of a two-phase trial (of so many, or of all that the file gives) train the head only."""
+        return self.training.head_epochs or max(1, (epochs or self.epochs_of(architecture)) // 3)
 
     def factors_of(self, architecture: str) -> dict[str, Levels]:
         """The levels that the file gives for that network; a factor without any has its default."""
@@ -255,10 +241,39 @@ class StudyConfig(StrictModel):
         levels = self.factors_of(architecture).get("transfer")
         return levels.values if isinstance(levels, Choices) else (str(FACTORS["transfer"].default),)
 
+    @property
+    def pruner(self) -> str:
+        """How trials are pruned; a factorial's never are."""
+        return self.strategy.pruner if isinstance(self.strategy, Search) else "none"
+
+    @property
+    def total_trials(self) -> int:
+        """Trials of all networks."""
+        return sum(map(self.trials_of, self.architectures))
+
     def trials_of(self, architecture: str) -> int:
-        """Its share of the budget; where it does not divide, the networks named first get one trial more."""
+        """Its share of the budget (where it does not divide, the networks named first get one trial more), or its
+        cells times the seeds."""
+        if isinstance(self.strategy, Factorial):
+            return self.cells_of(architecture) * self.strategy.seeds
+        assert self.budget is not None  # checked where it was read
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
+
+    def cells_of(self, architecture: str) -> int:
+        """How many cells a factorial has there."""
+        assert isinstance(self.strategy, Factorial)
+        if self.strategy.design == "full":
+            return len(self.grid_of(architecture))
+        if self.strategy.fraction is not None:
+            return size_of_fraction(self.grid_of(architecture), self.strategy.fraction)
+        assert self.strategy.cells is not None  # qmc
+        return int(min(self.strategy.cells, self.combinations_of(architecture)))
+
+    def combinations_of(self, architecture: str) -> int | float:
+        """How many distinct combinations the levels of its factors have; a range may have infinitely many."""
+        found = architectures.find(architecture)
+        return count_points(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)
 
     def grid_of(self, architecture: str) -> list[dict[str, Level]]:
         """Every distinct combination of the levels of its factors."""

@@ -7,59 +7,38 @@ a study that was stopped and goes on proposes what it would have proposed withou
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cnnstudy import architectures
+from cnnstudy import architectures, strategies
+from cnnstudy.designs import quasi_random, varies
+from cnnstudy.proposals import PastTrial, Proposal, random_seed
 from cnnstudy.schema import StudyConfig
-from cnnstudy.space import FACTORS, Choices, Factor, Level, Levels, complete_levels, level_at
+from cnnstudy.space import FACTORS, Choices, Factor, Level, Levels, complete_levels
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _OPTUNA_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-@dataclass(frozen=True)
-class PastTrial:
-    """A recorded trial. `done` is false for one that was interrupted: it runs again, with the same levels."""
-
-    architecture: str
-    number: int
-    levels: Mapping[str, Level]
-    state: str
-    done: bool
-    value: float | None = None
-    reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> objective
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The next trial: its complete levels, and its seed (the study's; a repeat of the same levels gets the next)."""
-
-    architecture: str
-    number: int
-    levels: dict[str, Level]
-    seed: int
-    trial: optuna.Trial = field(repr=False)
-
-
 class Search:
     """Proposes trials until every network has had its share of the budget."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
+        assert isinstance(config.strategy, strategies.Search)
         self.config = config
-        self._grids = {name: self._grid(name) for name in config.architectures if config.strategy.sampler == "grid"}
+        self.strategy = config.strategy
+        self._grids = {name: self._grid(name) for name in config.architectures if self.strategy.sampler == "grid"}
         self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
         self._levels: dict[str, dict[int, dict[str, Level]]] = {
             name: {trial.number: dict(trial.levels) for trial in past if trial.architecture == name}
             for name in config.architectures
         }
+        self._trials: dict[tuple[str, int], optuna.Trial] = {}
 
     def next(self) -> Proposal | None:
         """The next trial of the network that lies furthest behind; None when the budget is spent or under way."""
@@ -82,17 +61,21 @@ class Search:
         # by number, not by time: a trial that runs again keeps its seed
         repeats = sum(other == levels for before, other in self._levels[name].items() if before < trial.number)
         self._levels[name][trial.number] = levels
-        return Proposal(name, trial.number, levels, self.config.seed + repeats, trial)
+        self._trials[name, trial.number] = trial
+        return Proposal(name, trial.number, levels, self.config.seed + repeats)
 
     def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
         """Tell how far the trial is; whether to prune it."""
-        proposal.trial.report(value, epoch)
-        return proposal.trial.should_prune()
+        trial = self._trials[proposal.architecture, proposal.number]
+        trial.report(value, epoch)
+        return trial.should_prune()
 
     def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
         """How the trial ended."""
         self._studies[proposal.architecture].tell(
-            proposal.trial, value if state == "finished" else None, state=_OPTUNA_STATES[state]
+            self._trials.pop((proposal.architecture, proposal.number)),
+            value if state == "finished" else None,
+            state=_OPTUNA_STATES[state],
         )
 
     @property
@@ -135,14 +118,14 @@ class Search:
     def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
         """Of a trial's levels those that Optuna chooses."""
         factors = self.config.factors_of(name)
-        return {factor: level for factor, level in levels.items() if _varies(factors.get(factor))}
+        return {factor: level for factor, level in levels.items() if varies(factors.get(factor))}
 
     def _choose(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
         architecture, factors = architectures.find(name), self.config.factors_of(name)
 
         def choose(factor: Factor) -> Level | None:
             levels = factors.get(factor.name)
-            if isinstance(levels, Choices) and not _varies(levels):
+            if isinstance(levels, Choices) and not varies(levels):
                 return levels.values[0]
             return None if levels is None else _suggest(trial, factor, levels)
 
@@ -150,12 +133,14 @@ class Search:
 
     def _fixed_levels(self, name: str, number: int) -> dict[str, Level]:
         """The levels that trial `number` has by plan rather than by sampling."""
-        strategy = self.config.strategy
+        strategy = self.strategy
         if strategy.sampler == "grid":
             return self._varied(name, self._grids[name][number])
         planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
         if strategy.sampler == "qmc":
-            return {**self._quasi_random(name, number), **planned}
+            seed = random_seed(self.config.seed, name, 0)
+            (point,) = quasi_random(self.config.factors_of(name), seed, number, 1)
+            return {**point, **planned}
         return planned
 
     def _grid(self, name: str) -> list[dict[str, Level]]:
@@ -164,43 +149,23 @@ class Search:
         random.Random(f"{self.config.seed}-{name}").shuffle(points)
         return points
 
-    def _quasi_random(self, name: str, number: int) -> dict[str, Level]:
-        """Point `number` of the scrambled Sobol sequence (Sobol 1967, Owen 1998) over the varied factors."""
-        from scipy.stats import qmc
-
-        varied = {factor: levels for factor, levels in self.config.factors_of(name).items() if _varies(levels)}
-        if not varied:
-            return {}
-        sequence = qmc.Sobol(len(varied), scramble=True, rng=_seed(self.config.seed, name, 0))
-        if number:
-            sequence.fast_forward(number)
-        point = sequence.random(1)[0]
-        return {
-            factor: level_at(FACTORS[factor], levels, float(position))
-            for (factor, levels), position in zip(varied.items(), point, strict=True)
-        }
-
     def _sampler(self, name: str, number: int) -> optuna.samplers.BaseSampler:
-        seed = _seed(self.config.seed, name, number)
-        if self.config.strategy.sampler == "tpe":
+        seed = random_seed(self.config.seed, name, number)
+        if self.strategy.sampler == "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials())
         # a grid and QMC fix every level before this one is asked
         return optuna.samplers.RandomSampler(seed=seed)
 
     def _startup_trials(self) -> int:
         share = max(self.config.trials_of(name) for name in self.config.architectures)
-        return self.config.strategy.startup_trials or min(10, max(2, share // 3))
+        return self.strategy.startup_trials or min(10, max(2, share // 3))
 
     def _pruner(self, name: str) -> optuna.pruners.BasePruner:
-        if self.config.strategy.pruner == "hyperband":
+        if self.strategy.pruner == "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.config.epochs_of(name))
-        if self.config.strategy.pruner == "median":
+        if self.strategy.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
         return optuna.pruners.NopPruner()
-
-
-def _varies(levels: Levels | None) -> bool:
-    return levels is not None and not (isinstance(levels, Choices) and len(levels.values) == 1)
 
 
 def _suggest(trial: optuna.Trial, factor: Factor, levels: Levels) -> Level:
@@ -220,8 +185,3 @@ def _distribution(factor: str, levels: Levels) -> BaseDistribution:
     if FACTORS[factor].kind is int:
         return IntDistribution(int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1))
     return FloatDistribution(levels.low, levels.high, log=levels.log, step=levels.step)
-
-
-def _seed(study_seed: int, name: str, number: int) -> int:
-    """A seed of 32 bits for one trial's random numbers."""
-    return int.from_bytes(hashlib.sha256(f"{study_seed}/{name}/{number}".encode()).digest()[:4])

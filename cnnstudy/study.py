@@ -11,11 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnstudy import strategies
+from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.config import Study
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError
+from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.factorial import Factorial
 from cnnstudy.preparation import Preparation, SourceWeights
+from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import (
     Optimizer,
@@ -29,7 +34,7 @@ from cnnstudy.records import (
 )
 from cnnstudy.resume import one_driver, past_trials, refuse_changes, refuse_other_images
 from cnnstudy.schema import StudyConfig
-from cnnstudy.search import Proposal, Search
+from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
 from cnnstudy.tracking import REASON, Tracker
 
@@ -46,7 +51,7 @@ class Outcome:
     finished: int
     pruned: int
     failed: int
-    missing: int  # trials of the budget that are still to be run
+    missing: int  # trials that are still to be run
     interrupted: bool
 
 
@@ -82,8 +87,11 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
 def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExecutor, display: Display) -> bool:
     """Run the trials that are missing; whether that was interrupted."""
     past = past_trials(config, recorder, display)
-    search = Search(config, past)
-    if search.remaining <= 0:  # below 0 where the budget was lowered
+    factorial = Factorial(config, past) if isinstance(config.strategy, strategies.Factorial) else None
+    strategy: Strategy = factorial or Search(config, past)
+    if factorial is not None:
+        tell_size(config, factorial.remaining, display)
+    if strategy.remaining <= 0:  # below 0 where the budget was lowered
         return False
     with tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True) as folder:
         executor = make_executor(Path(folder))
@@ -92,7 +100,10 @@ def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExe
             images = preparation.images(config.data, config.architectures)
             refuse_other_images(recorder, next(iter(images.values())))
             weights = preparation.source_weights(len(next(iter(images.values())).classes))
-            Driver(config, search, recorder, executor, display, images, weights).run()
+            driver = Driver(config, strategy, recorder, executor, display, images, weights)
+            if factorial is not None:
+                tell_cost([driver.spec_of(proposal) for proposal in factorial.upcoming], recorder, executor, display)
+            driver.run()
         except KeyboardInterrupt:
             recorder.interrupt_unfinished()
             return True
@@ -102,12 +113,12 @@ def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExe
 
 
 class Driver:
-    """Keeps the workers busy until the search has nothing more to propose."""
+    """Keeps the workers busy until the strategy has nothing more to propose."""
 
     def __init__(
         self,
         config: StudyConfig,
-        search: Search,
+        strategy: Strategy,
         recorder: Recorder,
         executor: Executor,
         display: Display,
@@ -115,7 +126,7 @@ class Driver:
         weights: dict[str, SourceWeights],
     ) -> None:
         self.config = config
-        self.search = search
+        self.strategy = strategy
         self.recorder = recorder
         self.executor = executor
         self.display = display
@@ -125,8 +136,8 @@ class Driver:
 
     def run(self) -> None:
         """All trials that are missing."""
-        total = self.config.budget.trials
-        self.display.start_trials(total - self.search.remaining, total)
+        total = self.config.total_trials
+        self.display.start_trials(total - self.strategy.remaining, total)
         try:
             self._fill_slots()
             while self._running:
@@ -144,10 +155,10 @@ class Driver:
 
     def _fill_slots(self) -> None:
         while len(self._running) < self.executor.slots:
-            proposal = self.search.next()
+            proposal = self.strategy.next()
             if proposal is None:
                 return
-            spec = self._spec(proposal)
+            spec = self.spec_of(proposal)
             digest = self.weights[proposal.architecture].digest
             from_weights = digest and spec.levels["transfer"] != "scratch"
             recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
@@ -155,30 +166,37 @@ class Driver:
             self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
             self.display.start_trial(spec.key, recording.title, spec.epochs)
 
-    def _spec(self, proposal: Proposal) -> TrialSpec:
+    def spec_of(self, proposal: Proposal) -> TrialSpec:
+        """The whole of a trial, as a worker needs it."""
         config, training = self.config, self.config.training
-        weights = self.weights[proposal.architecture]
+        name, weights = proposal.architecture, self.weights[proposal.architecture]
+        epochs = epochs_of_trial(config, name, proposal.levels, self.images[name])
         return TrialSpec(
             study=config.name,
             purpose="trial",
-            architecture=proposal.architecture,
+            architecture=name,
             number=proposal.number,
             seed=proposal.seed,
             levels=proposal.levels,
-            images=self.images[proposal.architecture],
+            images=self.images[name],
             split=Split(config.data.validation, config.data.test, config.seed),
-            epochs=config.epochs_of(proposal.architecture),
-            head_epochs=config.head_epochs_of(proposal.architecture),
+            epochs=epochs,
+            head_epochs=config.head_epochs_of(name, epochs),
             patience=training.early_stopping,
             monitor=config.objective.metric,
             optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
             weights_source=weights.source,
             weights_file=weights.file,
+            updates=training.updates,
+            until_train_loss=training.until_train_loss,
+            keep_model=training.keep_models,
+            equal_updates=equal_updates(config, name, self.images[name]),
+            block=proposal.block,
         )
 
     def _on_epoch(self, event: Epoch) -> None:
         proposal, recording = self._running[event.key]
-        prune = self.search.report(proposal, event.record.epoch, event.record.metrics[self.config.objective.metric])
+        prune = self.strategy.report(proposal, event.record.epoch, event.record.metrics[self.config.objective.metric])
         self.executor.answer(event.key, not prune)
         # the worker trains on while the epoch is recorded
         self.recorder.epoch(recording, event.record)
@@ -187,7 +205,7 @@ class Driver:
     def _on_done(self, event: Done) -> None:
         proposal, recording = self._running[event.key]
         result = TrialResult.from_json(event.result)
-        self.search.tell(proposal, result.state, result.summary[self.config.objective.metric])
+        self.strategy.tell(proposal, result.state, result.summary[self.config.objective.metric])
         self.recorder.finish(recording, result)
         del self._running[event.key]
         self._fill_slots()
@@ -203,7 +221,7 @@ class Driver:
 
     def _on_failed(self, event: Failed) -> None:
         proposal, recording = self._running[event.key]
-        self.search.tell(proposal, "failed", None)
+        self.strategy.tell(proposal, "failed", None)
         self.recorder.fail(recording, event)
         del self._running[event.key]
         self._fill_slots()
@@ -219,7 +237,7 @@ def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outc
         finished=len(finished),
         pruned=sum(run.state == "pruned" for run in done),
         failed=sum(run.state == "failed" for run in done),
-        missing=max(0, config.budget.trials - len(done)),
+        missing=_missing(config, done),
         interrupted=interrupted,
     )
     best = best_trial(finished, config.objective.metric)
@@ -227,6 +245,17 @@ def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outc
         value = best.metrics[best_name(config.objective.metric)]
         recorder.tracker.register_champion(config.name, best, f"best {config.objective.metric}: {value:.4f}")
     return outcome
+
+
+def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
+    """A search needs so many trials of each network, a factorial those with the numbers of its cells and seeds."""
+    missing = 0
+    for name in config.architectures:
+        numbers = {int(run.tags["cnnstudy.number"]) for run in done if run.tags["cnnstudy.architecture"] == name}
+        if isinstance(config.strategy, strategies.Factorial):
+            numbers = {number for number in numbers if number < config.trials_of(name)}
+        missing += max(0, config.trials_of(name) - len(numbers))
+    return missing
 
 
 def best_trial(finished: list[RecordedRun], metric: str) -> RecordedRun | None:

@@ -1,4 +1,4 @@
-"""MLflow: the only durable record. No other module talks to its server, and only the driver talks to this one.
+"""MLflow: the only durable record. Only this module and registry.py talk to its server, and only the driver to them.
 
 An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 
@@ -14,13 +14,12 @@ import itertools
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean
+from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 
@@ -44,12 +43,6 @@ CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
 def tracking_uri(given: str | None) -> str:
     """The given one, else `MLFLOW_TRACKING_URI`, else mlflow.db in this folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def without_secrets(uri: str) -> str:
-    """The address without user and password, which may hold `@` and `/` themselves."""
-    hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]*", r"\1=***", hidden)
 
 
 class Tracker:
@@ -137,6 +130,11 @@ class Tracker:
             tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
             self.set_tags(study.run_id, {**_config_tags(config), **tags})
             self._client.log_text(study.run_id, text, f"study/{file.name}")
+
+    def artifacts_of(self, experiment_id: str) -> str:
+        """Where the files of its runs go: a folder, or an address."""
+        with self._translated():
+            return str(self._client.get_experiment(experiment_id).artifact_location)
 
     # ---- runs
 

@@ -15,6 +15,8 @@ import pytest
 from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialSpec
 
 if TYPE_CHECKING:
+    from trained_study import Trained
+
     from cnnstudy.tracking import Tracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -86,6 +88,15 @@ def spec() -> TrialSpec:
         weights_source="none",
         weights_file=None,
     )
+
+
+@pytest.fixture(scope="session")
+def trained(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """One for all tests that use a trained model and leave the study as it is."""
+    from trained_study import trained_study
+
+    with trained_study(tmp_path_factory.mktemp("trained"), empty_database) as made:
+        yield made
 
 
 MakeRun = Callable[..., RecordedRun]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.records import EpochRecord, PreparedImages, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
 
 #: Yields events; after an Epoch it is sent whether to go on.
 Work = Generator[Event, bool, None]
@@ -59,7 +59,8 @@ class FakeExecutor:
         return [job.key for job in self.jobs if job.kind == "run_trial"]
 
     def submit(self, job: Job) -> None:
-        work = {"prepare_images": self._prepare, "check_weights": self._check, "run_trial": self._train}[job.kind]
+        kinds = {"prepare_images": self._prepare, "check_weights": self._check, "measure_speed": self._measure}
+        work = {**kinds, "run_trial": self._train}[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
         self._ready.append((job, work(job), None))
@@ -100,6 +101,13 @@ class FakeExecutor:
 
     def _check(self, job: Job) -> Work:
         yield self._end(job, {"file": job.payload["file"] or "/weights.h5", "digest": "1" * 24})
+
+    def _measure(self, job: Job) -> Work:
+        """One second an update for each image of a batch, and a hundredth for each that is evaluated."""
+        sizes = job.payload["batch_sizes"]
+        phases = 2 if job.payload["spec"]["levels"]["transfer"] == "two-phase" else 1
+        speed = Speed(1000, 10.0, tuple(sizes), (tuple(map(float, sizes)),) * phases, 0.01)
+        yield self._end(job, speed.to_json())
 
     def _train(self, job: Job) -> Work:
         spec = TrialSpec.from_json(job.payload)

@@ -100,6 +100,13 @@ def test_a_pipe_gets_plain_lines(clock: Clock) -> None:
     assert "[Errno 12]" in text
 
 
+def test_only_a_quiet_display_is_silent() -> None:
+    """What is only there to be read is not worked out for it."""
+    for terminal, quiet in ((True, False), (False, False), (True, True), (False, True)):
+        console = Console(file=io.StringIO(), force_terminal=terminal)
+        assert choose_display(console, quiet).silent is quiet
+
+
 def test_the_live_view(clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, color_system=None)

@@ -9,8 +9,9 @@ import pytest
 
 from cnnstudy import architectures, datasets
 from cnnstudy.config import SHIPPED, load_study
-from cnnstudy.schema import Search, StudyConfig, Training
+from cnnstudy.schema import StudyConfig, Training
 from cnnstudy.space import FACTORS, TRANSFER_MODES
+from cnnstudy.strategies import KINDS, Factorial, Search
 
 ROOT = SHIPPED.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,11 +27,9 @@ def test_the_study_of_ones_own_photos_is_accepted(tmp_path: Path, monkeypatch: p
 
 def test_every_name_that_a_study_file_takes_is_told() -> None:
     names = {*datasets.names(), *architectures.names(), *FACTORS, *TRANSFER_MODES}
-    names |= {*StudyConfig.model_fields, *Training.model_fields, *Search.model_fields} - {
-        "name",
-        "kind",
-        "startup_trials",
-    }
+    for model in (StudyConfig, Training, Search, Factorial):
+        names |= set(model.model_fields) - {"name", "kind"}
+    names |= {f"kind: {kind}" for kind in KINDS}
     assert {name for name in names if f"`{name}`" not in README} == set()
 
 

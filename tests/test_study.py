@@ -18,7 +18,7 @@ from fake_executor import FakeExecutor
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
 from cnnstudy.config import load_study
-from cnnstudy.display import PlainDisplay
+from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import DataError, StudyBusyError, StudyChangedError, TrackingError, WeightsError, WorkerError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.recording import Recorder
@@ -59,7 +59,8 @@ class Desk:
             self.executor = FakeExecutor(folder, **script)
             return self.executor
 
-        return run_study(load_study(str(self.file), overrides), self.tracker, make, PlainDisplay(self.said.append))
+        display = script.pop("display", None) or PlainDisplay(self.said.append)
+        return run_study(load_study(str(self.file), overrides), self.tracker, make, display)
 
     @property
     def trained(self) -> list[str]:
@@ -524,3 +525,151 @@ def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
     desk.run("factors={transfer: [scratch, frozen]}", PRETRAIN, "budget.trials=2", "strategy.sampler=grid")
     digests = {run.tags["cnnstudy.transfer"]: run.tags.get("cnnstudy.weights_digest") for run in desk.runs()}
     assert digests == {"scratch": None, "frozen": desk.runs("pretrain")[0].tags["cnnstudy.weights_address"]}
+
+
+# ---- a factorial
+
+FACTORIAL = (
+    "strategy={kind: factorial, seeds: 2}",
+    "budget=",
+    "factors={batch_size: [8, 32]}",
+    "training.epochs=1",
+    "seed=7",
+)
+
+
+def design(desk: Desk, name: str = "fake") -> list[tuple[str, str, str]]:
+    """What was done, by key: the seed and the batch size."""
+    done = [run for run in desk.runs(name=name) if run.done]
+    return sorted((run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"], run.parameters["batch_size"]) for run in done)
+
+
+def expected(seeds: int) -> list[tuple[str, str, str]]:
+    """Two cells with the seeds 7, 8 and so on."""
+    return [(f"alexnet-{number:03d}", str(7 + number // 2), ("8", "32")[number % 2]) for number in range(2 * seeds)]
+
+
+def kinds(desk: Desk) -> list[str]:
+    """The kinds of the last call's jobs."""
+    return [] if desk.executor is None else [job.kind for job in desk.executor.jobs]
+
+
+def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
+    outcome = desk.run(*FACTORIAL)
+    assert (outcome.finished, outcome.pruned, outcome.failed, outcome.missing) == (4, 0, 0, 0)
+    assert design(desk) == expected(2)
+    assert set(desk.trained[:2]) == {"alexnet-000", "alexnet-001"}, "a block after the other"
+    assert {(run.parameters["seed"], run.parameters["block"]) for run in desk.runs()} == {("7", "0"), ("8", "1")}
+    assert desk.said[:2] == [
+        "factorial: 1 network x 2 cells x 2 seeds = 4 trials (0 recorded, 4 to run)",
+        "  batch_size 8, 32",
+    ]
+    assert kinds(desk) == ["prepare_images", "measure_speed", *["run_trial"] * 4]
+    told = next(place for place, line in enumerate(desk.said) if "(measured: alexnet scratch " in line)
+    assert told < next(place for place, line in enumerate(desk.said) if line.endswith(": started"))
+    version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
+    best = max(desk.runs(), key=lambda run: run.metrics["best/val_accuracy"])
+    assert version.run_id == best.run_id
+
+
+def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    desk.said.clear()
+    assert desk.run(*FACTORIAL).finished == 4
+    assert desk.executor is None
+    assert desk.said[0].endswith("= 4 trials (4 recorded, 0 to run)")
+
+
+@pytest.mark.parametrize(("at", "slots", "left"), [(2, 1, 4), (4, 1, 4), (6, 1, 3), (8, 2, 2)])
+def test_a_factorial_that_was_stopped_ends_as_the_whole(desk: Desk, at: int, slots: int, left: int) -> None:
+    """While the speed is measured, in the first trial, in the second block, and in two trials at once."""
+    outcome = desk.run(*FACTORIAL, interrupt_at=at, slots=slots)
+    assert (outcome.interrupted, outcome.finished, outcome.missing) == (True, 4 - left, left)
+    assert "RUNNING" not in desk.statuses()
+    before = {run.tags["cnnstudy.trial"] for run in desk.runs() if run.done}
+    assert desk.run(*FACTORIAL).finished == 4
+    assert not before & set(desk.trained)
+    assert len(desk.trained) == left
+    assert design(desk) == expected(2)
+
+
+def test_finished_trials_tell_the_time_of_those_that_are_left(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    desk.said.clear()
+    desk.run(*FACTORIAL, "strategy.seeds=3")
+    assert "measure_speed" not in kinds(desk)
+    assert desk.said[0].endswith("= 6 trials (4 recorded, 2 to run)")
+    # the made-up trials take one second an epoch, and to record one takes 0.8
+    assert any("(measured: alexnet scratch 1.8 s a trial)" in line for line in desk.said)
+
+
+def test_more_seeds_add_blocks_and_fewer_leave_what_is_there(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    assert desk.run(*FACTORIAL, "strategy.seeds=3").finished == 6
+    assert design(desk) == expected(3)
+    assert desk.study().config["strategy"]["seeds"] == 3
+    assert desk.run(*FACTORIAL, "strategy.seeds=1").missing == 0
+    assert desk.executor is None
+    assert design(desk) == expected(3)
+
+
+def test_what_is_missing_of_the_seeds_that_are_left_is_run(desk: Desk) -> None:
+    """Trials of a block that is no longer wanted do not stand in for those of one that is."""
+    desk.run(*FACTORIAL, slots=2)
+    stopped = next(run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
+    desk.tracker.end_run(stopped.run_id, "failed", {REASON: "interrupted"})
+    outcome = desk.run(*FACTORIAL, "strategy.seeds=1", interrupt_at=0)
+    assert outcome.missing == 1
+    assert desk.run(*FACTORIAL, "strategy.seeds=1").missing == 0
+    assert desk.trained == ["alexnet-001"]
+    assert design(desk) == expected(2)
+
+
+def test_another_design_under_the_same_name_is_refused(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    for change, told in (
+        ("strategy={kind: factorial, design: qmc, cells: 2, seeds: 9}", 'strategy.design: "full" -> "qmc"'),
+        ("seed=8", "seed: 7 -> 8"),
+        ("factors.batch_size=[8, 16]", "factors.batch_size: [8, 32] -> [8, 16]"),
+    ):
+        with pytest.raises(StudyChangedError) as caught:
+            desk.run(*FACTORIAL, change)
+        assert told in str(caught.value)
+        assert "seeds" not in str(caught.value)
+    with pytest.raises(StudyChangedError, match=r'strategy\.kind: "factorial" -> "search"'):
+        desk.run(*FACTORIAL, "strategy={kind: search, sampler: random}", "budget={trials: 4}")
+
+
+def test_a_search_does_not_become_a_factorial(desk: Desk) -> None:
+    desk.run("training.epochs=1", "seed=7", "factors={batch_size: [8, 32]}", "budget.trials=1")
+    with pytest.raises(StudyChangedError, match=r'strategy\.kind: "search" -> "factorial"'):
+        desk.run(*FACTORIAL)
+
+
+def test_a_quiet_factorial_measures_nothing(desk: Desk) -> None:
+    assert desk.run(*FACTORIAL, display=Display()).finished == 4
+    assert "measure_speed" not in kinds(desk)
+    assert desk.said == []
+
+
+def test_a_cell_that_fails_counts_and_a_speed_that_fails_ends_nothing(desk: Desk) -> None:
+    failures = {key: failed(key, "oom") for key in ("speed-alexnet-scratch", "alexnet-001", "alexnet-003")}
+    outcome = desk.run(*FACTORIAL, failures=failures)
+    assert (outcome.finished, outcome.failed, outcome.missing) == (2, 2, 0)
+    assert "  alexnet scratch: its speed can't be measured (oom): oom it was" in desk.said
+    desk.run(*FACTORIAL)
+    assert desk.trained == []
+
+
+def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
+    both = ("architectures=[alexnet, vgg16]", "factors={transfer: [scratch, frozen]}", PRETRAIN)
+    outcome = desk.run(*FACTORIAL, *both, slots=2)
+    assert (outcome.finished, outcome.missing) == (8, 0)
+    assert desk.executor is not None
+    measured = {job.key: job.payload["spec"] for job in desk.executor.jobs if job.kind == "measure_speed"}
+    assert sorted(measured) == [
+        f"speed-{name}-{mode}" for name in ("alexnet", "vgg16") for mode in ("frozen", "scratch")
+    ]
+    assert Path(measured["speed-vgg16-frozen"]["weights_file"]).read_text() == "backbone of vgg16"
+    keys = {(run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"]) for run in desk.runs()}
+    assert keys == {(f"{name}-{n:03d}", str(7 + n // 2)) for name in ("alexnet", "vgg16") for n in range(4)}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cnnstudy.errors import TrackingError, UnknownNameError
+from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
-from cnnstudy.tracking import DEFAULT_URI, REASON, Tracker, tracking_uri, without_secrets
+from cnnstudy.tracking import DEFAULT_URI, REASON, Tracker, tracking_uri
 
 CONFIG: dict[str, Any] = {"objective": {"metric": "val/accuracy"}, "budget": {"trials": 3}}
 TRIAL = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-007"}
@@ -104,6 +104,14 @@ def test_files_become_artifacts(tracker: Tracker, study: RecordedStudy, tmp_path
     tracker.log_files(study.run_id, tmp_path / "files")
     found = tracker._client.download_artifacts(study.run_id, "deep/note.txt", str(tmp_path))
     assert Path(found).read_text() == "Größe"
+
+
+def test_where_files_go(tracker: Tracker, study: RecordedStudy, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "note.txt").write_text("text")
+    tracker.log_files(study.run_id, tmp_path / "files")
+    folder = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
+    assert list(folder.rglob("note.txt")) == [folder / study.run_id / "artifacts" / "note.txt"]
 
 
 def test_runs_of_others_are_ignored(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:

@@ -26,6 +26,20 @@ HEADINGS = {
     "verdict": "verdict",
     "best_epoch": "epoch",
 }
+#: More columns of the CSV: the last weights, the same number of updates, the same fit, and what the gap is usually.
+_AT_THE_END = {
+    "last_train_accuracy": "last/train_accuracy",
+    "last_val_accuracy": "last/val_accuracy",
+    "last_gap_accuracy": "last/gap_accuracy",
+    "last_gap_loss": "last/gap_loss",
+    "equal_updates_gap_accuracy": "equal_updates/gap_accuracy",
+    "equal_updates_val_accuracy": "equal_updates/val_accuracy",
+    "equal_fit_gap_accuracy": "equal_fit/gap_accuracy",
+    "hidden_gap_accuracy": "gap/hidden_accuracy",
+    "legacy_gap_accuracy": "legacy/gap_accuracy",
+    "onset_epoch": "overfitting/onset_epoch",
+    "val_loss_rise": "overfitting/val_loss_rise",
+}
 #: Columns in which less is better; all other numbers are best when large.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
 _WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
@@ -80,6 +94,7 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
         "verdict": trial.tags.get("cnnstudy.verdict", ""),
         "verdict_reason": trial.tags.get("cnnstudy.verdict_reason", ""),
         "best_epoch": _whole(metrics.get("best/epoch")),
+        **{column: metrics.get(name) for column, name in _AT_THE_END.items()},
         "updates": _whole(metrics.get("optimizer/updates")),
         "trainable_parameters": _whole(metrics.get("parameters/trainable")),
         "frozen_parameters": _whole(metrics.get("parameters/frozen")),

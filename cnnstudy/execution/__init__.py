@@ -23,7 +23,7 @@ class Job:
     """One piece of work: its kind, and what the worker's function of that kind takes."""
 
     key: str
-    kind: Literal["prepare_images", "check_weights", "run_trial"]
+    kind: Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model"]
     payload: dict[str, Any]
 
 

@@ -54,7 +54,10 @@ class Worker:
         functions = {
             "prepare_images": self._prepare_images,
             "check_weights": self._check_weights,
+            "measure_speed": self._measure_speed,
             "run_trial": self._run_trial,
+            "predict": self._predict,
+            "export_model": self._export_model,
         }
         try:
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
@@ -98,6 +101,12 @@ class Worker:
         weights.load_backbone(network, path)
         return {"file": str(path.absolute()), "digest": weights.digest(weights.backbone_layers(network.logits))}
 
+    def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._set_up_tensorflow()
+        from cnnstudy.training.speed import measure_speed
+
+        return measure_speed(TrialSpec.from_json(payload["spec"]), payload["batch_sizes"]).to_json()
+
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
         from cnnstudy.training.trial import run_trial
@@ -107,6 +116,27 @@ class Worker:
             return bool(self.messages.get()["go_on"])
 
         return run_trial(TrialSpec.from_json(payload), self.folder / key, report).to_json()
+
+    def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training.inference import predict
+
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        return predict(Path(payload["model"]), payload["classes"], payload["images"], payload["top"], progress)
+
+    def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training.export import export
+
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        model, folder = Path(payload["model"]), Path(payload["folder"])
+        return export(model, payload["classes"], folder, payload["format"], progress)
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from cnnstudy import architectures
 from cnnstudy.datasets.digits import Options
 from cnnstudy.execution import Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.execution.local import LocalExecutor
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, Speed, Split, TrialResult, TrialSpec
+from cnnstudy.space import complete_levels
 
 #: By name: makes an executor with so many slots that leaves files in a folder.
 EXECUTORS: dict[str, Callable[[int, Path], Executor]] = {"local": LocalExecutor}
@@ -99,14 +101,15 @@ def spec(warm: Executor) -> TrialSpec:
     """Two epochs of the smallest AlexNet on a dozen digits."""
     done = run(warm, images_job(sizes=[64]))[-1]
     assert isinstance(done, Done)
-    levels = {"transfer": "scratch", "batch_size": 8, "dropout": 0.5, "learning_rate": 1e-3, "data_fraction": 1.0}
+    given = {"batch_size": 8, "learning_rate": 1e-3}
+    levels = complete_levels(False, architectures.find("alexnet").defaults, lambda factor: given.get(factor.name))
     return TrialSpec(
         study="contract",
         purpose="trial",
         architecture="alexnet",
         number=0,
         seed=0,
-        levels={**levels, "augmentation": "none"},
+        levels=levels,
         images=PreparedImages.from_json(done.result[0]),
         split=Split(OPTIONS.validation, OPTIONS.test, 0),
         epochs=2,
@@ -147,6 +150,15 @@ def test_a_trial_tells_of_each_epoch_then_of_its_result(warm: Executor, spec: Tr
     result = TrialResult.from_json(done.result)
     assert (result.state, result.epochs) == ("finished", 2)
     assert (Path(result.files["model"]) / "MLmodel").is_file()
+
+
+def test_the_speed_of_a_trial_is_one_result(warm: Executor, spec: TrialSpec) -> None:
+    (done,) = run(warm, Job("speed", "measure_speed", {"spec": spec.to_json(), "batch_sizes": [4, 8]}))
+    assert isinstance(done, Done)
+    speed = Speed.from_json(done.result)
+    assert speed.batch_sizes == (4, 8)
+    assert speed.parameters > 1_000_000
+    assert speed.seconds_per_evaluated_image > 0
 
 
 def test_an_answer_of_no_prunes(warm: Executor, spec: TrialSpec) -> None:

@@ -1,0 +1,177 @@
+"""Simulated studies whose truth is known, as frames like those of observations.observe.
+
+Accuracies are those of a network that overfits: a gap of 30 points, more or less by the planted effects. Where trials
+go missing by what they are (a pruner takes the worst), the truth is additive: with an interaction, the average over the
+pairs that are left would be another one than over all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.stats import qmc
+
+from cnnstudy.analysis.contrasts import Contrast
+from cnnstudy.space import Choices, Level, Levels, Range
+
+OUTCOME = "epochs/gap_accuracy"
+TWO_LEVELS: dict[str, Levels] = {
+    "batch_size": Choices((8, 128)),
+    "data_fraction": Choices((0.25, 1.0)),
+    "dropout": Choices((0.0, 0.5)),
+    "augmentation": Choices(("none", "flip")),
+}
+THREE_LEVELS: dict[str, Levels] = TWO_LEVELS | {
+    "batch_size": Choices((8, 32, 128)),
+    "dropout": Choices((0.0, 0.25, 0.5)),
+}
+RANGES: dict[str, Levels] = {
+    "batch_size": Choices((8, 128)),
+    "data_fraction": Range(0.25, 1.0),
+    "dropout": Range(0.0, 0.5),
+    "learning_rate": Range(1e-5, 1e-3, log=True),
+}
+#: Points of gap by which a level differs from the baseline; the other factors do nothing.
+MAIN = {"batch_size": 5.0, "data_fraction": -5.0}
+INTERACTION = {("batch_size", "data_fraction"): 5.0}
+#: Points of gap: a trial's noise, what all trials of a seed share, and how a factor's effect differs from seed to seed.
+NOISE, SEED, DIFFERS = 3.0, 3.0, 3.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A study, and what is hard about it."""
+
+    name: str
+    seeds: int = 3
+    factors: Mapping[str, Levels] = field(default_factory=lambda: TWO_LEVELS)
+    design: str = "full"  # or "half", "points" (of ranges, in every seed), "search" (each trial its own seed)
+    trials: int = 0  # of points and search
+    interactions: bool = True
+    missing: bool = False
+    unequal: bool = False  # noise is three times as large at the last level of batch_size
+    differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
+    tails: str = "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "binomial" (160 validation images)
+
+
+SCENARIOS = (
+    Scenario("3 seeds, balanced"),
+    Scenario("5 seeds, balanced", seeds=5),
+    Scenario("3 seeds, 13 % pruned or failed", interactions=False, missing=True),
+    Scenario("3 seeds, noise differs threefold", unequal=True),
+    Scenario("3 seeds, two factors act differently by seed", differs=("batch_size", "dropout")),
+    Scenario("5 seeds, two factors act differently by seed", seeds=5, differs=("batch_size", "dropout")),
+    Scenario("3 seeds, heavy tails", tails="heavy"),
+    Scenario("3 seeds, accuracy of 160 images", tails="binomial"),
+    Scenario("3 seeds, factors of 3 levels", factors=THREE_LEVELS),
+    Scenario("3 seeds, half fraction", design="half"),
+    Scenario("3 seeds, 32 points of ranges", factors=RANGES, design="points", trials=32),
+    Scenario("search, 80 trials of ranges", factors=RANGES, design="search", trials=80, seeds=80),
+    Scenario(
+        "all at once: 3 seeds, 3 levels, 13 % missing, unequal, by seed, 160 images",
+        factors=THREE_LEVELS,
+        interactions=False,
+        missing=True,
+        unequal=True,
+        differs=("batch_size", "dropout"),
+        tails="binomial",
+    ),
+)
+
+
+def design(scenario: Scenario, rng: np.random.Generator) -> pd.DataFrame:
+    """The trials of a study, without outcomes."""
+    if scenario.design in ("full", "half"):
+        lists = [levels.values for levels in scenario.factors.values() if isinstance(levels, Choices)]
+        cells = list(itertools.product(*(range(len(values)) for values in lists)))
+        if scenario.design == "half":
+            cells = [cell for cell in cells if sum(cell) % 2 == 0]
+        points = [
+            dict(zip(scenario.factors, (v[i] for v, i in zip(lists, cell, strict=True)), strict=True)) for cell in cells
+        ]
+    else:
+        sobol = qmc.Sobol(len(scenario.factors), rng=rng).random(2 ** math.ceil(math.log2(scenario.trials)))
+        uniform = sobol if scenario.design == "points" else rng.random(sobol.shape)
+        points = [
+            {name: at(levels, x) for (name, levels), x in zip(scenario.factors.items(), point, strict=True)}
+            for point in uniform[: scenario.trials]
+        ]
+    if scenario.design == "search":
+        rows = [{"seed": number, **point} for number, point in enumerate(points)]
+    else:
+        rows = [{"seed": seed, **point} for seed in range(scenario.seeds) for point in points]
+    return pd.DataFrame(rows).assign(architecture="vgg16", verdict="overfit")
+
+
+def at(levels: Levels, position: float) -> Level:
+    """The level at a position in [0, 1)."""
+    if isinstance(levels, Choices):
+        return levels.values[int(position * len(levels.values))]
+    if levels.log:
+        return float(levels.low * (levels.high / levels.low) ** position)
+    return float(levels.low + position * (levels.high - levels.low))
+
+
+def share(column: pd.Series, levels: Levels) -> np.ndarray:
+    """[trials] how far a level is from the baseline (0) to the last level or the range's end (1)."""
+    if isinstance(levels, Choices):
+        return column.map(
+            {level: place / (len(levels.values) - 1) for place, level in enumerate(levels.values)}
+        ).to_numpy()
+    scale = np.log if levels.log else np.asarray
+    return (scale(column.to_numpy()) - scale(levels.low)) / (scale(levels.high) - scale(levels.low))
+
+
+def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterator[pd.DataFrame]:
+    """Simulated studies as frames of finished trials."""
+    trials = design(scenario, rng)
+    shares = {name: share(trials[name], levels) for name, levels in scenario.factors.items()}
+    gap = 30.0 + sum(points * shares[name] for name, points in MAIN.items())
+    if scenario.interactions:
+        # centred, so that it leaves the main effects as they are
+        gap = gap + sum(
+            points * (shares[one] - 0.5) * (shares[two] - 0.5) for (one, two), points in INTERACTION.items()
+        )
+    noise = np.full(len(trials), NOISE)
+    if scenario.unequal:
+        noise = noise * np.where(shares["batch_size"] == 1, 3.0, 1.0) / math.sqrt(5)
+    # a pruner ends the trials of the worst quarter of cells more often than others
+    gone = np.where(gap >= np.quantile(gap, 0.75), 0.28, 0.03) + 0.03 if scenario.missing else np.zeros(len(trials))
+    seeds = trials["seed"].to_numpy()
+    for _ in range(count):
+        true = gap + rng.normal(0, SEED, seeds.max() + 1)[seeds]
+        for name in scenario.differs:
+            true = true + rng.normal(0, DIFFERS, seeds.max() + 1)[seeds] * shares[name]
+        yield trials.assign(**{OUTCOME: observed(scenario, true, noise, rng) / 100})[rng.random(len(trials)) >= gone]
+
+
+def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[trials] gaps in points as they are measured: true gaps with a trial's noise."""
+    if scenario.tails == "heavy":
+        return true + noise * rng.standard_t(3, len(true)) / math.sqrt(3)
+    if scenario.tails == "binomial":
+        validation = np.clip(95 - true - noise / 2 * rng.normal(size=len(true)), 0, 100)
+        return 95 - rng.binomial(160, validation / 100) / 1.6
+    return true + noise * rng.normal(size=len(true))
+
+
+def truth(scenario: Scenario, contrast: Contrast) -> float:
+    """What a contrast is in the design's cells, as a share of 0..1."""
+    if contrast.second is None:
+        return MAIN.get(contrast.factor, 0.0) / 100 * step(scenario, contrast.factor, contrast.baseline, contrast.level)
+    points = INTERACTION.get((contrast.factor, contrast.second), 0.0) if scenario.interactions else 0.0
+    assert contrast.second_baseline is not None
+    assert contrast.second_level is not None
+    first = step(scenario, contrast.factor, contrast.baseline, contrast.level)
+    return points / 100 * first * step(scenario, contrast.second, contrast.second_baseline, contrast.second_level)
+
+
+def step(scenario: Scenario, factor: str, baseline: Level, level: Level) -> float:
+    """The share of the way from the first to the last level."""
+    low, high = share(pd.Series([baseline, level]), scenario.factors[factor])
+    return float(high - low)

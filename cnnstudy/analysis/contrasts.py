@@ -1,0 +1,213 @@
+"""What is compared with what: a factor's levels, by matched pairs of trials within a seed.
+
+A pair is two trials of one seed that differ in one factor alone; they share split, initial weights and order of
+batches, and what these do to both cancels. An interaction takes four such trials: the difference of two differences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cnnstudy.space import Choices, Level, Levels
+
+#: Pairs speak for a contrast if so large a share of its trials is in one; a fraction of a factorial has few or none.
+SMALLEST_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`factor` at `level` against `baseline`; with a second factor: how much that changes between its two levels."""
+
+    factor: str
+    baseline: Level
+    level: Level
+    second: str | None = None
+    second_baseline: Level | None = None
+    second_level: Level | None = None
+
+    @property
+    def corners(self) -> list[tuple[int, dict[str, Level]]]:
+        """The trials it takes by their levels, each with the sign that they count with."""
+        ends = [(-1, {self.factor: self.baseline}), (1, {self.factor: self.level})]
+        if self.second is None or self.second_baseline is None or self.second_level is None:
+            return ends
+        seconds = [(-1, {self.second: self.second_baseline}), (1, {self.second: self.second_level})]
+        return [(sign * other, here | there) for sign, here in ends for other, there in seconds]
+
+
+@dataclass(frozen=True)
+class ByBlock:
+    """Contrasts, estimated within each seed."""
+
+    values: np.ndarray  # [contrasts, seeds, outcomes], in the outcomes' units; NaN where a seed has no estimate
+    spread: np.ndarray  # [contrasts, outcomes]: a seed's variance where that of a trial is 1, mean over the seeds
+    pairs: np.ndarray  # [contrasts, outcomes]: matched pairs (of an interaction: fours), all seeds together
+
+
+def varied_levels(frame: pd.DataFrame, factors: Mapping[str, Levels]) -> dict[str, Levels]:
+    """The factors with two levels or more among the trials: of a list those levels, the baseline first.
+
+    The baseline is the lowest of a list of numbers, the first of a list of names.
+    """
+    varied: dict[str, Levels] = {}
+    for name, levels in factors.items():
+        present = set(frame[name].dropna()) if name in frame else set()
+        if len(present) < 2:
+            continue
+        if isinstance(levels, Choices):
+            found = [level for level in levels.values if level in present]
+            numbers = all(not isinstance(level, str) for level in found)
+            levels = Choices(tuple(sorted(found)) if numbers else tuple(found))
+            if len(found) < 2:
+                continue
+        varied[name] = levels
+    return varied
+
+
+def contrasts_of(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Contrast]:
+    """Each level against the baseline (of a range: its high end against its low end), then each two of these.
+
+    Of these two are those left out that have no trials in one of their corners: a factor that is not active there.
+    """
+    ends = {
+        name: (levels.values[0], levels.values[1:]) if isinstance(levels, Choices) else (levels.low, (levels.high,))
+        for name, levels in varied.items()
+    }
+    main = [Contrast(name, baseline, level) for name, (baseline, others) in ends.items() for level in others]
+    there = {
+        (name, level): (frame[name] == level if isinstance(varied[name], Choices) else frame[name].notna()).to_numpy()
+        for name, (baseline, others) in ends.items()
+        for level in (baseline, *others)
+    }
+    pairs = [
+        Contrast(one.factor, one.baseline, one.level, two.factor, two.baseline, two.level)
+        for one, two in itertools.combinations(main, 2)
+        if one.factor != two.factor
+    ]
+    return main + [
+        pair
+        for pair in pairs
+        if all(np.all([there[at] for at in corner.items()], axis=0).any() for _, corner in pair.corners)
+    ]
+
+
+def measured(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """An outcome of each trial, [trials]; NaN where it has none, and for a gap where nothing was learnt: that gap of 0
+    is no success."""
+    values = frame[column].to_numpy(dtype=float, na_value=math.nan).copy()
+    if "gap" in column:
+        values[(frame["verdict"] == "not-learning").to_numpy()] = math.nan
+    return values
+
+
+def numbered(column: pd.Series, levels: Sequence[Level]) -> np.ndarray:
+    """[trials] places in `levels`; -1 where the factor is not active. Levels that are not listed follow the others."""
+    places: dict[Level, int] = {level: place for place, level in enumerate(levels)}
+    inactive = column.isna().tolist()
+    return np.array(
+        [-1 if off else places.setdefault(level, len(places)) for level, off in zip(column, inactive, strict=True)],
+        dtype=int,
+    )
+
+
+class Cells:
+    """Trials as cells, one for each combination of levels and seed; trials that repeat a cell are averaged.
+
+    Args:
+        varied: lists only (from `varied_levels`).
+        values: [trials, outcomes], NaN where a trial has none.
+    """
+
+    def __init__(self, frame: pd.DataFrame, varied: Mapping[str, Levels], values: np.ndarray) -> None:
+        self._levels = {name: list(levels.values) for name, levels in varied.items() if isinstance(levels, Choices)}
+        self._names = list(self._levels)
+        columns = [numbered(frame[name], levels) for name, levels in self._levels.items()]
+        blocks = np.unique(frame["seed"], return_inverse=True)[1]
+        cells, place = np.unique(np.column_stack([blocks, *columns]), axis=0, return_inverse=True)
+        self._blocks, self._codes = cells[:, 0], cells[:, 1:]
+        self._block_count = int(blocks.max()) + 1
+        finite = np.isfinite(values)
+        total, count = np.zeros((2, len(cells), values.shape[1]))
+        np.add.at(total, place.ravel(), np.where(finite, values, 0.0))
+        np.add.at(count, place.ravel(), finite)
+        self._values = _divided(total, count)
+
+    def matched(self, contrasts: Sequence[Contrast]) -> ByBlock:
+        """Each contrast's mean over the matched pairs of each seed.
+
+        Pairs agree in all other factors that are active on both sides. A factor that is active on one side only is
+        averaged over, level by level, so that a level with fewer pairs counts as much as the others.
+        """
+        found = [_combined(*self._corners(contrast)) for contrast in contrasts]
+        values, spread, pairs = (np.array(parts) for parts in zip(*found, strict=True))
+        return ByBlock(values, spread, pairs)
+
+    def _corners(self, contrast: Contrast) -> tuple[list[int], list[np.ndarray]]:
+        """Each corner's sign and table: [seeds, what pairs agree in, what is averaged over, outcomes]."""
+        rows = [self._rows(levels) for _, levels in contrast.corners]
+        others = [place for place, name in enumerate(self._names) if name not in (contrast.factor, contrast.second)]
+        active = np.array([(self._codes[of_corner][:, others] >= 0).any(axis=0) for of_corner in rows])
+        one_sided = active.any(axis=0) & ~active.all(axis=0)
+        shared, own = np.array(others, dtype=int)[~one_sided], np.array(others, dtype=int)[one_sided]
+        keys = self._numbers(np.concatenate(rows), shared)
+        split = np.split(keys, np.cumsum([len(of_corner) for of_corner in rows])[:-1])
+        count = keys.max(initial=-1) + 1
+        tables = [self._table(at, keys_at, count, own) for at, keys_at in zip(rows, split, strict=True)]
+        return [sign for sign, _ in contrast.corners], tables
+
+    def _rows(self, levels: Mapping[str, Level]) -> np.ndarray:
+        chosen = np.ones(len(self._codes), dtype=bool)
+        for name, level in levels.items():
+            chosen &= self._codes[:, self._names.index(name)] == self._levels[name].index(level)
+        return np.flatnonzero(chosen)
+
+    def _numbers(self, rows: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """A number for each combination of levels of `factors`, the same for the same combination."""
+        number = np.zeros(len(rows), dtype=int)
+        for factor in factors:
+            codes = self._codes[rows, factor] + 1
+            number = number * (codes.max(initial=0) + 1) + codes
+        return np.unique(number, return_inverse=True)[1].ravel()
+
+    def _table(self, rows: np.ndarray, keys: np.ndarray, key_count: int, own: np.ndarray) -> np.ndarray:
+        owns = self._numbers(rows, own)
+        shape = (self._block_count, key_count, owns.max(initial=0) + 1, self._values.shape[1])
+        table = np.full(shape, math.nan)
+        table[self._blocks[rows], keys, owns] = self._values[rows]
+        return table
+
+
+def _combined(signs: Sequence[int], tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one contrast: values [seeds, outcomes], spread and pairs [outcomes], as in ByBlock."""
+    blocks, keys, _, outcomes = tables[0].shape
+    sides = [table.shape[2] for table in tables]
+    axes = tuple(range(2, 2 + len(sides)))  # one for each corner: what it averages over
+    difference: np.ndarray = np.zeros((blocks, keys, *[1] * len(sides), outcomes))
+    for place, (sign, table) in enumerate(zip(signs, tables, strict=True)):
+        shape = [side if other == place else 1 for other, side in enumerate(sides)]
+        difference = difference + sign * table.reshape(blocks, keys, *shape, outcomes)
+    found = np.isfinite(difference)
+    # [corners, seeds, outcomes]: cells that stand in a pair
+    used = np.array([found.any(axis=tuple(other for other in axes if other != axis)).sum(axis=(1, 2)) for axis in axes])
+    finished = sum(np.isfinite(table).sum(axis=(0, 1, 2)) for table in tables)
+    enough = used.sum(axis=(0, 1)) >= SMALLEST_SHARE * np.maximum(finished, 1)
+    values = mean(mean(difference, 1).reshape(blocks, -1, outcomes), 1)
+    values[:, ~enough] = math.nan
+    spread = mean(_divided(np.ones(used.shape), used).sum(axis=0), 0)
+    return values, spread, np.where(enough, found.any(axis=axes).sum(axis=(0, 1)), 0)
+
+
+def mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is there; NaN, without a warning, where nothing is."""
+    finite = np.isfinite(values)
+    return _divided(np.where(finite, values, 0.0).sum(axis=axis), finite.sum(axis=axis))
+
+
+def _divided(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)

@@ -1,0 +1,113 @@
+"""Trials as observations: one row each, with its factors, its seed, and what was measured on an equal basis.
+
+A gap can only be compared where something else is equal. The bases, the part before the slash of an outcome:
+
+    epochs       the last weights, after the same passes over the images
+    updates      the weights after as many updates as the trial with the fewest makes
+    train_loss   the weights when the clean train loss first comes down to what every trial reaches
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cnnstudy.records import RecordedRun
+from cnnstudy.space import FACTORS
+
+BASES = ("epochs", "updates", "train_loss")
+OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
+LEGACY_GAP = "epochs/legacy_gap_accuracy"
+#: A metric's values by epoch, of one run.
+History = Callable[[str, str], Mapping[int, float]]
+
+_CURVES = {
+    "gap_accuracy": "gap/accuracy",
+    "val_accuracy": "val/accuracy",
+    "val_loss": "val/loss",
+    "gap_loss": "gap/loss",
+}
+_PREFIX = {"epochs": "last", "updates": "equal_updates"}
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The finished trials of one network: `frame` has a column for each factor, `architecture`, `seed`, `verdict`, and
+    `<basis>/<outcome>` for each outcome (NaN where a trial has none).
+
+    `train_loss` (nats) is where the basis of that name compares; None where no trial learnt.
+    """
+
+    architecture: str
+    frame: pd.DataFrame
+    train_loss: float | None
+    left_out: Mapping[str, int]  # trials that are no observation, by their state
+
+
+def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: float | None = None) -> list[Observations]:
+    """The observations of each network, from a study's trials.
+
+    Args:
+        history: looks up a metric of a run by epoch.
+        until_train_loss: the train loss (nats) that trials train down to, where the study file says so.
+    """
+    found = []
+    for architecture in dict.fromkeys(run.tags["cnnstudy.architecture"] for run in runs):
+        of_network = [run for run in runs if run.tags["cnnstudy.architecture"] == architecture]
+        finished = [run for run in of_network if run.state == "finished"]
+        states = [run.state for run in of_network if run.state != "finished"]
+        curves = {run.run_id: _curves(run, history) for run in finished}
+        lowest = [
+            min(curves[run.run_id]["train/loss"], default=math.inf)
+            for run in finished
+            if run.tags.get("cnnstudy.verdict") != "not-learning"
+        ]
+        reached = until_train_loss or max((loss for loss in lowest if math.isfinite(loss)), default=None)
+        frame = pd.DataFrame([_observation(run, curves[run.run_id], reached) for run in finished])
+        left_out = {state: states.count(state) for state in dict.fromkeys(states)}
+        found.append(Observations(architecture, frame, reached, left_out))
+    return found
+
+
+def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
+    """The clean train loss and the outcomes, epoch by epoch."""
+    named = {name: history(run.run_id, name) for name in ("train/loss", *_CURVES.values())}
+    epochs = sorted(set.intersection(*(set(values) for values in named.values())))
+    return {name: [values[epoch] for epoch in epochs] for name, values in named.items()}
+
+
+def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss: float | None) -> dict[str, object]:
+    levels = json.loads(run.tags["cnnstudy.levels"])
+    row: dict[str, object] = {
+        "trial": run.tags["cnnstudy.trial"],
+        "architecture": run.tags["cnnstudy.architecture"],
+        "number": int(run.tags.get("cnnstudy.number", 0)),
+        "seed": int(run.tags["cnnstudy.seed"]),
+        "verdict": run.tags.get("cnnstudy.verdict", ""),
+        **{factor: levels.get(factor) for factor in FACTORS},
+    }
+    for basis, prefix in _PREFIX.items():
+        row |= {f"{basis}/{outcome}": run.metrics.get(f"{prefix}/{outcome}", math.nan) for outcome in OUTCOMES}
+    at = math.inf if train_loss is None else train_loss
+    row |= {f"train_loss/{outcome}": _where_loss_is(at, curves, name) for outcome, name in _CURVES.items()}
+    row["epochs/train_accuracy"] = run.metrics.get("last/train_accuracy", math.nan)
+    row[LEGACY_GAP] = run.metrics.get("legacy/gap_accuracy", math.nan)
+    return row
+
+
+def _where_loss_is(train_loss: float, curves: Mapping[str, list[float]], name: str) -> float:
+    """The metric where the clean train loss first comes down to `train_loss`, on the straight line between the epochs
+    around it; the first epoch's where the loss is lower there already."""
+    losses, values = curves["train/loss"], curves[name]
+    for i, loss in enumerate(losses):
+        if loss > train_loss:
+            continue
+        if i == 0 or math.isinf(train_loss):
+            return values[0] if math.isfinite(train_loss) else math.nan
+        share = (losses[i - 1] - train_loss) / (losses[i - 1] - loss)
+        return values[i - 1] + share * (values[i] - values[i - 1])
+    return math.nan

@@ -1,0 +1,171 @@
+"""What a study's trials tell, in words that a student understands: the answer first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cnnstudy.analysis.causes import NETWORKS, Causes
+from cnnstudy.analysis.effects import Effect
+from cnnstudy.analysis.observations import LEGACY_GAP
+
+GAP = "epochs/gap_accuracy"
+#: What the table of effects shows; gaps and accuracies in points, losses in nats.
+_COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", "epochs/val_accuracy", "epochs/val_loss")
+EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "val accuracy", "val loss", "the gap")
+_BASES = {
+    "epochs": "after the same epochs",
+    "updates": "after the same number of updates",
+    "train_loss": "at the same train loss",
+}
+
+
+def sentences(causes: Causes) -> list[str]:
+    """The answer for one network, most important first."""
+    frame = causes.observations.frame
+    if frame.empty:
+        return [f"{causes.architecture}: no trial has finished yet."]
+    if causes.architecture == NETWORKS:
+        return [*_what_moves_it(causes), *_what_does_not(causes)]
+    return [
+        _headline(causes),
+        *_what_moves_it(causes),
+        *_what_does_not(causes),
+        *_batch_size(causes),
+        *(law.sentence() for law in causes.laws),
+        *_shares(causes),
+    ]
+
+
+def shown(effect: Effect) -> str:
+    """`-6.1 [-8.3, -4.0]` in points or, for losses, in nats; without the brackets where there is no interval."""
+    scale, digits = (1.0, 3) if effect.outcome.endswith("loss") else (100.0, 1)
+    numbers = [effect.estimate, effect.low, effect.high]
+    texts = [f"{scale * number:+.{digits}f}" for number in numbers if number is not None]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if len(texts) == 3 else texts[0]
+
+
+def change(effect: Effect) -> str:
+    """What is compared: `batch size 64 instead of 8`, and for an interaction where."""
+    text = _change(effect.factor, effect.baseline, effect.level)
+    if effect.second is None:
+        return text
+    return f"{text}, with {_change(effect.second, effect.second_baseline, effect.second_level)}"
+
+
+def effect_rows(causes: Causes, interactions: bool) -> tuple[list[list[str]], int]:
+    """Cells under EFFECT_HEADINGS, the largest effect on the gap first; of interactions only those with an answer
+    somewhere, and how many have none."""
+    rows, hidden = [], 0
+    compared = [effect for effect in causes.effects if (effect.second is not None) == interactions]
+    grouped: dict[tuple[object, ...], dict[str, Effect]] = {}
+    for effect in compared:
+        key = (effect.factor, effect.level, effect.second, effect.second_level)
+        grouped.setdefault(key, {})[f"{effect.basis}/{effect.outcome}"] = effect
+    for effects in sorted(grouped.values(), key=lambda of: -abs(of[GAP].estimate) if GAP in of else 0.0):
+        shown_effects = [effects.get(column) for column in _COLUMNS]
+        if interactions and all(effect is None or effect.answer == "cannot tell" for effect in shown_effects):
+            hidden += 1
+            continue
+        answer = effects[GAP].answer if GAP in effects else "cannot tell"
+        first = next(iter(effects.values()))
+        rows.append([change(first), *(shown(effect) if effect else "" for effect in shown_effects), answer])
+    return rows, hidden
+
+
+def _change(factor: str, baseline: object, level: object) -> str:
+    if factor == "data_fraction" and isinstance(baseline, float) and isinstance(level, float):
+        return f"{level / baseline:.2g} times the training images"
+    if factor == "shuffled_labels":
+        return f"{100 * float(str(level)):.3g} % of the labels shuffled"
+    name = "" if factor in ("network", "transfer", "augmentation") and isinstance(level, str) else f"{factor.replace('_', ' ')} "
+    extra = {"augmentation": " augmentation", "protocol": " protocol"}.get(factor, "")
+    return f"{name}{_level(level)}{extra} instead of {_level(baseline)}"
+
+
+def _level(level: object) -> str:
+    return f"{level:.3g}" if isinstance(level, float) else str(level)
+
+
+def _headline(causes: Causes) -> str:
+    frame = causes.observations.frame
+    learnt = frame[frame["verdict"] != "not-learning"]
+    counts = f"{len(frame)} trials, {frame['seed'].nunique()} seeds"
+    if learnt.empty:
+        return f"{causes.architecture} learns nothing in any of {counts}: there is no overfitting to explain."
+    gap, train, validation = (
+        100 * learnt[column].mean() for column in (GAP, "epochs/train_accuracy", "epochs/val_accuracy")
+    )
+    overfit = (learnt["verdict"] == "overfit").mean()
+    what = "overfits" if overfit >= 0.5 else "overfits in some trials" if overfit > 0 else "hardly overfits"
+    return (
+        f"{causes.architecture} {what}: at the end of training the gap is {gap:+.1f} points on average (train "
+        f"{train:.1f} %, validation {validation:.1f} %; {counts}), and {100 * overfit:.0f} % of the trials have the "
+        "verdict overfit."
+    )
+
+
+def _main(causes: Causes, column: str = GAP) -> list[Effect]:
+    basis, outcome = column.split("/")
+    found = [e for e in causes.effects if e.second is None and (e.basis, e.outcome) == (basis, outcome)]
+    return sorted(found, key=lambda effect: -abs(effect.estimate))
+
+
+def _what_moves_it(causes: Causes) -> Iterator[str]:
+    """The largest first, each with what becomes of it on the other bases, and its price in accuracy."""
+    for effect in _main(causes):
+        if effect.answer == "cannot tell":
+            continue
+        others = [
+            f"{shown(other)} {words}"
+            for basis, words in _BASES.items()
+            if basis != "epochs"
+            and (other := causes.effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
+        ]
+        accuracy = causes.effect(effect.factor, effect.level, "epochs/val_accuracy")
+        price = ""
+        if accuracy is not None:
+            told = "may or may not change:" if accuracy.answer == "cannot tell" else "changes by"
+            price = f" Validation accuracy {told} {shown(accuracy)} points."
+        verb = effect.answer[:-1] if change(effect).endswith("images") else effect.answer
+        yield (
+            f"{_capital(change(effect))} {verb} the gap: {shown(effect)} points {_BASES['epochs']}"
+            f"{''.join(f', {text}' for text in others)}.{price}"
+        )
+
+
+def _what_does_not(causes: Causes) -> Iterator[str]:
+    unknown = [f"{change(effect)} ({shown(effect)})" for effect in _main(causes) if effect.answer == "cannot tell"]
+    if unknown:
+        yield f"Cannot tell from these trials what this does to the gap: {'; '.join(unknown)}."
+
+
+def _batch_size(causes: Causes) -> Iterator[str]:
+    """The usual protocol's batch-size effect, taken apart."""
+    for usual in _main(causes, LEGACY_GAP):
+        clean = causes.effect("batch_size", usual.level, GAP)
+        measuring = causes.effect("batch_size", usual.level, "parts/measuring_gap")
+        updates = causes.effect("batch_size", usual.level, "parts/updates_gap")
+        left = causes.effect("batch_size", usual.level, "updates/gap_accuracy")
+        if usual.factor != "batch_size" or None in (clean, measuring, updates, left):
+            continue
+        assert measuring is not None
+        assert updates is not None
+        assert left is not None
+        yield (
+            f"The usual protocol (running train accuracy, validation cut to whole batches) would say that "
+            f"{change(usual)} changes the gap by {shown(usual)} points. Of these {shown(measuring)} are how it "
+            f"measures, {shown(updates)} go with the number of updates, and {shown(left)} are left at equal updates."
+        )
+
+
+def _shares(causes: Causes) -> Iterator[str]:
+    for target, shares in causes.importances.items():
+        named = sorted(((share, name) for name, share in shares.items() if name != "unexplained"), reverse=True)
+        if named:
+            outcome = "the gap" if target == GAP else "validation accuracy"
+            parts = ", ".join(f"{name} {100 * share:.0f} %" for share, name in named)
+            yield f"Share of what makes {outcome} differ between trials: {parts}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,208 @@
+"""What a factorial takes, told before it starts: trials, time and disk.
+
+The time comes from a measurement: of finished trials, where the record has some of a network and transfer mode, else of
+a few updates in a worker.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cnnstudy.designs import varies
+from cnnstudy.display import Display, duration
+from cnnstudy.execution import Executor, Failed, Job
+from cnnstudy.jobs import watch
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedRun, Speed, TrialSpec
+from cnnstudy.schema import StudyConfig
+from cnnstudy.space import Choices, Levels
+from cnnstudy.strategies import Factorial
+from cnnstudy.training.batches import updates_in, used_of
+
+#: Bytes of a weight, and of a trial's pictures and tables.
+BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
+#: Drawing a trial's pictures, saving its model and recording it all, which no trial's own seconds have (measured on two
+#: cores with a model of 20 MB).
+SECONDS_TO_RECORD = 0.8
+#: Transfer mode by network: what is measured once.
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the trials of one network and transfer mode take that are still to run."""
+
+    seconds: float
+    bytes: int
+
+
+def tell_size(config: StudyConfig, remaining: int, display: Display) -> None:
+    """The number of trials, and the levels of the factors that vary."""
+    factorial, names, total = config.strategy, config.architectures, config.total_trials
+    assert isinstance(factorial, Factorial)
+    cells = [_cells(config, name) for name in names]
+    networks = f"{len(names)} network{'s' if len(names) > 1 else ''}"
+    shown = f"{networks} x {cells[0]} cells" if len(set(cells)) == 1 else f"{networks}, {' + '.join(cells)} cells"
+    display.say(
+        f"factorial: {shown} x {factorial.seeds} seed{'s' if factorial.seeds > 1 else ''} = {total} trials "
+        f"({total - remaining} recorded, {remaining} to run)"
+    )
+    lines = {name: _varied(config, name) for name in names}
+    if len(set(lines.values())) == 1:
+        lines = {"": lines[names[0]]}
+    for name, line in lines.items():
+        if line:
+            display.say(f"  {name}{': ' if name else ''}{line}")
+
+
+def _cells(config: StudyConfig, name: str) -> str:
+    cells, whole = config.cells_of(name), config.combinations_of(name)
+    return f"{cells} of {whole}" if cells < whole < float("inf") else str(cells)
+
+
+def _varied(config: StudyConfig, name: str) -> str:
+    """`batch_size 8, 32; dropout 0 to 0.5`."""
+    active = config.active_factors_of(name)
+    factors = {factor: levels for factor, levels in config.factors_of(name).items() if factor in active}
+    return "; ".join(f"{factor} {_shown(levels)}" for factor, levels in factors.items() if varies(levels))
+
+
+def _shown(levels: Levels) -> str:
+    if isinstance(levels, Choices):
+        return ", ".join(level if isinstance(level, str) else f"{level:g}" for level in levels.values)
+    return f"{levels.low:g} to {levels.high:g}"
+
+
+def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor, display: Display) -> None:
+    """How long the trials will take and how much disk; a warning where there is not enough.
+
+    Nothing is measured where nobody would read it, and a measurement that fails does not end the study: the trial that
+    fails in the same way tells of it.
+    """
+    if display.silent:
+        return
+    runs = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.state == "finished"]
+    by_kind: dict[Kind, list[TrialSpec]] = {}
+    for spec in specs:
+        by_kind.setdefault((spec.architecture, str(spec.levels["transfer"])), []).append(spec)
+    costs: dict[Kind, Cost] = {}
+    for kind, alike in sorted(by_kind.items()):
+        cost = _cost_by_record(kind, alike, runs)
+        if cost is None:
+            measured = _measured(kind, alike, executor, display)
+            if isinstance(measured, Failed):
+                why = measured.message.split("\n")[0]
+                display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
+                continue
+            cost = _cost(alike, sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
+        costs[kind] = cost
+    if costs:
+        _tell(costs, by_kind, executor.slots, display)
+        _warn_of_a_full_disk(costs, recorder.tracker.artifacts_of(recorder.study.experiment_id), display)
+
+
+def _tell(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int, display: Display) -> None:
+    each = [f"{' '.join(kind)} {_short(cost.seconds / len(by_kind[kind]))} a trial" for kind, cost in costs.items()]
+    left_out = [" ".join(kind) for kind in sorted(by_kind) if kind not in costs]
+    without = f" without {', '.join(left_out)}" if left_out else ""
+    models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
+    display.say(
+        f"  about {duration(sum(cost.seconds for cost in costs.values()) / slots)}{without} "
+        f"(measured: {', '.join(each)}), about {size(sum(cost.bytes for cost in costs.values()))} of disk"
+        + (" for models" if models else "")
+    )
+
+
+def _cost_by_record(kind: Kind, specs: Sequence[TrialSpec], runs: Sequence[RecordedRun]) -> Cost | None:
+    """From the finished trials of that network and mode, if there are any."""
+    alike = [
+        run
+        for run in runs
+        if run.kind == "trial" and (run.tags["cnnstudy.architecture"], run.tags["cnnstudy.transfer"]) == kind
+    ]
+    if not alike:
+        return None
+    parameters = {run.metrics["parameters/trainable"] + run.metrics["parameters/frozen"] for run in alike}
+    seconds = statistics.fmean(run.metrics["time/total_seconds"] for run in alike)
+    return _cost(specs, seconds * len(specs), int(max(parameters)))
+
+
+def _measured(kind: Kind, specs: Sequence[TrialSpec], executor: Executor, display: Display) -> Speed | Failed:
+    display.count(f"measuring the speed of {' '.join(kind)}", 0, 0)
+    sizes = {int(spec.levels["batch_size"]) for spec in specs}
+    payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
+    outcome = watch(executor, Job(f"speed-{'-'.join(kind)}", "measure_speed", payload), display)
+    return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
+
+
+def seconds_of(spec: TrialSpec, speed: Speed) -> float:
+    """How long a trial takes at that speed, from its updates and the images that it evaluates.
+
+    It evaluates probe and validation after each epoch, and at its end those and all training images twice: with the
+    last weights and with the best.
+    """
+    used = [used_of(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
+    probe = sum(map(min, used, spec.images.validation))
+    two_phase = len(speed.seconds_per_update) > 1
+    epochs = (spec.head_epochs, spec.epochs - spec.head_epochs) if two_phase else (spec.epochs,)
+    size, protocol = int(spec.levels["batch_size"]), str(spec.levels["protocol"])
+    updates = [updates_in(sum(used), size, of_phase, protocol) for of_phase in epochs]
+    share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))
+    training = sum(
+        number * _at(size, speed.batch_sizes, seconds)
+        for number, seconds in zip(updates, speed.seconds_per_update, strict=True)
+    )
+    evaluated = (spec.epochs + 2) * (probe + sum(spec.images.validation)) + 2 * sum(used)
+    return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
+
+
+def _at(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """Linear between the smallest and the largest batch size."""
+    if len(sizes) == 1:
+        return seconds[0]
+    position = (size - sizes[0]) / (sizes[-1] - sizes[0])
+    return seconds[0] + position * (seconds[-1] - seconds[0])
+
+
+def _cost(specs: Sequence[TrialSpec], seconds: float, parameters: int) -> Cost:
+    """Of these trials, which train for so long in all."""
+    disk = sum(BYTES_PER_TRIAL + BYTES_PER_PARAMETER * parameters * spec.keep_model for spec in specs)
+    return Cost(seconds + SECONDS_TO_RECORD * len(specs), disk)
+
+
+def _warn_of_a_full_disk(costs: dict[Kind, Cost], artifacts: str, display: Display) -> None:
+    folder = local_folder(artifacts)
+    if folder is None:
+        return
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free, needed = shutil.disk_usage(there).free, sum(cost.bytes for cost in costs.values())
+    if needed > free:
+        display.say(
+            f"  WARNING: {size(needed)} will not fit into the {size(free)} that are free in {there}; make room there, "
+            "or write `keep_models: false` under `training`"
+        )
+
+
+def local_folder(address: str) -> Path | None:
+    """The folder that an artifact location names; None where it is elsewhere."""
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path)).absolute()
+    return None if len(parts.scheme) > 1 else Path(address).absolute()  # one letter is a drive
+
+
+def size(count: int) -> str:
+    """Bytes as `2.6 GB`."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count / 1000:.3g} kB"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)

@@ -1,0 +1,56 @@
+"""What the driver and a strategy tell each other: the next trial, how it goes, and the trials there were before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cnnstudy.space import Level
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A recorded trial. `done` is false for one that was interrupted: it runs again, with the same levels."""
+
+    architecture: str
+    number: int
+    levels: Mapping[str, Level]
+    state: str
+    done: bool
+    value: float | None = None
+    reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> objective
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next trial: its complete levels, its seed, and where it belongs to one the block that has this seed."""
+
+    architecture: str
+    number: int
+    levels: dict[str, Level]
+    seed: int
+    block: int | None = None  # each divides train and validation anew
+
+
+class Strategy(Protocol):
+    """Proposes the trials that the record does not have yet; made new from the record in each call."""
+
+    def next(self) -> Proposal | None:
+        """The next trial; None when all are done or under way."""
+
+    def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
+        """Tell how far the trial is (its objective after an epoch); whether to prune it."""
+
+    def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
+        """How the trial ended: one of records.STATES, and its objective where it has one."""
+
+    @property
+    def remaining(self) -> int:
+        """Trials that were not proposed yet."""
+
+
+def random_seed(study_seed: int, name: str, number: int) -> int:
+    """A seed of 32 bits for the random choices of one trial of a network."""
+    return int.from_bytes(hashlib.sha256(f"{study_seed}/{name}/{number}".encode()).digest()[:4])

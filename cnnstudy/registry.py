@@ -1,0 +1,169 @@
+"""MLflow's models: found by study, trial or address, and brought onto this disk. It reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.tracking import Tracker
+
+# One file after the other is no progress to be shown on a terminal.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+ADDRESSES = "models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as MLflow has it."""
+
+    address: str  # as it was asked for
+    location: str  # of its folder: a path, or an address for MLflow to download from
+    run_id: str | None
+    trial: str  # "STUDY/TRIAL", or "" where its run is no trial
+
+
+class Registry(Tracker):
+    """The models of one tracking server or database."""
+
+    def champion(self, study: RecordedStudy) -> StoredModel:
+        """The best model of a study.
+
+        Raises:
+            UnknownNameError: none of its trials has finished yet.
+        """
+        try:
+            return self.at(f"models:/{study.name}@champion")
+        except UnknownNameError:
+            raise UnknownNameError(
+                f"study {study.name!r} has no champion yet: it gets one when a call of run-study ends with a finished "
+                f"trial. `python -m cnnstudy leaderboard {study.name}` shows its trials; {study.name}/TRIAL is the "
+                "model of one."
+            ) from None
+
+    def of_trial(self, study: RecordedStudy, trial: str) -> StoredModel:
+        """The model of one trial, or of the pretraining of a network.
+
+        Raises:
+            UnknownNameError: no such trial, or it left no model.
+        """
+        runs = [run for run in self.runs(study.experiment_id) if "cnnstudy.trial" in run.tags]
+        # oldest first: a trial that was interrupted and ran again is what its last run is
+        by_name = {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+        if trial not in by_name:
+            names = ", ".join(list(by_name)[:12]) or "none"
+            raise UnknownNameError(
+                f"there is no trial {trial!r} in study {study.name!r}{did_you_mean(trial, by_name)} "
+                f"There are {names}{', ...' if len(by_name) > 12 else ''}."
+            )
+        run = by_name[trial]
+        if "cnnstudy.model" not in run.tags:
+            raise UnknownNameError(
+                f"trial {trial!r} of study {study.name!r} has no model: it {_why_not(run)}. "
+                f"`python -m cnnstudy leaderboard {study.name}` shows those that finished."
+            )
+        return self.at(run.tags["cnnstudy.model"])
+
+    def at(self, address: str) -> StoredModel:
+        """The model at an address `models:/...`.
+
+        Raises:
+            UnknownNameError: it is no such address, or nothing is there.
+        """
+        name, separator, rest = address.removeprefix("models:/").partition("@")
+        if not separator:
+            name, separator, rest = name.partition("/")
+        if not name or bool(separator) != bool(rest) or "/" in rest or (not separator and not name.startswith("m-")):
+            raise UnknownNameError(f"{address!r} is no address of a model; it is {ADDRESSES}.")
+        with self._translated(), self._unknown(address):
+            if not separator:
+                logged = self._client.get_logged_model(name)
+                location, run_id = logged.artifact_location, logged.source_run_id
+            else:
+                by_alias = "@" in address
+                version = (
+                    self._client.get_model_version_by_alias(name, rest)
+                    if by_alias
+                    else self._client.get_model_version(name, rest)
+                )
+                location, run_id = self._client.get_model_version_download_uri(name, version.version), version.run_id
+        return StoredModel(address, str(location), run_id or None, self._trial(run_id))
+
+    def bring(self, model: StoredModel, folder: Path) -> Path:
+        """The model's folder on this disk: where it lies already, else downloaded into `folder`.
+
+        Raises:
+            ModelError: its files are gone or out of reach.
+        """
+        here = urlsplit(model.location).scheme in ("", "file")
+        to = None if here else str(folder)
+        try:
+            return Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+        except (MlflowException, OSError) as reason:
+            text = str(reason).strip().split("\n")[0][:500]
+            raise ModelError(
+                without_secrets(f"can't get the files of {model.address} from {model.location}: {text}")
+            ) from reason
+
+    def classes(self, model: StoredModel, folder: Path) -> tuple[str, ...] | None:
+        """The classes' names from what the model's run was asked to do; `folder` is for files.
+
+        For models that were saved before names came with them.
+        """
+        if model.run_id is None:
+            return None
+        with self._translated():
+            try:
+                path = self._client.download_artifacts(model.run_id, "trial.json", str(folder))
+            except (MlflowException, OSError) as reason:
+                if _says_missing(reason):
+                    return None
+                raise
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # somebody else's trial.json
+            return tuple(map(str, json.loads(Path(path).read_text(encoding="utf-8"))["images"]["classes"]))
+        return None
+
+    def _trial(self, run_id: str | None) -> str:
+        if not run_id:
+            return ""
+        with self._translated():
+            try:
+                tags = self._client.get_run(run_id).data.tags
+            except MlflowException as reason:
+                if _says_missing(reason):
+                    return ""
+                raise
+        return "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
+
+    @contextlib.contextmanager
+    def _unknown(self, address: str) -> Iterator[None]:
+        """MLflow's words for what is not there, as UnknownNameError."""
+        try:
+            yield
+        except MlflowException as reason:
+            # it calls an alias that is not there, or a version that is no number, an invalid value
+            if _says_missing(reason) or reason.error_code == "INVALID_PARAMETER_VALUE":
+                raise UnknownNameError(f"there is no model {address}: {str(reason).rstrip('.')}.") from reason
+            raise
+
+
+def _says_missing(reason: Exception) -> bool:
+    return isinstance(reason, FileNotFoundError) or getattr(reason, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+
+
+def _why_not(run: RecordedRun) -> str:
+    if run.state == "running":
+        return "is under way"
+    if run.state == "finished":
+        return "was told to keep none"
+    return f"was {run.state}" if run.state == "pruned" else f"failed ({run.reason})"

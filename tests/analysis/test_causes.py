@@ -1,0 +1,174 @@
+"""From a study's runs to the answer, in numbers and in words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from simulated import Simulated
+
+from cnnstudy.analysis.causes import NETWORKS, Causes, causes, effects_frame, recorded_factors
+from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
+from cnnstudy.records import RecordedRun
+from cnnstudy.space import Choices, Range
+
+
+def of(simulated: Simulated, trials: list[RecordedRun] | None = None) -> list[Causes]:
+    return causes(simulated.study, simulated.trials if trials is None else trials, simulated.history, 0.05)
+
+
+@pytest.fixture(scope="module")
+def found() -> Causes:
+    (only,) = of(Simulated())
+    return only
+
+
+def test_planted_effects_come_back(found: Causes) -> None:
+    data = found.effect("data_fraction", 1.0, "epochs/gap_accuracy")
+    assert data is not None
+    assert data.estimate == pytest.approx(-0.15, abs=0.01)
+    assert (data.answer, data.baseline, data.seeds) == ("lowers", 0.25, 4)
+    frozen = found.effect("transfer", "frozen", "epochs/gap_accuracy")
+    assert frozen is not None
+    assert frozen.estimate == pytest.approx(-0.04, abs=0.01)
+    dropout = found.effect("dropout", 0.5, "epochs/gap_accuracy")
+    assert dropout is not None
+    assert dropout.answer == "cannot tell"
+
+
+def test_the_usual_batch_size_effect_is_taken_apart(found: Causes) -> None:
+    parts = [
+        found.effect("batch_size", 64, name)
+        for name in ("epochs/legacy_gap_accuracy", "parts/measuring_gap", "parts/updates_gap", "updates/gap_accuracy")
+    ]
+    estimates = [part.estimate for part in parts if part is not None]
+    # 6 points of measuring; the small batch's many updates make 2 points that the large one has not
+    assert estimates == pytest.approx([0.06, 0.06, -0.02, 0.02], abs=0.01)
+    assert estimates[0] == pytest.approx(sum(estimates[1:]))
+    (said,) = [line for line in sentences(found) if "usual protocol" in line]
+    assert "batch size 64 instead of 8 changes the gap by +6." in said
+
+
+def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
+    lines = sentences(found)
+    assert lines[0].startswith("alexnet overfits: at the end of training the gap is +")
+    assert "96 trials, 4 seeds" in lines[0]
+    assert lines[1].startswith("4 times the training images lower the gap: -1")
+    assert any(line.startswith("Frozen instead of scratch lowers the gap: -") for line in lines)
+    (unknown,) = [line for line in lines if line.startswith("Cannot tell")]
+    assert "dropout 0.5 instead of 0" in unknown
+    assert any("images a class" in line and line.startswith("scratch: ") for line in lines)
+    assert any(line.startswith("Share of what makes the gap differ between trials: data_fraction") for line in lines)
+
+
+def test_the_table_has_an_answer_for_each_level(found: Causes) -> None:
+    rows, hidden = effect_rows(found, interactions=False)
+    assert {len(row) for row in rows} == {len(EFFECT_HEADINGS)}
+    assert rows[0][0] == "4 times the training images"
+    assert (len(rows), hidden) == (5, 0)
+    told, hidden = effect_rows(found, interactions=True)
+    assert len(told) + hidden == 1 * 2 + 1 + 1 + 2 * 1 + 2 * 1 + 1
+
+
+def test_trials_that_learnt_nothing_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = Simulated()
+    trials = [
+        dataclasses.replace(run, tags={**run.tags, "cnnstudy.verdict": "not-learning"})
+        if '"batch_size": 64' in run.tags["cnnstudy.levels"] and run.tags["cnnstudy.seed"] == "1"
+        else run
+        for run in simulated.trials
+    ]
+    (found,) = of(simulated, trials)
+    assert any("12 of 96 trials learnt nothing" in warning for warning in found.warnings)
+    assert any("(all with batch_size 64)" in warning for warning in found.warnings)
+    effect = found.effect("batch_size", 64, "epochs/gap_accuracy")
+    assert effect is not None
+    assert effect.seeds == 3
+
+
+def test_missing_trials_are_told_of() -> None:
+    simulated = Simulated()
+    states = ["failed", "pruned", "pruned"]
+    trials = [dataclasses.replace(run, state=state) for run, state in zip(simulated.trials, states, strict=False)]
+    (found,) = of(simulated, [*trials, *simulated.trials[3:]])
+    assert any("2 trials were pruned" in warning for warning in found.warnings)
+    assert any("1 trials failed" in warning for warning in found.warnings)
+
+
+def test_an_adaptive_search_is_told_of() -> None:
+    strategy = {"kind": "search", "sampler": "tpe", "startup_trials": 6}
+    simulated = Simulated(seeds=1, strategy=strategy, budget={"trials": 24})
+    (found,) = of(simulated)
+    assert any("adaptive (tpe)" in warning for warning in found.warnings)
+    (random,) = of(Simulated(seeds=1, strategy=strategy | {"sampler": "random"}, budget={"trials": 24}))
+    assert not any("adaptive" in warning for warning in random.warnings)
+    # six random trials are too few to share anything out; 24 are enough
+    assert found.importances != random.importances
+
+
+def test_one_seed_can_not_tell() -> None:
+    (found,) = of(Simulated(seeds=1))
+    assert {effect.answer for effect in found.effects} == {"cannot tell"}
+    assert any("raise strategy.seeds" in warning for warning in found.warnings)
+
+
+def test_networks_are_compared_with_each_other() -> None:
+    alexnet, vgg16, between = of(Simulated(architectures=("alexnet", "vgg16")))
+    assert (alexnet.architecture, vgg16.architecture, between.architecture) == ("alexnet", "vgg16", NETWORKS)
+    effect = between.effect("network", "vgg16", "epochs/gap_accuracy")
+    assert effect is not None
+    assert effect.estimate == pytest.approx(0.03, abs=0.01)
+    assert sentences(between)[0].startswith("Vgg16 instead of alexnet raises the gap: +")
+
+
+def test_no_trial_yet() -> None:
+    simulated = Simulated()
+    assert of(simulated, []) == []
+    (found,) = of(simulated, [dataclasses.replace(simulated.trials[0], state="failed")])
+    assert sentences(found) == ["alexnet: no trial has finished yet."]
+
+
+def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
+    simulated = Simulated(seeds=2)
+    silent = [
+        dataclasses.replace(run, tags={**run.tags, "cnnstudy.verdict": "not-learning"}) for run in simulated.trials
+    ]
+    (found,) = of(simulated, silent)
+    assert sentences(found)[0] == (
+        "alexnet learns nothing in any of 48 trials, 2 seeds: there is no overfitting to explain."
+    )
+
+
+def test_a_tuned_factor_is_no_question() -> None:
+    simulated = Simulated(seeds=3, factors={"learning_rate": [0.001, 0.01]}, strategy={"tune": ["learning_rate"]})
+    (found,) = of(simulated)
+    assert "learning_rate" not in {effect.factor for effect in found.effects}
+    assert len(found.frame) == len(simulated.trials) / 2
+    assert any("0.001 in 100 % at batch size 8" in warning for warning in found.warnings)
+
+
+def test_every_effect_is_a_row(found: Causes) -> None:
+    frame = effects_frame([found])
+    assert len(frame) == len(found.effects)
+    assert {
+        "factor",
+        "baseline",
+        "level",
+        "basis",
+        "outcome",
+        "estimate",
+        "low",
+        "high",
+        "p_adjusted",
+        "answer",
+    } <= set(frame.columns)
+
+
+def test_levels_as_the_study_file_was_recorded() -> None:
+    factors = {
+        "dropout": {"low": 0.1, "high": 0.5, "log": False, "step": None},
+        "transfer": {"alexnet": ["scratch"], "vgg16": ["frozen", "scratch"]},
+    }
+    found = recorded_factors({"factors": factors}, "vgg16")
+    assert found == {"dropout": Range(0.1, 0.5), "transfer": Choices(("frozen", "scratch"))}
+    assert "transfer" not in recorded_factors({"factors": {"transfer": {"alexnet": ["scratch"]}}}, "vgg16")
