@@ -360,6 +360,12 @@ MISTAKES = [
     ("  early_stopping: 2", "  head_epochs: 0 #!", "training.head_epochs", ["greater than or equal to 1", "not 0."]),
     ("  early_stopping: 2", "  head_epochs: 1.5 #!", "training.head_epochs", ["must be a whole number", "not 1.5."]),
     ("  early_stopping: 2", "  head_epochs: 2 #!", "training.head_epochs", ["two-phase", "does not use"]),
+    ("  early_stopping: 2", "  updates: 0 #!", "training.updates", ["greater than or equal to 1", "not 0."]),
+    ("  early_stopping: 2", "  updates: 1.5 #!", "training.updates", ["must be a whole number", "not 1.5."]),
+    ("  early_stopping: 2", "  until_train_loss: 0 #!", "training.until_train_loss", ["greater than 0", "not 0."]),
+    ("  early_stopping: 2", "  until_train_loss: low #!", "training.until_train_loss", ["a number", "not 'low'."]),
+    ("  early_stopping: 2", "  keep_models: 2 #!", "training.keep_models", ["not 2."]),
+    ("  early_stopping: 2", "  keep_models: some #!", "training.keep_models", ["not 'some'."]),
     # weights
     ("  default:\n", "  vgg: #!\n", "weights.vgg", ["neither `default` nor", "alexnet, vgg16, googlenet"]),
     ("  default:\n", "  3: #!\n", "weights.3", ["must be text"]),

@@ -95,6 +95,8 @@ MISTAKES = [
         "strategy.cells",
         ["alexnet's levels have 8 combinations", "the 9 cells", "ask for 8 at most", "design full"],
     ),
+    ("  seeds: 3", "  tune: learning_rate #!", "strategy.tune", ["must be a list", "not 'learning_rate'."]),
+    ("  seeds: 3", "  tune: 3 #!", "strategy.tune", ["must be a list", "not 3."]),
     (
         "  design: full",
         "  sampler: tpe #!",

@@ -9,7 +9,7 @@ little that they cover it, they are too wide elsewhere (98 %).
 
 By t alone few effects of 3 seeds would pass a correction for many comparisons. Holm's is therefore made on the p-values
 of the shrunk variances, and an effect has to pass both: its own t over the seeds, and Holm. In the simulations that
-finds more than twice as many effects of 3 seeds as Holm on t, and a given effect of 0 is claimed in 1 to 4 % of studies.
+finds more than twice as many effects of 3 seeds as Holm on t, and claims a given effect of 0 in 1 to 4 % of studies.
 """
 
 from __future__ import annotations

@@ -77,7 +77,11 @@ def _change(factor: str, baseline: object, level: object) -> str:
         return f"{level / baseline:.2g} times the training images"
     if factor == "shuffled_labels":
         return f"{100 * float(str(level)):.3g} % of the labels shuffled"
-    name = "" if factor in ("network", "transfer", "augmentation") and isinstance(level, str) else f"{factor.replace('_', ' ')} "
+    name = (
+        ""
+        if factor in ("network", "transfer", "augmentation") and isinstance(level, str)
+        else f"{factor.replace('_', ' ')} "
+    )
     extra = {"augmentation": " augmentation", "protocol": " protocol"}.get(factor, "")
     return f"{name}{_level(level)}{extra} instead of {_level(baseline)}"
 

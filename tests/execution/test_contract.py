@@ -166,7 +166,7 @@ def test_an_answer_of_no_prunes(warm: Executor, spec: TrialSpec) -> None:
     assert isinstance(epoch, Epoch)
     assert isinstance(done, Done)
     result = TrialResult.from_json(done.result)
-    assert (result.state, result.epochs, result.files) == ("pruned", 1, {})
+    assert (result.state, result.epochs, "model" in result.files) == ("pruned", 1, False)
 
 
 def test_no_event_without_a_job(executor: Executor) -> None:
