@@ -169,7 +169,7 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     if strategy["kind"] == "search":
         warnings.append(
             "these trials come from a search with one seed for each combination: an interval says what other "
-            "combinations would do to it, not what other seeds would. A study with `strategy: {kind: factorial}` tells that."
+            "combinations would do to it, not what other seeds would. A study with `strategy: {kind: factorial}` does."
         )
         if strategy["sampler"] == "tpe":
             warnings.append(
