@@ -11,7 +11,7 @@ A study is one question in one YAML file. It becomes trained networks, a record 
        |          worker:     images -> architecture -> transfer -> loop -> model package -> TrialResult
        |      tracking     epoch metrics, curves, model -> MLflow
        |      search       report -> prune?; tell
-       v  analysis      leaderboard, curves
+       v  analysis      leaderboard, curves, effects
        v  models        a trial's model: prediction, exporting
 
 The driver owns Optuna and MLflow, is the only writer, and never imports TensorFlow. A worker gets plain data, trains,
@@ -39,7 +39,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     proposals        what the driver and a strategy tell each other
     search           Optuna
     factorial        every cell once with each seed, in blocks
-    analysis/        leaderboard, curves
+    analysis/        leaderboard, curves, effects: which factor causes the gap
     mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
     registry         MLflow's models, brought onto this disk

@@ -6,7 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -178,6 +178,15 @@ class RecordedStudy:
     def objective(self) -> str:
         """The metric that makes one trial better than another."""
         return str(self.config["objective"]["metric"])
+
+
+def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
+    """By trial the run that counts: the last one, unless only an earlier one is done.
+
+    Args:
+        runs: trials (or pretrainings), oldest first.
+    """
+    return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
 
 
 def best_name(metric: str) -> str:

@@ -14,7 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
-from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
 
 # One file after the other is no progress to be shown on a terminal.
@@ -57,9 +57,7 @@ class Registry(Tracker):
         Raises:
             UnknownNameError: no such trial, or it left no model.
         """
-        runs = [run for run in self.runs(study.experiment_id) if "cnnstudy.trial" in run.tags]
-        # oldest first: a trial that was interrupted and ran again is what its last run is
-        by_name = {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+        by_name = latest_runs(run for run in self.runs(study.experiment_id) if "cnnstudy.trial" in run.tags)
         if trial not in by_name:
             names = ", ".join(list(by_name)[:12]) or "none"
             raise UnknownNameError(

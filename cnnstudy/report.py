@@ -24,7 +24,7 @@ from cnnstudy.analysis.leaderboard import (
     write_csv,
 )
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
-from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
 
@@ -36,9 +36,7 @@ def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> p
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
     """The run of each trial that counts."""
-    runs = [run for run in tracker.runs(study.experiment_id) if run.kind == "trial"]
-    # oldest first: a later run takes an earlier one's place, unless only the earlier one counts
-    return list({run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}.values())
+    return list(latest_runs(run for run in tracker.runs(study.experiment_id) if run.kind == "trial").values())
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:

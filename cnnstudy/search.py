@@ -158,7 +158,7 @@ class Search:
 
     def _startup_trials(self) -> int:
         share = max(self.config.trials_of(name) for name in self.config.architectures)
-        return self.strategy.startup_trials or min(10, max(2, share // 3))
+        return strategies.startup_count(self.strategy.startup_trials, share)
 
     def _pruner(self, name: str) -> optuna.pruners.BasePruner:
         if self.strategy.pruner == "hyperband":

@@ -50,6 +50,11 @@ def _start_levels(given: Any) -> Any:
 StartLevels = Annotated[dict[str, Level], BeforeValidator(_start_levels)]
 
 
+def startup_count(given: int | None, trials: int) -> int:
+    """Of so many trials of a network those that come before TPE or the median pruner decide."""
+    return given or min(10, max(2, trials // 3))
+
+
 class Search(_Strategy):
     """Optuna samples, and may prune: finds the best."""
 

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from mistakes import check_mistake, complaint, written
 
 from cnnstudy import config
 from cnnstudy.config import load_study
-from cnnstudy.errors import ConfigError
 from cnnstudy.schema import Budget, StudyConfig
 from cnnstudy.space import Choices, Range
 from cnnstudy.strategies import Search
@@ -62,20 +62,9 @@ SOURCE = """\
     batch_size: 16"""
 
 
-def written(folder: Path, text: str, name: str = "probe.yaml") -> str:
-    (folder / name).write_text(text, encoding="utf-8")
-    return str(folder / name)
-
-
 def changed(old: str, new: str) -> str:
     assert STUDY.count(old) == 1, f"{old!r} is not once in the study"
     return STUDY.replace(old, new)
-
-
-def complaint(name_or_path: str, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_study(name_or_path, overrides)
-    return str(caught.value)
 
 
 # Each: what stands in the file, what to put there (`#!` marks the line that the message must name), the dotted key, and
@@ -584,16 +573,7 @@ MISTAKES = [
 def test_a_mistake_is_named_with_file_line_key_what_was_given_and_what_is_allowed(
     tmp_path: Path, old: str, new: str, key: str, fragments: list[str]
 ) -> None:
-    text = changed(old, new)
-    line = next(number for number, content in enumerate(text.splitlines(), 1) if content.endswith("#!"))
-    path = written(tmp_path, text)
-    lines = complaint(path).splitlines()
-    about = [text_of_one for text_of_one in lines if text_of_one.startswith(f"{path}, line {line}, {key}: ")]
-    assert about, lines
-    assert [fragment for fragment in fragments if fragment not in "\n".join(about)] == [], about
-    for text_of_one in about:
-        assert text_of_one.endswith((".", "?"))
-        assert not re.search(r"\b(None|True|False|tuple|dict|Input)\b", text_of_one), text_of_one
+    check_mistake(tmp_path, changed(old, new), key, fragments)
 
 
 def test_every_key_of_a_study_file_has_at_least_two_mistakes_above() -> None:

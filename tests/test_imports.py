@@ -13,7 +13,7 @@ import pytest
 import cnnstudy
 
 PACKAGE = Path(cnnstudy.__file__).parent
-HEAVY = {"tensorflow", "keras", "mlflow", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
+HEAVY = {"tensorflow", "keras", "mlflow", "optuna", "pandas", "matplotlib", "sklearn", "scipy", "statsmodels"}
 
 
 def drawn_order() -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mistakes import check_mistake, complaint, written
 
 from cnnstudy.config import load_study
-from cnnstudy.errors import ConfigError
 from cnnstudy.schema import StudyConfig
 from cnnstudy.strategies import KINDS, Factorial, Search
 
@@ -31,17 +31,6 @@ strategy:
   seeds: 3
 """
 SEARCH = "strategy: {sampler: random}\nbudget: {trials: 4}\n"
-
-
-def written(folder: Path, text: str) -> str:
-    (folder / "probe.yaml").write_text(text, encoding="utf-8")
-    return str(folder / "probe.yaml")
-
-
-def complaint(path: str, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_study(path, overrides)
-    return str(caught.value)
 
 
 # What to put in place of what (`#!` marks the line that the message must name), the dotted key, and what the message
@@ -140,16 +129,7 @@ def test_a_mistake_is_named_with_file_line_key_what_was_given_and_what_is_allowe
     tmp_path: Path, old: str, new: str, key: str, fragments: list[str]
 ) -> None:
     assert STUDY.count(old) == 1
-    text = STUDY.replace(old, new)
-    line = next(number for number, content in enumerate(text.splitlines(), 1) if content.endswith("#!"))
-    path = written(tmp_path, text)
-    lines = complaint(path).splitlines()
-    about = [text_of_one for text_of_one in lines if text_of_one.startswith(f"{path}, line {line}, {key}: ")]
-    assert about, lines
-    assert [fragment for fragment in fragments if fragment not in "\n".join(about)] == [], about
-    for text_of_one in about:
-        assert text_of_one.endswith((".", "?", ")."))
-        assert not re.search(r"\b(None|True|False|tuple|dict|Input|input)\b", text_of_one), text_of_one
+    check_mistake(tmp_path, STUDY.replace(old, new), key, fragments)
 
 
 def test_every_key_of_a_factorial_has_at_least_two_mistakes_above() -> None:

@@ -1,1 +1,15 @@
-"""What comes of a study's runs: the leaderboard, and pictures of a trial."""
+"""What comes of a study's runs.
+
+leaderboard    one row a trial
+curves         pictures of a trial
+observations   trials on an equal basis: epochs, updates, train loss
+tuning         factors that take their best level in each cell
+contrasts      a factor's levels compared by matched pairs within a seed
+regression     the same by least squares, where no two trials match
+inference      intervals over few seeds, and the correction for many comparisons
+effects        which factor causes how many points
+data_law       the gap against the number of images
+importance     the share of the variance that each factor explains
+causes         all of that, network by network
+sentences      the answer in words
+"""

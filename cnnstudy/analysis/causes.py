@@ -16,6 +16,7 @@ from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES, History,
 from cnnstudy.analysis.tuning import choices_in_words, tuned
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.space import FACTORS, Choices, Levels, parse_levels
+from cnnstudy.strategies import startup_count
 
 #: What stands in place of a network's name where several are compared with each other.
 NETWORKS = "the networks"
@@ -62,9 +63,8 @@ def causes(
         target_gap: the gap (0..1) that the data law aims at.
     """
     until = study.config["training"].get("until_train_loss")
-    observed = observe(trials, history, until)
     found = []
-    for observations in observed:
+    for observations in observe(trials, history, until):
         name, frame = observations.architecture, _with_parts(observations.frame)
         factors = recorded_factors(study.config, name)
         if frame.empty:
@@ -73,7 +73,7 @@ def causes(
         tune = study.config["strategy"].get("tune", ())
         frame = tuned(frame, tune)
         factors = {factor: levels for factor, levels in factors.items() if factor not in tune}
-        unbiased = frame[_unbiased(study.config, frame, len(observed))]
+        unbiased = frame[_unbiased(study.config, frame)]
         found.append(
             Causes(
                 name,
@@ -153,14 +153,13 @@ def _images_per_class(trials: Sequence[RecordedRun]) -> float | None:
     return None
 
 
-def _unbiased(config: Mapping[str, Any], frame: pd.DataFrame, networks: int) -> pd.Series:
+def _unbiased(config: Mapping[str, Any], frame: pd.DataFrame) -> pd.Series:
     """Which trials were not chosen by the outcomes of others."""
     strategy = config["strategy"]
     if strategy["kind"] != "search" or strategy["sampler"] != "tpe":
         return pd.Series(True, index=frame.index)
-    share = -(-config["budget"]["trials"] // networks)
-    startup = strategy["startup_trials"] or min(10, max(2, share // 3))
-    return frame["number"] < startup
+    share = -(-config["budget"]["trials"] // len(config["architectures"]))
+    return frame["number"] < startup_count(strategy["startup_trials"], share)
 
 
 def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str]:

@@ -95,6 +95,7 @@ def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss
     at = math.inf if train_loss is None else train_loss
     row |= {f"train_loss/{outcome}": _where_loss_is(at, curves, name) for outcome, name in _CURVES.items()}
     row["epochs/train_accuracy"] = run.metrics.get("last/train_accuracy", math.nan)
+    row["legacy_images"] = run.metrics.get("legacy/validation_images", math.nan)
     row[LEGACY_GAP] = run.metrics.get("legacy/gap_accuracy", math.nan)
     return row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from cnnstudy.analysis.causes import NETWORKS, Causes
@@ -120,7 +121,7 @@ def _what_moves_it(causes: Causes) -> Iterator[str]:
         if effect.answer == "cannot tell":
             continue
         others = [
-            f"{shown(other)} {words}"
+            f"{shown(other)} {words}{_at_loss(causes, basis)}"
             for basis, words in _BASES.items()
             if basis != "epochs"
             and (other := causes.effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
@@ -135,6 +136,11 @@ def _what_moves_it(causes: Causes) -> Iterator[str]:
             f"{_capital(change(effect))} {verb} the gap: {shown(effect)} points {_BASES['epochs']}"
             f"{''.join(f', {text}' for text in others)}.{price}"
         )
+
+
+def _at_loss(causes: Causes, basis: str) -> str:
+    loss = causes.observations.train_loss
+    return "" if basis != "train_loss" or loss is None else f" ({loss:.2f} nats)"
 
 
 def _what_does_not(causes: Causes) -> Iterator[str]:
@@ -157,9 +163,20 @@ def _batch_size(causes: Causes) -> Iterator[str]:
         assert left is not None
         yield (
             f"The usual protocol (running train accuracy, validation cut to whole batches) would say that "
-            f"{change(usual)} changes the gap by {shown(usual)} points. Of these {shown(measuring)} are how it "
-            f"measures, {shown(updates)} go with the number of updates, and {shown(left)} are left at equal updates."
+            f"{change(usual)} changes the gap by {shown(usual)} points{_left_out(causes, usual)}. Of these "
+            f"{shown(measuring)} are how it measures, {shown(updates)} go with the number of updates, and "
+            f"{shown(left)} are left at equal updates."
         )
+
+
+def _left_out(causes: Causes, usual: Effect) -> str:
+    """The validation images that the usual protocol looks at, where they are not the same with both batch sizes."""
+    frame, sizes = causes.frame, (usual.baseline, usual.level)
+    counts = [frame.loc[frame["batch_size"] == size, "legacy_images"].max() for size in sizes]
+    if counts[0] == counts[1] or any(math.isnan(count) for count in counts):
+        return ""
+    seen = [f"{count:.0f} validation images at batch size {size}" for count, size in zip(counts, sizes, strict=True)]
+    return f" (it looks at {' and '.join(seen)})"
 
 
 def _shares(causes: Causes) -> Iterator[str]:

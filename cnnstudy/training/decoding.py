@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from cnnstudy.datasets import SourceImage
 
 #: Part of the cache's address: raise it when the same file would decode to other pixels.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 #: Larger images are refused from their header, before a byte of pixels is decoded.
 MOST_PIXELS = 100_000_000
 
@@ -50,7 +50,7 @@ def decode_all(
     store: Callable[[int, int, np.ndarray], None],
     progress: Progress,
 ) -> list[BadImage]:
-    """Decode every image once and hand its pixels, at every size, to `store(index, size, pixels)`.
+    """Decode every image and hand its pixels, at every size, to `store(index, size, pixels)`.
 
     Pixels are [size, size, 3] uint8, RGB; `store` is called from several threads, once for each index and size.
     """
@@ -77,8 +77,10 @@ def decode_all(
 
 def _decode_or_reason(image: SourceImage, sizes: Sequence[int]) -> list[np.ndarray] | str:
     try:
-        picture = _open(image.content, largest=max(sizes))
-        return [np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)) for size in sizes]
+        # each size from a decoding of its own: what JPEG leaves out must not depend on a study's other sizes
+        return [
+            np.asarray(_open(image.content, size).resize((size, size), Image.Resampling.BILINEAR)) for size in sizes
+        ]
     except Image.UnidentifiedImageError:
         return "not an image that Pillow can read"
     except Image.DecompressionBombError:  # Pillow refuses by itself what is larger still
@@ -89,7 +91,7 @@ def _decode_or_reason(image: SourceImage, sizes: Sequence[int]) -> list[np.ndarr
         return f"can't be decoded ({reason or type(reason).__name__})"
 
 
-def _open(content: object, largest: int) -> Image.Image:
+def _open(content: object, size: int) -> Image.Image:
     """The image upright, in RGB; of an animation the first frame."""
     if isinstance(content, np.ndarray):
         return Image.fromarray(content).convert("RGB")
@@ -99,7 +101,7 @@ def _open(content: object, largest: int) -> Image.Image:
         if width * height > MOST_PIXELS:
             raise ValueError(f"{width} x {height} pixels; the most is {MOST_PIXELS:,}")
         # JPEG can decode straight to a half, quarter or eighth of its size: no smaller than twice what is needed
-        picture.draft("RGB", (2 * largest, 2 * largest))
+        picture.draft("RGB", (2 * size, 2 * size))
         picture.load()
         return _to_rgb(_upright(picture))
 

@@ -42,10 +42,18 @@ class Trainer:
         self.epoch = 0
         self.updates = 0
         self.images_seen = 0
+        self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
+        labels, classes = images.validation.labels, len(spec.images.classes)
+        self._counts = {
+            "images/validation": float(len(labels)),
+            "images/validation_smallest_class": float(np.bincount(labels, minlength=classes).min()),
+            "legacy/validation_images": float(len(self._legacy)),
+            "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
+        }
         self._augment = augmentation.layers(str(spec.levels["augmentation"]), spec.seed)
         self._forward = tf.function(
             lambda batch: network.logits(batch, training=False), input_signature=[self._batch_signature()]
@@ -82,7 +90,7 @@ class Trainer:
         self.epoch += 1
         running = self._update_on_every_batch()
         trained = time.perf_counter()
-        measured = self.measure()
+        measured = self.latest = self.measure()
         if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
@@ -144,14 +152,10 @@ class Trainer:
 
         It costs nothing: inference does not depend on the batch, and all of validation is measured anyway.
         """
-        labels = self.images.validation.labels
-        classes = len(self.spec.images.classes)
-        accuracy = clean_metrics(measured.validation[self._legacy], labels[self._legacy])["accuracy"]
+        labels = measured.validation_labels[self._legacy]
+        accuracy = clean_metrics(measured.validation[self._legacy], labels)["accuracy"]
         return {
-            "images/validation": float(len(measured.validation)),
-            "images/validation_smallest_class": float(np.bincount(labels, minlength=classes).min()),
-            "legacy/validation_images": float(len(self._legacy)),
-            "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
+            **self._counts,
             "legacy/val_accuracy": accuracy,
             "legacy/gap_accuracy": running_accuracy - accuracy,
         }

@@ -41,7 +41,8 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
     always_frozen = _frozen_in_all_phases(network, spec)
     frozen_before = weights.digest(always_frozen) if always_frozen else None
     records, ended_by = _train(trainer, best, report)
-    last, last_full = trainer.measure(), trainer.measure_full_train()
+    last, last_full = trainer.latest, trainer.measure_full_train()
+    assert last is not None  # a trial has an epoch at least
     best.restore()
     restored, full = last, last_full
     if best.epoch != trainer.epoch:

@@ -30,7 +30,10 @@ class Simulated:
         strategy = {"kind": "factorial", "design": "full", "seeds": seeds, "tune": []} | changes.pop("strategy", {})
         self.factors = {**FACTORS, **changes.pop("factors", {})}
         self.study = RecordedStudy(
-            "simulated", "1", "run", {"factors": self.factors, "strategy": strategy, "training": {}, **changes}
+            "simulated",
+            "1",
+            "run",
+            {"factors": self.factors, "strategy": strategy, "training": {}, "architectures": architectures, **changes},
         )
         self.dice = np.random.default_rng(0)
         self.noise = noise
@@ -63,6 +66,7 @@ class Simulated:
             "equal_updates/gap_accuracy": updates,
             "equal_updates/val_accuracy": validation,
             "legacy/gap_accuracy": legacy,
+            "legacy/validation_images": 240.0 if levels["batch_size"] == 8 else 192.0,
         }
         run_id = f"{architecture}-{seed}-{number}"
         self.curves[run_id] = {

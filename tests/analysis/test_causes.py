@@ -47,6 +47,7 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: Causes) -> None:
     assert estimates[0] == pytest.approx(sum(estimates[1:]))
     (said,) = [line for line in sentences(found) if "usual protocol" in line]
     assert "batch size 64 instead of 8 changes the gap by +6." in said
+    assert "(it looks at 240 validation images at batch size 8 and 192 validation images at batch size 64)" in said
 
 
 def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
@@ -54,6 +55,7 @@ def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
     assert lines[0].startswith("alexnet overfits: at the end of training the gap is +")
     assert "96 trials, 4 seeds" in lines[0]
     assert lines[1].startswith("4 times the training images lower the gap: -1")
+    assert "at the same train loss (0.50 nats)" in lines[1]
     assert any(line.startswith("Frozen instead of scratch lowers the gap: -") for line in lines)
     (unknown,) = [line for line in lines if line.startswith("Cannot tell")]
     assert "dropout 0.5 instead of 0" in unknown

@@ -259,3 +259,17 @@ def test_every_size_in_one_go_with_progress() -> None:
     assert decode_all(images, [8, 24], store, lambda *step: seen.append(step)) == []
     assert stored == {(index, size) for index in range(130) for size in (8, 24)}
     assert seen == [("decoding images", done, 130) for done in (64, 128, 130)]
+
+
+def test_the_pixels_of_a_size_do_not_depend_on_the_other_sizes() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    image = SourceImage("noise.jpg", 0, stream.getvalue())
+
+    def at(size: int, *sizes: int) -> np.ndarray:
+        found: dict[int, np.ndarray] = {}
+        assert decode_all([image], sizes, lambda _, size, pixels: found.update({size: pixels}), lambda *_: None) == []
+        return found[size]
+
+    assert np.array_equal(at(32, 32), at(32, 32, 224))
