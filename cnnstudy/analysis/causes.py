@@ -177,20 +177,27 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
             )
     pruned, failed = observations.left_out.get("pruned", 0), observations.left_out.get("failed", 0)
     if pruned:
-        warnings.append(f"{pruned} trials were pruned, the worst ones: what is left looks better than the factors are.")
+        warnings.append(
+            f"{counted(pruned, 'trial')} pruned, the worst ones: what is left looks better than the factors are."
+        )
     if failed:
-        warnings.append(f"{failed} trials failed and are missing in their pairs.")
+        warnings.append(f"{counted(failed, 'trial')} failed, missing in their pairs.")
     if not frame.empty:
         silent = frame[frame["verdict"] == "not-learning"]
         if len(silent):
             warnings.append(
-                f"{len(silent)} of {len(frame)} trials learnt nothing; they say nothing about the gap and are left out "
-                f"of it{_where(silent, frame)}."
+                f"{len(silent)} of {counted(len(frame), 'trial')} learnt nothing; they say nothing about the gap and "
+                f"are left out of it{_where(silent, frame)}."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:
             warnings.append("one seed has no interval: raise strategy.seeds and run the study again, it goes on.")
     return warnings
+
+
+def counted(number: int, what: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _where(silent: pd.DataFrame, frame: pd.DataFrame) -> str:

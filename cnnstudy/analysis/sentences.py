@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from cnnstudy.analysis.causes import NETWORKS, Causes
+from cnnstudy.analysis.causes import NETWORKS, Causes, counted
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.observations import LEGACY_GAP
+from cnnstudy.training.verdict import SMALLEST_GAP
 
 GAP = "epochs/gap_accuracy"
 #: What the table of effects shows; gaps and accuracies in points, losses in nats.
@@ -94,18 +95,15 @@ def _level(level: object) -> str:
 def _headline(causes: Causes) -> str:
     frame = causes.observations.frame
     learnt = frame[frame["verdict"] != "not-learning"]
-    counts = f"{len(frame)} trials, {frame['seed'].nunique()} seeds"
+    counts = f"{counted(len(frame), 'trial')}, {counted(frame['seed'].nunique(), 'seed')}"
     if learnt.empty:
         return f"{causes.architecture} learns nothing in any of {counts}: there is no overfitting to explain."
-    gap, train, validation = (
-        100 * learnt[column].mean() for column in (GAP, "epochs/train_accuracy", "epochs/val_accuracy")
-    )
-    overfit = (learnt["verdict"] == "overfit").mean()
-    what = "overfits" if overfit >= 0.5 else "overfits in some trials" if overfit > 0 else "hardly overfits"
+    gap, train, validation = (learnt[column].mean() for column in (GAP, "epochs/train_accuracy", "epochs/val_accuracy"))
     return (
-        f"{causes.architecture} {what}: at the end of training the gap is {gap:+.1f} points on average (train "
-        f"{train:.1f} %, validation {validation:.1f} %; {counts}), and {100 * overfit:.0f} % of the trials have the "
-        "verdict overfit."
+        f"{causes.architecture} {'overfits' if gap >= SMALLEST_GAP else 'hardly overfits'}: at the end of training the "
+        f"gap is {100 * gap:+.1f} points on average (train {100 * train:.1f} %, validation {100 * validation:.1f} %; "
+        f"{counts}). With their best weights {(learnt['verdict'] == 'overfit').sum()} of the {len(learnt)} that learnt "
+        "have the verdict overfit."
     )
 
 

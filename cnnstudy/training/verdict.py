@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.stats import binomtest, fisher_exact
-
 VERDICTS = ("not-learning", "underfit", "fit", "overfit", "diverged")
 GUESSING_LEVEL, GAP_LEVEL = 0.01, 0.025
 SMALLEST_GAP, LEARNT = 0.05, 0.9
@@ -37,6 +35,8 @@ def judge(train_accuracy: float, train_images: int, validation_accuracy: float, 
         train_images: images in the probe.
         validation: validation images of each class.
     """
+    from scipy.stats import binomtest, fisher_exact  # the words about verdicts need none of it
+
     images, guessing = sum(validation), max(validation) / sum(validation)
     train_right, validation_right = round(train_accuracy * train_images), round(validation_accuracy * images)
     train, seen = 100 * train_accuracy, 100 * validation_accuracy
