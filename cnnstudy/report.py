@@ -28,6 +28,9 @@ from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
 
+#: Columns of a terminal that the whole table of effects takes.
+WIDE = 140
+
 
 def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """The study's leaderboard. A trial that was interrupted and ran again is in it with its last run only."""
@@ -122,10 +125,13 @@ def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:
 
 def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:
     grid = _grid(title)
-    for heading in EFFECT_HEADINGS:
-        grid.add_column(heading, justify="left" if heading in (EFFECT_HEADINGS[0], EFFECT_HEADINGS[-1]) else "right")
+    last = len(EFFECT_HEADINGS) - 1
+    shown = [0, EFFECT_HEADINGS.index("gap"), last] if console.width < WIDE else range(last + 1)
+    for column in shown:
+        ends = column in (0, last)
+        grid.add_column(EFFECT_HEADINGS[column], justify="left" if ends else "right", no_wrap=column != 0)
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(row[column]) for column in shown))
     console.print(grid, markup=False, emoji=False)
 
 

@@ -206,9 +206,10 @@ class Driver:
         proposal, recording = self._running[event.key]
         result = TrialResult.from_json(event.result)
         self.strategy.tell(proposal, result.state, result.summary[self.config.objective.metric])
-        self.recorder.finish(recording, result)
         del self._running[event.key]
+        # the worker trains on while pictures are drawn and the trial is recorded
         self._fill_slots()
+        self.recorder.finish(recording, result)
         remove_files(result)
         summary = result.summary
         self.display.end_trial(

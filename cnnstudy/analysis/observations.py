@@ -4,7 +4,9 @@ A gap can only be compared where something else is equal. The bases, the part be
 
     epochs       the last weights, after the same passes over the images
     updates      the weights after as many updates as the trial with the fewest makes
-    train_loss   the weights when the clean train loss first comes down to what every trial reaches
+    train_loss   the weights when the clean train loss first comes down to what nine in ten trials reach
+
+The others hardly learn: they would push that loss up to where no trial has learnt anything yet, and are left out of it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from cnnstudy.space import FACTORS
 BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 LEGACY_GAP = "epochs/legacy_gap_accuracy"
+#: So large a share of the trials that learn comes down to the train loss at which they are compared.
+REACH = 0.9
 #: A metric's values by epoch, of one run.
 History = Callable[[str, str], Mapping[int, float]]
 
@@ -62,15 +66,20 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
         states = [run.state for run in of_network if run.state != "finished"]
         curves = {run.run_id: _curves(run, history) for run in finished}
         lowest = [
-            min(curves[run.run_id]["train/loss"], default=math.inf)
+            min(losses)
             for run in finished
-            if run.tags.get("cnnstudy.verdict") != "not-learning"
+            if run.tags.get("cnnstudy.verdict") != "not-learning" and (losses := curves[run.run_id]["train/loss"])
         ]
-        reached = until_train_loss or max((loss for loss in lowest if math.isfinite(loss)), default=None)
+        reached = until_train_loss or _reached_by_most(lowest)
         frame = pd.DataFrame([_observation(run, curves[run.run_id], reached) for run in finished])
         left_out = {state: states.count(state) for state in dict.fromkeys(states)}
         found.append(Observations(architecture, frame, reached, left_out))
     return found
+
+
+def _reached_by_most(lowest: Sequence[float]) -> float | None:
+    """The train loss that REACH of the trials come down to."""
+    return sorted(lowest)[math.ceil(REACH * len(lowest)) - 1] if lowest else None
 
 
 def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
@@ -80,6 +81,17 @@ def test_a_loss_passed_within_the_first_epoch_is_taken_there(study: tuple[list[R
     runs, curves = study
     (found,) = observe(runs, history(curves), until_train_loss=1.3)
     assert found.frame["train_loss/val_accuracy"].iloc[0] == 0.5
+
+
+def test_one_in_ten_that_hardly_learns_does_not_decide(study: tuple[list[RecordedRun], Curves]) -> None:
+    runs, curves = study
+    many = [dataclasses.replace(runs[1], run_id=f"more{i}") for i in range(9)]
+    curves |= {run.run_id: curves["run1"] for run in many}
+    hardly = dataclasses.replace(runs[1], run_id="hardly")
+    curves["hardly"] = {**curves["run1"], "train/loss": {1: 1.6, 2: 1.59, 3: 1.58}}
+    (found,) = observe([*many, hardly], history(curves))
+    assert found.train_loss == pytest.approx(0.6)
+    assert found.frame["train_loss/gap_accuracy"].isna().tolist() == [False] * 9 + [True]
 
 
 def test_where_nothing_learns_there_is_no_equal_loss(study: tuple[list[RecordedRun], Curves]) -> None:
