@@ -4,13 +4,14 @@ A study is one question in one YAML file. It becomes trained networks, a record 
 
     experiments/<study>.yaml
        |  config        StudyConfig: everything checked before TensorFlow is imported
-       |  study         the driver loop: the one place that sees all of the below
+       |  study         the one place that sees all of the below
        |      search       the next trial: Optuna's ask, or the next point of a grid; or
        |      factorial    the next cell with the next seed
        |      execution    hands a TrialSpec to a worker; streams EpochRecords back
        |          worker:     images -> architecture -> transfer -> loop -> model package -> TrialResult
        |      tracking     epoch metrics, curves, model -> MLflow
        |      search       report -> prune?; tell
+       |  confirmation  the best candidates with fresh seeds; the test split, once, for the champion
        v  analysis      leaderboard, curves, effects
        v  models        a trial's model: prediction, exporting
 
@@ -51,7 +52,10 @@ Each module imports only from those above it in this list (tests/test_imports.py
     preparation      images and source weights, before the first trial
     estimate         what a factorial takes: trials, time, disk
     resume           what a call finds: another driver, a changed file, recorded trials
-    study            the driver loop
+    driver           workers at work: the loop that hands out trials
+    opening          the test split, opened once
+    confirmation     the champion: fresh seeds, then the test
+    study            a study from its file to its end
     report           what a study came to, on the terminal
     prediction       what a model says of images
     exporting        a model for other programs, checked

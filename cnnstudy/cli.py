@@ -44,7 +44,7 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="STUDY-OR-MODEL",
-        help="A study (its best model), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
+        help="A study (its champion), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
     ),
 ]
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
@@ -118,6 +118,8 @@ def run_study(
         outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
     if not quiet:
         report.show_outcome(console, tracker, outcome)
+        if outcome.confirmed is not None:
+            report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
         found = report.causes_of(tracker, outcome.recorded)
         report.record_effects(tracker, outcome.recorded, found)
@@ -127,6 +129,50 @@ def run_study(
         raise typer.Exit(INTERRUPTED)
     if outcome.failed or outcome.missing:
         raise typer.Exit(TRIALS_FAILED)
+
+
+@app.command()
+def confirm(
+    study: StudyName = None,
+    top: Annotated[int | None, typer.Option(min=1, max=100, help="Candidates.  [default: the file's, or 3]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.  [default: the file's, or 5]")
+    ] = None,
+    most_seeds: Annotated[
+        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.  [default: twice the seeds]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at the same time; the cores are shared out.")] = 1,
+    open_test_again: Annotated[
+        bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
+    from cnnstudy import report, tracking
+    from cnnstudy import study as driver
+    from cnnstudy.display import choose_display
+    from cnnstudy.errors import InputError
+    from cnnstudy.execution.local import LocalExecutor
+
+    console = wide_console()
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    given = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
+    with choose_display(console, quiet) as display:
+        outcome = driver.confirm_study(
+            study,
+            {name: value for name, value in given.items() if value is not None},
+            tracker,
+            lambda folder: LocalExecutor(jobs, folder),
+            display,
+            open_test_again,
+        )
+    if outcome.confirmed is None:
+        raise typer.Exit(INTERRUPTED)
+    if not quiet:
+        report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if outcome.confirmed.refusal:
+        raise InputError(outcome.confirmed.refusal)
 
 
 @app.command()
@@ -188,9 +234,10 @@ def predict(
 
     with _worker() as (executor, display, folder):
         found = find_model(model, tracking_uri, folder)
+        _note(found.note)
         predictions = prediction.predict(found, images, top, executor, display)
     if found.classes is None:
-        print(f"note: {model} came without the names of its classes (classes.json); they are numbered", file=sys.stderr)
+        _note(f"{model} came without the names of its classes (classes.json); they are numbered")
     prediction.show(wide_console(), found.title, predictions)
     if csv is not None:
         prediction.write_csv(predictions, csv)
@@ -213,6 +260,7 @@ def export(
     exporting.check_target(folder)
     with _worker() as (executor, display, own):
         found = find_model(model, tracking_uri, own)
+        _note(found.note)
         done = exporting.export(found, folder, format_, executor, display)
     print(exporting.told(found, folder, format_, done))
 
@@ -272,6 +320,11 @@ def _worker() -> Iterator[tuple[Executor, Display, Path]]:
         choose_display(console, quiet=not console.is_terminal) as display,
     ):
         yield executor, display, Path(folder)
+
+
+def _note(text: str) -> None:
+    if text:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _open_or_print(url: str, open_: bool) -> None:

@@ -11,47 +11,29 @@ recorded stays what it was.
 
 from __future__ import annotations
 
-import collections
 import random
 from collections.abc import Sequence
 
 from cnnstudy import architectures, strategies
 from cnnstudy.designs import choose_fraction, quasi_random
-from cnnstudy.proposals import PastTrial, Proposal, random_seed
+from cnnstudy.proposals import Listed, PastTrial, Proposal, random_seed
 from cnnstudy.schema import StudyConfig
 from cnnstudy.space import Choices, Level, complete_levels
 
 
-class Factorial:
-    """Proposes the trials of a factorial that are not recorded; its cells and their order depend on the file only."""
+class Factorial(Listed):
+    """The trials of a factorial that are not recorded; its cells and their order depend on the file only."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
         assert isinstance(config.strategy, strategies.Factorial)
         done = {(trial.architecture, trial.number) for trial in past if trial.done}
         cells = {name: cells_of(config, name) for name in config.architectures}
-        #: The trials that were not proposed yet, in the order in which they run.
-        self.upcoming = collections.deque(
+        super().__init__(
             proposal
             for block in range(config.strategy.seeds)
             for proposal in _block(config, cells, block)
             if (proposal.architecture, proposal.number) not in done
         )
-
-    def next(self) -> Proposal | None:
-        """The next trial; None when the last one is done or under way."""
-        return self.upcoming.popleft() if self.upcoming else None
-
-    def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
-        """Never prunes: cells that train for different times can't be compared."""
-        return False
-
-    def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
-        """Nothing depends on how a trial ended."""
-
-    @property
-    def remaining(self) -> int:
-        """Trials that were not proposed yet."""
-        return len(self.upcoming)
 
 
 def _block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]], block: int) -> list[Proposal]:

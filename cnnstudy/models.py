@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnstudy.analysis.champion import naive_best
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.training import layout
 
 if TYPE_CHECKING:
+    from cnnstudy.records import RecordedStudy
     from cnnstudy.registry import Registry, StoredModel
 
 NAMES = (
-    "a study (its best model), STUDY/TRIAL, a models:/ address of MLflow, a folder with a model of MLflow or Keras, "
+    "a study (its champion), STUDY/TRIAL, a models:/ address of MLflow, a folder with a model of MLflow or Keras, "
     "or a .keras file"
 )
 
@@ -26,6 +28,7 @@ class Model:
     title: str
     file: Path
     classes: tuple[str, ...] | None
+    note: str = ""  # what its user should know
 
     def class_name(self, index: int) -> str:
         return self.classes[index] if self.classes else f"class {index}"
@@ -52,7 +55,8 @@ def find_model(given: str, uri: str | None, folder: Path) -> Model:
     from cnnstudy.tracking import tracking_uri
 
     registry = Registry(tracking_uri(uri))
-    return _brought(registry, _stored(registry, given, place), folder)
+    stored, note = _stored(registry, given, place)
+    return replace(_brought(registry, stored, folder), note=note)
 
 
 def _is_place(given: str) -> bool:
@@ -72,16 +76,35 @@ def _no_model_there(given: str, place: Path) -> str:
     return f"There is no {given}. A model is {NAMES}."
 
 
-def _stored(registry: Registry, given: str, place: Path) -> StoredModel:
+def _stored(registry: Registry, given: str, place: Path) -> tuple[StoredModel, str]:
     if given.startswith("models:"):
-        return registry.at(given)
+        return registry.at(given), ""
     name, _, trial = given.partition("/")
     try:
         study = registry.study(name)
     except UnknownNameError as error:
         hint = _no_model_there(given, place) if os.path.lexists(place) else f"A model is {NAMES}."
         raise UnknownNameError(f"{error} {hint}") from error
-    return registry.of_trial(study, trial) if trial else registry.champion(study)
+    return (registry.of_trial(study, trial), "") if trial else _champion(registry, study)
+
+
+def _champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, str]:
+    """The champion; where none was confirmed yet, the best trial with a note that says so."""
+    try:
+        return registry.champion(study), ""
+    except UnknownNameError:
+        runs = [
+            run for run in registry.runs(study.experiment_id) if run.kind == "trial" and "cnnstudy.model" in run.tags
+        ]
+        best = naive_best(runs, study.rule)
+        if best is None:
+            raise
+        trial = best.tags["cnnstudy.trial"]
+        note = (
+            f"{study.name} has no confirmed champion; this is {trial}, which validates best, perhaps by luck. "
+            f"`python -m cnnstudy confirm {study.name}` tells."
+        )
+        return registry.of_trial(study, trial), note
 
 
 def _brought(registry: Registry, stored: StoredModel, folder: Path) -> Model:

@@ -16,7 +16,7 @@ from cnnstudy.errors import WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import result_of, watch
 from cnnstudy.recording import Recorder, Recording, remove_files
-from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
 from cnnstudy.space import Level, complete_levels
 
@@ -126,7 +126,7 @@ class Preparation:
             epochs=weights.epochs,
             head_epochs=0,
             patience=None,
-            monitor=self.config.objective.metric,
+            rule=Rule(self.config.objective.metric),
             optimizer=Optimizer("adam"),
             weights_source="none",
             weights_file=None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +21,8 @@ class PastTrial:
     state: str
     done: bool
     value: float | None = None
-    reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> objective
+    reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> score
+    beyond: Mapping[str, float] = field(default_factory=dict)  # limit -> how far beyond it
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Proposal:
     levels: dict[str, Level]
     seed: int
     block: int | None = None  # each divides train and validation anew
+    purpose: str = "trial"  # or "confirm"
 
 
 class Strategy(Protocol):
@@ -40,15 +43,39 @@ class Strategy(Protocol):
     def next(self) -> Proposal | None:
         """The next trial; None when all are done or under way."""
 
-    def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
-        """Tell how far the trial is (its objective after an epoch); whether to prune it."""
+    def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
+        """Tell how far the trial is (Rule.score after an epoch); whether to prune it."""
 
-    def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
-        """How the trial ended: one of records.STATES, and its objective where it has one."""
+    def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
+        """How the trial ended: one of records.STATES, its objective where it has one, and Rule.beyond."""
 
     @property
     def remaining(self) -> int:
         """Trials that were not proposed yet."""
+
+
+class Listed:
+    """A strategy whose trials stand fast, in an order: nothing depends on how they go."""
+
+    def __init__(self, proposals: Iterable[Proposal]) -> None:
+        #: The trials that were not proposed yet, in the order in which they run.
+        self.upcoming = collections.deque(proposals)
+
+    def next(self) -> Proposal | None:
+        """The next trial; None when the last one is done or under way."""
+        return self.upcoming.popleft() if self.upcoming else None
+
+    def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
+        """Never prunes: trials that train for different times can't be compared."""
+        return False
+
+    def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
+        """Nothing depends on how a trial ended."""
+
+    @property
+    def remaining(self) -> int:
+        """Trials that were not proposed yet."""
+        return len(self.upcoming)
 
 
 def random_seed(study_seed: int, name: str, number: int) -> int:

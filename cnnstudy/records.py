@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from cnnstudy.space import Level
 
+#: Shares of images that are equal differ by so much once they are subtracted from each other.
+_ROUNDING = 1e-9
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
@@ -71,11 +73,55 @@ class Optimizer(Record):
 
 
 @dataclass(frozen=True)
+class Rule(Record):
+    """What makes one epoch, or one trial, better than another: a metric, within the limits that the study sets."""
+
+    metric: str = "val/accuracy"  # or "val/loss"
+    maximum_gap: float | None = None  # of clean accuracy, share of 0..1
+    minimum_accuracy: float | None = None  # of validation, share of 0..1
+
+    @property
+    def maximize(self) -> bool:
+        return self.metric == "val/accuracy"
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are limits to keep."""
+        return self.maximum_gap is not None or self.minimum_accuracy is not None
+
+    def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
+        """How far the clean metrics are beyond each limit; 0 or less: it is kept.
+
+        Where there are limits, to have learnt something is one: a network that learns nothing has no gap.
+        """
+        found = {}
+        if self.maximum_gap is not None:
+            found["maximum_gap"] = metrics["gap/accuracy"] - self.maximum_gap - _ROUNDING
+        if self.minimum_accuracy is not None:
+            found["minimum_accuracy"] = self.minimum_accuracy - metrics["val/accuracy"] - _ROUNDING
+        return {**found, "learning": float(verdict == "not-learning")} if found else {}
+
+    def keeps(self, metrics: Mapping[str, float], verdict: str = "") -> bool:
+        """Whether the clean metrics keep every limit."""
+        return all(value <= 0 for value in self.beyond(metrics, verdict).values())
+
+    def rank(self, metrics: Mapping[str, float], verdict: str = "") -> tuple[float, float, float]:
+        """Larger is better: what keeps the limits (or is least beyond them), then the metric, then validation loss."""
+        value = metrics[self.metric] if self.maximize else -metrics[self.metric]
+        return -sum(max(0.0, by) for by in self.beyond(metrics, verdict).values()), value, -metrics["val/loss"]
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The metric, worse by what the gap is beyond its limit: what a pruner compares trials by."""
+        excess = max(0.0, self.beyond(metrics).get("maximum_gap", 0.0))
+        return metrics[self.metric] - excess if self.maximize else metrics[self.metric] + excess
+
+
+@dataclass(frozen=True)
 class TrialSpec(Record):
     """One training run: one network, one combination of factor levels, one seed."""
 
     study: str
-    purpose: str  # "trial", or "pretrain": makes source weights
+    purpose: str  # "trial"; "confirm": a candidate again, with a fresh seed; "pretrain": makes source weights
     architecture: str
     number: int  # within the study and architecture, from 0
     seed: int
@@ -85,7 +131,7 @@ class TrialSpec(Record):
     epochs: int  # at most
     head_epochs: int  # two-phase: how many of them train the head only
     patience: int | None  # epochs without a better monitor before it stops; None: all epochs
-    monitor: str  # "val/accuracy" or "val/loss": which epoch is best
+    rule: Rule  # which epoch is best
     optimizer: Optimizer
     weights_source: str  # "none", "pretrain", "imagenet", "file", "random": what the table and tags say
     weights_file: str | None
@@ -97,8 +143,10 @@ class TrialSpec(Record):
 
     @property
     def key(self) -> str:
-        """Unique within the study, e.g. `vgg16-007`."""
-        return f"{self.architecture}-{self.number:03d}" if self.purpose == "trial" else f"pretrain-{self.architecture}"
+        """Unique within the study, e.g. `vgg16-007`, and where it is confirmed `confirm-vgg16-007-seed-10000`."""
+        name = f"{self.architecture}-{self.number:03d}"
+        others = {"pretrain": f"pretrain-{self.architecture}", "confirm": f"confirm-{name}-seed-{self.seed}"}
+        return others.get(self.purpose, name)
 
 
 @dataclass(frozen=True)
@@ -151,7 +199,7 @@ class RecordedRun:
 
     run_id: str
     name: str
-    kind: str  # "study", "pretrain" or "trial"
+    kind: str  # "study", "pretrain", "trial" or "confirm"
     state: str  # one of STATES, or "running"
     reason: str  # one of FAILURE_REASONS, or ""
     started: int  # milliseconds since 1970
@@ -177,7 +225,13 @@ class RecordedStudy:
     @property
     def objective(self) -> str:
         """The metric that makes one trial better than another."""
-        return str(self.config["objective"]["metric"])
+        return self.rule.metric
+
+    @property
+    def rule(self) -> Rule:
+        """What makes one trial better than another."""
+        given = self.config["objective"]
+        return Rule(given["metric"], given.get("maximum_gap"), given.get("minimum_accuracy"))
 
 
 def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
@@ -189,6 +243,12 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
     return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
 
 
+def best_metrics(run: RecordedRun) -> dict[str, float]:
+    """A trial's clean metrics at its best epoch, by the names of an epoch's: `val/loss`; {} where it has none."""
+    names = [f"{part}/{name}" for part in ("train", "val", "gap") for name in ("accuracy", "loss")]
+    return {name: run.metrics[best_name(name)] for name in names if best_name(name) in run.metrics}
+
+
 def best_name(metric: str) -> str:
     """The name of a metric at a trial's best epoch: `val/loss` -> `best/val_loss`."""
     return f"best/{metric.replace('/', '_')}"
@@ -197,5 +257,6 @@ def best_name(metric: str) -> str:
 _NESTED: dict[tuple[str, str], type[Record]] = {
     ("TrialSpec", "images"): PreparedImages,
     ("TrialSpec", "split"): Split,
+    ("TrialSpec", "rule"): Rule,
     ("TrialSpec", "optimizer"): Optimizer,
 }

@@ -1,4 +1,4 @@
-"""MLflow's models: found by study, trial or address, and brought onto this disk. It reads only."""
+"""MLflow's models: found by study, trial or address, brought onto this disk, and the champion named."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Registry(Tracker):
     """The models of one tracking server or database."""
 
     def champion(self, study: RecordedStudy) -> StoredModel:
-        """The best model of a study.
+        """The confirmed champion of a study.
 
         Raises:
-            UnknownNameError: none of its trials has finished yet.
+            UnknownNameError: there is none yet.
         """
         try:
             return self.at(f"models:/{study.name}@champion")
         except UnknownNameError:
             raise UnknownNameError(
-                f"study {study.name!r} has no champion yet: it gets one when a call of run-study ends with a finished "
-                f"trial. `python -m cnnstudy leaderboard {study.name}` shows its trials; {study.name}/TRIAL is the "
+                f"study {study.name!r} has no champion yet: `python -m cnnstudy confirm {study.name}` chooses it from "
+                f"its finished trials. `python -m cnnstudy leaderboard {study.name}` shows them; {study.name}/TRIAL is the "
                 "model of one."
             ) from None
 
@@ -131,6 +131,23 @@ class Registry(Tracker):
             return tuple(map(str, json.loads(Path(path).read_text(encoding="utf-8"))["images"]["classes"]))
         return None
 
+    def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
+        """Give the run's model the alias `champion`, with the reason; its version, where it has one already that."""
+        source = run.tags["cnnstudy.model"]
+        with self._translated(), _default_address(self.uri):
+            with contextlib.suppress(MlflowException):
+                found = self._client.get_model_version_by_alias(name, "champion")
+                if found.source == source:
+                    self._client.update_model_version(name, found.version, reason)
+                    return str(found.version)
+            with contextlib.suppress(MlflowException):
+                self._client.create_registered_model(name)
+            version = self._client.create_model_version(
+                name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
+            ).version
+            self._client.set_registered_model_alias(name, "champion", version)
+        return str(version)
+
     def _trial(self, run_id: str | None) -> str:
         if not run_id:
             return ""
@@ -153,6 +170,19 @@ class Registry(Tracker):
             if _says_missing(reason) or reason.error_code == "INVALID_PARAMETER_VALUE":
                 raise UnknownNameError(f"there is no model {address}: {str(reason).rstrip('.')}.") from reason
             raise
+
+
+@contextlib.contextmanager
+def _default_address(uri: str) -> Iterator[None]:
+    """MLflow's registry looks a model up at the address in the environment, whatever its client's is."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _says_missing(reason: Exception) -> bool:

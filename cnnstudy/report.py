@@ -23,7 +23,9 @@ from cnnstudy.analysis.leaderboard import (
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.selection import STANDING_HEADINGS, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
+from cnnstudy.confirmation import Confirmed, confirmed_sentences
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
@@ -85,9 +87,24 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
         f"Curves and models:  python -m cnnstudy ui {name}",
         f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",
     ]
-    if outcome.finished and not outcome.interrupted:
-        lines.append(f"The best model:     models:/{name}@champion")
+    if outcome.finished and not outcome.interrupted and outcome.confirmed is None:
+        lines.append(f"The champion:       python -m cnnstudy confirm {name}")
     console.print("\n".join(lines), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
+    """The champion in words, then all candidates."""
+    for line in confirmed_sentences(confirmed):
+        _say(console, line)
+    grid = _grid(f"study {name}: candidates with fresh seeds, 95 % intervals")
+    for heading in STANDING_HEADINGS:
+        left = heading in (STANDING_HEADINGS[0], STANDING_HEADINGS[-1])
+        grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != STANDING_HEADINGS[0])
+    for row in rows(confirmed.standings, confirmed.rule):
+        grid.add_row(*map(Text, row))
+    console.print(grid, markup=False, emoji=False)
+    if confirmed.model:
+        _say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
 
 
 def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[Causes]:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyBusyError, StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, best_name
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
 
@@ -47,7 +48,7 @@ def one_driver(name: str, uri: str) -> Iterator[None]:
 
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget", "budget.trials", "strategy.seeds")
+_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm")
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
@@ -55,7 +56,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in _differences(recorded.config, given, "")
-        if key not in _HARMLESS
+        if key not in _HARMLESS and not key.startswith("confirm.")
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(
@@ -91,28 +92,39 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]
 
 def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
     """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
-    tracker, metric = recorder.tracker, config.objective.metric
+    tracker, rule = recorder.tracker, config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
     for run in recorder.interrupt_unfinished():
         display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
     for run in tracker.runs(recorder.study.experiment_id):
         if run.kind != "trial":
             continue
-        past = _past_trial(run, metric)
+        past = _past_trial(run, rule)
         if past.done and config.pruner != "none":
-            past = PastTrial(**{**vars(past), "reported": tracker.metric_history(run.run_id, metric)})
+            past = replace(past, reported=_scores(tracker, run, rule))
         key = (past.architecture, past.number)
         if key not in latest or not latest[key].done:
             latest[key] = past
     return list(latest.values())
 
 
-def _past_trial(run: RecordedRun, metric: str) -> PastTrial:
+def _scores(tracker: Tracker, run: RecordedRun, rule: Rule) -> dict[int, float]:
+    """What a pruner was told of the trial, epoch by epoch."""
+    names = {rule.metric, *(["gap/accuracy"] if rule.maximum_gap is not None else [])}
+    histories = {name: tracker.metric_history(run.run_id, name) for name in names}
+    needed = Rule(rule.metric, rule.maximum_gap)
+    epochs = set.intersection(*(set(history) for history in histories.values()))
+    return {epoch: needed.score({name: of[epoch] for name, of in histories.items()}) for epoch in sorted(epochs)}
+
+
+def _past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
+    metrics = best_metrics(run)
     return PastTrial(
         architecture=run.tags["cnnstudy.architecture"],
         number=int(run.tags["cnnstudy.number"]),
         levels=json.loads(run.tags[LEVELS]),
         state=run.state,
         done=run.done,
-        value=run.metrics.get(best_name(metric)),
+        value=metrics.get(rule.metric),
+        beyond=rule.beyond(metrics, run.tags.get("cnnstudy.verdict", "")) if metrics else {},
     )

@@ -64,19 +64,16 @@ class Search:
         self._trials[name, trial.number] = trial
         return Proposal(name, trial.number, levels, self.config.seed + repeats)
 
-    def report(self, proposal: Proposal, epoch: int, value: float) -> bool:
+    def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
         """Tell how far the trial is; whether to prune it."""
         trial = self._trials[proposal.architecture, proposal.number]
-        trial.report(value, epoch)
+        trial.report(score, epoch)
         return trial.should_prune()
 
-    def tell(self, proposal: Proposal, state: str, value: float | None) -> None:
+    def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
         """How the trial ended."""
-        self._studies[proposal.architecture].tell(
-            self._trials.pop((proposal.architecture, proposal.number)),
-            value if state == "finished" else None,
-            state=_OPTUNA_STATES[state],
-        )
+        trial = self._trials.pop((proposal.architecture, proposal.number))
+        _end(self._studies[proposal.architecture], trial, state, value, beyond)
 
     @property
     def remaining(self) -> int:
@@ -89,7 +86,7 @@ class Search:
     def _rebuilt(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
         study = optuna.create_study(
             study_name=f"{self.config.name}-{name}",
-            direction="maximize" if self.config.objective.maximize else "minimize",
+            direction="maximize" if self.config.objective.rule.maximize else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0),  # samples nothing: `next` sets each trial's own
             pruner=self._pruner(name),
         )
@@ -113,7 +110,7 @@ class Search:
         for epoch, value in sorted(past.reported.items()):
             trial.report(value, epoch)
             trial.should_prune()
-        study.tell(trial, past.value if past.state == "finished" else None, state=_OPTUNA_STATES[past.state])
+        _end(study, trial, past.state, past.value, past.beyond)
 
     def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
         """Of a trial's levels those that Optuna chooses."""
@@ -166,6 +163,14 @@ class Search:
         if self.strategy.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
         return optuna.pruners.NopPruner()
+
+
+def _end(
+    study: optuna.Study, trial: optuna.Trial, state: str, value: float | None, beyond: Mapping[str, float]
+) -> None:
+    for limit, by in beyond.items():
+        trial.set_constraint(limit, by)
+    study.tell(trial, value if state == "finished" else None, state=_OPTUNA_STATES[state])
 
 
 def _suggest(trial: optuna.Trial, factor: Factor, levels: Levels) -> Level:

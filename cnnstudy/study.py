@@ -1,4 +1,4 @@
-"""The driver loop: the one place that sees search, execution and tracking together.
+"""A study from its file to its end: the one place that sees search, execution, confirmation and tracking together.
 
 It may be stopped at any moment and called again: what MLflow holds is taken up, what is missing is run.
 """
@@ -6,40 +6,28 @@ It may be stopped at any moment and called again: what MLflow holds is taken up,
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
 
 from cnnstudy import strategies
-from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.config import Study
+from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
-from cnnstudy.errors import CnnstudyError
+from cnnstudy.driver import Driver, MakeExecutor, Workshop
+from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError
 from cnnstudy.estimate import tell_cost, tell_size
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.factorial import Factorial
-from cnnstudy.preparation import Preparation, SourceWeights
-from cnnstudy.proposals import Proposal, Strategy
-from cnnstudy.recording import Recorder, Recording, remove_files
-from cnnstudy.records import (
-    Optimizer,
-    PreparedImages,
-    RecordedRun,
-    RecordedStudy,
-    Split,
-    TrialResult,
-    TrialSpec,
-    best_name,
-)
-from cnnstudy.resume import one_driver, past_trials, refuse_changes, refuse_other_images
-from cnnstudy.schema import StudyConfig
+from cnnstudy.proposals import Strategy
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.resume import one_driver, past_trials, refuse_changes
+from cnnstudy.schema import Confirm, StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
 from cnnstudy.tracking import REASON, Tracker
 
-#: Makes an executor that leaves the files of trials in a folder.
-MakeExecutor = Callable[[Path], Executor]
 COUNTS = ("finished", "pruned", "failed", "missing")
 
 
@@ -53,6 +41,7 @@ class Outcome:
     failed: int
     missing: int  # trials that are still to be run
     interrupted: bool
+    confirmed: Confirmed | None = None
 
 
 def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display) -> Outcome:
@@ -68,184 +57,139 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
         recorder = Recorder(tracker, recorded)
-        try:
+
+        def work(workshop: Workshop) -> Outcome:
+            _run_missing(workshop)
+            outcome = _outcome(study.config, recorder, interrupted=False)
+            options = study.config.confirm
+            if options is None or outcome.missing or not outcome.finished:
+                return outcome
+            try:
+                return replace(outcome, confirmed=confirm(workshop, options))
+            except NothingToConfirmError as nothing:
+                display.say(str(nothing))
+                return outcome
+
+        with _running(recorder):
             tracker.start_study(recorded, config, study.path, study.text)
-            interrupted = _run_missing(study.config, recorder, make_executor, display)
-            outcome = _outcome(study.config, recorder, interrupted)
-            tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
-            tags |= {REASON: "interrupted"} if interrupted else {}
-            tracker.end_run(recorded.run_id, "failed" if outcome.missing else "finished", tags)
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
-            with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
-                recorder.interrupt_unfinished()
-                tracker.end_run(recorded.run_id, "failed", {REASON: reason, "cnnstudy.message": str(error)})
-            raise
+            with contextlib.closing(Workshop(study.config, recorder, make_executor, display)) as workshop:
+                outcome = _work(workshop, work)
+            _end(recorder, outcome)
         return outcome
 
 
-def _run_missing(config: StudyConfig, recorder: Recorder, make_executor: MakeExecutor, display: Display) -> bool:
-    """Run the trials that are missing; whether that was interrupted."""
+def confirm_study(
+    name: str | None,
+    options: Mapping[str, int],
+    tracker: Tracker,
+    make_executor: MakeExecutor,
+    display: Display,
+    again: bool,
+) -> Outcome:
+    """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
+
+    Args:
+        name: of the study; None: the one that was run last.
+        options: keys of `confirm` that are to be others than in its file (or than the usual ones).
+        again: open the test split though it was opened for another champion.
+
+    Raises:
+        UnknownNameError: there is no such study.
+        NothingToConfirmError: no trial has finished and learnt something.
+        StudyBusyError, DataError, WeightsError, TrackingError, WorkerError: as run_study.
+    """
+    found = tracker.study(name)
+    with one_driver(found.name, tracker.uri), terminate_as_interrupt():
+        config, recorder = _recorded_config(found), Recorder(tracker, found)
+        chosen = _confirm_options(config, options)
+
+        def work(workshop: Workshop) -> Outcome:
+            confirmed = confirm(workshop, chosen, again)
+            return replace(_outcome(config, recorder, interrupted=False), confirmed=confirmed)
+
+        with _running(recorder):
+            tracker.restart_study(found)
+            recorder.interrupt_unfinished()
+            with contextlib.closing(Workshop(config, recorder, make_executor, display)) as workshop:
+                outcome = _work(workshop, work)
+            _end(recorder, outcome)
+        return outcome
+
+
+def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
+    try:
+        return Confirm.model_validate({**(config.confirm or Confirm()).model_dump(), **given})
+    except ValidationError as error:
+        options = {str(details["loc"][0]).replace("_", "-"): details["msg"] for details in error.errors()}
+        raise ConfigError("; ".join(f"--{option} {text}" for option, text in options.items())) from None
+
+
+def _recorded_config(study: RecordedStudy) -> StudyConfig:
+    try:
+        return StudyConfig.model_validate(study.config)
+    except ValueError as error:
+        raise StudyChangedError(
+            f"study {study.name!r} was recorded by another version, whose settings this one can't read: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _running(recorder: Recorder) -> Iterator[None]:
+    """Whatever ends the body, no run is left as running."""
+    try:
+        yield
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
+        with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
+            recorder.interrupt_unfinished()
+            tags = {REASON: reason, "cnnstudy.message": str(error)}
+            recorder.tracker.end_run(recorder.study.run_id, "failed", tags)
+        raise
+
+
+def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
+    """The work, or where it was interrupted how far it is."""
+    try:
+        return work(workshop)
+    except KeyboardInterrupt:
+        workshop.recorder.interrupt_unfinished()
+        return _outcome(workshop.config, workshop.recorder, interrupted=True)
+
+
+def _end(recorder: Recorder, outcome: Outcome) -> None:
+    tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
+    tags |= {REASON: "interrupted"} if outcome.interrupted else {}
+    recorder.tracker.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
+
+
+def _run_missing(workshop: Workshop) -> None:
+    """Run the trials that are missing."""
+    config, recorder, display = workshop.config, workshop.recorder, workshop.display
     past = past_trials(config, recorder, display)
     factorial = Factorial(config, past) if isinstance(config.strategy, strategies.Factorial) else None
     strategy: Strategy = factorial or Search(config, past)
     if factorial is not None:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
-        return False
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True) as folder:
-        executor = make_executor(Path(folder))
-        try:
-            preparation = Preparation(config, executor, recorder, display)
-            images = preparation.images(config.data, config.architectures)
-            refuse_other_images(recorder, next(iter(images.values())))
-            weights = preparation.source_weights(len(next(iter(images.values())).classes))
-            driver = Driver(config, strategy, recorder, executor, display, images, weights)
-            if factorial is not None:
-                tell_cost([driver.spec_of(proposal) for proposal in factorial.upcoming], recorder, executor, display)
-            driver.run()
-        except KeyboardInterrupt:
-            recorder.interrupt_unfinished()
-            return True
-        finally:
-            executor.close()
-    return False
-
-
-class Driver:
-    """Keeps the workers busy until the strategy has nothing more to propose."""
-
-    def __init__(
-        self,
-        config: StudyConfig,
-        strategy: Strategy,
-        recorder: Recorder,
-        executor: Executor,
-        display: Display,
-        images: dict[str, PreparedImages],
-        weights: dict[str, SourceWeights],
-    ) -> None:
-        self.config = config
-        self.strategy = strategy
-        self.recorder = recorder
-        self.executor = executor
-        self.display = display
-        self.images = images
-        self.weights = weights
-        self._running: dict[str, tuple[Proposal, Recording]] = {}
-
-    def run(self) -> None:
-        """All trials that are missing."""
-        total = self.config.total_trials
-        self.display.start_trials(total - self.strategy.remaining, total)
-        try:
-            self._fill_slots()
-            while self._running:
-                event = self.executor.next_event(timeout=3600)
-                if isinstance(event, Epoch):
-                    self._on_epoch(event)
-                elif isinstance(event, Done):
-                    self._on_done(event)
-                elif isinstance(event, Failed):
-                    self._on_failed(event)
-        except BaseException:
-            for key in self._running:
-                self.display.say(f"{key}  interrupted; the next call runs it again")
-            raise
-
-    def _fill_slots(self) -> None:
-        while len(self._running) < self.executor.slots:
-            proposal = self.strategy.next()
-            if proposal is None:
-                return
-            spec = self.spec_of(proposal)
-            digest = self.weights[proposal.architecture].digest
-            from_weights = digest and spec.levels["transfer"] != "scratch"
-            recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
-            self._running[spec.key] = (proposal, recording)
-            self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
-            self.display.start_trial(spec.key, recording.title, spec.epochs)
-
-    def spec_of(self, proposal: Proposal) -> TrialSpec:
-        """The whole of a trial, as a worker needs it."""
-        config, training = self.config, self.config.training
-        name, weights = proposal.architecture, self.weights[proposal.architecture]
-        epochs = epochs_of_trial(config, name, proposal.levels, self.images[name])
-        return TrialSpec(
-            study=config.name,
-            purpose="trial",
-            architecture=name,
-            number=proposal.number,
-            seed=proposal.seed,
-            levels=proposal.levels,
-            images=self.images[name],
-            split=Split(config.data.validation, config.data.test, config.seed),
-            epochs=epochs,
-            head_epochs=config.head_epochs_of(name, epochs),
-            patience=training.early_stopping,
-            monitor=config.objective.metric,
-            optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
-            weights_source=weights.source,
-            weights_file=weights.file,
-            updates=training.updates,
-            until_train_loss=training.until_train_loss,
-            keep_model=training.keep_models,
-            equal_updates=equal_updates(config, name, self.images[name]),
-            block=proposal.block,
-        )
-
-    def _on_epoch(self, event: Epoch) -> None:
-        proposal, recording = self._running[event.key]
-        prune = self.strategy.report(proposal, event.record.epoch, event.record.metrics[self.config.objective.metric])
-        self.executor.answer(event.key, not prune)
-        # the worker trains on while the epoch is recorded
-        self.recorder.epoch(recording, event.record)
-        self.display.epoch(event.key, event.record)
-
-    def _on_done(self, event: Done) -> None:
-        proposal, recording = self._running[event.key]
-        result = TrialResult.from_json(event.result)
-        self.strategy.tell(proposal, result.state, result.summary[self.config.objective.metric])
-        del self._running[event.key]
-        # the worker trains on while pictures are drawn and the trial is recorded
-        self._fill_slots()
-        self.recorder.finish(recording, result)
-        remove_files(result)
-        summary = result.summary
-        self.display.end_trial(
-            event.key,
-            f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
-            f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
-            f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
-            f"{result.frozen_parameters:,} frozen",
-        )
-
-    def _on_failed(self, event: Failed) -> None:
-        proposal, recording = self._running[event.key]
-        self.strategy.tell(proposal, "failed", None)
-        self.recorder.fail(recording, event)
-        del self._running[event.key]
-        self._fill_slots()
-        self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
+        return
+    driver = Driver(workshop, strategy)
+    if factorial is not None:
+        specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
+        tell_cost(specs, recorder, workshop.executor, display)
+    driver.run(config.total_trials)
 
 
 def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:
     trials = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind == "trial"]
     done = [run for run in trials if run.done]
-    finished = [run for run in done if run.state == "finished"]
-    outcome = Outcome(
+    return Outcome(
         recorded=recorder.study,
-        finished=len(finished),
+        finished=sum(run.state == "finished" for run in done),
         pruned=sum(run.state == "pruned" for run in done),
         failed=sum(run.state == "failed" for run in done),
         missing=_missing(config, done),
         interrupted=interrupted,
     )
-    best = best_trial(finished, config.objective.metric)
-    if best is not None and not interrupted:
-        value = best.metrics[best_name(config.objective.metric)]
-        recorder.tracker.register_champion(config.name, best, f"best {config.objective.metric}: {value:.4f}")
-    return outcome
 
 
 def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
@@ -257,11 +201,3 @@ def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
             numbers = {number for number in numbers if number < config.trials_of(name)}
         missing += max(0, config.trials_of(name) - len(numbers))
     return missing
-
-
-def best_trial(finished: list[RecordedRun], metric: str) -> RecordedRun | None:
-    """The best by the objective, and between equals by validation loss."""
-    sign = -1 if metric == "val/loss" else 1
-    rated = [run for run in finished if "cnnstudy.model" in run.tags]
-    key = best_name(metric)
-    return max(rated, key=lambda run: (sign * run.metrics[key], -run.metrics["best/val_loss"]), default=None)

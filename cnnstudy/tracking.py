@@ -131,6 +131,12 @@ class Tracker:
             self.set_tags(study.run_id, {**_config_tags(config), **tags})
             self._client.log_text(study.run_id, text, f"study/{file.name}")
 
+    def restart_study(self, study: RecordedStudy) -> None:
+        """Mark the study as running, with the configuration that it has."""
+        with self._translated():
+            self._client.update_run(study.run_id, status="RUNNING")
+        self.set_tags(study.run_id, {STATE: "running", REASON: "", "cnnstudy.message": ""})
+
     def artifacts_of(self, experiment_id: str) -> str:
         """Where the files of its runs go: a folder, or an address."""
         with self._translated():
@@ -223,34 +229,6 @@ class Tracker:
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
             self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
         return f"models:/{model_id}"
-
-    def register_champion(self, name: str, run: RecordedRun, reason: str) -> str | None:
-        """Give the run's model the alias `champion`; its version, or None where it has the alias already."""
-        source = run.tags["cnnstudy.model"]
-        with self._translated(), _default_address(self.uri):
-            with contextlib.suppress(MlflowException):
-                if self._client.get_model_version_by_alias(name, "champion").source == source:
-                    return None
-            with contextlib.suppress(MlflowException):
-                self._client.create_registered_model(name)
-            version = self._client.create_model_version(
-                name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
-            ).version
-            self._client.set_registered_model_alias(name, "champion", version)
-        return str(version)
-
-
-@contextlib.contextmanager
-def _default_address(uri: str) -> Iterator[None]:
-    """MLflow's registry looks a model up at the address in the environment, whatever its client's is."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_TRACKING_URI")
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _config_tags(config: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialSpec
 
 if TYPE_CHECKING:
     from trained_study import Trained
@@ -83,7 +83,7 @@ def spec() -> TrialSpec:
         epochs=3,
         head_epochs=1,
         patience=None,
-        monitor="val/accuracy",
+        rule=Rule("val/accuracy"),
         optimizer=Optimizer("adam"),
         weights_source="none",
         weights_file=None,

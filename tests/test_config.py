@@ -11,7 +11,7 @@ from mistakes import check_mistake, complaint, written
 
 from cnnstudy import config
 from cnnstudy.config import load_study
-from cnnstudy.schema import Budget, StudyConfig
+from cnnstudy.schema import Budget, Confirm, StudyConfig
 from cnnstudy.space import Choices, Range
 from cnnstudy.strategies import Search
 
@@ -554,6 +554,50 @@ MISTAKES = [
     ),
     ("  metric: val/loss", "  metric: 1 #!", "objective.metric", ["'val/accuracy' or 'val/loss'", "not 1."]),
     ("objective:\n  metric: val/loss", "objective: val/loss #!", "objective", ["must hold keys", "not 'val/loss'."]),
+    (
+        "  metric: val/loss",
+        "  metric: gap/accuracy #!",
+        "objective.metric",
+        ["'gap/accuracy' by itself is smallest where a network learns nothing", "objective.maximum_gap"],
+    ),
+    (
+        "  metric: val/loss",
+        "  metric: val/loss\n  maximum_gap: 10 #!",
+        "objective.maximum_gap",
+        ["less than 1", "not 10."],
+    ),
+    (
+        "  metric: val/loss",
+        "  metric: val/loss\n  maximum_gap: -0.1 #!",
+        "objective.maximum_gap",
+        ["greater than or equal to 0", "not -0.1."],
+    ),
+    (
+        "  metric: val/loss",
+        "  metric: val/loss\n  minimum_accuracy: 60 #!",
+        "objective.minimum_accuracy",
+        ["less than 1", "not 60."],
+    ),
+    (
+        "  metric: val/loss",
+        "  metric: val/loss\n  minimum_accuracy: half #!",
+        "objective.minimum_accuracy",
+        ["must be a number", "not 'half'."],
+    ),
+    # confirm
+    ("seed: 3", "confirm: 3 #!", "confirm", ["must hold keys", "not 3."]),
+    ("seed: 3", "confirm: {topp: 3} #!", "confirm.topp", ["unknown key; did you mean 'top'?"]),
+    ("seed: 3", "confirm: {top: 0} #!", "confirm.top", ["greater than or equal to 1", "not 0."]),
+    ("seed: 3", "confirm: {top: a} #!", "confirm.top", ["must be a whole number", "not 'a'."]),
+    ("seed: 3", "confirm: {seeds: 1} #!", "confirm.seeds", ["greater than or equal to 2", "not 1."]),
+    ("seed: 3", "confirm: {seeds: 101} #!", "confirm.seeds", ["less than or equal to 100", "not 101."]),
+    ("seed: 3", "confirm: {most_seeds: 201} #!", "confirm.most_seeds", ["less than or equal to 200", "not 201."]),
+    (
+        "seed: 3",
+        "confirm: {seeds: 5, most_seeds: 4} #!",
+        "confirm.most_seeds",
+        ["is 4, fewer than the 5 seeds that every candidate gets."],
+    ),
     # budget
     ("  trials: 9", "  trails: 9 #!", "budget.trails", ["unknown key; did you mean 'trials'?"]),
     ("  trials: 9", "  trials: 0 #!", "budget.trials", ["greater than or equal to 1", "not 0."]),
@@ -578,12 +622,14 @@ def test_a_mistake_is_named_with_file_line_key_what_was_given_and_what_is_allowe
 
 def test_every_key_of_a_study_file_has_at_least_two_mistakes_above() -> None:
     named = [key for _, _, key, fragments in MISTAKES if fragments]
-    groups = {"data", "factors", "training", "weights", "strategy", "objective", "budget"}
+    groups = {"data", "factors", "training", "weights", "strategy", "objective", "budget", "confirm"}
     for field in StudyConfig.model_fields:
         at_it = [key for key in named if key == field or key.startswith(f"{field}.")]
         assert len(at_it) >= 2, field
         # the keys of a factorial are in test_strategies
-        model = {"strategy": Search, "budget": Budget}.get(field, StudyConfig.model_fields[field].annotation)
+        model = {"strategy": Search, "budget": Budget, "confirm": Confirm}.get(
+            field, StudyConfig.model_fields[field].annotation
+        )
         if field in groups and hasattr(model, "model_fields"):
             for inner in model.model_fields:  # type: ignore[union-attr]
                 assert len([key for key in named if key.startswith(f"{field}.{inner}")]) >= 2, f"{field}.{inner}"

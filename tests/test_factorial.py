@@ -224,5 +224,5 @@ def test_trials_under_way_are_not_proposed_again_and_none_is_pruned() -> None:
     first = whole[0]
     assert first is not None
     assert not factorial.report(first, 1, 0.0)
-    factorial.tell(first, "failed", None)
+    factorial.tell(first, "failed", None, {})
     assert factorial.next() is None

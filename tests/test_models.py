@@ -11,6 +11,7 @@ from trained_study import NAME, Trained
 from cnnstudy.errors import ModelError, UnknownNameError
 from cnnstudy.models import Model, find_model
 from cnnstudy.records import TrialSpec
+from cnnstudy.registry import Registry
 from cnnstudy.tracking import KIND, REASON, STATE, Tracker
 
 
@@ -152,7 +153,7 @@ def test_the_champion_is_the_version_with_the_alias(tracker: Tracker, spec: Tria
         run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
         tracker.log_model(study.experiment_id, run_id, "a model", tmp_path / "saved", {}, 1, spec.images, {})
         run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)
-        tracker.register_champion("fake", run, "the best")
+        Registry(tracker.uri).register_champion("fake", run, "the best")
         assert find_model("fake", tracker.uri, tmp_path).title == f"fake/alexnet-00{number}"
     assert find_model("models:/fake/1", tracker.uri, tmp_path).title == "fake/alexnet-000"
     assert find_model("fake", tracker.uri, tmp_path).classes is None, "without trial.json nobody knows them"

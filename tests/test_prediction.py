@@ -21,7 +21,7 @@ from cnnstudy.errors import DataError, InputError, ModelError
 from cnnstudy.models import Model, find_model
 from cnnstudy.prediction import Prediction
 from cnnstudy.records import Split
-from cnnstudy.training.images import split_indices
+from cnnstudy.training.splits import split_indices
 
 
 def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Prediction]:

@@ -13,6 +13,7 @@ from cnnstudy.records import (
     Record,
     RecordedRun,
     RecordedStudy,
+    Rule,
     Split,
     TrialResult,
     TrialSpec,
@@ -42,7 +43,7 @@ SPEC = TrialSpec(
     epochs=3,
     head_epochs=1,
     patience=None,
-    monitor="val/loss",
+    rule=Rule("val/loss", 0.1),
     optimizer=Optimizer("adam"),
     weights_source="none",
     weights_file=None,
@@ -119,3 +120,45 @@ def test_names_of_metrics() -> None:
     assert best_name("val/loss") == "best/val_loss"
     study = RecordedStudy("tiny", "1", "id", {"objective": {"metric": "val/accuracy"}})
     assert study.objective == "val/accuracy"
+
+
+# ---- the rule
+
+GOOD = {"val/accuracy": 0.8, "val/loss": 0.5, "gap/accuracy": 0.05}
+BETTER = {"val/accuracy": 0.9, "val/loss": 0.6, "gap/accuracy": 0.25}
+
+
+def test_without_limits_the_metric_decides_and_between_equals_the_loss() -> None:
+    rule = Rule("val/accuracy")
+    assert not rule.limited
+    assert rule.rank(BETTER) > rule.rank(GOOD)
+    assert rule.rank({**GOOD, "val/loss": 0.4}) > rule.rank(GOOD)
+    assert rule.beyond(BETTER, "not-learning") == {}
+    assert Rule("val/loss").rank(GOOD) > Rule("val/loss").rank(BETTER)
+
+
+def test_what_keeps_the_limits_comes_first_then_what_is_least_beyond_them() -> None:
+    rule = Rule("val/accuracy", maximum_gap=0.1, minimum_accuracy=0.7)
+    assert rule.limited
+    assert rule.keeps(GOOD)
+    assert not rule.keeps(BETTER)
+    assert rule.rank(GOOD) > rule.rank(BETTER) > rule.rank({**BETTER, "gap/accuracy": 0.3})
+    assert not rule.keeps({**GOOD, "val/accuracy": 0.6})
+    assert not rule.keeps(GOOD, "not-learning"), "a network that learns nothing has no gap"
+    assert rule.keeps({**GOOD, "gap/accuracy": 0.9 - 0.8}), "0.9 - 0.8 is 0.1 but for rounding"
+    assert rule.beyond(BETTER)["maximum_gap"] == pytest.approx(0.15)
+
+
+def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
+    assert Rule("val/accuracy", maximum_gap=0.1).score(BETTER) == pytest.approx(0.75)
+    assert Rule("val/loss", maximum_gap=0.1).score(BETTER) == pytest.approx(0.75)
+    assert Rule("val/accuracy", maximum_gap=0.1).score(GOOD) == 0.8
+    assert Rule("val/accuracy", minimum_accuracy=0.95).score(GOOD) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("purpose", "key"),
+    [("trial", "vgg16-007"), ("pretrain", "pretrain-vgg16"), ("confirm", "confirm-vgg16-007-seed-10003")],
+)
+def test_the_key_of_a_trial(purpose: str, key: str) -> None:
+    assert dataclasses.replace(SPEC, architecture="vgg16", number=7, seed=10003, purpose=purpose).key == key

@@ -118,7 +118,7 @@ def test_the_outcome_says_what_transfer_did_and_where_to_look(
     assert "Trials: 2 finished, 0 pruned, 1 failed, 0 missing" in shown
     assert "python -m cnnstudy ui fake" in shown
     assert "leaderboard fake --csv" in shown
-    assert "models:/fake@champion" in shown
+    assert "python -m cnnstudy confirm fake" in shown
     assert "Stopped" not in shown
 
 

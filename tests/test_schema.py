@@ -125,8 +125,8 @@ def test_start_levels_take_the_type_of_their_factor() -> None:
 
 
 def test_the_objective_knows_its_direction() -> None:
-    assert study().objective.maximize
-    assert not study(objective={"metric": "val/loss"}).objective.maximize
+    assert study().objective.rule.maximize
+    assert not study(objective={"metric": "val/loss"}).objective.rule.maximize
 
 
 @pytest.mark.parametrize(

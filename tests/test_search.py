@@ -77,7 +77,7 @@ def run(
             if search.report(proposal, epoch, objective):
                 state = "pruned"
                 break
-        search.tell(proposal, state, value)
+        search.tell(proposal, state, value, {})
         done.append(record(proposal, state, value, reported))
     return done
 
@@ -93,7 +93,7 @@ def proposals(config: StudyConfig, past: Sequence[PastTrial] = ()) -> list[Propo
     search, found = Search(config, past), []
     while proposal := search.next():
         state, value, _ = outcome_of(proposal)
-        search.tell(proposal, state, value)
+        search.tell(proposal, state, value, {})
         found.append(proposal)
     return found
 
@@ -149,7 +149,7 @@ def test_a_stop_in_every_trial_changes_nothing(sampler: str) -> None:
         assert first is not None
         assert plain([first]) == plain([whole[stop]])
         assert first.seed == seeds[stop]
-        again.tell(first, whole[stop].state, whole[stop].value)
+        again.tell(first, whole[stop].state, whole[stop].value, {})
         assert plain(run(again)) == plain(whole[stop + 1 :])
 
 
@@ -417,6 +417,48 @@ def test_the_objective_says_which_way_is_better() -> None:
     assert found["val/loss"] < 0.3 < 0.6 < found["val/accuracy"]
 
 
+# ---- limits
+
+
+def test_tpe_seeks_the_best_that_keeps_the_limits() -> None:
+    """Little dropout is best, and breaks the limit: after its start TPE stays where it is kept, near the edge."""
+    config = study(
+        60,
+        architectures=["alexnet"],
+        factors={"dropout": {"low": 0.0, "high": 0.9}},
+        objective={"maximum_gap": 0.2},
+    )
+    search, tried = Search(config, []), []
+    while proposal := search.next():
+        dropout = float(proposal.levels["dropout"])
+        metrics = {"val/accuracy": 1 - dropout, "gap/accuracy": 0.5 - dropout, "val/loss": dropout}
+        search.tell(proposal, "finished", metrics["val/accuracy"], config.objective.rule.beyond(metrics))
+        tried.append(dropout)
+    late = tried[20:]
+    assert sum(dropout >= 0.3 for dropout in late) > 0.7 * len(late), late
+    assert min(dropout for dropout in late if dropout >= 0.3) < 0.35
+
+
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_limits_hold_after_a_stop(pruner: str) -> None:
+    config = study(30, architectures=["alexnet"], objective={"maximum_gap": 0.2}, strategy={"pruner": pruner})
+
+    def on(search: Search, most: int) -> list[PastTrial]:
+        done: list[PastTrial] = []
+        while len(done) < most and (proposal := search.next()):
+            dropout = float(proposal.levels["dropout"])
+            reported = {epoch: (1 - dropout) * epoch / 4 for epoch in range(1, 5)}
+            pruned = any([search.report(proposal, epoch, score) for epoch, score in reported.items()])
+            state, beyond = "pruned" if pruned else "finished", {"maximum_gap": 0.3 - dropout}
+            search.tell(proposal, state, 1 - dropout, beyond)
+            done.append(dataclasses.replace(record(proposal, state, 1 - dropout, reported), beyond=beyond))
+        return done
+
+    whole = on(Search(config, []), 30)
+    first = on(Search(config, []), 17)
+    assert plain(first + on(Search(config, first), 30)) == plain(whole)
+
+
 # ---- pruning
 
 
@@ -435,7 +477,7 @@ def pruned_at(
             if search.report(proposal, epoch, quality + epoch / 1000):
                 at = epoch
                 break
-        search.tell(proposal, "finished" if at is None else "pruned", quality)
+        search.tell(proposal, "finished" if at is None else "pruned", quality, {})
         found.append(at)
     return found
 
@@ -501,5 +543,5 @@ def test_one_network_is_not_measured_by_another() -> None:
         assert proposal is not None
         quality = 0.9 if proposal.architecture == "alexnet" else 0.2
         pruned.append(search.report(proposal, 1, quality))
-        search.tell(proposal, "finished", quality)
+        search.tell(proposal, "finished", quality, {})
     assert not any(pruned)

@@ -211,7 +211,7 @@ def test_ctrl_c_at_any_event_loses_nothing(desk: Desk, monkeypatch: pytest.Monke
 def test_ctrl_c_while_something_is_recorded(
     desk: Desk, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writes = ("start_study", "start_run", "log_metrics", "log_files", "log_model", "end_run", "register_champion")
+    writes = ("start_study", "start_run", "log_metrics", "log_files", "log_model", "end_run")
     calls = 0
     stop_at: int | None = None
 
@@ -230,7 +230,7 @@ def test_ctrl_c_while_something_is_recorded(
     one_trial = ("budget.trials=1", "training.epochs=1")
     desk.run(*one_trial)
     whole, reference = calls, desk.levels()
-    assert whole == 9  # summary metrics and the epoch's; the ends of trial and study
+    assert whole == 8  # summary metrics and the epoch's; the ends of trial and study
     for at in range(whole):
         desk.tracker = make_tracker(f"at-{at}")
         calls, stop_at = 0, at
@@ -475,23 +475,9 @@ def test_random_weights_are_said_everywhere(desk: Desk) -> None:
 # ---- the champion
 
 
-def test_the_champion_moves_only_to_a_better_trial(desk: Desk) -> None:
-    def champion() -> tuple[str, str]:
-        version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
-        return str(version.version), desk.tracker._client.get_run(version.run_id).data.tags["cnnstudy.trial"]
-
-    desk.run("budget.trials=2", accuracy={"alexnet-000": 0.6, "alexnet-001": 0.7})
-    assert champion() == ("1", "alexnet-001")
-    desk.run("budget.trials=3", accuracy={"alexnet-002": 0.65})
-    assert champion() == ("1", "alexnet-001")
-    desk.run("budget.trials=4", accuracy={"alexnet-003": 0.8})
-    assert champion() == ("2", "alexnet-003")
-
-
-def test_the_champion_of_losses_is_the_lowest(desk: Desk) -> None:
-    desk.run("objective.metric=val/loss", accuracy={"alexnet-000": 0.6, "alexnet-001": 0.8, "alexnet-002": 0.7})
-    version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
-    assert desk.tracker._client.get_run(version.run_id).data.tags["cnnstudy.trial"] == "alexnet-001"
+def test_without_confirmation_nobody_is_champion(desk: Desk) -> None:
+    assert desk.run().confirmed is None
+    assert desk.tracker._client.search_registered_models() == []
 
 
 def test_a_study_of_failures_has_no_champion(desk: Desk) -> None:
@@ -568,9 +554,6 @@ def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
     assert kinds(desk) == ["prepare_images", "measure_speed", *["run_trial"] * 4]
     told = next(place for place, line in enumerate(desk.said) if "(measured: alexnet scratch " in line)
     assert told < next(place for place, line in enumerate(desk.said) if line.endswith(": started"))
-    version = desk.tracker._client.get_model_version_by_alias("fake", "champion")
-    best = max(desk.runs(), key=lambda run: run.metrics["best/val_accuracy"])
-    assert version.run_id == best.run_id
 
 
 def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:

@@ -14,6 +14,7 @@ import pytest
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
+from cnnstudy.registry import Registry
 from cnnstudy.tracking import DEFAULT_URI, REASON, Tracker, tracking_uri
 
 CONFIG: dict[str, Any] = {"objective": {"metric": "val/accuracy"}, "budget": {"trials": 3}}
@@ -162,7 +163,7 @@ def test_a_model_is_ready_and_belongs_to_its_run(
 def test_the_champion_is_a_version_of_that_model(
     make_tracker: Callable[[str], Tracker], spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = make_tracker("another place than the default")
+    tracker = Registry(make_tracker("another place than the default").uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///not-this-one.db")
     study = tracker.open_study("fake", CONFIG)
     runs = []
@@ -171,7 +172,7 @@ def test_the_champion_is_a_version_of_that_model(
         log_model(tracker, study, spec, run_id)
         runs.append(recorded(tracker, study, run_id))
     assert tracker.register_champion("fake", runs[0], "the first") == "1"
-    assert tracker.register_champion("fake", runs[0], "the same again") is None
+    assert tracker.register_champion("fake", runs[0], "the same again") == "1"
     assert tracker.register_champion("fake", runs[1], "better") == "2"
     version = tracker._client.get_model_version_by_alias("fake", "champion")
     assert (str(version.version), version.run_id, version.description) == ("2", runs[1].run_id, "better")

@@ -18,6 +18,7 @@ from cnnstudy.config import load_study
 from cnnstudy.display import Display
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import RecordedRun
+from cnnstudy.registry import Registry
 from cnnstudy.study import run_study
 from cnnstudy.tracking import Tracker
 
@@ -69,6 +70,7 @@ def trained_study(folder: Path, empty_database: Path) -> Iterator[Trained]:
             outcome = run_study(load_study("study.yaml"), tracker, lambda _: executor, Display())
         (run,) = [run for run in tracker.runs(outcome.recorded.experiment_id) if run.kind == "trial"]
         assert run.state == "finished", run
+        Registry(tracker.uri).register_champion(NAME, run, "for tests")
         yield Trained(folder, tracker.uri, executor, run)
     finally:
         LocalExecutor.close(executor)

@@ -17,13 +17,15 @@ from typing import Any, Literal, Protocol
 
 from cnnstudy.records import EpochRecord
 
+Kind = Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model", "open_test"]
+
 
 @dataclass(frozen=True)
 class Job:
     """One piece of work: its kind, and what the worker's function of that kind takes."""
 
     key: str
-    kind: Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model"]
+    kind: Kind
     payload: dict[str, Any]
 
 

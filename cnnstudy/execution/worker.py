@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
-from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
 
 
 def main() -> None:
@@ -58,6 +58,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "open_test": self._open_test,
         }
         try:
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
@@ -137,6 +138,16 @@ class Worker:
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export(model, payload["classes"], folder, payload["format"], progress)
+
+    def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._set_up_tensorflow()
+        from cnnstudy.training.held_out import evaluate
+
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
+        return evaluate([Path(file) for file in payload["models"]], images, split, progress)
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

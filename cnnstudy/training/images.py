@@ -1,7 +1,6 @@
 """Images of a study: decoded once into the cache, split, and handed to training.
 
-The split, the subsets and the probe come from one ranking of the images of a class, by a hash of seed and key: the
-same on every machine and file system, and nested (a larger subset holds the smaller one).
+The subsets and the probe follow the ranking of splits.py: they are nested, a larger subset holds the smaller one.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.batches import used_of
 from cnnstudy.training.decoding import DECODER_VERSION, Progress, decode_all
+from cnnstudy.training.splits import held_out_count, ranked, split_indices
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A cache entry: all images [n, size, size, 3] uint8 as a memory map, keys, labels [n] int64, and which are usable.
+
+    It holds the whole data set, held-out images among it: only a split says what may be looked at.
+    """
+
+    pixels: np.ndarray
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    usable: np.ndarray  # places
 
 
 @dataclass(frozen=True)
@@ -96,8 +109,8 @@ def _refusal(options: DataOptions, bad: dict[str, str], total: int) -> str:
 def _capped(source: ImageSource, options: DataOptions, split: Split) -> ImageSource:
     if options.images_per_class is None:
         return source
-    ranked = _ranked([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
-    kept = sorted(i for members in ranked for i in members[: options.images_per_class])
+    order = ranked([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
+    kept = sorted(i for members in order for i in members[: options.images_per_class])
     return ImageSource(source.classes, tuple(source.images[i] for i in kept))
 
 
@@ -148,35 +161,6 @@ def _bytes_of(image: SourceImage) -> bytes:
     return image.content if isinstance(image.content, bytes) else image.content.tobytes()
 
 
-def _ranked(keys: Sequence[str], labels: Sequence[int], salt: str) -> list[list[int]]:
-    """The images of each class in the order of the hash of salt and key."""
-    order = sorted(range(len(keys)), key=lambda i: hashlib.sha256(f"{salt}\0{keys[i]}".encode()).digest())
-    members: list[list[int]] = [[] for _ in range(max(labels, default=-1) + 1)]
-    for i in order:
-        members[labels[i]].append(i)
-    return members
-
-
-def split_indices(
-    keys: Sequence[str], labels: Sequence[int], split: Split, block: int | None = None
-) -> dict[str, list[list[int]]]:
-    """Train, validation and test as indices, class by class, each class in its ranked order.
-
-    Each block divides train and validation anew; test images are the same in all of them.
-    """
-    parts: dict[str, list[list[int]]] = {"train": [], "validation": [], "test": []}
-    again = None if block is None else _ranked(keys, labels, f"split-{split.seed}-block-{block}")
-    for label, members in enumerate(_ranked(keys, labels, f"split-{split.seed}")):
-        test, validation = (max(1, round(share * len(members))) for share in (split.test, split.validation))
-        parts["test"].append(members[:test])
-        if again is not None:
-            held_out = set(members[:test])
-            members = members[:test] + [i for i in again[label] if i not in held_out]
-        parts["validation"].append(members[test : test + validation])
-        parts["train"].append(members[test + validation :])
-    return parts
-
-
 def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
     """Images per class in each part of the split."""
     labels = [image.label for image in images]
@@ -195,7 +179,24 @@ def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split
                 f"class {classes[label]!r} has {labels.count(label)} usable images; validation {split.validation:g} "
                 f"and test {split.test:g} leave none of them to train on. Add images or make these shares smaller."
             )
-    return {part: tuple(map(len, members)) for part, members in parts.items()}
+    held_out = tuple(held_out_count(labels.count(label), split) for label in range(len(classes)))
+    return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
+
+
+def open_decoded(images: PreparedImages) -> Decoded:
+    """The decoded images in the cache.
+
+    Raises:
+        DataError: the cache entry is gone.
+    """
+    folder = Path(images.folder)
+    try:
+        index = _read_index(folder)
+        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except OSError as reason:
+        raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
+    usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
+    return Decoded(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
 
 
 def load_for_training(
@@ -216,15 +217,9 @@ def load_for_training(
     Raises:
         DataError: the cache entry is gone.
     """
-    folder = Path(images.folder)
-    try:
-        index = _read_index(folder)
-        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except OSError as reason:
-        raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
-    usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    labels = np.array(index["labels"], dtype=np.int64)
-    parts = split_indices([index["keys"][i] for i in usable], labels[usable].tolist(), split, block)
+    decoded = open_decoded(images)
+    pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
+    parts = split_indices([decoded.keys[i] for i in usable], labels[usable].tolist(), split, block)
     train = [members[: used_of(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 

@@ -177,13 +177,12 @@ class _Best:
         self.spec = spec
         self.network = network
         self.epoch = 0
-        self._rank = (-np.inf, -np.inf)
+        self._rank = (-np.inf,) * 3
         self._weights: list[np.ndarray] = []
 
     def offer(self, record: EpochRecord) -> None:
-        """Keep the epoch if it is better: by the monitor, and between equals by validation loss."""
-        value = record.metrics[self.spec.monitor]
-        rank = (value if self.spec.monitor == "val/accuracy" else -value, -record.metrics["val/loss"])
+        """Keep the epoch if it is better."""
+        rank = self.spec.rule.rank(record.metrics)
         if rank > self._rank:
             self._rank, self.epoch = rank, record.epoch
             self._weights = self.network.logits.get_weights()

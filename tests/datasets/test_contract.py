@@ -17,7 +17,9 @@ from cnnstudy import datasets
 from cnnstudy.datasets import DataOptions
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.records import Split
-from cnnstudy.training.images import load_for_training, prepare, split_indices
+from cnnstudy.training.held_out import held_out_indices
+from cnnstudy.training.images import load_for_training, prepare
+from cnnstudy.training.splits import split_indices
 
 SPLIT = Split(validation=0.2, test=0.2, seed=3)
 
@@ -95,9 +97,11 @@ def test_splits_are_disjoint_stratified_and_need_no_order(options: DataOptions) 
 
     def split(order: list[int]) -> dict[str, list[list[str]]]:
         keys, labels = [source.images[i].key for i in order], [source.images[i].label for i in order]
+        held_out = held_out_indices(keys, labels, SPLIT)
+        by_label = [[i for i in held_out if labels[i] == label] for label in range(len(source.classes))]
         return {
-            part: [[keys[i] for i in members] for members in by_class]
-            for part, by_class in split_indices(keys, labels, SPLIT).items()
+            part: [sorted(keys[i] for i in members) for members in by_class]
+            for part, by_class in {**split_indices(keys, labels, SPLIT), "test": by_label}.items()
         }
 
     order = list(range(len(source.images)))

@@ -20,7 +20,7 @@ from cnnstudy import architectures
 from cnnstudy.datasets.digits import Options
 from cnnstudy.execution import Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.execution.local import LocalExecutor
-from cnnstudy.records import Optimizer, PreparedImages, Speed, Split, TrialResult, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, Rule, Speed, Split, TrialResult, TrialSpec
 from cnnstudy.space import complete_levels
 
 #: By name: makes an executor with so many slots that leaves files in a folder.
@@ -115,7 +115,7 @@ def spec(warm: Executor) -> TrialSpec:
         epochs=2,
         head_epochs=1,
         patience=None,
-        monitor="val/accuracy",
+        rule=Rule("val/accuracy"),
         optimizer=Optimizer("adam"),
         weights_source="none",
         weights_file=None,

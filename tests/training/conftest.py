@@ -10,7 +10,7 @@ import pytest
 
 from cnnstudy.architectures import find
 from cnnstudy.datasets import find as find_data
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
 from cnnstudy.space import complete_levels
 from cnnstudy.training.images import prepare
 
@@ -47,7 +47,7 @@ def make_spec(digits: Callable[[int], PreparedImages]) -> Callable[..., TrialSpe
                 "epochs": 2,
                 "head_epochs": 1,
                 "patience": None,
-                "monitor": "val/accuracy",
+                "rule": Rule("val/accuracy"),
                 "optimizer": Optimizer("adam"),
                 "weights_source": "file" if weights else "none",
                 "weights_file": str(weights) if weights else None,

@@ -18,7 +18,8 @@ from cnnstudy.datasets.folder import Options
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training import images
-from cnnstudy.training.images import Images, load_for_training, prepare, split_indices
+from cnnstudy.training.images import Images, load_for_training, prepare
+from cnnstudy.training.splits import split_indices
 
 SPLIT = Split(validation=0.2, test=0.2, seed=7)
 
@@ -141,7 +142,7 @@ def test_the_probe_is_part_of_train_and_as_large_as_validation(folder: Path) -> 
 
 def test_the_seed_moves_the_split() -> None:
     keys, labels = [f"{index}" for index in range(100)], [0] * 100
-    parts = [split_indices(keys, labels, Split(0.2, 0.2, seed))["test"][0] for seed in (1, 1, 2)]
+    parts = [split_indices(keys, labels, Split(0.2, 0.2, seed))["train"][0] for seed in (1, 1, 2)]
     assert parts[0] == parts[1] != parts[2]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cnnstudy.architectures import AUXILIARY, HEAD
 from cnnstudy.errors import DataError
-from cnnstudy.records import EpochRecord, Optimizer, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
 from cnnstudy.training import correctness, loop, transfer, trial, weights
 from cnnstudy.training.batches import Batches
 from cnnstudy.training.images import Images, TrainingImages, load_for_training
@@ -156,7 +156,7 @@ def test_a_trial_depends_on_its_seed_and_on_nothing_before_it(make_spec: MakeSpe
 
 def test_no_patience_left(make_spec: MakeSpec, tmp_path: Path) -> None:
     # a learning rate that kills the network: validation loss then wavers around ln 5
-    result, records = run(make_spec(epochs=20, patience=2, learning_rate=0.03, monitor="val/loss"), tmp_path)
+    result, records = run(make_spec(epochs=20, patience=2, learning_rate=0.03, rule=Rule("val/loss")), tmp_path)
     assert result.epochs == len(records) < 20
     assert result.ended_by == "early stopping"
     assert result.epochs - result.best_epoch == 2
@@ -378,7 +378,7 @@ def test_weights_that_do_not_come_back_are_noticed(
         ),
     )
     # best at an early epoch, or the last weights are the restored ones
-    spec = make_spec(epochs=3, batch_size=8, learning_rate=0.01, monitor="val/loss")
+    spec = make_spec(epochs=3, batch_size=8, learning_rate=0.01, rule=Rule("val/loss"))
     with pytest.raises(RuntimeError, match="kept at epoch"):
         run(spec, tmp_path)
 
@@ -387,3 +387,16 @@ def test_a_model_is_kept_only_if_asked_for(make_spec: MakeSpec, tmp_path: Path) 
     result, _ = run(make_spec(epochs=1, keep_model=False), tmp_path)
     assert (result.state, list(result.files)) == ("finished", ["correctness"])
     assert [path.name for path in tmp_path.iterdir()] == ["correctness.npz"]
+
+
+def test_the_best_epoch_keeps_the_limits_of_the_study(make_spec: MakeSpec, tmp_path: Path) -> None:
+    free = make_spec(epochs=6, batch_size=4, learning_rate=0.001, keep_model=False)
+    _, records = run(free, tmp_path / "free")
+    gaps = [record.metrics["gap/accuracy"] for record in records]
+    limit = sorted(gaps)[2]  # kept in three of the epochs
+    result, again = run(dataclasses.replace(free, rule=Rule("val/accuracy", maximum_gap=limit)), tmp_path / "limited")
+    assert [record.metrics["gap/accuracy"] for record in again] == gaps
+    within = [record for record in records if record.metrics["gap/accuracy"] <= limit]
+    best = max(within, key=lambda record: (record.metrics["val/accuracy"], -record.metrics["val/loss"]))
+    assert result.best_epoch == best.epoch
+    assert result.summary["gap/accuracy"] <= limit

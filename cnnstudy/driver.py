@@ -1,0 +1,181 @@
+"""The workers at their work: a study's images and weights, and the loop that hands out trials and records them."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cnnstudy.budget import epochs_of_trial, equal_updates
+from cnnstudy.display import Display
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.preparation import Preparation, SourceWeights
+from cnnstudy.proposals import Proposal, Strategy
+from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.resume import refuse_other_images
+from cnnstudy.schema import StudyConfig
+
+#: Makes an executor that leaves the files of trials in a folder.
+MakeExecutor = Callable[[Path], Executor]
+
+
+class Workshop:
+    """What trials of a study need: workers, images, source weights. Each is made when it is first asked for.
+
+    Raises, when images and weights are:
+        StudyChangedError: trials are recorded that saw other images.
+        DataError, WeightsError, WorkerError: they can't be had.
+    """
+
+    def __init__(self, config: StudyConfig, recorder: Recorder, make_executor: MakeExecutor, display: Display) -> None:
+        self.config = config
+        self.recorder = recorder
+        self.display = display
+        self._make_executor = make_executor
+        self._folder = tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True)
+
+    def close(self) -> None:
+        """End the workers and remove what they left."""
+        if "executor" in self.__dict__:
+            self.executor.close()
+        self._folder.cleanup()
+
+    def prepare(self) -> None:
+        """Make all of it now, before the first trial."""
+        _ = self.images, self.weights
+
+    @property
+    def folder(self) -> Path:
+        """For files; it goes with the workshop."""
+        return Path(self._folder.name)
+
+    @functools.cached_property
+    def executor(self) -> Executor:
+        return self._make_executor(self.folder)
+
+    @functools.cached_property
+    def images(self) -> dict[str, PreparedImages]:
+        """By network."""
+        images = self._preparation.images(self.config.data, self.config.architectures)
+        refuse_other_images(self.recorder, next(iter(images.values())))
+        return images
+
+    @functools.cached_property
+    def weights(self) -> dict[str, SourceWeights]:
+        """By network."""
+        return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
+
+    @functools.cached_property
+    def _preparation(self) -> Preparation:
+        return Preparation(self.config, self.executor, self.recorder, self.display)
+
+    def spec_of(self, proposal: Proposal) -> TrialSpec:
+        """The whole of a trial, as a worker needs it."""
+        config, training = self.config, self.config.training
+        name, weights = proposal.architecture, self.weights[proposal.architecture]
+        epochs = epochs_of_trial(config, name, proposal.levels, self.images[name])
+        return TrialSpec(
+            study=config.name,
+            purpose=proposal.purpose,
+            architecture=name,
+            number=proposal.number,
+            seed=proposal.seed,
+            levels=proposal.levels,
+            images=self.images[name],
+            split=Split(config.data.validation, config.data.test, config.seed),
+            epochs=epochs,
+            head_epochs=config.head_epochs_of(name, epochs),
+            patience=training.early_stopping,
+            rule=config.objective.rule,
+            optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
+            weights_source=weights.source,
+            weights_file=weights.file,
+            updates=training.updates,
+            until_train_loss=training.until_train_loss,
+            # a champion without a model would be of no use
+            keep_model=training.keep_models or proposal.purpose == "confirm",
+            equal_updates=equal_updates(config, name, self.images[name]),
+            block=proposal.block,
+        )
+
+
+class Driver:
+    """Keeps the workers busy until the strategy has nothing more to propose."""
+
+    def __init__(self, workshop: Workshop, strategy: Strategy) -> None:
+        self.workshop = workshop
+        self.rule = workshop.config.objective.rule
+        self.strategy = strategy
+        self.recorder = workshop.recorder
+        self.executor = workshop.executor
+        self.display = workshop.display
+        self._running: dict[str, tuple[Proposal, Recording]] = {}
+
+    def run(self, total: int) -> None:
+        """All trials that are missing of so many."""
+        self.workshop.prepare()
+        self.display.start_trials(total - self.strategy.remaining, total)
+        try:
+            self._fill_slots()
+            while self._running:
+                event = self.executor.next_event(timeout=3600)
+                if isinstance(event, Epoch):
+                    self._on_epoch(event)
+                elif isinstance(event, Done):
+                    self._on_done(event)
+                elif isinstance(event, Failed):
+                    self._on_failed(event)
+        except BaseException:
+            for key in self._running:
+                self.display.say(f"{key}  interrupted; the next call runs it again")
+            raise
+
+    def _fill_slots(self) -> None:
+        while len(self._running) < self.executor.slots:
+            proposal = self.strategy.next()
+            if proposal is None:
+                return
+            spec = self.workshop.spec_of(proposal)
+            digest = self.workshop.weights[proposal.architecture].digest
+            from_weights = digest and spec.levels["transfer"] != "scratch"
+            recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
+            self._running[spec.key] = (proposal, recording)
+            self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
+            self.display.start_trial(spec.key, recording.title, spec.epochs)
+
+    def _on_epoch(self, event: Epoch) -> None:
+        proposal, recording = self._running[event.key]
+        prune = self.strategy.report(proposal, event.record.epoch, self.rule.score(event.record.metrics))
+        self.executor.answer(event.key, not prune)
+        # the worker trains on while the epoch is recorded
+        self.recorder.epoch(recording, event.record)
+        self.display.epoch(event.key, event.record)
+
+    def _on_done(self, event: Done) -> None:
+        proposal, recording = self._running[event.key]
+        result = TrialResult.from_json(event.result)
+        summary = result.summary
+        beyond = self.rule.beyond(summary, result.verdict)
+        self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
+        del self._running[event.key]
+        # the worker trains on while pictures are drawn and the trial is recorded
+        self._fill_slots()
+        self.recorder.finish(recording, result)
+        remove_files(result)
+        self.display.end_trial(
+            event.key,
+            f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
+            f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
+            f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
+            f"{result.frozen_parameters:,} frozen",
+        )
+
+    def _on_failed(self, event: Failed) -> None:
+        proposal, recording = self._running[event.key]
+        self.strategy.tell(proposal, "failed", None, {})
+        self.recorder.fail(recording, event)
+        del self._running[event.key]
+        self._fill_slots()
+        self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")

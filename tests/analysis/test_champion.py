@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cnnstudy.analysis.champion import (
+    BEHIND,
+    BEYOND,
+    CHAMPION,
+    FAILED,
+    TIED,
+    Candidate,
+    Standing,
+    candidates,
+    naive_best,
+    standings,
+    to_json,
+    typical_seed,
+)
+from cnnstudy.records import RecordedRun, Rule
+
+ACCURACY = Rule("val/accuracy")
+
+
+def candidate(number: int, searched: float = 0.8) -> Candidate:
+    levels = {"transfer": "scratch", "batch_size": 8 * (number + 1), "dropout": 0.5}
+    return Candidate("alexnet", number, levels, searched, 0.1)
+
+
+def measured(values: Sequence[float | None], gap: float = 0.1) -> dict[int, dict[str, float] | None]:
+    return {
+        10_000 + seed: None if value is None else {"val/accuracy": value, "val/loss": 1 - value, "gap/accuracy": gap}
+        for seed, value in enumerate(values)
+    }
+
+
+def named(found: Sequence[Standing]) -> dict[int, str]:
+    return {one.candidate.number: one.standing for one in found}
+
+
+# ---- candidates
+
+
+def finished(make_run: Any, number: int, accuracy: float, **changes: Any) -> RecordedRun:
+    levels = {"batch_size": changes.pop("batch_size", 8 * (number + 1))}
+    metrics = changes.pop("metrics", {})
+    tags = {"cnnstudy.number": str(number), **changes.pop("tags", {})}
+    run = make_run(number, accuracy, levels, tags=tags, **changes)
+    every = {"best/train_loss": 0.1, "best/gap_loss": 0.9 - accuracy}
+    return RecordedRun(**{**vars(run), "metrics": {**run.metrics, **every, **metrics}})
+
+
+def test_candidates_are_the_best_combinations_by_the_mean_of_their_trials(make_run: Any) -> None:
+    runs = [
+        finished(make_run, 0, 0.9, batch_size=8),
+        finished(make_run, 1, 0.5, batch_size=8),
+        finished(make_run, 2, 0.75, batch_size=16),
+        finished(make_run, 3, 0.6, batch_size=32),
+        finished(make_run, 4, 0.99, state="pruned"),
+    ]
+    found = candidates(runs, ACCURACY, 2)
+    assert [(one.trial, round(one.searched, 3)) for one in found] == [("alexnet-002", 0.75), ("alexnet-000", 0.7)]
+    assert found[0].title == "alexnet, scratch, batch size 16, dropout 0.5"
+    assert naive_best(runs, ACCURACY) is runs[0], "the naive best is one lucky trial"
+
+
+def test_candidates_within_the_limits_come_first_and_those_that_learnt_nothing_never(make_run: Any) -> None:
+    runs = [
+        finished(make_run, 0, 0.9, metrics={"best/gap_accuracy": 0.3}),
+        finished(make_run, 1, 0.7, metrics={"best/gap_accuracy": 0.05}),
+        finished(make_run, 2, 0.2, metrics={"best/gap_accuracy": 0.0}, tags={"cnnstudy.verdict": "not-learning"}),
+    ]
+    found = candidates(runs, Rule("val/accuracy", maximum_gap=0.1), 5)
+    assert [one.trial for one in found] == ["alexnet-001", "alexnet-000"]
+    floor = candidates(runs, Rule("val/accuracy", maximum_gap=0.1, minimum_accuracy=0.8), 5)
+    # the one lacks 10 points of accuracy, the other has 20 points of gap too much
+    assert [one.trial for one in floor] == ["alexnet-001", "alexnet-000"]
+    assert candidates([runs[2]], ACCURACY, 5) == []
+    assert naive_best([], ACCURACY) is None
+
+
+def test_by_loss_the_lowest_is_best(make_run: Any) -> None:
+    runs = [finished(make_run, n, 0.5, metrics={"best/val_loss": loss}) for n, loss in enumerate((0.9, 0.4, 0.6))]
+    assert [one.trial for one in candidates(runs, Rule("val/loss"), 2)] == ["alexnet-001", "alexnet-002"]
+
+
+# ---- standings
+
+
+def test_the_best_by_mean_is_champion_and_what_is_clearly_worse_is_behind() -> None:
+    found = standings(
+        [
+            (candidate(0), measured([0.70, 0.72, 0.71, 0.69, 0.70])),
+            (candidate(1), measured([0.80, 0.82, 0.81, 0.79, 0.80])),
+            (candidate(2), measured([0.79, 0.83, 0.80, 0.80, 0.79])),
+        ],
+        ACCURACY,
+    )
+    assert [one.candidate.number for one in found] == [1, 2, 0]
+    assert named(found) == {1: CHAMPION, 2: TIED, 0: BEHIND}
+
+
+def test_pairs_count_and_not_the_spread_between_seeds() -> None:
+    """A seed that is hard for both does not hide that one is always better."""
+    hard = [0.5, 0.9, 0.6, 0.8, 0.7]
+    found = standings(
+        [
+            (candidate(0), measured(hard)),
+            (candidate(1), measured([value - 0.02 - 0.001 * i for i, value in enumerate(hard)])),
+        ],
+        ACCURACY,
+    )
+    assert named(found) == {0: CHAMPION, 1: BEHIND}
+
+
+def test_equal_candidates_are_tied_and_a_constant_difference_is_none_of_chance() -> None:
+    values = [0.5, 0.6, 0.7]
+    same = standings([(candidate(0), measured(values)), (candidate(1), measured(values))], ACCURACY)
+    assert named(same) == {0: CHAMPION, 1: TIED}
+    less = [value - 0.1 for value in values]
+    apart = standings([(candidate(0), measured(values)), (candidate(1), measured(less))], ACCURACY)
+    assert named(apart) == {0: CHAMPION, 1: BEHIND}
+
+
+def test_more_looks_ask_for_more() -> None:
+    pair = [
+        (candidate(0), measured([0.80, 0.82, 0.84, 0.81])),
+        (candidate(1), measured([0.78, 0.79, 0.79, 0.80])),
+    ]
+    assert 0.025 < stats.ttest_1samp([0.02, 0.03, 0.05, 0.01], 0).pvalue < 0.05
+    assert named(standings(pair, ACCURACY, looks=1))[1] == BEHIND
+    assert named(standings(pair, ACCURACY, looks=2))[1] == TIED
+
+
+def test_limits_hold_on_average_and_a_failed_seed_is_no_champion() -> None:
+    rule = Rule("val/accuracy", maximum_gap=0.12)
+    found = standings(
+        [
+            (candidate(0), measured([0.9, 0.91, 0.92], gap=0.2)),
+            (candidate(1), measured([0.7, 0.71, 0.72], gap=0.1)),
+            (candidate(2), measured([0.95, None, 0.96], gap=0.1)),
+        ],
+        rule,
+    )
+    assert named(found) == {1: CHAMPION, 0: BEYOND, 2: FAILED}
+    assert [one.failed for one in found] == [0, 0, 1]
+    none = standings([(candidate(0), measured([0.9, 0.9], gap=0.2)), (candidate(2), measured([None, None]))], rule)
+    assert [one.standing for one in none] == [BEYOND, FAILED]
+    assert math.isnan(none[1].mean)
+    assert to_json(none[1])["mean"] is None
+    json.dumps([to_json(one) for one in none], allow_nan=False)
+
+
+def test_the_interval_allows_for_the_choice_on_its_flattering_side_only() -> None:
+    values = [0.70, 0.74, 0.71, 0.69, 0.73]
+    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(5)
+    best = standings([(candidate(n), measured([v - 0.1 * n for v in values])) for n in range(4)], ACCURACY)[0]
+    assert best.high == pytest.approx(mean + stats.t.ppf(0.975, 4) * error)
+    assert best.low == pytest.approx(mean - stats.t.ppf(1 - 0.025 / 4, 4) * error)
+    alone = standings([(candidate(0), measured(values))], ACCURACY)[0]
+    assert (alone.low, alone.high) == pytest.approx(stats.t.interval(0.95, 4, mean, error))
+    losses = standings([(candidate(n), measured([v - 0.1 * n for v in values])) for n in range(4)], Rule("val/loss"))[0]
+    assert losses.mean - losses.low < losses.high - losses.mean, "there a loss that is too low flatters"
+
+
+def test_the_typical_seed_is_the_median_one() -> None:
+    assert typical_seed(standings([(candidate(0), measured([0.9, 0.1, 0.5]))], ACCURACY)[0]) == 10_002
+    assert typical_seed(standings([(candidate(0), measured([0.9, 0.1, 0.5, 0.6]))], ACCURACY)[0]) == 10_002
+
+
+# ---- a search whose true values are known
+
+
+def simulate(dice: np.random.Generator) -> tuple[float, float, Standing, float]:
+    """Sixty combinations, each tried once; the best three confirmed with five seeds, or ten where it is close.
+
+    Returns:
+        The naive best's value and truth, the champion and its truth.
+    """
+    truth = dice.normal(0.75, 0.02, 60)
+    tried = truth + dice.normal(0, 0.03, 60)
+    naive = int(tried.argmax())
+    top = [candidate(int(n), float(tried[n])) for n in np.argsort(-tried)[:3]]
+    shared, own = dice.normal(0, 0.02, 10), {one.number: dice.normal(0, 0.02, 10) for one in top}
+
+    def look(chosen: Sequence[Candidate], seeds: int) -> list[Standing]:
+        values: list[tuple[Candidate, Mapping[int, Mapping[str, float] | None]]] = [
+            (one, measured([float(truth[one.number] + shared[s] + own[one.number][s]) for s in range(seeds)]))
+            for one in chosen
+        ]
+        return standings(values, ACCURACY, 2)
+
+    first = look(top, 5)
+    close = [one.candidate for one in first if one.standing in (CHAMPION, TIED)]
+    champion = first[0]
+    if len(close) > 1:
+        champion = look(close, 10)[0]
+    return float(tried[naive]), float(truth[naive]), champion, float(truth[champion.candidate.number])
+
+
+def test_the_champions_interval_covers_the_truth_at_its_rate_and_the_naive_best_does_not() -> None:
+    dice, count = np.random.default_rng(5), 400
+    covered = naive_covered = 0
+    optimism, bias = [], []
+    for _ in range(count):
+        naive, naive_truth, champion, truth = simulate(dice)
+        assert champion.low is not None
+        assert champion.high is not None
+        covered += champion.low <= truth <= champion.high
+        # what one would say of a single trial that knew its own spread
+        naive_covered += abs(naive - naive_truth) <= 1.96 * 0.03
+        optimism.append(naive - naive_truth)
+        bias.append(champion.mean - truth)
+    # 95 %, give or take what 400 simulations can't tell; at most what Bonferroni gives away
+    assert stats.binomtest(covered, count, 0.95).pvalue > 0.01 or covered / count > 0.95
+    assert covered / count <= 0.99
+    assert naive_covered / count < 0.7
+    assert np.mean(optimism) > 0.04
+    assert abs(np.mean(bias)) < 0.01, "what is left of luck among three"
