@@ -47,8 +47,8 @@ class Registry(Tracker):
         except UnknownNameError:
             raise UnknownNameError(
                 f"study {study.name!r} has no champion yet: `python -m cnnstudy confirm {study.name}` chooses it from "
-                f"its finished trials. `python -m cnnstudy leaderboard {study.name}` shows them; {study.name}/TRIAL is the "
-                "model of one."
+                f"its finished trials. `python -m cnnstudy leaderboard {study.name}` shows them; {study.name}/TRIAL is "
+                "the model of one."
             ) from None
 
     def of_trial(self, study: RecordedStudy, trial: str) -> StoredModel:
