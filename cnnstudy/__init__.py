@@ -60,7 +60,8 @@ Each module imports only from those above it in this list (tests/test_imports.py
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server
-    cli              the commands
+    commands/        the commands, one file for those that belong together
+    cli              the command line
 """
 
 __version__ = "0.1.0"
