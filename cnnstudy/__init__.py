@@ -60,6 +60,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server
+    shelf            what lies in the cache
     commands/        the commands, one file for those that belong together
     cli              the command line
 """

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
-from cnnstudy.commands import models, results, running
+from cnnstudy.commands import models, results, running, storage
 from cnnstudy.commands.shared import INTERRUPTED
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 
@@ -34,6 +34,7 @@ for _command in (
     models.describe,
 ):
     app.command()(_command)
+app.add_typer(storage.cache, name="cache")
 
 
 def main() -> None:

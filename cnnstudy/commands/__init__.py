@@ -1,1 +1,1 @@
-"""The commands, one file for those that belong together; each body imports what it needs, for --help to come at once."""
+"""The commands, a file for those that belong together; each body imports what it needs: --help comes at once."""
