@@ -52,6 +52,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     estimate         what a factorial takes: trials, time, disk
     resume           what a call finds: another driver, a changed file, recorded trials
     study            the driver loop
+    gallery          a trial's mistakes beside the training images that are most alike
     report           what a study came to, on the terminal
     prediction       what a model says of images
     exporting        a model for other programs, checked

@@ -23,7 +23,9 @@ class Job:
     """One piece of work: its kind, and what the worker's function of that kind takes."""
 
     key: str
-    kind: Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model"]
+    kind: Literal[
+        "prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model", "explain_errors"
+    ]
     payload: dict[str, Any]
 
 

@@ -58,6 +58,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "explain_errors": self._explain_errors,
         }
         try:
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
@@ -137,6 +138,17 @@ class Worker:
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export(model, payload["classes"], folder, payload["format"], progress)
+
+    def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training.gallery import explain_errors
+
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
+        return explain_errors(spec, model, folder, payload["count"], progress)
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:
