@@ -17,7 +17,16 @@ from typing import Any, Literal, Protocol
 
 from cnnstudy.records import EpochRecord
 
-Kind = Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model", "open_test"]
+Kind = Literal[
+    "prepare_images",
+    "check_weights",
+    "measure_speed",
+    "run_trial",
+    "predict",
+    "export_model",
+    "explain_errors",
+    "open_test",
+]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,6 +59,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "explain_errors": self._explain_errors,
             "open_test": self._open_test,
         }
         try:
@@ -75,6 +77,10 @@ class Worker:
     def _send(self, kind: str, key: str, **content: Any) -> None:
         self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
 
+    def _progress(self, key: str) -> Callable[[str, int, int], None]:
+        """Tells the driver of something countable; total 0 means: not known."""
+        return lambda what, done, total: self._send("progress", key, what=what, done=done, total=total)
+
     def _prepare_images(self, key: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
         from cnnstudy import datasets
         from cnnstudy.training import images
@@ -84,7 +90,7 @@ class Worker:
             options,
             payload["sizes"],
             payload["split_seed"],
-            lambda what, done, total: self._send("progress", key, what=what, done=done, total=total),
+            self._progress(key),
         )
         return [entry.to_json() for entry in prepared]
 
@@ -123,31 +129,31 @@ class Worker:
         self._set_up_tensorflow()
         from cnnstudy.training.inference import predict
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
-        return predict(Path(payload["model"]), payload["classes"], payload["images"], payload["top"], progress)
+        return predict(
+            Path(payload["model"]), payload["classes"], payload["images"], payload["top"], self._progress(key)
+        )
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
         from cnnstudy.training.export import export
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
         model, folder = Path(payload["model"]), Path(payload["folder"])
-        return export(model, payload["classes"], folder, payload["format"], progress)
+        return export(model, payload["classes"], folder, payload["format"], self._progress(key))
+
+    def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._set_up_tensorflow()
+        from cnnstudy.training.gallery import explain_errors
+
+        spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
+        return explain_errors(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
         from cnnstudy.training.held_out import evaluate
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
-        return evaluate([Path(file) for file in payload["models"]], images, split, progress)
+        return evaluate([Path(file) for file in payload["models"]], images, split, self._progress(key))
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

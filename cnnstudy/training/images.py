@@ -144,6 +144,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
 
+def keys_of(images: PreparedImages) -> list[str]:
+    """The key of every image in the data set, by its place."""
+    return list(_read_index(Path(images.folder))["keys"])
+
+
 def _digest(source: ImageSource, progress: Progress) -> str:
     """Over the classes and, image by image, key, label and every byte of what the image is made from."""
     digest = hashlib.sha256(json.dumps(source.classes).encode())
