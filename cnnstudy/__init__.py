@@ -56,6 +56,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test
     study            a study from its file to its end
+    reproduction     a trial trained again from its record
     gallery          a trial's mistakes beside the training images that are most alike
     report           what a study came to, on the terminal
     prediction       what a model says of images

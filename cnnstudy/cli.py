@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run-study")(running.run_study)
 for _command in (
     running.confirm,
+    running.reproduce,
     results.leaderboard,
     results.effects,
     models.predict,

@@ -130,6 +130,7 @@ class Preparation:
             optimizer=Optimizer("adam"),
             weights_source="none",
             weights_file=None,
+            deterministic=self.config.training.deterministic,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:

@@ -53,6 +53,7 @@ class Recorder:
             "updates": spec.updates,
             "until_train_loss": spec.until_train_loss,
             "block": spec.block,
+            "deterministic": spec.deterministic,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),

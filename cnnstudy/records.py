@@ -139,6 +139,7 @@ class TrialSpec(Record):
     until_train_loss: float | None = None  # it ends after the first epoch with a clean train loss (nats) as low as this
     equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
     keep_model: bool = True
+    deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
 
     @property

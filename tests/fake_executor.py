@@ -40,6 +40,7 @@ class FakeExecutor:
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.slots = slots
+        self.deterministic = False
         self.folder = folder
         self.failures = failures or {}
         self.accuracy = accuracy or {}

@@ -19,6 +19,9 @@ def run_study(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal to the last bit in every call, on CPUs; slower.")
+    ] = False,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
 ) -> None:
@@ -28,6 +31,7 @@ def run_study(
     overrides = list(set_ or [])
     overrides += [f"budget.trials={trials}"] if trials is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
+    overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
 
     from cnnstudy import report, tracking
@@ -95,3 +99,23 @@ def confirm(
         report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:
         raise InputError(outcome.confirmed.refusal)
+
+
+def reproduce(
+    trial: Annotated[str, typer.Argument(metavar="RUN", help="STUDY/TRIAL, or the id of a trial's run in MLflow.")],
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a trial again from its record alone, and tell how far it comes out otherwise."""
+    from cnnstudy import report, tracking
+    from cnnstudy.display import choose_display
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.registry import Registry
+    from cnnstudy.reproduction import reproduce as train_again
+    from cnnstudy.signals import terminate_as_interrupt
+
+    console = wide_console()
+    registry = Registry(tracking.tracking_uri(tracking_uri))
+    with terminate_as_interrupt(), choose_display(console, quiet) as display:
+        found = train_again(trial, registry, lambda folder: LocalExecutor(1, folder), display)
+    report.show_reproduction(console, found)

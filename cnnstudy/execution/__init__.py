@@ -85,6 +85,8 @@ class Executor(Protocol):
     """Runs up to `slots` jobs at once."""
 
     slots: int
+    #: Whether results must be equal to the last bit, whatever the number of slots and cores; set before the first job.
+    deterministic: bool
 
     def submit(self, job: Job) -> None:
         """Start a job; the caller keeps to the number of slots."""

@@ -22,6 +22,7 @@ from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--folder", type=Path, required=True, help="for the files of trials")
     arguments = parser.parse_args()
     # Whatever a library prints goes to the log; only events go to the driver.
@@ -29,7 +30,7 @@ def main() -> None:
     os.dup2(2, 1)
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
-    worker = Worker(events, messages, arguments.threads, arguments.folder)
+    worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.folder)
     while True:
         worker.run(messages.get())
 
@@ -43,10 +44,13 @@ def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> Non
 class Worker:
     """Runs one job after the other in this process, TensorFlow imported once."""
 
-    def __init__(self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, folder: Path) -> None:
+    def __init__(
+        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool, folder: Path
+    ) -> None:
         self.events = events
         self.messages = messages
         self.threads = threads
+        self.deterministic = deterministic
         self.folder = folder
 
     def run(self, job: dict[str, Any]) -> None:
@@ -162,6 +166,8 @@ class Worker:
 
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)
         tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
+        if self.deterministic:
+            tf.config.experimental.enable_op_determinism()
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
 
