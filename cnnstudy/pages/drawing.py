@@ -68,6 +68,8 @@ def svg_text(figure: Figure) -> str:
         # what matplotlib's own font does not have, the reader's font may
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         figure.savefig(file, format="svg", metadata=_METADATA)
+    # its places are found: a picture of the same figure has the same, and takes half the time
+    figure.set_layout_engine("none")
     return file.getvalue().decode()
 
 

@@ -81,8 +81,16 @@ def write_report(
         made = Path(name) / "report"
         write_page(story, made)
         tracker.log_files(study.run_id, Path(name))
+        _remove_figures(folder / FIGURES)
         shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder / PAGE
+
+
+def _remove_figures(folder: Path) -> None:
+    """Those of an earlier report, which may have had others; not what somebody else put there."""
+    for path in folder.glob("*"):
+        if path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS:
+            path.unlink()
 
 
 def write_page(story: Story, folder: Path) -> Path:
