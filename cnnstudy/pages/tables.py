@@ -104,7 +104,9 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
 
 
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
-    return bool(factor in ("batch_size", "dropout") or frame[factor].nunique() > 1)
+    """Within a network: between networks a default may differ."""
+    by_network = frame.groupby("architecture")[factor].nunique()
+    return bool(factor in ("batch_size", "dropout") or (by_network > 1).any())
 
 
 def _heading(factor: str) -> str:

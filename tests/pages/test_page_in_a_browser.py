@@ -133,14 +133,16 @@ def test_the_table_is_sorted_by_numbers_and_by_text(browser: Any, page_file: Pat
 
 
 def test_a_point_says_whose_it_is_and_leads_to_its_row(browser: Any, page_file: Path) -> None:
-    page, said = opened(browser, page_file)
+    page, said = opened(browser, page_file, reduced_motion="reduce")
     page.locator(".filters [name=network]").select_option("vgg16")
     point = page.locator("#front svg [data-trial^=alexnet]").last
     trial = point.get_attribute("data-trial")
     point.scroll_into_view_if_needed()
+    # what scrolling brings about is over
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     point.hover(force=True)
     tip = page.locator("#tip")
-    assert tip.is_visible()
+    tip.wait_for(state="visible")
     assert trial in tip.inner_text()
     assert "validation" in tip.inner_text()
     point.click(force=True)
