@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from cnnstudy.pages.story import Story, tell
 from cnnstudy.records import RecordedRun, RecordedStudy
@@ -176,6 +179,27 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         "optimism": 0.07,
     }
     return json.dumps({**data, **changes})
+
+
+def png(size: int = 16, colour: str = "red") -> bytes:
+    """A picture, encoded."""
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    """A mistake of a gallery."""
+    near = {"image": png(), "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
+    whole = {
+        "image": png(),
+        "cam": None,
+        "true": "rose",
+        "predicted": "tulip",
+        "probability": 0.93,
+        "key": "rose/12.jpg",
+    }
+    return {**whole, "neighbours": [near], **changes}
 
 
 def close(one: float | None, other: float) -> bool:

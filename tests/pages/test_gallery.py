@@ -5,32 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
+from example_study import entry, png
 from PIL import Image
 
 from cnnstudy.errors import DataError
 from cnnstudy.pages.gallery import MOST_SHOWN, mistakes
-
-
-def png(size: int = 16, colour: str = "red") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def entry(**changes: Any) -> dict[str, Any]:
-    near = {"image": png(), "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
-    whole = {
-        "image": png(),
-        "cam": None,
-        "true": "rose",
-        "predicted": "tulip",
-        "probability": 0.93,
-        "key": "rose/12.jpg",
-    }
-    return {**whole, "neighbours": [near], **changes}
 
 
 def picture(address: str) -> Image.Image:

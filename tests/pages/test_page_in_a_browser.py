@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_study import Example, confirmation
-from test_gallery import entry
+from example_study import Example, confirmation, entry
 
 from cnnstudy.pages.study_page import write_page
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_study import Example, confirmation
-from test_gallery import entry
+from example_study import Example, confirmation, entry
 
 from cnnstudy.pages.study_page import prose, study_page, write_page, write_report
 from cnnstudy.recording import Recorder
