@@ -47,6 +47,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
     recording        a trial's way into MLflow
+    pages/           a study's page: one HTML file with its figures
     display          what a study shows on the screen
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial

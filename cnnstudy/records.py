@@ -179,6 +179,7 @@ class TrialResult(Record):
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
+    train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 
