@@ -29,6 +29,7 @@ for _command in (
     running.reproduce,
     results.leaderboard,
     results.effects,
+    results.report,
     models.predict,
     models.export,
     results.ui,

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.analysis.champion import naive_best
 from cnnstudy.display import Display
 from cnnstudy.errors import DataError, ModelError, UnknownNameError, WorkerError
 from cnnstudy.execution import Executor, Job
@@ -18,6 +19,31 @@ from cnnstudy.training import layout
 COUNT = 12
 #: Factors that say which images a trial saw.
 _NEEDED = ("data_fraction", "shuffled_labels")
+
+
+def gallery_of_study(
+    registry: Registry, study: RecordedStudy, executor: Executor, display: Display, folder: Path
+) -> dict[str, Any] | str:
+    """The gallery of the champion's model, else of the best trial that kept one; or why there is none.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    runs = registry.runs(study.experiment_id)
+    try:
+        champion = registry.champion(study).run_id
+    except UnknownNameError:
+        champion = None
+    run = next((run for run in runs if run.run_id == champion), None)
+    if run is None:
+        kept = [run for run in runs if run.kind == "trial" and "cnnstudy.model" in run.tags]
+        run = naive_best(kept, study.rule)
+    if run is None:
+        return (
+            f"No model of this study was kept. `python -m cnnstudy confirm {study.name}` keeps those of its candidates."
+        )
+    found = gallery_of(registry, study, run, executor, display, folder)
+    return found if isinstance(found, str) else {**found, "trial": run.tags["cnnstudy.trial"]}
 
 
 def gallery_of(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cnnstudy.commands.shared import StudyName, TrackingUri, open_or_print, wide_console
+from cnnstudy.commands.shared import StudyName, TrackingUri, one_worker, open_or_print, wide_console
 
 
 def leaderboard(
@@ -50,6 +50,35 @@ def effects(
     if csv is not None:
         write_csv(effects_frame(found), csv)
     report.show_effects(wide_console(), recorded.name, found)
+
+
+def report(
+    study: StudyName = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write it.  [default: STUDY-report]")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
+    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    gallery: Annotated[
+        bool, typer.Option("--gallery/--no-gallery", help="Show the best model's mistakes; takes a worker.")
+    ] = True,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Tell a study in one HTML page: the answer, its figures, and every trial."""
+    from cnnstudy import tracking
+    from cnnstudy.gallery import gallery_of_study
+    from cnnstudy.pages.study_page import write_report
+    from cnnstudy.registry import Registry
+
+    registry = Registry(tracking.tracking_uri(tracking_uri))
+    recorded = registry.study(study)
+    folder = out or Path(f"{recorded.name}-report")
+    with one_worker() as (executor, display, own):
+        mistakes = gallery_of_study(registry, recorded, executor, display, own) if gallery else "It was left out."
+        page = write_report(registry, recorded, folder, mistakes, gap / 100)
+    print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
+    if open_:
+        open_or_print(page.absolute().as_uri(), open_)
 
 
 def ui(

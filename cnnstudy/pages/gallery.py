@@ -38,6 +38,36 @@ class Mistake:
     neighbours: tuple[Neighbour, ...]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """What a model gets wrong, or why that can't be shown."""
+
+    mistakes: Sequence[Mistake] = ()
+    wrong: int = 0  # of its validation images, all of them
+    validation: int = 0
+    trial: str = ""
+    places: tuple[int, int] | None = None  # rows and columns of the map that Grad-CAM is drawn from
+    reason: str = ""
+
+
+def read_gallery(given: Mapping[str, Any] | str) -> Gallery:
+    """A gallery from what a worker told (`entries`, `wrong`, `validation`, `map`, and `trial`), or from why it did not.
+
+    Raises:
+        DataError: an image that can't be decoded.
+    """
+    if isinstance(given, str):
+        return Gallery(reason=given)
+    places = given.get("map")
+    return Gallery(
+        mistakes=mistakes(given["entries"]),
+        wrong=int(given.get("wrong", len(given["entries"]))),
+        validation=int(given.get("validation", 0)),
+        trial=str(given.get("trial", "")),
+        places=(int(places[0]), int(places[1])) if places else None,
+    )
+
+
 def mistakes(entries: Sequence[Mapping[str, Any]]) -> list[Mistake]:
     """Entries of plain data as pictures: `image`, `true`, `predicted`, `probability`, `key`, and `neighbours` with
     `image`, `class`, `similarity`, `key`; where there are maps, `cam_predicted` (or `cam`) and `cam_true`. Images are

@@ -19,7 +19,7 @@ from cnnstudy.analysis.leaderboard import leaderboard, without_formula
 from cnnstudy.analysis.observations import History
 from cnnstudy.analysis.pareto import non_dominated
 from cnnstudy.pages.confirmed import ARTIFACT, Confirmed, read_confirmed
-from cnnstudy.pages.gallery import Mistake, mistakes
+from cnnstudy.pages.gallery import Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
 from cnnstudy.pages.trial_figures import ClassAccuracy
 from cnnstudy.recording import metric_names
@@ -53,8 +53,7 @@ class Story:
     curves: Mapping[str, Curve]  # of finished trials
     classes: Classes | None
     confirmed: Confirmed | None
-    mistakes: Sequence[Mistake]
-    mistakes_in_all: int
+    gallery: Gallery
     files: Mapping[str, str]  # the study's files as they were given, by name
     unreadable: Sequence[str] = ()  # what was recorded but can't be read, in sentences
 
@@ -68,13 +67,13 @@ class Story:
 
 
 def collect(
-    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Sequence[Mapping[str, Any]] = ()
+    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = ""
 ) -> Story:
     """The story of a recorded study.
 
     Args:
         target_gap: the gap (0..1) that the data law aims at.
-        gallery: images that are wrong (gallery.mistakes).
+        gallery: images that are wrong, or why there are none (gallery.read_gallery).
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -96,7 +95,7 @@ def tell(
     history: History,
     read_text: ReadText,
     target_gap: float = TARGET,
-    gallery: Sequence[Mapping[str, Any]] = (),
+    gallery: Mapping[str, Any] | str = "",
     files: Mapping[str, str] | None = None,
 ) -> Story:
     """The story of trials, from whatever looks up their histories and texts."""
@@ -118,8 +117,7 @@ def tell(
         curves={run.tags["cnnstudy.trial"]: _curve(run, history) for run in finished},
         classes=_classes(of_trial, finished, read_text) if of_trial is not None else None,
         confirmed=confirmed,
-        mistakes=mistakes(gallery),
-        mistakes_in_all=len(gallery),
+        gallery=read_gallery(gallery),
         files=files or {},
         unreadable=unreadable,
     )

@@ -59,13 +59,13 @@ def write_report(
     tracker: Tracker,
     study: RecordedStudy,
     folder: Path,
-    gallery: Sequence[Mapping[str, Any]] | None = None,
+    gallery: Mapping[str, Any] | str = "",
     gap: float = TARGET,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
     Args:
-        gallery: images that are wrong beside those that they resemble (gallery.mistakes); None: no model told.
+        gallery: images that are wrong beside those that they resemble, or why there are none (gallery.read_gallery).
         gap: the gap (0..1) that the data law aims at.
 
     Returns:
@@ -76,7 +76,7 @@ def write_report(
         DataError: an image of the gallery can't be decoded.
         OSError: the folder can't be written.
     """
-    story = collect(tracker, study, gap, gallery or ())
+    story = collect(tracker, study, gap, gallery)
     with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
         made = Path(name) / "report"
         write_page(story, made)

@@ -33,7 +33,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = Example(networks=("alexnet", "vgg16"), name=long, classes=(long, "dog"), unfinished=3, silent=2)
     example.change(example.runs[-1], tags={"cnnstudy.message": "/" + long})
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
-    story = example.story(gallery=[entry(key=long)], files={"example.yaml": f"name: {long}\n"})
+    story = example.story(gallery={"entries": [entry(key=long)]}, files={"example.yaml": f"name: {long}\n"})
     return write_page(story, tmp_path_factory.mktemp("page"))
 
 

@@ -71,7 +71,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
     example = Example(networks=("alexnet", "vgg16"), unfinished=3, silent=2)
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("rich")
-    return (*whole(example, folder, gallery=[entry()], files={"example.yaml": "name: example\n"}), folder)
+    return (*whole(example, folder, gallery={"entries": [entry()]}, files={"example.yaml": "name: example\n"}), folder)
 
 
 def test_every_section_is_there_and_linked(rich: tuple[str, Reader, Path]) -> None:
@@ -148,7 +148,7 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     example.texts["study-run", "confirm/confirm.json"] = confirmation(reason=EVIL, model=EVIL, refusal=EVIL, test=None)
     mistake = entry(true=EVIL, predicted=EVIL, key=EVIL, cam_true=entry()["image"])
     mistake["neighbours"][0] |= {"class": EVIL, "key": EVIL}
-    page, reader = whole(example, tmp_path, gallery=[mistake], files={EVIL: EVIL})
+    page, reader = whole(example, tmp_path, gallery={"entries": [mistake]}, files={EVIL: EVIL})
     assert len(reader.all("script")) == 1
     assert all((one["src"] or "").startswith("data:image/webp") for one in reader.all("img"))
     assert reader.open == []
@@ -212,7 +212,7 @@ def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
 
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
-    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery=[entry()] * 40)
+    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery={"entries": [entry()] * 40})
     assert "The first 30 of 40." in reader.sections["gallery"]
     assert len(reader.all("img")) == 60
 
@@ -277,7 +277,7 @@ def test_the_report_of_a_recorded_study(tracker: Tracker, spec: TrialSpec, tmp_p
     study = tracker.study("fake")
     (tmp_path / "study.yaml").write_text("name: fake\n")
     tracker.start_study(study, study.config, tmp_path / "study.yaml", "name: fake # as given\n")
-    page = write_report(tracker, study, tmp_path / "out", gallery=[entry()])
+    page = write_report(tracker, study, tmp_path / "out", gallery={"entries": [entry()]})
     assert page == tmp_path / "out" / "report.html"
     reader = Reader(page.read_text(encoding="utf-8"))
     assert "name: fake # as given" in reader.sections["reproduce"]
