@@ -213,7 +213,7 @@ def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery={"entries": [entry()] * 40})
-    assert "The first 30 of 40." in reader.sections["gallery"]
+    assert "The first 30 of 40: the surest ones" in reader.sections["gallery"]
     assert len(reader.all("img")) == 60
 
 
