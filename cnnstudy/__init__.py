@@ -57,6 +57,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     confirmation     the champion: fresh seeds, then the test
     study            a study from its file to its end
     report           what a study came to, on the terminal
+    comparing        two studies side by side
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server

@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -188,6 +189,19 @@ class Tracker:
         """The folder's content as the run's artifacts."""
         with self._translated():
             self._client.log_artifacts(run_id, str(folder))
+
+    def files(self, run_id: str, folder: str) -> list[str]:
+        """The paths of the run's artifacts in that folder of it, without those in its subfolders."""
+        with self._translated():
+            return [found.path for found in self._client.list_artifacts(run_id, folder) if not found.is_dir]
+
+    def read_text(self, run_id: str, path: str) -> str | None:
+        """A text among the run's artifacts; None where there is none at that path."""
+        if path not in self.files(run_id, path.rpartition("/")[0]):
+            return None
+        with self._translated(), tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
+            found = Path(self._client.download_artifacts(run_id, path, folder))
+            return found.read_text(encoding="utf-8", errors="replace")
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""
