@@ -206,6 +206,8 @@ class RecordedRun:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]  # the latest value of each
     tags: Mapping[str, str]
+    ended: int = 0  # milliseconds since 1970; 0: not yet
+    epoch: int = 0  # the last that it reported
 
     @property
     def done(self) -> bool:
