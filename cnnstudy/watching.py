@@ -58,7 +58,7 @@ def watch(
                     silent = True
                 before, now = now, _next(tracker, study, now, display, lambda: sleep(poll_seconds))
     except KeyboardInterrupt:
-        display.say(f"The view ends; study {study.name} goes on." if now.running else "The view ends.")
+        display.say(f"The view ends; study {study.name} is left as it is.")
         raise
 
 
@@ -86,8 +86,11 @@ def standing(name: str, now: Snapshot) -> str:
     trials, total = now.done("trial"), now.total()
     states = [run.state for run in trials.values()]
     counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed")]
-    counts += [f"{len(now.under_way)} under way"] if now.running else []
-    counts += [f"{max(0, total - len(trials))} missing"] if total else []
+    missing = total - len(trials)
+    if now.running:
+        counts.append(f"{len(now.under_way)} under way")
+        missing -= sum(run.kind == "trial" for run in now.under_way)
+    counts += [f"{max(0, missing)} {'to begin' if now.running else 'missing'}"] if total else []
     if confirmations := now.done("confirm"):
         counts.append(f"{len(confirmations)} done with fresh seeds")
     text = f"study {name}: {', '.join(counts)}"

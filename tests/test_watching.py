@@ -137,7 +137,7 @@ def test_a_study_is_followed_to_its_end(elsewhere: Elsewhere) -> None:
         "1 of 3",
         "start alexnet-001 2",
         "alexnet-001 epoch 1 val 0.10",
-        "study fake: 1 finished, 0 pruned, 0 failed, 1 under way, 2 missing",
+        "study fake: 1 finished, 0 pruned, 0 failed, 1 under way, 1 to begin",
         "alexnet-001 epoch 2 val 0.20",
         "end alexnet-001 finished",
         "start alexnet-002 2",
@@ -186,12 +186,12 @@ def test_the_next_driver_can_be_waited_for(elsewhere: Elsewhere) -> None:
     assert elsewhere.display.lines == [
         "study fake: 0 finished, 0 pruned, 0 failed, 3 missing. No driver is running: it is done.",
         "0 of 3",
-        "study fake: 0 finished, 0 pruned, 0 failed, 0 under way, 3 missing; no trial is under way, its images or "
+        "study fake: 0 finished, 0 pruned, 0 failed, 0 under way, 3 to begin; no trial is under way, its images or "
         "weights may be in the making",
         "start alexnet-000 2",
         "end alexnet-000 finished",
         "study fake: 1 finished, 0 pruned, 0 failed, 2 missing. No driver is running: it is done.",
-        "The view ends.",
+        "The view ends; study fake is left as it is.",
     ]
 
 
@@ -200,7 +200,7 @@ def test_ctrl_c_ends_the_view_only(elsewhere: Elsewhere) -> None:
     one = elsewhere.start(0)
     with pytest.raises(KeyboardInterrupt):
         elsewhere.watch(iter(()))
-    assert elsewhere.display.lines[-1] == "The view ends; study fake goes on."
+    assert elsewhere.display.lines[-1] == "The view ends; study fake is left as it is."
     states = {run.run_id: run.state for run in elsewhere.tracker.runs(elsewhere.study.experiment_id)}
     assert states == {elsewhere.study.run_id: "running", one.run_id: "running"}
 
