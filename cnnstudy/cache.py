@@ -19,6 +19,9 @@ from typing import Any
 import filelock
 import platformdirs
 
+#: The file of an entry that says in a line what it is.
+ABOUT = "about.txt"
+
 
 def cache_folder() -> Path:
     """`$CNNSTUDY_CACHE`, or the platform's folder for caches."""

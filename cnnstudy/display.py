@@ -64,6 +64,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size(count: int) -> str:
+    """Bytes as `2.6 GB`."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count / 1000:.3g} kB"
+
+
 class _Clock:
     """Time left, from the trials that ended in this call."""
 

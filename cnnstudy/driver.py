@@ -53,7 +53,9 @@ class Workshop:
 
     @functools.cached_property
     def executor(self) -> Executor:
-        return self._make_executor(self.folder)
+        executor = self._make_executor(self.folder)
+        executor.deterministic = self.config.training.deterministic
+        return executor
 
     @functools.cached_property
     def images(self) -> dict[str, PreparedImages]:
@@ -94,6 +96,7 @@ class Workshop:
             weights_file=weights.file,
             updates=training.updates,
             until_train_loss=training.until_train_loss,
+            deterministic=training.deterministic,
             # a champion without a model would be of no use
             keep_model=training.keep_models or proposal.purpose == "confirm",
             equal_updates=equal_updates(config, name, self.images[name]),

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cnnstudy.designs import varies
-from cnnstudy.display import Display, duration
+from cnnstudy.display import Display, duration, size
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import watch
 from cnnstudy.recording import Recorder
@@ -194,14 +194,6 @@ def local_folder(address: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path)).absolute()
     return None if len(parts.scheme) > 1 else Path(address).absolute()  # one letter is a drive
-
-
-def size(count: int) -> str:
-    """Bytes as `2.6 GB`."""
-    for unit, one in (("GB", 10**9), ("MB", 10**6)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
 
 
 def _short(seconds: float) -> str:

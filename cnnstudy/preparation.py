@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.cache import build_entry, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import WeightsError
@@ -130,6 +130,7 @@ class Preparation:
             optimizer=Optimizer("adam"),
             weights_source="none",
             weights_file=None,
+            deterministic=self.config.training.deterministic,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:
@@ -150,6 +151,8 @@ class Preparation:
             shutil.copytree(result.files["model"], folder / "model")
             record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
             (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+            about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+            (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
         build_entry("weights", address, fill)
         self.recorder.finish(recording, result)

@@ -139,6 +139,7 @@ class TrialSpec(Record):
     until_train_loss: float | None = None  # it ends after the first epoch with a clean train loss (nats) as low as this
     equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
     keep_model: bool = True
+    deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
 
     @property
@@ -178,6 +179,7 @@ class TrialResult(Record):
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
+    train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 

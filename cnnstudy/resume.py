@@ -78,6 +78,20 @@ def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
         )
 
 
+def recorded_config(study: RecordedStudy) -> StudyConfig:
+    """The settings that a study was recorded with.
+
+    Raises:
+        StudyChangedError: another version wrote them, and this one can't read them.
+    """
+    try:
+        return StudyConfig.model_validate(study.config)
+    except ValueError as error:
+        raise StudyChangedError(
+            f"study {study.name!r} was recorded by another version, whose settings this one can't read: {error}"
+        ) from error
+
+
 def _ways_out(name: str) -> str:
     return f"Take the change back, or give the study another name (`name:` in the file, or --set name={name}-2)."
 

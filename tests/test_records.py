@@ -84,6 +84,12 @@ def test_the_confusion_matrix_keeps_its_counts() -> None:
     assert [list(row) for row in again.confusion] == [[1, 0], [0, 1]]
 
 
+def test_a_result_from_before_the_probes_confusion_was_counted_still_loads() -> None:
+    data = RESULT.to_json()
+    del data["train_confusion"]
+    assert TrialResult.from_json(data).train_confusion == ()
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_a_key_of_another_version_is_an_error(record: Record) -> None:
     with pytest.raises(TypeError, match="colour"):

@@ -1,6 +1,7 @@
 """What comes of a study's runs.
 
 leaderboard    one row a trial
+pareto         the trials that no other is better than in all that counts
 curves         pictures of a trial
 observations   trials on an equal basis: epochs, updates, train loss
 tuning         factors that take their best level in each cell

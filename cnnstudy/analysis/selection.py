@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cnnstudy.analysis.champion import BEYOND, FAILED, TIED, Standing
+from cnnstudy.analysis.champion import BEHIND, BEYOND, FAILED, TIED, Standing
 from cnnstudy.records import Rule
 
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
@@ -41,8 +41,9 @@ def champion_sentences(standings: Sequence[Standing], champion: Standing | None,
     tied = [f"{one.candidate.trial} ({value(one.mean, rule)})" for one in standings if one.standing == TIED]
     if tied:
         yield f"Not to be told from it: {', '.join(tied)}. Any of these may be as good; choose among them by cost."
-    elif len(standings) > 1:
-        yield "It is better than every other candidate beyond chance, or the others break the limits or failed."
+    behind = [f"{one.candidate.trial} ({value(one.mean, rule)})" for one in standings if one.standing == BEHIND]
+    if behind:
+        yield f"Worse than it beyond chance: {', '.join(behind)}."
     beyond = [one.candidate.trial for one in standings if one.standing == BEYOND]
     if beyond:
         yield f"Beyond the limits ({limits}) on average over the fresh seeds: {', '.join(beyond)}."
@@ -56,12 +57,12 @@ def optimism_sentence(
 ) -> str:
     """By how much the best validation score of the study was luck."""
     sign = 1 if rule.maximize else -1
-    told = f"{_difference(sign * (best[1] - confirmed), rule)} better than the champion with fresh seeds"
+    told = f"{_better(sign * (best[1] - confirmed), rule)} than the champion with fresh seeds"
     if test is not None and optimism is not None:
-        told += f", and {_difference(optimism, rule)} better than its test ({value(test, rule)})"
+        told += f", {_better(optimism, rule)} than its test ({value(test, rule)})"
     return (
-        f"The best {metric_in_words(rule)} of any one trial was {value(best[1], rule)} ({best[0]}): {told}. So much "
-        "does it flatter to choose by it."
+        f"The best {metric_in_words(rule)} of any one trial was {value(best[1], rule)} ({best[0]}): {told}."
+        f"{' So much it flatters to choose by it.' if optimism is not None and optimism > 0 else ''}"
     )
 
 
@@ -90,8 +91,10 @@ def limits_in_words(rule: Rule) -> str:
     return ", ".join(limits)
 
 
-def _difference(number: float, rule: Rule) -> str:
-    return f"{100 * number:+.1f} points" if rule.maximize else f"{number:+.3f} nats"
+def _better(number: float, rule: Rule) -> str:
+    """`5.0 points better`."""
+    size = f"{100 * abs(number):.1f} points" if rule.maximize else f"{abs(number):.3f} nats"
+    return f"{size} {'better' if number >= 0 else 'worse'}"
 
 
 def _why_none(standings: Sequence[Standing], limits: str) -> str:

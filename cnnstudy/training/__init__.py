@@ -16,5 +16,7 @@ verdict      what a trial did, in a word, with the rule behind it
 package      the model with its preprocessing as an MLflow model; loads it again
 layout       where the parts of a saved model lie
 inference    a saved model -> classes of image files
+gradcam      where a network looks
+gallery      a trial's mistakes beside the training images that are most alike
 export       a saved model -> SavedModel, ONNX, Keras
 """

@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 
 from cnnstudy import datasets
-from cnnstudy.cache import build_entries, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entries, content_address, entry_folder
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
@@ -135,10 +135,18 @@ def _decode_into(source: ImageSource, folders: dict[int, Path], progress: Progre
     for size, folder in folders.items():
         stores[size].flush()
         (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        classes = ", ".join(source.classes[:5]) + (", ..." if len(source.classes) > 5 else "")
+        about = f"{len(source.images)} images of {size} pixels, {len(source.classes)} classes: {classes}"
+        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+
+
+def keys_of(images: PreparedImages) -> list[str]:
+    """The key of every image in the data set, by its place."""
+    return list(_read_index(Path(images.folder))["keys"])
 
 
 def _digest(source: ImageSource, progress: Progress) -> str:

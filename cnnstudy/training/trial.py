@@ -80,6 +80,7 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
         frozen_digest=frozen_after,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
+        train_confusion=confusion(restored.train, restored.train_labels),
         files={
             "correctness": str(folder / "correctness.npz"),
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),

@@ -127,6 +127,11 @@ def test_the_saved_model_has_the_summarys_numbers(make_spec: MakeSpec, tmp_path:
         result.summary["val/loss"], abs=1e-4
     )
     assert sum(map(sum, result.confusion)) == len(validation)
+    # and the probe's, on the same weights
+    probe = load_for_training(spec.images, spec.split, 1.0).probe
+    assert [sum(row) for row in result.train_confusion] == np.bincount(probe.labels).tolist()
+    correct = sum(row[label] for label, row in enumerate(result.train_confusion))
+    assert correct / len(probe) == pytest.approx(result.summary["train/accuracy"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 64])

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from cnnstudy.analysis.champion import BEHIND, BEYOND, CHAMPION, FAILED, TIED, Candidate, Standing
+from cnnstudy.analysis.selection import STANDING_HEADINGS, champion_sentences, optimism_sentence, rows
+from cnnstudy.records import Rule
+
+ACCURACY, LIMITED = Rule("val/accuracy"), Rule("val/loss", maximum_gap=0.1, minimum_accuracy=0.6)
+
+
+def standing(number: int, standing: str, mean: float = 0.8, gap: float = 0.05, failed: int = 0) -> Standing:
+    candidate = Candidate("vgg16", number, {"transfer": "frozen", "batch_size": 8, "dropout": 0.25}, 0.9, 0.1)
+    keeps = standing != BEYOND
+    return Standing(
+        candidate, (1, 2), (mean, mean), (gap, gap), mean, mean - 0.1, mean + 0.1, gap, keeps, failed, standing
+    )
+
+
+def test_the_champion_then_ties_then_the_rest_each_by_its_reason() -> None:
+    found = [
+        standing(0, CHAMPION),
+        standing(1, TIED, 0.79),
+        standing(2, BEHIND, 0.6),
+        standing(3, BEYOND, gap=0.3),
+        standing(4, FAILED, failed=1),
+    ]
+    lines = list(champion_sentences(found, found[0], ACCURACY))
+    assert lines == [
+        "Champion: vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25), validation accuracy 80.0 % [70.0, 90.0] over "
+        "2 fresh seeds, gap +5.0 points.",
+        "Not to be told from it: vgg16-001 (79.0 %). Any of these may be as good; choose among them by cost.",
+        "Worse than it beyond chance: vgg16-002 (60.0 %).",
+        "Beyond the limits () on average over the fresh seeds: vgg16-003.",
+        "Failed with a seed or more, and no champion for that: vgg16-004.",
+    ]
+    assert len(list(champion_sentences(found[:1], found[0], ACCURACY))) == 1
+
+
+def test_why_there_is_no_champion() -> None:
+    limits = "gap at most 10 points, validation accuracy at least 60 %"
+    (line,) = champion_sentences([standing(3, BEYOND, gap=0.3), standing(4, FAILED, failed=2)], None, LIMITED)
+    assert line == (
+        f"No champion: none of the 2 candidates keeps the limits ({limits}) on average over fresh seeds; the nearest "
+        "is vgg16-003 with a gap of +30.0 points."
+    )
+    (line,) = champion_sentences([standing(4, FAILED, failed=2)], None, LIMITED)
+    assert line == "No champion: all 1 candidates failed with a seed or more."
+
+
+@pytest.mark.parametrize(
+    ("best", "test", "optimism", "rule", "end"),
+    [
+        (0.9, 0.7, 0.2, ACCURACY, "90.0 % (a-1): 10.0 points better than the champion with fresh seeds, 20.0 points "
+         "better than its test (70.0 %). So much it flatters to choose by it."),
+        (0.8, 0.85, -0.05, ACCURACY, "80.0 % (a-1): 0.0 points better than the champion with fresh seeds, 5.0 points "
+         "worse than its test (85.0 %)."),
+        (0.5, None, None, Rule("val/loss"), "0.500 nats (a-1): 0.300 nats better than the champion with fresh seeds."),
+    ],
+)  # fmt: skip
+def test_how_much_the_best_score_flatters(
+    best: float, test: float | None, optimism: float | None, rule: Rule, end: str
+) -> None:
+    assert optimism_sentence(("a-1", best), 0.8, test, optimism, rule).endswith(end)
+
+
+def test_the_table() -> None:
+    found = rows([standing(0, CHAMPION), standing(4, FAILED, failed=1)], ACCURACY)
+    assert [len(row) for row in found] == [len(STANDING_HEADINGS)] * 2
+    assert found[0] == [
+        "vgg16-000: frozen, batch size 8, dropout 0.25", "90.0 %", "80.0 %", "[70.0, 90.0]", "+5.0", "2", "champion"
+    ]  # fmt: skip
+    assert found[1][5:] == ["2, 1 failed", "failed"]
