@@ -9,7 +9,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TrackingError
 from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name
 from cnnstudy.schema import StudyConfig
-from cnnstudy.tracking import Tracker, recorded_config
+from cnnstudy.tracking import Tracker, config_in
 
 #: Clocks of the machines that record may differ by so many milliseconds.
 _CLOCKS_DIFFER = 600_000
@@ -49,7 +49,7 @@ class Snapshot:
     def total(self) -> int:
         """How many trials there are to be; 0 where the configuration is another version's."""
         # neither images nor weights need be on this machine
-        config = {**recorded_config(self.study.tags), "data": {"name": "digits"}, "weights": {}}
+        config = {**config_in(self.study.tags), "data": {"name": "digits"}, "weights": {}}
         try:
             return StudyConfig.model_validate(config).total_trials
         except (ValueError, CnnstudyError):

@@ -261,7 +261,7 @@ def _config_tags(config: dict[str, Any]) -> dict[str, str]:
     return {f"{CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
 
 
-def recorded_config(tags: Mapping[str, str]) -> dict[str, Any]:
+def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
     """The configuration in the tags of a study's own run."""
     text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}", "") for number in itertools.count())))
     config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
@@ -269,7 +269,7 @@ def recorded_config(tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _recorded_study(name: str, run: Run) -> RecordedStudy:
-    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, recorded_config(run.data.tags))
+    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
 
 
 def _recorded(run: Run) -> RecordedRun:
