@@ -46,7 +46,7 @@ def _outcome(one: OutcomeComparison) -> str:
     what = f"{one.architecture}: {'the ' * (one.outcome == 'gap_accuracy')}{_WORDS[one.outcome]}"
     if one.difference is None or one.a is None or one.b is None:
         missing = " and ".join(name for name, of in (("A", one.a), ("B", one.b)) if of is None)
-        why = ": none learnt anything" * (one.outcome == "gap_accuracy")
+        why = " (a gap counts only where something was learnt)" * (one.outcome == "gap_accuracy")
         return f"{what} can't be compared: no trial of {missing} has one{why}."
     means = f"{_mean(one.a)} in A, {_mean(one.b)} in B"
     if one.answer == "equal":
