@@ -60,6 +60,9 @@ Each module imports only from those above it in this list (tests/test_imports.py
     reproduction     a trial trained again from its record
     gallery          a trial's mistakes beside the training images that are most alike
     report           what a study came to, on the terminal
+    comparing        two studies side by side
+    snapshots        what a running study has in MLflow, and what is new in it
+    watching         a live view of a study that runs elsewhere
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server

@@ -6,7 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -208,6 +208,8 @@ class RecordedRun:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]  # the latest value of each
     tags: Mapping[str, str]
+    ended: int = 0  # milliseconds since 1970; 0: not yet
+    epoch: int = 0  # the last that it reported
 
     @property
     def done(self) -> bool:
@@ -243,6 +245,15 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
         runs: trials (or pretrainings), oldest first.
     """
     return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [*one, *(name for name in other if name not in one)]:
+            yield from differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    elif one != other:
+        yield key, one, other
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

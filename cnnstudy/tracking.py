@@ -147,18 +147,26 @@ class Tracker:
 
     # ---- runs
 
-    def runs(self, experiment_id: str) -> list[RecordedRun]:
-        """Every run of the experiment that cnnstudy made, oldest first."""
+    def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
+        """Every run of the experiment that cnnstudy made (and that MLflow's filter lets pass), oldest first."""
         with self._translated():
             found: list[Run] = []
             token = None
             while True:
-                page = self._client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
+                page = self._client.search_runs([experiment_id], where, order_by=["start_time ASC"], page_token=token)
                 found.extend(page)
                 token = page.token
                 if not token:
                     break
         return [_recorded(run) for run in found if KIND in run.data.tags]
+
+    def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
+        """Those under way, and those that ended at `since` (milliseconds since 1970) or later: quick, where all runs
+        would take a second for each 200."""
+        under_way = self.runs(experiment_id, "attributes.status = 'RUNNING'")
+        # asked for afterwards, so that a run that ends in between is not missed
+        ended = self.runs(experiment_id, f"attributes.end_time >= {since}")
+        return list({run.run_id: run for run in [*under_way, *ended]}.values())
 
     def start_run(
         self,
@@ -253,11 +261,15 @@ def _config_tags(config: dict[str, Any]) -> dict[str, str]:
     return {f"{CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
 
 
-def _recorded_study(name: str, run: Run) -> RecordedStudy:
-    tags = run.data.tags
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}") for number in itertools.count())))
+def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in the tags of a study's own run."""
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}", "") for number in itertools.count())))
     config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config)
+    return dict(config)
+
+
+def _recorded_study(name: str, run: Run) -> RecordedStudy:
+    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
 
 
 def _recorded(run: Run) -> RecordedRun:
@@ -272,6 +284,8 @@ def _recorded(run: Run) -> RecordedRun:
         parameters=run.data.params,
         metrics=run.data.metrics,
         tags=tags,
+        ended=run.info.end_time or 0,
+        epoch=max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0),
     )
 
 

@@ -13,4 +13,7 @@ data_law       the gap against the number of images
 importance     the share of the variance that each factor explains
 causes         all of that, network by network
 sentences      the answer in words
+pairing        the trials of two studies matched with each other
+comparison     two studies side by side; beside it: what differed (comparison_settings), their champions
+               (comparison_champions), and all of it in words (comparison_sentences)
 """
