@@ -30,6 +30,8 @@ for _command in (
     results.leaderboard,
     results.effects,
     results.report,
+    results.compare,
+    results.watch,
     models.predict,
     models.export,
     results.ui,

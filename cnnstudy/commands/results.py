@@ -1,4 +1,4 @@
-"""Commands that show what was recorded: leaderboard, effects, ui."""
+"""Commands that show what is recorded: leaderboard, effects, report, compare, watch, ui."""
 
 from __future__ import annotations
 
@@ -101,3 +101,41 @@ def ui(
         open_or_print(study_url(base, recorded.experiment_id), open_)
         print("Ctrl-C stops the server.", flush=True)
         process.wait()
+
+
+def compare(
+    study_a: Annotated[str, typer.Argument(metavar="STUDY_A", help="A study's name.")],
+    study_b: Annotated[str, typer.Argument(metavar="STUDY_B", help="Another study's name.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an HTML page too.")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open that page in the browser.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show two studies side by side: what differed, outcomes, effects and champions, with intervals."""
+    from cnnstudy import tracking
+    from cnnstudy.comparing import compare_studies, show_comparison
+
+    found = compare_studies(tracking.Tracker(tracking.tracking_uri(tracking_uri)), study_a, study_b)
+    show_comparison(wide_console(), found)
+    if open_ and html is None:
+        html = Path(f"{found.a}-and-{found.b}.html")
+    if html is not None:
+        from cnnstudy.pages.comparison_page import write_comparison
+
+        write_comparison(found, html)
+        open_or_print(html.absolute().as_uri(), open_)
+
+
+def watch(
+    study: StudyName = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until Ctrl-C, for the next driver too.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between looks.")] = 2.0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Watch a study that runs elsewhere; Ctrl-C ends the view, not the study."""
+    from cnnstudy import tracking
+    from cnnstudy.display import choose_display
+    from cnnstudy.watching import watch as look
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    with choose_display(wide_console(), quiet=False) as display:
+        look(tracker, study, display, every, until_done=not wait)

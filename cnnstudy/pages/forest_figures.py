@@ -60,7 +60,12 @@ def effect_forest_rows(causes: Causes, interactions: bool) -> list[EffectRow]:
 
 
 @styled
-def effect_forest(title: str, rows: Sequence[EffectRow], outcomes: Mapping[str, str] = GAPS) -> Figure:
+def effect_forest(
+    title: str,
+    rows: Sequence[EffectRow],
+    outcomes: Mapping[str, str] = GAPS,
+    axis: str = "change of the gap, points",
+) -> Figure:
     """What each change does, in points with 95 % intervals; hollow where it can't be told from nothing."""
     shown = rows[:MOST_ROWS]
     labels = [wrapped(row.label, 62) for row in shown]
@@ -94,7 +99,7 @@ def effect_forest(title: str, rows: Sequence[EffectRow], outcomes: Mapping[str, 
         colour, marker = SERIES[list(outcomes).index(column)]
         axes.plot([], [], marker, color=colour, markersize=5, label=outcomes[column])
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_xlabel("change of the gap, points" if outcomes is GAPS else "how much larger the effect is there, points")
+    axes.set_xlabel(axis)
     legend_above(axes, 3)
     return figure
 

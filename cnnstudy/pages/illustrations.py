@@ -50,14 +50,14 @@ def illustrations(story: Story) -> Iterator[Illustration]:
                 continue
             described = f"{one.architecture}: gap of each trial by {factor.replace('_', ' ')}"
             yield Illustration("factors", one.architecture, gap_by_factor(one.frame, factor, levels), described)
-    for interactions, section, title in (
-        (False, "effects", "effects on the gap"),
-        (True, "interactions", "interactions"),
+    for interactions, section, title, axis in (
+        (False, "effects", "effects on the gap", "change of the gap, points"),
+        (True, "interactions", "interactions", "how much larger the effect is there, points"),
     ):
         for one in story.causes:
             if rows := effect_forest_rows(one, interactions):
                 outcomes = OUTCOMES if interactions else GAPS
-                figure = effect_forest(f"{one.architecture}: {title}", rows, outcomes)
+                figure = effect_forest(f"{one.architecture}: {title}", rows, outcomes, axis)
                 yield Illustration(
                     section, one.architecture, figure, f"{one.architecture}: {title} with 95 % intervals"
                 )
