@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name, config_in
 from cnnstudy.schema import StudyConfig
-from cnnstudy.tracking import Tracker, config_in
+from cnnstudy.tracking import Tracker
 
 #: Clocks of the machines that record may differ by so many milliseconds.
 _CLOCKS_DIFFER = 600_000

@@ -10,7 +10,6 @@ An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in, config_tags
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -40,7 +39,7 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
-CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
+CALLED = "cnnstudy.called"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -123,7 +122,7 @@ class Tracker:
             runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
             if runs:
                 return _recorded_study(name, runs[0])
-            tags = {KIND: "study", **_config_tags(config)}
+            tags = {KIND: "study", **config_tags(config)}
             return _recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
 
     def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
@@ -131,7 +130,7 @@ class Tracker:
         with self._translated():
             self._client.update_run(study.run_id, status="RUNNING")
             tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
-            self.set_tags(study.run_id, {**_config_tags(config), **tags})
+            self.set_tags(study.run_id, {**config_tags(config), **tags})
             self._client.log_text(study.run_id, text, f"study/{file.name}")
 
     def restart_study(self, study: RecordedStudy) -> None:
@@ -255,19 +254,6 @@ class Tracker:
         return f"models:/{model_id}"
 
 
-def _config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """The configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
-    text = json.dumps(config)
-    return {f"{CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
-def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in the tags of a study's own run."""
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}", "") for number in itertools.count())))
-    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return dict(config)
-
-
 def _recorded_study(name: str, run: Run) -> RecordedStudy:
     return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
 
@@ -285,8 +271,12 @@ def _recorded(run: Run) -> RecordedRun:
         metrics=run.data.metrics,
         tags=tags,
         ended=run.info.end_time or 0,
-        epoch=max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0),
+        epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
     )
+
+
+def _epoch(run: Run) -> int:
+    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0)
 
 
 def _dataset_input(images: PreparedImages) -> DatasetInput:
