@@ -17,16 +17,9 @@ from cnnstudy.pages.tables import Table
 
 #: Headings over text; numbers stand to the right.
 TEXTS = (
-    "setting",
-    "network",
-    "at the end of training",
-    "B is",
-    "by",
-    "change",
-    "on",
-    "the effects",
-    "study",
-    "champion",
+    *("network", "at the end of training", "B is", "by"),  # outcomes
+    *("change", "on", "the effects"),
+    *("study", "champion", "standing"),
 )
 
 
@@ -38,6 +31,7 @@ class _Section:
     name: str
     table: Table
     none: str  # what stands there without rows
+    texts: tuple[str, ...] = TEXTS
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -60,7 +54,6 @@ def comparison_page(comparison: Comparison) -> str:
         lines=words.comparison_sentences(comparison),
         drawn=_drawn(comparison),
         tables=_tables(comparison),
-        texts=(*TEXTS, "standing"),
     )
 
 
@@ -74,6 +67,7 @@ def _tables(comparison: Comparison) -> list[_Section]:
             "What differed",
             table(words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
             "Nothing that is recorded.",
+            words.DIFFERENCE_HEADINGS,
         ),
         _Section(
             "outcomes",
