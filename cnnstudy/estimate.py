@@ -99,7 +99,8 @@ def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor
                 why = measured.message.split("\n")[0]
                 display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
                 continue
-            cost = _cost(alike, sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
+            compiling = min(executor.slots, len(alike)) * measured.compile_seconds
+            cost = _cost(alike, compiling + sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
         costs[kind] = cost
     if costs:
         _tell(costs, by_kind, executor.slots, display)

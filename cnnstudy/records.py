@@ -139,10 +139,11 @@ class Speed(Record):
     """How fast a worker trains one network in one transfer mode."""
 
     parameters: int
-    setup_seconds: float  # from nothing to the first update and evaluation, with what is compiled for them
+    setup_seconds: float  # from its images and weights to the first update and evaluation
     batch_sizes: tuple[int, ...]
     seconds_per_update: tuple[tuple[float, ...], ...]  # for each phase, by `batch_sizes`
     seconds_per_evaluated_image: float
+    compile_seconds: float = 0.0  # more in the first trial of a worker
 
 
 @dataclass(frozen=True)

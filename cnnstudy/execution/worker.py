@@ -12,10 +12,13 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import EpochRecord, TrialSpec
+
+if TYPE_CHECKING:
+    from cnnstudy.training.compiled import CompiledNetworks
 
 
 def main() -> None:
@@ -47,6 +50,7 @@ class Worker:
         self.messages = messages
         self.threads = threads
         self.folder = folder
+        self._compiled: CompiledNetworks | None = None
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
@@ -105,7 +109,8 @@ class Worker:
         self._set_up_tensorflow()
         from cnnstudy.training.speed import measure_speed
 
-        return measure_speed(TrialSpec.from_json(payload["spec"]), payload["batch_sizes"]).to_json()
+        spec = TrialSpec.from_json(payload["spec"])
+        return measure_speed(spec, payload["batch_sizes"], self._networks()).to_json()
 
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
@@ -115,7 +120,7 @@ class Worker:
             self._send("epoch", key, record=record.to_json())
             return bool(self.messages.get()["go_on"])
 
-        return run_trial(TrialSpec.from_json(payload), self.folder / key, report).to_json()
+        return run_trial(TrialSpec.from_json(payload), self.folder / key, report, self._networks()).to_json()
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
@@ -137,6 +142,14 @@ class Worker:
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export(model, payload["classes"], folder, payload["format"], progress)
+
+    def _networks(self) -> CompiledNetworks:
+        """What is compiled, from trial to trial."""
+        from cnnstudy.training.compiled import CompiledNetworks
+
+        if self._compiled is None:
+            self._compiled = CompiledNetworks()
+        return self._compiled
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.records import EpochRecord, TrialSpec
-from cnnstudy.training import augmentation, optimizers
 from cnnstudy.training.batches import Batches, legacy_validation
+from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.transfer import Phase
@@ -33,8 +29,8 @@ class DivergedError(Exception):
 class Trainer:
     """Trains one network on one trial's images, epoch by epoch."""
 
-    def __init__(self, network: Network, images: TrainingImages, spec: TrialSpec) -> None:
-        self.network = network
+    def __init__(self, compiled: CompiledNetwork, images: TrainingImages, spec: TrialSpec) -> None:
+        self.compiled = compiled
         self.images = images
         self.spec = spec
         self.auxiliary_weight = float(spec.levels.get("auxiliary_weight", 0.0))
@@ -54,26 +50,17 @@ class Trainer:
             "legacy/validation_images": float(len(self._legacy)),
             "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
         }
-        self._augment = augmentation.layers(str(spec.levels["augmentation"]), spec.seed)
-        self._forward = tf.function(
-            lambda batch: network.logits(batch, training=False), input_signature=[self._batch_signature()]
-        )
 
     def start_phase(self, phase: Phase) -> None:
         """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
-        head: list[keras.Variable] = []
-        backbone: list[keras.Variable] = []
-        for layer in self._model().layers:
-            group = head if layer.name.startswith((HEAD, AUXILIARY)) else backbone
-            group.extend(layer.trainable_variables)
-        groups = [(head, optimizers.build(self.spec.optimizer, self.learning_rate))]
-        if backbone and phase.multiplier == 1.0:
-            groups[0][0].extend(backbone)
-        elif backbone:
-            groups.append((backbone, optimizers.build(self.spec.optimizer, self.learning_rate * phase.multiplier)))
-        for variables, optimizer in groups:
-            optimizer.build(variables)
-        self._step = self._make_step(groups)
+        kind = UpdateKind(
+            backbone=phase.backbone,
+            auxiliary=bool(self.auxiliary_weight),
+            optimizer=self.spec.optimizer,
+            augmentation=str(self.spec.levels["augmentation"]),
+        )
+        self._update = self.compiled.update(kind)
+        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
 
     @property
     def spent(self) -> bool:
@@ -117,13 +104,14 @@ class Trainer:
     def logits(self, images: Images) -> np.ndarray:
         """Logits [n, classes] in inference mode, for every image once."""
         size = evaluation_batch_size(self.spec.images.size)
-        parts = [self._forward(images.pixels[start : start + size]) for start in range(0, len(images), size)]
-        return np.concatenate([part.numpy() for part in parts])
+        return np.concatenate(
+            [self.compiled.logits(images.pixels[start : start + size]) for start in range(0, len(images), size)]
+        )
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
         train = self.images.train
-        return self._step(train.pixels[chosen], train.labels[chosen]).numpy()
+        return self._update(train.pixels[chosen], train.labels[chosen])
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
@@ -159,41 +147,6 @@ class Trainer:
             "legacy/val_accuracy": accuracy,
             "legacy/gap_accuracy": running_accuracy - accuracy,
         }
-
-    def _model(self) -> keras.Model:
-        """With the auxiliary heads only where they count."""
-        return self.network.training if self.auxiliary_weight else self.network.logits
-
-    def _batch_signature(self) -> tf.TensorSpec:
-        size = self.spec.images.size
-        return tf.TensorSpec((None, size, size, 3), tf.uint8)
-
-    def _make_step(self, groups: list[tuple[list[keras.Variable], keras.optimizers.Optimizer]]) -> Callable:
-        model, augment, weight = self._model(), self._augment, self.auxiliary_weight
-        variables = [variable.value for group, _ in groups for variable in group]
-
-        def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-        def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            """One update; the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them."""
-            batch = tf.cast(pixels, tf.float32)
-            for layer in augment:
-                batch = layer(batch, training=True)
-            with tf.GradientTape() as tape:
-                outputs = model(batch, training=True)
-                logits, *auxiliary = outputs if isinstance(outputs, list) else [outputs]
-                loss = cross_entropy(labels, logits)
-                auxiliary_loss = tf.add_n([cross_entropy(labels, one) for one in auxiliary] or [0.0])
-                total = loss + weight * auxiliary_loss
-            gradients = tape.gradient(total, variables)
-            for group, optimizer in groups:
-                optimizer.apply(gradients[: len(group)], group)
-                gradients = gradients[len(group) :]
-            correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
-            return tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
-
-        return tf.function(step, input_signature=[self._batch_signature(), tf.TensorSpec((None,), tf.int64)])
 
 
 def scaled_learning_rate(spec: TrialSpec) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import time
 from collections.abc import Callable
@@ -11,12 +10,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import correctness, package, transfer, weights
+from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.images import TrainingImages, load_for_training
-from cnnstudy.training.loop import Trainer
+from cnnstudy.training.loop import DivergedError, Trainer
 from cnnstudy.training.metrics import confusion
 from cnnstudy.training.milestones import milestones
 from cnnstudy.training.verdict import judge
@@ -25,18 +24,31 @@ from cnnstudy.training.verdict import judge
 Report = Callable[[EpochRecord], bool]
 
 
-def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
+def run_trial(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks | None = None) -> TrialResult:
     """Train one network and leave its files in `folder`.
+
+    Args:
+        networks: what earlier trials have compiled; the trial's result does not depend on it.
 
     Raises:
         DataError, WeightsError: what the trial needs is gone.
         DivergedError: the loss is no longer finite.
     """
-    keras.utils.clear_session(free_memory=False)
-    gc.collect()
+    networks = CompiledNetworks() if networks is None else networks
+    try:
+        return _run(spec, folder, report, networks)
+    except DivergedError:
+        raise
+    except Exception:
+        networks.clear()  # out of memory perhaps; the next trial starts with nothing
+        raise
+
+
+def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks) -> TrialResult:
     started = time.perf_counter()
-    network = build(spec)
-    trainer = Trainer(network, load_images(spec), spec)
+    compiled = networks.start(spec)
+    network = compiled.network
+    trainer = Trainer(compiled, load_images(spec), spec)
     best = _Best(spec, network)
     always_frozen = _frozen_in_all_phases(network, spec)
     frozen_before = weights.digest(always_frozen) if always_frozen else None
@@ -91,8 +103,9 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
 def _train(trainer: Trainer, best: _Best, report: Report) -> tuple[list[EpochRecord], str]:
     """Run the epochs of every phase; their records, and what ended them."""
     spec, records, ended_by = trainer.spec, list[EpochRecord](), "epochs"
-    for phase in transfer.phases(spec, dict(trainer.network.architecture.cut_points)):
-        transfer.apply(trainer.network, phase)
+    network = trainer.compiled.network
+    for phase in transfer.phases(spec, dict(network.architecture.cut_points)):
+        transfer.apply(network, phase)
         trainer.start_phase(phase)
         ended_by = "epochs"
         for number in range(1, phase.epochs + 1):
@@ -138,21 +151,6 @@ def load_images(spec: TrialSpec) -> TrainingImages:
         float(levels["shuffled_labels"]),
         spec.seed,
     )
-
-
-def build(spec: TrialSpec) -> Network:
-    """The network with the weights that the trial starts from."""
-    network = architectures.build_network(
-        architectures.find(spec.architecture),
-        spec.images.size,
-        len(spec.images.classes),
-        float(spec.levels["dropout"]),
-        float(spec.levels.get("auxiliary_dropout", 0.0)),
-    )
-    weights.initialise(network, spec.seed)
-    if spec.weights_file is not None and spec.levels["transfer"] != "scratch":
-        weights.load_backbone(network, Path(spec.weights_file))
-    return network
 
 
 def _frozen_in_all_phases(network: Network, spec: TrialSpec) -> list[keras.layers.Layer]:

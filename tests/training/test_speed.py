@@ -12,6 +12,7 @@ import pytest
 
 from cnnstudy.records import Speed, TrialSpec
 from cnnstudy.training import loop, speed, trial
+from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.speed import measure_speed
 
 MakeSpec = Callable[..., TrialSpec]
@@ -39,8 +40,8 @@ def test_each_batch_size_is_measured_and_no_other(
     assert found.parameters == 5_416_645
     assert found.batch_sizes == (4, 32)
     ((small, large),) = found.seconds_per_update
-    assert min(small, large, found.setup_seconds, found.seconds_per_evaluated_image) > 0
-    assert updates == [4, 4, 4, 32, 32], "one to compile, and of each size one to warm up"
+    assert min(small, large, found.setup_seconds, found.compile_seconds, found.seconds_per_evaluated_image) > 0
+    assert updates == [4, 4, 4, 4, 32, 32], "one to compile, one to start, and of each size one to warm up"
     assert Speed.from_json(json.loads(json.dumps(found.to_json()))).batch_sizes == (4, 32)
 
 
@@ -55,7 +56,7 @@ def test_two_phases_are_measured_apart(make_spec: MakeSpec, monkeypatch: pytest.
 
     def start(trainer: loop.Trainer, phase: object) -> None:
         original(trainer, phase)  # type: ignore[arg-type]
-        trained.append({layer.name for layer in trainer.network.logits.layers if layer.trainable_variables})
+        trained.append({layer.name for layer in trainer.compiled.network.logits.layers if layer.trainable_variables})
 
     monkeypatch.setattr(loop.Trainer, "start_phase", start)
     found = measure_speed(make_spec(transfer="two-phase"), [8])
@@ -68,8 +69,9 @@ def test_two_phases_are_measured_apart(make_spec: MakeSpec, monkeypatch: pytest.
 def test_it_leaves_nothing_behind_for_the_trial_that_comes_next(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(augmentation="strong", epochs=1)
     alone = trial.run_trial(spec, tmp_path / "alone", lambda record: True)
-    measure_speed(spec, [8, 32])
-    after = trial.run_trial(spec, tmp_path / "after", lambda record: True)
+    networks = CompiledNetworks()
+    measure_speed(spec, [8, 32], networks)
+    after = trial.run_trial(spec, tmp_path / "after", lambda record: True, networks)
     assert after.summary == alone.summary
 
 
