@@ -94,6 +94,7 @@ class TrialSpec(Record):
     equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
     keep_model: bool = True
     block: int | None = None  # a seed of its own for train against validation; None: the study's
+    features: bool = True  # what frozen layers make of the images may come from the cache
 
     @property
     def key(self) -> str:
@@ -130,6 +131,8 @@ class TrialResult(Record):
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
+    features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 
@@ -144,6 +147,7 @@ class Speed(Record):
     seconds_per_update: tuple[tuple[float, ...], ...]  # for each phase, by `batch_sizes`
     seconds_per_evaluated_image: float
     compile_seconds: float = 0.0  # more in the first trial of a worker
+    extraction_seconds: float = 0.0  # what frozen layers make of the images, once for all trials
 
 
 @dataclass(frozen=True)

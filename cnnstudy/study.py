@@ -17,7 +17,7 @@ from cnnstudy.config import Study
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError
 from cnnstudy.estimate import tell_cost, tell_size
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
 from cnnstudy.factorial import Factorial
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
@@ -148,6 +148,8 @@ class Driver:
                     self._on_done(event)
                 elif isinstance(event, Failed):
                     self._on_failed(event)
+                elif isinstance(event, Progress):
+                    self.display.count(f"{event.key}: {event.what}", event.done, event.total)
         except BaseException:
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+
+#: The views of an image from which all that an augmentation makes of it can be picked, where there are so few.
+VIEWS = {"none": ("as it is",), "flip": ("as it is", "flipped")}
 
 
 def layers(name: str) -> list[keras.layers.Layer]:
@@ -29,3 +33,13 @@ def start(augmenting: list[keras.layers.Layer], seed: int) -> None:
     """Set the layers' random streams to their beginnings."""
     for number, layer in enumerate(augmenting):
         layer.generator.state.assign([seed + number, 0])
+
+
+def flipped_view(augmenting: list[keras.layers.Layer], views: tf.Tensor) -> tf.Tensor:
+    """Of each image's two views [batch, 2, ...] the one that `flip` would make; its random stream goes on as there."""
+    import tensorflow as tf
+
+    (flip,) = augmenting
+    # the layer looks at the shape only
+    flips = flip.get_random_transformation(tf.zeros((tf.shape(views)[0], 1, 1, 1)), training=True)["flips"]
+    return tf.where(tf.reshape(flips, (-1, *[1] * (len(views.shape) - 2))), views[:, 1], views[:, 0])

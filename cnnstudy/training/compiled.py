@@ -12,7 +12,6 @@ import gc
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -20,23 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from cnnstudy import architectures
-from cnnstudy.architectures import AUXILIARY, HEAD, Network
-from cnnstudy.records import Optimizer, TrialSpec
-from cnnstudy.training import augmentation, optimizers, transfer, weights
+from cnnstudy.architectures import Network
+from cnnstudy.records import TrialSpec
+from cnnstudy.training import augmentation, weights
 from cnnstudy.training.graph import AUXILIARY_DROPOUT, DROPOUT, Graph
+from cnnstudy.training.updates import Update, UpdateKind
 
 #: How much is kept from trial to trial: networks, updates of a network, and bytes of weights and optimisers' states.
 NETWORKS, UPDATES, BYTES = 4, 6, 1 << 30
-
-
-@dataclass(frozen=True)
-class UpdateKind:
-    """What makes an update another graph."""
-
-    backbone: tuple[str, ...]  # stages that train, as in transfer.Phase
-    auxiliary: bool  # whether auxiliary heads count
-    optimizer: Optimizer
-    augmentation: str
 
 
 class CompiledNetwork:
@@ -48,10 +38,9 @@ class CompiledNetwork:
         )
         self.graph = Graph(self.network)
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)
-        self.batch = tf.TensorSpec((None, image_size, image_size, 3), tf.uint8)
         self._augmentations: dict[str, list[keras.layers.Layer]] = {}
         self._updates: OrderedDict[UpdateKind, Update] = OrderedDict()
-        self._forward = tf.function(self._logits_of, input_signature=[self.batch])
+        self._forwards: dict[tuple[str | None, str], Callable[[np.ndarray], tf.Tensor]] = {}
 
     def start(self, spec: TrialSpec) -> None:
         """Set everything to what a trial starts from, whatever was trained before.
@@ -61,9 +50,8 @@ class CompiledNetwork:
         """
         for layer in self.network.training.layers:
             layer.trainable = True
-        weights.initialise(self.network, spec.seed)
-        if spec.weights_file is not None and spec.levels["transfer"] != "scratch":
-            weights.load_backbone(self.network, Path(spec.weights_file))
+        source = spec.weights_file if spec.levels["transfer"] != "scratch" else None
+        weights.initialise(self.network, spec.seed, None if source is None else Path(source))
         self.graph.set_dropout(float(spec.levels["dropout"]), float(spec.levels.get("auxiliary_dropout", 0.0)))
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
         augmentation.start(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
@@ -77,13 +65,22 @@ class CompiledNetwork:
     def update(self, kind: UpdateKind) -> Update:
         """The update of that kind, compiled at its first call."""
         if kind not in self._updates:
-            self._updates[kind] = Update(self, kind)
+            augment = self.augmentation(kind.augmentation)
+            self._updates[kind] = Update(self.network, self.graph, kind, augment, self.auxiliary_weight)
         self._updates.move_to_end(kind)
         return self._updates[kind]
 
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits [n, classes] of images [n, size, size, 3] uint8, in inference mode."""
-        return self._forward(pixels).numpy()
+    def logits(self, inputs: np.ndarray, cut: str | None = None) -> np.ndarray:
+        """Logits [n, classes] in inference mode.
+
+        Args:
+            inputs: images [n, size, size, 3] uint8, or the outputs [n, ...] float32 of the operation `cut`.
+        """
+        return self._forward(cut, self.graph.outputs[0])(inputs).numpy()
+
+    def features(self, pixels: np.ndarray, cut: str) -> np.ndarray:
+        """Outputs [n, ...] float32 of the operation `cut` for images [n, size, size, 3] uint8, in inference mode."""
+        return self._forward(None, cut)(pixels).numpy()
 
     def forget_updates(self, kept: int) -> None:
         """All but so many that were used last."""
@@ -104,80 +101,15 @@ class CompiledNetwork:
             for variable in (*self.network.training.weights, *states)
         )
 
-    def _logits_of(self, pixels: tf.Tensor) -> tf.Tensor:
-        known = {self.graph.input: tf.cast(pixels, tf.float32)}
-        return self.graph.run(self.graph.outputs[:1], known, training=False)[0]
+    def _forward(self, cut: str | None, wanted: str) -> Callable[[np.ndarray], tf.Tensor]:
+        if (cut, wanted) not in self._forwards:
 
+            def forward(inputs: tf.Tensor) -> tf.Tensor:
+                known = {cut or self.graph.input: tf.cast(inputs, tf.float32)}
+                return self.graph.run([wanted], known, training=False)[0]
 
-class Update:
-    """One update of one kind, with optimisers of its own: one for the heads, one for the backbone."""
-
-    def __init__(self, compiled: CompiledNetwork, kind: UpdateKind) -> None:
-        network = compiled.network
-        layers = (network.training if kind.auxiliary else network.logits).layers
-        head = [layer for layer in layers if layer.name.startswith((HEAD, AUXILIARY))]
-        backbone = [layer for layer in weights.backbone_layers(network.logits) if transfer.trains(layer, kind.backbone)]
-        self._groups = [
-            (
-                [variable for layer in group for variable in layer.trainable_variables],
-                optimizers.build(kind.optimizer, 0.0),
-            )
-            for group in (head, backbone)
-            if group
-        ]
-        for variables, optimizer in self._groups:
-            optimizer.build(variables)
-        self._step = tf.function(
-            self._function(compiled, kind), input_signature=[compiled.batch, tf.TensorSpec((None,), tf.int64)]
-        )
-
-    def start(self, learning_rate: float, backbone_learning_rate: float) -> None:
-        """Optimisers as fresh ones."""
-        for (_, optimizer), rate in zip(self._groups, (learning_rate, backbone_learning_rate), strict=False):
-            for variable in optimizer.variables:
-                variable.assign(tf.zeros(variable.shape, variable.dtype))
-            optimizer.learning_rate = rate
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """The optimisers' states."""
-        return [variable for _, optimizer in self._groups for variable in optimizer.variables]
-
-    def __call__(self, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Train on images [n, size, size, 3] uint8 with labels [n] int64.
-
-        Returns:
-            [3]: the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them.
-        """
-        return self._step(pixels, labels).numpy()
-
-    def _function(self, compiled: CompiledNetwork, kind: UpdateKind) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-        graph, augment = compiled.graph, compiled.augmentation(kind.augmentation)
-        outputs = graph.outputs if kind.auxiliary else graph.outputs[:1]
-        trained = [variable.value for variables, _ in self._groups for variable in variables]
-
-        def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-        def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            batch = tf.cast(pixels, tf.float32)
-            for layer in augment:
-                batch = layer(batch, training=True)
-            # what a layer's `trainable` says while this is traced plays no part
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(trained)
-                logits, *auxiliary = graph.run(outputs, {graph.input: batch}, training=True)
-                loss = cross_entropy(labels, logits)
-                auxiliary_loss = tf.add_n([cross_entropy(labels, one) for one in auxiliary] or [0.0])
-                total = loss + compiled.auxiliary_weight * auxiliary_loss
-            gradients = tape.gradient(total, trained)
-            for variables, optimizer in self._groups:
-                optimizer.apply(gradients[: len(variables)], variables)
-                gradients = gradients[len(variables) :]
-            correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
-            return tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
-
-        return step
+            self._forwards[cut, wanted] = tf.function(forward, input_signature=[self.graph.signature(cut)])
+        return self._forwards[cut, wanted]
 
 
 class CompiledNetworks:

@@ -49,6 +49,16 @@ class Graph:
             self._rates[layer.name].assign(layer.rate)
             self._scales[layer.name].assign(1 / (1 - layer.rate))
 
+    def signature(self, cut: str | None = None, views: int = 1) -> tf.TensorSpec:
+        """A batch of images, or of the outputs of the operation `cut`: of so many views of each image."""
+        if cut is None:
+            return tf.TensorSpec(self.operations[self.input].output.shape, tf.uint8)
+        return tf.TensorSpec((None, *((views,) if views > 1 else ()), *self.shape(cut)), tf.float32)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the operation's output, without the batch."""
+        return tuple(self.operations[name].output.shape[1:])
+
     def run(self, wanted: Iterable[str], known: Mapping[str, tf.Tensor], training: bool) -> list[tf.Tensor]:
         """The outputs of the operations `wanted`, from those that are known; nothing else is computed."""
         found = dict(known)

@@ -216,15 +216,8 @@ def load_for_training(
     Raises:
         DataError: the cache entry is gone.
     """
-    folder = Path(images.folder)
-    try:
-        index = _read_index(folder)
-        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except OSError as reason:
-        raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
-    usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    labels = np.array(index["labels"], dtype=np.int64)
-    parts = split_indices([index["keys"][i] for i in usable], labels[usable].tolist(), split, block)
+    pixels, usable, keys, labels = _open(images)
+    parts = split_indices(keys, labels[usable].tolist(), split, block)
     train = [members[: used_of(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 
@@ -239,6 +232,32 @@ def load_for_training(
         return Images(pixels[rows], labels[rows], rows)
 
     return TrainingImages(take(train), take(parts["validation"]), take(probe))
+
+
+def open_all_but_test(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """What training may see in any block.
+
+    Returns:
+        Pixels [all, size, size, 3] uint8 of the whole data set, on disk; the places [n] of images that are in no test.
+
+    Raises:
+        DataError: the cache entry is gone.
+    """
+    pixels, usable, keys, labels = _open(images)
+    held_out = {i for members in split_indices(keys, labels[usable].tolist(), split)["test"] for i in members}
+    return pixels, np.array([place for i, place in enumerate(usable) if i not in held_out])
+
+
+def _open(images: PreparedImages) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Pixels of all images, on disk; the places of those that can be used, with their keys; the labels of all."""
+    folder = Path(images.folder)
+    try:
+        index = _read_index(folder)
+        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except OSError as reason:
+        raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
+    usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
+    return pixels, usable, [index["keys"][i] for i in usable], np.array(index["labels"], dtype=np.int64)
 
 
 def _shuffled(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:

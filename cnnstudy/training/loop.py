@@ -11,15 +11,19 @@ import time
 
 import numpy as np
 
+from cnnstudy.cache import cache_folder
 from cnnstudy.records import EpochRecord, TrialSpec
-from cnnstudy.training.batches import Batches, legacy_validation
+from cnnstudy.training.batches import Batches, evaluation_batch_size, legacy_validation
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
+from cnnstudy.training.features import Features
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.transfer import Phase
 
 #: The batch size for which a scaled learning rate is what the study file says.
 REFERENCE_BATCH = 32
+#: Images for which features are compared with the whole network at a trial's end.
+CHECKED = 8
 
 
 class DivergedError(Exception):
@@ -40,6 +44,7 @@ class Trainer:
         self.images_seen = 0
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
+        self._features: Features | None = None
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
@@ -51,13 +56,19 @@ class Trainer:
             "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
         }
 
-    def start_phase(self, phase: Phase) -> None:
-        """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
+    def start_phase(self, phase: Phase, features: Features | None = None) -> None:
+        """Fresh optimisers for the layers that train now: one for the heads, one for the backbone.
+
+        Args:
+            features: what the phase trains on and is measured on, in place of images.
+        """
+        self._features = features
         kind = UpdateKind(
             backbone=phase.backbone,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
+            cut=features.cut if features is not None else None,
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
@@ -104,14 +115,36 @@ class Trainer:
     def logits(self, images: Images) -> np.ndarray:
         """Logits [n, classes] in inference mode, for every image once."""
         size = evaluation_batch_size(self.spec.images.size)
-        return np.concatenate(
-            [self.compiled.logits(images.pixels[start : start + size]) for start in range(0, len(images), size)]
-        )
+        starts = range(0, len(images), size)
+        if self._features is None:
+            return np.concatenate([self.compiled.logits(images.pixels[start : start + size]) for start in starts])
+        of, cut = self._features.of, self._features.cut
+        return np.concatenate([self.compiled.logits(of(images.places[start : start + size]), cut) for start in starts])
+
+    def check_features(self) -> None:
+        """The whole network must give for a few images what it gives for their features.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if self._features is None:
+            return
+        validation = self.images.validation
+        whole = self.compiled.logits(validation.pixels[:CHECKED])
+        cut = self.compiled.logits(self._features.of(validation.places[:CHECKED]), self._features.cut)
+        off = float(np.abs(whole - cut).max())
+        if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
+            raise RuntimeError(
+                f"features from the cache give logits that are off by {off:.5f} from those of the whole network; "
+                f"remove {cache_folder() / 'features'}, and please report this with the study file"
+            )
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
         train = self.images.train
-        return self._update(train.pixels[chosen], train.labels[chosen])
+        if self._features is None:
+            return self._update(train.pixels[chosen], train.labels[chosen])
+        return self._update(self._features.views_of(train.places[chosen]), train.labels[chosen])
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
@@ -154,8 +187,3 @@ def scaled_learning_rate(spec: TrialSpec) -> float:
     ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
     factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
     return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]
-
-
-def evaluation_batch_size(image_size: int) -> int:
-    """Images a batch in evaluation: by image size (pixels) alone, so that no factor under study changes it."""
-    return max(16, min(256, 32 * 224 * 224 // image_size**2))

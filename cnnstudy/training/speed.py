@@ -10,10 +10,11 @@ import numpy as np
 
 from cnnstudy.architectures import Network
 from cnnstudy.records import Speed, TrialSpec
-from cnnstudy.training import transfer
+from cnnstudy.training import features, transfer
+from cnnstudy.training.batches import evaluation_batch_size
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.images import Images
-from cnnstudy.training.loop import Trainer, evaluation_batch_size
+from cnnstudy.training.loop import Trainer
 from cnnstudy.training.trial import load_images
 
 #: What is timed is called so often, but not again after so many seconds.
@@ -35,7 +36,7 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
     seconds_per_update = []
     for phase in _phases(spec, network):
         transfer.apply(network, phase)
-        trainer.start_phase(phase)
+        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
         by_size = []
         for size in batch_sizes:
             update = partial(trainer.update, places[:size])
@@ -49,6 +50,7 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         setup_seconds=setup,
         batch_sizes=tuple(batch_sizes),
         seconds_per_update=tuple(seconds_per_update),
+        extraction_seconds=_seconds_of_extraction(trainer),
         seconds_per_evaluated_image=_seconds_of(partial(trainer.logits, batch)) / len(batch),
     )
 
@@ -59,10 +61,22 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
     trainer = Trainer(networks.start(spec), load_images(spec), spec)
     for phase in _phases(spec, trainer.compiled.network):
         transfer.apply(trainer.compiled.network, phase)
-        trainer.start_phase(phase)
+        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
         trainer.update(np.arange(len(trainer.images.train))[:batch_size])
     trainer.logits(_batch(trainer))
     return time.perf_counter() - started, trainer
+
+
+def _seconds_of_extraction(trainer: Trainer) -> float:
+    """From one batch; 0 where each phase runs the whole network."""
+    compiled, spec, pixels = trainer.compiled, trainer.spec, _batch(trainer).pixels
+    plans = [features.plan(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
+    planned = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
+    if planned is None:
+        return 0.0
+    extract = partial(compiled.features, pixels, planned.cut)
+    extract()
+    return planned.views * planned.images / len(pixels) * _seconds_of(extract)
 
 
 def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:

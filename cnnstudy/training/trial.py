@@ -14,6 +14,8 @@ from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import correctness, package, transfer, weights
 from cnnstudy.training.compiled import CompiledNetworks
+from cnnstudy.training.decoding import Progress
+from cnnstudy.training.features import Source, source_of
 from cnnstudy.training.images import TrainingImages, load_for_training
 from cnnstudy.training.loop import DivergedError, Trainer
 from cnnstudy.training.metrics import confusion
@@ -24,11 +26,18 @@ from cnnstudy.training.verdict import judge
 Report = Callable[[EpochRecord], bool]
 
 
-def run_trial(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks | None = None) -> TrialResult:
+def run_trial(
+    spec: TrialSpec,
+    folder: Path,
+    report: Report,
+    networks: CompiledNetworks | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> TrialResult:
     """Train one network and leave its files in `folder`.
 
     Args:
         networks: what earlier trials have compiled; the trial's result does not depend on it.
+        progress: told of what comes before the first epoch.
 
     Raises:
         DataError, WeightsError: what the trial needs is gone.
@@ -36,7 +45,7 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report, networks: CompiledN
     """
     networks = CompiledNetworks() if networks is None else networks
     try:
-        return _run(spec, folder, report, networks)
+        return _run(spec, folder, report, networks, progress)
     except DivergedError:
         raise
     except Exception:
@@ -44,7 +53,7 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report, networks: CompiledN
         raise
 
 
-def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks) -> TrialResult:
+def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
     started = time.perf_counter()
     compiled = networks.start(spec)
     network = compiled.network
@@ -52,7 +61,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     best = _Best(spec, network)
     always_frozen = _frozen_in_all_phases(network, spec)
     frozen_before = weights.digest(always_frozen) if always_frozen else None
-    records, ended_by = _train(trainer, best, report)
+    sources: list[Source] = []
+    records, ended_by = _train(trainer, best, report, sources, progress)
     last, last_full = trainer.latest, trainer.measure_full_train()
     assert last is not None  # a trial has an epoch at least
     best.restore()
@@ -60,6 +70,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     if best.epoch != trainer.epoch:
         restored, full = trainer.measure(), trainer.measure_full_train()
     _check_restored(restored.metrics, records[best.epoch - 1])
+    trainer.check_features()
     frozen_after = weights.digest(always_frozen) if always_frozen else None
     if frozen_before != frozen_after:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
@@ -92,6 +103,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         frozen_digest=frozen_after,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
+        features=" then ".join(dict.fromkeys(source.what for source in sources)),
+        features_note="; ".join(dict.fromkeys(source.why for source in sources)),
         files={
             "correctness": str(folder / "correctness.npz"),
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
@@ -100,13 +113,16 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     )
 
 
-def _train(trainer: Trainer, best: _Best, report: Report) -> tuple[list[EpochRecord], str]:
-    """Run the epochs of every phase; their records, and what ended them."""
+def _train(
+    trainer: Trainer, best: _Best, report: Report, sources: list[Source], progress: Progress
+) -> tuple[list[EpochRecord], str]:
+    """Run the epochs of every phase; their records, and what ended them. `sources` gets what each phase trained on."""
     spec, records, ended_by = trainer.spec, list[EpochRecord](), "epochs"
     network = trainer.compiled.network
     for phase in transfer.phases(spec, dict(network.architecture.cut_points)):
         transfer.apply(network, phase)
-        trainer.start_phase(phase)
+        sources.append(source_of(trainer.compiled, spec, phase, progress))
+        trainer.start_phase(phase, sources[-1].features)
         ended_by = "epochs"
         for number in range(1, phase.epochs + 1):
             record = trainer.run_epoch()

@@ -97,6 +97,7 @@ def test_a_warm_trial_equals_a_cold_one(
     given = {"batch_size": 16, "weights": sources(name), "optimizer": Optimizer("sgd")}
     specs = {mode: make_spec(name, transfer=mode, epochs=2 if mode == "two-phase" else 1, **given) for mode in MODES}
     specs["strong"] = make_spec(name, augmentation="strong", dropout=0.0, seed=3, epochs=1, **given)
+    specs["flipped"] = make_spec(name, transfer="frozen", augmentation="flip", epochs=1, **given)
     cold = {mode: outcome(spec, tmp_path / "cold" / mode) for mode, spec in specs.items()}
     networks = CompiledNetworks()
     disturb(specs["scratch"], tmp_path, networks)
@@ -140,8 +141,8 @@ def test_what_is_compiled_serves_every_rate_and_batch(
         assert trial.run_trial(spec, tmp_path / str(number), lambda record: True, networks).state == "finished"
     assert made == ["CompiledNetwork", "Update"]
     kept = networks.start(spec)
-    (update,) = kept._updates.values()
-    assert update._step.experimental_get_tracing_count() == kept._forward.experimental_get_tracing_count() == 1
+    functions = [*kept._forwards.values(), *(update._step for update in kept._updates.values())]
+    assert [function.experimental_get_tracing_count() for function in functions] == [1, 1]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("NETWORKS", 1), ("BYTES", 1)])

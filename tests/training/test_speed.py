@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,8 +55,8 @@ def test_two_phases_are_measured_apart(make_spec: MakeSpec, monkeypatch: pytest.
     trained = []
     original = loop.Trainer.start_phase
 
-    def start(trainer: loop.Trainer, phase: object) -> None:
-        original(trainer, phase)  # type: ignore[arg-type]
+    def start(trainer: loop.Trainer, *given: Any) -> None:
+        original(trainer, *given)
         trained.append({layer.name for layer in trainer.compiled.network.logits.layers if layer.trainable_variables})
 
     monkeypatch.setattr(loop.Trainer, "start_phase", start)
@@ -73,6 +74,18 @@ def test_it_leaves_nothing_behind_for_the_trial_that_comes_next(make_spec: MakeS
     measure_speed(spec, [8, 32], networks)
     after = trial.run_trial(spec, tmp_path / "after", lambda record: True, networks)
     assert after.summary == alone.summary
+
+
+def test_features_are_measured_without_making_them(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    frozen = measure_speed(make_spec(transfer="frozen", augmentation="flip"), [8])
+    whole = measure_speed(make_spec(transfer="frozen", augmentation="strong"), [8])
+    assert frozen.extraction_seconds > 0
+    assert whole.extraction_seconds == 0
+    assert not (tmp_path / "cache" / "features").exists()
 
 
 def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
