@@ -23,7 +23,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     errors           the exception tree
     signals          how a command is asked to stop
     strict           the base of everything read from a study file
-    cache            one folder for what is costly and shared: images, source weights
+    cache            one folder for what is costly and shared: images, source weights, features
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread

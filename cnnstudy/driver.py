@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
@@ -130,6 +130,8 @@ class Driver:
                     self._on_done(event)
                 elif isinstance(event, Failed):
                     self._on_failed(event)
+                elif isinstance(event, Progress):
+                    self.display.count(f"{event.key}: {event.what}", event.done, event.total)
         except BaseException:
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")

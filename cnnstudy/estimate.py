@@ -99,7 +99,8 @@ def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor
                 why = measured.message.split("\n")[0]
                 display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
                 continue
-            cost = _cost(alike, sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
+            seconds = seconds_once(measured, min(executor.slots, len(alike)))
+            cost = _cost(alike, seconds + sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
         costs[kind] = cost
     if costs:
         _tell(costs, by_kind, executor.slots, display)
@@ -159,6 +160,11 @@ def seconds_of(spec: TrialSpec, speed: Speed) -> float:
     )
     evaluated = (spec.epochs + 2) * (probe + sum(spec.images.validation)) + 2 * sum(used)
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
+
+
+def seconds_once(speed: Speed, workers: int) -> float:
+    """What comes once, whatever the number of trials: compiling in each worker, and features for all of them."""
+    return workers * speed.compile_seconds + speed.extraction_seconds
 
 
 def _at(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:

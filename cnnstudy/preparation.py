@@ -101,7 +101,8 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": learnt_on}])
+        described = {name: value for name, value in spec.to_json().items() if name != "features"}  # it has none
+        address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         if not entry_folder("weights", address).is_dir():
             self._pretrain(spec, address)
         folder = entry_folder("weights", address)

@@ -123,6 +123,8 @@ class Recorder:
         }
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
+        if result.features:
+            tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.tracker.end_run(run_id, result.state, tags)

@@ -144,6 +144,7 @@ class TrialSpec(Record):
     keep_model: bool = True
     deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
+    features: bool = True  # what frozen layers make of the images may come from the cache
 
     @property
     def key(self) -> str:
@@ -183,6 +184,8 @@ class TrialResult(Record):
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
     train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
+    features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 
@@ -192,10 +195,12 @@ class Speed(Record):
     """How fast a worker trains one network in one transfer mode."""
 
     parameters: int
-    setup_seconds: float  # from nothing to the first update and evaluation, with what is compiled for them
+    setup_seconds: float  # from its images and weights to the first update and evaluation
     batch_sizes: tuple[int, ...]
     seconds_per_update: tuple[tuple[float, ...], ...]  # for each phase, by `batch_sizes`
     seconds_per_evaluated_image: float
+    compile_seconds: float = 0.0  # more in the first trial of a worker
+    extraction_seconds: float = 0.0  # what frozen layers make of the images, once for all trials
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
+
+if TYPE_CHECKING:
+    from cnnstudy.training.compiled import CompiledNetworks
 
 
 def main() -> None:
@@ -52,6 +55,7 @@ class Worker:
         self.threads = threads
         self.deterministic = deterministic
         self.folder = folder
+        self._compiled: CompiledNetworks | None = None
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
@@ -116,7 +120,8 @@ class Worker:
         self._set_up_tensorflow()
         from cnnstudy.training.speed import measure_speed
 
-        return measure_speed(TrialSpec.from_json(payload["spec"]), payload["batch_sizes"]).to_json()
+        spec = TrialSpec.from_json(payload["spec"])
+        return measure_speed(spec, payload["batch_sizes"], self._networks()).to_json()
 
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
@@ -126,7 +131,11 @@ class Worker:
             self._send("epoch", key, record=record.to_json())
             return bool(self.messages.get()["go_on"])
 
-        return run_trial(TrialSpec.from_json(payload), self.folder / key, report).to_json()
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        spec = TrialSpec.from_json(payload)
+        return run_trial(spec, self.folder / key, report, self._networks(), progress).to_json()
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
@@ -158,6 +167,14 @@ class Worker:
 
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
         return evaluate([Path(file) for file in payload["models"]], images, split, self._progress(key))
+
+    def _networks(self) -> CompiledNetworks:
+        """What is compiled, from trial to trial."""
+        from cnnstudy.training.compiled import CompiledNetworks
+
+        if self._compiled is None:
+            self._compiled = CompiledNetworks()
+        return self._compiled
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

@@ -244,6 +244,21 @@ def load_for_training(
     return TrainingImages(take(train), take(parts["validation"]), take(probe))
 
 
+def open_all_but_test(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """What training may see in any block.
+
+    Returns:
+        Pixels [all, size, size, 3] uint8 of the whole data set, on disk; the places [n] of images that are in no test.
+
+    Raises:
+        DataError: the cache entry is gone.
+    """
+    decoded = open_decoded(images)
+    usable = decoded.usable
+    parts = split_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
+    return decoded.pixels, usable[sorted(i for part in parts.values() for members in part for i in members)]
+
+
 def _shuffled(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:
     """The labels with a share of those of the training images in an order of chance (Zhang et al. 2017)."""
     dice = np.random.default_rng([seed, len(train)])
