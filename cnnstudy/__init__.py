@@ -31,6 +31,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
     strategies       the keys of `strategy`: a search or a factorial
+    aims             the keys of `objective` and `confirm`
     schema           the keys of a study file
     combinations     what keys must be together
     config           YAML -> frozen StudyConfig, checked as a whole

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.aims import Confirm
 from cnnstudy.analysis.champion import (
     CHAMPION,
     TIED,
@@ -27,7 +28,6 @@ from cnnstudy.opening import Opening, open_test
 from cnnstudy.proposals import Listed, Proposal
 from cnnstudy.records import RecordedRun, Rule, best_metrics, latest_runs
 from cnnstudy.registry import Registry
-from cnnstudy.schema import Confirm
 
 #: Seeds and blocks from here on are for confirming: no search repeats, and no factorial has blocks, so often.
 FIRST_SEED = 10_000

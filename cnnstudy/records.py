@@ -240,6 +240,12 @@ class RecordedStudy:
         return self.rule.metric
 
     @property
+    def goals(self) -> tuple[str, ...] | None:
+        """What the Pareto front weighs up; None: what is usual."""
+        goals = self.config["objective"].get("goals")
+        return tuple(goals) if goals else None
+
+    @property
     def rule(self) -> Rule:
         """What makes one trial better than another."""
         given = self.config["objective"]

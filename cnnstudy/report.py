@@ -23,6 +23,7 @@ from cnnstudy.analysis.leaderboard import (
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.pareto import GOALS, non_dominated
 from cnnstudy.analysis.selection import STANDING_HEADINGS, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
 from cnnstudy.confirmation import Confirmed, confirmed_sentences
@@ -37,7 +38,8 @@ WIDE = 140
 
 def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """The study's leaderboard. A trial that was interrupted and ran again is in it with its last run only."""
-    return leaderboard(latest_trials(tracker, study), study.objective, sort)
+    frame = leaderboard(latest_trials(tracker, study), study.objective, sort)
+    return frame if frame.empty else frame.assign(pareto_front=non_dominated(frame, study.goals or GOALS))
 
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
@@ -63,6 +65,10 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         console.print(grid, markup=False, emoji=False)
         if top is not None and len(finished) > top:
             console.print(f"and {len(finished) - top} more", highlight=False)
+        front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
+        if len(finished) > 1 and front:
+            more = f" and {len(front) - 8} more" if len(front) > 8 else ""
+            _say(console, f"Pareto front (no other is better in every goal): {', '.join(front[:8])}{more}")
     if len(others):
         grid = _grid("not finished")
         for heading in UNFINISHED_HEADINGS:

@@ -48,7 +48,7 @@ def one_driver(name: str, uri: str) -> Iterator[None]:
 
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm")
+_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals")
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from cnnstudy import strategies
+from cnnstudy.aims import Confirm
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
@@ -23,7 +24,7 @@ from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.resume import one_driver, past_trials, recorded_config, refuse_changes
-from cnnstudy.schema import Confirm, StudyConfig
+from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
 from cnnstudy.tracking import REASON, Tracker

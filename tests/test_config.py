@@ -10,8 +10,9 @@ import pytest
 from mistakes import check_mistake, complaint, written
 
 from cnnstudy import config
+from cnnstudy.aims import Confirm
 from cnnstudy.config import load_study
-from cnnstudy.schema import Budget, Confirm, StudyConfig
+from cnnstudy.schema import Budget, StudyConfig
 from cnnstudy.space import Choices, Range
 from cnnstudy.strategies import Search
 
@@ -585,6 +586,13 @@ MISTAKES = [
         "  metric: val/loss\n  minimum_accuracy: half #!",
         "objective.minimum_accuracy",
         ["must be a number", "not 'half'."],
+    ),
+    ("  metric: val/loss", "  goals: [accuracy] #!", "objective.goals", ["at least 2"]),
+    (
+        "  metric: val/loss",
+        "  goals: [accuracy, gap, cost] #!",
+        "objective.goals.2",
+        ["'accuracy', 'loss', 'gap', 'seconds' or 'parameters'", "not 'cost'."],
     ),
     # confirm
     ("seed: 3", "confirm: 3 #!", "confirm", ["must hold keys", "not 3."]),

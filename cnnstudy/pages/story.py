@@ -17,7 +17,7 @@ from cnnstudy.analysis.causes import Causes, causes
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import leaderboard, without_formula
 from cnnstudy.analysis.observations import History
-from cnnstudy.analysis.pareto import non_dominated
+from cnnstudy.analysis.pareto import GOALS, non_dominated
 from cnnstudy.pages.confirmed import ARTIFACT, Confirmed, read_confirmed
 from cnnstudy.pages.gallery import Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
@@ -112,7 +112,7 @@ def tell(
         study=study,
         runs=runs,
         frame=frame,
-        front=non_dominated(frame),
+        front=non_dominated(frame, study.goals or GOALS),
         causes=found,
         curves={run.tags["cnnstudy.trial"]: _curve(run, history) for run in finished},
         classes=_classes(of_trial, finished, read_text) if of_trial is not None else None,

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 import cnnstudy
 from cnnstudy.analysis.causes import NETWORKS, Causes
 from cnnstudy.analysis.data_law import TARGET
+from cnnstudy.analysis.pareto import GOALS
 from cnnstudy.analysis.sentences import sentences
 from cnnstudy.pages import tables, words
 from cnnstudy.pages.drawing import inline_svg, save_png, svg_text
@@ -135,6 +136,7 @@ def study_page(story: Story, figures: Mapping[str, Sequence[Drawn]]) -> str:
         headings=headings,
         rows=rows,
         front=[row for row in rows if row.front],
+        goals=story.study.goals or GOALS,
         provenance=words.provenance(story),
         limits=words.cannot_tell(story),
         configuration=words.recorded_configuration(story),
