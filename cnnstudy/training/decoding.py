@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,31 +126,35 @@ class Decoders:
         """Of each image the pixels at every size, or why it can't be used."""
         outcomes = [_without_decoder(image, sizes) for image in images]
         asked = [place for place, outcome in enumerate(outcomes) if outcome is None]
-        decoded = self._decoded([images[i] for i in asked], sizes, digests and [digests[i] for i in asked])
+        decoded = iter(self._decoded([images[i] for i in asked], sizes, digests and [digests[i] for i in asked]))
         return [next(decoded) if outcome is None else outcome for outcome in outcomes]
 
     def _decoded(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
-    ) -> Iterator[list[np.ndarray] | str]:
+    ) -> list[list[np.ndarray] | str]:
         if not images:
-            return
-        decoder = self._idle.pop() if self._idle else _Decoder()
+            return []
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = _Decoder()
         try:
             answers = decoder.ask([image.content for image in images], sizes, digests)
         except EOFError:
             code = decoder.end()
             if len(images) == 1:
-                yield _blame(images[0], code)
-            else:  # one by one, to see which of them it was
-                for place, image in enumerate(images):
-                    yield from self._decoded([image], sizes, digests and [digests[place]])
-            return
+                return [_blame(images[0], code)]
+            # one by one, to see which of them it was
+            singly = ((image, digests and [digests[place]]) for place, image in enumerate(images))
+            return [outcome for image, digest in singly for outcome in self._decoded([image], sizes, digest)]
         except BaseException:
             decoder.end()
             raise
         self._idle.append(decoder)
-        for image, (answer, decoded) in zip(images, answers, strict=True):
-            yield _outcome(image, sizes, answer, decoded, may_change=digests is None)
+        return [
+            _outcome(image, sizes, answer, decoded, may_change=digests is None)
+            for image, (answer, decoded) in zip(images, answers, strict=True)
+        ]
 
 
 def _without_decoder(image: SourceImage, sizes: Sequence[int]) -> list[np.ndarray] | str | None:

@@ -9,12 +9,12 @@ import stat
 from collections.abc import Sequence
 
 # those of FORMATS: without them Pillow would not know the formats that it loads on demand
-from PIL import ExifTags, Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 #: Part of the cache's address: raise it when the same file would decode to other pixels.
 DECODER_VERSION = 3
 #: What is tried, whatever a file's name. Not all that Pillow knows: for PostScript it would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 #: Larger images are refused from their header, before a byte of pixels is decoded.
 MOST_PIXELS = 100_000_000
 #: Larger files are not read into memory.
