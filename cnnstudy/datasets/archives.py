@@ -24,7 +24,7 @@ ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
 #: A member, and all members together, that claim more are taken for a bomb.
 MOST_MEMBER_BYTES = 512 * 2**20
 MOST_TOTAL_BYTES = 4 * 2**30
-MOST_MEMBERS = 1_000_000
+MOST_MEMBERS = 500_000
 #: Of a member's path. Linux takes no longer ones.
 MOST_NAME = 4096
 #: What is read in one go.
