@@ -101,6 +101,13 @@ def test_a_file_that_went_away_is_bad(tmp_path: Path) -> None:
     assert "No such file" in reason(tmp_path / "1.jpg")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.jpg")
+    assert reason(tmp_path / "1.jpg") == "can't be read (it is no regular file)"
+    assert reason(Path("/dev/zero")) == "can't be read (it is no regular file)"
+
+
 def test_bad_images_are_named_and_the_others_decoded() -> None:
     found, bad = decode(b"y", encoded(plain(), "PNG"), b"x", encoded(plain("blue"), "PNG"))
     assert sorted(found) == [1, 3]
