@@ -23,7 +23,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     errors           the exception tree
     signals          how a command is asked to stop
     strict           the base of everything read from a study file
-    cache            one folder for what is costly and shared: images, source weights
+    cache            one folder for what is costly and shared: images, source weights, features
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
@@ -47,6 +47,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
     recording        a trial's way into MLflow
+    pages/           a study's page: one HTML file with its figures
     display          what a study shows on the screen
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
@@ -56,11 +57,18 @@ Each module imports only from those above it in this list (tests/test_imports.py
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test
     study            a study from its file to its end
+    reproduction     a trial trained again from its record
+    gallery          a trial's mistakes beside the training images that are most alike
     report           what a study came to, on the terminal
+    comparing        two studies side by side
+    snapshots        what a running study has in MLflow, and what is new in it
+    watching         a live view of a study that runs elsewhere
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server
-    cli              the commands
+    shelf            what lies in the cache
+    commands/        the commands, one file for those that belong together
+    cli              the command line
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""One folder for what is costly and shared by all studies: decoded images and source weights.
+"""One folder for what is costly and shared by all studies: decoded images, source weights, features of frozen layers.
 
 Every entry is a folder under a content address. It is built under a temporary name beside its final one and renamed
 when whole, so that an entry that exists is complete; a lock keeps two processes from building the same entry at once.
@@ -18,6 +18,9 @@ from typing import Any
 
 import filelock
 import platformdirs
+
+#: The file of an entry that says in a line what it is.
+ABOUT = "about.txt"
 
 
 def cache_folder() -> Path:

@@ -32,16 +32,19 @@ class Display:
         """Something countable goes on; total 0 means: not known."""
 
     def start_trials(self, done: int, total: int) -> None:
-        """The study's trials begin; `done` were recorded before."""
+        """The study's trials begin; `done` were recorded before; total 0 means: not known."""
 
-    def start_trial(self, key: str, title: str, epochs: int) -> None:
-        """A trial was handed to a worker."""
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        """A trial was handed to a worker, so many seconds ago."""
 
     def epoch(self, key: str, record: EpochRecord) -> None:
         """A trial ended an epoch."""
 
     def end_trial(self, key: str, text: str) -> None:
         """A trial ended."""
+
+    def stop_trial(self, key: str, text: str) -> None:
+        """A trial was stopped that is to run again: it does not count."""
 
 
 def numbers(record: EpochRecord) -> str:
@@ -59,6 +62,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Bytes as `2.6 GB`."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count / 1000:.3g} kB"
 
 
 class _Clock:
@@ -103,7 +114,7 @@ class PlainDisplay(Display):
     def start_trials(self, done: int, total: int) -> None:
         self._clock.start(done, total)
 
-    def start_trial(self, key: str, title: str, epochs: int) -> None:
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
         self._epochs[key] = epochs
         self._write(f"{key}  {title}: started")
 
@@ -113,8 +124,12 @@ class PlainDisplay(Display):
     def end_trial(self, key: str, text: str) -> None:
         trial = not key.startswith("pretrain-")
         self._clock.done += trial
-        count = f"  ({self._clock.done} of {self._clock.total} trials) {self._clock.left()}" if trial else ""
-        self._write(f"{key}  {text}{count}".rstrip())
+        done, total = self._clock.done, self._clock.total
+        count = f"{done} of {total} trials" if total else f"{done} so far"
+        self._write(f"{key}  {text}{f'  ({count}) {self._clock.left()}' if trial else ''}".rstrip())
+
+    def stop_trial(self, key: str, text: str) -> None:
+        self._write(f"{key}  {text}")
 
 
 class LiveDisplay(Display):
@@ -160,20 +175,23 @@ class LiveDisplay(Display):
         self._clock.start(done, total)
         self.count("trials", done, total)
 
-    def start_trial(self, key: str, title: str, epochs: int) -> None:
-        self._rows[key] = (title, epochs, None, time.monotonic())
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        self._rows[key] = (title, epochs, None, time.monotonic() - seconds)
 
     def epoch(self, key: str, record: EpochRecord) -> None:
         title, epochs, _, started = self._rows[key]
         self._rows[key] = (title, epochs, record, started)
 
     def end_trial(self, key: str, text: str) -> None:
-        title = self._rows.pop(key, ("", 0, None, 0.0))[0]
-        self.say(f"{key}  {title}: {text}")
+        self.stop_trial(key, text)
         if not key.startswith("pretrain-"):
             self._clock.done += 1
             self.count("trials", self._clock.done, self._clock.total)
             self._bars.update(self._tasks["trials"], note=self._clock.left())
+
+    def stop_trial(self, key: str, text: str) -> None:
+        title = self._rows.pop(key, ("", 0, None, 0.0))[0]
+        self.say(f"{key}  {title}: {text}")
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
@@ -53,7 +53,9 @@ class Workshop:
 
     @functools.cached_property
     def executor(self) -> Executor:
-        return self._make_executor(self.folder)
+        executor = self._make_executor(self.folder)
+        executor.deterministic = self.config.training.deterministic
+        return executor
 
     @functools.cached_property
     def images(self) -> dict[str, PreparedImages]:
@@ -94,6 +96,7 @@ class Workshop:
             weights_file=weights.file,
             updates=training.updates,
             until_train_loss=training.until_train_loss,
+            deterministic=training.deterministic,
             # a champion without a model would be of no use
             keep_model=training.keep_models or proposal.purpose == "confirm",
             equal_updates=equal_updates(config, name, self.images[name]),
@@ -127,6 +130,8 @@ class Driver:
                     self._on_done(event)
                 elif isinstance(event, Failed):
                     self._on_failed(event)
+                elif isinstance(event, Progress):
+                    self.display.count(f"{event.key}: {event.what}", event.done, event.total)
         except BaseException:
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cnnstudy.designs import varies
-from cnnstudy.display import Display, duration
+from cnnstudy.display import Display, duration, size
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import watch
 from cnnstudy.recording import Recorder
@@ -99,7 +99,8 @@ def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor
                 why = measured.message.split("\n")[0]
                 display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
                 continue
-            cost = _cost(alike, sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
+            seconds = seconds_once(measured, min(executor.slots, len(alike)))
+            cost = _cost(alike, seconds + sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
         costs[kind] = cost
     if costs:
         _tell(costs, by_kind, executor.slots, display)
@@ -161,6 +162,11 @@ def seconds_of(spec: TrialSpec, speed: Speed) -> float:
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
 
 
+def seconds_once(speed: Speed, workers: int) -> float:
+    """What comes once, whatever the number of trials: compiling in each worker, and features for all of them."""
+    return workers * speed.compile_seconds + speed.extraction_seconds
+
+
 def _at(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """Linear between the smallest and the largest batch size."""
     if len(sizes) == 1:
@@ -194,14 +200,6 @@ def local_folder(address: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path)).absolute()
     return None if len(parts.scheme) > 1 else Path(address).absolute()  # one letter is a drive
-
-
-def size(count: int) -> str:
-    """Bytes as `2.6 GB`."""
-    for unit, one in (("GB", 10**9), ("MB", 10**6)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
 
 
 def _short(seconds: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.cache import build_entry, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import WeightsError
@@ -103,7 +103,8 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        address = content_address([PRETRAINING_VERSION, {**spec.to_json(), "study": "", "images": learnt_on}])
+        described = {name: value for name, value in spec.to_json().items() if name != "features"}  # it has none
+        address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         if not entry_folder("weights", address).is_dir():
             self._pretrain(spec, address)
         folder = entry_folder("weights", address)
@@ -132,6 +133,7 @@ class Preparation:
             optimizer=Optimizer("adam"),
             weights_source="none",
             weights_file=None,
+            deterministic=self.config.training.deterministic,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:
@@ -152,6 +154,8 @@ class Preparation:
             shutil.copytree(result.files["model"], folder / "model")
             record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
             (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+            about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+            (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
         build_entry("weights", address, fill)
         self.recorder.finish(recording, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -53,6 +54,7 @@ class Recorder:
             "updates": spec.updates,
             "until_train_loss": spec.until_train_loss,
             "block": spec.block,
+            "deterministic": spec.deterministic,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),
@@ -86,7 +88,7 @@ class Recorder:
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best["best/epoch"] = float(result.best_epoch)
-        per_class = class_metrics(result.confusion, spec.images.classes)
+        per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
         self.tracker.log_metrics(
             run_id,
@@ -121,6 +123,8 @@ class Recorder:
         }
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
+        if result.features:
+            tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.tracker.end_run(run_id, result.state, tags)
@@ -180,8 +184,14 @@ def title_of(spec: TrialSpec) -> str:
     return ", ".join(parts)
 
 
-def class_metrics(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, float | str]]:
-    """Precision, recall, F1 and the number of validation images of each class; 0 where nothing was predicted."""
+def class_metrics(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], train_confusion: Sequence[Sequence[int]] = ()
+) -> list[dict[str, float | str]]:
+    """Precision, recall, F1 and the number of validation images of each class; 0 where nothing was predicted.
+
+    With the probe's confusion also `train_recall`, and `gap`, by how much that is above the validation recall (shares
+    of 0..1); NaN for a class that the probe has no image of.
+    """
     rows: list[dict[str, float | str]] = []
     for i, name in enumerate(classes):
         correct, images = confusion[i][i], sum(confusion[i])
@@ -189,11 +199,16 @@ def class_metrics(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
         precision, recall = correct / max(1, predicted), correct / max(1, images)
         f1 = 2 * correct / max(1, predicted + images)
         rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "images": float(images)})
+        if train_confusion:
+            of_class = sum(train_confusion[i])
+            train_recall = train_confusion[i][i] / of_class if of_class else math.nan
+            rows[-1] |= {"train_recall": train_recall, "gap": train_recall - recall}
     return rows
 
 
 def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
-    """Recall and precision under names that MLflow takes; classes that look alike there are numbered."""
+    """Recall, precision and, where it is known, recall on the probe under names that MLflow takes; classes that look
+    alike there are numbered."""
     named: dict[str, float] = {}
     for number, row in enumerate(per_class):
         name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]
@@ -201,6 +216,8 @@ def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
             name = f"{name}_{number}"
         named[f"recall/{name}"] = float(row["recall"])
         named[f"precision/{name}"] = float(row["precision"])
+        if math.isfinite(train_recall := float(row.get("train_recall", math.nan))):
+            named[f"train_recall/{name}"] = train_recall
     return named
 
 

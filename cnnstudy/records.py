@@ -6,7 +6,9 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,6 +16,7 @@ from cnnstudy.space import Level
 
 #: Shares of images that are equal differ by so much once they are subtracted from each other.
 _ROUNDING = 1e-9
+_CONFIG = "cnnstudy.config"
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
@@ -140,7 +143,9 @@ class TrialSpec(Record):
     until_train_loss: float | None = None  # it ends after the first epoch with a clean train loss (nats) as low as this
     equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
     keep_model: bool = True
+    deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
+    features: bool = True  # what frozen layers make of the images may come from the cache
 
     @property
     def key(self) -> str:
@@ -179,6 +184,9 @@ class TrialResult(Record):
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
+    train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
+    features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
 
@@ -188,10 +196,12 @@ class Speed(Record):
     """How fast a worker trains one network in one transfer mode."""
 
     parameters: int
-    setup_seconds: float  # from nothing to the first update and evaluation, with what is compiled for them
+    setup_seconds: float  # from its images and weights to the first update and evaluation
     batch_sizes: tuple[int, ...]
     seconds_per_update: tuple[tuple[float, ...], ...]  # for each phase, by `batch_sizes`
     seconds_per_evaluated_image: float
+    compile_seconds: float = 0.0  # more in the first trial of a worker
+    extraction_seconds: float = 0.0  # what frozen layers make of the images, once for all trials
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,8 @@ class RecordedRun:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]  # the latest value of each
     tags: Mapping[str, str]
+    ended: int = 0  # milliseconds since 1970; 0: not yet
+    epoch: int = 0  # while it is under way: the last that it reported
 
     @property
     def done(self) -> bool:
@@ -242,6 +254,28 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
         runs: trials (or pretrainings), oldest first.
     """
     return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+
+
+def config_tags(config: dict[str, Any]) -> dict[str, str]:
+    """A configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
+    text = json.dumps(config)
+    return {f"{_CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
+
+
+def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in the tags of a study's own run."""
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{_CONFIG}.{number}", "") for number in itertools.count())))
+    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
+    return dict(config)
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [*one, *(name for name in other if name not in one)]:
+            yield from differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    elif one != other:
+        yield key, one, other
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

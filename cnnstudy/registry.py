@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
@@ -118,17 +119,25 @@ class Registry(Tracker):
 
         For models that were saved before names came with them.
         """
-        if model.run_id is None:
-            return None
+        asked = None if model.run_id is None else self.asked(model.run_id, folder)
+        with contextlib.suppress(KeyError, TypeError):  # somebody else's trial.json
+            return tuple(map(str, asked["images"]["classes"]))  # type: ignore[index]
+        return None
+
+    def asked(self, run_id: str, folder: Path) -> Any:
+        """What a run was asked to do, its trial.json; None where it has none that can be read. `folder` is for files.
+
+        Nothing is said of its keys: somebody else, or another version, may have written it.
+        """
         with self._translated():
             try:
-                path = self._client.download_artifacts(model.run_id, "trial.json", str(folder))
+                path = self._client.download_artifacts(run_id, "trial.json", str(folder))
             except (MlflowException, OSError) as reason:
                 if _says_missing(reason):
                     return None
                 raise
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # somebody else's trial.json
-            return tuple(map(str, json.loads(Path(path).read_text(encoding="utf-8"))["images"]["classes"]))
+        with contextlib.suppress(ValueError):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
         return None
 
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:

@@ -27,6 +27,7 @@ from cnnstudy.analysis.selection import STANDING_HEADINGS, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
 from cnnstudy.confirmation import Confirmed, confirmed_sentences
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.reproduction import Reproduction
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
 
@@ -105,6 +106,29 @@ def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
     console.print(grid, markup=False, emoji=False)
     if confirmed.model:
         _say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
+
+
+def show_reproduction(console: Console, found: Reproduction) -> None:
+    """Whether a trial came out as it was recorded, and where not."""
+    if not found.differences:
+        _say(console, f"{found.trial}: all {found.compared} numbers of its record came out equal to the last bit.")
+    else:
+        largest = found.differences[0]
+        _say(
+            console,
+            f"{found.trial}: {len(found.differences)} of {found.compared} numbers of its record came out otherwise, by "
+            f"up to {largest.size:.3g} ({largest.metric}).",
+        )
+        grid = _grid("the largest differences")
+        for heading in ("metric", "epoch", "recorded", "again", "difference"):
+            grid.add_column(heading, justify="left" if heading == "metric" else "right")
+        for one in found.differences[:10]:
+            epoch = "" if one.epoch is None else str(one.epoch)
+            numbers = (f"{one.recorded:.6f}", f"{one.again:.6f}", f"{one.again - one.recorded:+.3g}")
+            grid.add_row(*map(Text, (one.metric, epoch, *numbers)))
+        console.print(grid, markup=False, emoji=False)
+    for name, (then, now) in found.changed.items():
+        _say(console, f"note: {name} was {then} and is {now}")
 
 
 def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[Causes]:

@@ -19,7 +19,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyBusyError, StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics, differences
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
 
@@ -55,7 +55,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     """Raise StudyChangedError where trials are recorded under other settings."""
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in _differences(recorded.config, given, "")
+        for key, old, new in differences(recorded.config, given)
         if key not in _HARMLESS and not key.startswith("confirm.")
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
@@ -78,16 +78,22 @@ def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
         )
 
 
+def recorded_config(study: RecordedStudy) -> StudyConfig:
+    """The settings that a study was recorded with.
+
+    Raises:
+        StudyChangedError: another version wrote them, and this one can't read them.
+    """
+    try:
+        return StudyConfig.model_validate(study.config)
+    except ValueError as error:
+        raise StudyChangedError(
+            f"study {study.name!r} was recorded by another version, whose settings this one can't read: {error}"
+        ) from error
+
+
 def _ways_out(name: str) -> str:
     return f"Take the change back, or give the study another name (`name:` in the file, or --set name={name}-2)."
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        yield key, old, new
 
 
 def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:

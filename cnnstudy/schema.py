@@ -114,6 +114,7 @@ class Training(StrictModel):
     momentum: Number = Field(0.9, ge=0, lt=1)
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
+    deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
 
 

@@ -16,13 +16,13 @@ from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
-from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError
+from cnnstudy.errors import CnnstudyError, ConfigError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.resume import one_driver, past_trials, refuse_changes
+from cnnstudy.resume import one_driver, past_trials, recorded_config, refuse_changes
 from cnnstudy.schema import Confirm, StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
@@ -100,7 +100,7 @@ def confirm_study(
     """
     found = tracker.study(name)
     with one_driver(found.name, tracker.uri), terminate_as_interrupt():
-        config, recorder = _recorded_config(found), Recorder(tracker, found)
+        config, recorder = recorded_config(found), Recorder(tracker, found)
         chosen = _confirm_options(config, options)
 
         def work(workshop: Workshop) -> Outcome:
@@ -122,15 +122,6 @@ def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
     except ValidationError as error:
         options = {str(details["loc"][0]).replace("_", "-"): details["msg"] for details in error.errors()}
         raise ConfigError("; ".join(f"--{option} {text}" for option, text in options.items())) from None
-
-
-def _recorded_config(study: RecordedStudy) -> StudyConfig:
-    try:
-        return StudyConfig.model_validate(study.config)
-    except ValueError as error:
-        raise StudyChangedError(
-            f"study {study.name!r} was recorded by another version, whose settings this one can't read: {error}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,12 +21,14 @@ from typing import Any
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in, config_tags
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 # What a study does is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A bar for each small file that is read is noise.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
@@ -37,7 +39,7 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
-CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
+CALLED = "cnnstudy.called"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -120,7 +122,7 @@ class Tracker:
             runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
             if runs:
                 return _recorded_study(name, runs[0])
-            tags = {KIND: "study", **_config_tags(config)}
+            tags = {KIND: "study", **config_tags(config)}
             return _recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
 
     def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
@@ -128,7 +130,7 @@ class Tracker:
         with self._translated():
             self._client.update_run(study.run_id, status="RUNNING")
             tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
-            self.set_tags(study.run_id, {**_config_tags(config), **tags})
+            self.set_tags(study.run_id, {**config_tags(config), **tags})
             self._client.log_text(study.run_id, text, f"study/{file.name}")
 
     def restart_study(self, study: RecordedStudy) -> None:
@@ -144,18 +146,26 @@ class Tracker:
 
     # ---- runs
 
-    def runs(self, experiment_id: str) -> list[RecordedRun]:
-        """Every run of the experiment that cnnstudy made, oldest first."""
+    def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
+        """Every run of the experiment that cnnstudy made (and that MLflow's filter lets pass), oldest first."""
         with self._translated():
             found: list[Run] = []
             token = None
             while True:
-                page = self._client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
+                page = self._client.search_runs([experiment_id], where, order_by=["start_time ASC"], page_token=token)
                 found.extend(page)
                 token = page.token
                 if not token:
                     break
         return [_recorded(run) for run in found if KIND in run.data.tags]
+
+    def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
+        """Those under way, and those that ended at `since` (milliseconds since 1970) or later: quick, where all runs
+        would take a second for each 200."""
+        under_way = self.runs(experiment_id, "attributes.status = 'RUNNING'")
+        # asked for afterwards, so that a run that ends in between is not missed
+        ended = self.runs(experiment_id, f"attributes.end_time >= {since}")
+        return list({run.run_id: run for run in [*under_way, *ended]}.values())
 
     def start_run(
         self,
@@ -188,6 +198,19 @@ class Tracker:
         """The folder's content as the run's artifacts."""
         with self._translated():
             self._client.log_artifacts(run_id, str(folder))
+
+    def files(self, run_id: str, folder: str) -> list[str]:
+        """The paths of the run's artifacts in that folder of it, without those in its subfolders."""
+        with self._translated():
+            return [found.path for found in self._client.list_artifacts(run_id, folder) if not found.is_dir]
+
+    def read_text(self, run_id: str, path: str) -> str | None:
+        """A text among the run's artifacts; None where there is none at that path."""
+        if path not in self.files(run_id, path.rpartition("/")[0]):
+            return None
+        with self._translated(), tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
+            found = Path(self._client.download_artifacts(run_id, path, folder))
+            return found.read_text(encoding="utf-8", errors="replace")
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""
@@ -231,17 +254,8 @@ class Tracker:
         return f"models:/{model_id}"
 
 
-def _config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """The configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
-    text = json.dumps(config)
-    return {f"{CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
 def _recorded_study(name: str, run: Run) -> RecordedStudy:
-    tags = run.data.tags
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{CONFIG}.{number}") for number in itertools.count())))
-    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config)
+    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
 
 
 def _recorded(run: Run) -> RecordedRun:
@@ -256,7 +270,13 @@ def _recorded(run: Run) -> RecordedRun:
         parameters=run.data.params,
         metrics=run.data.metrics,
         tags=tags,
+        ended=run.info.end_time or 0,
+        epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
     )
+
+
+def _epoch(run: Run) -> int:
+    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0)
 
 
 def _dataset_input(images: PreparedImages) -> DatasetInput:

@@ -166,3 +166,33 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_negative_gap_has_its_sign() -> None:
     record = EpochRecord(1, {"train/accuracy": 0.5, "val/accuracy": 1.0, "gap/accuracy": -0.5})
     assert numbers(record) == "train  50.0 %  val 100.0 %  gap -50.0"
+
+
+def test_plain_lines_without_a_total(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_trials(2, 0)
+    display.start_trial("alexnet-002", "scratch", 1)
+    display.stop_trial("alexnet-002", "interrupted")
+    display.end_trial("alexnet-003", "finished")
+    assert lines[1:] == ["alexnet-002  interrupted", "alexnet-003  finished  (3 so far)"]
+
+
+def test_the_live_view_of_what_began_before(clock: Clock) -> None:
+    """A view that comes later: for how long it runs already; what is stopped is gone and does not count."""
+    stream = io.StringIO()
+    with choose_display(
+        Console(file=stream, force_terminal=True, width=120, color_system=None), quiet=False
+    ) as display:
+        assert isinstance(display, LiveDisplay)
+        display.start_trials(2, 0)
+        display.start_trial("alexnet-002", "scratch", 3, 70.0)
+        display._live.refresh()
+        assert re.search(r"alexnet-002 +scratch +epoch 0/3 +starting +1 min 10 s", stream.getvalue())
+        display.stop_trial("alexnet-002", "interrupted")
+        start = len(stream.getvalue())
+        display._live.refresh()
+        last = stream.getvalue()[start:]
+        assert "2/?" in last
+        assert "alexnet-002" not in last
+    assert "alexnet-002  scratch: interrupted" in stream.getvalue()

@@ -14,7 +14,7 @@ from fake_executor import FakeExecutor
 
 from cnnstudy import estimate
 from cnnstudy.display import Display, PlainDisplay, duration
-from cnnstudy.estimate import local_folder, seconds_of, size, tell_cost, tell_size
+from cnnstudy.estimate import local_folder, seconds_of, seconds_once, size, tell_cost, tell_size
 from cnnstudy.execution import Failed
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
@@ -139,6 +139,11 @@ def test_nothing_is_told_of_levels_where_only_networks_are_compared() -> None:
 
 
 # ---- time and disk
+
+
+def test_each_worker_compiles_and_one_extracts_features() -> None:
+    speed = Speed(1000, 7.0, (8,), ((0.0,),), 1.0, compile_seconds=3.0, extraction_seconds=100.0)
+    assert (seconds_once(speed, 1), seconds_once(speed, 4)) == (103.0, 112.0)
 
 
 class Desk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def test_class_metrics_by_hand() -> None:
 def test_a_class_without_images_divides_by_nothing() -> None:
     row = class_metrics(((0, 0), (0, 4)), ("none", "all"))[0]
     assert (row["precision"], row["recall"], row["f1"]) == (0.0, 0.0, 0.0)
+
+
+def test_the_probe_gives_each_class_a_gap() -> None:
+    rows = class_metrics(((4, 1), (2, 3)), ("cat", "dog"), ((3, 0), (0, 0)))
+    assert (rows[0]["train_recall"], rows[0]["gap"]) == (1.0, pytest.approx(0.2))
+    # no image of the class in the probe: nothing is known, and nothing is recorded
+    assert math.isnan(float(rows[1]["train_recall"]))
+    named = metric_names(rows)
+    assert (named["train_recall/cat"], named["recall/cat"]) == (1.0, 0.8)
+    assert "train_recall/dog" not in named
+    assert not any(name.startswith("train_recall") for name in metric_names(class_metrics(((1,),), ("cat",))))
 
 
 ALIKE = ("a_b_2", "a/b", "a?b", "a_b", "a_b_1", "日本", "中国", "x" * 300, "x" * 299)
@@ -164,6 +176,16 @@ def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_
     header = ["true class", "'=cmd()", 'dög, "wild"']
     assert matrix == [header, ["'=cmd()", "3", "1"], ['dög, "wild"', "2", "2"]]
     assert TrialSpec.from_json(json.loads(files["trial.json"])) == odd
+
+
+def test_the_gap_of_each_class_is_recorded(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -> None:
+    recording = recorder.start(spec)
+    recorder.epoch(recording, epoch(1))
+    recorder.finish(recording, result(train_confusion=((4, 0), (1, 3))))
+    run = recorded(recorder)
+    assert (run.metrics["train_recall/cat"], run.metrics["train_recall/dog"]) == (1.0, 0.75)
+    rows = list(csv.DictReader(artifacts(recorder, run, tmp_path / "down")["per_class.csv"].decode().splitlines()))
+    assert [(float(row["train_recall"]), float(row["gap"])) for row in rows] == [(1.0, 0.25), (0.75, 0.25)]
 
 
 def test_a_pruned_trial_has_numbers_and_no_model(recorder: Recorder, spec: TrialSpec) -> None:

@@ -18,6 +18,7 @@ from cnnstudy.records import (
     TrialResult,
     TrialSpec,
     best_name,
+    differences,
 )
 
 IMAGES = PreparedImages(
@@ -81,6 +82,12 @@ def test_nested_records_and_tuples_come_back_as_they_were() -> None:
 def test_the_confusion_matrix_keeps_its_counts() -> None:
     again = TrialResult.from_json(json.loads(json.dumps(RESULT.to_json())))
     assert [list(row) for row in again.confusion] == [[1, 0], [0, 1]]
+
+
+def test_a_result_from_before_the_probes_confusion_was_counted_still_loads() -> None:
+    data = RESULT.to_json()
+    del data["train_confusion"]
+    assert TrialResult.from_json(data).train_confusion == ()
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
@@ -162,3 +169,14 @@ def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
 )
 def test_the_key_of_a_trial(purpose: str, key: str) -> None:
     assert dataclasses.replace(SPEC, architecture="vgg16", number=7, seed=10003, purpose=purpose).key == key
+
+
+def test_where_two_configurations_differ() -> None:
+    one = {"name": "a", "data": {"name": "digits", "classes": [0, 1]}, "seed": 0}
+    other = {"name": "a", "data": {"name": "digits", "classes": [0, 2]}, "budget": {"trials": 3}, "seed": None}
+    assert list(differences(one, other)) == [
+        ("data.classes", [0, 1], [0, 2]),
+        ("seed", 0, None),
+        ("budget", None, {"trials": 3}),
+    ]
+    assert list(differences(one, one)) == []

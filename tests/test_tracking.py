@@ -57,6 +57,20 @@ def test_a_run_holds_what_was_given(tracker: Tracker, study: RecordedStudy, spec
     assert tracker.metric_history(run_id, "val/nothing") == {}
 
 
+def test_a_runs_texts_are_read_back(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, tmp_path: Path) -> None:
+    run_id = start(tracker, study, spec)
+    assert tracker.read_text(run_id, "confirm/confirm.json") is None
+    (tmp_path / "out" / "confirm").mkdir(parents=True)
+    (tmp_path / "out" / "confirm" / "confirm.json").write_text("größer", encoding="utf-8")
+    (tmp_path / "out" / "top.csv").write_text("a,b", encoding="utf-8")
+    tracker.log_files(run_id, tmp_path / "out")
+    assert tracker.read_text(run_id, "confirm/confirm.json") == "größer"
+    assert tracker.read_text(run_id, "top.csv") == "a,b"
+    assert tracker.read_text(run_id, "confirm") is None
+    assert tracker.read_text(run_id, "confirm/other.json") is None
+    assert (tracker.files(run_id, ""), tracker.files(run_id, "confirm")) == (["top.csv"], ["confirm/confirm.json"])
+
+
 def test_the_data_set_is_the_runs_input(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     run_id = start(tracker, study, spec)
     (given,) = tracker._client.get_run(run_id).inputs.dataset_inputs

@@ -15,6 +15,8 @@ finds more than twice as many effects of 3 seeds as Holm on t, and claims a give
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +25,65 @@ CONFIDENCE, LEVEL = 0.95, 0.05
 _ROUNDING = 1e-12
 #: A prior for variances is estimated from so many effects at least.
 _FEWEST_VARIANCES = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, and the p-value of its being 0; None where there is none (one seed)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    count: int = 1  # what it is over: seeds, trials; of a difference, those of the smaller side
+
+    @property
+    def sign(self) -> int:
+        """1 above 0, -1 below 0; 0 where the interval holds 0 or there is none."""
+        if self.low is None or self.high is None:
+            return 0
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def mean_of(sample: Sequence[float] | np.ndarray) -> Estimate | None:
+    """The mean of independent numbers with Student's interval; None without any."""
+    if len(sample) == 0:
+        return None
+    (value, low, high, p), _ = (part[0] for part in seed_tests(np.array([sample], dtype=float), np.ones(1)))
+    if math.isnan(low):
+        return Estimate(float(value))
+    return Estimate(float(value), float(low), float(high), float(p), len(sample))
+
+
+def welch(one: Estimate, other: Estimate) -> Estimate:
+    """`other` less `one`, of independent samples whose noise may differ (Welch 1947); each has count - 1 degrees of
+    freedom. Without an interval where one of them has none."""
+    from scipy import stats
+
+    value, count = other.value - one.value, min(one.count, other.count)
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Estimate(value, count=count)
+    freedom = np.array([one.count - 1, other.count - 1])
+    half = np.array([one.high - one.low, other.high - other.low]) / 2
+    variance = (half / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) ** 2
+    error = math.sqrt(variance.sum())
+    if error <= _ROUNDING:
+        return Estimate(value, value, value, float(abs(value) < _ROUNDING), count)
+    total = variance.sum() ** 2 / (variance**2 / freedom).sum()
+    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, total)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, total))
+    return Estimate(value, value - width, value + width, p, count)
+
+
+def by_ends(one: Estimate, other: Estimate) -> Estimate:
+    """`other` less `one` from the ends of their intervals, which need not lie evenly around them (Zou and Donner 2008;
+    of Wilson's intervals it is Newcombe's, 1998)."""
+    value, count = other.value - one.value, min(one.count, other.count)
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Estimate(value, count=count)
+    down = math.hypot(other.value - other.low, one.high - one.value)
+    up = math.hypot(other.high - other.value, one.value - one.low)
+    return Estimate(value, value - down, value + up, count=count)
 
 
 def seed_tests(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,16 @@ from typing import Any, Literal, Protocol
 
 from cnnstudy.records import EpochRecord
 
-Kind = Literal["prepare_images", "check_weights", "measure_speed", "run_trial", "predict", "export_model", "open_test"]
+Kind = Literal[
+    "prepare_images",
+    "check_weights",
+    "measure_speed",
+    "run_trial",
+    "predict",
+    "export_model",
+    "explain_errors",
+    "open_test",
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,8 @@ class Executor(Protocol):
     """Runs up to `slots` jobs at once."""
 
     slots: int
+    #: Whether results must be equal to the last bit, whatever the number of slots and cores; set before the first job.
+    deterministic: bool
 
     def submit(self, job: Job) -> None:
         """Start a job; the caller keeps to the number of slots."""

@@ -33,6 +33,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int, folder: Path) -> None:
         self.slots = workers
+        self.deterministic = False
         self._threads = max(1, cores() // workers)
         self._folder = folder
         self._events: queue.Queue[Event] = queue.Queue()
@@ -43,7 +44,7 @@ class LocalExecutor:
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
-        process = process or _Process(self._threads, self._folder, self._events)
+        process = process or _Process(self._threads, self._folder, self._events, self.deterministic)
         self._busy[job.key] = process
         process.start(job)
 
@@ -83,7 +84,7 @@ def cores() -> int:
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(self, threads: int, folder: Path, events: queue.Queue[Event]) -> None:
+    def __init__(self, threads: int, folder: Path, events: queue.Queue[Event], deterministic: bool) -> None:
         self._events = events
         self._job: Job | None = None
         self._ended = False
@@ -93,9 +94,11 @@ class _Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         root = str(Path(cnnstudy.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        # sums are rounded in an order that depends on the number of threads
+        options = ["--threads=1", "--deterministic"] if deterministic else [f"--threads={threads}"]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cnnstudy.execution.worker", f"--threads={threads}", f"--folder={folder}"],
+                [sys.executable, "-m", "cnnstudy.execution.worker", *options, f"--folder={folder}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -11,16 +11,21 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
+
+if TYPE_CHECKING:
+    from cnnstudy.training.compiled import CompiledNetworks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--folder", type=Path, required=True, help="for the files of trials")
     arguments = parser.parse_args()
     # Whatever a library prints goes to the log; only events go to the driver.
@@ -28,7 +33,7 @@ def main() -> None:
     os.dup2(2, 1)
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
-    worker = Worker(events, messages, arguments.threads, arguments.folder)
+    worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.folder)
     while True:
         worker.run(messages.get())
 
@@ -42,11 +47,15 @@ def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> Non
 class Worker:
     """Runs one job after the other in this process, TensorFlow imported once."""
 
-    def __init__(self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, folder: Path) -> None:
+    def __init__(
+        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool, folder: Path
+    ) -> None:
         self.events = events
         self.messages = messages
         self.threads = threads
+        self.deterministic = deterministic
         self.folder = folder
+        self._compiled: CompiledNetworks | None = None
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
@@ -58,6 +67,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "explain_errors": self._explain_errors,
             "open_test": self._open_test,
         }
         try:
@@ -75,6 +85,10 @@ class Worker:
     def _send(self, kind: str, key: str, **content: Any) -> None:
         self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
 
+    def _progress(self, key: str) -> Callable[[str, int, int], None]:
+        """Tells the driver of something countable; total 0 means: not known."""
+        return lambda what, done, total: self._send("progress", key, what=what, done=done, total=total)
+
     def _prepare_images(self, key: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
         from cnnstudy import datasets
         from cnnstudy.training import images
@@ -84,7 +98,7 @@ class Worker:
             options,
             payload["sizes"],
             payload["split_seed"],
-            lambda what, done, total: self._send("progress", key, what=what, done=done, total=total),
+            self._progress(key),
         )
         return [entry.to_json() for entry in prepared]
 
@@ -106,7 +120,8 @@ class Worker:
         self._set_up_tensorflow()
         from cnnstudy.training.speed import measure_speed
 
-        return measure_speed(TrialSpec.from_json(payload["spec"]), payload["batch_sizes"]).to_json()
+        spec = TrialSpec.from_json(payload["spec"])
+        return measure_speed(spec, payload["batch_sizes"], self._networks()).to_json()
 
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
@@ -116,38 +131,50 @@ class Worker:
             self._send("epoch", key, record=record.to_json())
             return bool(self.messages.get()["go_on"])
 
-        return run_trial(TrialSpec.from_json(payload), self.folder / key, report).to_json()
+        def progress(what: str, done: int, total: int) -> None:
+            self._send("progress", key, what=what, done=done, total=total)
+
+        spec = TrialSpec.from_json(payload)
+        return run_trial(spec, self.folder / key, report, self._networks(), progress).to_json()
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
         from cnnstudy.training.inference import predict
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
-        return predict(Path(payload["model"]), payload["classes"], payload["images"], payload["top"], progress)
+        return predict(
+            Path(payload["model"]), payload["classes"], payload["images"], payload["top"], self._progress(key)
+        )
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
         from cnnstudy.training.export import export
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
         model, folder = Path(payload["model"]), Path(payload["folder"])
-        return export(model, payload["classes"], folder, payload["format"], progress)
+        return export(model, payload["classes"], folder, payload["format"], self._progress(key))
+
+    def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._set_up_tensorflow()
+        from cnnstudy.training.gallery import explain_errors
+
+        spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
+        return explain_errors(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
         from cnnstudy.training.held_out import evaluate
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
-        return evaluate([Path(file) for file in payload["models"]], images, split, progress)
+        return evaluate([Path(file) for file in payload["models"]], images, split, self._progress(key))
+
+    def _networks(self) -> CompiledNetworks:
+        """What is compiled, from trial to trial."""
+        from cnnstudy.training.compiled import CompiledNetworks
+
+        if self._compiled is None:
+            self._compiled = CompiledNetworks()
+        return self._compiled
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:
@@ -156,6 +183,8 @@ class Worker:
 
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)
         tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
+        if self.deterministic:
+            tf.config.experimental.enable_op_determinism()
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
 

@@ -11,6 +11,10 @@ transfer     which layers train
 optimizers   one line each
 augmentation one entry each
 batches      which images make a batch, as they should and as tutorials have it
+graph        a network between any two of its tensors, with dropout that can be set
+compiled     networks and their updates, kept from trial to trial
+updates      one update of the weights, compiled
+features     what frozen layers make of the images: computed once, shared by all trials
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
 milestones   where overfitting sets in, the gap at an equal fit
@@ -19,5 +23,7 @@ verdict      what a trial did, in a word, with the rule behind it
 package      the model with its preprocessing as an MLflow model; loads it again
 layout       where the parts of a saved model lie
 inference    a saved model -> classes of image files
+gradcam      where a network looks
+gallery      a trial's mistakes beside the training images that are most alike
 export       a saved model -> SavedModel, ONNX, Keras
 """

@@ -1,4 +1,4 @@
-"""What space.AUGMENTATIONS do to a training batch: Keras' random layers, seeded, on images of 0..255."""
+"""What space.AUGMENTATIONS do to a training batch: Keras' random layers, on images of 0..255."""
 
 from __future__ import annotations
 
@@ -6,20 +6,40 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+
+#: The views of an image from which all that an augmentation makes of it can be picked, where there are so few.
+VIEWS = {"none": ("as it is",), "flip": ("as it is", "flipped")}
 
 
-def layers(name: str, seed: int) -> list[keras.layers.Layer]:
+def layers(name: str) -> list[keras.layers.Layer]:
     """The layers that change a training batch [batch, size, size, 3]; never part of the saved model."""
     from keras import layers
 
     if name == "none":
         return []
-    flip = layers.RandomFlip("horizontal", seed=seed)
+    flip = layers.RandomFlip("horizontal", seed=0)
     if name == "flip":
         return [flip]
     return [
         flip,
-        layers.RandomRotation(15 / 360, fill_mode="reflect", seed=seed + 1),
-        layers.RandomZoom(0.15, fill_mode="reflect", seed=seed + 2),
-        layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 3),
+        layers.RandomRotation(15 / 360, fill_mode="reflect", seed=0),
+        layers.RandomZoom(0.15, fill_mode="reflect", seed=0),
+        layers.RandomContrast(0.2, value_range=(0, 255), seed=0),
     ]
+
+
+def start(augmenting: list[keras.layers.Layer], seed: int) -> None:
+    """Set the layers' random streams to their beginnings."""
+    for number, layer in enumerate(augmenting):
+        layer.generator.state.assign([seed + number, 0])
+
+
+def flipped_view(augmenting: list[keras.layers.Layer], views: tf.Tensor) -> tf.Tensor:
+    """Of each image's two views [batch, 2, ...] the one that `flip` would make; its random stream goes on as there."""
+    import tensorflow as tf
+
+    (flip,) = augmenting
+    # the layer looks at the shape only
+    flips = flip.get_random_transformation(tf.zeros((tf.shape(views)[0], 1, 1, 1)), training=True)["flips"]
+    return tf.where(tf.reshape(flips, (-1, *[1] * (len(views.shape) - 2))), views[:, 1], views[:, 0])

@@ -57,3 +57,8 @@ def full_batches(images: int, size: int) -> int:
 def legacy_validation(labels: np.ndarray, size: int) -> np.ndarray:
     """The places of the images that the legacy protocol validates on: the first full batches, sorted by class."""
     return np.argsort(labels, kind="stable")[: full_batches(len(labels), size)]
+
+
+def evaluation_batch_size(image_size: int) -> int:
+    """Images a batch in evaluation: by image size (pixels) alone, so that no factor under study changes it."""
+    return max(16, min(256, 32 * 224 * 224 // image_size**2))

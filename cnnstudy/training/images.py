@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 from cnnstudy import datasets
-from cnnstudy.cache import build_entries, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entries, content_address, entry_folder
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.errors import DataError, printable
 from cnnstudy.records import PreparedImages, Split
@@ -138,6 +138,9 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
     for size, folder in folders.items():
         stores[size].flush()
         (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        classes = ", ".join(source.classes[:5]) + (", ..." if len(source.classes) > 5 else "")
+        about = f"{len(source.images)} images of {size} pixels, {len(source.classes)} classes: {classes}"
+        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
 
 def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -161,6 +164,11 @@ def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+
+
+def keys_of(images: PreparedImages) -> list[str]:
+    """The key of every image in the data set, by its place."""
+    return list(_read_index(Path(images.folder))["keys"])
 
 
 def _digest(source: ImageSource, digests: Sequence[bytes]) -> str:
@@ -249,6 +257,21 @@ def load_for_training(
         return Images(pixels[rows], labels[rows], rows)
 
     return TrainingImages(take(train), take(parts["validation"]), take(probe))
+
+
+def open_all_but_test(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """What training may see in any block.
+
+    Returns:
+        Pixels [all, size, size, 3] uint8 of the whole data set, on disk; the places [n] of images that are in no test.
+
+    Raises:
+        DataError: the cache entry is gone.
+    """
+    decoded = open_decoded(images)
+    usable = decoded.usable
+    parts = split_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
+    return decoded.pixels, usable[sorted(i for part in parts.values() for members in part for i in members)]
 
 
 def _shuffled(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from cnnstudy.architectures import AUXILIARY, HEAD, Network
+from cnnstudy.cache import cache_folder
 from cnnstudy.records import EpochRecord, TrialSpec
-from cnnstudy.training import augmentation, optimizers
-from cnnstudy.training.batches import Batches, legacy_validation
+from cnnstudy.training.batches import Batches, evaluation_batch_size, legacy_validation
+from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
+from cnnstudy.training.features import Features
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.transfer import Phase
 
 #: The batch size for which a scaled learning rate is what the study file says.
 REFERENCE_BATCH = 32
+#: Images for which features are compared with the whole network at a trial's end.
+CHECKED = 8
 
 
 class DivergedError(Exception):
@@ -33,8 +33,8 @@ class DivergedError(Exception):
 class Trainer:
     """Trains one network on one trial's images, epoch by epoch."""
 
-    def __init__(self, network: Network, images: TrainingImages, spec: TrialSpec) -> None:
-        self.network = network
+    def __init__(self, compiled: CompiledNetwork, images: TrainingImages, spec: TrialSpec) -> None:
+        self.compiled = compiled
         self.images = images
         self.spec = spec
         self.auxiliary_weight = float(spec.levels.get("auxiliary_weight", 0.0))
@@ -44,6 +44,7 @@ class Trainer:
         self.images_seen = 0
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
+        self._features: Features | None = None
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
@@ -54,26 +55,23 @@ class Trainer:
             "legacy/validation_images": float(len(self._legacy)),
             "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
         }
-        self._augment = augmentation.layers(str(spec.levels["augmentation"]), spec.seed)
-        self._forward = tf.function(
-            lambda batch: network.logits(batch, training=False), input_signature=[self._batch_signature()]
-        )
 
-    def start_phase(self, phase: Phase) -> None:
-        """Fresh optimisers for the layers that train now: one for the heads, one for the backbone."""
-        head: list[keras.Variable] = []
-        backbone: list[keras.Variable] = []
-        for layer in self._model().layers:
-            group = head if layer.name.startswith((HEAD, AUXILIARY)) else backbone
-            group.extend(layer.trainable_variables)
-        groups = [(head, optimizers.build(self.spec.optimizer, self.learning_rate))]
-        if backbone and phase.multiplier == 1.0:
-            groups[0][0].extend(backbone)
-        elif backbone:
-            groups.append((backbone, optimizers.build(self.spec.optimizer, self.learning_rate * phase.multiplier)))
-        for variables, optimizer in groups:
-            optimizer.build(variables)
-        self._step = self._make_step(groups)
+    def start_phase(self, phase: Phase, features: Features | None = None) -> None:
+        """Fresh optimisers for the layers that train now: one for the heads, one for the backbone.
+
+        Args:
+            features: what the phase trains on and is measured on, in place of images.
+        """
+        self._features = features
+        kind = UpdateKind(
+            backbone=phase.backbone,
+            auxiliary=bool(self.auxiliary_weight),
+            optimizer=self.spec.optimizer,
+            augmentation=str(self.spec.levels["augmentation"]),
+            cut=features.cut if features is not None else None,
+        )
+        self._update = self.compiled.update(kind)
+        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
 
     @property
     def spent(self) -> bool:
@@ -117,13 +115,36 @@ class Trainer:
     def logits(self, images: Images) -> np.ndarray:
         """Logits [n, classes] in inference mode, for every image once."""
         size = evaluation_batch_size(self.spec.images.size)
-        parts = [self._forward(images.pixels[start : start + size]) for start in range(0, len(images), size)]
-        return np.concatenate([part.numpy() for part in parts])
+        starts = range(0, len(images), size)
+        if self._features is None:
+            return np.concatenate([self.compiled.logits(images.pixels[start : start + size]) for start in starts])
+        of, cut = self._features.of, self._features.cut
+        return np.concatenate([self.compiled.logits(of(images.places[start : start + size]), cut) for start in starts])
+
+    def check_features(self) -> None:
+        """The whole network must give for a few images what it gives for their features.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if self._features is None:
+            return
+        validation = self.images.validation
+        whole = self.compiled.logits(validation.pixels[:CHECKED])
+        cut = self.compiled.logits(self._features.of(validation.places[:CHECKED]), self._features.cut)
+        off = float(np.abs(whole - cut).max())
+        if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
+            raise RuntimeError(
+                f"features from the cache give logits that are off by {off:.5f} from those of the whole network; "
+                f"remove {cache_folder() / 'features'}, and please report this with the study file"
+            )
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
         train = self.images.train
-        return self._step(train.pixels[chosen], train.labels[chosen]).numpy()
+        if self._features is None:
+            return self._update(train.pixels[chosen], train.labels[chosen])
+        return self._update(self._features.views_of(train.places[chosen]), train.labels[chosen])
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
@@ -160,49 +181,9 @@ class Trainer:
             "legacy/gap_accuracy": running_accuracy - accuracy,
         }
 
-    def _model(self) -> keras.Model:
-        """With the auxiliary heads only where they count."""
-        return self.network.training if self.auxiliary_weight else self.network.logits
-
-    def _batch_signature(self) -> tf.TensorSpec:
-        size = self.spec.images.size
-        return tf.TensorSpec((None, size, size, 3), tf.uint8)
-
-    def _make_step(self, groups: list[tuple[list[keras.Variable], keras.optimizers.Optimizer]]) -> Callable:
-        model, augment, weight = self._model(), self._augment, self.auxiliary_weight
-        variables = [variable.value for group, _ in groups for variable in group]
-
-        def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-        def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            """One update; the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them."""
-            batch = tf.cast(pixels, tf.float32)
-            for layer in augment:
-                batch = layer(batch, training=True)
-            with tf.GradientTape() as tape:
-                outputs = model(batch, training=True)
-                logits, *auxiliary = outputs if isinstance(outputs, list) else [outputs]
-                loss = cross_entropy(labels, logits)
-                auxiliary_loss = tf.add_n([cross_entropy(labels, one) for one in auxiliary] or [0.0])
-                total = loss + weight * auxiliary_loss
-            gradients = tape.gradient(total, variables)
-            for group, optimizer in groups:
-                optimizer.apply(gradients[: len(group)], group)
-                gradients = gradients[len(group) :]
-            correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
-            return tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
-
-        return tf.function(step, input_signature=[self._batch_signature(), tf.TensorSpec((None,), tf.int64)])
-
 
 def scaled_learning_rate(spec: TrialSpec) -> float:
     """The learning rate that the optimiser gets, by space.LEARNING_RATE_SCALINGS."""
     ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
     factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
     return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]
-
-
-def evaluation_batch_size(image_size: int) -> int:
-    """Images a batch in evaluation: by image size (pixels) alone, so that no factor under study changes it."""
-    return max(16, min(256, 32 * 224 * 224 // image_size**2))

@@ -2,63 +2,90 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import keras
 import numpy as np
 
+from cnnstudy.architectures import Network
 from cnnstudy.records import Speed, TrialSpec
-from cnnstudy.training import transfer
+from cnnstudy.training import features, transfer
+from cnnstudy.training.batches import evaluation_batch_size
+from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.images import Images
-from cnnstudy.training.loop import Trainer, evaluation_batch_size
-from cnnstudy.training.trial import build, load_images
+from cnnstudy.training.loop import Trainer
+from cnnstudy.training.trial import load_images
 
 #: What is timed is called so often, but not again after so many seconds.
 CALLS, SECONDS = 5, 1.0
 
 
-def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int]) -> Speed:
+def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: CompiledNetworks | None = None) -> Speed:
     """Build what the trial would train, and time it at each batch size (as far as there are images for it).
 
-    The weights are trained a little and thrown away.
+    The weights are trained a little and thrown away; what was compiled for it stays with `networks`.
 
     Raises:
         DataError, WeightsError: what the trial needs is gone.
     """
-    keras.utils.clear_session(free_memory=False)
-    gc.collect()
-    started = time.perf_counter()
-    network = build(spec)
-    trainer = Trainer(network, load_images(spec), spec)
-    setup = time.perf_counter() - started
-    places = np.arange(len(trainer.images.train))
+    networks = CompiledNetworks() if networks is None else networks
+    first, _ = _set_up(spec, batch_sizes[0], networks)
+    setup, trainer = _set_up(spec, batch_sizes[0], networks)
+    network, places = trainer.compiled.network, np.arange(len(trainer.images.train))
     seconds_per_update = []
-    for phase in transfer.phases(spec, dict(network.architecture.cut_points)):
-        started = time.perf_counter()
+    for phase in _phases(spec, network):
         transfer.apply(network, phase)
-        trainer.start_phase(phase)
-        trainer.update(places[: batch_sizes[0]])
-        setup += time.perf_counter() - started
+        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
         by_size = []
         for size in batch_sizes:
             update = partial(trainer.update, places[:size])
             update()  # the first of a size takes longer
             by_size.append(_seconds_of(update))
         seconds_per_update.append(tuple(by_size))
-    batch = _first(trainer.images.validation, evaluation_batch_size(spec.images.size))
-    started = time.perf_counter()
-    trainer.logits(batch)
-    setup += time.perf_counter() - started
+    batch = _batch(trainer)
     return Speed(
         parameters=network.inference.count_params(),
+        compile_seconds=max(0.0, first - setup),
         setup_seconds=setup,
         batch_sizes=tuple(batch_sizes),
         seconds_per_update=tuple(seconds_per_update),
+        extraction_seconds=_seconds_of_extraction(trainer),
         seconds_per_evaluated_image=_seconds_of(partial(trainer.logits, batch)) / len(batch),
     )
+
+
+def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tuple[float, Trainer]:
+    """A trial as far as its first update in each phase and its first evaluation; the seconds that this took."""
+    started = time.perf_counter()
+    trainer = Trainer(networks.start(spec), load_images(spec), spec)
+    for phase in _phases(spec, trainer.compiled.network):
+        transfer.apply(trainer.compiled.network, phase)
+        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
+        trainer.update(np.arange(len(trainer.images.train))[:batch_size])
+    trainer.logits(_batch(trainer))
+    return time.perf_counter() - started, trainer
+
+
+def _seconds_of_extraction(trainer: Trainer) -> float:
+    """From one batch; 0 where each phase runs the whole network."""
+    compiled, spec, pixels = trainer.compiled, trainer.spec, _batch(trainer).pixels
+    plans = [features.plan(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
+    planned = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
+    if planned is None:
+        return 0.0
+    extract = partial(compiled.features, pixels, planned.cut)
+    extract()
+    return planned.views * planned.images / len(pixels) * _seconds_of(extract)
+
+
+def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:
+    return transfer.phases(spec, dict(network.architecture.cut_points))
+
+
+def _batch(trainer: Trainer) -> Images:
+    """A batch of evaluation."""
+    return _first(trainer.images.validation, evaluation_batch_size(trainer.spec.images.size))
 
 
 def _first(images: Images, count: int) -> Images:

@@ -44,11 +44,16 @@ def phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phas
     return [Phase(spec.epochs, cut_points[mode], multiplier)]
 
 
+def trains(layer: keras.layers.Layer, stages: tuple[str, ...]) -> bool:
+    """Whether that layer of the backbone is in one of the stages that train."""
+    return bool(stages) and layer.name.startswith(stages)
+
+
 def apply(network: Network, phase: Phase) -> list[keras.layers.Layer]:
     """Set each backbone layer's `trainable`; the layers that are frozen now."""
     frozen = []
     for layer in backbone_layers(network.logits):
-        layer.trainable = bool(phase.backbone) and layer.name.startswith(phase.backbone)
+        layer.trainable = trains(layer, phase.backbone)
         if not layer.trainable:
             frozen.append(layer)
     return frozen

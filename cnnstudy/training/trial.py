@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import time
 from collections.abc import Callable
@@ -11,12 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import correctness, package, transfer, weights
+from cnnstudy.training.compiled import CompiledNetworks
+from cnnstudy.training.decoding import Progress
+from cnnstudy.training.features import Source, source_of
 from cnnstudy.training.images import TrainingImages, load_for_training
-from cnnstudy.training.loop import Trainer
+from cnnstudy.training.loop import DivergedError, Trainer
 from cnnstudy.training.metrics import confusion
 from cnnstudy.training.milestones import milestones
 from cnnstudy.training.verdict import judge
@@ -25,22 +26,43 @@ from cnnstudy.training.verdict import judge
 Report = Callable[[EpochRecord], bool]
 
 
-def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
+def run_trial(
+    spec: TrialSpec,
+    folder: Path,
+    report: Report,
+    networks: CompiledNetworks | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> TrialResult:
     """Train one network and leave its files in `folder`.
+
+    Args:
+        networks: what earlier trials have compiled; the trial's result does not depend on it.
+        progress: told of what comes before the first epoch.
 
     Raises:
         DataError, WeightsError: what the trial needs is gone.
         DivergedError: the loss is no longer finite.
     """
-    keras.utils.clear_session(free_memory=False)
-    gc.collect()
+    networks = CompiledNetworks() if networks is None else networks
+    try:
+        return _run(spec, folder, report, networks, progress)
+    except DivergedError:
+        raise
+    except Exception:
+        networks.clear()  # out of memory perhaps; the next trial starts with nothing
+        raise
+
+
+def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
     started = time.perf_counter()
-    network = build(spec)
-    trainer = Trainer(network, load_images(spec), spec)
+    compiled = networks.start(spec)
+    network = compiled.network
+    trainer = Trainer(compiled, load_images(spec), spec)
     best = _Best(spec, network)
     always_frozen = _frozen_in_all_phases(network, spec)
     frozen_before = weights.digest(always_frozen) if always_frozen else None
-    records, ended_by = _train(trainer, best, report)
+    sources: list[Source] = []
+    records, ended_by = _train(trainer, best, report, sources, progress)
     last, last_full = trainer.latest, trainer.measure_full_train()
     assert last is not None  # a trial has an epoch at least
     best.restore()
@@ -48,6 +70,7 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
     if best.epoch != trainer.epoch:
         restored, full = trainer.measure(), trainer.measure_full_train()
     _check_restored(restored.metrics, records[best.epoch - 1])
+    trainer.check_features()
     frozen_after = weights.digest(always_frozen) if always_frozen else None
     if frozen_before != frozen_after:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
@@ -80,6 +103,9 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
         frozen_digest=frozen_after,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
+        train_confusion=confusion(restored.train, restored.train_labels),
+        features=" then ".join(dict.fromkeys(source.what for source in sources)),
+        features_note="; ".join(dict.fromkeys(source.why for source in sources)),
         files={
             "correctness": str(folder / "correctness.npz"),
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
@@ -88,12 +114,16 @@ def run_trial(spec: TrialSpec, folder: Path, report: Report) -> TrialResult:
     )
 
 
-def _train(trainer: Trainer, best: _Best, report: Report) -> tuple[list[EpochRecord], str]:
-    """Run the epochs of every phase; their records, and what ended them."""
+def _train(
+    trainer: Trainer, best: _Best, report: Report, sources: list[Source], progress: Progress
+) -> tuple[list[EpochRecord], str]:
+    """Run the epochs of every phase; their records, and what ended them. `sources` gets what each phase trained on."""
     spec, records, ended_by = trainer.spec, list[EpochRecord](), "epochs"
-    for phase in transfer.phases(spec, dict(trainer.network.architecture.cut_points)):
-        transfer.apply(trainer.network, phase)
-        trainer.start_phase(phase)
+    network = trainer.compiled.network
+    for phase in transfer.phases(spec, dict(network.architecture.cut_points)):
+        transfer.apply(network, phase)
+        sources.append(source_of(trainer.compiled, spec, phase, progress))
+        trainer.start_phase(phase, sources[-1].features)
         ended_by = "epochs"
         for number in range(1, phase.epochs + 1):
             record = trainer.run_epoch()
@@ -138,21 +168,6 @@ def load_images(spec: TrialSpec) -> TrainingImages:
         float(levels["shuffled_labels"]),
         spec.seed,
     )
-
-
-def build(spec: TrialSpec) -> Network:
-    """The network with the weights that the trial starts from."""
-    network = architectures.build_network(
-        architectures.find(spec.architecture),
-        spec.images.size,
-        len(spec.images.classes),
-        float(spec.levels["dropout"]),
-        float(spec.levels.get("auxiliary_dropout", 0.0)),
-    )
-    weights.initialise(network, spec.seed)
-    if spec.weights_file is not None and spec.levels["transfer"] != "scratch":
-        weights.load_backbone(network, Path(spec.weights_file))
-    return network
 
 
 def _frozen_in_all_phases(network: Network, spec: TrialSpec) -> list[keras.layers.Layer]:

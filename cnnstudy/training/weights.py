@@ -26,18 +26,24 @@ if TYPE_CHECKING:
 FILE_TYPES = (".npz", ".keras", ".h5")
 
 
-def initialise(network: Network, seed: int) -> None:
-    """Fresh weights, drawn layer by layer from the seed and the layer's name.
+def initialise(network: Network, seed: int, source: Path | None = None) -> None:
+    """Fresh weights, drawn layer by layer from the seed and the layer's name; the backbone's from a file, if given.
 
     So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none.
+
+    Raises:
+        WeightsError: another file type, not readable, a layer missing, or of another shape.
     """
     import keras
 
+    loaded = {layer.name for layer in backbone_layers(network.logits)} if source is not None else set()
+    if source is not None:
+        load_backbone(network, source)
     for layer in network.training.layers:
         layer_seed = int.from_bytes(hashlib.sha256(f"{seed}/{layer.name}".encode()).digest()[:4]) >> 1
         if getattr(layer, "seed_generator", None) is not None:
             layer.seed_generator.state.assign([layer_seed, 0])
-        if not layer.weights:
+        if not layer.weights or layer.name in loaded:
             continue
         initializer = layer.kernel_initializer
         seeded = type(initializer).from_config({**initializer.get_config(), "seed": layer_seed})

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from cnnstudy.analysis.inference import adjusted_p, seed_tests, shrunk_variances
+from cnnstudy.analysis.inference import Estimate, adjusted_p, mean_of, seed_tests, shrunk_variances, welch
 
 NONE = math.nan
 
@@ -76,3 +76,31 @@ def test_holm_is_that_of_statsmodels_in_each_family() -> None:
 def test_an_effect_has_to_pass_both_tests() -> None:
     adjusted = adjusted_p(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, NONE]), np.zeros(3, dtype=bool))
     assert adjusted == pytest.approx([0.3, 0.04, NONE], nan_ok=True)
+
+
+def test_a_mean_has_students_interval() -> None:
+    sample = [0.1, 0.3, 0.2, 0.6]
+    found, reference = mean_of(sample), stats.ttest_1samp(sample, 0.0)
+    assert found is not None
+    assert (found.value, found.count) == (pytest.approx(0.3), 4)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert found.p == pytest.approx(reference.pvalue)
+    assert mean_of([]) is None
+    assert mean_of([0.5]) == Estimate(0.5)
+
+
+def test_two_samples_are_compared_by_welch() -> None:
+    one, other = [0.1, 0.3, 0.2, 0.6], [0.5, 0.55, 0.45]
+    means = mean_of(one), mean_of(other)
+    assert means[0] is not None
+    assert means[1] is not None
+    found, reference = welch(means[0], means[1]), stats.ttest_ind(other, one, equal_var=False)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert (found.p, found.count) == (pytest.approx(reference.pvalue), 3)
+    assert welch(means[0], Estimate(0.5)) == Estimate(pytest.approx(0.2), count=1)
+
+
+def test_two_samples_without_noise() -> None:
+    one = Estimate(0.2, 0.2, 0.2, 0.0, 3)
+    assert welch(one, one) == Estimate(0.0, 0.0, 0.0, 1.0, 3)
+    assert welch(one, Estimate(0.5, 0.5, 0.5, 0.0, 3)).sign == 1

@@ -161,6 +161,23 @@ def test_the_speed_of_a_trial_is_one_result(warm: Executor, spec: TrialSpec) -> 
     assert speed.seconds_per_evaluated_image > 0
 
 
+def test_the_mistakes_of_a_trial_come_with_their_pictures(warm: Executor, spec: TrialSpec, tmp_path: Path) -> None:
+    done = run(warm, trial_job(spec, number=3, epochs=1))[-1]
+    assert isinstance(done, Done)
+    result = TrialResult.from_json(done.result)
+    payload = {"spec": spec.to_json(), "model": str(Path(result.files["model"]) / "data" / "model.keras")}
+    payload |= {"folder": str(tmp_path / "gallery"), "count": 1}
+    *progress, done = run(warm, Job("gallery", "explain_errors", payload))
+    assert progress
+    assert all(isinstance(event, Progress) for event in progress)
+    assert isinstance(done, Done)
+    assert done.result["wrong"] == sum(map(sum, result.confusion)) - sum(
+        row[label] for label, row in enumerate(result.confusion)
+    )
+    assert len(done.result["entries"]) == min(1, done.result["wrong"])
+    assert len(list(tmp_path.glob("gallery/*.png"))) == 6 * len(done.result["entries"])
+
+
 def test_an_answer_of_no_prunes(warm: Executor, spec: TrialSpec) -> None:
     epoch, done = run(warm, trial_job(spec, number=1), go_on=lambda epoch: False)
     assert isinstance(epoch, Epoch)

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cnnstudy.records import Speed, TrialSpec
 from cnnstudy.training import loop, speed, trial
+from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.speed import measure_speed
 
 MakeSpec = Callable[..., TrialSpec]
@@ -39,8 +41,8 @@ def test_each_batch_size_is_measured_and_no_other(
     assert found.parameters == 5_416_645
     assert found.batch_sizes == (4, 32)
     ((small, large),) = found.seconds_per_update
-    assert min(small, large, found.setup_seconds, found.seconds_per_evaluated_image) > 0
-    assert updates == [4, 4, 4, 32, 32], "one to compile, and of each size one to warm up"
+    assert min(small, large, found.setup_seconds, found.compile_seconds, found.seconds_per_evaluated_image) > 0
+    assert updates == [4, 4, 4, 4, 32, 32], "one to compile, one to start, and of each size one to warm up"
     assert Speed.from_json(json.loads(json.dumps(found.to_json()))).batch_sizes == (4, 32)
 
 
@@ -53,9 +55,9 @@ def test_two_phases_are_measured_apart(make_spec: MakeSpec, monkeypatch: pytest.
     trained = []
     original = loop.Trainer.start_phase
 
-    def start(trainer: loop.Trainer, phase: object) -> None:
-        original(trainer, phase)  # type: ignore[arg-type]
-        trained.append({layer.name for layer in trainer.network.logits.layers if layer.trainable_variables})
+    def start(trainer: loop.Trainer, *given: Any) -> None:
+        original(trainer, *given)
+        trained.append({layer.name for layer in trainer.compiled.network.logits.layers if layer.trainable_variables})
 
     monkeypatch.setattr(loop.Trainer, "start_phase", start)
     found = measure_speed(make_spec(transfer="two-phase"), [8])
@@ -68,9 +70,22 @@ def test_two_phases_are_measured_apart(make_spec: MakeSpec, monkeypatch: pytest.
 def test_it_leaves_nothing_behind_for_the_trial_that_comes_next(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(augmentation="strong", epochs=1)
     alone = trial.run_trial(spec, tmp_path / "alone", lambda record: True)
-    measure_speed(spec, [8, 32])
-    after = trial.run_trial(spec, tmp_path / "after", lambda record: True)
+    networks = CompiledNetworks()
+    measure_speed(spec, [8, 32], networks)
+    after = trial.run_trial(spec, tmp_path / "after", lambda record: True, networks)
     assert after.summary == alone.summary
+
+
+def test_features_are_measured_without_making_them(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    frozen = measure_speed(make_spec(transfer="frozen", augmentation="flip"), [8])
+    whole = measure_speed(make_spec(transfer="frozen", augmentation="strong"), [8])
+    assert frozen.extraction_seconds > 0
+    assert whole.extraction_seconds == 0
+    assert not (tmp_path / "cache" / "features").exists()
 
 
 def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
 from cnnstudy.training import correctness, loop, transfer, trial, weights
 from cnnstudy.training.batches import Batches
+from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.images import Images, TrainingImages, load_for_training
 from cnnstudy.training.loop import DivergedError
 from cnnstudy.training.metrics import clean_metrics
@@ -42,18 +43,23 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def started(spec: TrialSpec) -> CompiledNetwork:
+    """A network with which no trial was run yet."""
+    return CompiledNetworks().start(spec)
+
+
 def changed_layers(spec: TrialSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """How far each layer with weights moved in the trial, by name."""
     built = {}
-    original = trial.build
+    original = CompiledNetworks.start
 
-    def remember(spec: TrialSpec):  # type: ignore[no-untyped-def]
-        network = original(spec)
-        built["network"] = network
+    def remember(networks: CompiledNetworks, spec: TrialSpec) -> CompiledNetwork:
+        compiled = original(networks, spec)
+        built["network"] = network = compiled.network
         built["before"] = {layer.name: layer.get_weights() for layer in network.training.layers if layer.weights}
-        return network
+        return compiled
 
-    monkeypatch.setattr(trial, "build", remember)
+    monkeypatch.setattr(CompiledNetworks, "start", remember)
     run(spec, folder)
     layers = {layer.name: layer.get_weights() for layer in built["network"].training.layers if layer.weights}
     return {
@@ -127,6 +133,11 @@ def test_the_saved_model_has_the_summarys_numbers(make_spec: MakeSpec, tmp_path:
         result.summary["val/loss"], abs=1e-4
     )
     assert sum(map(sum, result.confusion)) == len(validation)
+    # and the probe's, on the same weights
+    probe = load_for_training(spec.images, spec.split, 1.0).probe
+    assert [sum(row) for row in result.train_confusion] == np.bincount(probe.labels).tolist()
+    correct = sum(row[label] for label, row in enumerate(result.train_confusion))
+    assert correct / len(probe) == pytest.approx(result.summary["train/accuracy"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 64])
@@ -138,12 +149,12 @@ def test_every_training_image_is_seen_once_an_epoch(batch_size: int, make_spec: 
 
 def test_clean_metrics_have_no_dropout_in_them(make_spec: MakeSpec) -> None:
     spec = make_spec(dropout=0.9, learning_rate=1e-8)
-    network = trial.build(spec)
+    compiled = started(spec)
     images = load_for_training(spec.images, spec.split, 1.0)
-    trainer = loop.Trainer(network, images, spec)
+    trainer = loop.Trainer(compiled, images, spec)
     first = trainer.measure().metrics
     assert trainer.measure().metrics == first
-    expected = network.logits(images.probe.pixels[:], training=False)
+    expected = compiled.network.logits(images.probe.pixels[:], training=False)
     assert first["train/loss"] == pytest.approx(clean_metrics(np.asarray(expected), images.probe.labels)["loss"], 1e-5)
 
 
@@ -224,9 +235,9 @@ def per_class(images: Images, chosen: np.ndarray) -> list[int]:
 
 def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
     """Training images of each class in each epoch, counted where the updates are made; and the epochs' metrics."""
-    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
     trainer.start_phase(transfer.phases(spec, {})[0])
-    step, places = trainer._step, {pixels.tobytes(): i for i, pixels in enumerate(trainer.images.train.pixels)}
+    step, places = trainer._update, {pixels.tobytes(): i for i, pixels in enumerate(trainer.images.train.pixels)}
     counts, metrics = [], []
     for _ in range(spec.epochs):
         of_epoch: list[int] = []
@@ -235,7 +246,7 @@ def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
             of_epoch += [places[image.tobytes()] for image in pixels]
             return step(pixels, labels)
 
-        trainer._step = spy
+        trainer._update = spy
         metrics.append(trainer.run_epoch().metrics)
         counts.append(per_class(trainer.images.train, np.array(of_epoch)))
         assert len(set(of_epoch)) == len(of_epoch)
@@ -265,7 +276,7 @@ def test_the_legacy_protocol_sees_other_images_with_every_batch_size(make_spec: 
 
 def test_the_legacy_gap_is_running_accuracy_less_the_first_batches(make_spec: MakeSpec) -> None:
     spec = make_spec(batch_size=16, epochs=1, learning_rate=1e-8)
-    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
     trainer.start_phase(transfer.phases(spec, {})[0])
     metrics = trainer.run_epoch().metrics
     validation = trainer.images.validation
@@ -276,16 +287,16 @@ def test_the_legacy_gap_is_running_accuracy_less_the_first_batches(make_spec: Ma
 
 
 def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeSpec) -> None:
-    trained = trial.build(make_spec())
+    trained = started(make_spec())
     spec = make_spec(batch_size=8, dropout=0.0, learning_rate=LEARNS)
     trainer = loop.Trainer(trained, trial.load_images(spec), spec)
     trainer.start_phase(transfer.phases(spec, {})[0])
     for _ in range(10):
         trainer.run_epoch()
     spec = make_spec(dropout=0.5, learning_rate=1e-8)  # the weights stay as they are
-    network = trial.build(spec)
-    network.training.set_weights(trained.training.get_weights())
-    same = loop.Trainer(network, trial.load_images(spec), spec)
+    compiled = started(spec)
+    compiled.network.training.set_weights(trained.network.training.get_weights())
+    same = loop.Trainer(compiled, trial.load_images(spec), spec)
     same.start_phase(transfer.phases(spec, {})[0])
     metrics = same.run_epoch().metrics
     assert metrics["train/accuracy"] > 0.6
@@ -296,7 +307,7 @@ def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeS
 def start_of(spec: TrialSpec) -> tuple[list[np.ndarray], TrainingImages, list[np.ndarray]]:
     """Initial weights of all but the heads, images, and the first epoch's images in their order."""
     images = trial.load_images(spec)
-    network = trial.build(spec)
+    network = started(spec).network
     batches = Batches(len(images.train), int(spec.levels["batch_size"]), spec.seed).of_epoch(1)
     return network.training.get_weights(), images, [np.concatenate(list(batches))]
 
@@ -364,7 +375,7 @@ def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path)
 def test_the_learning_rate_goes_with_the_batch(rule: str, rate: float, make_spec: MakeSpec) -> None:
     spec = make_spec(learning_rate=0.001, learning_rate_scaling=rule, batch_size=16)
     assert loop.scaled_learning_rate(spec) == pytest.approx(rate)
-    trainer = loop.Trainer(trial.build(spec), trial.load_images(spec), spec)
+    trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
     assert trainer.learning_rate == pytest.approx(rate)
 
 

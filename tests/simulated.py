@@ -22,10 +22,25 @@ EFFECTS = {"data_fraction": {0.25: 0.2, 0.5: 0.1, 1.0: 0.05}, "transfer": {"scra
 
 
 class Simulated:
-    """A factorial study of one network or more; `history` answers for its curves."""
+    """A factorial study of one network or more; `history` answers for its curves.
+
+    Args:
+        random: what the noise comes from.
+        by_seed: standard deviation of what all trials of a seed share; None: 0.02 more gap with each seed.
+        effects: instead of EFFECTS.
+        digest: of the images.
+    """
 
     def __init__(
-        self, seeds: int = 4, architectures: tuple[str, ...] = ("alexnet",), noise: float = 0.004, **changes: Any
+        self,
+        seeds: int = 4,
+        architectures: tuple[str, ...] = ("alexnet",),
+        noise: float = 0.004,
+        random: int = 0,
+        by_seed: float | None = None,
+        effects: Mapping[str, Mapping[Any, float]] | None = None,
+        digest: str = "d" * 24,
+        **changes: Any,
     ):
         strategy = {"kind": "factorial", "design": "full", "seeds": seeds, "tune": []} | changes.pop("strategy", {})
         self.factors = {**FACTORS, **changes.pop("factors", {})}
@@ -35,8 +50,11 @@ class Simulated:
             "run",
             {"factors": self.factors, "strategy": strategy, "training": {}, "architectures": architectures, **changes},
         )
-        self.dice = np.random.default_rng(0)
+        self.dice = np.random.default_rng(random)
         self.noise = noise
+        self.effects = EFFECTS if effects is None else effects
+        self.digest = digest
+        self.of_seeds = [0.02 * seed if by_seed is None else self.dice.normal(0, by_seed) for seed in range(seeds)]
         self.curves: dict[str, dict[str, dict[int, float]]] = {}
         self.trials = [
             self._trial(architecture, seed, dict(zip(self.factors, levels, strict=True)), number)
@@ -49,8 +67,8 @@ class Simulated:
         return self.curves[run_id][name]
 
     def _trial(self, architecture: str, seed: int, levels: dict[str, Any], number: int) -> RecordedRun:
-        gap = sum(by_level[levels[factor]] for factor, by_level in EFFECTS.items() if factor in levels)
-        gap += 0.02 * seed + self.dice.normal(0, self.noise) + (0.03 if architecture == "vgg16" else 0.0)
+        gap = sum(by_level[levels[factor]] for factor, by_level in self.effects.items() if factor in levels)
+        gap += self.of_seeds[seed] + self.dice.normal(0, self.noise) + (0.03 if architecture == "vgg16" else 0.0)
         if levels.get("learning_rate") == 0.01:
             gap += 0.3
         # what the usual protocol adds, and what goes with the number of updates
@@ -83,6 +101,7 @@ class Simulated:
             "cnnstudy.seed": str(seed),
             "cnnstudy.number": str(number),
             "cnnstudy.verdict": "overfit",
+            "cnnstudy.data_digest": self.digest,
         }
         parameters = {"train_images": "200", "classes": "5"}
         return RecordedRun(run_id, run_id, "trial", "finished", "", number, parameters, metrics, tags)

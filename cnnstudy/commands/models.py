@@ -1,0 +1,70 @@
+"""Commands for models: predict, export, describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from cnnstudy import architectures
+from cnnstudy.commands.shared import ModelName, TrackingUri, note, one_worker, wide_console
+
+
+def predict(
+    model: ModelName,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Write them to this CSV file too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write them to this JSON file too.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Say what a trained model sees on images: classes with probabilities, best first."""
+    from cnnstudy import prediction
+    from cnnstudy.models import find_model
+
+    with one_worker() as (executor, display, folder):
+        found = find_model(model, tracking_uri, folder)
+        note(found.note)
+        predictions = prediction.predict(found, images, top, executor, display)
+    if found.classes is None:
+        note(f"{model} came without the names of its classes (classes.json); they are numbered")
+    prediction.show(wide_console(), found.title, predictions)
+    if csv is not None:
+        prediction.write_csv(predictions, csv)
+    if json is not None:
+        prediction.write_json(found.title, predictions, json)
+    prediction.check(predictions)
+
+
+def export(
+    model: ModelName,
+    folder: Annotated[Path, typer.Argument(help="Where to write it: a folder that is empty or not there yet.")],
+    format_: Annotated[Literal["saved-model", "onnx", "keras"], typer.Option("--format")] = "saved-model",
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a trained model for other programs, checked to give the same probabilities."""
+    from cnnstudy import exporting
+    from cnnstudy.models import find_model
+
+    exporting.check_target(folder)
+    with one_worker() as (executor, display, own):
+        found = find_model(model, tracking_uri, own)
+        note(found.note)
+        done = exporting.export(found, folder, format_, executor, display)
+    print(exporting.told(found, folder, format_, done))
+
+
+def describe(
+    architecture: Annotated[str, typer.Argument(help=f"One of {', '.join(architectures.names())}.")],
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2)] = 5,
+    png: Annotated[Path | None, typer.Option(help="Draw the structure here.  [default: ARCHITECTURE.png]")] = None,
+) -> None:
+    """Print a network's layers and draw its structure."""
+    found = architectures.find(architecture)
+    found.check_size(image_size)
+    from cnnstudy.architectures.describe import describe as describe_network
+
+    describe_network(found, image_size, classes, png or Path(f"{architecture}.png"), Console())

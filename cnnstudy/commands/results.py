@@ -1,0 +1,141 @@
+"""Commands that show what is recorded: leaderboard, effects, report, compare, watch, ui."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnstudy.commands.shared import StudyName, TrackingUri, one_worker, open_or_print, wide_console
+
+
+def leaderboard(
+    study: StudyName = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every column of every trial to this CSV file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Sort by this column.  [default: the study's objective]")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only the best so many.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show a study's trials, best first."""
+    from cnnstudy import report, tracking
+    from cnnstudy.analysis import leaderboard as table
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    recorded = tracker.study(study)
+    frame = report.trials(tracker, recorded, sort)
+    wanted = frame if top is None else frame.head(top)
+    if csv is not None:
+        table.write_csv(wanted, csv)
+    if markdown is not None:
+        table.write_markdown(wanted, markdown)
+    report.show_trials(wide_console(), recorded.name, frame, top)
+
+
+def effects(
+    study: StudyName = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every effect and interaction to this CSV file.")] = None,
+    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Say which factor causes how many points of gap, with intervals."""
+    from cnnstudy import report, tracking
+    from cnnstudy.analysis.causes import effects_frame
+    from cnnstudy.analysis.leaderboard import write_csv
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    recorded = tracker.study(study)
+    found = report.causes_of(tracker, recorded, gap / 100)
+    if csv is not None:
+        write_csv(effects_frame(found), csv)
+    report.show_effects(wide_console(), recorded.name, found)
+
+
+def report(
+    study: StudyName = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write it.  [default: STUDY-report]")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
+    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    gallery: Annotated[
+        bool, typer.Option("--gallery/--no-gallery", help="Show the best model's mistakes; takes a worker.")
+    ] = True,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Tell a study in one HTML page: the answer, its figures, and every trial."""
+    from cnnstudy import tracking
+    from cnnstudy.gallery import gallery_of_study
+    from cnnstudy.pages.study_page import write_report
+    from cnnstudy.registry import Registry
+
+    registry = Registry(tracking.tracking_uri(tracking_uri))
+    recorded = registry.study(study)
+    folder = out or Path(f"{recorded.name}-report")
+    with one_worker() as (executor, display, own):
+        mistakes = gallery_of_study(registry, recorded, executor, display, own) if gallery else "It was left out."
+        page = write_report(registry, recorded, folder, mistakes, gap / 100)
+    print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
+    if open_:
+        open_or_print(page.absolute().as_uri(), open_)
+
+
+def ui(
+    study: StudyName = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: 5000, or a free one]")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the address in the browser.")] = True,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Serve MLflow's UI on loopback, at the study's trials and gap charts."""
+    from cnnstudy import tracking
+    from cnnstudy import ui as server
+    from cnnstudy.mlflow_view import study_url
+
+    uri = tracking.tracking_uri(tracking_uri)
+    recorded = tracking.Tracker(uri).study(study)
+    if server.is_server(uri):
+        open_or_print(study_url(uri, recorded.experiment_id), open_)
+        return
+    with server.serve(uri, port) as (base, process):
+        open_or_print(study_url(base, recorded.experiment_id), open_)
+        print("Ctrl-C stops the server.", flush=True)
+        process.wait()
+
+
+def compare(
+    study_a: Annotated[str, typer.Argument(metavar="STUDY_A", help="A study's name.")],
+    study_b: Annotated[str, typer.Argument(metavar="STUDY_B", help="Another study's name.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an HTML page too.")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open that page in the browser.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show two studies side by side: what differed, outcomes, effects and champions, with intervals."""
+    from cnnstudy import tracking
+    from cnnstudy.comparing import compare_studies, show_comparison
+
+    found = compare_studies(tracking.Tracker(tracking.tracking_uri(tracking_uri)), study_a, study_b)
+    show_comparison(wide_console(), found)
+    if open_ and html is None:
+        html = Path(f"{found.a}-and-{found.b}.html")
+    if html is not None:
+        from cnnstudy.pages.comparison_page import write_comparison
+
+        write_comparison(found, html)
+        open_or_print(html.absolute().as_uri(), open_)
+
+
+def watch(
+    study: StudyName = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until Ctrl-C, for the next driver too.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between looks.")] = 2.0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Watch a study that runs elsewhere; Ctrl-C ends the view, not the study."""
+    from cnnstudy import tracking
+    from cnnstudy.display import choose_display
+    from cnnstudy.watching import watch as look
+
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    with choose_display(wide_console(), quiet=False) as display:
+        look(tracker, study, display, every, until_done=not wait)

@@ -1,0 +1,121 @@
+"""Commands that train: run-study and confirm."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cnnstudy.commands.shared import INTERRUPTED, TRIALS_FAILED, Jobs, Quiet, StudyName, TrackingUri, wide_console
+
+
+def run_study(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+    ] = "quickstart",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search, instead of the file's budget.")] = None,
+    jobs: Jobs = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal to the last bit in every call, on CPUs; slower.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study, or what is missing of it, and show its leaderboard."""
+    from cnnstudy.config import load_study
+
+    overrides = list(set_ or [])
+    overrides += [f"budget.trials={trials}"] if trials is not None else []
+    overrides += [f"seed={seed}"] if seed is not None else []
+    overrides += ["training.deterministic=true"] if deterministic else []
+    loaded = load_study(study, overrides)
+
+    from cnnstudy import report, tracking
+    from cnnstudy import study as driver
+    from cnnstudy.display import choose_display
+    from cnnstudy.execution.local import LocalExecutor
+
+    console = wide_console()
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    with choose_display(console, quiet) as display:
+        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+    if not quiet:
+        report.show_outcome(console, tracker, outcome)
+        if outcome.confirmed is not None:
+            report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+        found = report.causes_of(tracker, outcome.recorded)
+        report.record_effects(tracker, outcome.recorded, found)
+        if not quiet:
+            report.show_effects(console, outcome.recorded.name, found)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed or outcome.missing:
+        raise typer.Exit(TRIALS_FAILED)
+
+
+def confirm(
+    study: StudyName = None,
+    top: Annotated[int | None, typer.Option(min=1, max=100, help="Candidates.  [default: the file's, or 3]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.  [default: the file's, or 5]")
+    ] = None,
+    most_seeds: Annotated[
+        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.  [default: twice the seeds]")
+    ] = None,
+    jobs: Jobs = 1,
+    open_test_again: Annotated[
+        bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
+    from cnnstudy import report, tracking
+    from cnnstudy import study as driver
+    from cnnstudy.display import choose_display
+    from cnnstudy.errors import InputError
+    from cnnstudy.execution.local import LocalExecutor
+
+    console = wide_console()
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    given = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
+    with choose_display(console, quiet) as display:
+        outcome = driver.confirm_study(
+            study,
+            {name: value for name, value in given.items() if value is not None},
+            tracker,
+            lambda folder: LocalExecutor(jobs, folder),
+            display,
+            open_test_again,
+        )
+    if outcome.confirmed is None:
+        raise typer.Exit(INTERRUPTED)
+    if not quiet:
+        report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if outcome.confirmed.refusal:
+        raise InputError(outcome.confirmed.refusal)
+
+
+def reproduce(
+    trial: Annotated[str, typer.Argument(metavar="RUN", help="STUDY/TRIAL, or the id of a trial's run in MLflow.")],
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a trial again from its record alone, and tell how far it comes out otherwise."""
+    from cnnstudy import report, tracking
+    from cnnstudy.display import choose_display
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.registry import Registry
+    from cnnstudy.reproduction import reproduce as train_again
+    from cnnstudy.signals import terminate_as_interrupt
+
+    console = wide_console()
+    registry = Registry(tracking.tracking_uri(tracking_uri))
+    with terminate_as_interrupt(), choose_display(console, quiet) as display:
+        found = train_again(trial, registry, lambda folder: LocalExecutor(1, folder), display)
+    report.show_reproduction(console, found)

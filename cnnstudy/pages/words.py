@@ -1,0 +1,249 @@
+"""The numbers at the top of a study's page, and the sentences that no table holds."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cnnstudy.analysis.causes import counted
+from cnnstudy.pages.confirmed import Candidate, Confirmed
+from cnnstudy.pages.grouping import level_in_words, levels_of, varied_factors
+from cnnstudy.pages.story import Story, packages_of
+from cnnstudy.training.verdict import VERDICTS
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number at the top of a page, with what it is."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def facts(story: Story) -> list[Fact]:
+    """Trials, networks, images, the best validation with its gap, and what the gap is on average."""
+    frame = story.frame
+    states = frame["state"].value_counts() if len(frame) else pd.Series(dtype=int)
+    others = [f"{states[state]} {state}" for state in ("pruned", "failed", "running") if state in states]
+    found = [Fact("Trials", f"{states.get('finished', 0)} finished", ", ".join(others) or "none pruned or failed")]
+    if len(frame):
+        names, seeds = list(dict.fromkeys(frame["architecture"])), counted(frame["seed"].nunique(), "seed")
+        several = Fact("Networks", str(len(names)), f"{', '.join(names)}; {seeds}")
+        found.append(several if len(names) > 1 else Fact("Network", names[0], seeds))
+    if (images := _images(story)) is not None:
+        found.append(images)
+    finished = story.finished
+    learnt = finished[finished["verdict"] != "not-learning"] if len(finished) else finished
+    if len(finished):
+        best = finished.iloc[0]
+        if pd.notna(best["val_accuracy"]):
+            gap = f"gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
+            found.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
+    if len(learnt) and learnt["last_gap_accuracy"].notna().any():
+        mean = 100 * learnt["last_gap_accuracy"].astype(float).mean()
+        note = f"points at the end, over the {len(learnt)} that learnt"
+        found.append(Fact("Mean gap", f"{mean:+.1f}", note))
+    return found
+
+
+def _images(story: Story) -> Fact | None:
+    for run in story.runs:
+        values = run.parameters
+        if {"data", "classes", "train_images", "validation_images"} <= set(values):
+            images = f"{values['train_images']} train and {values['validation_images']} validation images"
+            return Fact("Data", values["data"], f"{values['classes']} classes, {images}")
+    return None
+
+
+def verdict_counts(story: Story) -> list[tuple[str, int]]:
+    """How many finished trials have each verdict, and how many did not finish, by their state."""
+    counts = dict.fromkeys((*reversed(VERDICTS), "pruned", "failed"), 0)
+    for run in story.runs:
+        word = run.tags.get("cnnstudy.verdict", "") if run.state in ("finished", "failed") else ""
+        word = word or ("" if run.state == "finished" else run.state)
+        if word:
+            counts[word] = counts.get(word, 0) + 1
+    return [(word, count) for word, count in counts.items() if count]
+
+
+def best_in_words(story: Story) -> str:
+    """The best trial of the study and how far that can be trusted; nothing where none finished."""
+    finished = story.finished
+    if not len(finished):
+        return ""
+    best = finished.iloc[0]
+    run = story.run_of(best["trial"])
+    if run is None or pd.isna(best["val_accuracy"]):
+        return ""
+    varied = varied_factors([one for one in story.runs if one.tags["cnnstudy.architecture"] == best["architecture"]])
+    levels = levels_of(run)
+    words = ", ".join(level_in_words(factor, levels[factor]) for factor in varied if factor in levels)
+    text = (
+        f"The best validation accuracy is {100 * best['val_accuracy']:.1f} % ({best['trial']}"
+        f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
+    )
+    if story.study.objective != "val/accuracy":
+        text = text.replace("The best validation accuracy is", "The trial with the best validation loss has")
+    if len(finished) > 1:
+        text += f" It is the best of {len(finished)} on the images that it was chosen by, so that number is too high."
+    return text
+
+
+def nothing_yet(story: Story) -> str:
+    """Why there is no answer, where no trial has finished."""
+    if len(story.finished):
+        return ""
+    if not story.runs:
+        return "This study has no trials yet."
+    return f"None of {counted(len(story.runs), 'trial')} has finished, so there is nothing to tell yet."
+
+
+def confirmation(confirmed: Confirmed) -> list[str]:
+    """What fresh seeds and the test images said, most important first."""
+    winner = confirmed.winner
+    lines = [_winner(confirmed, winner) if winner is not None else f"No champion{_why(confirmed)}."]
+    tied = confirmed.with_standing("tied")
+    if tied:
+        names = ", ".join(f"{one.trial} ({_shown(confirmed, one.mean)})" for one in tied)
+        lines.append(f"It can't be told from {names}: tied. Any of them may be as good; choose among them by cost.")
+    if winner is not None and confirmed.best_trial and winner.trial != confirmed.best_trial:
+        lines.append(f"The best of the study was {confirmed.best_trial}; fresh seeds do not make it the champion.")
+    others = [one for one in confirmed.candidates if one.standing not in ("champion", "tied", "behind")]
+    if others:
+        lines.append(f"Out of the running: {', '.join(f'{one.trial} ({one.standing})' for one in others)}.")
+    return [*lines, *_tested(confirmed), *_optimism(confirmed)]
+
+
+def _why(confirmed: Confirmed) -> str:
+    if confirmed.reason:
+        return f": {confirmed.reason.rstrip('.')}"
+    return f": no candidate keeps {confirmed.limits} with fresh seeds" if confirmed.limits else ""
+
+
+def _winner(confirmed: Confirmed, winner: Candidate) -> str:
+    interval = _interval(winner.low, winner.high, confirmed.percent, 1 if confirmed.shows_accuracy else 3)
+    gap = f", with a gap of {100 * winner.gap:+.1f} points" if winner.gap is not None else ""
+    title = f" ({winner.title})" if winner.title else ""
+    limits = f"; it keeps {confirmed.limits}" if confirmed.limits else ""
+    return (
+        f"Trained again with {counted(len(winner.values), 'fresh seed')}, the champion {winner.trial}{title} reaches "
+        f"{_shown(confirmed, winner.mean)}{interval} on validation{gap}{limits}."
+    )
+
+
+def _tested(confirmed: Confirmed) -> list[str]:
+    test = confirmed.test
+    if test is None or test.mean is None:
+        return [f"Not tested: {confirmed.refusal}"] if confirmed.refusal else ["The test images were not looked at."]
+    once = "once" if test.openings == 1 else f"{test.openings} times, so they are no longer untouched"
+    return [
+        f"On the {test.images} test images, which nothing was chosen by, it reaches {100 * test.mean:.1f} %"
+        f"{_interval(test.low, test.high, 100, 1)} (looked at on {day(test.opened)}, {once})."
+    ]
+
+
+def _optimism(confirmed: Confirmed) -> list[str]:
+    """What choosing by the best validation flatters by: against the champion's fresh seeds, and against its test."""
+    best, winner = confirmed.best_value, confirmed.winner
+    if best is None or winner is None or winner.mean is None:
+        return []
+    sign = 1 if confirmed.shows_accuracy else -1
+    told = [f"{_better(confirmed, sign * (best - winner.mean))} than the champion with fresh seeds"]
+    if confirmed.optimism is not None:
+        told.append(f"{_better(confirmed, confirmed.optimism)} than its test")
+    name = f" ({confirmed.best_trial})" if confirmed.best_trial else ""
+    flatters = sign * (best - winner.mean) > 0 and (confirmed.optimism is None or confirmed.optimism > 0)
+    luck = " So much it flatters to choose by one value." if flatters else ""
+    return [f"The best validation of the study was {confirmed.shown(best)}{name}: {' and '.join(told)}.{luck}"]
+
+
+def _better(confirmed: Confirmed, amount: float) -> str:
+    size = f"{100 * abs(amount):.1f} points" if confirmed.shows_accuracy else f"{abs(amount):.3f} nats"
+    return f"{size} {'better' if amount >= 0 else 'worse'}"
+
+
+def _shown(confirmed: Confirmed, value: float | None) -> str:
+    return "no value" if value is None else confirmed.shown(value)
+
+
+def _interval(low: float | None, high: float | None, scale: float, digits: int) -> str:
+    return "" if low is None or high is None else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def day(moment: str) -> str:
+    """`2026-11-24` of an ISO date and time; text that is none stays as it is."""
+    try:
+        return datetime.datetime.fromisoformat(moment).date().isoformat()
+    except ValueError:
+        return moment
+
+
+def dates(story: Story) -> str:
+    """When the trials ran, in UTC."""
+    started = [run.started for run in story.runs]
+    if not started:
+        return ""
+    days = [
+        datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC).date().isoformat()
+        for moment in (min(started), max(started))
+    ]
+    return " to ".join(dict.fromkeys(days))
+
+
+def provenance(story: Story) -> list[Fact]:
+    """What made the numbers: code, packages, data, MLflow's ids."""
+    tags = [run.tags for run in story.runs]
+    versions = _distinct(tag.get("cnnstudy.code_version", "") for tag in tags)
+    packages = [packages_of(run) for run in story.runs if run.state == "finished"]
+    texts = _distinct(", ".join(f"{name} {version}" for name, version in of_run.items()) for of_run in packages)
+    return [
+        fact
+        for fact in (
+            Fact("Trials ran", dates(story)),
+            Fact("Code", ", ".join(versions), "several versions: compare with care" if len(versions) > 1 else ""),
+            Fact("Packages", "; ".join(texts)),
+            Fact("Data digest", ", ".join(_distinct(tag.get("cnnstudy.data_digest", "") for tag in tags))),
+            Fact("Weights digest", ", ".join(_distinct(tag.get("cnnstudy.weights_digest", "") for tag in tags))),
+            Fact("MLflow", f"experiment {story.study.experiment_id}, run {story.study.run_id}"),
+        )
+        if fact.value
+    ]
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return [text for text in dict.fromkeys(texts) if text]
+
+
+def recorded_configuration(story: Story) -> str:
+    """As JSON, what the trials were run with."""
+    return json.dumps(story.study.config, indent=2, ensure_ascii=False)
+
+
+def cannot_tell(story: Story) -> list[str]:
+    """What the numbers say nothing about."""
+    lines = []
+    strategy = story.study.config.get("strategy", {})
+    seeds = story.frame["seed"].nunique() if len(story.frame) else 0
+    if strategy.get("kind") == "factorial" and seeds > 1:
+        lines.append(
+            f"The intervals are over {seeds} seeds: of the split of the images, the initial weights and the order of "
+            "batches. They hold for these images and these levels, not for other data sets."
+        )
+    if seeds == 1:
+        lines.append("With one seed, what is luck of the split and the initial weights can't be told from an effect.")
+    if len(story.finished) and story.confirmed is None:
+        lines.append(
+            "No test images were looked at. The best trial was chosen by its validation images, which flatters it; "
+            f"`python -m cnnstudy confirm {story.study.name}` trains the best ones again with fresh seeds."
+        )
+    lines.append(
+        "A gap is compared where something else is equal: epochs, updates or train loss. The answer can depend on "
+        "which; where they disagree, the effect goes with how far a network was trained."
+    )
+    lines.append("That an effect can't be told does not mean that there is none: more seeds narrow its interval.")
+    return lines

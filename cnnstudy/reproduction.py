@@ -1,0 +1,137 @@
+"""A trial trained again from its record alone, and how far what comes out is from what was recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cnnstudy.display import Display
+from cnnstudy.driver import MakeExecutor, Workshop
+from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
+from cnnstudy.execution import Failed, Job
+from cnnstudy.jobs import watch
+from cnnstudy.provenance import code_version, driver_versions
+from cnnstudy.recording import Recorder
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
+from cnnstudy.registry import Registry
+from cnnstudy.resume import recorded_config
+
+#: Metrics that tell of the machine and not of the trial.
+_OF_THE_MACHINE = "time/"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of the record that came out otherwise."""
+
+    metric: str
+    epoch: int | None  # None: of the whole trial
+    recorded: float
+    again: float
+
+    @property
+    def size(self) -> float:
+        return abs(self.again - self.recorded)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of training a trial again."""
+
+    trial: str  # STUDY/TRIAL
+    compared: int  # numbers
+    differences: tuple[Difference, ...]  # those that are not equal to the last bit, the largest first
+    changed: Mapping[str, tuple[str, str]]  # what it runs on that is not as it was: name -> then, now
+
+
+def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, display: Display) -> Reproduction:
+    """Train a trial again with the specification that its run holds; nothing is recorded of it.
+
+    Args:
+        given: STUDY/TRIAL, or the id of a run in MLflow.
+
+    Raises:
+        UnknownNameError: no such trial, it did not finish, or its record lacks what it was asked to do.
+        StudyChangedError: the images are no longer those that it was trained on.
+        DataError, WeightsError, WorkerError: it can't be trained.
+    """
+    study, run = _find(given, registry)
+    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
+        asked = registry.asked(run.run_id, Path(folder))
+    try:
+        spec = TrialSpec.from_json(asked)
+    except (TypeError, KeyError, AttributeError) as reason:
+        raise UnknownNameError(
+            f"the run of {given} does not hold what it was asked to do (trial.json), or another version "
+            f"wrote it: {reason}"
+        ) from reason
+    config = recorded_config(study)
+    with contextlib.closing(Workshop(config, Recorder(registry, study), make_executor, display)) as workshop:
+        # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
+        if spec.purpose != "pretrain":
+            source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None
+            file = source.file if source else None
+            spec = replace(spec, images=workshop.images[spec.architecture], weights_file=file)
+        spec = replace(spec, keep_model=False)
+        workshop.executor.deterministic = spec.deterministic
+        epochs: list[EpochRecord] = []
+
+        def on_epoch(record: EpochRecord) -> None:
+            epochs.append(record)
+            display.epoch(spec.key, record)
+
+        display.start_trial(spec.key, "again", spec.epochs)
+        outcome = watch(workshop.executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
+        if isinstance(outcome, Failed):
+            raise WorkerError(f"{given} failed this time ({outcome.reason}): {outcome.message}")
+        result = TrialResult.from_json(outcome.result)
+        display.end_trial(spec.key, result.state)
+    compared, differences = _compare(registry, run, epochs, result)
+    return Reproduction(f"{study.name}/{spec.key}", compared, differences, _changed(run, result))
+
+
+def _find(given: str, registry: Registry) -> tuple[RecordedStudy, RecordedRun]:
+    studies = registry.studies()
+    name, _, trial = given.partition("/")
+    for study in studies:
+        if trial and study.name != name:
+            continue
+        runs = [run for run in registry.runs(study.experiment_id) if "cnnstudy.trial" in run.tags]
+        by_name = latest_runs(runs)
+        found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
+        if found is not None:
+            if found.state != "finished":
+                raise UnknownNameError(f"{given} can't be compared with itself: it is {found.state}, not finished.")
+            return study, found
+        if trial:
+            raise UnknownNameError(f"there is no trial {trial!r} in study {name!r}{did_you_mean(trial, by_name)}")
+    names = ", ".join(study.name for study in studies) or "none"
+    raise UnknownNameError(f"{given!r} is neither STUDY/TRIAL nor the id of a trial's run. The studies are {names}.")
+
+
+def _compare(
+    registry: Registry, run: RecordedRun, epochs: list[EpochRecord], result: TrialResult
+) -> tuple[int, tuple[Difference, ...]]:
+    """How many numbers were compared, and those that differ."""
+    again: dict[tuple[str, int | None], float] = {}
+    for record in epochs:
+        again |= {(name, record.epoch): value for name, value in record.metrics.items()}
+    again |= {(best_name(name), None): value for name, value in result.summary.items()}
+    again |= {(name, None): value for name, value in result.final.items()}
+    recorded: dict[tuple[str, int | None], float] = {}
+    for name in {name for name, epoch in again if epoch is not None}:
+        recorded |= {(name, epoch): value for epoch, value in registry.metric_history(run.run_id, name).items()}
+    recorded |= {(name, None): run.metrics[name] for name, epoch in again if epoch is None and name in run.metrics}
+    both = [key for key in recorded if key in again and not key[0].startswith(_OF_THE_MACHINE)]
+    found = [Difference(*key, recorded[key], again[key]) for key in both if recorded[key] != again[key]]
+    return len(both), tuple(sorted(found, key=lambda one: (-one.size, one.metric, one.epoch or 0)))
+
+
+def _changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
+    then = {**json.loads(run.tags.get("cnnstudy.packages", "{}")), "code": run.tags.get("cnnstudy.code_version", "")}
+    now = {**driver_versions(), **result.versions, "code": code_version()}
+    return {name: (then[name], now[name]) for name in sorted(now) if name in then and then[name] != now[name]}

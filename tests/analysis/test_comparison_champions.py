@@ -1,0 +1,130 @@
+"""Two studies' champions: what confirming recorded, what stands in for it, and their difference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from cnnstudy.analysis.comparison_champions import (
+    BEYOND_LIMITS,
+    CONFIRMED,
+    UNCONFIRMED,
+    Champion,
+    champion_of,
+    compare_champions,
+)
+from cnnstudy.records import RecordedRun, Rule
+
+ACCURACY, LOSS = Rule("val/accuracy"), Rule("val/loss")
+VALUES = [0.80, 0.82, 0.85, 0.79, 0.84]
+TEST = {"images": 200, "values": [0.8, 0.82], "mean": 0.81, "low": 0.75, "high": 0.86}
+MakeRun = Callable[..., RecordedRun]
+
+
+def record(values: list[float] = VALUES, test: dict[str, Any] | None = TEST, **changes: Any) -> str:
+    other = {"trial": "alexnet-001", "title": "alexnet, scratch", "values": [0.1], "gaps": [0.1], "mean": 0.1}
+    other |= {"low": None, "high": None, "gap": 0.1, "standing": "behind"}
+    mean = sum(values) / len(values)
+    best = {"trial": "alexnet-003", "title": "alexnet, frozen", "values": values, "mean": mean, "gap": 0.1}
+    best |= {"low": mean - 0.05, "high": mean + 0.03, "standing": "champion"}
+    return json.dumps({"champion": "alexnet-003", "candidates": [other, best], "test": test, **changes})
+
+
+def champion(values: list[float] = VALUES, rule: Rule = ACCURACY, test: dict[str, Any] | None = TEST) -> Champion:
+    found = champion_of(record(values, test), [], rule)
+    assert found is not None
+    return found
+
+
+def test_a_confirmed_champion_is_read_as_it_was_recorded() -> None:
+    found = champion()
+    assert (found.trial, found.title, found.standing) == ("alexnet-003", "alexnet, frozen", CONFIRMED)
+    assert found.values == tuple(VALUES)
+    assert (found.value.value, found.value.low) == pytest.approx((0.82, 0.77))
+    assert found.gap == 0.1
+    assert found.test is not None
+    assert (found.test.value, found.test.low, found.test.high, found.test_images) == (0.81, 0.75, 0.86, 200)
+
+
+@pytest.mark.parametrize("test", [None, {**TEST, "mean": None, "low": None, "high": None, "values": []}])
+def test_a_test_that_was_not_measured_is_none(test: dict[str, Any] | None) -> None:
+    assert champion(test=test).test is None
+
+
+def test_without_confirmation_the_best_trial_stands_in(make_run: MakeRun) -> None:
+    runs = [make_run(1, 0.6), make_run(2, 0.8, name="alexnet-002 frozen, batch 8"), make_run(3, 0.9, state="pruned")]
+    found = champion_of(None, runs, ACCURACY)
+    assert found is not None
+    assert (found.trial, found.title, found.standing) == ("alexnet-002", "frozen, batch 8", UNCONFIRMED)
+    assert (found.value.value, found.value.low, found.confirmed) == (0.8, None, False)
+    loss = champion_of(None, runs, LOSS)
+    assert loss is not None
+    assert loss.value.value == pytest.approx(0.2)
+    assert champion_of(None, [], ACCURACY) is None
+
+
+def test_no_candidate_within_the_limits(make_run: MakeRun) -> None:
+    found = champion_of(record(champion=None), [make_run(1)], ACCURACY)
+    assert found is not None
+    assert found.standing == BEYOND_LIMITS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "{}", record(champion="other"), record(candidates=[{"trial": "alexnet-003"}]), record(test={})],
+)
+def test_what_confirming_did_not_write_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not what confirming writes"):
+        champion_of(text, [], ACCURACY)
+
+
+def test_fresh_seeds_are_compared_by_welch() -> None:
+    better = [0.90, 0.91, 0.93]
+    found = compare_champions(champion(), champion(better))
+    reference = stats.ttest_ind(better, VALUES, equal_var=False)
+    interval = reference.confidence_interval(0.95)
+    assert found.value is not None
+    assert found.value.value == pytest.approx(sum(better) / 3 - 0.82)
+    assert (found.value.low, found.value.high) == pytest.approx((interval.low, interval.high))
+    assert found.value.p == pytest.approx(reference.pvalue)
+    assert (found.value.sign, found.reason) == (1, "")
+
+
+def test_tests_are_compared_by_both_intervals() -> None:
+    """Newcombe's interval for a difference of shares, in his own example (1998, table II (a): 56/70 and 48/80)."""
+    ends = [stats.binomtest(right, of).proportion_ci(0.95, "wilson") for right, of in ((48, 80), (56, 70))]
+    tests = [
+        {"images": of, "values": [share], "mean": share, "low": end.low, "high": end.high}
+        for (share, of), end in zip(((48 / 80, 80), (56 / 70, 70)), ends, strict=True)
+    ]
+    found = compare_champions(champion(test=tests[0]), champion(test=tests[1])).test
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert compare_champions(champion(), champion(test=None)).test is None
+
+
+def test_luck_is_not_compared(make_run: MakeRun) -> None:
+    lucky = champion_of(None, [make_run(1, 0.95)], ACCURACY)
+    found = compare_champions(champion(), lucky)
+    assert found.value is not None
+    assert (found.value.value, found.value.low) == (pytest.approx(0.13), None)
+    assert "best trial of B was not confirmed" in found.reason
+    assert "best trial of A and B was not" in compare_champions(lucky, lucky).reason
+
+
+def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
+    found = compare_champions(champion(), champion(rule=LOSS))
+    assert found.value is None
+    assert found.reason == "A is chosen by val/accuracy, B by val/loss"
+    assert found.test is not None  # accuracy for both
+    assert compare_champions(champion(), None).value is None
+
+
+def test_one_fresh_seed_has_no_interval() -> None:
+    found = compare_champions(champion(), champion([0.9]))
+    assert found.value is not None
+    assert (found.value.low, found.reason) == (None, "one seed has no interval")
