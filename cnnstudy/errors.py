@@ -99,6 +99,13 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {lowered[close[0]]!r}?" if close else "."
 
 
+def printable(text: str) -> str:
+    """Text that others named, such as a file's name, in one line: what would steer a terminal, and what is no text, as
+    escapes.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def without_secrets(uri: str) -> str:
     """The address without user and password, which may hold `@` and `/` themselves."""
     hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)

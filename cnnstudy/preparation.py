@@ -58,7 +58,9 @@ class Preparation:
         if skipped:
             shown = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else "")
             self.display.say(f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}")
-        by_size = {entry.size: replace(entry, skipped=()) for entry in prepared}
+        for warning in prepared[0].warnings:
+            self.display.say(f"WARNING: {options.name}: {warning}")
+        by_size = {entry.size: replace(entry, skipped=(), warnings=()) for entry in prepared}
         return {name: by_size[self.config.size_of(name)] for name in names}
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:

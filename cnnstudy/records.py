@@ -64,6 +64,7 @@ class PreparedImages(Record):
     validation: tuple[int, ...]
     test: tuple[int, ...]
     skipped: tuple[str, ...] = ()  # "path: reason" of each file left out
+    warnings: tuple[str, ...] = ()  # of copies among the images
 
 
 @dataclass(frozen=True)

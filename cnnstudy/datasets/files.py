@@ -1,6 +1,9 @@
 """What data sets of files share: their options, and image trees (one folder a class) from a folder or an archive.
 
 The keys of images come from their names alone, Unicode-normalised and sorted: the same on every file system.
+
+Links in a folder are followed wherever they lead, for people keep their photos once and link to them; each real folder
+is read once, so that loops end. Links in an archive are refused. Pipes and devices are ignored.
 """
 
 from __future__ import annotations
@@ -17,12 +20,17 @@ from pydantic import AfterValidator
 
 from cnnstudy.datasets import ImageSource, SourceImage
 from cnnstudy.datasets.archives import ARCHIVE_SUFFIXES, Parts, archive_members, is_hidden
-from cnnstudy.errors import DataError, did_you_mean
+from cnnstudy.errors import DataError, did_you_mean, printable
 
 if TYPE_CHECKING:
     import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: Images that are not read. They count, so that they are named: left out without a word they would not be missed.
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
+    *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"),
+)
 
 
 def _existing(path: Path, archives: bool = True) -> Path:
@@ -166,11 +174,17 @@ def _by_name(path: Path, found: Iterable[str]) -> dict[str, str]:
     by_folded: dict[str, str] = {}
     for folder in found:
         name = _normalised(path, folder)
-        other = by_folded.setdefault(unicodedata.normalize("NFC", name.casefold()), folder)
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+            raise DataError(
+                f"the name of the class folder {folder!r} in {path} has a line break or another control character in "
+                "it, which no table can show; rename it."
+            )
+        other = by_folded.setdefault(unicodedata.normalize("NFC", _bare(name).casefold()), folder)
         if other != folder:
             raise DataError(
-                f"the class folders {other!r} and {folder!r} in {path} differ only by upper and lower case or by the "
-                "form of their Unicode (NFC), and are one folder on other file systems; merge or rename one."
+                f"the class folders {other!r} and {folder!r} in {path} differ only by upper and lower case, by spaces "
+                f"or dots at their end, or by the form of their Unicode ({other!a} and {folder!a}), and are one "
+                "folder on other file systems; merge or rename one."
             )
         by_name[name] = folder
     return by_name
@@ -185,7 +199,12 @@ def _normalised(path: Path, name: str) -> str:
 
 
 def _is_image(parts: Parts) -> bool:
-    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
+    return _bare(parts[-1]).lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+
+
+def _bare(name: str) -> str:
+    """Without the spaces and dots at its end, which Windows leaves out."""
+    return name.rstrip(" .")
 
 
 def _tree_of_folder(root: Path) -> _Tree:
@@ -207,16 +226,24 @@ def _tree_of_folder(root: Path) -> _Tree:
                 entries = sorted((e for e in listing if not is_hidden(e.name)), key=lambda e: e.name)
             for entry in entries:
                 below = (*parts, entry.name)
-                if entry.is_dir():
+                broken = entry.is_symlink() and not os.path.exists(entry.path)
+                if broken and not os.path.splitext(entry.name)[1]:
+                    raise DataError(
+                        f"the link {printable(entry.path)} leads to nothing that can be read; where it is to be a "
+                        "folder of images, mend it, else remove it."
+                    )
+                if not broken and entry.is_dir():
                     if not entry.is_symlink():
                         waiting.append((entry.path, below))
                     elif not f"{real}{os.sep}".startswith(os.path.join(os.path.realpath(entry.path), "")):  # no loop
                         links.append((entry.path, below))
                 # a link to nowhere counts: reading it names it, where dropping it would go unnoticed
-                elif _is_image(below) and (entry.is_file() or not os.path.exists(entry.path)):
+                elif _is_image(below) and (broken or entry.is_file()):
                     tree.images.append((below, Path(entry.path)))
     except OSError as reason:
-        raise DataError(f"can't read {reason.filename or root}: {reason.strerror or reason}") from reason
+        raise DataError(
+            f"can't read {printable(str(reason.filename or root))}: {reason.strerror or reason}"
+        ) from reason
     return tree
 
 

@@ -1,4 +1,7 @@
-"""Your own images: a folder, or an archive of one, that holds one folder of image files for each class."""
+"""Your own images: a folder, or an archive of one, that holds one folder of image files for each class.
+
+Links in a folder are followed, also out of it; in an archive they are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
 """One trial, in a worker.
 
 trial        the whole of it: images -> network -> transfer -> loop -> package
+pixels       one image file -> pixels, or why not
+decoder      the process that does it, under limits
 decoding     files and arrays -> pixels, in parallel; names the bad ones
+contents     a digest of each image; which are copies of each other
 images       the cache of decoded images; split, subsets, probe
 weights      source weights: read, write, lay into a network
 transfer     which layers train

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ import PIL
 from cnnstudy import datasets
 from cnnstudy.cache import ABOUT, build_entries, content_address, entry_folder
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
-from cnnstudy.errors import DataError
+from cnnstudy.errors import DataError, printable
 from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.batches import used_of
-from cnnstudy.training.decoding import DECODER_VERSION, Progress, decode_all
+from cnnstudy.training.contents import digests_of, listed, warnings_of
+from cnnstudy.training.decoding import Progress, decode_all
+from cnnstudy.training.pixels import DECODER_VERSION
 from cnnstudy.training.splits import held_out_count, ranked, split_indices
 
 
@@ -68,21 +71,23 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
     progress(f"reading {options.name}", 0, 0)
     split = Split(options.validation, options.test, split_seed)
     source = _capped(datasets.find(options.name).load(options), options, split)
-    digest = _digest(source, progress)
+    digests = digests_of(source.images, progress)
+    digest = _digest(source, digests)
     addresses = {content_address([digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
     build_entries(
         "images",
         list(addresses),
         lambda folders: _decode_into(
-            source, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
+            source, digests, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
         ),
     )
     folders = [entry_folder("images", address) for address in addresses]
     bad = _read_index(folders[0])["bad"]
     if bad and options.bad_images == "refuse":
         raise DataError(_refusal(options, bad, len(source.images)))
-    usable = [image for image in source.images if image.key not in bad]
-    counts = _counted(source.classes, usable, split)
+    usable = [place for place, image in enumerate(source.images) if image.key not in bad]
+    counts = _counted(source.classes, [source.images[place] for place in usable], split)
+    warnings = warnings_of(source, digests, usable, split)
     return [
         PreparedImages(
             name=options.name,
@@ -90,7 +95,8 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
             digest=content_address([digest, split.to_json()]),
             size=size,
             classes=source.classes,
-            skipped=tuple(f"{key}: {reason}" for key, reason in bad.items()),
+            skipped=tuple(printable(f"{key}: {reason}") for key, reason in bad.items()),
+            warnings=warnings,
             **counts,
         )
         for size, folder in zip(sizes, folders, strict=True)
@@ -98,10 +104,9 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
 
 
 def _refusal(options: DataOptions, bad: dict[str, str], total: int) -> str:
-    lines = [f"{key}: {reason}" for key, reason in bad.items()]
-    shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
+    lines = [printable(f"{key}: {reason}") for key, reason in bad.items()]
     return (
-        f"{len(bad)} of {total} images of {options.name} can't be used:\n  {shown}\n"
+        f"{len(bad)} of {total} images of {options.name} can't be used:{listed(lines)}\n"
         "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
     )
 
@@ -114,18 +119,16 @@ def _capped(source: ImageSource, options: DataOptions, split: Split) -> ImageSou
     return ImageSource(source.classes, tuple(source.images[i] for i in kept))
 
 
-def _decode_into(source: ImageSource, folders: dict[int, Path], progress: Progress) -> None:
+def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[int, Path], progress: Progress) -> None:
     """Fill a cache entry for each size; what can't be decoded stays black there and is named in its index."""
-    shape = (len(source.images),)
     stores = {
-        size: np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(*shape, size, size, 3))
-        for size, folder in folders.items()
+        size: _room(folder / "images.npy", (len(source.images), size, size, 3)) for size, folder in folders.items()
     }
 
     def store(index: int, size: int, pixels: np.ndarray) -> None:
         stores[size][index] = pixels
 
-    bad = decode_all(source.images, list(folders), store, progress)
+    bad = decode_all(source.images, list(folders), store, progress, digests)
     index = {
         "classes": source.classes,
         "keys": [image.key for image in source.images],
@@ -140,6 +143,25 @@ def _decode_into(source: ImageSource, folders: dict[int, Path], progress: Progre
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
 
+def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A file for images, mapped into memory. Its room on the disk is taken now: later the lack of it would be a crash.
+
+    Raises:
+        DataError: there is not enough.
+    """
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as reason:
+            raise DataError(
+                f"the decoded images take {mapped.nbytes:,} bytes, for which {path.parent.parent} has no room "
+                f"({reason.strerror}); make room, or set CNNSTUDY_CACHE to a folder that has it."
+            ) from reason
+    return mapped
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
@@ -149,24 +171,13 @@ def keys_of(images: PreparedImages) -> list[str]:
     return list(_read_index(Path(images.folder))["keys"])
 
 
-def _digest(source: ImageSource, progress: Progress) -> str:
+def _digest(source: ImageSource, digests: Sequence[bytes]) -> str:
     """Over the classes and, image by image, key, label and every byte of what the image is made from."""
     digest = hashlib.sha256(json.dumps(source.classes).encode())
-    for number, image in enumerate(source.images, 1):
+    for image, of_image in zip(source.images, digests, strict=True):
         digest.update(f"\0{image.key}\0{image.label}\0".encode())
-        digest.update(hashlib.sha256(_bytes_of(image)).digest())
-        if number % 256 == 0:
-            progress("checking images", number, len(source.images))
+        digest.update(of_image)
     return digest.hexdigest()
-
-
-def _bytes_of(image: SourceImage) -> bytes:
-    if isinstance(image.content, Path):
-        try:
-            return image.content.read_bytes()
-        except OSError as reason:
-            raise DataError(f"can't read {image.content}: {reason.strerror or reason}") from reason
-    return image.content if isinstance(image.content, bytes) else image.content.tobytes()
 
 
 def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
@@ -195,7 +206,7 @@ def open_decoded(images: PreparedImages) -> Decoded:
     """The decoded images in the cache.
 
     Raises:
-        DataError: the cache entry is gone.
+        DataError: the cache entry is gone or damaged.
     """
     folder = Path(images.folder)
     try:
@@ -203,6 +214,10 @@ def open_decoded(images: PreparedImages) -> Decoded:
         pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     except OSError as reason:
         raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
+    except ValueError as reason:
+        raise DataError(
+            f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
+        ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
     return Decoded(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
 

@@ -12,7 +12,7 @@ import numpy as np
 from cnnstudy.datasets import SourceImage
 from cnnstudy.errors import ModelError
 from cnnstudy.training import package
-from cnnstudy.training.decoding import Progress, decode_all
+from cnnstudy.training.decoding import Decoders, Progress
 
 #: Images decoded and predicted together.
 AT_ONCE = 64
@@ -37,13 +37,14 @@ def predict(file: Path, classes: int | None, images: Sequence[str], top: int, pr
             "belong together."
         )
     answers: list[Any] = []
-    for start in range(0, len(images), AT_ONCE):
-        answers += _predict_part(model, file, images[start : start + AT_ONCE], top)
-        progress("predicting images", len(answers), len(images))
+    with Decoders() as decoders:
+        for start in range(0, len(images), AT_ONCE):
+            answers += _predict_part(model, file, images[start : start + AT_ONCE], top, decoders)
+            progress("predicting images", len(answers), len(images))
     return answers
 
 
-def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: int) -> list[Any]:
+def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: int, decoders: Decoders) -> list[Any]:
     size = package.image_size(model)
     pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     sources = [SourceImage(str(number), 0, Path(image)) for number, image in enumerate(images)]
@@ -51,7 +52,7 @@ def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: in
     def store(index: int, size: int, decoded: np.ndarray) -> None:
         pixels[index] = decoded
 
-    reasons = {int(bad.key): bad.reason for bad in decode_all(sources, [size], store, lambda *_: None)}
+    reasons = {int(bad.key): bad.reason for bad in decoders.decode_all(sources, [size], store, lambda *_: None)}
     usable = [number for number in range(len(images)) if number not in reasons]
     answers: list[Any] = [reasons.get(number) for number in range(len(images))]
     if usable:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import threading
-import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cnnstudy
 from cnnstudy.datasets import SourceImage
+from cnnstudy.errors import DataError, WorkerError
 from cnnstudy.training import decoding
 from cnnstudy.training.decoding import BadImage, decode_all
 
@@ -64,19 +69,47 @@ def test_a_truncated_jpeg_is_bad() -> None:
     assert "truncated" in reason(whole[: len(whole) // 2])
 
 
-@pytest.mark.parametrize("content", [b"", b"just text", b"<html></html>"], ids=["empty", "text", "html"])
-def test_what_is_no_image_is_bad(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "an empty file"),
+        (b"just text", "not an image that Pillow can read"),
+        (b"\n<!DOCTYPE html><title>log in</title>", "a web page and not an image"),
+        (b"<?xml version='1.0'?><svg/>", "SVG, which is not read; save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not read; save it as JPEG or PNG"),
+    ],
+    ids=["empty", "text", "html", "svg", "heic"],
+)
+def test_what_is_no_image_is_bad(content: bytes, text: str, tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(content)
-    assert reason(tmp_path / "1.jpg") == "not an image that Pillow can read"
-    assert reason(content) == "not an image that Pillow can read"
+    assert reason(tmp_path / "1.jpg") == text
+    assert reason(content) == text
+
+
+def test_kinds_that_run_programs_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, wherever it finds one."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    assert reason(page) == "PostScript, which is not read; save it as JPEG or PNG"
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_file_that_went_away_is_bad(tmp_path: Path) -> None:
     assert "No such file" in reason(tmp_path / "1.jpg")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.jpg")
+    assert reason(tmp_path / "1.jpg") == "can't be read (it is no regular file)"
+    assert reason(Path("/dev/zero")) == "can't be read (it is no regular file)"
+
+
 def test_bad_images_are_named_and_the_others_decoded() -> None:
-    found, bad = decode(b"", encoded(plain(), "PNG"), b"x", encoded(plain("blue"), "PNG"))
+    found, bad = decode(b"y", encoded(plain(), "PNG"), b"x", encoded(plain("blue"), "PNG"))
     assert sorted(found) == [1, 3]
     assert [image.key for image in bad] == ["image-0", "image-2"]
     assert str(bad[0]) == "image-0: not an image that Pillow can read"
@@ -100,34 +133,108 @@ def test_no_mutation_of_a_file_gets_past(tmp_path: Path) -> None:
     assert len(bad) > 10
 
 
-def test_running_out_of_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(content: object, largest: int) -> Image.Image:
-        raise MemoryError
-
-    monkeypatch.setattr(decoding, "_open", fail)
-    with pytest.raises(MemoryError):
-        decode(b"")
-
-
-def test_the_cap_on_pixels_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encoded(plain(), "PNG")
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 64 * 48 - 1)
-    assert reason(content) == "can't be decoded (64 x 48 pixels; the most is 3,071)"
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 64 * 48)
-    good(content)
-    # Pillow warns from here on, and refuses from twice as many: neither is what decides
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        good(content)
-    assert seen == []
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 20)
-    assert reason(content) == "can't be decoded (far more than 3,072 pixels, the most)"
+def test_the_cap_on_pixels_comes_from_the_header() -> None:
+    for wide, high in ((100_000, 100_000), (10_001, 10_000)):
+        head = struct.pack("<2sIHHI", b"BM", 58, 0, 0, 54) + struct.pack(
+            "<IiiHHIIiiII", 40, wide, high, 1, 24, *[0] * 6
+        )
+        for content in (head + bytes(4), png_header(wide, high)):
+            assert reason(content) == f"can't be decoded ({wide} x {high} pixels; the most is 100,000,000)"
+    assert "the most" not in reason(png_header(10_000, 10_000))
 
 
-def test_pillow_refuses_only_what_is_over_our_cap() -> None:
-    assert Image.MAX_IMAGE_PIXELS is not None
-    assert decoding.MOST_PIXELS <= 2 * Image.MAX_IMAGE_PIXELS
+def png_header(wide: int, high: int) -> bytes:
+    """A PNG that claims a size and ends after a few pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+# ---- decoders that go wrong
+
+
+@pytest.fixture
+def broken_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """broken_decoder(code): what every decoder runs when it comes to a file with BREAK in it."""
+
+    def write(code: str) -> None:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(
+            "import ctypes, os, signal\n"
+            "from PIL import ImageFile\n"
+            "original = ImageFile.ImageFile.load\n"
+            "def load(picture):\n"
+            f"    if picture.fp is not None and b'BREAK' in picture.fp.getvalue():\n        {code}\n"
+            "    return original(picture)\n"
+            "ImageFile.ImageFile.load = load\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+
+    return write
+
+
+BREAKING = encoded(plain(), "BMP") + b"BREAK"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("ctypes.string_at(0)", "can't be decoded (its decoder crashed, SIGSEGV)"),
+        ("os.abort()", "can't be decoded (its decoder crashed, SIGABRT)"),
+        ("bytearray(2**34)", "can't be decoded (takes more than 3,072 MiB of memory)"),
+    ],
+    ids=["crash", "abort", "memory"],
+)
+def test_a_decoder_that_goes_wrong_names_its_image(code: str, text: str, broken_decoder: Callable[[str], None]) -> None:
+    broken_decoder(code)
+    fine = [encoded(plain(), "BMP") + bytes([number]) for number in range(40)]
+    found, bad = decode(*fine[:17], BREAKING, *fine[17:], BREAKING + b"!")
+    assert [(image.key, image.reason) for image in bad] == [("image-17", text), ("image-41", text)]
+    assert len(found) == 40
+    assert all(close_to(pixels, (255, 0, 0)) for pixels in found.values())
+
+
+def test_a_decoder_that_never_ends_is_ended(
+    broken_decoder: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MOST_SECONDS", 1)
+    broken_decoder("while True: pass")
+    found, bad = decode(encoded(plain(), "BMP"), BREAKING)
+    assert sorted(found) == [0]
+    assert str(bad[0]) == "image-1: can't be decoded (takes more than 1 seconds)"
+
+
+def test_a_decoder_ended_from_outside_is_not_the_images_fault(broken_decoder: Callable[[str], None]) -> None:
+    broken_decoder("os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(DataError, match=r"that decoded image-0 was ended \(SIGKILL\); the machine may have run out of"):
+        decode(BREAKING)
+
+
+def test_a_decoder_can_not_write_or_be_talked_over(broken_decoder: Callable[[str], None], tmp_path: Path) -> None:
+    broken_decoder(f"os.write(1, b'noise'); open({str(tmp_path / 'escaped')!r}, 'w').write('x' * 9999)")
+    assert "File too large" in reason(BREAKING)
+    assert not (tmp_path / "escaped").exists() or (tmp_path / "escaped").stat().st_size == 0
+
+
+def test_a_decoder_that_can_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "PIL.py").write_text("raise SystemExit(3)")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(cnnstudy, "__file__", str(tmp_path / "cnnstudy" / "__init__.py"))
+    with pytest.raises(WorkerError, match="a process that decodes images ended at its start"):
+        decode(encoded(plain(), "PNG"))
+
+
+def test_no_decoder_outlives_its_use() -> None:
+    with decoding.Decoders() as decoders:
+        images = [SourceImage(str(number), 0, encoded(plain(), "PNG")) for number in range(64)]
+        decoders.decode_all(images, [8], lambda *_: None, lambda *_: None)
+        started = [decoder._process for decoder in decoders._idle]
+        assert started
+        assert all(process.poll() is None for process in started)
+    assert all(process.returncode == 0 for process in started)
 
 
 # ---- odd but fine
@@ -148,6 +255,10 @@ def test_sixteen_bits_keep_their_gradient() -> None:
 def test_floating_point_pixels_are_refused() -> None:
     picture = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
     assert "floating-point numbers without a known white" in reason(encoded(picture, "TIFF"))
+
+
+def test_numbers_of_32_bits_are_refused() -> None:
+    assert "32-bit numbers without a known white" in reason(encoded(Image.new("I", (8, 8), 70_000), "TIFF"))
 
 
 def test_transparency_is_on_white() -> None:

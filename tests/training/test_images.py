@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +75,7 @@ def test_refuse_names_every_bad_file(folder: Path) -> None:
         ready(folder)
     lines = str(caught.value).splitlines()
     assert lines[0] == "2 of 60 images of folder can't be used:"
-    assert lines[1] == "  apple/003.png: not an image that Pillow can read"
+    assert lines[1] == "  apple/003.png: an empty file"
     assert lines[2].startswith("  pear/004.png: can't be decoded (")
     assert lines[3] == "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
 
@@ -188,9 +190,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     calls: list[list[int]] = []
     real = images.decode_all
 
-    def counted(source: Any, sizes: Any, store: Any, progress: Any) -> Any:
+    def counted(source: Any, sizes: Any, *others: Any) -> Any:
         calls.append(list(sizes))
-        return real(source, sizes, store, progress)
+        return real(source, sizes, *others)
 
     monkeypatch.setattr(images, "decode_all", counted)
     return calls
@@ -220,6 +222,28 @@ def test_an_entry_that_is_gone_is_named(folder: Path) -> None:
     (Path(prepared.folder) / "images.npy").unlink()
     with pytest.raises(DataError, match=r"the decoded images in .* are gone .*; run the study again"):
         load_for_training(prepared, SPLIT, 1.0)
+
+
+def test_a_damaged_entry_is_named(folder: Path) -> None:
+    (prepared,) = ready(folder)
+    for name in ("images.npy", "index.json"):
+        whole = (Path(prepared.folder) / name).read_bytes()
+        (Path(prepared.folder) / name).write_bytes(whole[:100])
+        with pytest.raises(DataError, match=r"the decoded images in .* are damaged .*; delete that folder"):
+            load_for_training(prepared, SPLIT, 1.0)
+        (Path(prepared.folder) / name).write_bytes(whole)
+
+
+def test_a_disk_without_room_is_told_before_decoding(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"take 11,520 bytes, for which .*cache/images has no room \(No space left"):
+        ready(folder)
+    assert left_in(cache, "images") == []
 
 
 def left_in(cache: Path, kind: str) -> list[str]:
