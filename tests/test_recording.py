@@ -42,6 +42,8 @@ def result(state: str = "finished", **changes: Any) -> TrialResult:
         trainable_parameters=10,
         frozen_parameters=5,
         frozen_digest="abc",
+        features="cached",
+        features_note="conv of 6 images",
         versions={"tensorflow": "2.20.0"},
     )
     return dataclasses.replace(whole, **changes)
@@ -151,6 +153,8 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
     assert run.tags["cnnstudy.code_version"]
     assert run.tags["cnnstudy.data_digest"] == spec.images.digest
     assert run.tags["cnnstudy.frozen_digest"] == "abc"
+    assert run.tags["cnnstudy.features"] == "cached"
+    assert run.tags["cnnstudy.features_note"] == "conv of 6 images"
     assert run.tags["cnnstudy.model"].startswith("models:/")
 
 

@@ -4,6 +4,7 @@ To add one, add a file here with `ARCHITECTURE`: a table, a block that turns a r
 transfer; the contract tests in tests/architectures run on it by themselves. A module must be light to import: Keras is
 imported inside its `build`.
 
+The dropout rates that a network is given go as they are into Keras' Dropout layers: each trial sets them anew.
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
 `auxiliary`. Everything else that has weights is the backbone.
 """

@@ -120,7 +120,8 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
     if isinstance(planned, str):
         return Source(None, FULL_FORWARD, planned)
     pixels, places = open_all_but_test(spec.images, spec.split)
-    addresses = [_address(compiled, spec, planned.cut, flipped) for flipped in (False, True)[: planned.views]]
+    address = _address(compiled, spec, planned.cut)
+    addresses = [content_address([address, "flipped"]) if view else address for view in range(planned.views)]
     missing = [address for address in addresses if not entry_folder(KIND, address).is_dir()]
     needed = planned.bytes // planned.views * len(missing)
     free = _free()
@@ -149,8 +150,8 @@ def stand_in(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Featur
     return Features(planned.cut, open_all_but_test(spec.images, spec.split)[1], (zeros,) * planned.views)
 
 
-def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str, flipped: bool) -> str:
-    """By all that the numbers depend on."""
+def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
+    """Of the images as they are: by all that the numbers depend on."""
     before = compiled.graph.upstream(cut)
     layers = [layer for layer in weights.backbone_layers(compiled.network.logits) if layer.name in before]
     return content_address(
@@ -161,7 +162,6 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str, flipped: bool
             "network": [spec.architecture, spec.images.size, compiled.network.architecture.preprocessing],
             "weights": weights.digest(layers),
             "cut": cut,
-            "flipped": flipped,
             "numbers": ["float32", tf.__version__],
         }
     )

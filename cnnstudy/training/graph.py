@@ -35,7 +35,7 @@ class Graph:
         }
         self.input = names[id(network.training.inputs[0])]
         self.outputs = [names[id(tensor)] for tensor in network.training.outputs]  # the logits, then auxiliary ones
-        self._dropouts = [layer for layer in network.training.layers if isinstance(layer, keras.layers.Dropout)]
+        self._dropouts = [layer for layer in network.training.layers if type(layer) is keras.layers.Dropout]
         self._built_with = {layer.name: layer.rate for layer in self._dropouts}
         self._rates = {layer.name: tf.Variable(layer.rate, trainable=False) for layer in self._dropouts}
         self._scales = {layer.name: tf.Variable(1.0, trainable=False) for layer in self._dropouts}
@@ -73,7 +73,7 @@ class Graph:
         return [output_of(name) for name in wanted]
 
     def _apply(self, operation: keras.Operation, inputs: list[tf.Tensor], training: bool) -> tf.Tensor:
-        if isinstance(operation, keras.layers.Dropout):
+        if type(operation) is keras.layers.Dropout:
             return self._drop(operation, inputs[0]) if training else inputs[0]
         given = inputs if isinstance(operation.input, list) else inputs[0]
         if "training" in inspect.signature(operation.call).parameters:

@@ -160,5 +160,5 @@ def digest(layers: Iterable[keras.layers.Layer]) -> str:
     for layer in layers:
         for weight in layer.get_weights():
             total.update(f"{layer.name}{weight.shape}{weight.dtype}".encode())
-            total.update(np.ascontiguousarray(weight).tobytes())
+            total.update(np.ascontiguousarray(weight).data)
     return total.hexdigest()

@@ -152,6 +152,17 @@ def test_a_trial_tells_of_each_epoch_then_of_its_result(warm: Executor, spec: Tr
     assert (Path(result.files["model"]) / "MLmodel").is_file()
 
 
+def test_features_are_told_of_and_found_by_the_next_trial(warm: Executor, spec: TrialSpec) -> None:
+    frozen = {**spec.levels, "transfer": "frozen"}
+    first, second = (run(warm, trial_job(spec, number=number, levels=frozen, seed=5)) for number in (3, 4))
+    assert isinstance(first[0], Progress)
+    assert first[0].what.startswith("features of AlexNet")
+    assert not any(isinstance(event, Progress) for event in second)
+    results = [TrialResult.from_json(events[-1].result) for events in (first, second) if isinstance(events[-1], Done)]
+    assert [result.features for result in results] == ["cached", "cached"]
+    assert results[0].summary == results[1].summary
+
+
 def test_the_speed_of_a_trial_is_one_result(warm: Executor, spec: TrialSpec) -> None:
     (done,) = run(warm, Job("speed", "measure_speed", {"spec": spec.to_json(), "batch_sizes": [4, 8]}))
     assert isinstance(done, Done)
