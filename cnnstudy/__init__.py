@@ -24,10 +24,12 @@ Each module imports only from those above it in this list (tests/test_imports.py
     signals          how a command is asked to stop
     strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights
+    scratch          folders for what does not last, held by their process
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
+    leftovers        what becomes of what a killed process left: one pure function
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
     strategies       the keys of `strategy`: a search or a factorial
@@ -44,6 +46,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
     registry         MLflow's models, brought onto this disk
+    repair           what is left over, looked for and put right
     models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
     recording        a trial's way into MLflow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
+from cnnstudy.scratch import Scratch
 
 #: Makes an executor that leaves the files of trials in a folder.
 MakeExecutor = Callable[[Path], Executor]
@@ -34,13 +34,13 @@ class Workshop:
         self.recorder = recorder
         self.display = display
         self._make_executor = make_executor
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True)
+        self._scratch = Scratch()
 
     def close(self) -> None:
         """End the workers and remove what they left."""
         if "executor" in self.__dict__:
             self.executor.close()
-        self._folder.cleanup()
+        self._scratch.close()
 
     def prepare(self) -> None:
         """Make all of it now, before the first trial."""
@@ -49,7 +49,7 @@ class Workshop:
     @property
     def folder(self) -> Path:
         """For files; it goes with the workshop."""
-        return Path(self._folder.name)
+        return self._scratch.folder
 
     @functools.cached_property
     def executor(self) -> Executor:

@@ -206,6 +206,7 @@ class RecordedRun:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]  # the latest value of each
     tags: Mapping[str, str]
+    status: str = ""  # MLflow's: RUNNING, FINISHED, FAILED, KILLED
 
     @property
     def done(self) -> bool:

@@ -230,7 +230,7 @@ def test_ctrl_c_while_something_is_recorded(
     one_trial = ("budget.trials=1", "training.epochs=1")
     desk.run(*one_trial)
     whole, reference = calls, desk.levels()
-    assert whole == 8  # summary metrics and the epoch's; the ends of trial and study
+    assert whole == 9  # summary metrics and the epoch's; files of study and trial; the ends of both
     for at in range(whole):
         desk.tracker = make_tracker(f"at-{at}")
         calls, stop_at = 0, at
