@@ -286,8 +286,12 @@ def test_a_trial_that_is_done_stays_so_whatever_came_after(desk: Desk) -> None:
 def test_a_tracking_server_that_breaks_ends_the_call_and_the_next_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
-        raise TrackingError("no space left")
+    log_files = Tracker.log_files
+
+    def broken(self: Tracker, run_id: str, folder: Path) -> None:
+        if (folder / "trial.json").exists():
+            raise TrackingError("no space left")
+        log_files(self, run_id, folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "log_files", broken)
