@@ -54,12 +54,14 @@ Each module imports only from those above it in this list (tests/test_imports.py
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
     estimate         what a factorial takes: trials, time, disk
-    resume           what a call finds: another driver, a changed file, recorded trials
+    claim            one driver per study
+    resume           what a call finds: a changed file, other images, recorded trials
     driver           workers at work: the loop that hands out trials
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test
     study            a study from its file to its end
     report           what a study came to, on the terminal
+    doctor/          is everything in order, and what was left put right
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server

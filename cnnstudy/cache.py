@@ -44,11 +44,15 @@ def lock_beside(path: Path) -> filelock.FileLock:
 
 
 @contextlib.contextmanager
-def locked_or_none(path: Path) -> Iterator[filelock.FileLock | None]:
-    """The lock beside the path, held for the block; None where another process, or another part of this one, has it."""
+def locked_or_none(path: Path, patience: float = 0.0) -> Iterator[filelock.FileLock | None]:
+    """The lock beside the path, held for the block; None where another process, or another part of this one, has it.
+
+    Args:
+        patience: seconds to wait for it.
+    """
     lock = lock_beside(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience)
     except filelock.Timeout:
         yield None
         return

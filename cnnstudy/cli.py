@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Why does this convolutional network overfit? A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
     epilog="Exit codes: 0 done; 2 a mistake in what was given; 3 something around the study is missing or broken; "
-    "4 done, but trials failed; 130 stopped, the same command goes on.",
+    "4 done, but trials failed, or doctor found something; 130 stopped, the same command goes on.",
 )
 TRIALS_FAILED, INTERRUPTED = 4, 130
 
@@ -286,6 +286,23 @@ def ui(
         _open_or_print(study_url(base, recorded.experiment_id), open_)
         print("Ctrl-C stops the server.", flush=True)
         process.wait()
+
+
+@app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what killed processes left.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Check packages, machine, cache, database and studies. Exit code 4: something is to be looked at."""
+    from cnnstudy import doctor as examination
+    from cnnstudy import tracking
+
+    uri = tracking.tracking_uri(tracking_uri)
+    done = examination.repair(uri) if repair else None
+    findings = examination.examine(uri)
+    examination.show(wide_console(), findings, done)
+    if any(finding.trouble for finding in findings):
+        raise typer.Exit(TRIALS_FAILED)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from cnnstudy.leftovers import (
 )
 from cnnstudy.records import RecordedStudy
 from cnnstudy.registry import Registry
-from cnnstudy.scratch import is_held, remove_abandoned, scratch_folders
+from cnnstudy.scratch import is_held, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking import REASON, Tracker
 
 _WORKER = "cnnstudy.execution.worker"
@@ -49,14 +49,17 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
 
 
 def workers_here() -> dict[int, Path]:
-    """The worker processes of this user, and the folder of the driver of each; none where there is no /proc."""
+    """The worker processes of this user that have a scratch folder, and that folder; none where there is no /proc.
+
+    Of one that works in another folder, a test's say, nothing tells whether its driver lives.
+    """
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended since, or another user's
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            folder = next((word for word in words if word.startswith("--folder=")), "")
-            if _WORKER in words and folder and process.stat().st_uid == os.getuid():
-                found[int(process.name)] = Path(folder.removeprefix("--folder="))
+            folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
+            if _WORKER in words and is_scratch(folder) and process.stat().st_uid == os.getuid():
+                found[int(process.name)] = folder
     return found
 
 

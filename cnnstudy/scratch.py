@@ -31,7 +31,7 @@ class Scratch:
 
     def close(self) -> None:
         """Remove the folder; nothing happens where it is gone already."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
@@ -48,9 +48,14 @@ def scratch_folders() -> dict[Path, bool]:
     found = {}
     for folder in sorted(Path(tempfile.gettempdir()).glob("cnnstudy-*")):
         with contextlib.suppress(OSError):  # gone since, or not ours to look at
-            if _NAME.fullmatch(folder.name) and folder.is_dir() and _is_own(folder):
+            if is_scratch(folder) and folder.is_dir() and _is_own(folder):
                 found[folder] = is_held(folder)
     return found
+
+
+def is_scratch(folder: Path) -> bool:
+    """Whether a folder of that name is, or was, one of these."""
+    return _NAME.fullmatch(folder.name) is not None
 
 
 def is_held(folder: Path) -> bool:
@@ -63,10 +68,15 @@ def remove_abandoned(folder: Path) -> bool:
     """Remove a scratch folder unless a living process holds it; whether it is gone."""
     with locked_or_none(folder) as lock:
         if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
     if lock is not None:
         Path(lock.lock_file).unlink(missing_ok=True)
     return lock is not None
+
+
+def remove_tree(folder: Path) -> None:
+    """The folder with all that it holds, as far as that can be."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_own(folder: Path) -> bool:

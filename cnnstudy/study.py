@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from cnnstudy import strategies
+from cnnstudy.claim import one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
@@ -22,7 +23,7 @@ from cnnstudy.factorial import Factorial
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.resume import one_driver, past_trials, refuse_changes
+from cnnstudy.resume import past_trials, refuse_changes
 from cnnstudy.schema import Confirm, StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt

@@ -117,8 +117,10 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     left = tmp_path / "temporary" / "cnnstudy-0123456789abcdef"
     left.mkdir()
-    with scratch_folder() as held, hang(held) as own, hang(left) as orphan:
-        assert workers_here().items() >= {own.pid: held, orphan.pid: left}.items()
+    with scratch_folder() as held, hang(held) as own, hang(left) as orphan, hang(tmp_path) as other:
+        found = workers_here()
+        assert found.items() >= {own.pid: held, orphan.pid: left}.items()
+        assert other.pid not in found
         folders, workers = look_around()
         mine = tuple(worker for worker in workers if worker.pid in (own.pid, orphan.pid))
         decisions = decide(Found(folders=folders, workers=mine))
@@ -129,3 +131,4 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert not left.exists()
         assert held.exists()
         own.kill()
+        other.kill()
