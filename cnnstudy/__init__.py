@@ -51,6 +51,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     provenance       which code and packages made a result
     recording        a trial's way into MLflow
     display          what a study shows on the screen
+    watchdog         is each worker getting on?
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
     estimate         what a factorial takes: trials, time, disk

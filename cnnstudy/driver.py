@@ -9,6 +9,7 @@ from pathlib import Path
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
+from cnnstudy.jobs import next_event
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
@@ -16,6 +17,7 @@ from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, Tria
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
+from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.
 MakeExecutor = Callable[[Path], Executor]
@@ -111,6 +113,7 @@ class Driver:
         self.recorder = workshop.recorder
         self.executor = workshop.executor
         self.display = workshop.display
+        self._watchdog = Watchdog(workshop.config.training.timeout)
         self._running: dict[str, tuple[Proposal, Recording]] = {}
 
     def run(self, total: int) -> None:
@@ -120,7 +123,7 @@ class Driver:
         try:
             self._fill_slots()
             while self._running:
-                event = self.executor.next_event(timeout=3600)
+                event = next_event(self.executor, self._watchdog)
                 if isinstance(event, Epoch):
                     self._on_epoch(event)
                 elif isinstance(event, Done):
@@ -143,6 +146,8 @@ class Driver:
             recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
             self._running[spec.key] = (proposal, recording)
             self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
+            images = sum(spec.images.train) * float(spec.levels["data_fraction"])
+            self._watchdog.begin(spec.key, spec.architecture, images)
             self.display.start_trial(spec.key, recording.title, spec.epochs)
 
     def _on_epoch(self, event: Epoch) -> None:

@@ -115,6 +115,9 @@ class Training(StrictModel):
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
+    timeout: Number | None = Field(
+        None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
+    )
 
 
 class Weights(StrictModel):

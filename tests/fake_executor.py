@@ -27,6 +27,7 @@ class FakeExecutor:
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
         on_event: told of each event before it is dealt out.
+        hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class FakeExecutor:
         interrupt_at: int | None = None,
         digest: str = DIGEST,
         on_event: Callable[[Event], None] = lambda event: None,
+        hangs: Mapping[str, int] | None = None,
     ) -> None:
         self.slots = slots
         self.folder = folder
@@ -46,12 +48,16 @@ class FakeExecutor:
         self.interrupt_at = interrupt_at
         self.digest = digest
         self.on_event = on_event
+        self.hangs = dict(hangs or {})
+        self.now = 0.0  # seconds
+        self.stopped: list[str] = []
         self.jobs: list[Job] = []
         self.dealt: list[Event] = []
         self.closed = False
         self.most_at_once = 0
         self._ready: list[tuple[Job, Work, bool | None]] = []
         self._waiting: dict[str, tuple[Job, Work]] = {}
+        self._hung: set[str] = set()
 
     @property
     def trials(self) -> list[str]:
@@ -63,13 +69,20 @@ class FakeExecutor:
         work = {**kinds, "run_trial": self._train, "open_test": self._open_test}[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
-        self._ready.append((job, work(job), None))
-        at_once = len(self._ready) + len(self._waiting)
+        if self.hangs.get(job.key, 0) > 0:
+            self.hangs[job.key] -= 1
+            self._hung.add(job.key)
+        else:
+            self._ready.append((job, work(job), None))
+        at_once = len(self._ready) + len(self._waiting) + len(self._hung)
         assert at_once <= self.slots, "more jobs than slots"
         self.most_at_once = max(self.most_at_once, at_once)
 
     def next_event(self, timeout: float) -> Event | None:
         assert not self.closed, "asked for an event after close"
+        if not self._ready and self._hung:
+            self.now += timeout
+            return None
         assert self._ready, f"no event can come; not answered: {list(self._waiting)}"
         if len(self.dealt) == self.interrupt_at:
             raise KeyboardInterrupt
@@ -85,6 +98,11 @@ class FakeExecutor:
 
     def answer(self, key: str, go_on: bool) -> None:
         self._ready.append((*self._waiting.pop(key), go_on))
+
+    def stop(self, key: str) -> str:
+        self._hung.remove(key)
+        self.stopped.append(key)
+        return f"stacks of {key}"
 
     def close(self) -> None:
         self.closed = True

@@ -355,6 +355,8 @@ MISTAKES = [
     ("  early_stopping: 2", "  until_train_loss: low #!", "training.until_train_loss", ["a number", "not 'low'."]),
     ("  early_stopping: 2", "  keep_models: 2 #!", "training.keep_models", ["not 2."]),
     ("  early_stopping: 2", "  keep_models: some #!", "training.keep_models", ["not 'some'."]),
+    ("  early_stopping: 2", "  timeout: 0 #!", "training.timeout", ["greater than 0", "not 0."]),
+    ("  early_stopping: 2", "  timeout: long #!", "training.timeout", ["must be a number", "not 'long'."]),
     # weights
     ("  default:\n", "  vgg: #!\n", "weights.vgg", ["neither `default` nor", "alexnet, vgg16, googlenet"]),
     ("  default:\n", "  3: #!\n", "weights.3", ["must be text"]),

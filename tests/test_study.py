@@ -661,3 +661,43 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
     assert Path(measured["speed-vgg16-frozen"]["weights_file"]).read_text() == "backbone of vgg16"
     keys = {(run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"]) for run in desk.runs()}
     assert keys == {(f"{name}-{n:03d}", str(7 + n // 2)) for name in ("alexnet", "vgg16") for n in range(4)}
+
+
+# ---- workers that hang
+
+
+def on_fake_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog has the time of the desk's executor."""
+    monkeypatch.setattr("cnnstudy.watchdog.monotonic", lambda: 0.0 if desk.executor is None else desk.executor.now)
+
+
+def test_a_trial_that_hangs_fails_with_where_it_hung(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_fake_time(desk, monkeypatch)
+    outcome = desk.run(slots=2, hangs={"alexnet-001": 9})
+    assert desk.executor is not None
+    assert set(desk.executor.stopped) == {"alexnet-001"}
+    assert (outcome.finished, outcome.failed, outcome.missing) == (2, 1, 0)
+    (run,) = [run for run in desk.runs() if run.state == "failed" and run.done]
+    assert (run.tags["cnnstudy.trial"], run.reason) == ("alexnet-001", "timeout")
+    assert "no sign of life" in run.tags["cnnstudy.message"]
+    said = desk.tracker._client.download_artifacts(run.run_id, "traceback.txt", str(tmp_path))
+    assert Path(said).read_text() == "stacks of alexnet-001"
+    assert "RUNNING" not in desk.statuses()
+
+
+def test_images_that_never_come_end_the_study(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_fake_time(desk, monkeypatch)
+    with pytest.raises(WorkerError, match="no sign of life"):
+        desk.run(hangs={"images-digits": 1})
+    assert desk.statuses() == ["FAILED"]
+
+
+def test_how_long_an_epoch_may_take_is_the_files_to_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_fake_time(desk, monkeypatch)
+    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9})
+    assert outcome.failed == 1
+    assert any("no epoch ended within 5000 s" in line for line in desk.said)
+    # it may change: no trial depends on it
+    assert desk.run("training.timeout=6000").missing == 0

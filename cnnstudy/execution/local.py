@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 
 import cnnstudy
 from cnnstudy.errors import WorkerError
-from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
@@ -26,6 +27,9 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+#: A worker that hangs has so many seconds to write where it hangs.
+SECONDS_TO_ANSWER = 5
 
 
 class LocalExecutor:
@@ -65,6 +69,20 @@ class LocalExecutor:
 
     def answer(self, key: str, go_on: bool) -> None:
         self._busy[key].send({"go_on": go_on})
+
+    def stop(self, key: str) -> str:
+        process = self._busy.pop(key)
+        process.interrogate()
+        log = process.log()
+        process.end()
+        said = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                said.append(self._events.get_nowait())
+        for event in said:
+            if event.key != key:
+                self._events.put(event)
+        return log
 
     def close(self) -> None:
         for process in [*self._idle, *self._busy.values()]:
@@ -128,6 +146,19 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def interrogate(self) -> None:
+        """Let it write the stacks of its threads into its log and end, if it still can."""
+        with self._lock:
+            self._job = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait(SECONDS_TO_ANSWER)
+
+    def log(self) -> str:
+        """The end of what it wrote besides its events; only for one that has ended, or is to."""
+        self._log.seek(0)
+        return self._log.read()[-8000:]
+
     def end(self) -> None:
         """Kill it; its job gets no more events."""
         with self._lock:
@@ -160,15 +191,14 @@ class _Process:
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._log.seek(0)
-            self._events.put(_crash(job.key, self._process.returncode, self._log.read()[-4000:]))
+            self._events.put(_crash(job.key, self._process.returncode, self.log()))
 
 
 def _event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]))
-    return {"progress": Progress, "done": Done, "failed": Failed}[kind](**message)
+    return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 
 def _crash(key: str, code: int, log: str) -> Failed:
