@@ -57,6 +57,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     estimate         what a factorial takes: trials, time, disk
     claim            one driver per study
     resume           what a call finds: a changed file, other images, recorded trials
+    failures         trials that fail: once more, or stop
     driver           workers at work: the loop that hands out trials
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from cnnstudy.analysis.leaderboard import without_formula
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Found, decide
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
 from cnnstudy.repair import carry_out, look_at
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
@@ -126,8 +127,17 @@ class Recorder:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.tracker.end_run(run_id, result.state, tags)
 
-    def fail(self, recording: Recording, failed: Failed) -> None:
-        """The reason, the traceback as a file, and the curves so far."""
+    def attempts(self) -> Counter[str]:
+        """By trial, how many of its runs failed and did not count."""
+        runs = self.tracker.runs(self.study.experiment_id)
+        return Counter(run.tags["cnnstudy.trial"] for run in runs if RETRIED in run.tags)
+
+    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
+        """The reason, the traceback as a file, and the curves so far.
+
+        Args:
+            again: the trial runs once more; this run does not count.
+        """
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)
@@ -137,6 +147,8 @@ class Recorder:
         tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
+        if again:
+            tags[RETRIED] = "true"
         self.tracker.end_run(recording.run_id, "failed", tags)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:

@@ -17,6 +17,8 @@ _ROUNDING = 1e-9
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
+#: The tag of a failed run whose trial runs once more.
+RETRIED = "cnnstudy.retried"
 
 
 class Record:
@@ -210,8 +212,8 @@ class RecordedRun:
 
     @property
     def done(self) -> bool:
-        """Whether the trial counts: it is neither under way nor was it interrupted."""
-        return self.state != "running" and self.reason != "interrupted"
+        """Whether the trial counts: it is neither under way, nor was it interrupted, nor does it run once more."""
+        return self.state != "running" and self.reason != "interrupted" and RETRIED not in self.tags
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm", "training.timeout")
+_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm", "training.timeout", "training.equal_failures")
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

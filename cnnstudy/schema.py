@@ -118,6 +118,7 @@ class Training(StrictModel):
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
     )
+    equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
 
 
 class Weights(StrictModel):

@@ -22,7 +22,8 @@ class FakeExecutor:
 
     Args:
         folder: for the files of trials.
-        failures: by a job's key, the event that it ends with; a trial fails after its first epoch.
+        failures: by a job's key, the event that it ends with, or those that its first tries end with; a trial fails
+            after its first epoch.
         accuracy: by a trial's key, its validation accuracy after the last epoch.
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
@@ -34,7 +35,7 @@ class FakeExecutor:
         self,
         folder: Path,
         slots: int = 1,
-        failures: Mapping[str, Failed] | None = None,
+        failures: Mapping[str, Failed | list[Failed]] | None = None,
         accuracy: Mapping[str, float] | None = None,
         interrupt_at: int | None = None,
         digest: str = DIGEST,
@@ -43,7 +44,8 @@ class FakeExecutor:
     ) -> None:
         self.slots = slots
         self.folder = folder
-        self.failures = failures or {}
+        self.failures = dict(failures or {})
+        self._fault: dict[str, Failed | None] = {}
         self.accuracy = accuracy or {}
         self.interrupt_at = interrupt_at
         self.digest = digest
@@ -69,6 +71,8 @@ class FakeExecutor:
         work = {**kinds, "run_trial": self._train, "open_test": self._open_test}[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
+        fault = self.failures.get(job.key)
+        self._fault[job.key] = (fault.pop(0) if fault else None) if isinstance(fault, list) else fault
         if self.hangs.get(job.key, 0) > 0:
             self.hangs[job.key] -= 1
             self._hung.add(job.key)
@@ -140,7 +144,7 @@ class FakeExecutor:
         for epoch in range(1, spec.epochs + 1):
             best = self._epoch(spec, epoch)
             go_on = yield Epoch(job.key, EpochRecord(epoch, best))
-            if job.key in self.failures:
+            if self._fault[job.key] is not None:
                 break
             if not go_on:
                 state = "pruned"
@@ -149,7 +153,7 @@ class FakeExecutor:
         yield self._end(job, _result(spec, best, epoch, state, files).to_json())
 
     def _end(self, job: Job, result: Any) -> Event:
-        return self.failures.get(job.key) or Done(job.key, json.loads(json.dumps(result)))
+        return self._fault[job.key] or Done(job.key, json.loads(json.dumps(result)))
 
     def _epoch(self, spec: TrialSpec, epoch: int) -> dict[str, float]:
         """Validation climbs evenly from chance to where it ends; the gap opens, less with dropout."""
