@@ -16,9 +16,11 @@ from cnnstudy.leftovers import (
     STOPPED,
     Decision,
     Driver,
+    Found,
     FoundFolder,
     FoundStudy,
     FoundWorker,
+    decide,
 )
 from cnnstudy.records import RecordedStudy
 from cnnstudy.registry import Registry
@@ -46,6 +48,14 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
     workers = [FoundWorker(pid, is_held(folder)) for pid, folder in workers_here().items()]
     return (*building, *scratch), tuple(workers)
+
+
+def tidy_machine() -> list[Decision]:
+    """Put right what killed processes left on this machine; what that was."""
+    folders, workers = look_around()
+    decisions = decide(Found(folders=folders, workers=workers))
+    carry_out(decisions)
+    return decisions
 
 
 def workers_here() -> dict[int, Path]:

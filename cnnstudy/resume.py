@@ -13,8 +13,16 @@ from cnnstudy.errors import StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
+from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
+
+
+def tidy_up(display: Display) -> None:
+    """Put right what killed processes, of this study or of others, left on this machine."""
+    for decision in tidy_machine():
+        display.say(str(decision))
+
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
 _HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm", "training.timeout", "training.equal_failures")

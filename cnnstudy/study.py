@@ -23,7 +23,7 @@ from cnnstudy.factorial import Factorial
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.resume import past_trials, refuse_changes
+from cnnstudy.resume import past_trials, refuse_changes, tidy_up
 from cnnstudy.schema import Confirm, StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
@@ -55,6 +55,7 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
     """
     with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
         config = study.config.model_dump(mode="json")
+        tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
         recorder = Recorder(tracker, recorded)
@@ -101,6 +102,7 @@ def confirm_study(
     """
     found = tracker.study(name)
     with one_driver(found.name, tracker.uri), terminate_as_interrupt():
+        tidy_up(display)
         config, recorder = _recorded_config(found), Recorder(tracker, found)
         chosen = _confirm_options(config, options)
 

@@ -19,7 +19,7 @@ from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.estimate import local_folder
 from cnnstudy.leftovers import Driver, Found, decide
 from cnnstudy.records import RecordedStudy
-from cnnstudy.repair import carry_out, look_around, look_at
+from cnnstudy.repair import carry_out, look_around, look_at, tidy_machine
 from cnnstudy.scratch import remove_tree
 from cnnstudy.tracking import Tracker
 
@@ -46,10 +46,7 @@ def examine(uri: str) -> list[Finding]:
 
 def repair(uri: str) -> list[str]:
     """Put right what can be, and say each thing that was done."""
-    folders, workers = look_around()
-    decisions = decide(Found(folders=folders, workers=workers))
-    carry_out(decisions)
-    done = list(map(str, decisions))
+    done = list(map(str, tidy_machine()))
     for folder, why in wholeness.broken_entries().items():
         with locked_or_none(folder) as lock:  # else another process builds it anew
             if lock is not None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,24 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+WORKER = ("-m", "cnnstudy.execution.worker")
 #: A worker that hangs has so many seconds to write where it hangs.
 SECONDS_TO_ANSWER = 5
 
 
 class LocalExecutor:
-    """`workers` processes, started when first needed, kept warm, replaced when they die."""
+    """`workers` processes, started when first needed, kept warm, replaced when they die.
 
-    def __init__(self, workers: int, folder: Path) -> None:
+    Args:
+        folder: for the files of trials.
+        program: what Python runs as a worker.
+    """
+
+    def __init__(self, workers: int, folder: Path, program: Sequence[str] = WORKER) -> None:
         self.slots = workers
         self._threads = max(1, cores() // workers)
         self._folder = folder
+        self._program = program
         self._events: queue.Queue[Event] = queue.Queue()
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
@@ -47,7 +55,7 @@ class LocalExecutor:
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
-        process = process or _Process(self._threads, self._folder, self._events)
+        process = process or _Process(self._program, self._threads, self._folder, self._events)
         self._busy[job.key] = process
         process.start(job)
 
@@ -101,7 +109,7 @@ def cores() -> int:
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(self, threads: int, folder: Path, events: queue.Queue[Event]) -> None:
+    def __init__(self, program: Sequence[str], threads: int, folder: Path, events: queue.Queue[Event]) -> None:
         self._events = events
         self._job: Job | None = None
         self._ended = False
@@ -113,7 +121,7 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cnnstudy.execution.worker", f"--threads={threads}", f"--folder={folder}"],
+                [sys.executable, *program, f"--threads={threads}", f"--folder={folder}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
