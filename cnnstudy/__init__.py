@@ -24,10 +24,12 @@ Each module imports only from those above it in this list (tests/test_imports.py
     signals          how a command is asked to stop
     strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights, features
+    scratch          folders for what does not last, held by their process
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
+    leftovers        what becomes of what a killed process left: one pure function
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
     strategies       the keys of `strategy`: a search or a factorial
@@ -45,15 +47,19 @@ Each module imports only from those above it in this list (tests/test_imports.py
     mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
     registry         MLflow's models, brought onto this disk
+    repair           what is left over, looked for and put right
     models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
     recording        a trial's way into MLflow
     pages/           a study's page: one HTML file with its figures
     display          what a study shows on the screen
+    watchdog         is each worker getting on?
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
     estimate         what a factorial takes: trials, time, disk
-    resume           what a call finds: another driver, a changed file, recorded trials
+    claim            one driver per study
+    resume           what a call finds: a changed file, other images, recorded trials
+    failures         trials that fail: once more, or stop
     driver           workers at work: the loop that hands out trials
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test
@@ -64,6 +70,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     comparing        two studies side by side
     snapshots        what a running study has in MLflow, and what is new in it
     watching         a live view of a study that runs elsewhere
+    doctor/          is everything in order, and what was left put right
     prediction       what a model says of images
     exporting        a model for other programs, checked
     ui               MLflow's server

@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,52 @@ def entry_folder(kind: str, address: str) -> Path:
     return cache_folder() / kind / address
 
 
+def lock_beside(path: Path) -> filelock.FileLock:
+    """The lock of a file or folder, not taken yet."""
+    return filelock.FileLock(f"{path}.lock", thread_local=False)
+
+
+@contextlib.contextmanager
+def locked_or_none(path: Path, patience: float = 0.0) -> Iterator[filelock.FileLock | None]:
+    """The lock beside the path, held for the block; None where another process, or another part of this one, has it.
+
+    Args:
+        patience: seconds to wait for it.
+    """
+    lock = lock_beside(path)
+    try:
+        lock.acquire(timeout=patience)
+    except filelock.Timeout:
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def building_folders() -> dict[Path, bool]:
+    """The folders in which entries are, or were, being built, and whether a living process does so."""
+    found = {}
+    for folder in sorted(cache_folder().glob("*/.*-*")):
+        if re.fullmatch(r"\.[0-9a-f]{24}-.*", folder.name):
+            with locked_or_none(_entry_of(folder)) as lock:
+                found[folder] = lock is None
+    return found
+
+
+def remove_unfinished(folder: Path) -> bool:
+    """Remove what was being built there, unless a living process still does; whether it is gone."""
+    with locked_or_none(_entry_of(folder)) as lock:
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return lock is not None
+
+
+def _entry_of(building: Path) -> Path:
+    return building.parent / building.name[1:].partition("-")[0]
+
+
 def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
     """The entry's folder; `build(folder)` fills it first where there is none.
 
@@ -56,7 +103,7 @@ def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str
         for address in missing:  # one order for all processes, so that none waits for the other
             final = entry_folder(kind, address)
             final.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(filelock.FileLock(f"{final}.lock"))
+            stack.enter_context(lock_beside(final))
         # some may have been built by another process while this one waited
         missing = [address for address in missing if not entry_folder(kind, address).is_dir()]
         if not missing:

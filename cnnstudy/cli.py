@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
-from cnnstudy.commands import models, results, running, storage
+from cnnstudy.commands import models, repairs, results, running, storage
 from cnnstudy.commands.shared import INTERRUPTED
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Why does this convolutional network overfit? A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
     epilog="Exit codes: 0 done; 2 a mistake in what was given; 3 something around the study is missing or broken; "
-    "4 done, but trials failed; 130 stopped, the same command goes on.",
+    "4 done, but trials failed, or doctor found something; 130 stopped, the same command goes on.",
 )
 app.command("run-study")(running.run_study)
 for _command in (
@@ -36,6 +36,7 @@ for _command in (
     models.export,
     results.ui,
     models.describe,
+    repairs.doctor,
 ):
     app.command()(_command)
 app.add_typer(storage.cache, name="cache")

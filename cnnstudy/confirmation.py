@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cnnstudy.aims import Confirm
@@ -28,6 +26,7 @@ from cnnstudy.opening import Opening, open_test
 from cnnstudy.proposals import Listed, Proposal
 from cnnstudy.records import RecordedRun, Rule, best_metrics, latest_runs
 from cnnstudy.registry import Registry
+from cnnstudy.scratch import scratch_folder
 
 #: Seeds and blocks from here on are for confirming: no search repeats, and no factorial has blocks, so often.
 FIRST_SEED = 10_000
@@ -183,11 +182,11 @@ def confirmed_sentences(confirmed: Confirmed) -> list[str]:
 def _record(workshop: Workshop, confirmed: Confirmed) -> None:
     """On the study's run: all of it as JSON, and the numbers to sort studies by as metrics."""
     recorder = workshop.recorder
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-        path = Path(name) / RECORD
+    with scratch_folder() as folder:
+        path = folder / RECORD
         path.parent.mkdir()
         path.write_text(json.dumps(as_json(confirmed), indent=2), encoding="utf-8")
-        recorder.tracker.log_files(recorder.study.run_id, Path(name))
+        recorder.tracker.log_files(recorder.study.run_id, folder)
     metrics = {"selection/best_validation": confirmed.best_validation[1]}
     if confirmed.champion is not None:
         metrics["selection/confirmed"] = confirmed.champion.mean

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
-import tempfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
+from cnnstudy.failures import Failures
+from cnnstudy.jobs import next_event
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
+from cnnstudy.scratch import Scratch
+from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.
 MakeExecutor = Callable[[Path], Executor]
@@ -34,13 +38,13 @@ class Workshop:
         self.recorder = recorder
         self.display = display
         self._make_executor = make_executor
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnstudy-", ignore_cleanup_errors=True)
+        self._scratch = Scratch()
 
     def close(self) -> None:
         """End the workers and remove what they left."""
         if "executor" in self.__dict__:
             self.executor.close()
-        self._folder.cleanup()
+        self._scratch.close()
 
     def prepare(self) -> None:
         """Make all of it now, before the first trial."""
@@ -49,7 +53,7 @@ class Workshop:
     @property
     def folder(self) -> Path:
         """For files; it goes with the workshop."""
-        return Path(self._folder.name)
+        return self._scratch.folder
 
     @functools.cached_property
     def executor(self) -> Executor:
@@ -114,6 +118,9 @@ class Driver:
         self.recorder = workshop.recorder
         self.executor = workshop.executor
         self.display = workshop.display
+        self._failures = Failures(self.recorder.attempts(), workshop.config.training.equal_failures)
+        self._reported: dict[str, int] = {}  # by trial, the last epoch that the strategy was told of
+        self._watchdog = Watchdog(workshop.config.training.timeout)
         self._running: dict[str, tuple[Proposal, Recording]] = {}
 
     def run(self, total: int) -> None:
@@ -123,7 +130,7 @@ class Driver:
         try:
             self._fill_slots()
             while self._running:
-                event = self.executor.next_event(timeout=3600)
+                event = next_event(self.executor, self._watchdog)
                 if isinstance(event, Epoch):
                     self._on_epoch(event)
                 elif isinstance(event, Done):
@@ -142,17 +149,28 @@ class Driver:
             proposal = self.strategy.next()
             if proposal is None:
                 return
-            spec = self.workshop.spec_of(proposal)
-            digest = self.workshop.weights[proposal.architecture].digest
-            from_weights = digest and spec.levels["transfer"] != "scratch"
-            recording = self.recorder.start(spec, {"cnnstudy.weights_digest": digest} if from_weights else None)
-            self._running[spec.key] = (proposal, recording)
-            self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
-            self.display.start_trial(spec.key, recording.title, spec.epochs)
+            self._start(proposal)
+
+    def _start(self, proposal: Proposal) -> None:
+        spec = self.workshop.spec_of(proposal)
+        tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
+        digest = self.workshop.weights[proposal.architecture].digest
+        if digest and spec.levels["transfer"] != "scratch":
+            tags["cnnstudy.weights_digest"] = digest
+        recording = self.recorder.start(spec, tags)
+        self._running[spec.key] = (proposal, recording)
+        self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
+        images = sum(spec.images.train) * float(spec.levels["data_fraction"])
+        self._watchdog.begin(spec.key, spec.architecture, images)
+        self.display.start_trial(spec.key, recording.title, spec.epochs)
 
     def _on_epoch(self, event: Epoch) -> None:
         proposal, recording = self._running[event.key]
-        prune = self.strategy.report(proposal, event.record.epoch, self.rule.score(event.record.metrics))
+        epoch, prune = event.record.epoch, False
+        # what a first try reported led to going on, and does so again
+        if epoch > self._reported.get(event.key, 0):
+            prune = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
+            self._reported[event.key] = epoch
         self.executor.answer(event.key, not prune)
         # the worker trains on while the epoch is recorded
         self.recorder.epoch(recording, event.record)
@@ -164,6 +182,7 @@ class Driver:
         summary = result.summary
         beyond = self.rule.beyond(summary, result.verdict)
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
+        self._failures.ended_well()
         del self._running[event.key]
         # the worker trains on while pictures are drawn and the trial is recorded
         self._fill_slots()
@@ -179,8 +198,16 @@ class Driver:
 
     def _on_failed(self, event: Failed) -> None:
         proposal, recording = self._running[event.key]
-        self.strategy.tell(proposal, "failed", None, {})
-        self.recorder.fail(recording, event)
+        again = self._failures.runs_again(event)
+        self.recorder.fail(recording, event, again)
         del self._running[event.key]
-        self._fill_slots()
+        # what it left half written would be in the way of another try
+        shutil.rmtree(self.workshop.folder / event.key, ignore_errors=True)
+        if again:
+            self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
+            self._start(proposal)
+            return
+        self.strategy.tell(proposal, "failed", None, {})
         self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
+        self._failures.count(event)
+        self._fill_slots()

@@ -11,7 +11,8 @@ CnnstudyError
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
     ├── StudyBusyError      another driver runs this study
-    └── WorkerError         a worker process that can't start or stops answering
+    ├── WorkerError         a worker process that can't start or stops answering
+    └── RepeatedFailureError  trials that fail one like the other
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class StudyBusyError(EnvironmentTrouble):
 
 class WorkerError(EnvironmentTrouble):
     """A worker process that can't start or stops answering."""
+
+
+class RepeatedFailureError(EnvironmentTrouble):
+    """Several trials in a row failed in the same way."""
 
 
 #: Errors by name, so that one raised in a worker can be raised again in the driver.

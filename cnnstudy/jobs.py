@@ -8,17 +8,44 @@ from typing import Any
 from cnnstudy import errors
 from cnnstudy.display import Display
 from cnnstudy.errors import WorkerError
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
+from cnnstudy.watchdog import Watchdog
+
+#: Seconds between two looks at whether the workers get on.
+_LOOK = 10.0
+
+
+def next_event(executor: Executor, watchdog: Watchdog) -> Event:
+    """The next event of a job under way; of one that does not get on, that it failed. Signs of life are not told."""
+    while True:
+        event = executor.next_event(timeout=0)
+        if event is None:  # all that was said is heard
+            for key, why in watchdog.overdue():
+                watchdog.end(key)
+                return Failed(key, "timeout", why, executor.stop(key))
+            event = executor.next_event(timeout=_LOOK)
+        if event is None:
+            continue
+        if isinstance(event, Epoch):
+            watchdog.epoch(event.key)
+        elif isinstance(event, Done | Failed):
+            watchdog.end(event.key)
+        else:
+            watchdog.sign(event.key)
+        if not isinstance(event, Alive):
+            return event
 
 
 def watch(
     executor: Executor, job: Job, display: Display, on_epoch: Callable[[EpochRecord], None] = lambda record: None
 ) -> Done | Failed:
     """Run one job to its end, by itself; its epochs go on."""
+    watchdog = Watchdog()
     executor.submit(job)
+    watchdog.begin(job.key, job.key)
     while True:
-        event = executor.next_event(timeout=3600)
+        event = next_event(executor, watchdog)
         if isinstance(event, Progress):
             display.count(event.what, event.done, event.total)
         elif isinstance(event, Epoch):

@@ -7,16 +7,19 @@ import json
 import math
 import re
 import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.analysis.leaderboard import without_formula
 from cnnstudy.execution import Failed
+from cnnstudy.leftovers import INTERRUPTED, Found, decide
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.repair import carry_out, look_at
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
 
 
@@ -102,8 +105,7 @@ class Recorder:
             },
             result.epochs,
         )
-        with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             self._write_files(folder, recording, result, per_class)
             self.tracker.log_files(run_id, folder)
         if has_model:
@@ -129,10 +131,18 @@ class Recorder:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.tracker.end_run(run_id, result.state, tags)
 
-    def fail(self, recording: Recording, failed: Failed) -> None:
-        """The reason, the traceback as a file, and the curves so far."""
-        with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-            folder = Path(name)
+    def attempts(self) -> Counter[str]:
+        """By trial, how many of its runs failed and did not count."""
+        runs = self.tracker.runs(self.study.experiment_id)
+        return Counter(run.tags["cnnstudy.trial"] for run in runs if RETRIED in run.tags)
+
+    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
+        """The reason, the traceback as a file, and the curves so far.
+
+        Args:
+            again: the trial runs once more; this run does not count.
+        """
+        with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)
             if recording.epochs:
@@ -141,15 +151,21 @@ class Recorder:
         tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
+        if again:
+            tags[RETRIED] = "true"
         self.tracker.end_run(recording.run_id, "failed", tags)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
-        """Mark what was stopped from outside, so that it runs again; these runs."""
-        runs = self.tracker.runs(self.study.experiment_id)
-        unfinished = [run for run in runs if run.kind != "study" and run.state == "running"]
-        for run in unfinished:
-            self.tracker.end_run(run.run_id, "failed", {REASON: "interrupted"})
-        return unfinished
+        """Put right what was stopped from outside, the study's own run aside; the runs that are to run again.
+
+        Only for the study's one driver: what is under way then is its own, or was left by one that is gone.
+        """
+        found = look_at(self.tracker, self.study, "gone")
+        found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
+        decisions = decide(Found(studies=(found,)))
+        carry_out(decisions, self.tracker)
+        ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
+        return [run for run in found.runs if run.run_id in ids]
 
     def _write_files(
         self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]

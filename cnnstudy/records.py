@@ -20,6 +20,8 @@ _CONFIG = "cnnstudy.config"
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
+#: The tag of a failed run whose trial runs once more.
+RETRIED = "cnnstudy.retried"
 
 
 class Record:
@@ -219,11 +221,12 @@ class RecordedRun:
     tags: Mapping[str, str]
     ended: int = 0  # milliseconds since 1970; 0: not yet
     epoch: int = 0  # while it is under way: the last that it reported
+    status: str = ""  # MLflow's: RUNNING, FINISHED, FAILED, KILLED
 
     @property
     def done(self) -> bool:
-        """Whether the trial counts: it is neither under way nor was it interrupted."""
-        return self.state != "running" and self.reason != "interrupted"
+        """Whether the trial counts: it is neither under way, nor was it interrupted, nor does it run once more."""
+        return self.state != "running" and self.reason != "interrupted" and RETRIED not in self.tags
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.leftovers import FoundModel, FoundVersion
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
 
@@ -140,6 +142,38 @@ class Registry(Tracker):
             return json.loads(Path(path).read_text(encoding="utf-8"))
         return None
 
+    def models_of(self, study: RecordedStudy) -> tuple[FoundModel, ...]:
+        """What its runs logged and nobody deleted."""
+        with self._translated():
+            found: list[LoggedModel] = []
+            token = None
+            while True:
+                page = self._client.search_logged_models([study.experiment_id], page_token=token)
+                found.extend(page)
+                token = page.token
+                if not token:
+                    break
+        return tuple(FoundModel(one.model_id, one.name, str(one.status), one.source_run_id or "") for one in found)
+
+    def discard_model(self, model_id: str) -> None:
+        """Mark it as failed, remove its files, and delete it."""
+        with self._translated():
+            model = self._client.get_logged_model(model_id)
+            self._client.finalize_logged_model(model_id, "FAILED")
+            self._remove_at(str(model.artifact_location))
+            self._client.delete_logged_model(model_id)
+
+    def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
+        """The versions of the study's registered model."""
+        with self._translated():
+            found = self._client.search_model_versions(f"name='{study.name}'", max_results=1000)
+        return tuple(FoundVersion(one.name, str(one.version), str(one.status)) for one in found)
+
+    def remove_version(self, name: str, version: str) -> None:
+        """Delete a version of a registered model; the model itself stays."""
+        with self._translated():
+            self._client.delete_model_version(name, version)
+
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
         """Give the run's model the alias `champion`, with the reason; its version, where it has one already that."""
         source = run.tags["cnnstudy.model"]
@@ -151,9 +185,16 @@ class Registry(Tracker):
                     return str(found.version)
             with contextlib.suppress(MlflowException):
                 self._client.create_registered_model(name)
-            version = self._client.create_model_version(
-                name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
-            ).version
+            # a call that was killed before it gave the alias has left the version
+            versions = self._client.search_model_versions(f"name='{name}'", max_results=1000)
+            same = [found.version for found in versions if found.source == source]
+            if same:
+                version = max(same, key=int)
+                self._client.update_model_version(name, version, reason)
+            else:
+                version = self._client.create_model_version(
+                    name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
+                ).version
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 

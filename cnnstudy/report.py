@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from rich import box
@@ -29,6 +27,7 @@ from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
 from cnnstudy.confirmation import Confirmed, confirmed_sentences
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.reproduction import Reproduction
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.study import COUNTS, Outcome
 from cnnstudy.tracking import Tracker
 
@@ -144,13 +143,13 @@ def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET
 
 def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Causes]) -> None:
     """The effects as artifacts of the study's own run: the answer in words, and every number as CSV."""
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-        folder = Path(name) / "effects"
+    with scratch_folder() as scratch:
+        folder = scratch / "effects"
         folder.mkdir()
         write_csv(effects_frame(found), folder / "effects.csv")
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
             show_effects(Console(file=file, width=160), study.name, found)
-        tracker.log_files(study.run_id, Path(name))
+        tracker.log_files(study.run_id, scratch)
 
 
 def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:

@@ -1,54 +1,33 @@
-"""What a call of run-study finds when it starts: another driver, a changed file, trials that are recorded already."""
+"""What a call of run-study finds when it starts: a changed file, other images, trials that are recorded already."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import filelock
-
-from cnnstudy.cache import cache_folder, content_address
 from cnnstudy.config import Study
 from cnnstudy.display import Display
-from cnnstudy.errors import StudyBusyError, StudyChangedError
+from cnnstudy.errors import StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics, differences
+from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
 
 
-@contextlib.contextmanager
-def one_driver(name: str, uri: str) -> Iterator[None]:
-    """Hold the study on this machine; the lock goes with the process, whatever ends it."""
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    absolute = str(Path(uri.removeprefix("sqlite:///")).absolute()) if uri.startswith("sqlite:///") else uri
-    path = folder / content_address([name, absolute])
-    lock = filelock.FileLock(f"{path}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        holder = path.with_suffix(".holder")
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
-        raise StudyBusyError(
-            f"study {name!r} is being run by another process ({who}); wait for it, or stop it first."
-        ) from None
-    try:
-        path.with_suffix(".holder").write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
+def tidy_up(display: Display) -> None:
+    """Put right what killed processes, of this study or of others, left on this machine."""
+    for decision in tidy_machine():
+        display.say(str(decision))
 
 
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
-_HARMLESS = ("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals")
+_HARMLESS = (
+    *("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals"),
+    *("training.timeout", "training.equal_failures"),
+)
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

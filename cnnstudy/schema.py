@@ -116,6 +116,10 @@ class Training(StrictModel):
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
+    timeout: Number | None = Field(
+        None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
+    )
+    equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
 
 
 class Weights(StrictModel):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from cnnstudy import strategies
 from cnnstudy.aims import Confirm
+from cnnstudy.claim import one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
@@ -23,7 +24,7 @@ from cnnstudy.factorial import Factorial
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.resume import one_driver, past_trials, recorded_config, refuse_changes
+from cnnstudy.resume import past_trials, recorded_config, refuse_changes, tidy_up
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
@@ -55,6 +56,7 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
     """
     with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
         config = study.config.model_dump(mode="json")
+        tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
         recorder = Recorder(tracker, recorded)
@@ -101,6 +103,7 @@ def confirm_study(
     """
     found = tracker.study(name)
     with one_driver(found.name, tracker.uri), terminate_as_interrupt():
+        tidy_up(display)
         config, recorder = recorded_config(found), Recorder(tracker, found)
         chosen = _confirm_options(config, options)
 

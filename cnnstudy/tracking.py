@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.leftovers import mlflow_status
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in, config_tags
+from cnnstudy.scratch import scratch_folder
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -33,6 +35,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -131,7 +134,10 @@ class Tracker:
             self._client.update_run(study.run_id, status="RUNNING")
             tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
             self.set_tags(study.run_id, {**config_tags(config), **tags})
-            self._client.log_text(study.run_id, text, f"study/{file.name}")
+        with scratch_folder() as folder:
+            (folder / "study").mkdir()
+            (folder / "study" / file.name).write_text(text, encoding="utf-8")
+            self.log_files(study.run_id, folder)
 
     def restart_study(self, study: RecordedStudy) -> None:
         """Mark the study as running, with the configuration that it has."""
@@ -221,10 +227,20 @@ class Tracker:
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None) -> None:
         """The last word on a run: its state, and MLflow's status to match."""
         self.set_tags(run_id, {**(tags or {}), STATE: state})
-        interrupted = (tags or {}).get(REASON) == "interrupted"
-        status = "KILLED" if interrupted else "FAILED" if state == "failed" else "FINISHED"
+        self.end_status(run_id, mlflow_status(state, (tags or {}).get(REASON, "")))
+
+    def end_status(self, run_id: str, status: str) -> None:
+        """MLflow's own status of a run that has its state."""
         with self._translated():
             self._client.set_terminated(run_id, status)
+
+    def remove_files(self, run_id: str) -> None:
+        """All artifacts of the run."""
+        with self._translated():
+            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
+
+    def _remove_at(self, address: str) -> None:
+        get_artifact_repository(address, self.uri).delete_artifacts()
 
     # ---- models
 
@@ -272,6 +288,7 @@ def _recorded(run: Run) -> RecordedRun:
         tags=tags,
         ended=run.info.end_time or 0,
         epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
+        status=run.info.status,
     )
 
 

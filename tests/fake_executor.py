@@ -22,37 +22,45 @@ class FakeExecutor:
 
     Args:
         folder: for the files of trials.
-        failures: by a job's key, the event that it ends with; a trial fails after its first epoch.
+        failures: by a job's key, the event that it ends with, or those that its first tries end with; a trial fails
+            after its first epoch.
         accuracy: by a trial's key, its validation accuracy after the last epoch.
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
         on_event: told of each event before it is dealt out.
+        hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
     """
 
     def __init__(
         self,
         folder: Path,
         slots: int = 1,
-        failures: Mapping[str, Failed] | None = None,
+        failures: Mapping[str, Failed | list[Failed]] | None = None,
         accuracy: Mapping[str, float] | None = None,
         interrupt_at: int | None = None,
         digest: str = DIGEST,
         on_event: Callable[[Event], None] = lambda event: None,
+        hangs: Mapping[str, int] | None = None,
     ) -> None:
         self.slots = slots
         self.deterministic = False
         self.folder = folder
-        self.failures = failures or {}
+        self.failures = dict(failures or {})
+        self._fault: dict[str, Failed | None] = {}
         self.accuracy = accuracy or {}
         self.interrupt_at = interrupt_at
         self.digest = digest
         self.on_event = on_event
+        self.hangs = dict(hangs or {})
+        self.now = 0.0  # seconds
+        self.stopped: list[str] = []
         self.jobs: list[Job] = []
         self.dealt: list[Event] = []
         self.closed = False
         self.most_at_once = 0
         self._ready: list[tuple[Job, Work, bool | None]] = []
         self._waiting: dict[str, tuple[Job, Work]] = {}
+        self._hung: set[str] = set()
 
     @property
     def trials(self) -> list[str]:
@@ -65,13 +73,22 @@ class FakeExecutor:
         work = kinds[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
-        self._ready.append((job, work(job), None))
-        at_once = len(self._ready) + len(self._waiting)
+        fault = self.failures.get(job.key)
+        self._fault[job.key] = (fault.pop(0) if fault else None) if isinstance(fault, list) else fault
+        if self.hangs.get(job.key, 0) > 0:
+            self.hangs[job.key] -= 1
+            self._hung.add(job.key)
+        else:
+            self._ready.append((job, work(job), None))
+        at_once = len(self._ready) + len(self._waiting) + len(self._hung)
         assert at_once <= self.slots, "more jobs than slots"
         self.most_at_once = max(self.most_at_once, at_once)
 
     def next_event(self, timeout: float) -> Event | None:
         assert not self.closed, "asked for an event after close"
+        if not self._ready and self._hung:
+            self.now += timeout
+            return None
         assert self._ready, f"no event can come; not answered: {list(self._waiting)}"
         if len(self.dealt) == self.interrupt_at:
             raise KeyboardInterrupt
@@ -87,6 +104,11 @@ class FakeExecutor:
 
     def answer(self, key: str, go_on: bool) -> None:
         self._ready.append((*self._waiting.pop(key), go_on))
+
+    def stop(self, key: str) -> str:
+        self._hung.remove(key)
+        self.stopped.append(key)
+        return f"stacks of {key}"
 
     def close(self) -> None:
         self.closed = True
@@ -124,7 +146,7 @@ class FakeExecutor:
         for epoch in range(1, spec.epochs + 1):
             best = self._epoch(spec, epoch)
             go_on = yield Epoch(job.key, EpochRecord(epoch, best))
-            if job.key in self.failures:
+            if self._fault[job.key] is not None:
                 break
             if not go_on:
                 state = "pruned"
@@ -137,7 +159,7 @@ class FakeExecutor:
         yield self._end(job, {"wrong": 0, "validation": 1, "layer": "conv5", "map": [3, 3], "entries": []})
 
     def _end(self, job: Job, result: Any) -> Event:
-        return self.failures.get(job.key) or Done(job.key, json.loads(json.dumps(result)))
+        return self._fault[job.key] or Done(job.key, json.loads(json.dumps(result)))
 
     def _epoch(self, spec: TrialSpec, epoch: int) -> dict[str, float]:
         """Validation climbs evenly from chance to where it ends; the gap opens, less with dropout."""

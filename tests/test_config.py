@@ -358,6 +358,15 @@ MISTAKES = [
     ("  early_stopping: 2", "  keep_models: some #!", "training.keep_models", ["not 'some'."]),
     ("  early_stopping: 2", "  deterministic: 1 #!", "training.deterministic", ["not 1."]),
     ("  early_stopping: 2", "  deterministic: very #!", "training.deterministic", ["not 'very'."]),
+    ("  early_stopping: 2", "  timeout: 0 #!", "training.timeout", ["greater than 0", "not 0."]),
+    ("  early_stopping: 2", "  timeout: long #!", "training.timeout", ["must be a number", "not 'long'."]),
+    (
+        "  early_stopping: 2",
+        "  equal_failures: 0 #!",
+        "training.equal_failures",
+        ["greater than or equal to 1", "not 0."],
+    ),
+    ("  early_stopping: 2", "  equal_failures: 2.5 #!", "training.equal_failures", ["a whole number", "not 2.5."]),
     # weights
     ("  default:\n", "  vgg: #!\n", "weights.vgg", ["neither `default` nor", "alexnet, vgg16, googlenet"]),
     ("  default:\n", "  3: #!\n", "weights.3", ["must be text"]),

@@ -273,7 +273,7 @@ def test_a_search_of_failures_is_not_confirmed(desk: Desk) -> None:
         return Failed(key, "oom", "no memory", "Traceback")
 
     failures = {f"alexnet-{n:03d}": fail(f"alexnet-{n:03d}") for n in range(4)}
-    assert desk.search("confirm={}", failures=failures).confirmed is None
+    assert desk.search("confirm={}", "training.equal_failures=9", failures=failures).confirmed is None
     with pytest.raises(NothingToConfirmError, match=r"'fake' has no candidate to confirm.*leaderboard fake"):
         desk.confirm()
     assert desk.is_at_rest()

@@ -68,7 +68,7 @@ def test_not_while_a_study_runs(own_places: Path) -> None:
     build("images", "a", 10)
     code = (
         "import sys\n"
-        "from cnnstudy.resume import one_driver\n"
+        "from cnnstudy.claim import one_driver\n"
         "with one_driver('night', 'sqlite:///x.db'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -19,7 +19,15 @@ from cnnstudy import report
 from cnnstudy.analysis import leaderboard
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, PlainDisplay
-from cnnstudy.errors import DataError, StudyBusyError, StudyChangedError, TrackingError, WeightsError, WorkerError
+from cnnstudy.errors import (
+    DataError,
+    RepeatedFailureError,
+    StudyBusyError,
+    StudyChangedError,
+    TrackingError,
+    WeightsError,
+    WorkerError,
+)
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
@@ -230,7 +238,7 @@ def test_ctrl_c_while_something_is_recorded(
     one_trial = ("budget.trials=1", "training.epochs=1")
     desk.run(*one_trial)
     whole, reference = calls, desk.levels()
-    assert whole == 8  # summary metrics and the epoch's; the ends of trial and study
+    assert whole == 9  # summary metrics and the epoch's; files of study and trial; the ends of both
     for at in range(whole):
         desk.tracker = make_tracker(f"at-{at}")
         calls, stop_at = 0, at
@@ -286,8 +294,12 @@ def test_a_trial_that_is_done_stays_so_whatever_came_after(desk: Desk) -> None:
 def test_a_tracking_server_that_breaks_ends_the_call_and_the_next_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
-        raise TrackingError("no space left")
+    log_files = Tracker.log_files
+
+    def broken(self: Tracker, run_id: str, folder: Path) -> None:
+        if (folder / "trial.json").exists():
+            raise TrackingError("no space left")
+        log_files(self, run_id, folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "log_files", broken)
@@ -402,7 +414,7 @@ def test_other_images_are_refused(desk: Desk) -> None:
 
 def test_a_second_driver_is_refused(desk: Desk) -> None:
     code = (
-        "import sys\nfrom cnnstudy.resume import one_driver\n"
+        "import sys\nfrom cnnstudy.claim import one_driver\n"
         "with one_driver(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -657,3 +669,158 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
     assert Path(measured["speed-vgg16-frozen"]["weights_file"]).read_text() == "backbone of vgg16"
     keys = {(run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"]) for run in desk.runs()}
     assert keys == {(f"{name}-{n:03d}", str(7 + n // 2)) for name in ("alexnet", "vgg16") for n in range(4)}
+
+
+# ---- another try
+
+
+def attempts(desk: Desk) -> list[tuple[str, str, str, bool]]:
+    """Of each run the trial, which try it is, how it ended, and whether it counts."""
+    return [
+        (run.tags["cnnstudy.trial"], run.tags["cnnstudy.attempt"], run.reason or run.state, run.done)
+        for run in desk.runs()
+    ]
+
+
+@pytest.mark.parametrize("settings", [(), FACTORIAL], ids=["search", "factorial"])
+@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
+def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings: tuple[str, ...]) -> None:
+    outcome = desk.run(*settings, failures={"alexnet-001": [failed("alexnet-001", reason)]})
+    assert (outcome.failed, outcome.missing) == (0, 0)
+    total = outcome.finished
+    assert desk.trained.count("alexnet-001") == 2
+    tries = [attempt for attempt in attempts(desk) if attempt[0] == "alexnet-001"]
+    assert tries == [("alexnet-001", "1", reason, False), ("alexnet-001", "2", "finished", True)]
+    first, second = (run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
+    assert (first.tags["cnnstudy.levels"], first.tags["cnnstudy.seed"]) == (
+        second.tags["cnnstudy.levels"],
+        second.tags["cnnstudy.seed"],
+    )
+    assert desk.status(first.run_id) == "FAILED"
+    assert len(report.trials(desk.tracker, desk.study())) == total
+    assert any("runs once more" in line for line in desk.said)
+    desk.run(*settings)
+    assert desk.trained == []
+
+
+def test_a_second_failure_counts(desk: Desk) -> None:
+    outcome = desk.run(failures={"alexnet-001": failed("alexnet-001", "crash")})
+    assert (outcome.finished, outcome.failed, outcome.missing) == (2, 1, 0)
+    tries = [attempt for attempt in attempts(desk) if attempt[0] == "alexnet-001"]
+    assert tries == [("alexnet-001", "1", "crash", False), ("alexnet-001", "2", "crash", True)]
+    frame = report.trials(desk.tracker, desk.study())
+    assert list(frame["state"]) == ["finished", "finished", "failed"]
+
+
+@pytest.mark.parametrize(("reason", "error"), [("diverged", None), ("data", "DataError"), ("crash", "WeightsError")])
+def test_what_would_fail_again_is_not_tried_again(desk: Desk, reason: str, error: str | None) -> None:
+    assert desk.run(failures={"alexnet-001": failed("alexnet-001", reason, error)}).failed == 1
+    assert desk.trained.count("alexnet-001") == 1
+
+
+def test_a_try_that_was_interrupted_is_no_try(desk: Desk) -> None:
+    """The images take two events, each trial three, and a failed try two."""
+    for at in (2 + 2, 2 + 2 + 1):  # before the second try said anything, and after its first epoch
+        name = f"name=at-{at}"
+        assert desk.run(
+            name, "budget.trials=1", failures={"alexnet-000": [failed("alexnet-000", "oom")]}, interrupt_at=at
+        ).interrupted
+        assert desk.run(name, "budget.trials=1").finished == 1
+        runs = [(run.tags["cnnstudy.attempt"], run.reason or run.state) for run in desk.runs(name=name[5:])]
+        assert runs == [("1", "oom"), ("2", "interrupted"), ("2", "finished")]
+
+
+def test_a_driver_that_died_between_two_tries_left_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = Recorder.fail
+
+    def stop_then(*arguments: Any) -> None:
+        fail(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "fail", stop_then)
+        assert desk.run("budget.trials=1", failures={"alexnet-000": failed("alexnet-000", "oom")}).missing == 1
+    assert desk.run("budget.trials=1", failures={"alexnet-000": failed("alexnet-000", "oom")}).failed == 1
+    assert [attempt[1:] for attempt in attempts(desk)] == [("1", "oom", False), ("2", "oom", True)]
+
+
+def test_another_try_is_pruned_as_the_first_was(desk: Desk) -> None:
+    """Optuna warns where an epoch is reported twice."""
+    pruning = ("strategy.pruner=median", "strategy.startup_trials=1", "training.epochs=3")
+    accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.95, "alexnet-002": 0.5}
+    failures = {"alexnet-001": [failed("alexnet-001", "oom")]}
+    outcome = desk.run(*pruning, accuracy=accuracy, failures=failures)
+    assert (outcome.finished, outcome.pruned, outcome.failed) == (2, 1, 0)
+
+
+# ---- failures one like the other
+
+
+@pytest.mark.parametrize("settings", [("budget.trials=6",), (*FACTORIAL, "strategy.seeds=3")])
+def test_failures_that_are_alike_stop_the_study(desk: Desk, settings: tuple[str, ...]) -> None:
+    keys = [f"alexnet-{number:03d}" for number in range(6)]
+    failures = {key: Failed(key, "crash", f"no device {number}", "Traceback") for number, key in enumerate(keys)}
+    with pytest.raises(RepeatedFailureError, match=r"3 trials in a row failed alike \(crash\), .* no device \d"):
+        desk.run(*settings, failures=failures, slots=2)
+    assert desk.executor is not None
+    assert desk.executor.closed
+    assert sum(run.state == "failed" and run.done for run in desk.runs()) == 3
+    assert "RUNNING" not in desk.statuses()
+    assert "failed alike" in desk.runs("study")[0].tags["cnnstudy.message"]
+    outcome = desk.run(*settings)
+    assert (outcome.finished, outcome.failed, outcome.missing) == (3, 3, 0)
+
+
+def test_how_many_is_the_files_to_say_and_any_other_end_breaks_the_row(desk: Desk) -> None:
+    broken = {number: failed(f"alexnet-{number:03d}", "oom") for number in (0, 1, 3, 4)}
+    broken[2] = failed("alexnet-002", "crash")
+    failures = {fault.key: fault for fault in broken.values()}
+    assert desk.run("budget.trials=6", failures=failures).failed == 5
+    with pytest.raises(RepeatedFailureError, match=r"^2 trials in a row"):
+        desk.run("name=two", "budget.trials=6", "training.equal_failures=2", failures=failures)
+    assert desk.run("name=two", "budget.trials=6", failures=failures).failed == 5
+
+
+def test_a_loss_that_is_not_finite_is_an_answer(desk: Desk) -> None:
+    keys = [f"alexnet-{number:03d}" for number in range(5)]
+    assert desk.run("budget.trials=5", failures={key: failed(key, "diverged") for key in keys}).failed == 5
+
+
+# ---- workers that hang
+
+
+def on_fake_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog has the time of the desk's executor."""
+    monkeypatch.setattr("cnnstudy.watchdog.monotonic", lambda: 0.0 if desk.executor is None else desk.executor.now)
+
+
+def test_a_trial_that_hangs_fails_with_where_it_hung(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_fake_time(desk, monkeypatch)
+    outcome = desk.run(slots=2, hangs={"alexnet-001": 9})
+    assert desk.executor is not None
+    assert set(desk.executor.stopped) == {"alexnet-001"}
+    assert (outcome.finished, outcome.failed, outcome.missing) == (2, 1, 0)
+    (run,) = [run for run in desk.runs() if run.state == "failed" and run.done]
+    assert (run.tags["cnnstudy.trial"], run.reason) == ("alexnet-001", "timeout")
+    assert "no sign of life" in run.tags["cnnstudy.message"]
+    said = desk.tracker._client.download_artifacts(run.run_id, "traceback.txt", str(tmp_path))
+    assert Path(said).read_text() == "stacks of alexnet-001"
+    assert "RUNNING" not in desk.statuses()
+
+
+def test_images_that_never_come_end_the_study(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_fake_time(desk, monkeypatch)
+    with pytest.raises(WorkerError, match="no sign of life"):
+        desk.run(hangs={"images-digits": 1})
+    assert desk.statuses() == ["FAILED"]
+
+
+def test_how_long_an_epoch_may_take_is_the_files_to_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_fake_time(desk, monkeypatch)
+    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9})
+    assert outcome.failed == 1
+    assert any("no epoch ended within 5000 s" in line for line in desk.said)
+    # it may change: no trial depends on it
+    assert desk.run("training.timeout=6000").missing == 0

@@ -47,20 +47,19 @@ def wide_console() -> Console:
 @contextlib.contextmanager
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     """A worker for one job, a display of its progress that leaves standard output alone, and a folder for files."""
-    import tempfile
-
     from cnnstudy.display import choose_display
     from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.scratch import scratch_folder
     from cnnstudy.signals import terminate_as_interrupt
 
     console = Console(stderr=True)
     with (
         terminate_as_interrupt(),
-        tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder,
-        contextlib.closing(LocalExecutor(1, Path(folder))) as executor,
+        scratch_folder() as folder,
+        contextlib.closing(LocalExecutor(1, folder)) as executor,
         choose_display(console, quiet=not console.is_terminal) as display,
     ):
-        yield executor, display, Path(folder)
+        yield executor, display, folder
 
 
 def note(text: str) -> None:

@@ -5,7 +5,7 @@ driver answers each epoch of a trial with go on or prune.
 
     driver                                    worker
       submit(Job)           ------------->
-                            <-------------    Progress, Epoch
+                            <-------------    Alive, Progress, Epoch
       answer(key, go_on)    ------------->
                             <-------------    Done, or Failed
 """
@@ -36,6 +36,13 @@ class Job:
     key: str
     kind: Kind
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The job gets on, and has nothing to tell."""
+
+    key: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Failed:
     error: str | None = None
 
 
-Event = Progress | Epoch | Done | Failed
+Event = Alive | Progress | Epoch | Done | Failed
 
 
 class Executor(Protocol):
@@ -96,6 +103,9 @@ class Executor(Protocol):
 
     def answer(self, key: str, go_on: bool) -> None:
         """Answer the Epoch event of a job: train on, or stop here."""
+
+    def stop(self, key: str) -> str:
+        """End a job that hangs; it gets no more events. What its worker was doing, as far as it can be told."""
 
     def close(self) -> None:
         """End all workers now; jobs under way get no more events."""

@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cnnstudy
 from cnnstudy.errors import WorkerError
-from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
@@ -27,15 +29,25 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+WORKER = ("-m", "cnnstudy.execution.worker")
+#: A worker that hangs has so many seconds to write where it hangs.
+SECONDS_TO_ANSWER = 5
+
 
 class LocalExecutor:
-    """`workers` processes, started when first needed, kept warm, replaced when they die."""
+    """`workers` processes, started when first needed, kept warm, replaced when they die.
 
-    def __init__(self, workers: int, folder: Path) -> None:
+    Args:
+        folder: for the files of trials.
+        program: what Python runs as a worker.
+    """
+
+    def __init__(self, workers: int, folder: Path, program: Sequence[str] = WORKER) -> None:
         self.slots = workers
         self.deterministic = False
         self._threads = max(1, cores() // workers)
         self._folder = folder
+        self._program = program
         self._events: queue.Queue[Event] = queue.Queue()
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
@@ -44,7 +56,7 @@ class LocalExecutor:
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
-        process = process or _Process(self._threads, self._folder, self._events, self.deterministic)
+        process = process or _Process(self._program, self._threads, self._folder, self._events, self.deterministic)
         self._busy[job.key] = process
         process.start(job)
 
@@ -67,6 +79,20 @@ class LocalExecutor:
     def answer(self, key: str, go_on: bool) -> None:
         self._busy[key].send({"go_on": go_on})
 
+    def stop(self, key: str) -> str:
+        process = self._busy.pop(key)
+        process.interrogate()
+        log = process.log()
+        process.end()
+        said = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                said.append(self._events.get_nowait())
+        for event in said:
+            if event.key != key:
+                self._events.put(event)
+        return log
+
     def close(self) -> None:
         for process in [*self._idle, *self._busy.values()]:
             process.end()
@@ -84,7 +110,9 @@ def cores() -> int:
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(self, threads: int, folder: Path, events: queue.Queue[Event], deterministic: bool) -> None:
+    def __init__(
+        self, program: Sequence[str], threads: int, folder: Path, events: queue.Queue[Event], deterministic: bool
+    ) -> None:
         self._events = events
         self._job: Job | None = None
         self._ended = False
@@ -98,7 +126,7 @@ class _Process:
         options = ["--threads=1", "--deterministic"] if deterministic else [f"--threads={threads}"]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cnnstudy.execution.worker", *options, f"--folder={folder}"],
+                [sys.executable, *program, *options, f"--folder={folder}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -130,6 +158,19 @@ class _Process:
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+    def interrogate(self) -> None:
+        """Let it write the stacks of its threads into its log and end, if it still can."""
+        with self._lock:
+            self._job = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait(SECONDS_TO_ANSWER)
+
+    def log(self) -> str:
+        """The end of what it wrote besides its events; only for one that has ended, or is to."""
+        self._log.seek(0)
+        return self._log.read()[-8000:]
 
     def end(self) -> None:
         """Kill it; its job gets no more events."""
@@ -163,15 +204,14 @@ class _Process:
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._log.seek(0)
-            self._events.put(_crash(job.key, self._process.returncode, self._log.read()[-4000:]))
+            self._events.put(_crash(job.key, self._process.returncode, self.log()))
 
 
 def _event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]))
-    return {"progress": Progress, "done": Done, "failed": Failed}[kind](**message)
+    return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 
 def _crash(key: str, code: int, log: str) -> Failed:

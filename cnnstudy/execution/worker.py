@@ -5,6 +5,8 @@ on what was standard output. It ends when its input ends, so no driver's death l
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import json
 import os
 import queue
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
+from cnnstudy.execution.heartbeat import Heartbeat
 from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
 
 if TYPE_CHECKING:
@@ -31,11 +34,22 @@ def main() -> None:
     # Whatever a library prints goes to the log; only events go to the driver.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    _write_stacks_when_aborted()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
     worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.folder)
+    Heartbeat(threading.get_ident(), worker.tell_that_it_gets_on).start()
     while True:
         worker.run(messages.get())
+
+
+def _write_stacks_when_aborted() -> None:
+    """Into the log, where it crashes in C or is aborted because it hangs; without a core file of gigabytes."""
+    faulthandler.enable()
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> None:
@@ -56,10 +70,12 @@ class Worker:
         self.deterministic = deterministic
         self.folder = folder
         self._compiled: CompiledNetworks | None = None
+        self._key: str | None = None  # of the job under way
+        self._writing = threading.Lock()
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
-        key = job["key"]
+        key = self._key = job["key"]
         functions = {
             "prepare_images": self._prepare_images,
             "check_weights": self._check_weights,
@@ -82,8 +98,18 @@ class Worker:
                 error=type(error).__name__ if isinstance(error, CnnstudyError) else None,
             )
 
+    def tell_that_it_gets_on(self) -> None:
+        """For another thread: nothing is said between jobs."""
+        if self._key is not None:
+            self._send("alive", self._key)
+
     def _send(self, kind: str, key: str, **content: Any) -> None:
-        self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
+        with self._writing:
+            if self._key is None:  # it ended while another thread was about to speak of it
+                return
+            if kind in ("done", "failed"):
+                self._key = None
+            self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
 
     def _progress(self, key: str) -> Callable[[str, int, int], None]:
         """Tells the driver of something countable; total 0 means: not known."""

@@ -18,7 +18,7 @@ import pytest
 
 from cnnstudy import architectures
 from cnnstudy.datasets.digits import Options
-from cnnstudy.execution import Done, Epoch, Event, Executor, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Speed, Split, TrialResult, TrialSpec
 from cnnstudy.space import complete_levels
@@ -90,7 +90,7 @@ def run(executor: Executor, job: Job, go_on: Callable[[Epoch], bool] = lambda ep
         event = executor.next_event(PATIENCE)
         assert event is not None, f"no event after {events}"
         assert event.key == job.key
-        events.append(event)
+        events += [] if isinstance(event, Alive) else [event]
         if isinstance(event, Epoch):
             executor.answer(event.key, go_on(event))
     return events
@@ -249,7 +249,7 @@ def test_a_killed_worker_is_a_failed_job_and_the_next_gets_a_new_one(
     executor.submit(images_job("first"))
     (killed,) = pids(executor)
     os.kill(killed, number)
-    while isinstance(event := executor.next_event(PATIENCE), Progress):
+    while isinstance(event := executor.next_event(PATIENCE), Progress | Alive):
         pass
     assert isinstance(event, Failed)
     assert (event.key, event.reason, event.error) == ("first", reason, None)
@@ -270,7 +270,7 @@ def test_a_worker_that_died_with_nothing_to_do_is_replaced(
         if not known:  # as in the moment between the look and the job
             patch.setattr("cnnstudy.execution.local._Process.is_alive", lambda process: True)
         executor.submit(images_job("second"))
-    while isinstance(event := executor.next_event(PATIENCE), Progress):
+    while isinstance(event := executor.next_event(PATIENCE), Progress | Alive):
         pass
     assert isinstance(event, Done if known else Failed)
     assert isinstance(run(executor, images_job("third"))[-1], Done)
@@ -286,6 +286,56 @@ def test_what_a_dying_worker_wrote_is_kept(
     assert failed.reason == "crash"
     assert "exit code 3" in failed.message
     assert "the last words" in failed.traceback
+
+
+HANG = """
+import threading
+original = builtins.__import__
+def hanging(name, *arguments, **keywords):
+    if name.startswith("sklearn"):
+        builtins.__import__ = original
+        where_it_hangs()
+    return original(name, *arguments, **keywords)
+def where_it_hangs():
+    print("about to hang", file=sys.stderr, flush=True)
+    threading.Event().wait()
+builtins.__import__ = hanging
+"""
+
+
+def test_a_worker_that_hangs_is_stopped_and_says_where(executor: Executor, site: Callable[[str], None]) -> None:
+    site(HANG)
+    executor.submit(images_job("hangs"))
+    while (event := executor.next_event(5)) is not None:
+        assert isinstance(event, Progress | Alive)
+    (hung,) = pids(executor)
+    said = executor.stop("hangs")
+    assert not is_alive(hung)
+    assert "where_it_hangs" in said
+    assert executor.next_event(0.01) is None
+
+
+def test_a_worker_that_cannot_even_say_where_it_hangs(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.execution.local.SECONDS_TO_ANSWER", 0.1)
+    executor.submit(images_job("hangs"))
+    (hung,) = pids(executor)
+    os.kill(hung, signal.SIGSTOP)
+    executor.stop("hangs")
+    assert not is_alive(hung)
+    assert isinstance(run(executor, images_job("another"))[-1], Done)
+
+
+def test_a_worker_that_gets_on_gives_signs_of_life(executor: Executor, site: Callable[[str], None]) -> None:
+    site("import cnnstudy.execution.heartbeat as heartbeat\nheartbeat.INTERVAL = 0.001")
+    executor.submit(images_job())
+    signs = 0
+    while not isinstance(event := executor.next_event(PATIENCE), Done):
+        assert event is not None
+        assert event.key == "images"
+        signs += isinstance(event, Alive)
+    assert signs
+    # between jobs it is silent
+    assert executor.next_event(0.2) is None
 
 
 # ---- processes

@@ -1,0 +1,100 @@
+"""What a study needs around it: packages, and a machine with room. Nothing heavy is imported for that."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import cnnstudy
+from cnnstudy.cache import cache_folder
+from cnnstudy.doctor.findings import Finding
+from cnnstudy.estimate import size
+from cnnstudy.execution.local import cores
+
+#: Where a module has another name than its package.
+_MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "ruamel.yaml": "ruamel"}
+LEAST_PYTHON = (3, 11)
+#: Bytes. With less, a study stops in its midst.
+LEAST_DISK = 10**9
+LEAST_MEMORY = 2 * 10**9
+
+
+def packages() -> Iterator[Finding]:
+    """Python, and each package that cnnstudy asks for: is it there, and new enough?"""
+    yield Finding(
+        "packages",
+        f"Python {platform.python_version()}",
+        sys.version_info < LEAST_PYTHON,
+        f"cnnstudy needs Python {'.'.join(map(str, LEAST_PYTHON))} or newer",
+    )
+    for name, least in requirements().items():
+        install = f'python -m pip install "{name}>={least}"'
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding("packages", f"{name} is not installed", True, install)
+            continue
+        if not _is_at_least(version, least):
+            yield Finding("packages", f"{name} {version} is too old; it takes {least}", True, install)
+        elif importlib.util.find_spec(_MODULES.get(name, name)) is None:
+            again = f"python -m pip install --force-reinstall {name}"
+            yield Finding("packages", f"{name} {version} is installed, and its module is not there", True, again)
+        else:
+            yield Finding("packages", f"{name} {version}")
+
+
+def requirements() -> dict[str, str]:
+    """The least version of each package, from the installed package's metadata, else from the checkout's file."""
+    project = Path(cnnstudy.__file__).parent.parent / "pyproject.toml"
+    lines: list[str] = []
+    if project.is_file():
+        lines = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("dependencies", [])
+    else:
+        lines = [line for line in metadata.requires("cnnstudy") or [] if ";" not in line]
+    found = (re.fullmatch(r"([\w.-]+)>=([\d.]+)", line.strip()) for line in lines)
+    return {match[1].lower(): match[2] for match in found if match}
+
+
+def _is_at_least(version: str, least: str) -> bool:
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+    return numbers(version) >= numbers(least)
+
+
+def machine(artifacts: Path | None) -> Iterator[Finding]:
+    """Cores, memory, and room on the disks.
+
+    Args:
+        artifacts: the folder that MLflow's files go to; None where that is on another machine.
+    """
+    yield Finding("machine", f"{cores()} cores")
+    memory = memory_available()
+    if memory is not None:
+        remedy = "end other programs, or train smaller batches with fewer workers"
+        yield Finding("machine", f"{size(memory)} of memory available", memory < LEAST_MEMORY, remedy)
+    places = {"cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
+    if artifacts is not None:
+        places["MLflow's files"] = artifacts
+    for what, folder in places.items():
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        yield Finding("machine", f"{size(free)} free for {what}, {folder}", free < LEAST_DISK, f"make room in {there}")
+
+
+def memory_available() -> int | None:
+    """Bytes that a process can still have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return 1024 * kilobytes["MemAvailable"] if "MemAvailable" in kilobytes else None

@@ -1,0 +1,72 @@
+"""Trials that fail: which run once more, and when so many failed alike that the study had better stop."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from cnnstudy.errors import RepeatedFailureError
+from cnnstudy.execution import Failed
+
+#: Another try may end otherwise; a loss that is not finite, or images that are gone, would be so again.
+WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
+MOST_ATTEMPTS = 2
+_ADVICE = {
+    "oom": "Smaller batch_size or image_size, or fewer --jobs, take less memory.",
+    "timeout": "Where an epoch takes that long by right, training.timeout gives the seconds that it may take.",
+    "crash": "The traceback is among the run's files in MLflow, as traceback.txt.",
+    "data": "`python -m cnnstudy doctor` looks at the cache.",
+}
+
+
+class Failures:
+    """Counts them, for one driver.
+
+    Args:
+        attempts: by trial, how many runs failed before and did not count.
+        most_alike: so many in a row stop the study.
+    """
+
+    def __init__(self, attempts: Counter[str], most_alike: int) -> None:
+        self._attempts = attempts
+        self._most_alike = most_alike
+        self._last: tuple[str, str] | None = None
+        self._in_a_row = 0
+
+    def attempt(self, key: str) -> int:
+        """Which try of the trial the next one is, from 1."""
+        return self._attempts[key] + 1
+
+    def runs_again(self, failed: Failed) -> bool:
+        """Whether the trial has another try; it is taken then.
+
+        What was raised on purpose is said of the trial, and holds in the next try too.
+        """
+        again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
+        self._attempts[failed.key] += again
+        return again
+
+    def ended_well(self) -> None:
+        """A trial came to its end: the row of failures is broken."""
+        self._last, self._in_a_row = None, 0
+
+    def count(self, failed: Failed) -> None:
+        """A trial failed for good.
+
+        Raises:
+            RepeatedFailureError: it is one in a row that failed alike. A loss that is not finite is an answer to what
+                the study asks, and never stops it.
+        """
+        if failed.reason == "diverged":
+            self.ended_well()
+            return
+        message = failed.message.split("\n")[0]
+        alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))
+        self._in_a_row = self._in_a_row + 1 if alike == self._last else 1
+        self._last = alike
+        if self._in_a_row >= self._most_alike:
+            raise RepeatedFailureError(
+                f"{self._in_a_row} trials in a row failed alike ({failed.reason}), {failed.key} the last: {message}. "
+                f"The study was stopped. {_ADVICE.get(failed.reason, '')} All is recorded; the same command goes on "
+                "with the trials that are left."
+            )

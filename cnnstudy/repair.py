@@ -1,0 +1,114 @@
+"""What killed processes left, looked for in MLflow and on this machine, and put right as `leftovers.decide` says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnstudy.cache import building_folders, remove_unfinished
+from cnnstudy.errors import TrackingError
+from cnnstudy.leftovers import (
+    INTERRUPTED,
+    MATCHED,
+    STOPPED,
+    Decision,
+    Driver,
+    Found,
+    FoundFolder,
+    FoundStudy,
+    FoundWorker,
+    decide,
+)
+from cnnstudy.records import RecordedStudy
+from cnnstudy.registry import Registry
+from cnnstudy.scratch import is_held, is_scratch, remove_abandoned, scratch_folders
+from cnnstudy.tracking import REASON, Tracker
+
+_WORKER = "cnnstudy.execution.worker"
+
+
+def look_at(tracker: Tracker, study: RecordedStudy, driver: Driver) -> FoundStudy:
+    """What MLflow has of a study.
+
+    Args:
+        driver: whether somebody runs it, which MLflow can't say.
+    """
+    registry = Registry(tracker.uri)
+    # the models first: a run that ends in between is then none that has left its model
+    models, versions = registry.models_of(study), registry.versions_of(study)
+    return FoundStudy(study.name, driver, tuple(tracker.runs(study.experiment_id)), models, versions)
+
+
+def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
+    """The folders of this user's processes in the cache and the temporary folder, and the workers on this machine."""
+    building = [FoundFolder(str(folder), held, True) for folder, held in building_folders().items()]
+    scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
+    workers = [FoundWorker(pid, is_held(folder)) for pid, folder in workers_here().items()]
+    return (*building, *scratch), tuple(workers)
+
+
+def tidy_machine() -> list[Decision]:
+    """Put right what killed processes left on this machine; what that was."""
+    folders, workers = look_around()
+    decisions = decide(Found(folders=folders, workers=workers))
+    carry_out(decisions)
+    return decisions
+
+
+def workers_here() -> dict[int, Path]:
+    """The worker processes of this user that have a scratch folder, and that folder; none where there is no /proc.
+
+    Of one that works in another folder, a test's say, nothing tells whether its driver lives.
+    """
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended since, or another user's
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
+            if _WORKER in words and is_scratch(folder) and process.stat().st_uid == os.getuid():
+                found[int(process.name)] = folder
+    return found
+
+
+def carry_out(decisions: Sequence[Decision], tracker: Tracker | None = None) -> None:
+    """Do what was decided, in that order. Whatever stops it, it can be begun again.
+
+    Raises:
+        TrackingError: MLflow does not take it.
+    """
+    for decision in decisions:
+        if decision.what == "worker":
+            _end(int(decision.key))
+        elif decision.what == "building":
+            remove_unfinished(Path(decision.key))
+        elif decision.what == "folder":
+            remove_abandoned(Path(decision.key))
+        elif tracker is not None:
+            _carry_out_in_mlflow(decision, tracker)
+
+
+def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
+    registry = Registry(tracker.uri)
+    if decision.what == "model":
+        registry.discard_model(decision.key)
+    elif decision.what == "version":
+        name, _, version = decision.key.rpartition("/")
+        registry.remove_version(name, version)
+    elif decision.becomes == MATCHED:
+        tracker.end_status(decision.key, decision.status)
+    elif decision.becomes == INTERRUPTED:
+        # a store may let nobody delete; the run is marked all the same, and nothing reads its files
+        with contextlib.suppress(TrackingError):
+            tracker.remove_files(decision.key)
+        tracker.end_run(decision.key, "failed", {REASON: "interrupted"})
+    elif decision.becomes == STOPPED:
+        tracker.end_run(decision.key, "failed", {REASON: "interrupted", "cnnstudy.message": "its driver was killed"})
+
+
+def _end(pid: int) -> None:
+    if pid in workers_here():  # and not another process that has its number by now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

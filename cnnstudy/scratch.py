@@ -1,0 +1,83 @@
+"""Folders for what does not last, each with a lock that its process holds: whoever looks knows whether it is in use.
+
+`cnnstudy-<16 digits>` in the system's temporary folder, and its lock beside it. The lock goes with the process,
+whatever ends that: no folder is taken for abandoned because it is old, nor for in use because it is young.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnnstudy.cache import lock_beside, locked_or_none
+
+_NAME = re.compile(r"cnnstudy-[0-9a-f]{16}")
+
+
+class Scratch:
+    """A folder of this process; `close` removes it with all that it holds."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.gettempdir()) / f"cnnstudy-{secrets.token_hex(8)}"
+        self._lock = lock_beside(self.folder)
+        self._lock.acquire()  # before there is a folder that could be taken for abandoned
+        self.folder.mkdir(mode=0o700)
+
+    def close(self) -> None:
+        """Remove the folder; nothing happens where it is gone already."""
+        remove_tree(self.folder)
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that goes at the end of the block."""
+    with contextlib.closing(Scratch()) as scratch:
+        yield scratch.folder
+
+
+def scratch_folders() -> dict[Path, bool]:
+    """Those of this user that are there, and whether a living process holds them."""
+    found = {}
+    for folder in sorted(Path(tempfile.gettempdir()).glob("cnnstudy-*")):
+        with contextlib.suppress(OSError):  # gone since, or not ours to look at
+            if is_scratch(folder) and folder.is_dir() and _is_own(folder):
+                found[folder] = is_held(folder)
+    return found
+
+
+def is_scratch(folder: Path) -> bool:
+    """Whether a folder of that name is, or was, one of these."""
+    return _NAME.fullmatch(folder.name) is not None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds the scratch folder."""
+    with locked_or_none(folder) as lock:
+        return lock is None
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Remove a scratch folder unless a living process holds it; whether it is gone."""
+    with locked_or_none(folder) as lock:
+        if lock is not None:
+            remove_tree(folder)
+    if lock is not None:
+        Path(lock.lock_file).unlink(missing_ok=True)
+    return lock is not None
+
+
+def remove_tree(folder: Path) -> None:
+    """The folder with all that it holds, as far as that can be."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()

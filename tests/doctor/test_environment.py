@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shutil
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import cnnstudy
+from cnnstudy.doctor import environment
+from cnnstudy.doctor.findings import Finding
+
+
+def troubles(found: list[Finding]) -> list[str]:
+    return [finding.text for finding in found if finding.trouble]
+
+
+def test_every_package_of_the_project_is_looked_at() -> None:
+    project = tomllib.loads((Path(cnnstudy.__file__).parent.parent / "pyproject.toml").read_text())
+    assert len(environment.requirements()) == len(project["project"]["dependencies"])
+    found = list(environment.packages())
+    assert len(found) == 1 + len(environment.requirements())
+    assert troubles(found) == []
+
+
+def test_without_a_checkout_the_installed_package_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.cnnstudy, "__file__", "/site-packages/cnnstudy/__init__.py")
+    wanted = ["tensorflow>=2.20", "ruamel.yaml>=0.18.6", 'pytest>=8.3; extra == "test"']
+    monkeypatch.setattr(metadata, "requires", {"cnnstudy": wanted}.__getitem__)
+    assert environment.requirements() == {"tensorflow": "2.20", "ruamel.yaml": "0.18.6"}
+
+
+def test_a_package_that_is_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"mlflow": "3.9.9", "keras": "3.15", "tensorflow": "2.100.0rc1"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    wanted = {"mlflow": "3.17", "keras": "3.15", "tensorflow": "2.20", "optuna": "5.0"}
+    monkeypatch.setattr(environment, "requirements", lambda: wanted)
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "keras" else object())
+    found = list(environment.packages())
+    assert troubles(found) == [
+        "mlflow 3.9.9 is too old; it takes 3.17",
+        "keras 3.15 is installed, and its module is not there",
+        "optuna is not installed",
+    ]
+    assert found[1].remedy == 'python -m pip install "mlflow>=3.17"'
+
+
+def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "sys", SimpleNamespace(version_info=(3, 10, 9)))
+    assert next(environment.packages()).trouble
+
+
+@pytest.mark.parametrize(("free", "trouble"), [(10**9, False), (10**9 - 1, True)])
+def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, trouble: bool) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(environment, "memory_available", lambda: None)
+    found = list(environment.machine(tmp_path / "not" / "there yet"))
+    assert [finding.trouble for finding in found] == [False, *[trouble] * 3]
+    assert f"for MLflow's files, {tmp_path / 'not' / 'there yet'}" in found[-1].text
+    assert found[-1].remedy == f"make room in {tmp_path}"
+    assert len(list(environment.machine(None))) == 3
+
+
+@pytest.mark.parametrize(("memory", "trouble"), [(2 * 10**9, False), (10**9, True), (None, None)])
+def test_memory(monkeypatch: pytest.MonkeyPatch, memory: int | None, trouble: bool | None) -> None:
+    monkeypatch.setattr(environment, "memory_available", lambda: memory)
+    found = [finding.trouble for finding in environment.machine(None) if "memory" in finding.text]
+    assert found == ([] if trouble is None else [trouble])
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs /proc")
+def test_this_machine_has_memory() -> None:
+    memory = environment.memory_available()
+    assert memory is not None
+    assert 10**6 < memory < 10**14

@@ -1,0 +1,164 @@
+"""The whole examination, on real databases and leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cnnstudy import doctor
+from cnnstudy.cache import cache_folder
+from cnnstudy.claim import one_driver
+from cnnstudy.doctor.findings import Finding
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedStudy, TrialSpec
+from cnnstudy.tracking import Tracker
+
+CONFIG = {"objective": {"metric": "val/accuracy"}}
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own_places / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
+    # the machine's other processes are not a test's business
+    monkeypatch.setattr("cnnstudy.repair.workers_here", dict)
+
+
+@pytest.fixture
+def study(tracker: Tracker) -> RecordedStudy:
+    return tracker.open_study("fake", CONFIG)
+
+
+def troubles(found: list[Finding]) -> list[str]:
+    return [f"{one.area}: {one.text}" for one in found if one.trouble]
+
+
+def ended(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, number: int) -> str:
+    run_id = Recorder(tracker, study).start(dataclasses.replace(spec, number=number)).run_id
+    folder = Path(f"files-{number}")
+    folder.mkdir()
+    (folder / "trial.json").touch()
+    tracker.log_files(run_id, folder)
+    tracker.end_run(run_id, "finished")
+    return run_id
+
+
+def test_a_database_that_is_not_there_is_not_made(own_places: Path) -> None:
+    found = doctor.examine("sqlite:///not-there.db")
+    assert troubles(found) == []
+    assert any("not-there.db is not there yet" in one.text for one in found)
+    assert not Path("not-there.db").exists()
+    assert doctor.repair("sqlite:///not-there.db") == []
+
+
+def test_all_is_well(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    ended(tracker, study, spec, 0)
+    tracker.end_run(study.run_id, "finished")
+    found = doctor.examine(tracker.uri)
+    assert troubles(found) == []
+    assert "study fake: in order; trials done: 1" in [f"{one.area}: {one.text}" for one in found]
+    assert any(one.text.endswith("can be written; studies: 1") for one in found)
+
+
+def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    whole = ended(tracker, study, spec, 0)
+    left = Recorder(tracker, study).start(dataclasses.replace(spec, number=1)).run_id
+    scratch = Path(tempfile.gettempdir()) / "cnnstudy-0123456789abcdef"
+    building = cache_folder() / "images" / f".{'a' * 24}-x"
+    broken = cache_folder() / "images" / ("b" * 24)
+    for folder in (scratch, building, broken):
+        folder.mkdir(parents=True)
+    expected = [
+        f"cache: {broken} is broken: index.json is missing",
+        f"processes: {building} was left by a process that is gone",
+        f"processes: {scratch} was left by a process that is gone",
+        "study fake: alexnet-001 scratch, batch 16, dropout 0.5 was left unfinished by a driver that is gone",
+        "study fake: study fake was left unfinished by a driver that is gone",
+    ]
+    assert sorted(troubles(doctor.examine(tracker.uri))) == sorted(expected)
+    assert all(one.mendable for one in doctor.examine(tracker.uri) if one.trouble)
+    done = doctor.repair(tracker.uri)
+    assert len(done) == len(expected)
+    assert troubles(doctor.examine(tracker.uri)) == []
+    assert doctor.repair(tracker.uri) == []
+    statuses = {run.run_id: run.status for run in tracker.runs(study.experiment_id)}
+    assert statuses == {whole: "FINISHED", left: "KILLED", study.run_id: "KILLED"}
+
+
+def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    Recorder(tracker, study).start(spec)
+    with one_driver("fake", tracker.uri):
+        found = doctor.examine(tracker.uri)
+        assert troubles(found) == []
+        assert any("is being run by pid" in one.text for one in found)
+        assert doctor.repair(tracker.uri) == []
+    assert {run.status for run in tracker.runs(study.experiment_id)} == {"RUNNING"}
+    assert len(doctor.repair(tracker.uri)) == 2
+
+
+def test_files_of_finished_trials_that_are_gone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    ids = [ended(tracker, study, spec, number) for number in range(2)]
+    tracker.end_run(study.run_id, "finished")
+    root = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
+    shutil.rmtree(root / ids[0])
+    told = ["study fake: files of finished trials are gone: alexnet-000: its files"]
+    assert troubles(doctor.examine(tracker.uri)) == told
+    doctor.repair(tracker.uri)
+    assert troubles(doctor.examine(tracker.uri)) == told
+
+
+@pytest.mark.parametrize("kind", ["locked", "no database", "cut off", "out of date"])
+def test_a_database_with_troubles(tracker: Tracker, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.doctor._PATIENCE", 0.01)
+    path = Path(tracker.uri.removeprefix("sqlite:///"))
+    with contextlib.ExitStack() as stack:
+        if kind == "locked":
+            connection = stack.enter_context(contextlib.closing(sqlite3.connect(path, isolation_level=None)))
+            connection.execute("BEGIN EXCLUSIVE")
+        elif kind == "no database":
+            path.write_text("this is none, whatever its name says" * 50)
+        elif kind == "cut off":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        else:
+            path = Path(shutil.copy(path, "old.db"))
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                connection.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
+                connection.commit()
+        (told,) = troubles(doctor.examine(f"sqlite:///{path}"))
+        words = {
+            "locked": "database is locked",
+            "no database": "not a database",
+            "cut off": "",
+            "out of date": "out-of-date",
+        }
+        assert told.startswith("database: ")
+        assert words[kind] in told
+        assert doctor.repair(f"sqlite:///{path}") == []
+
+
+def test_how_it_is_shown() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    doctor.show(console, [Finding("a", "fine [bold]"), Finding("b", "not [red]", True, "do [this]")], ["it"])
+    text = console.export_text()
+    for words in ("repaired: it", "fine [bold]", "not [red]", "-> do [this]", "1 to look at"):
+        assert words in text
+
+
+def test_the_command_says_by_its_exit_code(tracker: Tracker, study: RecordedStudy) -> None:
+    def code(*options: str) -> int:
+        command = [sys.executable, "-m", "cnnstudy", "doctor", "--tracking-uri", tracker.uri, *options]
+        environment = {**os.environ, "TMPDIR": tempfile.gettempdir()}
+        return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode
+
+    assert (code(), code("--repair"), code()) == (4, 0, 0)

@@ -1,0 +1,90 @@
+"""Drivers to be killed: everything is imported once, then each is a fork of this process.
+
+A request is a line of JSON on standard input, {"folder": ..., "jobs": ...}; answered with the driver's process id, and
+when it has ended with its exit code as `os.waitstatus_to_exitcode` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FILE = """
+name: killed
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {transfer: [scratch, frozen], dropout: {low: 0.1, high: 0.7}}
+weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 2}
+strategy: {sampler: random}
+budget: {trials: 3}
+confirm: {top: 1, seeds: 2, most_seeds: 2}
+"""
+
+
+def main() -> None:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from cnnstudy import recording, study  # noqa: F401 - all that is heavy, before the forks
+
+    # drawing takes most of the time here and is tested elsewhere
+    recording.draw_curves = recording.draw_confusion = lambda *given: given[-1].write_text("picture")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            _run(request)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _run(request: dict[str, Any]) -> None:
+    """What the command does; never returns."""
+    code = 1
+    folder = Path(request["folder"])
+    log = (folder / "log.txt").open("a", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    try:
+        from cnnstudy.config import load_study
+        from cnnstudy.display import PlainDisplay
+        from cnnstudy.errors import CnnstudyError
+        from cnnstudy.execution.local import LocalExecutor
+        from cnnstudy.study import run_study
+        from cnnstudy.tracking import Tracker
+
+        os.chdir(folder)
+        os.environ["CNNSTUDY_CACHE"] = str(folder / "cache")
+        tempfile.tempdir = str(folder / "temporary")
+        (folder / "killed.yaml").write_text(FILE, encoding="utf-8")
+        program = (str(HERE / "fast_worker.py"),)
+        outcome = run_study(
+            load_study("killed.yaml", []),
+            Tracker("sqlite:///mlflow.db"),
+            lambda place: LocalExecutor(request["jobs"], place, program),
+            PlainDisplay(lambda text: print(text, file=log, flush=True)),
+        )
+        code = 130 if outcome.interrupted else 4 if outcome.missing or outcome.failed else 0
+    except KeyboardInterrupt:
+        code = 130
+    except CnnstudyError as error:
+        print(f"error: {error}", file=log, flush=True)
+        code = 3
+    except BaseException:
+        traceback.print_exc(file=log)
+    finally:
+        log.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Leftovers in a real MLflow database and of real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cnnstudy.leftovers import DISCARDED, ENDED, INTERRUPTED, MATCHED, REMOVED, STOPPED, Found, decide
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedStudy, TrialSpec
+from cnnstudy.registry import Registry
+from cnnstudy.repair import carry_out, look_around, look_at, workers_here
+from cnnstudy.scratch import scratch_folder
+from cnnstudy.tracking import REASON, STATE, Tracker
+
+CONFIG = {"objective": {"metric": "val/accuracy"}}
+
+
+@pytest.fixture
+def study(tracker: Tracker) -> RecordedStudy:
+    found = tracker.open_study("fake", CONFIG)
+    tracker.start_study(found, CONFIG, Path("fake.yaml"), "name: fake\n")
+    return found
+
+
+def log_model(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, run_id: str) -> str:
+    folder = Path("model")
+    folder.mkdir(exist_ok=True)
+    (folder / "MLmodel").write_text("artifact_path: model\n")
+    address = tracker.log_model(study.experiment_id, run_id, spec.key, folder, {}, 1, spec.images, {})
+    return address.removeprefix("models:/")
+
+
+def files_of(tracker: Tracker, run_id: str) -> list[str]:
+    return [file.path for file in tracker._client.list_artifacts(run_id)]
+
+
+def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    recorder = Recorder(tracker, study)
+    Path("files").mkdir()
+    Path("files", "curves.png").write_text("half of i")
+    ended, status_behind, left = (recorder.start(spec).run_id for _ in range(3))
+    models = {run_id: log_model(tracker, study, spec, run_id) for run_id in (ended, status_behind, left)}
+    for run_id in models:
+        tracker.log_files(run_id, Path("files"))
+    tracker.end_run(ended, "finished")
+    tracker.set_tags(status_behind, {STATE: "failed", REASON: "crash"})
+    pending = tracker._client.create_logged_model(study.experiment_id, name="x", source_run_id=left).model_id
+
+    decisions = decide(Found(studies=(look_at(tracker, study, "gone"),)))
+    assert {(one.becomes, one.key) for one in decisions} == {
+        (DISCARDED, models[left]),
+        (DISCARDED, pending),
+        (INTERRUPTED, left),
+        (MATCHED, status_behind),
+        (STOPPED, study.run_id),
+    }
+    where = Path(str(tracker._client.get_logged_model(models[left]).artifact_location).removeprefix("file://"))
+    assert where.is_dir()
+    carry_out(decisions, tracker)
+    assert decide(Found(studies=(look_at(tracker, study, "gone"),))) == []
+    statuses = {one.run_id: (one.state, one.reason, one.status) for one in tracker.runs(study.experiment_id)}
+    assert statuses == {
+        ended: ("finished", "", "FINISHED"),
+        status_behind: ("failed", "crash", "FAILED"),
+        left: ("failed", "interrupted", "KILLED"),
+        study.run_id: ("failed", "interrupted", "KILLED"),
+    }
+    assert files_of(tracker, ended) == files_of(tracker, status_behind) == ["curves.png"]
+    assert files_of(tracker, left) == []
+    assert files_of(tracker, study.run_id) == ["study"]
+    kept = {model.model_id for model in Registry(tracker.uri).models_of(study)}
+    assert kept == {models[ended], models[status_behind]}
+    assert not where.exists()
+
+
+def test_a_call_that_was_killed_before_the_alias_leaves_no_second_version(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    run_id = Recorder(tracker, study).start(spec).run_id
+    log_model(tracker, study, spec, run_id)
+    run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)
+    registry = Registry(tracker.uri)
+    tracker._client.create_registered_model("fake")
+    tracker._client.create_model_version("fake", run.tags["cnnstudy.model"], run_id)
+    assert registry.register_champion("fake", run, "the best") == "1"
+    assert [(one.version, one.status) for one in registry.versions_of(study)] == [("1", "READY")]
+    registry.remove_version("fake", "1")
+    assert registry.versions_of(study) == ()
+
+
+ORPHAN = """
+import sys, time
+sys.argv = ["-m", "cnnstudy.execution.worker", *sys.argv[1:]]
+print("here", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+
+    def hang(folder: Path) -> subprocess.Popen[str]:
+        """One that does not see that its driver is gone."""
+        command = [sys.executable, "-c", ORPHAN, "cnnstudy.execution.worker", f"--folder={folder}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        return process
+
+    left = tmp_path / "temporary" / "cnnstudy-0123456789abcdef"
+    left.mkdir()
+    with scratch_folder() as held, hang(held) as own, hang(left) as orphan, hang(tmp_path) as other:
+        found = workers_here()
+        assert found.items() >= {own.pid: held, orphan.pid: left}.items()
+        assert other.pid not in found
+        folders, workers = look_around()
+        mine = tuple(worker for worker in workers if worker.pid in (own.pid, orphan.pid))
+        decisions = decide(Found(folders=folders, workers=mine))
+        assert {(one.becomes, one.key) for one in decisions} == {(ENDED, str(orphan.pid)), (REMOVED, str(left))}
+        carry_out(decisions)
+        assert orphan.wait(60) < 0
+        assert own.poll() is None
+        assert not left.exists()
+        assert held.exists()
+        own.kill()
+        other.kill()
