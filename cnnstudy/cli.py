@@ -47,6 +47,9 @@ ModelName = Annotated[
         help="A study (its champion), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
     ),
 ]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on with a study that was begun elsewhere; that driver must be gone.")
+]
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
 
 
@@ -97,6 +100,7 @@ def run_study(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
     ] = None,
     tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Run a study, or what is missing of it, and show its leaderboard."""
@@ -115,7 +119,7 @@ def run_study(
     console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display, take_over)
     if not quiet:
         report.show_outcome(console, tracker, outcome)
         if outcome.confirmed is not None:
@@ -146,6 +150,7 @@ def confirm(
         bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
     ] = False,
     tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
@@ -166,6 +171,7 @@ def confirm(
             lambda folder: LocalExecutor(jobs, folder),
             display,
             open_test_again,
+            take_over,
         )
     if outcome.confirmed is None:
         raise typer.Exit(INTERRUPTED)

@@ -40,7 +40,7 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
-CALLED, CONFIG = "cnnstudy.called", "cnnstudy.config"
+CALLED, CONFIG, DRIVER = "cnnstudy.called", "cnnstudy.config", "cnnstudy.driver"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -194,6 +194,10 @@ class Tracker:
         """The folder's content as the run's artifacts."""
         with self._translated():
             self._client.log_artifacts(run_id, str(folder))
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        with self._translated():
+            return dict(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""
