@@ -11,6 +11,7 @@ CnnstudyError
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
     ├── StudyBusyError      another driver runs this study
+    │   └── TakenOverError    another driver has taken it from this one
     ├── WorkerError         a worker process that can't start or stops answering
     └── RepeatedFailureError  trials that fail one like the other
 """
@@ -70,6 +71,10 @@ class TrackingError(EnvironmentTrouble):
 
 class StudyBusyError(EnvironmentTrouble):
     """Another driver runs this study."""
+
+
+class TakenOverError(StudyBusyError):
+    """Another driver has taken the study from this one."""
 
 
 class WorkerError(EnvironmentTrouble):

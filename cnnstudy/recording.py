@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,15 +34,21 @@ class Recording:
 
 
 class Recorder:
-    """Writes the trials of one study."""
+    """Writes the trials of one study.
 
-    def __init__(self, tracker: Tracker, study: RecordedStudy) -> None:
+    Args:
+        check: called before a trial begins and before it ends, to raise where that is no longer to be written.
+    """
+
+    def __init__(self, tracker: Tracker, study: RecordedStudy, check: Callable[[], None] = lambda: None) -> None:
         self.tracker = tracker
         self.study = study
+        self._check = check
         self._code_version = code_version()
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
         """A run for the trial, with all that is known before it trains."""
+        self._check()
         title = title_of(spec)
         parameters = {
             "architecture": spec.architecture,
@@ -88,6 +94,7 @@ class Recorder:
 
     def finish(self, recording: Recording, result: TrialResult) -> None:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
+        self._check()
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best["best/epoch"] = float(result.best_epoch)
@@ -142,6 +149,7 @@ class Recorder:
         Args:
             again: the trial runs once more; this run does not count.
         """
+        self._check()
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)

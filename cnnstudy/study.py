@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from cnnstudy import strategies
 from cnnstudy.aims import Confirm
-from cnnstudy.claim import one_driver
+from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
-from cnnstudy.errors import CnnstudyError, ConfigError
+from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
 from cnnstudy.proposals import Strategy
@@ -28,7 +28,7 @@ from cnnstudy.resume import past_trials, recorded_config, refuse_changes, tidy_u
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import DRIVER, REASON, Tracker
 
 COUNTS = ("finished", "pruned", "failed", "missing")
 
@@ -46,8 +46,13 @@ class Outcome:
     confirmed: Confirmed | None = None
 
 
-def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display) -> Outcome:
+def run_study(
+    study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display, take_over: bool = False
+) -> Outcome:
     """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
+
+    Args:
+        take_over: also from a driver on another machine, of which nobody here can tell whether it lives.
 
     Raises:
         StudyBusyError: another driver runs it.
@@ -59,7 +64,9 @@ def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, displ
         tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
         refuse_changes(recorded, config, tracker, study)
-        recorder = Recorder(tracker, recorded)
+        claim = Claim(tracker, recorded)
+        claim.take(take_over)
+        recorder = Recorder(tracker, recorded, claim.check)
 
         def work(workshop: Workshop) -> Outcome:
             _run_missing(workshop)
@@ -88,6 +95,7 @@ def confirm_study(
     make_executor: MakeExecutor,
     display: Display,
     again: bool,
+    take_over: bool = False,
 ) -> Outcome:
     """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
 
@@ -95,6 +103,7 @@ def confirm_study(
         name: of the study; None: the one that was run last.
         options: keys of `confirm` that are to be others than in its file (or than the usual ones).
         again: open the test split though it was opened for another champion.
+        take_over: as for run_study.
 
     Raises:
         UnknownNameError: there is no such study.
@@ -104,13 +113,15 @@ def confirm_study(
     found = tracker.study(name)
     with one_driver(found.name, tracker.uri), terminate_as_interrupt():
         tidy_up(display)
-        config, recorder = recorded_config(found), Recorder(tracker, found)
+        claim = Claim(tracker, found)
+        config, recorder = recorded_config(found), Recorder(tracker, found, claim.check)
         chosen = _confirm_options(config, options)
 
         def work(workshop: Workshop) -> Outcome:
             confirmed = confirm(workshop, chosen, again)
             return replace(_outcome(config, recorder, interrupted=False), confirmed=confirmed)
 
+        claim.take(take_over)
         with _running(recorder):
             tracker.restart_study(found)
             recorder.interrupt_unfinished()
@@ -133,11 +144,13 @@ def _running(recorder: Recorder) -> Iterator[None]:
     """Whatever ends the body, no run is left as running."""
     try:
         yield
+    except TakenOverError:  # all of it is another driver's now
+        raise
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
         with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
             recorder.interrupt_unfinished()
-            tags = {REASON: reason, "cnnstudy.message": str(error)}
+            tags = {REASON: reason, "cnnstudy.message": str(error), DRIVER: ""}
             recorder.tracker.end_run(recorder.study.run_id, "failed", tags)
         raise
 
@@ -154,6 +167,7 @@ def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
 def _end(recorder: Recorder, outcome: Outcome) -> None:
     tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
     tags |= {REASON: "interrupted"} if outcome.interrupted else {}
+    tags[DRIVER] = ""
     recorder.tracker.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
 
 

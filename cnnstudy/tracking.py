@@ -42,7 +42,7 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
-CALLED = "cnnstudy.called"
+CALLED, DRIVER = "cnnstudy.called", "cnnstudy.driver"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -217,6 +217,10 @@ class Tracker:
         with self._translated(), tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
             found = Path(self._client.download_artifacts(run_id, path, folder))
             return found.read_text(encoding="utf-8", errors="replace")
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        with self._translated():
+            return dict(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from fake_executor import FakeExecutor
 
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
+from cnnstudy.claim import Claim
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import (
@@ -24,15 +26,17 @@ from cnnstudy.errors import (
     RepeatedFailureError,
     StudyBusyError,
     StudyChangedError,
+    TakenOverError,
     TrackingError,
     WeightsError,
     WorkerError,
 )
-from cnnstudy.execution import Epoch, Event, Failed
+from cnnstudy.execution import Done, Epoch, Event, Failed
+from cnnstudy.processes import Process
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.study import Outcome, run_study
-from cnnstudy.tracking import REASON, STATE, Tracker
+from cnnstudy.tracking import DRIVER, REASON, STATE, Tracker
 
 FILE = """
 name: fake
@@ -68,12 +72,17 @@ class Desk:
             return self.executor
 
         display = script.pop("display", None) or PlainDisplay(self.said.append)
-        return run_study(load_study(str(self.file), overrides), self.tracker, make, display)
+        take_over = script.pop("take_over", False)
+        return run_study(load_study(str(self.file), overrides), self.tracker, make, display, take_over)
 
     @property
     def trained(self) -> list[str]:
         """What the last call trained."""
         return [] if self.executor is None else self.executor.trials
+
+    def jobs(self, kind: str) -> list[dict[str, Any]]:
+        """What the last call's jobs of that kind were given."""
+        return [] if self.executor is None else [job.payload for job in self.executor.jobs if job.kind == kind]
 
     def study(self, name: str = "fake") -> RecordedStudy:
         return self.tracker.study(name)
@@ -824,3 +833,47 @@ def test_how_long_an_epoch_may_take_is_the_files_to_say(desk: Desk, monkeypatch:
     assert any("no epoch ended within 5000 s" in line for line in desk.said)
     # it may change: no trial depends on it
     assert desk.run("training.timeout=6000").missing == 0
+
+
+# ---- drivers on other machines
+
+ELSEWHERE = Process("elsewhere", 7, "1", "another machine", "another boot", "pid:[1]")
+
+
+def test_a_study_that_was_begun_elsewhere_is_taken_over_when_asked(desk: Desk) -> None:
+    desk.run("budget.trials=1")
+    left = Recorder(desk.tracker, desk.study()).start(TrialSpec.from_json(desk.jobs("run_trial")[0]))
+    Claim(desk.tracker, desk.study(), ELSEWHERE).take()
+    with pytest.raises(StudyBusyError, match=r"pid 7 on elsewhere.*--take-over"):
+        desk.run("budget.trials=2")
+    assert desk.status(left.run_id) == "RUNNING", "it may be at work on it"
+    assert desk.executor is None
+    assert desk.run("budget.trials=2", take_over=True).finished == 2
+    assert desk.status(left.run_id) == "KILLED"
+    assert desk.runs("study")[0].tags[DRIVER] == ""
+
+
+def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
+    def take(event: Event) -> None:
+        if isinstance(event, Done) and event.key == "alexnet-001":
+            desk.tracker.set_tags(desk.study().run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+
+    with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
+        desk.run(on_event=take)
+    assert [run.state for run in desk.runs()] == ["finished", "running"]
+    assert desk.runs("study")[0].state == "running"
+    assert desk.executor is not None
+    assert desk.executor.closed
+    assert desk.run(take_over=True).finished == 3
+    assert "RUNNING" not in desk.statuses()
+
+
+@pytest.mark.parametrize("ends", ["well", "interrupted", "badly"])
+def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
+    def stumble(event: Event) -> None:
+        if ends == "badly" and isinstance(event, Epoch):
+            raise ZeroDivisionError
+
+    with contextlib.suppress(ZeroDivisionError):
+        desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
+    assert desk.runs("study")[0].tags[DRIVER] == ""

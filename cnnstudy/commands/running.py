@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cnnstudy.commands.shared import INTERRUPTED, TRIALS_FAILED, Jobs, Quiet, StudyName, TrackingUri, wide_console
+from cnnstudy.commands.shared import (
+    INTERRUPTED,
+    TRIALS_FAILED,
+    Jobs,
+    Quiet,
+    StudyName,
+    TakeOver,
+    TrackingUri,
+    wide_console,
+)
 
 
 def run_study(
@@ -23,6 +32,7 @@ def run_study(
         bool, typer.Option("--deterministic", help="Equal to the last bit in every call, on CPUs; slower.")
     ] = False,
     tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a study, or what is missing of it, and show its leaderboard."""
@@ -42,7 +52,7 @@ def run_study(
     console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display, take_over)
     if not quiet:
         report.show_outcome(console, tracker, outcome)
         if outcome.confirmed is not None:
@@ -72,6 +82,7 @@ def confirm(
         bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
     ] = False,
     tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
@@ -92,6 +103,7 @@ def confirm(
             lambda folder: LocalExecutor(jobs, folder),
             display,
             open_test_again,
+            take_over,
         )
     if outcome.confirmed is None:
         raise typer.Exit(INTERRUPTED)

@@ -34,6 +34,9 @@ ModelName = Annotated[
     ),
 ]
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on with a study that was begun elsewhere; that driver must be gone.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Workers that share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

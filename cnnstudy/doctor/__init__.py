@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.cache import locked_or_none
-from cnnstudy.claim import holder_of, while_nobody_runs
+from cnnstudy.claim import Claim, driver_of, while_nobody_runs
 from cnnstudy.doctor import environment, wholeness
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.estimate import local_folder
-from cnnstudy.leftovers import Driver, Found, decide
+from cnnstudy.leftovers import Found, decide
 from cnnstudy.records import RecordedStudy
 from cnnstudy.repair import carry_out, look_around, look_at, tidy_machine
 from cnnstudy.scratch import remove_tree
@@ -56,7 +56,7 @@ def repair(uri: str) -> list[str]:
     for study in _studies(tracker) if tracker is not None else []:
         assert tracker is not None
         with while_nobody_runs(study.name, uri) as free:
-            if free:
+            if free and Claim(tracker, study).driver()[0] == "gone":
                 decisions = decide(Found(studies=(look_at(tracker, study, "gone"),)))
                 carry_out(decisions, tracker)
                 done += map(str, decisions)
@@ -138,11 +138,12 @@ def _processes() -> Iterator[Finding]:
 
 def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
     area = f"study {study.name}"
-    with while_nobody_runs(study.name, tracker.uri) as free:
-        driver: Driver = "gone" if free else "alive"
+    driver, who = driver_of(tracker, study)
     found = look_at(tracker, study, driver)
-    if not free:
-        yield Finding(area, f"is being run by {holder_of(study.name, tracker.uri)}")
+    if driver == "alive":
+        yield Finding(area, f"is being run by {who}")
+    elif driver == "unknown":
+        yield Finding(area, f"was begun by {who}, and nothing here can tell whether that still runs it")
     decisions = decide(Found(studies=(found,)))
     for decision in decisions:
         yield Finding(area, f"{decision.name} {decision.why}", True, _REPAIRABLE, mendable=True)
@@ -151,6 +152,6 @@ def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         shown = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
         remedy = "restore them from a copy; the numbers are in the database and hold"
         yield Finding(area, f"files of finished trials are gone: {shown}", True, remedy)
-    if free and not decisions and not gone:
+    if driver == "gone" and not decisions and not gone:
         trials = sum(run.kind == "trial" and run.done for run in found.runs)
         yield Finding(area, f"in order; trials done: {trials}")

@@ -1,0 +1,74 @@
+"""Which process is it, and does it live: told from others that had its number before or have it elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cnnstudy.records import Record
+
+#: Linux' own space of process ids; a container has another.
+_WHOLE_MACHINE = "pid:[4026531836]"
+
+
+@dataclass(frozen=True)
+class Process(Record):
+    """A process, by all that tells it from any other."""
+
+    host: str
+    pid: int
+    started: str  # as the system has it
+    machine: str  # lasts as long as the installation
+    boot: str  # since the machine was started
+    space: str  # of process ids: a container's, or the machine's
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
+
+def this_process() -> Process:
+    """The one that asks."""
+    pid = os.getpid()
+    machine = _text("/etc/machine-id") if sys.platform == "linux" else f"{uuid.getnode():x}"
+    boot, space = _text("/proc/sys/kernel/random/boot_id"), ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return Process(socket.gethostname(), pid, started(pid), machine, boot, space)
+
+
+def life_of(process: Process, seen_from: Process) -> Literal["gone", "alive", "unknown"]:
+    """Whether it lives; unknown where that can't be seen, as on another machine or in another container."""
+    here = seen_from
+    if (process.machine, process.boot, process.space) == (here.machine, here.boot, here.space) and (
+        process.boot or process.host == here.host
+    ):
+        return "alive" if process.started == started(process.pid) != "" else "gone"
+    rebooted = process.boot != here.boot and process.machine == here.machine != "" and process.host == here.host
+    if rebooted and process.space == here.space == _WHOLE_MACHINE:
+        return "gone"
+    return "unknown"
+
+
+def started(pid: int) -> str:
+    """When the process began, in whatever unit the system has; "" where there is no such process."""
+    if sys.platform == "linux":
+        fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        return fields[19] if fields and fields[0] != "Z" else ""
+    with contextlib.suppress(OSError):
+        told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+        return told.stdout.strip()
+    return ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

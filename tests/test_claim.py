@@ -1,0 +1,103 @@
+"""Who runs a study, where several machines share a tracking server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from cnnstudy.claim import Claim, driver_of, one_driver, while_nobody_runs
+from cnnstudy.errors import StudyBusyError, TakenOverError
+from cnnstudy.processes import Process, started, this_process
+from cnnstudy.records import RecordedStudy
+from cnnstudy.tracking import DRIVER, Tracker
+
+ELSEWHERE = Process("elsewhere", 7, "1", "another machine", "another boot", "pid:[1]")
+
+
+@pytest.fixture
+def study(tracker: Tracker) -> RecordedStudy:
+    return tracker.open_study("fake", {"objective": {"metric": "val/accuracy"}})
+
+
+@pytest.fixture
+def other() -> Iterator[Process]:
+    """Another process on this machine."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield replace(this_process(), pid=process.pid, started=started(process.pid))
+        process.kill()
+
+
+def test_a_claim_is_taken_and_kept(tracker: Tracker, study: RecordedStudy) -> None:
+    claim = Claim(tracker, study)
+    claim.check()
+    claim.take()
+    claim.check()
+    assert Process.from_json(json.loads(tracker.tags(study.run_id)[DRIVER])) == this_process()
+    Claim(tracker, study).take()  # what this process left of an earlier call
+
+
+def test_one_that_lives_on_this_machine_is_not_taken_over(
+    tracker: Tracker, study: RecordedStudy, other: Process
+) -> None:
+    Claim(tracker, study, other).take()
+    for take_over in (False, True):
+        with pytest.raises(StudyBusyError, match=rf"run by another process, pid {other.pid} on "):
+            Claim(tracker, study).take(take_over)
+    assert driver_of(tracker, study) == ("alive", str(other))
+
+
+def test_one_that_was_killed_on_this_machine_is_no_obstacle(tracker: Tracker, study: RecordedStudy) -> None:
+    gone = replace(this_process(), started="before")
+    Claim(tracker, study, gone).take()
+    assert driver_of(tracker, study) == ("gone", str(gone))
+    Claim(tracker, study).take()
+
+
+def test_one_elsewhere_is_refused_until_somebody_says_that_it_is_gone(tracker: Tracker, study: RecordedStudy) -> None:
+    theirs = Claim(tracker, study, ELSEWHERE)
+    theirs.take()
+    assert driver_of(tracker, study) == ("unknown", "pid 7 on elsewhere")
+    with pytest.raises(StudyBusyError, match=r"begun by pid 7 on elsewhere, .*--take-over"):
+        Claim(tracker, study).take()
+    theirs.check()
+    Claim(tracker, study).take(take_over=True)
+    with pytest.raises(TakenOverError, match=f"taken over by pid {os.getpid()} on "):
+        theirs.check()
+
+
+def test_of_two_that_begin_in_the_same_moment_one_goes_on(
+    tracker: Tracker, study: RecordedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_tags = Tracker.set_tags
+
+    def and_they_too(self: Tracker, run_id: str, tags: dict[str, str]) -> None:
+        set_tags(self, run_id, tags)
+        set_tags(self, run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+
+    monkeypatch.setattr(Tracker, "set_tags", and_they_too)
+    with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
+        Claim(tracker, study).take()
+
+
+def test_the_lock_of_this_machine(tracker: Tracker, study: RecordedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.claim.PATIENCE", 0.01)
+    assert driver_of(tracker, study) == ("gone", "")
+    with one_driver("fake", tracker.uri):
+        assert driver_of(tracker, study) == ("alive", str(this_process()))
+        with while_nobody_runs("fake", tracker.uri) as free:
+            assert not free
+        with (
+            pytest.raises(StudyBusyError, match=rf"pid {os.getpid()} on"),
+            one_driver("fake", tracker.uri),
+        ):
+            pass
+        with while_nobody_runs("other", tracker.uri) as free:
+            assert free
+    with while_nobody_runs("fake", tracker.uri) as free:
+        assert free

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cnnstudy.processes import Process, life_of, started, this_process
+
+WHOLE = "pid:[4026531836]"
+HERE = Process("here", 1, "1", "machine", "boot", WHOLE)
+
+
+def test_this_process_lives_until_it_has_ended() -> None:
+    here = this_process()
+    assert life_of(here, here) == "alive"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        process = replace(here, pid=other.pid, started=started(other.pid))
+        assert life_of(process, here) == "alive"
+        assert life_of(replace(process, started="1"), here) == "gone", "another had its number before"
+        other.kill()
+    assert life_of(process, here) == "gone"
+
+
+def test_a_process_that_waits_to_be_collected_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as other:
+        while started(other.pid):
+            pass
+        assert other.returncode is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "life"),
+    [
+        ({"host": "there", "machine": "other", "boot": "other"}, "unknown"),
+        ({"machine": "other", "boot": "other"}, "unknown"),
+        ({"space": "pid:[4026532000]"}, "unknown"),
+        ({"boot": "before"}, "gone"),  # the machine was started anew
+        ({"boot": "before", "host": "renamed"}, "unknown"),
+        ({"boot": "before", "space": "pid:[4026532000]"}, "unknown"),
+        ({"boot": "before", "machine": ""}, "unknown"),
+        ({"host": "renamed"}, "gone"),  # no process 1 began when this one is said to have
+    ],
+)
+def test_what_can_be_seen_from_here(changes: dict[str, str], life: str) -> None:
+    assert life_of(replace(HERE, started="no such time", **changes), HERE) == life
+
+
+def test_without_any_mark_of_the_machine_the_host_must_be_the_same() -> None:
+    bare = Process("here", 1, "no such time", "", "", "")
+    assert life_of(bare, bare) == "gone"
+    assert life_of(replace(bare, host="there"), bare) == "unknown"
+
+
+def test_a_process_is_named_by_its_number_and_host() -> None:
+    assert str(HERE) == "pid 1 on here"
+    assert Process.from_json(HERE.to_json()) == HERE
