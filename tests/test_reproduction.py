@@ -1,0 +1,129 @@
+"""Training a trial again: from a made-up record, and once really."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_executor import FakeExecutor
+from rich.console import Console
+from trained_study import NAME, Trained
+
+from cnnstudy.config import load_study
+from cnnstudy.display import Display
+from cnnstudy.errors import StudyChangedError, UnknownNameError, WorkerError
+from cnnstudy.execution import Failed
+from cnnstudy.registry import Registry
+from cnnstudy.report import show_reproduction
+from cnnstudy.reproduction import Reproduction, reproduce
+from cnnstudy.study import run_study
+from cnnstudy.tracking import Tracker
+
+FILE = """
+name: fake
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {batch_size: [8, 16], transfer: [scratch, frozen]}
+weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 2}
+strategy: {sampler: grid}
+budget: {trials: 4}
+"""
+
+
+def made(**script: Any) -> Callable[[Path], FakeExecutor]:
+    return lambda folder: FakeExecutor(folder, **script)
+
+
+@pytest.fixture
+def registry(own_places: Path, tracker: Tracker) -> Registry:
+    """A study of four trials, the last of which failed."""
+    (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
+    failed = Failed("alexnet-003", "diverged", "not finite", "Traceback")
+    study = load_study(str(own_places / "fake.yaml"))
+    run_study(study, tracker, made(failures={"alexnet-003": failed}), Display())
+    return Registry(tracker.uri)
+
+
+def runs(registry: Registry) -> dict[str, str]:
+    study = registry.study("fake")
+    found = registry.runs(study.experiment_id)
+    return {run.tags["cnnstudy.trial"]: run.run_id for run in found if "cnnstudy.trial" in run.tags}
+
+
+def told(found: Reproduction) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    show_reproduction(console, found)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_same_comes_out_and_nothing_is_recorded(registry: Registry) -> None:
+    before = runs(registry)
+    for given in ("fake/alexnet-000", "fake/alexnet-001", before["alexnet-002"], "fake/pretrain-alexnet"):
+        found = reproduce(given, registry, made(), Display())
+        assert found.differences == ()
+        assert found.compared > 10
+        assert found.changed == {}
+    assert runs(registry) == before
+    assert f"all {found.compared} numbers of its record came out equal to the last bit" in told(found)
+
+
+def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) -> None:
+    found = reproduce("fake/alexnet-000", registry, made(accuracy={"alexnet-000": 0.2}), Display())
+    sizes = [one.size for one in found.differences]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {"val/accuracy", "best/val_accuracy"} <= {one.metric for one in found.differences}
+    shown = told(found)
+    assert f"{len(found.differences)} of {found.compared} numbers of its record came out otherwise" in shown
+    assert "the largest differences" in shown
+
+
+def test_other_packages_are_told(registry: Registry) -> None:
+    registry.set_tags(runs(registry)["alexnet-000"], {"cnnstudy.packages": '{"tensorflow": "1.0"}'})
+    found = reproduce("fake/alexnet-000", registry, made(), Display())
+    assert found.changed["tensorflow"] == ("1.0", "0.0.0")
+    assert "note: tensorflow was 1.0 and is 0.0.0" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("fake/alexnet-009", r"no trial 'alexnet-009' in study 'fake'; did you mean 'alexnet-00"),
+        ("fake/alexnet-003", r"fake/alexnet-003 can't be compared with itself: it is failed"),
+        ("other/alexnet-000", r"'other/alexnet-000' is neither STUDY/TRIAL nor .*The studies are fake\."),
+        ("0" * 32, r"neither STUDY/TRIAL nor the id of a trial's run"),
+    ],
+)
+def test_what_can_not_be_trained_again(registry: Registry, given: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        reproduce(given, registry, made(), Display())
+
+
+def test_other_images_are_refused(registry: Registry) -> None:
+    with pytest.raises(StudyChangedError, match="the images of digits are not those"):
+        reproduce("fake/alexnet-000", registry, made(digest="f" * 24), Display())
+
+
+def test_a_trial_that_fails_this_time(registry: Registry) -> None:
+    failed = Failed("alexnet-000", "oom", "no memory", "Traceback")
+    with pytest.raises(WorkerError, match=r"fake/alexnet-000 failed this time \(oom\): no memory"):
+        reproduce("fake/alexnet-000", registry, made(failures={"alexnet-000": failed}), Display())
+
+
+def test_a_record_that_says_nothing(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "trial.json").write_text('{"study": "fake"}')
+    registry._client.log_artifact(runs(registry)["alexnet-000"], str(tmp_path / "trial.json"))
+    with pytest.raises(UnknownNameError, match=r"does not hold what it was asked to do \(trial.json\)"):
+        reproduce("fake/alexnet-000", registry, made(), Display())
+
+
+def test_really(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.folder)
+    found = reproduce(f"{NAME}/alexnet-000", Registry(trained.uri), lambda _: trained.executor, Display())
+    assert found.differences == ()
+    assert found.compared > 80
