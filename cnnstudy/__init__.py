@@ -65,6 +65,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     opening          the test split, opened once
     confirmation     the champion: fresh seeds, then the test
     study            a study from its file to its end
+    planning         what a study would take
     reproduction     a trial trained again from its record
     gallery          a trial's mistakes beside the training images that are most alike
     report           what a study came to, on the terminal

@@ -17,7 +17,6 @@ from cnnstudy.designs import varies
 from cnnstudy.display import Display, duration, size
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import watch
-from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, Speed, TrialSpec
 from cnnstudy.schema import StudyConfig
 from cnnstudy.space import Choices, Levels
@@ -78,19 +77,29 @@ def _shown(levels: Levels) -> str:
     return f"{levels.low:g} to {levels.high:g}"
 
 
-def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor, display: Display) -> None:
-    """How long the trials will take and how much disk; a warning where there is not enough.
+def tell_cost(
+    specs: Sequence[TrialSpec], recorded: Sequence[RecordedRun], artifacts: str, executor: Executor, display: Display
+) -> float | None:
+    """How long the trials will take and how much disk and memory; a warning where there is not enough.
 
     Nothing is measured where nobody would read it, and a measurement that fails does not end the study: the trial that
     fails in the same way tells of it.
+
+    Args:
+        recorded: the study's runs.
+        artifacts: where its models go; "": not known.
+
+    Returns:
+        Seconds of all trials, on as many workers as there are; None where it could not be told of all.
     """
     if display.silent:
-        return
-    runs = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.state == "finished"]
+        return None
+    runs = [run for run in recorded if run.state == "finished"]
     by_kind: dict[Kind, list[TrialSpec]] = {}
     for spec in specs:
         by_kind.setdefault((spec.architecture, str(spec.levels["transfer"])), []).append(spec)
     costs: dict[Kind, Cost] = {}
+    memory = 0
     for kind, alike in sorted(by_kind.items()):
         cost = _cost_by_record(kind, alike, runs)
         if cost is None:
@@ -99,15 +108,21 @@ def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor
                 why = measured.message.split("\n")[0]
                 display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
                 continue
+            memory = max(memory, measured.peak_bytes)
             seconds = seconds_once(measured, min(executor.slots, len(alike)))
             cost = _cost(alike, seconds + sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
         costs[kind] = cost
     if costs:
-        _tell(costs, by_kind, executor.slots, display)
-        _warn_of_a_full_disk(costs, recorder.tracker.artifacts_of(recorder.study.experiment_id), display)
+        _tell(costs, by_kind, executor.slots, memory, display)
+        if artifacts:
+            _warn_of_a_full_disk(costs, artifacts, display)
+    told = len(costs) == len(by_kind)
+    return sum(cost.seconds for cost in costs.values()) / executor.slots if told else None
 
 
-def _tell(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int, display: Display) -> None:
+def _tell(
+    costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int, memory: int, display: Display
+) -> None:
     each = [f"{' '.join(kind)} {_short(cost.seconds / len(by_kind[kind]))} a trial" for kind, cost in costs.items()]
     left_out = [" ".join(kind) for kind in sorted(by_kind) if kind not in costs]
     without = f" without {', '.join(left_out)}" if left_out else ""
@@ -116,6 +131,7 @@ def _tell(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: 
         f"  about {duration(sum(cost.seconds for cost in costs.values()) / slots)}{without} "
         f"(measured: {', '.join(each)}), about {size(sum(cost.bytes for cost in costs.values()))} of disk"
         + (" for models" if models else "")
+        + (f", up to {size(memory)} of memory a worker" if memory else "")
     )
 
 

@@ -84,7 +84,7 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
     for run in tracker.runs(recorder.study.experiment_id):
         if run.kind != "trial":
             continue
-        past = _past_trial(run, rule)
+        past = past_trial(run, rule)
         if past.done and config.pruner != "none":
             past = replace(past, reported=_scores(tracker, run, rule))
         key = (past.architecture, past.number)
@@ -102,7 +102,8 @@ def _scores(tracker: Tracker, run: RecordedRun, rule: Rule) -> dict[int, float]:
     return {epoch: needed.score({name: of[epoch] for name, of in histories.items()}) for epoch in sorted(epochs)}
 
 
-def _past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
+def past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
+    """A recorded trial as a strategy takes it, without what it reported."""
     metrics = best_metrics(run)
     return PastTrial(
         architecture=run.tags["cnnstudy.architecture"],

@@ -6,6 +6,7 @@ It may be stopped at any moment and called again: what MLflow holds is taken up,
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from cnnstudy.aims import Confirm
 from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
-from cnnstudy.display import Display
+from cnnstudy.display import Display, duration
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError
 from cnnstudy.estimate import tell_cost, tell_size
@@ -181,11 +182,17 @@ def _run_missing(workshop: Workshop) -> None:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
         return
-    driver = Driver(workshop, strategy)
+    driver, estimate = Driver(workshop, strategy), None
     if factorial is not None:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
-        tell_cost(specs, recorder, workshop.executor, display)
+        tracker, experiment = recorder.tracker, recorder.study.experiment_id
+        runs, artifacts = tracker.runs(experiment), tracker.artifacts_of(experiment)
+        estimate = tell_cost(specs, runs, artifacts, workshop.executor, display)
+    started = time.monotonic()
     driver.run(config.total_trials)
+    if estimate is not None:
+        taken = duration(time.monotonic() - started)
+        display.say(f"the trials took {taken}; the estimate was {duration(estimate)}")
 
 
 def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:

@@ -17,7 +17,7 @@ from cnnstudy.display import Display, PlainDisplay, duration
 from cnnstudy.estimate import local_folder, seconds_of, seconds_once, size, tell_cost, tell_size
 from cnnstudy.execution import Failed
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, Speed, TrialSpec
+from cnnstudy.records import PreparedImages, RecordedRun, Speed, TrialSpec
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import STATE, Tracker
 
@@ -156,8 +156,13 @@ class Desk:
     def tell(self, specs: list[TrialSpec], **script: Any) -> list[str]:
         self.executor = FakeExecutor(self.folder, **script)
         said: list[str] = []
-        tell_cost(specs, self.recorder, self.executor, PlainDisplay(said.append))
+        self.seconds = tell_cost(specs, *self.recorded, self.executor, PlainDisplay(said.append))
         return said
+
+    @property
+    def recorded(self) -> tuple[list[RecordedRun], str]:
+        tracker, experiment = self.recorder.tracker, self.recorder.study.experiment_id
+        return tracker.runs(experiment), tracker.artifacts_of(experiment)
 
     @property
     def measured(self) -> dict[str, list[int]]:
@@ -250,11 +255,12 @@ def test_a_measurement_that_fails_is_told_and_ends_nothing(desk: Desk, trial: Tr
     assert said[-1].startswith("  about 10 s without alexnet frozen (measured: alexnet scratch 10.0 s a trial)")
     said = desk.tell([changed(trial, transfer="frozen")], failures={failed.key: failed})
     assert not said[-1].startswith("  about")
+    assert desk.seconds is None
 
 
 def test_what_nobody_reads_is_not_measured(desk: Desk, trial: TrialSpec) -> None:
     executor = FakeExecutor(desk.folder)
-    tell_cost([trial], desk.recorder, executor, Display())
+    assert tell_cost([trial], *desk.recorded, executor, Display()) is None
     assert executor.jobs == []
 
 

@@ -33,6 +33,7 @@ def run_study(
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure what it would take, and record nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a study, or what is missing of it, and show its leaderboard."""
@@ -51,6 +52,12 @@ def run_study(
 
     console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    if dry_run:
+        from cnnstudy.planning import plan_study
+
+        with choose_display(console, quiet=False) as display:
+            plan_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+        return
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display, take_over)
     if not quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,7 +53,18 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         seconds_per_update=tuple(seconds_per_update),
         extraction_seconds=_seconds_of_extraction(trainer),
         seconds_per_evaluated_image=_seconds_of(partial(trainer.logits, batch)) / len(batch),
+        peak_bytes=_peak_bytes(),
     )
+
+
+def _peak_bytes() -> int:
+    """This process' memory at most, so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tuple[float, Trainer]:

@@ -1,0 +1,90 @@
+"""What a study would take, from a measurement; nothing is trained to the end, and nothing is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+from cnnstudy import strategies
+from cnnstudy.config import Study
+from cnnstudy.display import Display
+from cnnstudy.driver import MakeExecutor, Workshop
+from cnnstudy.errors import UnknownNameError
+from cnnstudy.estimate import tell_cost, tell_size
+from cnnstudy.factorial import Factorial
+from cnnstudy.preparation import SourceWeights
+from cnnstudy.proposals import PastTrial, Proposal, Strategy
+from cnnstudy.recording import Recorder
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
+from cnnstudy.resume import past_trial
+from cnnstudy.search import Search
+from cnnstudy.tracking import Tracker
+
+
+class _Plan(Workshop):
+    """Images are decoded; source weights are not learnt, for they make no difference to the time."""
+
+    @functools.cached_property
+    def images(self) -> dict[str, PreparedImages]:
+        return self._preparation.images(self.config.data, self.config.architectures)
+
+    @functools.cached_property
+    def weights(self) -> dict[str, SourceWeights]:
+        return {name: SourceWeights("random", None) for name in self.config.architectures}
+
+
+def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display) -> None:
+    """Tell how many trials are missing, and what they take: hours, memory, disk.
+
+    Raises:
+        DataError, WorkerError: images that can't be used, or no worker.
+        TrackingError: MLflow does not answer.
+    """
+    config = study.config
+    recorded, runs = _recorded(tracker, config.name)
+    past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
+    with contextlib.closing(_Plan(config, Recorder(tracker, recorded), make_executor, display)) as plan:
+        strategy, missing = _missing(study, past)
+        if isinstance(strategy, Factorial):
+            tell_size(config, len(missing), display)
+        else:
+            display.say(f"search: {config.total_trials} trials, {len(missing)} to run")
+        if not missing:
+            return
+        specs = [plan.spec_of(proposal) for proposal in missing]
+        artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
+        tell_cost(specs, runs, artifacts, plan.executor, display)
+    learning = {
+        name for name in config.architectures if (found := config.weights_of(name)) and found.source == "pretrain"
+    }
+    if learning:
+        display.say(f"  learning source weights for {', '.join(sorted(learning))} comes on top, once")
+    if config.confirm is not None:
+        seeds, most = config.confirm.seeds, config.confirm.seeds_where_close
+        display.say(
+            f"  confirming takes {config.confirm.top} x {seeds} trials more, where it is close up to {most} seeds"
+        )
+
+
+def _recorded(tracker: Tracker, name: str) -> tuple[RecordedStudy, list[RecordedRun]]:
+    """The study and its runs; of one that is not recorded yet none."""
+    try:
+        study = tracker.study(name)
+    except UnknownNameError:
+        return RecordedStudy(name, "", "", {}), []
+    return study, tracker.runs(study.experiment_id)
+
+
+def _missing(study: Study, past: list[PastTrial]) -> tuple[Strategy, list[Proposal]]:
+    """All that the strategy would propose. What a search does not know yet it guesses, as with trials under way."""
+    config = study.config
+    strategy: Strategy = (
+        Factorial(config, past) if isinstance(config.strategy, strategies.Factorial) else Search(config, past)
+    )
+    return strategy, list(_proposals(strategy))
+
+
+def _proposals(strategy: Strategy) -> Iterator[Proposal]:
+    while (proposal := strategy.next()) is not None:
+        yield proposal

@@ -1,0 +1,87 @@
+"""What a study would take, told without a trial and without a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_executor import FakeExecutor
+
+from cnnstudy.config import load_study
+from cnnstudy.display import Display, PlainDisplay
+from cnnstudy.planning import plan_study
+from cnnstudy.study import run_study
+from cnnstudy.tracking import Tracker
+
+FILE = """
+name: fake
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {batch_size: [8, 16, 32], dropout: {low: 0.1, high: 0.7}, transfer: [scratch, frozen]}
+weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 2}
+budget: {trials: 6}
+"""
+
+
+class Desk:
+    def __init__(self, folder: Path, tracker: Tracker) -> None:
+        self.tracker, self.file = tracker, folder / "fake.yaml"
+        self.file.write_text(FILE, encoding="utf-8")
+        self.executor: FakeExecutor | None = None
+
+    def make(self) -> Callable[[Path], FakeExecutor]:
+        self.executor = None
+
+        def make(folder: Path) -> FakeExecutor:
+            self.executor = FakeExecutor(folder)
+            return self.executor
+
+        return make
+
+    def plan(self, *overrides: str) -> list[str]:
+        said: list[str] = []
+        plan_study(load_study(str(self.file), overrides), self.tracker, self.make(), PlainDisplay(said.append))
+        return said
+
+    @property
+    def kinds(self) -> set[str]:
+        return set() if self.executor is None else {job.kind for job in self.executor.jobs}
+
+
+@pytest.fixture
+def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    return Desk(own_places, tracker)
+
+
+def test_a_search_is_told_and_nothing_is_trained_or_recorded(desk: Desk) -> None:
+    said = desk.plan()
+    assert said[0] == "search: 6 trials, 6 to run"
+    (told,) = [line for line in said if line.startswith("  about ")]
+    assert "alexnet scratch" in told
+    assert "alexnet frozen" in told
+    assert "of disk" in told
+    assert any("learning source weights for alexnet comes on top" in line for line in said)
+    assert desk.kinds == {"prepare_images", "measure_speed"}
+    assert desk.tracker.studies() == []
+
+
+def test_what_is_recorded_is_not_counted_again(desk: Desk) -> None:
+    run_study(load_study(str(desk.file), ["budget.trials=4"]), desk.tracker, desk.make(), Display())
+    assert desk.plan()[0] == "search: 6 trials, 2 to run"
+    assert desk.plan("budget.trials=4") == ["search: 4 trials, 0 to run"]
+    assert desk.executor is None
+
+
+@pytest.mark.parametrize("more", [[], ["confirm={top: 2, seeds: 3}"]])
+def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
+    factorial = ["strategy={kind: factorial, seeds: 2}", "budget=", "factors.dropout=0.5", *more]
+    said = desk.plan(*factorial)
+    assert said[0] == "factorial: 1 network x 6 cells x 2 seeds = 12 trials (0 recorded, 12 to run)"
+    confirming = [line for line in said if "confirming takes 2 x 3 trials more" in line]
+    assert len(confirming) == len(more)
