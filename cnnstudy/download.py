@@ -11,7 +11,7 @@ from cnnstudy.cache import cache_folder, content_address, lock_beside
 from cnnstudy.errors import CnnstudyError
 
 #: Where Keras puts them when its own folder can't be written.
-_ELSEWHERE = Path(tempfile.gettempdir()) / ".keras"
+_ELSEWHERE = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
 
 
 def keras_folder(subfolder: str) -> Path:
