@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnstudy.cache import cache_folder, content_address, locked_or_none
+from cnnstudy.database import sqlite_file
 from cnnstudy.errors import StudyBusyError, TakenOverError
 from cnnstudy.leftovers import Driver
 from cnnstudy.processes import Process, life_of, this_process
@@ -121,5 +122,4 @@ def _holder(name: str, uri: str) -> str:
 def _path(name: str, uri: str) -> Path:
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    absolute = str(Path(uri.removeprefix("sqlite:///")).absolute()) if uri.startswith("sqlite:///") else uri
-    return folder / content_address([name, absolute])
+    return folder / content_address([name, str(sqlite_file(uri) or uri)])

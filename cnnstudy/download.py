@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
+from cnnstudy.cache import cache_folder, content_address, lock_beside
 from cnnstudy.errors import CnnstudyError
+
+#: Where Keras puts them when its own folder can't be written.
+_ELSEWHERE = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
 
 
 def keras_folder(subfolder: str) -> Path:
@@ -30,14 +35,26 @@ def download(
     if place.is_file() and not _has_hash(place, file_hash):
         # Keras would delete it and try the network
         raise error(f"{place} is not the file that {url} gives: its hash is not {file_hash}. Remove it, or {otherwise}")
+    lock = cache_folder() / "locks" / content_address(["download", str(place)])
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock_beside(lock):
+        for there in (place, _ELSEWHERE / subfolder / file_name):
+            if there.is_file() and _has_hash(there, file_hash):
+                return there
+        return _downloaded(url, place, file_hash, error, otherwise, subfolder)
+
+
+def _downloaded(
+    url: str, place: Path, file_hash: str, error: type[CnnstudyError], otherwise: str, subfolder: str
+) -> Path:
+    """By another name first: a process that is killed meanwhile leaves no half of a file that the next would refuse."""
     import keras
 
     try:
-        return Path(
-            keras.utils.get_file(
-                file_name, origin=url, file_hash=file_hash, cache_subdir=subfolder, force_download=False
-            )
+        part = keras.utils.get_file(
+            f".{place.name}.part", origin=url, file_hash=file_hash, cache_subdir=subfolder, force_download=False
         )
+        return Path(part).replace(Path(part).with_name(place.name))
     except Exception as reason:  # get_file raises bare Exception where the network fails
         raise error(
             f"can't download {url}: {reason}. Without network: put the file at {place} "

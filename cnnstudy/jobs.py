@@ -10,6 +10,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
+from cnnstudy.signals import stop_if_asked
 from cnnstudy.watchdog import Watchdog
 
 #: Seconds between two looks at whether the workers get on.
@@ -19,6 +20,7 @@ _LOOK = 10.0
 def next_event(executor: Executor, watchdog: Watchdog) -> Event:
     """The next event of a job under way; of one that does not get on, that it failed. Signs of life are not told."""
     while True:
+        stop_if_asked()
         event = executor.next_event(timeout=0)
         if event is None:  # all that was said is heard
             for key, why in watchdog.overdue():

@@ -67,6 +67,14 @@ def started(pid: int) -> str:
     return ""
 
 
+def resident_memory(pid: int) -> int | None:
+    """Bytes that the process has in memory; None where the system does not say."""
+    for line in _text(f"/proc/{pid}/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()

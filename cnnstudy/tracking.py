@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.database import make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
@@ -56,6 +57,7 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         with self._translated():
+            make_whole(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             self._client = MlflowClient(uri)
 
     @contextlib.contextmanager

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
-from cnnstudy.processes import Process, life_of, started, this_process
+from cnnstudy.processes import Process, life_of, resident_memory, started, this_process
 
 WHOLE = "pid:[4026531836]"
 HERE = Process("here", 1, "1", "machine", "boot", WHOLE)
@@ -51,6 +52,17 @@ def test_without_any_mark_of_the_machine_the_host_must_be_the_same() -> None:
     bare = Process("here", 1, "no such time", "", "", "")
     assert life_of(bare, bare) == "gone"
     assert life_of(replace(bare, host="there"), bare) == "unknown"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others don't say")
+def test_how_much_memory_a_process_holds() -> None:
+    before = resident_memory(os.getpid())
+    assert before is not None
+    held = bytearray(b"x" * 2**26)
+    after = resident_memory(os.getpid())
+    assert after is not None
+    assert after - before > 0.9 * len(held)
+    assert resident_memory(2**30) is None
 
 
 def test_a_process_is_named_by_its_number_and_host() -> None:

@@ -273,6 +273,17 @@ def test_sigterm_is_as_good_as_ctrl_c(desk: Desk) -> None:
     assert "RUNNING" not in desk.statuses()
 
 
+def test_an_interrupt_that_python_loses_is_heard_all_the_same(desk: Desk) -> None:
+    def terminate(event: Event) -> None:
+        if isinstance(event, Epoch):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert desk.run(on_event=terminate).interrupted
+    assert "RUNNING" not in desk.statuses()
+    assert desk.run().finished == 3
+
+
 def test_what_a_dead_driver_left_is_repaired(desk: Desk) -> None:
     desk.run("budget.trials=2")
     levels = desk.levels()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cnnstudy.cache import locked_or_none
 from cnnstudy.claim import Claim, driver_of, while_nobody_runs
+from cnnstudy.database import sqlite_file
 from cnnstudy.doctor import environment, wholeness
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.errors import TrackingError, without_secrets
@@ -83,7 +84,7 @@ def show(console: Console, findings: Sequence[Finding], done: Sequence[str] | No
 
 def _open(uri: str) -> tuple[Tracker | None, list[Finding]]:
     """The tracker, if it answers; and what is to be said of it. A database that is not there is not made."""
-    shown, path = without_secrets(uri), _database_file(uri)
+    shown, path = without_secrets(uri), sqlite_file(uri)
     if path is not None:
         if not path.exists():
             return None, [Finding("database", f"{path} is not there yet; the first run-study makes it")]
@@ -97,10 +98,6 @@ def _open(uri: str) -> tuple[Tracker | None, list[Finding]]:
         upgrade = f"`mlflow db upgrade {shown}` after a copy was made" if "db upgrade" in str(error) else ""
         return None, [Finding("database", str(error), True, upgrade or "check the address, and that it is running")]
     return tracker, [Finding("database", f"{shown} answers, and can be written; studies: {count}")]
-
-
-def _database_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute() if uri.startswith("sqlite:///") else None
 
 
 def _trouble_of(path: Path) -> Finding | None:

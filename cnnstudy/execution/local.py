@@ -18,6 +18,7 @@ from typing import Any
 import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.processes import resident_memory
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
@@ -32,6 +33,9 @@ ENVIRONMENT = {
 WORKER = ("-m", "cnnstudy.execution.worker")
 #: A worker that hangs has so many seconds to write where it hangs.
 SECONDS_TO_ANSWER = 5
+
+#: A worker may grow by so many bytes, or to twice what it had; then another takes its place.
+MEMORY_TO_SPARE = 2**30
 
 
 class LocalExecutor:
@@ -66,8 +70,13 @@ class LocalExecutor:
         except queue.Empty:
             return None
         if isinstance(event, Done | Failed):
-            process = self._kept_if_alive(self._busy.pop(event.key))
-            self._idle += [process] if process else []
+            process = self._busy.pop(event.key)
+            # one that had no memory left may hold on to what it has
+            spent = isinstance(event, Failed) and event.reason == "oom"
+            if spent or not process.is_alive() or process.has_grown():
+                process.end()
+            else:
+                self._idle.append(process)
         return event
 
     def _kept_if_alive(self, process: _Process) -> _Process | None:
@@ -115,6 +124,8 @@ class _Process:
     ) -> None:
         self._events = events
         self._job: Job | None = None
+        self._kind: tuple[str, Any] = ("", None)  # of the last job, and its network
+        self._memory: dict[tuple[str, Any], int] = {}  # bytes after the first job of each
         self._ended = False
         self._lock = threading.Lock()  # over both
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
@@ -141,6 +152,7 @@ class _Process:
         self._reader.start()
 
     def start(self, job: Job) -> None:
+        self._kind = (job.kind, job.payload.get("architecture"))
         with self._lock:
             self._job = job
             ended = self._ended
@@ -155,6 +167,14 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
+
+    def has_grown(self) -> bool:
+        """Whether it holds far more memory than after its first job of the last one's kind: a library leaks."""
+        now = resident_memory(self._process.pid)
+        if now is None:
+            return False
+        first = self._memory.setdefault(self._kind, now)
+        return now > max(2 * first, first + MEMORY_TO_SPARE)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None

@@ -77,3 +77,15 @@ def test_a_file_put_there_by_hand_is_used(into: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(b"photos").hexdigest()
     assert download(nowhere, "photos.tgz", digest, DataError, "give another path.") == place
     assert place.read_bytes() == b"photos"
+
+
+def test_a_download_that_was_killed_is_begun_again(into: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served.tgz"
+    served.write_bytes(b"photos")
+    place = into / "datasets" / "photos.tgz"
+    place.parent.mkdir()
+    (place.parent / ".photos.tgz.part").write_bytes(b"pho")
+    digest = hashlib.sha256(b"photos").hexdigest()
+    assert download(served.as_uri(), "photos.tgz", digest, DataError, "give another path.") == place
+    assert [file.name for file in place.parent.iterdir() if file.suffix != ".lock"] == ["photos.tgz"]
+    assert place.read_bytes() == b"photos"

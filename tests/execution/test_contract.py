@@ -288,6 +288,53 @@ def test_what_a_dying_worker_wrote_is_kept(
     assert "the last words" in failed.traceback
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("memory", "jobs"),
+    [
+        ([GIB, 1.5 * GIB, 2 * GIB, 2.1 * GIB], 4),  # twice, and more
+        ([0.1 * GIB, 1.1 * GIB, 1.2 * GIB], 3),  # more than a GiB
+        ([GIB, None, 0.5 * GIB, 1.9 * GIB, 1.9 * GIB], None),
+    ],
+)
+def test_a_worker_that_grows_is_replaced_between_jobs(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, memory: list[int | None], jobs: int | None
+) -> None:
+    resident = iter(memory)
+    monkeypatch.setattr("cnnstudy.execution.local.resident_memory", lambda pid: next(resident))
+    seen = []
+    for number in range(len(memory)):
+        assert isinstance(run(executor, images_job(f"job-{number}"))[-1], Done)
+        seen.append(pids(executor))
+    kept = seen[0]
+    assert len(kept) == 1
+    assert seen == [kept] * ((jobs or len(memory) + 1) - 1) + [[]] * (jobs is not None)
+
+
+def test_each_kind_of_job_has_its_own_measure(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = iter([GIB, 9 * GIB, GIB])
+    monkeypatch.setattr("cnnstudy.execution.local.resident_memory", lambda pid: next(resident))
+    run(executor, images_job("first"))
+    (worker,) = pids(executor)
+    run(executor, Job("other", "run_trial", {"architecture": "vgg16"}))  # that it fails makes no difference
+    run(executor, images_job("second"))
+    assert pids(executor) == [worker]
+
+
+def test_a_worker_that_had_no_memory_left_is_replaced(executor: Executor, site: Callable[[str], None]) -> None:
+    site(HANG.replace("threading.Event().wait()", "raise MemoryError"))
+    executor.submit(images_job("first"))
+    (worker,) = pids(executor)
+    while isinstance(event := executor.next_event(PATIENCE), Progress | Alive):
+        pass
+    assert isinstance(event, Failed)
+    assert event.reason == "oom"
+    assert pids(executor) == []
+    assert not is_alive(worker)
+
+
 HANG = """
 import threading
 original = builtins.__import__

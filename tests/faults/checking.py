@@ -36,10 +36,10 @@ class Record:
             self.status = dict(rows("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'"))
             self.tags: dict[str, dict[str, str]] = {run: {} for run in self.status}
             for run, key, value in rows("SELECT run_uuid, key, value FROM tags"):
-                self.tags[run][key.removeprefix("cnnstudy.")] = value
+                self.tags.get(run, {})[key.removeprefix("cnnstudy.")] = value
             self.steps: dict[str, list[int]] = {run: [] for run in self.status}
             for run, step in rows("SELECT run_uuid, step FROM metrics WHERE key = 'val/accuracy' ORDER BY step"):
-                self.steps[run].append(step)
+                self.steps.get(run, []).append(step)
             query = "SELECT model_id, source_run_id, status, lifecycle_stage, artifact_location FROM logged_models"
             self.models = rows(query)
             self.versions = rows("SELECT version, source, current_stage FROM model_versions")

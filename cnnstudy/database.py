@@ -1,0 +1,47 @@
+"""MLflow's SQLite database: where it lies, and made whole or not at all.
+
+MLflow makes its tables one after the other, for seconds; a process that is killed meanwhile would leave a database that
+MLflow itself can neither use nor complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from cnnstudy.cache import lock_beside
+from cnnstudy.scratch import scratch_folder
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a database `sqlite:///...`; None for any other place."""
+    name = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name).absolute() if uri.startswith("sqlite:///") and name not in ("", ":memory:") else None
+
+
+def make_whole(uri: str, make: Callable[[str], object]) -> None:
+    """Have the database made, where it is SQLite's in a folder that is there and has none.
+
+    Args:
+        make: makes it at the address that it is given.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path = sqlite_file(uri)
+    if path is None or path.exists() or not path.parent.is_dir():
+        return
+    new = path.with_name(f".{path.name}-new")
+    with lock_beside(new) as lock:
+        if not path.exists():  # another process has made it meanwhile
+            with scratch_folder() as folder:
+                made = folder / "new.db"
+                make(f"sqlite:///{made}")
+                new.unlink(missing_ok=True)  # what a killed process left
+                with contextlib.closing(sqlite3.connect(made)) as source:
+                    source.execute("VACUUM INTO ?", [str(new)])
+            os.replace(new, path)
+    Path(lock.lock_file).unlink(missing_ok=True)
