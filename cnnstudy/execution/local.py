@@ -143,7 +143,7 @@ class _Process:
                 stderr=self._log,
                 text=True,
                 encoding="utf-8",
-                env=environment | ENVIRONMENT,
+                env=environment | ENVIRONMENT | {"TMPDIR": str(folder)},  # what it leaves goes with the folder
                 start_new_session=True,  # Ctrl-C is the driver's to handle
             )
         except OSError as error:

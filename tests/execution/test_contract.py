@@ -463,6 +463,7 @@ def test_a_worker_knows_nothing_of_the_tracking_server(
     assert [name for name in seen if name.startswith("MLFLOW_")] == ["MLFLOW_DISABLE_TELEMETRY"]
     assert "secret" not in seen.values()
     assert seen["SOMETHING_ELSE"] == "is kept"
+    assert seen["TMPDIR"] == str(tmp_path), "its own temporary files go with its folder"
 
 
 NOISE = """

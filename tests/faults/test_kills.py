@@ -64,10 +64,7 @@ TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'cnnstudy.trial' AND value = 'al
 DAMAGES = {
     "a run under way": (sql(f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid = {TRIAL}"), "is RUNNING"),
     "a model under way": (sql("UPDATE logged_models SET status = 1"), "is pending"),
-    "a trial too few": (
-        sql(f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = {TRIAL}"),
-        "trials that count",
-    ),
+    "a trial that is another": (sql("UPDATE tags SET value = 'alexnet-7' WHERE value = 'alexnet-001'"), "trials that"),
     "a trial too many": (sql("UPDATE tags SET value = 'alexnet-000' WHERE value = 'alexnet-001'"), "trials that count"),
     "an epoch twice": (
         sql("INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics"),
