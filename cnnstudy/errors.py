@@ -10,6 +10,8 @@ CnnstudyError
     ├── WeightsError        source weights that are missing or don't fit
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
+    │   └── TrackingUnavailableError   for now: the same may succeed later
+    ├── DiskFullError       no room on this disk for what was measured
     ├── StudyBusyError      another driver runs this study
     └── WorkerError         a worker process that can't start or stops answering
 """
@@ -67,6 +69,19 @@ class TrackingError(EnvironmentTrouble):
     """MLflow's store can't be reached, read or written."""
 
 
+class TrackingUnavailableError(TrackingError):
+    """MLflow's store can't be reached, read or written for now: it is locked, slow, full or restarting.
+
+    `disk_full` says whether that is for want of room on a disk of this machine.
+    """
+
+    disk_full = False
+
+
+class DiskFullError(EnvironmentTrouble):
+    """No room on this disk for what was measured."""
+
+
 class StudyBusyError(EnvironmentTrouble):
     """Another driver runs this study."""
 
@@ -85,6 +100,8 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
         WeightsError,
         ModelError,
         TrackingError,
+        TrackingUnavailableError,
+        DiskFullError,
         StudyBusyError,
         WorkerError,
     )

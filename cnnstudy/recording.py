@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.analysis.leaderboard import without_formula
+from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
+from cnnstudy.outbox import Outbox
+from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
 from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
@@ -24,18 +28,32 @@ class Recording:
     """One trial on its way: its run, and what it reported so far."""
 
     spec: TrialSpec
-    run_id: str
+    run_id: str  # or what names it in the outbox
     title: str
     epochs: list[EpochRecord] = field(default_factory=list)
 
 
 class Recorder:
-    """Writes the trials of one study."""
+    """Writes the trials of one study.
 
-    def __init__(self, tracker: Tracker, study: RecordedStudy) -> None:
+    Raises, whatever it writes:
+        TrackingError: MLflow refuses it; while MLflow only does not answer, the outbox has it.
+        DiskFullError: when a record is complete, where the disk is full; or before, where it can't be kept.
+    """
+
+    def __init__(self, tracker: Tracker, study: RecordedStudy, outbox: Outbox | None = None) -> None:
         self.tracker = tracker
         self.study = study
+        self.outbox = outbox or Outbox(tracker, study)
         self._code_version = code_version()
+
+    def runs(self) -> list[RecordedRun]:
+        """Every run of the study, oldest first, once all that was written has arrived.
+
+        Raises:
+            TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
+        """
+        return self.outbox.ask(lambda: self.tracker.runs(self.study.experiment_id))
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
         """A run for the trial, with all that is known before it trains."""
@@ -74,12 +92,13 @@ class Recorder:
             "cnnstudy.packages": json.dumps(driver_versions()),
             **(extra_tags or {}),
         }
-        run_id = self.tracker.start_run(self.study.experiment_id, f"{spec.key} {title}", tags, parameters, spec.images)
+        run_id = self.outbox.start_run(f"{spec.key} {title}", tags, parameters, spec.images)
         return Recording(spec, run_id, title)
 
     def epoch(self, recording: Recording, record: EpochRecord) -> None:
         recording.epochs.append(record)
-        self.tracker.log_metrics(recording.run_id, record.metrics, record.epoch)
+        self.outbox.log_metrics(recording.run_id, record.metrics, record.epoch)
+        self.outbox.stop_if_full()
 
     def finish(self, recording: Recording, result: TrialResult) -> None:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
@@ -88,7 +107,7 @@ class Recorder:
         best["best/epoch"] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes)
         has_model = "model" in result.files
-        self.tracker.log_metrics(
+        self.outbox.log_metrics(
             run_id,
             {
                 **({} if has_model else best),  # else they come with the model, which has them too then
@@ -103,10 +122,9 @@ class Recorder:
         with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
             folder = Path(name)
             self._write_files(folder, recording, result, per_class)
-            self.tracker.log_files(run_id, folder)
+            self.outbox.log_files(run_id, folder)
         if has_model:
-            self.tracker.log_model(
-                self.study.experiment_id,
+            self.outbox.log_model(
                 run_id,
                 spec.key,
                 Path(result.files["model"]),
@@ -123,7 +141,8 @@ class Recorder:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
-        self.tracker.end_run(run_id, result.state, tags)
+        self.outbox.end_run(run_id, result.state, tags)
+        self.outbox.stop_if_full()
 
     def fail(self, recording: Recording, failed: Failed) -> None:
         """The reason, the traceback as a file, and the curves so far."""
@@ -133,19 +152,37 @@ class Recorder:
             self._write_spec(folder, recording.spec)
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
-            self.tracker.log_files(recording.run_id, folder)
+            self.outbox.log_files(recording.run_id, folder)
         tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
-        self.tracker.end_run(recording.run_id, "failed", tags)
+        self.outbox.end_run(recording.run_id, "failed", tags)
+        self.outbox.stop_if_full()
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
-        """Mark what was stopped from outside, so that it runs again; these runs."""
-        runs = self.tracker.runs(self.study.experiment_id)
+        """Mark what was stopped from outside, so that it runs again; these runs, where MLflow answers.
+
+        While it does not, those of this recorder are marked in the outbox.
+        """
+        tags = {REASON: "interrupted"}
+        try:
+            runs = self.tracker.runs(self.study.experiment_id) if self.outbox.settle() else None
+        except TrackingUnavailableError:
+            runs = None
+        if runs is None:
+            self.outbox.leave_interrupted(tags)
+            return []
         unfinished = [run for run in runs if run.kind != "study" and run.state == "running"]
         for run in unfinished:
-            self.tracker.end_run(run.run_id, "failed", {REASON: "interrupted"})
+            self.tracker.end_run(run.run_id, "failed", tags)
         return unfinished
+
+    def end_study(self, state: str, tags: Mapping[str, str]) -> None:
+        """The last word on the study, whatever comes of it."""
+        if self.outbox.waits:
+            self.outbox.leave_end(self.study.run_id, state, tags)
+        else:
+            self.tracker.end_run(self.study.run_id, state, tags)
 
     def _write_files(
         self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]
@@ -163,6 +200,21 @@ class Recorder:
 
     def _write_spec(self, folder: Path, spec: TrialSpec) -> None:
         (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def open_recorder(
+    tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], patience: Patience | None
+) -> Iterator[Recorder]:
+    """A recorder of the study; what an earlier call left for MLflow has arrived.
+
+    Raises:
+        TrackingError: that can't be delivered.
+        DiskFullError: there is no room for a record that may have to wait.
+    """
+    with contextlib.closing(Outbox(tracker, study, say, patience)) as outbox:
+        outbox.deliver_left()
+        yield Recorder(tracker, study, outbox)
 
 
 def title_of(spec: TrialSpec) -> str:

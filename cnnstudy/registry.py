@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.mlflow_entities import sent_once
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
 
@@ -132,19 +133,20 @@ class Registry(Tracker):
         return None
 
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
-        """Give the run's model the alias `champion`, with the reason; its version, where it has one already that."""
+        """Give the run's model the alias `champion`, with the reason; its version, which is made once."""
         source = run.tags["cnnstudy.model"]
-        with self._translated(), _default_address(self.uri):
-            with contextlib.suppress(MlflowException):
-                found = self._client.get_model_version_by_alias(name, "champion")
-                if found.source == source:
-                    self._client.update_model_version(name, found.version, reason)
-                    return str(found.version)
-            with contextlib.suppress(MlflowException):
+        with self._translated(), sent_once(), _default_address(self.uri):
+            if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)
-            version = self._client.create_model_version(
-                name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
-            ).version
+            # made once, though the reply that told so may have been lost
+            made = [one for one in self._client.search_model_versions(f"name = '{name}'") if one.source == source]
+            if made:
+                version = made[0].version
+                self._client.update_model_version(name, version, reason)
+            else:
+                version = self._client.create_model_version(
+                    name, source, run.run_id, description=reason, model_id=source.removeprefix("models:/")
+                ).version
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 

@@ -19,8 +19,9 @@ from cnnstudy.driver import Driver, MakeExecutor, Workshop
 from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
+from cnnstudy.patience import Patience
 from cnnstudy.proposals import Strategy
-from cnnstudy.recording import Recorder
+from cnnstudy.recording import Recorder, open_recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.resume import one_driver, past_trials, refuse_changes
 from cnnstudy.schema import Confirm, StudyConfig
@@ -44,19 +45,26 @@ class Outcome:
     confirmed: Confirmed | None = None
 
 
-def run_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display) -> Outcome:
+def run_study(
+    study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display, patience: Patience | None = None
+) -> Outcome:
     """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
 
+    Args:
+        patience: how long MLflow is waited for; None: the usual one.
+
     Raises:
+        KeyboardInterrupt: where it can't be said how far the study is, for MLflow does not answer.
+        DiskFullError: nothing recorded is lost.
         StudyBusyError: another driver runs it.
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
+    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
         config = study.config.model_dump(mode="json")
         recorded = tracker.open_study(study.config.name, config)
+        recorder = stack.enter_context(open_recorder(tracker, recorded, display.say, patience))
         refuse_changes(recorded, config, tracker, study)
-        recorder = Recorder(tracker, recorded)
 
         def work(workshop: Workshop) -> Outcome:
             _run_missing(workshop)
@@ -85,6 +93,7 @@ def confirm_study(
     make_executor: MakeExecutor,
     display: Display,
     again: bool,
+    patience: Patience | None = None,
 ) -> Outcome:
     """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
 
@@ -92,15 +101,17 @@ def confirm_study(
         name: of the study; None: the one that was run last.
         options: keys of `confirm` that are to be others than in its file (or than the usual ones).
         again: open the test split though it was opened for another champion.
+        patience: how long MLflow is waited for; None: the usual one.
 
     Raises:
         UnknownNameError: there is no such study.
         NothingToConfirmError: no trial has finished and learnt something.
-        StudyBusyError, DataError, WeightsError, TrackingError, WorkerError: as run_study.
+        StudyBusyError, DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
     found = tracker.study(name)
-    with one_driver(found.name, tracker.uri), terminate_as_interrupt():
-        config, recorder = _recorded_config(found), Recorder(tracker, found)
+    with one_driver(found.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
+        config = _recorded_config(found)
+        recorder = stack.enter_context(open_recorder(tracker, found, display.say, patience))
         chosen = _confirm_options(config, options)
 
         def work(workshop: Workshop) -> Outcome:
@@ -142,8 +153,7 @@ def _running(recorder: Recorder) -> Iterator[None]:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
         with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
             recorder.interrupt_unfinished()
-            tags = {REASON: reason, "cnnstudy.message": str(error)}
-            recorder.tracker.end_run(recorder.study.run_id, "failed", tags)
+            recorder.end_study("failed", {REASON: reason, "cnnstudy.message": str(error)})
         raise
 
 
@@ -153,13 +163,16 @@ def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
         return work(workshop)
     except KeyboardInterrupt:
         workshop.recorder.interrupt_unfinished()
+        if workshop.recorder.outbox.waits:
+            raise
         return _outcome(workshop.config, workshop.recorder, interrupted=True)
 
 
 def _end(recorder: Recorder, outcome: Outcome) -> None:
     tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
     tags |= {REASON: "interrupted"} if outcome.interrupted else {}
-    recorder.tracker.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
+    recorder.outbox.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
+    recorder.outbox.wait()
 
 
 def _run_missing(workshop: Workshop) -> None:
@@ -180,7 +193,7 @@ def _run_missing(workshop: Workshop) -> None:
 
 
 def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:
-    trials = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind == "trial"]
+    trials = [run for run in recorder.runs() if run.kind == "trial"]
     done = [run for run in trials if run.done]
     return Outcome(
         recorded=recorder.study,
