@@ -82,8 +82,8 @@ class Delivery:
                     return pending.result
                 self._behind = True
             self._keep_all()
-        self._tell_late()
-        return None
+            self._tell_late()
+            return None
 
     def leave(self, operation: Operation) -> None:
         """Put it on disk, whatever happened before: for those who are about to stop."""
@@ -269,12 +269,11 @@ class Delivery:
 
     def _tell_late(self) -> None:
         """Say once that records wait, and why; a server that is just slow is worth one sentence a study."""
-        with self._changed:
-            self._late += 1
-            if self._said or not (self._trouble or not self._said_slow):
-                return
-            self._said, self._said_slow = True, self._said_slow or self._trouble is None
-            reason = str(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s.")
+        self._late += 1
+        if self._said or (self._said_slow and self._trouble is None):
+            return
+        self._said, self._said_slow = True, self._said_slow or self._trouble is None
+        reason = str(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s.")
         self._say(f"{reason} The study goes on; its records wait in {self._spool.folder}")
 
     def _waiting(self) -> str:

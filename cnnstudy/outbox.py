@@ -145,7 +145,7 @@ def _end(run: str, state: str, tags: Mapping[str, str] | None) -> Operation:
 
 def _own(folder: Path) -> Path:
     """A folder with the same files, that nobody else removes."""
-    own = Path(tempfile.mkdtemp(prefix="cnnstudy-"))
+    own = Path(tempfile.mkdtemp(prefix="cnnstudy-outbox-"))
     try:
         link_tree(folder, own)
     except OSError as error:

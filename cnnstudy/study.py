@@ -16,7 +16,7 @@ from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
-from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError
+from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
 from cnnstudy.patience import Patience
@@ -68,7 +68,7 @@ def run_study(
 
         def work(workshop: Workshop) -> Outcome:
             _run_missing(workshop)
-            outcome = _outcome(study.config, recorder, interrupted=False)
+            outcome = _outcome(study.config, recorded, recorder.runs(), interrupted=False)
             options = study.config.confirm
             if options is None or outcome.missing or not outcome.finished:
                 return outcome
@@ -116,7 +116,7 @@ def confirm_study(
 
         def work(workshop: Workshop) -> Outcome:
             confirmed = confirm(workshop, chosen, again)
-            return replace(_outcome(config, recorder, interrupted=False), confirmed=confirmed)
+            return replace(_outcome(config, found, recorder.runs(), interrupted=False), confirmed=confirmed)
 
         with _running(recorder):
             tracker.restart_study(found)
@@ -162,10 +162,15 @@ def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
     try:
         return work(workshop)
     except KeyboardInterrupt:
-        workshop.recorder.interrupt_unfinished()
-        if workshop.recorder.outbox.waits:
+        recorder = workshop.recorder
+        recorder.interrupt_unfinished()
+        if recorder.outbox.waits:
             raise
-        return _outcome(workshop.config, workshop.recorder, interrupted=True)
+        try:
+            runs = recorder.tracker.runs(recorder.study.experiment_id)
+        except TrackingUnavailableError:  # who stops does not wait for an answer
+            raise KeyboardInterrupt from None
+        return _outcome(workshop.config, recorder.study, runs, interrupted=True)
 
 
 def _end(recorder: Recorder, outcome: Outcome) -> None:
@@ -192,11 +197,10 @@ def _run_missing(workshop: Workshop) -> None:
     driver.run(config.total_trials)
 
 
-def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:
-    trials = [run for run in recorder.runs() if run.kind == "trial"]
-    done = [run for run in trials if run.done]
+def _outcome(config: StudyConfig, study: RecordedStudy, runs: list[RecordedRun], interrupted: bool) -> Outcome:
+    done = [run for run in runs if run.kind == "trial" and run.done]
     return Outcome(
-        recorded=recorder.study,
+        recorded=study,
         finished=sum(run.state == "finished" for run in done),
         pruned=sum(run.state == "pruned" for run in done),
         failed=sum(run.state == "failed" for run in done),
