@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import random
 import shutil
@@ -16,134 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_executor import FakeExecutor
-from faulty_store import FaultyClient, whole_record
+from faulty_store import BRIEF, ONE, Desk, is_clean
 
 from cnnstudy import spool
-from cnnstudy.config import load_study
 from cnnstudy.confirmation import RECORD
-from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.patience import Patience
-from cnnstudy.records import RecordedRun
 from cnnstudy.spool import waiting
-from cnnstudy.study import Outcome, confirm_study, run_study
 from cnnstudy.tracking import Tracker
 
-FILE = """
-name: fake
-data: {name: digits, classes: [0, 1, 2]}
-image_size: 64
-architectures: [alexnet]
-factors: {batch_size: [8, 16, 32, 64]}
-training: {epochs: 1}
-strategy: {sampler: grid}
-budget: {trials: 2}
-"""
-ONE = "budget.trials=1"
-#: A record is waited for until it has arrived or failed: which, no clock decides.
-SURE = Patience(answer=60, pauses=(0.01,), end=60)
-#: At the end nothing is waited for.
-BRIEF = Patience(answer=60, pauses=(0.001,), end=0)
 
+class Own(Desk):
+    """On databases of its own."""
 
-class Desk:
-    """Runs a study on a database whose client may be faulty, with times that count up from 1."""
-
-    def __init__(
-        self, folder: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch, pictures: None
-    ) -> None:
-        self.file = folder / "fake.yaml"
-        self.file.write_text(FILE, encoding="utf-8")
-        self.make_tracker = make_tracker
-        self.said: list[str] = []
-        self.on_say: Callable[[str], None] = lambda text: None
-        monkeypatch.setattr("cnnstudy.outbox._now", lambda: next(self.times))
-        self.fresh("first")
+    make_tracker: Callable[[str], Tracker]
+    deleted = ""
 
     def fresh(self, name: str, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
-        """A new database of that name."""
-        self.tracker = self.make_tracker(name)
-        self.client = FaultyClient(self.tracker._client, fails)
-        self.tracker._client = self.client
-        self.times = itertools.count(1)
-        self.said.clear()
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-        self.on_say(text)
-
-    def run(self, *overrides: str, patience: Patience = SURE, **script: Any) -> Outcome:
-        self.executor: FakeExecutor | None = None
-
-        def make(folder: Path) -> FakeExecutor:
-            self.executor = FakeExecutor(folder, **script)
-            return self.executor
-
-        study = load_study(str(self.file), overrides)
-        return run_study(study, self.tracker, make, PlainDisplay(self.say), patience)
-
-    def confirm(self, patience: Patience = SURE, **script: Any) -> Outcome:
-        options = {"top": 2, "seeds": 2, "most_seeds": 2}
-        make = lambda folder: FakeExecutor(folder, **script)  # noqa: E731
-        return confirm_study("fake", options, self.tracker, make, PlainDisplay(self.say), False, patience)
-
-    @property
-    def trained(self) -> list[str]:
-        return [] if self.executor is None else self.executor.trials
-
-    def runs(self, kind: str = "trial") -> list[RecordedRun]:
-        return [run for run in self.tracker.runs(self.tracker.study("fake").experiment_id) if run.kind == kind]
-
-    def record(self, times: bool = True) -> dict[str, Any]:
-        return whole_record(self.tracker, self.tracker.study("fake").experiment_id, times)
-
-    def down_at(self, place: type[Event] | None) -> Callable[[Event], None]:
-        """An executor's `on_event` that breaks the store at the first event of a kind."""
-
-        def told(event: Event) -> None:
-            if place is not None and isinstance(event, place):
-                self.client.down = True
-
-        return told
-
-    def up_at_the_end(self) -> None:
-        """The store answers again when the study has nothing more to do than to wait."""
-
-        def told(text: str) -> None:
-            if text.startswith("waiting for MLflow"):
-                self.client.down = False
-
-        self.on_say = told
-
-    def told(self, beginning: str) -> list[str]:
-        return [line for line in self.said if line.startswith(beginning)]
+        self.use(self.make_tracker(name), fails)
 
 
 @pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
-
-
-@pytest.fixture
-def desk(
-    own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch, pictures: None
-) -> Desk:
-    return Desk(own_places, make_tracker, monkeypatch, pictures)
-
-
-def is_clean(folder: Path) -> bool:
-    """Whether nothing waits, and no files of the outbox are left."""
-    return not waiting() and not any((folder / "cache" / "outbox").glob("*/"))
+def desk(own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch) -> Own:
+    desk = Own(own_places, monkeypatch)
+    desk.make_tracker = make_tracker
+    desk.fresh("first")
+    return desk
 
 
 # ---- each write, failing
 
 
 @pytest.mark.parametrize(("when", "times"), [("before", 3), ("after", 2)])
-def test_whichever_write_fails_the_record_is_the_same(desk: Desk, own_places: Path, when: str, times: int) -> None:
+def test_whichever_write_fails_the_record_is_the_same(desk: Own, own_places: Path, when: str, times: int) -> None:
     """Not done, or done with the reply lost; so often that records have to wait on disk."""
     desk.run(ONE)
     whole, calls = desk.record(), list(desk.client.calls)
@@ -161,7 +66,7 @@ def test_whichever_write_fails_the_record_is_the_same(desk: Desk, own_places: Pa
     assert waited > 0
 
 
-def test_one_failure_is_nobodys_news(desk: Desk) -> None:
+def test_one_failure_is_nobodys_news(desk: Own) -> None:
     """As after a restart of PostgreSQL: a connection that was open is broken, and the next one is not."""
     desk.run(ONE)
     whole, said, calls = desk.record(), list(desk.said), list(desk.client.calls)
@@ -173,7 +78,7 @@ def test_one_failure_is_nobodys_news(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_store_that_fails_half_the_time(desk: Desk, own_places: Path, seed: int) -> None:
+def test_a_store_that_fails_half_the_time(desk: Own, own_places: Path, seed: int) -> None:
     desk.run(slots=2)
     whole, first = desk.record(), desk.client.calls.index("create_run", 1)
     dice = random.Random(seed)
@@ -185,7 +90,7 @@ def test_a_store_that_fails_half_the_time(desk: Desk, own_places: Path, seed: in
 
 @pytest.mark.parametrize("at", range(3))
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Desk, own_places: Path, when: str, at: int) -> None:
+def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Own, own_places: Path, when: str, at: int) -> None:
     desk.run(ONE)
     whole = desk.record()
     desk.fresh("down", lambda number, name: when if number == at else "")
@@ -194,7 +99,7 @@ def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Desk, own_place
     assert desk.trained == []
     assert is_clean(own_places)
     desk.client.fails = lambda number, name: ""
-    desk.times = itertools.count(1)
+    desk.begin()
     assert desk.run(ONE).finished == 1
     assert desk.record() == whole
 
@@ -202,12 +107,12 @@ def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Desk, own_place
 # ---- an outage
 
 
-def test_training_goes_on_while_the_store_is_down(desk: Desk, own_places: Path) -> None:
+def test_training_goes_on_while_the_store_is_down(desk: Own, own_places: Path) -> None:
     desk.run()
     whole = desk.record()
     desk.fresh("down")
-    desk.up_at_the_end()
-    outcome = desk.run(on_event=desk.down_at(Epoch))
+    desk.at_the_end(desk.up)
+    outcome = desk.run(on_event=desk.down)
     assert (outcome.finished, outcome.missing) == (2, 0)
     assert desk.record() == whole
     (late,) = desk.told("MLflow at")
@@ -218,7 +123,7 @@ def test_training_goes_on_while_the_store_is_down(desk: Desk, own_places: Path) 
     assert is_clean(own_places)
 
 
-def test_a_slow_store_holds_nothing_up(desk: Desk, own_places: Path) -> None:
+def test_a_slow_store_holds_nothing_up(desk: Own, own_places: Path) -> None:
     desk.run()
     whole = desk.record()
     answers = threading.Event()
@@ -229,19 +134,19 @@ def test_a_slow_store_holds_nothing_up(desk: Desk, own_places: Path) -> None:
         return ""
 
     desk.fresh("slow", slowly)
-    desk.on_say = lambda text: answers.set() if text.startswith("waiting for MLflow") else None
+    desk.at_the_end(answers.set)
     assert desk.run(patience=Patience(answer=0.05, end=60)).finished == 2
     assert desk.record() == whole
     assert len(desk.told("MLflow does not answer within 0.05 s. The study goes on")) == 1
     assert is_clean(own_places)
 
 
-def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Desk, own_places: Path) -> None:
+def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_places: Path) -> None:
     desk.run()
     whole = desk.record()
     desk.fresh("down")
     with pytest.raises(TrackingUnavailableError) as caught:
-        desk.run(patience=BRIEF, on_event=desk.down_at(Epoch))
+        desk.run(patience=BRIEF, on_event=desk.down)
     (left,) = waiting()
     assert (left.study, left.tracking) == ("fake", desk.tracker.uri)
     assert caught.value.exit_code == 3
@@ -251,7 +156,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Desk, own_p
     with pytest.raises(TrackingUnavailableError, match="does not answer"):
         desk.run()
     assert waiting() == [left]
-    desk.client.down = False
+    desk.up()
     desk.said.clear()
     assert desk.run().finished == 2
     assert desk.trained == [], "nothing is trained twice"
@@ -261,25 +166,25 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Desk, own_p
     assert is_clean(own_places)
 
 
-def test_confirming_delivers_what_the_search_left(desk: Desk, own_places: Path) -> None:
+def test_confirming_delivers_what_the_search_left(desk: Own, own_places: Path) -> None:
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down_at(Epoch))
-    desk.client.down = False
+        desk.run(patience=BRIEF, on_event=desk.down)
+    desk.up()
     outcome = desk.confirm()
     assert outcome.confirmed is not None
     assert (outcome.finished, len(outcome.confirmed.standings)) == (2, 2)
     assert is_clean(own_places)
 
 
-def test_ctrl_c_while_records_wait_leaves_them_for_the_next_call(desk: Desk, own_places: Path) -> None:
+def test_ctrl_c_while_records_wait_leaves_them_for_the_next_call(desk: Own, own_places: Path) -> None:
     desk.run("budget.trials=4")
     whole = desk.record(times=False)
     desk.fresh("down")
     with pytest.raises(KeyboardInterrupt):
-        desk.run("budget.trials=4", interrupt_at=6, on_event=desk.down_at(Epoch))
+        desk.run("budget.trials=4", interrupt_at=6, on_event=desk.down)
     assert desk.trained == ["alexnet-000", "alexnet-001", "alexnet-002"]
     assert waiting()
-    desk.client.down = False
+    desk.up()
     assert desk.run("budget.trials=4").finished == 4
     assert desk.trained == ["alexnet-002", "alexnet-003"], "those that ended are not run again"
     states = [(run.tags["cnnstudy.trial"], run.state, run.reason) for run in desk.runs()]
@@ -289,7 +194,7 @@ def test_ctrl_c_while_records_wait_leaves_them_for_the_next_call(desk: Desk, own
     ]
 
 
-def test_ctrl_c_while_the_end_waits(desk: Desk) -> None:
+def test_ctrl_c_while_the_end_waits(desk: Own) -> None:
     def press(number: int, name: str) -> str:
         if desk.told("waiting for MLflow"):
             os.kill(os.getpid(), signal.SIGINT)
@@ -297,14 +202,14 @@ def test_ctrl_c_while_the_end_waits(desk: Desk) -> None:
 
     desk.fresh("down", press)
     with pytest.raises(KeyboardInterrupt):
-        desk.run(on_event=desk.down_at(Epoch))
+        desk.run(on_event=desk.down)
     assert desk.told("waiting for MLflow")[0].endswith("Ctrl-C leaves them there, and the next call delivers them")
     desk.client.fails, desk.client.down = lambda number, name: "", False
     assert desk.run().finished == 2
     assert desk.trained == []
 
 
-def test_a_driver_that_was_killed_while_records_waited(desk: Desk, own_places: Path) -> None:
+def test_a_driver_that_was_killed_while_records_waited(desk: Own, own_places: Path) -> None:
     """A process of its own, and its end is kill -9."""
     desk.run()
     whole = desk.record(times=False)
@@ -312,28 +217,15 @@ def test_a_driver_that_was_killed_while_records_waited(desk: Desk, own_places: P
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
+import pytest
 from pathlib import Path
-from fake_executor import FakeExecutor
-from faulty_store import FaultyClient
-from cnnstudy import recording
-from cnnstudy import spool
-from cnnstudy.config import load_study
-from cnnstudy.display import PlainDisplay
-from cnnstudy.execution import Epoch
-from cnnstudy.patience import Patience
-from cnnstudy.study import run_study
+from faulty_store import Desk
 from cnnstudy.tracking import Tracker
 
-recording.draw_curves = recording.draw_confusion = lambda *arguments: arguments[-1].write_text("picture")
-tracker = Tracker({desk.tracker.uri!r})
-client = tracker._client = FaultyClient(tracker._client)
-
-def told(event):
-    client.down = client.down or isinstance(event, Epoch)
-
-say = PlainDisplay(lambda text: print(text, flush=True))
-make = lambda folder: FakeExecutor(folder, on_event=told)
-run_study(load_study({str(desk.file)!r}, []), tracker, make, say, Patience(answer=60, pauses=(0.001,), end=600))
+desk = Desk(Path({str(own_places)!r}), pytest.MonkeyPatch())
+desk.use(Tracker({desk.tracker.uri!r}))
+desk.on_say = lambda text: print(text, flush=True)
+desk.run(on_event=desk.down)
 """
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with driver:
@@ -347,10 +239,10 @@ run_study(load_study({str(desk.file)!r}, []), tracker, make, say, Patience(answe
     assert not waiting()
 
 
-def test_source_weights_learnt_while_the_store_is_down_are_recorded_once(desk: Desk) -> None:
+def test_source_weights_learnt_while_the_store_is_down_are_recorded_once(desk: Own) -> None:
     pretrain = "weights={default: {source: pretrain, epochs: 1, data: {name: digits, classes: [3, 4]}}}"
-    desk.up_at_the_end()
-    outcome = desk.run(ONE, "factors={transfer: frozen}", pretrain, on_event=desk.down_at(Epoch))
+    desk.at_the_end(desk.up)
+    outcome = desk.run(ONE, "factors={transfer: frozen}", pretrain, on_event=desk.down)
     assert outcome.finished == 1
     assert [(run.state, "cnnstudy.from_cache" in run.tags) for run in desk.runs("pretrain")] == [("finished", False)]
 
@@ -358,10 +250,10 @@ def test_source_weights_learnt_while_the_store_is_down_are_recorded_once(desk: D
 # ---- the champion
 
 
-def test_a_store_that_breaks_while_a_champion_is_confirmed(desk: Desk, own_places: Path) -> None:
+def test_a_store_that_breaks_while_a_champion_is_confirmed(desk: Own, own_places: Path) -> None:
     desk.run()
-    desk.up_at_the_end()
-    outcome = desk.confirm(on_event=desk.down_at(Epoch))
+    desk.at_the_end(desk.up)
+    outcome = desk.confirm(on_event=desk.down)
     assert outcome.confirmed is not None
     assert outcome.confirmed.test is not None
     assert len(desk.runs("confirm")) == 4
@@ -369,7 +261,7 @@ def test_a_store_that_breaks_while_a_champion_is_confirmed(desk: Desk, own_place
     assert is_clean(own_places)
 
 
-def test_a_champions_version_whose_reply_was_lost_is_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_champions_version_whose_reply_was_lost_is_made_once(desk: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.run()
     client = type(desk.client.client)
     make, lost = client.create_model_version, []
@@ -392,21 +284,17 @@ def test_a_champions_version_whose_reply_was_lost_is_made_once(desk: Desk, monke
 # ---- what can't be helped
 
 
-def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Desk) -> None:
+def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) -> None:
     """Somebody deletes the run while its records wait."""
 
-    def told(text: str) -> None:
-        if text.startswith("waiting for MLflow"):
-            run = desk.client.client.search_runs([desk.experiment], "tags.`cnnstudy.kind` = 'trial'")[0]
-            desk.client.client.delete_run(run.info.run_id)
-            desk.deleted = run.info.run_id
-            desk.client.down = False
+    def delete() -> None:
+        desk.up()
+        desk.deleted = desk.runs()[0].run_id
+        desk.client.client.delete_run(desk.deleted)
 
-    desk.run("budget.trials=1", patience=SURE)
-    desk.experiment = desk.tracker.study("fake").experiment_id
-    desk.on_say = told
+    desk.at_the_end(delete)
     with pytest.raises(TrackingError, match="must be in the 'active' state") as caught:
-        desk.run(on_event=desk.down_at(Epoch))
+        desk.run(on_event=desk.down)
     (left,) = waiting()
     assert f"{left.records - 1} records wait in {left.folder}" in str(caught.value)
     assert "To give them up, remove that folder." in str(caught.value)
@@ -417,16 +305,16 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Desk) -
     assert desk.trained == []
 
 
-def test_records_can_be_given_up(desk: Desk) -> None:
+def test_records_can_be_given_up(desk: Own) -> None:
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down_at(Epoch))
+        desk.run(patience=BRIEF, on_event=desk.down)
     shutil.rmtree(waiting()[0].folder)
-    desk.client.down = False
+    desk.up()
     assert desk.run().finished == 2
     assert sorted(desk.trained) == ["alexnet-000", "alexnet-001"]
 
 
-def test_a_full_disk_stops_the_study_and_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_study_and_loses_nothing(desk: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow is down, and when the first trial ends there is no room but what was kept free."""
     write, full = spool._write, []
 
@@ -450,7 +338,7 @@ def test_a_full_disk_stops_the_study_and_loses_nothing(desk: Desk, monkeypatch: 
     assert caught.value.exit_code == 3
     assert desk.trained == ["alexnet-000", "alexnet-001"]
     full.clear()
-    desk.client.down = False
+    desk.up()
     assert desk.run("budget.trials=4").finished == 4
     assert desk.trained == ["alexnet-001", "alexnet-002", "alexnet-003"], "the first one's record was complete"
     assert [run for run in desk.record(times=False)["runs"] if run["tags"]["cnnstudy.state"] != "failed"] == whole[
@@ -458,7 +346,7 @@ def test_a_full_disk_stops_the_study_and_loses_nothing(desk: Desk, monkeypatch: 
     ]
 
 
-def test_a_disk_too_full_to_begin_with(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_full_to_begin_with(desk: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -468,7 +356,7 @@ def test_a_disk_too_full_to_begin_with(desk: Desk, monkeypatch: pytest.MonkeyPat
     assert desk.trained == []
 
 
-def test_a_full_disk_below_mlflows_files(desk: Desk, own_places: Path) -> None:
+def test_a_full_disk_below_mlflows_files(desk: Own, own_places: Path) -> None:
     """Its database answers, and there is no room for a model."""
     desk.run()
     whole = desk.record(times=False)
