@@ -20,6 +20,8 @@ from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 # What a study does is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The screen is the display's.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from faulty_store import BRIEF, ONE, Desk, is_clean
 
+import cnnstudy
 from cnnstudy import spool
 from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError
@@ -216,7 +217,7 @@ def test_a_driver_that_was_killed_while_records_waited(desk: Own, own_places: Pa
     desk.fresh("killed")
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(cnnstudy.__file__).parent.parent)]!r}
 import pytest
 from pathlib import Path
 from faulty_store import Desk
