@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError
+from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError, sentence
 from cnnstudy.patience import Patience
 from cnnstudy.spool import Operation, Spool
 
@@ -106,7 +106,7 @@ class Delivery:
             try:
                 self._apply(operation, True)
             except TrackingError as error:
-                raise type(error)(f"{error} {self._hint(len(left) - count)}") from error
+                raise type(error)(f"{sentence(error)} {self._hint(len(left) - count)}") from error
             self._spool.remove(operation)
         if left:
             self._say("all of them have arrived")
@@ -141,7 +141,7 @@ class Delivery:
                 self._keep_what_fits()
             self._raise_halted()
             if self._queue:
-                reason = str(self._trouble or "MLflow is slow.")
+                reason = sentence(self._trouble or "MLflow is slow")
                 raise TrackingUnavailableError(f"{reason} {self._hint(len(self._queue))}")
 
     def ask(self, read: Callable[[], Answer]) -> Answer:
@@ -159,8 +159,8 @@ class Delivery:
             full, waiting = self._full, f" ({self._waiting()})" if self._queue else ""
         if full is not None:
             raise DiskFullError(
-                f"the disk is full: {full}. Everything recorded so far is kept{waiting}; make room, and the same "
-                "command goes on."
+                f"the disk is full: {sentence(full)} Everything recorded so far is kept{waiting}; make room, and the "
+                "same command goes on."
             ) from full
 
     def close(self) -> None:
@@ -263,7 +263,7 @@ class Delivery:
 
     def _raise_halted(self) -> None:
         if isinstance(self._halted, TrackingError):
-            raise TrackingError(f"{self._halted} {self._hint(len(self._queue))}") from self._halted
+            raise TrackingError(f"{sentence(self._halted)} {self._hint(len(self._queue))}") from self._halted
         if self._halted is not None:
             raise self._halted
 
@@ -273,7 +273,7 @@ class Delivery:
         if self._said or (self._said_slow and self._trouble is None):
             return
         self._said, self._said_slow = True, self._said_slow or self._trouble is None
-        reason = str(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s.")
+        reason = sentence(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s")
         self._say(f"{reason} The study goes on; its records wait in {self._spool.folder}")
 
     def _waiting(self) -> str:

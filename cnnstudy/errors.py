@@ -116,6 +116,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {lowered[close[0]]!r}?" if close else "."
 
 
+def sentence(error: BaseException | str) -> str:
+    """What it says, with the period that a sentence after it needs."""
+    return f"{str(error).rstrip('.')}."
+
+
 def without_secrets(uri: str) -> str:
     """The address without user and password, which may hold `@` and `/` themselves."""
     hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +75,8 @@ def _measure(workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun]
     config, registry = workshop.config, Registry(workshop.recorder.tracker.uri)
     models = []
     for run in runs:
-        place = registry.bring(registry.at(run.tags["cnnstudy.model"]), workshop.folder / run.run_id)
+        stored = workshop.recorder.outbox.ask(functools.partial(registry.at, run.tags["cnnstudy.model"]))
+        place = registry.bring(stored, workshop.folder / run.run_id)
         models.append(str(layout.keras_file(place) or place))
     images = workshop.images[champion.candidate.architecture]
     split = Split(config.data.validation, config.data.test, config.seed)

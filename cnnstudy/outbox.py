@@ -20,7 +20,7 @@ from cnnstudy.errors import DiskFullError, TrackingError
 from cnnstudy.patience import Patience
 from cnnstudy.records import PreparedImages, RecordedStudy
 from cnnstudy.spool import Operation, Spool, link_tree
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import TOKEN, Tracker
 
 _TOKEN = "token-"
 
@@ -113,6 +113,10 @@ class Outbox(Delivery):
             self._run_ids[operation.token] = self._tracker.start_run(experiment, **given, **made)
             return self._run_ids[operation.token]
         run_id = self._run_id(operation.run)
+        if run_id is None and operation.what == "end_run":  # it never came so far that there is something to end
+            return ""
+        if run_id is None:
+            raise TrackingError(f"MLflow has no run with the tag {TOKEN} = {operation.run}; somebody removed it.")
         if operation.what == "log_model":
             assert files is not None
             return self._tracker.log_model(experiment, run_id, folder=files, **given, **made)
@@ -127,14 +131,14 @@ class Outbox(Delivery):
             self._tracker.end_run(run_id, **given, at=at)
         return ""
 
-    def _run_id(self, run: str) -> str:
-        """MLflow's id of the run."""
+    def _run_id(self, run: str) -> str | None:
+        """MLflow's id of the run; None: it has none."""
         if not run.startswith(_TOKEN):
             return run
         if run not in self._run_ids:
             found = self._tracker.find_run(self._study.experiment_id, run)
             if found is None:
-                raise TrackingError(f"MLflow has no run with the tag cnnstudy.token = {run}; somebody removed it.")
+                return None
             self._run_ids[run] = found
         return self._run_ids[run]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cnnstudy.errors import TrackingUnavailableError
+from cnnstudy.errors import TrackingUnavailableError, sentence
 
 Answer = TypeVar("Answer")
 
@@ -40,5 +40,5 @@ class Patience:
                 if time.monotonic() + pause >= deadline:
                     raise
                 if failures == 2:
-                    say(f"{error} Waiting for it; Ctrl-C stops, and the next call goes on.")
+                    say(f"{sentence(error)} Waiting for it; Ctrl-C stops, and the next call goes on.")
                 time.sleep(pause)

@@ -22,6 +22,7 @@ from cnnstudy import spool
 from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
+from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.spool import waiting
 from cnnstudy.tracking import Tracker
@@ -117,7 +118,7 @@ def test_training_goes_on_while_the_store_is_down(desk: Own, own_places: Path) -
     assert (outcome.finished, outcome.missing) == (2, 0)
     assert desk.record() == whole
     (late,) = desk.told("MLflow at")
-    assert "the database is locked The study goes on; its records wait in" in late
+    assert "the database is locked. The study goes on; its records wait in" in late
     places = [desk.said.index(line) for line in (late, *desk.told("waiting for"), *desk.told("MLflow answers again"))]
     ended = next(place for place, line in enumerate(desk.said) if line.startswith("alexnet-001  finished"))
     assert places[0] < ended < places[1] < places[2], "the last trial ended before anything was waited for"
@@ -208,6 +209,29 @@ def test_ctrl_c_while_the_end_waits(desk: Own) -> None:
     desk.client.fails, desk.client.down = lambda number, name: "", False
     assert desk.run().finished == 2
     assert desk.trained == []
+
+
+def test_ctrl_c_while_the_store_is_down_and_nothing_waits_is_no_wait(desk: Own) -> None:
+    """How far the study is can't be said then."""
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(interrupt_at=1, on_event=lambda event: setattr(desk.client, "down", True))
+    assert desk.told("MLflow at") == []
+    desk.up()
+    assert desk.run().finished == 2
+
+
+def test_an_end_without_a_beginning_is_none(desk: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was no room for the start of a run, and then there was for its end."""
+    desk.run()
+    runs, study = len(desk.runs()), desk.tracker.study("fake")
+    outbox = Outbox(desk.tracker, study)
+    outbox.leave_end("token-of-none", "failed")
+    outbox.wait()
+    outbox.leave(spool.Operation("set_tags", 1, "token-of-none", {"tags": {}}))
+    with pytest.raises(TrackingError, match=r"no run with the tag cnnstudy\.token = token-of-none"):
+        outbox.wait()
+    outbox.close()
+    assert len(desk.runs()) == runs
 
 
 def test_a_driver_that_was_killed_while_records_waited(desk: Own, own_places: Path) -> None:
