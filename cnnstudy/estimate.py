@@ -86,7 +86,7 @@ def tell_cost(specs: Sequence[TrialSpec], recorder: Recorder, executor: Executor
     """
     if display.silent:
         return
-    runs = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.state == "finished"]
+    runs = [run for run in recorder.runs() if run.state == "finished"]
     by_kind: dict[Kind, list[TrialSpec]] = {}
     for spec in specs:
         by_kind.setdefault((spec.architecture, str(spec.levels["transfer"])), []).append(spec)
