@@ -42,12 +42,14 @@ class FaultyClient:
         self.client, self.fails = client, fails
         self.calls: list[str] = []
         self.down = False  # no call gets anywhere
+        self.on_call: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)
         return lambda *given, **named: self._call(method, name, given, named)
 
     def _call(self, method: Callable[..., Any], name: str, given: Any, named: Any) -> Any:
+        self.on_call()
         when = "before" if self.down else ""
         if name in WRITES:
             when = self.fails(len(self.calls), name) or when

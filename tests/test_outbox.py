@@ -197,16 +197,17 @@ def test_ctrl_c_while_records_wait_leaves_them_for_the_next_call(desk: Own, own_
 
 
 def test_ctrl_c_while_the_end_waits(desk: Own) -> None:
-    def press(number: int, name: str) -> str:
+    def press() -> None:
         if desk.told("waiting for MLflow"):
             os.kill(os.getpid(), signal.SIGINT)
-        return "before" if desk.client.down else ""
 
-    desk.fresh("down", press)
+    desk.fresh("down")
+    desk.client.on_call = press
     with pytest.raises(KeyboardInterrupt):
         desk.run(on_event=desk.down)
     assert desk.told("waiting for MLflow")[0].endswith("Ctrl-C leaves them there, and the next call delivers them")
-    desk.client.fails, desk.client.down = lambda number, name: "", False
+    desk.client.on_call = lambda: None
+    desk.up()
     assert desk.run().finished == 2
     assert desk.trained == []
 
