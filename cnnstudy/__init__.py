@@ -46,8 +46,14 @@ Each module imports only from those above it in this list (tests/test_imports.py
     search           Optuna
     factorial        every cell once with each seed, in blocks
     analysis/        leaderboard, curves, effects: which factor causes the gap
+    availability     which errors of MLflow's store go away by themselves
+    mlflow_entities  records as MLflow has them
     mlflow_view      the layout of MLflow's page of a study
     tracking         MLflow
+    patience         how long MLflow is waited for
+    spool            records on disk that MLflow has not taken yet
+    delivery         their way to MLflow: at once, or again and again
+    outbox           what a study writes, whether MLflow answers or not
     registry         MLflow's models, brought onto this disk
     repair           what is left over, looked for and put right
     models           a trained model by its study, trial, address or place

@@ -83,6 +83,10 @@ class Claim:
         self.tracker.set_tags(self.study.run_id, {DRIVER: json.dumps(self.process.to_json())})
         self.check()  # two may have begun in the same moment: the later word holds
 
+    def give_up(self) -> None:
+        """The study is nobody's."""
+        self.tracker.set_tags(self.study.run_id, {DRIVER: ""})
+
     def check(self) -> None:
         """See that the study is still this process' to run.
 

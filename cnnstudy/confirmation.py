@@ -70,8 +70,7 @@ def confirm(workshop: Workshop, options: Confirm, again: bool = False) -> Confir
         NothingToConfirmError: there is no candidate.
     """
     recorder, rule = workshop.recorder, workshop.config.objective.rule
-    tracker, experiment = recorder.tracker, recorder.study.experiment_id
-    trials = list(latest_runs(run for run in tracker.runs(experiment) if run.kind == "trial").values())
+    trials = list(latest_runs(run for run in recorder.runs() if run.kind == "trial").values())
     found, naive = candidates(trials, rule, options.top), naive_best(trials, rule)
     if not found or naive is None:
         raise NothingToConfirmError(
@@ -88,7 +87,8 @@ def confirm(workshop: Workshop, options: Confirm, again: bool = False) -> Confir
     runs = [_recorded_runs(workshop)[_key(champion.candidate, seed)] for seed in champion.seeds]
     chosen = runs[champion.seeds.index(typical_seed(champion))]
     reason = _reason(stand, rule)
-    version = Registry(tracker.uri).register_champion(recorder.study.name, chosen, reason)
+    registry = Registry(recorder.tracker.uri)
+    version = recorder.outbox.ask(lambda: registry.register_champion(recorder.study.name, chosen, reason))
     test, refusal = open_test(workshop, champion, runs, again)
     model = chosen.tags["cnnstudy.model"]
     confirmed = Confirmed(rule, tuple(stand), best_validation, champion, model, version, reason, test, refusal)
@@ -139,8 +139,11 @@ def _key(candidate: Candidate, seed: int) -> str:
 
 def _recorded_runs(workshop: Workshop) -> dict[str, RecordedRun]:
     """By key the confirming runs that count."""
-    runs = workshop.recorder.tracker.runs(workshop.recorder.study.experiment_id)
-    return {key: run for key, run in latest_runs(run for run in runs if run.kind == "confirm").items() if run.done}
+    return {
+        key: run
+        for key, run in latest_runs(run for run in workshop.recorder.runs() if run.kind == "confirm").items()
+        if run.done
+    }
 
 
 def _standings(workshop: Workshop, found: Sequence[Candidate], count: int, rule: Rule, looks: int) -> list[Standing]:
@@ -186,7 +189,7 @@ def _record(workshop: Workshop, confirmed: Confirmed) -> None:
         path = folder / RECORD
         path.parent.mkdir()
         path.write_text(json.dumps(as_json(confirmed), indent=2), encoding="utf-8")
-        recorder.tracker.log_files(recorder.study.run_id, folder)
+        recorder.outbox.log_files(recorder.study.run_id, folder)
     metrics = {"selection/best_validation": confirmed.best_validation[1]}
     if confirmed.champion is not None:
         metrics["selection/confirmed"] = confirmed.champion.mean
@@ -196,7 +199,7 @@ def _record(workshop: Workshop, confirmed: Confirmed) -> None:
             "test/loss": confirmed.test.loss,
         }
         metrics["selection/optimism"] = confirmed.optimism
-    recorder.tracker.log_metrics(recorder.study.run_id, metrics, 0)
+    recorder.outbox.log_metrics(recorder.study.run_id, metrics, 0)
 
 
 def as_json(confirmed: Confirmed) -> dict[str, Any]:

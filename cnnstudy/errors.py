@@ -10,6 +10,8 @@ CnnstudyError
     ├── WeightsError        source weights that are missing or don't fit
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
+    │   └── TrackingUnavailableError   for now: the same may succeed later
+    ├── DiskFullError       no room on this disk for what was measured
     ├── StudyBusyError      another driver runs this study
     │   └── TakenOverError    another driver has taken it from this one
     ├── WorkerError         a worker process that can't start or stops answering
@@ -69,6 +71,19 @@ class TrackingError(EnvironmentTrouble):
     """MLflow's store can't be reached, read or written."""
 
 
+class TrackingUnavailableError(TrackingError):
+    """MLflow's store can't be reached, read or written for now: it is locked, slow, full or restarting.
+
+    `disk_full` says whether that is for want of room on a disk of this machine.
+    """
+
+    disk_full = False
+
+
+class DiskFullError(EnvironmentTrouble):
+    """No room on this disk for what was measured."""
+
+
 class StudyBusyError(EnvironmentTrouble):
     """Another driver runs this study."""
 
@@ -95,6 +110,8 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
         WeightsError,
         ModelError,
         TrackingError,
+        TrackingUnavailableError,
+        DiskFullError,
         StudyBusyError,
         WorkerError,
     )
@@ -114,6 +131,11 @@ def printable(text: str) -> str:
     escapes.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def sentence(error: BaseException | str) -> str:
+    """What it says, with the period that a sentence after it needs."""
+    return f"{str(error).rstrip('.')}."
 
 
 def without_secrets(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ def open_test(
 ) -> tuple[Opening | None, str]:
     """The champion's test, or why it was not made. What was opened for these very models is not opened again."""
     recorder, ids = workshop.recorder, tuple(run.run_id for run in runs)
-    (own,) = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.run_id == recorder.study.run_id]
+    (own,) = [run for run in recorder.runs() if run.run_id == recorder.study.run_id]
     before = Opening(**_tuples(json.loads(own.tags[TEST_TAG]))) if TEST_TAG in own.tags else None
     if before is not None and before.runs == ids and before.values:
         return before, ""
@@ -63,10 +64,10 @@ def open_test(
     openings = 1 if before is None else before.openings + (not same)
     opened = Opening(before.opened if same and before is not None else now, champion.candidate.trial, ids, openings)
     # recorded first: an opening that nobody knows of would be the one that misleads
-    recorder.tracker.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(opened))})
+    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(opened))})
     measured = _measure(workshop, champion, runs)
     test = _with_results(opened, measured)
-    recorder.tracker.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(test))})
+    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(test))})
     return test, ""
 
 
@@ -74,7 +75,8 @@ def _measure(workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun]
     config, registry = workshop.config, Registry(workshop.recorder.tracker.uri)
     models = []
     for run in runs:
-        place = registry.bring(registry.at(run.tags["cnnstudy.model"]), workshop.folder / run.run_id)
+        stored = workshop.recorder.outbox.ask(functools.partial(registry.at, run.tags["cnnstudy.model"]))
+        place = registry.bring(stored, workshop.folder / run.run_id)
         models.append(str(layout.keras_file(place) or place))
     images = workshop.images[champion.candidate.architecture]
     split = Split(config.data.validation, config.data.test, config.seed)

@@ -105,10 +105,11 @@ class Preparation:
         learnt_on = [spec.images.digest, spec.images.size]
         described = {name: value for name, value in spec.to_json().items() if name != "features"}  # it has none
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
-        if not entry_folder("weights", address).is_dir():
-            self._pretrain(spec, address)
         folder = entry_folder("weights", address)
-        self._record_from_cache(spec, address, folder)
+        if folder.is_dir():
+            self._record_from_cache(spec, address, folder)
+        else:
+            self._pretrain(spec, address)
         return SourceWeights("pretrain", str(folder / "backbone.npz"), address)
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
@@ -168,7 +169,7 @@ class Preparation:
 
     def _record_from_cache(self, spec: TrialSpec, address: str, folder: Path) -> None:
         """A run with the curves and the model, where this study has none of these weights yet."""
-        runs = self.recorder.tracker.runs(self.recorder.study.experiment_id)
+        runs = self.recorder.runs()
         if any(run.tags.get("cnnstudy.weights_address") == address and run.state == "finished" for run in runs):
             return
         cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))

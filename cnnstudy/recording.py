@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import math
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cnnstudy.analysis.classes import class_metrics, metric_names
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.analysis.leaderboard import without_formula
+from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Found, decide
+from cnnstudy.outbox import Outbox
+from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
 from cnnstudy.repair import carry_out, look_at
 from cnnstudy.scratch import scratch_folder
-from cnnstudy.tracking import KIND, LEVELS, REASON, STATE, Tracker
+from cnnstudy.spool import remove_abandoned_files
+from cnnstudy.tracking import DRIVER, KIND, LEVELS, REASON, STATE, Tracker
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Recording:
     """One trial on its way: its run, and what it reported so far."""
 
     spec: TrialSpec
-    run_id: str
+    run_id: str  # or what names it in the outbox
     title: str
     epochs: list[EpochRecord] = field(default_factory=list)
 
@@ -37,18 +41,38 @@ class Recorder:
     """Writes the trials of one study.
 
     Args:
-        check: called before a trial begins and before it ends, to raise where that is no longer to be written.
+        check: called before anything but metrics is written, to raise where that is no longer to be done.
+        outbox: one with the same check; None: one whose records nobody has left, and nobody is told of.
+
+    Raises, whatever it writes:
+        TakenOverError: as `check` does.
+        TrackingError: MLflow refuses it; while MLflow only does not answer, the outbox has it.
+        DiskFullError: when a record is complete, where the disk is full; or before, where it can't be kept.
     """
 
-    def __init__(self, tracker: Tracker, study: RecordedStudy, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        study: RecordedStudy,
+        check: Callable[[], None] = lambda: None,
+        outbox: Outbox | None = None,
+    ) -> None:
         self.tracker = tracker
         self.study = study
+        self.outbox = outbox or Outbox(tracker, study, check=check)
         self._check = check
         self._code_version = code_version()
 
+    def runs(self) -> list[RecordedRun]:
+        """Every run of the study, oldest first, once all that was written has arrived.
+
+        Raises:
+            TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
+        """
+        return self.outbox.ask(lambda: self.tracker.runs(self.study.experiment_id))
+
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
         """A run for the trial, with all that is known before it trains."""
-        self._check()
         title = title_of(spec)
         parameters = {
             "architecture": spec.architecture,
@@ -85,22 +109,22 @@ class Recorder:
             "cnnstudy.packages": json.dumps(driver_versions()),
             **(extra_tags or {}),
         }
-        run_id = self.tracker.start_run(self.study.experiment_id, f"{spec.key} {title}", tags, parameters, spec.images)
+        run_id = self.outbox.start_run(f"{spec.key} {title}", tags, parameters, spec.images)
         return Recording(spec, run_id, title)
 
     def epoch(self, recording: Recording, record: EpochRecord) -> None:
         recording.epochs.append(record)
-        self.tracker.log_metrics(recording.run_id, record.metrics, record.epoch)
+        self.outbox.log_metrics(recording.run_id, record.metrics, record.epoch)
+        self.outbox.stop_if_full()
 
     def finish(self, recording: Recording, result: TrialResult) -> None:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
-        self._check()
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best["best/epoch"] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
-        self.tracker.log_metrics(
+        self.outbox.log_metrics(
             run_id,
             {
                 **({} if has_model else best),  # else they come with the model, which has them too then
@@ -114,10 +138,9 @@ class Recorder:
         )
         with scratch_folder() as folder:
             self._write_files(folder, recording, result, per_class)
-            self.tracker.log_files(run_id, folder)
+            self.outbox.log_files(run_id, folder)
         if has_model:
-            self.tracker.log_model(
-                self.study.experiment_id,
+            self.outbox.log_model(
                 run_id,
                 spec.key,
                 Path(result.files["model"]),
@@ -136,12 +159,12 @@ class Recorder:
             tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
-        self.tracker.end_run(run_id, result.state, tags)
+        self.outbox.end_run(run_id, result.state, tags)
+        self.outbox.stop_if_full()
 
     def attempts(self) -> Counter[str]:
         """By trial, how many of its runs failed and did not count."""
-        runs = self.tracker.runs(self.study.experiment_id)
-        return Counter(run.tags["cnnstudy.trial"] for run in runs if RETRIED in run.tags)
+        return Counter(run.tags["cnnstudy.trial"] for run in self.runs() if RETRIED in run.tags)
 
     def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
         """The reason, the traceback as a file, and the curves so far.
@@ -149,31 +172,58 @@ class Recorder:
         Args:
             again: the trial runs once more; this run does not count.
         """
-        self._check()
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
-            self.tracker.log_files(recording.run_id, folder)
+            self.outbox.log_files(recording.run_id, folder)
         tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
         if again:
             tags[RETRIED] = "true"
-        self.tracker.end_run(recording.run_id, "failed", tags)
+        self.outbox.end_run(recording.run_id, "failed", tags)
+        self.outbox.stop_if_full()
 
-    def interrupt_unfinished(self) -> list[RecordedRun]:
+    def put_right(self) -> list[RecordedRun]:
         """Put right what was stopped from outside, the study's own run aside; the runs that are to run again.
 
-        Only for the study's one driver: what is under way then is its own, or was left by one that is gone.
+        Only for the study's one driver: what is under way then is its own, or was left by one that is gone. All that
+        was written has arrived before: a trial whose last word waits in the outbox has ended.
+
+        Raises:
+            TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
         """
+        return self.outbox.ask(self._put_right)
+
+    def interrupt_unfinished(self) -> list[RecordedRun]:
+        """The same for those who are about to stop and wait for nothing.
+
+        While MLflow does not answer, the runs of this recorder are marked in the outbox, and none are returned.
+        """
+        with contextlib.suppress(TrackingUnavailableError):
+            if self.outbox.settle():
+                return self._put_right()
+        self.outbox.leave_interrupted({REASON: INTERRUPTED})
+        return []
+
+    def _put_right(self) -> list[RecordedRun]:
+        self._check()
         found = look_at(self.tracker, self.study, "gone")
         found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
         decisions = decide(Found(studies=(found,)))
         carry_out(decisions, self.tracker)
         ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
         return [run for run in found.runs if run.run_id in ids]
+
+    def end_study(self, state: str, tags: Mapping[str, str]) -> None:
+        """The last word on the study, whatever comes of it; it is nobody's then."""
+        last = {**tags, DRIVER: ""}
+        if self.outbox.waits:
+            self.outbox.leave_end(self.study.run_id, state, last)
+        else:
+            self.tracker.end_run(self.study.run_id, state, last)
 
     def _write_files(
         self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]
@@ -193,6 +243,26 @@ class Recorder:
         (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
 
 
+@contextlib.contextmanager
+def open_recorder(
+    tracker: Tracker,
+    study: RecordedStudy,
+    say: Callable[[str], None],
+    patience: Patience | None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Recorder]:
+    """A recorder of the study; what an earlier call left for MLflow has arrived.
+
+    Raises:
+        TrackingError: that can't be delivered.
+        DiskFullError: there is no room for a record that may have to wait.
+    """
+    with contextlib.closing(Outbox(tracker, study, say, patience, check)) as outbox:
+        outbox.deliver_left()
+        remove_abandoned_files()
+        yield Recorder(tracker, study, check, outbox)
+
+
 def title_of(spec: TrialSpec) -> str:
     """The trial in a few words: `frozen, batch 32, dropout 0.5`."""
     levels = spec.levels
@@ -206,43 +276,6 @@ def title_of(spec: TrialSpec) -> str:
     if levels.get("protocol") == "legacy":
         parts.append("legacy protocol")
     return ", ".join(parts)
-
-
-def class_metrics(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str], train_confusion: Sequence[Sequence[int]] = ()
-) -> list[dict[str, float | str]]:
-    """Precision, recall, F1 and the number of validation images of each class; 0 where nothing was predicted.
-
-    With the probe's confusion also `train_recall`, and `gap`, by how much that is above the validation recall (shares
-    of 0..1); NaN for a class that the probe has no image of.
-    """
-    rows: list[dict[str, float | str]] = []
-    for i, name in enumerate(classes):
-        correct, images = confusion[i][i], sum(confusion[i])
-        predicted = sum(row[i] for row in confusion)
-        precision, recall = correct / max(1, predicted), correct / max(1, images)
-        f1 = 2 * correct / max(1, predicted + images)
-        rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "images": float(images)})
-        if train_confusion:
-            of_class = sum(train_confusion[i])
-            train_recall = train_confusion[i][i] / of_class if of_class else math.nan
-            rows[-1] |= {"train_recall": train_recall, "gap": train_recall - recall}
-    return rows
-
-
-def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
-    """Recall, precision and, where it is known, recall on the probe under names that MLflow takes; classes that look
-    alike there are numbered."""
-    named: dict[str, float] = {}
-    for number, row in enumerate(per_class):
-        name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]
-        while f"recall/{name}" in named or not name.strip(" ._-"):
-            name = f"{name}_{number}"
-        named[f"recall/{name}"] = float(row["recall"])
-        named[f"precision/{name}"] = float(row["precision"])
-        if math.isfinite(train_recall := float(row.get("train_recall", math.nan))):
-            named[f"train_recall/{name}"] = train_recall
-    return named
 
 
 def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
+from cnnstudy.mlflow_entities import all_pages, sent_once
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
 
@@ -144,15 +144,9 @@ class Registry(Tracker):
 
     def models_of(self, study: RecordedStudy) -> tuple[FoundModel, ...]:
         """What its runs logged and nobody deleted."""
+        search = self._client.search_logged_models
         with self._translated():
-            found: list[LoggedModel] = []
-            token = None
-            while True:
-                page = self._client.search_logged_models([study.experiment_id], page_token=token)
-                found.extend(page)
-                token = page.token
-                if not token:
-                    break
+            found = all_pages(lambda token: search([study.experiment_id], page_token=token))
         return tuple(FoundModel(one.model_id, one.name, str(one.status), one.source_run_id or "") for one in found)
 
     def discard_model(self, model_id: str) -> None:
@@ -175,15 +169,10 @@ class Registry(Tracker):
             self._client.delete_model_version(name, version)
 
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
-        """Give the run's model the alias `champion`, with the reason; its version, where it has one already that."""
+        """Give the run's model the alias `champion`, with the reason; its version, which is made once."""
         source = run.tags["cnnstudy.model"]
-        with self._translated(), _default_address(self.uri):
-            with contextlib.suppress(MlflowException):
-                found = self._client.get_model_version_by_alias(name, "champion")
-                if found.source == source:
-                    self._client.update_model_version(name, found.version, reason)
-                    return str(found.version)
-            with contextlib.suppress(MlflowException):
+        with self._translated(), sent_once(), _default_address(self.uri):
+            if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)
             # a call that was killed before it gave the alias has left the version
             versions = self._client.search_model_versions(f"name='{name}'", max_results=1000)

@@ -47,7 +47,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
 
 def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
     """Raise StudyChangedError where trials are recorded that saw other images or another split."""
-    runs = recorder.tracker.runs(recorder.study.experiment_id)
+    runs = recorder.runs()
     others = {run.tags["cnnstudy.data_digest"] for run in runs if run.kind == "trial"} - {images.digest}
     if others:
         raise StudyChangedError(
@@ -79,9 +79,9 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
     """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
     tracker, rule = recorder.tracker, config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
-    for run in recorder.interrupt_unfinished():
+    for run in recorder.put_right():
         display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
-    for run in tracker.runs(recorder.study.experiment_id):
+    for run in recorder.runs():
         if run.kind != "trial":
             continue
         past = past_trial(run, rule)

@@ -19,11 +19,12 @@ from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
 from cnnstudy.display import Display, duration
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
-from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError
+from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError, TakenOverError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
+from cnnstudy.patience import Patience
 from cnnstudy.proposals import Strategy
-from cnnstudy.recording import Recorder
+from cnnstudy.recording import Recorder, open_recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.resume import past_trials, recorded_config, refuse_changes, tidy_up
 from cnnstudy.schema import StudyConfig
@@ -48,30 +49,41 @@ class Outcome:
 
 
 def run_study(
-    study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display, take_over: bool = False
+    study: Study,
+    tracker: Tracker,
+    make_executor: MakeExecutor,
+    display: Display,
+    take_over: bool = False,
+    patience: Patience | None = None,
 ) -> Outcome:
     """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
 
     Args:
         take_over: also from a driver on another machine, of which nobody here can tell whether it lives.
+        patience: how long MLflow is waited for; None: the usual one.
 
     Raises:
+        KeyboardInterrupt: where it can't be said how far the study is, for MLflow does not answer.
+        DiskFullError: nothing recorded is lost.
         StudyBusyError: another driver runs it.
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
+    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
         config = study.config.model_dump(mode="json")
         tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
-        refuse_changes(recorded, config, tracker, study)
         claim = Claim(tracker, recorded)
-        claim.take(take_over)
-        recorder = Recorder(tracker, recorded, claim.check)
+        recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
+        try:
+            refuse_changes(recorded, config, tracker, study)
+        except StudyChangedError:
+            claim.give_up()
+            raise
 
         def work(workshop: Workshop) -> Outcome:
             _run_missing(workshop)
-            outcome = _outcome(study.config, recorder, interrupted=False)
+            outcome = _outcome(study.config, recorded, recorder.runs(), interrupted=False)
             options = study.config.confirm
             if options is None or outcome.missing or not outcome.finished:
                 return outcome
@@ -97,6 +109,7 @@ def confirm_study(
     display: Display,
     again: bool,
     take_over: bool = False,
+    patience: Patience | None = None,
 ) -> Outcome:
     """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
 
@@ -105,31 +118,40 @@ def confirm_study(
         options: keys of `confirm` that are to be others than in its file (or than the usual ones).
         again: open the test split though it was opened for another champion.
         take_over: as for run_study.
+        patience: how long MLflow is waited for; None: the usual one.
 
     Raises:
         UnknownNameError: there is no such study.
         NothingToConfirmError: no trial has finished and learnt something.
-        StudyBusyError, DataError, WeightsError, TrackingError, WorkerError: as run_study.
+        StudyBusyError, DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
     found = tracker.study(name)
-    with one_driver(found.name, tracker.uri), terminate_as_interrupt():
+    with one_driver(found.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
         tidy_up(display)
-        claim = Claim(tracker, found)
-        config, recorder = recorded_config(found), Recorder(tracker, found, claim.check)
+        config = recorded_config(found)
         chosen = _confirm_options(config, options)
+        recorder = stack.enter_context(_recorder(Claim(tracker, found), display, patience, take_over))
 
         def work(workshop: Workshop) -> Outcome:
             confirmed = confirm(workshop, chosen, again)
-            return replace(_outcome(config, recorder, interrupted=False), confirmed=confirmed)
+            return replace(_outcome(config, found, recorder.runs(), interrupted=False), confirmed=confirmed)
 
-        claim.take(take_over)
         with _running(recorder):
             tracker.restart_study(found)
-            recorder.interrupt_unfinished()
+            recorder.put_right()
             with contextlib.closing(Workshop(config, recorder, make_executor, display)) as workshop:
                 outcome = _work(workshop, work)
             _end(recorder, outcome)
         return outcome
+
+
+@contextlib.contextmanager
+def _recorder(claim: Claim, display: Display, patience: Patience | None, take_over: bool) -> Iterator[Recorder]:
+    """A recorder for the study's one driver, with what an earlier call left delivered."""
+    claim.take(take_over)
+    with open_recorder(claim.tracker, claim.study, display.say, patience, claim.check) as recorder:
+        claim.take()  # what was left may have ended with the words that give the study up
+        yield recorder
 
 
 def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
@@ -151,8 +173,7 @@ def _running(recorder: Recorder) -> Iterator[None]:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
         with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
             recorder.interrupt_unfinished()
-            tags = {REASON: reason, "cnnstudy.message": str(error), DRIVER: ""}
-            recorder.tracker.end_run(recorder.study.run_id, "failed", tags)
+            recorder.end_study("failed", {REASON: reason, "cnnstudy.message": str(error)})
         raise
 
 
@@ -161,15 +182,23 @@ def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
     try:
         return work(workshop)
     except KeyboardInterrupt:
-        workshop.recorder.interrupt_unfinished()
-        return _outcome(workshop.config, workshop.recorder, interrupted=True)
+        recorder = workshop.recorder
+        recorder.interrupt_unfinished()
+        if recorder.outbox.waits:
+            raise
+        try:
+            runs = recorder.tracker.runs(recorder.study.experiment_id)
+        except TrackingUnavailableError:  # who stops does not wait for an answer
+            raise KeyboardInterrupt from None
+        return _outcome(workshop.config, recorder.study, runs, interrupted=True)
 
 
 def _end(recorder: Recorder, outcome: Outcome) -> None:
     tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
     tags |= {REASON: "interrupted"} if outcome.interrupted else {}
     tags[DRIVER] = ""
-    recorder.tracker.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
+    recorder.outbox.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
+    recorder.outbox.wait()
 
 
 def _run_missing(workshop: Workshop) -> None:
@@ -185,9 +214,9 @@ def _run_missing(workshop: Workshop) -> None:
     driver, estimate = Driver(workshop, strategy), None
     if factorial is not None:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
-        tracker, experiment = recorder.tracker, recorder.study.experiment_id
-        runs, artifacts = tracker.runs(experiment), tracker.artifacts_of(experiment)
-        estimate = tell_cost(specs, runs, artifacts, workshop.executor, display)
+        experiment = recorder.study.experiment_id
+        artifacts = recorder.outbox.ask(lambda: recorder.tracker.artifacts_of(experiment))
+        estimate = tell_cost(specs, recorder.runs(), artifacts, workshop.executor, display)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
@@ -195,11 +224,10 @@ def _run_missing(workshop: Workshop) -> None:
         display.say(f"the trials took {taken}; the estimate was {duration(estimate)}")
 
 
-def _outcome(config: StudyConfig, recorder: Recorder, interrupted: bool) -> Outcome:
-    trials = [run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind == "trial"]
-    done = [run for run in trials if run.done]
+def _outcome(config: StudyConfig, study: RecordedStudy, runs: list[RecordedRun], interrupted: bool) -> Outcome:
+    done = [run for run in runs if run.kind == "trial" and run.done]
     return Outcome(
-        recorded=recorder.study,
+        recorded=study,
         finished=sum(run.state == "finished" for run in done),
         pruned=sum(run.state == "pruned" for run in done),
         failed=sum(run.state == "failed" for run in done),

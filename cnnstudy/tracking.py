@@ -1,4 +1,4 @@
-"""MLflow: the only durable record. Only this module and registry.py talk to its server, and only the driver to them.
+"""MLflow: the durable record. Only this module and registry.py talk to its server, and only the driver to them.
 
 An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 
@@ -9,41 +9,43 @@ An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from cnnstudy.database import make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
+from cnnstudy.mlflow_entities import (
+    CALLED,
+    KIND,
+    REASON,
+    STATE,
+    all_pages,
+    dataset_input,
+    recorded_run,
+    recorded_study,
+    sent_once,
+    short,
+    translated,
+)
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in, config_tags
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_tags
 from cnnstudy.scratch import scratch_folder
 
-# An unreachable server is to be said soon, not after MLflow's default of four minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-# What a study does is nobody else's business.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A bar for each small file that is read is noise.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
+# mlflow_entities.py, before, sets what MLflow reads while it is imported
+# isort: split
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
 DEFAULT_URI = "sqlite:///mlflow.db"
-KIND, STATE, REASON, LEVELS = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason", "cnnstudy.levels"
-CALLED, DRIVER = "cnnstudy.called", "cnnstudy.driver"
+LEVELS, DRIVER = "cnnstudy.levels", "cnnstudy.driver"
+#: On a run and on a model: what was made once is found by it, though the reply that told so was lost.
+TOKEN = "cnnstudy.token"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -60,19 +62,8 @@ class Tracker:
             make_whole(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             self._client = MlflowClient(uri)
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError."""
-        try:
-            yield
-        except Exception as error:
-            expected = isinstance(error, MlflowException | OSError | ImportError)
-            if not expected and "sqlalchemy" not in type(error).__module__:
-                raise
-            text = without_secrets(str(error)).split("\n")[0][:500]
-            raise TrackingError(
-                f"MLflow at {without_secrets(self.uri)} does not answer as it should: {text}"
-            ) from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self.uri)
 
     # ---- studies
 
@@ -85,7 +76,7 @@ class Tracker:
             }
             runs = self._client.search_runs(list(names), f"tags.`{KIND}` = 'study'") if names else []
         latest = sorted(runs, key=lambda run: -int(run.data.tags.get(CALLED, run.info.start_time)))
-        return [_recorded_study(names[run.info.experiment_id], run) for run in latest]
+        return [recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
         """The study of that name; without a name the one that was run last.
@@ -126,26 +117,23 @@ class Tracker:
                 self._client.set_experiment_tag(experiment_id, KIND, "study")
             runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
             if runs:
-                return _recorded_study(name, runs[0])
+                return recorded_study(name, runs[0])
             tags = {KIND: "study", **config_tags(config)}
-            return _recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
+            return recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
 
     def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
         """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
-        with self._translated():
-            self._client.update_run(study.run_id, status="RUNNING")
-            tags = {CALLED: str(int(time.time() * 1000)), STATE: "running", REASON: "", "cnnstudy.message": ""}
-            self.set_tags(study.run_id, {**config_tags(config), **tags})
+        self.restart_study(study, {**config_tags(config), CALLED: str(_now())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
             (folder / "study" / file.name).write_text(text, encoding="utf-8")
             self.log_files(study.run_id, folder)
 
-    def restart_study(self, study: RecordedStudy) -> None:
+    def restart_study(self, study: RecordedStudy, tags: Mapping[str, str] | None = None) -> None:
         """Mark the study as running, with the configuration that it has."""
         with self._translated():
             self._client.update_run(study.run_id, status="RUNNING")
-        self.set_tags(study.run_id, {STATE: "running", REASON: "", "cnnstudy.message": ""})
+        self.set_tags(study.run_id, {**(tags or {}), STATE: "running", REASON: "", "cnnstudy.message": ""})
 
     def artifacts_of(self, experiment_id: str) -> str:
         """Where the files of its runs go: a folder, or an address."""
@@ -156,16 +144,10 @@ class Tracker:
 
     def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
         """Every run of the experiment that cnnstudy made (and that MLflow's filter lets pass), oldest first."""
+        search, order = self._client.search_runs, ["start_time ASC"]
         with self._translated():
-            found: list[Run] = []
-            token = None
-            while True:
-                page = self._client.search_runs([experiment_id], where, order_by=["start_time ASC"], page_token=token)
-                found.extend(page)
-                token = page.token
-                if not token:
-                    break
-        return [_recorded(run) for run in found if KIND in run.data.tags]
+            found = all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+        return [recorded_run(run) for run in found if KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
         """Those under way, and those that ended at `since` (milliseconds since 1970) or later: quick, where all runs
@@ -182,18 +164,39 @@ class Tracker:
         tags: Mapping[str, str],
         parameters: Mapping[str, Any],
         images: PreparedImages,
+        at: int | None = None,
+        token: str = "",
+        again: bool = False,
     ) -> str:
-        """A new run with its parameters and the data set as its input; its id."""
-        with self._translated():
-            run_id = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
-            self._client.log_inputs(run_id, [_dataset_input(images)])
-            return str(run_id)
+        """A new run with its parameters and the data set as its input; its id.
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """All metrics of one step, in calls of the 1000 that MLflow takes."""
-        logged = [Metric(key, value, int(time.time() * 1000), step) for key, value in metrics.items()]
+        Args:
+            at: when it started, milliseconds since 1970; None: now.
+            token: to find the run by.
+            again: it may be there already.
+        """
+        with self._translated(), sent_once():
+            run_id = self.find_run(experiment_id, token) if again else None
+            if run_id is None:
+                tokened = {**tags, TOKEN: token} if token else dict(tags)
+                run_id = str(self._client.create_run(experiment_id, at, tokened, name).info.run_id)
+            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+            self._client.log_inputs(run_id, [dataset_input(images)])
+            return run_id
+
+    def find_run(self, experiment_id: str, token: str) -> str | None:
+        """The id of the run that carries the token, were it deleted; None where there is none."""
         with self._translated():
+            found = self._client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{token}'", ViewType.ALL, 1)
+        return str(found[0].info.run_id) if found else None
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
+        """All metrics of one step, in calls of the 1000 that MLflow takes.
+
+        MLflow keeps a metric of the same name, value, step and time (`at`; None: now) once.
+        """
+        logged = [Metric(key, value, at or _now(), step) for key, value in metrics.items()]
+        with self._translated(), sent_once():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
 
@@ -204,7 +207,7 @@ class Tracker:
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """The folder's content as the run's artifacts."""
-        with self._translated():
+        with self._translated(), sent_once():
             self._client.log_artifacts(run_id, str(folder))
 
     def files(self, run_id: str, folder: str) -> list[str]:
@@ -216,8 +219,8 @@ class Tracker:
         """A text among the run's artifacts; None where there is none at that path."""
         if path not in self.files(run_id, path.rpartition("/")[0]):
             return None
-        with self._translated(), tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
-            found = Path(self._client.download_artifacts(run_id, path, folder))
+        with self._translated(), scratch_folder() as folder:
+            found = Path(self._client.download_artifacts(run_id, path, str(folder)))
             return found.read_text(encoding="utf-8", errors="replace")
 
     def tags(self, run_id: str) -> dict[str, str]:
@@ -227,18 +230,18 @@ class Tracker:
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags may be cut to what MLflow takes."""
         texts = {key: value.encode(errors="replace").decode()[:5000] for key, value in tags.items()}
-        with self._translated():
+        with self._translated(), sent_once():
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
-    def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None) -> None:
-        """The last word on a run: its state, and MLflow's status to match."""
+    def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None, at: int | None = None) -> None:
+        """The last word on a run: its state, and MLflow's status to match; `at` as in start_run."""
         self.set_tags(run_id, {**(tags or {}), STATE: state})
-        self.end_status(run_id, mlflow_status(state, (tags or {}).get(REASON, "")))
+        self.end_status(run_id, mlflow_status(state, (tags or {}).get(REASON, "")), at)
 
-    def end_status(self, run_id: str, status: str) -> None:
-        """MLflow's own status of a run that has its state."""
-        with self._translated():
-            self._client.set_terminated(run_id, status)
+    def end_status(self, run_id: str, status: str, at: int | None = None) -> None:
+        """MLflow's own status of a run that has its state; `at` as in start_run."""
+        with self._translated(), sent_once():
+            self._client.set_terminated(run_id, status, at)
 
     def remove_files(self, run_id: str) -> None:
         """All artifacts of the run."""
@@ -260,61 +263,38 @@ class Tracker:
         step: int,
         images: PreparedImages,
         tags: Mapping[str, str],
+        at: int | None = None,
+        token: str = "",
+        again: bool = False,
     ) -> str:
-        """The folder, a model that a worker packaged, as an output of the run, with its metrics; `models:/<id>`."""
-        now = int(time.time() * 1000)
-        with self._translated():
-            model_id = self._client.create_logged_model(
-                experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="classifier"
-            ).model_id
+        """The folder, a model that a worker packaged, as an output of the run, with its metrics; `models:/<id>`.
+
+        `at`, `token` and `again` as in start_run; MLflow itself says when a model was made.
+        """
+        with self._translated(), sent_once():
+            model_id = self._find_model(experiment_id, token) if again else None
+            if model_id is None:
+                tokened = {**tags, TOKEN: token} if token else dict(tags)
+                model_id = self._client.create_logged_model(
+                    experiment_id, name=name, source_run_id=run_id, tags=tokened, model_type="classifier"
+                ).model_id
             self._client.log_model_artifacts(model_id, str(folder))
             self._client.finalize_logged_model(model_id, "READY")
-            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
-            where = (now, step, model_id, images.name, _short(images.digest), run_id)
+            if not (again and self._has_output(run_id, model_id)):
+                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
+            where = (at or _now(), step, model_id, images.name, short(images.digest), run_id)
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
             self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
         return f"models:/{model_id}"
 
+    def _find_model(self, experiment_id: str, token: str) -> str | None:
+        found = self._client.search_logged_models([experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
+        return str(found[0].model_id) if found else None
 
-def _recorded_study(name: str, run: Run) -> RecordedStudy:
-    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
-
-
-def _recorded(run: Run) -> RecordedRun:
-    tags = run.data.tags
-    return RecordedRun(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        kind=tags[KIND],
-        state=tags.get(STATE, "running"),
-        reason=tags.get(REASON, ""),
-        started=run.info.start_time,
-        parameters=run.data.params,
-        metrics=run.data.metrics,
-        tags=tags,
-        ended=run.info.end_time or 0,
-        epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
-        status=run.info.status,
-    )
+    def _has_output(self, run_id: str, model_id: str) -> bool:
+        outputs = self._client.get_run(run_id).outputs
+        return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
 
 
-def _epoch(run: Run) -> int:
-    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0)
-
-
-def _dataset_input(images: PreparedImages) -> DatasetInput:
-    counts = {"train": images.train, "validation": images.validation, "test": images.test}
-    dataset = Dataset(
-        name=images.name,
-        digest=_short(images.digest),
-        source_type="local",
-        source=json.dumps({"uri": images.folder}),
-        schema=json.dumps({"classes": list(images.classes)[:200], "pixels": images.size}),
-        profile=json.dumps({f"{part}_images": sum(of_class) for part, of_class in counts.items()}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def _short(digest: str) -> str:
-    """MLflow takes digests of up to 36 characters."""
-    return digest[:36]
+def _now() -> int:
+    return int(time.time() * 1000)

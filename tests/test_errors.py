@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from cnnstudy import errors
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, did_you_mean
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, did_you_mean, sentence
 
 
 def subclasses(cls: type[CnnstudyError]) -> list[type[CnnstudyError]]:
@@ -48,6 +48,10 @@ def test_an_error_survives_the_way_from_a_worker(name: str) -> None:
 )
 def test_did_you_mean(given: str, expected: str) -> None:
     assert did_you_mean(given, ["epochs", "batch_size", "last-block", "val/loss"]) == expected
+
+
+def test_a_sentence_ends_once() -> None:
+    assert sentence("it is down") == sentence(CnnstudyError("it is down.")) == "it is down."
 
 
 def test_did_you_mean_gives_the_nearest_as_it_is_spelt() -> None:

@@ -80,6 +80,36 @@ def test_the_data_set_is_the_runs_input(tracker: Tracker, study: RecordedStudy, 
     assert {tag.key: tag.value for tag in given.tags} == {"mlflow.data.context": "training"}
 
 
+def test_what_is_written_again_is_there_once_and_with_its_time(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    given: dict[str, Any] = {"at": 1000, "token": "token-a"}
+    parameters = {"batch_size": 16}
+    run_id = tracker.start_run(study.experiment_id, "a trial", TRIAL, parameters, spec.images, **given)
+    for _ in range(2):
+        again = tracker.start_run(study.experiment_id, "a trial", TRIAL, parameters, spec.images, **given, again=True)
+        assert again == run_id == tracker.find_run(study.experiment_id, "token-a")
+        tracker.log_metrics(run_id, {"val/loss": float("nan"), "val/accuracy": 0.1 + 0.2}, 1, at=2000)
+        tracker.end_run(run_id, "finished", at=3000)
+    assert tracker.find_run(study.experiment_id, "token-b") is None
+    run = tracker._client.get_run(run_id)
+    assert (run.info.start_time, run.info.end_time) == (1000, 3000)
+    assert len(run.inputs.dataset_inputs) == 1
+    for name in ("val/loss", "val/accuracy"):
+        assert [(m.step, m.timestamp) for m in tracker._client.get_metric_history(run_id, name)] == [(1, 2000)]
+    other = tracker.start_run(
+        study.experiment_id, "another", TRIAL, parameters, spec.images, token="token-b", again=True
+    )
+    assert other != run_id
+
+
+def test_a_run_that_somebody_deleted_is_not_made_again(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    given = (study.experiment_id, "a trial", TRIAL, {}, spec.images)
+    tracker._client.delete_run(tracker.start_run(*given, token="token-a"))
+    with pytest.raises(TrackingError, match="must be in the 'active' state"):
+        tracker.start_run(*given, token="token-a", again=True)
+
+
 def test_more_metrics_than_mlflow_takes_at_once(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     run_id = start(tracker, study, spec)
     tracker.log_metrics(run_id, {f"recall/{number}": 0.5 for number in range(1001)}, step=1)
@@ -174,6 +204,21 @@ def test_a_model_is_ready_and_belongs_to_its_run(
     assert output.model_id == model.model_id
 
 
+def test_a_model_that_is_written_again_is_there_once(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec, tmp_path: Path
+) -> None:
+    run_id = start(tracker, study, spec)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("artifact_path: model\n")
+    given = (study.experiment_id, run_id, spec.key, tmp_path / "model", {"best/val_accuracy": 0.75}, 3, spec.images, {})
+    made = {tracker.log_model(*given, at=1000, token="a", again=again) for again in (False, True, True)}
+    assert len(made) == 1
+    (model,) = tracker._client.search_logged_models([study.experiment_id])
+    assert [(m.key, m.timestamp) for m in model.metrics] == [("best/val_accuracy", 1000)]
+    assert len(tracker._client.get_run(run_id).outputs.model_outputs) == 1
+    assert tracker.log_model(*given, token="b", again=True) not in made
+
+
 def test_the_champion_is_a_version_of_that_model(
     make_tracker: Callable[[str], Tracker], spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +232,9 @@ def test_the_champion_is_a_version_of_that_model(
         runs.append(recorded(tracker, study, run_id))
     assert tracker.register_champion("fake", runs[0], "the first") == "1"
     assert tracker.register_champion("fake", runs[0], "the same again") == "1"
+    assert tracker.register_champion("fake", runs[1], "better") == "2"
+    assert tracker.register_champion("fake", runs[0], "after all") == "1"
+    assert str(tracker._client.get_model_version_by_alias("fake", "champion").version) == "1"
     assert tracker.register_champion("fake", runs[1], "better") == "2"
     version = tracker._client.get_model_version_by_alias("fake", "champion")
     assert (str(version.version), version.run_id, version.description) == ("2", runs[1].run_id, "better")

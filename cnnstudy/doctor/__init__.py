@@ -22,6 +22,7 @@ from cnnstudy.leftovers import Found, decide
 from cnnstudy.records import RecordedStudy
 from cnnstudy.repair import carry_out, look_around, look_at, tidy_machine
 from cnnstudy.scratch import remove_tree
+from cnnstudy.spool import waiting_for
 from cnnstudy.tracking import Tracker
 
 _REPAIRABLE = "--repair does it, and so does the next call that runs the study"
@@ -57,7 +58,8 @@ def repair(uri: str) -> list[str]:
     for study in _studies(tracker) if tracker is not None else []:
         assert tracker is not None
         with while_nobody_runs(study.name, uri) as free:
-            if free and Claim(tracker, study).driver()[0] == "gone":
+            # a trial whose last word waits on this disk has ended
+            if free and Claim(tracker, study).driver()[0] == "gone" and waiting_for(study.name, uri) is None:
                 decisions = decide(Found(studies=(look_at(tracker, study, "gone"),)))
                 carry_out(decisions, tracker)
                 done += map(str, decisions)
@@ -141,7 +143,11 @@ def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":
         yield Finding(area, f"was begun by {who}, and nothing here can tell whether that still runs it")
-    decisions = decide(Found(studies=(found,)))
+    late = waiting_for(study.name, tracker.uri)
+    if late is not None:
+        records = f"{late.records} record{' waits' if late.records == 1 else 's wait'}"
+        yield Finding(area, f"{records} for MLflow in {late.folder}; the next call that runs the study delivers them")
+    decisions = decide(Found(studies=(found,))) if late is None else []
     for decision in decisions:
         yield Finding(area, f"{decision.name} {decision.why}", True, _REPAIRABLE, mendable=True)
     gone = wholeness.missing_files(tracker, study, found)
@@ -149,6 +155,6 @@ def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         shown = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
         remedy = "restore them from a copy; the numbers are in the database and hold"
         yield Finding(area, f"files of finished trials are gone: {shown}", True, remedy)
-    if driver == "gone" and not decisions and not gone:
+    if driver == "gone" and late is None and not decisions and not gone:
         trials = sum(run.kind == "trial" and run.done for run in found.runs)
         yield Finding(area, f"in order; trials done: {trials}")

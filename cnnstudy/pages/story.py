@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.causes import Causes, causes
+from cnnstudy.analysis.classes import metric_names
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import leaderboard, without_formula
 from cnnstudy.analysis.observations import History
@@ -22,7 +23,6 @@ from cnnstudy.pages.confirmed import ARTIFACT, Confirmed, read_confirmed
 from cnnstudy.pages.gallery import Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
 from cnnstudy.pages.trial_figures import ClassAccuracy
-from cnnstudy.recording import metric_names
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
 

@@ -1,0 +1,138 @@
+"""cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave.
+
+Only this module, tracking.py and registry.py know MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cnnstudy.availability import goes_away, is_disk_full
+from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in
+
+# An unreachable server is to be said soon, not after MLflow's default of four minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# What a study does is nobody else's business.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A bar for each small file that is read is noise.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# The screen is the display's.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow.exceptions import MlflowException
+
+for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
+    logging.getLogger(_name).setLevel(logging.WARNING)
+for _name in ("mlflow.store.db", "urllib3.connectionpool"):  # what goes wrong there is told by our errors
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+KIND, STATE, REASON = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason"
+CALLED = "cnnstudy.called"
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_sending, _senders, _retries_before = threading.Lock(), 0, ""
+
+
+@contextlib.contextmanager
+def sent_once() -> Iterator[None]:
+    """MLflow's client sends a request again by itself where the reply was lost: a run would be made twice."""
+    global _senders, _retries_before
+    with _sending:
+        if not _senders:
+            _retries_before = os.environ.get(_RETRIES, "3")
+            os.environ[_RETRIES] = "0"
+        _senders += 1
+    try:
+        yield
+    finally:
+        with _sending:
+            _senders -= 1
+            if not _senders:
+                os.environ[_RETRIES] = _retries_before
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError.
+
+    Raises:
+        TrackingUnavailableError: where the same may succeed later.
+    """
+    try:
+        yield
+    except Exception as error:
+        expected = isinstance(error, MlflowException | OSError | ImportError)
+        if not expected and "sqlalchemy" not in type(error).__module__:
+            raise
+        text = without_secrets(str(error)).split("\n")[0][:500]
+        message = f"MLflow at {without_secrets(uri)} does not answer as it should: {text}"
+        if not goes_away(error):
+            raise TrackingError(message) from error
+        unavailable = TrackingUnavailableError(message)
+        here = isinstance(error, OSError) or uri.startswith("sqlite:")
+        unavailable.disk_full = here and is_disk_full(error)
+        raise unavailable from error
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """What a search finds, told the token of each page."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found.extend(page)
+    return found
+
+
+def recorded_study(name: str, run: Run) -> RecordedStudy:
+    """The study whose own run this is."""
+    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, config_in(run.data.tags))
+
+
+def recorded_run(run: Run) -> RecordedRun:
+    """A run that cnnstudy made."""
+    tags = run.data.tags
+    return RecordedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        kind=tags[KIND],
+        state=tags.get(STATE, "running"),
+        reason=tags.get(REASON, ""),
+        started=run.info.start_time,
+        parameters=run.data.params,
+        metrics=run.data.metrics,
+        tags=tags,
+        ended=run.info.end_time or 0,
+        epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
+        status=run.info.status,
+    )
+
+
+def _epoch(run: Run) -> int:
+    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0)
+
+
+def dataset_input(images: PreparedImages) -> DatasetInput:
+    """The images as the data set that a run was trained with."""
+    counts = {"train": images.train, "validation": images.validation, "test": images.test}
+    dataset = Dataset(
+        name=images.name,
+        digest=short(images.digest),
+        source_type="local",
+        source=json.dumps({"uri": images.folder}),
+        schema=json.dumps({"classes": list(images.classes)[:200], "pixels": images.size}),
+        profile=json.dumps({f"{part}_images": sum(of_class) for part, of_class in counts.items()}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def short(digest: str) -> str:
+    """MLflow takes digests of up to 36 characters."""
+    return digest[:36]

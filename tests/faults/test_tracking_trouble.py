@@ -1,0 +1,273 @@
+"""Real trouble with real stores, in the middle of a study: all of it arrives once, with its time.
+
+A study is run undisturbed, then disturbed from its first epoch on until it has nothing more to do than to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faulty_store import Desk, is_clean, whole_record
+
+from cnnstudy import ui
+from cnnstudy.execution import Epoch, Event
+from cnnstudy.patience import Patience
+from cnnstudy.tracking import Tracker
+
+#: A record that does not arrive in this time waits on disk; tries follow each other quickly.
+QUICK = Patience(answer=0.2, pauses=(0.05,), end=120)
+
+
+@pytest.fixture
+def desk(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(own_places, monkeypatch)
+
+
+def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    """Run the study twice, as the module says, and compare what is recorded."""
+    desk.run(patience=QUICK)
+    whole = desk.record()
+    desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "undisturbed")
+    desk.begin()
+    began: list[Event] = []
+
+    def told(event: Event) -> None:
+        if isinstance(event, Epoch) and not began:
+            began.append(event)
+            begin()
+
+    desk.at_the_end(end)
+    assert desk.run(patience=QUICK, on_event=told).finished == 2
+    assert began
+    assert desk.told("waiting for MLflow"), "the study came to its end without a store"
+    assert desk.record() == whole
+    assert is_clean(folder)
+    desk.on_say = lambda text: None
+    desk.run()
+    assert desk.trained == []
+
+
+# ---- SQLite
+
+
+def test_a_locked_database(desk: Desk, own_places: Path, empty_database: Path) -> None:
+    """Another process holds it, as a backup does."""
+    path = shutil.copy(empty_database, own_places / "mlflow.db")
+    desk.use(Tracker(f"sqlite:///{path}"))
+    code = (
+        "import sqlite3, sys\n"
+        "sys.stdin.readline()\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)\n"
+        "connection.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    with holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        ask, answer = holder.stdin, holder.stdout
+
+        def lock() -> None:
+            ask.write("lock\n")
+            assert answer.readline() == "locked\n"
+
+        disturb(desk, own_places, lock, ask.close)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path, bool], None]]:
+    """read_only(folder, wanted): whether files in the folder can be written; for root, too, where the disk can."""
+    folders = []
+
+    def set_to(folder: Path, wanted: bool) -> None:
+        if os.geteuid() == 0:
+            subprocess.run(["chattr", "-R", "+i" if wanted else "-i", folder], check=True, capture_output=True)
+        else:
+            folder.chmod(0o555 if wanted else 0o755)
+        folders.append(folder)
+
+    yield set_to
+    for folder in filter(Path.is_dir, folders):
+        set_to(folder, False)
+
+
+def test_a_read_only_database(
+    desk: Desk, own_places: Path, empty_database: Path, read_only: Callable[[Path, bool], None]
+) -> None:
+    # not pytest's folder: one that can't be removed should this end before its time
+    with tempfile.TemporaryDirectory(prefix="read-only-", ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "database"
+        folder.mkdir()
+        try:
+            read_only(folder, True)
+            read_only(folder, False)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("this disk has no files that root may not write")
+        shutil.copy(empty_database, folder / "mlflow.db")
+        desk.use(Tracker(f"sqlite:///{folder / 'mlflow.db'}"))
+        disturb(desk, own_places, lambda: read_only(folder, True), lambda: read_only(folder, False))
+
+
+# ---- a server
+
+
+class Way(threading.Thread):
+    """A way to a server through which requests go, or not, or from which a reply does not come back."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.lose = b""  # the reply to the next request whose first line has this in it
+        self.lost = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as server:
+            losing = threading.Event()
+            back = threading.Thread(target=self._copy, args=(server, client, losing), daemon=True)
+            back.start()
+            while data := client.recv(1 << 16):
+                if self.lose and self.lose in data.split(b"\r\n")[0]:
+                    self.lose = b""
+                    losing.set()
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+            back.join()
+
+    def _copy(self, server: socket.socket, client: socket.socket, losing: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if losing.is_set():
+                    self.lost += 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+def test_a_server_that_is_stopped_and_started_again(
+    desk: Desk, own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a reply after each of the calls that make something, lost."""
+    path = shutil.copy(empty_database, own_places / "mlflow.db")
+    with contextlib.ExitStack() as whole:
+        running = whole.enter_context(contextlib.ExitStack())
+        base, _ = running.enter_context(ui.serve(f"sqlite:///{path}", None))
+        port = int(base.rpartition(":")[2])
+
+        def start() -> None:
+            running.enter_context(ui.serve(f"sqlite:///{path}", port))
+
+        way = Way(port)
+        whole.callback(way.close)
+        desk.use(Tracker(way.address))
+        disturb(desk, own_places, running.close, start)
+
+        desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "restarted")
+        desk.begin()
+        makes = [b"/runs/create", b"/logged-models ", b"/outputs"]
+
+        def lose(event: Event) -> None:
+            if isinstance(event, Epoch) or event.key == "images-digits":
+                way.lose = makes.pop(0) if makes and not way.lose else way.lose
+
+        desk.run(on_event=lose, patience=Patience(answer=60, pauses=(0.05,), end=60))
+        assert (way.lost, makes) == (3, [])
+        undisturbed = desk.tracker._client.get_experiment_by_name("undisturbed").experiment_id
+        assert desk.record() == whole_record(desk.tracker, undisturbed)
+
+
+# ---- PostgreSQL
+
+
+@pytest.fixture
+def postgres() -> Iterator[tuple[str, Callable[[str], None]]]:
+    """A PostgreSQL server's address, and postgres(command) of its pg_ctl."""
+    pytest.importorskip("psycopg2")
+    found = [Path(tool).parent for tool in [shutil.which("pg_ctl")] if tool] + [
+        *Path("/usr/lib/postgresql").glob("*/bin")
+    ]
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it does not run as root
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
+        folder, data = Path(name), Path(name) / "data"
+        if user:
+            folder.chmod(0o755)
+            shutil.chown(folder, "postgres")
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+
+        def run(tool: str, *arguments: object) -> None:
+            command = [*user, found[0] / tool, "-D", data, *arguments]
+            subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+        def control(command: str) -> None:
+            options = {
+                "start": ["-o", f"-p {port} -k {folder} -c fsync=off", "-l", folder / "log"],
+                "stop": ["-m", "fast"],
+            }
+            run("pg_ctl", "-w", *options[command], command)
+
+        run("initdb", "-U", "cnnstudy", "-A", "trust", "--no-sync")
+        control("start")
+        try:
+            yield f"postgresql+psycopg2://cnnstudy:geheim@127.0.0.1:{port}/postgres", control
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                control("stop")
+
+
+def test_postgresql_stopped_and_started_again(
+    desk: Desk, own_places: Path, postgres: tuple[str, Callable[[str], None]]
+) -> None:
+    uri, control = postgres
+    desk.use(Tracker(uri))
+    disturb(desk, own_places, lambda: control("stop"), lambda: control("start"))
+    assert "geheim" not in "".join(desk.said)
+
+
+def test_postgresql_restarted_between_two_writes(
+    desk: Desk, own_places: Path, postgres: tuple[str, Callable[[str], None]]
+) -> None:
+    """All its connections are broken, and nobody notices."""
+    uri, control = postgres
+    desk.use(Tracker(uri))
+    restarts: list[Event] = []
+
+    def restart(event: Event) -> None:
+        if isinstance(event, Epoch):
+            restarts.append(event)
+            control("stop")
+            control("start")
+
+    patient = Patience(answer=60, end=60)
+    assert desk.run(patience=patient, on_event=restart).finished == 2
+    assert len(restarts) == 2
+    assert desk.told("MLflow") == []
