@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,13 +109,17 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
 
-    def hang(folder: Path) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def hang(folder: Path) -> Iterator[subprocess.Popen[str]]:
         """One that does not see that its driver is gone."""
         command = [sys.executable, "-c", ORPHAN, "cnnstudy.execution.worker", f"--folder={folder}"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
-        return process
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "here\n"
+                yield process
+            finally:
+                process.kill()
 
     left = tmp_path / "temporary" / "cnnstudy-0123456789abcdef"
     left.mkdir()
@@ -130,5 +136,3 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert own.poll() is None
         assert not left.exists()
         assert held.exists()
-        own.kill()
-        other.kill()
