@@ -3,6 +3,7 @@
 The driver writes a trial's state last, in one piece with its other tags: a trial that has one is whole, its metrics,
 files and model with it, and only MLflow's status may lag behind. A trial without one has to run again, so its files,
 of which one may be half written, and its model go. What a living driver is at work on is nobody else's to touch.
+A last word may wait on disk for MLflow (spool.py): whoever decides has delivered what waits, or leaves the study alone.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Desk:
         self.said.append(text)
         self.on_say(text)
 
-    def run(self, *overrides: str, patience: Patience = SURE, **script: Any) -> Outcome:
+    def run(self, *overrides: str, patience: Patience = SURE, take_over: bool = False, **script: Any) -> Outcome:
         self.executor = None
 
         def make(folder: Path) -> FakeExecutor:
@@ -174,7 +174,7 @@ class Desk:
             return self.executor
 
         study = load_study(str(self.file), overrides)
-        return run_study(study, self.tracker, make, PlainDisplay(self.say), patience=patience)
+        return run_study(study, self.tracker, make, PlainDisplay(self.say), take_over, patience)
 
     def confirm(self, patience: Patience = SURE, **script: Any) -> Outcome:
         options = {"top": 2, "seeds": 2, "most_seeds": 2}

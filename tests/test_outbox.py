@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -20,12 +21,13 @@ from faulty_store import BRIEF, ONE, Desk, is_clean
 import cnnstudy
 from cnnstudy import spool
 from cnnstudy.confirmation import RECORD
-from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError
+from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
+from cnnstudy.processes import Process, this_process
 from cnnstudy.spool import waiting
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import DRIVER, REASON, Tracker
 
 
 class Own(Desk):
@@ -305,6 +307,56 @@ def test_a_champions_version_whose_reply_was_lost_is_made_once(desk: Own, monkey
     assert outcome.confirmed is not None
     assert outcome.confirmed.version == "1"
     assert len(desk.client.client.search_model_versions("name = 'fake'")) == 1
+
+
+# ---- another driver
+
+
+def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> None:
+    def lose() -> None:
+        elsewhere = Process("elsewhere", 7, "1", "another machine", "another boot", "pid:[1]")
+        client = desk.client.client
+        experiment = client.get_experiment_by_name("fake").experiment_id
+        (study,) = client.search_runs([experiment], "tags.`cnnstudy.kind` = 'study'")
+        client.set_tag(study.info.run_id, DRIVER, json.dumps(elsewhere.to_json()))
+        desk.up()
+
+    desk.at_the_end(lose)
+    with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
+        desk.run(on_event=desk.down)
+    assert [run.state for run in desk.runs()] == ["running"]
+    assert desk.runs("study")[0].state == "running"
+    (left,) = waiting()
+    with pytest.raises(StudyBusyError, match="give --take-over"):
+        desk.run()
+    assert waiting() == [left]
+    assert desk.run(take_over=True).finished == 2
+    assert desk.trained == []
+    assert desk.runs("study")[0].tags[DRIVER] == ""
+
+
+def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(desk: Own) -> None:
+    with pytest.raises(TrackingUnavailableError):
+        desk.run(patience=BRIEF, on_event=desk.down)
+    desk.up()
+    named: list[str] = []
+    desk.run("budget.trials=3", on_event=lambda event: named.append(desk.runs("study")[0].tags[DRIVER]))
+    assert set(named) == {json.dumps(this_process().to_json())}
+
+
+def test_a_trial_that_another_driver_marked_interrupted_stays_so(desk: Own) -> None:
+    """It is run again there: what waits here of it came too late."""
+    with pytest.raises(TrackingUnavailableError):
+        desk.run(patience=BRIEF, on_event=desk.down)
+    desk.up()
+    (first,) = desk.runs()
+    desk.tracker.end_run(first.run_id, "failed", {REASON: "interrupted"})
+    assert desk.run().finished == 2
+    assert desk.trained == ["alexnet-000"]
+    interrupted = desk.runs()[0]
+    assert (interrupted.run_id, interrupted.state, interrupted.reason) == (first.run_id, "failed", "interrupted")
+    assert "cnnstudy.model" not in interrupted.tags
+    assert desk.tracker.files(first.run_id, "") == []
 
 
 # ---- what can't be helped

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from cnnstudy import spool as module
 from cnnstudy.errors import TrackingError
-from cnnstudy.spool import Operation, Spool, waiting
+from cnnstudy.scratch import Scratch
+from cnnstudy.spool import Operation, Spool, own_folder, remove_abandoned_files, waiting, waiting_for
 
 URI = "postgresql://bob:geheim@host/db"
 
@@ -218,3 +220,32 @@ def test_what_a_record_says_can_be_read(spool: Spool) -> None:
     spool.add(operation(1))
     record = json.loads((spool.folder / "00000001.json").read_text(encoding="utf-8"))
     assert set(record) == {"what", "at", "run", "arguments", "token", "files", "number"}
+
+
+def test_which_study_waits_is_told_by_its_store(spool: Spool) -> None:
+    assert waiting_for("fake", URI) is None
+    spool.add(operation())
+    found = waiting_for("fake", URI)
+    assert found is not None
+    assert (found.study, found.records, found.folder) == ("fake", 1, spool.folder)
+    assert waiting_for("fake", "postgresql://host/other") is None
+
+
+def test_files_that_a_killed_driver_had_set_aside_go_unless_a_record_names_them(
+    spool: Spool, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_places / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
+    living, dead = Scratch(), Scratch()
+    in_use, named, abandoned = own_folder(living), own_folder(dead), own_folder(dead)
+    stranger = own_places / "temporary" / "cnnstudy-outbox-of-somebody"
+    for folder in (in_use, named, abandoned, stranger):
+        folder.mkdir()
+    monkeypatch.setattr(Spool, "_take", lambda self, files, number: files)  # as where there is no room beside it
+    spool.add(operation(files=named), in_use=True)
+    dead.close()
+    remove_abandoned_files()
+    assert sorted(Path(tempfile.gettempdir()).glob("cnnstudy-outbox-*")) == sorted([in_use, named, stranger])
+    living.close()
+    remove_abandoned_files()
+    assert not in_use.exists()

@@ -22,6 +22,7 @@ from cnnstudy.claim import one_driver
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
+from cnnstudy.spool import Operation, Spool
 from cnnstudy.tracking import Tracker
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
@@ -105,6 +106,21 @@ def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy,
         assert doctor.repair(tracker.uri) == []
     assert {run.status for run in tracker.runs(study.experiment_id)} == {"RUNNING"}
     assert len(doctor.repair(tracker.uri)) == 2
+
+
+def test_a_study_whose_records_wait_is_told_and_left_alone(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    """Its trial has ended: that is to be delivered first."""
+    run_id = Recorder(tracker, study).start(spec).run_id
+    spool = Spool(study.name, tracker.uri)
+    spool.add(Operation("end_run", 1, run_id, {"state": "finished", "tags": {}}))
+    found = doctor.examine(tracker.uri)
+    assert troubles(found) == []
+    told = f"1 record waits for MLflow in {spool.folder}; the next call that runs the study delivers them"
+    assert told in [one.text for one in found]
+    assert doctor.repair(tracker.uri) == []
+    assert {run.status for run in tracker.runs(study.experiment_id)} == {"RUNNING"}
 
 
 def test_files_of_finished_trials_that_are_gone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
