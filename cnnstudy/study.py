@@ -58,7 +58,7 @@ def run_study(
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt():
+    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         config = study.config.model_dump(mode="json")
         tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
@@ -110,7 +110,7 @@ def confirm_study(
         StudyBusyError, DataError, WeightsError, TrackingError, WorkerError: as run_study.
     """
     found = tracker.study(name)
-    with one_driver(found.name, tracker.uri), terminate_as_interrupt():
+    with one_driver(found.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         tidy_up(display)
         claim = Claim(tracker, found)
         config, recorder = _recorded_config(found), Recorder(tracker, found, claim.check)

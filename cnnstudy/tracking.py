@@ -25,6 +25,7 @@ from cnnstudy.leftovers import mlflow_status
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.scratch import scratch_folder
+from cnnstudy.signals import not_within
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -34,7 +35,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -60,9 +60,13 @@ class Tracker:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError."""
+        """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError.
+
+        An interrupt waits: within a transaction it would leave the database locked by this very process.
+        """
         try:
-            yield
+            with not_within():
+                yield
         except Exception as error:
             expected = isinstance(error, MlflowException | OSError | ImportError)
             if not expected and "sqlalchemy" not in type(error).__module__:
@@ -198,6 +202,7 @@ class Tracker:
             self._client.log_artifacts(run_id, str(folder))
 
     def tags(self, run_id: str) -> dict[str, str]:
+        """As they are now."""
         with self._translated():
             return dict(self._client.get_run(run_id).data.tags)
 
@@ -216,14 +221,6 @@ class Tracker:
         """MLflow's own status of a run that has its state."""
         with self._translated():
             self._client.set_terminated(run_id, status)
-
-    def remove_files(self, run_id: str) -> None:
-        """All artifacts of the run."""
-        with self._translated():
-            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
-
-    def _remove_at(self, address: str) -> None:
-        get_artifact_repository(address, self.uri).delete_artifacts()
 
     # ---- models
 
