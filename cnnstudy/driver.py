@@ -16,6 +16,7 @@ from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
@@ -41,10 +42,11 @@ class Workshop:
         self._scratch = Scratch()
 
     def close(self) -> None:
-        """End the workers and remove what they left."""
+        """End the workers and remove what they left, in the cache too."""
         if "executor" in self.__dict__:
             self.executor.close()
         self._scratch.close()
+        tidy_machine()
 
     def prepare(self) -> None:
         """Make all of it now, before the first trial."""

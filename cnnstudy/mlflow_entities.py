@@ -16,6 +16,7 @@ from typing import Any
 from cnnstudy.availability import goes_away, is_disk_full
 from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in
+from cnnstudy.signals import not_within
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -62,11 +63,14 @@ def sent_once() -> Iterator[None]:
 def translated(uri: str) -> Iterator[None]:
     """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError.
 
+    An interrupt waits: within a transaction it would leave the database locked by this very process.
+
     Raises:
         TrackingUnavailableError: where the same may succeed later.
     """
     try:
-        yield
+        with not_within():
+            yield
     except Exception as error:
         expected = isinstance(error, MlflowException | OSError | ImportError)
         if not expected and "sqlalchemy" not in type(error).__module__:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
@@ -156,6 +157,14 @@ class Registry(Tracker):
             self._client.finalize_logged_model(model_id, "FAILED")
             self._remove_at(str(model.artifact_location))
             self._client.delete_logged_model(model_id)
+
+    def remove_files(self, run_id: str) -> None:
+        """All artifacts of a run."""
+        with self._translated():
+            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
+
+    def _remove_at(self, address: str) -> None:
+        get_artifact_repository(address, self.uri).delete_artifacts()
 
     def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
         """The versions of the study's registered model."""

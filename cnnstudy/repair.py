@@ -102,7 +102,7 @@ def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
     elif decision.becomes == INTERRUPTED:
         # a store may let nobody delete; the run is marked all the same, and nothing reads its files
         with contextlib.suppress(TrackingError):
-            tracker.remove_files(decision.key)
+            registry.remove_files(decision.key)
         tracker.end_run(decision.key, "failed", {REASON: "interrupted"})
     elif decision.becomes == STOPPED:
         tracker.end_run(decision.key, "failed", {REASON: "interrupted", "cnnstudy.message": "its driver was killed"})

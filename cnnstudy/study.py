@@ -69,7 +69,11 @@ def run_study(
         StudyChangedError: its file no longer fits the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with one_driver(study.config.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
+    with (
+        one_driver(study.config.name, tracker.uri),
+        terminate_as_interrupt(leave_at_once=True),
+        contextlib.ExitStack() as stack,
+    ):
         config = study.config.model_dump(mode="json")
         tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
@@ -126,7 +130,11 @@ def confirm_study(
         StudyBusyError, DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
     found = tracker.study(name)
-    with one_driver(found.name, tracker.uri), terminate_as_interrupt(), contextlib.ExitStack() as stack:
+    with (
+        one_driver(found.name, tracker.uri),
+        terminate_as_interrupt(leave_at_once=True),
+        contextlib.ExitStack() as stack,
+    ):
         tidy_up(display)
         config = recorded_config(found)
         chosen = _confirm_options(config, options)

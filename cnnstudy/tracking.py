@@ -40,7 +40,6 @@ from cnnstudy.scratch import scratch_folder
 # isort: split
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 LEVELS, DRIVER = "cnnstudy.levels", "cnnstudy.driver"
@@ -224,6 +223,7 @@ class Tracker:
             return found.read_text(encoding="utf-8", errors="replace")
 
     def tags(self, run_id: str) -> dict[str, str]:
+        """As they are now."""
         with self._translated():
             return dict(self._client.get_run(run_id).data.tags)
 
@@ -242,14 +242,6 @@ class Tracker:
         """MLflow's own status of a run that has its state; `at` as in start_run."""
         with self._translated(), sent_once():
             self._client.set_terminated(run_id, status, at)
-
-    def remove_files(self, run_id: str) -> None:
-        """All artifacts of the run."""
-        with self._translated():
-            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
-
-    def _remove_at(self, address: str) -> None:
-        get_artifact_repository(address, self.uri).delete_artifacts()
 
     # ---- models
 

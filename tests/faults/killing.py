@@ -91,6 +91,7 @@ def kill_and_continue(
     jobs = dice.choice([1, 2])
     first = 0
     for kind in kinds:
+        at_rest = not troubles_at_rest(folder)  # else it may be stopped before it has put that right
         pid = drivers.start(folder, jobs)
         first = first or pid  # the later ones have less to say
         _wait_for_lines(folder, dice.randrange(MOST_LINES if pid == first else MOST_LINES // 4), pid)
@@ -102,9 +103,9 @@ def kill_and_continue(
         if kind == "worker" and code not in (0, 3, 4):
             tally.troubles.append(f"{folder}: a killed worker ended the driver with exit code {code}")
         _wait_for_workers(folder, tally)
-        if kind in ("terminate", "ctrl-c") and hit:
+        if kind in ("terminate", "ctrl-c") and hit and at_rest:
             tally.troubles += [f"{folder}: after {kind}: {trouble}" for trouble in troubles_at_rest(folder)]
-            if code not in (0, 130):
+            if code not in (0, 130, -signal.SIGTERM):  # the last: before it had begun
                 tally.troubles.append(f"{folder}: {kind} ended the driver with exit code {code}")
         now = Record(folder).finished()
         lost = {run: trial for run, trial in finished.items() if now.get(run) != trial}
