@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cnnstudy.config import load_study
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, UnknownNameError, WorkerError
 from cnnstudy.execution import Failed
+from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.registry import Registry
 from cnnstudy.report import show_reproduction
 from cnnstudy.reproduction import Reproduction, reproduce
@@ -123,7 +125,8 @@ def test_a_record_that_says_nothing(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_really(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained.folder)
-    found = reproduce(f"{NAME}/alexnet-000", Registry(trained.uri), lambda _: trained.executor, Display())
+    monkeypatch.chdir(trained.folder)  # where its photos are
+    make = partial(LocalExecutor, 1)
+    found = reproduce(f"{NAME}/alexnet-000", Registry(trained.uri), make, Display())
     assert found.differences == ()
     assert found.compared > 80

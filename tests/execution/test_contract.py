@@ -173,7 +173,7 @@ def test_the_speed_of_a_trial_is_one_result(warm: Executor, spec: TrialSpec) -> 
 
 
 def test_the_mistakes_of_a_trial_come_with_their_pictures(warm: Executor, spec: TrialSpec, tmp_path: Path) -> None:
-    done = run(warm, trial_job(spec, number=3, epochs=1))[-1]
+    done = run(warm, trial_job(spec, number=6, epochs=1))[-1]
     assert isinstance(done, Done)
     result = TrialResult.from_json(done.result)
     payload = {"spec": spec.to_json(), "model": str(Path(result.files["model"]) / "data" / "model.keras")}

@@ -27,8 +27,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small disk can't be made here")
+    before = Path.cwd()
     yield folder
-    os.chdir(tmp_path)
+    os.chdir(before)  # monkeypatch would leave it later, and then it is gone
     subprocess.run(["umount", "-l", folder], check=True)
 
 
