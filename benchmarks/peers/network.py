@@ -18,5 +18,5 @@ def frozen_vgg16(size: int, classes: int, dropout: float, learning_rate: float) 
         x = keras.layers.Dense(1024, activation="relu")(x)
     outputs = keras.layers.Dense(classes, activation="softmax")(x)
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.Adam(learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model

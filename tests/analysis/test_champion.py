@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -177,49 +180,19 @@ def test_the_typical_seed_is_the_median_one() -> None:
 # ---- a search whose true values are known
 
 
-def simulate(dice: np.random.Generator) -> tuple[float, float, Standing, float]:
-    """Sixty combinations, each tried once; the best three confirmed with five seeds, or ten where it is close.
-
-    Returns:
-        The naive best's value and truth, the champion and its truth.
-    """
-    truth = dice.normal(0.75, 0.02, 60)
-    tried = truth + dice.normal(0, 0.03, 60)
-    naive = int(tried.argmax())
-    top = [candidate(int(n), float(tried[n])) for n in np.argsort(-tried)[:3]]
-    shared, own = dice.normal(0, 0.02, 10), {one.number: dice.normal(0, 0.02, 10) for one in top}
-
-    def look(chosen: Sequence[Candidate], seeds: int) -> list[Standing]:
-        values: list[tuple[Candidate, Mapping[int, Mapping[str, float] | None]]] = [
-            (one, measured([float(truth[one.number] + shared[s] + own[one.number][s]) for s in range(seeds)]))
-            for one in chosen
-        ]
-        return standings(values, ACCURACY, 2)
-
-    first = look(top, 5)
-    close = [one.candidate for one in first if one.standing in (CHAMPION, TIED)]
-    champion = first[0]
-    if len(close) > 1:
-        champion = look(close, 10)[0]
-    return float(tried[naive]), float(truth[naive]), champion, float(truth[champion.candidate.number])
+@pytest.fixture
+def champions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("champions")
 
 
-def test_the_champions_interval_covers_the_truth_at_its_rate_and_the_naive_best_does_not() -> None:
+def test_the_champions_interval_covers_the_truth_at_its_rate_and_the_naive_best_does_not(champions: ModuleType) -> None:
     dice, count = np.random.default_rng(5), 400
-    covered = naive_covered = 0
-    optimism, bias = [], []
-    for _ in range(count):
-        naive, naive_truth, champion, truth = simulate(dice)
-        assert champion.low is not None
-        assert champion.high is not None
-        covered += champion.low <= truth <= champion.high
-        # what one would say of a single trial that knew its own spread
-        naive_covered += abs(naive - naive_truth) <= 1.96 * 0.03
-        optimism.append(naive - naive_truth)
-        bias.append(champion.mean - truth)
+    found = [champions.simulate(dice) for _ in range(count)]
+    covered = sum(one.covered for one in found)
     # 95 %, give or take what 400 simulations can't tell; at most what Bonferroni gives away
     assert stats.binomtest(covered, count, 0.95).pvalue > 0.01 or covered / count > 0.95
     assert covered / count <= 0.99
-    assert naive_covered / count < 0.7
-    assert np.mean(optimism) > 0.04
-    assert abs(np.mean(bias)) < 0.01, "what is left of luck among three"
+    assert sum(one.naive_covered for one in found) / count < 0.7
+    assert np.mean([one.naive - one.naive_truth for one in found]) > 0.04
+    assert abs(np.mean([one.champion.mean - one.truth for one in found])) < 0.01, "what is left of luck among three"
