@@ -86,13 +86,9 @@ def main() -> None:
     naive = sum(one.naive_covered for one in found) / count
     optimism = 100 * float(np.mean([one.naive - one.naive_truth for one in found]))
     bias = 100 * float(np.mean([one.champion.mean - one.truth for one in found]))
-    print(
-        f"{count} searches: the champion's 95 % interval holds its true accuracy in {100 * covered:.1f} %, its mean is"
-    )
-    print(
-        f"{bias:+.2f} points off; the best single score is {optimism:+.1f} points off, and 1.96 standard deviations around"
-    )
-    print(f"it hold the truth in {100 * naive:.1f} %")
+    print(f"{count} searches: the champion's 95 % interval holds its true accuracy in {100 * covered:.1f} %;")
+    print(f"its mean is {bias:+.2f} points off, the best single score {optimism:+.1f} points;")
+    print(f"1.96 standard deviations around the best single score hold the truth in {100 * naive:.1f} %")
 
 
 if __name__ == "__main__":
