@@ -22,7 +22,7 @@ from compared import HERE, Row, in_turn, run, tell
 EPOCHS = 5
 PEERS = {"optuna": "optuna_autolog.py", "kerastuner": "keras_tuner_grid.py"}
 NAMES = {"optuna": "Optuna + mlflow.tensorflow.autolog", "kerastuner": "KerasTuner GridSearch"}
-#: Best validation accuracies, mean of the trials: how far the sides may be apart. Initial weights differ.
+#: Best validation accuracies, mean of the trials: how far the sides may be apart. The heads' initial weights differ.
 TOLERANCE = 0.05
 
 
@@ -36,6 +36,7 @@ def main() -> None:
         folder = Path(name)
         images = folder / "images.npz"
         _write_images(images)
+        _write_weights(folder / "weights.npz")
         ours, theirs = in_turn(
             lambda: _run_ours(folder, arguments.trials),
             lambda: _run_theirs(folder, arguments.peer, arguments.trials, images),
@@ -62,6 +63,20 @@ def _write_images(path: Path) -> None:
     loaded = load_for_training(prepared, split, 1.0)
     parts = {"train": loaded.train, "val": loaded.validation}
     arrays = {f"{part}_{kind}": getattr(of, kind) for part, of in parts.items() for kind in ("pixels", "labels")}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _write_weights(path: Path) -> None:
+    """The source weights of the study's trials, by layer: the peers start from the same."""
+    from cnnstudy import architectures
+    from cnnstudy.config import load_study
+    from cnnstudy.training import weights
+
+    config = load_study(str(HERE / "frozen.yaml")).config
+    network = architectures.build_network(architectures.find("vgg16"), config.size_of("vgg16"), 5, dropout=0.0)
+    weights.initialise(network, config.seed)
+    layers = [layer for layer in weights.backbone_layers(network.logits) if layer.get_weights()]
+    arrays = {f"{layer.name}/{i}": array for layer in layers for i, array in enumerate(layer.get_weights())}
     np.savez(path, allow_pickle=False, **arrays)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
+import numpy as np
 
 
-def frozen_vgg16(size: int, classes: int, dropout: float, learning_rate: float) -> keras.Model:
-    """Compiled; source weights are random, as in benchmarks/frozen.yaml."""
+def frozen_vgg16(source: Path, size: int, classes: int, dropout: float, learning_rate: float) -> keras.Model:
+    """Compiled, with the source weights in `source` (.npz), those of benchmarks/frozen.yaml's trials."""
     backbone = keras.applications.VGG16(include_top=False, weights=None, input_shape=(size, size, 3))
+    with np.load(source) as arrays:
+        for layer in backbone.layers:
+            if layer.weights:
+                layer.set_weights([arrays[f"{layer.name}/{i}"] for i in range(len(layer.weights))])
     backbone.trainable = False
     inputs = keras.Input((size, size, 3))
     x = keras.applications.vgg16.preprocess_input(inputs)

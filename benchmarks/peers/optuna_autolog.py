@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import keras
 import mlflow
@@ -32,7 +33,7 @@ def main(images: str, trials: int, epochs: int, result: str) -> None:
         keras.utils.set_random_seed(0)
         batch_size = trial.suggest_categorical("batch_size", grid["batch_size"])
         dropout = trial.suggest_categorical("dropout", grid["dropout"])
-        model = frozen_vgg16(size, classes, dropout, 1e-4)
+        model = frozen_vgg16(Path(images).with_name("weights.npz"), size, classes, dropout, 1e-4)
         with mlflow.start_run():
             mlflow.log_params(trial.params)
             history = model.fit(*train, batch_size=batch_size, epochs=epochs, validation_data=validation, verbose=0)
