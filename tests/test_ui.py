@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,22 +12,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, QUIET_BROWSER
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.mlflow_view import study_url
 from cnnstudy.tracking import Tracker
 from cnnstudy.ui import is_server, serve
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET_BROWSER = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")

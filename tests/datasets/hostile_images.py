@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from orientations import STORED
 from PIL import Image
 
 RED, WHITE, GREY = (255, 0, 0), (255, 255, 255), (128, 128, 128)
@@ -101,16 +102,7 @@ def zipped() -> bytes:
 
 def turned(orientation: int) -> Odd:
     """Stored so that what its EXIF asks for makes it upright."""
-    store: Callable[[np.ndarray], np.ndarray] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation]
+    store: Callable[[np.ndarray], np.ndarray] = STORED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(np.ascontiguousarray(store(quarters())))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BROWSER, QUIET_BROWSER
 from example_study import Example, confirmation, entry
 
 from cnnstudy.pages.study_page import write_page
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET_BROWSER = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 DESKTOP, PHONE = 1280, 390
 

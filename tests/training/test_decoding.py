@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from orientations import STORED
 from PIL import Image
 
 import cnnstudy
@@ -304,16 +305,7 @@ def test_exif_orientation(orientation: int, kind: str) -> None:
     upright[:32, 32:] = 0, 255, 0
     upright[32:, :32] = 0, 0, 255
     # how it is stored: what undoes the turn that the orientation asks for
-    store = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation]
+    store = STORED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     exact: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
