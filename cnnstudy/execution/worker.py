@@ -140,7 +140,10 @@ class Worker:
         path = Path(payload["file"]).expanduser() if payload["file"] else weights.imagenet_file(architecture)
         network = architectures.build_network(architecture, payload["image_size"], payload["classes"], dropout=0.0)
         weights.load_backbone(network, path)
-        return {"file": str(path.absolute()), "digest": weights.digest(weights.backbone_layers(network.logits))}
+        return {
+            "file": str(path.absolute()),
+            "digest": weights.digest(weights.digests(weights.backbone_layers(network.logits))),
+        }
 
     def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

@@ -58,9 +58,9 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     compiled = networks.start(spec)
     network = compiled.network
     trainer = Trainer(compiled, load_images(spec), spec)
-    best = _Best(spec, network)
     always_frozen = _frozen_in_all_phases(network, spec)
-    frozen_before = weights.digest(always_frozen) if always_frozen else None
+    best = _Best(spec, [layer for layer in network.logits.layers if layer.weights and layer not in always_frozen])
+    frozen_before = compiled.start_digests(always_frozen)
     sources: list[Source] = []
     records, ended_by = _train(trainer, best, report, sources, progress)
     last, last_full = trainer.latest, trainer.measure_full_train()
@@ -71,9 +71,10 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         restored, full = trainer.measure(), trainer.measure_full_train()
     _check_restored(restored.metrics, records[best.epoch - 1])
     trainer.check_features()
-    frozen_after = weights.digest(always_frozen) if always_frozen else None
+    frozen_after = weights.digests(always_frozen)
     if frozen_before != frozen_after:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
+    compiled.keep(frozen_after)
     parameters = {layer.name: layer.count_params() for layer in network.inference.layers}
     frozen_now = weights.backbone_layers(network.logits)
     frozen_parameters = sum(parameters[layer.name] for layer in frozen_now if not layer.trainable)
@@ -100,7 +101,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         confusion=matrix,
         trainable_parameters=sum(parameters.values()) - frozen_parameters,
         frozen_parameters=frozen_parameters,
-        frozen_digest=frozen_after,
+        frozen_digest=weights.digest(frozen_after) if frozen_after else None,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
         train_confusion=confusion(restored.train, restored.train_labels),
@@ -186,24 +187,25 @@ def _save(network: Network, spec: TrialSpec, folder: Path) -> dict[str, str]:
 
 
 class _Best:
-    """The best epoch so far, and its weights."""
+    """The best epoch so far, and its weights: those of layers that train at some time."""
 
-    def __init__(self, spec: TrialSpec, network: Network) -> None:
+    def __init__(self, spec: TrialSpec, layers: list[keras.layers.Layer]) -> None:
         self.spec = spec
-        self.network = network
+        self.layers = layers
         self.epoch = 0
         self._rank = (-np.inf,) * 3
-        self._weights: list[np.ndarray] = []
+        self._weights: list[list[np.ndarray]] = []
 
     def offer(self, record: EpochRecord) -> None:
         """Keep the epoch if it is better."""
         rank = self.spec.rule.rank(record.metrics)
         if rank > self._rank:
             self._rank, self.epoch = rank, record.epoch
-            self._weights = self.network.logits.get_weights()
+            self._weights = [layer.get_weights() for layer in self.layers]
 
     def is_long_ago(self, epoch: int) -> bool:
         return self.spec.patience is not None and epoch - self.epoch >= self.spec.patience
 
     def restore(self) -> None:
-        self.network.logits.set_weights(self._weights)
+        for layer, kept in zip(self.layers, self._weights, strict=True):
+            layer.set_weights(kept)

@@ -55,7 +55,9 @@ class Update:
         self._augment = augment
         self._auxiliary_weight = auxiliary_weight
         inputs = graph.signature(kind.cut, views=1 if kind.cut is None else len(VIEWS[kind.augmentation]))
-        self._step = tf.function(self._function, input_signature=[inputs, tf.TensorSpec((None,), tf.int64)])
+        self._step = tf.function(
+            self._function, input_signature=[inputs, tf.TensorSpec((None,), tf.int64)], autograph=False
+        )
 
     def start(self, learning_rate: float, backbone_learning_rate: float) -> None:
         """Optimisers as fresh ones."""
