@@ -29,7 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--deterministic", action="store_true")
-    parser.add_argument("--folder", type=Path, required=True, help="for the files of trials")
+    parser.add_argument("--ahead", action="store_true", help="import TensorFlow before there is a job")
+    parser.add_argument("--folder", type=Path, required=True, help="by which whoever looks knows whose worker it is")
     arguments = parser.parse_args()
     # Whatever a library prints goes to the log; only events go to the driver.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -37,7 +38,9 @@ def main() -> None:
     _write_stacks_when_aborted()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
-    worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.folder)
+    worker = Worker(events, messages, arguments.threads, arguments.deterministic)
+    if arguments.ahead:
+        threading.Thread(target=worker.set_up_tensorflow, daemon=True).start()
     Heartbeat(threading.get_ident(), worker.tell_that_it_gets_on).start()
     while True:
         worker.run(messages.get())
@@ -62,20 +65,22 @@ class Worker:
     """Runs one job after the other in this process, TensorFlow imported once."""
 
     def __init__(
-        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool, folder: Path
+        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool
     ) -> None:
         self.events = events
         self.messages = messages
         self.threads = threads
         self.deterministic = deterministic
-        self.folder = folder
+        self.folder = Path()  # for the files of the job under way
         self._compiled: CompiledNetworks | None = None
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
+        self._setting_up, self._set_up = threading.Lock(), False
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
         key = self._key = job["key"]
+        self.folder = Path(job["folder"])
         functions = {
             "prepare_images": self._prepare_images,
             "check_weights": self._check_weights,
@@ -133,7 +138,7 @@ class Worker:
         from cnnstudy import architectures
 
         self._send("progress", key, what=f"checking source weights of {payload['architecture']}", done=0, total=0)
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training import weights
 
         architecture = architectures.find(payload["architecture"])
@@ -146,14 +151,14 @@ class Worker:
         }
 
     def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.speed import measure_speed
 
         spec = TrialSpec.from_json(payload["spec"])
         return measure_speed(spec, payload["batch_sizes"], self._networks()).to_json()
 
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.trial import run_trial
 
         def report(record: EpochRecord) -> bool:
@@ -168,7 +173,7 @@ class Worker:
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.inference import predict
 
         return predict(
@@ -177,21 +182,21 @@ class Worker:
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.export import export
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export(model, payload["classes"], folder, payload["format"], self._progress(key))
 
     def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.gallery import explain_errors
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
         return explain_errors(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self._set_up_tensorflow()
+        self.set_up_tensorflow()
         from cnnstudy.training.held_out import evaluate
 
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
@@ -205,17 +210,20 @@ class Worker:
             self._compiled = CompiledNetworks()
         return self._compiled
 
-    def _set_up_tensorflow(self) -> None:
-        if "tensorflow" in sys.modules:
-            return
-        import tensorflow as tf
+    def set_up_tensorflow(self) -> None:
+        """Import it, once; any thread may be the first."""
+        with self._setting_up:
+            if self._set_up:
+                return
+            import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
-        if self.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
+            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
+            tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
+            if self.deterministic:
+                tf.config.experimental.enable_op_determinism()
+            for device in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(device, True)
+            self._set_up = True
 
 
 def _reason(error: Exception) -> str:

@@ -487,3 +487,15 @@ def test_what_libraries_print_does_not_reach_the_driver(executor: Executor, site
     assert progress
     assert all(isinstance(event, Progress) and event.what != "noise" for event in progress)
     assert isinstance(done, Done)
+
+
+def test_a_worker_that_is_started_ahead_takes_the_first_job(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(2, tmp_path / "ahead")) as executor:
+        executor.start_ahead()
+        (ahead,) = pids(executor)
+        (tmp_path / "trials").mkdir()
+        assert executor.leaving_files_in(tmp_path / "trials") is executor
+        done = run(executor, images_job(sizes=[64]))[-1]
+        assert isinstance(done, Done)
+        assert pids(executor) == [ahead]
+    assert not is_alive(ahead)
