@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import queue
@@ -40,7 +41,7 @@ def main() -> None:
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
     worker = Worker(events, messages, arguments.threads, arguments.deterministic)
     if arguments.ahead:
-        threading.Thread(target=worker.set_up_tensorflow, daemon=True).start()
+        worker.get_ready()
     Heartbeat(threading.get_ident(), worker.tell_that_it_gets_on).start()
     while True:
         worker.run(messages.get())
@@ -75,7 +76,6 @@ class Worker:
         self._compiled: CompiledNetworks | None = None
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
-        self._setting_up, self._set_up = threading.Lock(), False
 
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
@@ -138,7 +138,7 @@ class Worker:
         from cnnstudy import architectures
 
         self._send("progress", key, what=f"checking source weights of {payload['architecture']}", done=0, total=0)
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training import weights
 
         architecture = architectures.find(payload["architecture"])
@@ -151,14 +151,14 @@ class Worker:
         }
 
     def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.speed import measure_speed
 
         spec = TrialSpec.from_json(payload["spec"])
         return measure_speed(spec, payload["batch_sizes"], self._networks()).to_json()
 
     def _run_trial(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.trial import run_trial
 
         def report(record: EpochRecord) -> bool:
@@ -173,7 +173,7 @@ class Worker:
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.inference import predict
 
         return predict(
@@ -182,21 +182,21 @@ class Worker:
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.export import export
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export(model, payload["classes"], folder, payload["format"], self._progress(key))
 
     def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.gallery import explain_errors
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
         return explain_errors(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self.set_up_tensorflow()
+        self._set_up_tensorflow()
         from cnnstudy.training.held_out import evaluate
 
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
@@ -210,20 +210,23 @@ class Worker:
             self._compiled = CompiledNetworks()
         return self._compiled
 
-    def set_up_tensorflow(self) -> None:
-        """Import it, once; any thread may be the first."""
-        with self._setting_up:
-            if self._set_up:
-                return
-            import tensorflow as tf
+    def get_ready(self) -> None:
+        """Import what trials take, while nobody waits for it."""
+        with contextlib.suppress(Exception):  # the job that needs it says so
+            self._set_up_tensorflow()
+            importlib.import_module("cnnstudy.training.trial")
 
-            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-            tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
-            if self.deterministic:
-                tf.config.experimental.enable_op_determinism()
-            for device in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(device, True)
-            self._set_up = True
+    def _set_up_tensorflow(self) -> None:
+        if "tensorflow" in sys.modules:
+            return
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(self.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
+        if self.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
 
 
 def _reason(error: Exception) -> str:
