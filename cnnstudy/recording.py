@@ -152,7 +152,10 @@ class Recorder:
         tags = {
             "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
             "cnnstudy.ended_by": result.ended_by,
+            **_resumed(recording),
         }
+        if result.checkpoint_note:
+            tags["cnnstudy.checkpoint_note"] = result.checkpoint_note
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.features:
@@ -178,7 +181,7 @@ class Recorder:
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
-        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
+        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_resumed(recording)}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
         if again:
@@ -276,6 +279,12 @@ def title_of(spec: TrialSpec) -> str:
     if levels.get("protocol") == "legacy":
         parts.append("legacy protocol")
     return ", ".join(parts)
+
+
+def _resumed(recording: Recording) -> dict[str, str]:
+    """Which epoch an earlier try came to, if this one went on from there."""
+    before = [record.epoch for record in recording.epochs if record.replayed]
+    return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
 
 
 def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:

@@ -119,7 +119,20 @@ class Training(StrictModel):
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
     )
+    checkpoints: Literal[True, False, "every-epoch"] = Field(
+        True,
+        description="a killed trial goes on from its last checkpoint. true: one is written after an epoch when a "
+        "minute, and 20 times what writing takes, have passed since the last (5 % of the time at most); every-epoch: "
+        "no more than one epoch is ever repeated; false: trials begin anew",
+    )
     equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
+
+    @property
+    def checkpoint_mode(self) -> str:
+        """As TrialSpec has it."""
+        if isinstance(self.checkpoints, str):
+            return self.checkpoints
+        return "sparing" if self.checkpoints else "none"
 
 
 class Weights(StrictModel):
