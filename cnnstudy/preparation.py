@@ -110,6 +110,7 @@ class Preparation:
         folder = entry_folder("weights", address)
         if folder.is_dir():
             self._record_from_cache(spec, address, folder)
+            checkpoints.remove(spec)  # left by a call that was killed when it had put them there
         else:
             self._pretrain(spec, address)
         return SourceWeights("pretrain", str(folder / "backbone.npz"), address)

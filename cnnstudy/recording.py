@@ -21,7 +21,7 @@ from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
-from cnnstudy.repair import carry_out, look_at
+from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
 from cnnstudy.tracking import DRIVER, KIND, LEVELS, REASON, STATE, Tracker
@@ -215,7 +215,8 @@ class Recorder:
         self._check()
         found = look_at(self.tracker, self.study, "gone")
         found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
-        decisions = decide(Found(studies=(found,)))
+        checkpoints = tuple(one for one in look_at_checkpoints(self.tracker, [self.study]) if one.study == found.name)
+        decisions = decide(Found(studies=(found,), checkpoints=checkpoints))
         carry_out(decisions, self.tracker)
         ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
         return [run for run in found.runs if run.run_id in ids]
