@@ -41,6 +41,15 @@ def entry_folder(kind: str, address: str) -> Path:
     return cache_folder() / kind / address
 
 
+def entry_folders(kind: str) -> list[Path]:
+    """The whole entries of a kind."""
+    return [
+        folder
+        for folder in sorted((cache_folder() / kind).glob("*"))
+        if folder.is_dir() and re.fullmatch(r"[0-9a-f]{24}", folder.name)
+    ]
+
+
 def lock_beside(path: Path) -> filelock.FileLock:
     """The lock of a file or folder, not taken yet."""
     return filelock.FileLock(f"{path}.lock", thread_local=False)

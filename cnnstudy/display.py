@@ -119,7 +119,8 @@ class PlainDisplay(Display):
         self._write(f"{key}  {title}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {numbers(record)}")
+        if not record.replayed:  # it was said when it was trained
+            self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {numbers(record)}")
 
     def end_trial(self, key: str, text: str) -> None:
         trial = not key.startswith("pretrain-")

@@ -20,6 +20,7 @@ from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
+from cnnstudy.training import checkpoints
 from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.
@@ -107,6 +108,7 @@ class Workshop:
             keep_model=training.keep_models or proposal.purpose == "confirm",
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
+            checkpoints=training.checkpoint_mode,
         )
 
 
@@ -171,7 +173,8 @@ class Driver:
         epoch, prune = event.record.epoch, False
         # what a first try reported led to going on, and does so again
         if epoch > self._reported.get(event.key, 0):
-            prune = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
+            worse = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
+            prune = worse and not event.record.replayed  # it went on then
             self._reported[event.key] = epoch
         self.executor.answer(event.key, not prune)
         # the worker trains on while the epoch is recorded
@@ -190,6 +193,9 @@ class Driver:
         self._fill_slots()
         self.recorder.finish(recording, result)
         remove_files(result)
+        checkpoints.remove(recording.spec)
+        if result.checkpoint_note:
+            self.display.say(f"{event.key}  {result.checkpoint_note}")
         self.display.end_trial(
             event.key,
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
@@ -209,6 +215,7 @@ class Driver:
             self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
             self._start(proposal)
             return
+        checkpoints.remove(recording.spec)
         self.strategy.tell(proposal, "failed", None, {})
         self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
         self._failures.count(event)

@@ -21,7 +21,7 @@ from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
-from cnnstudy.repair import carry_out, look_at
+from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
 from cnnstudy.tracking import DRIVER, KIND, LEVELS, REASON, STATE, Tracker
@@ -152,7 +152,10 @@ class Recorder:
         tags = {
             "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
             "cnnstudy.ended_by": result.ended_by,
+            **_resumed(recording),
         }
+        if result.checkpoint_note:
+            tags["cnnstudy.checkpoint_note"] = result.checkpoint_note
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.features:
@@ -178,7 +181,7 @@ class Recorder:
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
-        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
+        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_resumed(recording)}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
         if again:
@@ -212,7 +215,8 @@ class Recorder:
         self._check()
         found = look_at(self.tracker, self.study, "gone")
         found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
-        decisions = decide(Found(studies=(found,)))
+        checkpoints = tuple(one for one in look_at_checkpoints(self.tracker, [self.study]) if one.study == found.name)
+        decisions = decide(Found(studies=(found,), checkpoints=checkpoints))
         carry_out(decisions, self.tracker)
         ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
         return [run for run in found.runs if run.run_id in ids]
@@ -276,6 +280,12 @@ def title_of(spec: TrialSpec) -> str:
     if levels.get("protocol") == "legacy":
         parts.append("legacy protocol")
     return ", ".join(parts)
+
+
+def _resumed(recording: Recording) -> dict[str, str]:
+    """Which epoch an earlier try came to, if this one went on from there."""
+    before = [record.epoch for record in recording.epochs if record.replayed]
+    return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
 
 
 def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:

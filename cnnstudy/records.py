@@ -148,6 +148,7 @@ class TrialSpec(Record):
     deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
+    checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
 
     @property
     def key(self) -> str:
@@ -163,6 +164,7 @@ class EpochRecord(Record):
 
     epoch: int  # from 1
     metrics: dict[str, float]
+    replayed: bool = False  # trained in an earlier try, and told again
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class TrialResult(Record):
     verdict_reason: str = ""
     train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
     features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    checkpoint_note: str = ""  # what did not go as it should with its checkpoints
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker

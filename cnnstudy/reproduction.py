@@ -76,7 +76,7 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
             source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None
             file = source.file if source else None
             spec = replace(spec, images=workshop.images[spec.architecture], weights_file=file)
-        spec = replace(spec, keep_model=False)
+        spec = replace(spec, keep_model=False, checkpoints="none")
         workshop.executor.deterministic = spec.deterministic
         epochs: list[EpochRecord] = []
 

@@ -26,7 +26,7 @@ def tidy_up(display: Display) -> None:
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
 _HARMLESS = (
     *("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals"),
-    *("training.timeout", "training.equal_failures"),
+    *("training.timeout", "training.equal_failures", "training.checkpoints"),
 )
 
 

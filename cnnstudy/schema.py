@@ -103,6 +103,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _when(given: Any) -> Any:
+    if not isinstance(given, bool) and given != "every-epoch":  # 1 is no bool, and equals true
+        raise ValueError(f"must be true, false or 'every-epoch', not {shown(given)}.")
+    return given
+
+
 class Training(StrictModel):
     """How a trial trains."""
 
@@ -119,7 +125,18 @@ class Training(StrictModel):
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
     )
+    checkpoints: Annotated[bool | str, BeforeValidator(_when)] = Field(
+        True,
+        description="a killed trial goes on from its last; true: after an epoch, once a minute and 20 times what "
+        "writing takes have passed since the one before; every-epoch: one epoch is repeated at most; false: none",
+    )
     equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
+
+    @property
+    def checkpoint_mode(self) -> str:
+        """As TrialSpec has it."""
+        names: dict[bool | str, str] = {True: "sparing", False: "none"}
+        return names.get(self.checkpoints, "every-epoch")
 
 
 class Weights(StrictModel):

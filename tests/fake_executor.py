@@ -6,11 +6,13 @@ import json
 import math
 import random
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
+from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
 
 #: Yields events; after an Epoch it is sent whether to go on.
 Work = Generator[Event, bool, None]
@@ -20,10 +22,12 @@ DIGEST = "0123456789abcdef01234567"
 class FakeExecutor:
     """Deals out the events of its jobs in turn; a job whose epoch was not answered has to wait.
 
+    Trials with a checkpoint after every epoch write it, and go on from it.
+
     Args:
         folder: for the files of trials.
         failures: by a job's key, the event that it ends with, or those that its first tries end with; a trial fails
-            after its first epoch.
+            after the first epoch of each try.
         accuracy: by a trial's key, its validation accuracy after the last epoch.
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
@@ -143,9 +147,17 @@ class FakeExecutor:
     def _train(self, job: Job) -> Work:
         spec = TrialSpec.from_json(job.payload)
         best, state = self._epoch(spec, 1), "finished"
-        for epoch in range(1, spec.epochs + 1):
+        kept = Checkpoints(spec, "")
+        found = kept.read()
+        records = list(found.reached.records) if found else []
+        for record in records:
+            yield Epoch(job.key, replace(record, replayed=True))
+        for epoch in range(1 + len(records), spec.epochs + 1):
             best = self._epoch(spec, epoch)
-            go_on = yield Epoch(job.key, EpochRecord(epoch, best))
+            records.append(EpochRecord(epoch, best))
+            go_on = yield Epoch(job.key, records[-1])
+            if spec.checkpoints == EVERY_EPOCH and epoch < spec.epochs and go_on:
+                kept.write(_reached(kept.address, records), {})
             if self._fault[job.key] is not None:
                 break
             if not go_on:
@@ -183,6 +195,11 @@ class FakeExecutor:
         backbone = model.parent / "backbone.npz"
         backbone.write_text(f"backbone of {spec.architecture}", encoding="utf-8")
         return {"model": str(model), "backbone": str(backbone)}
+
+
+def _reached(address: str, records: list[EpochRecord]) -> Reached:
+    epoch = len(records)
+    return Reached(address, "", 0, epoch, epoch, 3 * epoch, 0, float(epoch), epoch, (), tuple(records), ())
 
 
 def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, files: dict[str, str]) -> TrialResult:

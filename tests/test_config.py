@@ -358,6 +358,8 @@ MISTAKES = [
     ("  early_stopping: 2", "  keep_models: some #!", "training.keep_models", ["not 'some'."]),
     ("  early_stopping: 2", "  deterministic: 1 #!", "training.deterministic", ["not 1."]),
     ("  early_stopping: 2", "  deterministic: very #!", "training.deterministic", ["not 'very'."]),
+    ("  early_stopping: 2", "  checkpoints: 1 #!", "training.checkpoints", ["true, false or 'every-epoch'", "not 1."]),
+    ("  early_stopping: 2", "  checkpoints: often #!", "training.checkpoints", ["'every-epoch'", "not 'often'."]),
     ("  early_stopping: 2", "  timeout: 0 #!", "training.timeout", ["greater than 0", "not 0."]),
     ("  early_stopping: 2", "  timeout: long #!", "training.timeout", ["must be a number", "not 'long'."]),
     (

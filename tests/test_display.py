@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Iterator
@@ -50,6 +51,15 @@ def play(display: Display, clock: Clock) -> Iterator[str]:
     yield "one left"
     display.end_trial("alexnet-002", "failed (oom): [Errno 12] no memory")
     yield "done"
+
+
+def test_an_epoch_of_an_earlier_try_is_not_said_again(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_trial("alexnet-001", "frozen, batch 8", 5)
+    display.epoch("alexnet-001", dataclasses.replace(epoch(1), replayed=True))
+    display.epoch("alexnet-001", epoch(2))
+    assert [line[:22] for line in lines] == ["alexnet-001  frozen, b", "alexnet-001  epoch 2/5"]
 
 
 def test_plain_lines(clock: Clock) -> None:

@@ -18,6 +18,7 @@ from fake_executor import FakeExecutor
 
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
+from cnnstudy.cache import cache_folder
 from cnnstudy.claim import Claim
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, PlainDisplay
@@ -33,8 +34,10 @@ from cnnstudy.errors import (
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed
 from cnnstudy.processes import Process
+from cnnstudy.proposals import Proposal
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
+from cnnstudy.search import Search
 from cnnstudy.study import Outcome, run_study
 from cnnstudy.tracking import DRIVER, REASON, STATE, Tracker
 
@@ -771,6 +774,99 @@ def test_another_try_is_pruned_as_the_first_was(desk: Desk) -> None:
     failures = {"alexnet-001": [failed("alexnet-001", "oom")]}
     outcome = desk.run(*pruning, accuracy=accuracy, failures=failures)
     assert (outcome.finished, outcome.pruned, outcome.failed) == (2, 1, 0)
+
+
+# ---- checkpoints (test_checkpoints has what is in them)
+
+EVERY_EPOCH = ("training.checkpoints=every-epoch", "training.epochs=3")
+
+
+def epochs_trained(desk: Desk, key: str) -> list[int]:
+    """In the last call."""
+    assert desk.executor is not None
+    told = [event for event in desk.executor.dealt if isinstance(event, Epoch) and event.key == key]
+    return [event.record.epoch for event in told if not event.record.replayed]
+
+
+def checkpoints_left() -> list[Path]:
+    return list((cache_folder() / "checkpoints").glob("*"))
+
+
+def curves(desk: Desk, number: int) -> list[int]:
+    return list(desk.tracker.metric_history(desk.runs()[number].run_id, "val/accuracy"))
+
+
+@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
+def test_another_try_goes_on_from_the_checkpoint(desk: Desk, reason: str) -> None:
+    outcome = desk.run(*EVERY_EPOCH, failures={"alexnet-001": [failed("alexnet-001", reason)]})
+    assert outcome.finished == 3
+    assert epochs_trained(desk, "alexnet-001") == [1, 2, 3]
+    tries = [run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001"]
+    assert [run.tags.get("cnnstudy.resumed_from_epoch") for run in tries] == [None, "1"]
+    assert list(desk.tracker.metric_history(tries[1].run_id, "val/accuracy")) == [1, 2, 3]
+    assert len([line for line in desk.said if line.startswith("alexnet-001  epoch 1/3")]) == 1
+    assert checkpoints_left() == []
+
+
+def test_a_trial_that_fails_for_good_leaves_none(desk: Desk) -> None:
+    desk.run(*EVERY_EPOCH, failures={"alexnet-001": failed("alexnet-001", "crash")})
+    assert epochs_trained(desk, "alexnet-001") == [1, 2]
+    assert desk.runs()[2].tags["cnnstudy.resumed_from_epoch"] == "1"
+    desk.run(*EVERY_EPOCH, "name=diverges", failures={"alexnet-001": failed("alexnet-001", "diverged")})
+    assert epochs_trained(desk, "alexnet-001") == [1]
+    assert checkpoints_left() == []
+
+
+def test_the_next_call_goes_on_from_the_checkpoint(desk: Desk) -> None:
+    """The images take two events; the trial is stopped when its second epoch was told and not answered."""
+    few = (*EVERY_EPOCH, "budget.trials=1")
+    assert desk.run(*few, interrupt_at=4).interrupted
+    assert len(checkpoints_left()) > 0
+    assert desk.run(*few).finished == 1
+    assert epochs_trained(desk, "alexnet-000") == [2, 3]
+    assert desk.runs()[1].tags["cnnstudy.resumed_from_epoch"] == "1"
+    assert [run.reason or run.state for run in desk.runs()] == ["interrupted", "finished"]
+    assert (curves(desk, 0), curves(desk, 1)) == ([1, 2], [1, 2, 3])
+    assert checkpoints_left() == []
+
+
+def test_checkpoints_may_be_switched_between_calls(desk: Desk) -> None:
+    few = ("training.epochs=3", "budget.trials=1")
+    assert desk.run(*few, "training.checkpoints=every-epoch", interrupt_at=4).interrupted
+    assert desk.run(*few, "training.checkpoints=true").finished == 1
+    assert epochs_trained(desk, "alexnet-000") == [2, 3]
+
+
+def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
+    """Images and images of the source take two events each."""
+    few = (*EVERY_EPOCH, PRETRAIN.replace("epochs: 2", "epochs: 3"), TRANSFER, "budget.trials=1")
+    assert desk.run(*few, interrupt_at=4 + 2).interrupted
+    assert desk.run(*few).finished == 1
+    assert epochs_trained(desk, "pretrain-alexnet") == [2, 3]
+    assert desk.runs("pretrain")[1].tags["cnnstudy.resumed_from_epoch"] == "1"
+    assert checkpoints_left() == []
+
+
+def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: Desk) -> None:
+    """The median prunes the second trial after its first epoch; a driver that pruned nothing let that pass."""
+    pruning = (*EVERY_EPOCH, "strategy.pruner=median", "strategy.startup_trials=1")
+    accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "report", lambda *given: False)
+        assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy, interrupt_at=2 + 4 + 2).interrupted
+    told = []
+    report = Search.report
+
+    def listen(search: Search, proposal: Proposal, epoch: int, score: float) -> bool:
+        told.append((proposal.number, epoch, report(search, proposal, epoch, score)))
+        return told[-1][-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "report", listen)
+        assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy).pruned == 1
+    assert told == [(1, 1, True), (1, 2, True)]  # and not pruned at the first
+    assert epochs_trained(desk, "alexnet-001") == [2]
+    assert checkpoints_left() == []
 
 
 # ---- failures one like the other

@@ -15,8 +15,10 @@ graph        a network between any two of its tensors, with dropout that can be 
 compiled     networks and their updates, kept from trial to trial
 updates      one update of the weights, compiled
 features     what frozen layers make of the images: computed once, shared by all trials
+checkpoints  files to go on from after a kill: where, when, whole or none
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
+resumption   what the rest of a trial depends on, into a checkpoint and out of it
 milestones   where overfitting sets in, the gap at an equal fit
 correctness  which images are right, packed
 verdict      what a trial did, in a word, with the rule behind it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from cnnstudy.training.features import Features
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.transfer import Phase
+
+if TYPE_CHECKING:
+    import keras
 
 #: The batch size for which a scaled learning rate is what the study file says.
 REFERENCE_BATCH = 32
@@ -72,6 +76,11 @@ class Trainer:
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
+
+    @property
+    def optimizer_states(self) -> list[keras.Variable]:
+        """Of the phase that was started."""
+        return self._update.variables
 
     @property
     def spent(self) -> bool:
