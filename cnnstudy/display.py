@@ -13,6 +13,9 @@ from rich.table import Table
 
 from cnnstudy.records import EpochRecord
 
+#: Of bytes, the largest first; and the share of one that three digits show as 1.
+_UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
+
 
 class Display:
     """Shows nothing, and is what the driver talks to."""
@@ -65,11 +68,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as `2.6 GB`."""
-    for unit, one in (("GB", 10**9), ("MB", 10**6)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
+    """Bytes as `2.6 GB`, with three digits, or `1,500 TB`."""
+    one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])
+    amount = count / one
+    return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
 
 
 class _Clock:

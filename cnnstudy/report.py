@@ -54,7 +54,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
     finished, others = split_by_state(frame)
     if len(finished):
         headings, rows = table(finished if top is None else finished.head(top))
-        grid = _grid(f"study {name}: best first, by validation")
+        grid = plain_table(f"study {name}: best first, by validation")
         for heading in headings:
             grid.add_column(
                 heading, justify="left" if heading in ("trial", "transfer", "verdict") else "right", no_wrap=True
@@ -67,9 +67,9 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
         if len(finished) > 1 and front:
             more = f" and {len(front) - 8} more" if len(front) > 8 else ""
-            _say(console, f"Pareto front (no other is better in every goal): {', '.join(front[:8])}{more}")
+            say(console, f"Pareto front (no other is better in every goal): {', '.join(front[:8])}{more}")
     if len(others):
-        grid = _grid("not finished")
+        grid = plain_table("not finished")
         for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
         for row in unfinished_rows(others):
@@ -101,8 +101,8 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
 def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
     """The champion in words, then all candidates."""
     for line in confirmed_sentences(confirmed):
-        _say(console, line)
-    grid = _grid(f"study {name}: candidates with fresh seeds, 95 % intervals")
+        say(console, line)
+    grid = plain_table(f"study {name}: candidates with fresh seeds, 95 % intervals")
     for heading in STANDING_HEADINGS:
         left = heading in (STANDING_HEADINGS[0], STANDING_HEADINGS[-1])
         grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != STANDING_HEADINGS[0])
@@ -110,21 +110,21 @@ def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
         grid.add_row(*map(Text, row))
     console.print(grid, markup=False, emoji=False)
     if confirmed.model:
-        _say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
+        say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
 
 
 def show_reproduction(console: Console, found: Reproduction) -> None:
     """Whether a trial came out as it was recorded, and where not."""
     if not found.differences:
-        _say(console, f"{found.trial}: all {found.compared} numbers of its record came out equal to the last bit.")
+        say(console, f"{found.trial}: all {found.compared} numbers of its record came out equal to the last bit.")
     else:
         largest = found.differences[0]
-        _say(
+        say(
             console,
             f"{found.trial}: {len(found.differences)} of {found.compared} numbers of its record came out otherwise, by "
             f"up to {largest.size:.3g} ({largest.metric}).",
         )
-        grid = _grid("the largest differences")
+        grid = plain_table("the largest differences")
         for heading in ("metric", "epoch", "recorded", "again", "difference"):
             grid.add_column(heading, justify="left" if heading == "metric" else "right")
         for one in found.differences[:10]:
@@ -133,7 +133,7 @@ def show_reproduction(console: Console, found: Reproduction) -> None:
             grid.add_row(*map(Text, (one.metric, epoch, *numbers)))
         console.print(grid, markup=False, emoji=False)
     for name, (then, now) in found.changed.items():
-        _say(console, f"note: {name} was {then} and is {now}")
+        say(console, f"note: {name} was {then} and is {now}")
 
 
 def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[Causes]:
@@ -158,19 +158,19 @@ def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:
         console.print(f"study {name} has no trials yet", markup=False, emoji=False, highlight=False)
     for one in found:
         for line in sentences(one):
-            _say(console, line)
+            say(console, line)
         for warning in one.warnings:
-            _say(console, f"note: {warning}")
+            say(console, f"note: {warning}")
         for interactions, title in ((False, "effects"), (True, "interactions: how much an effect differs there")):
             rows, hidden = effect_rows(one, interactions)
             if rows:
                 _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
             if hidden:
-                _say(console, f"and {hidden} interactions of which these trials can't tell; --csv has all")
+                say(console, f"and {hidden} interactions of which these trials can't tell; --csv has all")
 
 
 def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:
-    grid = _grid(title)
+    grid = plain_table(title)
     last = len(EFFECT_HEADINGS) - 1
     shown = [0, EFFECT_HEADINGS.index("gap"), last] if console.width < WIDE else range(last + 1)
     for column in shown:
@@ -181,9 +181,11 @@ def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> No
     console.print(grid, markup=False, emoji=False)
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """Print a line as it is; where nobody reads it on a terminal it is not wrapped."""
     console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _grid(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without columns yet."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)

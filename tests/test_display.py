@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cnnstudy.display import Display, LiveDisplay, PlainDisplay, choose_display, duration, numbers
+from cnnstudy.display import Display, LiveDisplay, PlainDisplay, choose_display, duration, numbers, size
 from cnnstudy.records import EpochRecord
 
 
@@ -171,6 +171,25 @@ def test_the_live_view_gives_the_cursor_back() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 kB"),
+        (999, "0.999 kB"),
+        (200_000, "200 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
+        (2_400_000, "2.4 MB"),
+        (2_610_000_000, "2.61 GB"),
+        (999_700_000_000, "1 TB"),
+        (1_023_000_000_000, "1.02 TB"),
+        (1_234_500_000_000_000, "1,234 TB"),
+    ],
+)
+def test_bytes_in_words(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 def test_a_negative_gap_has_its_sign() -> None:

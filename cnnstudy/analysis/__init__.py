@@ -1,7 +1,10 @@
 """What comes of a study's runs.
 
 leaderboard    one row a trial
+champion       which combination is best, once luck is taken out
+selection      what confirming came to, in words
 pareto         the trials that no other is better than in all that counts
+classes        precision and recall of each class
 curves         pictures of a trial
 observations   trials on an equal basis: epochs, updates, train loss
 tuning         factors that take their best level in each cell

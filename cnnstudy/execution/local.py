@@ -18,7 +18,7 @@ from typing import Any
 import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.processes import resident_memory
+from cnnstudy.processes import cores, resident_memory
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
@@ -123,11 +123,6 @@ class LocalExecutor:
         self._busy.clear()
         while not self._events.empty():
             self._events.get()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Process:

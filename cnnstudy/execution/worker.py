@@ -165,11 +165,8 @@ class Worker:
             self._send("epoch", key, record=record.to_json())
             return bool(self.messages.get()["go_on"])
 
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
-
         spec = TrialSpec.from_json(payload)
-        return run_trial(spec, self.folder / key, report, self._networks(), progress).to_json()
+        return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)

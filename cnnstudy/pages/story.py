@@ -20,7 +20,7 @@ from cnnstudy.analysis.leaderboard import leaderboard, without_formula
 from cnnstudy.analysis.observations import History
 from cnnstudy.analysis.pareto import GOALS, non_dominated
 from cnnstudy.pages.confirmed import ARTIFACT, Confirmed, read_confirmed
-from cnnstudy.pages.gallery import Gallery, read_gallery
+from cnnstudy.pages.gallery import LEFT_OUT, Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
 from cnnstudy.pages.trial_figures import ClassAccuracy
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
@@ -67,7 +67,7 @@ class Story:
 
 
 def collect(
-    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = ""
+    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = LEFT_OUT
 ) -> Story:
     """The story of a recorded study.
 
@@ -95,7 +95,7 @@ def tell(
     history: History,
     read_text: ReadText,
     target_gap: float = TARGET,
-    gallery: Mapping[str, Any] | str = "",
+    gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
 ) -> Story:
     """The story of trials, from whatever looks up their histories and texts."""

@@ -24,6 +24,7 @@ from cnnstudy.pages import tables, words
 from cnnstudy.pages.drawing import inline_svg, save_png, svg_text
 from cnnstudy.pages.factor_figures import number_left_out
 from cnnstudy.pages.forest_figures import MOST_ROWS, effect_forest_rows
+from cnnstudy.pages.gallery import LEFT_OUT
 from cnnstudy.pages.illustrations import SECTIONS, illustrations
 from cnnstudy.pages.story import Story, collect
 from cnnstudy.pages.trial_figures import LARGEST_MATRIX, MOST_CLASSES
@@ -60,7 +61,7 @@ def write_report(
     tracker: Tracker,
     study: RecordedStudy,
     folder: Path,
-    gallery: Mapping[str, Any] | str = "",
+    gallery: Mapping[str, Any] | str = LEFT_OUT,
     gap: float = TARGET,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -181,25 +181,33 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
     return json.dumps({**data, **changes})
 
 
-def png(size: int = 16, colour: str = "red") -> bytes:
-    """A picture, encoded."""
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(file, "PNG")
-    return file.getvalue()
+def png(folder: Path, size: int = 16) -> str:
+    """The path of a picture."""
+    path = folder / f"{size}.png"
+    Image.new("RGB", (size, size), "red").save(path)
+    return str(path)
 
 
-def entry(**changes: Any) -> dict[str, Any]:
-    """A mistake of a gallery."""
-    near = {"image": png(), "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
+def entry(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A mistake of a gallery, with its pictures in the folder."""
+    image = png(folder)
+    near = {"image": image, "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
     whole = {
-        "image": png(),
-        "cam": None,
+        "image": image,
+        "cam_predicted": image,
+        "cam_true": image,
         "true": "rose",
         "predicted": "tulip",
         "probability": 0.93,
         "key": "rose/12.jpg",
     }
     return {**whole, "neighbours": [near], **changes}
+
+
+def mistakes(*entries: dict[str, Any]) -> dict[str, Any]:
+    """A gallery of all mistakes that a model makes on 200 images."""
+    found = {"entries": list(entries), "wrong": len(entries), "validation": 200, "map": [13, 13]}
+    return {**found, "trial": "alexnet-000"}
 
 
 def close(one: float | None, other: float) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_study import Example, confirmation, entry
+from example_study import Example, confirmation, entry, mistakes
 
 from cnnstudy.pages.study_page import prose, study_page, write_page, write_report
 from cnnstudy.recording import Recorder
@@ -71,7 +71,8 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
     example = Example(networks=("alexnet", "vgg16"), unfinished=3, silent=2)
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("rich")
-    return (*whole(example, folder, gallery={"entries": [entry()]}, files={"example.yaml": "name: example\n"}), folder)
+    gallery = mistakes(entry(folder))
+    return (*whole(example, folder, gallery=gallery, files={"example.yaml": "name: example\n"}), folder)
 
 
 def test_every_section_is_there_and_linked(rich: tuple[str, Reader, Path]) -> None:
@@ -146,9 +147,9 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     example = Example(seeds=2, factors=FEW, name=EVIL, classes=(EVIL, "b"), unfinished=1)
     example.change(example.runs[-1], tags={"cnnstudy.message": EVIL, "cnnstudy.code_version": EVIL})
     example.texts["study-run", "confirm/confirm.json"] = confirmation(reason=EVIL, model=EVIL, refusal=EVIL, test=None)
-    mistake = entry(true=EVIL, predicted=EVIL, key=EVIL, cam_true=entry()["image"])
+    mistake = entry(tmp_path, true=EVIL, predicted=EVIL, key=EVIL)
     mistake["neighbours"][0] |= {"class": EVIL, "key": EVIL}
-    page, reader = whole(example, tmp_path, gallery={"entries": [mistake]}, files={EVIL: EVIL})
+    page, reader = whole(example, tmp_path, gallery=mistakes(mistake), files={EVIL: EVIL})
     assert len(reader.all("script")) == 1
     assert all((one["src"] or "").startswith("data:image/webp") for one in reader.all("img"))
     assert reader.open == []
@@ -206,15 +207,18 @@ def test_a_search_over_three_networks(tmp_path: Path) -> None:
 
 
 def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
-    _, reader = whole(Example(seeds=1, factors={}), tmp_path)
-    assert "python -m cnnstudy confirm example" in reader.sections["gallery"]
+    page, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery="None was kept. `confirm <b>` keeps one.")
+    assert "None was kept. confirm <b> keeps one." in reader.sections["gallery"]
+    assert "<code>confirm &lt;b&gt;</code>" in page
     assert reader.all("img") == []
+    _, reader = whole(Example(seeds=1, factors={}), tmp_path)
+    assert "It was left out." in reader.sections["gallery"]
 
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
-    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery={"entries": [entry()] * 40})
-    assert "The first 30 of 40: the surest ones" in reader.sections["gallery"]
-    assert len(reader.all("img")) == 60
+    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery=mistakes(*[entry(tmp_path)] * 40))
+    assert "The first 30 of 40 among 200 validation images: the surest ones" in reader.sections["gallery"]
+    assert len(reader.all("img")) == 120
 
 
 def test_training_recall_that_was_not_recorded_is_said(tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_the_report_of_a_recorded_study(tracker: Tracker, spec: TrialSpec, tmp_p
     study = tracker.study("fake")
     (tmp_path / "study.yaml").write_text("name: fake\n")
     tracker.start_study(study, study.config, tmp_path / "study.yaml", "name: fake # as given\n")
-    page = write_report(tracker, study, tmp_path / "out", gallery={"entries": [entry()]})
+    page = write_report(tracker, study, tmp_path / "out", gallery=mistakes(entry(tmp_path)))
     assert page == tmp_path / "out" / "report.html"
     reader = Reader(page.read_text(encoding="utf-8"))
     assert "name: fake # as given" in reader.sections["reproduce"]
