@@ -24,7 +24,8 @@ from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, T
 from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
-from cnnstudy.tracking import DRIVER, KIND, LEVELS, REASON, STATE, Tracker
+from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
+from cnnstudy.training import layout
 
 
 @dataclass
@@ -147,7 +148,11 @@ class Recorder:
                 best,
                 result.epochs,
                 spec.images,
-                {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
+                {
+                    "cnnstudy.study": self.study.name,
+                    "cnnstudy.trial": spec.key,
+                    MODEL_HASH: layout.keras_hash(Path(result.files["model"])) or "",
+                },
             )
         tags = {
             "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),

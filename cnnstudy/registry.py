@@ -19,7 +19,8 @@ from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_
 from cnnstudy.leftovers import FoundModel, FoundVersion
 from cnnstudy.mlflow_entities import all_pages, sent_once
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import MODEL_HASH, Tracker
+from cnnstudy.training import layout
 
 # One file after the other is no progress to be shown on a terminal.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -35,6 +36,7 @@ class StoredModel:
     location: str  # of its folder: a path, or an address for MLflow to download from
     run_id: str | None
     trial: str  # "STUDY/TRIAL", or "" where its run is no trial
+    sha256: str = ""  # of its Keras file, as it was recorded; "": nobody did
 
 
 class Registry(Tracker):
@@ -90,7 +92,7 @@ class Registry(Tracker):
         with self._translated(), self._unknown(address):
             if not separator:
                 logged = self._client.get_logged_model(name)
-                location, run_id = logged.artifact_location, logged.source_run_id
+                location, run_id, source = logged.artifact_location, logged.source_run_id, f"models:/{name}"
             else:
                 by_alias = "@" in address
                 version = (
@@ -98,24 +100,37 @@ class Registry(Tracker):
                     if by_alias
                     else self._client.get_model_version(name, rest)
                 )
-                location, run_id = self._client.get_model_version_download_uri(name, version.version), version.run_id
-        return StoredModel(address, str(location), run_id or None, self._trial(run_id))
+                location = self._client.get_model_version_download_uri(name, version.version)
+                run_id, source = version.run_id, str(version.source)
+        tags = self._tags_of(run_id)
+        trial = "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
+        recorded = tags.get(MODEL_HASH, "") if tags.get("cnnstudy.model") == source else ""
+        return StoredModel(address, str(location), run_id or None, trial, recorded)
 
     def bring(self, model: StoredModel, folder: Path) -> Path:
         """The model's folder on this disk: where it lies already, else downloaded into `folder`.
 
         Raises:
-            ModelError: its files are gone or out of reach.
+            ModelError: its files are gone or out of reach, or its Keras file is not the one that was recorded.
         """
         here = urlsplit(model.location).scheme in ("", "file")
         to = None if here else str(folder)
         try:
-            return Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+            place = Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+            found = layout.keras_hash(place)
         except (MlflowException, OSError) as reason:
             text = str(reason).strip().split("\n")[0][:500]
             raise ModelError(
                 without_secrets(f"can't get the files of {model.address} from {model.location}: {text}")
             ) from reason
+        if model.sha256 and found not in (None, model.sha256):
+            raise ModelError(
+                f"{layout.keras_file(place)} is not the file that was recorded as the model of "
+                f"{model.trial or model.address}: its SHA-256 is {found}, and {model.sha256} was recorded. It was "
+                "changed or damaged since; restore it from a copy, or train it again under another study name. (A path "
+                "of your own, given in place of a study, is loaded without a record to compare with.)"
+            )
+        return place
 
     def classes(self, model: StoredModel, folder: Path) -> tuple[str, ...] | None:
         """The classes' names from what the model's run was asked to do; `folder` is for files.
@@ -196,17 +211,17 @@ class Registry(Tracker):
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 
-    def _trial(self, run_id: str | None) -> str:
+    def _tags_of(self, run_id: str | None) -> dict[str, str]:
+        """{} where there is no such run."""
         if not run_id:
-            return ""
+            return {}
         with self._translated():
             try:
-                tags = self._client.get_run(run_id).data.tags
+                return dict(self._client.get_run(run_id).data.tags)
             except MlflowException as reason:
                 if _says_missing(reason):
-                    return ""
+                    return {}
                 raise
-        return "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
 
     @contextlib.contextmanager
     def _unknown(self, address: str) -> Iterator[None]:

@@ -45,6 +45,8 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 LEVELS, DRIVER = "cnnstudy.levels", "cnnstudy.driver"
 #: On a run and on a model: what was made once is found by it, though the reply that told so was lost.
 TOKEN = "cnnstudy.token"
+#: On both too: SHA-256 of the model's Keras file, as the worker left it.
+MODEL_HASH = "cnnstudy.model_sha256"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -276,7 +278,8 @@ class Tracker:
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
             where = (at or _now(), step, model_id, images.name, short(images.digest), run_id)
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
-            self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
+            about = {"cnnstudy.model": f"models:/{model_id}", MODEL_HASH: tags.get(MODEL_HASH, "")}
+            self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> str | None:
