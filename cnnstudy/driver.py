@@ -20,6 +20,7 @@ from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
+from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
 from cnnstudy.watchdog import Watchdog
 
@@ -143,7 +144,9 @@ class Driver:
                     self._on_failed(event)
                 elif isinstance(event, Progress):
                     self.display.count(f"{event.key}: {event.what}", event.done, event.total)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._record_what_was_said()
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")
             raise
@@ -163,7 +166,7 @@ class Driver:
             tags["cnnstudy.weights_digest"] = digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
-        self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
+        self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))
         images = sum(spec.images.train) * float(spec.levels["data_fraction"])
         self._watchdog.begin(spec.key, spec.architecture, images)
         self.display.start_trial(spec.key, recording.title, spec.epochs)
@@ -176,7 +179,8 @@ class Driver:
             worse = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
             prune = worse and not event.record.replayed  # it went on then
             self._reported[event.key] = epoch
-        self.executor.answer(event.key, not prune)
+        if event.asks:
+            self.executor.answer(event.key, not prune)
         # the worker trains on while the epoch is recorded
         self.recorder.epoch(recording, event.record)
         self.display.epoch(event.key, event.record)
@@ -189,11 +193,10 @@ class Driver:
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
         self._failures.ended_well()
         del self._running[event.key]
-        # the worker trains on while pictures are drawn and the trial is recorded
-        self._fill_slots()
-        self.recorder.finish(recording, result)
-        remove_files(result)
-        checkpoints.remove(recording.spec)
+        try:  # the worker trains on while pictures are drawn and the trial is recorded
+            self._fill_slots()
+        finally:
+            self._record(recording, result)
         if result.checkpoint_note:
             self.display.say(f"{event.key}  {result.checkpoint_note}")
         self.display.end_trial(
@@ -203,6 +206,22 @@ class Driver:
             f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
             f"{result.frozen_parameters:,} frozen",
         )
+
+    def _record(self, recording: Recording, result: TrialResult) -> None:
+        """The trial's last word; whoever asks to stop waits for it, for hours may lie in it."""
+        with not_within():
+            self.recorder.finish(recording, result)
+            remove_files(result)
+            checkpoints.remove(recording.spec)
+
+    def _record_what_was_said(self) -> None:
+        """Trials that have ended, and epochs, of which nobody has taken note yet."""
+        while (event := self.executor.next_event(timeout=0)) is not None:
+            if isinstance(event, Epoch):
+                self.recorder.epoch(self._running[event.key][1], event.record)
+            elif isinstance(event, Done):
+                _, recording = self._running.pop(event.key)
+                self._record(recording, TrialResult.from_json(event.result))
 
     def _on_failed(self, event: Failed) -> None:
         proposal, recording = self._running[event.key]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
 from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
 
@@ -33,6 +33,7 @@ class FakeExecutor:
         digest: of the images that `prepare_images` finds.
         on_event: told of each event before it is dealt out.
         hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
+        alive: those that hang give signs of life.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class FakeExecutor:
         digest: str = DIGEST,
         on_event: Callable[[Event], None] = lambda event: None,
         hangs: Mapping[str, int] | None = None,
+        alive: bool = False,
     ) -> None:
         self.slots = slots
         self.deterministic = False
@@ -56,6 +58,7 @@ class FakeExecutor:
         self.digest = digest
         self.on_event = on_event
         self.hangs = dict(hangs or {})
+        self.alive = alive
         self.now = 0.0  # seconds
         self.stopped: list[str] = []
         self.jobs: list[Job] = []
@@ -65,6 +68,7 @@ class FakeExecutor:
         self._ready: list[tuple[Job, Work, bool | None]] = []
         self._waiting: dict[str, tuple[Job, Work]] = {}
         self._hung: set[str] = set()
+        self._interrupted = False
 
     @property
     def trials(self) -> list[str]:
@@ -90,11 +94,14 @@ class FakeExecutor:
 
     def next_event(self, timeout: float) -> Event | None:
         assert not self.closed, "asked for an event after close"
+        if timeout == 0 and (self._interrupted or not self._ready):
+            return None
         if not self._ready and self._hung:
             self.now += timeout
-            return None
+            return Alive(next(iter(self._hung))) if self.alive and timeout else None
         assert self._ready, f"no event can come; not answered: {list(self._waiting)}"
         if len(self.dealt) == self.interrupt_at:
+            self._interrupted = True
             raise KeyboardInterrupt
         job, work, answer = self._ready.pop(0)
         event = next(work) if answer is None else work.send(answer)

@@ -591,6 +591,36 @@ def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
     assert told < next(place for place, line in enumerate(desk.said) if line.endswith(": started"))
 
 
+def test_a_trial_that_ended_as_the_study_was_stopped_is_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last epoch and its result had been said, and nobody had taken note of them yet."""
+    queue: list[Event] = []
+    original = FakeExecutor.next_event
+
+    def next_event(self: FakeExecutor, timeout: float) -> Event | None:
+        if self._interrupted:
+            return queue.pop(0) if queue else None
+        event = original(self, timeout)
+        if event is None or event.key != "alexnet-001" or not isinstance(event, Epoch | Done):
+            return event
+        if isinstance(event, Epoch) and event.record.epoch < 2:
+            return event
+        queue.append(event)
+        if isinstance(event, Epoch):
+            self.answer(event.key, True)
+            return next_event(self, timeout)
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeExecutor, "next_event", next_event)
+        outcome = desk.run()
+    assert (outcome.interrupted, outcome.finished, outcome.missing) == (True, 2, 1)
+    (run,) = (run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
+    assert list(desk.tracker.metric_history(run.run_id, "val/accuracy")) == [1, 2]
+    assert desk.run().finished == 3
+    assert desk.trained == ["alexnet-002"]
+
+
 def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:
     desk.run(*FACTORIAL)
     desk.said.clear()
@@ -935,7 +965,7 @@ def test_images_that_never_come_end_the_study(desk: Desk, monkeypatch: pytest.Mo
 
 def test_how_long_an_epoch_may_take_is_the_files_to_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     on_fake_time(desk, monkeypatch)
-    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9})
+    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9}, alive=True)
     assert outcome.failed == 1
     assert any("no epoch ended within 5000 s" in line for line in desk.said)
     # it may change: no trial depends on it

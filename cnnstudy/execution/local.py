@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -164,7 +165,7 @@ class _Process:
         if ended:
             self._report_end()
         else:
-            self.send({"key": job.key, "kind": job.kind, "payload": job.payload, "folder": str(folder)})
+            self.send({**dataclasses.asdict(job), "folder": str(folder)})
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -235,7 +236,7 @@ class _Process:
 def _event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
-        return Epoch(message["key"], EpochRecord.from_json(message["record"]))
+        return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])
     return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 

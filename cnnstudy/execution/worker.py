@@ -72,7 +72,7 @@ class Worker:
         self.messages = messages
         self.threads = threads
         self.deterministic = deterministic
-        self.folder = Path()  # for the files of the job under way
+        self.folder, self.asks = Path(), False  # of the job under way
         self._compiled: CompiledNetworks | None = None
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
@@ -80,7 +80,7 @@ class Worker:
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
         key = self._key = job["key"]
-        self.folder = Path(job["folder"])
+        self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
             "prepare_images": self._prepare_images,
             "check_weights": self._check_weights,
@@ -162,8 +162,8 @@ class Worker:
         from cnnstudy.training.trial import run_trial
 
         def report(record: EpochRecord) -> bool:
-            self._send("epoch", key, record=record.to_json())
-            return bool(self.messages.get()["go_on"])
+            self._send("epoch", key, record=record.to_json(), asks=self.asks)
+            return not self.asks or bool(self.messages.get()["go_on"])
 
         spec = TrialSpec.from_json(payload)
         return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
@@ -211,7 +211,8 @@ class Worker:
         """Import what trials take, while nobody waits for it."""
         with contextlib.suppress(Exception):  # the job that needs it says so
             self._set_up_tensorflow()
-            importlib.import_module("cnnstudy.training.trial")
+            for name in ("cnnstudy.training.trial", "mlflow.tensorflow"):
+                importlib.import_module(name)
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

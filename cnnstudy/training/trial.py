@@ -14,7 +14,7 @@ from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, correctness, package, resumption, transfer, weights
 from cnnstudy.training.checkpoints import Checkpoints
-from cnnstudy.training.compiled import CompiledNetworks
+from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.decoding import Progress
 from cnnstudy.training.features import Source, source_of
 from cnnstudy.training.images import TrainingImages, load_for_training
@@ -58,7 +58,7 @@ def run_trial(
 def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
     compiled = networks.start(spec)
     network = compiled.network
-    kept = Checkpoints(spec, _begun_with(network, spec), lambda text: progress(text, 0, 0))
+    kept = Checkpoints(spec, _begun_with(compiled, spec), lambda text: progress(text, 0, 0))
     trainer = Trainer(compiled, load_images(spec), spec)
     always_frozen = _frozen_in_all_phases(network, spec)
     best = _Best(spec, [layer for layer in network.logits.layers if layer not in always_frozen])
@@ -186,10 +186,10 @@ def _go_on(
     return (reached.phase, reached.done), list(reached.records)
 
 
-def _begun_with(network: Network, spec: TrialSpec) -> str:
+def _begun_with(compiled: CompiledNetwork, spec: TrialSpec) -> str:
     if spec.checkpoints == checkpoints.NONE or spec.weights_file is None or spec.levels["transfer"] == "scratch":
         return ""
-    return weights.digest(weights.backbone_layers(network.logits))
+    return weights.digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
 
 
 def _named(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -124,7 +124,7 @@ def spec(warm: Executor) -> TrialSpec:
 
 def trial_job(spec: TrialSpec, **changes: Any) -> Job:
     changed = dataclasses.replace(spec, **changes)
-    return Job(changed.key, "run_trial", changed.to_json())
+    return Job(changed.key, "run_trial", changed.to_json(), asks=True)
 
 
 # ---- jobs and their events

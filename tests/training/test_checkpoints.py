@@ -168,7 +168,7 @@ def test_what_stays_frozen_is_not_written(make_spec: MakeSpec, source: Path, tmp
 
 
 def weights_of(spec: TrialSpec) -> str:
-    return trial._begun_with(CompiledNetworks().start(spec).network, spec)
+    return trial._begun_with(CompiledNetworks().start(spec), spec)
 
 
 def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
