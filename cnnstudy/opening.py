@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cnnstudy.analysis.champion import Standing
+from cnnstudy.analysis.confirmed import Opening
 from cnnstudy.driver import Workshop
 from cnnstudy.execution import Job
 from cnnstudy.jobs import result_of
@@ -21,48 +22,30 @@ from cnnstudy.training import layout
 TEST_TAG = "cnnstudy.test_split"
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What the champion's models say of the test split; accuracies 0..1, losses in nats."""
-
-    opened: str  # ISO 8601, of the first opening for these models
-    champion: str  # the trial that stands for it
-    runs: tuple[str, ...]  # of its models, by seed
-    openings: int  # of the study's test split, in all
-    images: int = 0
-    digest: str = ""
-    values: tuple[float, ...] = ()  # accuracy of each seed's model
-    losses: tuple[float, ...] = ()
-    mean: float | None = None
-    low: float | None = None  # Wilson's 95 % interval for so many images
-    high: float | None = None
-    confusion: tuple[tuple[int, ...], ...] = ()  # of all models together: rows true class, columns predicted
-
-    @property
-    def loss(self) -> float:
-        """Mean of the models, nats."""
-        return sum(self.losses) / len(self.losses)
-
-
 def open_test(
-    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], again: bool
+    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], tags: Mapping[str, str], again: bool
 ) -> tuple[Opening | None, str]:
-    """The champion's test, or why it was not made. What was opened for these very models is not opened again."""
+    """The champion's test, or why it was not made. What was opened for these very models is not opened again.
+
+    Args:
+        runs: of the champion's models.
+        tags: of the study's own run.
+        again: open it though it was opened for other models.
+    """
     recorder, ids = workshop.recorder, tuple(run.run_id for run in runs)
-    (own,) = [run for run in recorder.runs() if run.run_id == recorder.study.run_id]
-    before = Opening(**_tuples(json.loads(own.tags[TEST_TAG]))) if TEST_TAG in own.tags else None
+    before = Opening.from_json(json.loads(tags[TEST_TAG])) if TEST_TAG in tags else None
     if before is not None and before.runs == ids and before.values:
         return before, ""
     if before is not None and before.runs != ids and not again:
         return None, (
             f"the test split was opened on {before.opened} for {before.champion} with {len(before.runs)} seeds, and "
-            f"this is {champion.candidate.trial} with {len(runs)}. To open it again would be to choose by it; `python "
+            f"this is {champion.trial} with {len(runs)}. To open it again would be to choose by it; `python "
             f"-m cnnstudy confirm {recorder.study.name} --open-test-again` does so, and says so."
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     same = before is not None and before.runs == ids  # opened, and stopped before the result was recorded
     openings = 1 if before is None else before.openings + (not same)
-    opened = Opening(before.opened if same and before is not None else now, champion.candidate.trial, ids, openings)
+    opened = Opening(before.opened if same and before is not None else now, champion.trial, ids, openings)
     # recorded first: an opening that nobody knows of would be the one that misleads
     recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(opened))})
     measured = _measure(workshop, champion, runs)
@@ -106,7 +89,3 @@ def _with_results(opened: Opening, measured: dict[str, Any]) -> Opening:
 def _light(test: Opening) -> dict[str, Any]:
     """What a tag takes: all but the confusion matrix."""
     return {name: value for name, value in vars(test).items() if name != "confusion"}
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

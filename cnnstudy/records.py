@@ -90,11 +90,6 @@ class Rule(Record):
     def maximize(self) -> bool:
         return self.metric == "val/accuracy"
 
-    @property
-    def limited(self) -> bool:
-        """Whether there are limits to keep."""
-        return self.maximum_gap is not None or self.minimum_accuracy is not None
-
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """How far the clean metrics are beyond each limit; 0 or less: it is kept.
 

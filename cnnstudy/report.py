@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis.causes import Causes, causes, effects_frame
+from cnnstudy.analysis.confirmed import Confirmed
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
@@ -22,10 +23,10 @@ from cnnstudy.analysis.leaderboard import (
     write_csv,
 )
 from cnnstudy.analysis.pareto import GOALS, non_dominated
-from cnnstudy.analysis.selection import STANDING_HEADINGS, rows
+from cnnstudy.analysis.selection import STANDING_HEADINGS, confirmed_sentences, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
-from cnnstudy.confirmation import Confirmed, confirmed_sentences
-from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.analysis.trials import latest_trials as trials_among
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.reproduction import Reproduction
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.study import COUNTS, Outcome
@@ -43,7 +44,7 @@ def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> p
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
     """The run of each trial that counts."""
-    return list(latest_runs(run for run in tracker.runs(study.experiment_id) if run.kind == "trial").values())
+    return trials_among(tracker.runs(study.experiment_id))
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:

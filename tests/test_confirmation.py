@@ -12,13 +12,17 @@ import pytest
 from fake_executor import FakeExecutor
 from trained_study import NAME, Trained
 
+from cnnstudy import confirmation
+from cnnstudy.analysis.confirmed import RECORD, Confirmed, from_json, to_json
+from cnnstudy.analysis.selection import confirmed_sentences
 from cnnstudy.config import load_study
-from cnnstudy.confirmation import RECORD, Confirmed, NothingToConfirmError, as_json, confirmed_sentences
+from cnnstudy.confirmation import NothingToConfirmError
 from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import ConfigError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.models import find_model
 from cnnstudy.opening import TEST_TAG
+from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun
 from cnnstudy.study import Outcome, confirm_study, run_study
 from cnnstudy.tracking import Tracker
@@ -157,7 +161,8 @@ def test_the_test_split_is_opened_once_with_time_and_hash(desk: Desk) -> None:
     assert (recorded["opened"], recorded["digest"]) == (confirmed.test.opened, "t" * 64)
     assert desk.own.metrics["test/accuracy"] == pytest.approx(0.71)
     assert desk.own.metrics["selection/optimism"] == pytest.approx(0.19)
-    assert desk.record() == json.loads(json.dumps(as_json(confirmed)))
+    assert desk.record() == json.loads(json.dumps(to_json(confirmed)))
+    assert from_json(json.dumps(desk.record())) == confirmed
 
 
 def test_a_second_call_trains_and_opens_nothing(desk: Desk) -> None:
@@ -236,8 +241,57 @@ def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> N
     assert desk.opened == 0
     assert TEST_TAG not in desk.own.tags
     assert desk.tracker._client.search_registered_models() == []
-    assert "none of the 2 candidates keeps the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
+    assert "2 are beyond the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
     assert desk.record()["champion"] is None
+
+
+def test_where_all_fail_that_is_the_recorded_reason(desk: Desk) -> None:
+    desk.search()
+    failures = {key: Failed(key, "diverged", "the loss is not finite", "Traceback") for key in keys([0, 1], range(2))}
+    confirmed = done(desk.confirm(failures=failures))
+    assert confirmed.champion is None
+    assert desk.record()["reason"] == "of 2 candidates 2 failed with a seed or more"
+    assert confirmed_sentences(confirmed) == ["No champion: of 2 candidates 2 failed with a seed or more."]
+
+
+def test_a_candidate_that_learns_nothing_with_fresh_seeds_is_no_champion(desk: Desk) -> None:
+    desk.search("objective.maximum_gap=0.2")
+    by_numbers = done(desk.confirm(accuracy=TURNED))
+    assert [one.candidate.number for one in by_numbers.standings if one.standing == "champion"] == [1]
+    for run in desk.runs():
+        if "alexnet-001" in run.tags["cnnstudy.trial"]:
+            desk.tracker._client.set_tag(run.run_id, "cnnstudy.verdict", "not-learning")
+    confirmed = done(desk.confirm(accuracy=TURNED))
+    assert [(one.candidate.number, one.standing) for one in confirmed.standings] == [
+        (0, "champion"),
+        (1, "learnt nothing"),
+    ]
+    assert desk.champion().run_id in {run.run_id for run in desk.runs() if "alexnet-000" in run.tags["cnnstudy.trial"]}
+
+
+def test_mlflow_is_asked_once_for_the_runs_where_nothing_is_missing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.search()
+    done(desk.confirm(accuracy=TURNED))
+    asked: list[str] = []
+    runs = Recorder.runs
+
+    def count(self: Recorder) -> list[RecordedRun]:
+        asked.append("runs")
+        return runs(self)
+
+    monkeypatch.setattr(Recorder, "runs", count)
+
+    def confirm(*arguments: Any) -> Confirmed:
+        asked.clear()
+        found = confirmation.confirm(*arguments)
+        asked.append("end")
+        return found
+
+    monkeypatch.setattr("cnnstudy.study.confirm", confirm)
+    done(desk.confirm(accuracy=TURNED))
+    assert asked[: asked.index("end")] == ["runs"]
 
 
 def test_a_candidate_that_fails_with_a_seed_is_no_champion(desk: Desk) -> None:

@@ -137,7 +137,6 @@ BETTER = {"val/accuracy": 0.9, "val/loss": 0.6, "gap/accuracy": 0.25}
 
 def test_without_limits_the_metric_decides_and_between_equals_the_loss() -> None:
     rule = Rule("val/accuracy")
-    assert not rule.limited
     assert rule.rank(BETTER) > rule.rank(GOOD)
     assert rule.rank({**GOOD, "val/loss": 0.4}) > rule.rank(GOOD)
     assert rule.beyond(BETTER, "not-learning") == {}
@@ -146,7 +145,6 @@ def test_without_limits_the_metric_decides_and_between_equals_the_loss() -> None
 
 def test_what_keeps_the_limits_comes_first_then_what_is_least_beyond_them() -> None:
     rule = Rule("val/accuracy", maximum_gap=0.1, minimum_accuracy=0.7)
-    assert rule.limited
     assert rule.keeps(GOOD)
     assert not rule.keeps(BETTER)
     assert rule.rank(GOOD) > rule.rank(BETTER) > rule.rank({**BETTER, "gap/accuracy": 0.3})

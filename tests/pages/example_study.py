@@ -148,8 +148,10 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         {
             "trial": trial,
             "title": f"alexnet, {transfer}, batch size 8",
-            "levels": {"transfer": transfer},
+            "architecture": "alexnet",
+            "levels": {"transfer": transfer, "batch_size": 8},
             "searched": searched,
+            "searched_gap": 0.08,
             "seeds": [10000, 10001],
             "values": [mean - 0.01, mean + 0.01],
             "gaps": [0.05, 0.07],
@@ -157,6 +159,8 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
             "low": mean - 0.03,
             "high": mean + 0.03,
             "gap": 0.06,
+            "keeps": True,
+            "failed": 0,
             "standing": standing,
         }
         for trial, transfer, searched, mean, standing in (
@@ -166,9 +170,9 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         )
     ]
     test = {"opened": "2026-11-24T13:00:00+00:00", "digest": "ab", "images": 50, "values": [0.84], "losses": [0.4]}
-    test |= {"mean": 0.84, "low": 0.8, "high": 0.88, "openings": 1}
+    test |= {"mean": 0.84, "low": 0.8, "high": 0.88, "openings": 1, "champion": "alexnet-000", "runs": ["r1", "r2"]}
     data = {
-        "rule": {"metric": "val/accuracy", "maximum_gap": 0.1, "minimum": None},
+        "rule": {"metric": "val/accuracy", "maximum_gap": 0.1, "minimum_accuracy": None},
         "best_validation": {"trial": "alexnet-001", "value": 0.91},
         "candidates": candidates,
         "champion": champion,
@@ -176,6 +180,7 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         "version": "1",
         "reason": "the best of 3",
         "test": test,
+        "refusal": "",
         "optimism": 0.07,
     }
     return json.dumps({**data, **changes})

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,7 +91,19 @@ def test_the_answer_comes_first_then_what_was_confirmed(rich: tuple[str, Reader,
     answer = " ".join(reader.sections["answer"].split())
     assert answer.index("alexnet overfits: at the end of training") < answer.index("Trials")
     assert "Between the networks" in answer
-    assert "keeps a gap of at most 10 points" in reader.sections["confirmed"]
+    assert "(gap at most 10 points)" in reader.sections["confirmed"]
+
+
+def test_without_a_champion_it_says_why_not(tmp_path: Path) -> None:
+    example = Example(seeds=1, factors=FEW)
+    data = json.loads(confirmation(champion=None, reason="of 3 candidates 3 failed with a seed or more", test=None))
+    for one in data["candidates"]:
+        one["standing"] = "failed"
+    example.texts["study-run", "confirm/confirm.json"] = json.dumps(data)
+    _, reader = whole(example, tmp_path)
+    assert "No champion: of 3 candidates 3 failed with a seed or more." in reader.sections["confirmed"]
+    assert "Why this one" not in reader.sections["confirmed"]
+    assert "Its model" not in reader.sections["confirmed"]
 
 
 def test_ids_are_unique(rich: tuple[str, Reader, Path]) -> None:
