@@ -15,7 +15,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
 from cnnstudy.mlflow_entities import all_pages, sent_once
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
@@ -173,13 +173,20 @@ class Registry(Tracker):
             self._remove_at(str(model.artifact_location))
             self._client.delete_logged_model(model_id)
 
-    def remove_files(self, run_id: str) -> None:
-        """All artifacts of a run."""
-        with self._translated():
-            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
+    def remove_files(self, run_id: str, path: str | None = None) -> None:
+        """All artifacts of a run, or the one at that path.
 
-    def _remove_at(self, address: str) -> None:
-        get_artifact_repository(address, self.uri).delete_artifacts()
+        Raises:
+            TrackingError: the store lets nobody delete.
+        """
+        with self._translated():
+            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri), path)
+
+    def _remove_at(self, address: str, path: str | None = None) -> None:
+        try:
+            get_artifact_repository(address, self.uri).delete_artifacts(path)
+        except NotImplementedError as reason:
+            raise TrackingError(without_secrets(f"the files at {address} can't be deleted: {reason}")) from reason
 
     def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
         """The versions of the study's registered model."""

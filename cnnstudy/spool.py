@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy.cache import cache_folder, content_address
+from cnnstudy.database import sqlite_file
 from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.scratch import Scratch, is_held
 
@@ -259,5 +260,5 @@ def _outbox() -> Path:
 
 def _place(uri: str) -> str:
     """The same for all ways to write a database's file, and whoever's password is used."""
-    file = uri.removeprefix("sqlite:///")
-    return without_secrets(uri) if file == uri else f"sqlite:///{Path(file).absolute()}"
+    file = sqlite_file(uri)
+    return without_secrets(uri) if file is None else f"sqlite:///{file}"

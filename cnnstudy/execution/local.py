@@ -189,7 +189,8 @@ class _Process:
         """Let it write the stacks of its threads into its log and end, if it still can."""
         with self._lock:
             self._job = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        # Windows can't send it, which is a ValueError: there it is only ended
+        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
             self._process.send_signal(signal.SIGABRT)
             self._process.wait(SECONDS_TO_ANSWER)
 
@@ -216,8 +217,8 @@ class _Process:
         for line in self._process.stdout:
             try:
                 event = _event(json.loads(line))
-            except ValueError:  # printed before the worker took over its output, or cut off by its end
-                continue
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # printed before the worker took over its output, or cut off by its end
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None
@@ -234,6 +235,7 @@ class _Process:
 
 
 def _event(message: dict[str, Any]) -> Event:
+    """Raises ValueError, TypeError, KeyError or AttributeError where it is none."""
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])

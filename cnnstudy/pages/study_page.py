@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cnnstudy.analysis.causes import NETWORKS, Causes
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.pareto import GOALS
 from cnnstudy.analysis.sentences import sentences
+from cnnstudy.errors import TrackingError
 from cnnstudy.pages import tables, words
 from cnnstudy.pages.drawing import inline_svg, save_png, svg_text
 from cnnstudy.pages.factor_figures import number_left_out
@@ -29,9 +30,13 @@ from cnnstudy.pages.illustrations import SECTIONS, illustrations
 from cnnstudy.pages.story import Story, collect
 from cnnstudy.pages.trial_figures import LARGEST_MATRIX, MOST_CLASSES
 from cnnstudy.records import RecordedStudy
+from cnnstudy.registry import Registry
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.tracking import Tracker
 
 PAGE, FIGURES = "report.html", "figures"
+#: Its folder among the artifacts of the study's run.
+RECORDED = "report"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ def write_report(
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
+    Figures of an earlier report that had others go, in MLflow as far as its store lets them.
+
     Args:
         gallery: images that are wrong beside those that they resemble, or why there are none (gallery.read_gallery).
         gap: the gap (0..1) that the data law aims at.
@@ -79,20 +86,29 @@ def write_report(
         OSError: the folder can't be written.
     """
     story = collect(tracker, study, gap, gallery)
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-        made = Path(name) / "report"
+    with scratch_folder() as scratch:
+        made = scratch / RECORDED
         write_page(story, made)
-        tracker.log_files(study.run_id, Path(name))
-        _remove_figures(folder / FIGURES)
+        tracker.log_files(study.run_id, scratch)
+        _remove_recorded_figures(tracker, study, {path.name for path in (made / FIGURES).iterdir()})
+        for path in filter(_is_figure, (folder / FIGURES).glob("*")):
+            path.unlink()
         shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder / PAGE
 
 
-def _remove_figures(folder: Path) -> None:
-    """Those of an earlier report, which may have had others; not what somebody else put there."""
-    for path in folder.glob("*"):
-        if path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS:
-            path.unlink()
+def _remove_recorded_figures(tracker: Tracker, study: RecordedStudy, kept: Collection[str]) -> None:
+    """Those of an earlier report that this one has not made."""
+    registry = Registry(tracker.uri)
+    for path in map(Path, tracker.files(study.run_id, f"{RECORDED}/{FIGURES}")):
+        if _is_figure(path) and path.name not in kept:
+            with contextlib.suppress(TrackingError):
+                registry.remove_files(study.run_id, path.as_posix())
+
+
+def _is_figure(path: Path) -> bool:
+    """Whether a report made it, and nobody else put it there."""
+    return path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS
 
 
 def write_page(story: Story, folder: Path) -> Path:

@@ -17,7 +17,7 @@ from example_study import Example, confirmation, entry, mistakes
 
 from cnnstudy.pages.study_page import prose, study_page, write_page, write_report
 from cnnstudy.recording import Recorder
-from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, RecordedStudy, TrialResult, TrialSpec
 from cnnstudy.tracking import Tracker
 
 SECTIONS = ("answer", "curves", "factors", "effects", "interactions", "law", "front", "importances", "leaderboard")
@@ -319,6 +319,49 @@ def test_figures_of_an_earlier_report_go_and_what_others_put_there_stays(
     left = {path.name for path in figures.iterdir()}
     assert {"notes.txt", "holiday.png", "curves-alexnet-1.png"} <= left
     assert "law-vgg16-1.png" not in left
+
+
+def recorded_figures(tracker: Tracker, study: RecordedStudy) -> set[str]:
+    return {path.rpartition("/")[2] for path in tracker.files(study.run_id, "report/figures")}
+
+
+@pytest.fixture
+def with_an_old_figure(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> RecordedStudy:
+    """A study whose earlier report had a figure that is no longer made; somebody put another picture beside it."""
+    record(tracker, spec, range(1))
+    study = tracker.study("fake")
+    figures = tmp_path / "earlier" / "report" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("law-vgg16-1.png", "law-vgg16-1.svg", "curves-alexnet-1.svg", "holiday.png"):
+        (figures / name).write_text("old")
+    tracker.log_files(study.run_id, tmp_path / "earlier")
+    return study
+
+
+def test_recorded_figures_of_an_earlier_report_go_too(
+    tracker: Tracker, with_an_old_figure: RecordedStudy, tmp_path: Path
+) -> None:
+    write_report(tracker, with_an_old_figure, tmp_path / "out")
+    made = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert recorded_figures(tracker, with_an_old_figure) == made | {"holiday.png"}
+    text = tracker.read_text(with_an_old_figure.run_id, "report/figures/curves-alexnet-1.svg")
+    assert text == (tmp_path / "out" / "figures" / "curves-alexnet-1.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no deleting"), PermissionError("not yours")])
+def test_a_store_that_lets_nobody_delete_keeps_them(
+    tracker: Tracker,
+    with_an_old_figure: RecordedStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.delete_artifacts", refuse)
+    assert write_report(tracker, with_an_old_figure, tmp_path / "out").is_file()
+    assert {"law-vgg16-1.png", "curves-alexnet-1.png"} <= recorded_figures(tracker, with_an_old_figure)
 
 
 def test_a_folder_that_cant_be_written(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> None:
