@@ -103,7 +103,7 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        described = {name: value for name, value in spec.to_json().items() if name != "features"}  # it has none
+        described = {name: value for name, value in spec.to_json().items() if name not in ("features", "micro_batch")}
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
         if folder.is_dir():

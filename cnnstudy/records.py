@@ -148,6 +148,7 @@ class TrialSpec(Record):
     deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
+    micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
 
     @property
     def key(self) -> str:
@@ -191,6 +192,8 @@ class TrialResult(Record):
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+    micro_batch: int | None = None  # images at once in an update, at the end, where a batch did not fit into memory
+    evaluation_batch: int | None = None  # the same in evaluation
 
 
 @dataclass(frozen=True)
