@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
-from cnnstudy.failures import Failures
+from cnnstudy.failures import Failures, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
@@ -160,6 +161,7 @@ class Driver:
 
     def _start(self, proposal: Proposal) -> None:
         spec = self.workshop.spec_of(proposal)
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
         tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
         digest = self.workshop.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
@@ -199,6 +201,8 @@ class Driver:
             self._record(recording, result)
         if result.checkpoint_note:
             self.display.say(f"{event.key}  {result.checkpoint_note}")
+        if result.micro_batch or result.evaluation_batch:
+            self.display.say(f"{event.key}  {short_of_memory(result)}")
         self.display.end_trial(
             event.key,
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "

@@ -104,8 +104,9 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        # it has no features, and its numbers don't depend on checkpoints
-        described = {name: value for name, value in spec.to_json().items() if name not in ("features", "checkpoints")}
+        # it has no features, and its numbers don't depend on the others
+        left_out = ("features", "checkpoints", "micro_batch")
+        described = {name: value for name, value in spec.to_json().items() if name not in left_out}
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
         if folder.is_dir():

@@ -144,6 +144,7 @@ class TrialSpec(Record):
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
     checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
+    micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
 
     @property
     def key(self) -> str:
@@ -189,6 +190,8 @@ class TrialResult(Record):
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+    micro_batch: int | None = None  # images at once in an update, at the end, where a batch did not fit into memory
+    evaluation_batch: int | None = None  # the same in evaluation
 
 
 @dataclass(frozen=True)

@@ -228,4 +228,5 @@ def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, fil
         frozen_digest=None,
         files=files,
         versions={"tensorflow": "0.0.0"},
+        micro_batch=spec.micro_batch,
     )

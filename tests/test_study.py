@@ -752,6 +752,11 @@ def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings
     assert desk.status(first.run_id) == "FAILED"
     assert len(report.trials(desk.tracker, desk.study())) == total
     assert any("runs once more" in line for line in desk.said)
+    # what ran out of memory starts with half a batch at once, and says so
+    spec = json.loads(second.tags["cnnstudy.levels"])
+    micro_batch = str(spec["batch_size"] // 2) if reason == "oom" else None
+    assert second.tags.get("cnnstudy.micro_batch") == micro_batch
+    assert any(f"parts of at most {micro_batch} images" in line for line in desk.said) == (reason == "oom")
     desk.run(*settings)
     assert desk.trained == []
 

@@ -146,7 +146,7 @@ class Checkpoints:
 
 def address_of(spec: TrialSpec) -> str:
     """Of the trial, by all that its numbers depend on."""
-    asked = {name: value for name, value in spec.to_json().items() if name != "checkpoints"}
+    asked = {name: value for name, value in spec.to_json().items() if name not in ("checkpoints", "micro_batch")}
     asked["images"] = {name: value for name, value in asked["images"].items() if name != "folder"}  # there is a digest
     return content_address([VERSION, asked, _code(), _versions()])
 

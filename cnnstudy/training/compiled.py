@@ -23,6 +23,7 @@ from cnnstudy.architectures import Network
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import augmentation, weights
 from cnnstudy.training.graph import AUXILIARY_DROPOUT, DROPOUT, Graph
+from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
 
 #: How much is kept from trial to trial: networks, updates of a network, and bytes of weights and optimisers' states.
@@ -38,6 +39,7 @@ class CompiledNetwork:
         )
         self.graph = Graph(self.network)
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)
+        self.micro_batches = MicroBatches()
         self._augmentations: dict[str, list[keras.layers.Layer]] = {}
         self._updates: OrderedDict[UpdateKind, Update] = OrderedDict()
         self._forwards: dict[tuple[str | None, str], Callable[[np.ndarray], tf.Tensor]] = {}
@@ -61,6 +63,7 @@ class CompiledNetwork:
         self.graph.set_dropout(float(spec.levels["dropout"]), float(spec.levels.get("auxiliary_dropout", 0.0)))
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
         augmentation.start(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
+        self.micro_batches.start(spec.micro_batch)
 
     def start_digests(self, layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
         """Of layers of the backbone by name, as the trial started; only for layers that it has not trained yet."""
@@ -82,21 +85,25 @@ class CompiledNetwork:
         """The update of that kind, compiled at its first call."""
         if kind not in self._updates:
             augment = self.augmentation(kind.augmentation)
-            self._updates[kind] = Update(self.network, self.graph, kind, augment, self.auxiliary_weight)
+            self._updates[kind] = Update(
+                self.network, self.graph, kind, augment, self.auxiliary_weight, self.micro_batches
+            )
         self._updates.move_to_end(kind)
         return self._updates[kind]
 
     def logits(self, inputs: np.ndarray, cut: str | None = None) -> np.ndarray:
-        """Logits [n, classes] in inference mode.
+        """Logits [n, classes] in inference mode; in parts where the memory does not suffice, as features are too.
 
         Args:
             inputs: images [n, size, size, 3] uint8, or the outputs [n, ...] float32 of the operation `cut`.
         """
-        return self._forward(cut, self.graph.outputs[0])(inputs).numpy()
+        forward = self._forward(cut, self.graph.outputs[0])
+        return self.micro_batches.evaluate(inputs, lambda part: forward(part).numpy())
 
     def features(self, pixels: np.ndarray, cut: str) -> np.ndarray:
         """Outputs [n, ...] float32 of the operation `cut` for images [n, size, size, 3] uint8, in inference mode."""
-        return self._forward(None, cut)(pixels).numpy()
+        forward = self._forward(None, cut)
+        return self.micro_batches.evaluate(pixels, lambda part: forward(part).numpy())
 
     def forget_updates(self, kept: int) -> None:
         """All but so many that were used last."""

@@ -39,7 +39,7 @@ def run_trial(
 
     Args:
         networks: what earlier trials have compiled; the trial's result does not depend on it.
-        progress: told of what comes before the first epoch.
+        progress: told of what comes before the first epoch, and of batches that do not fit into memory.
 
     Raises:
         DataError, WeightsError: what the trial needs is gone.
@@ -57,6 +57,7 @@ def run_trial(
 
 def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
     compiled = networks.start(spec)
+    compiled.micro_batches.tell = lambda what: progress(what, 0, 0)
     network = compiled.network
     kept = Checkpoints(spec, _begun_with(compiled, spec), lambda text: progress(text, 0, 0))
     trainer = Trainer(compiled, load_images(spec), spec)
@@ -115,6 +116,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
         },
         versions={"python": platform.python_version(), **package.versions()},
+        micro_batch=compiled.micro_batches.at_once["training"],
+        evaluation_batch=compiled.micro_batches.at_once["evaluation"],
     )
 
 
