@@ -30,6 +30,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
+    config_record    a study's configuration in MLflow, and where two of them differ
     processes        which process it is, and whether it lives
     leftovers        what becomes of what a killed process left: one pure function
     datasets/        one file = one data set

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cnnstudy.availability import goes_away, is_disk_full
+from cnnstudy.config_record import config_in
 from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.signals import not_within
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.

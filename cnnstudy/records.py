@@ -6,9 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,7 +14,6 @@ from cnnstudy.space import Level
 
 #: Shares of images that are equal differ by so much once they are subtracted from each other.
 _ROUNDING = 1e-9
-_CONFIG = "cnnstudy.config"
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
@@ -265,28 +262,6 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
         runs: trials (or pretrainings), oldest first.
     """
     return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
-
-
-def config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """A configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
-    text = json.dumps(config)
-    return {f"{_CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
-def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in the tags of a study's own run."""
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{_CONFIG}.{number}", "") for number in itertools.count())))
-    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return dict(config)
-
-
-def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in [*one, *(name for name in other if name not in one)]:
-            yield from differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
-    elif one != other:
-        yield key, one, other
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from cnnstudy.config import Study
+from cnnstudy.config_record import differences
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics, differences
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
 from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.config_record import config_tags
 from cnnstudy.database import make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
@@ -33,7 +34,7 @@ from cnnstudy.mlflow_entities import (
     translated,
 )
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_tags
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.scratch import scratch_folder
 
 # mlflow_entities.py, before, sets what MLflow reads while it is imported

@@ -18,7 +18,6 @@ from cnnstudy.records import (
     TrialResult,
     TrialSpec,
     best_name,
-    differences,
 )
 
 IMAGES = PreparedImages(
@@ -167,14 +166,3 @@ def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
 )
 def test_the_key_of_a_trial(purpose: str, key: str) -> None:
     assert dataclasses.replace(SPEC, architecture="vgg16", number=7, seed=10003, purpose=purpose).key == key
-
-
-def test_where_two_configurations_differ() -> None:
-    one = {"name": "a", "data": {"name": "digits", "classes": [0, 1]}, "seed": 0}
-    other = {"name": "a", "data": {"name": "digits", "classes": [0, 2]}, "budget": {"trials": 3}, "seed": None}
-    assert list(differences(one, other)) == [
-        ("data.classes", [0, 1], [0, 2]),
-        ("seed", 0, None),
-        ("budget", None, {"trials": 3}),
-    ]
-    assert list(differences(one, one)) == []
