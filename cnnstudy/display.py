@@ -198,7 +198,7 @@ class LiveDisplay(Display):
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for key, (title, epochs, record, started) in self._rows.items():
+        for key, (title, epochs, record, started) in list(self._rows.items()):  # another thread draws than fills
             seconds = duration(time.monotonic() - started)
             epoch = f"epoch {record.epoch}/{epochs}" if record else f"epoch 0/{epochs}"
             table.add_row(key, title, epoch, numbers(record) if record else "starting", seconds)

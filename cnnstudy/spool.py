@@ -22,6 +22,7 @@ from cnnstudy.cache import cache_folder, content_address
 from cnnstudy.database import sqlite_file
 from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.scratch import Scratch, is_held
+from cnnstudy.signals import not_within
 
 #: Kept free for the last words: some hundred records without files.
 RESERVE_BYTES = 1 << 20
@@ -90,6 +91,14 @@ class Spool:
         Raises:
             OSError: there was no room for it at all.
         """
+        with not_within():  # half a record would be taken for a whole one
+            trouble = self._keep(operation)
+        if not in_use:
+            self.forget(operation)
+            operation.files = operation.kept
+        return trouble
+
+    def _keep(self, operation: Operation) -> OSError | None:
         if not self.folder.is_dir():
             self.reserve()
         operation.number, operation.kept, trouble = self._next, operation.files, None
@@ -106,9 +115,6 @@ class Spool:
             operation.number, operation.kept = 0, None
             raise
         self._next += 1
-        if not in_use:
-            self.forget(operation)
-            operation.files = operation.kept
         return trouble
 
     def remove(self, operation: Operation) -> None:

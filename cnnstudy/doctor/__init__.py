@@ -105,7 +105,7 @@ def _open(uri: str) -> tuple[Tracker | None, list[Finding]]:
     except TrackingError as error:
         upgrade = f"`mlflow db upgrade {shown}` after a copy was made" if "db upgrade" in str(error) else ""
         return None, [Finding("database", str(error), True, upgrade or "check the address, and that it is running")]
-    return tracker, [Finding("database", f"{shown} answers, and can be written; studies: {count}")]
+    return tracker, [Finding("database", f"{shown} answers{', and can be written' if path else ''}; studies: {count}")]
 
 
 def _trouble_of(path: Path) -> Finding | None:
@@ -114,6 +114,9 @@ def _trouble_of(path: Path) -> Finding | None:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
         try:
             connection.execute("BEGIN IMMEDIATE")
+            # of a file that nobody may write, SQLite only says so when something is written
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {int(version)}")
             connection.execute("ROLLBACK")
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         finally:

@@ -81,7 +81,7 @@ def write_report(
         The page.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not answer, or does not take the page: it lies in the folder then.
         DataError: an image of the gallery can't be decoded.
         OSError: the folder can't be written.
     """
@@ -89,11 +89,14 @@ def write_report(
     with scratch_folder() as scratch:
         made = scratch / RECORDED
         write_page(story, made)
-        tracker.log_files(study.run_id, scratch)
-        _remove_recorded_figures(tracker, study, {path.name for path in (made / FIGURES).iterdir()})
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
         shutil.copytree(made, folder, dirs_exist_ok=True)
+        try:
+            tracker.log_files(study.run_id, scratch)
+        except TrackingError as error:
+            raise TrackingError(f"{error} The page is in {folder / PAGE}, and only not recorded.") from error
+        _remove_recorded_figures(tracker, study, {path.name for path in (made / FIGURES).iterdir()})
     return folder / PAGE
 
 
