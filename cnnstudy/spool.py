@@ -58,7 +58,9 @@ class Spool:
 
     def __init__(self, study: str, uri: str) -> None:
         self._about = {"study": study, "tracking": _place(uri)}
-        self.folder = _outbox() / content_address(self._about)
+        # two schemas of one database differ in the query alone, whose values are not shown
+        query = uri.rpartition("@")[2].partition("?")[2]
+        self.folder = _outbox() / content_address([self._about, query] if query else self._about)
         self._next = 1
 
     def reserve(self) -> None:

@@ -62,7 +62,10 @@ class Tracker:
         self.uri = uri
         with self._translated():
             make_whole(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
-            self._client = MlflowClient(uri)
+            try:
+                self._client = MlflowClient(uri)
+            except ValueError as error:  # SQLAlchemy reads the port so
+                raise TrackingError(f"{uri} is no address that MLflow can use: {error}") from error
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.uri)

@@ -96,7 +96,7 @@ def ui(
     uri = tracking.tracking_uri(tracking_uri)
     recorded = tracking.Tracker(uri).study(study)
     if server.is_server(uri):
-        open_or_print(study_url(uri, recorded.experiment_id), open_)
+        open_or_print(study_url(server.without_login(uri), recorded.experiment_id), open_)
         return
     with server.serve(uri, port) as (base, process):
         open_or_print(study_url(base, recorded.experiment_id), open_)
