@@ -1,18 +1,18 @@
-"""Two sides of a benchmark on the same work, one after the other in turn, and the table that the README quotes."""
+"""Rows of the benchmarks, and the table that the README quotes: results.json, and results.md made from it."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import platform
 import statistics
-import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
 
 
 @dataclass(frozen=True)
@@ -25,50 +25,130 @@ class Row:
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
     equal: str
-    goal: str = ""
+    goal: str = ""  # times faster
+    limit: str = ""  # how near ours is to what the machine can do
+
+    @property
+    def key(self) -> str:
+        return f"{self.work} / {self.against}"
 
     @property
     def ratio(self) -> float:
         """How many times faster ours is, by the medians."""
         return statistics.median(self.theirs) / statistics.median(self.ours)
 
+    @property
+    def met(self) -> str:
+        """`yes` or `no` to the goal, or nothing."""
+        return "" if not self.goal else "yes" if self.ratio >= float(self.goal) else "no"
 
-def in_turn(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both sides, ours and theirs in turn."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for side, run in zip(seconds, (ours, theirs), strict=True):
-            started = time.perf_counter()
-            run()
-            side.append(time.perf_counter() - started)
-    return seconds
+    HEADINGS = ("work", "against", "ours, s", "theirs, s", "times faster", "goal", "met", "limit", "equal", "command")
 
-
-def run(command: Sequence[str], folder: Path, **variables: str) -> None:
-    """A whole process, without what an earlier one left in the environment; its output only where it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "MLFLOW_"))}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(
-            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        )
+    @property
+    def cells(self) -> list[str]:
+        """Under HEADINGS."""
+        seconds = [_spread(self.ours), _spread(self.theirs), f"{self.ratio:.1f}"]
+        checked = [self.goal, self.met, self.limit, self.equal]
+        return [self.work, self.against, *seconds, *checked, f"`{self.command}`"]
 
 
-def tell(row: Row) -> None:
-    """Print the row, and put it into results.json and results.md in place of an earlier one of the same work."""
-    print(_line(row))
-    rows: dict[str, Mapping[str, object]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    rows[f"{row.work} / {row.against}"] = asdict(row)
-    RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n", encoding="utf-8")
-    lines = [_line(Row(**given)) for given in dict(sorted(rows.items())).values()]  # type: ignore[arg-type]
-    head = "| work | against | ours, s | theirs, s | times faster | goal | equal | command |\n|" + "---|" * 8
-    TABLE.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Measured:
+    """One measurement of ours alone: what it came to and, where there is a goal, the number that it is held to."""
+
+    work: str
+    value: str
+    command: str
+    number: float | None = None
+    goal: float | None = None  # at most so much
+    unit: str = ""
+    points: tuple[tuple[float, float], ...] = ()  # what a line was fitted to
+
+    @property
+    def key(self) -> str:
+        return self.work
+
+    HEADINGS = ("what", "measured", "goal", "met", "command")
+
+    @property
+    def cells(self) -> list[str]:
+        """Under HEADINGS."""
+        goal, met = "", ""
+        if self.goal is not None and self.number is not None:
+            goal, met = f"at most {self.goal:g} {self.unit}".strip(), "yes" if self.number <= self.goal else "no"
+        return [self.work, self.value, goal, met, f"`{self.command}`"]
 
 
-def _line(row: Row) -> str:
-    cells = [row.work, row.against, _spread(row.ours), _spread(row.theirs), f"{row.ratio:.1f}", row.goal, row.equal]
-    return f"| {' | '.join(cells)} | `{row.command}` |"
+KINDS: dict[str, type[Row] | type[Measured]] = {"comparisons": Row, "measured": Measured}
+Results = dict[str, dict[str, dict[str, Any]]]  # kind -> key -> fields
+
+
+def parser(description: str | None, rounds: int = 3) -> argparse.ArgumentParser:
+    """What every benchmark takes."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds, help="how often each side is timed")
+    made.add_argument("--quick", action="store_true", help="the smallest sizes: to see that it works; records nothing")
+    made.add_argument(
+        "--results", type=Path, help="the folder of results.json and .md  [default: benchmarks/, not with --quick]"
+    )
+    return made
+
+
+def tell(row: Row | Measured, given: argparse.Namespace) -> None:
+    """Print the row, and put it into the results in place of an earlier one of the same work."""
+    for heading, cell in zip(row.HEADINGS, row.cells, strict=True):
+        if cell:
+            print(f"{heading:>12}  {cell}")
+    print(flush=True)
+    folder = given.results or (None if given.quick else HERE)
+    if folder is not None:
+        record(row, folder)
+
+
+def record(row: Row | Measured, folder: Path) -> None:
+    """Put the row into results.json and results.md of that folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = read(folder)
+    kind = next(name for name, of in KINDS.items() if isinstance(row, of))
+    of_kind = {**results.get(kind, {}), row.key: {**asdict(row), "machine": machine()}}
+    results[kind] = dict(sorted(of_kind.items()))
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(tables(results), encoding="utf-8")
+
+
+def read(folder: Path) -> Results:
+    """What results.json holds; nothing where there is none."""
+    path = folder / "results.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def tables(results: Results) -> str:
+    """All rows as Markdown."""
+    parts = []
+    for kind, of in KINDS.items():
+        rows = [_row(of, fields).cells for fields in results.get(kind, {}).values()]
+        if rows:
+            parts.append("\n".join(_line(cells) for cells in (of.HEADINGS, ["---"] * len(of.HEADINGS), *rows)))
+    machines = {fields["machine"]: None for of_kind in results.values() for fields in of_kind.values()}
+    parts += ["\n".join(f"Measured on {of}." for of in machines)] if machines else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(of: type[Row] | type[Measured], fields: Mapping[str, Any]) -> Row | Measured:
+    return of(**{name: value for name, value in fields.items() if name != "machine"})
+
+
+def machine() -> str:
+    """The processor, in words."""
+    name, lines = platform.machine(), Path("/proc/cpuinfo")
+    if lines.exists():
+        found = [line.partition(":")[2].strip() for line in lines.read_text().splitlines() if "model name" in line]
+        name = found[0] if found else name
+    return f"{os.cpu_count()} cores of {name}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _spread(seconds: Sequence[float]) -> str:

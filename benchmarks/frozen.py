@@ -2,110 +2,158 @@
 
     python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--rounds 1]
 
-Both sides get the same images, split, epochs, grid and cores; ours starts with an empty cache. The peers take
-`pip install -c constraints.txt -e '.[bench]'`.
+Both sides get the same images, split, source weights, epochs, grid and cores; ours starts with an empty cache. Without
+options: all three rows. The peers take `pip install -c constraints.txt -e '.[bench]'`.
+
+The limit is the floor of such a process: to start TensorFlow, and to push each image through the convolutions once at
+the speed of a matrix product.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sqlite3
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from compared import HERE, Row, in_turn, run, tell
+from compared import HERE, Row, parser, tell
+from limits import multiply_adds, operations_per_second, seconds_to_start
+from sides import in_turn, run
 
-EPOCHS = 5
+if TYPE_CHECKING:
+    from cnnstudy.architectures import Network
+    from cnnstudy.schema import StudyConfig
+
+EPOCHS, CLASSES = 5, 5
 PEERS = {"optuna": "optuna_autolog.py", "kerastuner": "keras_tuner_grid.py"}
 NAMES = {"optuna": "Optuna + mlflow.tensorflow.autolog", "kerastuner": "KerasTuner GridSearch"}
 #: Best validation accuracies, mean of the trials: how far the sides may be apart. The heads' initial weights differ.
 TOLERANCE = 0.05
 
 
+#: (trials, peer) of each row.
+ROWS = ((6, "optuna"), (6, "kerastuner"), (24, "optuna"))
+GOALS = {(6, "optuna"): "15", (6, "kerastuner"): "15", (24, "optuna"): "40"}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, choices=[6, 24], default=6)
-    parser.add_argument("--peer", choices=list(PEERS), default="optuna")
-    parser.add_argument("--rounds", type=int, default=1)
-    arguments = parser.parse_args()
+    parsing = parser(__doc__, rounds=1)
+    parsing.add_argument("--trials", type=int, choices=[6, 24], help="[default: both]")
+    parsing.add_argument("--peer", choices=list(PEERS), help="[default: both]")
+    parsing.add_argument("--way", help=argparse.SUPPRESS)
+    given = parsing.parse_args()
+    if given.way:
+        _write_inputs(Path(given.way))
+        return
+    rows = [row for row in ROWS if given.trials in (None, row[0]) and given.peer in (None, row[1])]
+    for trials, peer in rows or [(given.trials, given.peer)]:
+        if given.quick and (trials, peer) != rows[0]:
+            break
+        tell(_compare(trials, peer, given), given)
+
+
+def _compare(trials: int, peer: str, given: argparse.Namespace) -> Row:
+    epochs, classes = (1, 2) if given.quick else (EPOCHS, CLASSES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = folder / "images.npz"
-        _write_images(images)
-        _write_weights(folder / "weights.npz")
+        variables = {"CNNSTUDY_CACHE": str(folder / "cache-of-the-peers")}
+        settings = [f"training.epochs={epochs}", f"data.classes={list(range(classes))}"]
+        run([sys.executable, __file__, "--way", name], folder, **variables, BENCHMARK_CLASSES=str(classes))
         ours, theirs = in_turn(
-            lambda: _run_ours(folder, arguments.trials),
-            lambda: _run_theirs(folder, arguments.peer, arguments.trials, images),
-            arguments.rounds,
+            lambda: _run_ours(folder, trials, settings),
+            lambda: _run_theirs(folder, peer, trials, epochs),
+            given.rounds,
         )
-        equal = _check(
-            _our_scores(folder), json.loads((folder / "theirs" / "result.json").read_text()), arguments.trials
-        )
-    command = f"python benchmarks/frozen.py --trials {arguments.trials} --peer {arguments.peer}"
-    goal = {6: "15", 24: "40"}[arguments.trials] if arguments.peer == "optuna" or arguments.trials == 6 else ""
-    work = f"frozen VGG16, {arguments.trials} trials x {EPOCHS} epochs, 64 px, whole process"
-    tell(Row(work, NAMES[arguments.peer], command, tuple(ours), tuple(theirs), equal, goal))
+        scores = json.loads((folder / "theirs" / "result.json").read_text())
+        equal = _check(_our_scores(folder), scores, trials, 1.0 if given.quick else TOLERANCE)
+        start = seconds_to_start(folder)
+        least = json.loads((folder / "least.json").read_text())
+    command = f"python benchmarks/frozen.py --trials {trials} --peer {peer}"
+    work = f"frozen VGG16, {trials} trials x {epochs} epochs, 64 px, whole process"
+    floor = start + least
+    limit = f"{100 * floor / statistics.median(ours):.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
+    return Row(work, NAMES[peer], command, tuple(ours), tuple(theirs), equal, GOALS.get((trials, peer), ""), limit)
 
 
-def _write_images(path: Path) -> None:
-    """The study's own train and validation images, for the peers."""
+def _write_inputs(folder: Path) -> None:
+    """What the peers get, and the least seconds that the convolutions take."""
+    import os
+
+    from cnnstudy import architectures
     from cnnstudy.config import load_study
+    from cnnstudy.execution.local import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
+    classes = int(os.environ["BENCHMARK_CLASSES"])
+    config = load_study(str(HERE / "frozen.yaml"), [f"data.classes={list(range(classes))}"]).config
+    size = config.size_of("vgg16")
+    images = write_images(config, size, folder / "images.npz")
+    network = architectures.build_network(architectures.find("vgg16"), size, classes, dropout=0.0)
+    write_weights(network, config.seed, folder / "weights.npz")
+    least = 2 * multiply_adds(network) * images / operations_per_second()
+    (folder / "least.json").write_text(json.dumps(least), encoding="utf-8")
+
+
+def write_images(config: StudyConfig, size: int, path: Path) -> int:
+    """The study's own train and validation images, for the peers; how many they are."""
     from cnnstudy.records import Split
     from cnnstudy.training.images import load_for_training, prepare
 
-    config = load_study(str(HERE / "frozen.yaml")).config
     split = Split(config.data.validation, config.data.test, config.seed)
-    (prepared,) = prepare(config.data, [config.size_of("vgg16")], config.seed, lambda *_: None)
+    (prepared,) = prepare(config.data, [size], config.seed, lambda *_: None)
     loaded = load_for_training(prepared, split, 1.0)
     parts = {"train": loaded.train, "val": loaded.validation}
     arrays = {f"{part}_{kind}": getattr(of, kind) for part, of in parts.items() for kind in ("pixels", "labels")}
     np.savez(path, allow_pickle=False, **arrays)
+    return len(loaded.train) + len(loaded.validation)
 
 
-def _write_weights(path: Path) -> None:
+def write_weights(network: Network, seed: int, path: Path) -> None:
     """The source weights of the study's trials, by layer: the peers start from the same."""
-    from cnnstudy import architectures
-    from cnnstudy.config import load_study
     from cnnstudy.training import weights
 
-    config = load_study(str(HERE / "frozen.yaml")).config
-    network = architectures.build_network(architectures.find("vgg16"), config.size_of("vgg16"), 5, dropout=0.0)
-    weights.initialise(network, config.seed)
-    layers = [layer for layer in weights.backbone_layers(network.logits) if layer.get_weights()]
-    arrays = {f"{layer.name}/{i}": array for layer in layers for i, array in enumerate(layer.get_weights())}
-    np.savez(path, allow_pickle=False, **arrays)
+    weights.initialise(network, seed)
+    weights.save_backbone(network, path)
 
 
-def _run_ours(folder: Path, trials: int) -> None:
+def _run_ours(folder: Path, trials: int, settings: list[str]) -> None:
     place = Path(tempfile.mkdtemp(dir=folder, prefix="ours-"))
-    more = ["--set", "factors.dropout=[0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.45, 0.5]", "--trials", "24"]
-    command = [sys.executable, "-m", "cnnstudy", "run-study", str(HERE / "frozen.yaml"), *(more if trials > 6 else [])]
+    if trials > 6:
+        settings = [*settings, "factors.dropout=[0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.45, 0.5]", f"budget.trials={trials}"]
+    given = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "cnnstudy", "run-study", str(HERE / "frozen.yaml"), *given]
     run(command, place, CNNSTUDY_CACHE=str(place / "cache"))
 
 
-def _run_theirs(folder: Path, peer: str, trials: int, images: Path) -> None:
+def _run_theirs(folder: Path, peer: str, trials: int, epochs: int) -> None:
     place = folder / "theirs"
     place.mkdir(exist_ok=True)
     script, result = str(HERE / "peers" / PEERS[peer]), str(place / "result.json")
-    run([sys.executable, script, str(images), str(trials), str(EPOCHS), result], place)
+    run([sys.executable, script, str(folder / "images.npz"), str(trials), str(epochs), result], place)
 
 
 def _our_scores(folder: Path) -> list[float]:
-    place = max(folder.glob("ours-*"), key=lambda path: path.stat().st_mtime)
-    with sqlite3.connect(place / "mlflow.db") as database:
-        rows = database.execute("select run_uuid, value from latest_metrics where key = 'best/val_accuracy'").fetchall()
-    return [value for _, value in rows]
+    return scores_in(max(folder.glob("ours-*"), key=lambda path: path.stat().st_mtime) / "mlflow.db")
 
 
-def _check(ours: list[float], theirs: list[float], trials: int) -> str:
+def scores_in(database: Path) -> list[float]:
+    """The best validation accuracy of each trial that MLflow has there."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("select value from latest_metrics where key = 'best/val_accuracy'").fetchall()
+    return [value for (value,) in rows]
+
+
+def _check(ours: list[float], theirs: list[float], trials: int, tolerance: float) -> str:
     if (len(ours), len(theirs)) != (trials, trials):
         raise SystemExit(f"{len(ours)} and {len(theirs)} trials, not {trials}")
     means = statistics.mean(ours), statistics.mean(theirs)
-    if abs(means[0] - means[1]) > TOLERANCE:
+    if abs(means[0] - means[1]) > tolerance:
         raise SystemExit(
             f"the sides do not come to the same: mean validation accuracy {means[0]:.3f} and {means[1]:.3f}"
         )

@@ -1,133 +1,78 @@
-"""How much faster trials are that train on the features of frozen layers, computed once.
+"""An epoch of VGG16's last block and head on the features of its frozen layers, against the same with the whole network.
 
-    python benchmarks/frozen_features.py [--images-per-class 120] [--size 64] [--rounds 3]
+    python benchmarks/frozen_features.py [--images-per-class 120] [--size 64] [--rounds 5]
 
-prints, for VGG16: a study of 6 trials on a frozen network (batch 16, 32, 64 x dropout 0.2, 0.5; 5 epochs), from the
-start of its process to its end, against Keras' `fit` on the same images; and an epoch of the last block and the head,
-against the same epoch with the whole network. The losses of each epoch are compared with those of the whole network,
-and it ends with an error where they are more than 0.0001 apart.
+Both sides are trials of this program in one process, epoch by epoch in turn; the features are in the cache when the
+time starts. The losses of each epoch are compared, and it ends with an error where they are more than 0.0001 apart.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import json
+import argparse
 import os
+import statistics
 import tempfile
-import time
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from measuring import digits, in_a_process, parser, ratio, shown, specification, start_tensorflow, without_times
+from compared import Row, parser, tell
+from limits import GFLOPS, multiply_adds, operations, operations_per_second, share
+from measuring import digits, specification, start_tensorflow
 
-from cnnstudy.records import EpochRecord, PreparedImages, TrialSpec
-
-NETWORK, EPOCHS, BATCHES, DROPOUTS = "vgg16", 5, (16, 32, 64), (0.2, 0.5)
-LOSSES, APART = ("train/loss", "val/loss", "running/loss"), 1e-4
+NETWORK, APART = "vgg16", 1e-4
+LOSSES = ("train/loss", "val/loss", "running/loss")
 
 
-def study(images: PreparedImages) -> list[TrialSpec]:
-    return [
-        specification(NETWORK, images, EPOCHS, transfer="frozen", batch_size=size, dropout=dropout)
-        for size, dropout in itertools.product(BATCHES, DROPOUTS)
-    ]
-
-
-def fit(spec: TrialSpec) -> None:
-    """The trial as a tutorial has it."""
-    import keras
-
-    from cnnstudy.architectures import build_network, find
-    from cnnstudy.training import transfer, trial, weights
-
-    keras.utils.clear_session()
-    images = trial.load_images(spec)
-    network = build_network(find(NETWORK), spec.images.size, len(spec.images.classes), float(spec.levels["dropout"]))
-    weights.initialise(network, spec.seed)
-    transfer.apply(network, transfer.phases(spec, {})[0])
-    network.logits.compile(
-        keras.optimizers.Adam(float(spec.levels["learning_rate"])),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    network.logits.fit(
-        images.train.pixels,
-        images.train.labels,
-        batch_size=int(spec.levels["batch_size"]),
-        epochs=spec.epochs,
-        validation_data=(images.validation.pixels, images.validation.labels),
-        verbose=0,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        network.inference.save(Path(folder) / "model.keras")
-
-
-def run(spec: TrialSpec, networks: Any = None) -> list[EpochRecord]:
-    from cnnstudy.training import trial
-
-    records: list[EpochRecord] = []
-    with tempfile.TemporaryDirectory() as folder:
-        trial.run_trial(spec, Path(folder) / "trial", lambda record: not records.append(record), networks)
-    return records
-
-
-def run_study(images: PreparedImages) -> None:
+def compare(given: argparse.Namespace) -> Row:
+    from cnnstudy.training import transfer, trial
     from cnnstudy.training.compiled import CompiledNetworks
+    from cnnstudy.training.features import source_of
+    from cnnstudy.training.loop import Trainer
 
-    networks = CompiledNetworks()
-    for spec in study(images):
-        run(spec, networks)
-
-
-def compare(spec: TrialSpec) -> dict[str, Any]:
-    """Epochs on features and with the whole network: seconds of all but the first, and how far losses are apart."""
-    cut, whole = (run(dataclasses.replace(spec, features=features)) for features in (True, False))
-    pairs = zip(without_times(cut), without_times(whole), strict=True)
-    return {
-        "cut": [record.metrics["time/seconds"] for record in cut[1:]],
-        "whole": [record.metrics["time/seconds"] for record in whole[1:]],
-        "apart": max(abs(ours[name] - theirs[name]) for ours, theirs in pairs for name in LOSSES),
-    }
+    images = digits(given.images_per_class, given.size)
+    spec = specification(NETWORK, images, 1 + given.rounds, transfer="last-block", batch_size=16, dropout=0.0)
+    trainers = []
+    for features in (True, False):
+        one = replace(spec, features=features)
+        compiled = CompiledNetworks().start(one)
+        (phase,) = transfer.phases(one, dict(compiled.network.architecture.cut_points))
+        transfer.apply(compiled.network, phase)
+        trainers.append(Trainer(compiled, trial.load_images(one), one))
+        source = source_of(compiled, one, phase, lambda *_: None)
+        trainers[-1].start_phase(phase, source.features)
+    cut, whole = trainers
+    records = [(cut.run_epoch().metrics, whole.run_epoch().metrics) for _ in range(1 + given.rounds)]
+    apart = max(abs(ours[name] - theirs[name]) for ours, theirs in records for name in LOSSES)
+    if apart > APART:
+        raise SystemExit(f"losses are {apart:g} apart; {APART:g} is allowed")
+    graph, features = cut.compiled.graph, cut._features
+    assert features is not None
+    forward = multiply_adds(cut.compiled.network, without=frozenset(graph.upstream(features.cut)))
+    evaluated = len(cut.images.validation) + len(cut.images.probe)
+    needed = operations(forward, len(cut.images.train), evaluated)
+    ours, theirs = ([of["time/seconds"] for of in side[1:]] for side in zip(*records, strict=True))
+    return Row(
+        f"{NETWORK}, an epoch of last block and head, {len(cut.images.train)} images, {given.size} px, batch 16",
+        "the same with the whole network",
+        f"python benchmarks/frozen_features.py --images-per-class {given.images_per_class} --size {given.size}",
+        tuple(ours),
+        tuple(theirs),
+        f"losses of {len(records)} epochs within {apart:.0e}",
+        "2.5",
+        share(needed, statistics.median(ours), operations_per_second(), GFLOPS),
+    )
 
 
 def main() -> None:
-    parsing = parser(__doc__)
+    parsing = parser(__doc__, rounds=5)
     parsing.add_argument("--images-per-class", type=int, default=120, help="of ten classes")
     parsing.add_argument("--size", type=int, default=64, help="of images, pixels")
     given = parsing.parse_args()
-    images = digits(given.images_per_class, given.size)
-    if given.way:
-        start_tensorflow(given.threads)
-        ways = {
-            "fit": lambda: [fit(spec) for spec in study(images)] and None,
-            "features": lambda: run_study(images),
-            "frozen": lambda: compare(specification(NETWORK, images, 2, transfer="frozen")),
-            "last-block": lambda: compare(specification(NETWORK, images, 1 + given.rounds, transfer="last-block")),
-        }
-        print(json.dumps(ways[given.way]()))
-        return
-    print(
-        f"{NETWORK}, {given.size} pixels, {sum(images.train)} images to train on, {sum(images.validation)} to validate"
-    )
-    seconds: dict[str, list[float]] = {"fit": [], "features": []}
-    for _ in range(given.rounds):
-        for way, times in seconds.items():
-            with tempfile.TemporaryDirectory() as cache:  # the features of a round are its own
-                os.environ["CNNSTUDY_CACHE"] = cache
-                started = time.perf_counter()
-                in_a_process(way)
-                times.append(time.perf_counter() - started)
+    if given.quick:
+        given.images_per_class, given.size, given.rounds = 8, 32, 2
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CNNSTUDY_CACHE"] = cache
-        frozen, last = in_a_process("frozen"), in_a_process("last-block")
-    print(f"6 frozen trials: fit {shown(seconds['fit'])}, features {shown(seconds['features'])}: ", end="")
-    print(ratio(seconds["fit"], seconds["features"]))
-    print(f"an epoch of the last block: whole network {shown(last['whole'])}, features {shown(last['cut'])}: ", end="")
-    print(ratio(last["whole"], last["cut"]))
-    print(f"losses apart by at most: frozen {frozen['apart']:.1e}, last block {last['apart']:.1e}")
-    if max(frozen["apart"], last["apart"]) > APART:
-        raise SystemExit(f"losses may be apart by {APART:g} at most")
+        start_tensorflow()
+        tell(compare(given), given)
 
 
 if __name__ == "__main__":
