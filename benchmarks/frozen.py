@@ -77,7 +77,8 @@ def _compare(trials: int, peer: str, given: argparse.Namespace) -> Row:
     command = f"python benchmarks/frozen.py --trials {trials} --peer {peer}"
     work = f"frozen VGG16, {trials} trials x {epochs} epochs, 64 px, whole process"
     floor = start + least
-    limit = f"{100 * floor / statistics.median(ours):.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
+    share = 100 * floor / statistics.median(ours)
+    limit = f"{share:.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
     return Row(work, NAMES[peer], command, tuple(ours), tuple(theirs), equal, GOALS.get((trials, peer), ""), limit)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/warm_graphs.py [--network vgg16] [--size 64] [--rounds 3]
 
 Seconds from a trial's start to the end of its first update, in a worker that has TensorFlow: with nothing compiled, and
-after a trial of another dropout rate, learning rate and batch size. Both come to the same numbers bit by bit, or it ends
-with an error.
+after a trial of another dropout rate, learning rate and batch size. Both come to the same numbers bit by bit, or it
+ends with an error.
 """
 
 from __future__ import annotations
