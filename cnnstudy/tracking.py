@@ -1,4 +1,4 @@
-"""MLflow: the durable record. Only it, mlflow_studies.py and registry.py talk to its server, and only the driver to them.
+"""MLflow: the durable record. Only this, mlflow_studies.py and registry.py talk to its server, the driver to them.
 
 An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 

@@ -26,16 +26,7 @@ from cnnstudy.study import Outcome, confirm_study, run_study
 from cnnstudy.tracking import TOKEN, Tracker
 
 WRITES = (
-    *(
-        "create_experiment",
-        "create_run",
-        "update_run",
-        "set_terminated",
-        "log_batch",
-        "log_inputs",
-        "log_outputs",
-        "log_artifacts",
-    ),
+    *("create_run", "update_run", "set_terminated", "log_batch", "log_inputs", "log_outputs", "log_artifacts"),
     *("create_logged_model", "log_model_artifacts", "finalize_logged_model"),
 )
 
