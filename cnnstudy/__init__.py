@@ -50,6 +50,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     availability     which errors of MLflow's store go away by themselves
     mlflow_entities  records as MLflow has them
     mlflow_view      the layout of MLflow's page of a study
+    mlflow_studies   a study's experiment and run, made once
     tracking         MLflow
     patience         how long MLflow is waited for
     spool            records on disk that MLflow has not taken yet

@@ -46,13 +46,7 @@ def confirm(workshop: Workshop, options: Confirm, again: bool = False) -> Confir
     """
     recorder, rule = workshop.recorder, workshop.config.objective.rule
     recorded: Sequence[RecordedRun] = recorder.runs()
-    trials = latest_trials(recorded)
-    found, naive = candidates(trials, rule, options.top), naive_best(trials, rule)
-    if not found or naive is None:
-        raise NothingToConfirmError(
-            f"study {recorder.study.name!r} has no candidate to confirm: none of its trials has finished and learnt "
-            f"something. `python -m cnnstudy leaderboard {recorder.study.name}` shows them."
-        )
+    found, naive = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, stand = _run_all(workshop, recorded, found, options, rule)
     best_validation = (naive.tags["cnnstudy.trial"], best_metrics(naive)[rule.metric])
     if stand[0].standing != CHAMPION:
@@ -71,6 +65,24 @@ def confirm(workshop: Workshop, options: Confirm, again: bool = False) -> Confir
     confirmed = Confirmed(rule, tuple(stand), best_validation, champion, model, version, reason, test, refusal)
     _record(workshop, confirmed)
     return confirmed
+
+
+def find_candidates(
+    name: str, recorded: Sequence[RecordedRun], rule: Rule, top: int
+) -> tuple[Sequence[Candidate], RecordedRun]:
+    """The best trials of the study of that name, and the one that validates best.
+
+    Raises:
+        NothingToConfirmError: there is no candidate.
+    """
+    trials = latest_trials(recorded)
+    found, naive = candidates(trials, rule, top), naive_best(trials, rule)
+    if not found or naive is None:
+        raise NothingToConfirmError(
+            f"study {name!r} has no candidate to confirm: none of its trials has finished and learnt something. "
+            f"`python -m cnnstudy leaderboard {name}` shows them."
+        )
+    return found, naive
 
 
 def _run_all(

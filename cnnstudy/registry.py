@@ -17,13 +17,10 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
-from cnnstudy.mlflow_entities import all_pages, sent_once
+from cnnstudy.mlflow_entities import all_pages, sent_once, with_files
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import MODEL_HASH, Tracker
 from cnnstudy.training import layout
-
-# One file after the other is no progress to be shown on a terminal.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 ADDRESSES = "models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID"
 
@@ -116,7 +113,8 @@ class Registry(Tracker):
         here = urlsplit(model.location).scheme in ("", "file")
         to = None if here else str(folder)
         try:
-            place = Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+            with with_files():
+                place = Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
             found = layout.keras_hash(place)
         except (MlflowException, OSError) as reason:
             text = str(reason).strip().split("\n")[0][:500]
@@ -166,11 +164,13 @@ class Registry(Tracker):
         return tuple(FoundModel(one.model_id, one.name, str(one.status), one.source_run_id or "") for one in found)
 
     def discard_model(self, model_id: str) -> None:
-        """Mark it as failed, remove its files, and delete it."""
+        """Mark it as failed, remove its files where the store lets anybody do so, and delete it."""
         with self._translated():
             model = self._client.get_logged_model(model_id)
             self._client.finalize_logged_model(model_id, "FAILED")
+        with contextlib.suppress(TrackingError), self._translated():  # files that no model has are in nobody's way
             self._remove_at(str(model.artifact_location))
+        with self._translated():
             self._client.delete_logged_model(model_id)
 
     def remove_files(self, run_id: str, path: str | None = None) -> None:
@@ -184,8 +184,9 @@ class Registry(Tracker):
 
     def _remove_at(self, address: str, path: str | None = None) -> None:
         try:
-            get_artifact_repository(address, self.uri).delete_artifacts(path)
-        except NotImplementedError as reason:
+            with with_files():
+                get_artifact_repository(address, self.uri).delete_artifacts(path)
+        except (NotImplementedError, PermissionError) as reason:  # it is no use to wait for either
             raise TrackingError(without_secrets(f"the files at {address} can't be deleted: {reason}")) from reason
 
     def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:

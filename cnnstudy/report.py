@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from rich import box
@@ -26,6 +26,8 @@ from cnnstudy.analysis.pareto import GOALS, non_dominated
 from cnnstudy.analysis.selection import STANDING_HEADINGS, confirmed_sentences, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
 from cnnstudy.analysis.trials import latest_trials as trials_among
+from cnnstudy.errors import TrackingError, sentence
+from cnnstudy.patience import Patience
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.reproduction import Reproduction
 from cnnstudy.scratch import scratch_folder
@@ -151,6 +153,28 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Cause
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
             show_effects(Console(file=file, width=160), study.name, found)
         tracker.log_files(study.run_id, scratch)
+
+
+def effects_of_ended(
+    tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], patience: Patience | None = None
+) -> list[Causes] | None:
+    """What the trials of a study that has ended tell, recorded with it; None where MLflow does not answer any more.
+
+    Args:
+        say: told of that: the study itself is whole.
+        patience: how long MLflow is waited for; None: the usual one.
+    """
+    patient = patience or Patience()
+    try:
+        found = patient.ask(lambda: causes_of(tracker, study), say)
+        patient.ask(lambda: record_effects(tracker, study, found), say)
+    except TrackingError as error:
+        say(
+            f"{sentence(error)} The study itself is recorded; its effects are not. `python -m cnnstudy effects "
+            f"{study.name}` shows them."
+        )
+        return None
+    return found
 
 
 def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:

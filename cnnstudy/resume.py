@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -78,7 +79,7 @@ def _ways_out(name: str) -> str:
 
 def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
     """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
-    tracker, rule = recorder.tracker, config.objective.rule
+    rule = config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
     for run in recorder.put_right():
         display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
@@ -87,17 +88,18 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
             continue
         past = past_trial(run, rule)
         if past.done and config.pruner != "none":
-            past = replace(past, reported=_scores(tracker, run, rule))
+            past = replace(past, reported=_scores(recorder, run, rule))
         key = (past.architecture, past.number)
         if key not in latest or not latest[key].done:
             latest[key] = past
     return list(latest.values())
 
 
-def _scores(tracker: Tracker, run: RecordedRun, rule: Rule) -> dict[int, float]:
+def _scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
     """What a pruner was told of the trial, epoch by epoch."""
     names = {rule.metric, *(["gap/accuracy"] if rule.maximum_gap is not None else [])}
-    histories = {name: tracker.metric_history(run.run_id, name) for name in names}
+    ask, history = recorder.outbox.ask, recorder.tracker.metric_history
+    histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
     needed = Rule(rule.metric, rule.maximum_gap)
     epochs = set.intersection(*(set(history) for history in histories.values()))
     return {epoch: needed.score({name: of[epoch] for name, of in histories.items()}) for epoch in sorted(epochs)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,14 +17,14 @@ from cnnstudy.analysis.selection import confirmed_sentences
 from cnnstudy.config import load_study
 from cnnstudy.confirmation import NothingToConfirmError
 from cnnstudy.display import Display, PlainDisplay
-from cnnstudy.errors import ConfigError, UnknownNameError
+from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.models import find_model
 from cnnstudy.opening import TEST_TAG
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun
 from cnnstudy.study import Outcome, confirm_study, run_study
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import DRIVER, Tracker
 
 FILE = """
 name: fake
@@ -171,7 +170,10 @@ def test_a_second_call_trains_and_opens_nothing(desk: Desk) -> None:
     again = done(desk.confirm(accuracy=TURNED))
     assert desk.executor is None
     assert again.test is not None
-    assert dataclasses.replace(again.test, confusion=before.test.confusion) == before.test  # type: ignore[union-attr]
+    assert before.test is not None
+    assert before.test.confusion == ((1, 0), (0, 1))
+    assert again.test == before.test
+    assert desk.record() == json.loads(json.dumps(to_json(again))) == json.loads(json.dumps(to_json(before)))
     assert (again.model, again.version) == (before.model, before.version)
 
 
@@ -203,6 +205,45 @@ def test_an_opening_that_was_cut_off_is_finished_and_counts_once(desk: Desk) -> 
     confirmed = done(desk.confirm(accuracy=TURNED))
     assert confirmed.test is not None
     assert (confirmed.test.openings, confirmed.test.values) == (1, (0.7, 0.72))
+
+
+def test_the_tag_of_an_opening_does_not_grow_with_the_seeds(desk: Desk) -> None:
+    desk.search()
+    lengths = []
+    for seeds in (2, 3):
+        confirmed = done(desk.confirm({"top": 1, "seeds": seeds, "most_seeds": seeds}, again=True))
+        tag = desk.own.tags[TEST_TAG]
+        assert confirmed.test is not None
+        assert not any(run in tag for run in confirmed.test.runs)
+        assert json.loads(tag)["mean"] == confirmed.test.mean
+        lengths.append(len(tag.replace(str(confirmed.test.mean), "")))
+    assert lengths[0] == lengths[1]
+
+
+def test_an_opening_that_an_earlier_version_told_of_counts(desk: Desk) -> None:
+    desk.search()
+    first = done(desk.confirm(accuracy=TURNED)).test
+    assert first is not None
+    whole = {name: value for name, value in vars(first).items() if name != "confusion"}
+    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: json.dumps(whole)})
+    assert done(desk.confirm(accuracy=TURNED)).test == first
+    assert desk.opened == 0
+    more = done(desk.confirm({"top": 2, "seeds": 3, "most_seeds": 3}, accuracy=TURNED))
+    assert f"opened on {first.opened} for alexnet-001 with 2 seeds" in more.refusal
+
+
+@pytest.mark.parametrize(
+    "tag", ['{"opened": "2026-01-01T00:00:00+00:00", "runs": ["0123', "[]", '{"opened": 1}', "null"]
+)
+def test_an_opening_that_can_not_be_read_is_an_error_with_a_way_out(desk: Desk, tag: str) -> None:
+    desk.search()
+    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: tag})
+    with pytest.raises(TrackingError, match=r"cnnstudy\.test_split of study 'fake'.*can't be read.*--open-test-again"):
+        desk.confirm(accuracy=TURNED)
+    assert desk.opened == 0
+    confirmed = done(desk.confirm(again=True, accuracy=TURNED))
+    assert confirmed.test is not None
+    assert confirmed.test.openings == 2
 
 
 def test_more_seeds_where_it_is_close(desk: Desk) -> None:
@@ -331,6 +372,8 @@ def test_a_search_of_failures_is_not_confirmed(desk: Desk) -> None:
     with pytest.raises(NothingToConfirmError, match=r"'fake' has no candidate to confirm.*leaderboard fake"):
         desk.confirm()
     assert desk.is_at_rest()
+    assert (desk.own.state, desk.own.status) == ("finished", "FINISHED"), "as the search left it"
+    assert desk.own.tags[DRIVER] == ""
 
 
 def test_what_can_not_be_confirmed(desk: Desk) -> None:

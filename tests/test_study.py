@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor
+from faulty_store import FaultyClient
 
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
@@ -33,6 +35,7 @@ from cnnstudy.errors import (
     WorkerError,
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed
+from cnnstudy.patience import Patience
 from cnnstudy.processes import Process
 from cnnstudy.proposals import Proposal
 from cnnstudy.recording import Recorder
@@ -401,6 +404,22 @@ def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:
 
 
 # ---- what must not change
+
+
+@pytest.mark.parametrize("error", [TrackingError("refused"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
+    desk: Desk, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    desk.run("budget.trials=1")
+    monkeypatch.setattr("cnnstudy.study.refuse_changes", stop)
+    with pytest.raises(type(error)):
+        desk.run()
+    (own,) = desk.runs("study")
+    assert own.tags[DRIVER] == ""
+    assert own.state == "finished"
 
 
 def test_a_changed_file_is_refused_with_what_changed(desk: Desk) -> None:
@@ -1019,3 +1038,29 @@ def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
     with contextlib.suppress(ZeroDivisionError):
         desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
     assert desk.runs("study")[0].tags[DRIVER] == ""
+
+
+def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    study, client = desk.study(), FaultyClient(desk.tracker._client)
+    desk.tracker._client = client  # type: ignore[assignment]
+    calls = itertools.count()
+
+    def unlock_after_some() -> None:
+        client.down = next(calls) < 3
+
+    client.on_call = unlock_after_some
+    found = report.effects_of_ended(desk.tracker, study, desk.said.append, Patience(pauses=(0.001,), end=60))
+    assert found is not None
+    assert [one.architecture for one in found] == ["alexnet"]
+    assert desk.tracker.read_text(study.run_id, "effects/answer.txt")
+    assert "Waiting for it" in desk.said[-1]
+
+
+def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    study, client = desk.study(), FaultyClient(desk.tracker._client)
+    desk.tracker._client, client.down = client, True  # type: ignore[assignment]
+    assert report.effects_of_ended(desk.tracker, study, desk.said.append, Patience(end=0)) is None
+    assert "the database is locked" in desk.said[-1]
+    assert desk.said[-1].endswith("its effects are not. `python -m cnnstudy effects fake` shows them.")

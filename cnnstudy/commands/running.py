@@ -16,6 +16,7 @@ from cnnstudy.commands.shared import (
     StudyName,
     TakeOver,
     TrackingUri,
+    note,
     wide_console,
 )
 
@@ -60,6 +61,7 @@ def _run(
     from cnnstudy import report, tracking
     from cnnstudy import study as driver
     from cnnstudy.display import choose_display
+    from cnnstudy.patience import Patience
 
     console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
@@ -72,13 +74,14 @@ def _run(
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, executor.leaving_files_in, display, take_over)
     if not quiet:
-        report.show_outcome(console, tracker, outcome)
+        # who stops does not wait for an answer
+        patience = Patience(end=0.0) if outcome.interrupted else Patience()
+        patience.ask(lambda: report.show_outcome(console, tracker, outcome), note)
         if outcome.confirmed is not None:
             report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
-        found = report.causes_of(tracker, outcome.recorded)
-        report.record_effects(tracker, outcome.recorded, found)
-        if not quiet:
+        found = report.effects_of_ended(tracker, outcome.recorded, note)
+        if found is not None and not quiet:
             report.show_effects(console, outcome.recorded.name, found)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
