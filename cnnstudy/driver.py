@@ -108,6 +108,7 @@ class Workshop:
             keep_model=training.keep_models or proposal.purpose == "confirm",
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
+            precision=training.precision,
         )
 
 

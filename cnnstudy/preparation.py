@@ -104,6 +104,8 @@ class Preparation:
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
         described = {name: value for name, value in spec.to_json().items() if name not in ("features", "micro_batch")}
+        if described["precision"] == "float32":  # as it is in addresses from before there was another
+            del described["precision"]
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
         if folder.is_dir():
@@ -135,6 +137,7 @@ class Preparation:
             weights_source="none",
             weights_file=None,
             deterministic=self.config.training.deterministic,
+            precision=self.config.training.precision,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:

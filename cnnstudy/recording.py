@@ -88,6 +88,7 @@ class Recorder:
             "until_train_loss": spec.until_train_loss,
             "block": spec.block,
             "deterministic": spec.deterministic,
+            "precision": spec.precision,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),

@@ -149,6 +149,7 @@ class TrialSpec(Record):
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
     micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
+    precision: str = "float32"  # of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for
 
     @property
     def key(self) -> str:

@@ -115,6 +115,11 @@ class Training(StrictModel):
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32",
+        description="of updates; all is measured and saved in float32. auto: mixed_float16 on GPUs made for it, "
+        "so that the numbers depend on the machine",
+    )
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"

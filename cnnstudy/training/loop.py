@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnstudy.cache import cache_folder
 from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.training import devices
 from cnnstudy.training.batches import Batches, evaluation_batch_size, legacy_validation
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
@@ -69,6 +70,7 @@ class Trainer:
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
             cut=features.cut if features is not None else None,
+            precision=devices.precision_of(self.spec.precision),
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
@@ -166,6 +168,8 @@ class Trainer:
             "optimizer/images_seen": float(self.images_seen),
             "images/train": float(seen),
         }
+        if self._update.skipped is not None:
+            metrics["optimizer/skipped_updates"] = float(self._update.skipped)  # of this phase
         return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
 
     def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ from cnnstudy.training import augmentation, optimizers, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
+from cnnstudy.training.precision import LossScale, computing_in
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class UpdateKind:
     optimizer: Optimizer
     augmentation: str
     cut: str | None = None  # the operation whose outputs come in, instead of images
+    precision: str = "float32"  # or Keras' "mixed_float16", "mixed_bfloat16"
 
 
 class Update:
@@ -59,6 +61,7 @@ class Update:
         self._auxiliary_weight = auxiliary_weight
         self._micro_batches = micro_batches
         self._trained = [variable.value for variables, _ in self._groups for variable in variables]
+        self._loss_scale = LossScale() if kind.precision == "mixed_float16" else None
         self._begun = tf.Variable(0, trainable=False, dtype=tf.int64)  # changes of the weights
         self._ended = 0
         inputs = graph.signature(kind.cut, views=1 if kind.cut is None else len(VIEWS[kind.augmentation]))
@@ -74,6 +77,13 @@ class Update:
             for variable in optimizer.variables:
                 variable.assign(tf.zeros(variable.shape, variable.dtype))
             optimizer.learning_rate = rate
+        if self._loss_scale is not None:
+            self._loss_scale.start()
+
+    @property
+    def skipped(self) -> int | None:
+        """Updates since the start that changed nothing, for gradients beyond float16; None: there are no such."""
+        return None if self._loss_scale is None else int(self._loss_scale.skipped.numpy())
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -133,22 +143,33 @@ class Update:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
             wanted = graph.outputs if self._kind.auxiliary else graph.outputs[:1]
-            logits, *auxiliary = graph.run(wanted, known, training=True)
+            with computing_in(self._kind.precision, graph.inner_layers()):
+                logits, *auxiliary = graph.run(wanted, known, training=True)
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])
             total = share * (loss + self._auxiliary_weight * auxiliary_loss)
+            scaled = total if self._loss_scale is None else self._loss_scale.value * total
+        gradients = tape.gradient(scaled, self._trained)
+        if self._loss_scale is not None:
+            gradients = [gradient / self._loss_scale.value for gradient in gradients]
         correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
         measured = share * tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
-        return measured, tape.gradient(total, self._trained)
+        return measured, gradients
 
     def _change(self, gradients: list[tf.Tensor]) -> None:
         """The weights, once all gradients are there: where the memory runs out before, nothing has changed."""
         with tf.control_dependencies(gradients):
             begun = self._begun.assign_add(1)
         with tf.control_dependencies([begun]):
-            for variables, optimizer in self._groups:
-                optimizer.apply(gradients[: len(variables)], variables)
-                gradients = gradients[len(variables) :]
+            if self._loss_scale is None:
+                self._apply(gradients)
+            else:
+                self._loss_scale.change(gradients, lambda: self._apply(gradients))
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        for variables, optimizer in self._groups:
+            optimizer.apply(gradients[: len(variables)], variables)
+            gradients = gradients[len(variables) :]
 
     def _augmented(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         if self._kind.cut is None:

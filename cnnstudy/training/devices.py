@@ -1,0 +1,21 @@
+"""What this process computes on, and what a trial's settings mean there."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow has one to compute on."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def precision_of(asked: str) -> str:
+    """One of Keras' policies. "auto" is mixed_float16 where every GPU has units for it (compute capability 7)."""
+    if asked != "auto":
+        return asked
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return "mixed_float16" if capabilities and min(capabilities) >= (7, 0) else "float32"
