@@ -109,6 +109,7 @@ class Workshop:
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
             precision=training.precision,
+            xla=None if training.xla == "auto" else training.xla,
         )
 
 

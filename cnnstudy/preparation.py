@@ -103,7 +103,8 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        described = {name: value for name, value in spec.to_json().items() if name not in ("features", "micro_batch")}
+        of_the_machine = ("features", "micro_batch", "xla")  # they say how, not what is learnt
+        described = {name: value for name, value in spec.to_json().items() if name not in of_the_machine}
         if described["precision"] == "float32":  # as it is in addresses from before there was another
             del described["precision"]
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
@@ -138,6 +139,7 @@ class Preparation:
             weights_file=None,
             deterministic=self.config.training.deterministic,
             precision=self.config.training.precision,
+            xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:

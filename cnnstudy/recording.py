@@ -89,6 +89,7 @@ class Recorder:
             "block": spec.block,
             "deterministic": spec.deterministic,
             "precision": spec.precision,
+            "xla": "auto" if spec.xla is None else spec.xla,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),

@@ -29,7 +29,7 @@ _HARMLESS = (
     *("training.timeout", "training.equal_failures"),
 )
 #: What trials did before these keys were there to be recorded.
-_BEFORE = {"training.precision": "float32"}
+_BEFORE = {"training.precision": "float32", "training.xla": "auto"}
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

@@ -103,6 +103,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _auto_or_flag(given: Any) -> Any:
+    if given != "auto" and not isinstance(given, bool):
+        raise ValueError(f"must be auto, true or false, not {shown(given)}.")
+    return given
+
+
 class Training(StrictModel):
     """How a trial trains."""
 
@@ -119,6 +125,9 @@ class Training(StrictModel):
         "float32",
         description="of updates; all is measured and saved in float32. auto: mixed_float16 on GPUs made for it, "
         "so that the numbers depend on the machine",
+    )
+    xla: Annotated[Literal["auto", True, False], BeforeValidator(_auto_or_flag)] = Field(
+        "auto", description="compile updates by XLA; auto: on GPUs"
     )
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
     timeout: Number | None = Field(

@@ -71,6 +71,7 @@ class Trainer:
             augmentation=str(self.spec.levels["augmentation"]),
             cut=features.cut if features is not None else None,
             precision=devices.precision_of(self.spec.precision),
+            xla=devices.uses_xla(self.spec.xla),
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)

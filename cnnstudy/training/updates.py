@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.precision import LossScale, computing_in
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class UpdateKind:
@@ -28,6 +31,7 @@ class UpdateKind:
     augmentation: str
     cut: str | None = None  # the operation whose outputs come in, instead of images
     precision: str = "float32"  # or Keras' "mixed_float16", "mixed_bfloat16"
+    xla: bool = False  # one program for each size of a batch; from the same streams dropout draws other numbers
 
 
 class Update:
@@ -68,7 +72,7 @@ class Update:
         batch = [inputs, tf.TensorSpec((None,), tf.int64)]
         gradients = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self._trained]
         self._step = tf.function(self._whole, input_signature=batch)
-        self._part = tf.function(self._gradients, input_signature=[*batch, tf.TensorSpec((), tf.float32)])
+        self._part = tf.function(self._of_part, input_signature=[*batch, tf.TensorSpec((), tf.float32)])
         self._end = tf.function(self._change, input_signature=[gradients])
 
     def start(self, learning_rate: float, backbone_learning_rate: float) -> None:
@@ -129,6 +133,16 @@ class Update:
         return measured
 
     def _whole(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return self._by_xla(self._on_augmented)(self._augmented(inputs), labels)
+
+    def _of_part(self, inputs: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return self._by_xla(self._gradients)(self._augmented(inputs), labels, share)
+
+    def _by_xla(self, function: Callable[..., Result]) -> Callable[..., Result]:
+        """What comes after augmentation, of which XLA knows no rotation and no zoom."""
+        return tf.function(function, jit_compile=True) if self._kind.xla else function
+
+    def _on_augmented(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         measured, gradients = self._gradients(inputs, labels, 1.0)
         self._change(gradients)
         return measured
@@ -138,7 +152,7 @@ class Update:
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What `__call__` returns, and the gradients of the weights that train; both times `share`."""
         graph = self._graph
-        known = self._augmented(inputs)
+        known = {self._kind.cut or graph.input: inputs}
         # what a layer's `trainable` says while this is traced plays no part
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
@@ -171,15 +185,13 @@ class Update:
             optimizer.apply(gradients[: len(variables)], variables)
             gradients = gradients[len(variables) :]
 
-    def _augmented(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _augmented(self, inputs: tf.Tensor) -> tf.Tensor:
         if self._kind.cut is None:
             batch = tf.cast(inputs, tf.float32)
             for layer in self._augment:
                 batch = layer(batch, training=True)
-            return {self._graph.input: batch}
-        if not self._augment:
-            return {self._kind.cut: inputs}
-        return {self._kind.cut: augmentation.flipped_view(self._augment, inputs)}
+            return batch
+        return augmentation.flipped_view(self._augment, inputs) if self._augment else inputs
 
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
