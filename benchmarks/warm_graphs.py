@@ -27,22 +27,23 @@ OTHER = {"dropout": 0.1, "learning_rate": 1e-3, "batch_size": 8}
 
 def timed(spec: TrialSpec, networks: Any) -> tuple[float, list[dict[str, float]]]:
     """Seconds to the first update, and the epochs."""
-    from cnnstudy.training import loop, trial
+    from cnnstudy.training import trial
+    from cnnstudy.training.updates import Update
 
     first: list[float] = []
-    original = loop.Trainer.update
+    original = Update.__call__
 
-    def update(trainer: Any, chosen: Any) -> Any:
-        made = original(trainer, chosen)
+    def update(self: Any, *batch: Any) -> Any:
+        made = original(self, *batch)
         first.append(time.perf_counter())
         return made
 
-    loop.Trainer.update = update  # type: ignore[method-assign]
+    Update.__call__ = update  # type: ignore[method-assign]
     records: list[EpochRecord] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trial.run_trial(spec, Path(folder) / "trial", lambda record: not records.append(record), networks)
-    loop.Trainer.update = original  # type: ignore[method-assign]
+    Update.__call__ = original  # type: ignore[method-assign]
     return first[0] - started, without_times(records)
 
 

@@ -19,6 +19,7 @@ from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
+from cnnstudy.training.prefetching import one_ahead
 from cnnstudy.training.transfer import Phase
 
 #: The batch size for which a scaled learning rate is what the study file says.
@@ -144,17 +145,21 @@ class Trainer:
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
+        return self._update(*self._batch(chosen))
+
+    def _batch(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What an update takes, and the labels."""
         train = self.images.train
         if self._features is None:
-            return self._update(train.pixels[chosen], train.labels[chosen])
-        return self._update(self._features.views_of(train.places[chosen]), train.labels[chosen])
+            return train.pixels[chosen], train.labels[chosen]
+        return self._features.views_of(train.places[chosen]), train.labels[chosen]
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
-        for chosen in self._batches.of_epoch(self.epoch):
+        for chosen, batch in one_ahead(self._batches.of_epoch(self.epoch), self._batch, devices.gpu()):
             if self.updates and self.updates == self.spec.equal_updates and self.at_equal_updates is None:
                 self.at_equal_updates = self.measure()
-            totals += len(chosen) * self.update(chosen)
+            totals += len(chosen) * self._update(*batch)
             seen += len(chosen)
             self.updates += 1
             if self.spent:
