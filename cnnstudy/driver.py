@@ -111,6 +111,8 @@ class Workshop:
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
             checkpoints=training.checkpoint_mode,
+            precision=training.precision,
+            xla=None if training.xla == "auto" else training.xla,
         )
 
 

@@ -104,9 +104,11 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        # it has no features, and its numbers don't depend on the others
-        left_out = ("features", "checkpoints", "micro_batch")
+        # it has no features, and the others say how, not what is learnt
+        left_out = ("features", "checkpoints", "micro_batch", "xla")
         described = {name: value for name, value in spec.to_json().items() if name not in left_out}
+        if described["precision"] == "float32":  # as it is in addresses from before there was another
+            del described["precision"]
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
         if folder.is_dir():
@@ -140,6 +142,8 @@ class Preparation:
             weights_file=None,
             deterministic=self.config.training.deterministic,
             checkpoints=self.config.training.checkpoint_mode,
+            precision=self.config.training.precision,
+            xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:

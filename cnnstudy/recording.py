@@ -89,6 +89,8 @@ class Recorder:
             "until_train_loss": spec.until_train_loss,
             "block": spec.block,
             "deterministic": spec.deterministic,
+            "precision": spec.precision,
+            "xla": "auto" if spec.xla is None else spec.xla,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),

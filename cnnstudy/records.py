@@ -142,6 +142,8 @@ class TrialSpec(Record):
     features: bool = True  # what frozen layers make of the images may come from the cache
     checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
     micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
+    precision: str = "float32"  # of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for
+    xla: bool | None = None  # whether updates are compiled by XLA; None: on a GPU
 
     @property
     def key(self) -> str:

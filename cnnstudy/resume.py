@@ -30,6 +30,8 @@ _HARMLESS = (
     *("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals"),
     *("training.timeout", "training.equal_failures", "training.checkpoints"),
 )
+#: What trials did before these keys were there to be recorded.
+_BEFORE = {"training.precision": "float32", "training.xla": "auto"}
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
@@ -37,7 +39,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in differences(recorded.config, given)
-        if key not in _HARMLESS and not key.startswith("confirm.")
+        if key not in _HARMLESS and not key.startswith("confirm.") and (old, new) != (None, _BEFORE.get(key))
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(

@@ -109,6 +109,12 @@ def _when(given: Any) -> Any:
     return given
 
 
+def _auto_or_flag(given: Any) -> Any:
+    if given != "auto" and not isinstance(given, bool):
+        raise ValueError(f"must be auto, true or false, not {shown(given)}.")
+    return given
+
+
 class Training(StrictModel):
     """How a trial trains."""
 
@@ -121,6 +127,14 @@ class Training(StrictModel):
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32",
+        description="of updates; all is measured and saved in float32. auto: mixed_float16 on GPUs made for it, "
+        "so that the numbers depend on the machine",
+    )
+    xla: Annotated[Literal["auto", True, False], BeforeValidator(_auto_or_flag)] = Field(
+        "auto", description="compile updates by XLA; auto: on GPUs"
+    )
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"

@@ -23,6 +23,7 @@ from cnnstudy.analysis import leaderboard
 from cnnstudy.cache import cache_folder
 from cnnstudy.claim import Claim
 from cnnstudy.config import load_study
+from cnnstudy.config_record import config_tags
 from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import (
     DataError,
@@ -422,6 +423,16 @@ def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
     assert own.state == "finished"
 
 
+def test_a_study_goes_on_that_was_recorded_before_a_key_was_there(desk: Desk) -> None:
+    desk.run("budget.trials=1")
+    config = desk.study().config
+    assert config["training"].pop("precision") == "float32"
+    desk.tracker.set_tags(desk.study().run_id, config_tags(config))
+    with pytest.raises(StudyChangedError, match="mixed_float16"):
+        desk.run("budget.trials=2", "training.precision=mixed_float16")
+    assert desk.run("budget.trials=2").finished == 2
+
+
 def test_a_changed_file_is_refused_with_what_changed(desk: Desk) -> None:
     desk.run()
     with pytest.raises(StudyChangedError) as caught:
@@ -548,6 +559,15 @@ def test_source_weights_belong_to_their_image_size(desk: Desk) -> None:
         assert ("pretrain-alexnet" in desk.trained) == (name != "small-again")
     addresses = [desk.runs("pretrain", name)[0].tags["cnnstudy.weights_address"] for name in ("small", "large")]
     assert len(set(addresses)) == 2
+
+
+def test_precision_reaches_trials_and_source_weights(desk: Desk) -> None:
+    for name, precision in (("whole", "float32"), ("half", "mixed_bfloat16")):
+        desk.run(
+            "factors={transfer: frozen}", PRETRAIN, "budget.trials=1", f"training.precision={precision}", f"name={name}"
+        )
+        assert [job["precision"] for job in desk.jobs("run_trial")] == [precision] * 2, "none of them from the cache"
+        assert [run.parameters["precision"] for run in desk.runs(name=name)] == [precision]
 
 
 def test_source_data_is_prepared_once_for_all_networks(desk: Desk) -> None:
