@@ -18,7 +18,7 @@ from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.repair import tidy_machine
-from cnnstudy.resume import refuse_other_images
+from cnnstudy.resume import WEIGHTS_DIGEST, refuse_other_images, refuse_other_weights
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
 from cnnstudy.signals import not_within
@@ -76,7 +76,9 @@ class Workshop:
     @functools.cached_property
     def weights(self) -> dict[str, SourceWeights]:
         """By network."""
-        return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
+        weights = self._preparation.source_weights(len(next(iter(self.images.values())).classes))
+        refuse_other_weights(self.recorder, {name: of.digest for name, of in weights.items()})
+        return weights
 
     @functools.cached_property
     def _preparation(self) -> Preparation:
@@ -167,7 +169,7 @@ class Driver:
         tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
         digest = self.workshop.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
-            tags["cnnstudy.weights_digest"] = digest
+            tags[WEIGHTS_DIGEST] = digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
         self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from cnnstudy.config import Study
@@ -18,6 +20,9 @@ from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
 
+#: The tag of a trial that says which source weights it started from.
+WEIGHTS_DIGEST = "cnnstudy.weights_digest"
+
 
 def tidy_up(display: Display) -> None:
     """Put right what killed processes, of this study or of others, left on this machine."""
@@ -25,10 +30,12 @@ def tidy_up(display: Display) -> None:
         display.say(str(decision))
 
 
-#: May change between calls: how much to run, and what the trials already recorded do not depend on.
+#: May change between calls: how much to run, and what the trials already recorded do not depend on. Where files lie is
+#: neither here nor there: images and source weights are compared by their content.
 _HARMLESS = (
-    *("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals"),
-    *("training.timeout", "training.equal_failures", "training.checkpoints"),
+    *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
+    *("training.timeout", "training.equal_failures", "training.checkpoints", "training.keep_models"),
+    *("data.path", "weights.*.file", "weights.*.data.path"),
 )
 #: What trials did before these keys were there to be recorded.
 _BEFORE = {"training.precision": "float32", "training.xla": "auto"}
@@ -39,7 +46,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in differences(recorded.config, given)
-        if key not in _HARMLESS and not key.startswith("confirm.") and (old, new) != (None, _BEFORE.get(key))
+        if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS) and (old, new) != (None, _BEFORE.get(key))
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(
@@ -59,6 +66,24 @@ def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
             f"digest is {images.digest}, not {', '.join(sorted(others))}): files were added, removed or changed. "
             f"Trials of both would not be comparable. {_ways_out(recorder.study.name)}"
         )
+
+
+def refuse_other_weights(recorder: Recorder, digests: Mapping[str, str]) -> None:
+    """Raise StudyChangedError where trials are recorded that started from other source weights.
+
+    Args:
+        digests: of the weights, by network; "" where it has none.
+    """
+    for run in recorder.runs():
+        recorded = run.tags.get(WEIGHTS_DIGEST, "")
+        digest = digests.get(run.tags.get("cnnstudy.architecture", ""), "")
+        if run.kind == "trial" and recorded and digest and recorded != digest:
+            raise StudyChangedError(
+                f"the source weights of {run.tags['cnnstudy.architecture']} are not those that study "
+                f"{recorder.study.name!r} was begun with (their digest is {digest}, not {recorded}): their file was "
+                f"replaced, or what they are learnt on. Trials of both would not be comparable. "
+                f"{_ways_out(recorder.study.name)}"
+            )
 
 
 def recorded_config(study: RecordedStudy) -> StudyConfig:

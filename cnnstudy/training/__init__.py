@@ -15,7 +15,10 @@ batches      which images make a batch, as they should and as tutorials have it
 graph        a network between any two of its tensors, with dropout that can be set
 compiled     networks and their updates, kept from trial to trial
 micro_batches those that do not fit into memory, in parts
+devices      what this process computes on
+precision    updates in half precision, everything else in float32
 updates      one update of the weights, compiled
+prefetching  the next batch on its way to the GPU
 features     what frozen layers make of the images: computed once, shared by all trials
 checkpoints  files to go on from after a kill: where, when, whole or none
 loop         epochs: updates, then clean metrics
