@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnstudy import architectures
-from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder, locked_or_none
 from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
-from cnnstudy.errors import WeightsError
+from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import result_of, watch
 from cnnstudy.recording import Recorder, Recording, remove_files
@@ -21,6 +26,8 @@ from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
 from cnnstudy.space import Level, complete_levels
 from cnnstudy.training import checkpoints
 
+#: The tag of a trial's run with the digest of the source weights that it started from.
+WEIGHTS_TAG = "cnnstudy.weights_digest"
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
 PRETRAINING_VERSION = 1
 
@@ -31,7 +38,7 @@ class SourceWeights:
 
     source: str
     file: str | None
-    digest: str = ""
+    digest: str = ""  # of the weights themselves; "": there are none, or random ones
 
 
 class Preparation:
@@ -69,6 +76,7 @@ class Preparation:
 
         Raises:
             WeightsError: they can't be had; nothing has been trained for the study then.
+            StudyChangedError: trials are recorded that started from others.
         """
         found = {name: SourceWeights("none", None) for name in self.config.architectures}
         wanted = {
@@ -90,6 +98,7 @@ class Preparation:
                 }
                 checked = self._result(Job(f"weights-{name}", "check_weights", payload))
                 found[name] = SourceWeights(weights.source, checked["file"], checked["digest"])
+        self._refuse_others(found)
         learning = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
         images: dict[str, PreparedImages] = {}
         for name, weights in learning.items():
@@ -97,7 +106,24 @@ class Preparation:
                 same = tuple(other for other in learning if learning[other].data == weights.data)
                 images |= self.images(weights.data, same)
             found[name] = self._pretrained(name, weights, images[name])
+        self._refuse_others({name: found[name] for name in learning})
         return found
+
+    def _refuse_others(self, found: Mapping[str, SourceWeights]) -> None:
+        """Raise StudyChangedError where trials are recorded that started from other source weights."""
+        given = {name: weights for name, weights in found.items() if weights.digest}
+        runs = self.recorder.runs() if given else []
+        for name, weights in given.items():
+            of_network = [run.tags for run in runs if run.tags.get("cnnstudy.architecture") == name]
+            others = {tags[WEIGHTS_TAG] for tags in of_network if WEIGHTS_TAG in tags} - {weights.digest}
+            if others:
+                study = self.recorder.study.name
+                raise StudyChangedError(
+                    f"the source weights of {name} in {weights.file} are not those that study {study!r} was begun with "
+                    f"(their digest is {weights.digest}, not {', '.join(sorted(others))}): the file was changed, or "
+                    "learnt anew on another machine. Trials of both would not be comparable. Put the file back, or "
+                    f"give the study another name (`name:` in the file, or --set name={study}-2)."
+                )
 
     def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
         """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
@@ -111,12 +137,27 @@ class Preparation:
             del described["precision"]
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
-        if folder.is_dir():
+        trained: list[tuple[Recording, TrialResult]] = []
+        if not folder.is_dir():
+            self._tell_if_another_does(folder, spec)
+        # trained while the entry is locked: who waits for it takes these very weights, and records their curves
+        build_entry("weights", address, lambda building: trained.append(self._pretrain(spec, address, building)))
+        for recording, result in trained:
+            self.recorder.finish(recording, result)
+            remove_files(result)
+            self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
+        if not trained:
             self._record_from_cache(spec, address, folder)
-            checkpoints.remove(spec)  # left by a call that was killed when it had put them there
-        else:
-            self._pretrain(spec, address)
-        return SourceWeights("pretrain", str(folder / "backbone.npz"), address)
+        checkpoints.remove(spec)  # of this call, or of one that was killed when it had put the weights there
+        file = folder / "backbone.npz"
+        return SourceWeights("pretrain", str(file), digest_of(file))
+
+    def _tell_if_another_does(self, folder: Path, spec: TrialSpec) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked_or_none(folder) as lock:
+            if lock is None:
+                what = f"the source weights of {spec.architecture}"
+                self.display.say(f"{spec.key}: another process is learning {what}; waiting for it")
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
         found = architectures.find(name)
@@ -146,8 +187,8 @@ class Preparation:
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
-    def _pretrain(self, spec: TrialSpec, address: str) -> None:
-        """Train the source weights and put them, with their curves and model, into the cache."""
+    def _pretrain(self, spec: TrialSpec, address: str, folder: Path) -> tuple[Recording, TrialResult]:
+        """Train the source weights and put them, with their curves and model, into that folder of the cache."""
         recording = self.recorder.start(spec, {"cnnstudy.weights_address": address})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
@@ -161,19 +202,13 @@ class Preparation:
             )
         result = TrialResult.from_json(outcome.result)
 
-        def fill(folder: Path) -> None:
-            shutil.copy(result.files["backbone"], folder / "backbone.npz")
-            shutil.copytree(result.files["model"], folder / "model")
-            record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
-            (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-            about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
-            (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
-
-        build_entry("weights", address, fill)
-        self.recorder.finish(recording, result)
-        remove_files(result)
-        checkpoints.remove(spec)
-        self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
+        shutil.copy(result.files["backbone"], folder / "backbone.npz")
+        shutil.copytree(result.files["model"], folder / "model")
+        record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
+        (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+        about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
+        return recording, result
 
     def _epoch(self, recording: Recording, record: EpochRecord) -> None:
         self.recorder.epoch(recording, record)
@@ -195,3 +230,23 @@ class Preparation:
     def _result(self, job: Job) -> Any:
         """Run a job that can only succeed or end the study."""
         return result_of(self.executor, job, self.display)
+
+
+def digest_of(file: Path) -> str:
+    """Over every byte of the arrays in an .npz, whichever way they are packed.
+
+    Raises:
+        WeightsError: it can't be read.
+    """
+    total = hashlib.sha256()
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            for name in sorted(arrays.files):
+                array = arrays[name]
+                total.update(f"{name}{array.shape}{array.dtype}".encode())
+                total.update(np.ascontiguousarray(array).data)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"can't read the source weights in {file}: {error}. Remove {file.parent}; the next call learns them again."
+        ) from error
+    return total.hexdigest()

@@ -13,7 +13,7 @@ from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
 from cnnstudy.execution import Failed, Job
 from cnnstudy.jobs import watch
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.recording import Recorder
+from cnnstudy.recording import Recorder, Recording, title_of
 from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
 from cnnstudy.registry import Registry
 from cnnstudy.resume import recorded_config
@@ -47,6 +47,22 @@ class Reproduction:
     changed: Mapping[str, tuple[str, str]]  # what it runs on that is not as it was: name -> then, now
 
 
+class _Silent(Recorder):
+    """Reads what is recorded, and records nothing: another driver may be at work in the study."""
+
+    def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
+        return Recording(spec, "", title_of(spec))
+
+    def epoch(self, recording: Recording, record: EpochRecord) -> None:
+        recording.epochs.append(record)
+
+    def finish(self, recording: Recording, result: TrialResult) -> None:
+        pass
+
+    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
+        pass
+
+
 def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, display: Display) -> Reproduction:
     """Train a trial again with the specification that its run holds; nothing is recorded of it.
 
@@ -55,7 +71,7 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
 
     Raises:
         UnknownNameError: no such trial, it did not finish, or its record lacks what it was asked to do.
-        StudyChangedError: the images are no longer those that it was trained on.
+        StudyChangedError: the images or the source weights are no longer those that it was trained with.
         DataError, WeightsError, WorkerError: it can't be trained.
     """
     study, run = _find(given, registry)
@@ -68,8 +84,9 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
             f"the run of {given} does not hold what it was asked to do (trial.json), or another version "
             f"wrote it: {reason}"
         ) from reason
-    config = recorded_config(study)
-    with contextlib.closing(Workshop(config, Recorder(registry, study), make_executor, display)) as workshop:
+    # images and weights of this one network, and no others, are to be had
+    config = recorded_config(study).model_copy(update={"architectures": (spec.architecture,)})
+    with contextlib.closing(Workshop(config, _Silent(registry, study), make_executor, display)) as workshop:
         # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
         if spec.purpose != "pretrain":
             source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None

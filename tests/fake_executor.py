@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
 from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
@@ -32,6 +34,7 @@ class FakeExecutor:
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
         on_event: told of each event before it is dealt out.
+        weights_digest: of the source weights in any file.
         hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
         alive: those that hang give signs of life.
     """
@@ -47,7 +50,9 @@ class FakeExecutor:
         on_event: Callable[[Event], None] = lambda event: None,
         hangs: Mapping[str, int] | None = None,
         alive: bool = False,
+        weights_digest: str = "1" * 64,
     ) -> None:
+        self.weights_digest = weights_digest
         self.slots = slots
         self.deterministic = False
         self.folder = folder
@@ -135,7 +140,7 @@ class FakeExecutor:
         yield self._end(job, [images.to_json() for images in prepared])
 
     def _check(self, job: Job) -> Work:
-        yield self._end(job, {"file": job.payload["file"] or "/weights.h5", "digest": "1" * 24})
+        yield self._end(job, {"file": job.payload["file"] or "/weights.h5", "digest": self.weights_digest})
 
     def _measure(self, job: Job) -> Work:
         """One second an update for each image of a batch, and a hundredth for each that is evaluated."""
@@ -200,7 +205,7 @@ class FakeExecutor:
         if spec.purpose != "pretrain":
             return {"model": str(model)}
         backbone = model.parent / "backbone.npz"
-        backbone.write_text(f"backbone of {spec.architecture}", encoding="utf-8")
+        np.savez(backbone, whose=f"backbone of {spec.architecture}")
         return {"model": str(model), "backbone": str(backbone)}
 
 

@@ -1,18 +1,25 @@
-"""What is told of images before the first trial, from a real worker."""
+"""What comes before the first trial: images, from a real worker, and source weights."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_executor import FakeExecutor
 from PIL import Image
 
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import DataError
+from cnnstudy.execution import Epoch, Event
 from cnnstudy.execution.local import LocalExecutor
-from cnnstudy.preparation import Preparation
+from cnnstudy.preparation import Preparation, SourceWeights
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedRun
+from cnnstudy.tracking import Tracker
 
 STUDY = """\
 name: probe
@@ -44,3 +51,57 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
         refusing = config.data.model_copy(update={"bad_images": "refuse"})
         with pytest.raises(DataError, match=r"pear/\\x1b\[31mred.png: an empty file"):
             preparation.images(refusing, ("alexnet",))
+
+
+LEARNING = """\
+name: probe
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {transfer: frozen}
+weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 1}
+budget: {trials: 1}
+"""
+
+
+def test_two_studies_that_need_the_same_weights_learn_them_once(
+    own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
+    for picture in ("draw_curves", "draw_confusion"):
+        monkeypatch.setattr(f"cnnstudy.recording.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
+    (own_places / "probe.yaml").write_text(LEARNING)
+    config = load_study("probe.yaml", ()).config
+    waits = threading.Event()
+    found: dict[str, SourceWeights] = {}
+    trained: dict[str, list[str]] = {}
+    runs: dict[str, RecordedRun] = {}
+
+    def say(text: str) -> None:
+        if "another process is learning the source weights of alexnet" in text:
+            waits.set()
+
+    def learn(name: str, tracker: Tracker, on_event: Callable[[Event], None] = lambda event: None) -> None:
+        study = tracker.open_study("probe", config.model_dump(mode="json"))
+        recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / name, on_event=on_event)
+        with contextlib.closing(recorder.outbox):
+            found[name] = Preparation(config, executor, recorder, PlainDisplay(say)).source_weights(3)["alexnet"]
+            (runs[name],) = [run for run in recorder.runs() if run.kind == "pretrain"]
+        trained[name] = executor.trials
+
+    other = threading.Thread(target=learn, args=("other", make_tracker("other")), daemon=True)
+
+    def begin_the_other(event: Event) -> None:
+        if isinstance(event, Epoch) and not waits.is_set():
+            other.start()
+            assert waits.wait(60)
+
+    learn("one", make_tracker("one"), begin_the_other)
+    other.join(60)
+    assert trained == {"one": ["pretrain-alexnet"], "other": []}
+    assert found["one"] == found["other"]
+    assert [run.state for run in runs.values()] == ["finished", "finished"]
+    assert runs["one"].metrics["val/accuracy"] == runs["other"].metrics["val/accuracy"]
+    assert "cnnstudy.from_cache" not in runs["one"].tags
+    assert "cnnstudy.from_cache" in runs["other"].tags

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_executor import FakeExecutor
 from rich.console import Console
@@ -18,6 +21,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, UnknownNameError, WorkerError
 from cnnstudy.execution import Failed
 from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.records import RecordedRun
 from cnnstudy.registry import Registry
 from cnnstudy.report import show_reproduction
 from cnnstudy.reproduction import Reproduction, reproduce
@@ -55,6 +59,11 @@ def runs(registry: Registry) -> dict[str, str]:
     study = registry.study("fake")
     found = registry.runs(study.experiment_id)
     return {run.tags["cnnstudy.trial"]: run.run_id for run in found if "cnnstudy.trial" in run.tags}
+
+
+def trials(registry: Registry, name: str = "fake") -> list[RecordedRun]:
+    found = registry.runs(registry.study(name).experiment_id)
+    return [run for run in found if run.kind == "trial" and run.state == "finished"]
 
 
 def told(found: Reproduction) -> str:
@@ -109,6 +118,51 @@ def test_what_can_not_be_trained_again(registry: Registry, given: str, message: 
 def test_other_images_are_refused(registry: Registry) -> None:
     with pytest.raises(StudyChangedError, match="the images of digits are not those"):
         reproduce("fake/alexnet-000", registry, made(digest="f" * 24), Display())
+
+
+def test_other_source_weights_are_refused(registry: Registry, own_places: Path) -> None:
+    (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
+    np.savez(entry, whose="somebody else's")
+    frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
+    with pytest.raises(StudyChangedError, match=r"the source weights of alexnet in .* are not those"):
+        reproduce(f"fake/{frozen}", registry, made(), Display())
+
+
+def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Registry, own_places: Path) -> None:
+    """Neither the runs, nor who runs the study: another driver may be at work."""
+    shutil.rmtree(own_places / "cache" / "weights")
+    before = [dataclasses.asdict(run) for run in registry.runs(registry.study("fake").experiment_id)]
+    frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
+    executors: list[FakeExecutor] = []
+
+    def make(folder: Path) -> FakeExecutor:
+        executors.append(FakeExecutor(folder))
+        return executors[0]
+
+    assert reproduce(f"fake/{frozen}", registry, make, Display()).differences == ()
+    assert executors[0].trials == ["pretrain-alexnet", frozen]
+    assert [dataclasses.asdict(run) for run in registry.runs(registry.study("fake").experiment_id)] == before
+
+
+def test_only_the_one_networks_weights_are_prepared(own_places: Path, tracker: Tracker) -> None:
+    (own_places / "both.yaml").write_text(
+        FILE.replace("[alexnet]", "[alexnet, vgg16]").replace("name: fake", "name: both")
+    )
+    run_study(load_study(str(own_places / "both.yaml")), tracker, made(), Display())
+    shutil.rmtree(own_places / "cache" / "weights")
+    registry, executors = Registry(tracker.uri), list[FakeExecutor]()
+    frozen = next(
+        run.tags["cnnstudy.trial"]
+        for run in trials(registry, "both")
+        if (run.parameters["transfer"], run.parameters["architecture"]) == ("frozen", "vgg16")
+    )
+
+    def make(folder: Path) -> FakeExecutor:
+        executors.append(FakeExecutor(folder))
+        return executors[0]
+
+    reproduce(f"both/{frozen}", registry, make, Display())
+    assert executors[0].trials == ["pretrain-vgg16", frozen]
 
 
 def test_a_trial_that_fails_this_time(registry: Registry) -> None:

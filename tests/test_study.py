@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_executor import FakeExecutor
 from faulty_store import FaultyClient
@@ -37,6 +38,7 @@ from cnnstudy.errors import (
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed
 from cnnstudy.patience import Patience
+from cnnstudy.preparation import digest_of
 from cnnstudy.processes import Process
 from cnnstudy.proposals import Proposal
 from cnnstudy.recording import Recorder
@@ -499,7 +501,7 @@ def test_source_weights_are_trained_once_a_network(
     assert desk.executor is not None
     for job in desk.executor.jobs:
         if job.kind == "run_trial" and job.payload["purpose"] == "trial":
-            source = Path(job.payload["weights_file"]).read_text()
+            source = np.load(job.payload["weights_file"])["whose"]
             assert source == f"backbone of {job.payload['architecture']}"
     weights = {(run.parameters["transfer"], run.parameters["weights"]) for run in desk.runs()}
     assert weights == {("scratch", "none"), ("frozen", "pretrain")}
@@ -585,7 +587,31 @@ def test_source_data_is_prepared_once_for_all_networks(desk: Desk) -> None:
 def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
     desk.run("factors={transfer: [scratch, frozen]}", PRETRAIN, "budget.trials=2", "strategy.sampler=grid")
     digests = {run.tags["cnnstudy.transfer"]: run.tags.get("cnnstudy.weights_digest") for run in desk.runs()}
-    assert digests == {"scratch": None, "frozen": desk.runs("pretrain")[0].tags["cnnstudy.weights_address"]}
+    (file,) = {job["weights_file"] for job in desk.jobs("run_trial") if job["weights_file"]}
+    assert digests == {"scratch": None, "frozen": digest_of(Path(file))}
+
+
+def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
+    """A file that was overwritten between two calls, and weights that were learnt again and came out otherwise."""
+    frozen = ("factors={transfer: frozen, batch_size: [8, 16]}", "strategy.sampler=grid")
+    (own_places / "weights.h5").touch()
+    given = (*frozen, "weights={default: {source: file, file: weights.h5}}", "name=given")
+    desk.run(*given, "budget.trials=1", weights_digest="1" * 64)
+    with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*'given' was begun with .*1{64}.*=given-2"):
+        desk.run(*given, "budget.trials=2", weights_digest="2" * 64)
+    assert desk.trained == []
+    assert desk.run(*given, "budget.trials=2", weights_digest="1" * 64).finished == 2
+    desk.run(*frozen, PRETRAIN, "budget.trials=1")
+    (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
+    whole = entry.read_bytes()
+    np.savez(entry, whose="somebody else's")
+    with pytest.raises(StudyChangedError, match="learnt anew on another machine"):
+        desk.run(*frozen, PRETRAIN, "budget.trials=2")
+    entry.write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next call learns them again"):
+        desk.run(*frozen, PRETRAIN, "budget.trials=2")
+    entry.write_bytes(whole)
+    assert desk.run(*frozen, PRETRAIN, "budget.trials=2").finished == 2
 
 
 # ---- a factorial
@@ -758,7 +784,7 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
     assert sorted(measured) == [
         f"speed-{name}-{mode}" for name in ("alexnet", "vgg16") for mode in ("frozen", "scratch")
     ]
-    assert Path(measured["speed-vgg16-frozen"]["weights_file"]).read_text() == "backbone of vgg16"
+    assert np.load(measured["speed-vgg16-frozen"]["weights_file"])["whose"] == "backbone of vgg16"
     keys = {(run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"]) for run in desk.runs()}
     assert keys == {(f"{name}-{n:03d}", str(7 + n // 2)) for name in ("alexnet", "vgg16") for n in range(4)}
 
