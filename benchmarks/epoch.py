@@ -61,9 +61,7 @@ def ours(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     images = trial.load_images(spec)
     trainer = Trainer(compiled, images, spec)
     trainer.start_phase(transfer.phases(spec, {})[0])
-    needed = operations(
-        multiply_adds(compiled.network), len(images.train), len(images.validation) + len(images.probe)
-    )
+    needed = operations(multiply_adds(compiled.network), len(images.train), len(images.validation) + len(images.probe))
 
     def work() -> dict[str, Any]:
         metrics = trainer.run_epoch().metrics
@@ -123,9 +121,7 @@ def compare(network: str, size: int, given: argparse.Namespace) -> Row:
     ):
         for _ in range(1 + given.rounds):
             pairs.append((one.round(), other.round()))
-    apart = max(
-        abs(a - b) / max(abs(b), 0.1) for x, y in pairs for a, b in zip(x["losses"], y["losses"], strict=True)
-    )
+    apart = max(abs(a - b) / max(abs(b), 0.1) for x, y in pairs for a, b in zip(x["losses"], y["losses"], strict=True))
     if apart > TOLERANCE:
         raise SystemExit(f"{network}, {size} px: losses {100 * apart:.1f} % apart: {[p['losses'] for p in pairs[-1]]}")
     timed = pairs[1:]  # the first epoch compiles
