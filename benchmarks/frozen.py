@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sqlite3
 import statistics
 import sys
@@ -78,14 +77,15 @@ def _compare(trials: int, peer: str, given: argparse.Namespace) -> Row:
     command = f"python benchmarks/frozen.py --trials {trials} --peer {peer}"
     work = f"frozen VGG16, {trials} trials x {epochs} epochs, 64 px, whole process"
     floor = start + least
-    limit = (
-        f"{100 * floor / statistics.median(ours):.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
-    )
+    share = 100 * floor / statistics.median(ours)
+    limit = f"{share:.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
     return Row(work, NAMES[peer], command, tuple(ours), tuple(theirs), equal, GOALS.get((trials, peer), ""), limit)
 
 
 def _write_inputs(folder: Path) -> None:
     """What the peers get, and the least seconds that the convolutions take."""
+    import os
+
     from cnnstudy import architectures
     from cnnstudy.config import load_study
     from cnnstudy.execution.local import ENVIRONMENT

@@ -1,4 +1,4 @@
-"""An epoch of VGG16's last block and head on features of the frozen layers, against the same with the whole network.
+"""An epoch of VGG16's last block and head on features of its frozen layers, against the same with the whole network.
 
     python benchmarks/frozen_features.py [--images-per-class 120] [--size 64] [--rounds 5]
 

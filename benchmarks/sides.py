@@ -1,4 +1,4 @@
-"""The two sides of a benchmark as processes: whole ones in turn, or two that live on and do a round when they are asked.
+"""The two sides of a benchmark as processes: whole ones in turn, or two that live on and do a round when asked.
 
 A program with rounds calls `rounds(work)`: for each line on standard input it does a round and answers with JSON.
 """

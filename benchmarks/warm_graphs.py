@@ -3,8 +3,8 @@
     python benchmarks/warm_graphs.py [--network vgg16] [--size 64] [--rounds 3]
 
 Seconds from a trial's start to the end of its first update, in a worker that has TensorFlow: with nothing compiled, and
-after a trial of another dropout rate, learning rate and batch size. Both come to the same numbers bit by bit, or it ends
-with an error.
+after a trial of another dropout rate, learning rate and batch size. Both come to the same numbers bit by bit, or it
+ends with an error.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ GOALS = {"googlenet": "15", "vgg16": "5", "alexnet": "5"}
 
 def timed(spec: TrialSpec, networks: Any) -> tuple[float, float, list[dict[str, float]]]:
     """Seconds to the first update and of the next one, and the epochs."""
-    from cnnstudy.training import loop, trial
+    from cnnstudy.training import trial
+    from cnnstudy.training.updates import Update
 
     ends: list[float] = []
-    original = loop.Trainer.update
+    original = Update.__call__
 
-    def update(trainer: Any, chosen: Any) -> Any:
-        made = original(trainer, chosen)
+    def update(self: Any, *batch: Any) -> Any:
+        made = original(self, *batch)
         ends.append(time.perf_counter())
         return made
 
-    loop.Trainer.update = update  # type: ignore[method-assign]
+    Update.__call__ = update  # type: ignore[method-assign]
     records: list[EpochRecord] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trial.run_trial(spec, Path(folder) / "trial", lambda record: not records.append(record), networks)
-    loop.Trainer.update = original  # type: ignore[method-assign]
+    Update.__call__ = original  # type: ignore[method-assign]
     return ends[0] - started, ends[1] - ends[0], without_times(records)
 
 

@@ -30,6 +30,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
     records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
+    config_record    a study's configuration in MLflow, and where two of them differ
     processes        which process it is, and whether it lives
     leftovers        what becomes of what a killed process left: one pure function
     datasets/        one file = one data set
@@ -49,6 +50,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     availability     which errors of MLflow's store go away by themselves
     mlflow_entities  records as MLflow has them
     mlflow_view      the layout of MLflow's page of a study
+    mlflow_studies   a study's experiment and run, made once
     tracking         MLflow
     patience         how long MLflow is waited for
     spool            records on disk that MLflow has not taken yet

@@ -41,6 +41,15 @@ def entry_folder(kind: str, address: str) -> Path:
     return cache_folder() / kind / address
 
 
+def entry_folders(kind: str) -> list[Path]:
+    """The whole entries of a kind."""
+    return [
+        folder
+        for folder in sorted((cache_folder() / kind).glob("*"))
+        if folder.is_dir() and re.fullmatch(r"[0-9a-f]{24}", folder.name)
+    ]
+
+
 def lock_beside(path: Path) -> filelock.FileLock:
     """The lock of a file or folder, not taken yet."""
     return filelock.FileLock(f"{path}.lock", thread_local=False)
@@ -66,13 +75,23 @@ def locked_or_none(path: Path, patience: float = 0.0) -> Iterator[filelock.FileL
 
 
 def building_folders() -> dict[Path, bool]:
-    """The folders in which entries are, or were, being built, and whether a living process does so."""
+    """The folders in which entries of this user are, or were, being built, and whether a living process does so."""
     found = {}
     for folder in sorted(cache_folder().glob("*/.*-*")):
-        if re.fullmatch(r"\.[0-9a-f]{24}-.*", folder.name):
-            with locked_or_none(_entry_of(folder)) as lock:
-                found[folder] = lock is None
+        with contextlib.suppress(OSError):  # gone since, or not ours to look at
+            if re.fullmatch(r"\.[0-9a-f]{24}-.*", folder.name) and is_own(folder):
+                with locked_or_none(_entry_of(folder)) as lock:
+                    found[folder] = lock is None
     return found
+
+
+def is_own(folder: Path) -> bool:
+    """Whether it is this user's.
+
+    Raises:
+        OSError: it is gone, or out of reach.
+    """
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 def remove_unfinished(folder: Path) -> bool:

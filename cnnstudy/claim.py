@@ -84,8 +84,10 @@ class Claim:
         self.check()  # two may have begun in the same moment: the later word holds
 
     def give_up(self) -> None:
-        """The study is nobody's."""
-        self.tracker.set_tags(self.study.run_id, {DRIVER: ""})
+        """The study is nobody's, if it is this process'."""
+        _, named = self.driver()
+        if named == self.process:
+            self.tracker.set_tags(self.study.run_id, {DRIVER: ""})
 
     def check(self) -> None:
         """See that the study is still this process' to run.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis import comparison_sentences as words
@@ -15,7 +13,7 @@ from cnnstudy.analysis.comparison_champions import champion_of
 from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import InputError, TrackingError
 from cnnstudy.records import RecordedStudy
-from cnnstudy.report import WIDE, causes_of, latest_trials
+from cnnstudy.report import WIDE, causes_of, latest_trials, plain_table, say
 from cnnstudy.tracking import Tracker
 
 
@@ -47,9 +45,9 @@ def _side(tracker: Tracker, study: RecordedStudy) -> Side:
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """The answer in words, what to keep in mind, then the tables that it rests on."""
     for line in words.comparison_sentences(comparison):
-        _say(console, line)
+        say(console, line)
     for note in comparison.notes:
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
     tables = (
         ("what differed", words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
         ("outcomes at the end of training, 95 % intervals", words.OUTCOME_HEADINGS, words.outcome_rows(comparison)),
@@ -66,7 +64,8 @@ def _show_table(console: Console, title: str, headings: Sequence[str], rows: Seq
     narrow, settings = console.width < WIDE, headings == words.DIFFERENCE_HEADINGS
     left_out = {"by", *(["network"] if len({row[0] for row in rows}) == 1 else [])} if narrow else set()
     shown = [place for place, heading in enumerate(headings) if heading not in left_out]
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    grid = plain_table(title)
+    grid.padding = 0
     for place in shown:
         text = headings[place] not in words.NUMBERS or settings
         grid.add_column(headings[place], justify="left" if text else "right", no_wrap=not text)
@@ -77,7 +76,3 @@ def _show_table(console: Console, title: str, headings: Sequence[str], rows: Seq
         ]
         grid.add_row(*map(Text, cells))
     console.print(grid, markup=False, emoji=False)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)

@@ -13,6 +13,9 @@ from rich.table import Table
 
 from cnnstudy.records import EpochRecord
 
+#: Of bytes, the largest first; and the share of one that three digits show as 1.
+_UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
+
 
 class Display:
     """Shows nothing, and is what the driver talks to."""
@@ -65,11 +68,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as `2.6 GB`."""
-    for unit, one in (("GB", 10**9), ("MB", 10**6)):
-        if count >= one:
-            return f"{count / one:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
+    """Bytes as `2.6 GB`, with three digits, or `1,500 TB`."""
+    one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])
+    amount = count / one
+    return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
 
 
 class _Clock:
@@ -119,7 +121,8 @@ class PlainDisplay(Display):
         self._write(f"{key}  {title}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {numbers(record)}")
+        if not record.replayed:  # it was said when it was trained
+            self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {numbers(record)}")
 
     def end_trial(self, key: str, text: str) -> None:
         trial = not key.startswith("pretrain-")
@@ -195,7 +198,7 @@ class LiveDisplay(Display):
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for key, (title, epochs, record, started) in self._rows.items():
+        for key, (title, epochs, record, started) in list(self._rows.items()):  # another thread draws than fills
             seconds = duration(time.monotonic() - started)
             epoch = f"epoch {record.epoch}/{epochs}" if record else f"epoch 0/{epochs}"
             table.add_row(key, title, epoch, numbers(record) if record else "starting", seconds)

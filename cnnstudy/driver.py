@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
-from cnnstudy.failures import Failures
+from cnnstudy.failures import Failures, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
@@ -20,6 +21,8 @@ from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
+from cnnstudy.signals import not_within
+from cnnstudy.training import checkpoints
 from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.
@@ -107,6 +110,9 @@ class Workshop:
             keep_model=training.keep_models or proposal.purpose == "confirm",
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
+            checkpoints=training.checkpoint_mode,
+            precision=training.precision,
+            xla=None if training.xla == "auto" else training.xla,
         )
 
 
@@ -141,7 +147,9 @@ class Driver:
                     self._on_failed(event)
                 elif isinstance(event, Progress):
                     self.display.count(f"{event.key}: {event.what}", event.done, event.total)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._record_what_was_said()
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")
             raise
@@ -155,13 +163,14 @@ class Driver:
 
     def _start(self, proposal: Proposal) -> None:
         spec = self.workshop.spec_of(proposal)
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
         tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
         digest = self.workshop.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
             tags["cnnstudy.weights_digest"] = digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
-        self.executor.submit(Job(spec.key, "run_trial", spec.to_json()))
+        self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))
         images = sum(spec.images.train) * float(spec.levels["data_fraction"])
         self._watchdog.begin(spec.key, spec.architecture, images)
         self.display.start_trial(spec.key, recording.title, spec.epochs)
@@ -171,9 +180,11 @@ class Driver:
         epoch, prune = event.record.epoch, False
         # what a first try reported led to going on, and does so again
         if epoch > self._reported.get(event.key, 0):
-            prune = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
+            worse = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
+            prune = worse and not event.record.replayed  # it went on then
             self._reported[event.key] = epoch
-        self.executor.answer(event.key, not prune)
+        if event.asks:
+            self.executor.answer(event.key, not prune)
         # the worker trains on while the epoch is recorded
         self.recorder.epoch(recording, event.record)
         self.display.epoch(event.key, event.record)
@@ -186,10 +197,14 @@ class Driver:
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
         self._failures.ended_well()
         del self._running[event.key]
-        # the worker trains on while pictures are drawn and the trial is recorded
-        self._fill_slots()
-        self.recorder.finish(recording, result)
-        remove_files(result)
+        try:  # the worker trains on while pictures are drawn and the trial is recorded
+            self._fill_slots()
+        finally:
+            self._record(recording, result)
+        if result.checkpoint_note:
+            self.display.say(f"{event.key}  {result.checkpoint_note}")
+        if result.micro_batch or result.evaluation_batch:
+            self.display.say(f"{event.key}  {short_of_memory(result)}")
         self.display.end_trial(
             event.key,
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
@@ -197,6 +212,22 @@ class Driver:
             f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
             f"{result.frozen_parameters:,} frozen",
         )
+
+    def _record(self, recording: Recording, result: TrialResult) -> None:
+        """The trial's last word; whoever asks to stop waits for it, for hours may lie in it."""
+        with not_within():
+            self.recorder.finish(recording, result)
+            remove_files(result)
+            checkpoints.remove(recording.spec)
+
+    def _record_what_was_said(self) -> None:
+        """Trials that have ended, and epochs, of which nobody has taken note yet."""
+        while (event := self.executor.next_event(timeout=0)) is not None:
+            if isinstance(event, Epoch):
+                self.recorder.epoch(self._running[event.key][1], event.record)
+            elif isinstance(event, Done):
+                _, recording = self._running.pop(event.key)
+                self._record(recording, TrialResult.from_json(event.result))
 
     def _on_failed(self, event: Failed) -> None:
         proposal, recording = self._running[event.key]
@@ -209,6 +240,7 @@ class Driver:
             self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
             self._start(proposal)
             return
+        checkpoints.remove(recording.spec)
         self.strategy.tell(proposal, "failed", None, {})
         self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
         self._failures.count(event)

@@ -30,6 +30,9 @@ class CnnstudyError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
+
 
 class InputError(CnnstudyError):
     """Something the user wrote can't be used."""
@@ -138,7 +141,11 @@ def sentence(error: BaseException | str) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-def without_secrets(uri: str) -> str:
-    """The address without user and password, which may hold `@` and `/` themselves."""
-    hidden = re.sub(r"//[^\s'\"]*@", "//***@", uri)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]*", r"\1=***", hidden)
+def without_secrets(text: str) -> str:
+    """The same, in each address of it neither user and password, which may hold `@` and `/` themselves, nor what its
+    query says: a signature or a key may have any name.
+    """
+    hidden = re.sub(r"//\S*@", "//***@", text)
+    hidden = re.sub(r"(\w:/)\S*:\S*@", r"\1***@", hidden)  # an address that was taken for a path
+    hidden = re.sub(r"\?[\w.-]+=[^\s'\"]*", lambda query: re.sub(r"=[^&;]*", "=***", query[0]), hidden)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|signature|api_?key))=[^&\s'\"]*", r"\1=***", hidden)

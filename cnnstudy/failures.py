@@ -1,4 +1,5 @@
-"""Trials that fail: which run once more, and when so many failed alike that the study had better stop."""
+"""Trials that fail: which run once more, and when so many failed alike that the study had better stop; and those that
+would have failed for want of memory."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections import Counter
 
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
+from cnnstudy.records import TrialResult
 
 #: Another try may end otherwise; a loss that is not finite, or images that are gone, would be so again.
 WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
@@ -30,6 +32,7 @@ class Failures:
     def __init__(self, attempts: Counter[str], most_alike: int) -> None:
         self._attempts = attempts
         self._most_alike = most_alike
+        self._out_of_memory: set[str] = set()  # trials whose last try ended so
         self._last: tuple[str, str] | None = None
         self._in_a_row = 0
 
@@ -44,7 +47,13 @@ class Failures:
         """
         again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
         self._attempts[failed.key] += again
+        if failed.reason == "oom":
+            self._out_of_memory.add(failed.key)
         return again
+
+    def micro_batch(self, key: str, batch: int) -> int | None:
+        """Images at once in the trial's next try: half a batch after one that ran out of memory; None: a batch."""
+        return max(1, batch // 2) if key in self._out_of_memory else None
 
     def ended_well(self) -> None:
         """A trial came to its end: the row of failures is broken."""
@@ -70,3 +79,16 @@ class Failures:
                 f"The study was stopped. {_ADVICE.get(failed.reason, '')} All is recorded; the same command goes on "
                 "with the trials that are left."
             )
+
+
+def short_of_memory(result: TrialResult) -> str:
+    """What became of a trial whose batches did not fit into memory."""
+    said = []
+    if result.micro_batch:
+        said.append(
+            f"each batch that is larger was trained in parts of at most {result.micro_batch} images, their gradients "
+            "added up: the update of the whole batch, but for what dropout and augmentation draw"
+        )
+    if result.evaluation_batch:
+        said.append(f"at most {result.evaluation_batch} images at once were evaluated")
+    return f"the memory did not suffice for whole batches; {', and '.join(said)}."

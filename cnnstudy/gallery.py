@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from cnnstudy.execution import Executor, Job
 from cnnstudy.jobs import result_of
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.training import layout
 
 #: Mistakes in a gallery.
@@ -61,12 +61,12 @@ def gallery_of(
         TrackingError: MLflow does not answer.
     """
     trial = f"{study.name}/{run.tags.get('cnnstudy.trial', run.name)}"
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as own:
-        spec = _spec_of(registry, run, trial, Path(own))
+    with scratch_folder() as own:
+        spec = _spec_of(registry, run, trial, own)
         if isinstance(spec, str):
             return spec
         try:
-            file = _model_file(registry, run, trial, Path(own))
+            file = _model_file(registry, run, trial, own)
             payload = {"spec": spec.to_json(), "model": str(file), "folder": str(folder.absolute()), "count": count}
             found = result_of(executor, Job(f"gallery-{spec.key}", "explain_errors", payload), display)
         except (DataError, ModelError, UnknownNameError) as reason:

@@ -51,8 +51,9 @@ def watch(
         if isinstance(event, Progress):
             display.count(event.what, event.done, event.total)
         elif isinstance(event, Epoch):
+            if event.asks:
+                executor.answer(job.key, True)
             on_epoch(event.record)
-            executor.answer(job.key, True)
         elif isinstance(event, Done | Failed):
             return event
 

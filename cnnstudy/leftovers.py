@@ -32,6 +32,8 @@ _WORDS = {
     REMOVED: "removed",
     ENDED: "ended",
 }
+#: Days after which a checkpoint is nobody's, where MLflow does not know its study.
+ABANDONED_AFTER = 30
 _UNENDED = ("RUNNING", "SCHEDULED")
 
 
@@ -83,19 +85,31 @@ class FoundWorker:
 
 
 @dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint of a trial."""
+
+    path: str
+    study: str
+    trial: str
+    days: float  # since it was written
+    ended: bool | None  # whether its trial has; None: this MLflow has no such study
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything that may be left over."""
 
     studies: tuple[FoundStudy, ...] = ()
     folders: tuple[FoundFolder, ...] = ()
     workers: tuple[FoundWorker, ...] = ()
+    checkpoints: tuple[FoundCheckpoint, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
     """What becomes of one leftover."""
 
-    what: Literal["run", "model", "version", "folder", "building", "worker"]
+    what: Literal["run", "model", "version", "folder", "building", "worker", "checkpoint"]
     key: str  # run id, model id, name/version, path, process id
     name: str  # for people
     becomes: str
@@ -121,6 +135,11 @@ def decide(found: Found) -> list[Decision]:
             why = "was left by a process that is gone"
             what: Literal["building", "folder"] = "building" if folder.building else "folder"
             decisions.append(Decision(what, folder.path, folder.path, REMOVED, why))
+    for checkpoint in found.checkpoints:
+        why = _why_abandoned(checkpoint)
+        if why:
+            name = f"checkpoint of {checkpoint.trial} of study {checkpoint.study}, {checkpoint.path},"
+            decisions.append(Decision("checkpoint", checkpoint.path, name, REMOVED, why))
     return decisions
 
 
@@ -152,6 +171,14 @@ def _of_study(study: FoundStudy) -> Iterator[Decision]:
         elif run.status in _UNENDED:
             why = f"is {run.state}, and MLflow still has it as {run.status}"
             yield Decision("run", run.run_id, name, MATCHED, why, mlflow_status(run.state, run.reason))
+
+
+def _why_abandoned(checkpoint: FoundCheckpoint) -> str:
+    if checkpoint.ended:
+        return "is of a trial that has ended"
+    if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER:  # it may be of another MLflow's study
+        return f"is of no study that MLflow has here, and was not written to for {checkpoint.days:.0f} days"
+    return ""
 
 
 def _why_discarded(model: FoundModel, run: RecordedRun | None) -> str:

@@ -1,6 +1,6 @@
 """cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave.
 
-Only this module, tracking.py and registry.py know MLflow.
+Only this module, mlflow_studies.py, tracking.py and registry.py know MLflow.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from cnnstudy.availability import goes_away, is_disk_full
+from cnnstudy.config_record import config_in
 from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_in
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.signals import not_within
 
 # An unreachable server is to be said soon, not after MLflow's default of four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 # What a study does is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A bar for each small file that is read is noise.
+# A bar for each small file, one after the other, is noise.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The screen is the display's.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -35,28 +37,59 @@ for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody
 for _name in ("mlflow.store.db", "urllib3.connectionpool"):  # what goes wrong there is told by our errors
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
+# A server that takes a request and then says nothing is to be said soon too: the default is two minutes for each try.
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_timeout_is_ours = _TIMEOUT not in os.environ
+os.environ.setdefault(_TIMEOUT, "15")
+
 KIND, STATE, REASON = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason"
-CALLED = "cnnstudy.called"
-_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-_sending, _senders, _retries_before = threading.Lock(), 0, ""
+CALLED, DRIVER = "cnnstudy.called", "cnnstudy.driver"
+#: On a run and on a model: what was made once is found by it, though the reply that told so was lost.
+TOKEN = "cnnstudy.token"
+LONGEST_TAG = 5000  # characters
 
 
-@contextlib.contextmanager
-def sent_once() -> Iterator[None]:
+class _Meanwhile:
+    """A value that an environment variable has while any thread is in such a block."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self.name, self.value = name, value
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: str | None = None
+
+    @contextlib.contextmanager
+    def block(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before = os.environ.get(self.name)
+                os.environ[self.name] = self.value
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    os.environ.pop(self.name)
+                if not self._inside and self._before is not None:
+                    os.environ[self.name] = self._before
+
+
+_once = _Meanwhile("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+_long = _Meanwhile(_TIMEOUT, "120")
+
+
+def sent_once() -> AbstractContextManager[None]:
     """MLflow's client sends a request again by itself where the reply was lost: a run would be made twice."""
-    global _senders, _retries_before
-    with _sending:
-        if not _senders:
-            _retries_before = os.environ.get(_RETRIES, "3")
-            os.environ[_RETRIES] = "0"
-        _senders += 1
-    try:
-        yield
-    finally:
-        with _sending:
-            _senders -= 1
-            if not _senders:
-                os.environ[_RETRIES] = _retries_before
+    return _once.block()
+
+
+def with_files() -> AbstractContextManager[None]:
+    """Files on their way to or from a server: where it has to bring a large one further, it answers late.
+
+    The user's own timeout, where there is one, holds for them too.
+    """
+    return _long.block() if _timeout_is_ours else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -135,6 +168,22 @@ def dataset_input(images: PreparedImages) -> DatasetInput:
         profile=json.dumps({f"{part}_images": sum(of_class) for part, of_class in counts.items()}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def tag_text(key: str, value: str) -> str:
+    """A tag's value as MLflow takes it: cut, where it is long.
+
+    Raises:
+        TrackingError: it is long and JSON; cut it would be none.
+    """
+    text = value.encode(errors="replace").decode()
+    if len(text) > LONGEST_TAG and text.startswith(("{", "[")):
+        with contextlib.suppress(ValueError):
+            json.loads(text)
+            raise TrackingError(
+                f"the tag {key} is JSON of {len(text)} characters; MLflow takes {LONGEST_TAG} of a tag."
+            )
+    return text[:LONGEST_TAG]
 
 
 def short(digest: str) -> str:

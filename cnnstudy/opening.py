@@ -2,73 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cnnstudy.analysis.champion import Standing
+from cnnstudy.analysis.confirmed import Opening
+from cnnstudy.cache import content_address
 from cnnstudy.driver import Workshop
+from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.jobs import result_of
+from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, Split
 from cnnstudy.registry import Registry
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.training import layout
 
 #: The tag of the study's run that says when the test split was opened, for what, and what came of it.
 TEST_TAG = "cnnstudy.test_split"
+#: All of what came of it, among the run's artifacts: a tag has no room for every seed.
+TEST_FILE = "confirm/test.json"
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What the champion's models say of the test split; accuracies 0..1, losses in nats."""
+class _Before:
+    """What the tag tells of an opening."""
 
-    opened: str  # ISO 8601, of the first opening for these models
-    champion: str  # the trial that stands for it
-    runs: tuple[str, ...]  # of its models, by seed
+    opened: str  # ISO 8601
+    champion: str
     openings: int  # of the study's test split, in all
-    images: int = 0
-    digest: str = ""
-    values: tuple[float, ...] = ()  # accuracy of each seed's model
-    losses: tuple[float, ...] = ()
-    mean: float | None = None
-    low: float | None = None  # Wilson's 95 % interval for so many images
-    high: float | None = None
-    confusion: tuple[tuple[int, ...], ...] = ()  # of all models together: rows true class, columns predicted
-
-    @property
-    def loss(self) -> float:
-        """Mean of the models, nats."""
-        return sum(self.losses) / len(self.losses)
+    models: str  # a digest of the runs of the models
+    seeds: int
 
 
 def open_test(
-    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], again: bool
+    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], tags: Mapping[str, str], again: bool
 ) -> tuple[Opening | None, str]:
-    """The champion's test, or why it was not made. What was opened for these very models is not opened again."""
+    """The champion's test, or why it was not made. What was opened for these very models is not opened again.
+
+    Args:
+        runs: of the champion's models.
+        tags: of the study's own run.
+        again: open it though it was opened for other models.
+
+    Raises:
+        TrackingError: the tag that tells of an earlier opening can't be read, and `again` is not given.
+    """
     recorder, ids = workshop.recorder, tuple(run.run_id for run in runs)
-    (own,) = [run for run in recorder.runs() if run.run_id == recorder.study.run_id]
-    before = Opening(**_tuples(json.loads(own.tags[TEST_TAG]))) if TEST_TAG in own.tags else None
-    if before is not None and before.runs == ids and before.values:
-        return before, ""
-    if before is not None and before.runs != ids and not again:
+    before = _before(tags[TEST_TAG], recorder.study.name, again) if TEST_TAG in tags else None
+    same = before is not None and before.models == content_address(ids)
+    if before is not None and not same and not again:
         return None, (
-            f"the test split was opened on {before.opened} for {before.champion} with {len(before.runs)} seeds, and "
-            f"this is {champion.candidate.trial} with {len(runs)}. To open it again would be to choose by it; `python "
+            f"the test split was opened on {before.opened} for {before.champion} with {before.seeds} seeds, and "
+            f"this is {champion.trial} with {len(runs)}. To open it again would be to choose by it; `python "
             f"-m cnnstudy confirm {recorder.study.name} --open-test-again` does so, and says so."
         )
+    found = _recorded(recorder, ids) if same else None
+    if found is not None:
+        return found, ""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    same = before is not None and before.runs == ids  # opened, and stopped before the result was recorded
+    # the same ones: opened, and stopped before the result was recorded
     openings = 1 if before is None else before.openings + (not same)
-    opened = Opening(before.opened if same and before is not None else now, champion.candidate.trial, ids, openings)
+    opened = Opening(before.opened if same and before is not None else now, champion.trial, ids, openings)
     # recorded first: an opening that nobody knows of would be the one that misleads
-    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(opened))})
-    measured = _measure(workshop, champion, runs)
-    test = _with_results(opened, measured)
-    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: json.dumps(_light(test))})
+    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: _tag(opened)})
+    test = _with_results(opened, _measure(workshop, champion, runs))
+    with scratch_folder() as folder:
+        (folder / TEST_FILE).parent.mkdir()
+        (folder / TEST_FILE).write_text(json.dumps(vars(test)), encoding="utf-8")
+        recorder.outbox.log_files(recorder.study.run_id, folder)
+    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: _tag(test)})
     return test, ""
+
+
+def _before(tag: str, study: str, again: bool) -> _Before:
+    """The opening that the tag tells of; of one that can't be read, where that is no matter, that there was one."""
+    try:
+        plain = json.loads(tag)
+        # versions before this one kept the runs themselves
+        models = plain["models"] if "models" in plain else content_address(plain["runs"])
+        seeds = plain["seeds"] if "seeds" in plain else len(plain["runs"])
+        return _Before(str(plain["opened"]), str(plain["champion"]), int(plain["openings"]), str(models), int(seeds))
+    except (KeyError, TypeError, ValueError) as reason:
+        if again:
+            return _Before("", "", 1, "", 0)
+        raise TrackingError(
+            f"the tag {TEST_TAG} of study {study!r}, which tells when its test split was opened and for what, can't be "
+            f"read: {reason}. An earlier version cut it where a champion had many seeds. `python -m cnnstudy confirm "
+            f"{study} --open-test-again` opens the test split again, and counts that as the second time at least."
+        ) from reason
+
+
+def _recorded(recorder: Recorder, runs: tuple[str, ...]) -> Opening | None:
+    """What came of the test of these models; None where that was not recorded."""
+    tracker, study = recorder.tracker, recorder.study
+    text = recorder.outbox.ask(lambda: tracker.read_text(study.run_id, TEST_FILE))
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        found = Opening.from_json(json.loads(text or ""))
+        return found if found.runs == runs and found.mean is not None else None
+    return None
+
+
+def _tag(test: Opening) -> str:
+    """What is told where there is little room."""
+    models = {"models": content_address(test.runs), "seeds": len(test.runs)}
+    kept = {name: getattr(test, name) for name in ("opened", "champion", "openings", "digest", "mean")}
+    return json.dumps(kept | models)
 
 
 def _measure(workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun]) -> dict[str, Any]:
@@ -101,12 +145,3 @@ def _with_results(opened: Opening, measured: dict[str, Any]) -> Opening:
         high=float(interval.high),
         confusion=tuple(map(tuple, measured["confusion"])),
     )
-
-
-def _light(test: Opening) -> dict[str, Any]:
-    """What a tag takes: all but the confusion matrix."""
-    return {name: value for name, value in vars(test).items() if name != "confusion"}
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

@@ -17,13 +17,16 @@ from typing import Any
 
 from cnnstudy.delivery import Delivery
 from cnnstudy.errors import DiskFullError, TrackingError
+from cnnstudy.leftovers import INTERRUPTED
 from cnnstudy.patience import Patience
 from cnnstudy.records import PreparedImages, RecordedStudy
 from cnnstudy.scratch import Scratch
 from cnnstudy.spool import Operation, Spool, link_tree, own_folder
-from cnnstudy.tracking import REASON, TOKEN, Tracker
+from cnnstudy.tracking import KIND, REASON, TOKEN, Tracker
 
 _TOKEN = "token-"
+#: Kinds of runs of which one of a trial counts.
+_RUN_ONCE = ("trial", "confirm")
 
 
 class Outbox(Delivery):
@@ -140,8 +143,10 @@ class Outbox(Delivery):
             self._check()
         made: dict[str, Any] = {"at": at, "token": operation.token, "again": again}
         if operation.what == "start_run":
-            self._run_ids[operation.token] = self._tracker.start_run(experiment, **given, **made)
-            return self._run_ids[operation.token]
+            started = self._run_ids[operation.token] = self._tracker.start_run(experiment, **given, **made)
+            if again:
+                self._give_up_if_another_ended(operation, started)
+            return started
         run_id = self._run_id(operation.run)
         if run_id is None and operation.what == "end_run":  # it never came so far that there is something to end
             return ""
@@ -162,6 +167,19 @@ class Outbox(Delivery):
         else:
             self._tracker.end_run(run_id, **given, at=at)
         return ""
+
+    def _give_up_if_another_ended(self, operation: Operation, run_id: str) -> None:
+        """Mark a run interrupted whose trial another driver has brought to its end before MLflow knew of this one."""
+        tags = operation.arguments["tags"]
+        trial = tags.get("cnnstudy.trial")
+        if tags.get(KIND) not in _RUN_ONCE:
+            return
+        same = self._tracker.runs(self._study.experiment_id, f"tags.`cnnstudy.trial` = '{trial}'")
+        ended = next((run for run in same if run.done and run.kind in _RUN_ONCE and run.run_id != run_id), None)
+        if ended is not None:
+            message = f"another driver took the study over and ran this trial to its end: run {ended.run_id}"
+            self._tracker.end_run(run_id, "failed", {REASON: INTERRUPTED, "cnnstudy.message": message}, operation.at)
+            self._say(f"{trial}: {message}. The record that waited here does not count")
 
     def _is_given_up(self, operation: Operation, run_id: str) -> bool:
         """Whether another driver has marked the run interrupted meanwhile: its trial runs again."""

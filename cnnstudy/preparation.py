@@ -19,6 +19,7 @@ from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
 from cnnstudy.space import Level, complete_levels
+from cnnstudy.training import checkpoints
 
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
 PRETRAINING_VERSION = 1
@@ -103,11 +104,16 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
-        described = {name: value for name, value in spec.to_json().items() if name != "features"}  # it has none
+        # it has no features, and the others say how, not what is learnt
+        left_out = ("features", "checkpoints", "micro_batch", "xla")
+        described = {name: value for name, value in spec.to_json().items() if name not in left_out}
+        if described["precision"] == "float32":  # as it is in addresses from before there was another
+            del described["precision"]
         address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
         folder = entry_folder("weights", address)
         if folder.is_dir():
             self._record_from_cache(spec, address, folder)
+            checkpoints.remove(spec)  # left by a call that was killed when it had put them there
         else:
             self._pretrain(spec, address)
         return SourceWeights("pretrain", str(folder / "backbone.npz"), address)
@@ -135,6 +141,9 @@ class Preparation:
             weights_source="none",
             weights_file=None,
             deterministic=self.config.training.deterministic,
+            checkpoints=self.config.training.checkpoint_mode,
+            precision=self.config.training.precision,
+            xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
     def _pretrain(self, spec: TrialSpec, address: str) -> None:
@@ -145,6 +154,8 @@ class Preparation:
         outcome = watch(self.executor, job, self.display, lambda record: self._epoch(recording, record))
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
+            if outcome.reason == "diverged":  # else the next call goes on from there
+                checkpoints.remove(spec)
             raise WeightsError(
                 f"pretraining {spec.architecture} on {spec.images.name} failed ({outcome.reason}): {outcome.message}"
             )
@@ -161,6 +172,7 @@ class Preparation:
         build_entry("weights", address, fill)
         self.recorder.finish(recording, result)
         remove_files(result)
+        checkpoints.remove(spec)
         self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
 
     def _epoch(self, recording: Recording, record: EpochRecord) -> None:

@@ -67,6 +67,11 @@ def started(pid: int) -> str:
     return ""
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def resident_memory(pid: int) -> int | None:
     """Bytes that the process has in memory; None where the system does not say."""
     for line in _text(f"/proc/{pid}/status").splitlines():

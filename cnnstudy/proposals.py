@@ -40,6 +40,9 @@ class Proposal:
 class Strategy(Protocol):
     """Proposes the trials that the record does not have yet; made new from the record in each call."""
 
+    #: Whether `report` may ever say so.
+    prunes: bool
+
     def next(self) -> Proposal | None:
         """The next trial; None when all are done or under way."""
 
@@ -56,6 +59,8 @@ class Strategy(Protocol):
 
 class Listed:
     """A strategy whose trials stand fast, in an order: nothing depends on how they go."""
+
+    prunes = False
 
     def __init__(self, proposals: Iterable[Proposal]) -> None:
         #: The trials that were not proposed yet, in the order in which they run.

@@ -21,10 +21,11 @@ from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
-from cnnstudy.repair import carry_out, look_at
+from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
-from cnnstudy.tracking import DRIVER, KIND, LEVELS, REASON, STATE, Tracker
+from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
+from cnnstudy.training import layout
 
 
 @dataclass
@@ -88,6 +89,8 @@ class Recorder:
             "until_train_loss": spec.until_train_loss,
             "block": spec.block,
             "deterministic": spec.deterministic,
+            "precision": spec.precision,
+            "xla": "auto" if spec.xla is None else spec.xla,
             "data": spec.images.name,
             "classes": len(spec.images.classes),
             "train_images": sum(spec.images.train),
@@ -147,16 +150,28 @@ class Recorder:
                 best,
                 result.epochs,
                 spec.images,
-                {"cnnstudy.study": self.study.name, "cnnstudy.trial": spec.key},
+                {
+                    "cnnstudy.study": self.study.name,
+                    "cnnstudy.trial": spec.key,
+                    MODEL_HASH: layout.keras_hash(Path(result.files["model"])) or "",
+                },
             )
         tags = {
             "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
             "cnnstudy.ended_by": result.ended_by,
+            **_resumed(recording),
         }
+        if result.checkpoint_note:
+            tags["cnnstudy.checkpoint_note"] = result.checkpoint_note
         if result.verdict:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.features:
             tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
+        tags |= {
+            f"cnnstudy.{name}": str(images)
+            for name, images in (("micro_batch", result.micro_batch), ("evaluation_batch", result.evaluation_batch))
+            if images
+        }
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.outbox.end_run(run_id, result.state, tags)
@@ -178,7 +193,7 @@ class Recorder:
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
-        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0]}
+        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_resumed(recording)}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
         if again:
@@ -212,7 +227,8 @@ class Recorder:
         self._check()
         found = look_at(self.tracker, self.study, "gone")
         found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
-        decisions = decide(Found(studies=(found,)))
+        checkpoints = tuple(one for one in look_at_checkpoints(self.tracker, [self.study]) if one.study == found.name)
+        decisions = decide(Found(studies=(found,), checkpoints=checkpoints))
         carry_out(decisions, self.tracker)
         ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
         return [run for run in found.runs if run.run_id in ids]
@@ -276,6 +292,12 @@ def title_of(spec: TrialSpec) -> str:
     if levels.get("protocol") == "legacy":
         parts.append("legacy protocol")
     return ", ".join(parts)
+
+
+def _resumed(recording: Recording) -> dict[str, str]:
+    """Which epoch an earlier try came to, if this one went on from there."""
+    before = [record.epoch for record in recording.epochs if record.replayed]
+    return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
 
 
 def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:

@@ -6,9 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,7 +14,6 @@ from cnnstudy.space import Level
 
 #: Shares of images that are equal differ by so much once they are subtracted from each other.
 _ROUNDING = 1e-9
-_CONFIG = "cnnstudy.config"
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
@@ -90,11 +87,6 @@ class Rule(Record):
     def maximize(self) -> bool:
         return self.metric == "val/accuracy"
 
-    @property
-    def limited(self) -> bool:
-        """Whether there are limits to keep."""
-        return self.maximum_gap is not None or self.minimum_accuracy is not None
-
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """How far the clean metrics are beyond each limit; 0 or less: it is kept.
 
@@ -148,6 +140,10 @@ class TrialSpec(Record):
     deterministic: bool = False  # equal to the last bit whenever it is run again
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
+    checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
+    micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
+    precision: str = "float32"  # of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for
+    xla: bool | None = None  # whether updates are compiled by XLA; None: on a GPU
 
     @property
     def key(self) -> str:
@@ -163,6 +159,7 @@ class EpochRecord(Record):
 
     epoch: int  # from 1
     metrics: dict[str, float]
+    replayed: bool = False  # trained in an earlier try, and told again
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,12 @@ class TrialResult(Record):
     verdict_reason: str = ""
     train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
     features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    checkpoint_note: str = ""  # what did not go as it should with its checkpoints
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+    micro_batch: int | None = None  # images at once in an update, at the end, where a batch did not fit into memory
+    evaluation_batch: int | None = None  # the same in evaluation
 
 
 @dataclass(frozen=True)
@@ -264,28 +264,6 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
         runs: trials (or pretrainings), oldest first.
     """
     return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
-
-
-def config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """A configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
-    text = json.dumps(config)
-    return {f"{_CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
-def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in the tags of a study's own run."""
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{_CONFIG}.{number}", "") for number in itertools.count())))
-    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return dict(config)
-
-
-def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in [*one, *(name for name in other if name not in one)]:
-            yield from differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
-    elif one != other:
-        yield key, one, other
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

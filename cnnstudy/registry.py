@@ -15,14 +15,12 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from cnnstudy.errors import ModelError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
-from cnnstudy.mlflow_entities import all_pages, sent_once
+from cnnstudy.mlflow_entities import all_pages, sent_once, with_files
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
-from cnnstudy.tracking import Tracker
-
-# One file after the other is no progress to be shown on a terminal.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from cnnstudy.tracking import MODEL_HASH, Tracker
+from cnnstudy.training import layout
 
 ADDRESSES = "models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID"
 
@@ -35,6 +33,7 @@ class StoredModel:
     location: str  # of its folder: a path, or an address for MLflow to download from
     run_id: str | None
     trial: str  # "STUDY/TRIAL", or "" where its run is no trial
+    sha256: str = ""  # of its Keras file, as it was recorded; "": nobody did
 
 
 class Registry(Tracker):
@@ -90,7 +89,7 @@ class Registry(Tracker):
         with self._translated(), self._unknown(address):
             if not separator:
                 logged = self._client.get_logged_model(name)
-                location, run_id = logged.artifact_location, logged.source_run_id
+                location, run_id, source = logged.artifact_location, logged.source_run_id, f"models:/{name}"
             else:
                 by_alias = "@" in address
                 version = (
@@ -98,24 +97,38 @@ class Registry(Tracker):
                     if by_alias
                     else self._client.get_model_version(name, rest)
                 )
-                location, run_id = self._client.get_model_version_download_uri(name, version.version), version.run_id
-        return StoredModel(address, str(location), run_id or None, self._trial(run_id))
+                location = self._client.get_model_version_download_uri(name, version.version)
+                run_id, source = version.run_id, str(version.source)
+        tags = self._tags_of(run_id)
+        trial = "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
+        recorded = tags.get(MODEL_HASH, "") if tags.get("cnnstudy.model") == source else ""
+        return StoredModel(address, str(location), run_id or None, trial, recorded)
 
     def bring(self, model: StoredModel, folder: Path) -> Path:
         """The model's folder on this disk: where it lies already, else downloaded into `folder`.
 
         Raises:
-            ModelError: its files are gone or out of reach.
+            ModelError: its files are gone or out of reach, or its Keras file is not the one that was recorded.
         """
         here = urlsplit(model.location).scheme in ("", "file")
         to = None if here else str(folder)
         try:
-            return Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+            with with_files():
+                place = Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+            found = layout.keras_hash(place)
         except (MlflowException, OSError) as reason:
             text = str(reason).strip().split("\n")[0][:500]
             raise ModelError(
                 without_secrets(f"can't get the files of {model.address} from {model.location}: {text}")
             ) from reason
+        if model.sha256 and found not in (None, model.sha256):
+            raise ModelError(
+                f"{layout.keras_file(place)} is not the file that was recorded as the model of "
+                f"{model.trial or model.address}: its SHA-256 is {found}, and {model.sha256} was recorded. It was "
+                "changed or damaged since; restore it from a copy, or train it again under another study name. (A path "
+                "of your own, given in place of a study, is loaded without a record to compare with.)"
+            )
+        return place
 
     def classes(self, model: StoredModel, folder: Path) -> tuple[str, ...] | None:
         """The classes' names from what the model's run was asked to do; `folder` is for files.
@@ -151,20 +164,30 @@ class Registry(Tracker):
         return tuple(FoundModel(one.model_id, one.name, str(one.status), one.source_run_id or "") for one in found)
 
     def discard_model(self, model_id: str) -> None:
-        """Mark it as failed, remove its files, and delete it."""
+        """Mark it as failed, remove its files where the store lets anybody do so, and delete it."""
         with self._translated():
             model = self._client.get_logged_model(model_id)
             self._client.finalize_logged_model(model_id, "FAILED")
+        with contextlib.suppress(TrackingError), self._translated():  # files that no model has are in nobody's way
             self._remove_at(str(model.artifact_location))
+        with self._translated():
             self._client.delete_logged_model(model_id)
 
-    def remove_files(self, run_id: str) -> None:
-        """All artifacts of a run."""
-        with self._translated():
-            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri))
+    def remove_files(self, run_id: str, path: str | None = None) -> None:
+        """All artifacts of a run, or the one at that path.
 
-    def _remove_at(self, address: str) -> None:
-        get_artifact_repository(address, self.uri).delete_artifacts()
+        Raises:
+            TrackingError: the store lets nobody delete.
+        """
+        with self._translated():
+            self._remove_at(str(self._client.get_run(run_id).info.artifact_uri), path)
+
+    def _remove_at(self, address: str, path: str | None = None) -> None:
+        try:
+            with with_files():
+                get_artifact_repository(address, self.uri).delete_artifacts(path)
+        except (NotImplementedError, PermissionError) as reason:  # it is no use to wait for either
+            raise TrackingError(without_secrets(f"the files at {address} can't be deleted: {reason}")) from reason
 
     def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
         """The versions of the study's registered model."""
@@ -196,17 +219,17 @@ class Registry(Tracker):
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 
-    def _trial(self, run_id: str | None) -> str:
+    def _tags_of(self, run_id: str | None) -> dict[str, str]:
+        """{} where there is no such run."""
         if not run_id:
-            return ""
+            return {}
         with self._translated():
             try:
-                tags = self._client.get_run(run_id).data.tags
+                return dict(self._client.get_run(run_id).data.tags)
             except MlflowException as reason:
                 if _says_missing(reason):
-                    return ""
+                    return {}
                 raise
-        return "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
 
     @contextlib.contextmanager
     def _unknown(self, address: str) -> Iterator[None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnstudy.cache import building_folders, remove_unfinished
+from cnnstudy.cache import building_folders, entry_folders, remove_unfinished
 from cnnstudy.errors import TrackingError
 from cnnstudy.leftovers import (
     INTERRUPTED,
@@ -17,6 +18,7 @@ from cnnstudy.leftovers import (
     Decision,
     Driver,
     Found,
+    FoundCheckpoint,
     FoundFolder,
     FoundStudy,
     FoundWorker,
@@ -26,6 +28,7 @@ from cnnstudy.records import RecordedStudy
 from cnnstudy.registry import Registry
 from cnnstudy.scratch import is_held, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.training import checkpoints
 
 _WORKER = "cnnstudy.execution.worker"
 
@@ -48,6 +51,24 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
     workers = [FoundWorker(pid, is_held(folder)) for pid, folder in workers_here().items()]
     return (*building, *scratch), tuple(workers)
+
+
+def look_at_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> tuple[FoundCheckpoint, ...]:
+    """The checkpoints on this machine, and what MLflow has of their trials.
+
+    Args:
+        studies: all that MLflow has.
+    """
+    found = []
+    by_name = {study.name: study for study in studies}
+    for folder in entry_folders(checkpoints.KIND):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # gone since; or broken, which is another finding
+            study, trial = checkpoints.owner(folder)
+            days = (time.time() - (folder / checkpoints.FILE).stat().st_mtime) / (24 * 3600)
+            runs = tracker.runs(by_name[study].experiment_id) if study in by_name else None
+            ended = runs and any(run.done and run.tags.get("cnnstudy.trial") == trial for run in runs)
+            found.append(FoundCheckpoint(str(folder), study, trial, days, None if runs is None else bool(ended)))
+    return tuple(found)
 
 
 def tidy_machine() -> list[Decision]:
@@ -86,6 +107,8 @@ def carry_out(decisions: Sequence[Decision], tracker: Tracker | None = None) -> 
             remove_unfinished(Path(decision.key))
         elif decision.what == "folder":
             remove_abandoned(Path(decision.key))
+        elif decision.what == "checkpoint":
+            checkpoints.remove_entry(Path(decision.key))
         elif tracker is not None:
             _carry_out_in_mlflow(decision, tracker)
 

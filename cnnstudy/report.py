@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis.causes import Causes, causes, effects_frame
+from cnnstudy.analysis.confirmed import Confirmed
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
@@ -22,10 +23,12 @@ from cnnstudy.analysis.leaderboard import (
     write_csv,
 )
 from cnnstudy.analysis.pareto import GOALS, non_dominated
-from cnnstudy.analysis.selection import STANDING_HEADINGS, rows
+from cnnstudy.analysis.selection import STANDING_HEADINGS, confirmed_sentences, rows
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
-from cnnstudy.confirmation import Confirmed, confirmed_sentences
-from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.analysis.trials import latest_trials as trials_among
+from cnnstudy.errors import TrackingError, sentence
+from cnnstudy.patience import Patience
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.reproduction import Reproduction
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.study import COUNTS, Outcome
@@ -43,7 +46,7 @@ def trials(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> p
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
     """The run of each trial that counts."""
-    return list(latest_runs(run for run in tracker.runs(study.experiment_id) if run.kind == "trial").values())
+    return trials_among(tracker.runs(study.experiment_id))
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
@@ -54,7 +57,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
     finished, others = split_by_state(frame)
     if len(finished):
         headings, rows = table(finished if top is None else finished.head(top))
-        grid = _grid(f"study {name}: best first, by validation")
+        grid = plain_table(f"study {name}: best first, by validation")
         for heading in headings:
             grid.add_column(
                 heading, justify="left" if heading in ("trial", "transfer", "verdict") else "right", no_wrap=True
@@ -67,9 +70,9 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
         if len(finished) > 1 and front:
             more = f" and {len(front) - 8} more" if len(front) > 8 else ""
-            _say(console, f"Pareto front (no other is better in every goal): {', '.join(front[:8])}{more}")
+            say(console, f"Pareto front (no other is better in every goal): {', '.join(front[:8])}{more}")
     if len(others):
-        grid = _grid("not finished")
+        grid = plain_table("not finished")
         for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
         for row in unfinished_rows(others):
@@ -101,8 +104,8 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
 def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
     """The champion in words, then all candidates."""
     for line in confirmed_sentences(confirmed):
-        _say(console, line)
-    grid = _grid(f"study {name}: candidates with fresh seeds, 95 % intervals")
+        say(console, line)
+    grid = plain_table(f"study {name}: candidates with fresh seeds, 95 % intervals")
     for heading in STANDING_HEADINGS:
         left = heading in (STANDING_HEADINGS[0], STANDING_HEADINGS[-1])
         grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != STANDING_HEADINGS[0])
@@ -110,21 +113,21 @@ def show_confirmed(console: Console, name: str, confirmed: Confirmed) -> None:
         grid.add_row(*map(Text, row))
     console.print(grid, markup=False, emoji=False)
     if confirmed.model:
-        _say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
+        say(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
 
 
 def show_reproduction(console: Console, found: Reproduction) -> None:
     """Whether a trial came out as it was recorded, and where not."""
     if not found.differences:
-        _say(console, f"{found.trial}: all {found.compared} numbers of its record came out equal to the last bit.")
+        say(console, f"{found.trial}: all {found.compared} numbers of its record came out equal to the last bit.")
     else:
         largest = found.differences[0]
-        _say(
+        say(
             console,
             f"{found.trial}: {len(found.differences)} of {found.compared} numbers of its record came out otherwise, by "
             f"up to {largest.size:.3g} ({largest.metric}).",
         )
-        grid = _grid("the largest differences")
+        grid = plain_table("the largest differences")
         for heading in ("metric", "epoch", "recorded", "again", "difference"):
             grid.add_column(heading, justify="left" if heading == "metric" else "right")
         for one in found.differences[:10]:
@@ -133,7 +136,7 @@ def show_reproduction(console: Console, found: Reproduction) -> None:
             grid.add_row(*map(Text, (one.metric, epoch, *numbers)))
         console.print(grid, markup=False, emoji=False)
     for name, (then, now) in found.changed.items():
-        _say(console, f"note: {name} was {then} and is {now}")
+        say(console, f"note: {name} was {then} and is {now}")
 
 
 def causes_of(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[Causes]:
@@ -152,25 +155,47 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Cause
         tracker.log_files(study.run_id, scratch)
 
 
+def effects_of_ended(
+    tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], patience: Patience | None = None
+) -> list[Causes] | None:
+    """What the trials of a study that has ended tell, recorded with it; None where MLflow does not answer any more.
+
+    Args:
+        say: told of that: the study itself is whole.
+        patience: how long MLflow is waited for; None: the usual one.
+    """
+    patient = patience or Patience()
+    try:
+        found = patient.ask(lambda: causes_of(tracker, study), say)
+        patient.ask(lambda: record_effects(tracker, study, found), say)
+    except TrackingError as error:
+        say(
+            f"{sentence(error)} The study itself is recorded; its effects are not. `python -m cnnstudy effects "
+            f"{study.name}` shows them."
+        )
+        return None
+    return found
+
+
 def show_effects(console: Console, name: str, found: Sequence[Causes]) -> None:
     """For each network the answer in words, then the table that it rests on."""
     if not found:
         console.print(f"study {name} has no trials yet", markup=False, emoji=False, highlight=False)
     for one in found:
         for line in sentences(one):
-            _say(console, line)
+            say(console, line)
         for warning in one.warnings:
-            _say(console, f"note: {warning}")
+            say(console, f"note: {warning}")
         for interactions, title in ((False, "effects"), (True, "interactions: how much an effect differs there")):
             rows, hidden = effect_rows(one, interactions)
             if rows:
                 _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
             if hidden:
-                _say(console, f"and {hidden} interactions of which these trials can't tell; --csv has all")
+                say(console, f"and {hidden} interactions of which these trials can't tell; --csv has all")
 
 
 def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:
-    grid = _grid(title)
+    grid = plain_table(title)
     last = len(EFFECT_HEADINGS) - 1
     shown = [0, EFFECT_HEADINGS.index("gap"), last] if console.width < WIDE else range(last + 1)
     for column in shown:
@@ -181,9 +206,11 @@ def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> No
     console.print(grid, markup=False, emoji=False)
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """Print a line as it is; where nobody reads it on a terminal it is not wrapped."""
     console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _grid(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without columns yet."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)

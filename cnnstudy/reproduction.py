@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cnnstudy.display import Display
 from cnnstudy.driver import MakeExecutor, Workshop
@@ -19,6 +17,7 @@ from cnnstudy.recording import Recorder
 from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
 from cnnstudy.registry import Registry
 from cnnstudy.resume import recorded_config
+from cnnstudy.scratch import scratch_folder
 
 #: Metrics that tell of the machine and not of the trial.
 _OF_THE_MACHINE = "time/"
@@ -60,8 +59,8 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
         DataError, WeightsError, WorkerError: it can't be trained.
     """
     study, run = _find(given, registry)
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as folder:
-        asked = registry.asked(run.run_id, Path(folder))
+    with scratch_folder() as folder:
+        asked = registry.asked(run.run_id, folder)
     try:
         spec = TrialSpec.from_json(asked)
     except (TypeError, KeyError, AttributeError) as reason:
@@ -76,7 +75,7 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
             source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None
             file = source.file if source else None
             spec = replace(spec, images=workshop.images[spec.architecture], weights_file=file)
-        spec = replace(spec, keep_model=False)
+        spec = replace(spec, keep_model=False, checkpoints="none")
         workshop.executor.deterministic = spec.deterministic
         epochs: list[EpochRecord] = []
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from typing import Any
 
 from cnnstudy.config import Study
+from cnnstudy.config_record import differences
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics, differences
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
 from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
@@ -26,8 +28,10 @@ def tidy_up(display: Display) -> None:
 #: May change between calls: how much to run, and what the trials already recorded do not depend on.
 _HARMLESS = (
     *("budget", "budget.trials", "strategy.seeds", "confirm", "objective.goals"),
-    *("training.timeout", "training.equal_failures"),
+    *("training.timeout", "training.equal_failures", "training.checkpoints"),
 )
+#: What trials did before these keys were there to be recorded.
+_BEFORE = {"training.precision": "float32", "training.xla": "auto"}
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
@@ -35,7 +39,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in differences(recorded.config, given)
-        if key not in _HARMLESS and not key.startswith("confirm.")
+        if key not in _HARMLESS and not key.startswith("confirm.") and (old, new) != (None, _BEFORE.get(key))
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(
@@ -77,7 +81,7 @@ def _ways_out(name: str) -> str:
 
 def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
     """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
-    tracker, rule = recorder.tracker, config.objective.rule
+    rule = config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
     for run in recorder.put_right():
         display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
@@ -86,17 +90,18 @@ def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> li
             continue
         past = past_trial(run, rule)
         if past.done and config.pruner != "none":
-            past = replace(past, reported=_scores(tracker, run, rule))
+            past = replace(past, reported=_scores(recorder, run, rule))
         key = (past.architecture, past.number)
         if key not in latest or not latest[key].done:
             latest[key] = past
     return list(latest.values())
 
 
-def _scores(tracker: Tracker, run: RecordedRun, rule: Rule) -> dict[int, float]:
+def _scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
     """What a pruner was told of the trial, epoch by epoch."""
     names = {rule.metric, *(["gap/accuracy"] if rule.maximum_gap is not None else [])}
-    histories = {name: tracker.metric_history(run.run_id, name) for name in names}
+    ask, history = recorder.outbox.ask, recorder.tracker.metric_history
+    histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
     needed = Rule(rule.metric, rule.maximum_gap)
     epochs = set.intersection(*(set(history) for history in histories.values()))
     return {epoch: needed.score({name: of[epoch] for name, of in histories.items()}) for epoch in sorted(epochs)}

@@ -103,6 +103,18 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _when(given: Any) -> Any:
+    if not isinstance(given, bool) and given != "every-epoch":  # 1 is no bool, and equals true
+        raise ValueError(f"must be true, false or 'every-epoch', not {shown(given)}.")
+    return given
+
+
+def _auto_or_flag(given: Any) -> Any:
+    if given != "auto" and not isinstance(given, bool):
+        raise ValueError(f"must be auto, true or false, not {shown(given)}.")
+    return given
+
+
 class Training(StrictModel):
     """How a trial trains."""
 
@@ -115,11 +127,30 @@ class Training(StrictModel):
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
     deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32",
+        description="of updates; all is measured and saved in float32. auto: mixed_float16 on GPUs made for it, "
+        "so that the numbers depend on the machine",
+    )
+    xla: Annotated[Literal["auto", True, False], BeforeValidator(_auto_or_flag)] = Field(
+        "auto", description="compile updates by XLA; auto: on GPUs"
+    )
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
     timeout: Number | None = Field(
         None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
     )
+    checkpoints: Annotated[bool | str, BeforeValidator(_when)] = Field(
+        True,
+        description="a killed trial goes on from its last; true: after an epoch, once a minute and 20 times what "
+        "writing takes have passed since the one before; every-epoch: one epoch is repeated at most; false: none",
+    )
     equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
+
+    @property
+    def checkpoint_mode(self) -> str:
+        """As TrialSpec has it."""
+        names: dict[bool | str, str] = {True: "sparing", False: "none"}
+        return names.get(self.checkpoints, "every-epoch")
 
 
 class Weights(StrictModel):

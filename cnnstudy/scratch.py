@@ -7,7 +7,6 @@ whatever ends that: no folder is taken for abandoned because it is old, nor for 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
@@ -15,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnnstudy.cache import lock_beside, locked_or_none
+from cnnstudy.cache import is_own, lock_beside, locked_or_none
 
 _NAME = re.compile(r"cnnstudy-[0-9a-f]{16}")
 
@@ -48,7 +47,7 @@ def scratch_folders() -> dict[Path, bool]:
     found = {}
     for folder in sorted(Path(tempfile.gettempdir()).glob("cnnstudy-*")):
         with contextlib.suppress(OSError):  # gone since, or not ours to look at
-            if is_scratch(folder) and folder.is_dir() and _is_own(folder):
+            if is_scratch(folder) and folder.is_dir() and is_own(folder):
                 found[folder] = is_held(folder)
     return found
 
@@ -60,6 +59,8 @@ def is_scratch(folder: Path) -> bool:
 
 def is_held(folder: Path) -> bool:
     """Whether a living process holds the scratch folder."""
+    if not Path(f"{folder}.lock").exists():  # to ask for the lock would make it, and leave it
+        return False
     with locked_or_none(folder) as lock:
         return lock is None
 
@@ -77,7 +78,3 @@ def remove_abandoned(folder: Path) -> bool:
 def remove_tree(folder: Path) -> None:
     """The folder with all that it holds, as far as that can be."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_own(folder: Path) -> bool:
-    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()

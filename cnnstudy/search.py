@@ -32,6 +32,7 @@ class Search:
         assert isinstance(config.strategy, strategies.Search)
         self.config = config
         self.strategy = config.strategy
+        self.prunes = config.strategy.pruner != "none"
         self._grids = {name: self._grid(name) for name in config.architectures if self.strategy.sampler == "grid"}
         self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
         self._levels: dict[str, dict[int, dict[str, Level]]] = {

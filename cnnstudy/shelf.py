@@ -19,6 +19,7 @@ KINDS = {
     "images": "decoded images",
     "weights": "source weights",
     "features": "outputs of frozen backbones",
+    "checkpoints": "trials under way",
 }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from cnnstudy.config_record import config_in
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name, config_in
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import Tracker
 

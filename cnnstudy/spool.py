@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy.cache import cache_folder, content_address
+from cnnstudy.database import sqlite_file
 from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.scratch import Scratch, is_held
+from cnnstudy.signals import not_within
 
 #: Kept free for the last words: some hundred records without files.
 RESERVE_BYTES = 1 << 20
@@ -56,7 +58,9 @@ class Spool:
 
     def __init__(self, study: str, uri: str) -> None:
         self._about = {"study": study, "tracking": _place(uri)}
-        self.folder = _outbox() / content_address(self._about)
+        # two schemas of one database differ in the query alone, whose values are not shown
+        query = uri.rpartition("@")[2].partition("?")[2]
+        self.folder = _outbox() / content_address([self._about, query] if query else self._about)
         self._next = 1
 
     def reserve(self) -> None:
@@ -89,6 +93,14 @@ class Spool:
         Raises:
             OSError: there was no room for it at all.
         """
+        with not_within():  # half a record would be taken for a whole one
+            trouble = self._keep(operation)
+        if not in_use:
+            self.forget(operation)
+            operation.files = operation.kept
+        return trouble
+
+    def _keep(self, operation: Operation) -> OSError | None:
         if not self.folder.is_dir():
             self.reserve()
         operation.number, operation.kept, trouble = self._next, operation.files, None
@@ -105,9 +117,6 @@ class Spool:
             operation.number, operation.kept = 0, None
             raise
         self._next += 1
-        if not in_use:
-            self.forget(operation)
-            operation.files = operation.kept
         return trouble
 
     def remove(self, operation: Operation) -> None:
@@ -259,5 +268,5 @@ def _outbox() -> Path:
 
 def _place(uri: str) -> str:
     """The same for all ways to write a database's file, and whoever's password is used."""
-    file = uri.removeprefix("sqlite:///")
-    return without_secrets(uri) if file == uri else f"sqlite:///{Path(file).absolute()}"
+    file = sqlite_file(uri)
+    return without_secrets(uri) if file is None else f"sqlite:///{file}"

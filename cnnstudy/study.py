@@ -16,10 +16,10 @@ from cnnstudy import strategies
 from cnnstudy.aims import Confirm
 from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
-from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm
+from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm, find_candidates
 from cnnstudy.display import Display, duration
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
-from cnnstudy.errors import CnnstudyError, ConfigError, StudyChangedError, TakenOverError, TrackingUnavailableError
+from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
 from cnnstudy.patience import Patience
@@ -78,12 +78,9 @@ def run_study(
         tidy_up(display)
         recorded = tracker.open_study(study.config.name, config)
         claim = Claim(tracker, recorded)
-        recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
-        try:
+        with _given_up_on_error(claim):
+            recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
             refuse_changes(recorded, config, tracker, study)
-        except StudyChangedError:
-            claim.give_up()
-            raise
 
         def work(workshop: Workshop) -> Outcome:
             _run_missing(workshop)
@@ -137,8 +134,11 @@ def confirm_study(
     ):
         tidy_up(display)
         config = recorded_config(found)
-        chosen = _confirm_options(config, options)
-        recorder = stack.enter_context(_recorder(Claim(tracker, found), display, patience, take_over))
+        chosen, claim = _confirm_options(config, options), Claim(tracker, found)
+        with _given_up_on_error(claim):
+            recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
+            # before the study is marked as running: else it would end as failed
+            find_candidates(found.name, recorder.runs(), config.objective.rule, chosen.top)
 
         def work(workshop: Workshop) -> Outcome:
             confirmed = confirm(workshop, chosen, again)
@@ -160,6 +160,17 @@ def _recorder(claim: Claim, display: Display, patience: Patience | None, take_ov
     with open_recorder(claim.tracker, claim.study, display.say, patience, claim.check) as recorder:
         claim.take()  # what was left may have ended with the words that give the study up
         yield recorder
+
+
+@contextlib.contextmanager
+def _given_up_on_error(claim: Claim) -> Iterator[None]:
+    """Whatever stops a call before the study is marked as running leaves it for others to run."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(CnnstudyError):  # MLflow itself may be what is broken
+            claim.give_up()
+        raise
 
 
 def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:

@@ -1,10 +1,11 @@
-"""MLflow: the durable record. Only this module and registry.py talk to its server, and only the driver to them.
+"""MLflow: the durable record. Only this, mlflow_studies.py and registry.py talk to its server, the driver to them.
 
 An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 
     study      the study's own run: its file
     pretrain   one for each network that learnt source weights
     trial      one for each trial
+    confirm    one for each candidate and fresh seed
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.config_record import config_tags
 from cnnstudy.database import make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
@@ -24,16 +26,20 @@ from cnnstudy.mlflow_entities import (
     KIND,
     REASON,
     STATE,
+    TOKEN,
     all_pages,
     dataset_input,
     recorded_run,
     recorded_study,
     sent_once,
     short,
+    tag_text,
     translated,
+    with_files,
 )
-from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, config_tags
+from cnnstudy.mlflow_entities import DRIVER as DRIVER
+from cnnstudy.mlflow_studies import find_or_make, study_runs
+from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.scratch import scratch_folder
 
 # mlflow_entities.py, before, sets what MLflow reads while it is imported
@@ -42,9 +48,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-LEVELS, DRIVER = "cnnstudy.levels", "cnnstudy.driver"
-#: On a run and on a model: what was made once is found by it, though the reply that told so was lost.
-TOKEN = "cnnstudy.token"
+LEVELS = "cnnstudy.levels"
+#: On a run and on a model: SHA-256 of the model's Keras file, as the worker left it.
+MODEL_HASH = "cnnstudy.model_sha256"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -59,7 +65,10 @@ class Tracker:
         self.uri = uri
         with self._translated():
             make_whole(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
-            self._client = MlflowClient(uri)
+            try:
+                self._client = MlflowClient(uri)
+            except ValueError as error:  # SQLAlchemy reads the port so
+                raise TrackingError(f"{uri} is no address that MLflow can use: {error}") from error
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.uri)
@@ -73,8 +82,9 @@ class Tracker:
                 experiment.experiment_id: experiment.name
                 for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'")
             }
-            runs = self._client.search_runs(list(names), f"tags.`{KIND}` = 'study'") if names else []
-        latest = sorted(runs, key=lambda run: -int(run.data.tags.get(CALLED, run.info.start_time)))
+            runs = study_runs(self._client, list(names))
+        own = {run.info.experiment_id: run for run in reversed(runs)}.values()
+        latest = sorted(own, key=lambda run: -int(run.data.tags.get(CALLED, run.info.start_time)))
         return [recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -100,25 +110,12 @@ class Tracker:
         return studies[names.index(name)]
 
     def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
-        """The study's experiment and run, made where there are none, with the configuration recorded there."""
-        with self._translated():
-            experiment = self._client.get_experiment_by_name(name)
-            if experiment is not None and experiment.lifecycle_stage == "deleted":
-                raise TrackingError(
-                    f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
-                )
-            if experiment is None:
-                kind = {"mlflow.experimentKind": "custom_model_development", KIND: "study", VIEW_TAG: view_state()}
-                experiment_id = self._client.create_experiment(name, tags=kind)
-            else:
-                experiment_id = experiment.experiment_id
-                self._client.set_experiment_tag(experiment_id, VIEW_TAG, view_state())
-                self._client.set_experiment_tag(experiment_id, KIND, "study")
-            runs = self._client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
-            if runs:
-                return recorded_study(name, runs[0])
-            tags = {KIND: "study", **config_tags(config)}
-            return recorded_study(name, self._client.create_run(experiment_id, run_name=f"study {name}", tags=tags))
+        """The study's experiment and run, made where there are none, with the configuration recorded there.
+
+        Drivers that make the same new study in the same moment get the same run, and so one of them its claim.
+        """
+        with self._translated(), sent_once():
+            return recorded_study(name, find_or_make(self._client, name, config))
 
     def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
         """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
@@ -206,7 +203,7 @@ class Tracker:
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """The folder's content as the run's artifacts."""
-        with self._translated(), sent_once():
+        with self._translated(), sent_once(), with_files():
             self._client.log_artifacts(run_id, str(folder))
 
     def files(self, run_id: str, folder: str) -> list[str]:
@@ -228,8 +225,12 @@ class Tracker:
             return dict(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tags may be cut to what MLflow takes."""
-        texts = {key: value.encode(errors="replace").decode()[:5000] for key, value in tags.items()}
+        """Tags may be cut to what MLflow takes.
+
+        Raises:
+            TrackingError: JSON that is longer; cut it would be none.
+        """
+        texts = {key: tag_text(key, value) for key, value in tags.items()}
         with self._translated(), sent_once():
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
@@ -270,13 +271,15 @@ class Tracker:
                 model_id = self._client.create_logged_model(
                     experiment_id, name=name, source_run_id=run_id, tags=tokened, model_type="classifier"
                 ).model_id
-            self._client.log_model_artifacts(model_id, str(folder))
+            with with_files():
+                self._client.log_model_artifacts(model_id, str(folder))
             self._client.finalize_logged_model(model_id, "READY")
             if not (again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
             where = (at or _now(), step, model_id, images.name, short(images.digest), run_id)
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
-            self._client.log_batch(run_id, logged, tags=[RunTag("cnnstudy.model", f"models:/{model_id}")])
+            about = {"cnnstudy.model": f"models:/{model_id}", MODEL_HASH: tags.get(MODEL_HASH, "")}
+            self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from cnnstudy.signals import terminate_as_interrupt
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SECONDS_TO_START = 120
@@ -27,6 +29,11 @@ SECONDS_TO_START = 120
 def is_server(uri: str) -> bool:
     """Whether the tracking URI is a server that has a UI already."""
     return uri.startswith(("http://", "https://"))
+
+
+def without_login(uri: str) -> str:
+    """A server's address as it may be shown, and handed to a browser, which asks for user and password itself."""
+    return re.sub(r"//\S*@", "//", uri).partition("?")[0]
 
 
 @contextlib.contextmanager

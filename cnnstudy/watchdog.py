@@ -79,13 +79,12 @@ class Watchdog:
         return [(key, why) for key, why in late if why]
 
     def _why_late(self, job: _Watched, now: float) -> str:
-        if self._limit is not None and job.images:
-            if now - job.epoch > self._limit:
-                return f"no epoch ended within {self._limit:g} s, which is training.timeout"
-            return ""
         if now - job.sign > PATIENCE:
             return f"the worker process gave no sign of life for {PATIENCE / 60:g} minutes"
-        if job.images and job.kind in self._slowest:
+        if job.images and self._limit is not None:
+            if now - job.epoch > self._limit:
+                return f"no epoch ended within {self._limit:g} s, which is training.timeout"
+        elif job.images and job.kind in self._slowest:
             most = max(PATIENCE, SLOWNESS * self._slowest[job.kind] * job.images)
             if now - job.epoch > most:
                 return (

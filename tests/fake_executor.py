@@ -6,11 +6,13 @@ import json
 import math
 import random
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnstudy.execution import Done, Epoch, Event, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
+from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
 
 #: Yields events; after an Epoch it is sent whether to go on.
 Work = Generator[Event, bool, None]
@@ -20,15 +22,18 @@ DIGEST = "0123456789abcdef01234567"
 class FakeExecutor:
     """Deals out the events of its jobs in turn; a job whose epoch was not answered has to wait.
 
+    Trials with a checkpoint after every epoch write it, and go on from it.
+
     Args:
         folder: for the files of trials.
         failures: by a job's key, the event that it ends with, or those that its first tries end with; a trial fails
-            after its first epoch.
+            after the first epoch of each try.
         accuracy: by a trial's key, its validation accuracy after the last epoch.
         interrupt_at: how many events come before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
         on_event: told of each event before it is dealt out.
         hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
+        alive: those that hang give signs of life.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class FakeExecutor:
         digest: str = DIGEST,
         on_event: Callable[[Event], None] = lambda event: None,
         hangs: Mapping[str, int] | None = None,
+        alive: bool = False,
     ) -> None:
         self.slots = slots
         self.deterministic = False
@@ -52,6 +58,7 @@ class FakeExecutor:
         self.digest = digest
         self.on_event = on_event
         self.hangs = dict(hangs or {})
+        self.alive = alive
         self.now = 0.0  # seconds
         self.stopped: list[str] = []
         self.jobs: list[Job] = []
@@ -61,6 +68,7 @@ class FakeExecutor:
         self._ready: list[tuple[Job, Work, bool | None]] = []
         self._waiting: dict[str, tuple[Job, Work]] = {}
         self._hung: set[str] = set()
+        self._interrupted = False
 
     @property
     def trials(self) -> list[str]:
@@ -86,11 +94,14 @@ class FakeExecutor:
 
     def next_event(self, timeout: float) -> Event | None:
         assert not self.closed, "asked for an event after close"
+        if timeout == 0 and (self._interrupted or not self._ready):
+            return None
         if not self._ready and self._hung:
             self.now += timeout
-            return None
+            return Alive(next(iter(self._hung))) if self.alive and timeout else None
         assert self._ready, f"no event can come; not answered: {list(self._waiting)}"
         if len(self.dealt) == self.interrupt_at:
+            self._interrupted = True
             raise KeyboardInterrupt
         job, work, answer = self._ready.pop(0)
         event = next(work) if answer is None else work.send(answer)
@@ -143,9 +154,17 @@ class FakeExecutor:
     def _train(self, job: Job) -> Work:
         spec = TrialSpec.from_json(job.payload)
         best, state = self._epoch(spec, 1), "finished"
-        for epoch in range(1, spec.epochs + 1):
+        kept = Checkpoints(spec, "")
+        found = kept.read()
+        records = list(found.reached.records) if found else []
+        for record in records:
+            yield Epoch(job.key, replace(record, replayed=True))
+        for epoch in range(1 + len(records), spec.epochs + 1):
             best = self._epoch(spec, epoch)
-            go_on = yield Epoch(job.key, EpochRecord(epoch, best))
+            records.append(EpochRecord(epoch, best))
+            go_on = yield Epoch(job.key, records[-1])
+            if spec.checkpoints == EVERY_EPOCH and epoch < spec.epochs and go_on:
+                kept.write(_reached(kept.address, records), {})
             if self._fault[job.key] is not None:
                 break
             if not go_on:
@@ -185,6 +204,11 @@ class FakeExecutor:
         return {"model": str(model), "backbone": str(backbone)}
 
 
+def _reached(address: str, records: list[EpochRecord]) -> Reached:
+    epoch = len(records)
+    return Reached(address, "", 0, epoch, epoch, 3 * epoch, 0, float(epoch), epoch, (), tuple(records), ())
+
+
 def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, files: dict[str, str]) -> TrialResult:
     summary = {name: value for name, value in best.items() if name.startswith(("train/", "val/", "gap/"))}
     confusion = [[0] * len(spec.images.classes) for _ in spec.images.classes]
@@ -204,4 +228,5 @@ def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, fil
         frozen_digest=None,
         files=files,
         versions={"tensorflow": "0.0.0"},
+        micro_batch=spec.micro_batch,
     )

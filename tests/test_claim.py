@@ -52,6 +52,16 @@ def test_one_that_lives_on_this_machine_is_not_taken_over(
     assert driver_of(tracker, study) == ("alive", str(other))
 
 
+def test_only_ones_own_claim_is_given_up(tracker: Tracker, study: RecordedStudy) -> None:
+    theirs, ours = Claim(tracker, study, ELSEWHERE), Claim(tracker, study)
+    theirs.take()
+    ours.give_up()
+    theirs.check()
+    assert driver_of(tracker, study) == ("unknown", "pid 7 on elsewhere")
+    theirs.give_up()
+    assert driver_of(tracker, study) == ("gone", "")
+
+
 def test_one_that_was_killed_on_this_machine_is_no_obstacle(tracker: Tracker, study: RecordedStudy) -> None:
     gone = replace(this_process(), started="before")
     Claim(tracker, study, gone).take()

@@ -68,11 +68,17 @@ def confirmed(tracker: Tracker, name: str, folder: Path, text: str) -> None:
 
 
 def champion(values: list[float]) -> str:
-    mean = sum(values) / len(values)
-    one = {"trial": "alexnet-001", "title": "alexnet, scratch", "values": values, "mean": mean, "gap": 0.1}
-    one |= {"low": mean - 0.01, "high": mean + 0.01, "gaps": [0.1] * len(values), "standing": "champion"}
-    test = {"images": 50, "values": values, "mean": mean, "low": mean - 0.1, "high": mean + 0.1}
-    return json.dumps({"champion": "alexnet-001", "candidates": [one], "test": test, "optimism": 0.01})
+    mean, count = sum(values) / len(values), len(values)
+    of_both = {"values": values, "mean": mean}
+    one = {**of_both, "trial": "alexnet-001", "architecture": "alexnet", "levels": {"transfer": "scratch"}, "gap": 0.1}
+    one |= {"low": mean - 0.01, "high": mean + 0.01, "gaps": [0.1] * count, "seeds": list(range(count))}
+    one |= {"searched": 0.9, "searched_gap": 0.1, "keeps": True, "failed": 0, "standing": "champion"}
+    test = {**of_both, "images": 50, "low": mean - 0.1, "high": mean + 0.1, "losses": values, "openings": 1}
+    test |= {"opened": "2026-11-24", "champion": "alexnet-001", "runs": ["a"], "digest": "d"}
+    rule = {"metric": "val/accuracy", "maximum_gap": None, "minimum_accuracy": None}
+    whole = {"rule": rule, "best_validation": {"trial": "alexnet-001", "value": 0.9}, "champion": "alexnet-001"}
+    whole |= {"model": "m", "version": "1", "reason": "", "refusal": ""}
+    return json.dumps({**whole, "candidates": [one], "test": test})
 
 
 def shown(comparison: Comparison, width: int) -> str:
@@ -157,6 +163,6 @@ def test_an_unknown_study(studies: Tracker) -> None:
 
 def test_text_of_others_is_no_markup(studies: Tracker, tmp_path: Path) -> None:
     record = json.loads(champion([0.8, 0.9]))
-    record["candidates"][0]["title"] = "[red]alexnet[/red] :smile:"
+    record["candidates"][0]["levels"]["transfer"] = "[red]alexnet[/red] :smile:"
     confirmed(studies, "plain", tmp_path, json.dumps(record))
     assert "[red]alexnet[/red] :smile:" in shown(compare_studies(studies, "plain", "decayed"), 200)

@@ -358,6 +358,12 @@ MISTAKES = [
     ("  early_stopping: 2", "  keep_models: some #!", "training.keep_models", ["not 'some'."]),
     ("  early_stopping: 2", "  deterministic: 1 #!", "training.deterministic", ["not 1."]),
     ("  early_stopping: 2", "  deterministic: very #!", "training.deterministic", ["not 'very'."]),
+    ("  early_stopping: 2", "  checkpoints: 1 #!", "training.checkpoints", ["true, false or 'every-epoch'", "not 1."]),
+    ("  early_stopping: 2", "  checkpoints: often #!", "training.checkpoints", ["'every-epoch'", "not 'often'."]),
+    ("  early_stopping: 2", "  precision: float16 #!", "training.precision", ["'mixed_float16'", "not 'float16'."]),
+    ("  early_stopping: 2", "  precision: 16 #!", "training.precision", ["'auto', 'float32'", "not 16."]),
+    ("  early_stopping: 2", "  xla: fast #!", "training.xla", ["auto, true or false", "not 'fast'."]),
+    ("  early_stopping: 2", "  xla: 1 #!", "training.xla", ["auto, true or false", "not 1."]),
     ("  early_stopping: 2", "  timeout: 0 #!", "training.timeout", ["greater than 0", "not 0."]),
     ("  early_stopping: 2", "  timeout: long #!", "training.timeout", ["must be a number", "not 'long'."]),
     (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,16 +11,20 @@ import pytest
 from fake_executor import FakeExecutor
 from trained_study import NAME, Trained
 
+from cnnstudy import confirmation
+from cnnstudy.analysis.confirmed import RECORD, Confirmed, from_json, to_json
+from cnnstudy.analysis.selection import confirmed_sentences
 from cnnstudy.config import load_study
-from cnnstudy.confirmation import RECORD, Confirmed, NothingToConfirmError, as_json, confirmed_sentences
+from cnnstudy.confirmation import NothingToConfirmError
 from cnnstudy.display import Display, PlainDisplay
-from cnnstudy.errors import ConfigError, UnknownNameError
+from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.models import find_model
 from cnnstudy.opening import TEST_TAG
+from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun
 from cnnstudy.study import Outcome, confirm_study, run_study
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import DRIVER, Tracker
 
 FILE = """
 name: fake
@@ -157,7 +160,8 @@ def test_the_test_split_is_opened_once_with_time_and_hash(desk: Desk) -> None:
     assert (recorded["opened"], recorded["digest"]) == (confirmed.test.opened, "t" * 64)
     assert desk.own.metrics["test/accuracy"] == pytest.approx(0.71)
     assert desk.own.metrics["selection/optimism"] == pytest.approx(0.19)
-    assert desk.record() == json.loads(json.dumps(as_json(confirmed)))
+    assert desk.record() == json.loads(json.dumps(to_json(confirmed)))
+    assert from_json(json.dumps(desk.record())) == confirmed
 
 
 def test_a_second_call_trains_and_opens_nothing(desk: Desk) -> None:
@@ -166,7 +170,10 @@ def test_a_second_call_trains_and_opens_nothing(desk: Desk) -> None:
     again = done(desk.confirm(accuracy=TURNED))
     assert desk.executor is None
     assert again.test is not None
-    assert dataclasses.replace(again.test, confusion=before.test.confusion) == before.test  # type: ignore[union-attr]
+    assert before.test is not None
+    assert before.test.confusion == ((1, 0), (0, 1))
+    assert again.test == before.test
+    assert desk.record() == json.loads(json.dumps(to_json(again))) == json.loads(json.dumps(to_json(before)))
     assert (again.model, again.version) == (before.model, before.version)
 
 
@@ -198,6 +205,45 @@ def test_an_opening_that_was_cut_off_is_finished_and_counts_once(desk: Desk) -> 
     confirmed = done(desk.confirm(accuracy=TURNED))
     assert confirmed.test is not None
     assert (confirmed.test.openings, confirmed.test.values) == (1, (0.7, 0.72))
+
+
+def test_the_tag_of_an_opening_does_not_grow_with_the_seeds(desk: Desk) -> None:
+    desk.search()
+    lengths = []
+    for seeds in (2, 3):
+        confirmed = done(desk.confirm({"top": 1, "seeds": seeds, "most_seeds": seeds}, again=True))
+        tag = desk.own.tags[TEST_TAG]
+        assert confirmed.test is not None
+        assert not any(run in tag for run in confirmed.test.runs)
+        assert json.loads(tag)["mean"] == confirmed.test.mean
+        lengths.append(len(tag.replace(str(confirmed.test.mean), "")))
+    assert lengths[0] == lengths[1]
+
+
+def test_an_opening_that_an_earlier_version_told_of_counts(desk: Desk) -> None:
+    desk.search()
+    first = done(desk.confirm(accuracy=TURNED)).test
+    assert first is not None
+    whole = {name: value for name, value in vars(first).items() if name != "confusion"}
+    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: json.dumps(whole)})
+    assert done(desk.confirm(accuracy=TURNED)).test == first
+    assert desk.opened == 0
+    more = done(desk.confirm({"top": 2, "seeds": 3, "most_seeds": 3}, accuracy=TURNED))
+    assert f"opened on {first.opened} for alexnet-001 with 2 seeds" in more.refusal
+
+
+@pytest.mark.parametrize(
+    "tag", ['{"opened": "2026-01-01T00:00:00+00:00", "runs": ["0123', "[]", '{"opened": 1}', "null"]
+)
+def test_an_opening_that_can_not_be_read_is_an_error_with_a_way_out(desk: Desk, tag: str) -> None:
+    desk.search()
+    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: tag})
+    with pytest.raises(TrackingError, match=r"cnnstudy\.test_split of study 'fake'.*can't be read.*--open-test-again"):
+        desk.confirm(accuracy=TURNED)
+    assert desk.opened == 0
+    confirmed = done(desk.confirm(again=True, accuracy=TURNED))
+    assert confirmed.test is not None
+    assert confirmed.test.openings == 2
 
 
 def test_more_seeds_where_it_is_close(desk: Desk) -> None:
@@ -236,8 +282,57 @@ def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> N
     assert desk.opened == 0
     assert TEST_TAG not in desk.own.tags
     assert desk.tracker._client.search_registered_models() == []
-    assert "none of the 2 candidates keeps the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
+    assert "2 are beyond the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
     assert desk.record()["champion"] is None
+
+
+def test_where_all_fail_that_is_the_recorded_reason(desk: Desk) -> None:
+    desk.search()
+    failures = {key: Failed(key, "diverged", "the loss is not finite", "Traceback") for key in keys([0, 1], range(2))}
+    confirmed = done(desk.confirm(failures=failures))
+    assert confirmed.champion is None
+    assert desk.record()["reason"] == "of 2 candidates 2 failed with a seed or more"
+    assert confirmed_sentences(confirmed) == ["No champion: of 2 candidates 2 failed with a seed or more."]
+
+
+def test_a_candidate_that_learns_nothing_with_fresh_seeds_is_no_champion(desk: Desk) -> None:
+    desk.search("objective.maximum_gap=0.2")
+    by_numbers = done(desk.confirm(accuracy=TURNED))
+    assert [one.candidate.number for one in by_numbers.standings if one.standing == "champion"] == [1]
+    for run in desk.runs():
+        if "alexnet-001" in run.tags["cnnstudy.trial"]:
+            desk.tracker._client.set_tag(run.run_id, "cnnstudy.verdict", "not-learning")
+    confirmed = done(desk.confirm(accuracy=TURNED))
+    assert [(one.candidate.number, one.standing) for one in confirmed.standings] == [
+        (0, "champion"),
+        (1, "learnt nothing"),
+    ]
+    assert desk.champion().run_id in {run.run_id for run in desk.runs() if "alexnet-000" in run.tags["cnnstudy.trial"]}
+
+
+def test_mlflow_is_asked_once_for_the_runs_where_nothing_is_missing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.search()
+    done(desk.confirm(accuracy=TURNED))
+    asked: list[str] = []
+    runs = Recorder.runs
+
+    def count(self: Recorder) -> list[RecordedRun]:
+        asked.append("runs")
+        return runs(self)
+
+    monkeypatch.setattr(Recorder, "runs", count)
+
+    def confirm(*arguments: Any) -> Confirmed:
+        asked.clear()
+        found = confirmation.confirm(*arguments)
+        asked.append("end")
+        return found
+
+    monkeypatch.setattr("cnnstudy.study.confirm", confirm)
+    done(desk.confirm(accuracy=TURNED))
+    assert asked[: asked.index("end")] == ["runs"]
 
 
 def test_a_candidate_that_fails_with_a_seed_is_no_champion(desk: Desk) -> None:
@@ -277,6 +372,8 @@ def test_a_search_of_failures_is_not_confirmed(desk: Desk) -> None:
     with pytest.raises(NothingToConfirmError, match=r"'fake' has no candidate to confirm.*leaderboard fake"):
         desk.confirm()
     assert desk.is_at_rest()
+    assert (desk.own.state, desk.own.status) == ("finished", "FINISHED"), "as the search left it"
+    assert desk.own.tags[DRIVER] == ""
 
 
 def test_what_can_not_be_confirmed(desk: Desk) -> None:

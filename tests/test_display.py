@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cnnstudy.display import Display, LiveDisplay, PlainDisplay, choose_display, duration, numbers
+from cnnstudy.display import Display, LiveDisplay, PlainDisplay, choose_display, duration, numbers, size
 from cnnstudy.records import EpochRecord
 
 
@@ -50,6 +51,15 @@ def play(display: Display, clock: Clock) -> Iterator[str]:
     yield "one left"
     display.end_trial("alexnet-002", "failed (oom): [Errno 12] no memory")
     yield "done"
+
+
+def test_an_epoch_of_an_earlier_try_is_not_said_again(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_trial("alexnet-001", "frozen, batch 8", 5)
+    display.epoch("alexnet-001", dataclasses.replace(epoch(1), replayed=True))
+    display.epoch("alexnet-001", epoch(2))
+    assert [line[:22] for line in lines] == ["alexnet-001  frozen, b", "alexnet-001  epoch 2/5"]
 
 
 def test_plain_lines(clock: Clock) -> None:
@@ -161,6 +171,25 @@ def test_the_live_view_gives_the_cursor_back() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 kB"),
+        (999, "0.999 kB"),
+        (200_000, "200 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
+        (2_400_000, "2.4 MB"),
+        (2_610_000_000, "2.61 GB"),
+        (999_700_000_000, "1 TB"),
+        (1_023_000_000_000, "1.02 TB"),
+        (1_234_500_000_000_000, "1,234 TB"),
+    ],
+)
+def test_bytes_in_words(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 def test_a_negative_gap_has_its_sign() -> None:

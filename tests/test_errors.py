@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from cnnstudy import errors
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, did_you_mean, sentence
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, did_you_mean, sentence, without_secrets
 
 
 def subclasses(cls: type[CnnstudyError]) -> list[type[CnnstudyError]]:
@@ -57,3 +57,20 @@ def test_a_sentence_ends_once() -> None:
 def test_did_you_mean_gives_the_nearest_as_it_is_spelt() -> None:
     assert did_you_mean("vgg", ["VGG19x", "VGG16"]) == "; did you mean 'VGG16'?"
     assert did_you_mean("anything", []) == "."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:pa'ss@host/x", "http://***@host/x"),
+        ("postgresql://u:a/b@c@host/db?sslmode=require&password=x", "postgresql://***@host/db?sslmode=***&password=***"),
+        ("no https:/u:p@host/a.zip?sig=x (looked for it)", "no https:/***@host/a.zip?sig=*** (looked for it)"),
+        ("with url: /base?X-Amz-Signature=x/api", "with url: /base?X-Amz-Signature=***"),
+        ("connection: password=x host=db", "connection: password=*** host=db"),
+        ("there is no model models:/fake@champion; did you mean 'a'?", None),
+        ("sqlite:////tmp/mlflow.db, who@host said", None),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_an_address_holds_no_secret(text: str, shown: str | None) -> None:
+    expected = text if shown is None else shown
+    assert without_secrets(text) == str(CnnstudyError(text)) == expected

@@ -14,7 +14,7 @@ from fake_executor import FakeExecutor
 
 from cnnstudy import estimate
 from cnnstudy.display import Display, PlainDisplay, duration
-from cnnstudy.estimate import local_folder, seconds_of, seconds_once, size, tell_cost, tell_size
+from cnnstudy.estimate import local_folder, seconds_of, seconds_once, tell_cost, tell_size
 from cnnstudy.execution import Failed
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, Speed, TrialSpec
@@ -308,10 +308,3 @@ def test_a_disk_elsewhere_is_not_looked_at(
 )
 def test_which_artifacts_are_in_a_folder_here(address: str, folder: str | None) -> None:
     assert local_folder(address) == (None if folder is None else Path(folder))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 kB"), (200_000, "200 kB"), (2_400_000, "2.4 MB"), (2_610_000_000, "2.61 GB")]
-)
-def test_bytes_in_words(count: int, text: str) -> None:
-    assert size(count) == text

@@ -6,7 +6,8 @@ import pytest
 
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
-from cnnstudy.failures import Failures
+from cnnstudy.failures import Failures, short_of_memory
+from cnnstudy.records import TrialResult
 
 
 def failed(reason: str = "crash", message: str = "it broke", error: str | None = None) -> Failed:
@@ -60,3 +61,28 @@ def test_what_breaks_the_row(between: str) -> None:
     failures.count(failed())
     with pytest.raises(RepeatedFailureError):
         failures.count(failed())
+
+
+def test_after_memory_ran_out_the_next_try_takes_half_a_batch() -> None:
+    failures = Failures(Counter(), 3)
+    failures.runs_again(failed("crash"))
+    assert failures.micro_batch("alexnet-000", 32) is None
+    failures.runs_again(failed("oom"))
+    assert failures.micro_batch("alexnet-000", 32) == 16
+    assert failures.micro_batch("alexnet-000", 1) == 1
+    assert failures.micro_batch("alexnet-001", 32) is None
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "evaluation_batch", "said", "not_said"),
+    [(4, None, "at most 4 images, their gradients", "evaluated"), (None, 9, "at most 9 images", "gradients")],
+)
+def test_what_is_said_of_memory(
+    micro_batch: int | None, evaluation_batch: int | None, said: str, not_said: str
+) -> None:
+    sizes = {"micro_batch": micro_batch, "evaluation_batch": evaluation_batch}
+    text = short_of_memory(
+        TrialResult("finished", 1, 1, 1.0, {}, (), 0, 0, None, **sizes)  # type: ignore[arg-type]
+    )
+    assert said in text
+    assert not_said not in text

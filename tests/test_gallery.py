@@ -113,7 +113,6 @@ def test_a_study_that_was_really_run(trained: Trained, tmp_path: Path) -> None:
         assert not isinstance(found, str), found
         assert 1 - found["wrong"] / found["validation"] == pytest.approx(accuracy)
         assert len(found["entries"]) == min(2, found["wrong"])
-        assert found["layer"] == "conv5"
 
 
 # ---- not shown
@@ -138,7 +137,7 @@ def test_the_models_files_are_gone(tracker: Tracker, given: TrialSpec, model: Pa
     model_id = run.tags["cnnstudy.model"].removeprefix("models:/")
     place = Path(tracker._client.get_logged_model(model_id).artifact_location)
     (place / "data" / "model.keras").write_text("no model")
-    assert "model.keras is no whole .keras file" in str(show(run))
+    assert "model.keras is not the file that was recorded as the model of" in str(show(run))
     (place / "data" / "model.keras").unlink()
     assert str(show(run)).startswith("the model of fake/alexnet-007 is gone: no model.keras is in ")
     shutil.rmtree(place)

@@ -18,6 +18,7 @@ from cnnstudy.leftovers import (
     Decision,
     Driver,
     Found,
+    FoundCheckpoint,
     FoundFolder,
     FoundModel,
     FoundStudy,
@@ -154,6 +155,23 @@ def test_each_decision_is_a_sentence() -> None:
     assert str(left) == said
     (left,) = decide(study(run("finished", "", "RUNNING")))
     assert str(left).endswith("is finished, and MLflow still has it as RUNNING: given the status that its state says")
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize(
+    ("ended", "days", "removed"),
+    [(True, 0, True), (False, 400, False), (None, 1, False), (None, 30, False), (None, 31, True)],
+    ids=["ended", "to go on, however old", "another MLflow's perhaps", "still", "nobody's"],
+)
+def test_a_checkpoint(ended: bool | None, days: float, removed: bool) -> None:
+    found = Found(checkpoints=(FoundCheckpoint("/c/a", "probe", "alexnet-001", days, ended),))
+    decisions = decide(found)
+    assert [(one.what, one.key, one.becomes) for one in decisions] == [("checkpoint", "/c/a", REMOVED)] * removed
+    if ended:
+        told = "checkpoint of alexnet-001 of study probe, /c/a, is of a trial that has ended: removed"
+        assert [str(one) for one in decisions] == [told]
 
 
 # ---- whatever is found

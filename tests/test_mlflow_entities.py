@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from cnnstudy.mlflow_entities import sent_once
+from cnnstudy.errors import TrackingError
+from cnnstudy.mlflow_entities import LONGEST_TAG, sent_once, tag_text, with_files
 
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 def test_what_is_sent_once_is_sent_once_by_all_threads_and_what_held_before_holds_again(
@@ -39,3 +43,34 @@ def test_an_error_leaves_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError), sent_once():
         raise ZeroDivisionError
     assert os.environ[RETRIES] == "5"
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_long_but_files_may_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(TIMEOUT, "15")
+    monkeypatch.setattr("cnnstudy.mlflow_entities._timeout_is_ours", True)
+    with with_files():
+        assert os.environ[TIMEOUT] == "120"
+    assert os.environ[TIMEOUT] == "15"
+
+
+@pytest.mark.parametrize(("given", "plain", "files"), [(None, "15", "120"), ("7", "7", "7")])
+def test_the_users_own_timeout_holds(given: str | None, plain: str, files: str) -> None:
+    code = (
+        "import os; from cnnstudy.mlflow_entities import with_files; name = 'MLFLOW_HTTP_REQUEST_TIMEOUT'\n"
+        "print(os.environ[name])\nwith with_files(): print(os.environ[name])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != TIMEOUT}
+    environment |= {TIMEOUT: given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [plain, files]
+
+
+def test_a_long_text_is_cut_and_json_is_not() -> None:
+    assert tag_text("message", "x" * 6000) == "x" * LONGEST_TAG
+    assert tag_text("message", "[Errno 28] " + "x" * 6000).startswith("[Errno 28] x")
+    fits = json.dumps(["x" * (LONGEST_TAG - 4)])
+    assert tag_text("list", fits) == fits
+    with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow takes 5000"):
+        tag_text("list", json.dumps(["x" * (LONGEST_TAG - 3)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cnnstudy.errors import ModelError, UnknownNameError
 from cnnstudy.models import Model, find_model
 from cnnstudy.records import TrialSpec
 from cnnstudy.registry import Registry
-from cnnstudy.tracking import KIND, REASON, STATE, Tracker
+from cnnstudy.tracking import KIND, MODEL_HASH, REASON, STATE, Tracker
 
 
 def find(given: str, trained: Trained, folder: Path) -> Model:
@@ -63,6 +64,60 @@ def test_names_of_classes_of_a_model_from_before_they_came_with_it(trained: Trai
     unnamed = find(str(tmp_path / "model"), trained, tmp_path)
     assert unnamed.classes is None
     assert unnamed.class_name(2) == "class 2"
+
+
+# ---- its hash
+
+
+def test_the_hash_of_a_model_is_kept_with_its_run(trained: Trained) -> None:
+    content = (model_folder(trained) / "data" / "model.keras").read_bytes()
+    assert trained.run.tags[MODEL_HASH] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "given", [NAME, f"{NAME}/alexnet-000", f"models:/{NAME}@champion", f"models:/{NAME}/1", "models:/m-ID"]
+)
+def test_a_file_that_was_changed_is_refused(trained: Trained, tmp_path: Path, given: str) -> None:
+    file = model_folder(trained) / "data" / "model.keras"
+    whole = file.read_bytes()
+    expected = hashlib.sha256(whole).hexdigest()
+    changed = whole.replace(b"relu", b"tanh", 1) if b"relu" in whole else whole + b"!"
+    given = trained.run.tags["cnnstudy.model"] if given == "models:/m-ID" else given
+    try:
+        file.write_bytes(changed)
+        with pytest.raises(ModelError) as caught:
+            find(given, trained, tmp_path)
+    finally:
+        file.write_bytes(whole)
+    for part in (str(file), expected, hashlib.sha256(changed).hexdigest(), "restore it from a copy"):
+        assert part in str(caught.value)
+    assert find(given, trained, tmp_path).file == file
+
+
+def test_a_path_of_the_users_own_has_no_hash_to_check(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(model_folder(trained), tmp_path / "model")
+    with (tmp_path / "model" / "data" / "model.keras").open("ab") as file:
+        file.write(b"!")
+    assert find(str(tmp_path / "model"), trained, tmp_path).file == tmp_path / "model" / "data" / "model.keras"
+
+
+def test_another_model_of_the_same_run_is_not_held_against_its_hash(
+    tracker: Tracker, spec: TrialSpec, tmp_path: Path
+) -> None:
+    """Somebody registers a model of their own under the run of a trial."""
+    study = tracker.open_study("fake", {"objective": {"metric": "val/accuracy"}})
+    folder = tmp_path / "own"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "model.keras").write_bytes(b"own")
+    tags = {KIND: "trial", "cnnstudy.trial": "alexnet-000", "cnnstudy.study": "fake"}
+    run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
+    recorded = {MODEL_HASH: "0" * 64}
+    tracker.log_model(study.experiment_id, run_id, "a model", folder, {}, 1, spec.images, recorded)
+    tracker._client.create_registered_model("own")
+    tracker._client.create_model_version("own", str(folder), run_id)
+    assert find_model("models:/own/1", tracker.uri, tmp_path).file == folder / "data" / "model.keras"
+    with pytest.raises(ModelError, match=f"the model of fake/alexnet-000: its SHA-256 is .*{'0' * 64} was recorded"):
+        find_model("fake/alexnet-000", tracker.uri, tmp_path)
 
 
 # ---- not found

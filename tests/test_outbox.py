@@ -26,6 +26,7 @@ from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.processes import Process, this_process
+from cnnstudy.records import RecordedRun, latest_runs
 from cnnstudy.spool import waiting
 from cnnstudy.tracking import DRIVER, REASON, Tracker
 
@@ -357,6 +358,59 @@ def test_a_trial_that_another_driver_marked_interrupted_stays_so(desk: Own) -> N
     assert (interrupted.run_id, interrupted.state, interrupted.reason) == (first.run_id, "failed", "interrupted")
     assert "cnnstudy.model" not in interrupted.tags
     assert desk.tracker.files(first.run_id, "") == []
+
+
+@pytest.fixture
+def machine(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """machine(name): go on as on another machine, with a cache and so with an outbox of its own."""
+    return lambda name: monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / name / "cache"))
+
+
+def run_on_two_machines(desk: Own, machine: Callable[[str], None]) -> RecordedRun:
+    """A whole trial waits on the first machine, and the second runs it to its end; the run of that."""
+    desk.fresh("taken-over", lambda number, name: "before" if number > 0 and name == "create_run" else "")
+    machine("first")
+    with pytest.raises(TrackingUnavailableError):
+        desk.run(ONE, patience=BRIEF)
+    assert desk.trained == ["alexnet-000"]
+    assert desk.runs() == []
+    desk.client.fails = lambda number, name: ""
+    machine("second")
+    assert desk.run(ONE).finished == 1
+    assert desk.trained == ["alexnet-000"]
+    (run,) = desk.runs()
+    machine("first")
+    return run
+
+
+def test_a_trial_that_another_machine_ran_meanwhile_counts_once(
+    desk: Own, own_places: Path, machine: Callable[[str], None]
+) -> None:
+    other = run_on_two_machines(desk, machine)
+    outcome = desk.run(ONE)
+    assert desk.trained == []
+    assert (outcome.finished, outcome.missing) == (1, 0)
+    (late,) = [run for run in desk.runs() if run.run_id != other.run_id]
+    assert (late.state, late.reason, late.status, late.done) == ("failed", "interrupted", "KILLED", False)
+    assert late.tags["cnnstudy.message"].endswith(f"ran this trial to its end: run {other.run_id}")
+    assert desk.tracker.files(late.run_id, "") == []
+    assert latest_runs(desk.runs()) == {"alexnet-000": other}
+    assert [one["run"] for one in desk.record()["models"]] == [other.name]
+    assert len(desk.told("alexnet-000: another driver took the study over")) == 1
+    assert is_clean(own_places / "first")
+
+
+def test_a_trial_that_another_machine_did_not_bring_to_its_end_arrives_late(
+    desk: Own, own_places: Path, machine: Callable[[str], None]
+) -> None:
+    other = run_on_two_machines(desk, machine)
+    desk.tracker.end_run(other.run_id, "failed", {REASON: "interrupted"})
+    assert desk.run(ONE).finished == 1
+    assert desk.trained == []
+    (late,) = [run for run in desk.runs() if run.done]
+    assert late.run_id != other.run_id
+    assert "cnnstudy.model" in late.tags
+    assert is_clean(own_places / "first")
 
 
 # ---- what can't be helped

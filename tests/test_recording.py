@@ -102,6 +102,15 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
     assert run.tags["cnnstudy.features"] == "cached"
     assert run.tags["cnnstudy.features_note"] == "conv of 6 images"
     assert run.tags["cnnstudy.model"].startswith("models:/")
+    assert not {"cnnstudy.micro_batch", "cnnstudy.evaluation_batch"} & set(run.tags)
+
+
+def test_how_a_trial_fitted_into_memory(recorder: Recorder, spec: TrialSpec) -> None:
+    recording = recorder.start(spec)
+    recorder.epoch(recording, epoch(1))
+    recorder.finish(recording, result(micro_batch=4, evaluation_batch=32))
+    tags = recorded(recorder).tags
+    assert (tags["cnnstudy.micro_batch"], tags["cnnstudy.evaluation_batch"]) == ("4", "32")
 
 
 def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -> None:

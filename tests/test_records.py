@@ -18,7 +18,6 @@ from cnnstudy.records import (
     TrialResult,
     TrialSpec,
     best_name,
-    differences,
 )
 
 IMAGES = PreparedImages(
@@ -137,7 +136,6 @@ BETTER = {"val/accuracy": 0.9, "val/loss": 0.6, "gap/accuracy": 0.25}
 
 def test_without_limits_the_metric_decides_and_between_equals_the_loss() -> None:
     rule = Rule("val/accuracy")
-    assert not rule.limited
     assert rule.rank(BETTER) > rule.rank(GOOD)
     assert rule.rank({**GOOD, "val/loss": 0.4}) > rule.rank(GOOD)
     assert rule.beyond(BETTER, "not-learning") == {}
@@ -146,7 +144,6 @@ def test_without_limits_the_metric_decides_and_between_equals_the_loss() -> None
 
 def test_what_keeps_the_limits_comes_first_then_what_is_least_beyond_them() -> None:
     rule = Rule("val/accuracy", maximum_gap=0.1, minimum_accuracy=0.7)
-    assert rule.limited
     assert rule.keeps(GOOD)
     assert not rule.keeps(BETTER)
     assert rule.rank(GOOD) > rule.rank(BETTER) > rule.rank({**BETTER, "gap/accuracy": 0.3})
@@ -169,14 +166,3 @@ def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
 )
 def test_the_key_of_a_trial(purpose: str, key: str) -> None:
     assert dataclasses.replace(SPEC, architecture="vgg16", number=7, seed=10003, purpose=purpose).key == key
-
-
-def test_where_two_configurations_differ() -> None:
-    one = {"name": "a", "data": {"name": "digits", "classes": [0, 1]}, "seed": 0}
-    other = {"name": "a", "data": {"name": "digits", "classes": [0, 2]}, "budget": {"trials": 3}, "seed": None}
-    assert list(differences(one, other)) == [
-        ("data.classes", [0, 1], [0, 2]),
-        ("seed", 0, None),
-        ("budget", None, {"trials": 3}),
-    ]
-    assert list(differences(one, one)) == []

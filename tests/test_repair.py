@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
+from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.leftovers import DISCARDED, ENDED, INTERRUPTED, MATCHED, REMOVED, STOPPED, Found, decide
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
@@ -78,6 +81,46 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     kept = {model.model_id for model in Registry(tracker.uri).models_of(study)}
     assert kept == {models[ended], models[status_behind]}
     assert not where.exists()
+
+
+class Forbidding:
+    """Files that nobody may delete, as MLflow's class for a store."""
+
+    error: Exception
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def delete_artifacts(self, *_: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        PermissionError(errno.EPERM, "Operation not permitted"),
+        requests.HTTPError("403 Client Error: Forbidden"),
+        NotImplementedError("no"),
+    ],
+)
+def test_where_nobody_may_delete_files_the_study_goes_on(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tracker, study)
+    run_id = recorder.start(spec).run_id
+    log_model(tracker, study, spec, run_id)
+    if isinstance(error, requests.HTTPError):
+        error.response = requests.Response()
+        error.response.status_code = 403
+    monkeypatch.setattr(Forbidding, "error", error, raising=False)
+    monkeypatch.setattr("cnnstudy.registry.get_artifact_repository", Forbidding)
+    assert [run.run_id for run in recorder.put_right()] == [run_id]
+    assert recorder.put_right() == []
+    assert Registry(tracker.uri).models_of(study) == ()
+    with pytest.raises(TrackingError) as caught:
+        Registry(tracker.uri).remove_files(run_id)
+    assert not isinstance(caught.value, TrackingUnavailableError), "to wait is no use"
 
 
 def test_a_call_that_was_killed_before_the_alias_leaves_no_second_version(

@@ -83,3 +83,19 @@ def test_a_cache_entry_that_is_being_built(place: Path, monkeypatch: pytest.Monk
     assert cache.remove_unfinished(left)
     assert cache.building_folders() == {}
     assert (entry / "file").exists()
+
+
+def test_to_ask_for_a_folder_that_is_gone_leaves_nothing(place: Path) -> None:
+    assert not scratch.is_held(place / "cnnstudy-0123456789abcdef")
+    assert list(place.iterdir()) == []
+
+
+def test_what_others_build_in_a_shared_cache_is_theirs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(place / "cache"))
+    for kind in ("images", "features"):
+        (place / "cache" / kind / f".{'a' * 24}-theirs").mkdir(parents=True)
+    lock = place / "cache" / "features" / f"{'a' * 24}.lock"
+    lock.mkdir()  # like one that this user may not open
+    assert cache.building_folders() == {place / "cache" / "images" / f".{'a' * 24}-theirs": False}
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    assert cache.building_folders() == {}

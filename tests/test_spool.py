@@ -214,6 +214,7 @@ def test_each_study_in_each_store_has_its_own(own_places: Path) -> None:
     assert len({Spool(*place).folder for place in places}) == 4
     assert Spool("fake", URI).folder == Spool("fake", "postgresql://alice:other@host/db").folder
     assert Spool("fake", "sqlite:///a.db").folder == Spool("fake", f"sqlite:///{own_places / 'a.db'}").folder
+    assert Spool("fake", "sqlite:///a.db").folder == Spool("fake", "sqlite:///a.db?timeout=5").folder
 
 
 def test_what_a_record_says_can_be_read(spool: Spool) -> None:

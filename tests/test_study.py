@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor
+from faulty_store import FaultyClient
 
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
+from cnnstudy.cache import cache_folder
 from cnnstudy.claim import Claim
 from cnnstudy.config import load_study
+from cnnstudy.config_record import config_tags
 from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import (
     DataError,
@@ -32,9 +36,12 @@ from cnnstudy.errors import (
     WorkerError,
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed
+from cnnstudy.patience import Patience
 from cnnstudy.processes import Process
+from cnnstudy.proposals import Proposal
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
+from cnnstudy.search import Search
 from cnnstudy.study import Outcome, run_study
 from cnnstudy.tracking import DRIVER, REASON, STATE, Tracker
 
@@ -400,6 +407,32 @@ def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:
 # ---- what must not change
 
 
+@pytest.mark.parametrize("error", [TrackingError("refused"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
+    desk: Desk, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    desk.run("budget.trials=1")
+    monkeypatch.setattr("cnnstudy.study.refuse_changes", stop)
+    with pytest.raises(type(error)):
+        desk.run()
+    (own,) = desk.runs("study")
+    assert own.tags[DRIVER] == ""
+    assert own.state == "finished"
+
+
+def test_a_study_goes_on_that_was_recorded_before_a_key_was_there(desk: Desk) -> None:
+    desk.run("budget.trials=1")
+    config = desk.study().config
+    assert config["training"].pop("precision") == "float32"
+    desk.tracker.set_tags(desk.study().run_id, config_tags(config))
+    with pytest.raises(StudyChangedError, match="mixed_float16"):
+        desk.run("budget.trials=2", "training.precision=mixed_float16")
+    assert desk.run("budget.trials=2").finished == 2
+
+
 def test_a_changed_file_is_refused_with_what_changed(desk: Desk) -> None:
     desk.run()
     with pytest.raises(StudyChangedError) as caught:
@@ -528,6 +561,15 @@ def test_source_weights_belong_to_their_image_size(desk: Desk) -> None:
     assert len(set(addresses)) == 2
 
 
+def test_precision_reaches_trials_and_source_weights(desk: Desk) -> None:
+    for name, precision in (("whole", "float32"), ("half", "mixed_bfloat16")):
+        desk.run(
+            "factors={transfer: frozen}", PRETRAIN, "budget.trials=1", f"training.precision={precision}", f"name={name}"
+        )
+        assert [job["precision"] for job in desk.jobs("run_trial")] == [precision] * 2, "none of them from the cache"
+        assert [run.parameters["precision"] for run in desk.runs(name=name)] == [precision]
+
+
 def test_source_data_is_prepared_once_for_all_networks(desk: Desk) -> None:
     desk.run(
         "architectures=[alexnet, vgg16]", "image_size={alexnet: 64, vgg16: 32}", TRANSFER, PRETRAIN, "budget.trials=2"
@@ -586,6 +628,36 @@ def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
     assert kinds(desk) == ["prepare_images", "measure_speed", *["run_trial"] * 4]
     told = next(place for place, line in enumerate(desk.said) if "(measured: alexnet scratch " in line)
     assert told < next(place for place, line in enumerate(desk.said) if line.endswith(": started"))
+
+
+def test_a_trial_that_ended_as_the_study_was_stopped_is_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last epoch and its result had been said, and nobody had taken note of them yet."""
+    queue: list[Event] = []
+    original = FakeExecutor.next_event
+
+    def next_event(self: FakeExecutor, timeout: float) -> Event | None:
+        if self._interrupted:
+            return queue.pop(0) if queue else None
+        event = original(self, timeout)
+        if event is None or event.key != "alexnet-001" or not isinstance(event, Epoch | Done):
+            return event
+        if isinstance(event, Epoch) and event.record.epoch < 2:
+            return event
+        queue.append(event)
+        if isinstance(event, Epoch):
+            self.answer(event.key, True)
+            return next_event(self, timeout)
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeExecutor, "next_event", next_event)
+        outcome = desk.run()
+    assert (outcome.interrupted, outcome.finished, outcome.missing) == (True, 2, 1)
+    (run,) = (run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
+    assert list(desk.tracker.metric_history(run.run_id, "val/accuracy")) == [1, 2]
+    assert desk.run().finished == 3
+    assert desk.trained == ["alexnet-002"]
 
 
 def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:
@@ -719,6 +791,11 @@ def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings
     assert desk.status(first.run_id) == "FAILED"
     assert len(report.trials(desk.tracker, desk.study())) == total
     assert any("runs once more" in line for line in desk.said)
+    # what ran out of memory starts with half a batch at once, and says so
+    spec = json.loads(second.tags["cnnstudy.levels"])
+    micro_batch = str(spec["batch_size"] // 2) if reason == "oom" else None
+    assert second.tags.get("cnnstudy.micro_batch") == micro_batch
+    assert any(f"parts of at most {micro_batch} images" in line for line in desk.said) == (reason == "oom")
     desk.run(*settings)
     assert desk.trained == []
 
@@ -771,6 +848,99 @@ def test_another_try_is_pruned_as_the_first_was(desk: Desk) -> None:
     failures = {"alexnet-001": [failed("alexnet-001", "oom")]}
     outcome = desk.run(*pruning, accuracy=accuracy, failures=failures)
     assert (outcome.finished, outcome.pruned, outcome.failed) == (2, 1, 0)
+
+
+# ---- checkpoints (test_checkpoints has what is in them)
+
+EVERY_EPOCH = ("training.checkpoints=every-epoch", "training.epochs=3")
+
+
+def epochs_trained(desk: Desk, key: str) -> list[int]:
+    """In the last call."""
+    assert desk.executor is not None
+    told = [event for event in desk.executor.dealt if isinstance(event, Epoch) and event.key == key]
+    return [event.record.epoch for event in told if not event.record.replayed]
+
+
+def checkpoints_left() -> list[Path]:
+    return list((cache_folder() / "checkpoints").glob("*"))
+
+
+def curves(desk: Desk, number: int) -> list[int]:
+    return list(desk.tracker.metric_history(desk.runs()[number].run_id, "val/accuracy"))
+
+
+@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
+def test_another_try_goes_on_from_the_checkpoint(desk: Desk, reason: str) -> None:
+    outcome = desk.run(*EVERY_EPOCH, failures={"alexnet-001": [failed("alexnet-001", reason)]})
+    assert outcome.finished == 3
+    assert epochs_trained(desk, "alexnet-001") == [1, 2, 3]
+    tries = [run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001"]
+    assert [run.tags.get("cnnstudy.resumed_from_epoch") for run in tries] == [None, "1"]
+    assert list(desk.tracker.metric_history(tries[1].run_id, "val/accuracy")) == [1, 2, 3]
+    assert len([line for line in desk.said if line.startswith("alexnet-001  epoch 1/3")]) == 1
+    assert checkpoints_left() == []
+
+
+def test_a_trial_that_fails_for_good_leaves_none(desk: Desk) -> None:
+    desk.run(*EVERY_EPOCH, failures={"alexnet-001": failed("alexnet-001", "crash")})
+    assert epochs_trained(desk, "alexnet-001") == [1, 2]
+    assert desk.runs()[2].tags["cnnstudy.resumed_from_epoch"] == "1"
+    desk.run(*EVERY_EPOCH, "name=diverges", failures={"alexnet-001": failed("alexnet-001", "diverged")})
+    assert epochs_trained(desk, "alexnet-001") == [1]
+    assert checkpoints_left() == []
+
+
+def test_the_next_call_goes_on_from_the_checkpoint(desk: Desk) -> None:
+    """The images take two events; the trial is stopped when its second epoch was told and not answered."""
+    few = (*EVERY_EPOCH, "budget.trials=1")
+    assert desk.run(*few, interrupt_at=4).interrupted
+    assert len(checkpoints_left()) > 0
+    assert desk.run(*few).finished == 1
+    assert epochs_trained(desk, "alexnet-000") == [2, 3]
+    assert desk.runs()[1].tags["cnnstudy.resumed_from_epoch"] == "1"
+    assert [run.reason or run.state for run in desk.runs()] == ["interrupted", "finished"]
+    assert (curves(desk, 0), curves(desk, 1)) == ([1, 2], [1, 2, 3])
+    assert checkpoints_left() == []
+
+
+def test_checkpoints_may_be_switched_between_calls(desk: Desk) -> None:
+    few = ("training.epochs=3", "budget.trials=1")
+    assert desk.run(*few, "training.checkpoints=every-epoch", interrupt_at=4).interrupted
+    assert desk.run(*few, "training.checkpoints=true").finished == 1
+    assert epochs_trained(desk, "alexnet-000") == [2, 3]
+
+
+def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
+    """Images and images of the source take two events each."""
+    few = (*EVERY_EPOCH, PRETRAIN.replace("epochs: 2", "epochs: 3"), TRANSFER, "budget.trials=1")
+    assert desk.run(*few, interrupt_at=4 + 2).interrupted
+    assert desk.run(*few).finished == 1
+    assert epochs_trained(desk, "pretrain-alexnet") == [2, 3]
+    assert desk.runs("pretrain")[1].tags["cnnstudy.resumed_from_epoch"] == "1"
+    assert checkpoints_left() == []
+
+
+def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: Desk) -> None:
+    """The median prunes the second trial after its first epoch; a driver that pruned nothing let that pass."""
+    pruning = (*EVERY_EPOCH, "strategy.pruner=median", "strategy.startup_trials=1")
+    accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "report", lambda *given: False)
+        assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy, interrupt_at=2 + 4 + 2).interrupted
+    told = []
+    report = Search.report
+
+    def listen(search: Search, proposal: Proposal, epoch: int, score: float) -> bool:
+        told.append((proposal.number, epoch, report(search, proposal, epoch, score)))
+        return told[-1][-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "report", listen)
+        assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy).pruned == 1
+    assert told == [(1, 1, True), (1, 2, True)]  # and not pruned at the first
+    assert epochs_trained(desk, "alexnet-001") == [2]
+    assert checkpoints_left() == []
 
 
 # ---- failures one like the other
@@ -839,7 +1009,7 @@ def test_images_that_never_come_end_the_study(desk: Desk, monkeypatch: pytest.Mo
 
 def test_how_long_an_epoch_may_take_is_the_files_to_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     on_fake_time(desk, monkeypatch)
-    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9})
+    outcome = desk.run("training.timeout=5000", hangs={"alexnet-001": 9}, alive=True)
     assert outcome.failed == 1
     assert any("no epoch ended within 5000 s" in line for line in desk.said)
     # it may change: no trial depends on it
@@ -888,3 +1058,29 @@ def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
     with contextlib.suppress(ZeroDivisionError):
         desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
     assert desk.runs("study")[0].tags[DRIVER] == ""
+
+
+def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    study, client = desk.study(), FaultyClient(desk.tracker._client)
+    desk.tracker._client = client  # type: ignore[assignment]
+    calls = itertools.count()
+
+    def unlock_after_some() -> None:
+        client.down = next(calls) < 3
+
+    client.on_call = unlock_after_some
+    found = report.effects_of_ended(desk.tracker, study, desk.said.append, Patience(pauses=(0.001,), end=60))
+    assert found is not None
+    assert [one.architecture for one in found] == ["alexnet"]
+    assert desk.tracker.read_text(study.run_id, "effects/answer.txt")
+    assert "Waiting for it" in desk.said[-1]
+
+
+def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk) -> None:
+    desk.run(*FACTORIAL)
+    study, client = desk.study(), FaultyClient(desk.tracker._client)
+    desk.tracker._client, client.down = client, True  # type: ignore[assignment]
+    assert report.effects_of_ended(desk.tracker, study, desk.said.append, Patience(end=0)) is None
+    assert "the database is locked" in desk.said[-1]
+    assert desk.said[-1].endswith("its effects are not. `python -m cnnstudy effects fake` shows them.")

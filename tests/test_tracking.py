@@ -10,12 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
+from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec, config_tags
 from cnnstudy.registry import Registry
-from cnnstudy.tracking import DEFAULT_URI, REASON, Tracker, tracking_uri
+from cnnstudy.tracking import DEFAULT_URI, DRIVER, REASON, Tracker, tracking_uri
 
 CONFIG: dict[str, Any] = {"objective": {"metric": "val/accuracy"}, "budget": {"trials": 3}}
 TRIAL = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-007"}
@@ -24,6 +27,17 @@ TRIAL = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-007"}
 @pytest.fixture
 def study(tracker: Tracker) -> RecordedStudy:
     return tracker.open_study("fake", CONFIG)
+
+
+class Before:
+    """A client that does something before each of its calls."""
+
+    def __init__(self, client: Any, do: Callable[[str], None]) -> None:
+        self.client, self.do = client, do
+
+    def __getattr__(self, name: str) -> Any:
+        self.do(name)
+        return getattr(self.client, name)
 
 
 def start(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, name: str = "a trial") -> str:
@@ -253,6 +267,63 @@ def test_a_study_is_made_once(tracker: Tracker, study: RecordedStudy) -> None:
     assert study.objective == "val/accuracy"
     experiment = tracker._client.get_experiment(study.experiment_id)
     assert experiment.tags[VIEW_TAG] == view_state()
+
+
+def test_two_that_make_it_in_the_same_moment_get_one_study(tracker: Tracker) -> None:
+    other, calls = Tracker(tracker.uri), []
+
+    def first_the_other(name: str) -> None:
+        if name in ("create_experiment", "create_run"):
+            calls.append(name)
+            made.append(other.open_study("fake", CONFIG))
+
+    made: list[RecordedStudy] = []
+    tracker._client = Before(tracker._client, first_the_other)  # type: ignore[assignment]
+    study = tracker.open_study("fake", CONFIG)
+    assert calls == ["create_experiment"]
+    assert study == made[0]
+    # and where the experiment is there already
+    tracker._client.delete_run(study.run_id)
+    other._client = Before(other._client, lambda name: None)  # type: ignore[assignment]
+    study = tracker.open_study("fake", CONFIG)
+    assert calls == ["create_experiment", "create_run"]
+    assert study == made[1]
+    assert [one.run_id for one in other.runs(study.experiment_id)] == [study.run_id]
+    assert [one.run_id for one in other.studies()] == [study.run_id]
+    (left,) = [
+        run
+        for run in other._client.search_runs([study.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+        if run.info.status == "KILLED"
+    ]
+    assert left.info.run_id != study.run_id
+
+
+def test_a_study_that_somebody_runs_keeps_its_run(tracker: Tracker, study: RecordedStudy) -> None:
+    """Whose clock is slow would else seem to have been there before."""
+    tags = {"cnnstudy.kind": "study", **config_tags(CONFIG)}
+    early = tracker._client.create_run(study.experiment_id, 1, tags, "study fake").info.run_id
+    assert tracker.open_study("fake", CONFIG).run_id == early
+    tracker.set_tags(study.run_id, {DRIVER: "somebody"})
+    assert tracker.open_study("fake", CONFIG).run_id == study.run_id
+    assert [one.run_id for one in tracker.studies()] == [study.run_id]
+
+
+@pytest.mark.parametrize("name", ["create_experiment", "create_run"])
+def test_a_lost_reply_leaves_one_study(tracker: Tracker, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    really, lost = getattr(tracker._client, name), []
+
+    def lose(*given: Any, **named: Any) -> Any:
+        answer = really(*given, **named)
+        if lost:
+            return answer
+        lost.append(name)
+        raise MlflowException("the reply was lost", TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(tracker._client, name, lose)
+    study = tracker.open_study("fake", CONFIG)
+    assert lost == [name]
+    assert study.config == CONFIG
+    assert [one.run_id for one in tracker.runs(study.experiment_id)] == [study.run_id]
 
 
 def test_starting_a_study_records_its_file_and_what_holds_now(

@@ -97,15 +97,25 @@ def test_short_epochs_have_ten_minutes_at_least(watchdog: Watchdog, clock: Clock
 
 def test_what_the_file_says_holds_instead(clock: Clock) -> None:
     watchdog = Watchdog(2000.0, clock)
-    watchdog.begin("trial", "alexnet", 10)
     watchdog.begin("images")
-    assert set(clock.wait(watchdog, 2000)) == {"images"}, "it has no epochs"
+    assert spin(watchdog, clock, "images", 5000) == [], "it has no epochs"
     watchdog.end("images")
+    watchdog.begin("trial", "alexnet", 10)
+    assert spin(watchdog, clock, "trial", 2000) == []
     assert clock.wait(watchdog, 10) == ["trial"]
     ((_, why),) = watchdog.overdue()
     assert why == "no epoch ended within 2000 s, which is training.timeout"
     watchdog.epoch("trial")
-    assert clock.wait(watchdog, 2000) == []
+    assert spin(watchdog, clock, "trial", 2000) == []
+
+
+def test_a_worker_that_hangs_is_found_whatever_the_file_says_of_epochs(clock: Clock) -> None:
+    watchdog = Watchdog(10 * PATIENCE, clock)
+    watchdog.begin("trial", "alexnet", 10)
+    assert clock.wait(watchdog, PATIENCE) == []
+    assert clock.wait(watchdog, 10) == ["trial"]
+    ((_, why),) = watchdog.overdue()
+    assert why == "the worker process gave no sign of life for 10 minutes"
 
 
 def test_a_driver_that_was_away_blames_nobody(watchdog: Watchdog, clock: Clock) -> None:

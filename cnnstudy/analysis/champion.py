@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from cnnstudy.analysis.inference import LEVEL, holm, mean_of
 from cnnstudy.records import RecordedRun, Rule, best_metrics
 from cnnstudy.space import Level
 
 #: What can become of a candidate.
 CHAMPION, TIED, BEHIND, BEYOND, FAILED = "champion", "tied", "behind", "breaks the rule", "failed"
-_ERROR = 0.05
+UNLEARNT = "learnt nothing"
+#: Verdicts of a seed that has nothing to show.
+_NOTHING = ("not-learning", "diverged")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Candidate:
     @property
     def title(self) -> str:
         """`vgg16, frozen, batch size 16, dropout 0.5`."""
-        levels = [f"{name.replace('_', ' ')} {_shown(self.levels[name])}" for name in ("batch_size", "dropout")]
-        return ", ".join([self.architecture, str(self.levels["transfer"]), *levels])
+        named = {"transfer": "", "batch_size": "batch size ", "dropout": "dropout "}
+        levels = [f"{words}{_shown(self.levels[name])}" for name, words in named.items() if name in self.levels]
+        return ", ".join([self.architecture, *levels])
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,24 @@ class Standing:
     low: float | None  # None: fewer than two seeds
     high: float | None
     gap: float
-    keeps: bool  # the study's limits, on average
+    keeps: bool  # the study's limits, on average; what learnt nothing keeps none
     failed: int  # seeds that failed
     standing: str
+
+    @property
+    def trial(self) -> str:
+        """The candidate's."""
+        return self.candidate.trial
+
+    @property
+    def title(self) -> str:
+        """The candidate's."""
+        return self.candidate.title
+
+    @property
+    def searched(self) -> float:
+        """What the study had measured."""
+        return self.candidate.searched
 
 
 def candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list[Candidate]:
@@ -93,34 +112,47 @@ def mean_metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def standings(
-    measured: Sequence[tuple[Candidate, Mapping[int, Mapping[str, float] | None]]], rule: Rule, looks: int = 1
+    measured: Sequence[tuple[Candidate, Mapping[int, Mapping[str, float] | None]]],
+    rule: Rule,
+    looks: int = 1,
+    verdicts: Mapping[str, Collection[str]] | None = None,
 ) -> list[Standing]:
     """How the candidates stand to each other, best first.
 
-    The champion is the best by mean of those that keep the limits on average and failed with no seed. Tied with it are
-    those whose difference to it over the seeds that both have can't be told from 0: Holm's correction over the
-    candidates, at a level that is divided by the number of looks at the numbers.
+    The champion is the best by mean of those that keep the limits on average, learnt something with a seed at least and
+    failed with none. Tied with it are those whose difference to it over the seeds that both have can't be told from 0:
+    Holm's correction over the candidates, at a level that is divided by the number of looks at the numbers.
 
     Args:
         measured: of each candidate the clean metrics at the best epoch, by seed; None for a seed that failed.
+        verdicts: by the candidate's trial the verdicts of its seeds; without any it counts as having learnt.
     """
-    found = [_standing(candidate, of, rule, len(measured)) for candidate, of in measured]
+    of_trial = verdicts or {}
+    found = [_standing(one, of, rule, len(measured), of_trial.get(one.trial, ())) for one, of in measured]
     found.sort(key=lambda one: _order(one, rule), reverse=True)
     best = next((one for one in found if one.standing == TIED), None)
     if best is None:
         return found
     rivals = [one for one in found if one.standing == TIED and one is not best]
-    behind = _behind(best, rivals, rule, looks)
-    names = {id(best): CHAMPION, **{id(one): BEHIND for one in behind}}
-    return [Standing(**{**vars(one), "standing": names.get(id(one), one.standing)}) for one in found]
+    p = holm(np.array([_p(best, rival) for rival in rivals]))
+    names = {id(rival): BEHIND for rival, of_rival in zip(rivals, p, strict=True) if of_rival < LEVEL / looks}
+    names[id(best)] = CHAMPION
+    return [replace(one, standing=names.get(id(one), one.standing)) for one in found]
 
 
-def _standing(candidate: Candidate, of: Mapping[int, Mapping[str, float] | None], rule: Rule, count: int) -> Standing:
+def _standing(
+    candidate: Candidate,
+    of: Mapping[int, Mapping[str, float] | None],
+    rule: Rule,
+    count: int,
+    verdicts: Collection[str],
+) -> Standing:
     there = {seed: metrics for seed, metrics in sorted(of.items()) if metrics is not None}
     failed = len(of) - len(there)
     values = [metrics[rule.metric] for metrics in there.values()]
     mean = mean_metrics(list(there.values())) if there else {}
-    keeps = bool(there) and rule.keeps(mean)
+    learnt = not verdicts or any(verdict not in _NOTHING for verdict in verdicts)
+    keeps = bool(there) and learnt and rule.keeps(mean)
     low, high = _interval(values, count, rule.maximize)
     return Standing(
         candidate=candidate,
@@ -133,49 +165,33 @@ def _standing(candidate: Candidate, of: Mapping[int, Mapping[str, float] | None]
         gap=mean.get("gap/accuracy", math.nan),
         keeps=keeps,
         failed=failed,
-        standing=FAILED if failed or not there else TIED if keeps else BEYOND,
+        standing=FAILED if failed or not there else UNLEARNT if not learnt else TIED if keeps else BEYOND,
     )
 
 
-def _order(one: Standing, rule: Rule) -> tuple[bool, bool, float]:
+def _order(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
     value = one.mean if rule.maximize else -one.mean
-    return one.standing != FAILED, one.keeps, -math.inf if math.isnan(value) else value
+    return one.standing != FAILED, one.keeps, one.standing != UNLEARNT, -math.inf if math.isnan(value) else value
 
 
 def _interval(values: Sequence[float], count: int, maximize: bool) -> tuple[float | None, float | None]:
     """The end on the side where the choice flatters is that of the best of `count`."""
     from scipy import stats
 
-    if len(values) < 2:
+    found = mean_of(values)
+    if found is None or found.low is None or found.high is None:
         return None, None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    wide, usual = (float(stats.t.ppf(1 - _ERROR / 2 / k, len(values) - 1)) * error for k in (count, 1))
-    return (mean - wide, mean + usual) if maximize else (mean - usual, mean + wide)
+    usual, wide = (float(stats.t.ppf(1 - LEVEL / 2 / k, len(values) - 1)) for k in (1, count))
+    if maximize:
+        return found.value - wide / usual * (found.value - found.low), found.high
+    return found.low, found.value + wide / usual * (found.high - found.value)
 
 
-def _behind(best: Standing, rivals: Sequence[Standing], rule: Rule, looks: int) -> list[Standing]:
-    """The rivals that are worse than the best beyond chance."""
-    tested = sorted(((_p(best, rival, rule), place) for place, rival in enumerate(rivals)))
-    behind = []
-    for rank, (p, place) in enumerate(tested):
-        if p >= _ERROR / looks / (len(tested) - rank):  # Holm
-            break
-        behind.append(rivals[place])
-    return behind
-
-
-def _p(best: Standing, rival: Standing, rule: Rule) -> float:
+def _p(best: Standing, rival: Standing) -> float:
     """Of the paired t-test over the seeds that both have; 1 where there are too few."""
-    from scipy import stats
-
     ours, theirs = (dict(zip(one.seeds, one.values, strict=True)) for one in (best, rival))
-    shared = [seed for seed in ours if seed in theirs]
-    if len(shared) < 2:
-        return 1.0
-    differences = np.array([ours[seed] - theirs[seed] for seed in shared])
-    if np.ptp(differences) < 1e-12:
-        return float(abs(differences[0]) < 1e-12)
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    found = mean_of([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
+    return 1.0 if found is None or found.p is None else found.p
 
 
 def typical_seed(standing: Standing) -> int:
@@ -203,6 +219,29 @@ def to_json(standing: Standing) -> dict[str, Any]:
         "searched_gap": candidate.searched_gap,
         **{name: None if isinstance(value, float) and math.isnan(value) else value for name, value in own.items()},
     }
+
+
+def from_json(plain: Mapping[str, Any]) -> Standing:
+    """What `to_json` gave; what is beyond that is passed over.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else.
+    """
+    levels, number = dict(plain["levels"]), int(str(plain["trial"]).rpartition("-")[2])
+    searched, searched_gap = float(plain["searched"]), float(plain["searched_gap"])
+    return Standing(
+        candidate=Candidate(str(plain["architecture"]), number, levels, searched, searched_gap),
+        seeds=tuple(map(int, plain["seeds"])),
+        values=tuple(map(float, plain["values"])),
+        gaps=tuple(map(float, plain["gaps"])),
+        mean=math.nan if plain["mean"] is None else float(plain["mean"]),
+        low=None if plain["low"] is None else float(plain["low"]),
+        high=None if plain["high"] is None else float(plain["high"]),
+        gap=math.nan if plain["gap"] is None else float(plain["gap"]),
+        keeps=bool(plain["keeps"]),
+        failed=int(plain["failed"]),
+        standing=str(plain["standing"]),
+    )
 
 
 def _number(run: RecordedRun) -> int:

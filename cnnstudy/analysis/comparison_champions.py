@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cnnstudy.analysis.champion import naive_best
+from cnnstudy.analysis.confirmed import from_json
 from cnnstudy.analysis.inference import Estimate, by_ends, mean_of, welch
 from cnnstudy.records import RecordedRun, Rule, best_metrics
 
 CONFIRMED, UNCONFIRMED = "confirmed", "best trial, not confirmed"
-BEYOND_LIMITS = "best trial; no confirmed candidate keeps the limits"
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Champion:
     values: tuple[float, ...]  # by fresh seed
     gap: float | None
     test: Estimate | None  # accuracy on the test split, over its models
-    test_images: int = 0
 
     @property
     def confirmed(self) -> bool:
@@ -57,35 +54,15 @@ def champion_of(record: str | None, trials: Sequence[RecordedRun], rule: Rule) -
     """
     if record is None:
         return _best_trial(trials, rule, UNCONFIRMED)
-    try:
-        confirmed = json.loads(record)
-        if confirmed["champion"] is None:
-            return _best_trial(trials, rule, BEYOND_LIMITS)
-        (own,) = [one for one in confirmed["candidates"] if one["trial"] == confirmed["champion"]]
-        values = tuple(map(float, own["values"]))
-        return Champion(
-            str(own["trial"]),
-            str(own["title"]),
-            rule.metric,
-            CONFIRMED,
-            _estimate(own, len(values)),
-            values,
-            None if own["gap"] is None else float(own["gap"]),
-            *_test(confirmed.get("test")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"it is not what confirming writes: {error!r}") from error
-
-
-def _estimate(of: Mapping[str, Any], count: int) -> Estimate:
-    low, high = (None if of[end] is None else float(of[end]) for end in ("low", "high"))
-    return Estimate(float(of["mean"]), low, high, count=count)
-
-
-def _test(test: Mapping[str, Any] | None) -> tuple[Estimate | None, int]:
-    if test is None or test["mean"] is None:  # not opened, or stopped before it was measured
-        return None, 0
-    return _estimate(test, len(test["values"])), int(test["images"])
+    confirmed = from_json(record)
+    own, test = confirmed.champion, confirmed.test
+    if own is None:
+        return _best_trial(trials, rule, f"best trial; no champion: {confirmed.reason}")
+    value = Estimate(own.mean, own.low, own.high, count=len(own.values))
+    tested = None
+    if test is not None and test.mean is not None:
+        tested = Estimate(test.mean, test.low, test.high, count=len(test.values))
+    return Champion(own.trial, own.title, rule.metric, CONFIRMED, value, own.values, own.gap, tested)
 
 
 def _best_trial(trials: Sequence[RecordedRun], rule: Rule, standing: str) -> Champion | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnstudy.records import RecordedRun, RecordedStudy, differences
+from cnnstudy.config_record import differences
+from cnnstudy.records import RecordedRun, RecordedStudy
 
 DIGEST = "cnnstudy.data_digest"
 #: Tags of a trial that tell what made it, beside the study file.

@@ -162,12 +162,15 @@ def adjusted_p(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> 
     for family in (~interaction, interaction):
         tested = family & np.isfinite(p)
         if tested.any():
-            adjusted[tested] = np.maximum(_holm(shrunk_p[tested]), p[tested])
+            adjusted[tested] = np.maximum(holm(shrunk_p[tested]), p[tested])
     return adjusted
 
 
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Holm 1979. statsmodels' multipletests gives the same, but collects garbage first, 0.1 s each time."""
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values with Holm's correction (1979) for their number.
+
+    statsmodels' multipletests gives the same, but collects garbage first, 0.1 s each time.
+    """
     order = np.argsort(p)
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))

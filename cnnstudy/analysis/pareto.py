@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from cnnstudy.aims import DEFAULT_GOALS
 from cnnstudy.errors import InputError, did_you_mean
 
 #: What counts unless other goals are given.
-GOALS = ("accuracy", "gap", "seconds", "parameters")
+GOALS: tuple[str, ...] = DEFAULT_GOALS
 #: A goal's value for each trial of a leaderboard, less is better.
 _COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "accuracy": lambda frame: -_numbers(frame, "val_accuracy"),

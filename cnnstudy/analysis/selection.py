@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cnnstudy.analysis.champion import BEHIND, BEYOND, FAILED, TIED, Standing
+from cnnstudy.analysis.champion import BEHIND, BEYOND, FAILED, TIED, UNLEARNT, Standing
+from cnnstudy.analysis.confirmed import Confirmed
 from cnnstudy.records import Rule
 
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
@@ -14,8 +15,8 @@ def rows(standings: Sequence[Standing], rule: Rule) -> list[list[str]]:
     """Cells under STANDING_HEADINGS, best first."""
     return [
         [
-            f"{one.candidate.trial}: {one.candidate.title.partition(', ')[2]}",
-            value(one.candidate.searched, rule),
+            f"{one.trial}: {one.title.partition(', ')[2]}",
+            value(one.searched, rule),
             value(one.mean, rule) if one.seeds else "",
             interval(one.low, one.high, rule),
             f"{100 * one.gap:+.1f}" if one.seeds else "",
@@ -26,28 +27,48 @@ def rows(standings: Sequence[Standing], rule: Rule) -> list[list[str]]:
     ]
 
 
+def confirmed_sentences(confirmed: Confirmed) -> list[str]:
+    """What confirming came to, the champion first."""
+    champion, rule, test = confirmed.champion, confirmed.rule, confirmed.test
+    lines = list(champion_sentences(confirmed.standings, champion, rule))
+    if champion is None:
+        return lines
+    if test is not None and test.mean is not None:
+        many = f", opening {test.openings} of this study's test split" if test.openings > 1 else ""
+        lines.append(
+            f"Test split: accuracy {100 * test.mean:.1f} % {interval(test.low, test.high, Rule())} on {test.images} "
+            f"images that no trial has seen, mean of the {len(test.values)} models (opened {test.opened}{many})."
+        )
+    if confirmed.refusal:
+        lines.append(f"Not tested: {confirmed.refusal}")
+    best, told = confirmed.best_validation, (confirmed.tested, confirmed.optimism)
+    return [*lines, optimism_sentence(best, champion.mean, *told, rule)]
+
+
 def champion_sentences(standings: Sequence[Standing], champion: Standing | None, rule: Rule) -> Iterator[str]:
     """Who is the champion, and how sure that is."""
-    limits = limits_in_words(rule)
+    limits, metric = limits_in_words(rule), metric_in_words(rule)
     if champion is None:
-        yield f"No champion: {_why_none(standings, limits)}."
+        yield f"No champion: {why_none(standings, rule)}."
         return
-    candidate, metric = champion.candidate, metric_in_words(rule)
     yield (
-        f"Champion: {candidate.trial} ({candidate.title}), {metric} {value(champion.mean, rule)} "
+        f"Champion: {champion.trial} ({champion.title}), {metric} {value(champion.mean, rule)} "
         f"{interval(champion.low, champion.high, rule)} over {len(champion.seeds)} fresh seeds, gap "
         f"{100 * champion.gap:+.1f} points{f' ({limits})' if limits else ''}."
     )
-    tied = [f"{one.candidate.trial} ({value(one.mean, rule)})" for one in standings if one.standing == TIED]
+    tied = [f"{one.trial} ({value(one.mean, rule)})" for one in standings if one.standing == TIED]
     if tied:
         yield f"Not to be told from it: {', '.join(tied)}. Any of these may be as good; choose among them by cost."
-    behind = [f"{one.candidate.trial} ({value(one.mean, rule)})" for one in standings if one.standing == BEHIND]
+    behind = [f"{one.trial} ({value(one.mean, rule)})" for one in standings if one.standing == BEHIND]
     if behind:
         yield f"Worse than it beyond chance: {', '.join(behind)}."
-    beyond = [one.candidate.trial for one in standings if one.standing == BEYOND]
+    beyond = [one.trial for one in standings if one.standing == BEYOND]
     if beyond:
         yield f"Beyond the limits ({limits}) on average over the fresh seeds: {', '.join(beyond)}."
-    failed = [one.candidate.trial for one in standings if one.standing == FAILED]
+    silent = [one.trial for one in standings if one.standing == UNLEARNT]
+    if silent:
+        yield f"Learnt nothing with any fresh seed, and no champion for that: {', '.join(silent)}."
+    failed = [one.trial for one in standings if one.standing == FAILED]
     if failed:
         yield f"Failed with a seed or more, and no champion for that: {', '.join(failed)}."
 
@@ -97,12 +118,30 @@ def _better(number: float, rule: Rule) -> str:
     return f"{size} {'better' if number >= 0 else 'worse'}"
 
 
-def _why_none(standings: Sequence[Standing], limits: str) -> str:
-    failed = sum(one.standing == FAILED for one in standings)
-    nearest = next((one for one in standings if one.standing == BEYOND), None)
-    if nearest is None:
-        return f"all {failed} candidates failed with a seed or more"
+def why_champion(standings: Sequence[Standing], rule: Rule) -> str:
+    """Of the first one, which is the champion."""
+    best, tied = standings[0], [one.trial for one in standings if one.standing == TIED]
+    ties = f"; not to be told from {', '.join(tied)}" if tied else ""
     return (
-        f"none of the {len(standings)} candidates keeps the limits ({limits}) on average over fresh seeds; the "
-        f"nearest is {nearest.candidate.trial} with a gap of {100 * nearest.gap:+.1f} points"
+        f"{best.trial} ({best.title}): the best of {len(standings)} by mean {rule.metric} over {len(best.seeds)} fresh "
+        f"seeds, {best.mean:.4f}, gap {100 * best.gap:+.1f} points{ties}; this model is that of the median seed"
     )
+
+
+def why_none(standings: Sequence[Standing], rule: Rule) -> str:
+    """What keeps the candidates from being champion, and how many of them each."""
+    beyond, silent, failed = (
+        [one for one in standings if one.standing == standing] for standing in (BEYOND, UNLEARNT, FAILED)
+    )
+    reasons = []
+    if beyond:
+        reasons.append(
+            f"{len(beyond)} {'is' if len(beyond) == 1 else 'are'} beyond the limits ({limits_in_words(rule)}) on "
+            f"average over fresh seeds, the best of them {beyond[0].trial} with a gap of {100 * beyond[0].gap:+.1f} "
+            "points"
+        )
+    if silent:
+        reasons.append(f"{len(silent)} learnt nothing with any fresh seed")
+    if failed:
+        reasons.append(f"{len(failed)} failed with a seed or more")
+    return f"of {len(standings)} candidate{'s' * (len(standings) > 1)} {'; '.join(reasons)}"

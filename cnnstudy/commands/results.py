@@ -67,6 +67,7 @@ def report(
     """Tell a study in one HTML page: the answer, its figures, and every trial."""
     from cnnstudy import tracking
     from cnnstudy.gallery import gallery_of_study
+    from cnnstudy.pages.gallery import LEFT_OUT
     from cnnstudy.pages.study_page import write_report
     from cnnstudy.registry import Registry
 
@@ -74,7 +75,7 @@ def report(
     recorded = registry.study(study)
     folder = out or Path(f"{recorded.name}-report")
     with one_worker() as (executor, display, own):
-        mistakes = gallery_of_study(registry, recorded, executor, display, own) if gallery else "It was left out."
+        mistakes = gallery_of_study(registry, recorded, executor, display, own) if gallery else LEFT_OUT
         page = write_report(registry, recorded, folder, mistakes, gap / 100)
     print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
     if open_:
@@ -95,7 +96,7 @@ def ui(
     uri = tracking.tracking_uri(tracking_uri)
     recorded = tracking.Tracker(uri).study(study)
     if server.is_server(uri):
-        open_or_print(study_url(uri, recorded.experiment_id), open_)
+        open_or_print(study_url(server.without_login(uri), recorded.experiment_id), open_)
         return
     with server.serve(uri, port) as (base, process):
         open_or_print(study_url(base, recorded.experiment_id), open_)

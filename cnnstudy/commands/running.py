@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +16,13 @@ from cnnstudy.commands.shared import (
     StudyName,
     TakeOver,
     TrackingUri,
+    note,
     wide_console,
 )
+
+if TYPE_CHECKING:
+    from cnnstudy.config import Study
+    from cnnstudy.execution.local import LocalExecutor
 
 
 def run_study(
@@ -44,11 +51,17 @@ def run_study(
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
+    with _started_ahead(jobs, loaded.config.training.deterministic) as executor:
+        _run(loaded, executor, tracking_uri, take_over, dry_run, quiet)
 
+
+def _run(
+    loaded: Study, executor: LocalExecutor, tracking_uri: str | None, take_over: bool, dry_run: bool, quiet: bool
+) -> None:
     from cnnstudy import report, tracking
     from cnnstudy import study as driver
     from cnnstudy.display import choose_display
-    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.patience import Patience
 
     console = wide_console()
     tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
@@ -56,23 +69,36 @@ def run_study(
         from cnnstudy.planning import plan_study
 
         with choose_display(console, quiet=False) as display:
-            plan_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display)
+            plan_study(loaded, tracker, executor.leaving_files_in, display)
         return
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(loaded, tracker, lambda folder: LocalExecutor(jobs, folder), display, take_over)
+        outcome = driver.run_study(loaded, tracker, executor.leaving_files_in, display, take_over)
     if not quiet:
-        report.show_outcome(console, tracker, outcome)
+        # who stops does not wait for an answer
+        patience = Patience(end=0.0) if outcome.interrupted else Patience()
+        patience.ask(lambda: report.show_outcome(console, tracker, outcome), note)
         if outcome.confirmed is not None:
             report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
-        found = report.causes_of(tracker, outcome.recorded)
-        report.record_effects(tracker, outcome.recorded, found)
-        if not quiet:
+        found = report.effects_of_ended(tracker, outcome.recorded, note)
+        if found is not None and not quiet:
             report.show_effects(console, outcome.recorded.name, found)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.failed or outcome.missing:
         raise typer.Exit(TRIALS_FAILED)
+
+
+@contextlib.contextmanager
+def _started_ahead(jobs: int, deterministic: bool) -> Iterator[LocalExecutor]:
+    """Workers of which the first one starts while this process imports MLflow and opens its database."""
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.scratch import scratch_folder
+
+    with scratch_folder() as folder, contextlib.closing(LocalExecutor(jobs, folder)) as executor:
+        executor.deterministic = deterministic
+        executor.start_ahead()
+        yield executor
 
 
 def confirm(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cnnstudy.commands.secrets import guard
+
 if TYPE_CHECKING:
     from cnnstudy.display import Display
     from cnnstudy.execution import Executor
@@ -23,6 +25,7 @@ TrackingUri = Annotated[
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
         show_envvar=True,
+        callback=guard,
         help="Where MLflow keeps the record.  [default: sqlite:///mlflow.db]",
     ),
 ]

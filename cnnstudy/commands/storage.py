@@ -8,8 +8,12 @@ import typer
 
 from cnnstudy.commands.shared import wide_console
 
-cache = typer.Typer(no_args_is_help=True, help="What is kept for all studies: decoded images, weights, features.")
-Kind = Annotated[str | None, typer.Option("--kind", help="Of this kind only: images, weights or features.")]
+cache = typer.Typer(
+    no_args_is_help=True, help="What is kept for all studies: decoded images, weights, features; and checkpoints."
+)
+Kind = Annotated[
+    str | None, typer.Option("--kind", help="Of this kind only: images, weights, features or checkpoints.")
+]
 
 
 @cache.command("list")

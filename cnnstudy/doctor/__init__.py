@@ -20,7 +20,7 @@ from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.estimate import local_folder
 from cnnstudy.leftovers import Found, decide
 from cnnstudy.records import RecordedStudy
-from cnnstudy.repair import carry_out, look_around, look_at, tidy_machine
+from cnnstudy.repair import carry_out, look_around, look_at, look_at_checkpoints, tidy_machine
 from cnnstudy.scratch import remove_tree
 from cnnstudy.spool import waiting_for
 from cnnstudy.tracking import Tracker
@@ -40,9 +40,10 @@ def examine(uri: str) -> list[Finding]:
     studies = _studies(tracker) if tracker is not None else []
     artifacts = local_folder(tracker.artifacts_of(studies[0].experiment_id)) if tracker and studies else None
     found = [*environment.packages(), *environment.machine(artifacts), *wholeness.cache(), *_processes(), *of_database]
-    for study in studies:
-        assert tracker is not None
-        found += _of_study(tracker, study)
+    if tracker is not None:
+        found += _checkpoints(tracker, studies)
+        for study in studies:
+            found += _of_study(tracker, study)
     return found
 
 
@@ -55,8 +56,13 @@ def repair(uri: str) -> list[str]:
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
     tracker, _ = _open(uri)
-    for study in _studies(tracker) if tracker is not None else []:
-        assert tracker is not None
+    if tracker is None:
+        return done
+    studies = _studies(tracker)
+    abandoned = decide(Found(checkpoints=look_at_checkpoints(tracker, studies)))
+    carry_out(abandoned)
+    done += map(str, abandoned)
+    for study in studies:
         with while_nobody_runs(study.name, uri) as free:
             # a trial whose last word waits on this disk has ended
             if free and Claim(tracker, study).driver()[0] == "gone" and waiting_for(study.name, uri) is None:
@@ -99,7 +105,7 @@ def _open(uri: str) -> tuple[Tracker | None, list[Finding]]:
     except TrackingError as error:
         upgrade = f"`mlflow db upgrade {shown}` after a copy was made" if "db upgrade" in str(error) else ""
         return None, [Finding("database", str(error), True, upgrade or "check the address, and that it is running")]
-    return tracker, [Finding("database", f"{shown} answers, and can be written; studies: {count}")]
+    return tracker, [Finding("database", f"{shown} answers{', and can be written' if path else ''}; studies: {count}")]
 
 
 def _trouble_of(path: Path) -> Finding | None:
@@ -108,6 +114,9 @@ def _trouble_of(path: Path) -> Finding | None:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
         try:
             connection.execute("BEGIN IMMEDIATE")
+            # of a file that nobody may write, SQLite only says so when something is written
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {int(version)}")
             connection.execute("ROLLBACK")
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         finally:
@@ -133,6 +142,18 @@ def _processes() -> Iterator[Finding]:
         yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair does it", mendable=True)
     if not decisions:
         yield Finding("processes", "no process has left anything behind")
+
+
+def _checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:
+    """Those that no trial will go on from; the others are named."""
+    found = look_at_checkpoints(tracker, studies)
+    decisions = decide(Found(checkpoints=found))
+    for decision in decisions:
+        yield Finding("checkpoints", f"{decision.name} {decision.why}", True, "--repair removes it", mendable=True)
+    waiting = len(found) - len(decisions)
+    if waiting:
+        trials = "1 trial" if waiting == 1 else f"{waiting} trials"
+        yield Finding("checkpoints", f"of {trials} that did not end yet; the next call goes on from them")
 
 
 def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:

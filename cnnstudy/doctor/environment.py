@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cnnstudy
 from cnnstudy.cache import cache_folder
+from cnnstudy.display import size
 from cnnstudy.doctor.findings import Finding
-from cnnstudy.estimate import size
-from cnnstudy.execution.local import cores
+from cnnstudy.processes import cores
 
 #: Where a module has another name than its package.
 _MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "ruamel.yaml": "ruamel"}

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from cnnstudy.cache import cache_folder
+from cnnstudy.cache import cache_folder, entry_folders
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.estimate import local_folder
 from cnnstudy.leftovers import FoundStudy
 from cnnstudy.records import RecordedStudy
 from cnnstudy.tracking import Tracker
+from cnnstudy.training import checkpoints
 
 
 def broken_entries() -> dict[Path, str]:
     """Cache entries that can't be what was built, and why."""
-    checks: dict[str, Callable[[Path], str]] = {"images": _why_images_are_broken, "weights": _why_weights_are_broken}
+    checks: dict[str, Callable[[Path], str]] = {
+        "images": _why_images_are_broken,
+        "weights": _why_weights_are_broken,
+        checkpoints.KIND: checkpoints.why_broken,
+    }
     found = {}
     for kind, check in checks.items():
-        for folder in sorted((cache_folder() / kind).glob("*")):
-            if folder.is_dir() and re.fullmatch(r"[0-9a-f]{24}", folder.name):
-                why = check(folder)
-                if why:
-                    found[folder] = why
+        for folder in entry_folders(kind):
+            why = check(folder)
+            if why:
+                found[folder] = why
     return found
 
 

@@ -1,7 +1,7 @@
 """Engines that run jobs in workers, one file each; the driver sees only what is here.
 
-A job is plain data that a worker turns into events: progress, epochs, and in the end one result or one failure. The
-driver answers each epoch of a trial with go on or prune.
+A job is plain data that a worker turns into events: progress, epochs, and in the end one result or one failure. Where
+a trial may be pruned, the driver answers each of its epochs with go on or prune; else the worker waits for nobody.
 
     driver                                    worker
       submit(Job)           ------------->
@@ -36,6 +36,7 @@ class Job:
     key: str
     kind: Kind
     payload: dict[str, Any]
+    asks: bool = False  # a trial, after each epoch, whether to go on
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A trial ended an epoch and waits for an answer."""
+    """A trial ended an epoch."""
 
     key: str
     record: EpochRecord
+    asks: bool = True  # and waits for an answer
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Executor(Protocol):
         """The next event of any job; None after `timeout` seconds without one."""
 
     def answer(self, key: str, go_on: bool) -> None:
-        """Answer the Epoch event of a job: train on, or stop here."""
+        """Answer the Epoch event of a job that asks: train on, or stop here."""
 
     def stop(self, key: str) -> str:
         """End a job that hangs; it gets no more events. What its worker was doing, as far as it can be told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -18,7 +19,7 @@ from typing import Any
 import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.processes import resident_memory
+from cnnstudy.processes import cores, resident_memory
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
@@ -42,7 +43,7 @@ class LocalExecutor:
     """`workers` processes, started when first needed, kept warm, replaced when they die.
 
     Args:
-        folder: for the files of trials.
+        folder: for the files of trials, and for what workers leave there.
         program: what Python runs as a worker.
     """
 
@@ -56,13 +57,27 @@ class LocalExecutor:
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
 
+    def start_ahead(self) -> None:
+        """Start the first worker, which imports TensorFlow while the driver has other things to do."""
+        self._idle.append(self._new_process("--ahead"))
+
+    def leaving_files_in(self, folder: Path) -> LocalExecutor:
+        """Itself, with another folder for the files of trials."""
+        self._folder = folder
+        return self
+
     def submit(self, job: Job) -> None:
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
-        process = process or _Process(self._program, self._threads, self._folder, self._events, self.deterministic)
+        process = process or self._new_process()
         self._busy[job.key] = process
-        process.start(job)
+        process.start(job, self._folder)
+
+    def _new_process(self, *options: str) -> _Process:
+        # sums are rounded in an order that depends on the number of threads
+        threads = ["--threads=1", "--deterministic"] if self.deterministic else [f"--threads={self._threads}"]
+        return _Process([*self._program, *threads, *options], self._folder, self._events)
 
     def next_event(self, timeout: float) -> Event | None:
         try:
@@ -111,17 +126,10 @@ class LocalExecutor:
             self._events.get()
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(
-        self, program: Sequence[str], threads: int, folder: Path, events: queue.Queue[Event], deterministic: bool
-    ) -> None:
+    def __init__(self, program: Sequence[str], folder: Path, events: queue.Queue[Event]) -> None:
         self._events = events
         self._job: Job | None = None
         self._kind: tuple[str, Any] = ("", None)  # of the last job, and its network
@@ -133,11 +141,9 @@ class _Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         root = str(Path(cnnstudy.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        # sums are rounded in an order that depends on the number of threads
-        options = ["--threads=1", "--deterministic"] if deterministic else [f"--threads={threads}"]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *program, *options, f"--folder={folder}"],
+                [sys.executable, *program, f"--folder={folder}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -151,7 +157,7 @@ class _Process:
         self._reader = threading.Thread(target=self._read_events, daemon=True)
         self._reader.start()
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, folder: Path) -> None:
         self._kind = (job.kind, job.payload.get("architecture"))
         with self._lock:
             self._job = job
@@ -159,7 +165,7 @@ class _Process:
         if ended:
             self._report_end()
         else:
-            self.send({"key": job.key, "kind": job.kind, "payload": job.payload})
+            self.send({**dataclasses.asdict(job), "folder": str(folder)})
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -183,7 +189,8 @@ class _Process:
         """Let it write the stacks of its threads into its log and end, if it still can."""
         with self._lock:
             self._job = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        # Windows can't send it, which is a ValueError: there it is only ended
+        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
             self._process.send_signal(signal.SIGABRT)
             self._process.wait(SECONDS_TO_ANSWER)
 
@@ -210,8 +217,8 @@ class _Process:
         for line in self._process.stdout:
             try:
                 event = _event(json.loads(line))
-            except ValueError:  # printed before the worker took over its output, or cut off by its end
-                continue
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # printed before the worker took over its output, or cut off by its end
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None
@@ -228,9 +235,10 @@ class _Process:
 
 
 def _event(message: dict[str, Any]) -> Event:
+    """Raises ValueError, TypeError, KeyError or AttributeError where it is none."""
     kind = message.pop("kind")
     if kind == "epoch":
-        return Epoch(message["key"], EpochRecord.from_json(message["record"]))
+        return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])
     return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 

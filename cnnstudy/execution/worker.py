@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import queue
@@ -29,7 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--deterministic", action="store_true")
-    parser.add_argument("--folder", type=Path, required=True, help="for the files of trials")
+    parser.add_argument("--ahead", action="store_true", help="import TensorFlow before there is a job")
+    parser.add_argument("--folder", type=Path, required=True, help="by which whoever looks knows whose worker it is")
     arguments = parser.parse_args()
     # Whatever a library prints goes to the log; only events go to the driver.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -37,7 +39,9 @@ def main() -> None:
     _write_stacks_when_aborted()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
-    worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.folder)
+    worker = Worker(events, messages, arguments.threads, arguments.deterministic)
+    if arguments.ahead:
+        worker.get_ready()
     Heartbeat(threading.get_ident(), worker.tell_that_it_gets_on).start()
     while True:
         worker.run(messages.get())
@@ -62,13 +66,13 @@ class Worker:
     """Runs one job after the other in this process, TensorFlow imported once."""
 
     def __init__(
-        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool, folder: Path
+        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool
     ) -> None:
         self.events = events
         self.messages = messages
         self.threads = threads
         self.deterministic = deterministic
-        self.folder = folder
+        self.folder, self.asks = Path(), False  # of the job under way
         self._compiled: CompiledNetworks | None = None
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
@@ -76,6 +80,7 @@ class Worker:
     def run(self, job: dict[str, Any]) -> None:
         """Run a job; whatever it raises becomes a Failed event."""
         key = self._key = job["key"]
+        self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
             "prepare_images": self._prepare_images,
             "check_weights": self._check_weights,
@@ -140,7 +145,10 @@ class Worker:
         path = Path(payload["file"]).expanduser() if payload["file"] else weights.imagenet_file(architecture)
         network = architectures.build_network(architecture, payload["image_size"], payload["classes"], dropout=0.0)
         weights.load_backbone(network, path)
-        return {"file": str(path.absolute()), "digest": weights.digest(weights.backbone_layers(network.logits))}
+        return {
+            "file": str(path.absolute()),
+            "digest": weights.digest(weights.digests(weights.backbone_layers(network.logits))),
+        }
 
     def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
@@ -154,14 +162,11 @@ class Worker:
         from cnnstudy.training.trial import run_trial
 
         def report(record: EpochRecord) -> bool:
-            self._send("epoch", key, record=record.to_json())
-            return bool(self.messages.get()["go_on"])
-
-        def progress(what: str, done: int, total: int) -> None:
-            self._send("progress", key, what=what, done=done, total=total)
+            self._send("epoch", key, record=record.to_json(), asks=self.asks)
+            return not self.asks or bool(self.messages.get()["go_on"])
 
         spec = TrialSpec.from_json(payload)
-        return run_trial(spec, self.folder / key, report, self._networks(), progress).to_json()
+        return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
@@ -201,6 +206,13 @@ class Worker:
         if self._compiled is None:
             self._compiled = CompiledNetworks()
         return self._compiled
+
+    def get_ready(self) -> None:
+        """Import what trials take, while nobody waits for it."""
+        with contextlib.suppress(Exception):  # the job that needs it says so
+            self._set_up_tensorflow()
+            for name in ("cnnstudy.training.trial", "mlflow.tensorflow"):
+                importlib.import_module(name)
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:

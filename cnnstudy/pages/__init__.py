@@ -14,4 +14,5 @@ words            the numbers and sentences that no table holds
 tables           cells of the page's tables
 illustrations    which figures a story has
 study_page       the page as HTML, and as files
+comparison_page  the page of two studies side by side
 """

@@ -6,13 +6,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cnnstudy.errors import DataError
 
 #: Pixels of the longer side, and mistakes that a page shows.
 _LONGEST, MOST_SHOWN = 144, 30
+#: Why a page shows none, where nobody looked for any.
+LEFT_OUT = "It was left out."
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Gallery:
     wrong: int = 0  # of its validation images, all of them
     validation: int = 0
     trial: str = ""
-    places: tuple[int, int] | None = None  # rows and columns of the map that Grad-CAM is drawn from
+    places: tuple[int, int] = (0, 0)  # rows and columns of the map that Grad-CAM is drawn from
     reason: str = ""
 
 
@@ -58,20 +59,13 @@ def read_gallery(given: Mapping[str, Any] | str) -> Gallery:
     """
     if isinstance(given, str):
         return Gallery(reason=given)
-    places = given.get("map")
-    return Gallery(
-        mistakes=mistakes(given["entries"]),
-        wrong=int(given.get("wrong", len(given["entries"]))),
-        validation=int(given.get("validation", 0)),
-        trial=str(given.get("trial", "")),
-        places=(int(places[0]), int(places[1])) if places else None,
-    )
+    rows, columns = given["map"]
+    return Gallery(mistakes(given["entries"]), given["wrong"], given["validation"], given["trial"], (rows, columns))
 
 
 def mistakes(entries: Sequence[Mapping[str, Any]]) -> list[Mistake]:
     """Entries of plain data as pictures: `image`, `true`, `predicted`, `probability`, `key`, and `neighbours` with
-    `image`, `class`, `similarity`, `key`; where there are maps, `cam_predicted` (or `cam`) and `cam_true`. Images are
-    PNG or JPEG, as bytes or as a path.
+    `image`, `class`, `similarity`, `key`; the maps are `cam_predicted` and `cam_true`. Images are paths of files.
 
     Raises:
         DataError: an image that can't be decoded.
@@ -79,35 +73,30 @@ def mistakes(entries: Sequence[Mapping[str, Any]]) -> list[Mistake]:
     return [
         Mistake(
             picture=_address(entry["image"]),
-            cams=tuple(
-                (str(entry[of]), _address(entry[name]))
-                for name, of in (("cam", "predicted"), ("cam_predicted", "predicted"), ("cam_true", "true"))
-                if entry.get(name)
-            ),
-            true=str(entry["true"]),
-            predicted=str(entry["predicted"]),
-            probability=float(entry["probability"]),
-            key=str(entry["key"]),
+            cams=tuple((entry[of], _address(entry[f"cam_{of}"])) for of in ("predicted", "true")),
+            true=entry["true"],
+            predicted=entry["predicted"],
+            probability=entry["probability"],
+            key=entry["key"],
             neighbours=tuple(
-                Neighbour(_address(near["image"]), str(near["class"]), str(near["key"]), float(near["similarity"]))
-                for near in entry.get("neighbours") or ()
+                Neighbour(_address(near["image"]), near["class"], near["key"], near["similarity"])
+                for near in entry["neighbours"]
             ),
         )
         for entry in entries[:MOST_SHOWN]
     ]
 
 
-def _address(given: bytes | str | Path) -> str:
+def _address(file: str) -> str:
     """The picture, no larger than it is shown, as a data: address."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as image:
+        with Image.open(file) as image:
             small = image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        what = "bytes of the gallery" if isinstance(given, bytes) else str(given)
-        raise DataError(f"can't decode an image of the gallery, {what}: {error}") from error
+        raise DataError(f"can't decode an image of the gallery, {file}: {error}") from error
     small.thumbnail((_LONGEST, _LONGEST))
-    file = io.BytesIO()
-    small.save(file, "WEBP", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    encoded = io.BytesIO()
+    small.save(encoded, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"

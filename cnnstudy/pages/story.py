@@ -15,15 +15,17 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import Causes, causes
 from cnnstudy.analysis.classes import metric_names
+from cnnstudy.analysis.confirmed import RECORD
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import leaderboard, without_formula
 from cnnstudy.analysis.observations import History
 from cnnstudy.analysis.pareto import GOALS, non_dominated
-from cnnstudy.pages.confirmed import ARTIFACT, Confirmed, read_confirmed
-from cnnstudy.pages.gallery import Gallery, read_gallery
+from cnnstudy.analysis.trials import latest_trials
+from cnnstudy.pages.confirmed import Confirmed, read_confirmed
+from cnnstudy.pages.gallery import LEFT_OUT, Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
 from cnnstudy.pages.trial_figures import ClassAccuracy
-from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.tracking import Tracker
 
 #: Reads a text among a run's artifacts; None where there is none.
@@ -67,7 +69,7 @@ class Story:
 
 
 def collect(
-    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = ""
+    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = LEFT_OUT
 ) -> Story:
     """The story of a recorded study.
 
@@ -79,13 +81,12 @@ def collect(
         TrackingError: MLflow does not answer.
         DataError: an image of the gallery can't be decoded.
     """
-    trials = latest_runs(run for run in tracker.runs(study.experiment_id) if run.kind == "trial")
     files = {
         path.rpartition("/")[2]: text
         for path in tracker.files(study.run_id, "study")
         if (text := tracker.read_text(study.run_id, path)) is not None
     }
-    runs = list(trials.values())
+    runs = latest_trials(tracker.runs(study.experiment_id))
     return tell(study, runs, tracker.metric_history, tracker.read_text, target_gap, gallery, files)
 
 
@@ -95,7 +96,7 @@ def tell(
     history: History,
     read_text: ReadText,
     target_gap: float = TARGET,
-    gallery: Mapping[str, Any] | str = "",
+    gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
 ) -> Story:
     """The story of trials, from whatever looks up their histories and texts."""
@@ -124,14 +125,14 @@ def tell(
 
 
 def _confirmed(study: RecordedStudy, read_text: ReadText) -> tuple[Confirmed | None, list[str]]:
-    text = read_text(study.run_id, ARTIFACT)
+    text = read_text(study.run_id, RECORD)
     if text is None:
         return None, []
     try:
         return read_confirmed(text), []
     except ValueError as error:
         again = f"`python -m cnnstudy confirm {study.name}` writes it again"
-        return None, [f"{ARTIFACT} of this study can't be read, so the confirmation is left out: {error}; {again}."]
+        return None, [f"{RECORD} of this study can't be read, so the confirmation is left out: {error}; {again}."]
 
 
 def _curve(run: RecordedRun, history: History) -> Curve:

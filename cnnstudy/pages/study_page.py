@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,23 @@ from cnnstudy.analysis.causes import NETWORKS, Causes
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.pareto import GOALS
 from cnnstudy.analysis.sentences import sentences
+from cnnstudy.errors import TrackingError
 from cnnstudy.pages import tables, words
 from cnnstudy.pages.drawing import inline_svg, save_png, svg_text
 from cnnstudy.pages.factor_figures import number_left_out
 from cnnstudy.pages.forest_figures import MOST_ROWS, effect_forest_rows
+from cnnstudy.pages.gallery import LEFT_OUT
 from cnnstudy.pages.illustrations import SECTIONS, illustrations
 from cnnstudy.pages.story import Story, collect
 from cnnstudy.pages.trial_figures import LARGEST_MATRIX, MOST_CLASSES
 from cnnstudy.records import RecordedStudy
+from cnnstudy.registry import Registry
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.tracking import Tracker
 
 PAGE, FIGURES = "report.html", "figures"
+#: Its folder among the artifacts of the study's run.
+RECORDED = "report"
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,12 @@ def write_report(
     tracker: Tracker,
     study: RecordedStudy,
     folder: Path,
-    gallery: Mapping[str, Any] | str = "",
+    gallery: Mapping[str, Any] | str = LEFT_OUT,
     gap: float = TARGET,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
+
+    Figures of an earlier report that had others go, in MLflow as far as its store lets them.
 
     Args:
         gallery: images that are wrong beside those that they resemble, or why there are none (gallery.read_gallery).
@@ -73,25 +81,37 @@ def write_report(
         The page.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not answer, or does not take the page: it lies in the folder then.
         DataError: an image of the gallery can't be decoded.
         OSError: the folder can't be written.
     """
     story = collect(tracker, study, gap, gallery)
-    with tempfile.TemporaryDirectory(prefix="cnnstudy-") as name:
-        made = Path(name) / "report"
+    with scratch_folder() as scratch:
+        made = scratch / RECORDED
         write_page(story, made)
-        tracker.log_files(study.run_id, Path(name))
-        _remove_figures(folder / FIGURES)
+        for path in filter(_is_figure, (folder / FIGURES).glob("*")):
+            path.unlink()
         shutil.copytree(made, folder, dirs_exist_ok=True)
+        try:
+            tracker.log_files(study.run_id, scratch)
+        except TrackingError as error:
+            raise TrackingError(f"{error} The page is in {folder / PAGE}, and only not recorded.") from error
+        _remove_recorded_figures(tracker, study, {path.name for path in (made / FIGURES).iterdir()})
     return folder / PAGE
 
 
-def _remove_figures(folder: Path) -> None:
-    """Those of an earlier report, which may have had others; not what somebody else put there."""
-    for path in folder.glob("*"):
-        if path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS:
-            path.unlink()
+def _remove_recorded_figures(tracker: Tracker, study: RecordedStudy, kept: Collection[str]) -> None:
+    """Those of an earlier report that this one has not made."""
+    registry = Registry(tracker.uri)
+    for path in map(Path, tracker.files(study.run_id, f"{RECORDED}/{FIGURES}")):
+        if _is_figure(path) and path.name not in kept:
+            with contextlib.suppress(TrackingError):
+                registry.remove_files(study.run_id, path.as_posix())
+
+
+def _is_figure(path: Path) -> bool:
+    """Whether a report made it, and nobody else put it there."""
+    return path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS
 
 
 def write_page(story: Story, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from cnnstudy.analysis.leaderboard import table, with_weights
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows
 from cnnstudy.pages.grouping import levels_in_words, levels_of, varied_factors
 from cnnstudy.pages.story import Story
+from cnnstudy.records import RecordedRun
 from cnnstudy.space import FACTORS
 
 #: Trials of the leaderboard.
@@ -73,7 +74,10 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
     headings = ["trial", *(_heading(name) for name in factors), "seed"]
     headings += [*(heading for _, heading, _, _ in _MEASURED[:_JUDGED]), "verdict"]
     headings += [*(heading for _, heading, _, _ in _MEASURED[_JUDGED:]), "state"]
-    varied = {name: varied_factors(list(story.runs)) for name in dict.fromkeys(frame["architecture"])}
+    of_network: dict[str, list[RecordedRun]] = {}
+    for run in story.runs:
+        of_network.setdefault(run.tags["cnnstudy.architecture"], []).append(run)
+    varied = {network: varied_factors(runs) for network, runs in of_network.items()}
     rows = []
     by_trial = {run.tags["cnnstudy.trial"]: run for run in story.runs}
     for row, front in zip(frame.to_dict("records"), story.front, strict=True):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cnnstudy.analysis.causes import counted
-from cnnstudy.pages.confirmed import Candidate, Confirmed
+from cnnstudy.analysis.selection import confirmed_sentences
+from cnnstudy.pages.confirmed import Confirmed
 from cnnstudy.pages.grouping import level_in_words, levels_of, varied_factors
 from cnnstudy.pages.story import Story, packages_of
 from cnnstudy.training.verdict import VERDICTS
@@ -105,82 +106,7 @@ def nothing_yet(story: Story) -> str:
 
 def confirmation(confirmed: Confirmed) -> list[str]:
     """What fresh seeds and the test images said, most important first."""
-    winner = confirmed.winner
-    lines = [_winner(confirmed, winner) if winner is not None else f"No champion{_why(confirmed)}."]
-    tied = confirmed.with_standing("tied")
-    if tied:
-        names = ", ".join(f"{one.trial} ({_shown(confirmed, one.mean)})" for one in tied)
-        lines.append(f"It can't be told from {names}: tied. Any of them may be as good; choose among them by cost.")
-    if winner is not None and confirmed.best_trial and winner.trial != confirmed.best_trial:
-        lines.append(f"The best of the study was {confirmed.best_trial}; fresh seeds do not make it the champion.")
-    others = [one for one in confirmed.candidates if one.standing not in ("champion", "tied", "behind")]
-    if others:
-        lines.append(f"Out of the running: {', '.join(f'{one.trial} ({one.standing})' for one in others)}.")
-    return [*lines, *_tested(confirmed), *_optimism(confirmed)]
-
-
-def _why(confirmed: Confirmed) -> str:
-    if confirmed.reason:
-        return f": {confirmed.reason.rstrip('.')}"
-    return f": no candidate keeps {confirmed.limits} with fresh seeds" if confirmed.limits else ""
-
-
-def _winner(confirmed: Confirmed, winner: Candidate) -> str:
-    interval = _interval(winner.low, winner.high, confirmed.percent, 1 if confirmed.shows_accuracy else 3)
-    gap = f", with a gap of {100 * winner.gap:+.1f} points" if winner.gap is not None else ""
-    title = f" ({winner.title})" if winner.title else ""
-    limits = f"; it keeps {confirmed.limits}" if confirmed.limits else ""
-    return (
-        f"Trained again with {counted(len(winner.values), 'fresh seed')}, the champion {winner.trial}{title} reaches "
-        f"{_shown(confirmed, winner.mean)}{interval} on validation{gap}{limits}."
-    )
-
-
-def _tested(confirmed: Confirmed) -> list[str]:
-    test = confirmed.test
-    if test is None or test.mean is None:
-        return [f"Not tested: {confirmed.refusal}"] if confirmed.refusal else ["The test images were not looked at."]
-    once = "once" if test.openings == 1 else f"{test.openings} times, so they are no longer untouched"
-    return [
-        f"On the {test.images} test images, which nothing was chosen by, it reaches {100 * test.mean:.1f} %"
-        f"{_interval(test.low, test.high, 100, 1)} (looked at on {day(test.opened)}, {once})."
-    ]
-
-
-def _optimism(confirmed: Confirmed) -> list[str]:
-    """What choosing by the best validation flatters by: against the champion's fresh seeds, and against its test."""
-    best, winner = confirmed.best_value, confirmed.winner
-    if best is None or winner is None or winner.mean is None:
-        return []
-    sign = 1 if confirmed.shows_accuracy else -1
-    told = [f"{_better(confirmed, sign * (best - winner.mean))} than the champion with fresh seeds"]
-    if confirmed.optimism is not None:
-        told.append(f"{_better(confirmed, confirmed.optimism)} than its test")
-    name = f" ({confirmed.best_trial})" if confirmed.best_trial else ""
-    flatters = sign * (best - winner.mean) > 0 and (confirmed.optimism is None or confirmed.optimism > 0)
-    luck = " So much it flatters to choose by one value." if flatters else ""
-    return [f"The best validation of the study was {confirmed.shown(best)}{name}: {' and '.join(told)}.{luck}"]
-
-
-def _better(confirmed: Confirmed, amount: float) -> str:
-    size = f"{100 * abs(amount):.1f} points" if confirmed.shows_accuracy else f"{abs(amount):.3f} nats"
-    return f"{size} {'better' if amount >= 0 else 'worse'}"
-
-
-def _shown(confirmed: Confirmed, value: float | None) -> str:
-    return "no value" if value is None else confirmed.shown(value)
-
-
-def _interval(low: float | None, high: float | None, scale: float, digits: int) -> str:
-    return "" if low is None or high is None else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-
-
-def day(moment: str) -> str:
-    """`2026-11-24` of an ISO date and time; text that is none stays as it is."""
-    try:
-        return datetime.datetime.fromisoformat(moment).date().isoformat()
-    except ValueError:
-        return moment
+    return confirmed_sentences(confirmed.record)
 
 
 def dates(story: Story) -> str:

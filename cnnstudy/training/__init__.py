@@ -5,7 +5,8 @@ pixels       one image file -> pixels, or why not
 decoder      the process that does it, under limits
 decoding     files and arrays -> pixels, in parallel; names the bad ones
 contents     a digest of each image; which are copies of each other
-images       the cache of decoded images; split, subsets, probe
+splits       which images train, validate and test: class by class, by a hash
+images       the cache of decoded images; subsets, probe
 weights      source weights: read, write, lay into a network
 transfer     which layers train
 optimizers   one line each
@@ -13,12 +14,17 @@ augmentation one entry each
 batches      which images make a batch, as they should and as tutorials have it
 graph        a network between any two of its tensors, with dropout that can be set
 compiled     networks and their updates, kept from trial to trial
+micro_batches those that do not fit into memory, in parts
 updates      one update of the weights, compiled
 features     what frozen layers make of the images: computed once, shared by all trials
+checkpoints  files to go on from after a kill: where, when, whole or none
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
+resumption   what the rest of a trial depends on, into a checkpoint and out of it
 milestones   where overfitting sets in, the gap at an equal fit
 correctness  which images are right, packed
+held_out     models on the test images, which no training saw
+speed        how fast a network trains, measured
 verdict      what a trial did, in a word, with the rule behind it
 package      the model with its preprocessing as an MLflow model; loads it again
 layout       where the parts of a saved model lie

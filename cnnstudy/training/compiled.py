@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import keras
@@ -23,6 +23,7 @@ from cnnstudy.architectures import Network
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import augmentation, weights
 from cnnstudy.training.graph import AUXILIARY_DROPOUT, DROPOUT, Graph
+from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
 
 #: How much is kept from trial to trial: networks, updates of a network, and bytes of weights and optimisers' states.
@@ -38,9 +39,13 @@ class CompiledNetwork:
         )
         self.graph = Graph(self.network)
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)
+        self.micro_batches = MicroBatches()
         self._augmentations: dict[str, list[keras.layers.Layer]] = {}
         self._updates: OrderedDict[UpdateKind, Update] = OrderedDict()
         self._forwards: dict[tuple[str | None, str], Callable[[np.ndarray], tf.Tensor]] = {}
+        self._source: tuple[object, ...] = ()  # where the backbone's weights came from
+        self._digests: dict[str, str] = {}  # of layers as the trial starts
+        self._kept: dict[str, str] = {}  # of layers that are so still, now that it has ended
 
     def start(self, spec: TrialSpec) -> None:
         """Set everything to what a trial starts from, whatever was trained before.
@@ -50,11 +55,25 @@ class CompiledNetwork:
         """
         for layer in self.network.training.layers:
             layer.trainable = True
-        source = spec.weights_file if spec.levels["transfer"] != "scratch" else None
-        weights.initialise(self.network, spec.seed, None if source is None else Path(source))
+        file = spec.weights_file if spec.levels["transfer"] != "scratch" else None
+        source = (spec.seed,) if file is None else _as_it_is(Path(file))
+        self._digests, self._kept = self._kept if source == self._source else {}, {}
+        self._source = source
+        weights.initialise(self.network, spec.seed, None if file is None else Path(file), kept=self._digests)
         self.graph.set_dropout(float(spec.levels["dropout"]), float(spec.levels.get("auxiliary_dropout", 0.0)))
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
         augmentation.start(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
+        self.micro_batches.start(spec.micro_batch)
+
+    def start_digests(self, layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
+        """Of layers of the backbone by name, as the trial started; only for layers that it has not trained yet."""
+        layers = list(layers)
+        self._digests |= weights.digests(layer for layer in layers if layer.name not in self._digests)
+        return {layer.name: self._digests[layer.name] for layer in layers}
+
+    def keep(self, layers: Mapping[str, str]) -> None:
+        """The trial has ended, and these layers of the backbone have the digests that they started with."""
+        self._kept = dict(layers)
 
     def augmentation(self, name: str) -> list[keras.layers.Layer]:
         """The layers of one of space.AUGMENTATIONS, shared by all updates: their streams go on from phase to phase."""
@@ -66,21 +85,25 @@ class CompiledNetwork:
         """The update of that kind, compiled at its first call."""
         if kind not in self._updates:
             augment = self.augmentation(kind.augmentation)
-            self._updates[kind] = Update(self.network, self.graph, kind, augment, self.auxiliary_weight)
+            self._updates[kind] = Update(
+                self.network, self.graph, kind, augment, self.auxiliary_weight, self.micro_batches
+            )
         self._updates.move_to_end(kind)
         return self._updates[kind]
 
     def logits(self, inputs: np.ndarray, cut: str | None = None) -> np.ndarray:
-        """Logits [n, classes] in inference mode.
+        """Logits [n, classes] in inference mode; in parts where the memory does not suffice, as features are too.
 
         Args:
             inputs: images [n, size, size, 3] uint8, or the outputs [n, ...] float32 of the operation `cut`.
         """
-        return self._forward(cut, self.graph.outputs[0])(inputs).numpy()
+        forward = self._forward(cut, self.graph.outputs[0])
+        return self.micro_batches.evaluate(inputs, lambda part: forward(part).numpy())
 
     def features(self, pixels: np.ndarray, cut: str) -> np.ndarray:
         """Outputs [n, ...] float32 of the operation `cut` for images [n, size, size, 3] uint8, in inference mode."""
-        return self._forward(None, cut)(pixels).numpy()
+        forward = self._forward(None, cut)
+        return self.micro_batches.evaluate(pixels, lambda part: forward(part).numpy())
 
     def forget_updates(self, kept: int) -> None:
         """All but so many that were used last."""
@@ -108,8 +131,19 @@ class CompiledNetwork:
                 known = {cut or self.graph.input: tf.cast(inputs, tf.float32)}
                 return self.graph.run([wanted], known, training=False)[0]
 
-            self._forwards[cut, wanted] = tf.function(forward, input_signature=[self.graph.signature(cut)])
+            self._forwards[cut, wanted] = tf.function(
+                forward, input_signature=[self.graph.signature(cut)], autograph=False
+            )
         return self._forwards[cut, wanted]
+
+
+def _as_it_is(file: Path) -> tuple[object, ...]:
+    """The file, and whether another has taken its place."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()  # whoever reads it says so
+    return str(file), status.st_mtime_ns, status.st_size
 
 
 class CompiledNetworks:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cnnstudy.datasets import ImageSource, SourceImage
 from cnnstudy.errors import DataError, printable
+from cnnstudy.processes import cores
 from cnnstudy.records import Split
 from cnnstudy.training.decoding import Progress
 from cnnstudy.training.pixels import UnusableImageError, read_file
@@ -27,7 +27,7 @@ def digests_of(images: Sequence[SourceImage], progress: Progress) -> list[bytes]
     """
     digests: list[bytes] = []
     unreadable: list[str] = []
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:
+    with ThreadPoolExecutor(min(8, cores() + 2)) as pool:
         for number, found in enumerate(pool.map(_digest_or_reason, images), 1):
             if isinstance(found, str):
                 unreadable.append(found)

@@ -21,6 +21,7 @@ import cnnstudy
 from cnnstudy.datasets import SourceImage
 from cnnstudy.datasets.files import UNREAD_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
+from cnnstudy.processes import cores
 from cnnstudy.training.pixels import in_size
 
 #: For one image, at all its sizes: bytes of memory, and seconds of the processor.
@@ -108,10 +109,10 @@ class Decoders:
                         store(place, size, decoded)
             return [outcome if isinstance(outcome, str) else None for outcome in outcomes]
 
-        count, cores = len(images), _cores()
-        at_once = max(1, min(MOST_AT_ONCE, count // (2 * cores)))
+        count, threads = len(images), cores()
+        at_once = max(1, min(MOST_AT_ONCE, count // (2 * threads)))
         parts = [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             reasons = (reason for of_part in pool.map(decode, parts) for reason in of_part)
             for place, reason in enumerate(reasons):
                 if reason is not None:
@@ -293,8 +294,3 @@ class _Decoder:
             self._process.stdin.close()
         self._process.stdout.close()
         return self._process.wait()
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,7 +36,7 @@ KIND = "features"
 #: Bytes in the cache for the features of all studies, and the share of what is free on the disk that new ones may take.
 LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
 #: Part of their address: raise it when the same images and weights would give other features.
-VERSION = 1
+VERSION = 2
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"
 
 
@@ -160,7 +160,7 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "images": Path(spec.images.folder).name,  # a content address too
             "without test": [spec.split.test, spec.split.seed],
             "network": [spec.architecture, spec.images.size, compiled.network.architecture.preprocessing],
-            "weights": weights.digest(layers),
+            "weights": weights.digest(compiled.start_digests(layers)),
             "cut": cut,
             "numbers": ["float32", tf.__version__],
         }

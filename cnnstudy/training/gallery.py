@@ -38,9 +38,9 @@ def explain_errors(
         file: the model, a `.keras` file.
 
     Returns:
-        {"wrong": all mistakes, "validation": images, "layer": the one whose map is shown, "map": [height, width] of it,
+        {"wrong": all mistakes, "validation": images, "map": [height, width] of the map that is shown,
         "entries": [{"image", "cam_predicted", "cam_true": paths, "true", "predicted": names of classes,
-        "probability", "probability_true": of these two, "key": of the image in the data set,
+        "probability": of the predicted one, "key": of the image in the data set,
         "neighbours": [{"image": path, "class": name of its label in training, "similarity": -1 to 1, "key"}]}]}
 
     Raises:
@@ -70,7 +70,6 @@ def explain_errors(
     return {
         "wrong": len(wrong),
         "validation": len(validation),
-        "layer": parts.layer,
         "map": list(parts.maps.output_shape[1:3]),
         "entries": entries,
     }
@@ -155,7 +154,6 @@ class _Drawing:
             "true": self.classes[true],
             "predicted": self.classes[predicted],
             "probability": float(probabilities[predicted]),
-            "probability_true": float(probabilities[true]),
             "key": self.keys[images.places[place]],
         }
 

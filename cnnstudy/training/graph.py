@@ -84,7 +84,7 @@ class Graph:
         """As the layer does it, but for a rate of 0 too, where it keeps everything: the same numbers by any way."""
         noise = keras.random.uniform(tf.shape(x), seed=layer.seed_generator)
         kept = noise >= self._rates[layer.name]
-        return tf.where(kept, x * self._scales[layer.name], tf.zeros((), x.dtype))
+        return tf.where(kept, x * tf.cast(self._scales[layer.name], x.dtype), tf.zeros((), x.dtype))
 
     def last_constant(self, changes: Callable[[str], bool]) -> str | None:
         """The last operation that everything in the logits comes through and that is the same in every trial and epoch.
@@ -110,6 +110,16 @@ class Graph:
         # the more lies before it, the later it is
         last = max(candidates, key=lambda name: len(self.upstream(name)))
         return last if any(getattr(self.operations[name], "weights", ()) for name in self.upstream(last)) else None
+
+    def inner_layers(self) -> list[keras.layers.Layer]:
+        """The layers between the images and the logits: what prepares the images is none, nor what gives logits."""
+        inner = set.union(*map(self.upstream, self.outputs)) - set(self.outputs)
+        return [
+            self.operations[name]
+            for name in sorted(inner)
+            if isinstance(self.operations[name], keras.layers.Layer)
+            and any(getattr(self.operations[before], "weights", ()) for before in self.upstream(name))
+        ]
 
     def upstream(self, name: str, without: str | None = None) -> set[str]:
         """The operation and all that it depends on; what it needs only by way of `without` is left out."""

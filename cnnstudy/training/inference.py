@@ -13,6 +13,7 @@ from cnnstudy.datasets import SourceImage
 from cnnstudy.errors import ModelError
 from cnnstudy.training import package
 from cnnstudy.training.decoding import Decoders, Progress
+from cnnstudy.training.micro_batches import MicroBatches
 
 #: Images decoded and predicted together.
 AT_ONCE = 64
@@ -68,7 +69,7 @@ def probabilities(model: keras.Model, file: Path, pixels: np.ndarray) -> np.ndar
     Raises:
         ModelError: what comes out are no probabilities.
     """
-    rows = np.asarray(model.predict_on_batch(pixels), dtype=np.float32)
+    rows = np.asarray(MicroBatches().evaluate(pixels, model.predict_on_batch), dtype=np.float32)
     if not (np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-3)):
         raise ModelError(
             f"{file} gives no probabilities: they are not in 0..1 with a sum of 1. It must end in a softmax."

@@ -1,7 +1,8 @@
-"""Where the parts of a saved model lie, for driver and worker: the Keras file, and the names of its classes."""
+"""Where the parts of a saved model lie, for driver and worker: the Keras file, the names of its classes; its hash."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,19 @@ def keras_file(place: Path) -> Path | None:
             return candidate
     found = [path for path in place.glob("*.keras") if path.is_file()] if place.is_dir() else []
     return found[0] if len(found) == 1 else None
+
+
+def keras_hash(place: Path) -> str | None:
+    """SHA-256 of the Keras file that a place stands for, in hexadecimal digits; None where there is none.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    file = keras_file(place)
+    if file is None:
+        return None
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnstudy.cache import cache_folder
 from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.training import devices
 from cnnstudy.training.batches import Batches, evaluation_batch_size, legacy_validation
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
 from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
+from cnnstudy.training.prefetching import one_ahead
 from cnnstudy.training.transfer import Phase
+
+if TYPE_CHECKING:
+    import keras
 
 #: The batch size for which a scaled learning rate is what the study file says.
 REFERENCE_BATCH = 32
@@ -69,9 +75,16 @@ class Trainer:
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
             cut=features.cut if features is not None else None,
+            precision=devices.precision_of(self.spec.precision),
+            xla=devices.uses_xla(self.spec.xla),
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
+
+    @property
+    def optimizer_states(self) -> list[keras.Variable]:
+        """Of the phase that was started."""
+        return self._update.state
 
     @property
     def spent(self) -> bool:
@@ -141,17 +154,21 @@ class Trainer:
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
+        return self._update(*self._batch(chosen))
+
+    def _batch(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What an update takes, and the labels."""
         train = self.images.train
         if self._features is None:
-            return self._update(train.pixels[chosen], train.labels[chosen])
-        return self._update(self._features.views_of(train.places[chosen]), train.labels[chosen])
+            return train.pixels[chosen], train.labels[chosen]
+        return self._features.views_of(train.places[chosen]), train.labels[chosen]
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
-        for chosen in self._batches.of_epoch(self.epoch):
+        for chosen, batch in one_ahead(self._batches.of_epoch(self.epoch), self._batch, devices.gpu()):
             if self.updates and self.updates == self.spec.equal_updates and self.at_equal_updates is None:
                 self.at_equal_updates = self.measure()
-            totals += len(chosen) * self.update(chosen)
+            totals += len(chosen) * self._update(*batch)
             seen += len(chosen)
             self.updates += 1
             if self.spent:
@@ -166,6 +183,8 @@ class Trainer:
             "optimizer/images_seen": float(self.images_seen),
             "images/train": float(seen),
         }
+        if self._update.skipped is not None:
+            metrics["optimizer/skipped_updates"] = float(self._update.skipped)  # of this phase
         return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
 
     def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ A source file is one of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +26,22 @@ if TYPE_CHECKING:
 FILE_TYPES = (".npz", ".keras", ".h5")
 
 
-def initialise(network: Network, seed: int, source: Path | None = None) -> None:
+def initialise(network: Network, seed: int, source: Path | None = None, kept: Collection[str] = ()) -> None:
     """Fresh weights, drawn layer by layer from the seed and the layer's name; the backbone's from a file, if given.
 
     So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none.
+
+    Args:
+        kept: layers of the backbone that have these very weights already.
 
     Raises:
         WeightsError: another file type, not readable, a layer missing, or of another shape.
     """
     import keras
 
-    loaded = {layer.name for layer in backbone_layers(network.logits)} if source is not None else set()
-    if source is not None:
+    backbone = {layer.name for layer in backbone_layers(network.logits)}
+    loaded = backbone if source is not None else set(kept)
+    if source is not None and not backbone <= set(kept):
         load_backbone(network, source)
     for layer in network.training.layers:
         layer_seed = int.from_bytes(hashlib.sha256(f"{seed}/{layer.name}".encode()).digest()[:4]) >> 1
@@ -154,11 +158,18 @@ def imagenet_file(architecture: Architecture) -> Path:
     )
 
 
-def digest(layers: Iterable[keras.layers.Layer]) -> str:
-    """Over every byte of the layers' weights."""
-    total = hashlib.sha256()
+def digests(layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
+    """Of each layer by its name: over every byte of its weights."""
+    found = {}
     for layer in layers:
+        total = hashlib.sha256()
         for weight in layer.get_weights():
             total.update(f"{layer.name}{weight.shape}{weight.dtype}".encode())
             total.update(np.ascontiguousarray(weight).data)
-    return total.hexdigest()
+        found[layer.name] = total.hexdigest()
+    return found
+
+
+def digest(of_layers: Mapping[str, str]) -> str:
+    """One for all of them, in their order."""
+    return hashlib.sha256("".join(of_layers.values()).encode()).hexdigest()

@@ -18,9 +18,11 @@ from cnnstudy.analysis.champion import (
     CHAMPION,
     FAILED,
     TIED,
+    UNLEARNT,
     Candidate,
     Standing,
     candidates,
+    from_json,
     naive_best,
     standings,
     to_json,
@@ -158,6 +160,38 @@ def test_limits_hold_on_average_and_a_failed_seed_is_no_champion() -> None:
     assert math.isnan(none[1].mean)
     assert to_json(none[1])["mean"] is None
     json.dumps([to_json(one) for one in none], allow_nan=False)
+
+
+@pytest.mark.parametrize("rule", [ACCURACY, Rule("val/accuracy", maximum_gap=0.12)])
+@pytest.mark.parametrize("verdict", ["not-learning", "diverged"])
+def test_what_learnt_nothing_with_any_seed_is_no_champion(rule: Rule, verdict: str) -> None:
+    """It has no gap and so keeps every limit by its numbers; nor is it champion where there are no limits."""
+    silent, other = (candidate(0), measured([0.5, 0.5], gap=0.0)), (candidate(1), measured([0.4, 0.42], gap=0.1))
+    told = {silent[0].trial: [verdict, verdict], other[0].trial: ["overfit", "not-learning"]}
+    found = standings([silent, other], rule, verdicts=told)
+    assert [(one.candidate.number, one.standing, one.keeps) for one in found] == [
+        (1, CHAMPION, True),
+        (0, UNLEARNT, False),
+    ]
+    (alone,) = standings([silent], rule, verdicts=told)
+    assert (alone.standing, alone.keeps) == (UNLEARNT, False)
+
+
+def test_many_rivals_are_corrected_by_holm() -> None:
+    """The same three differences (p = 0.03) tell of one rival, and not of each of two."""
+    differences = [0.02, 0.03, 0.05, 0.01]
+    best, less = [0.8, 0.81, 0.82, 0.83], lambda: measured([0.8 + 0.01 * i - by for i, by in enumerate(differences)])
+    assert 0.025 < stats.ttest_1samp(differences, 0).pvalue < 0.05
+    assert named(standings([(candidate(0), measured(best)), (candidate(1), less())], ACCURACY))[1] == BEHIND
+    both = [(candidate(0), measured(best)), (candidate(1), less()), (candidate(2), less())]
+    assert set(named(standings(both, ACCURACY)).values()) == {CHAMPION, TIED}
+
+
+def test_a_standing_is_read_as_it_was_written() -> None:
+    for one in standings([(candidate(0), measured([0.7, 0.72])), (candidate(12), measured([0.6, None]))], ACCURACY):
+        assert from_json(json.loads(json.dumps(to_json(one)))) == one
+    (alone,) = standings([(candidate(3), measured([None]))], ACCURACY)
+    assert repr(from_json(to_json(alone))) == repr(alone), "its mean is not a number"
 
 
 def test_the_interval_allows_for_the_choice_on_its_flattering_side_only() -> None:

@@ -11,19 +11,23 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnstudy import doctor
-from cnnstudy.cache import cache_folder
+from cnnstudy import doctor, shelf
+from cnnstudy.cache import cache_folder, entry_folder
 from cnnstudy.claim import one_driver
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
 from cnnstudy.spool import Operation, Spool
 from cnnstudy.tracking import Tracker
+from cnnstudy.training import checkpoints
+from cnnstudy.training.checkpoints import Reached
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 
@@ -95,6 +99,47 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
     assert doctor.repair(tracker.uri) == []
     statuses = {run.run_id: run.status for run in tracker.runs(study.experiment_id)}
     assert statuses == {whole: "FINISHED", left: "KILLED", study.run_id: "KILLED"}
+
+
+def write_checkpoint(spec: TrialSpec) -> Path:
+    asked = dataclasses.replace(spec, checkpoints="every-epoch")
+    address = checkpoints.address_of(asked)
+    reached = Reached(address, "", 0, 1, 1, 3, 50, 1.0, 1, (), (), ())
+    checkpoints.Checkpoints(asked, "").write(reached, {"weights/a/0": np.zeros(500)})
+    return entry_folder(checkpoints.KIND, address)
+
+
+def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    ended(tracker, study, spec, 0)
+    tracker.end_run(study.run_id, "finished")
+    of_ended, waiting, of_another, old, broken = (
+        write_checkpoint(dataclasses.replace(spec, number=number, study=name))
+        for number, name in enumerate(["fake", "fake", "elsewhere", "deleted", "fake"])
+    )
+    long_ago = time.time() - 40 * 24 * 3600
+    os.utime(old / checkpoints.FILE, (long_ago, long_ago))
+    os.utime(waiting / checkpoints.FILE, (long_ago, long_ago))
+    (broken / checkpoints.FILE).write_bytes(b"PK")
+    found = doctor.examine(tracker.uri)
+    assert len(troubles(found)) == 3
+    assert (
+        f"checkpoints: checkpoint of alexnet-000 of study fake, {of_ended}, is of a trial that has ended"
+        in troubles(found)
+    )
+    assert any(
+        f"{old}, is of no study that MLflow has here, and was not written to for 40 days" in one.text for one in found
+    )
+    assert any(one.text.startswith(f"{broken} is broken") for one in found)
+    assert any(one.text == "of 3 trials that did not end yet; the next call goes on from them" for one in found)
+    assert len(doctor.repair(tracker.uri)) == 3
+    assert [path.exists() for path in (of_ended, waiting, of_another, old, broken)] == [False, True, True, False, False]
+    assert troubles(doctor.examine(tracker.uri)) == []
+    assert {entry.about for entry in shelf.entries("checkpoints")} == {
+        "alexnet-001 of study fake, under way",
+        "alexnet-002 of study elsewhere, under way",
+    }
+    shelf.clear(shelf.entries("checkpoints"))
+    assert not waiting.exists()
 
 
 def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:

@@ -124,7 +124,7 @@ def spec(warm: Executor) -> TrialSpec:
 
 def trial_job(spec: TrialSpec, **changes: Any) -> Job:
     changed = dataclasses.replace(spec, **changes)
-    return Job(changed.key, "run_trial", changed.to_json())
+    return Job(changed.key, "run_trial", changed.to_json(), asks=True)
 
 
 # ---- jobs and their events
@@ -372,6 +372,18 @@ def test_a_worker_that_cannot_even_say_where_it_hangs(executor: Executor, monkey
     assert isinstance(run(executor, images_job("another"))[-1], Done)
 
 
+def test_a_worker_that_cannot_be_asked_where_it_hangs(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: subprocess.Popen[str], number: int) -> None:
+        raise ValueError(f"Unsupported signal: {number}")  # as Windows does
+
+    monkeypatch.setattr("subprocess.Popen.send_signal", refuse)
+    executor.submit(images_job("hangs"))
+    (hung,) = pids(executor)
+    monkeypatch.setattr("subprocess.Popen.kill", lambda process: os.kill(process.pid, signal.SIGKILL))
+    executor.stop("hangs")
+    assert not is_alive(hung)
+
+
 def test_a_worker_that_gets_on_gives_signs_of_life(executor: Executor, site: Callable[[str], None]) -> None:
     site("import cnnstudy.execution.heartbeat as heartbeat\nheartbeat.INTERVAL = 0.001")
     executor.submit(images_job())
@@ -468,6 +480,9 @@ def test_a_worker_knows_nothing_of_the_tracking_server(
 
 NOISE = """
 print("noise before the worker has begun")
+for line in ("3", "null", "{}", "[]", '"text"', '{"kind": "epoch"}', '{"kind": "epoch", "key": "images", "record": 3}'):
+    print(line)
+print('{"kind": "noise", "key": "images"}\\n{"kind": [], "key": "images"}\\n{"kind": "done", "key": "images"}')
 original = builtins.__import__
 def noisy(name, *arguments, **keywords):
     if name.startswith("sklearn"):
@@ -487,3 +502,15 @@ def test_what_libraries_print_does_not_reach_the_driver(executor: Executor, site
     assert progress
     assert all(isinstance(event, Progress) and event.what != "noise" for event in progress)
     assert isinstance(done, Done)
+
+
+def test_a_worker_that_is_started_ahead_takes_the_first_job(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(2, tmp_path / "ahead")) as executor:
+        executor.start_ahead()
+        (ahead,) = pids(executor)
+        (tmp_path / "trials").mkdir()
+        assert executor.leaving_files_in(tmp_path / "trials") is executor
+        done = run(executor, images_job(sizes=[64]))[-1]
+        assert isinstance(done, Done)
+        assert pids(executor) == [ahead]
+    assert not is_alive(ahead)

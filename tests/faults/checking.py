@@ -101,6 +101,8 @@ def troubles_at_the_end(folder: Path) -> list[str]:
         found.append("the test split was opened twice")
     if len(record.versions) != 1 or [alias for alias, _ in record.aliases] != ["champion"]:
         found.append(f"versions {record.versions}, aliases {record.aliases}")
+    entries = [path for path in (folder / "cache" / "checkpoints").glob("*") if path.is_dir()]
+    found += [f"{path} is left of a trial that has ended" for path in entries]
     for run in record.finished():
         if record.steps[run] != EPOCHS:
             found.append(f"run {run} has the epochs {record.steps[run]}")

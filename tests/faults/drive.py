@@ -22,7 +22,7 @@ image_size: 64
 architectures: [alexnet]
 factors: {transfer: [scratch, frozen], dropout: {low: 0.1, high: 0.7}}
 weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
-training: {epochs: 2}
+training: {epochs: 2, checkpoints: every-epoch}
 strategy: {sampler: random}
 budget: {trials: 3}
 confirm: {top: 1, seeds: 2, most_seeds: 2}

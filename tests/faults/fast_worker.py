@@ -90,7 +90,8 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     engine = Fast(arguments.folder)
     while True:
-        job = Job(**messages.get())
+        message = messages.get()
+        job = Job(message["key"], message["kind"], message["payload"], message["asks"])
         engine.submit(job)
         while True:
             pause()

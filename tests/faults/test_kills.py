@@ -75,6 +75,10 @@ DAMAGES = {
     "half a table": (first("mlruns/*/*/artifacts/per_class.csv", lambda path: path.write_text("")), "is not whole"),
     "half an entry": (first("cache/images/*/images.npy", lambda path: path.write_bytes(b"")), "is not whole"),
     "a cache entry under way": (first("cache/images", lambda path: (path / ".a-b").mkdir()), "is left"),
+    "a checkpoint": (
+        lambda folder: (folder / "cache/checkpoints/abc").mkdir(parents=True, exist_ok=True),
+        "is left of",
+    ),
     "files of trials": (first("temporary", lambda path: (path / "cnnstudy-1").mkdir()), "is left"),
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -148,8 +148,10 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         {
             "trial": trial,
             "title": f"alexnet, {transfer}, batch size 8",
-            "levels": {"transfer": transfer},
+            "architecture": "alexnet",
+            "levels": {"transfer": transfer, "batch_size": 8},
             "searched": searched,
+            "searched_gap": 0.08,
             "seeds": [10000, 10001],
             "values": [mean - 0.01, mean + 0.01],
             "gaps": [0.05, 0.07],
@@ -157,6 +159,8 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
             "low": mean - 0.03,
             "high": mean + 0.03,
             "gap": 0.06,
+            "keeps": True,
+            "failed": 0,
             "standing": standing,
         }
         for trial, transfer, searched, mean, standing in (
@@ -166,9 +170,9 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         )
     ]
     test = {"opened": "2026-11-24T13:00:00+00:00", "digest": "ab", "images": 50, "values": [0.84], "losses": [0.4]}
-    test |= {"mean": 0.84, "low": 0.8, "high": 0.88, "openings": 1}
+    test |= {"mean": 0.84, "low": 0.8, "high": 0.88, "openings": 1, "champion": "alexnet-000", "runs": ["r1", "r2"]}
     data = {
-        "rule": {"metric": "val/accuracy", "maximum_gap": 0.1, "minimum": None},
+        "rule": {"metric": "val/accuracy", "maximum_gap": 0.1, "minimum_accuracy": None},
         "best_validation": {"trial": "alexnet-001", "value": 0.91},
         "candidates": candidates,
         "champion": champion,
@@ -176,30 +180,39 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
         "version": "1",
         "reason": "the best of 3",
         "test": test,
+        "refusal": "",
         "optimism": 0.07,
     }
     return json.dumps({**data, **changes})
 
 
-def png(size: int = 16, colour: str = "red") -> bytes:
-    """A picture, encoded."""
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(file, "PNG")
-    return file.getvalue()
+def png(folder: Path, size: int = 16) -> str:
+    """The path of a picture."""
+    path = folder / f"{size}.png"
+    Image.new("RGB", (size, size), "red").save(path)
+    return str(path)
 
 
-def entry(**changes: Any) -> dict[str, Any]:
-    """A mistake of a gallery."""
-    near = {"image": png(), "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
+def entry(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A mistake of a gallery, with its pictures in the folder."""
+    image = png(folder)
+    near = {"image": image, "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
     whole = {
-        "image": png(),
-        "cam": None,
+        "image": image,
+        "cam_predicted": image,
+        "cam_true": image,
         "true": "rose",
         "predicted": "tulip",
         "probability": 0.93,
         "key": "rose/12.jpg",
     }
     return {**whole, "neighbours": [near], **changes}
+
+
+def mistakes(*entries: dict[str, Any]) -> dict[str, Any]:
+    """A gallery of all mistakes that a model makes on 200 images."""
+    found = {"entries": list(entries), "wrong": len(entries), "validation": 200, "map": [13, 13]}
+    return {**found, "trial": "alexnet-000"}
 
 
 def close(one: float | None, other: float) -> bool:

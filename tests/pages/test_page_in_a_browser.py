@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from browser import BROWSER, QUIET_BROWSER
-from example_study import Example, confirmation, entry
+from example_study import Example, confirmation, entry, mistakes
 
 from cnnstudy.pages.study_page import write_page
 
@@ -23,8 +23,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = Example(networks=("alexnet", "vgg16"), name=long, classes=(long, "dog"), unfinished=3, silent=2)
     example.change(example.runs[-1], tags={"cnnstudy.message": "/" + long})
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
-    story = example.story(gallery={"entries": [entry(key=long)]}, files={"example.yaml": f"name: {long}\n"})
-    return write_page(story, tmp_path_factory.mktemp("page"))
+    folder = tmp_path_factory.mktemp("page")
+    story = example.story(gallery=mistakes(entry(folder, key=long)), files={"example.yaml": f"name: {long}\n"})
+    return write_page(story, folder)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_a_confirmation_that_cant_be_read_is_said_and_left_out() -> None:
     story = example.story()
     assert story.confirmed is None
     (said,) = story.unreadable
-    assert "the key 'rule' is missing" in said
+    assert "the key 'candidates' is missing" in said
     assert "python -m cnnstudy confirm example" in said
 
 

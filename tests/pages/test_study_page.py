@@ -6,17 +6,18 @@ import base64
 import dataclasses
 import hashlib
 import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from example_study import Example, confirmation, entry
+from example_study import Example, confirmation, entry, mistakes
 
 from cnnstudy.pages.study_page import prose, study_page, write_page, write_report
 from cnnstudy.recording import Recorder
-from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, RecordedStudy, TrialResult, TrialSpec
 from cnnstudy.tracking import Tracker
 
 SECTIONS = ("answer", "curves", "factors", "effects", "interactions", "law", "front", "importances", "leaderboard")
@@ -71,7 +72,8 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
     example = Example(networks=("alexnet", "vgg16"), unfinished=3, silent=2)
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("rich")
-    return (*whole(example, folder, gallery={"entries": [entry()]}, files={"example.yaml": "name: example\n"}), folder)
+    gallery = mistakes(entry(folder))
+    return (*whole(example, folder, gallery=gallery, files={"example.yaml": "name: example\n"}), folder)
 
 
 def test_every_section_is_there_and_linked(rich: tuple[str, Reader, Path]) -> None:
@@ -89,7 +91,19 @@ def test_the_answer_comes_first_then_what_was_confirmed(rich: tuple[str, Reader,
     answer = " ".join(reader.sections["answer"].split())
     assert answer.index("alexnet overfits: at the end of training") < answer.index("Trials")
     assert "Between the networks" in answer
-    assert "keeps a gap of at most 10 points" in reader.sections["confirmed"]
+    assert "(gap at most 10 points)" in reader.sections["confirmed"]
+
+
+def test_without_a_champion_it_says_why_not(tmp_path: Path) -> None:
+    example = Example(seeds=1, factors=FEW)
+    data = json.loads(confirmation(champion=None, reason="of 3 candidates 3 failed with a seed or more", test=None))
+    for one in data["candidates"]:
+        one["standing"] = "failed"
+    example.texts["study-run", "confirm/confirm.json"] = json.dumps(data)
+    _, reader = whole(example, tmp_path)
+    assert "No champion: of 3 candidates 3 failed with a seed or more." in reader.sections["confirmed"]
+    assert "Why this one" not in reader.sections["confirmed"]
+    assert "Its model" not in reader.sections["confirmed"]
 
 
 def test_ids_are_unique(rich: tuple[str, Reader, Path]) -> None:
@@ -146,9 +160,9 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     example = Example(seeds=2, factors=FEW, name=EVIL, classes=(EVIL, "b"), unfinished=1)
     example.change(example.runs[-1], tags={"cnnstudy.message": EVIL, "cnnstudy.code_version": EVIL})
     example.texts["study-run", "confirm/confirm.json"] = confirmation(reason=EVIL, model=EVIL, refusal=EVIL, test=None)
-    mistake = entry(true=EVIL, predicted=EVIL, key=EVIL, cam_true=entry()["image"])
+    mistake = entry(tmp_path, true=EVIL, predicted=EVIL, key=EVIL)
     mistake["neighbours"][0] |= {"class": EVIL, "key": EVIL}
-    page, reader = whole(example, tmp_path, gallery={"entries": [mistake]}, files={EVIL: EVIL})
+    page, reader = whole(example, tmp_path, gallery=mistakes(mistake), files={EVIL: EVIL})
     assert len(reader.all("script")) == 1
     assert all((one["src"] or "").startswith("data:image/webp") for one in reader.all("img"))
     assert reader.open == []
@@ -206,15 +220,18 @@ def test_a_search_over_three_networks(tmp_path: Path) -> None:
 
 
 def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
-    _, reader = whole(Example(seeds=1, factors={}), tmp_path)
-    assert "python -m cnnstudy confirm example" in reader.sections["gallery"]
+    page, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery="None was kept. `confirm <b>` keeps one.")
+    assert "None was kept. confirm <b> keeps one." in reader.sections["gallery"]
+    assert "<code>confirm &lt;b&gt;</code>" in page
     assert reader.all("img") == []
+    _, reader = whole(Example(seeds=1, factors={}), tmp_path)
+    assert "It was left out." in reader.sections["gallery"]
 
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
-    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery={"entries": [entry()] * 40})
-    assert "The first 30 of 40: the surest ones" in reader.sections["gallery"]
-    assert len(reader.all("img")) == 60
+    _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery=mistakes(*[entry(tmp_path)] * 40))
+    assert "The first 30 of 40 among 200 validation images: the surest ones" in reader.sections["gallery"]
+    assert len(reader.all("img")) == 120
 
 
 def test_training_recall_that_was_not_recorded_is_said(tmp_path: Path) -> None:
@@ -277,7 +294,7 @@ def test_the_report_of_a_recorded_study(tracker: Tracker, spec: TrialSpec, tmp_p
     study = tracker.study("fake")
     (tmp_path / "study.yaml").write_text("name: fake\n")
     tracker.start_study(study, study.config, tmp_path / "study.yaml", "name: fake # as given\n")
-    page = write_report(tracker, study, tmp_path / "out", gallery={"entries": [entry()]})
+    page = write_report(tracker, study, tmp_path / "out", gallery=mistakes(entry(tmp_path)))
     assert page == tmp_path / "out" / "report.html"
     reader = Reader(page.read_text(encoding="utf-8"))
     assert "name: fake # as given" in reader.sections["reproduce"]
@@ -302,6 +319,49 @@ def test_figures_of_an_earlier_report_go_and_what_others_put_there_stays(
     left = {path.name for path in figures.iterdir()}
     assert {"notes.txt", "holiday.png", "curves-alexnet-1.png"} <= left
     assert "law-vgg16-1.png" not in left
+
+
+def recorded_figures(tracker: Tracker, study: RecordedStudy) -> set[str]:
+    return {path.rpartition("/")[2] for path in tracker.files(study.run_id, "report/figures")}
+
+
+@pytest.fixture
+def with_an_old_figure(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> RecordedStudy:
+    """A study whose earlier report had a figure that is no longer made; somebody put another picture beside it."""
+    record(tracker, spec, range(1))
+    study = tracker.study("fake")
+    figures = tmp_path / "earlier" / "report" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("law-vgg16-1.png", "law-vgg16-1.svg", "curves-alexnet-1.svg", "holiday.png"):
+        (figures / name).write_text("old")
+    tracker.log_files(study.run_id, tmp_path / "earlier")
+    return study
+
+
+def test_recorded_figures_of_an_earlier_report_go_too(
+    tracker: Tracker, with_an_old_figure: RecordedStudy, tmp_path: Path
+) -> None:
+    write_report(tracker, with_an_old_figure, tmp_path / "out")
+    made = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert recorded_figures(tracker, with_an_old_figure) == made | {"holiday.png"}
+    text = tracker.read_text(with_an_old_figure.run_id, "report/figures/curves-alexnet-1.svg")
+    assert text == (tmp_path / "out" / "figures" / "curves-alexnet-1.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no deleting"), PermissionError("not yours")])
+def test_a_store_that_lets_nobody_delete_keeps_them(
+    tracker: Tracker,
+    with_an_old_figure: RecordedStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.delete_artifacts", refuse)
+    assert write_report(tracker, with_an_old_figure, tmp_path / "out").is_file()
+    assert {"law-vgg16-1.png", "curves-alexnet-1.png"} <= recorded_figures(tracker, with_an_old_figure)
 
 
 def test_a_folder_that_cant_be_written(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> None:

@@ -188,3 +188,32 @@ def test_dropout_that_can_be_set_is_keras_own(name: str) -> None:
     theirs = given.training(images, training=True)
     for one, other in zip(ours, theirs if isinstance(theirs, list) else [theirs], strict=True):
         assert np.array_equal(one, other)
+
+
+def test_frozen_layers_are_drawn_once_and_read_again_when_their_file_changes(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, file = CompiledNetworks(), tmp_path / "source.npz"
+    read = []
+    original = weights.load_backbone
+    monkeypatch.setattr(weights, "load_backbone", lambda network, path: read.append(path) or original(network, path))
+
+    def write(seed: int) -> None:
+        network = build_network(find("alexnet"), find("alexnet").minimum_size, 5, 0.5)
+        weights.initialise(network, seed)
+        weights.save_backbone(network, file)
+
+    def frozen(number: int, **given: Any) -> str | None:
+        spec = make_spec(transfer="frozen", epochs=1, weights=file, keep_model=False, **given)
+        return trial.run_trial(spec, tmp_path / str(number), lambda record: True, networks).frozen_digest
+
+    write(1)
+    first = [frozen(number, seed=number) for number in range(3)]
+    assert (len(set(first)), len(read)) == (1, 1)
+    write(2)
+    assert frozen(3) != first[0]
+    assert len(read) == 2
+    # one that trains the layers leaves none of them as it was
+    trial.run_trial(make_spec(epochs=1, weights=file, transfer="fine-tune"), tmp_path / "4", lambda _: True, networks)
+    assert frozen(5) == frozen(6)
+    assert len(read) == 3

@@ -22,7 +22,7 @@ def fresh(seed: int, name: str = "alexnet") -> Network:
 
 
 def backbone_digest(network: Network) -> str:
-    return weights.digest(weights.backbone_layers(network.logits))
+    return weights.digest(weights.digests(weights.backbone_layers(network.logits)))
 
 
 def write(network: Network, path: Path) -> Path:

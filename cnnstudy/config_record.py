@@ -1,0 +1,32 @@
+"""A study's configuration as its run in MLflow has it, and where two of them differ."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_CONFIG = "cnnstudy.config"
+
+
+def config_tags(config: dict[str, Any]) -> dict[str, str]:
+    """A configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
+    text = json.dumps(config)
+    return {f"{_CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
+
+
+def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration in the tags of a study's own run."""
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{_CONFIG}.{number}", "") for number in itertools.count())))
+    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
+    return dict(config)
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [*one, *(name for name in other if name not in one)]:
+            yield from differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    elif one != other:
+        yield key, one, other

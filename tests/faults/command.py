@@ -1,0 +1,68 @@
+"""The command line with a worker whose trials take no time: everything is imported once, then each command is a fork.
+
+A request is a line of JSON on standard input, {"arguments": [...], "folder": ..., "environment": {...}}; answered with
+the command's process id, and when it has ended with its exit code. What it says goes to FOLDER/said.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    import mlflow.store.db.utils
+
+    from cnnstudy import doctor, gallery, recording, report, study, tracking  # noqa: F401 - all that is heavy
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.pages import study_page  # noqa: F401
+
+    LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),),)
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # else it asks a database that is not there for 100 s
+    # drawing takes most of the time here and is tested elsewhere
+    recording.draw_curves = recording.draw_confusion = lambda *given: given[-1].write_text("picture")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            _run(request)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _run(request: dict[str, Any]) -> None:
+    """What the program does; never returns."""
+    folder, code = Path(request["folder"]), 1
+    said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.chdir(folder)
+    os.environ.update(request["environment"])
+    tempfile.tempdir = os.environ["TMPDIR"]
+    sys.argv = ["cnnstudy", *request["arguments"]]
+    try:
+        from cnnstudy.cli import main as command
+
+        command()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""A password in the tracking address, and in the environment, is found nowhere else: a canary is looked for in every
+byte that commands write, and in the lists of processes while they run.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from faulty_store import BRIEF, Desk
+
+from cnnstudy import ui
+from cnnstudy.errors import TrackingError
+from cnnstudy.spool import waiting
+from cnnstudy.tracking import Tracker
+
+HERE = Path(__file__).parent
+CANARY = "kanarienvogel7391"
+LOGIN = f"keeper:{CANARY}"
+NEEDLES = (CANARY.encode(), base64.b64encode(LOGIN.encode()))
+#: Seconds until something that does not happen is an error.
+PATIENCE = 120.0
+FILE = """
+name: canary
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {transfer: [scratch, frozen], batch_size: [8, 16]}
+weights: {default: {source: pretrain, epochs: 1, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 1}
+strategy: {sampler: grid}
+budget: {trials: 2}
+confirm: {top: 1, seeds: 2, most_seeds: 2}
+"""
+
+
+def is_in(content: bytes) -> bool:
+    return any(needle in content for needle in NEEDLES)
+
+
+def files_with_it(folder: Path) -> list[str]:
+    """Names count, too."""
+    found = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert found, "there is nothing to look through"
+    return [str(path) for path in found if is_in(os.fsencode(path)) or is_in(path.read_bytes())]
+
+
+class Watch(threading.Thread):
+    """Looks at the command lines of all processes, and at the environment of workers, as long as it is open."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.hits: set[str] = set()
+        self.workers: set[str] = set()
+        self.servers: set[str] = set()
+        self._over = threading.Event()
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    command = (process / "cmdline").read_bytes()
+                    self.hits |= {f"{process.name}: {command!r}"} if is_in(command) else set()
+                    self.servers |= {process.name} if b"uvicorn" in command else set()
+                    if b"fast_worker.py" in command:
+                        environment = (process / "environ").read_bytes()
+                        self.workers.add(process.name)
+                        self.hits |= {f"{process.name}: its environment"} if is_in(environment) else set()
+
+
+class Commands:
+    """Runs commands in a folder that everything they write goes to."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+        self.folder, self._process = folder, process
+        for name in ("home", "temporary", "cache"):
+            (folder / name).mkdir()
+        (folder / "canary.yaml").write_text(FILE, encoding="utf-8")
+        self.environment = {
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "temporary"),
+            "CNNSTUDY_CACHE": str(folder / "cache"),
+            "MLFLOW_TRACKING_USERNAME": "keeper",
+            "MLFLOW_TRACKING_PASSWORD": CANARY,
+            "MLFLOW_TRACKING_TOKEN": CANARY,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        }
+
+    def run(self, uri: str, *arguments: str, until: str | None = None) -> tuple[int, str]:
+        """Exit code, and what it said; stopped by Ctrl-C when it has said `until`."""
+        request = {
+            "arguments": arguments,
+            "folder": str(self.folder),
+            "environment": {**self.environment, "MLFLOW_TRACKING_URI": uri},
+        }
+        before = len(self.said)
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid, deadline = int(self._line()), time.monotonic() + PATIENCE
+        if until is not None:
+            while until not in self.said[before:] and time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+                time.sleep(0.1)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        return int(self._line()), self.said[before:]
+
+    @property
+    def said(self) -> str:
+        path = self.folder / "said.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[subprocess.Popen[str]]:
+    path = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
+    program = [sys.executable, str(HERE / "command.py")]
+    environment = {**os.environ, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process  # it ends with its input
+
+
+@pytest.fixture
+def commands(tmp_path: Path, forks: subprocess.Popen[str]) -> Commands:
+    (tmp_path / "written").mkdir()
+    return Commands(tmp_path / "written", forks)
+
+
+def run_all(commands: Commands, uri: str) -> Watch:
+    """A study, and all that looks at it."""
+    with Watch() as watch:
+        assert commands.run(uri, "run-study", "canary.yaml")[0] == 0, commands.said
+        for arguments in (
+            ["leaderboard", "canary", "--csv", "board.csv", "--markdown", "board.md"],
+            ["report", "canary", "--no-open"],
+            ["effects"],
+            ["compare", "canary", "canary", "--html", "both.html"],
+            ["leaderboard", "no-such-study"],
+            ["predict", "canary/alexnet-000", "."],
+            ["doctor"],
+        ):
+            code, said = commands.run(uri, *arguments)
+            assert code in (0, 2, 3, 4), f"{arguments} ended with {code}: {said}"
+            # the fast worker knows no predictions: the traceback of a worker that crashes
+            assert ("Traceback" in said) == (arguments[0] == "predict"), said
+        code, said = commands.run(uri, "ui", "--no-open", until="/#/experiments/")
+        assert "http://127.0.0.1:" in said
+    assert watch.workers, "no worker was seen"
+    return watch
+
+
+def test_a_password_of_a_database(
+    commands: Commands, postgres: tuple[str, Callable[[str], None]], tmp_path: Path
+) -> None:
+    uri = postgres[0].replace("geheim", CANARY)
+    watch = run_all(commands, uri)
+    assert watch.servers, "no server was seen"
+    assert watch.hits == set()
+    assert files_with_it(commands.folder) == []
+    engine = sqlalchemy.create_engine(uri)
+    with engine.connect() as connection:
+        tables = sqlalchemy.inspect(engine).get_table_names()
+        rows = {table: connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"')).fetchall() for table in tables}
+    engine.dispose()
+    assert rows["tags"]
+    assert [table for table, content in rows.items() if is_in(str(content).encode())] == []
+
+
+def test_a_password_of_a_server(commands: Commands, empty_database: Path, tmp_path: Path) -> None:
+    """What the server keeps is looked through as well."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "mlflow.db").write_bytes(empty_database.read_bytes())
+    with contextlib.chdir(store), ui.serve(f"sqlite:///{store / 'mlflow.db'}", None) as (base, _):
+        watch = run_all(commands, base.replace("//", f"//{LOGIN}@"))
+        assert f"{base}/#/experiments/" in commands.said
+    assert watch.hits == set()
+    assert files_with_it(commands.folder) == []
+    assert len(list(store.rglob("*"))) > 10
+    assert files_with_it(store) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://{LOGIN}@127.0.0.1:9",
+        f"http://127.0.0.1:9/base?sig={CANARY}",
+        f"postgresql+psycopg2://{LOGIN}@127.0.0.1:9/postgres",
+        f"postgresql+psycopg2://127.0.0.1:9/postgres?user=keeper&password={CANARY}",
+        f"postgresql://keeper:'{CANARY}@127.0.0.1:no-port/postgres",
+        f"mysql://{LOGIN}@127.0.0.1:9/mlflow",
+        f"mssql+pyodbc:///?odbc_connect=SERVER%3D127.0.0.1%3BPWD%3D{CANARY}",
+        f"nothing://{LOGIN}@127.0.0.1/mlflow",
+    ],
+    ids=lambda uri: uri.replace(CANARY, "X"),
+)
+def test_an_address_that_does_not_answer(commands: Commands, uri: str) -> None:
+    with Watch() as watch:
+        for arguments in (["run-study", "canary.yaml"], ["leaderboard"], ["doctor"], ["report"]):
+            code, said = commands.run(uri, *arguments)
+            assert code in (3, 4), said
+            assert "Traceback" not in said
+    assert watch.hits == set()
+    assert files_with_it(commands.folder) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"data: {{name: folder, path: 'https://images.test/photos.zip?X-Amz-Signature={CANARY}'}}",
+        f"data: {{name: folder, path: 'https://{LOGIN}@images.test/photos.zip'}}",
+        f"weights: {{default: {{source: file, file: 'https://{LOGIN}@images.test/vgg.h5?key={CANARY}'}}}}",
+    ],
+    ids=["signature", "login", "weights"],
+)
+def test_an_address_in_a_study_file(commands: Commands, change: str) -> None:
+    """It is refused, for no key takes one; what is said of it does not show its secret."""
+    key = change.partition(":")[0]
+    lines = [change if line.startswith(f"{key}:") else line for line in FILE.splitlines()]
+    file = commands.folder.parent / "own.yaml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    code, said = commands.run("sqlite:///mlflow.db", "run-study", str(file))
+    assert code == 2, said
+    assert "images.test" in said or "***" in said
+    assert files_with_it(commands.folder) == []
+
+
+def test_records_that_wait_on_disk(
+    own_places: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The server goes in the midst of a study."""
+    desk, store = Desk(own_places, monkeypatch), tmp_path_factory.mktemp("store")
+    (store / "mlflow.db").write_bytes(empty_database.read_bytes())
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
+    with contextlib.ExitStack() as running:
+        base, _ = running.enter_context(ui.serve(f"sqlite:///{store / 'mlflow.db'}", None))
+        desk.use(Tracker(base.replace("//", f"//{LOGIN}@")))
+        with pytest.raises(TrackingError) as caught:
+            desk.run(patience=BRIEF, on_event=lambda event: running.close() if desk.trained else None)
+    assert waiting()
+    assert not is_in(f"{caught.value} {waiting()} {desk.said}".encode())
+    assert not is_in("".join(traceback.format_exception_only(caught.value)).encode())
+    assert files_with_it(own_places) == []
+
+
+# ---- real processes
+
+BROKEN = """
+import sys
+sys.argv = ["cnnstudy", "leaderboard"]
+from cnnstudy import cli, tracking
+
+def broken(self, uri):
+    password = uri.partition(":")[2].partition(":")[2].partition("@")[0]
+    raise LookupError(f"nobody expected this of {uri}, {uri!r} and {password}")
+
+tracking.Tracker.__init__ = broken
+cli.main()
+"""
+
+
+def test_a_traceback() -> None:
+    """Of an error that nobody expected, in a library that puts the address into its words."""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"postgresql://{LOGIN}@db.test/mlflow"}
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], env=environment, cwd=HERE.parent.parent, capture_output=True, check=False
+    )
+    assert b"LookupError: nobody expected this of postgresql://***@db.test/mlflow" in done.stderr
+    assert not is_in(done.stdout + done.stderr)
+
+
+def test_a_password_on_the_command_line_leaves_the_list_of_processes() -> None:
+    """The command asks a server that accepts and never answers; meanwhile its command line is read."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        uri = f"http://{LOGIN}@127.0.0.1:{listener.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cnnstudy", "leaderboard", f"--tracking-uri={uri}", "--top", "3"],
+            cwd=HERE.parent.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        with process:
+            try:
+                client, _ = listener.accept()
+                with client:
+                    asked = client.recv(1 << 16)
+                    command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            finally:
+                process.kill()
+            said = process.stdout.read()
+    assert base64.b64encode(LOGIN.encode()) in asked, "the server was not told the password"
+    assert command.split(b"\0")[1:-1] == [b"-m", b"cnnstudy", b"leaderboard", b"--top", b"3"]
+    assert b"MLFLOW_TRACKING_URI" in said
+    assert not is_in(said)
+
+
+# ---- the search itself
+
+
+def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "clean").write_text("nothing")
+    assert files_with_it(tmp_path) == []
+    (tmp_path / "a" / "b" / "log").write_bytes(b"\x00Authorization: Basic " + base64.b64encode(LOGIN.encode()))
+    (tmp_path / "a" / CANARY).touch()
+    assert len(files_with_it(tmp_path)) == 2
+    sleeper = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", f"--uri=http://{LOGIN}@host"]
+    with Watch() as watch, subprocess.Popen(sleeper, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not watch.hits and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert watch.hits

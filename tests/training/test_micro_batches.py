@@ -1,0 +1,222 @@
+"""Batches that do not fit into memory: TensorFlow is made to run out of it in the middle of what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cnnstudy.architectures import build_network, find, names
+from cnnstudy.records import Optimizer, TrialSpec
+from cnnstudy.training import features, graph, inference, trial, weights
+from cnnstudy.training.compiled import CompiledNetworks
+from cnnstudy.training.loop import Trainer
+from cnnstudy.training.micro_batches import MicroBatches
+from cnnstudy.training.transfer import apply, phases
+
+MakeSpec = Callable[..., TrialSpec]
+#: How far weights may be apart, relative to the largest change among those of their kind; and the rounding of float32.
+TOLERANCE, ROUNDING = 1e-4, 2**-22
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """memory(layer, training, evaluation): from now on more images at once than that do not fit; in training the
+    memory runs out when the gradient comes back to the layer. The list gets the sizes that did not fit.
+    """
+
+    def limit(layer: str, training: int = 1000, evaluation: int = 1000) -> list[int]:
+        refused: list[int] = []
+        original = graph.Graph._apply
+
+        def limited(x: tf.Tensor, most: int) -> tf.Tensor:
+            def check(size: tf.Tensor) -> None:
+                if size > most:
+                    refused.append(int(size))
+                    raise MemoryError  # TensorFlow makes a ResourceExhaustedError of it
+
+            with tf.control_dependencies([tf.py_function(check, [tf.shape(x)[0]], [])]):
+                return tf.identity(x)
+
+        @tf.custom_gradient
+        def narrow(x: tf.Tensor) -> Any:
+            return tf.identity(x), lambda gradient: limited(gradient, training)
+
+        def apply(self: graph.Graph, operation: keras.Operation, *given: Any) -> tf.Tensor:
+            output = original(self, operation, *given)
+            if operation.name != layer:
+                return output
+            return narrow(output) if given[-1] else limited(output, evaluation)
+
+        monkeypatch.setattr(graph.Graph, "_apply", apply)
+        return refused
+
+    return limit
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "alexnet.npz"
+    network = build_network(find("alexnet"), 64, 5, 0.5)
+    weights.initialise(network, 99)
+    weights.save_backbone(network, path)
+    return path
+
+
+def trained(spec: TrialSpec, updates: int = 2) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The weights before and after some updates on 20 images, and what the last one returned."""
+    compiled = CompiledNetworks().start(spec)
+    phase = phases(spec, dict(compiled.network.architecture.cut_points))[0]
+    apply(compiled.network, phase)
+    trainer = Trainer(compiled, trial.load_images(spec), spec)
+    trainer.start_phase(phase, features.source_of(compiled, spec, phase, lambda *_: None).features)
+    before = compiled.network.training.get_weights()
+    for _ in range(updates):
+        measured = trainer.update(np.arange(20))
+    return before, compiled.network.training.get_weights(), measured
+
+
+def assert_equal(ours: list[np.ndarray], theirs: list[np.ndarray], before: list[np.ndarray]) -> None:
+    for one, other, start in zip(ours, theirs, before, strict=True):
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=TOLERANCE * np.abs(other - start).max() + ROUNDING * np.abs(start).max()
+        )
+
+
+FIRST_LAYERS = {"alexnet": "conv1", "googlenet": "conv1", "vgg16": "block1_conv1"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_update_in_parts_is_that_of_the_batch(
+    name: str, make_spec: MakeSpec, memory: Callable[..., list[int]]
+) -> None:
+    # SGD: its change of a weight is in proportion to the gradient
+    spec = make_spec(name, dropout=0.0, auxiliary_dropout=0.0, optimizer=Optimizer("sgd", 0.01), learning_rate=0.01)
+    before, whole, expected = trained(spec)
+    refused = memory(FIRST_LAYERS[name], training=7)
+    _, parts, measured = trained(spec)
+    assert refused == [20, 10], "the first update finds out what fits, the second knows it"
+    assert_equal(parts, whole, before)
+    np.testing.assert_allclose(measured, expected, rtol=1e-4)
+    assert (expected[2] > 0) == (name == "googlenet"), "auxiliary losses are summed where there are any"
+
+
+@pytest.mark.parametrize(("layer", "transfer"), [("head_dense1", "frozen"), ("conv3", "last-block")])
+def test_an_update_on_features_in_parts_is_that_of_the_batch(
+    layer: str, transfer: str, make_spec: MakeSpec, source: Path, memory: Callable[..., list[int]]
+) -> None:
+    given = {"transfer": transfer, "weights": source, "learning_rate": 0.01}
+    spec = make_spec(dropout=0.0, optimizer=Optimizer("sgd"), **given)
+    before, whole, _ = trained(spec)
+    refused = memory(layer, training=7)
+    _, parts, _ = trained(spec)
+    assert refused == [20, 10]
+    assert_equal(parts, whole, before)
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer("adamw", 0.1), Optimizer("sgd", 0.1), Optimizer("rmsprop")])
+def test_where_the_memory_runs_out_nothing_has_changed(
+    optimizer: Optimizer, make_spec: MakeSpec, memory: Callable[..., list[int]]
+) -> None:
+    spec = make_spec(dropout=0.0, optimizer=optimizer)
+    memory("conv1", training=0)
+    compiled = CompiledNetworks().start(spec)
+    trainer = Trainer(compiled, trial.load_images(spec), spec)
+    trainer.start_phase(phases(spec, dict(compiled.network.architecture.cut_points))[0])
+    before = compiled.network.training.get_weights()
+    state = [variable.numpy() for variable in trainer._update.variables]
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        trainer.update(np.arange(4))
+    for one, other in zip(before, compiled.network.training.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    for earlier, variable in zip(state, trainer._update.variables, strict=True):
+        assert np.array_equal(earlier, variable.numpy())
+
+
+def test_nothing_is_done_twice_once_weights_have_changed(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = keras.optimizers.SGD.update_step
+
+    def update_step(self: Any, gradient: tf.Tensor, variable: Any, rate: tf.Tensor) -> None:
+        original(self, gradient, variable, rate)
+        if variable.shape == (2048, 2048):
+
+            def fail() -> None:
+                raise MemoryError
+
+            tf.py_function(fail, [], [])
+
+    monkeypatch.setattr(keras.optimizers.SGD, "update_step", update_step)
+    spec = make_spec(optimizer=Optimizer("sgd"))
+    with pytest.raises(MemoryError, match="while the weights were changed"):
+        trained(spec, updates=1)
+
+
+def test_a_trial_goes_on_with_fewer_images_at_once_and_says_so(
+    make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    spec = make_spec(batch_size=32, dropout=0.0, epochs=2, keep_model=False)
+    networks = CompiledNetworks()
+    whole = trial.run_trial(spec, tmp_path / "whole", lambda record: True)
+    refused, said = memory("conv1", training=9, evaluation=20), list[str]()
+    result = trial.run_trial(
+        spec, tmp_path / "parts", lambda record: True, networks, lambda what, *_: said.append(what)
+    )
+    assert (whole.micro_batch, whole.evaluation_batch) == (None, None)
+    assert (result.state, result.micro_batch, result.evaluation_batch) == ("finished", 8, 13)
+    assert refused == [32, 16, 25]
+    assert said[:2] == [
+        "out of memory; training goes on with 16 images at once instead of 32",
+        "out of memory; training goes on with 8 images at once instead of 16",
+    ]
+    for name, value in whole.summary.items():
+        assert result.summary[name] == pytest.approx(value, abs=0.05), name
+    again = trial.run_trial(make_spec(batch_size=8, epochs=1, keep_model=False), tmp_path / "b", bool, networks)
+    assert again.micro_batch is None, "what one trial found out is not the next one's"
+
+
+def test_a_trial_can_start_with_fewer_images_at_once(
+    make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    refused = memory("conv1", training=16)
+    result = trial.run_trial(
+        make_spec(batch_size=32, micro_batch=16, epochs=1, keep_model=False), tmp_path, lambda record: True
+    )
+    assert (refused, result.micro_batch) == ([], 16)
+
+
+def test_only_one_image_that_does_not_fit_ends_the_trial(
+    make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    refused = memory("conv1", training=0)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        trial.run_trial(make_spec(batch_size=8, epochs=1), tmp_path, lambda record: True)
+    assert refused == [8, 4, 2, 1]
+
+
+def test_predictions_come_in_parts_too() -> None:
+    asked = []
+
+    class Model:
+        def predict_on_batch(self, pixels: np.ndarray) -> np.ndarray:
+            asked.append(len(pixels))
+            if len(pixels) > 2:
+                raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+            return np.eye(5)[pixels[:, 0, 0, 0]]
+
+    pixels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    rows = inference.probabilities(Model(), Path("model.keras"), pixels)  # type: ignore[arg-type]
+    assert np.array_equal(rows, np.eye(5))
+    assert asked == [5, 3, 2, 2, 1]
+
+
+def test_other_errors_are_no_matter_of_memory() -> None:
+    def fail(parts: object) -> None:
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        MicroBatches().run("training", 8, fail)
