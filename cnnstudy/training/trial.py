@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import correctness, package, transfer, weights
+from cnnstudy.training import correctness, devices, package, transfer, weights
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.decoding import Progress
 from cnnstudy.training.features import Source, source_of
@@ -112,6 +112,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
         },
         versions={"python": platform.python_version(), **package.versions()},
+        computed_on=devices.computed_on(spec),
         micro_batch=compiled.micro_batches.at_once["training"],
         evaluation_batch=compiled.micro_batches.at_once["evaluation"],
     )
