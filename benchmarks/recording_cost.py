@@ -170,9 +170,7 @@ def main() -> None:
     given = parsing.parse_args()
     if given.side:
         rounds(
-            ours(Path.cwd(), given.epochs, given.images)
-            if given.side == "ours"
-            else theirs(given.epochs, given.images)
+            ours(Path.cwd(), given.epochs, given.images) if given.side == "ours" else theirs(given.epochs, given.images)
         )
         return
     if given.quick:

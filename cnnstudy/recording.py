@@ -167,11 +167,9 @@ class Recorder:
             tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
         if result.features:
             tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
-        tags |= {
-            f"cnnstudy.{name}": str(images)
-            for name, images in (("micro_batch", result.micro_batch), ("evaluation_batch", result.evaluation_batch))
-            if images
-        }
+        tags |= {f"cnnstudy.{name}": value for name, value in result.computed_on.items()}
+        sizes = {"micro_batch": result.micro_batch, "evaluation_batch": result.evaluation_batch}
+        tags |= {f"cnnstudy.{name}": str(images) for name, images in sizes.items() if images}
         if result.frozen_digest:
             tags["cnnstudy.frozen_digest"] = result.frozen_digest
         self.outbox.end_run(run_id, result.state, tags)

@@ -189,6 +189,7 @@ class TrialResult(Record):
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
+    computed_on: dict[str, str] = field(default_factory=dict)  # device, threads, onednn, precision, xla
     micro_batch: int | None = None  # images at once in an update, at the end, where a batch did not fit into memory
     evaluation_batch: int | None = None  # the same in evaluation
 

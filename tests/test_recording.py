@@ -105,11 +105,14 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
     assert not {"cnnstudy.micro_batch", "cnnstudy.evaluation_batch"} & set(run.tags)
 
 
-def test_how_a_trial_fitted_into_memory(recorder: Recorder, spec: TrialSpec) -> None:
+def test_what_a_trial_computed_on_and_how_it_fitted_into_memory(recorder: Recorder, spec: TrialSpec) -> None:
     recording = recorder.start(spec)
     recorder.epoch(recording, epoch(1))
-    recorder.finish(recording, result(micro_batch=4, evaluation_batch=32))
+    recorder.finish(
+        recording, result(micro_batch=4, evaluation_batch=32, computed_on={"device": "H100", "threads": "2"})
+    )
     tags = recorded(recorder).tags
+    assert (tags["cnnstudy.device"], tags["cnnstudy.threads"]) == ("H100", "2")
     assert (tags["cnnstudy.micro_batch"], tags["cnnstudy.evaluation_batch"]) == ("4", "32")
 
 

@@ -22,8 +22,8 @@ from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.processes import cores, resident_memory
 from cnnstudy.records import EpochRecord
 
-#: Set before TensorFlow is imported. oneDNN is off by default on processors without AVX-512, where it makes a training
-#: step of these networks 1.3 to 2.7 times faster.
+#: Set before TensorFlow is imported, whatever the user's environment says: trials of a study compute alike. oneDNN is
+#: off by default on processors without AVX-512, where it makes a step of these networks 1.3 to 2.7 times faster.
 ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+from pathlib import Path
+
 import tensorflow as tf
+
+from cnnstudy.records import TrialSpec
 
 
 def gpu() -> str | None:
@@ -24,3 +31,33 @@ def precision_of(asked: str) -> str:
 def uses_xla(asked: bool | None) -> bool:
     """None: on a GPU. On a CPU it took 2 to 3 times as long to the first update, and none was faster then."""
     return gpu() is not None if asked is None else asked
+
+
+def computed_on(spec: TrialSpec) -> dict[str, str]:
+    """What a trial's numbers may depend on beside its specification and the packages, in words."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    return {
+        "device": _name_of_gpu() or _name_of_processor(),
+        "threads": str(threads or "as many as there are cores"),
+        # TensorFlow's own default depends on the processor; a worker always sets it
+        "onednn": {"1": "on", "0": "off"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""), "as TensorFlow has it"),
+        "precision": precision_of(spec.precision),
+        "xla": "on" if uses_xla(spec.xla) else "off",
+    }
+
+
+def _name_of_gpu() -> str:
+    names = [
+        str(tf.config.experimental.get_device_details(one).get("device_name", "GPU"))
+        for one in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join(names)
+
+
+def _name_of_processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()

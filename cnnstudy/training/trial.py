@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnstudy.architectures import Network
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import checkpoints, correctness, package, resumption, transfer, weights
+from cnnstudy.training import checkpoints, correctness, devices, package, resumption, transfer, weights
 from cnnstudy.training.checkpoints import Checkpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.decoding import Progress
@@ -116,6 +116,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
             **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
         },
         versions={"python": platform.python_version(), **package.versions()},
+        computed_on=devices.computed_on(spec),
         micro_batch=compiled.micro_batches.at_once["training"],
         evaluation_batch=compiled.micro_batches.at_once["evaluation"],
     )

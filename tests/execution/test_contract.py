@@ -152,6 +152,18 @@ def test_a_trial_tells_of_each_epoch_then_of_its_result(warm: Executor, spec: Tr
     assert (Path(result.files["model"]) / "MLmodel").is_file()
 
 
+def test_what_a_trial_computes_with_is_not_the_users_environment(
+    executor: Executor, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    done = run(executor, trial_job(spec, number=8, epochs=1, keep_model=False, xla=False))[-1]
+    assert isinstance(done, Done)
+    computed_on = TrialResult.from_json(done.result).computed_on
+    assert computed_on.pop("device")
+    assert int(computed_on.pop("threads")) >= 1
+    assert computed_on == {"onednn": "on", "precision": "float32", "xla": "off"}
+
+
 def test_features_are_told_of_and_found_by_the_next_trial(warm: Executor, spec: TrialSpec) -> None:
     frozen = {**spec.levels, "transfer": "frozen"}
     first, second = (run(warm, trial_job(spec, number=number, levels=frozen, seed=5)) for number in (3, 4))

@@ -246,6 +246,7 @@ def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
             of_epoch += [places[image.tobytes()] for image in pixels]
             return step(pixels, labels)
 
+        spy.skipped = step.skipped
         trainer._update = spy
         metrics.append(trainer.run_epoch().metrics)
         counts.append(per_class(trainer.images.train, np.array(of_epoch)))
