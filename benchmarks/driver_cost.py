@@ -107,7 +107,7 @@ def main() -> None:
     rows = (
         Measured(
             f"driver's resident memory at most, {study}",
-            f"{max(memory) / 1e6:.0f} MB; {memory[0] / 1e6:.0f} after the first trial, {memory[-1] / 1e6:.0f} at the end",
+            f"{max(memory) / 1e6:.0f} MB; {memory[0] / 1e6:.0f} after one trial, {memory[-1] / 1e6:.0f} at the end",
             command,
             max(memory) / 1e6,
             MEMORY / 1e6,

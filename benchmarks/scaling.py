@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--plot scaling.png]
 
-Whole `run-study` processes of AlexNet (64 px, 2 epochs) over noisy images in a folder, each with an empty cache: 1 to 32
-trials, 200 to 3,200 images, 1 and 2 workers. TPE's choice of the next trial, and what the driver and MLflow's database
-grow by with each trial (driver_cost.py), are measured beside. The lines are least squares, their end is arithmetic.
+Whole `run-study` processes of AlexNet (64 px, 2 epochs) over noisy images in a folder, each with an empty cache: 1 to
+32 trials, 200 to 3,200 images, 1 and 2 workers. TPE's choice of the next trial, and what the driver and MLflow's
+database grow by with each trial (driver_cost.py), are measured beside. Lines are least squares, their end arithmetic.
 """
 
 from __future__ import annotations
