@@ -57,15 +57,17 @@ def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[
             if isinstance(event, Failed):
                 raise SystemExit(f"{event.message}\n{event.traceback}")
             if isinstance(event, Epoch):
-                executor.answer(event.key, True)
+                if event.asks:
+                    executor.answer(event.key, True)
                 began = time.perf_counter()
                 recorder.epoch(recording, event.record)
                 spent += time.perf_counter() - began
             if isinstance(event, Done):
                 break
         result = TrialResult.from_json(event.result)
-        package = json.loads((folder / "files" / "package_seconds.json").read_text())
-        model_bytes = sum(file.stat().st_size for file in Path(result.files["model"]).rglob("*") if file.is_file())
+        model = Path(result.files["model"])
+        package = json.loads((model.parent / "package_seconds.json").read_text())
+        model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         began = time.perf_counter()
         recorder.finish(recording, result)
         remove_files(result)

@@ -1,4 +1,4 @@
-"""A worker that also writes how long the last trial's model took to package: package_seconds.json in its folder."""
+"""A worker that also writes how long each trial's model took to package: package_seconds.json beside the model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ class TimedWorker(worker.Worker):
         super()._set_up_tensorflow()
         from cnnstudy.training import package
 
-        if not hasattr(package, "untimed"):
-            package.untimed = package.save
+        original = package.save
+        if original.__name__ == "timed":
+            return
 
-            def save(*given: Any, **more: Any) -> None:
-                began = time.perf_counter()
-                package.untimed(*given, **more)
-                spent = time.perf_counter() - began
-                Path(self.folder, "package_seconds.json").write_text(json.dumps(spent), encoding="utf-8")
+        def timed(model: Any, folder: Path, *more: Any) -> None:
+            began = time.perf_counter()
+            original(model, folder, *more)
+            seconds = time.perf_counter() - began
+            (folder.parent / "package_seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
 
-            package.save = save
+        package.save = timed
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""What something costs against how much of it there is: a fixed and a marginal cost, by least squares; and its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Points = Sequence[tuple[float, float]]  # (how much, cost)
+
+
+@dataclass(frozen=True)
+class Line:
+    """cost = fixed + marginal x how much."""
+
+    fixed: float
+    marginal: float
+    off: float  # how far a point lies from the line at most, relative to the cost there
+
+    def at(self, much: float) -> float:
+        """The cost of so much."""
+        return self.fixed + self.marginal * much
+
+    def __str__(self) -> str:
+        return f"{self.fixed:.3g} + {self.marginal:.3g} for each (points off by at most {100 * self.off:.0f} %)"
+
+
+def fit(points: Points) -> Line:
+    """The line through two points or more that has the least squares relative to the cost: small ones count too."""
+    much, cost = (np.array(column, float) for column in zip(*points, strict=True))
+    matrix = np.stack([np.ones_like(much), much], axis=1) / cost[:, None]
+    (fixed, marginal), *_ = np.linalg.lstsq(matrix, np.ones_like(cost), rcond=None)
+    return Line(float(fixed), float(marginal), float(np.abs((fixed + marginal * much) / cost - 1).max()))
+
+
+def exponent(points: Points) -> float:
+    """Of the growth between the last two points: 1 is in proportion, 2 with the square."""
+    (n, a), (m, b) = points[-2:]
+    return float(np.log(b / a) / np.log(m / n))
+
+
+def plot(of: Mapping[str, Points], path: Path) -> None:
+    """One panel for each, with its line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(of), figsize=(4.5 * len(of), 4), squeeze=False, layout="constrained")
+    for axes, (title, points) in zip(panels[0], of.items(), strict=True):
+        much, cost = zip(*points, strict=True)
+        axes.plot(much, cost, "o")
+        axes.plot(much, [fit(points).at(one) for one in much])
+        axes.set_title(title)
+        axes.set_xlabel(str(fit(points)), fontsize="x-small")
+        axes.set_ylim(0)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
