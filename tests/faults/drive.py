@@ -1,13 +1,18 @@
 """Drivers to be killed: everything is imported once, then each is a fork of this process.
 
-A request is a line of JSON on standard input, {"folder": ..., "jobs": ...}; answered with the driver's process id, and
-when it has ended with its exit code as `os.waitstatus_to_exitcode` has it.
+A request is a line of JSON on standard input, {"folder": ..., "jobs": ..., "kill_at": ...}; answered with the driver's
+process id, and when it has ended with its exit code as `os.waitstatus_to_exitcode` has it.
+
+With `kill_at` the driver kills itself before its durable operation of that number, from 1: a commit of MLflow's, or a
+file or folder that is made, opened to be written, renamed or removed. How many there were in all stands in
+`operations.txt` where it lived to its end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -48,6 +53,33 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
+class Operations:
+    """Counts this process' durable operations, and kills it before one of them."""
+
+    EVENTS = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"})
+
+    def __init__(self, kill_at: int) -> None:
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        self.count, self._kill_at = 0, kill_at
+        event.listen(Engine, "commit", lambda connection: self._next())
+        sys.addaudithook(self._hear)
+
+    def _hear(self, name: str, given: tuple[Any, ...]) -> None:
+        if name in self.EVENTS or (name == "open" and self._writes(*given)):
+            self._next()
+
+    @staticmethod
+    def _writes(path: Any, mode: str | None, flags: int) -> bool:
+        return not isinstance(path, int) and path != os.devnull and bool(flags & (os.O_WRONLY | os.O_RDWR))
+
+    def _next(self) -> None:
+        self.count += 1
+        if self.count == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _run(request: dict[str, Any]) -> None:
     """What the command does; never returns."""
     code = 1
@@ -69,6 +101,7 @@ def _run(request: dict[str, Any]) -> None:
         tempfile.tempdir = str(folder / "temporary")
         (folder / "killed.yaml").write_text(FILE, encoding="utf-8")
         program = (str(HERE / "fast_worker.py"),)
+        operations = Operations(request["kill_at"]) if "kill_at" in request else None
         outcome = run_study(
             load_study("killed.yaml", []),
             Tracker("sqlite:///mlflow.db"),
@@ -76,6 +109,8 @@ def _run(request: dict[str, Any]) -> None:
             PlainDisplay(lambda text: print(text, file=log, flush=True)),
         )
         code = 130 if outcome.interrupted else 4 if outcome.missing or outcome.failed else 0
+        if operations is not None:
+            (folder / "operations.txt").write_text(str(operations.count), encoding="utf-8")
     except KeyboardInterrupt:
         code = 130
     except CnnstudyError as error:

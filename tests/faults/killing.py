@@ -42,10 +42,10 @@ class Drivers:
         )
         assert self._line() == "ready"
 
-    def start(self, folder: Path, jobs: int) -> int:
-        """The process id of a driver that runs the study of the folder."""
+    def start(self, folder: Path, jobs: int, **more: int) -> int:
+        """The process id of a driver that runs the study of the folder; `more` as drive.py takes it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"folder": str(folder), "jobs": jobs}) + "\n")
+        self._process.stdin.write(json.dumps({"folder": str(folder), "jobs": jobs, **more}) + "\n")
         self._process.stdin.flush()
         return int(self._line())
 
@@ -111,6 +111,27 @@ def kill_and_continue(
         lost = {run: trial for run, trial in finished.items() if now.get(run) != trial}
         tally.troubles += [f"{folder}: {kind}: finished and lost: {lost}"] * bool(lost)
         finished = now
+    _run_to_the_end(drivers, folder, jobs, finished, tally)
+
+
+def count_operations(drivers: Drivers, folder: Path, database: Path) -> int:
+    """The durable operations of the driver of a study that nobody kills."""
+    new_study(folder, database)
+    drivers.start(folder, jobs=1, kill_at=0)
+    assert drivers.exit_code() == 0, (folder / "log.txt").read_text()
+    return int((folder / "operations.txt").read_text())
+
+
+def kill_at_operation(drivers: Drivers, folder: Path, database: Path, number: int, tally: Tally) -> None:
+    """A study whose driver is killed before its durable operation of that number; then it runs to its end."""
+    new_study(folder, database)
+    drivers.start(folder, jobs=1, kill_at=number)
+    tally.kills["operation"] += drivers.exit_code() == -signal.SIGKILL
+    _wait_for_workers(folder, tally)
+    _run_to_the_end(drivers, folder, 1, Record(folder).finished(), tally)
+
+
+def _run_to_the_end(drivers: Drivers, folder: Path, jobs: int, finished: dict[str, str], tally: Tally) -> None:
     drivers.start(folder, jobs)
     code = drivers.exit_code()
     if code not in (0, 4):

@@ -1,6 +1,7 @@
 """Kill drivers and workers so many times at moments of chance, and check what comes of their studies.
 
-    python tests/faults/run.py --kills 100
+    python tests/faults/run.py --kills 100       at moments of chance, so many of each kind
+    python tests/faults/run.py --operations      before each durable operation of the driver, one after the other
 
 Exit code 0: nothing was lost, repeated or left behind. The folders of studies with troubles are kept.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent), str(HERE)]
 
-from killing import KINDS, Tally, drivers, kill_and_continue  # noqa: E402
+from killing import KINDS, Tally, count_operations, drivers, kill_and_continue, kill_at_operation  # noqa: E402
 
 
 def main() -> int:
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--each", type=int, default=3, help="kills of one study")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--operations", action="store_true", help="before each durable operation of the driver")
+    parser.add_argument("--every", type=int, default=1, help="with --operations: only every so many")
     arguments = parser.parse_args()
     dice, tally, started = random.Random(arguments.seed), Tally(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="kills-"))
@@ -38,16 +41,19 @@ def main() -> int:
     Tracker(f"sqlite:///{database}").studies()
     with drivers() as made:
         print(f"studies in {root}", flush=True)
+        if arguments.operations:
+            total = count_operations(made, root / "counted", database)
+            print(f"{total} durable operations", flush=True)
+            for number in range(1, total + 1, arguments.every):
+                folder, before = root / f"operation-{number:05d}", len(tally.troubles)
+                kill_at_operation(made, folder, database, number, tally)
+                _tell(folder, f"operation {number}", tally, before)
+            arguments.kills = 0
         while missing := [kind for kind in arguments.kinds if tally.kills[kind] < arguments.kills]:
             folder, before = root / f"study-{tally.studies:04d}", len(tally.troubles)
             kinds = [dice.choice(missing) for _ in range(arguments.each)]
             kill_and_continue(made, folder, database, kinds, dice, tally)
-            for trouble in tally.troubles[before:]:
-                print(f"TROUBLE {kinds} {trouble}", flush=True)
-            if len(tally.troubles) == before:
-                shutil.rmtree(folder)
-            if tally.studies % 10 == 0:
-                print(f"{tally.studies} studies, kills {dict(tally.kills)}", flush=True)
+            _tell(folder, str(kinds), tally, before)
     print(
         f"{tally.studies} studies, kills {dict(tally.kills)}, {tally.repeated} runs begun again, "
         f"{len(tally.troubles)} troubles, {time.monotonic() - started:.0f} s"
@@ -55,6 +61,15 @@ def main() -> int:
     if not tally.troubles:
         shutil.rmtree(root)
     return 1 if tally.troubles else 0
+
+
+def _tell(folder: Path, how: str, tally: Tally, before: int) -> None:
+    for trouble in tally.troubles[before:]:
+        print(f"TROUBLE {how} {trouble}", flush=True)
+    if len(tally.troubles) == before:
+        shutil.rmtree(folder)
+    if tally.studies % 10 == 0:
+        print(f"{tally.studies} studies, kills {dict(tally.kills)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A seeded sample; `python tests/faults/run.py --kills 100` has the full count."""
+"""A seeded sample; `python tests/faults/run.py --kills 100` and `--operations` have the full count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from checking import troubles_at_the_end
-from killing import Drivers, Tally, drivers, kill_and_continue
+from killing import Drivers, Tally, count_operations, drivers, kill_and_continue, kill_at_operation
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -33,6 +33,22 @@ def test_killed_at_any_moment(made: Drivers, empty_database: Path, tmp_path: Pat
     tally = Tally()
     kill_and_continue(made, tmp_path / "study", empty_database, kinds, random.Random(seed), tally)
     assert tally.troubles == []
+
+
+@pytest.fixture(scope="module")
+def operations(made: Drivers, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many durable operations the driver has in a study that nobody kills."""
+    return count_operations(made, tmp_path_factory.mktemp("counted") / "study", empty_database)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.19, 0.37, 0.55, 0.73, 0.97])
+def test_killed_before_a_durable_operation(
+    made: Drivers, empty_database: Path, tmp_path: Path, operations: int, share: float
+) -> None:
+    assert operations > 200
+    tally = Tally()
+    kill_at_operation(made, tmp_path / "study", empty_database, max(1, round(share * operations)), tally)
+    assert (tally.kills["operation"], tally.troubles) == (1, [])
 
 
 @pytest.fixture(scope="module")
