@@ -59,7 +59,7 @@ class Spool:
     def __init__(self, study: str, uri: str) -> None:
         self._about = {"study": study, "tracking": _place(uri)}
         # two schemas of one database differ in the query alone, whose values are not shown
-        query = uri.rpartition("@")[2].partition("?")[2]
+        query = "" if sqlite_file(uri) else uri.rpartition("@")[2].partition("?")[2]
         self.folder = _outbox() / content_address([self._about, query] if query else self._about)
         self._next = 1
 

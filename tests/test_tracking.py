@@ -14,9 +14,10 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
+from cnnstudy.config_record import config_tags
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
-from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec, config_tags
+from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
 from cnnstudy.tracking import DEFAULT_URI, DRIVER, REASON, Tracker, tracking_uri
 
