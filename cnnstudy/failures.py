@@ -47,7 +47,8 @@ class Failures:
         """
         again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
         self._attempts[failed.key] += again
-        if failed.reason == "oom":
+        # a worker that was killed from outside may have had a batch that fits: its next try comes to the same numbers
+        if failed.reason == "oom" and "killed by signal" not in failed.message:
             self._out_of_memory.add(failed.key)
         return again
 
