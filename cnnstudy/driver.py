@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable
@@ -10,15 +11,16 @@ from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
+from cnnstudy.errors import CnnstudyError
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
 from cnnstudy.failures import Failures, short_of_memory
 from cnnstudy.jobs import next_event
-from cnnstudy.preparation import Preparation, SourceWeights
+from cnnstudy.preparation import WEIGHTS_TAG, Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording, remove_files
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.repair import tidy_machine
-from cnnstudy.resume import WEIGHTS_DIGEST, refuse_other_images, refuse_other_weights
+from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
 from cnnstudy.signals import not_within
@@ -76,9 +78,7 @@ class Workshop:
     @functools.cached_property
     def weights(self) -> dict[str, SourceWeights]:
         """By network."""
-        weights = self._preparation.source_weights(len(next(iter(self.images.values())).classes))
-        refuse_other_weights(self.recorder, {name: of.digest for name, of in weights.items()})
-        return weights
+        return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
 
     @functools.cached_property
     def _preparation(self) -> Preparation:
@@ -144,14 +144,18 @@ class Driver:
                 if isinstance(event, Epoch):
                     self._on_epoch(event)
                 elif isinstance(event, Done):
-                    self._on_done(event)
+                    with not_within():  # whoever asks to stop waits for it: hours may lie in it
+                        self._on_done(event)
                 elif isinstance(event, Failed):
                     self._on_failed(event)
                 elif isinstance(event, Progress):
                     self.display.count(f"{event.key}: {event.what}", event.done, event.total)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                self._record_what_was_said()
+                with contextlib.suppress(
+                    CnnstudyError
+                ):  # MLflow may be what is broken
+                    self._record_what_was_said()
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")
             raise
@@ -169,7 +173,7 @@ class Driver:
         tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
         digest = self.workshop.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
-            tags[WEIGHTS_DIGEST] = digest
+            tags[WEIGHTS_TAG] = digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
         self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))
@@ -216,11 +220,9 @@ class Driver:
         )
 
     def _record(self, recording: Recording, result: TrialResult) -> None:
-        """The trial's last word; whoever asks to stop waits for it, for hours may lie in it."""
-        with not_within():
-            self.recorder.finish(recording, result)
-            remove_files(result)
-            checkpoints.remove(recording.spec)
+        self.recorder.finish(recording, result)
+        remove_files(result)
+        checkpoints.remove(recording.spec)
 
     def _record_what_was_said(self) -> None:
         """Trials that have ended, and epochs, of which nobody has taken note yet."""

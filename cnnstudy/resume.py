@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,9 +18,6 @@ from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, b
 from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import LEVELS, Tracker
-
-#: The tag of a trial that says which source weights it started from.
-WEIGHTS_DIGEST = "cnnstudy.weights_digest"
 
 
 def tidy_up(display: Display) -> None:
@@ -66,24 +62,6 @@ def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
             f"digest is {images.digest}, not {', '.join(sorted(others))}): files were added, removed or changed. "
             f"Trials of both would not be comparable. {_ways_out(recorder.study.name)}"
         )
-
-
-def refuse_other_weights(recorder: Recorder, digests: Mapping[str, str]) -> None:
-    """Raise StudyChangedError where trials are recorded that started from other source weights.
-
-    Args:
-        digests: of the weights, by network; "" where it has none.
-    """
-    for run in recorder.runs():
-        recorded = run.tags.get(WEIGHTS_DIGEST, "")
-        digest = digests.get(run.tags.get("cnnstudy.architecture", ""), "")
-        if run.kind == "trial" and recorded and digest and recorded != digest:
-            raise StudyChangedError(
-                f"the source weights of {run.tags['cnnstudy.architecture']} are not those that study "
-                f"{recorder.study.name!r} was begun with (their digest is {digest}, not {recorded}): their file was "
-                f"replaced, or what they are learnt on. Trials of both would not be comparable. "
-                f"{_ways_out(recorder.study.name)}"
-            )
 
 
 def recorded_config(study: RecordedStudy) -> StudyConfig:

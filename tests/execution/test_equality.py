@@ -1,4 +1,4 @@
-"""A trial comes to the same with one worker or two, and in a fresh worker or one that has trained before."""
+"""A trial comes to the same in every call: with one worker or two, in a fresh worker or one that has trained before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> list[TrialSpec]:
             {"transfer": "scratch", "dropout": 0.5, "batch_size": 8},
             {"transfer": "scratch", "dropout": 0.1, "batch_size": 16},
             {"transfer": "frozen", "dropout": 0.1, "batch_size": 8},
-            {"transfer": "scratch", "dropout": 0.3, "batch_size": 8, "augmentation": "flip"},
+            {"transfer": "scratch", "dropout": 0.3, "batch_size": 8, "augmentation": "strong"},
         )
     ):
         levels = complete_levels(

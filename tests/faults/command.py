@@ -6,12 +6,13 @@ the command's process id, and when it has ended with its exit code. What it says
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from forking import serve
 
 HERE = Path(__file__).parent
 
@@ -27,15 +28,7 @@ def main() -> None:
     mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # else it asks a database that is not there for 100 s
     # drawing takes most of the time here and is tested elsewhere
     recording.draw_curves = recording.draw_confusion = lambda *given: given[-1].write_text("picture")
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            _run(request)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    serve(_run)
 
 
 def _run(request: dict[str, Any]) -> None:

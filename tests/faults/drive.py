@@ -10,7 +10,6 @@ file or folder that is made, opened to be written, renamed or removed. How many 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
+
+from forking import serve
 
 HERE = Path(__file__).parent
 FILE = """
@@ -42,15 +43,7 @@ def main() -> None:
 
     # drawing takes most of the time here and is tested elsewhere
     recording.draw_curves = recording.draw_confusion = lambda *given: given[-1].write_text("picture")
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            _run(request)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    serve(_run)
 
 
 class Operations:
