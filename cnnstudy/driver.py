@@ -152,9 +152,7 @@ class Driver:
                     self.display.count(f"{event.key}: {event.what}", event.done, event.total)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                with contextlib.suppress(
-                    CnnstudyError
-                ):  # MLflow may be what is broken
+                with contextlib.suppress(CnnstudyError):  # MLflow may be what is broken
                     self._record_what_was_said()
             for key in self._running:
                 self.display.say(f"{key}  interrupted; the next call runs it again")

@@ -9,7 +9,22 @@ from keras import optimizers
 from cnnstudy.records import Optimizer
 
 
-class _OneKernel:
+class _OneDevice:
+    """No gradients of other devices are waited for.
+
+    Keras adds them up by an operation with a gradient of its own. TensorFlow keeps that for ever, and with it the graph
+    and the weights of every network that was dropped.
+    """
+
+    def _backend_update_step(
+        self, gradients: list[tf.Tensor], variables: list[keras.Variable], learning_rate: tf.Tensor
+    ) -> None:
+        assert isinstance(self, optimizers.Optimizer)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable.value, learning_rate)
+
+
+class _OneKernel(_OneDevice):
     """Adam's update in one pass over the memory, which is what large heads wait for; Keras takes several.
 
     The formula is Keras' own (Kingma & Ba 2014, the form before section 2.1), its sums are rounded otherwise.
@@ -42,13 +57,21 @@ class AdamW(_OneKernel, optimizers.AdamW):
     """Keras' AdamW."""
 
 
+class SGD(_OneDevice, optimizers.SGD):
+    """Keras' SGD."""
+
+
+class RMSprop(_OneDevice, optimizers.RMSprop):
+    """Keras' RMSprop."""
+
+
 def build(optimizer: Optimizer, learning_rate: float) -> keras.optimizers.Optimizer:
     """A fresh optimiser; `weight_decay` is decoupled from the gradient (Loshchilov & Hutter 2019) in all of them."""
     decay = optimizer.weight_decay or None
     table = {
         "adam": lambda: Adam(learning_rate, weight_decay=decay),
         "adamw": lambda: AdamW(learning_rate, weight_decay=optimizer.weight_decay or 0.004),
-        "sgd": lambda: optimizers.SGD(learning_rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay),
-        "rmsprop": lambda: optimizers.RMSprop(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
+        "sgd": lambda: SGD(learning_rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay),
+        "rmsprop": lambda: RMSprop(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
     }
     return table[optimizer.name]()

@@ -1,6 +1,9 @@
-"""The optimisers: Adam in one kernel comes to what Keras' own comes to."""
+"""The optimisers: they come to what Keras' own come to, and hold on to nothing."""
 
 from __future__ import annotations
+
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -10,7 +13,12 @@ import tensorflow as tf
 from cnnstudy.records import Optimizer
 from cnnstudy.training import optimizers
 
-KERAS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+KERAS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": lambda rate, **given: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **given),
+    "rmsprop": lambda rate, **given: keras.optimizers.RMSprop(rate, momentum=0.9, **given),
+}
 
 
 def trained(optimizer: keras.optimizers.Optimizer, steps: int) -> list[np.ndarray]:
@@ -32,9 +40,9 @@ def trained(optimizer: keras.optimizers.Optimizer, steps: int) -> list[np.ndarra
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("name", list(KERAS))
-def test_adam_comes_to_what_keras_comes_to(name: str, decay: float) -> None:
+def test_they_come_to_what_keras_own_come_to(name: str, decay: float) -> None:
     keywords = {"weight_decay": decay} if decay else {}
-    ours = trained(optimizers.build(Optimizer(name, decay), 0.01), 50)
+    ours = trained(optimizers.build(Optimizer(name, decay, 0.9), 0.01), 50)
     theirs = trained(KERAS[name](0.01, **keywords), 50)
     start = trained(KERAS[name](0.01), 0)
     for one, other, before in zip(ours, theirs, start, strict=True):
@@ -59,3 +67,19 @@ def test_the_state_lies_in_its_variables(name: str) -> None:
         after.append(np.asarray(variable.value))
     np.testing.assert_array_equal(*after)
     assert not np.allclose(after[0], 1.0)
+
+
+@pytest.mark.parametrize("name", list(KERAS))
+def test_what_was_trained_is_given_back(name: str) -> None:
+    """Else the memory of a process grows with every network that it drops."""
+
+    def graph_of_an_update() -> weakref.ref:
+        variable = keras.Variable(np.ones(3, np.float32))
+        optimizer = optimizers.build(Optimizer(name, 0.0, 0.9), 0.1)
+        optimizer.build([variable])
+        step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), autograph=False)
+        return weakref.ref(step.get_concrete_function(tf.ones(3)).graph)
+
+    graph = graph_of_an_update()
+    gc.collect()
+    assert graph() is None
