@@ -22,6 +22,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
 
     errors           the exception tree
     signals          how a command is asked to stop
+    interpreter      Python's garbage collector, kept from looking through what is no garbage
     strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights, features
     scratch          folders for what does not last, held by their process

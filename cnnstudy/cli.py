@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
+from cnnstudy import interpreter
 from cnnstudy.commands import models, repairs, results, running, storage
 from cnnstudy.commands.shared import INTERRUPTED
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
@@ -45,7 +46,8 @@ app.add_typer(storage.cache, name="cache")
 def main() -> None:
     """Run a command; what goes wrong on purpose is one clear message, never a traceback."""
     try:
-        app()
+        with interpreter.quick_to_end():
+            app()
     except CnnstudyError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

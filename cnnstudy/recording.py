@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnstudy.analysis.classes import class_metrics, metric_names
-from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.analysis.leaderboard import without_formula
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
@@ -189,6 +188,8 @@ class Recorder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
             self._write_spec(folder, recording.spec)
             if recording.epochs:
+                from cnnstudy.analysis.curves import draw_curves
+
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
         tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_resumed(recording)}
@@ -242,6 +243,8 @@ class Recorder:
     def _write_files(
         self, folder: Path, recording: Recording, result: TrialResult, per_class: list[dict[str, float | str]]
     ) -> None:
+        from cnnstudy.analysis.curves import draw_confusion, draw_curves  # while the next trial trains
+
         classes = recording.spec.images.classes
         title = f"{recording.spec.key}  {recording.title}"
         draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")

@@ -20,10 +20,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.execution.heartbeat import Heartbeat
+from cnnstudy.interpreter import importing
 from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
+
+#: Keras imports them where they are installed, for its data adapters, plots and wrappers, which nothing here uses: a
+#: second and 100 MB of each worker.
+NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
 
 
 def main() -> None:
@@ -209,15 +214,15 @@ class Worker:
 
     def get_ready(self) -> None:
         """Import what trials take, while nobody waits for it."""
-        with contextlib.suppress(Exception):  # the job that needs it says so
+        with contextlib.suppress(Exception), importing():  # the job that needs it says so
             self._set_up_tensorflow()
-            for name in ("cnnstudy.training.trial", "mlflow.tensorflow"):
-                importlib.import_module(name)
+            importlib.import_module("cnnstudy.training.trial")
 
     def _set_up_tensorflow(self) -> None:
         if "tensorflow" in sys.modules:
             return
-        import tensorflow as tf
+        with importing(without=NOT_FOR_TENSORFLOW):
+            import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)
         tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))

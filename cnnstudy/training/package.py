@@ -1,18 +1,23 @@
 """The model of a trial as an MLflow model folder: raw RGB images of 0..255 in, probabilities out.
 
 It loads with plain Keras (`data/model.keras`, safe mode) or MLflow; no code of cnnstudy is in it, only `classes.json`
-with the classes' names. MLflow's client is not used here: the folder is uploaded by the driver.
+with the classes' names. MLflow is not used here: the folder is uploaded by the driver.
 """
 
 from __future__ import annotations
 
+import json
+import platform
+import uuid
 import zipfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
+import yaml
 
 from cnnstudy.errors import ModelError
 from cnnstudy.training import layout
@@ -21,23 +26,83 @@ from cnnstudy.training import layout
 def save(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
     """Write `model` as an MLflow model into `folder`, which must not exist yet.
 
-    The requirements are pinned from what is installed: without them MLflow would load the model again in a process of
-    its own to find them out.
+    The files are those that `mlflow.tensorflow.save_model` writes (tests/training/test_package.py compares them), after
+    the format that MLflow's documentation gives ("MLflow Models", storage format). Its own function would take each
+    worker a second and 60 MB to import. The requirements are pinned from what is installed.
     """
-    import mlflow.tensorflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    _, height, width, channels = model.input_shape
-    # unnamed: a named input would reach Keras as a dict, which it warns of
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, model.output_shape[-1]))]),
-    )
-    mlflow.tensorflow.save_model(
-        model, str(folder), signature=signature, pip_requirements=[f"{k}=={v}" for k, v in versions("mlflow").items()]
-    )
+    data = folder / layout.MLFLOW_DATA
+    data.mkdir(parents=True)
+    model.save(data / layout.KERAS_FILE)
+    _write(data / "keras_module.txt", "tensorflow.keras")
+    _write(data / "save_format.txt", "tf")
+    size = sum(file.stat().st_size for file in data.iterdir())
+    requirements = [f"{name}=={version}" for name, version in versions("mlflow").items()]
+    _write(folder / "MLmodel", yaml.safe_dump(_description(model, size)))
+    _write(folder / "requirements.txt", "\n".join(requirements))
+    _write(folder / "python_env.yaml", yaml.safe_dump(_environment(), sort_keys=False))
+    conda = {
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={platform.python_version()}", _pinned("pip", "<="), {"pip": requirements}],
+        "name": "mlflow-env",
+    }
+    _write(folder / "conda.yaml", yaml.safe_dump(conda))
     layout.write_classes(folder, classes)
+
+
+def _description(model: keras.Model, size: int) -> dict[str, Any]:
+    """What MLmodel holds, of a model whose files have so many bytes."""
+    # unnamed: a named input would reach Keras as a dict, which it warns of
+    signature = {
+        "inputs": _tensor("uint8", model.input_shape),
+        "outputs": _tensor("float32", model.output_shape),
+        "params": None,
+    }
+    return {
+        "flavors": {
+            "python_function": {
+                "data": layout.MLFLOW_DATA,
+                "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+                "loader_module": "mlflow.tensorflow",
+                "python_version": platform.python_version(),
+            },
+            "tensorflow": {
+                "code": None,
+                "data": layout.MLFLOW_DATA,
+                "keras_version": metadata.version("tensorflow"),  # MLflow's word for it
+                "model_type": "keras",
+                "save_format": "tf",
+            },
+        },
+        "mlflow_version": metadata.version("mlflow"),
+        "model_size_bytes": size,
+        "model_uuid": uuid.uuid4().hex,
+        "signature": signature,
+        "utc_time_created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
+    }
+
+
+def _tensor(kind: str, shape: Sequence[int | None]) -> str:
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": kind, "shape": [-1, *shape[1:]]}}])
+
+
+def _environment() -> dict[str, Any]:
+    tools = [_pinned(name, "==") for name in ("pip", "setuptools", "wheel")]
+    return {
+        "python": platform.python_version(),
+        "build_dependencies": tools,
+        "dependencies": ["-r requirements.txt"],
+    }
+
+
+def _pinned(name: str, operator: str) -> str:
+    try:
+        return f"{name}{operator}{metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return name
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
 
 
 def load(file: Path) -> keras.Model:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import yaml
 from keras import layers
 
 from cnnstudy.errors import ModelError
@@ -121,6 +122,35 @@ def test_a_model_of_something_else(saved: Saved, size: tuple[int, ...], classes:
         ModelError, match=r"saved.keras takes \(None, 8.*; a model of images takes \(None, size, size, 3"
     ):
         package.load(saved(classifier(size=size, classes=classes)))
+
+
+def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:
+    import mlflow.tensorflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    model, ours, theirs = classifier(), tmp_path / "ours", tmp_path / "theirs"
+    package.save(model, ours, ["a", "b", "c"])
+    inputs = TensorSpec(np.dtype(np.uint8), (-1, 8, 8, 3))
+    signature = ModelSignature(Schema([inputs]), Schema([TensorSpec(np.dtype(np.float32), (-1, 3))]))
+    requirements = [f"{name}=={version}" for name, version in package.versions("mlflow").items()]
+    mlflow.tensorflow.save_model(model, str(theirs), signature=signature, pip_requirements=requirements)
+    assert names_in(ours) == names_in(theirs) | {"classes.json"}
+    for name in ("requirements.txt", "data/keras_module.txt", "data/save_format.txt"):
+        assert (ours / name).read_text() == (theirs / name).read_text(), name
+    for name in ("conda.yaml", "python_env.yaml"):
+        assert yaml.safe_load((ours / name).read_text()) == yaml.safe_load((theirs / name).read_text()), name
+    mine, its = (mlflow.models.Model.load(folder).to_dict() for folder in (ours, theirs))
+    for differs in ("model_uuid", "utc_time_created"):
+        assert mine.pop(differs) != its.pop(differs)
+    assert abs(mine.pop("model_size_bytes") - its.pop("model_size_bytes")) < 64  # the time lies in the Keras file
+    assert mine == its
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(str(ours)).predict(images), model.predict_on_batch(images))
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- used

@@ -1,0 +1,48 @@
+"""Python's garbage collector, kept from looking through what is no garbage.
+
+TensorFlow and MLflow make a million objects when they are imported, and all of them stay. The collector looks through
+them again and again meanwhile (a third of TensorFlow's import), then at each of its large rounds, and once more when
+the process ends, for most of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+
+#: Objects more than before until it looks for garbage among the youngest; Python's own number is 2,000 or 700.
+YOUNGEST = 50_000
+
+
+@contextlib.contextmanager
+def importing(without: Sequence[str] = ()) -> Iterator[None]:
+    """Collect nothing meanwhile, and leave alone for good what is there at the end.
+
+    Args:
+        without: libraries that what is imported can do without, and would import if they were found. They can be
+            imported afterwards.
+    """
+    hidden = [name for name in without if name not in sys.modules]
+    collecting = gc.isenabled()
+    gc.disable()
+    sys.modules.update(dict.fromkeys(hidden))  # None: an ImportError, as where it is not installed
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        gc.freeze()
+        if collecting:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def quick_to_end() -> Iterator[None]:
+    """For a whole command: collect seldom, and nothing at the end of the process."""
+    gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])
+    try:
+        yield
+    finally:
+        gc.freeze()
