@@ -10,6 +10,7 @@ an epoch's arrival and the end of its handling.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -39,13 +40,15 @@ MEMORY, FLAT, EPOCH = 300e6, 10e6, 0.005
 
 def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     """Run the study here; by trial the memory in bytes and seconds since the start, by epoch the processor seconds."""
-    from cnnstudy import driver
+    from cnnstudy.interpreter import NOT_FOR_MLFLOW, YOUNGEST, importing
+
+    gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])  # as the command does
+    with importing(without=NOT_FOR_MLFLOW):
+        from cnnstudy import driver, study, tracking
     from cnnstudy.config import load_study
     from cnnstudy.display import PlainDisplay
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.processes import resident_memory
-    from cnnstudy.study import run_study
-    from cnnstudy.tracking import Tracker
 
     spent: list[float] = []
     memory: list[int] = []
@@ -66,9 +69,9 @@ def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     driver.Driver._on_done = measured_done  # type: ignore[method-assign]
     Path("driver.yaml").write_text(FILE.format(trials=trials, epochs=epochs, sampler=sampler), encoding="utf-8")
     started = time.perf_counter()
-    outcome = run_study(
+    outcome = study.run_study(
         load_study("driver.yaml", []),
-        Tracker("sqlite:///mlflow.db"),
+        tracking.Tracker("sqlite:///mlflow.db"),
         lambda folder: LocalExecutor(1, folder, (str(WORKER),)),
         PlainDisplay(lambda text: None),
     )

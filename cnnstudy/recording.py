@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnstudy.analysis.classes import class_metrics, metric_names
-from cnnstudy.analysis.leaderboard import without_formula
+from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Found, decide

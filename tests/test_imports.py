@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,17 @@ def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert "LOADED []" in done.stdout, done.stdout + done.stderr
     assert f"EXIT {0 if '--help' in arguments else 2}" in done.stdout
+
+
+def test_a_driver_makes_no_tables() -> None:
+    code = (
+        "import sys\n"
+        "from cnnstudy.interpreter import NOT_FOR_MLFLOW, importing\n"
+        "with importing(without=NOT_FOR_MLFLOW):\n"
+        "    from cnnstudy import study, tracking\n"
+        "tracking.Tracker('sqlite:///mlflow.db').studies()\n"
+        "print('LOADED', sorted(set(NOT_FOR_MLFLOW) & set(sys.modules)))\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert "LOADED []" in done.stdout, done.stdout + done.stderr

@@ -1,6 +1,7 @@
 """What comes of a study's runs.
 
 leaderboard    one row a trial
+spreadsheet    what a spreadsheet makes of a cell
 trials         which runs are a study's trials
 pareto         the trials that no other is better than in all that counts
 classes        precision and recall of each class

@@ -19,9 +19,9 @@ def draw_curves(records: Sequence[EpochRecord], best_epoch: int, title: str, pat
     figure = Figure(figsize=(9, 3.8))
     figure.suptitle(title, fontsize=11)
     # a layout engine would draw everything twice, and of texts all that differs is the title
-    panels = figure.subplots(1, 2, gridspec_kw={"left": 0.075, "right": 0.985, "bottom": 0.13, "top": 0.9, "wspace": 0.2})
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.9, wspace=0.2)
     epochs = [record.epoch for record in records]
-    for axes, name in zip(panels, ("accuracy", "loss"), strict=True):
+    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         train = [record.metrics[f"train/{name}"] for record in records]
         validation = [record.metrics[f"val/{name}"] for record in records]
         axes.fill_between(epochs, train, validation, color=GAP, alpha=0.6, linewidth=0, label="gap")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import InputError, did_you_mean
 from cnnstudy.records import RecordedRun, best_name
 from cnnstudy.space import FACTORS
@@ -135,11 +136,6 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         safe.to_csv(path, index=False, encoding="utf-8")
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
-
-
-def without_formula(value: Any) -> Any:
-    """Text with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _csv_cell(value: Any) -> Any:

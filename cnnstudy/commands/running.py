@@ -19,6 +19,7 @@ from cnnstudy.commands.shared import (
     note,
     wide_console,
 )
+from cnnstudy.interpreter import NOT_FOR_MLFLOW, importing
 
 if TYPE_CHECKING:
     from cnnstudy.config import Study
@@ -58,8 +59,9 @@ def run_study(
 def _run(
     loaded: Study, executor: LocalExecutor, tracking_uri: str | None, take_over: bool, dry_run: bool, quiet: bool
 ) -> None:
-    from cnnstudy import report, tracking
-    from cnnstudy import study as driver
+    with importing(without=NOT_FOR_MLFLOW):
+        from cnnstudy import study as driver
+        from cnnstudy import tracking
     from cnnstudy.display import choose_display
     from cnnstudy.patience import Patience
 
@@ -73,6 +75,8 @@ def _run(
         return
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, executor.leaving_files_in, display, take_over)
+    from cnnstudy import report
+
     if not quiet:
         # who stops does not wait for an answer
         patience = Patience(end=0.0) if outcome.interrupted else Patience()
@@ -119,8 +123,9 @@ def confirm(
     quiet: Quiet = False,
 ) -> None:
     """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
-    from cnnstudy import report, tracking
-    from cnnstudy import study as driver
+    with importing(without=NOT_FOR_MLFLOW):
+        from cnnstudy import study as driver
+        from cnnstudy import tracking
     from cnnstudy.display import choose_display
     from cnnstudy.errors import InputError
     from cnnstudy.execution.local import LocalExecutor
@@ -140,6 +145,8 @@ def confirm(
         )
     if outcome.confirmed is None:
         raise typer.Exit(INTERRUPTED)
+    from cnnstudy import report
+
     if not quiet:
         report.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:

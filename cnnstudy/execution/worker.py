@@ -20,15 +20,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.execution.heartbeat import Heartbeat
-from cnnstudy.interpreter import importing
+from cnnstudy.interpreter import NOT_FOR_TENSORFLOW, importing
 from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
-
-#: Keras imports them where they are installed, for its data adapters, plots and wrappers, which nothing here uses: a
-#: second and 100 MB of each worker.
-NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
 
 
 def main() -> None:

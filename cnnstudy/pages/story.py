@@ -17,9 +17,10 @@ from cnnstudy.analysis.causes import Causes, causes
 from cnnstudy.analysis.classes import metric_names
 from cnnstudy.analysis.confirmed import RECORD
 from cnnstudy.analysis.data_law import TARGET
-from cnnstudy.analysis.leaderboard import leaderboard, without_formula
+from cnnstudy.analysis.leaderboard import leaderboard
 from cnnstudy.analysis.observations import History
 from cnnstudy.analysis.pareto import GOALS, non_dominated
+from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.analysis.trials import latest_trials
 from cnnstudy.pages.confirmed import Confirmed, read_confirmed
 from cnnstudy.pages.gallery import LEFT_OUT, Gallery, read_gallery

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import yaml
+import ruamel.yaml
 
 from cnnstudy.errors import ModelError
 from cnnstudy.training import layout
@@ -37,15 +37,15 @@ def save(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
     _write(data / "save_format.txt", "tf")
     size = sum(file.stat().st_size for file in data.iterdir())
     requirements = [f"{name}=={version}" for name, version in versions("mlflow").items()]
-    _write(folder / "MLmodel", yaml.safe_dump(_description(model, size)))
+    _write_yaml(folder / "MLmodel", _description(model, size))
     _write(folder / "requirements.txt", "\n".join(requirements))
-    _write(folder / "python_env.yaml", yaml.safe_dump(_environment(), sort_keys=False))
+    _write_yaml(folder / "python_env.yaml", _environment())
     conda = {
         "channels": ["conda-forge"],
         "dependencies": [f"python={platform.python_version()}", _pinned("pip", "<="), {"pip": requirements}],
         "name": "mlflow-env",
     }
-    _write(folder / "conda.yaml", yaml.safe_dump(conda))
+    _write_yaml(folder / "conda.yaml", conda)
     layout.write_classes(folder, classes)
 
 
@@ -103,6 +103,13 @@ def _pinned(name: str, operator: str) -> str:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
+
+
+def _write_yaml(file: Path, content: dict[str, Any]) -> None:
+    writer = ruamel.yaml.YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    with file.open("w", encoding="utf-8") as stream:
+        writer.dump(content, stream)
 
 
 def load(file: Path) -> keras.Model:

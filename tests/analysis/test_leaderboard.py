@@ -14,10 +14,10 @@ from cnnstudy.analysis.leaderboard import (
     leaderboard,
     table,
     unfinished_rows,
-    without_formula,
     write_csv,
     write_markdown,
 )
+from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import InputError
 from cnnstudy.records import RecordedRun
 

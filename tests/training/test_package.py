@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import yaml
+import ruamel.yaml
 from keras import layers
 
 from cnnstudy.errors import ModelError
@@ -139,7 +139,7 @@ def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:
     for name in ("requirements.txt", "data/keras_module.txt", "data/save_format.txt"):
         assert (ours / name).read_text() == (theirs / name).read_text(), name
     for name in ("conda.yaml", "python_env.yaml"):
-        assert yaml.safe_load((ours / name).read_text()) == yaml.safe_load((theirs / name).read_text()), name
+        assert read(ours / name) == read(theirs / name), name
     mine, its = (mlflow.models.Model.load(folder).to_dict() for folder in (ours, theirs))
     for differs in ("model_uuid", "utc_time_created"):
         assert mine.pop(differs) != its.pop(differs)
@@ -147,6 +147,10 @@ def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:
     assert mine == its
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_allclose(mlflow.pyfunc.load_model(str(ours)).predict(images), model.predict_on_batch(images))
+
+
+def read(file: Path) -> Any:
+    return ruamel.yaml.YAML(typ="safe", pure=True).load(file)
 
 
 def names_in(folder: Path) -> set[str]:
