@@ -3,7 +3,7 @@
     python benchmarks/epoch.py [--network vgg16 --size 32] [--images-per-class 60] [--rounds 5]
 
 Both sides live in processes of their own and train an epoch in turn: ours with the settings of a worker, `fit` in an
-environment with none. Same network (the logits model, compiled by Keras), initial weights, order of batches and
+environment with none (or with what that is on other processors). Same network (the logits model, compiled by Keras), initial weights, order of batches and
 optimiser, dropout 0; ours measures the probe too, which is as large as validation. The losses of the first
 epoch are compared.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compared import Row, parser, tell
-from sides import rounds, side
+from sides import ONEDNN, add_onednn, in_environment, rounds, side
 
 if TYPE_CHECKING:
     from cnnstudy.records import TrialSpec
@@ -108,7 +108,7 @@ def theirs(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     return work
 
 
-def compare(network: str, size: int, given: argparse.Namespace) -> Row:
+def compare(network: str, size: int, onednn: str, given: argparse.Namespace) -> Row:
     from limits import GFLOPS, share
 
     images = given.images_per_class
@@ -119,7 +119,7 @@ def compare(network: str, size: int, given: argparse.Namespace) -> Row:
     with (
         tempfile.TemporaryDirectory() as name,
         side([*command, "--side", "ours"], Path(name), CNNSTUDY_CACHE=name) as one,
-        side([*command, "--side", "theirs"], Path(name), CNNSTUDY_CACHE=name) as other,
+        side([*command, "--side", "theirs"], Path(name), CNNSTUDY_CACHE=name, **ONEDNN[onednn]) as other,
     ):
         for _ in range(1 + given.rounds):
             pairs.append((one.round(), other.round()))
@@ -132,8 +132,8 @@ def compare(network: str, size: int, given: argparse.Namespace) -> Row:
     print(f"updates alone: {sorted(x['training'] for x, _ in timed)[len(timed) // 2]:.3g} s of {median:.3g} s")
     return Row(
         f"{network}, an epoch of {6.5 * images:.0f} images with updates, {size} px, batch {BATCH}",
-        "Keras fit on arrays",
-        f"python benchmarks/epoch.py --network {network} --size {size}",
+        in_environment("Keras fit on arrays", onednn),
+        f"python benchmarks/epoch.py --network {network} --size {size} --onednn {onednn}",
         tuple(x["seconds"] for x, _ in timed),
         tuple(y["seconds"] for _, y in timed),
         f"losses of the first epoch within {100 * apart:.2g} %",
@@ -147,6 +147,7 @@ def main() -> None:
     parsing.add_argument("--network", choices=sorted({network for network, _ in GOALS}), help="[default: all]")
     parsing.add_argument("--size", type=int, help="pixels  [default: those that have a goal]")
     parsing.add_argument("--images-per-class", type=int, default=60, help="of ten classes")
+    add_onednn(parsing)
     parsing.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     given = parsing.parse_args()
     if given.side:
@@ -155,9 +156,10 @@ def main() -> None:
         return
     pairs = [(n, s) for n, s in GOALS if given.network in (None, n) and given.size in (None, s)]
     if given.quick:
-        pairs, given.images_per_class, given.rounds = [("alexnet", 64)], 10, 2
+        pairs, given.images_per_class, given.rounds, given.onednn = [("alexnet", 64)], 10, 2, "off"
     for network, size in pairs or [(given.network or "alexnet", given.size)]:
-        tell(compare(network, size, given), given)
+        for onednn in [given.onednn] if given.onednn else ONEDNN:
+            tell(compare(network, size, onednn, given), given)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Trials of a frozen VGG16, whole processes: `run-study benchmarks/frozen.yaml` against what one would write today.
 
-    python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--rounds 1]
+    python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--onednn default|off] [--rounds 1]
 
 Both sides get the same images, split, source weights, epochs, grid and cores; ours starts with an empty cache. Without
-options: all three rows. The peers take `pip install -c constraints.txt -e '.[bench]'`.
+options: all rows. The peers take `pip install -c constraints.txt -e '.[bench]'`.
 
 The limit is the floor of such a process: to start TensorFlow, and to push each image through the convolutions once at
 the speed of a matrix product.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from compared import HERE, Row, parser, tell
 from limits import multiply_adds, operations_per_second, seconds_to_start
-from sides import in_turn, run
+from sides import ONEDNN, add_onednn, in_environment, in_turn, run
 
 if TYPE_CHECKING:
     from cnnstudy.architectures import Network
@@ -37,8 +37,14 @@ NAMES = {"optuna": "Optuna + mlflow.tensorflow.autolog", "kerastuner": "KerasTun
 TOLERANCE = 0.05
 
 
-#: (trials, peer) of each row.
-ROWS = ((6, "optuna"), (6, "kerastuner"), (24, "optuna"))
+#: (trials, peer, its oneDNN) of each row.
+ROWS = (
+    (6, "optuna", "default"),
+    (6, "optuna", "off"),
+    (6, "kerastuner", "default"),
+    (24, "optuna", "default"),
+    (24, "optuna", "off"),
+)
 GOALS = {(6, "optuna"): "15", (6, "kerastuner"): "15", (24, "optuna"): "40"}
 
 
@@ -46,19 +52,22 @@ def main() -> None:
     parsing = parser(__doc__, rounds=1)
     parsing.add_argument("--trials", type=int, choices=[6, 24], help="[default: both]")
     parsing.add_argument("--peer", choices=list(PEERS), help="[default: both]")
+    add_onednn(parsing)
     parsing.add_argument("--way", help=argparse.SUPPRESS)
     given = parsing.parse_args()
     if given.way:
         _write_inputs(Path(given.way))
         return
-    rows = [row for row in ROWS if given.trials in (None, row[0]) and given.peer in (None, row[1])]
-    for trials, peer in rows or [(given.trials, given.peer)]:
-        if given.quick and (trials, peer) != rows[0]:
-            break
-        tell(_compare(trials, peer, given), given)
+    rows = [
+        row
+        for row in ROWS
+        if all(wanted in (None, of) for wanted, of in zip((given.trials, given.peer, given.onednn), row, strict=True))
+    ]
+    for row in rows[:1] if given.quick else rows:
+        tell(_compare(*row, given), given)
 
 
-def _compare(trials: int, peer: str, given: argparse.Namespace) -> Row:
+def _compare(trials: int, peer: str, onednn: str, given: argparse.Namespace) -> Row:
     epochs, classes = (1, 2) if given.quick else (EPOCHS, CLASSES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -67,19 +76,28 @@ def _compare(trials: int, peer: str, given: argparse.Namespace) -> Row:
         run([sys.executable, __file__, "--way", name], folder, **variables, BENCHMARK_CLASSES=str(classes))
         ours, theirs = in_turn(
             lambda: _run_ours(folder, trials, settings),
-            lambda: _run_theirs(folder, peer, trials, epochs),
+            lambda: _run_theirs(folder, peer, trials, epochs, onednn),
             given.rounds,
         )
         scores = json.loads((folder / "theirs" / "result.json").read_text())
         equal = _check(_our_scores(folder), scores, trials, 1.0 if given.quick else TOLERANCE)
         start = seconds_to_start(folder)
         least = json.loads((folder / "least.json").read_text())
-    command = f"python benchmarks/frozen.py --trials {trials} --peer {peer}"
+    command = f"python benchmarks/frozen.py --trials {trials} --peer {peer} --onednn {onednn}"
     work = f"frozen VGG16, {trials} trials x {epochs} epochs, 64 px, whole process"
     floor = start + least
     share = 100 * floor / statistics.median(ours)
     limit = f"{share:.0f} %: floor {floor:.1f} s, of it TensorFlow's start {start:.1f} s"
-    return Row(work, NAMES[peer], command, tuple(ours), tuple(theirs), equal, GOALS.get((trials, peer), ""), limit)
+    return Row(
+        work,
+        in_environment(NAMES[peer], onednn),
+        command,
+        tuple(ours),
+        tuple(theirs),
+        equal,
+        GOALS.get((trials, peer), ""),
+        limit,
+    )
 
 
 def _write_inputs(folder: Path) -> None:
@@ -132,11 +150,11 @@ def _run_ours(folder: Path, trials: int, settings: list[str]) -> None:
     run(command, place, CNNSTUDY_CACHE=str(place / "cache"))
 
 
-def _run_theirs(folder: Path, peer: str, trials: int, epochs: int) -> None:
+def _run_theirs(folder: Path, peer: str, trials: int, epochs: int, onednn: str) -> None:
     place = folder / "theirs"
     place.mkdir(exist_ok=True)
     script, result = str(HERE / "peers" / PEERS[peer]), str(place / "result.json")
-    run([sys.executable, script, str(folder / "images.npz"), str(trials), str(epochs), result], place)
+    run([sys.executable, script, str(folder / "images.npz"), str(trials), str(epochs), result], place, **ONEDNN[onednn])
 
 
 def _our_scores(folder: Path) -> list[float]:

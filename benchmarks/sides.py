@@ -5,6 +5,7 @@ A program with rounds calls `rounds(work)`: for each line on standard input it d
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -15,6 +16,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+#: What TensorFlow does of itself depends on the processor: with AVX-512 oneDNN is on, on others (most laptops) off. So
+#: a peer runs as it is here, and as it would be there.
+ONEDNN: Mapping[str, Mapping[str, str]] = {"default": {}, "off": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
+
+
+def add_onednn(parsing: argparse.ArgumentParser) -> None:
+    """The option that chooses among ONEDNN."""
+    parsing.add_argument(
+        "--onednn", choices=list(ONEDNN), help="of the peer; off: TensorFlow's default without AVX-512  [default: both]"
+    )
+
+
+def in_environment(name: str, onednn: str) -> str:
+    """The peer's name in a table."""
+    return name if onednn == "default" else f"{name}, oneDNN off (the default without AVX-512)"
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
