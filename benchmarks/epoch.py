@@ -3,9 +3,9 @@
     python benchmarks/epoch.py [--network vgg16 --size 32] [--images-per-class 60] [--rounds 5]
 
 Both sides live in processes of their own and train an epoch in turn: ours with the settings of a worker, `fit` in an
-environment with none (or with what that is on other processors). Same network (the logits model, compiled by Keras), initial weights, order of batches and
-optimiser, dropout 0; ours measures the probe too, which is as large as validation. The losses of the first
-epoch are compared.
+environment with none (or with what that is on other processors). Same network (the logits model, compiled by Keras),
+initial weights, order of batches and optimiser, dropout 0; ours measures the probe too, which is as large as
+validation. The losses of the first epoch are compared.
 """
 
 from __future__ import annotations
