@@ -26,7 +26,7 @@ from cnnstudy.leftovers import (
 )
 from cnnstudy.records import RecordedStudy
 from cnnstudy.registry import Registry
-from cnnstudy.scratch import is_held, is_scratch, remove_abandoned, scratch_folders
+from cnnstudy.scratch import is_abandoned, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking import REASON, Tracker
 from cnnstudy.training import checkpoints
 
@@ -49,7 +49,7 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
     """The folders of this user's processes in the cache and the temporary folder, and the workers on this machine."""
     building = [FoundFolder(str(folder), held, True) for folder, held in building_folders().items()]
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
-    workers = [FoundWorker(pid, is_held(folder)) for pid, folder in workers_here().items()]
+    workers = [FoundWorker(pid, not _driver_is_gone(pid, folder)) for pid, folder in workers_here().items()]
     return (*building, *scratch), tuple(workers)
 
 
@@ -92,6 +92,18 @@ def workers_here() -> dict[int, Path]:
             if _WORKER in words and is_scratch(folder) and process.stat().st_uid == os.getuid():
                 found[int(process.name)] = folder
     return found
+
+
+def _driver_is_gone(pid: int, folder: Path) -> bool:
+    """Whether the worker's scratch folder was abandoned, and that can be seen: the worker's is the one that is here.
+
+    Another's temporary folder may be a private one, or tidied by others. Then the worker is left: it ends by itself
+    when its driver does.
+    """
+    with contextlib.suppress(OSError):  # it has ended, or there is no such folder here or there
+        seen = Path(f"/proc/{pid}/root{folder}").stat()
+        return os.path.samestat(seen, folder.stat()) and is_abandoned(folder)
+    return False
 
 
 def carry_out(decisions: Sequence[Decision], tracker: Tracker | None = None) -> None:
