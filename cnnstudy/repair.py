@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnstudy.cache import building_folders, entry_folders, remove_unfinished
+from cnnstudy.cache import building_folders, entry_folders, is_own, remove_unfinished
 from cnnstudy.errors import TrackingError
 from cnnstudy.leftovers import (
     INTERRUPTED,
@@ -89,7 +89,7 @@ def workers_here() -> dict[int, Path]:
         with contextlib.suppress(OSError):  # ended since, or another user's
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
             folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
-            if _WORKER in words and is_scratch(folder) and process.stat().st_uid == os.getuid():
+            if _WORKER in words and is_scratch(folder) and is_own(process):
                 found[int(process.name)] = folder
     return found
 
