@@ -17,7 +17,7 @@ from cnnstudy.failures import Failures, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.preparation import WEIGHTS_TAG, Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
-from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
@@ -25,6 +25,7 @@ from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
 from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
+from cnnstudy.trial_files import remove_files
 from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.

@@ -20,11 +20,13 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import result_of, watch
-from cnnstudy.recording import Recorder, Recording, remove_files
+from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
-from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
+from cnnstudy.schema import StudyConfig
+from cnnstudy.sources import NEED_WEIGHTS, Weights
 from cnnstudy.space import Level, complete_levels
 from cnnstudy.training import checkpoints
+from cnnstudy.trial_files import remove_files
 
 #: The tag of a trial's run with the digest of the source weights that it started from.
 WEIGHTS_TAG = "cnnstudy.weights_digest"

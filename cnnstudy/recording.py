@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnstudy.analysis.classes import class_metrics, metric_names
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
-from cnnstudy.analysis.leaderboard import without_formula
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Found, decide
@@ -26,6 +23,7 @@ from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
 from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
 from cnnstudy.training import layout
+from cnnstudy.trial_files import write_spec, write_tables
 
 
 @dataclass
@@ -187,7 +185,7 @@ class Recorder:
         """
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
-            self._write_spec(folder, recording.spec)
+            write_spec(folder, recording.spec)
             if recording.epochs:
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
@@ -246,15 +244,8 @@ class Recorder:
         title = f"{recording.spec.key}  {recording.title}"
         draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")
         draw_confusion(result.confusion, classes, f"validation, {title}", folder / "confusion_matrix.png")
-        _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
-        rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
-        _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
-        self._write_spec(folder, recording.spec)
-        if "correctness" in result.files:
-            shutil.copy(result.files["correctness"], folder / "correctness.npz")
-
-    def _write_spec(self, folder: Path, spec: TrialSpec) -> None:
-        (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
+        write_tables(folder, classes, result, per_class)
+        write_spec(folder, recording.spec)
 
 
 @contextlib.contextmanager
@@ -296,15 +287,3 @@ def _resumed(recording: Recording) -> dict[str, str]:
     """Which epoch an earlier try came to, if this one went on from there."""
     before = [record.epoch for record in recording.epochs if record.replayed]
     return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
-
-
-def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerows([without_formula(cell) for cell in row] for row in (header, *rows))
-
-
-def remove_files(result: TrialResult) -> None:
-    """What the worker left on disk; MLflow has it now."""
-    for path in map(Path, result.files.values()):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
