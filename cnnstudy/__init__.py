@@ -42,6 +42,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     combinations     what keys must be together
     config           YAML -> frozen StudyConfig, checked as a whole
     training/        one trial, in a worker
+    calls            which command goes on with a study
     budget           how long a trial trains, in epochs and updates
     execution/       one file per engine that runs workers
     proposals        what the driver and a strategy tell each other

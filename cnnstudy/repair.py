@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnnstudy.cache import building_folders, entry_folders, is_own, remove_unfinished
@@ -24,7 +24,7 @@ from cnnstudy.leftovers import (
     FoundWorker,
     decide,
 )
-from cnnstudy.records import RecordedStudy
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.registry import Registry
 from cnnstudy.scratch import is_abandoned, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking import REASON, Tracker
@@ -53,19 +53,24 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
     return (*building, *scratch), tuple(workers)
 
 
-def look_at_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> tuple[FoundCheckpoint, ...]:
+def look_at_checkpoints(
+    tracker: Tracker, studies: Sequence[RecordedStudy], known: Mapping[str, Sequence[RecordedRun]] | None = None
+) -> tuple[FoundCheckpoint, ...]:
     """The checkpoints on this machine, and what MLflow has of their trials.
 
     Args:
         studies: all that MLflow has.
+        known: by a study's name its runs, where MLflow was asked for them already.
     """
-    found = []
+    found, asked = [], dict(known or {})
     by_name = {study.name: study for study in studies}
     for folder in entry_folders(checkpoints.KIND):
         with contextlib.suppress(OSError, ValueError, KeyError):  # gone since; or broken, which is another finding
             study, trial = checkpoints.owner(folder)
             days = (time.time() - (folder / checkpoints.FILE).stat().st_mtime) / (24 * 3600)
-            runs = tracker.runs(by_name[study].experiment_id) if study in by_name else None
+            if study in by_name and study not in asked:
+                asked[study] = tracker.runs(by_name[study].experiment_id)
+            runs = asked.get(study)
             ended = runs and any(run.done and run.tags.get("cnnstudy.trial") == trial for run in runs)
             found.append(FoundCheckpoint(str(folder), study, trial, days, None if runs is None else bool(ended)))
     return tuple(found)

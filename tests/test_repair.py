@@ -116,8 +116,10 @@ def test_where_nobody_may_delete_files_the_study_goes_on(
         error.response.status_code = 403
     monkeypatch.setattr(Forbidding, "error", error, raising=False)
     monkeypatch.setattr("cnnstudy.registry.get_artifact_repository", Forbidding)
-    assert [run.run_id for run in recorder.put_right()] == [run_id]
-    assert recorder.put_right() == []
+    interrupted, now = recorder.put_right()
+    assert [run.run_id for run in interrupted] == [run_id]
+    assert {run.run_id: run.reason for run in now} == {study.run_id: "", run_id: "interrupted"}
+    assert recorder.put_right() == ([], now)
     assert Registry(tracker.uri).models_of(study) == ()
     with pytest.raises(TrackingError) as caught:
         Registry(tracker.uri).remove_files(run_id)

@@ -457,6 +457,41 @@ def test_a_study_without_trials_may_change(desk: Desk) -> None:
     assert desk.study().config["training"]["epochs"] == 1
 
 
+@pytest.mark.parametrize("strategy", ["search", "factorial", "source weights"])
+def test_mlflow_is_asked_for_all_runs_a_few_times_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """With thousands of runs, and a server far away, each time takes seconds."""
+    more = {"search": (), "factorial": FACTORIAL, "source weights": (TRANSFER, PRETRAIN)}[strategy]
+    trials = 4 if strategy == "factorial" else 2
+    fewer, all_ = (
+        ("strategy.seeds=1", "strategy.seeds=2") if strategy == "factorial" else ("budget.trials=2", "budget.trials=3")
+    )
+    confirm = "confirm={top: 2, seeds: 2}"
+    checkpoints = ("training.checkpoints=every-epoch",)
+    desk.run(*more, *checkpoints, fewer)
+    assert len(desk.trained) - (strategy == "source weights") == trials
+    asked: list[str] = []
+    runs = Tracker.runs
+
+    def count(self: Tracker, experiment_id: str, where: str = "") -> list[RecordedRun]:
+        asked.append(where)
+        return runs(self, experiment_id, where)
+
+    monkeypatch.setattr(Tracker, "runs", count)
+    desk.run(*more, *checkpoints, fewer)
+    assert (desk.trained, len(asked)) == ([], 1)
+    asked.clear()
+    assert desk.run(*more, *checkpoints, all_, interrupt_at=5).interrupted  # within a trial, which has a checkpoint
+    asked.clear()
+    outcome = desk.run(*more, *checkpoints, all_)
+    assert (outcome.missing, bool(desk.trained)) == (0, True)
+    assert len(asked) <= 3  # when the file changed, at the start, and at the end
+    asked.clear()
+    assert desk.run(*more, *checkpoints, all_, confirm).confirmed is not None
+    assert len(asked) <= 4  # and after those that confirm
+
+
 def test_other_images_are_refused(desk: Desk) -> None:
     desk.run()
     with pytest.raises(StudyChangedError, match="files were added, removed or changed"):
@@ -1069,6 +1104,8 @@ def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
         desk.run(on_event=take)
     assert [run.state for run in desk.runs()] == ["finished", "running"]
     assert desk.runs("study")[0].state == "running"
+    assert "alexnet-001  left to the driver that has the study now" in desk.said
+    assert not any("the next call runs it again" in line for line in desk.said)
     assert desk.executor is not None
     assert desk.executor.closed
     assert desk.run(take_over=True).finished == 3
