@@ -463,14 +463,13 @@ def test_mlflow_is_asked_for_all_runs_a_few_times_only(
 ) -> None:
     """With thousands of runs, and a server far away, each time takes seconds."""
     more = {"search": (), "factorial": FACTORIAL, "source weights": (TRANSFER, PRETRAIN)}[strategy]
-    trials = 4 if strategy == "factorial" else 2
     fewer, all_ = (
         ("strategy.seeds=1", "strategy.seeds=2") if strategy == "factorial" else ("budget.trials=2", "budget.trials=3")
     )
     confirm = "confirm={top: 2, seeds: 2}"
     checkpoints = ("training.checkpoints=every-epoch",)
     desk.run(*more, *checkpoints, fewer)
-    assert len(desk.trained) - (strategy == "source weights") == trials
+    assert len([run for run in desk.runs() if run.done]) == 2
     asked: list[str] = []
     runs = Tracker.runs
 
@@ -482,7 +481,7 @@ def test_mlflow_is_asked_for_all_runs_a_few_times_only(
     desk.run(*more, *checkpoints, fewer)
     assert (desk.trained, len(asked)) == ([], 1)
     asked.clear()
-    assert desk.run(*more, *checkpoints, all_, interrupt_at=5).interrupted  # within a trial, which has a checkpoint
+    assert desk.run(*more, *checkpoints, all_, interrupt_at=4).interrupted  # within a trial, which has a checkpoint
     asked.clear()
     outcome = desk.run(*more, *checkpoints, all_)
     assert (outcome.missing, bool(desk.trained)) == (0, True)
@@ -748,8 +747,8 @@ def test_finished_trials_tell_the_time_of_those_that_are_left(desk: Desk) -> Non
     desk.run(*FACTORIAL, "strategy.seeds=3")
     assert "measure_speed" not in kinds(desk)
     assert desk.said[0].endswith("= 6 trials (4 recorded, 2 to run)")
-    # the made-up trials take one second an epoch, and to record one takes 0.8
-    assert any("(measured: alexnet scratch 1.8 s a trial)" in line for line in desk.said)
+    # the made-up trials take one second an epoch, and to save the model of one takes 0.3
+    assert any("(measured: alexnet scratch 1.3 s a trial)" in line for line in desk.said)
 
 
 def test_more_seeds_add_blocks_and_fewer_leave_what_is_there(desk: Desk) -> None:
@@ -1104,12 +1103,21 @@ def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
         desk.run(on_event=take)
     assert [run.state for run in desk.runs()] == ["finished", "running"]
     assert desk.runs("study")[0].state == "running"
-    assert "alexnet-001  left to the driver that has the study now" in desk.said
-    assert not any("the next call runs it again" in line for line in desk.said)
     assert desk.executor is not None
     assert desk.executor.closed
     assert desk.run(take_over=True).finished == 3
     assert "RUNNING" not in desk.statuses()
+
+
+def test_trials_under_way_are_left_to_the_driver_that_took_the_study(desk: Desk) -> None:
+    def take(event: Event) -> None:
+        if isinstance(event, Done) and event.key == "alexnet-000":
+            desk.tracker.set_tags(desk.study().run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+
+    with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
+        desk.run(slots=2, on_event=take)
+    assert "alexnet-001  left to the driver that has the study now" in desk.said
+    assert not any("the next call runs it again" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("ends", ["well", "interrupted", "badly"])
