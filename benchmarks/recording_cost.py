@@ -35,9 +35,10 @@ def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[
     from cnnstudy.config import load_study
     from cnnstudy.execution import Done, Epoch, Failed, Job
     from cnnstudy.execution.local import LocalExecutor
-    from cnnstudy.recording import Recorder, remove_files
+    from cnnstudy.recording import Recorder
     from cnnstudy.records import TrialResult
     from cnnstudy.tracking import Tracker
+    from cnnstudy.trial_files import remove_files
 
     spec = specification("alexnet", digits(images_per_class, 64), epochs, batch_size=16, dropout=0.5)
     tracker = Tracker("sqlite:///mlflow.db")

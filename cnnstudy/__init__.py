@@ -38,10 +38,12 @@ Each module imports only from those above it in this list (tests/test_imports.py
     architectures/   one file = one network: a table and a block
     strategies       the keys of `strategy`: a search or a factorial
     aims             the keys of `objective` and `confirm`
+    sources          the keys of `data` and `weights`
     schema           the keys of a study file
     combinations     what keys must be together
     config           YAML -> frozen StudyConfig, checked as a whole
     training/        one trial, in a worker
+    calls            which command goes on with a study
     budget           how long a trial trains, in epochs and updates
     execution/       one file per engine that runs workers
     proposals        what the driver and a strategy tell each other
@@ -61,6 +63,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     repair           what is left over, looked for and put right
     models           a trained model by its study, trial, address or place
     provenance       which code and packages made a result
+    trial_files      a trial's files: its tables, and what its worker left
     recording        a trial's way into MLflow
     pages/           a study's page: one HTML file with its figures
     display          what a study shows on the screen

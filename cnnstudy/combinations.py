@@ -10,7 +10,8 @@ from cnnstudy import architectures
 from cnnstudy.datasets import DataOptions
 from cnnstudy.designs import MOST_TO_CHOOSE_FROM, fewest_points
 from cnnstudy.errors import did_you_mean
-from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
+from cnnstudy.schema import StudyConfig
+from cnnstudy.sources import NEED_WEIGHTS
 from cnnstudy.space import FACTORS, Choices, Levels, Range, is_among
 from cnnstudy.strategies import Factorial, Search
 from cnnstudy.strict import KeyPath

@@ -35,17 +35,17 @@ class NothingToConfirmError(InputError):
     """No trial that learnt anything has finished."""
 
 
-def confirm(workshop: Workshop, options: Confirm, again: bool = False) -> Confirmed:
+def confirm(workshop: Workshop, recorded: Sequence[RecordedRun], options: Confirm, again: bool = False) -> Confirmed:
     """Run what is missing of the confirmation, move the champion's alias, and open the test split for it.
 
     Args:
+        recorded: the study's runs.
         again: open the test split though it was opened for another champion.
 
     Raises:
         NothingToConfirmError: there is no candidate.
     """
     recorder, rule = workshop.recorder, workshop.config.objective.rule
-    recorded: Sequence[RecordedRun] = recorder.runs()
     found, naive = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, stand = _run_all(workshop, recorded, found, options, rule)
     best_validation = (naive.tags["cnnstudy.trial"], best_metrics(naive)[rule.metric])

@@ -5,26 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.display import Display
-from cnnstudy.errors import CnnstudyError
+from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
-from cnnstudy.failures import Failures, short_of_memory
+from cnnstudy.failures import Failures, attempts_of, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.preparation import WEIGHTS_TAG, Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
-from cnnstudy.recording import Recorder, Recording, remove_files
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.recording import Recorder, Recording
+from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialResult, TrialSpec
 from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import Scratch
 from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
+from cnnstudy.trial_files import remove_files
 from cnnstudy.watchdog import Watchdog
 
 #: Makes an executor that leaves the files of trials in a folder.
@@ -34,14 +35,25 @@ MakeExecutor = Callable[[Path], Executor]
 class Workshop:
     """What trials of a study need: workers, images, source weights. Each is made when it is first asked for.
 
+    Args:
+        recorded: the study's runs when the call began, by which its images and weights are to be the same.
+
     Raises, when images and weights are:
         StudyChangedError: trials are recorded that saw other images.
         DataError, WeightsError, WorkerError: they can't be had.
     """
 
-    def __init__(self, config: StudyConfig, recorder: Recorder, make_executor: MakeExecutor, display: Display) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        recorder: Recorder,
+        recorded: Sequence[RecordedRun],
+        make_executor: MakeExecutor,
+        display: Display,
+    ) -> None:
         self.config = config
         self.recorder = recorder
+        self.recorded = recorded
         self.display = display
         self._make_executor = make_executor
         self._scratch = Scratch()
@@ -72,7 +84,7 @@ class Workshop:
     def images(self) -> dict[str, PreparedImages]:
         """By network."""
         images = self._preparation.images(self.config.data, self.config.architectures)
-        refuse_other_images(self.recorder, next(iter(images.values())))
+        refuse_other_images(self.recorder.study.name, self.recorded, next(iter(images.values())))
         return images
 
     @functools.cached_property
@@ -82,7 +94,7 @@ class Workshop:
 
     @functools.cached_property
     def _preparation(self) -> Preparation:
-        return Preparation(self.config, self.executor, self.recorder, self.display)
+        return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
 
     def spec_of(self, proposal: Proposal) -> TrialSpec:
         """The whole of a trial, as a worker needs it."""
@@ -128,7 +140,7 @@ class Driver:
         self.recorder = workshop.recorder
         self.executor = workshop.executor
         self.display = workshop.display
-        self._failures = Failures(self.recorder.attempts(), workshop.config.training.equal_failures)
+        self._failures = Failures(attempts_of(workshop.recorded), workshop.config.training.equal_failures)
         self._reported: dict[str, int] = {}  # by trial, the last epoch that the strategy was told of
         self._watchdog = Watchdog(workshop.config.training.timeout)
         self._running: dict[str, tuple[Proposal, Recording]] = {}
@@ -154,8 +166,10 @@ class Driver:
             if isinstance(error, KeyboardInterrupt):
                 with contextlib.suppress(CnnstudyError):  # MLflow may be what is broken
                     self._record_what_was_said()
+            taken = isinstance(error, TakenOverError)
+            why = "left to the driver that has the study now" if taken else "interrupted; the next call runs it again"
             for key in self._running:
-                self.display.say(f"{key}  interrupted; the next call runs it again")
+                self.display.say(f"{key}  {why}")
             raise
 
     def _fill_slots(self) -> None:

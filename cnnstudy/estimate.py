@@ -25,9 +25,9 @@ from cnnstudy.training.batches import updates_in, used_of
 
 #: Bytes of a weight, and of a trial's pictures and tables.
 BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
-#: Drawing a trial's pictures, saving its model and recording it all, which no trial's own seconds have (measured on two
-#: cores with a model of 20 MB).
-SECONDS_TO_RECORD = 0.8
+#: What no trial's own seconds have: its worker saves the model, and the driver draws its pictures and records it all
+#: (measured on two cores with a model of 20 MB).
+SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
 #: Transfer mode by network: what is measured once.
 Kind = tuple[str, str]
 
@@ -36,7 +36,7 @@ Kind = tuple[str, str]
 class Cost:
     """What the trials of one network and transfer mode take that are still to run."""
 
-    seconds: float
+    seconds: float  # of workers, all together
     bytes: int
 
 
@@ -90,7 +90,8 @@ def tell_cost(
         artifacts: where its models go; "": not known.
 
     Returns:
-        Seconds of all trials, on as many workers as there are; None where it could not be told of all.
+        Seconds of all trials, on as many workers as there are; None where it could not be told of all, or there are
+        none.
     """
     if display.silent:
         return None
@@ -117,7 +118,26 @@ def tell_cost(
         if artifacts:
             _warn_of_a_full_disk(costs, artifacts, display)
     told = len(costs) == len(by_kind)
-    return sum(cost.seconds for cost in costs.values()) / executor.slots if told else None
+    return _seconds_of_all(costs, by_kind, executor.slots) if told and costs else None
+
+
+def _seconds_of_all(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int) -> float:
+    return seconds_together(
+        sum(cost.seconds for cost in costs.values()), sum(len(by_kind[kind]) for kind in costs), slots
+    )
+
+
+def seconds_together(of_workers: float, trials: int, slots: int) -> float:
+    """How long so many trials take from the first one's start until the last is recorded.
+
+    The workers share the trials. The driver records them one after the other, while the workers go on with the next.
+    So either the workers are what all waits for, and the last trial is recorded when they are done; or the driver is,
+    which records one trial after the other from the end of the first one on.
+
+    Args:
+        of_workers: seconds that the trials keep workers busy, all together.
+    """
+    return max(of_workers / slots + SECONDS_TO_RECORD, of_workers / trials + trials * SECONDS_TO_RECORD)
 
 
 def _tell(
@@ -128,7 +148,7 @@ def _tell(
     without = f" without {', '.join(left_out)}" if left_out else ""
     models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
     display.say(
-        f"  about {duration(sum(cost.seconds for cost in costs.values()) / slots)}{without} "
+        f"  about {duration(_seconds_of_all(costs, by_kind, slots))}{without} "
         f"(measured: {', '.join(each)}), about {size(sum(cost.bytes for cost in costs.values()))} of disk"
         + (" for models" if models else "")
         + (f", up to {size(memory)} of memory a worker" if memory else "")
@@ -192,9 +212,9 @@ def _at(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def _cost(specs: Sequence[TrialSpec], seconds: float, parameters: int) -> Cost:
-    """Of these trials, which train for so long in all."""
+    """Of these trials, which train for so long all together."""
     disk = sum(BYTES_PER_TRIAL + BYTES_PER_PARAMETER * parameters * spec.keep_model for spec in specs)
-    return Cost(seconds + SECONDS_TO_RECORD * len(specs), disk)
+    return Cost(seconds + SECONDS_TO_SAVE * len(specs), disk)
 
 
 def _warn_of_a_full_disk(costs: dict[Kind, Cost], artifacts: str, display: Display) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
-from cnnstudy.records import TrialResult
+from cnnstudy.records import RETRIED, RecordedRun, TrialResult
 
 #: Another try may end otherwise; a loss that is not finite, or images that are gone, would be so again.
 WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
@@ -19,6 +20,11 @@ _ADVICE = {
     "crash": "The traceback is among the run's files in MLflow, as traceback.txt.",
     "data": "`python -m cnnstudy doctor` looks at the cache.",
 }
+
+
+def attempts_of(recorded: Iterable[RecordedRun]) -> Counter[str]:
+    """By trial, how many of its runs failed and did not count."""
+    return Counter(run.tags["cnnstudy.trial"] for run in recorded if RETRIED in run.tags)
 
 
 class Failures:

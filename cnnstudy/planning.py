@@ -44,7 +44,7 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
     config = study.config
     recorded, runs = _recorded(tracker, config.name)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
-    with contextlib.closing(_Plan(config, Recorder(tracker, recorded), make_executor, display)) as plan:
+    with contextlib.closing(_Plan(config, Recorder(tracker, recorded), runs, make_executor, display)) as plan:
         strategy, missing = _missing(study, past)
         if isinstance(strategy, Factorial):
             tell_size(config, len(missing), display)

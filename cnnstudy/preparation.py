@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import result_of, watch
-from cnnstudy.recording import Recorder, Recording, remove_files
-from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
-from cnnstudy.schema import NEED_WEIGHTS, StudyConfig, Weights
+from cnnstudy.recording import Recorder, Recording
+from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
+from cnnstudy.schema import StudyConfig
+from cnnstudy.sources import NEED_WEIGHTS, Weights
 from cnnstudy.space import Level, complete_levels
 from cnnstudy.training import checkpoints
+from cnnstudy.trial_files import remove_files
 
 #: The tag of a trial's run with the digest of the source weights that it started from.
 WEIGHTS_TAG = "cnnstudy.weights_digest"
@@ -42,12 +44,24 @@ class SourceWeights:
 
 
 class Preparation:
-    """Runs the jobs that come before the trials, one after the other."""
+    """Runs the jobs that come before the trials, one after the other.
 
-    def __init__(self, config: StudyConfig, executor: Executor, recorder: Recorder, display: Display) -> None:
+    Args:
+        recorded: the study's runs, before anything was prepared.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        executor: Executor,
+        recorder: Recorder,
+        recorded: Sequence[RecordedRun],
+        display: Display,
+    ) -> None:
         self.config = config
         self.executor = executor
         self.recorder = recorder
+        self.recorded = recorded
         self.display = display
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
@@ -112,9 +126,8 @@ class Preparation:
     def _refuse_others(self, found: Mapping[str, SourceWeights]) -> None:
         """Raise StudyChangedError where trials are recorded that started from other source weights."""
         given = {name: weights for name, weights in found.items() if weights.digest}
-        runs = self.recorder.runs() if given else []
         for name, weights in given.items():
-            of_network = [run.tags for run in runs if run.tags.get("cnnstudy.architecture") == name]
+            of_network = [run.tags for run in self.recorded if run.tags.get("cnnstudy.architecture") == name]
             others = {tags[WEIGHTS_TAG] for tags in of_network if WEIGHTS_TAG in tags} - {weights.digest}
             if others:
                 study = self.recorder.study.name
@@ -216,8 +229,8 @@ class Preparation:
 
     def _record_from_cache(self, spec: TrialSpec, address: str, folder: Path) -> None:
         """A run with the curves and the model, where this study has none of these weights yet."""
-        runs = self.recorder.runs()
-        if any(run.tags.get("cnnstudy.weights_address") == address and run.state == "finished" for run in runs):
+        same = [run for run in self.recorded if run.tags.get("cnnstudy.weights_address") == address]
+        if any(run.state == "finished" for run in same):
             return
         cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         recording = self.recorder.start(spec, {"cnnstudy.weights_address": address, "cnnstudy.from_cache": "true"})

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnstudy.analysis.classes import class_metrics, metric_names
-from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
-from cnnstudy.leftovers import INTERRUPTED, Found, decide
+from cnnstudy.leftovers import INTERRUPTED, Decision, Found, decide
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
@@ -25,6 +21,7 @@ from cnnstudy.scratch import scratch_folder
 from cnnstudy.spool import remove_abandoned_files
 from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
 from cnnstudy.training import layout
+from cnnstudy.trial_files import write_spec, write_tables
 
 
 @dataclass
@@ -174,10 +171,6 @@ class Recorder:
         self.outbox.end_run(run_id, result.state, tags)
         self.outbox.stop_if_full()
 
-    def attempts(self) -> Counter[str]:
-        """By trial, how many of its runs failed and did not count."""
-        return Counter(run.tags["cnnstudy.trial"] for run in self.runs() if RETRIED in run.tags)
-
     def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
         """The reason, the traceback as a file, and the curves so far.
 
@@ -186,7 +179,7 @@ class Recorder:
         """
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
-            self._write_spec(folder, recording.spec)
+            write_spec(folder, recording.spec)
             if recording.epochs:
                 from cnnstudy.analysis.curves import draw_curves
 
@@ -200,16 +193,21 @@ class Recorder:
         self.outbox.end_run(recording.run_id, "failed", tags)
         self.outbox.stop_if_full()
 
-    def put_right(self) -> list[RecordedRun]:
-        """Put right what was stopped from outside, the study's own run aside; the runs that are to run again.
+    def put_right(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
+        """Put right what was stopped from outside, the study's own run aside.
 
         Only for the study's one driver: what is under way then is its own, or was left by one that is gone. All that
         was written has arrived before: a trial whose last word waits in the outbox has ended.
 
+        Returns:
+            The runs that are to run again, and all runs of the study as they are now.
+
         Raises:
             TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
         """
-        return self.outbox.ask(self._put_right)
+        found, decisions = self.outbox.ask(self._put_right)
+        changed = any(decision.what == "run" for decision in decisions)
+        return _interrupted(found, decisions), self.runs() if changed else list(found)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
         """The same for those who are about to stop and wait for nothing.
@@ -218,19 +216,19 @@ class Recorder:
         """
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.settle():
-                return self._put_right()
+                return _interrupted(*self._put_right())
         self.outbox.leave_interrupted({REASON: INTERRUPTED})
         return []
 
-    def _put_right(self) -> list[RecordedRun]:
+    def _put_right(self) -> tuple[Sequence[RecordedRun], list[Decision]]:
+        """The study's runs as they were, and what was done."""
         self._check()
         found = look_at(self.tracker, self.study, "gone")
-        found = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
-        checkpoints = tuple(one for one in look_at_checkpoints(self.tracker, [self.study]) if one.study == found.name)
-        decisions = decide(Found(studies=(found,), checkpoints=checkpoints))
+        kept = look_at_checkpoints(self.tracker, [self.study], {found.name: found.runs})
+        others = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
+        decisions = decide(Found((others,), checkpoints=tuple(one for one in kept if one.study == found.name)))
         carry_out(decisions, self.tracker)
-        ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
-        return [run for run in found.runs if run.run_id in ids]
+        return found.runs, decisions
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """The last word on the study, whatever comes of it; it is nobody's then."""
@@ -249,15 +247,8 @@ class Recorder:
         title = f"{recording.spec.key}  {recording.title}"
         draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")
         draw_confusion(result.confusion, classes, f"validation, {title}", folder / "confusion_matrix.png")
-        _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
-        rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
-        _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
-        self._write_spec(folder, recording.spec)
-        if "correctness" in result.files:
-            shutil.copy(result.files["correctness"], folder / "correctness.npz")
-
-    def _write_spec(self, folder: Path, spec: TrialSpec) -> None:
-        (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
+        write_tables(folder, classes, result, per_class)
+        write_spec(folder, recording.spec)
 
 
 @contextlib.contextmanager
@@ -295,19 +286,12 @@ def title_of(spec: TrialSpec) -> str:
     return ", ".join(parts)
 
 
+def _interrupted(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> list[RecordedRun]:
+    ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
+    return [run for run in runs if run.run_id in ids]
+
+
 def _resumed(recording: Recording) -> dict[str, str]:
     """Which epoch an earlier try came to, if this one went on from there."""
     before = [record.epoch for record in recording.epochs if record.replayed]
     return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
-
-
-def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerows([without_formula(cell) for cell in row] for row in (header, *rows))
-
-
-def remove_files(result: TrialResult) -> None:
-    """What the worker left on disk; MLflow has it now."""
-    for path in map(Path, result.files.values()):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

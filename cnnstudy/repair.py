@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cnnstudy.cache import building_folders, entry_folders, remove_unfinished
+from cnnstudy.cache import building_folders, entry_folders, is_own, remove_unfinished
 from cnnstudy.errors import TrackingError
 from cnnstudy.leftovers import (
     INTERRUPTED,
@@ -24,9 +24,9 @@ from cnnstudy.leftovers import (
     FoundWorker,
     decide,
 )
-from cnnstudy.records import RecordedStudy
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.registry import Registry
-from cnnstudy.scratch import is_held, is_scratch, remove_abandoned, scratch_folders
+from cnnstudy.scratch import is_abandoned, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking import REASON, Tracker
 from cnnstudy.training import checkpoints
 
@@ -49,23 +49,28 @@ def look_around() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
     """The folders of this user's processes in the cache and the temporary folder, and the workers on this machine."""
     building = [FoundFolder(str(folder), held, True) for folder, held in building_folders().items()]
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
-    workers = [FoundWorker(pid, is_held(folder)) for pid, folder in workers_here().items()]
+    workers = [FoundWorker(pid, not _driver_is_gone(pid, folder)) for pid, folder in workers_here().items()]
     return (*building, *scratch), tuple(workers)
 
 
-def look_at_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> tuple[FoundCheckpoint, ...]:
+def look_at_checkpoints(
+    tracker: Tracker, studies: Sequence[RecordedStudy], known: Mapping[str, Sequence[RecordedRun]] | None = None
+) -> tuple[FoundCheckpoint, ...]:
     """The checkpoints on this machine, and what MLflow has of their trials.
 
     Args:
         studies: all that MLflow has.
+        known: by a study's name its runs, where MLflow was asked for them already.
     """
-    found = []
+    found, asked = [], dict(known or {})
     by_name = {study.name: study for study in studies}
     for folder in entry_folders(checkpoints.KIND):
         with contextlib.suppress(OSError, ValueError, KeyError):  # gone since; or broken, which is another finding
             study, trial = checkpoints.owner(folder)
             days = (time.time() - (folder / checkpoints.FILE).stat().st_mtime) / (24 * 3600)
-            runs = tracker.runs(by_name[study].experiment_id) if study in by_name else None
+            if study in by_name and study not in asked:
+                asked[study] = tracker.runs(by_name[study].experiment_id)
+            runs = asked.get(study)
             ended = runs and any(run.done and run.tags.get("cnnstudy.trial") == trial for run in runs)
             found.append(FoundCheckpoint(str(folder), study, trial, days, None if runs is None else bool(ended)))
     return tuple(found)
@@ -89,9 +94,21 @@ def workers_here() -> dict[int, Path]:
         with contextlib.suppress(OSError):  # ended since, or another user's
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
             folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
-            if _WORKER in words and is_scratch(folder) and process.stat().st_uid == os.getuid():
+            if _WORKER in words and is_scratch(folder) and is_own(process):
                 found[int(process.name)] = folder
     return found
+
+
+def _driver_is_gone(pid: int, folder: Path) -> bool:
+    """Whether the worker's scratch folder was abandoned, and that can be seen: the worker's is the one that is here.
+
+    Another's temporary folder may be a private one, or tidied by others. Then the worker is left: it ends by itself
+    when its driver does.
+    """
+    with contextlib.suppress(OSError):  # it has ended, or there is no such folder here or there
+        seen = Path(f"/proc/{pid}/root{folder}").stat()
+        return os.path.samestat(seen, folder.stat()) and is_abandoned(folder)
+    return False
 
 
 def carry_out(decisions: Sequence[Decision], tracker: Tracker | None = None) -> None:

@@ -86,7 +86,8 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
         ) from reason
     # images and weights of this one network, and no others, are to be had
     config = recorded_config(study).model_copy(update={"architectures": (spec.architecture,)})
-    with contextlib.closing(Workshop(config, _Silent(registry, study), make_executor, display)) as workshop:
+    silent, recorded = _Silent(registry, study), registry.runs(study.experiment_id)
+    with contextlib.closing(Workshop(config, silent, recorded, make_executor, display)) as workshop:
         # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
         if spec.purpose != "pretrain":
             source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -52,15 +53,14 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
         )
 
 
-def refuse_other_images(recorder: Recorder, images: PreparedImages) -> None:
-    """Raise StudyChangedError where trials are recorded that saw other images or another split."""
-    runs = recorder.runs()
+def refuse_other_images(study: str, runs: Iterable[RecordedRun], images: PreparedImages) -> None:
+    """Raise StudyChangedError where trials of the study are recorded that saw other images or another split."""
     others = {run.tags["cnnstudy.data_digest"] for run in runs if run.kind == "trial"} - {images.digest}
     if others:
         raise StudyChangedError(
-            f"the images of {images.name} are not those that study {recorder.study.name!r} was begun with (their "
+            f"the images of {images.name} are not those that study {study!r} was begun with (their "
             f"digest is {images.digest}, not {', '.join(sorted(others))}): files were added, removed or changed. "
-            f"Trials of both would not be comparable. {_ways_out(recorder.study.name)}"
+            f"Trials of both would not be comparable. {_ways_out(study)}"
         )
 
 
@@ -82,13 +82,19 @@ def _ways_out(name: str) -> str:
     return f"Take the change back, or give the study another name (`name:` in the file, or --set name={name}-2)."
 
 
-def past_trials(config: StudyConfig, recorder: Recorder, display: Display) -> list[PastTrial]:
-    """The trials that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
+def recorded_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
+    """The runs that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
+    interrupted, runs = recorder.put_right()
+    for run in interrupted:
+        display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
+    return runs
+
+
+def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[RecordedRun]) -> list[PastTrial]:
+    """The trials among the study's runs, each as it was recorded last."""
     rule = config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
-    for run in recorder.put_right():
-        display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
-    for run in recorder.runs():
+    for run in runs:
         if run.kind != "trial":
             continue
         past = past_trial(run, rule)

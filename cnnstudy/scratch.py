@@ -32,7 +32,7 @@ class Scratch:
         """Remove the folder; nothing happens where it is gone already."""
         remove_tree(self.folder)
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        _remove_lock_of_none(self.folder)
 
 
 @contextlib.contextmanager
@@ -58,21 +58,39 @@ def is_scratch(folder: Path) -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds the scratch folder."""
-    if not Path(f"{folder}.lock").exists():  # to ask for the lock would make it, and leave it
-        return False
+    """Whether a living process holds the scratch folder, or may: where its lock was tidied away, nobody can tell."""
+    if not _lock_is_there(folder):  # to ask for the lock would make it, and leave it
+        return folder.exists()
     with locked_or_none(folder) as lock:
         return lock is None
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Whether the process that made the scratch folder is known to be gone."""
+    return folder.is_dir() and _lock_is_there(folder) and not is_held(folder)
+
+
+def _lock_is_there(folder: Path) -> bool:
+    """Whether the scratch folder has its lock beside it."""
+    return Path(f"{folder}.lock").exists()
+
+
 def remove_abandoned(folder: Path) -> bool:
-    """Remove a scratch folder unless a living process holds it; whether it is gone."""
+    """Remove a scratch folder unless a living process holds it, or may; whether it is gone."""
+    if folder.exists() and not _lock_is_there(folder):
+        return False
     with locked_or_none(folder) as lock:
         if lock is not None:
             remove_tree(folder)
     if lock is not None:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        _remove_lock_of_none(folder)
     return lock is not None
+
+
+def _remove_lock_of_none(folder: Path) -> None:
+    """The lock of a folder that is gone; of one that could not be removed it tells the next call that nobody has it."""
+    if not folder.exists():
+        Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
 def remove_tree(folder: Path) -> None:

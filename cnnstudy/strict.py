@@ -13,6 +13,7 @@ KeyPath = tuple[str | int, ...]
 # strict: neither true, nor "3", nor 3.0 is a whole number
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[Whole, Field(ge=1, le=10_000)]
 
 
 class StrictModel(BaseModel):

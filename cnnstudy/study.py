@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from cnnstudy import strategies
+from cnnstudy import calls, strategies
 from cnnstudy.aims import Confirm
 from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
@@ -26,7 +26,7 @@ from cnnstudy.patience import Patience
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder, open_recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.resume import past_trials, recorded_config, refuse_changes, tidy_up
+from cnnstudy.resume import past_trials, recorded_config, recorded_runs, refuse_changes, tidy_up
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
@@ -83,20 +83,21 @@ def run_study(
             refuse_changes(recorded, config, tracker, study)
 
         def work(workshop: Workshop) -> Outcome:
-            _run_missing(workshop)
-            outcome = _outcome(study.config, recorded, recorder.runs(), interrupted=False)
+            runs = _run_missing(workshop)
+            outcome = _outcome(study.config, recorded, runs, interrupted=False)
             options = study.config.confirm
             if options is None or outcome.missing or not outcome.finished:
                 return outcome
             try:
-                return replace(outcome, confirmed=confirm(workshop, options))
+                return replace(outcome, confirmed=confirm(workshop, runs, options))
             except NothingToConfirmError as nothing:
                 display.say(str(nothing))
                 return outcome
 
         with _running(recorder):
-            tracker.start_study(recorded, config, study.path, study.text)
-            with contextlib.closing(Workshop(study.config, recorder, make_executor, display)) as workshop:
+            tracker.start_study(recorded, config, study.path, study.text, calls.of_run(study))
+            runs = recorded_runs(recorder, display)
+            with contextlib.closing(Workshop(study.config, recorder, runs, make_executor, display)) as workshop:
                 outcome = _work(workshop, work)
             _end(recorder, outcome)
         return outcome
@@ -141,13 +142,13 @@ def confirm_study(
             find_candidates(found.name, recorder.runs(), config.objective.rule, chosen.top)
 
         def work(workshop: Workshop) -> Outcome:
-            confirmed = confirm(workshop, chosen, again)
-            return replace(_outcome(config, found, recorder.runs(), interrupted=False), confirmed=confirmed)
+            confirmed = confirm(workshop, workshop.recorded, chosen, again)
+            return replace(_outcome(config, found, workshop.recorded, interrupted=False), confirmed=confirmed)
 
         with _running(recorder):
-            tracker.restart_study(found)
-            recorder.put_right()
-            with contextlib.closing(Workshop(config, recorder, make_executor, display)) as workshop:
+            tracker.restart_study(found, calls.of_confirm(found.name, options, again))
+            _, runs = recorder.put_right()
+            with contextlib.closing(Workshop(config, recorder, runs, make_executor, display)) as workshop:
                 outcome = _work(workshop, work)
             _end(recorder, outcome)
         return outcome
@@ -220,30 +221,31 @@ def _end(recorder: Recorder, outcome: Outcome) -> None:
     recorder.outbox.wait()
 
 
-def _run_missing(workshop: Workshop) -> None:
-    """Run the trials that are missing."""
+def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
+    """Run the trials that are missing; the study's runs after that."""
     config, recorder, display = workshop.config, workshop.recorder, workshop.display
-    past = past_trials(config, recorder, display)
+    past = past_trials(config, recorder, workshop.recorded)
     factorial = Factorial(config, past) if isinstance(config.strategy, strategies.Factorial) else None
     strategy: Strategy = factorial or Search(config, past)
     if factorial is not None:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
-        return
+        return workshop.recorded
     driver, estimate = Driver(workshop, strategy), None
     if factorial is not None:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.ask(lambda: recorder.tracker.artifacts_of(experiment))
-        estimate = tell_cost(specs, recorder.runs(), artifacts, workshop.executor, display)
+        estimate = tell_cost(specs, workshop.recorded, artifacts, workshop.executor, display)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
         taken = duration(time.monotonic() - started)
         display.say(f"the trials took {taken}; the estimate was {duration(estimate)}")
+    return recorder.runs()
 
 
-def _outcome(config: StudyConfig, study: RecordedStudy, runs: list[RecordedRun], interrupted: bool) -> Outcome:
+def _outcome(config: StudyConfig, study: RecordedStudy, runs: Sequence[RecordedRun], interrupted: bool) -> Outcome:
     done = [run for run in runs if run.kind == "trial" and run.done]
     return Outcome(
         recorded=study,

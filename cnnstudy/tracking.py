@@ -117,9 +117,11 @@ class Tracker:
         with self._translated(), sent_once():
             return recorded_study(name, find_or_make(self._client, name, config))
 
-    def start_study(self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str) -> None:
+    def start_study(
+        self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
+    ) -> None:
         """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
-        self.restart_study(study, {**config_tags(config), CALLED: str(_now())})
+        self.restart_study(study, {**config_tags(config), **(tags or {}), CALLED: str(_now())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
             (folder / "study" / file.name).write_text(text, encoding="utf-8")

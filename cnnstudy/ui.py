@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -93,16 +94,12 @@ def _wait_until_it_answers(base: str, process: subprocess.Popen[bytes]) -> None:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """The server and its worker processes."""
-    if os.name == "posix":
-        import signal
-
+    if sys.platform == "win32":  # it has no groups, nor the signal that ends one
+        process.kill()
+    else:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
-                if number == signal.SIGTERM:
-                    continue
-    else:
-        process.terminate()
-        process.wait()
+    process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from cnnstudy.calls import that_goes_on, that_runs_what_is_missing
 from cnnstudy.display import Display, duration
 from cnnstudy.errors import TrackingError
 from cnnstudy.records import RecordedStudy
@@ -96,11 +97,13 @@ def standing(name: str, now: Snapshot) -> str:
     text = f"study {name}: {', '.join(counts)}"
     if now.running:
         return text if now.under_way else f"{text}; no trial is under way, its images or weights may be in the making"
-    message, again = now.study.tags.get("cnnstudy.message"), f"`python -m cnnstudy run-study {name}` goes on"
+    tags, message = now.study.tags, now.study.tags.get("cnnstudy.message")
     if now.study.reason == "interrupted":
-        ended = f"it was stopped; {again}"
+        ended = f"it was stopped; {that_goes_on(tags)}"
+    elif now.study.state == "failed" and message:
+        ended = f"it ended with an error: {message}"
     elif now.study.state == "failed":
-        ended = f"it ended with an error: {message}" if message else f"it ended with trials missing; {again}"
+        ended = f"it ended with trials missing; {that_runs_what_is_missing(tags)}"
     else:
         ended = "it is done"
     return f"{text}. No driver is running: {ended}."

@@ -181,7 +181,8 @@ class Desk:
 
 @pytest.fixture
 def desk(tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(estimate, "SECONDS_TO_RECORD", 0.0)
+    for name in ("SECONDS_TO_SAVE", "SECONDS_TO_RECORD"):
+        monkeypatch.setattr(estimate, name, 0.0)
     return Desk(tracker, own_places)
 
 
@@ -220,11 +221,43 @@ def test_workers_share_the_time(desk: Desk, trial: TrialSpec) -> None:
     assert alone.partition("(")[2] == shared.partition("(")[2]
 
 
-def test_to_record_a_trial_takes_its_time_too(desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_save_and_record_a_trial_takes_its_time_too(
+    desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.record(trial, 3.0, 1000)
     assert desk.tell([trial] * 10)[-1].startswith("  about 30 s (measured: alexnet scratch 3.0 s a trial)")
-    monkeypatch.setattr(estimate, "SECONDS_TO_RECORD", 0.5)
+    monkeypatch.setattr(estimate, "SECONDS_TO_SAVE", 0.5)  # by the workers, as they train
     assert desk.tell([trial] * 10)[-1].startswith("  about 35 s (measured: alexnet scratch 3.5 s a trial)")
+    assert desk.tell([trial] * 10, slots=5)[-1].startswith("  about 7 s ")
+    monkeypatch.setattr(estimate, "SECONDS_TO_RECORD", 2.0)  # by the driver, while a worker trains on
+    assert desk.tell([trial] * 10)[-1].startswith("  about 37 s (measured: alexnet scratch 3.5 s a trial)")
+    assert desk.tell([trial] * 10, slots=5)[-1].startswith("  about 24 s ")
+    assert desk.seconds == 3.5 + 10 * 2.0
+
+
+@pytest.mark.parametrize(("slots", "each", "to_record"), [(1, 5.0, 2.0), (1, 1.0, 2.0), (2, 10.0, 1.0), (4, 3.0, 2.0)])
+def test_the_driver_records_one_trial_after_the_other(
+    slots: int, each: float, to_record: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the same played through: a worker gets its next trial before the one that ended is recorded."""
+    monkeypatch.setattr(estimate, "SECONDS_TO_RECORD", to_record)
+    trials, driver_free = 24, 0.0
+    begun, training = slots, [each] * slots  # when each worker is done
+    while training:
+        ended = min(training)
+        training.remove(ended)
+        now = max(ended, driver_free)
+        if begun < trials:
+            begun += 1
+            training.append(now + each)
+        driver_free = now + to_record
+    found = estimate.seconds_together(trials * each, trials, slots)
+    assert found == pytest.approx(driver_free, rel=0.1)
+    assert found <= driver_free
+
+
+def test_more_workers_than_trials_are_of_no_use() -> None:
+    assert estimate.seconds_together(20.0, 2, 8) == estimate.seconds_together(20.0, 2, 4) > 10.0
 
 
 def test_finished_trials_are_the_better_measurement(desk: Desk, trial: TrialSpec) -> None:

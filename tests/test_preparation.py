@@ -42,7 +42,7 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
     config = load_study("probe.yaml", ()).config
     told: list[str] = []
     with contextlib.closing(LocalExecutor(1, own_places / "trials")) as executor:
-        preparation = Preparation(config, executor, None, PlainDisplay(told.append))  # type: ignore[arg-type]
+        preparation = Preparation(config, executor, None, [], PlainDisplay(told.append))  # type: ignore[arg-type]
         found = preparation.images(config.data, ("alexnet",))
         assert found["alexnet"].skipped == found["alexnet"].warnings == ()  # not for every trial's specification
         assert "folder: 1 images can't be used and are skipped:\n  pear/\\x1b[31mred.png: an empty file" in told
@@ -86,7 +86,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
         study = tracker.open_study("probe", config.model_dump(mode="json"))
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / name, on_event=on_event)
         with contextlib.closing(recorder.outbox):
-            found[name] = Preparation(config, executor, recorder, PlainDisplay(say)).source_weights(3)["alexnet"]
+            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(say)).source_weights(3)["alexnet"]
             (runs[name],) = [run for run in recorder.runs() if run.kind == "pretrain"]
         trained[name] = executor.trials
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from cnnstudy.execution import Failed
-from cnnstudy.recording import Recorder, remove_files, title_of
+from cnnstudy.recording import Recorder, title_of
 from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
 from cnnstudy.tracking import Tracker
+from cnnstudy.trial_files import remove_files
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 SUMMARY = {"train/accuracy": 1.0, "val/accuracy": 0.625, "gap/accuracy": 0.375, "train/loss": 0.1, "val/loss": 0.9}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import subprocess
 import sys
 import tempfile
@@ -115,8 +116,10 @@ def test_where_nobody_may_delete_files_the_study_goes_on(
         error.response.status_code = 403
     monkeypatch.setattr(Forbidding, "error", error, raising=False)
     monkeypatch.setattr("cnnstudy.registry.get_artifact_repository", Forbidding)
-    assert [run.run_id for run in recorder.put_right()] == [run_id]
-    assert recorder.put_right() == []
+    interrupted, now = recorder.put_right()
+    assert [run.run_id for run in interrupted] == [run_id]
+    assert {run.run_id: run.reason for run in now} == {study.run_id: "", run_id: "interrupted"}
+    assert recorder.put_right() == ([], now)
     assert Registry(tracker.uri).models_of(study) == ()
     with pytest.raises(TrackingError) as caught:
         Registry(tracker.uri).remove_files(run_id)
@@ -164,18 +167,40 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             finally:
                 process.kill()
 
-    left = tmp_path / "temporary" / "cnnstudy-0123456789abcdef"
+    left, tidied = (tmp_path / "temporary" / f"cnnstudy-{digit * 16}" for digit in "01")
     left.mkdir()
-    with scratch_folder() as held, hang(held) as own, hang(left) as orphan, hang(tmp_path) as other:
+    left.with_name(f"{left.name}.lock").touch()
+    tidied.mkdir()  # something that tidies the temporary folder removed the lock
+    elsewhere = Path("/private/tmp/cnnstudy-0123456789abcdef")  # a temporary folder that this process does not see
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(scratch_folder())
+        own, orphan, unknown, private, other = (
+            stack.enter_context(hang(folder)) for folder in (held, left, tidied, elsewhere, tmp_path)
+        )
+        started = [own.pid, orphan.pid, unknown.pid, private.pid]
         found = workers_here()
-        assert found.items() >= {own.pid: held, orphan.pid: left}.items()
+        assert found.items() >= dict(zip(started, [held, left, tidied, elsewhere], strict=True)).items()
         assert other.pid not in found
         folders, workers = look_around()
-        mine = tuple(worker for worker in workers if worker.pid in (own.pid, orphan.pid))
+        mine = tuple(worker for worker in workers if worker.pid in started)
         decisions = decide(Found(folders=folders, workers=mine))
         assert {(one.becomes, one.key) for one in decisions} == {(ENDED, str(orphan.pid)), (REMOVED, str(left))}
         carry_out(decisions)
         assert orphan.wait(60) < 0
-        assert own.poll() is None
+        assert [process.poll() for process in (own, unknown, private)] == [None] * 3
         assert not left.exists()
         assert held.exists()
+        assert tidied.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_a_worker_that_sees_another_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container has the machine's processes, and a temporary folder of its own at the same path."""
+    left = tmp_path / "cnnstudy-0123456789abcdef"
+    left.mkdir()
+    Path(f"{left}.lock").touch()
+    monkeypatch.setattr("cnnstudy.repair.workers_here", lambda: {os.getpid(): left})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert [worker.driver_lives for worker in look_around()[1]] == [False]
+    monkeypatch.setattr("os.path.samestat", lambda seen, here: False)
+    assert [worker.driver_lives for worker in look_around()[1]] == [True]

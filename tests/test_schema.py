@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from cnnstudy import architectures, datasets
-from cnnstudy.schema import NEED_WEIGHTS, StudyConfig
+from cnnstudy.schema import StudyConfig
+from cnnstudy.sources import NEED_WEIGHTS
 from cnnstudy.space import TRANSFER_MODES, Choices, Range
 
 PRETRAIN = {"source": "pretrain", "data": {"name": "digits", "classes": [5, 6]}, "epochs": 2}

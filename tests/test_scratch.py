@@ -66,6 +66,30 @@ def test_folders_of_others_are_not_looked_at(place: Path) -> None:
     assert scratch.scratch_folders() == {}
 
 
+def test_a_folder_whose_lock_was_tidied_away_is_left(place: Path) -> None:
+    with scratch.scratch_folder() as folder:
+        Path(f"{folder}.lock").unlink()
+        assert scratch.scratch_folders() == {folder: True}
+        assert not scratch.is_abandoned(folder)
+        assert not scratch.remove_abandoned(folder)
+        assert folder.is_dir()
+        assert [path.name for path in place.iterdir()] == [folder.name], "to look is not to touch"
+    assert list(place.iterdir()) == []
+
+
+def test_what_can_not_be_removed_keeps_the_lock_that_tells_whose_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnstudy.scratch.remove_tree", lambda folder: None)
+        with scratch.scratch_folder() as folder:
+            pass
+    assert scratch.scratch_folders() == {folder: False}
+    assert scratch.is_abandoned(folder)
+    assert scratch.remove_abandoned(folder)
+    assert list(place.iterdir()) == []
+
+
 def test_a_cache_entry_that_is_being_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNSTUDY_CACHE", str(place / "cache"))
     address = cache.content_address("it")

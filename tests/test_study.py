@@ -457,6 +457,40 @@ def test_a_study_without_trials_may_change(desk: Desk) -> None:
     assert desk.study().config["training"]["epochs"] == 1
 
 
+@pytest.mark.parametrize("strategy", ["search", "factorial", "source weights"])
+def test_mlflow_is_asked_for_all_runs_a_few_times_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """With thousands of runs, and a server far away, each time takes seconds."""
+    more = {"search": (), "factorial": FACTORIAL, "source weights": (TRANSFER, PRETRAIN)}[strategy]
+    fewer, all_ = (
+        ("strategy.seeds=1", "strategy.seeds=2") if strategy == "factorial" else ("budget.trials=2", "budget.trials=3")
+    )
+    confirm = "confirm={top: 2, seeds: 2}"
+    checkpoints = ("training.checkpoints=every-epoch",)
+    desk.run(*more, *checkpoints, fewer)
+    assert len([run for run in desk.runs() if run.done]) == 2
+    asked: list[str] = []
+    runs = Tracker.runs
+
+    def count(self: Tracker, experiment_id: str, where: str = "") -> list[RecordedRun]:
+        asked.append(where)
+        return runs(self, experiment_id, where)
+
+    monkeypatch.setattr(Tracker, "runs", count)
+    desk.run(*more, *checkpoints, fewer)
+    assert (desk.trained, len(asked)) == ([], 1)
+    asked.clear()
+    assert desk.run(*more, *checkpoints, all_, interrupt_at=4).interrupted  # within a trial, which has a checkpoint
+    asked.clear()
+    outcome = desk.run(*more, *checkpoints, all_)
+    assert (outcome.missing, bool(desk.trained)) == (0, True)
+    assert len(asked) <= 3  # when the file changed, at the start, and at the end
+    asked.clear()
+    assert desk.run(*more, *checkpoints, all_, confirm).confirmed is not None
+    assert len(asked) <= 4  # and after those that confirm
+
+
 def test_other_images_are_refused(desk: Desk) -> None:
     desk.run()
     with pytest.raises(StudyChangedError, match="files were added, removed or changed"):
@@ -713,8 +747,8 @@ def test_finished_trials_tell_the_time_of_those_that_are_left(desk: Desk) -> Non
     desk.run(*FACTORIAL, "strategy.seeds=3")
     assert "measure_speed" not in kinds(desk)
     assert desk.said[0].endswith("= 6 trials (4 recorded, 2 to run)")
-    # the made-up trials take one second an epoch, and to record one takes 0.8
-    assert any("(measured: alexnet scratch 1.8 s a trial)" in line for line in desk.said)
+    # the made-up trials take one second an epoch, and to save the model of one takes 0.3
+    assert any("(measured: alexnet scratch 1.3 s a trial)" in line for line in desk.said)
 
 
 def test_more_seeds_add_blocks_and_fewer_leave_what_is_there(desk: Desk) -> None:
@@ -1073,6 +1107,17 @@ def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
     assert desk.executor.closed
     assert desk.run(take_over=True).finished == 3
     assert "RUNNING" not in desk.statuses()
+
+
+def test_trials_under_way_are_left_to_the_driver_that_took_the_study(desk: Desk) -> None:
+    def take(event: Event) -> None:
+        if isinstance(event, Done) and event.key == "alexnet-000":
+            desk.tracker.set_tags(desk.study().run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+
+    with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
+        desk.run(slots=2, on_event=take)
+    assert "alexnet-001  left to the driver that has the study now" in desk.said
+    assert not any("the next call runs it again" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("ends", ["well", "interrupted", "badly"])

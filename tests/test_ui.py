@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from browser import BROWSER, QUIET_BROWSER
@@ -80,6 +83,24 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
 def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
     assert is_server(uri) is expected
+
+
+def test_a_system_without_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows: neither the import nor the end of a server needs what is not there."""
+    found = importlib.util.find_spec("cnnstudy.ui")
+    assert found is not None
+    assert found.loader is not None
+    ui = importlib.util.module_from_spec(found)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        patch.delattr(signal, "SIGKILL")
+        patch.delattr(os, "killpg")
+        found.loader.exec_module(ui)
+    monkeypatch.setattr(ui, "signal", SimpleNamespace(SIGTERM=signal.SIGTERM))
+    monkeypatch.setattr(sys, "platform", "win32")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as server:
+        ui._end_group(server)
+        assert server.returncode is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

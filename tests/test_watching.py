@@ -13,6 +13,7 @@ import pytest
 from fake_executor import FakeExecutor
 from rich.console import Console
 
+from cnnstudy.calls import LAST, RUN
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, choose_display
 from cnnstudy.errors import TrackingError, UnknownNameError
@@ -150,9 +151,11 @@ def test_a_study_is_followed_to_its_end(elsewhere: Elsewhere) -> None:
     ("state", "tags", "told"),
     [
         ("finished", {}, "No driver is running: it is done."),
-        ("failed", {REASON: "interrupted"}, "it was stopped; `python -m cnnstudy run-study fake` goes on."),
+        ("failed", {REASON: "interrupted"}, "it was stopped; `go on` goes on."),
+        ("failed", {REASON: "interrupted", LAST: "confirm"}, "it was stopped; `confirm` goes on."),
         ("failed", {"cnnstudy.message": "no images"}, "it ended with an error: no images."),
-        ("failed", {}, "it ended with trials missing; `python -m cnnstudy run-study fake` goes on."),
+        ("failed", {}, "it ended with trials missing; `go on` goes on."),
+        ("failed", {LAST: "confirm"}, "it ended with trials missing; `go on` goes on."),
     ],
 )
 def test_a_study_that_nobody_runs_is_told_and_left(
@@ -160,11 +163,18 @@ def test_a_study_that_nobody_runs_is_told_and_left(
 ) -> None:
     elsewhere.begin()
     elsewhere.finish(elsewhere.start(0))
-    elsewhere.end(state, **tags)
+    elsewhere.end(state, **{RUN: "go on", **tags})
     (line,) = elsewhere.watch(iter(()))
     assert line.startswith("study fake: 1 finished, 0 pruned, 0 failed, 2 missing. No driver")
     assert line.endswith(told)
     assert elsewhere.sleeps == 0
+
+
+def test_a_study_of_a_version_that_did_not_record_its_call(elsewhere: Elsewhere) -> None:
+    elsewhere.begin()
+    elsewhere.end("failed", **{REASON: "interrupted"})
+    (line,) = elsewhere.watch(iter(()))
+    assert line.endswith("it was stopped; the command that ran it goes on.")
 
 
 def test_the_next_driver_can_be_waited_for(elsewhere: Elsewhere) -> None:

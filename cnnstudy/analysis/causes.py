@@ -12,7 +12,7 @@ import pandas as pd
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.importance import importances
-from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES, History, Observations, observe
+from cnnstudy.analysis.observations import BASES, GAP, LEGACY_GAP, OUTCOMES, VALIDATION, History, Observations, observe
 from cnnstudy.analysis.tuning import choices_in_words, tuned
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.space import FACTORS, Choices, Levels, parse_levels
@@ -21,11 +21,11 @@ from cnnstudy.strategies import startup_count
 #: What stands in place of a network's name where several are compared with each other.
 NETWORKS = "the networks"
 #: The targets whose variance is shared out among the factors.
-TARGETS = ("epochs/gap_accuracy", "epochs/val_accuracy")
+TARGETS = (GAP, VALIDATION)
 #: What the legacy protocol's gap is made of, part by part: how it is measured, the number of updates, what is left.
 PARTS = {
-    "parts/measuring_gap": (LEGACY_GAP, "epochs/gap_accuracy"),
-    "parts/updates_gap": ("epochs/gap_accuracy", "updates/gap_accuracy"),
+    "parts/measuring_gap": (LEGACY_GAP, GAP),
+    "parts/updates_gap": (GAP, "updates/gap_accuracy"),
 }
 
 

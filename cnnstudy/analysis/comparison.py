@@ -19,11 +19,11 @@ from cnnstudy.analysis.comparison_settings import DIGEST, Difference, differing_
 from cnnstudy.analysis.contrasts import measured
 from cnnstudy.analysis.effects import PAIRS, Effect
 from cnnstudy.analysis.inference import LEVEL, Estimate, adjusted_p, mean_of, welch
+from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.analysis.pairing import Paired, Pairs
-from cnnstudy.analysis.sentences import GAP
 from cnnstudy.records import RecordedRun, RecordedStudy
 
-TRAIN, VALIDATION = "epochs/train_accuracy", "epochs/val_accuracy"
+TRAIN = "epochs/train_accuracy"
 #: The outcomes at the end of training that are compared, and those of which the effects are.
 OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
 WELCH, ONE_SEED = "two samples", "one seed has no interval"

@@ -16,6 +16,7 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import measured, numbered
 from cnnstudy.analysis.inference import CONFIDENCE
+from cnnstudy.analysis.observations import GAP
 from cnnstudy.space import FACTORS
 from cnnstudy.training.batches import used_of
 
@@ -117,7 +118,7 @@ def fit_data_law(
     group: str,
     images_per_class: float,
     target: float = TARGET,
-    column: str = "epochs/gap_accuracy",
+    column: str = GAP,
 ) -> DataLaw:
     """The law of the trials in `frame`, from the gap at two levels of data_fraction or more.
 

@@ -23,7 +23,8 @@ from cnnstudy.space import FACTORS
 
 BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
-LEGACY_GAP = "epochs/legacy_gap_accuracy"
+#: The outcomes that are spoken of most: columns of an observation.
+GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
 #: So large a share of the trials that learn comes down to the train loss at which they are compared.
 REACH = 0.9
 #: A metric's values by epoch, of one run.

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 from cnnstudy.analysis.causes import NETWORKS, Causes, counted
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.observations import LEGACY_GAP
+from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION
 from cnnstudy.training.verdict import SMALLEST_GAP
 
-GAP = "epochs/gap_accuracy"
 #: What the table of effects shows; gaps and accuracies in points, losses in nats.
-_COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", "epochs/val_accuracy", "epochs/val_loss")
+_COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", VALIDATION, "epochs/val_loss")
 EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "val accuracy", "val loss", "the gap")
 _BASES = {
     "epochs": "after the same epochs",
@@ -98,7 +97,7 @@ def _headline(causes: Causes) -> str:
     counts = f"{counted(len(frame), 'trial')}, {counted(frame['seed'].nunique(), 'seed')}"
     if learnt.empty:
         return f"{causes.architecture} learns nothing in any of {counts}: there is no overfitting to explain."
-    gap, train, validation = (learnt[column].mean() for column in (GAP, "epochs/train_accuracy", "epochs/val_accuracy"))
+    gap, train, validation = (learnt[column].mean() for column in (GAP, "epochs/train_accuracy", VALIDATION))
     return (
         f"{causes.architecture} {'overfits' if gap >= SMALLEST_GAP else 'hardly overfits'}: at the end of training the "
         f"gap is {100 * gap:+.1f} points on average (train {100 * train:.1f} %, validation {100 * validation:.1f} %; "
@@ -124,7 +123,7 @@ def _what_moves_it(causes: Causes) -> Iterator[str]:
             if basis != "epochs"
             and (other := causes.effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
         ]
-        accuracy = causes.effect(effect.factor, effect.level, "epochs/val_accuracy")
+        accuracy = causes.effect(effect.factor, effect.level, VALIDATION)
         price = ""
         if accuracy is not None:
             told = "may or may not change:" if accuracy.answer == "cannot tell" else "changes by"

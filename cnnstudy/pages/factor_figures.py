@@ -15,11 +15,10 @@ from cnnstudy.analysis.contrasts import measured
 from cnnstudy.analysis.data_law import DataLaw
 from cnnstudy.analysis.importance import UNEXPLAINED
 from cnnstudy.analysis.inference import CONFIDENCE
+from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.pages.drawing import mark_trials
 from cnnstudy.pages.style import GREEN, INK, MUTED, PANEL, PURPLE, WIDE, legend_above, panel, styled
 from cnnstudy.space import Choices, Levels
-
-GAP = "epochs/gap_accuracy"
 
 
 @styled
@@ -95,7 +94,7 @@ def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]
     names.sort(key=lambda name: -gap_shares.get(name, 0.0))
     rows = [*names, UNEXPLAINED]
     figure, axes = panel(title, WIDE, 1.0 + 0.36 * len(rows))
-    outcomes = [(GAP, "gap", PURPLE, ""), ("epochs/val_accuracy", "validation accuracy", GREEN, "")]
+    outcomes = [(GAP, "gap", PURPLE, ""), (VALIDATION, "validation accuracy", GREEN, "")]
     outcomes = [outcome for outcome in outcomes if importances.get(outcome[0])]
     for number, (target, label, colour, _) in enumerate(outcomes):
         places = np.arange(len(rows)) + 0.19 * (2 * number - len(outcomes) + 1)

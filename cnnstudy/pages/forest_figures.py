@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from cnnstudy.analysis.causes import Causes
 from cnnstudy.analysis.curves import VALIDATION
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.sentences import GAP, change
+from cnnstudy.analysis.observations import GAP
+from cnnstudy.analysis.observations import VALIDATION as ACCURACY
+from cnnstudy.analysis.sentences import change
 from cnnstudy.pages.confirmed import Confirmed
 from cnnstudy.pages.style import GREEN, INK, MUTED, PURPLE, SERIES, SURFACE, WIDE, legend_above, panel, styled, wrapped
 
@@ -24,7 +26,7 @@ GAPS = {
 OUTCOMES = {
     GAP: "gap, equal epochs",
     "updates/gap_accuracy": "gap, equal updates",
-    "epochs/val_accuracy": "validation accuracy",
+    ACCURACY: "validation accuracy",
 }
 #: So many rows are drawn; the table has all.
 MOST_ROWS = 14

@@ -55,7 +55,9 @@ class Trainer:
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
         labels, classes = images.validation.labels, len(spec.images.classes)
-        self._counts = {
+        # what no epoch changes is told with the first one: each is a row in MLflow for every time that it is told
+        self._constants = {
+            "optimizer/learning_rate": self.learning_rate,
             "images/validation": float(len(labels)),
             "images/validation_smallest_class": float(np.bincount(labels, minlength=classes).min()),
             "legacy/validation_images": float(len(self._legacy)),
@@ -111,6 +113,7 @@ class Trainer:
         metrics["gap/hidden_accuracy"] = metrics["train/accuracy"] - metrics["running/accuracy"]
         metrics["gap/hidden_loss"] = metrics["running/loss"] - metrics["train/loss"]
         metrics |= self._as_the_legacy_protocol_has_it(measured, metrics["running/accuracy"])
+        metrics |= self._constants if self.epoch == 1 else {}
         metrics["time/training_seconds"] = trained - started
         metrics["time/seconds"] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)
@@ -178,7 +181,6 @@ class Trainer:
         metrics = {
             "running/loss": loss,
             "running/accuracy": accuracy,
-            "optimizer/learning_rate": self.learning_rate,
             "optimizer/updates": float(self.updates),
             "optimizer/images_seen": float(self.images_seen),
             "images/train": float(seen),
@@ -195,7 +197,6 @@ class Trainer:
         labels = measured.validation_labels[self._legacy]
         accuracy = clean_metrics(measured.validation[self._legacy], labels)["accuracy"]
         return {
-            **self._counts,
             "legacy/val_accuracy": accuracy,
             "legacy/gap_accuracy": running_accuracy - accuracy,
         }

@@ -84,6 +84,7 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
     broken = cache_folder() / "images" / ("b" * 24)
     for folder in (scratch, building, broken):
         folder.mkdir(parents=True)
+    Path(f"{scratch}.lock").touch()
     expected = [
         f"cache: {broken} is broken: index.json is missing",
         f"processes: {building} was left by a process that is gone",
