@@ -150,7 +150,9 @@ class Desk:
         self.executor: FakeExecutor | None = None
         monkeypatch.setattr("cnnstudy.outbox._now", lambda: next(self.times))
         for picture in ("draw_curves", "draw_confusion"):  # they take most of the time and are tested elsewhere
-            monkeypatch.setattr(f"cnnstudy.recording.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
+            monkeypatch.setattr(
+                f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
+            )
 
     def use(self, tracker: Tracker, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
         """Begin anew on this tracker."""

@@ -37,8 +37,10 @@ def test_a_stopped_run_and_a_stopped_confirm(
     own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     """Wherever the view is, the command that it tells finds the file, which is not named as the study is."""
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
     file = own_places / "my studies" / "one.yaml"
     file.parent.mkdir()
     file.write_text(FILE, encoding="utf-8")

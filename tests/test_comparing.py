@@ -33,8 +33,10 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time here and is tested elsewhere."""
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
 
 
 def record(tracker: Tracker, name: str, spec: TrialSpec, gap: float, **config: Any) -> None:

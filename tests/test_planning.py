@@ -54,8 +54,10 @@ class Desk:
 
 @pytest.fixture
 def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
     return Desk(own_places, tracker)
 
 

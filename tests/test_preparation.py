@@ -70,7 +70,9 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
 ) -> None:
     """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
     for picture in ("draw_curves", "draw_confusion"):
-        monkeypatch.setattr(f"cnnstudy.recording.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
+        monkeypatch.setattr(
+            f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
+        )
     (own_places / "probe.yaml").write_text(LEARNING)
     config = load_study("probe.yaml", ()).config
     waits = threading.Event()

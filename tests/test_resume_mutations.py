@@ -159,7 +159,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
         patch.chdir(folder)
         patch.setenv("CNNSTUDY_CACHE", str(folder / "cache"))
         for picture in ("draw_curves", "draw_confusion"):
-            patch.setattr(f"cnnstudy.recording.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
+            patch.setattr(f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
         made = Recorded(folder, Tracker(f"sqlite:///{folder / 'mlflow.db'}"))
         assert made.run("searched", SEARCH).finished == 2
         assert made.run("crossed", FACTORIAL).finished == 4

@@ -75,8 +75,10 @@ class Recorded:
 
 @pytest.fixture
 def recorded(tracker: Tracker, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
     return Recorded(tracker, spec)
 
 

@@ -118,8 +118,10 @@ def desk(own_places: Path, tracker: Tracker) -> Desk:
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time here and is tested elsewhere."""
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
 
 
 def failed(key: str, reason: str, error: str | None = None) -> Failed:

@@ -39,8 +39,10 @@ SUMMARY = {"train/accuracy": 1.0, "val/accuracy": 0.625, "gap/accuracy": 0.375, 
 
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.recording.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr("cnnstudy.recording.draw_confusion", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
+    monkeypatch.setattr(
+        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
+    )
 
 
 class Told(Display):

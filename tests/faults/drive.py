@@ -37,12 +37,13 @@ confirm: {top: 1, seeds: 2, most_seeds: 2}
 
 def main() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from cnnstudy import recording, signals, study  # noqa: F401 - all that is heavy, before the forks
+    from cnnstudy import signals, study  # noqa: F401 - all that is heavy, before the forks
+    from cnnstudy.analysis import curves
 
     signals.SAME = 0.0  # who asks twice here means it
 
     # drawing takes most of the time here and is tested elsewhere
-    recording.draw_curves = recording.draw_confusion = lambda *given: given[-1].write_text("picture")
+    curves.draw_curves = curves.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
 
 
