@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import leave_out_pictures
 from fake_executor import FakeExecutor
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import ViewType
@@ -149,8 +150,7 @@ class Desk:
         self.on_say: Callable[[str], None] = lambda text: None
         self.executor: FakeExecutor | None = None
         monkeypatch.setattr("cnnstudy.outbox._now", lambda: next(self.times))
-        for picture in ("draw_curves", "draw_confusion"):  # they take most of the time and are tested elsewhere
-            monkeypatch.setattr(
+        leave_out_pictures(monkeypatch)
                 f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
             )
 

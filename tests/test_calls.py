@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
 
 from cnnstudy.calls import LAST, of_confirm, of_run, that_goes_on, that_runs_what_is_missing
 from cnnstudy.config import SHIPPED, load_study
@@ -37,10 +38,7 @@ def test_a_stopped_run_and_a_stopped_confirm(
     own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     """Wherever the view is, the command that it tells finds the file, which is not named as the study is."""
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
     file = own_places / "my studies" / "one.yaml"
     file.parent.mkdir()
     file.write_text(FILE, encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import leave_out_pictures
 from rich.console import Console
 
 from cnnstudy.analysis.comparison import Comparison
@@ -33,10 +34,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time here and is tested elsewhere."""
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
 
 
 def record(tracker: Tracker, name: str, spec: TrialSpec, gap: float, **config: Any) -> None:

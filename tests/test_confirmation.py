@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
 from trained_study import NAME, Trained
 
 from cnnstudy import confirmation
@@ -104,10 +105,7 @@ class Desk:
 
 @pytest.fixture
 def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
     return Desk(own_places, tracker)
 
 

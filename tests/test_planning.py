@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
 
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, PlainDisplay
@@ -54,10 +55,7 @@ class Desk:
 
 @pytest.fixture
 def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
     return Desk(own_places, tracker)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pictures import leave_out_pictures
 from fake_executor import FakeExecutor
 from PIL import Image
 
@@ -69,8 +70,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
     own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
-    for picture in ("draw_curves", "draw_confusion"):
-        monkeypatch.setattr(
+    leave_out_pictures(monkeypatch)
             f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
         )
     (own_places / "probe.yaml").write_text(LEARNING)

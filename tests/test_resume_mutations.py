@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor, Work
+from pictures import leave_out_pictures
 
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
@@ -158,8 +159,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CNNSTUDY_CACHE", str(folder / "cache"))
-        for picture in ("draw_curves", "draw_confusion"):
-            patch.setattr(f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture"))
+        leave_out_pictures(patch)
         made = Recorded(folder, Tracker(f"sqlite:///{folder / 'mlflow.db'}"))
         assert made.run("searched", SEARCH).finished == 2
         assert made.run("crossed", FACTORIAL).finished == 4

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import leave_out_pictures
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Failed
@@ -75,10 +76,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(tracker: Tracker, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
     return Recorded(tracker, spec)
 
 

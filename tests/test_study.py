@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from fake_executor import FakeExecutor
 from faulty_store import FaultyClient
+from pictures import leave_out_pictures
 
 from cnnstudy import report
 from cnnstudy.analysis import leaderboard
@@ -118,10 +119,7 @@ def desk(own_places: Path, tracker: Tracker) -> Desk:
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time here and is tested elsewhere."""
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
 
 
 def failed(key: str, reason: str, error: str | None = None) -> Failed:

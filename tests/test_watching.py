@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
 from rich.console import Console
 
 from cnnstudy.calls import LAST, RUN
@@ -39,10 +40,7 @@ SUMMARY = {"train/accuracy": 1.0, "val/accuracy": 0.625, "gap/accuracy": 0.375, 
 
 @pytest.fixture(autouse=True)
 def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.analysis.curves.draw_curves", lambda *arguments: arguments[-1].write_text("picture"))
-    monkeypatch.setattr(
-        "cnnstudy.analysis.curves.draw_confusion", lambda *arguments: arguments[-1].write_text("picture")
-    )
+    leave_out_pictures(monkeypatch)
 
 
 class Told(Display):
