@@ -24,6 +24,7 @@ SCRIPTS = (
     "second_study",
     "recording_cost",
     "driver_cost",
+    "worker_memory",
     "frozen",
     "mixed",
     "recorded_studies",

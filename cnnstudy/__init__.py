@@ -34,6 +34,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     config_record    a study's configuration in MLflow, and where two of them differ
     processes        which process it is, and whether it lives
     leftovers        what becomes of what a killed process left: one pure function
+    code_digests     which code trains, function by function
     datasets/        one file = one data set
     architectures/   one file = one network: a table and a block
     strategies       the keys of `strategy`: a search or a factorial
@@ -73,6 +74,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     estimate         what a factorial takes: trials, time, disk
     claim            one driver per study
     resume           what a call finds: a changed file, other images, recorded trials
+    changed_code     other code than that which a study's trials are from
     failures         trials that fail: once more, or stop
     driver           workers at work: the loop that hands out trials
     opening          the test split, opened once

@@ -1,4 +1,4 @@
-"""A study's configuration as its run in MLflow has it, and where two of them differ."""
+"""What a study's run in MLflow has of it as JSON, its configuration first; and where two of these differ."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ _CONFIG = "cnnstudy.config"
 
 
 def config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """A configuration as JSON, in as many tags as it takes: `cnnstudy.config.0`, `cnnstudy.config.1` and so on."""
-    text = json.dumps(config)
-    return {f"{_CONFIG}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
+    """A configuration in the tags of a study's own run."""
+    return long_tags(_CONFIG, config)
 
 
 def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
     """The configuration in the tags of a study's own run."""
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{_CONFIG}.{number}", "") for number in itertools.count())))
-    config, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return dict(config)
+    return long_value(_CONFIG, tags)
+
+
+def long_tags(key: str, value: Mapping[str, Any]) -> dict[str, str]:
+    """JSON in as many tags as it takes: `<key>.0`, `<key>.1` and so on."""
+    text = json.dumps(value)
+    return {f"{key}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
+
+
+def long_value(key: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """What `long_tags` made these of."""
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{key}.{number}", "") for number in itertools.count())))
+    value, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
+    return dict(value)
 
 
 def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

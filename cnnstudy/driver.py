@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
+from cnnstudy.changed_code import refuse_other_code
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
@@ -37,6 +38,7 @@ class Workshop:
 
     Args:
         recorded: the study's runs when the call began, by which its images and weights are to be the same.
+        accept_code: trials may be trained by other code than those that are recorded.
 
     Raises, when images and weights are:
         StudyChangedError: trials are recorded that saw other images.
@@ -50,13 +52,16 @@ class Workshop:
         recorded: Sequence[RecordedRun],
         make_executor: MakeExecutor,
         display: Display,
+        accept_code: bool = False,
     ) -> None:
         self.config = config
         self.recorder = recorder
         self.recorded = recorded
         self.display = display
         self._make_executor = make_executor
+        self._accept_code = accept_code
         self._scratch = Scratch()
+        self._code_is_checked = False
 
     def close(self) -> None:
         """End the workers and remove what they left, in the cache too."""
@@ -66,8 +71,19 @@ class Workshop:
         tidy_machine()
 
     def prepare(self) -> None:
-        """Make all of it now, before the first trial."""
+        """Make all of it now, before the first trial.
+
+        Raises:
+            StudyChangedError: as `check_code`.
+        """
+        self.check_code()
         _ = self.images, self.weights
+
+    def check_code(self) -> None:
+        """Raise StudyChangedError where trials are recorded that other code has trained; else record which does."""
+        if not self._code_is_checked:
+            refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
+        self._code_is_checked = True
 
     @property
     def folder(self) -> Path:

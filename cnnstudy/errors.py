@@ -4,7 +4,7 @@ CnnstudyError
 ├── InputError            exit 2: something the user wrote
 │   ├── ConfigError         the study file or --set
 │   ├── UnknownNameError    a study, network or data set that does not exist
-│   └── StudyChangedError   the file no longer fits the trials already recorded
+│   └── StudyChangedError   the file, data or code no longer fits the trials already recorded
 └── EnvironmentTrouble    exit 3: something around the study
     ├── DataError           images that are missing or can't be decoded
     ├── WeightsError        source weights that are missing or don't fit
@@ -49,7 +49,7 @@ class UnknownNameError(InputError):
 
 
 class StudyChangedError(InputError):
-    """A study whose file changed in what its recorded trials depend on."""
+    """A study whose file, data or code changed in what its recorded trials depend on."""
 
 
 class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, not an error by itself

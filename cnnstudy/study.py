@@ -55,18 +55,20 @@ def run_study(
     display: Display,
     take_over: bool = False,
     patience: Patience | None = None,
+    accept_code: bool = False,
 ) -> Outcome:
     """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
 
     Args:
         take_over: also from a driver on another machine, of which nobody here can tell whether it lives.
         patience: how long MLflow is waited for; None: the usual one.
+        accept_code: trials may be trained by other code than those that are recorded.
 
     Raises:
         KeyboardInterrupt: where it can't be said how far the study is, for MLflow does not answer.
         DiskFullError: nothing recorded is lost.
         StudyBusyError: another driver runs it.
-        StudyChangedError: its file no longer fits the trials that MLflow holds.
+        StudyChangedError: its file, its images or the code that trains no longer fit the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
     with (
@@ -97,7 +99,9 @@ def run_study(
         with _running(recorder):
             tracker.start_study(recorded, config, study.path, study.text, calls.of_run(study))
             runs = recorded_runs(recorder, display)
-            with contextlib.closing(Workshop(study.config, recorder, runs, make_executor, display)) as workshop:
+            with contextlib.closing(
+                Workshop(study.config, recorder, runs, make_executor, display, accept_code)
+            ) as workshop:
                 outcome = _work(workshop, work)
             _end(recorder, outcome)
         return outcome
@@ -112,6 +116,7 @@ def confirm_study(
     again: bool,
     take_over: bool = False,
     patience: Patience | None = None,
+    accept_code: bool = False,
 ) -> Outcome:
     """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
 
@@ -121,11 +126,13 @@ def confirm_study(
         again: open the test split though it was opened for another champion.
         take_over: as for run_study.
         patience: how long MLflow is waited for; None: the usual one.
+        accept_code: as for run_study.
 
     Raises:
         UnknownNameError: there is no such study.
         NothingToConfirmError: no trial has finished and learnt something.
-        StudyBusyError, DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
+        StudyBusyError, StudyChangedError: as run_study.
+        DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
     found = tracker.study(name)
     with (
@@ -148,7 +155,7 @@ def confirm_study(
         with _running(recorder):
             tracker.restart_study(found, calls.of_confirm(found.name, options, again))
             _, runs = recorder.put_right()
-            with contextlib.closing(Workshop(config, recorder, runs, make_executor, display)) as workshop:
+            with contextlib.closing(Workshop(config, recorder, runs, make_executor, display, accept_code)) as workshop:
                 outcome = _work(workshop, work)
             _end(recorder, outcome)
         return outcome
@@ -231,6 +238,7 @@ def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
         return workshop.recorded
+    workshop.check_code()
     driver, estimate = Driver(workshop, strategy), None
     if factorial is not None:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import leave_out_pictures
 from fake_executor import FakeExecutor
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from pictures import leave_out_pictures
 
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
@@ -151,8 +151,6 @@ class Desk:
         self.executor: FakeExecutor | None = None
         monkeypatch.setattr("cnnstudy.outbox._now", lambda: next(self.times))
         leave_out_pictures(monkeypatch)
-                f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
-            )
 
     def use(self, tracker: Tracker, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
         """Begin anew on this tracker."""

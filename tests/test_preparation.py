@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pictures import leave_out_pictures
 from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
 from PIL import Image
 
 from cnnstudy.config import load_study
@@ -71,8 +71,6 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
 ) -> None:
     """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
     leave_out_pictures(monkeypatch)
-            f"cnnstudy.analysis.curves.{picture}", lambda *arguments: arguments[-1].write_text("picture")
-        )
     (own_places / "probe.yaml").write_text(LEARNING)
     config = load_study("probe.yaml", ()).config
     waits = threading.Event()

@@ -11,6 +11,7 @@ import typer
 from cnnstudy.commands.shared import (
     INTERRUPTED,
     TRIALS_FAILED,
+    AcceptCode,
     Jobs,
     Quiet,
     StudyName,
@@ -41,6 +42,7 @@ def run_study(
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
+    accept_code: AcceptCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure what it would take, and record nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,11 +55,17 @@ def run_study(
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
     with _started_ahead(jobs, loaded.config.training.deterministic) as executor:
-        _run(loaded, executor, tracking_uri, take_over, dry_run, quiet)
+        _run(loaded, executor, tracking_uri, take_over, accept_code, dry_run, quiet)
 
 
 def _run(
-    loaded: Study, executor: LocalExecutor, tracking_uri: str | None, take_over: bool, dry_run: bool, quiet: bool
+    loaded: Study,
+    executor: LocalExecutor,
+    tracking_uri: str | None,
+    take_over: bool,
+    accept_code: bool,
+    dry_run: bool,
+    quiet: bool,
 ) -> None:
     with importing(without=NOT_FOR_MLFLOW):
         from cnnstudy import study as driver
@@ -74,7 +82,8 @@ def _run(
             plan_study(loaded, tracker, executor.leaving_files_in, display)
         return
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(loaded, tracker, executor.leaving_files_in, display, take_over)
+        make = executor.leaving_files_in
+        outcome = driver.run_study(loaded, tracker, make, display, take_over, accept_code=accept_code)
     from cnnstudy import report
 
     if not quiet:
@@ -120,6 +129,7 @@ def confirm(
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
+    accept_code: AcceptCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
@@ -142,6 +152,7 @@ def confirm(
             display,
             open_test_again,
             take_over,
+            accept_code=accept_code,
         )
     if outcome.confirmed is None:
         raise typer.Exit(INTERRUPTED)

@@ -40,6 +40,9 @@ StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A stud
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study that was begun elsewhere; that driver must be gone.")
 ]
+AcceptCode = Annotated[
+    bool, typer.Option("--accept-code", help="Go on though other code has trained the trials so far.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Workers that share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

@@ -73,6 +73,8 @@ def archive_members(path: Path, wanted: Callable[[Parts], bool]) -> Iterator[tup
                     raise DataError(_too_much(path, f"more than {MOST_TOTAL_BYTES / 2**30:g} GiB"))
                 if count > MOST_MEMBERS:
                     raise DataError(_too_much(path, f"more than {MOST_MEMBERS:,} files"))
+                if "\0" in member.name:  # who unpacks it may take what is before for the name
+                    raise DataError(f"{member.name!r} in {path} has a zero byte in its name; pack the archive anew.")
                 if len(member.name) > MOST_NAME:
                     raise DataError(f"{member.name[:40]!r}... in {path} is a name of more than {MOST_NAME:,} letters.")
                 parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
@@ -154,7 +156,7 @@ def _zip_members(path: Path) -> Generator[_Member]:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip comes from no Unix
             yield _Member(
-                info.filename.replace("\\", "/"),  # some packers on Windows write these
+                info.orig_filename.replace("\\", "/"),  # some packers on Windows write these
                 info.file_size,
                 info.is_dir(),
                 kind in (0, stat.S_IFREG),

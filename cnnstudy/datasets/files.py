@@ -174,7 +174,7 @@ def _by_name(path: Path, found: Iterable[str]) -> dict[str, str]:
     by_folded: dict[str, str] = {}
     for folder in found:
         name = _normalised(path, folder)
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") or _turns(letter) for letter in name):
             raise DataError(
                 f"the name of the class folder {folder!r} in {path} has a line break or another control character in "
                 "it, which no table can show; rename it."
@@ -188,6 +188,11 @@ def _by_name(path: Path, found: Iterable[str]) -> dict[str, str]:
             )
         by_name[name] = folder
     return by_name
+
+
+def _turns(letter: str) -> bool:
+    """Whether it changes in which direction the text after it is written: a name could look like another."""
+    return unicodedata.bidirectional(letter) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def _normalised(path: Path, name: str) -> str:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import json
 import os
 import shutil
@@ -23,13 +21,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-import cnnstudy
 from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder, lock_beside
+from cnnstudy.code_digests import code_of
 from cnnstudy.records import EpochRecord, TrialSpec
 
 KIND = "checkpoints"
@@ -148,7 +145,7 @@ def address_of(spec: TrialSpec) -> str:
     """Of the trial, by all that its numbers depend on."""
     asked = {name: value for name, value in spec.to_json().items() if name not in ("checkpoints", "micro_batch")}
     asked["images"] = {name: value for name, value in asked["images"].items() if name != "folder"}  # there is a digest
-    return content_address([VERSION, asked, _code(), _versions()])
+    return content_address([VERSION, asked, code_of((spec.architecture,)).digest])
 
 
 def remove(spec: TrialSpec) -> None:
@@ -246,22 +243,3 @@ def _refuse_to_fill_the_disk(needed: int) -> None:
     free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
     if needed > SHARE_OF_FREE * free:
         raise OSError(f"it would take {needed / 1e6:.0f} MB, and {free / 1e6:.0f} are free in {folder}")
-
-
-@functools.cache
-def _code() -> str:
-    """A digest of the code that trains."""
-    total, package = hashlib.sha256(), Path(cnnstudy.__file__).parent
-    for folder in ("architectures", "training"):
-        for path in sorted((package / folder).glob("*.py")):
-            total.update(f"{folder}/{path.name}\n".encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("tensorflow", "keras", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # TensorFlow comes under other names too
-            found[name] = metadata.version(name)
-    return found

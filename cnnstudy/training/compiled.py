@@ -146,6 +146,15 @@ def _as_it_is(file: Path) -> tuple[object, ...]:
     return str(file), status.st_mtime_ns, status.st_size
 
 
+def _give_back() -> None:
+    """The memory of functions that nobody holds any more."""
+    from tensorflow.python.eager import context  # no public name; Keras' clear_session does the same
+
+    gc.collect()  # graphs are full of circles
+    # TensorFlow keeps the kernel of every function that ran, and with it what was compiled for it
+    context.context().clear_kernel_cache()
+
+
 class CompiledNetworks:
     """The networks that a worker keeps: those used last."""
 
@@ -173,7 +182,7 @@ class CompiledNetworks:
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
-        gc.collect()
+        _give_back()
 
     def _make_room(self, needed: int) -> None:
         """Forget what was not used for longest: networks, but not the last if it is needed; then updates."""
@@ -183,7 +192,7 @@ class CompiledNetworks:
         for network in self._kept.values():
             network.forget_updates(UPDATES if self._bytes() <= BYTES else 1)
         if self._count() < before:
-            gc.collect()  # graphs are full of circles
+            _give_back()
 
     def _bytes(self) -> int:
         return sum(network.bytes for network in self._kept.values())

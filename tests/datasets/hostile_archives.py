@@ -18,7 +18,7 @@ from samples import picture, tree, write_tar, write_zip
 GOOD = tree(*[f"{name}/{number}.png" for name in ("apple", "pear") for number in range(6)])
 
 
-def _header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
     """A member's 512 bytes, whatever size they claim: Python would not write some of these."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
@@ -29,7 +29,7 @@ def _header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, target: str
     return bytes(block)
 
 
-def _tar(folder: Path, *blocks: bytes, name: str = "1.tgz") -> Path:
+def tar_with(folder: Path, *blocks: bytes, name: str = "1.tgz") -> Path:
     """The good images, and before them these blocks."""
     whole = b"".join(blocks) + gzip.decompress(write_tar(folder / "good.tgz", GOOD).read_bytes())
     (folder / "good.tgz").unlink()
@@ -38,10 +38,10 @@ def _tar(folder: Path, *blocks: bytes, name: str = "1.tgz") -> Path:
 
 
 def _linked(kind: bytes, target: str) -> Callable[[Path], Path]:
-    return lambda folder: _tar(folder, _header("pear/9.png", 0, kind, target))
+    return lambda folder: tar_with(folder, header("pear/9.png", 0, kind, target))
 
 
-def _zip(folder: Path, *extra: tuple[zipfile.ZipInfo | str, bytes, int]) -> Path:
+def zip_with(folder: Path, *extra: tuple[zipfile.ZipInfo | str, bytes, int]) -> Path:
     path = write_zip(folder / "1.zip", GOOD)
     with zipfile.ZipFile(path, "a") as archive:
         for name, content, method in extra:
@@ -64,12 +64,12 @@ def _named(name: str) -> dict[str, Callable[[Path], Path]]:
 def _zip_link(folder: Path) -> Path:
     info = zipfile.ZipInfo("pear/9.png")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return _zip(folder, (info, b"/etc/passwd", zipfile.ZIP_STORED))
+    return zip_with(folder, (info, b"/etc/passwd", zipfile.ZIP_STORED))
 
 
-def _patched(folder: Path, name: str, change: Callable[[bytearray, int], None]) -> Path:
+def patched(folder: Path, name: str, change: Callable[[bytearray, int], None]) -> Path:
     """A zip whose directory says something else of a member than is in it."""
-    path = _zip(folder, (name, bytes(1000), zipfile.ZIP_DEFLATED))
+    path = zip_with(folder, (name, bytes(1000), zipfile.ZIP_DEFLATED))
     content = bytearray(path.read_bytes())
     change(content, content.rindex(b"PK\x01\x02"))
     path.write_bytes(content)
@@ -108,12 +108,12 @@ def _nested(folder: Path) -> Path:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"pear/{depth}.zip", inner * 100)
         inner = stream.getvalue()
-    return _zip(folder, ("pear/inner.zip", inner, zipfile.ZIP_STORED))
+    return zip_with(folder, ("pear/inner.zip", inner, zipfile.ZIP_STORED))
 
 
 def _many(folder: Path) -> Path:
     """More names than there may be (in the tests 10,000), packed into a few kilobytes."""
-    return _tar(folder, _header("pear/nothing.txt") * 10_001)
+    return tar_with(folder, header("pear/nothing.txt") * 10_001)
 
 
 def _sparse(folder: Path) -> Path:
@@ -127,7 +127,7 @@ def _random(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _written(folder: Path, name: str, content: bytes) -> Path:
+def written(folder: Path, name: str, content: bytes) -> Path:
     (folder / name).write_bytes(content)
     return folder / name
 
@@ -148,8 +148,8 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tar pipe": (_linked(tarfile.FIFOTYPE, ""), _LINK),
     "tar device": (_linked(tarfile.CHRTYPE, ""), _LINK),
     "tar linked folder, then a file in it": (
-        lambda folder: _tar(
-            folder, _header("pear/up", 0, tarfile.SYMTYPE, str(folder.parent)), _header("pear/up/escaped.txt")
+        lambda folder: tar_with(
+            folder, header("pear/up", 0, tarfile.SYMTYPE, str(folder.parent)), header("pear/up/escaped.txt")
         ),
         "",
     ),
@@ -159,41 +159,44 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "has 536,870,913 bytes unpacked",
     ),
     "zip bomb": (
-        lambda folder: _zip(folder, ("pear/9.png", bytes(2**29 + 1), zipfile.ZIP_DEFLATED)),
+        lambda folder: zip_with(folder, ("pear/9.png", bytes(2**29 + 1), zipfile.ZIP_DEFLATED)),
         "has 536,870,913 bytes unpacked",
     ),
     "zip bomb by bzip2": (
-        lambda folder: _zip(folder, ("pear/9.png", bytes(2**27), zipfile.ZIP_BZIP2)),
+        lambda folder: zip_with(folder, ("pear/9.png", bytes(2**27), zipfile.ZIP_BZIP2)),
         "another method than deflate",
     ),
     "zip of overlapping files": (_overlapping, "more than 4 GiB"),
     "zip in a zip in a zip": (_nested, ""),
-    "zip that says less": (lambda folder: _patched(folder, "pear/9.png", _smaller), "can't read the archive"),
+    "zip that says less": (lambda folder: patched(folder, "pear/9.png", _smaller), "can't read the archive"),
     "zip that says more": (
-        lambda folder: _patched(folder, "pear/9.png", _larger),
+        lambda folder: patched(folder, "pear/9.png", _larger),
         "does not have the 536,870,912 bytes",
     ),
-    "zip with a password": (lambda folder: _patched(folder, "pear/9.png", _encrypted), "damaged, cut off or encrypted"),
+    "zip with a password": (lambda folder: patched(folder, "pear/9.png", _encrypted), "damaged, cut off or encrypted"),
     "zip of a terabyte of nothing": (_sparse, "more than 4 GiB"),
-    "tar with a huge file": (lambda folder: _tar(folder, _header("pear/9.png", 2**62)), "more than 4 GiB"),
-    "tar with a huge text": (lambda folder: _tar(folder, _header("pear/9.txt", 2**62)), "more than 4 GiB"),
-    "tar that says more": (lambda folder: _tar(folder, _header("pear/9.png", 2**28)), "can't read the archive"),
-    "tar with a negative file": (lambda folder: _tar(folder, _header("pear/9.png", -512)), "leads back"),
-    "tar that goes round": (lambda folder: _tar(folder, _header("a"), _header("b", -1024), name="1.tar"), "leads back"),
+    "tar with a huge file": (lambda folder: tar_with(folder, header("pear/9.png", 2**62)), "more than 4 GiB"),
+    "tar with a huge text": (lambda folder: tar_with(folder, header("pear/9.txt", 2**62)), "more than 4 GiB"),
+    "tar that says more": (lambda folder: tar_with(folder, header("pear/9.png", 2**28)), "can't read the archive"),
+    "tar with a negative file": (lambda folder: tar_with(folder, header("pear/9.png", -512)), "leads back"),
+    "tar that goes round": (
+        lambda folder: tar_with(folder, header("a"), header("b", -1024), name="1.tar"),
+        "leads back",
+    ),
     "tar with a huge name": (
-        lambda folder: _tar(folder, _header("long", 2**40, tarfile.GNUTYPE_LONGNAME)),
+        lambda folder: tar_with(folder, header("long", 2**40, tarfile.GNUTYPE_LONGNAME)),
         "a header of 1,099,511,627,776 bytes",
     ),
     "tar with a huge extended header": (
-        lambda folder: _tar(folder, _header("pax", 2**33, tarfile.XHDTYPE)),
+        lambda folder: tar_with(folder, header("pax", 2**33, tarfile.XHDTYPE)),
         "a header of 8,589,934,592 bytes",
     ),
     "tar with a negative extended header": (
-        lambda folder: _tar(folder, _header("pax", -1024, tarfile.XHDTYPE)),
+        lambda folder: tar_with(folder, header("pax", -1024, tarfile.XHDTYPE)),
         "a header of -1,024 bytes",
     ),
     "tar with headers of headers": (
-        lambda folder: _tar(folder, *[_header("long", 0, tarfile.GNUTYPE_LONGNAME)] * 5000),
+        lambda folder: tar_with(folder, *[header("long", 0, tarfile.GNUTYPE_LONGNAME)] * 5000),
         "can't read the archive",
     ),
     "tar with deep folders": (
@@ -201,14 +204,14 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "a name of more than 4,096 letters",
     ),
     "tar of many names": (_many, "more than 10,000 files"),
-    "tar of a name twice": (lambda folder: _tar(folder, _header("pear/1.png")), "two images in"),
-    "tar that is a page": (lambda folder: _written(folder, "1.tgz", b"<html>"), "can't read the archive"),
-    "zip that is a page": (lambda folder: _written(folder, "1.zip", b"<html>"), "can't read the archive"),
-    "zip that is empty": (lambda folder: _written(folder, "1.zip", b""), "can't read the archive"),
+    "tar of a name twice": (lambda folder: tar_with(folder, header("pear/1.png")), "two images in"),
+    "tar that is a page": (lambda folder: written(folder, "1.tgz", b"<html>"), "can't read the archive"),
+    "zip that is a page": (lambda folder: written(folder, "1.zip", b"<html>"), "can't read the archive"),
+    "zip that is empty": (lambda folder: written(folder, "1.zip", b""), "can't read the archive"),
     "tar of chance": (lambda folder: _random(folder, "1.tar"), "can't read the archive"),
     "zip of chance": (lambda folder: _random(folder, "1.zip"), "can't read the archive"),
     "tar packed by bzip2": (
-        lambda folder: _written(folder, "1.tgz", bz2.compress(bytes(10**7))),
+        lambda folder: written(folder, "1.tgz", bz2.compress(bytes(10**7))),
         "can't read the archive",
     ),
 }

@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile_images
 import numpy as np
 import pytest
 from hostile_archives import ARCHIVES, GOOD
-from hostile_images import IMAGES, Odd
+from hostile_headers import HEADERS
+from hostile_images import Odd
+from hostile_members import MEMBERS
 from samples import picture, write_folder, write_tar
 from test_cli_errors import call
 
@@ -33,6 +36,8 @@ from cnnstudy.jobs import result_of
 from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.images import open_decoded, prepare
 
+IMAGES = [*hostile_images.IMAGES, *HEADERS]
+ALL_ARCHIVES: dict[str, tuple[Callable[[Path], Path], str | list[str]]] = {**ARCHIVES, **MEMBERS}
 SPLIT = Split(0.15, 0.15, 0)
 MOST_SECONDS = 60  # for one input on a busy machine; what is not bounded takes minutes or never ends
 MOST_MEGABYTES = 700  # that the reading process may grow by
@@ -59,6 +64,11 @@ def peak(process: int | str = "self") -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
+def children() -> set[str]:
+    """The processes that this one has started and that have not ended; none where the system does not tell."""
+    return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
+
+
 @pytest.fixture(autouse=True)
 def nothing_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Checks after each test; call it once the input is made, for what comes then must change nothing."""
@@ -71,8 +81,9 @@ def nothing_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "canary").write_text("sings")
     before: list[Any] = []
-    yield lambda: before.extend([entries(tmp_path, cache), peak() and peak(), time.monotonic()])
-    tree, memory, started = before
+    yield lambda: before.extend([entries(tmp_path, cache), peak() and peak(), time.monotonic(), children()])
+    tree, memory, started, processes = before
+    assert children() <= processes, "a process was left"
     assert time.monotonic() - started < MOST_SECONDS
     assert peak() - memory < MOST_MEGABYTES
     assert entries(tmp_path, cache) == tree
@@ -126,7 +137,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prepared
 
 def test_there_are_many_inputs(nothing_escapes: Callable[[], None]) -> None:
     nothing_escapes()
-    assert len({odd.name for odd in IMAGES} | set(ARCHIVES) | set(IN_FOLDERS) | set(LABELS)) >= 60
+    assert len({odd.name for odd in IMAGES} | set(ALL_ARCHIVES) | set(IN_FOLDERS) | set(LABELS)) >= 250
+    refused = [odd for odd in IMAGES if odd.refused]
+    named = [becomes for _, becomes in (*ALL_ARCHIVES.values(), *IN_FOLDERS.values()) if isinstance(becomes, str)]
+    assert len(refused) + len(list(filter(None, named))) + len(LABELS) >= 150
 
 
 @pytest.mark.parametrize("odd", [odd for odd in IMAGES if not odd.refused], ids=lambda odd: ascii(odd.name[:40]))
@@ -181,22 +195,22 @@ def test_a_command_says_it_and_exits(tmp_path: Path, nothing_escapes: Callable[[
 # ---- archives
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("name", ALL_ARCHIVES)
 def test_archives(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_escapes: Callable[[], None]
 ) -> None:
-    make, why = ARCHIVES[name]
+    make, becomes = ALL_ARCHIVES[name]
     path = make(tmp_path / "input")
     monkeypatch.setattr(archives, "MOST_MEMBERS", 10_000)
     nothing_escapes()
-    if why:
+    if isinstance(becomes, str) and becomes:
         text = refusal(path)
-        assert why in text
+        assert becomes in text
         assert str(path) in text
         assert not (tmp_path / "cache" / "images").exists()
     else:
         decoded = open_decoded(ready(path))
-        assert list(decoded.keys) == sorted(GOOD)
+        assert list(decoded.keys) == sorted([*GOOD, *becomes])
         assert not list(tmp_path.rglob("escaped*"))
 
 
@@ -247,6 +261,10 @@ IN_FOLDERS: dict[str, tuple[Callable[[Path], Any], str | list[str]]] = {
     "pipe": (lambda root: os.mkfifo(root / "pear" / "9.png"), []),
     "link to a device": (lambda root: _linked(root, "pear/9.png", "/dev/zero"), []),
     "socket": (_socket, []),
+    "link to this process' memory": (
+        lambda root: _linked(root, "pear/9.png", "/proc/self/mem"),
+        "can't read {root}/pear/9.png: Input/output error",
+    ),
     "bytes that are no text": (_files(os.fsdecode(b"pear/\xff9.png")), r"is not valid Unicode: 'pear/\udcff9.png'"),
     "no text beside": (_files(os.fsdecode(b"pear/\xff9.txt"), content=b"-"), []),
     "same name in another form": (
@@ -258,6 +276,18 @@ IN_FOLDERS: dict[str, tuple[Callable[[Path], Any], str | list[str]]] = {
     "one class": (lambda root: shutil.rmtree(root / "apple"), "holds one folder only, 'pear'"),
     "no class": (lambda root: (shutil.rmtree(root / "apple"), shutil.rmtree(root / "pear")), "holds no folder"),
 }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.parametrize("forbidden", ["pear", "pear/1.png"])
+def test_what_may_not_be_read_is_named(forbidden: str, tmp_path: Path, nothing_escapes: Callable[[], None]) -> None:
+    root = write_folder(tmp_path / "input", GOOD)
+    (root / forbidden).chmod(0)
+    nothing_escapes()
+    try:
+        assert f"can't read {root}/{forbidden}: Permission denied" in refusal(root)
+    finally:
+        (root / forbidden).chmod(0o700)
 
 
 @pytest.mark.parametrize("name", IN_FOLDERS)
@@ -283,6 +313,7 @@ LABELS = {
     "dot": ("pear", "pear.", "by spaces or dots at their end"),
     "sharp s": ("Strasse", "Stra\u00dfe", "differ only by upper and lower case"),
     "line break": ("pear", "two\nlines", "the name of the class folder 'two\\nlines' in"),
+    "direction": ("pear", "pe\u202ear", "has a line break or another control character in it"),
     "escape": ("pear", "\x1b[2J", "the name of the class folder '\\x1b[2J' in"),
 }
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cnnstudy import code_digests
 from cnnstudy.architectures import build_network, find
 from cnnstudy.cache import ABOUT, entry_folder
 from cnnstudy.records import EpochRecord, Optimizer, TrialResult, TrialSpec
@@ -184,7 +185,7 @@ def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyP
     addresses = {checkpoints.address_of(one) for one in (spec, *others)}
     assert len(addresses) == 1 + len(others)
     assert checkpoints.address_of(dataclasses.replace(spec, checkpoints="sparing")) == checkpoints.address_of(spec)
-    monkeypatch.setattr(checkpoints, "_versions", lambda: {"tensorflow": "0.0.0"})
+    monkeypatch.setattr(code_digests, "versions", lambda: {"tensorflow": "0.0.0"})
     assert checkpoints.address_of(spec) not in addresses
 
 

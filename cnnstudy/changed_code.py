@@ -1,0 +1,70 @@
+"""A study's trials are from one code: what trains is recorded when the first one begins, and other code is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from cnnstudy.code_digests import Code, code_of, differences
+from cnnstudy.config_record import long_tags, long_value
+from cnnstudy.display import Display
+from cnnstudy.errors import StudyChangedError
+from cnnstudy.provenance import code_version
+from cnnstudy.recording import Recorder
+from cnnstudy.records import RecordedRun, RecordedStudy
+
+#: In tags of the study's run: the code that trains, with its version. Studies of earlier versions have none.
+RECORDED = "cnnstudy.code"
+#: A tag of the study's run, where its trials are from more than one code: all versions, the first one first.
+MIXED = "cnnstudy.code_versions"
+#: Of differences, so many are told; and of versions that a study had so many are kept.
+_MOST_TOLD, _MOST_VERSIONS = 30, 20
+
+
+def refuse_other_code(
+    recorder: Recorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
+) -> None:
+    """Record the code that trains, unless the study's trials are from it already.
+
+    Args:
+        runs: of the study.
+        networks: of the study.
+        accepted: it may be another one; the study's run has the versions of both from then on.
+
+    Raises:
+        StudyChangedError: trials are recorded that are from other code, and that is not accepted.
+    """
+    study, now, version = recorder.study, code_of(networks), code_version()
+    tags = recorder.outbox.ask(lambda: recorder.tracker.tags(study.run_id))
+    has_trials = any(run.kind == "trial" for run in runs)
+    new = long_tags(RECORDED, {"version": version, **now.to_json()})
+    if f"{RECORDED}.0" in tags and has_trials:
+        held = long_value(RECORDED, tags)
+        changes = differences(Code.from_json(held), now)
+        if not changes:
+            return
+        told = _listed(changes)
+        if not accepted:
+            raise StudyChangedError(_refusal(study, told, held["version"], Code.from_json(held), version))
+        display.say(f"WARNING: trials of study {study.name!r} are from more than one code from here on:\n{told}")
+        before = json.loads(tags.get(MIXED, "[]")) or [held["version"]]
+        new[MIXED] = json.dumps([*before, version][-_MOST_VERSIONS:])
+    recorder.outbox.set_tags(study.run_id, new)
+
+
+def _refusal(study: RecordedStudy, told: str, version: str, then: Code, now: str) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in then.versions.items())
+    commit = re.search(r"\+g([0-9a-f]+)$", version)
+    checkout = f" (`git checkout {commit[1]}`)" if commit and version != now else ""
+    return (
+        f"study {study.name!r} has trials recorded that other code has trained (cnnstudy {version}; now it is {now}):\n"
+        f"{told}\nTrials of both may not be comparable. Go back to that code{checkout}, which ran with {packages}; "
+        f"give the study another name (`name:` in the file, or --set name={study.name}-2); or, where you know that "
+        "the change makes no difference to them, go on all the same with --accept-code."
+    )
+
+
+def _listed(changes: Sequence[str]) -> str:
+    more = [f"and {len(changes) - _MOST_TOLD} more"] if len(changes) > _MOST_TOLD else []
+    return "\n".join(f"  {change}" for change in [*changes[:_MOST_TOLD], *more])

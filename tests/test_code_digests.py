@@ -1,0 +1,192 @@
+"""Code that is edited between two calls: what may change a number is told by its place, and what does not is no change.
+
+Each edit is made in a copy of the package, of which nothing is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cnnstudy
+from cnnstudy import architectures, code_digests
+from cnnstudy.code_digests import PACKAGES, Code, code_of, differences
+
+PACKAGE = Path(cnnstudy.__file__).parent
+NETWORKS = ("alexnet", "googlenet")
+LOOP, SPLITS, TRIAL, VERDICT = (f"training/{name}.py" for name in ("loop", "splits", "trial", "verdict"))
+OPTIMIZERS, TRANSFER, ALEXNET = "training/optimizers.py", "training/transfer.py", "architectures/alexnet.py"
+#: A file, what stands there ("": its end), what is written instead, and how the difference is told.
+MATTERS = [
+    (LOOP, "self.epoch += 1", "self.epoch += 2", f"{LOOP}: Trainer.run_epoch changed"),
+    (LOOP, "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", f"{LOOP}: REFERENCE_BATCH changed"),
+    (SPLITS, "split.validation * len(members)", "split.test * len(members)", f"{SPLITS}: split_indices changed"),
+    (SPLITS, "max(1, round(split.test", "max(2, round(split.test", f"{SPLITS}: held_out_count changed"),
+    (SPLITS, "{salt}\\0{keys[i]}", "{salt}-{keys[i]}", f"{SPLITS}: ranked changed"),
+    (SPLITS, "block: int | None = None", "block: int | None = 0", f"{SPLITS}: split_indices changed"),
+    (SPLITS, "import hashlib", "import other as hashlib", f"{SPLITS}: ranked changed"),
+    (SPLITS, "", "\n\ndef round(number: float) -> int:\n    return int(number)\n", f"{SPLITS}: round added"),
+    ("training/augmentation.py", "15 / 360", "20 / 360", "training/augmentation.py: layers changed"),
+    (OPTIMIZERS, "or 0.004", "or 0.04", f"{OPTIMIZERS}: build changed"),
+    (OPTIMIZERS, "(_OneKernel, optimizers.Adam)", "(optimizers.Adam)", f"{OPTIMIZERS}: Adam changed"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "nesterov = False", f"{OPTIMIZERS}: SGD changed"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "def apply(self): pass", f"{OPTIMIZERS}: SGD.apply added"),
+    (TRANSFER, "def trains(", "@print\ndef trains(", f"{TRANSFER}: trains added"),
+    (TRANSFER, "    epochs: int\n", "    epochs: int = 1\n", f"{TRANSFER}: Phase changed"),
+    ("training/metrics.py", "np.float64", "np.float32", "training/metrics.py: clean_metrics changed"),
+    (VERDICT, "= 0.01, 0.025", "= 0.05, 0.025", f"{VERDICT}: GUESSING_LEVEL, GAP_LEVEL changed"),
+    (TRIAL, "rank > self._rank", "rank >= self._rank", f"{TRIAL}: _Best.offer changed"),
+    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", f"{VERDICT} is gone"),
+    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", "training/gradcam.py is new"),
+    (TRIAL, "", "\nkeras.config.set_floatx('float16')\n", f"{TRIAL}: what it does on import added"),
+    ("training/pixels.py", "BILINEAR", "NEAREST", "training/pixels.py: in_size changed"),
+    (ALEXNET, '"conv1", 48,', '"conv1", 64,', f"{ALEXNET}: TABLE changed"),
+    (ALEXNET, "1 / 255", "1 / 127.5", f"{ALEXNET}: build changed"),
+    ("architectures/googlenet.py", "def build(", "def made(", "architectures/googlenet.py: build removed"),
+    ("architectures/__init__.py", "Dropout(dropout,", "Dropout(0.5,", "architectures/__init__.py: dense_head changed"),
+    ("space.py", '"batch_size", int, 32', '"batch_size", int, 16', "space.py: FACTORS changed"),
+    ("budget.py", "fewest += 1", "fewest += 2", "budget.py: epochs_of_trial changed"),
+    ("records.py", "_ROUNDING = 1e-9", "_ROUNDING = 0", "records.py: _ROUNDING changed"),
+    ("execution/local.py", 'ONEDNN_OPTS": "1"', 'ONEDNN_OPTS": "0"', "execution/local.py: ENVIRONMENT changed"),
+]
+HARMLESS = [
+    (LOOP, "self.epoch += 1", "self.epoch += 1  # the first one is 1"),
+    (LOOP, "self.epoch += 1", "self.epoch  +=  (\n            1\n        )"),
+    (LOOP, '"""One pass over the training images', '"""An epoch: one pass over them'),
+    (
+        LOOP,
+        '"""One pass over the training images',
+        "# a text that is no docstring\n        '''Text.'''\n        \"\"\"One",
+    ),
+    (LOOP, "the loss is not finite after epoch {self.epoch} (", "the loss is infinite now ("),
+    (LOOP, "def run_epoch(self) -> EpochRecord:", "def run_epoch(self):"),
+    (LOOP, "import math\n", "import math\nimport statistics\n"),
+    (SPLITS, "\n", "\r\n"),
+    (SPLITS, "import hashlib\n", "import os\nimport hashlib\n"),
+    (SPLITS, "keys: Sequence[str], labels: Sequence[int], salt: str", "keys: list, labels: list, salt"),
+    (SPLITS, "", "\n\ndef nobody_calls_it() -> None:\n    pass\n"),
+    (SPLITS, "from cnnstudy.records import Split\n", "from cnnstudy.records import Split\n__doc__: str\n"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', '"""Stochastic gradient descent."""'),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "pass"),
+    (OPTIMIZERS, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
+    ("training/checkpoints.py", "WORTH, SHARE = 60.0, 0.05", "WORTH, SHARE = 30.0, 0.1"),
+    ("training/package.py", "", "\nMORE = 1\n"),
+    ("training/gradcam.py", "", "\nMORE = 1\n"),
+    ("training/brand_new.py", "", "MORE = 1\n"),
+    ("architectures/brand_new.py", "", "ARCHITECTURE = None\n"),
+    ("architectures/vgg16.py", "", "\nMORE = 1\n"),  # no network of the study
+    ("architectures/drawing.py", "", "\nMORE = 1\n"),
+    ("datasets/brand_new.py", "", "MORE = 1\n"),
+    ("datasets/digits.py", "", "\nMORE = 1\n"),
+    ("pages/style.py", "", "\nMORE = 1\n"),
+    ("commands/running.py", "", "\nMORE = 1\n"),
+    ("tracking.py", "", "\nMORE = 1\n"),
+    ("search.py", "", "\nMORE = 1\n"),
+    ("records.py", "", "\nMORE = 1\n"),
+    ("space.py", "horizontal flips", "flips to the left or right"),
+    ("execution/local.py", "SECONDS_TO_ANSWER = 5", "SECONDS_TO_ANSWER = 7"),
+    ("execution/worker.py", "", "\nMORE = 1\n"),
+]
+
+
+class Copied:
+    """A copy of the package that takes the place of the one that runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.before = code_of(NETWORKS)
+
+    def edit(self, file: str, before: str, after: str) -> None:
+        path = self.folder / file
+        text = path.read_bytes().decode() if path.exists() else ""
+        assert before in text, f"{before!r} is not in {file}"
+        path.write_bytes((text.replace(before, after) if before else text + after).encode())
+        code_digests._units.cache_clear()
+
+    def differences(self) -> list[str]:
+        return differences(self.before, code_of(NETWORKS))
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copied]:
+    folder = tmp_path / "cnnstudy"
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "templates"))
+    monkeypatch.setattr(cnnstudy, "__file__", str(folder / "__init__.py"))
+    yield Copied(folder)
+    code_digests._units.cache_clear()
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({edit[:3] for edit in MATTERS}) >= 25
+    assert len(set(HARMLESS)) == len(HARMLESS) >= 25
+
+
+@pytest.mark.parametrize(("file", "before", "after", "told"), MATTERS, ids=[told for *_, told in MATTERS])
+def test_an_edit_that_matters_is_told(copied: Copied, file: str, before: str, after: str, told: str) -> None:
+    copied.edit(file, before, after)
+    assert told in copied.differences()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"), HARMLESS, ids=[f"{file}: {after!r}" for file, _, after in HARMLESS]
+)
+def test_a_harmless_edit_is_no_difference(copied: Copied, file: str, before: str, after: str) -> None:
+    copied.edit(file, before, after)
+    assert copied.differences() == []
+    assert code_of(NETWORKS).digest == copied.before.digest or "nobody_calls_it" in after
+
+
+def test_only_what_differs_is_told(copied: Copied) -> None:
+    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
+    assert copied.differences() == [f"{ALEXNET}: build changed", f"{LOOP}: Trainer.run_epoch changed"]
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "keras", "numpy", "Pillow"])
+def test_other_versions_are_told(package: str) -> None:
+    now = code_of(NETWORKS)
+    then = Code(now.units, {**now.versions, package: "0.1.0"})
+    assert differences(then, now) == [f"{package} 0.1.0 -> {now.versions[package]}"]
+    without = {name: version for name, version in now.versions.items() if name != package}
+    assert differences(Code(now.units, without), now) == [f"{package} none -> {now.versions[package]}"]
+
+
+def test_another_python_is_told_and_its_trees_are_not_compared() -> None:
+    now = code_of(NETWORKS)
+    then = Code({"training/loop.py": {"REFERENCE_BATCH": "0"}}, {**now.versions, "python": "3.10"})
+    assert differences(then, now) == [f"python 3.10 -> {now.versions['python']}"]
+    assert now.versions["python"].count(".") == 1  # another patch is none
+
+
+def test_each_network_has_its_own_files() -> None:
+    files = {
+        name: {file for file in code_of((name,)).units if "architectures" in file} for name in architectures.names()
+    }
+    shared = "architectures/__init__.py"
+    assert files == {name: {shared, f"architectures/{name}.py"} for name in architectures.names()}
+
+
+def test_everything_that_a_trial_imports_is_among_it() -> None:
+    found = {file for file in code_of(NETWORKS).units if file.startswith("training/")}
+    unused = {"checkpoints", "contents", "decoder", "export", "gallery", "gradcam", "held_out", "inference", "layout"}
+    unused |= {"package", "speed"}
+    assert found == {f"training/{path.name}" for path in (PACKAGE / "training").glob("*.py") if path.stem not in unused}
+
+
+def test_the_parts_of_other_modules_are_there() -> None:
+    units = code_of(NETWORKS).units
+    for file, parts in code_digests._PARTS.items():
+        assert set(parts) <= set(units[file]), file
+        assert units[file]
+
+
+def test_it_is_small_and_comes_back_from_json() -> None:
+    code = code_of(architectures.names())
+    text = json.dumps(code.to_json())
+    assert Code.from_json(json.loads(text)) == code
+    assert len(text) < 20_000
+    assert set(code.versions) <= {"python", *PACKAGES}
