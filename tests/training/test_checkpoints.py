@@ -184,7 +184,7 @@ def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyP
     addresses = {checkpoints.address_of(one) for one in (spec, *others)}
     assert len(addresses) == 1 + len(others)
     assert checkpoints.address_of(dataclasses.replace(spec, checkpoints="sparing")) == checkpoints.address_of(spec)
-    monkeypatch.setattr(checkpoints, "_versions", lambda: {"tensorflow": "0.0.0"})
+    monkeypatch.setattr(checkpoints, "versions", lambda: {"tensorflow": "0.0.0"})
     assert checkpoints.address_of(spec) not in addresses
 
 
