@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,10 @@ KIND, FILE = "prefixes", "state.npz"
 VERSION = 1
 #: Bytes in the cache of all of them, those used longest ago go first; and the share of it that one may take.
 LIMIT, SHARE_OF_LIMIT = 2 << 30, 0.5
-#: Writing one takes no more than this share of the time that was trained, at so many bytes a second.
-SHARE, BYTES_PER_SECOND = 0.02, 200e6
+#: Writing one takes no more than this share of the time that was trained.
+SHARE = 0.03
+#: Of fewer bytes the time to write them says nothing.
+ENOUGH_TO_TIME = 1_000_000
 #: What the numbers up to some epoch do not depend on, or the address has in another form.
 _LEFT_OUT = {
     *("study", "purpose", "number", "keep_model", "checkpoints", "share_epochs", "weights_source"),
@@ -45,6 +48,21 @@ _LEFT_OUT_LEVELS = {"transfer", "backbone_learning_rate_multiplier"}  # the phas
 _LEFT_OUT_OF_IMAGES = {"name", "folder", "skipped", "warnings"}
 #: A phase (from 0), and how many of its epochs are done; 0: it is to be started.
 Place = tuple[int, int]
+
+
+class _Disk:
+    """How fast it takes states."""
+
+    def __init__(self) -> None:
+        self.bytes_per_second = 400e6  # half of what was measured on a busy machine; then by the last one written
+
+    def written(self, bytes_: int, seconds: float) -> None:
+        if bytes_ >= ENOUGH_TO_TIME:
+            self.bytes_per_second = bytes_ / max(seconds, 1e-9)
+
+
+#: Of this process' cache.
+disk = _Disk()
 
 
 class Prefixes:
@@ -101,7 +119,7 @@ class Prefixes:
         if folder.is_dir():
             _mark_as_used(folder)
             return
-        if bytes_ > SHARE_OF_LIMIT * LIMIT or bytes_ / BYTES_PER_SECOND > SHARE * trained:
+        if bytes_ > SHARE_OF_LIMIT * LIMIT or bytes_ / disk.bytes_per_second > SHARE * trained:
             return
         try:
             checkpoints.refuse_to_fill_the_disk(bytes_)
@@ -110,7 +128,9 @@ class Prefixes:
                 if lock is None:  # another worker is about the same
                     return
             _make_room(LIMIT - bytes_)
+            started = time.perf_counter()
             build_entry(KIND, address, lambda entry: self._write(entry, *state(address)))
+            disk.written(bytes_, time.perf_counter() - started)
         except OSError as error:
             self._tell(f"its first epochs can't be kept for other trials: {error}")
 

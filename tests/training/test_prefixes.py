@@ -479,10 +479,16 @@ def test_all_of_them_take_no_more_than_their_limit(make: MakeSpec, monkeypatch: 
 
 
 def test_what_is_worth_its_time(make: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of a minute, by the speed of the last one."""
     monkeypatch.setattr(prefixes, "SHARE", 0.02)
-    monkeypatch.setattr(prefixes, "BYTES_PER_SECOND", 1e6)
-    assert not write(make(seed=1), 1_200_001).exists()  # of a minute
-    assert write(make(seed=2), 1_200_000).exists()
+    monkeypatch.setattr(prefixes.disk, "bytes_per_second", 1e6)
+    assert not write(make(seed=1), 1_200_001).exists()
+    assert write(make(seed=2), 999_999).exists()
+    assert prefixes.disk.bytes_per_second == 1e6
+    assert write(make(seed=3), 1_200_000).exists()
+    assert prefixes.disk.bytes_per_second > 1e6
+    prefixes.disk.written(2_000_000, 4.0)
+    assert not write(make(seed=4), 600_001).exists()
 
 
 def test_a_full_disk_fails_no_trial(
