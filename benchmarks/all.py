@@ -22,6 +22,7 @@ SCRIPTS = (
     "warm_graphs",
     "frozen_features",
     "second_study",
+    "shared_prefixes",
     "recording_cost",
     "driver_cost",
     "worker_memory",

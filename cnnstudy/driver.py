@@ -141,6 +141,8 @@ class Workshop:
             equal_updates=equal_updates(config, name, self.images[name]),
             block=proposal.block,
             checkpoints=training.checkpoint_mode,
+            # a pruner would have no say in epochs that are shared
+            share_epochs=training.share_epochs and config.pruner == "none",
             precision=training.precision,
             xla=None if training.xla == "auto" else training.xla,
         )
@@ -244,7 +246,7 @@ class Driver:
             f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
             f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
             f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
-            f"{result.frozen_parameters:,} frozen",
+            f"{result.frozen_parameters:,} frozen{_shared(result)}",
         )
 
     def _record(self, recording: Recording, result: TrialResult) -> None:
@@ -277,3 +279,8 @@ class Driver:
         self.display.end_trial(event.key, f"failed ({event.reason}): {event.message}")
         self._failures.count(event)
         self._fill_slots()
+
+
+def _shared(result: TrialResult) -> str:
+    shared, epochs = result.shared_epochs, result.epochs
+    return f"; {shared} of its {epochs} epochs shared with another trial" if shared else ""

@@ -144,7 +144,7 @@ class Preparation:
         # not the study nor where the images lie, but what they are and how large
         learnt_on = [spec.images.digest, spec.images.size]
         # it has no features, and the others say how, not what is learnt
-        left_out = ("features", "checkpoints", "micro_batch", "xla")
+        left_out = ("features", "checkpoints", "share_epochs", "micro_batch", "xla")
         described = {name: value for name, value in spec.to_json().items() if name not in left_out}
         if described["precision"] == "float32":  # as it is in addresses from before there was another
             del described["precision"]
@@ -196,6 +196,7 @@ class Preparation:
             weights_file=None,
             deterministic=self.config.training.deterministic,
             checkpoints=self.config.training.checkpoint_mode,
+            share_epochs=self.config.training.share_epochs,
             precision=self.config.training.precision,
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )

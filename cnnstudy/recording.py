@@ -155,7 +155,7 @@ class Recorder:
         tags = {
             "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
             "cnnstudy.ended_by": result.ended_by,
-            **_resumed(recording),
+            **_not_trained(recording),
         }
         if result.checkpoint_note:
             tags["cnnstudy.checkpoint_note"] = result.checkpoint_note
@@ -185,7 +185,7 @@ class Recorder:
 
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
-        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_resumed(recording)}
+        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_not_trained(recording)}
         if failed.reason == "diverged":
             tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
         if again:
@@ -291,7 +291,11 @@ def _interrupted(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> 
     return [run for run in runs if run.run_id in ids]
 
 
-def _resumed(recording: Recording) -> dict[str, str]:
-    """Which epoch an earlier try came to, if this one went on from there."""
-    before = [record.epoch for record in recording.epochs if record.replayed]
-    return {"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}
+def _not_trained(recording: Recording) -> dict[str, str]:
+    """How many epochs another trial trained, and which one an earlier try came to, if this one went on from there."""
+    shared = [record for record in recording.epochs if record.shared]
+    before = [record.epoch for record in recording.epochs if record.replayed and not record.shared]
+    return {
+        **({"cnnstudy.shared_epochs": str(len(shared))} if shared else {}),
+        **({"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}),
+    }

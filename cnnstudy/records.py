@@ -141,6 +141,7 @@ class TrialSpec(Record):
     block: int | None = None  # a seed of its own for train against validation; None: the study's
     features: bool = True  # what frozen layers make of the images may come from the cache
     checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
+    share_epochs: bool = False  # its first epochs may come from a trial that begins in the same way
     micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
     precision: str = "float32"  # of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for
     xla: bool | None = None  # whether updates are compiled by XLA; None: on a GPU
@@ -159,7 +160,8 @@ class EpochRecord(Record):
 
     epoch: int  # from 1
     metrics: dict[str, float]
-    replayed: bool = False  # trained in an earlier try, and told again
+    replayed: bool = False  # trained in an earlier try or by another trial, and told again
+    shared: bool = False  # trained by another trial, which begins in the same way (training/prefixes.py)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class TrialResult(Record):
     verdict_reason: str = ""
     train_confusion: tuple[tuple[int, ...], ...] = ()  # the same of the probe; () of a version that did not count it
     features: str = ""  # what it trained on: training/features.py's "cached", "two views" or "full forward", by phase
+    shared_epochs: int = 0  # of its epochs, those that another trial has trained
     checkpoint_note: str = ""  # what did not go as it should with its checkpoints
     features_note: str = ""  # where they lie and how large they are, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files

@@ -84,8 +84,10 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
             f"the run of {given} does not hold what it was asked to do (trial.json), or another version "
             f"wrote it: {reason}"
         ) from reason
-    # images and weights of this one network, and no others, are to be had
-    config = recorded_config(study).model_copy(update={"architectures": (spec.architecture,)})
+    # images and weights of this one network, and no others, are to be had; and all is trained again
+    config = recorded_config(study)
+    training = config.training.model_copy(update={"share_epochs": False})
+    config = config.model_copy(update={"architectures": (spec.architecture,), "training": training})
     silent, recorded = _Silent(registry, study), registry.runs(study.experiment_id)
     with contextlib.closing(Workshop(config, silent, recorded, make_executor, display)) as workshop:
         # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
@@ -93,7 +95,7 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
             source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None
             file = source.file if source else None
             spec = replace(spec, images=workshop.images[spec.architecture], weights_file=file)
-        spec = replace(spec, keep_model=False, checkpoints="none")
+        spec = replace(spec, keep_model=False, checkpoints="none", share_epochs=False)
         workshop.executor.deterministic = spec.deterministic
         epochs: list[EpochRecord] = []
 

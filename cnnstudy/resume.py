@@ -31,7 +31,8 @@ def tidy_up(display: Display) -> None:
 #: neither here nor there: images and source weights are compared by their content.
 _HARMLESS = (
     *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
-    *("training.timeout", "training.equal_failures", "training.checkpoints", "training.keep_models"),
+    *("training.timeout", "training.equal_failures"),
+    *("training.checkpoints", "training.share_epochs", "training.keep_models"),
     *("data.path", "weights.*.file", "weights.*.data.path"),
 )
 #: What trials did before these keys were there to be recorded.

@@ -115,6 +115,11 @@ class Training(StrictModel):
         description="a killed trial goes on from its last; true: after an epoch, once a minute and 20 times what "
         "writing takes have passed since the one before; every-epoch: one epoch is repeated at most; false: none",
     )
+    share_epochs: Annotated[bool, Field(strict=True)] = Field(
+        True,
+        description="first epochs that another trial has trained in the same way (the head's phase, or all of a "
+        "shorter training) are not trained again; not where trials are pruned",
+    )
     equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
 
     @property

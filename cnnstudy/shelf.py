@@ -19,6 +19,7 @@ KINDS = {
     "images": "decoded images",
     "weights": "source weights",
     "features": "outputs of frozen backbones",
+    "prefixes": "first epochs that trials share",
     "checkpoints": "trials under way",
 }
 

@@ -37,6 +37,7 @@ class FakeExecutor:
         weights_digest: of the source weights in any file.
         hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
         alive: those that hang give signs of life.
+        shared: by a trial's key, how many of its epochs another trial has trained.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class FakeExecutor:
         hangs: Mapping[str, int] | None = None,
         alive: bool = False,
         weights_digest: str = "1" * 64,
+        shared: Mapping[str, int] | None = None,
     ) -> None:
+        self.shared = shared or {}
         self.weights_digest = weights_digest
         self.slots = slots
         self.deterministic = False
@@ -161,7 +164,9 @@ class FakeExecutor:
         best, state = self._epoch(spec, 1), "finished"
         kept = Checkpoints(spec, "")
         found = kept.read()
-        records = list(found.reached.records) if found else []
+        shared = range(1, 1 + self.shared.get(spec.key, 0) * spec.share_epochs)
+        records = [EpochRecord(epoch, self._epoch(spec, epoch), shared=True) for epoch in shared]
+        records = list(found.reached.records) if found else records
         for record in records:
             yield Epoch(job.key, replace(record, replayed=True))
         for epoch in range(1 + len(records), spec.epochs + 1):
@@ -176,7 +181,8 @@ class FakeExecutor:
                 state = "pruned"
                 break
         files = self._write_files(spec) if state == "finished" else {}
-        yield self._end(job, _result(spec, best, epoch, state, files).to_json())
+        result = _result(spec, best, epoch, state, files)
+        yield self._end(job, replace(result, shared_epochs=sum(record.shared for record in records)).to_json())
 
     def _explain(self, job: Job) -> Work:
         """A model without mistakes."""

@@ -141,6 +141,8 @@ def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Re
 
     assert reproduce(f"fake/{frozen}", registry, make, Display()).differences == ()
     assert executors[0].trials == ["pretrain-alexnet", frozen]
+    # all of it is trained again
+    assert [job.payload["share_epochs"] for job in executors[0].jobs if job.kind == "run_trial"] == [False, False]
     assert [dataclasses.asdict(run) for run in registry.runs(registry.study("fake").experiment_id)] == before
 
 

@@ -107,6 +107,7 @@ HARMLESS = [
     ("searched", "{epochs: 2}", "{epochs: 2, timeout: 900}"),
     ("searched", "{epochs: 2}", "{epochs: 2, equal_failures: 7}"),
     ("searched", "{epochs: 2}", "{epochs: 2, keep_models: false}"),
+    ("searched", "{epochs: 2}", "{epochs: 2, share_epochs: false}"),
     ("searched", "maximum_gap: 0.5", "maximum_gap: 0.50, goals: [accuracy, gap]"),
     ("searched", "sampler: random", "kind: search, sampler: random, start_with: []"),
     ("searched", "path: photos", "path: ./photos/"),

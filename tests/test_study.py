@@ -981,6 +981,45 @@ def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
     assert checkpoints_left() == []
 
 
+# ---- shared epochs (test_prefixes has which are)
+
+
+def test_shared_epochs_are_recorded_and_told(desk: Desk) -> None:
+    desk.run("training.epochs=3", shared={"alexnet-001": 2})
+    assert epochs_trained(desk, "alexnet-001") == [3]
+    assert [run.tags.get("cnnstudy.shared_epochs") for run in desk.runs()] == [None, "2", None]
+    assert all("cnnstudy.resumed_from_epoch" not in run.tags for run in desk.runs())
+    assert curves(desk, 1) == [1, 2, 3]
+    (line,) = [line for line in desk.said if "shared" in line]
+    assert line.startswith("alexnet-001")
+    assert "0 frozen; 2 of its 3 epochs shared with another trial" in line
+
+
+def test_a_killed_trial_that_shared_epochs_tells_both(desk: Desk) -> None:
+    """Two events of the images, two shared epochs and one trained, whose checkpoint is written."""
+    few = (*EVERY_EPOCH, "training.epochs=4", "budget.trials=1")
+    assert desk.run(*few, shared={"alexnet-000": 2}, interrupt_at=2 + 4).interrupted
+    assert desk.run(*few).finished == 1
+    assert epochs_trained(desk, "alexnet-000") == [4]
+    tags = desk.runs()[1].tags
+    assert (tags["cnnstudy.shared_epochs"], tags["cnnstudy.resumed_from_epoch"]) == ("2", "3")
+
+
+@pytest.mark.parametrize(
+    ("override", "shares"),
+    [
+        ("training.share_epochs=true", True),
+        ("training.share_epochs=false", False),
+        # what it would have pruned is told of only when it can't be any more
+        ("strategy.pruner=median", False),
+    ],
+)
+def test_which_trials_may_share_epochs(desk: Desk, override: str, shares: bool) -> None:
+    desk.run(override, TRANSFER, PRETRAIN, "budget.trials=1")
+    jobs = {job["purpose"]: job["share_epochs"] for job in desk.jobs("run_trial")}
+    assert jobs == {"pretrain": shares or "pruner" in override, "trial": shares}
+
+
 def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: Desk) -> None:
     """The median prunes the second trial after its first epoch; a driver that pruned nothing let that pass."""
     pruning = (*EVERY_EPOCH, "strategy.pruner=median", "strategy.startup_trials=1")

@@ -9,10 +9,10 @@ import typer
 from cnnstudy.commands.shared import wide_console
 
 cache = typer.Typer(
-    no_args_is_help=True, help="What is kept for all studies: decoded images, weights, features; and checkpoints."
+    no_args_is_help=True, help="What is kept for all studies: images, weights, features, first epochs; and checkpoints."
 )
 Kind = Annotated[
-    str | None, typer.Option("--kind", help="Of this kind only: images, weights, features or checkpoints.")
+    str | None, typer.Option("--kind", help="Of this kind only: images, weights, features, prefixes or checkpoints.")
 ]
 
 

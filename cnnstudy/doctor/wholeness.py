@@ -15,7 +15,7 @@ from cnnstudy.estimate import local_folder
 from cnnstudy.leftovers import FoundStudy
 from cnnstudy.records import RecordedStudy
 from cnnstudy.tracking import Tracker
-from cnnstudy.training import checkpoints
+from cnnstudy.training import checkpoints, prefixes
 
 
 def broken_entries() -> dict[Path, str]:
@@ -24,6 +24,7 @@ def broken_entries() -> dict[Path, str]:
         "images": _why_images_are_broken,
         "weights": _why_weights_are_broken,
         checkpoints.KIND: checkpoints.why_broken,
+        prefixes.KIND: prefixes.why_broken,
     }
     found = {}
     for kind, check in checks.items():

@@ -21,9 +21,12 @@ updates      one update of the weights, compiled
 prefetching  the next batch on its way to the GPU
 features     what frozen layers make of the images: computed once, shared by all trials
 checkpoints  files to go on from after a kill: where, when, whole or none
+prefixes     beginnings of trials that other trials have too, trained once
 loop         epochs: updates, then clean metrics
 metrics      from logits to numbers
+best_epoch   the best one so far, with its weights
 resumption   what the rest of a trial depends on, into a checkpoint and out of it
+course       the epochs of every phase: where they begin, what is kept, what ends them
 milestones   where overfitting sets in, the gap at an equal fit
 correctness  which images are right, packed
 held_out     models on the test images, which no training saw

@@ -39,7 +39,8 @@ NONE, SPARING, EVERY_EPOCH = "none", "sparing", "every-epoch"
 WORTH, SHARE = 60.0, 0.05
 #: A checkpoint takes no more than this share of what is free on the disk: MLflow needs room too.
 SHARE_OF_FREE = 0.25
-_BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+#: What reading a broken file raises.
+BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Reached:
     best_rank: tuple[float, ...]
     records: tuple[EpochRecord, ...]
     sources: tuple[tuple[str, str], ...]  # features.Source's `what` and `why` of each phase so far
+    trained_as: str = ""  # prefixes.Prefixes' of all its epochs; "": not known, or not of all of them
+    equal_updates: int | None = None  # the trial's
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,14 @@ class Checkpoints:
         self._earlier = self._cost = 0.0
 
     @property
+    def seconds_of_this_try(self) -> float:
+        """That it took so far."""
+        return self._clock() - self._started
+
+    @property
     def seconds(self) -> float:
         """That the trial took so far, in all its tries."""
-        return self._earlier + self._clock() - self._started
+        return self._earlier + self.seconds_of_this_try
 
     @property
     def is_due(self) -> bool:
@@ -110,8 +118,8 @@ class Checkpoints:
         if not self.address or not path.exists():
             return None
         try:
-            found = _read(path)
-        except _BROKEN as error:
+            found = read_file(path)
+        except BROKEN as error:
             self.note(f"the checkpoint {path} can't be read ({type(error).__name__}: {error})")
             return None
         if (found.reached.address, found.reached.begun_with) != (self.address, self.begun_with):
@@ -127,7 +135,7 @@ class Checkpoints:
         """Write it in place of the one before; a disk that has no room for it is noted, and stops nothing."""
         started = self._clock()
         try:
-            _refuse_to_fill_the_disk(sum(array.nbytes for array in arrays.values()))
+            refuse_to_fill_the_disk(sum(array.nbytes for array in arrays.values()))
             _write(self._spec, reached, arrays)
         except OSError as error:
             self.note(f"no checkpoint could be written: {error}")
@@ -143,7 +151,8 @@ class Checkpoints:
 
 def address_of(spec: TrialSpec) -> str:
     """Of the trial, by all that its numbers depend on."""
-    asked = {name: value for name, value in spec.to_json().items() if name not in ("checkpoints", "micro_batch")}
+    left_out = ("checkpoints", "micro_batch", "share_epochs")
+    asked = {name: value for name, value in spec.to_json().items() if name not in left_out}
     asked["images"] = {name: value for name, value in asked["images"].items() if name != "folder"}  # there is a digest
     return content_address([VERSION, asked, code_of((spec.architecture,)).digest])
 
@@ -168,9 +177,9 @@ def remove_entry(folder: Path) -> None:
 def why_broken(folder: Path) -> str:
     """Why the checkpoint can't be gone on from; "" where it can."""
     try:
-        _read(folder / FILE)
+        read_file(folder / FILE)
         owner(folder)
-    except _BROKEN as error:
+    except BROKEN as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -185,7 +194,11 @@ def owner(folder: Path) -> tuple[str, str]:
     return asked["study"], asked["key"]
 
 
-def _read(path: Path) -> Checkpoint:
+def read_file(path: Path) -> Checkpoint:
+    """What `contents_of` gave.
+
+    Raises one of BROKEN where it can't be that.
+    """
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # it leaves one that is broken open
         arrays = {name: file[name] for name in file.files}  # each with a checksum of its own
     given = json.loads(arrays.pop("reached").tobytes())
@@ -196,9 +209,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _write(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
-    text = json.dumps(dataclasses.asdict(reached))
-    contents = {**arrays, "reached": np.frombuffer(text.encode(), np.uint8)}
-    folder = entry_folder(KIND, reached.address)
+    contents, folder = contents_of(reached, arrays), entry_folder(KIND, reached.address)
 
     def begin(entry: Path) -> None:
         about = f"{spec.key} of study {spec.study}, under way"
@@ -211,6 +222,12 @@ def _write(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) 
     else:
         build_entry(KIND, reached.address, begin)
         _flush(folder.parent)
+
+
+def contents_of(reached: Reached, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file."""
+    text = json.dumps(dataclasses.asdict(reached))
+    return {**arrays, "reached": np.frombuffer(text.encode(), np.uint8)}
 
 
 def _replace(path: Path, contents: Mapping[str, np.ndarray]) -> None:
@@ -238,7 +255,8 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _refuse_to_fill_the_disk(needed: int) -> None:
+def refuse_to_fill_the_disk(needed: int) -> None:
+    """Raise OSError where so many bytes are too large a share of what is free."""
     folder = cache_folder()
     free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
     if needed > SHARE_OF_FREE * free:

@@ -83,6 +83,7 @@ class Source:
     features: Features | None  # None: images
     what: str  # CACHED, TWO_VIEWS or FULL_FORWARD
     why: str
+    as_planned: bool = True  # false: only because the disk is full
 
 
 def plan(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str:
@@ -127,7 +128,7 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
     free = _free()
     if needed > SHARE_OF_FREE * free:
         why = f"features would take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} are free in {cache_folder()}"
-        return Source(None, FULL_FORWARD, why)
+        return Source(None, FULL_FORWARD, why, as_planned=False)
 
     def build(folder: Path, flipped: bool) -> None:
         _make_room(LIMIT - planned.bytes, kept=addresses)

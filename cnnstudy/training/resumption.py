@@ -7,93 +7,69 @@ and epoch alone. Where a phase is over, its optimisers are of no more use: the n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from cnnstudy.architectures import AUXILIARY, HEAD
-from cnnstudy.records import EpochRecord
 from cnnstudy.training import transfer
-from cnnstudy.training.checkpoints import Checkpoint, Checkpoints, Reached
-from cnnstudy.training.features import Source
+from cnnstudy.training.best_epoch import BestEpoch
+from cnnstudy.training.checkpoints import Checkpoint
 from cnnstudy.training.loop import Trainer
 from cnnstudy.training.metrics import Measurement
 from cnnstudy.training.transfer import Phase
 
 
-class Best(Protocol):
-    """The best epoch so far."""
-
-    def kept(self) -> tuple[int, tuple[float, ...], list[np.ndarray]]:
-        """The epoch, its rank, and its weights."""
-
-    def now(self) -> list[np.ndarray]:
-        """The weights of this moment, in the same order."""
-
-    def take_up(self, epoch: int, rank: tuple[float, ...], weights: list[np.ndarray]) -> None:
-        """What `kept` gave in an earlier try."""
-
-
-def keep(
-    checkpoints: Checkpoints,
-    trainer: Trainer,
-    best: Best,
-    phases: Sequence[Phase],
-    at: tuple[int, int],
-    records: Sequence[EpochRecord],
-    sources: Sequence[Source],
-) -> None:
-    """Write a checkpoint if one is due.
+def state(trainer: Trainer, best: BestEpoch, phases: Sequence[Phase], at: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The arrays, each by a name of its own.
 
     Args:
-        at: the phase that goes on (from 0) and how many of its epochs are done; at least one is left.
+        at: the phase that goes on (from 0) and how many of its epochs are done.
     """
-    if not checkpoints.is_due:
-        return
-    arrays = {name: np.asarray(variable) for name, variable in _variables(trainer, phases, at).items()}
-    best_epoch, best_rank, best_weights = best.kept()
-    if best_epoch != trainer.epoch:  # else they are the weights of this moment
-        arrays |= {f"best/{number}": array for number, array in enumerate(best_weights)}
+    variables = _variables(trainer, phases, at)
+    arrays = {name: np.asarray(variable) for name, variable in variables.items()}
+    if best.epoch != trainer.epoch:  # else they are the weights of this moment
+        arrays |= {f"best/{name}": best.weights[name] for name in _trained(best, variables)}
     if trainer.at_equal_updates is not None:
         arrays |= {f"equal updates/{name}": array for name, array in vars(trainer.at_equal_updates).items()}
-    reached = Reached(
-        address=checkpoints.address,
-        begun_with=checkpoints.begun_with,
-        phase=at[0],
-        done=at[1],
-        epoch=trainer.epoch,
-        updates=trainer.updates,
-        images_seen=trainer.images_seen,
-        seconds=checkpoints.seconds,
-        best_epoch=best_epoch,
-        best_rank=best_rank,
-        records=tuple(records),
-        sources=tuple((source.what, source.why) for source in sources),
-    )
-    checkpoints.write(reached, arrays)
+    return arrays
 
 
-def restore(checkpoint: Checkpoint, trainer: Trainer, best: Best, phases: Sequence[Phase]) -> bool:
+def bytes_of_state(trainer: Trainer, best: BestEpoch, phases: Sequence[Phase], at: tuple[int, int]) -> int:
+    """About how much `state` would take."""
+    variables = _variables(trainer, phases, at)
+    again = _trained(best, variables) if best.epoch != trainer.epoch else []
+    counted = [*variables.values(), *(best.variables[name] for name in again)]
+    return sum(math.prod(one.shape) * int(tf.as_dtype(one.dtype).size) for one in counted)
+
+
+def restore(checkpoint: Checkpoint, trainer: Trainer, best: BestEpoch, phases: Sequence[Phase]) -> bool:
     """Set everything to what it was; false, with nothing changed, where the checkpoint does not fit the trial.
 
     Its phase has been started, unless none of its epochs are done.
     """
     reached, arrays = checkpoint.reached, checkpoint.arrays
     variables = _variables(trainer, phases, (reached.phase, reached.done))
-    wanted: dict[str, Any] = dict(variables)
-    if reached.best_epoch != reached.epoch:
-        wanted |= {f"best/{number}": array for number, array in enumerate(best.now())}
+    again = _trained(best, variables) if reached.best_epoch != reached.epoch else []
+    wanted: dict[str, Any] = {**variables, **{f"best/{name}": best.variables[name] for name in again}}
     if not all(name in arrays and _is_like(arrays[name], there) for name, there in wanted.items()):
         return False
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    bests = [arrays[name] for name in wanted if name.startswith("best/")]
-    best.take_up(reached.best_epoch, reached.best_rank, bests or best.now())
+    weights = {**best.now(), **{name: arrays[f"best/{name}"] for name in again}}
+    best.take_up(reached.best_epoch, reached.best_rank, weights)
     trainer.epoch, trainer.updates, trainer.images_seen = reached.epoch, reached.updates, reached.images_seen
     measured = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith("equal updates/")}
     trainer.at_equal_updates = Measurement(**measured) if measured else None
     return True
+
+
+def _trained(best: BestEpoch, variables: dict[str, Any]) -> list[str]:
+    """The best epoch's weights, by their names there, that are no longer those that the trial started with."""
+    return [name for name in best.variables if f"weights/{name}" in variables]
 
 
 def _variables(trainer: Trainer, phases: Sequence[Phase], at: tuple[int, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cnnstudy.architectures import find
+from cnnstudy.architectures import build_network, find
 from cnnstudy.datasets import find as find_data
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
 from cnnstudy.space import complete_levels
@@ -56,3 +56,14 @@ def make_spec(digits: Callable[[int], PreparedImages]) -> Callable[..., TrialSpe
         )
 
     return make
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Source weights of AlexNet: fresh ones of another seed."""
+    from cnnstudy.training import weights
+
+    network = build_network(find("alexnet"), 64, 5, 0.5)
+    weights.initialise(network, 99)
+    weights.save_backbone(network, tmp_path / "backbone.npz")
+    return tmp_path / "backbone.npz"

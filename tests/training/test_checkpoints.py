@@ -3,87 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 from cnnstudy import code_digests
 from cnnstudy.architectures import build_network, find
 from cnnstudy.cache import ABOUT, entry_folder
-from cnnstudy.records import EpochRecord, Optimizer, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, Optimizer, TrialSpec
 from cnnstudy.training import checkpoints, resumption, trial, weights
 from cnnstudy.training.checkpoints import FILE, KIND, Checkpoints, Reached
 from cnnstudy.training.compiled import CompiledNetworks
 
+from .tries import KilledError, cut, flip_a_bit, tried
+
 MakeSpec = Callable[..., TrialSpec]
-
-
-class KilledError(Exception):
-    """Stands for a kill in the middle of an epoch."""
 
 
 @pytest.fixture(autouse=True)
 def _own_checkpoints(own_places: Path) -> None:
     """A cache of the test's own."""
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    network = build_network(find("alexnet"), 64, 5, 0.5)
-    weights.initialise(network, 99)
-    weights.save_backbone(network, tmp_path / "backbone.npz")
-    return tmp_path / "backbone.npz"
-
-
-@dataclasses.dataclass
-class Tried:
-    """What came of one try."""
-
-    result: TrialResult | None
-    told: list[EpochRecord]
-    said: list[str]
-    weights: dict[str, bytes] = dataclasses.field(default_factory=dict)
-
-    @property
-    def trained(self) -> list[int]:
-        return [record.epoch for record in self.told if not record.replayed]
-
-    @property
-    def numbers(self) -> Any:
-        """All that does not tell of the machine."""
-        assert self.result is not None
-        result = dataclasses.replace(self.result, seconds=0.0, files={}, checkpoint_note="")
-        epochs = [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.told]
-        return result, epochs, [one.epoch for one in self.told], self.weights
-
-
-def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledNetworks | None = None) -> Tried:
-    """A try, killed in that epoch: after its last update and before it is told."""
-    found = Tried(None, [], [])
-
-    def report(record: EpochRecord) -> bool:
-        if record.epoch == killed_in and not record.replayed:
-            raise KilledError
-        found.told.append(record)
-        return True
-
-    def progress(what: str, done: int, total: int) -> None:
-        found.said.append(what)
-
-    try:
-        found.result = trial.run_trial(spec, folder, report, networks, progress)
-    except KilledError:
-        return found
-    with zipfile.ZipFile(Path(found.result.files["model"]) / "data" / "model.keras") as archive:
-        file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
-    file.visititems(lambda name, one: found.weights.update({name: one[()].tobytes()} if hasattr(one, "shape") else {}))
-    return found
 
 
 def entry_of(spec: TrialSpec) -> Path:
@@ -210,16 +152,6 @@ def test_source_weights_that_changed_are_noticed(make_spec: MakeSpec, source: Pa
     found = tried(spec, tmp_path / "b")
     assert found.trained == [1, 2]
     assert any("other weights or settings" in line for line in found.said)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def without_an_array(path: Path) -> None:

@@ -15,6 +15,7 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
 from cnnstudy.training import correctness, loop, transfer, trial, weights
 from cnnstudy.training.batches import Batches
+from cnnstudy.training.best_epoch import BestEpoch
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.images import Images, TrainingImages, load_for_training
 from cnnstudy.training.loop import DivergedError
@@ -395,9 +396,9 @@ def test_weights_that_do_not_come_back_are_noticed(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        trial._Best,
+        BestEpoch,
         "restore",
-        lambda self: self.variables[0].assign(np.zeros(self.variables[0].shape)),
+        lambda self: [variable.assign(np.zeros(variable.shape)) for variable in self.variables.values()],
     )
     # best at an early epoch, or the last weights are the restored ones
     spec = make_spec(epochs=3, batch_size=8, learning_rate=0.01, rule=Rule("val/loss"))
