@@ -39,7 +39,7 @@ MATTERS = [
     (TRANSFER, "    epochs: int\n", "    epochs: int = 1\n", f"{TRANSFER}: Phase changed"),
     ("training/metrics.py", "np.float64", "np.float32", "training/metrics.py: clean_metrics changed"),
     (VERDICT, "= 0.01, 0.025", "= 0.05, 0.025", f"{VERDICT}: GUESSING_LEVEL, GAP_LEVEL changed"),
-    (TRIAL, "rank > self._rank", "rank >= self._rank", f"{TRIAL}: _Best.offer changed"),
+    ("training/best_epoch.py", "rank > self", "rank >= self", "training/best_epoch.py: BestEpoch.offer changed"),
     (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", f"{VERDICT} is gone"),
     (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", "training/gradcam.py is new"),
     (TRIAL, "", "\nkeras.config.set_floatx('float16')\n", f"{TRIAL}: what it does on import added"),
