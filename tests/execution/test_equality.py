@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cnnstudy import architectures
+from cnnstudy.cache import entry_folders
 from cnnstudy.datasets.digits import Options
 from cnnstudy.execution import Done, Epoch, Failed, Job
-from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.execution.local import WORKER, LocalExecutor
 from cnnstudy.records import Optimizer, Rule, Split, TrialSpec
 from cnnstudy.space import complete_levels
 from cnnstudy.training.images import prepare
@@ -64,9 +65,11 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> list[TrialSpec]:
     return made
 
 
-def train(trials: list[TrialSpec], slots: int, folder: Path, deterministic: bool) -> Found:
+def train(
+    trials: list[TrialSpec], slots: int, folder: Path, deterministic: bool, program: tuple[str, ...] = WORKER
+) -> Found:
     """As a driver has them trained: the next one as soon as a worker is free."""
-    executor, found = LocalExecutor(slots, folder), Found()
+    executor, found = LocalExecutor(slots, folder, program), Found()
     executor.deterministic = deterministic
     waiting = [dataclasses.replace(trial, deterministic=deterministic) for trial in trials]
     under_way = 0
@@ -124,3 +127,16 @@ def test_other_numbers_of_threads_change_rounding_only(trials: list[TrialSpec], 
             for name, value in mine.items():
                 allowed = ACCURACY if "accuracy" in name else LOSS
                 assert others[name] == pytest.approx(value, abs=allowed), (key, name)
+
+
+def test_a_trial_that_shares_another_workers_epochs_is_that_of_a_fresh_worker(
+    trials: list[TrialSpec], with_one: Found, own_places: Path
+) -> None:
+    """Frozen, for one epoch in one worker and for two in another."""
+    frozen = dataclasses.replace(trials[2], share_epochs=True)
+    program = (str(Path(__file__).with_name("sharing_worker.py")),)
+    for name in ("a", "b"):
+        (own_places / name).mkdir()
+    train([dataclasses.replace(frozen, epochs=1)], 1, own_places / "a", True, program)
+    assert [folder.parent.name for folder in entry_folders("prefixes")] == ["prefixes"]
+    assert train([frozen], 1, own_places / "b", True, program)[frozen.key] == with_one[frozen.key]

@@ -1,0 +1,10 @@
+"""A worker to which every beginning of a trial is worth its time."""
+
+from __future__ import annotations
+
+from cnnstudy.execution import worker
+from cnnstudy.training import prefixes
+
+if __name__ == "__main__":
+    prefixes.SHARE = 1e9
+    worker.main()
