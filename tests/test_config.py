@@ -361,6 +361,7 @@ MISTAKES = [
     ("  early_stopping: 2", "  checkpoints: 1 #!", "training.checkpoints", ["true, false or 'every-epoch'", "not 1."]),
     ("  early_stopping: 2", "  checkpoints: often #!", "training.checkpoints", ["'every-epoch'", "not 'often'."]),
     ("  early_stopping: 2", "  share_epochs: 1 #!", "training.share_epochs", ["not 1."]),
+    ("  early_stopping: 2", "  share_epochs: often #!", "training.share_epochs", ["not 'often'."]),
     ("  early_stopping: 2", "  precision: float16 #!", "training.precision", ["'mixed_float16'", "not 'float16'."]),
     ("  early_stopping: 2", "  precision: 16 #!", "training.precision", ["'auto', 'float32'", "not 16."]),
     ("  early_stopping: 2", "  xla: fast #!", "training.xla", ["auto, true or false", "not 'fast'."]),
