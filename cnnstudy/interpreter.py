@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 #: Keras imports them where they are installed, for data adapters, plots and wrappers that nothing here uses: a second
-#: and 100 MB of each worker.
+#: and 150 MB of each worker.
 NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
-#: So does MLflow, for data sets and plots: 80 MB of a driver, which makes its tables when the study is over.
+#: So does MLflow, for data sets and plots: 70 MB of a driver, which makes its tables when the study is over.
 NOT_FOR_MLFLOW = ("matplotlib", "pandas", "pyarrow")
 #: Objects more than before until it looks for garbage among the youngest; Python's own number is 2,000 or 700.
 YOUNGEST = 50_000

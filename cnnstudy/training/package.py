@@ -28,7 +28,7 @@ def save(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
 
     The files are those that `mlflow.tensorflow.save_model` writes (tests/training/test_package.py compares them), after
     the format that MLflow's documentation gives ("MLflow Models", storage format). Its own function would take each
-    worker a second and 60 MB to import. The requirements are pinned from what is installed.
+    worker half a second and 100 MB to import. The requirements are pinned from what is installed.
     """
     data = folder / layout.MLFLOW_DATA
     data.mkdir(parents=True)
