@@ -1,20 +1,29 @@
-"""One job by itself, watched to its end."""
+"""One job by itself, watched to its end; and the job that comes before all others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnnstudy import errors
+from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
+from cnnstudy.schema import StudyConfig
 from cnnstudy.signals import stop_if_asked
 from cnnstudy.watchdog import Watchdog
 
 #: Seconds between two looks at whether the workers get on.
 _LOOK = 10.0
+
+
+def images_job(config: StudyConfig, options: DataOptions, names: Sequence[str]) -> Job:
+    """Decode a data set at these networks' image sizes; a result for each size, in ascending order."""
+    sizes = sorted({config.size_of(name) for name in names})
+    payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": config.seed}
+    return Job(f"images-{options.name}", "prepare_images", payload)
 
 
 def next_event(executor: Executor, watchdog: Watchdog) -> Event:

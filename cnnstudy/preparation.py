@@ -19,7 +19,7 @@ from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
-from cnnstudy.jobs import result_of, watch
+from cnnstudy.jobs import images_job, result_of, watch
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
@@ -70,12 +70,8 @@ class Preparation:
         Raises:
             DataError: images that are missing or can't be used.
         """
-        sizes = sorted({self.config.size_of(name) for name in names})
-        payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": self.config.seed}
-        prepared = [
-            PreparedImages.from_json(entry)
-            for entry in self._result(Job(f"images-{options.name}", "prepare_images", payload))
-        ]
+        found = self._result(images_job(self.config, options, names))
+        prepared = [PreparedImages.from_json(entry) for entry in found]
         skipped = prepared[0].skipped
         if skipped:
             shown = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else "")

@@ -25,6 +25,7 @@ from cnnstudy.interpreter import NOT_FOR_MLFLOW, importing
 if TYPE_CHECKING:
     from cnnstudy.config import Study
     from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.schema import StudyConfig
 
 
 def run_study(
@@ -54,7 +55,7 @@ def run_study(
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
-    with _started_ahead(jobs, loaded.config.training.deterministic) as executor:
+    with _started_ahead(jobs, loaded.config) as executor:
         _run(loaded, executor, tracking_uri, take_over, accept_code, dry_run, quiet)
 
 
@@ -103,14 +104,15 @@ def _run(
 
 
 @contextlib.contextmanager
-def _started_ahead(jobs: int, deterministic: bool) -> Iterator[LocalExecutor]:
-    """Workers of which the first one starts while this process imports MLflow and opens its database."""
+def _started_ahead(jobs: int, config: StudyConfig) -> Iterator[LocalExecutor]:
+    """Workers of which the first one starts and decodes images while this process imports MLflow, opens its database."""
     from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.jobs import images_job
     from cnnstudy.scratch import scratch_folder
 
     with scratch_folder() as folder, contextlib.closing(LocalExecutor(jobs, folder)) as executor:
-        executor.deterministic = deterministic
-        executor.start_ahead()
+        executor.deterministic = config.training.deterministic
+        executor.start_ahead(images_job(config, config.data, config.architectures))
         yield executor
 
 

@@ -56,10 +56,17 @@ class LocalExecutor:
         self._events: queue.Queue[Event] = queue.Queue()
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
+        self._ahead: Job | None = None  # under way, though nobody has submitted it yet
 
-    def start_ahead(self) -> None:
-        """Start the first worker, which imports TensorFlow while the driver has other things to do."""
-        self._idle.append(self._new_process("--ahead"))
+    def start_ahead(self, job: Job) -> None:
+        """Start the first worker, which imports TensorFlow while the driver has other things to do.
+
+        Args:
+            job: begun then too. Once it is submitted, its events are told; if another one is, it is dropped.
+        """
+        process = self._new_process("--ahead")
+        self._ahead, self._busy[job.key] = job, process
+        process.start(job, self._folder)
 
     def leaving_files_in(self, folder: Path) -> LocalExecutor:
         """Itself, with another folder for the files of trials."""
@@ -67,6 +74,12 @@ class LocalExecutor:
         return self
 
     def submit(self, job: Job) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead == job:
+            return
+        if ahead is not None:
+            self._busy.pop(ahead.key).end()
+            self._forget(ahead.key)
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
@@ -108,6 +121,11 @@ class LocalExecutor:
         process.interrogate()
         log = process.log()
         process.end()
+        self._forget(key)
+        return log
+
+    def _forget(self, key: str) -> None:
+        """What a job has said that nobody has heard."""
         said = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -115,7 +133,6 @@ class LocalExecutor:
         for event in said:
             if event.key != key:
                 self._events.put(event)
-        return log
 
     def close(self) -> None:
         for process in [*self._idle, *self._busy.values()]:

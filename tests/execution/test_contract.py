@@ -516,13 +516,35 @@ def test_what_libraries_print_does_not_reach_the_driver(executor: Executor, site
     assert isinstance(done, Done)
 
 
-def test_a_worker_that_is_started_ahead_takes_the_first_job(tmp_path: Path) -> None:
+def test_a_job_that_is_started_ahead_is_the_one_that_is_submitted(tmp_path: Path) -> None:
     with contextlib.closing(LocalExecutor(2, tmp_path / "ahead")) as executor:
-        executor.start_ahead()
+        executor.start_ahead(images_job(sizes=[64]))
         (ahead,) = pids(executor)
         (tmp_path / "trials").mkdir()
         assert executor.leaving_files_in(tmp_path / "trials") is executor
         done = run(executor, images_job(sizes=[64]))[-1]
         assert isinstance(done, Done)
+        assert isinstance(run(executor, images_job(sizes=[80]))[-1], Done)
         assert pids(executor) == [ahead]
+    assert not is_alive(ahead)
+
+
+def test_a_job_that_is_started_ahead_is_dropped_for_another(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(2, tmp_path)) as executor:
+        executor.start_ahead(images_job("dropped", classes=[0, 77]))
+        (ahead,) = pids(executor)
+        deadline = time.monotonic() + 60
+        while executor._events.empty():  # what it said is not the other's
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        events = run(executor, images_job(sizes=[64]))
+        assert {event.key for event in events} == {images_job().key}
+        assert isinstance(events[-1], Done)
+        assert not is_alive(ahead)
+
+
+def test_a_job_that_is_started_ahead_and_never_submitted_ends_with_the_executor(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(1, tmp_path)) as executor:
+        executor.start_ahead(images_job(sizes=[64]))
+        (ahead,) = pids(executor)
     assert not is_alive(ahead)
