@@ -105,7 +105,7 @@ def _run(
 
 @contextlib.contextmanager
 def _started_ahead(jobs: int, config: StudyConfig) -> Iterator[LocalExecutor]:
-    """Workers of which the first one starts and decodes images while this process imports MLflow, opens its database."""
+    """Workers; the first one starts and decodes images while this process imports MLflow and opens its database."""
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.jobs import images_job
     from cnnstudy.scratch import scratch_folder

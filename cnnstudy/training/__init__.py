@@ -13,6 +13,7 @@ optimizers   one line each
 augmentation one entry each
 batches      which images make a batch, as they should and as tutorials have it
 graph        a network between any two of its tensors, with dropout that can be set
+dense        dense layers with a gradient that is as fast
 compiled     networks and their updates, kept from trial to trial
 micro_batches those that do not fit into memory, in parts
 devices      what this process computes on

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from cnnstudy.architectures import Network
+from cnnstudy.training import dense
 
 #: What a network is built with that will be set to any rate; no network has such rates of its own.
 DROPOUT, AUXILIARY_DROPOUT = 0.40625, 0.59375
@@ -75,6 +76,8 @@ class Graph:
     def _apply(self, operation: keras.Operation, inputs: list[tf.Tensor], training: bool) -> tf.Tensor:
         if type(operation) is keras.layers.Dropout:
             return self._drop(operation, inputs[0]) if training else inputs[0]
+        if type(operation) is keras.layers.Dense and training:
+            return dense.apply(operation, inputs[0])
         given = inputs if isinstance(operation.input, list) else inputs[0]
         if "training" in inspect.signature(operation.call).parameters:
             return operation(given, training=training)

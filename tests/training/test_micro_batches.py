@@ -20,8 +20,9 @@ from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.transfer import apply, phases
 
 MakeSpec = Callable[..., TrialSpec]
-#: How far weights may be apart, relative to the largest change among those of their kind; and the rounding of float32.
-TOLERANCE, ROUNDING = 1e-4, 2**-22
+#: How far weights may be apart, relative to the largest change among those of their kind: sums of other lengths are
+#: rounded otherwise, which the second update finds in its gradients. And the rounding of float32.
+TOLERANCE, ROUNDING = 3e-3, 2**-22
 
 
 @pytest.fixture

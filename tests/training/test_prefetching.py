@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from cnnstudy.records import TrialSpec
-from cnnstudy.training import devices, loop, prefetching, trial
+from cnnstudy.training import dense, devices, loop, prefetching, trial
 from cnnstudy.training.prefetching import one_ahead
 
 MakeSpec = Callable[..., TrialSpec]
@@ -101,6 +102,7 @@ def test_a_trial_is_the_same_with_batches_ahead(
 
     monkeypatch.setattr(loop, "one_ahead", spy)
     monkeypatch.setattr(devices, "gpu", lambda: "CPU:0")
+    monkeypatch.setattr(dense, "devices", SimpleNamespace(gpu=lambda: None))  # nothing else is as on a GPU
     ahead = trial.run_trial(spec, tmp_path / "ahead", lambda record: True)
     assert ahead.summary == alone.summary
     assert ahead.final == alone.final
