@@ -36,9 +36,10 @@ GOALS = {
 #: Images of each of ten classes at 224 pixels, at most: an epoch takes seconds an image there.
 LARGE, IMAGES_WHEN_LARGE = 128, 10
 BATCH, LEARNING_RATE = 16, 1e-4
-#: How far apart the losses of the first epoch may be, relative to theirs: sums are rounded in another order, and every
-#: update carries that on, so that after several epochs the weights are others.
-TOLERANCE = 0.02
+#: How far apart the losses of the first epoch may be, relative to theirs, by the peer's oneDNN: sums are rounded in
+#: another order, by other kernels where it is off, and every update carries that on. So VGG16's losses at 32 px come
+#: out 0.6 % apart with the same kernels and 3 % with others.
+TOLERANCE = {"default": 0.02, "off": 0.05}
 
 
 def specification_of(given: argparse.Namespace) -> TrialSpec:
@@ -125,7 +126,7 @@ def compare(network: str, size: int, onednn: str, given: argparse.Namespace) -> 
             pairs.append((one.round(), other.round()))
     first = zip(pairs[0][0]["losses"], pairs[0][1]["losses"], strict=True)
     apart = max(abs(ours - theirs) / max(abs(theirs), 0.1) for ours, theirs in first)
-    if apart > TOLERANCE:
+    if apart > TOLERANCE[onednn]:
         raise SystemExit(f"{network}, {size} px: losses {100 * apart:.1f} % apart: {[p['losses'] for p in pairs[0]]}")
     timed = pairs[1:]  # the first epoch compiles
     median = sorted(x["seconds"] for x, _ in timed)[len(timed) // 2]
