@@ -61,27 +61,49 @@ def importances(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_colu
 
 
 class _Analysis:
-    """Least squares with some of the terms: what they leave."""
+    """Least squares with some of the terms, and always with some columns: what they leave.
+
+    What is always there, a column for each seed among it, is taken out of all else once: a study of thousands of trials
+    has hundreds of seeds, and a dozen columns besides.
+    """
 
     def __init__(self, values: np.ndarray, always: np.ndarray, terms: Mapping[tuple[str, ...], np.ndarray]) -> None:
-        self._values, self._always, self._terms = values, always, terms
+        self._terms, self._always = terms, always.shape[1]
+        # terms of a fraction or of nested factors may depend on each other
+        basis = _basis(always)
+        self._freedom = len(values) - basis.shape[1]
+        self._values = _outside(basis, values)
+        self._outside = {term: _outside(basis, _of_length_1(columns)) for term, columns in terms.items()}
 
     @property
     def coefficients(self) -> int:
-        return self._always.shape[1] + sum(columns.shape[1] for columns in self._terms.values())
+        return self._always + sum(columns.shape[1] for columns in self._terms.values())
 
     def residual(self, terms: Iterable[tuple[str, ...]]) -> tuple[float, int]:
         """Sum of squares and degrees of freedom."""
-        import statsmodels.api as sm
-        from scipy.linalg import orth
-
-        columns = [columns for term, columns in self._terms.items() if term in set(terms)]
-        # terms of a fraction or of nested factors may depend on each other
-        fitted = sm.OLS(self._values, orth(np.hstack([self._always, *columns]), rcond=1e-9)).fit()
-        return float(fitted.ssr), int(fitted.df_resid)
+        wanted = set(terms) & set(self._terms)
+        columns = [columns for term, columns in self._outside.items() if term in wanted]
+        basis = _basis(np.hstack([np.zeros((len(self._values), 0)), *columns]))
+        left = _outside(basis, self._values)
+        return float(left @ left), self._freedom - basis.shape[1]
 
     def gain(self, term: tuple[str, ...], given: Iterable[tuple[str, ...]]) -> tuple[float, int]:
         """What a term explains beyond the given ones: sum of squares and degrees of freedom."""
         given = set(given)
         without, with_it = self.residual(given), self.residual(given | {term})
         return without[0] - with_it[0], without[1] - with_it[1]
+
+
+def _basis(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal columns with the same span; what is not of rounding's size counts."""
+    left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, sizes > 1e-9 * max(1.0, *sizes)] if sizes.size else left
+
+
+def _outside(basis: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """What lies outside the span."""
+    return of - basis @ (basis.T @ of)
+
+
+def _of_length_1(columns: np.ndarray) -> np.ndarray:
+    return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
