@@ -1,6 +1,6 @@
 """A study of three networks and three transfer modes, whole processes, against what one would write today.
 
-    python benchmarks/mixed.py [--rounds 1]
+    python benchmarks/mixed.py [--onednn default|off] [--rounds 1]
 
 `run-study benchmarks/mixed.yaml` (AlexNet, GoogLeNet, VGG16; scratch, frozen, fine-tune; 18 trials of 5 epochs) against
 Optuna with MLflow's autolog over the same networks (peers/networks.py), with the same images, split, source weights,
@@ -20,7 +20,7 @@ from pathlib import Path
 from compared import HERE, Row, parser, tell
 from frozen import scores_in, write_images, write_weights
 from limits import multiply_adds, operations, operations_per_second, seconds_to_start
-from sides import in_turn, run
+from sides import ONEDNN, add_onednn, in_environment, in_turn, run
 
 #: Best validation accuracies, mean of the trials: how far the sides may be apart. Initial weights of heads differ.
 TOLERANCE = 0.1
@@ -52,7 +52,7 @@ def write_inputs(folder: Path, quick: bool) -> None:
     (folder / "least.json").write_text(json.dumps(needed / operations_per_second()), encoding="utf-8")
 
 
-def compare(given: argparse.Namespace) -> Row:
+def compare(onednn: str, given: argparse.Namespace) -> Row:
     trials, epochs = (9, 1) if given.quick else (18, 5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,7 +69,7 @@ def compare(given: argparse.Namespace) -> Row:
         def theirs() -> None:
             place = Path(tempfile.mkdtemp(dir=folder, prefix="theirs-"))
             script, result = str(HERE / "peers" / "mixed_autolog.py"), place / "result.json"
-            run([sys.executable, script, name, str(trials), str(epochs), str(result)], place)
+            run([sys.executable, script, name, str(trials), str(epochs), str(result)], place, **ONEDNN[onednn])
             scores.append(list(json.loads(result.read_text()).values()))
 
         scores: list[list[float]] = []
@@ -84,8 +84,8 @@ def compare(given: argparse.Namespace) -> Row:
     share = 100 * (start + least) / statistics.median(seconds)
     return Row(
         f"three networks, scratch, frozen and fine-tune, {trials} trials x {epochs} epochs, 64 px, whole process",
-        "Optuna + mlflow.tensorflow.autolog",
-        "python benchmarks/mixed.py",
+        in_environment("Optuna + mlflow.tensorflow.autolog", onednn),
+        f"python benchmarks/mixed.py --onednn {onednn}",
         tuple(seconds),
         tuple(other),
         f"mean accuracy {means[0]:.3f} / {means[1]:.3f}",
@@ -96,12 +96,14 @@ def compare(given: argparse.Namespace) -> Row:
 
 def main() -> None:
     parsing = parser(__doc__, rounds=1)
+    add_onednn(parsing)
     parsing.add_argument("--way", type=Path, help=argparse.SUPPRESS)
     given = parsing.parse_args()
     if given.way:
         write_inputs(given.way, given.quick)
         return
-    tell(compare(given), given)
+    for onednn in [given.onednn] if given.onednn else list(ONEDNN)[: 1 if given.quick else None]:
+        tell(compare(onednn, given), given)
 
 
 if __name__ == "__main__":
