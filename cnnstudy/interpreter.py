@@ -23,25 +23,36 @@ YOUNGEST = 50_000
 
 @contextlib.contextmanager
 def importing(without: Sequence[str] = ()) -> Iterator[None]:
-    """Collect nothing meanwhile, and leave alone for good what is there at the end.
+    """Collect nothing meanwhile, and leave alone for good what is there at the end: garbage too, so do it once.
 
     Args:
-        without: libraries that what is imported can do without, and would import if they were found. They can be
-            imported afterwards.
+        without: as for `hidden`.
     """
-    hidden = [name for name in without if name not in sys.modules]
     collecting = gc.isenabled()
     gc.disable()
-    for name in hidden:
+    try:
+        with hidden(without):
+            yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def hidden(libraries: Sequence[str]) -> Iterator[None]:
+    """Libraries that what is imported meanwhile can do without, and would import if they were found.
+
+    They can be imported afterwards.
+    """
+    absent = [name for name in libraries if name not in sys.modules]
+    for name in absent:
         sys.modules[name] = None  # type: ignore[assignment] # an ImportError, as where it is not installed
     try:
         yield
     finally:
-        for name in hidden:
+        for name in absent:
             del sys.modules[name]
-        gc.freeze()
-        if collecting:
-            gc.enable()
 
 
 @contextlib.contextmanager

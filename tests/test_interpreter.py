@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnstudy.interpreter import YOUNGEST, importing, quick_to_end
+from cnnstudy.datasets.digits import Options, load
+from cnnstudy.interpreter import YOUNGEST, hidden, importing, quick_to_end
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,21 @@ def test_what_is_left_out_can_be_imported_afterwards(library: str) -> None:
     with importing(without=[library]), pytest.raises(ImportError):
         importlib.import_module(library)
     assert importlib.import_module(library).__name__ == library
+
+
+def test_what_is_hidden_can_be_imported_afterwards_and_nothing_is_frozen(library: str) -> None:
+    before = gc.get_freeze_count()
+    with hidden((library,)), pytest.raises(ImportError):
+        importlib.import_module(library)
+    assert importlib.import_module(library).collected is True
+    assert gc.get_freeze_count() == before
+
+
+def test_digits_may_be_loaded_again_and_again() -> None:
+    load(Options(name="digits"))
+    before = gc.get_freeze_count()
+    load(Options(name="digits"))
+    assert gc.get_freeze_count() == before, "what is garbage by then would stay for ever"
 
 
 def test_what_is_there_already_is_not_left_out(library: str) -> None:

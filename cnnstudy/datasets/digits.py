@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
-from cnnstudy.interpreter import importing
+from cnnstudy.interpreter import hidden
 
 
 def _each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ class Options(DataOptions):
 
 def load(options: Options) -> ImageSource:
     """The digits as 8 x 8 grey images, values 0..16 stretched to 0..255."""
-    with importing(without=("pandas", "pyarrow")):  # it would look for tables, for a fifth of a second
+    with hidden(("pandas", "pyarrow")):  # it would look for tables, for a fifth of a second
         from sklearn.datasets import load_digits
 
     digits = load_digits()
