@@ -63,6 +63,7 @@ class LocalExecutor:
 
         Args:
             job: begun then too. Once it is submitted, its events are told; if another one is, it is dropped.
+                Where its worker has died by then, another one takes its place.
         """
         process = self._new_process("--ahead")
         self._ahead, self._busy[job.key] = job, process
@@ -75,9 +76,9 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> None:
         ahead, self._ahead = self._ahead, None
-        if ahead == job:
+        if ahead == job and self._busy[job.key].is_alive():
             return
-        if ahead is not None:
+        if ahead is not None:  # another, or one whose worker died
             self._busy.pop(ahead.key).end()
             self._forget(ahead.key)
         process = None

@@ -543,6 +543,16 @@ def test_a_job_that_is_started_ahead_is_dropped_for_another(tmp_path: Path) -> N
         assert not is_alive(ahead)
 
 
+def test_a_job_that_is_started_ahead_outlives_its_worker(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(1, tmp_path)) as executor:
+        executor.start_ahead(images_job(sizes=[64]))
+        (ahead,) = pids(executor)
+        os.kill(ahead, signal.SIGKILL)
+        executor._busy[images_job().key]._process.wait()
+        assert isinstance(run(executor, images_job(sizes=[64]))[-1], Done)
+        assert pids(executor) != [ahead]
+
+
 def test_a_job_that_is_started_ahead_and_never_submitted_ends_with_the_executor(tmp_path: Path) -> None:
     with contextlib.closing(LocalExecutor(1, tmp_path)) as executor:
         executor.start_ahead(images_job(sizes=[64]))

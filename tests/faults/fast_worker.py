@@ -78,6 +78,7 @@ class Fast(FakeExecutor):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads")
+    parser.add_argument("--ahead", action="store_true")
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
