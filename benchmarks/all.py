@@ -23,6 +23,7 @@ SCRIPTS = (
     "frozen_features",
     "second_study",
     "shared_prefixes",
+    "pruning",
     "recording_cost",
     "driver_cost",
     "worker_memory",
