@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,14 @@ def exponent(points: Points) -> float:
     return float(np.log(b / a) / np.log(m / n))
 
 
+def through(points: Points, much: float) -> float:
+    """The cost of so much where it grows as a power from each point to the next, and so on beyond them."""
+    x, y = (np.log(np.array(column, float)) for column in zip(*points, strict=True))
+    last = int(np.clip(np.searchsorted(x, np.log(much)), 1, len(x) - 1))
+    slope = (y[last] - y[last - 1]) / (x[last] - x[last - 1])
+    return float(np.exp(y[last] + slope * (np.log(much) - x[last])))
+
+
 def plot(of: Mapping[str, Points], path: Path) -> None:
     """One panel for each, with its line."""
     import matplotlib
@@ -53,7 +62,7 @@ def plot(of: Mapping[str, Points], path: Path) -> None:
         much, cost = zip(*points, strict=True)
         axes.plot(much, cost, "o")
         axes.plot(much, [fit(points).at(one) for one in much])
-        axes.set_title(title)
+        axes.set_title("\n".join(textwrap.wrap(title, 36)))
         axes.set_xlabel(str(fit(points)), fontsize="x-small")
         axes.set_ylim(0)
     figure.savefig(path, dpi=120)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from compared import HERE, Measured, parser, read, tell
 from driver_cost import MEMORY, driven
-from fits import Line, Points, fit, plot
+from fits import Line, Points, fit, plot, through
 from recorded_studies import timed
 from sides import answer_of, run
 
@@ -108,7 +108,7 @@ def foretold(lines: dict[str, Line], given: argparse.Namespace, found: dict[str,
         name, _, rest = fields["work"].partition(" of a study with ")
         if rest and fields["points"]:
             said.append(
-                f"{name} at {trials:,} trials: {fit([tuple(one) for one in fields['points']]).at(trials):.0f} s"
+                f"{name} at {trials:,} trials: {through(fields['points'], trials):.0f} s, between measured ones"
             )
     breaks = {
         "the driver's memory (goal 300 MB)": (MEMORY / 1e6 - memory.fixed) / max(memory.marginal, 1e-9),
@@ -128,7 +128,7 @@ def main() -> None:
     parsing.add_argument("--images", type=int, nargs="+", default=[200, 400, 800, 1600, 3200])
     parsing.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parsing.add_argument("--search", type=int, default=400, help="trials that TPE chooses")
-    parsing.add_argument("--driver", type=int, default=100, help="trials of the driver's study")
+    parsing.add_argument("--driver", type=int, default=400, help="trials of the driver's study")
     parsing.add_argument("--plot", type=Path, help="a PNG to draw")
     parsing.add_argument("--way", type=int, help=argparse.SUPPRESS)
     given = parsing.parse_args()
@@ -140,17 +140,17 @@ def main() -> None:
     given.with_images, with_trials = 2, min(400, max(given.images))
     by_trials = [(n, cost(n, with_trials, 1)[0]) for n in given.trials]
     by_images = [(n, cost(given.with_images, n, 1)[0]) for n in given.images]
-    several = max(4 if not given.quick else 1, max(given.workers))
+    several = max(16 if not given.quick else 1, max(given.workers))
     by_workers = [(n, *cost(several, with_trials, n)) for n in given.workers]
     choices = choosing(given.search)
     driver = driven(given.driver, 2)
-    later = [(float(n), of / 1e6) for n, of in enumerate(driver["memory"], 1)][len(driver["memory"]) // 4 :]
+    later = [(float(n), of / 1e6) for n, of in enumerate(driver["memory"], 1)][len(driver["memory"]) // 2 :]
     by_search = [(float(n), of) for n, of in enumerate(choices) if n >= len(choices) // 10]
     panels: dict[str, tuple[str, Points, str]] = {
         "trials": (f"seconds of a study of {with_trials} images, 1 worker, by trials", by_trials, "s"),
         "images": (f"seconds of a study of {given.with_images} trials, 1 worker, by images", by_images, "s"),
         "search": ("seconds of TPE's choice of the next trial, by trials before it", by_search, "s"),
-        "memory": ("driver's MB, by trials of a study of 2 epochs", later, "MB"),
+        "memory": ("driver's MB, by trials of a study of 2 epochs, later half", later, "MB"),
     }
     lines = {name: fit(points) for name, (_, points, _) in panels.items()}
     for name, (title, points, unit) in panels.items():

@@ -1,4 +1,4 @@
-"""MLflow's SQLite database: where it lies, and made whole or not at all.
+"""MLflow's SQLite database: where it lies, made whole or not at all, and asked by the right index.
 
 MLflow makes its tables one after the other, for seconds; a process that is killed meanwhile would leave a database that
 MLflow itself can neither use nor complete.
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from cnnstudy.cache import lock_beside
 from cnnstudy.scratch import scratch_folder
+
+#: Rows of an index that SQLite looks at to know how many there are of a kind: a hundredth of a second, however many.
+_LOOKED_AT = 400
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -45,3 +48,21 @@ def make_whole(uri: str, make: Callable[[str], object]) -> None:
                     source.execute("VACUUM INTO ?", [str(new)])
             os.replace(new, path)
     Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def count_metrics(uri: str) -> None:
+    """Let SQLite know how its metrics are spread, where the database is one that can be written now.
+
+    Without that it takes for the history of a run's metric the index that leads through those of all runs: a hundred
+    times as long in a study of 4,000 trials. No statistics are no harm.
+    """
+    path = sqlite_file(uri)
+    if path is None:
+        return
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=0)) as database,
+        database,
+    ):
+        database.execute(f"PRAGMA analysis_limit = {_LOOKED_AT}")
+        database.execute("ANALYZE metrics")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy.config_record import config_tags
-from cnnstudy.database import make_whole
+from cnnstudy.database import count_metrics, make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
 from cnnstudy.mlflow_entities import (
@@ -63,6 +63,7 @@ class Tracker:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._counted = False
         with self._translated():
             make_whole(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:
@@ -200,6 +201,9 @@ class Tracker:
 
     def metric_history(self, run_id: str, key: str) -> dict[int, float]:
         """Step -> value."""
+        if not self._counted:  # many requests like this one follow
+            self._counted = True
+            count_metrics(self.uri)
         with self._translated():
             return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
 
