@@ -1,4 +1,7 @@
-"""Rows of the benchmarks, and the table that the README quotes: results.json, and results.md made from it."""
+"""Rows of the benchmarks: results.json, results.md made from it, and the table in the README that quotes it.
+
+python benchmarks/compared.py    makes both tables anew
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,8 @@ def record(row: Row | Measured, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = read(folder)
     kind = next(name for name, of in KINDS.items() if isinstance(row, of))
-    of_kind = {**results.get(kind, {}), row.key: {**asdict(row), "machine": machine()}}
+    here = machine()
+    of_kind = {**results.get(kind, {}), f"{row.key} / {here}": {**asdict(row), "machine": here}}
     results[kind] = dict(sorted(of_kind.items()))
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / "results.md").write_text(tables(results), encoding="utf-8")
@@ -123,15 +127,56 @@ def read(folder: Path) -> Results:
 
 
 def tables(results: Results) -> str:
-    """All rows as Markdown."""
+    """All rows as Markdown, by machine."""
     parts = []
-    for kind, of in KINDS.items():
-        rows = [_row(of, fields).cells for fields in results.get(kind, {}).values()]
-        if rows:
-            parts.append("\n".join(_line(cells) for cells in (of.HEADINGS, ["---"] * len(of.HEADINGS), *rows)))
-    machines = {fields["machine"]: None for of_kind in results.values() for fields in of_kind.values()}
-    parts += ["\n".join(f"Measured on {of}." for of in machines)] if machines else []
+    for where in _machines(results):
+        parts.append(f"On {where}:")
+        for kind, of in KINDS.items():
+            here = [fields for fields in results.get(kind, {}).values() if fields["machine"] == where]
+            rows = [_row(of, fields).cells for fields in here]
+            if rows:
+                parts.append(_table(of.HEADINGS, rows))
     return "\n\n".join(parts) + "\n"
+
+
+def quoted(results: Results) -> str:
+    """The comparisons that have a goal, for the README: how many times faster, on each machine."""
+    places = _machines(results)
+    rows: dict[tuple[str, str], dict[str, Row]] = {}
+    for fields in results.get("comparisons", {}).values():
+        row = _row(Row, fields)
+        if isinstance(row, Row) and row.goal:
+            rows.setdefault((row.work, row.against), {})[fields["machine"]] = row
+    cells = [
+        [*names, next(iter(of.values())).goal, *(f"{of[one].ratio:.1f}" if one in of else "" for one in places)]
+        for names, of in rows.items()
+    ]
+    return _table(("work", "against", "goal", *places), cells)
+
+
+def _machines(results: Results) -> list[str]:
+    return sorted({fields["machine"] for of_kind in results.values() for fields in of_kind.values()})
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(_line(cells) for cells in (headings, ["---"] * len(headings), *rows))
+
+
+#: Around the table in the README.
+BEGINNING, END = "<!-- benchmarks/results.json, by python benchmarks/compared.py -->\n", "\n<!-- end -->"
+
+
+def quote(text: str, results: Results) -> str:
+    """The README with the table as it is to be.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    before, beginning, rest = text.partition(BEGINNING)
+    _, end, after = rest.partition(END)
+    if not (beginning and end):
+        raise ValueError(f"README.md has no {BEGINNING.strip()} with {END.strip()} after it")
+    return f"{before}{beginning}{quoted(results)}{end}{after}"
 
 
 def _row(of: type[Row] | type[Measured], fields: Mapping[str, Any]) -> Row | Measured:
@@ -139,12 +184,14 @@ def _row(of: type[Row] | type[Measured], fields: Mapping[str, Any]) -> Row | Mea
 
 
 def machine() -> str:
-    """The processor, in words."""
-    name, lines = platform.machine(), Path("/proc/cpuinfo")
+    """The processor, in words; with AVX-512 TensorFlow takes other kernels of itself."""
+    name, instructions, lines = platform.machine(), "", Path("/proc/cpuinfo")
     if lines.exists():
-        found = [line.partition(":")[2].strip() for line in lines.read_text().splitlines() if "model name" in line]
+        text = lines.read_text()
+        found = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
         name = found[0] if found else name
-    return f"{os.cpu_count()} cores of {name}"
+        instructions = " with AVX-512" if "avx512f" in text.split() else " without AVX-512"
+    return f"{os.cpu_count()} cores of {name}{instructions}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -155,3 +202,9 @@ def _spread(seconds: Sequence[float]) -> str:
     """The median, and from where to where it went."""
     middle = f"{statistics.median(seconds):.3g}"
     return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.3g} to {max(seconds):.3g})"
+
+
+if __name__ == "__main__":
+    readme, found = HERE.parent / "README.md", read(HERE)
+    (HERE / "results.md").write_text(tables(found), encoding="utf-8")
+    readme.write_text(quote(readme.read_text(encoding="utf-8"), found), encoding="utf-8")

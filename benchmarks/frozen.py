@@ -1,6 +1,6 @@
 """Trials of a frozen VGG16, whole processes: `run-study benchmarks/frozen.yaml` against what one would write today.
 
-    python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--onednn default|off] [--rounds 1]
+    python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--onednn on|off] [--rounds 1]
 
 Both sides get the same images, split, source weights, epochs, grid and cores; ours starts with an empty cache. Without
 options: all rows. The peers take `pip install -c constraints.txt -e '.[bench]'`.
@@ -39,10 +39,10 @@ TOLERANCE = 0.05
 
 #: (trials, peer, its oneDNN) of each row.
 ROWS = (
-    (6, "optuna", "default"),
+    (6, "optuna", "on"),
     (6, "optuna", "off"),
-    (6, "kerastuner", "default"),
-    (24, "optuna", "default"),
+    (6, "kerastuner", "on"),
+    (24, "optuna", "on"),
     (24, "optuna", "off"),
 )
 GOALS = {(6, "optuna"): "15", (6, "kerastuner"): "15", (24, "optuna"): "40"}

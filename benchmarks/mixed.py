@@ -1,6 +1,6 @@
 """A study of three networks and three transfer modes, whole processes, against what one would write today.
 
-    python benchmarks/mixed.py [--onednn default|off] [--rounds 1]
+    python benchmarks/mixed.py [--onednn on|off] [--rounds 1]
 
 `run-study benchmarks/mixed.yaml` (AlexNet, GoogLeNet, VGG16; scratch, frozen, fine-tune; 18 trials of 5 epochs) against
 Optuna with MLflow's autolog over the same networks (peers/networks.py), with the same images, split, source weights,

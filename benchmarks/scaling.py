@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compared import HERE, Measured, parser, read, tell
+from compared import HERE, Measured, machine, parser, read, tell
 from driver_cost import MEMORY, driven
 from fits import Line, Points, fit, plot, through
 from recorded_studies import timed
@@ -106,7 +106,7 @@ def foretold(lines: dict[str, Line], given: argparse.Namespace, found: dict[str,
     recorded = read(given.results or HERE).get("measured", {})
     for fields in recorded.values():
         name, _, rest = fields["work"].partition(" of a study with ")
-        if rest and fields["points"]:
+        if rest and fields["points"] and fields["machine"] == machine():
             said.append(
                 f"{name} at {trials:,} trials: {through(fields['points'], trials):.0f} s, between measured ones"
             )

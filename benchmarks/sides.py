@@ -19,7 +19,11 @@ from typing import Any
 
 #: What TensorFlow does of itself depends on the processor: with AVX-512 oneDNN is on, on others (most laptops) off. So
 #: a peer runs as it is here, and as it would be there.
-ONEDNN: Mapping[str, Mapping[str, str]] = {"default": {}, "off": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
+ONEDNN: Mapping[str, Mapping[str, str]] = {
+    "on": {"TF_ENABLE_ONEDNN_OPTS": "1"},
+    "off": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+}
+_PROCESSORS = {"on": "with", "off": "without"}
 
 
 def add_onednn(parsing: argparse.ArgumentParser) -> None:
@@ -31,7 +35,7 @@ def add_onednn(parsing: argparse.ArgumentParser) -> None:
 
 def in_environment(name: str, onednn: str) -> str:
     """The peer's name in a table."""
-    return name if onednn == "default" else f"{name}, oneDNN off (the default without AVX-512)"
+    return f"{name}, oneDNN {onednn} (the default {_PROCESSORS[onednn]} AVX-512)"
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:

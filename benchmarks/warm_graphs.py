@@ -43,7 +43,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Timed:
-    """A trial: seconds to the end of its first update and of the next one, that update's loss, and the epochs."""
+    """A trial: seconds to the end of its first update and of the next ones, the first one's loss, and the epochs."""
 
     first: float
     next: float
@@ -58,12 +58,14 @@ def timed(spec: TrialSpec, networks: Any) -> Timed:
 
     ends: list[float] = []
     losses: list[float] = []
+    updates: list[int] = []  # of each call
     original = Update.__call__
 
     def update(self: Any, *batch: Any) -> Any:
         made = original(self, *batch)
         ends.append(time.perf_counter())
-        losses.append(float(made[0]))
+        losses.append(float(made[0][0]))
+        updates.append(len(made))
         return made
 
     Update.__call__ = update  # type: ignore[method-assign]
@@ -72,7 +74,7 @@ def timed(spec: TrialSpec, networks: Any) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
         trial.run_trial(spec, Path(folder) / "trial", lambda record: not records.append(record), networks)
     Update.__call__ = original  # type: ignore[method-assign]
-    return Timed(ends[0] - started, ends[1] - ends[0], losses[0], without_times(records))
+    return Timed(ends[0] - started, (ends[1] - ends[0]) / updates[1], losses[0], without_times(records))
 
 
 def fitted(spec: TrialSpec) -> tuple[float, float]:

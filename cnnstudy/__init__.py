@@ -71,7 +71,8 @@ Each module imports only from those above it in this list (tests/test_imports.py
     watchdog         is each worker getting on?
     jobs             one job by itself, to its end
     preparation      images and source weights, before the first trial
-    estimate         what a factorial takes: trials, time, disk
+    estimate         what a study takes: trials, time, disk, memory
+    forecasts        what was foretold of a study, beside what it took
     claim            one driver per study
     resume           what a call finds: a changed file, other images, recorded trials
     changed_code     other code than that which a study's trials are from

@@ -1,4 +1,4 @@
-"""What a factorial takes, told before it starts: trials, time and disk.
+"""What a study takes, told before it starts: trials, time, disk and memory.
 
 The time comes from a measurement: of finished trials, where the record has some of a network and transfer mode, else of
 a few updates in a worker.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cnnstudy.designs import varies
@@ -28,8 +29,8 @@ BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
 #: What no trial's own seconds have: its worker saves the model, and the driver draws its pictures and records it all
 #: (measured on two cores with a model of 20 MB).
 SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
-#: Transfer mode by network: what is measured once.
-Kind = tuple[str, str]
+#: Network, transfer mode and augmentation, which decides whether features can be kept: what is measured once.
+Kind = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Cost:
     """What the trials of one network and transfer mode take that are still to run."""
 
     seconds: float  # of workers, all together
-    bytes: int
+    bytes: int  # of models, pictures and tables
+    features_bytes: int = 0  # in the cache
 
 
 def tell_size(config: StudyConfig, remaining: int, display: Display) -> None:
@@ -98,27 +100,39 @@ def tell_cost(
     runs = [run for run in recorded if run.state == "finished"]
     by_kind: dict[Kind, list[TrialSpec]] = {}
     for spec in specs:
-        by_kind.setdefault((spec.architecture, str(spec.levels["transfer"])), []).append(spec)
+        by_kind.setdefault(_kind(spec.architecture, spec.levels), []).append(spec)
+    names = _names(by_kind)
     costs: dict[Kind, Cost] = {}
     memory = 0
     for kind, alike in sorted(by_kind.items()):
         cost = _cost_by_record(kind, alike, runs)
         if cost is None:
-            measured = _measured(kind, alike, executor, display)
+            measured = _measured(names[kind], alike, executor, display)
             if isinstance(measured, Failed):
                 why = measured.message.split("\n")[0]
-                display.say(f"  {' '.join(kind)}: its speed can't be measured ({measured.reason}): {why}")
+                display.say(f"  {names[kind]}: its speed can't be measured ({measured.reason}): {why}")
                 continue
             memory = max(memory, measured.peak_bytes)
             seconds = seconds_once(measured, min(executor.slots, len(alike)))
             cost = _cost(alike, seconds + sum(seconds_of(spec, measured) for spec in alike), measured.parameters)
+            cost = replace(cost, features_bytes=measured.features_bytes)
         costs[kind] = cost
     if costs:
-        _tell(costs, by_kind, executor.slots, memory, display)
+        _tell(costs, by_kind, names, executor.slots, memory, display)
         if artifacts:
             _warn_of_a_full_disk(costs, artifacts, display)
     told = len(costs) == len(by_kind)
     return _seconds_of_all(costs, by_kind, executor.slots) if told and costs else None
+
+
+def _kind(architecture: str, levels: Mapping[str, Any]) -> Kind:
+    return architecture, str(levels["transfer"]), str(levels.get("augmentation", "none"))
+
+
+def _names(kinds: Iterable[Kind]) -> dict[Kind, str]:
+    """Each in words; the augmentation only where it varies."""
+    augmentations = {augmentation for *_, augmentation in kinds}
+    return {kind: " ".join(kind if len(augmentations) > 1 else kind[:2]) for kind in kinds}
 
 
 def _seconds_of_all(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int) -> float:
@@ -141,26 +155,32 @@ def seconds_together(of_workers: float, trials: int, slots: int) -> float:
 
 
 def _tell(
-    costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int, memory: int, display: Display
+    costs: dict[Kind, Cost],
+    by_kind: dict[Kind, list[TrialSpec]],
+    names: dict[Kind, str],
+    slots: int,
+    memory: int,
+    display: Display,
 ) -> None:
-    each = [f"{' '.join(kind)} {_short(cost.seconds / len(by_kind[kind]))} a trial" for kind, cost in costs.items()]
-    left_out = [" ".join(kind) for kind in sorted(by_kind) if kind not in costs]
+    each = [f"{names[kind]} {_short(cost.seconds / len(by_kind[kind]))} a trial" for kind, cost in costs.items()]
+    left_out = [names[kind] for kind in sorted(by_kind) if kind not in costs]
     without = f" without {', '.join(left_out)}" if left_out else ""
     models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
+    features = sum(cost.features_bytes for cost in costs.values())
+    workers = f" a worker, {size(slots * memory)} with {slots}" if slots > 1 else ""
     display.say(
         f"  about {duration(_seconds_of_all(costs, by_kind, slots))}{without} "
         f"(measured: {', '.join(each)}), about {size(sum(cost.bytes for cost in costs.values()))} of disk"
         + (" for models" if models else "")
-        + (f", up to {size(memory)} of memory a worker" if memory else "")
+        + (f", {size(features)} in the cache for features" if features else "")
+        + (f", up to {size(memory)} of memory{workers}" if memory else "")
     )
 
 
 def _cost_by_record(kind: Kind, specs: Sequence[TrialSpec], runs: Sequence[RecordedRun]) -> Cost | None:
     """From the finished trials of that network and mode, if there are any."""
     alike = [
-        run
-        for run in runs
-        if run.kind == "trial" and (run.tags["cnnstudy.architecture"], run.tags["cnnstudy.transfer"]) == kind
+        run for run in runs if run.kind == "trial" and _kind(run.tags["cnnstudy.architecture"], run.parameters) == kind
     ]
     if not alike:
         return None
@@ -169,11 +189,11 @@ def _cost_by_record(kind: Kind, specs: Sequence[TrialSpec], runs: Sequence[Recor
     return _cost(specs, seconds * len(specs), int(max(parameters)))
 
 
-def _measured(kind: Kind, specs: Sequence[TrialSpec], executor: Executor, display: Display) -> Speed | Failed:
-    display.count(f"measuring the speed of {' '.join(kind)}", 0, 0)
+def _measured(name: str, specs: Sequence[TrialSpec], executor: Executor, display: Display) -> Speed | Failed:
+    display.count(f"measuring the speed of {name}", 0, 0)
     sizes = {int(spec.levels["batch_size"]) for spec in specs}
     payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
-    outcome = watch(executor, Job(f"speed-{'-'.join(kind)}", "measure_speed", payload), display)
+    outcome = watch(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
     return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
 
 

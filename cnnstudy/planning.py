@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-from cnnstudy import strategies
+from cnnstudy import forecasts, strategies
 from cnnstudy.config import Study
 from cnnstudy.display import Display
 from cnnstudy.driver import MakeExecutor, Workshop
@@ -54,7 +54,9 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
             return
         specs = [plan.spec_of(proposal) for proposal in missing]
         artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
-        tell_cost(specs, runs, artifacts, plan.executor, display)
+        seconds = tell_cost(specs, runs, artifacts, plan.executor, display)
+        if seconds is not None:
+            forecasts.keep(config, len(missing), plan.executor.slots, seconds)
     learning = {
         name for name in config.architectures if (found := config.weights_of(name)) and found.source == "pretrain"
     }

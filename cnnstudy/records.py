@@ -208,6 +208,7 @@ class Speed(Record):
     seconds_per_evaluated_image: float
     compile_seconds: float = 0.0  # more in the first trial of a worker
     extraction_seconds: float = 0.0  # what frozen layers make of the images, once for all trials
+    features_bytes: int = 0  # of that, in the cache
     peak_bytes: int = 0  # the worker's memory at most, so far; 0: not known on this system
 
 

@@ -21,6 +21,7 @@ KINDS = {
     "features": "outputs of frozen backbones",
     "prefixes": "first epochs that trials share",
     "checkpoints": "trials under way",
+    "forecasts": "what `--dry-run` foretold",
 }
 
 

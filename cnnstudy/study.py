@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from cnnstudy import calls, strategies
+from cnnstudy import calls, forecasts, strategies
 from cnnstudy.aims import Confirm
 from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm, find_candidates
-from cnnstudy.display import Display, duration
+from cnnstudy.display import Display
 from cnnstudy.driver import Driver, MakeExecutor, Workshop
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
@@ -239,8 +239,11 @@ def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
         return workshop.recorded
     workshop.check_code()
-    driver, estimate = Driver(workshop, strategy), None
-    if factorial is not None:
+    driver = Driver(workshop, strategy)
+    workshop.prepare()
+    if factorial is None:
+        estimate = forecasts.kept(config, strategy.remaining, workshop.executor.slots)
+    else:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.ask(lambda: recorder.tracker.artifacts_of(experiment))
@@ -248,8 +251,7 @@ def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
-        taken = duration(time.monotonic() - started)
-        display.say(f"the trials took {taken}; the estimate was {duration(estimate)}")
+        forecasts.compare(estimate, time.monotonic() - started, recorder, display)
     return recorder.runs()
 
 

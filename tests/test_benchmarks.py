@@ -61,10 +61,37 @@ def test_a_row_takes_the_place_of_an_earlier_one_of_the_same_work(
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0] for line in lines] == ["| work", "| an epoch", "| what", "| memory"]
+    assert text.startswith(f"On {compared.machine()}:")
     expected = r"| an epoch | a\|b | 2 (1 to 3) | 6 (5 to 9) | 3.0 | 4 | no | 9 % | losses equal | `python x.py` |"
     assert lines[1] == expected
     assert lines[3] == "| memory | 298 MB | at most 300 MB | yes | `python y.py` |"
     assert compared.tables(compared.read(tmp_path)) == text
+
+
+def test_each_machine_has_rows_of_its_own(
+    part: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = part("compared")
+    for machine, seconds in (("a laptop", 1.0), ("a server", 0.5), ("a laptop", 2.0)):
+        monkeypatch.setattr(compared, "machine", lambda machine=machine: machine)
+        compared.record(compared.Row("an epoch", "fit", "python x.py", (seconds,), (6.0,), "equal", "4"), tmp_path)
+    compared.record(compared.Row("a trial", "fit", "python x.py", (1.0,), (6.0,), "equal"), tmp_path)
+    results = compared.read(tmp_path)
+    assert "On a laptop:" in compared.tables(results)
+    assert "On a server:" in compared.tables(results)
+    lines = compared.quoted(results).splitlines()
+    assert lines[0] == "| work | against | goal | a laptop | a server |"
+    assert lines[2:] == ["| an epoch | fit | 4 | 3.0 | 12.0 |"], "what has no goal is not quoted"
+    text = f"# Readme\n{compared.BEGINNING}old{compared.END}\nmore"
+    assert compared.quote(text, results) == text.replace("old", compared.quoted(results))
+    with pytest.raises(ValueError, match="has no"):
+        compared.quote("# Readme", results)
+
+
+def test_the_readme_quotes_the_results(part: Callable[[str], ModuleType]) -> None:
+    compared = part("compared")
+    text = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    assert compared.quote(text, compared.read(BENCHMARKS)) == text
 
 
 @pytest.mark.parametrize(("quick", "folder", "written"), [(True, False, False), (True, True, True)])

@@ -274,6 +274,28 @@ def test_finished_trials_are_the_better_measurement(desk: Desk, trial: TrialSpec
     assert list(desk.measured) == ["speed-alexnet-frozen"]
 
 
+def test_what_augmentation_decides_is_measured_by_itself(desk: Desk, trial: TrialSpec) -> None:
+    frozen = changed(trial, transfer="frozen", augmentation="none")
+    strong = changed(frozen, augmentation="strong", number=1)
+    desk.record(changed(strong, number=2), 60.0, 1000)
+    said = desk.tell([frozen, strong])
+    assert list(desk.measured) == ["speed-alexnet-frozen-none"]
+    assert "alexnet frozen strong 1 min 00 s a trial" in said[-1]
+    desk.tell([frozen])
+    assert list(desk.measured) == ["speed-alexnet-frozen"], "told only where it varies"
+
+
+def test_features_and_the_memory_of_all_workers_are_told(
+    desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = Speed(1000, 1.0, (8,), ((0.1,),), 0.0, features_bytes=3_000_000, peak_bytes=2_000_000_000)
+    monkeypatch.setattr(estimate, "_measured", lambda *given: speed)
+    specs = [changed(trial, transfer="frozen", number=number) for number in (1, 2)]
+    told = " of disk for models, 3 MB in the cache for features, up to 2 GB of memory"
+    assert desk.tell(specs)[-1].endswith(told)
+    assert desk.tell(specs, slots=2)[-1].endswith(" up to 2 GB of memory a worker, 4 GB with 2")
+
+
 def test_without_models_hardly_any_disk(desk: Desk, trial: TrialSpec) -> None:
     desk.record(trial, 10.0, 100_000_000)
     said = desk.tell([changed(trial, keep_model=False)] * 5)

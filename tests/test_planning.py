@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 
+from cnnstudy import forecasts, shelf
+from cnnstudy.cache import entry_folder
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.planning import plan_study
@@ -85,3 +88,49 @@ def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
     assert said[0] == "factorial: 1 network x 6 cells x 2 seeds = 12 trials (0 recorded, 12 to run)"
     confirming = [line for line in said if "confirming takes 2 x 3 trials more" in line]
     assert len(confirming) == len(more)
+
+
+def run_with(desk: Desk, *overrides: str) -> list[str]:
+    said: list[str] = []
+    run_study(load_study(str(desk.file), overrides), desk.tracker, desk.make(), PlainDisplay(said.append))
+    return [line for line in said if line.startswith("the trials took ")]
+
+
+def forecast_tags(desk: Desk) -> dict[str, str]:
+    tags = desk.tracker.tags(desk.tracker.study("fake").run_id)
+    return {name: of for name, of in tags.items() if name.startswith("cnnstudy.seconds_")}
+
+
+def test_what_was_foretold_is_told_beside_what_it_took(desk: Desk) -> None:
+    desk.plan()
+    (told,) = run_with(desk)
+    assert re.fullmatch(r"the trials took \d+ s; the estimate was .* \([+-]\d+ %\)", told)
+    tags = forecast_tags(desk)
+    assert set(tags) == {"cnnstudy.seconds_foretold", "cnnstudy.seconds_taken"}
+    assert 0 < float(tags["cnnstudy.seconds_taken"]) < 60
+    assert float(tags["cnnstudy.seconds_foretold"]) > 0
+
+
+def test_what_was_foretold_of_another_study_is_not(desk: Desk) -> None:
+    desk.plan("training.epochs=3")
+    desk.plan("budget.trials=5")
+    assert run_with(desk) == []
+    assert forecast_tags(desk) == {}
+
+
+def test_a_factorial_measures_what_it_is_compared_with(desk: Desk) -> None:
+    assert len(run_with(desk, "strategy={kind: factorial, seeds: 2}", "budget=", "factors.dropout=0.5")) == 1
+    assert len(forecast_tags(desk)) == 2
+
+
+def test_the_newest_forecast_counts_and_a_broken_one_is_none(desk: Desk) -> None:
+    config = load_study(str(desk.file), []).config
+    for seconds in (7.0, 90.0):
+        forecasts.keep(config, 6, 2, seconds)
+    assert [forecasts.kept(config, *given) for given in ((6, 2), (6, 1), (5, 2))] == [90.0, None, None]
+    (entry,) = shelf.entries("forecasts")
+    assert entry.about == "6 trials of study fake: 1 min 30 s foretold"
+    (file,) = (entry_folder("forecasts", entry.address)).glob("*.json")
+    for broken in ("", '"much"', "[1]"):
+        file.write_text(broken)
+        assert forecasts.kept(config, 6, 2) is None

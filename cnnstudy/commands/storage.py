@@ -12,7 +12,8 @@ cache = typer.Typer(
     no_args_is_help=True, help="What is kept for all studies: images, weights, features, first epochs; and checkpoints."
 )
 Kind = Annotated[
-    str | None, typer.Option("--kind", help="Of this kind only: images, weights, features, prefixes or checkpoints.")
+    str | None,
+    typer.Option("--kind", help="Of one kind: images, weights, features, prefixes, checkpoints, forecasts."),
 ]
 
 

@@ -72,6 +72,8 @@ class Course:
                 if stops:
                     self.ended_by = "early stopping"  # of this phase; the next one may still gain
                     break
+            if phase is not self.phases[-1]:  # a trial's end looks at the features of its last phase
+                trainer.check_features()
             done = 0
         # a longer trial would have stopped where the best epoch is long ago
         if self.ended_by == "epochs" and not best.is_long_ago(trainer.epoch):

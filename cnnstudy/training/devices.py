@@ -35,14 +35,22 @@ def uses_xla(asked: bool | None) -> bool:
 
 def computed_on(spec: TrialSpec) -> dict[str, str]:
     """What a trial's numbers may depend on beside its specification and the packages, in words."""
+    precision, xla = precision_of(spec.precision), "on" if uses_xla(spec.xla) else "off"
+    return {**_kernels(), "precision": precision, "xla": xla}
+
+
+def rounds_by(spec: TrialSpec) -> list[str]:
+    """What decides here how a sum is rounded in float32, where nothing is trained: for the address of what is kept."""
+    return [*_kernels().values(), "deterministic" if spec.deterministic else "as fast as it goes"]
+
+
+def _kernels() -> dict[str, str]:
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     return {
         "device": _name_of_gpu() or _name_of_processor(),
         "threads": str(threads or "as many as there are cores"),
         # TensorFlow's own default depends on the processor; a worker always sets it
         "onednn": {"1": "on", "0": "off"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""), "as TensorFlow has it"),
-        "precision": precision_of(spec.precision),
-        "xla": "on" if uses_xla(spec.xla) else "off",
     }
 
 

@@ -24,7 +24,7 @@ import tensorflow as tf
 from cnnstudy.cache import build_entry, cache_folder, content_address, entry_folder
 from cnnstudy.errors import DataError
 from cnnstudy.records import TrialSpec
-from cnnstudy.training import transfer, weights
+from cnnstudy.training import devices, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.batches import evaluation_batch_size
 from cnnstudy.training.compiled import CompiledNetwork
@@ -36,7 +36,7 @@ KIND = "features"
 #: Bytes in the cache for the features of all studies, and the share of what is free on the disk that new ones may take.
 LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
 #: Part of their address: raise it when the same images and weights would give other features.
-VERSION = 2
+VERSION = 3
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"
 
 
@@ -52,10 +52,15 @@ class Features:
         """Features [k, ...] of the images at those places, as they are."""
         return self.views[0][np.searchsorted(self.places, places)]
 
+    def all_views_of(self, places: np.ndarray) -> list[np.ndarray]:
+        """Features [k, ...] of them as they are and, where there are two views, flipped."""
+        rows = np.searchsorted(self.places, places)
+        return [view[rows] for view in self.views]
+
     def views_of(self, places: np.ndarray) -> np.ndarray:
         """What an update takes: [k, ...], or [k, 2, ...] where there are two views."""
-        rows = np.searchsorted(self.places, places)
-        return np.stack([view[rows] for view in self.views], axis=1) if len(self.views) > 1 else self.views[0][rows]
+        views = self.all_views_of(places)
+        return np.stack(views, axis=1) if len(views) > 1 else views[0]
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "network": [spec.architecture, spec.images.size, compiled.network.architecture.preprocessing],
             "weights": weights.digest(compiled.start_digests(layers)),
             "cut": cut,
-            "numbers": ["float32", tf.__version__],
+            "numbers": ["float32", tf.__version__, *devices.rounds_by(spec)],
         }
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +23,15 @@ from cnnstudy.training.images import Images, TrainingImages
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.prefetching import one_ahead
 from cnnstudy.training.transfer import Phase
+from cnnstudy.training.updates import AT_ONCE
 
 if TYPE_CHECKING:
     import keras
 
 #: The batch size for which a scaled learning rate is what the study file says.
 REFERENCE_BATCH = 32
+#: What a call trains on at most: bytes of its batches, and seconds, for which a worker can't be spoken to.
+BYTES_OF_CALL, SECONDS_OF_CALL = 32 << 20, 0.25
 #: Images for which features are compared with the whole network at a trial's end.
 CHECKED = 8
 
@@ -51,6 +55,7 @@ class Trainer:
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
         self._features: Features | None = None
+        self._seconds = SECONDS_OF_CALL  # that an update takes: the first one shows it
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
@@ -82,6 +87,7 @@ class Trainer:
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
+        self._seconds = SECONDS_OF_CALL
 
     @property
     def optimizer_states(self) -> list[keras.Variable]:
@@ -138,7 +144,8 @@ class Trainer:
         return np.concatenate([self.compiled.logits(of(images.places[start : start + size]), cut) for start in starts])
 
     def check_features(self) -> None:
-        """The whole network must give for a few images what it gives for their features.
+        """The whole network must give for a few images what it gives for their features, and so it must for their
+        mirror images where the features have those too.
 
         Raises:
             RuntimeError: it does not.
@@ -146,21 +153,22 @@ class Trainer:
         if self._features is None:
             return
         validation = self.images.validation
-        whole = self.compiled.logits(validation.pixels[:CHECKED])
-        cut = self.compiled.logits(self._features.of(validation.places[:CHECKED]), self._features.cut)
-        off = float(np.abs(whole - cut).max())
-        if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
-            raise RuntimeError(
-                f"features from the cache give logits that are off by {off:.5f} from those of the whole network; "
-                f"remove {cache_folder() / 'features'}, and please report this with the study file"
-            )
+        of_views = self._features.all_views_of(validation.places[:CHECKED])
+        for pixels, features in zip((validation.pixels, validation.pixels[:, :, ::-1]), of_views, strict=False):
+            whole = self.compiled.logits(pixels[:CHECKED])
+            off = float(np.abs(whole - self.compiled.logits(features, self._features.cut)).max())
+            if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
+                raise RuntimeError(
+                    f"features from the cache give logits that are off by {off:.5f} from those of the whole network; "
+                    f"remove {cache_folder() / 'features'}, and please report this with the study file"
+                )
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
-        return self._update(*self._batch(chosen))
+        return self._update(*self._batch(chosen), [len(chosen)])[0]
 
     def _batch(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What an update takes, and the labels."""
+        """What updates take, and the labels."""
         train = self.images.train
         if self._features is None:
             return train.pixels[chosen], train.labels[chosen]
@@ -168,14 +176,17 @@ class Trainer:
 
     def _update_on_every_batch(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
-        for chosen, batch in one_ahead(self._batches.of_epoch(self.epoch), self._batch, devices.gpu()):
+        together = one_ahead(self._calls(), lambda batches: self._batch(np.concatenate(batches)), devices.gpu())
+        for batches, (inputs, labels) in together:
             if self.updates and self.updates == self.spec.equal_updates and self.at_equal_updates is None:
                 self.at_equal_updates = self.measure()
-            totals += len(chosen) * self._update(*batch)
-            seen += len(chosen)
-            self.updates += 1
-            if self.spent:
-                break
+            sizes = [len(batch) for batch in batches]
+            started = time.perf_counter()
+            for size, measured in zip(sizes, self._update(inputs, labels, sizes), strict=True):
+                totals += size * measured
+            self._seconds = (time.perf_counter() - started) / len(batches)
+            seen += sum(sizes)
+            self.updates += len(batches)
         self.images_seen += seen
         loss, accuracy, auxiliary = (totals / seen).tolist()
         metrics = {
@@ -188,6 +199,28 @@ class Trainer:
         if self._update.skipped is not None:
             metrics["optimizer/skipped_updates"] = float(self._update.skipped)  # of this phase
         return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
+
+    def _calls(self) -> Iterator[list[np.ndarray]]:
+        """The epoch's batches, those together that one call trains on: what is counted or measured between them parts
+        them, and nobody is to wait long for a call.
+        """
+        made, together, most = self.updates, list[np.ndarray](), self._at_once
+        for batch in self._batches.of_epoch(self.epoch):
+            together.append(batch)
+            made += 1
+            if made in (self.spec.equal_updates, self.spec.updates) or len(together) == most:
+                yield together
+                together, most = [], self._at_once
+            if made == self.spec.updates:
+                return
+        if together:
+            yield together
+
+    @property
+    def _at_once(self) -> int:
+        """Batches in the next call."""
+        fit = BYTES_OF_CALL // (self._batch(np.arange(1))[0].nbytes * self._batches.size)
+        return max(1, min(AT_ONCE, fit, int(SECONDS_OF_CALL / self._seconds)))
 
     def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:
         """The gap that the running metric and `validation_steps = images // batch_size` show, and what they leave out.

@@ -45,13 +45,15 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
             by_size.append(_seconds_of(update))
         seconds_per_update.append(tuple(by_size))
     batch = _batch(trainer)
+    extraction_seconds, features_bytes = _extraction(trainer)
     return Speed(
         parameters=network.inference.count_params(),
         compile_seconds=max(0.0, first - setup),
         setup_seconds=setup,
         batch_sizes=tuple(batch_sizes),
         seconds_per_update=tuple(seconds_per_update),
-        extraction_seconds=_seconds_of_extraction(trainer),
+        extraction_seconds=extraction_seconds,
+        features_bytes=features_bytes,
         seconds_per_evaluated_image=_seconds_of(partial(trainer.logits, batch)) / len(batch),
         peak_bytes=_peak_bytes(),
     )
@@ -79,16 +81,16 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
     return time.perf_counter() - started, trainer
 
 
-def _seconds_of_extraction(trainer: Trainer) -> float:
-    """From one batch; 0 where each phase runs the whole network."""
+def _extraction(trainer: Trainer) -> tuple[float, int]:
+    """Seconds, from one batch, and bytes; 0 where each phase runs the whole network."""
     compiled, spec, pixels = trainer.compiled, trainer.spec, _batch(trainer).pixels
     plans = [features.plan(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
     planned = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
     if planned is None:
-        return 0.0
+        return 0.0, 0
     extract = partial(compiled.features, pixels, planned.cut)
     extract()
-    return planned.views * planned.images / len(pixels) * _seconds_of(extract)
+    return planned.views * planned.images / len(pixels) * _seconds_of(extract), planned.bytes
 
 
 def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:

@@ -1,4 +1,4 @@
-"""One update of the weights, as one compiled function."""
+"""Updates of the weights, as one compiled function that makes several of them a call."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.precision import LossScale, computing_in
 
 Result = TypeVar("Result")
+#: Updates a call at most: enough for what a call costs by itself not to count.
+AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class UpdateKind:
 
 
 class Update:
-    """One update of one kind, with optimisers of its own: one for the heads, one for the backbone."""
+    """Updates of one kind, with optimisers of their own: one for the heads, one for the backbone."""
 
     def __init__(
         self,
@@ -66,12 +68,15 @@ class Update:
         self._micro_batches = micro_batches
         self._trained = [variable.value for variables, _ in self._groups for variable in variables]
         self._loss_scale = LossScale() if kind.precision == "mixed_float16" else None
-        self._begun = tf.Variable(0, trainable=False, dtype=tf.int64)  # changes of the weights
-        self._ended = 0
+        # changes of the weights that were begun, and that are whole
+        self._begun, self._ended = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
+        self._measured = tf.Variable(tf.zeros((AT_ONCE, 3)), trainable=False)  # of each update of a call
         inputs = graph.signature(kind.cut, views=1 if kind.cut is None else len(VIEWS[kind.augmentation]))
         batch = [inputs, tf.TensorSpec((None,), tf.int64)]
         gradients = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self._trained]
-        self._step = tf.function(self._whole, input_signature=batch, autograph=False)
+        self._steps = tf.function(
+            self._one_after_another, input_signature=[*batch, tf.TensorSpec((None,), tf.int32)], autograph=False
+        )
         self._part = tf.function(
             self._of_part, input_signature=[*batch, tf.TensorSpec((), tf.float32)], autograph=False
         )
@@ -101,34 +106,63 @@ class Update:
         """All that its next call depends on, beside the weights and the random streams."""
         return [*self.variables, *(self._loss_scale.state if self._loss_scale is not None else ())]
 
-    def __call__(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Train on a batch with labels [n] int64; in parts where the memory does not suffice for all of it.
+    def __call__(self, inputs: np.ndarray, labels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+        """Train on batches one after the other, at most AT_ONCE; on one in parts where the memory does not suffice.
 
         The gradients of parts add up to those of the batch, each weighed by its share of the images: losses are means
         over images, and no layer looks at more than one image. What augmentation and dropout draw differs, though:
-        their streams go on from part to part.
+        their streams go on from part to part. How batches are divided among calls makes no difference.
 
         Args:
             inputs: images [n, size, size, 3] uint8; or features [n, ...] float32, [n, 2, ...] where images are flipped.
+            labels: [n] int64.
+            sizes: of the batches that they consist of, n images in all.
 
         Returns:
-            [3]: the batch's mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them.
+            [batches, 3]: of each its mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them.
 
         Raises:
             ResourceExhaustedError: the memory does not suffice for one image.
             MemoryError: it did not suffice when some of the weights were changed already.
         """
+        ends = np.cumsum(sizes, dtype=np.int32)
+        measured = list(self._whole_batches(inputs, labels, ends))
+        for end, size in list(zip(ends, sizes, strict=True))[len(measured) :]:
+            measured.append(self._by_itself(inputs[end - size : end], labels[end - size : end]))
+        return np.stack(measured)
+
+    def _whole_batches(self, inputs: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """[k, 3] of the first k batches: all of them, or those before the first that does not fit."""
+        if self._micro_batches.at_once["training"] is not None:
+            return np.empty((0, 3), np.float32)
+        before = int(self._ended.numpy())
+        try:
+            return self._steps(inputs, labels, ends).numpy()[: len(ends)]
+        except tf.errors.ResourceExhaustedError as error:
+            self._check_that_no_change_is_half_done(error)
+            done = int(self._ended.numpy()) - before
+            size = int(np.diff(ends, prepend=0)[done])
+            if size == 1:
+                raise
+        self._micro_batches.halve("training", size)
+        return self._measured.numpy()[:done]
+
+    def _by_itself(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """An update on one batch, in parts where it has to be: [3]."""
         return self._micro_batches.run("training", len(labels), lambda parts: self._train(inputs, labels, parts))
 
     def _train(self, inputs: np.ndarray, labels: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
         try:
-            measured = self._step(inputs, labels).numpy() if len(parts) == 1 else self._add_up(inputs, labels, parts)
+            if len(parts) == 1:
+                return self._steps(inputs, labels, np.array([len(labels)], np.int32)).numpy()[0]
+            return self._add_up(inputs, labels, parts)
         except tf.errors.ResourceExhaustedError as error:
-            if self._begun.numpy() == self._ended:
-                raise
+            self._check_that_no_change_is_half_done(error)
+            raise
+
+    def _check_that_no_change_is_half_done(self, error: tf.errors.ResourceExhaustedError) -> None:
+        if self._begun.numpy() != self._ended.numpy():
             raise MemoryError("out of memory while the weights were changed") from error
-        self._ended += 1
-        return measured
 
     def _add_up(self, inputs: np.ndarray, labels: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
         measured, gradients = np.zeros(3, np.float32), list[tf.Tensor]()
@@ -139,8 +173,19 @@ class Update:
         self._end(gradients)
         return measured
 
-    def _whole(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return self._by_xla(self._on_augmented)(self._augmented(inputs), labels)
+    def _one_after_another(self, inputs: tf.Tensor, labels: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+        starts = tf.concat([[0], ends[:-1]], axis=0)
+
+        def update(step: tf.Tensor) -> tuple[tf.Tensor]:
+            part = slice(starts[step], ends[step])
+            measured = self._by_xla(self._on_augmented)(self._augmented(inputs[part]), labels[part])
+            with tf.control_dependencies([self._measured[step].assign(measured)]):
+                return (step + 1,)
+
+        # one at a time: each needs what the one before has made of the weights
+        done = tf.while_loop(lambda step: step < tf.size(ends), update, (tf.constant(0),), parallel_iterations=1)
+        with tf.control_dependencies(done):
+            return self._measured.read_value()
 
     def _of_part(self, inputs: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         return self._by_xla(self._gradients)(self._augmented(inputs), labels, share)
@@ -181,11 +226,15 @@ class Update:
         """The weights, once all gradients are there: where the memory runs out before, nothing has changed."""
         with tf.control_dependencies(gradients):
             begun = self._begun.assign_add(1)
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
         with tf.control_dependencies([begun]):
             if self._loss_scale is None:
                 self._apply(gradients)
             else:
                 self._loss_scale.change(gradients, lambda: self._apply(gradients))
+        with tf.control_dependencies(graph.get_operations()[before:]):
+            self._ended.assign_add(1)
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         for variables, optimizer in self._groups:

@@ -141,7 +141,7 @@ def test_what_is_compiled_serves_every_rate_and_batch(
         assert trial.run_trial(spec, tmp_path / str(number), lambda record: True, networks).state == "finished"
     assert made == ["CompiledNetwork", "Update"]
     kept = networks.start(spec)
-    functions = [*kept._forwards.values(), *(update._step for update in kept._updates.values())]
+    functions = [*kept._forwards.values(), *(update._steps for update in kept._updates.values())]
     assert [function.experimental_get_tracing_count() for function in functions] == [1, 1]
 
 

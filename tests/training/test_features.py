@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cnnstudy import cache
 from cnnstudy.architectures import build_network, find, names
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import features, transfer, trial, weights
+from cnnstudy.training import devices, features, transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
 from cnnstudy.training.held_out import held_out_indices
@@ -126,6 +127,20 @@ def test_a_trial_on_features_equals_one_on_images(
     assert [getattr(cut, of) for of in same] == [getattr(whole, of) for of in same]
 
 
+def test_two_phases_on_features_equal_those_on_images(
+    make_spec: MakeSpec, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = {"weights": sources("alexnet"), "transfer": "two-phase", "augmentation": "flip", "batch_size": 16}
+    spec = make_spec(dropout=0.3, learning_rate=1e-4, epochs=3, keep_model=False, **given)
+    cut, records = run(spec, tmp_path / "cut")
+    whole, expected = run(dataclasses.replace(spec, features=False), tmp_path / "whole")
+    assert (cut.features, whole.features) == ("two views then full forward", "full forward")
+    for ours, theirs in zip(records, expected, strict=True):
+        for metric in ("train/loss", "val/loss", "running/loss", "val/accuracy"):
+            assert ours.metrics[metric] == pytest.approx(theirs.metrics[metric], abs=LOSSES), metric
+    assert cut.summary == pytest.approx(whole.summary, abs=LOSSES)
+
+
 def test_the_saved_model_is_the_whole_network(frozen: TrialSpec, tmp_path: Path) -> None:
     import keras
 
@@ -176,7 +191,7 @@ def test_flipped_images_add_one_view(
     assert len(extractions) == len(entries(own_cache)) == 2
 
 
-@pytest.mark.parametrize("other", ["weights", "cut", "test images"])
+@pytest.mark.parametrize("other", ["weights", "cut", "test images", "deterministic"])
 def test_what_differs_lies_apart(
     other: str, frozen: TrialSpec, sources: Callable[..., Path], extractions: list[str]
 ) -> None:
@@ -184,9 +199,25 @@ def test_what_differs_lies_apart(
         "weights": {"weights_file": str(sources("alexnet", 7))},
         "cut": {"levels": frozen.levels | {"transfer": "last-block"}},
         "test images": {"split": dataclasses.replace(frozen.split, seed=1)},
+        "deterministic": {"deterministic": True},
     }
     for spec in (frozen, dataclasses.replace(frozen, **changed[other])):  # type: ignore[arg-type]
         source_of(spec)
+    assert len(extractions) == 2
+
+
+@pytest.mark.parametrize("other", ["threads", "kernels", "device"])
+def test_what_is_rounded_otherwise_lies_apart(
+    other: str, frozen: TrialSpec, extractions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_of(frozen)
+    if other == "threads":
+        monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 7)
+    elif other == "kernels":
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    else:
+        monkeypatch.setattr(devices, "_name_of_gpu", lambda: "another")
+    source_of(frozen)
     assert len(extractions) == 2
 
 
@@ -294,11 +325,24 @@ def test_an_entry_that_goes_in_the_wrong_moment_is_made_again(
     assert len(extractions) == 2
 
 
+@pytest.mark.parametrize(
+    ("levels", "view"),
+    [({}, 0), ({"augmentation": "flip"}, 0), ({"augmentation": "flip"}, 1), ({"transfer": "two-phase"}, 0)],
+)
 def test_features_that_are_not_those_of_the_network_are_noticed(
-    frozen: TrialSpec, own_cache: Path, tmp_path: Path
+    levels: dict[str, str], view: int, frozen: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(frozen, tmp_path / "a")
-    file = own_cache / entries(own_cache)[0] / "features.npy"
+    spec = dataclasses.replace(frozen, levels=frozen.levels | levels)
+    places = []
+    original = cache.build_entry
+
+    def build(*given: object) -> Path:
+        places.append(original(*given))  # type: ignore[arg-type]
+        return places[-1]
+
+    monkeypatch.setattr(features, "build_entry", build)
+    run(spec, tmp_path / "a")
+    file = places[view] / "features.npy"
     np.save(file, np.load(file)[::-1] + 0.1)
     with pytest.raises(RuntimeError, match="features from the cache give logits that are off by"):
-        run(frozen, tmp_path / "b")
+        run(spec, tmp_path / "b")

@@ -124,6 +124,31 @@ def test_an_update_on_features_in_parts_is_that_of_the_batch(
     assert_equal(parts, whole, before)
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_memory_that_runs_out_in_the_middle_of_a_call(
+    fits: bool, make_spec: MakeSpec, memory: Callable[..., list[int]]
+) -> None:
+    """What came before it is done once and measured; what does not fit is done in parts, and so is what comes then."""
+    spec = make_spec(dropout=0.0, optimizer=Optimizer("sgd", 0.01), learning_rate=0.01)
+    refused = memory("conv1", training=1000 if fits else 7)
+    compiled = CompiledNetworks().start(spec)
+    trainer = Trainer(compiled, trial.load_images(spec), spec)
+    trainer.start_phase(phases(spec, dict(compiled.network.architecture.cut_points))[0])
+    sizes, train = [4, 6, 20, 3], trainer.images.train
+    measured = trainer._update(train.pixels[:33], train.labels[:33], sizes)
+    assert refused == ([] if fits else [20, 10])
+    begun, expected = CompiledNetworks().start(spec), []
+    other = Trainer(begun, trainer.images, spec)
+    other.start_phase(phases(spec, dict(begun.network.architecture.cut_points))[0])
+    start = begun.network.training.get_weights()
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        expected.append(other.update(np.arange(end - size, end)))
+    np.testing.assert_allclose(measured, expected, rtol=1e-4)
+    if fits:
+        assert np.array_equal(measured, expected)
+    assert_equal(compiled.network.training.get_weights(), begun.network.training.get_weights(), start)
+
+
 @pytest.mark.parametrize("optimizer", [Optimizer("adamw", 0.1), Optimizer("sgd", 0.1), Optimizer("rmsprop")])
 def test_where_the_memory_runs_out_nothing_has_changed(
     optimizer: Optimizer, make_spec: MakeSpec, memory: Callable[..., list[int]]

@@ -95,9 +95,9 @@ def test_a_trial_is_the_same_with_batches_ahead(
     alone = trial.run_trial(spec, tmp_path / "alone", lambda record: True)
     used = []
 
-    def spy(items: Iterator[np.ndarray], batch_of: object, device: str | None) -> Iterator[object]:
+    def spy(items: Iterator[list[np.ndarray]], batch_of: object, device: str | None) -> Iterator[object]:
         for item, batch in one_ahead(items, batch_of, device):  # type: ignore[arg-type]
-            used.append(type(batch[0]))
+            used.extend([type(batch[0])] * len(item))
             yield item, batch
 
     monkeypatch.setattr(loop, "one_ahead", spy)

@@ -40,7 +40,7 @@ def test_the_update_is_compiled_only_if_asked_for(make_spec: MakeSpec) -> None:
     compiled = CompiledNetworks().start(make_spec())
     for xla in (False, True):
         update = compiled.update(UpdateKind(("",), False, Optimizer("sgd"), "none", xla=xla))
-        functions = update._step.get_concrete_function().graph.as_graph_def().library.function
+        functions = update._steps.get_concrete_function().graph.as_graph_def().library.function
         assert any(function.attr["_XlaMustCompile"].b for function in functions) == xla
 
 
