@@ -21,6 +21,7 @@ SCRIPTS = (
     "epoch",
     "warm_graphs",
     "frozen_features",
+    "several_updates",
     "second_study",
     "shared_prefixes",
     "pruning",

@@ -86,7 +86,7 @@ class Update:
         """Optimisers as fresh ones."""
         for (_, optimizer), rate in zip(self._groups, (learning_rate, backbone_learning_rate), strict=False):
             for variable in optimizer.variables:
-                weights.assign(variable, tf.zeros(variable.shape, variable.dtype))
+                weights.assign(variable, tf.raw_ops.ZerosLike(x=variable.value))  # tf.zeros takes ten times as long
             optimizer.learning_rate = rate
         if self._loss_scale is not None:
             self._loss_scale.start()

@@ -53,7 +53,7 @@ def initialise(network: Network, seed: int, source: Path | None = None, kept: Co
         initializer = layer.kernel_initializer
         seeded = type(initializer).from_config({**initializer.get_config(), "seed": layer_seed})
         assign(layer.kernel, seeded(layer.kernel.shape, dtype=layer.kernel.dtype))
-        assign(layer.bias, tf.zeros(layer.bias.shape, layer.bias.dtype))
+        assign(layer.bias, tf.raw_ops.ZerosLike(x=layer.bias.value))
 
 
 def assign(variable: keras.Variable, value: tf.Tensor) -> None:
