@@ -97,7 +97,7 @@ def theirs(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     def work() -> dict[str, Any]:
         order = np.concatenate(list(batches.of_epoch(next(epochs))))
         pixels, labels = images.train.pixels[order], images.train.labels[order]
-        validation = (images.validation.pixels, images.validation.labels)
+        validation = (images.validation.pixels[:], images.validation.labels)
         started = time.perf_counter()
         # the order is that of our batches already
         history = model.fit(

@@ -98,10 +98,10 @@ def theirs(epochs: int, images_per_class: int) -> Callable[[], dict[str, Any]]:
         weights.initialise(network, spec.seed)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         network.logits.compile(keras.optimizers.Adam(5e-4), loss, metrics=["accuracy"])
-        validation = (images.validation.pixels, images.validation.labels)
+        validation = (images.validation.pixels[:], images.validation.labels)
         began = time.perf_counter()
         network.logits.fit(
-            images.train.pixels,
+            images.train.pixels[:],
             images.train.labels,
             batch_size=16,
             epochs=epochs,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from cnnstudy.cache import build_entry, cache_folder, content_address, entry_folder
+from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder
 from cnnstudy.errors import DataError
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import devices, transfer, weights
@@ -138,6 +138,9 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
     def build(folder: Path, flipped: bool) -> None:
         _make_room(LIMIT - planned.bytes, kept=addresses)
         _extract(compiled, planned.cut, pixels, places, flipped, folder / "features.npy", progress)
+        of_images = f"{len(places)} images of {spec.images.name}, {spec.images.size} pixels"
+        about = f"{spec.architecture} up to {planned.cut}, of {of_images}{', flipped' if flipped else ''}"
+        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
     views = tuple(
         _open(address, lambda folder, flipped=bool(view): build(folder, flipped))  # type: ignore[misc]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnstudy.errors import DataError, ModelError
 from cnnstudy.records import PreparedImages, Split
-from cnnstudy.training.images import Images, open_decoded
+from cnnstudy.training.images import Images, Pixels, open_decoded
 from cnnstudy.training.splits import held_out_count, ranked_by
 
 
@@ -31,7 +31,7 @@ def load_test(images: PreparedImages, split: Split) -> Images:
     usable = decoded.usable
     chosen = held_out_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
     rows = usable[chosen]
-    return Images(decoded.pixels[rows], decoded.labels[rows], rows)
+    return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 
 
 def evaluate(models: Sequence[Path], images: PreparedImages, split: Split, progress: Callable[..., None]) -> Any:

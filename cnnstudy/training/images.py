@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import PIL
+from numpy.typing import DTypeLike
 
 from cnnstudy import datasets
 from cnnstudy.cache import ABOUT, build_entries, content_address, entry_folder
@@ -28,11 +29,35 @@ from cnnstudy.training.pixels import DECODER_VERSION
 from cnnstudy.training.splits import held_out_count, ranked, split_indices
 
 
+class Pixels:
+    """Images [n, size, size, 3] uint8 that stay in the cache's memory map, which all workers share, until they are
+    asked for: `pixels[index]` is an array.
+
+    Args:
+        mapped: all images of the data set.
+        places: [n]: of these ones.
+    """
+
+    def __init__(self, mapped: np.ndarray, places: np.ndarray) -> None:
+        self._mapped, self._places = mapped, places
+        self.shape = (len(places), *mapped.shape[1:])
+        self.dtype = mapped.dtype
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self._mapped[self._places[index]])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True)
 class Images:
     """Images [n, size, size, 3] uint8 with their labels [n] int64, and their places in the data set [n] int64."""
 
-    pixels: np.ndarray
+    pixels: Pixels | np.ndarray
     labels: np.ndarray
     places: np.ndarray
 
@@ -254,7 +279,7 @@ def load_for_training(
 
     def take(chosen: list[list[int]]) -> Images:
         rows = places(chosen)
-        return Images(pixels[rows], labels[rows], rows)
+        return Images(Pixels(pixels, rows), labels[rows], rows)
 
     return TrainingImages(take(train), take(parts["validation"]), take(probe))
 

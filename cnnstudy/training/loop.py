@@ -153,9 +153,9 @@ class Trainer:
         if self._features is None:
             return
         validation = self.images.validation
-        of_views = self._features.all_views_of(validation.places[:CHECKED])
-        for pixels, features in zip((validation.pixels, validation.pixels[:, :, ::-1]), of_views, strict=False):
-            whole = self.compiled.logits(pixels[:CHECKED])
+        pixels, of_views = validation.pixels[:CHECKED], self._features.all_views_of(validation.places[:CHECKED])
+        for view, features in zip((pixels, pixels[:, :, ::-1]), of_views, strict=False):
+            whole = self.compiled.logits(view)
             off = float(np.abs(whole - self.compiled.logits(features, self._features.cut)).max())
             if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
                 raise RuntimeError(

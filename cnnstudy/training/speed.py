@@ -83,7 +83,7 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
 
 def _extraction(trainer: Trainer) -> tuple[float, int]:
     """Seconds, from one batch, and bytes; 0 where each phase runs the whole network."""
-    compiled, spec, pixels = trainer.compiled, trainer.spec, _batch(trainer).pixels
+    compiled, spec, pixels = trainer.compiled, trainer.spec, np.asarray(_batch(trainer).pixels)
     plans = [features.plan(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
     planned = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
     if planned is None:

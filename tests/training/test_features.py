@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnnstudy import cache
+from cnnstudy import cache, shelf
 from cnnstudy.architectures import build_network, find, names
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import devices, features, transfer, trial, weights
@@ -147,7 +147,7 @@ def test_the_saved_model_is_the_whole_network(frozen: TrialSpec, tmp_path: Path)
     result, _ = run(dataclasses.replace(frozen, keep_model=True), tmp_path)
     model = keras.saving.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
     validation = load_for_training(frozen.images, frozen.split, 1.0).validation
-    right = model.predict(validation.pixels, verbose=0).argmax(axis=1) == validation.labels
+    right = model.predict(validation.pixels[:], verbose=0).argmax(axis=1) == validation.labels
     assert right.mean() == result.summary["val/accuracy"]
 
 
@@ -189,6 +189,9 @@ def test_flipped_images_add_one_view(
     run(flipped, tmp_path / "b")
     run(flipped, tmp_path / "c")
     assert len(extractions) == len(entries(own_cache)) == 2
+    abouts = sorted(entry.about for entry in shelf.entries("features"))
+    as_they_are = "alexnet up to head_flatten, of 75 images of digits, 64 pixels"
+    assert abouts == [as_they_are, f"{as_they_are}, flipped"]
 
 
 @pytest.mark.parametrize("other", ["weights", "cut", "test images", "deterministic"])

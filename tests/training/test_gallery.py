@@ -78,7 +78,7 @@ def test_every_mistake_is_one_and_none_is_left_out(spec: TrialSpec, model: Path,
     rows = dict(
         zip(
             [keys_of(spec.images)[place] for place in validation.places],
-            keras.saving.load_model(model).predict_on_batch(validation.pixels),
+            keras.saving.load_model(model).predict_on_batch(validation.pixels[:]),
             strict=True,
         )
     )
@@ -130,14 +130,14 @@ def test_neighbours_are_the_most_alike_of_the_trials_own_training_images(
     train = dict(
         zip(
             [keys[place] for place in loaded.train.places],
-            zip(features.predict_on_batch(loaded.train.pixels), loaded.train.labels, strict=True),
+            zip(features.predict_on_batch(loaded.train.pixels[:]), loaded.train.labels, strict=True),
             strict=True,
         )
     )
     validation = dict(
         zip(
             [keys[place] for place in loaded.validation.places],
-            features.predict_on_batch(loaded.validation.pixels),
+            features.predict_on_batch(loaded.validation.pixels[:]),
             strict=True,
         )
     )

@@ -98,7 +98,7 @@ def test_what_it_says_is_what_the_model_says_of_each_image(make_spec: Callable[.
     file = Path(result.files["model"]) / "data" / "model.keras"
     told = held_out.evaluate([file, file], spec.images, spec.split, lambda *_: None)
     test = held_out.load_test(spec.images, spec.split)
-    chances = np.asarray(keras.saving.load_model(file).predict(test.pixels, verbose=0), dtype=np.float64)
+    chances = np.asarray(keras.saving.load_model(file).predict(test.pixels[:], verbose=0), dtype=np.float64)
     right = chances.argmax(axis=1) == test.labels
     assert told["accuracy"] == [pytest.approx(right.mean())] * 2
     assert told["loss"] == [pytest.approx(-np.log(chances[np.arange(25), test.labels]).mean(), rel=1e-4)] * 2

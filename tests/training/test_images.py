@@ -61,6 +61,28 @@ def folder(tmp_path: Path) -> Path:
     return write_classes(tmp_path / "fruit", apple=30, pear=20, quince=10)
 
 
+def test_pixels_stay_in_the_cache_until_they_are_asked_for(folder: Path) -> None:
+    (prepared,) = ready(folder)
+    train = load_for_training(prepared, SPLIT, 1.0).train
+    everything = np.load(Path(prepared.folder) / "images.npy")[train.places]
+    pixels = train.pixels
+    assert isinstance(pixels._mapped, np.memmap)
+    assert (len(pixels), pixels.shape, pixels.dtype) == (len(train), everything.shape, np.uint8)
+    chosen = np.array([5, 0, 3])
+    for ours, expected in (
+        (pixels[:], everything),
+        (pixels[2:4], everything[2:4]),
+        (pixels[chosen], everything[chosen]),
+        (pixels[train.labels == 1], everything[train.labels == 1]),
+        (pixels[-1], everything[-1]),
+        (np.asarray(pixels), everything),
+        (np.asarray(pixels, np.float32), everything.astype(np.float32)),
+    ):
+        assert np.array_equal(ours, expected)
+        assert type(ours) is np.ndarray
+    assert [one.tobytes() for one in pixels] == [one.tobytes() for one in everything]
+
+
 # ---- bad files
 
 

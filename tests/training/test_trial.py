@@ -129,7 +129,7 @@ def test_the_saved_model_has_the_summarys_numbers(make_spec: MakeSpec, tmp_path:
     assert best.metrics["val/accuracy"] == max(record.metrics["val/accuracy"] for record in records)
     model = keras.saving.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
     validation = load_for_training(spec.images, spec.split, 1.0).validation
-    probabilities = model.predict(validation.pixels, verbose=0)
+    probabilities = model.predict(validation.pixels[:], verbose=0)
     assert clean_metrics(np.log(probabilities), validation.labels)["loss"] == pytest.approx(
         result.summary["val/loss"], abs=1e-4
     )
@@ -243,9 +243,9 @@ def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
     for _ in range(spec.epochs):
         of_epoch: list[int] = []
 
-        def spy(pixels: np.ndarray, labels: np.ndarray, of_epoch: list[int] = of_epoch) -> object:
+        def spy(pixels: np.ndarray, labels: np.ndarray, sizes: list[int], of_epoch: list[int] = of_epoch) -> object:
             of_epoch += [places[image.tobytes()] for image in pixels]
-            return step(pixels, labels)
+            return step(pixels, labels, sizes)
 
         spy.skipped = step.skipped
         trainer._update = spy
