@@ -97,9 +97,8 @@ def foretold(lines: dict[str, Line], given: argparse.Namespace, found: dict[str,
         f"driver at {memory.at(trials):.0f} MB, mlflow.db at {database * trials / 1e9:.2f} GB, pictures and tables at "
         f"{artifacts * trials / 1e9:.2f} GB without models ({free / 1e9:.0f} GB are free here)",
         f"{images:,} images: {lines['images'].at(images) / 3600:.2f} h for {given.with_images} trials; decoded "
-        f"{images * 64 * 64 * 3 / 1e9:.1f} GB, which the cache has room for, but each worker holds its train, "
-        f"validation and probe images in memory: about as much; features of VGG16 at 64 px take "
-        f"{images * 2 * 2 * 512 * 4 / 1e9:.1f} GB (4.3 GB is the cache's limit)",
+        f"{images * 64 * 64 * 3 / 1e9:.1f} GB, which all workers read from one memory map; features "
+        f"of VGG16 at 64 px take {images * 2 * 2 * 512 * 4 / 1e9:.1f} GB (4.3 GB is the cache's limit)",
         f"{MORE * max(given.workers)} workers: {found['worker'] * MORE * max(given.workers) / 1e3:.0f} GB, each with "
         f"TensorFlow; they share the cores, so more workers than cores only cost",
     ]
@@ -107,9 +106,7 @@ def foretold(lines: dict[str, Line], given: argparse.Namespace, found: dict[str,
     for fields in recorded.values():
         name, _, rest = fields["work"].partition(" of a study with ")
         if rest and fields["points"] and fields["machine"] == machine():
-            said.append(
-                f"{name} at {trials:,} trials: {through(fields['points'], trials):.0f} s, between measured ones"
-            )
+            said.append(f"{name} at {trials:,} trials: {through(fields['points'], trials):.0f} s, from those measured")
     breaks = {
         "the driver's memory (goal 300 MB)": (MEMORY / 1e6 - memory.fixed) / max(memory.marginal, 1e-9),
         "the time of TPE's choice (1 s a trial)": (1 - choice.fixed) / max(choice.marginal, 1e-12),

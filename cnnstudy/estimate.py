@@ -35,7 +35,7 @@ Kind = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Cost:
-    """What the trials of one network and transfer mode take that are still to run."""
+    """What the trials of one kind take that are still to run."""
 
     seconds: float  # of workers, all together
     bytes: int  # of models, pictures and tables
@@ -166,7 +166,7 @@ def _tell(
     left_out = [names[kind] for kind in sorted(by_kind) if kind not in costs]
     without = f" without {', '.join(left_out)}" if left_out else ""
     models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
-    features = sum(cost.features_bytes for cost in costs.values())
+    features = _bytes_of_features(costs)
     workers = f" a worker, {size(slots * memory)} with {slots}" if slots > 1 else ""
     display.say(
         f"  about {duration(_seconds_of_all(costs, by_kind, slots))}{without} "
@@ -177,8 +177,17 @@ def _tell(
     )
 
 
+def _bytes_of_features(costs: Mapping[Kind, Cost]) -> int:
+    """A head's phase takes those of frozen trials, and what is flipped adds to what is not."""
+    largest: dict[tuple[str, str], int] = {}
+    for (architecture, transfer, _), cost in costs.items():
+        of = architecture, "frozen" if transfer == "two-phase" else transfer
+        largest[of] = max(largest.get(of, 0), cost.features_bytes)
+    return sum(largest.values())
+
+
 def _cost_by_record(kind: Kind, specs: Sequence[TrialSpec], runs: Sequence[RecordedRun]) -> Cost | None:
-    """From the finished trials of that network and mode, if there are any."""
+    """From the finished trials of that kind, if there are any."""
     alike = [
         run for run in runs if run.kind == "trial" and _kind(run.tags["cnnstudy.architecture"], run.parameters) == kind
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ FORETOLD_TAG, TAKEN_TAG = "cnnstudy.seconds_foretold", "cnnstudy.seconds_taken"
 
 
 def keep(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
-    """Of so many trials that are to run yet, by so many workers; in place of an earlier one."""
+    """Of so many trials that are to run yet, by so many workers; in place of an earlier one, if the cache takes it."""
     address = _address(config, trials, workers)
 
     def write(folder: Path) -> None:
@@ -26,16 +27,19 @@ def keep(config: StudyConfig, trials: int, workers: int, seconds: float) -> None
         about = f"{trials} trials of study {config.name}: {duration(seconds)} foretold"
         (folder / ABOUT).write_text(about, encoding="utf-8")
 
-    shutil.rmtree(entry_folder(KIND, address), ignore_errors=True)
-    build_entry(KIND, address, write)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(entry_folder(KIND, address), ignore_errors=True)
+        build_entry(KIND, address, write)
 
 
-def kept(config: StudyConfig, trials: int, workers: int) -> float | None:
-    """Seconds that were foretold of just these trials; None where nobody asked."""
+def take(config: StudyConfig, trials: int, workers: int) -> float | None:
+    """Seconds that were foretold of just these trials, for the last time; None where nobody asked."""
+    folder = entry_folder(KIND, _address(config, trials, workers))
     try:
-        seconds = json.loads((entry_folder(KIND, _address(config, trials, workers)) / _FILE).read_text("utf-8"))
+        seconds = json.loads((folder / _FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
+    shutil.rmtree(folder, ignore_errors=True)
     return float(seconds) if isinstance(seconds, int | float) else None
 
 

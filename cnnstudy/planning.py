@@ -55,7 +55,7 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
         specs = [plan.spec_of(proposal) for proposal in missing]
         artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
         seconds = tell_cost(specs, runs, artifacts, plan.executor, display)
-        if seconds is not None:
+        if seconds is not None and not isinstance(strategy, Factorial):  # which is measured again when it runs
             forecasts.keep(config, len(missing), plan.executor.slots, seconds)
     learning = {
         name for name in config.architectures if (found := config.weights_of(name)) and found.source == "pretrain"

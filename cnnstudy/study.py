@@ -242,7 +242,7 @@ def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
     driver = Driver(workshop, strategy)
     workshop.prepare()
     if factorial is None:
-        estimate = forecasts.kept(config, strategy.remaining, workshop.executor.slots)
+        estimate = forecasts.take(config, strategy.remaining, workshop.executor.slots)
     else:
         specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id

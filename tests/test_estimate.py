@@ -294,6 +294,10 @@ def test_features_and_the_memory_of_all_workers_are_told(
     told = " of disk for models, 3 MB in the cache for features, up to 2 GB of memory"
     assert desk.tell(specs)[-1].endswith(told)
     assert desk.tell(specs, slots=2)[-1].endswith(" up to 2 GB of memory a worker, 4 GB with 2")
+    shared = [changed(trial, transfer=mode, augmentation=of) for mode in ("frozen", "two-phase") for of in "ab"]
+    assert ", 3 MB in the cache for features" in desk.tell(shared)[-1]
+    apart = [*specs, changed(trial, transfer="last-block"), changed(trial, transfer="frozen", architecture="vgg16")]
+    assert ", 9 MB in the cache for features" in desk.tell(apart)[-1]
 
 
 def test_without_models_hardly_any_disk(desk: Desk, trial: TrialSpec) -> None:

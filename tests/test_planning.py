@@ -123,14 +123,31 @@ def test_a_factorial_measures_what_it_is_compared_with(desk: Desk) -> None:
     assert len(forecast_tags(desk)) == 2
 
 
-def test_the_newest_forecast_counts_and_a_broken_one_is_none(desk: Desk) -> None:
+def test_the_newest_forecast_counts_once(desk: Desk) -> None:
     config = load_study(str(desk.file), []).config
     for seconds in (7.0, 90.0):
         forecasts.keep(config, 6, 2, seconds)
-    assert [forecasts.kept(config, *given) for given in ((6, 2), (6, 1), (5, 2))] == [90.0, None, None]
     (entry,) = shelf.entries("forecasts")
     assert entry.about == "6 trials of study fake: 1 min 30 s foretold"
+    asked = ((6, 1), (5, 2), (6, 2), (6, 2))
+    assert [forecasts.take(config, *given) for given in asked] == [None, None, 90.0, None]
+    assert shelf.entries("forecasts") == []
+
+
+@pytest.mark.parametrize("broken", ["", '"much"', "[1]"])
+def test_a_broken_forecast_is_none(desk: Desk, broken: str) -> None:
+    config = load_study(str(desk.file), []).config
+    forecasts.keep(config, 6, 2, 7.0)
+    (entry,) = shelf.entries("forecasts")
     (file,) = (entry_folder("forecasts", entry.address)).glob("*.json")
-    for broken in ("", '"much"', "[1]"):
-        file.write_text(broken)
-        assert forecasts.kept(config, 6, 2) is None
+    file.write_text(broken)
+    assert forecasts.take(config, 6, 2) is None
+
+
+def test_a_cache_that_takes_no_forecast_is_no_matter(
+    desk: Desk, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_places / "no folder").write_text("")
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "no folder"))
+    assert any("learning source weights" in line for line in desk.plan())
+    assert run_with(desk) == []

@@ -41,7 +41,15 @@ class Course:
 
         Raises:
             DivergedError: the loss is no longer finite.
+            RuntimeError: features from the cache are not those of the network.
         """
+        self._train(report, progress)
+        self.trainer.check_features()
+        # a longer trial would have stopped where the best epoch is long ago
+        if self.ended_by == "epochs" and not self.best.is_long_ago(self.trainer.epoch):
+            self._share((len(self.phases) - 1, self.phases[-1].epochs))
+
+    def _train(self, report: Report, progress: Progress) -> None:
         spec, trainer, best = self.trainer.spec, self.trainer, self.best
         first, done = self._go_on(progress)
         for record in self.records:
@@ -68,16 +76,13 @@ class Course:
                 stops = best.is_long_ago(record.epoch) and number < phase.epochs
                 at = (index + 1, 0) if stops or number == phase.epochs else (index, number)
                 if sum(phase.epochs for phase in self.phases[at[0] :]) > at[1]:
+                    if at[1] == 0:  # the end of a phase, of which nothing false is to be kept
+                        trainer.check_features()
                     self._keep(at)
                 if stops:
                     self.ended_by = "early stopping"  # of this phase; the next one may still gain
                     break
-            if phase is not self.phases[-1]:  # a trial's end looks at the features of its last phase
-                trainer.check_features()
             done = 0
-        # a longer trial would have stopped where the best epoch is long ago
-        if self.ended_by == "epochs" and not best.is_long_ago(trainer.epoch):
-            self._share((len(self.phases) - 1, self.phases[-1].epochs))
 
     def _go_on(self, progress: Progress) -> Place:
         """Where the trial begins, with the records before that."""

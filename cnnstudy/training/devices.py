@@ -63,9 +63,11 @@ def _name_of_gpu() -> str:
 
 
 def _name_of_processor() -> str:
+    """With its widest instructions, which a virtual machine may hide: the kernels depend on them."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name" and value.strip():
-                return value.strip()
+                return value.strip() + (" with AVX-512" if "avx512f" in text.split() else "")
     return platform.processor() or platform.machine()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REFERENCE_BATCH = 32
 #: What a call trains on at most: bytes of its batches, and seconds, for which a worker can't be spoken to.
 BYTES_OF_CALL, SECONDS_OF_CALL = 32 << 20, 0.25
-#: Images for which features are compared with the whole network at a trial's end.
+#: Images for which features are compared with the whole network at the end of each phase that trained on them.
 CHECKED = 8
 
 
@@ -165,7 +165,11 @@ class Trainer:
 
     def update(self, chosen: np.ndarray) -> np.ndarray:
         """One update on those training images (their places); mean loss, accuracy and summed auxiliary losses [3]."""
-        return self._update(*self._batch(chosen), [len(chosen)])[0]
+        return self.update_several([chosen])[0]
+
+    def update_several(self, batches: Sequence[np.ndarray]) -> np.ndarray:
+        """An update on each batch, in one call: [batches, 3]."""
+        return self._update(*self._batch(np.concatenate(batches)), [len(batch) for batch in batches])
 
     def _batch(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What updates take, and the labels."""
@@ -184,7 +188,7 @@ class Trainer:
             started = time.perf_counter()
             for size, measured in zip(sizes, self._update(inputs, labels, sizes), strict=True):
                 totals += size * measured
-            self._seconds = (time.perf_counter() - started) / len(batches)
+            self._seconds = (time.perf_counter() - started) / sum(sizes) * self._batches.size
             seen += sum(sizes)
             self.updates += len(batches)
         self.images_seen += seen
@@ -204,23 +208,25 @@ class Trainer:
         """The epoch's batches, those together that one call trains on: what is counted or measured between them parts
         them, and nobody is to wait long for a call.
         """
-        made, together, most = self.updates, list[np.ndarray](), self._at_once
+        size = self._batches.size
+        made, together, most = self.updates, list[np.ndarray](), self.at_once(size, self._seconds)
         for batch in self._batches.of_epoch(self.epoch):
             together.append(batch)
             made += 1
             if made in (self.spec.equal_updates, self.spec.updates) or len(together) == most:
                 yield together
-                together, most = [], self._at_once
+                together, most = [], self.at_once(size, self._seconds)
             if made == self.spec.updates:
                 return
         if together:
             yield together
 
-    @property
-    def _at_once(self) -> int:
-        """Batches in the next call."""
-        fit = BYTES_OF_CALL // (self._batch(np.arange(1))[0].nbytes * self._batches.size)
-        return max(1, min(AT_ONCE, fit, int(SECONDS_OF_CALL / self._seconds)))
+    def at_once(self, size: int, seconds: float) -> int:
+        """How many updates one call makes, on so many images each, if one takes so many seconds."""
+        if self.compiled.micro_batches.at_once["training"] is not None:
+            return 1  # the memory is short, or was
+        fit = BYTES_OF_CALL // (self._batch(np.arange(1))[0].nbytes * size)
+        return max(1, min(AT_ONCE, fit, int(SECONDS_OF_CALL / seconds)))
 
     def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:
         """The gap that the running metric and `validation_steps = images // batch_size` show, and what they leave out.

@@ -48,12 +48,8 @@ class MicroBatches:
                 if size == 1:
                     raise
             # behind the handler, where the error no longer holds on to what it had allocated
-            self.halve(use, size)
-
-    def halve(self, use: Use, size: int) -> None:
-        """So many images at once, more than one, do not fit."""
-        self.at_once[use] = (size + 1) // 2
-        self.tell(f"out of memory; {use} goes on with {self.at_once[use]} images at once instead of {size}")
+            self.at_once[use] = (size + 1) // 2
+            self.tell(f"out of memory; {use} goes on with {self.at_once[use]} images at once instead of {size}")
 
     def evaluate(self, inputs: np.ndarray, outputs_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The outputs [n, ...] of inputs [n, ...]."""

@@ -40,9 +40,7 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
         by_size = []
         for size in batch_sizes:
-            update = partial(trainer.update, places[:size])
-            update()  # the first of a size takes longer
-            by_size.append(_seconds_of(update))
+            by_size.append(_seconds_of_an_update(trainer, places[:size]))
         seconds_per_update.append(tuple(by_size))
     batch = _batch(trainer)
     extraction_seconds, features_bytes = _extraction(trainer)
@@ -104,6 +102,14 @@ def _batch(trainer: Trainer) -> Images:
 
 def _first(images: Images, count: int) -> Images:
     return Images(**{name: array[:count] for name, array in vars(images).items()})
+
+
+def _seconds_of_an_update(trainer: Trainer, batch: np.ndarray) -> float:
+    """As it is in training: short ones share a call."""
+    trainer.update(batch)  # the first of a size takes longer
+    alone = _seconds_of(partial(trainer.update, batch))
+    count = trainer.at_once(len(batch), alone)
+    return alone if count == 1 else _seconds_of(partial(trainer.update_several, [batch] * count)) / count
 
 
 def _seconds_of(call: Callable[[], object]) -> float:

@@ -74,7 +74,6 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     if best.epoch != trainer.epoch:
         restored, full = trainer.measure(), trainer.measure_full_train()
     _check_restored(restored.metrics, course.records[best.epoch - 1])
-    trainer.check_features()
     frozen_after = weights.digests(always_frozen)
     if frozen_before != frozen_after:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")

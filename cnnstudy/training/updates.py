@@ -128,11 +128,11 @@ class Update:
         ends = np.cumsum(sizes, dtype=np.int32)
         measured = list(self._whole_batches(inputs, labels, ends))
         for end, size in list(zip(ends, sizes, strict=True))[len(measured) :]:
-            measured.append(self._by_itself(inputs[end - size : end], labels[end - size : end]))
+            measured.append(self._by_itself(inputs, labels, slice(end - size, end)))
         return np.stack(measured)
 
     def _whole_batches(self, inputs: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """[k, 3] of the first k batches: all of them, or those before the first that does not fit."""
+        """[k, 3] of the first k batches: all of them, or those that were trained on when the memory ran out."""
         if self._micro_batches.at_once["training"] is not None:
             return np.empty((0, 3), np.float32)
         before = int(self._ended.numpy())
@@ -140,16 +140,13 @@ class Update:
             return self._steps(inputs, labels, ends).numpy()[: len(ends)]
         except tf.errors.ResourceExhaustedError as error:
             self._check_that_no_change_is_half_done(error)
-            done = int(self._ended.numpy()) - before
-            size = int(np.diff(ends, prepend=0)[done])
-            if size == 1:
-                raise
-        self._micro_batches.halve("training", size)
-        return self._measured.numpy()[:done]
+        return self._measured.numpy()[: int(self._ended.numpy()) - before]
 
-    def _by_itself(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """An update on one batch, in parts where it has to be: [3]."""
-        return self._micro_batches.run("training", len(labels), lambda parts: self._train(inputs, labels, parts))
+    def _by_itself(self, inputs: np.ndarray, labels: np.ndarray, batch: slice) -> np.ndarray:
+        """An update on one of the batches, in parts where it has to be: [3]."""
+        return self._micro_batches.run(
+            "training", batch.stop - batch.start, lambda parts: self._train(inputs[batch], labels[batch], parts)
+        )
 
     def _train(self, inputs: np.ndarray, labels: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
         try:

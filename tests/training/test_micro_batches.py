@@ -105,7 +105,7 @@ def test_an_update_in_parts_is_that_of_the_batch(
     before, whole, expected = trained(spec)
     refused = memory(FIRST_LAYERS[name], training=7)
     _, parts, measured = trained(spec)
-    assert refused == [20, 10], "the first update finds out what fits, the second knows it"
+    assert refused == [20, 20, 10], "the first update finds out what fits, by itself too; the second knows it"
     assert_equal(parts, whole, before)
     np.testing.assert_allclose(measured, expected, rtol=1e-4)
     assert (expected[2] > 0) == (name == "googlenet"), "auxiliary losses are summed where there are any"
@@ -120,7 +120,7 @@ def test_an_update_on_features_in_parts_is_that_of_the_batch(
     before, whole, _ = trained(spec)
     refused = memory(layer, training=7)
     _, parts, _ = trained(spec)
-    assert refused == [20, 10]
+    assert refused == [20, 20, 10]
     assert_equal(parts, whole, before)
 
 
@@ -136,7 +136,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_call(
     trainer.start_phase(phases(spec, dict(compiled.network.architecture.cut_points))[0])
     sizes, train = [4, 6, 20, 3], trainer.images.train
     measured = trainer._update(train.pixels[:33], train.labels[:33], sizes)
-    assert refused == ([] if fits else [20, 10])
+    assert refused == ([] if fits else [20, 20, 10])
     begun, expected = CompiledNetworks().start(spec), []
     other = Trainer(begun, trainer.images, spec)
     other.start_phase(phases(spec, dict(begun.network.architecture.cut_points))[0])
@@ -198,7 +198,7 @@ def test_a_trial_goes_on_with_fewer_images_at_once_and_says_so(
     )
     assert (whole.micro_batch, whole.evaluation_batch) == (None, None)
     assert (result.state, result.micro_batch, result.evaluation_batch) == ("finished", 8, 13)
-    assert refused == [32, 16, 25]
+    assert refused == [32, 32, 16, 25]
     assert said[:2] == [
         "out of memory; training goes on with 16 images at once instead of 32",
         "out of memory; training goes on with 8 images at once instead of 16",
@@ -225,7 +225,7 @@ def test_only_one_image_that_does_not_fit_ends_the_trial(
     refused = memory("conv1", training=0)
     with pytest.raises(tf.errors.ResourceExhaustedError):
         trial.run_trial(make_spec(batch_size=8, epochs=1), tmp_path, lambda record: True)
-    assert refused == [8, 4, 2, 1]
+    assert refused == [8, 8, 4, 2, 1]
 
 
 def test_predictions_come_in_parts_too() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +46,22 @@ def test_each_batch_size_is_measured_and_no_other(
     assert Speed.from_json(json.loads(json.dumps(found.to_json()))).batch_sizes == (4, 32)
 
 
+def test_short_updates_are_timed_as_training_makes_them(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = loop.Trainer.update_several
+
+    def several(trainer: loop.Trainer, batches: Sequence[np.ndarray]) -> np.ndarray:
+        calls.append(len(batches))
+        return original(trainer, batches)
+
+    monkeypatch.setattr(loop.Trainer, "update_several", several)
+    monkeypatch.setattr(loop, "SECONDS_OF_CALL", 1e9)
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    found = measure_speed(make_spec(transfer="frozen"), [4])
+    assert calls == [1, 1, 1, 1, loop.AT_ONCE]
+    assert found.seconds_per_update[0][0] > 0
+
+
 def test_a_batch_takes_no_more_images_than_there_are(make_spec: MakeSpec, updates: list[int]) -> None:
     measure_speed(make_spec(data_fraction=0.2), [4, 4096])
     assert set(updates) == {4, 10}
@@ -85,6 +101,9 @@ def test_features_are_measured_without_making_them(
     whole = measure_speed(make_spec(transfer="frozen", augmentation="strong"), [8])
     assert frozen.extraction_seconds > 0
     assert whole.extraction_seconds == 0
+    assert frozen.features_bytes > 0
+    assert frozen.features_bytes % (2 * 75 * 4) == 0, "two views of 75 images in float32"
+    assert whole.features_bytes == 0
     assert not (tmp_path / "cache" / "features").exists()
 
 
