@@ -36,10 +36,10 @@ GOALS = {
 #: Images of each of ten classes at 224 pixels, at most: an epoch takes seconds an image there.
 LARGE, IMAGES_WHEN_LARGE = 128, 10
 BATCH, LEARNING_RATE = 16, 1e-4
-#: How far apart the losses of the first epoch may be, relative to theirs, by the peer's oneDNN: sums are rounded in
-#: another order, by other kernels where it is off, and every update carries that on. So VGG16's losses at 32 px came
-#: out up to 1.7 % apart with the same kernels and 4.1 % with others.
-TOLERANCE = {"on": 0.02, "off": 0.05}
+#: How far apart the losses of the first epoch may be, relative to theirs, in training and in validation after it, by
+#: the peer's oneDNN: sums are rounded in another order, by other kernels where it is off, and every update carries that
+#: on. So VGG16's losses at 32 px came out 1.7 % apart with the same kernels; with others 0.5 and 5.8 %.
+TOLERANCE = {"on": (0.02, 0.02), "off": (0.02, 0.1)}
 
 
 def specification_of(given: argparse.Namespace) -> TrialSpec:
@@ -125,9 +125,9 @@ def compare(network: str, size: int, onednn: str, given: argparse.Namespace) -> 
         for _ in range(1 + given.rounds):
             pairs.append((one.round(), other.round()))
     first = zip(pairs[0][0]["losses"], pairs[0][1]["losses"], strict=True)
-    apart = max(abs(ours - theirs) / max(abs(theirs), 0.1) for ours, theirs in first)
-    if apart > TOLERANCE[onednn]:
-        raise SystemExit(f"{network}, {size} px: losses {100 * apart:.1f} % apart: {[p['losses'] for p in pairs[0]]}")
+    apart = [abs(ours - theirs) / max(abs(theirs), 0.1) for ours, theirs in first]
+    if any(of > most for of, most in zip(apart, TOLERANCE[onednn], strict=True)):
+        raise SystemExit(f"{network}, {size} px: losses {apart} apart, relative: {[p['losses'] for p in pairs[0]]}")
     timed = pairs[1:]  # the first epoch compiles
     median = sorted(x["seconds"] for x, _ in timed)[len(timed) // 2]
     print(f"updates alone: {sorted(x['training'] for x, _ in timed)[len(timed) // 2]:.3g} s of {median:.3g} s")
@@ -137,7 +137,7 @@ def compare(network: str, size: int, onednn: str, given: argparse.Namespace) -> 
         f"python benchmarks/epoch.py --network {network} --size {size} --onednn {onednn}",
         tuple(x["seconds"] for x, _ in timed),
         tuple(y["seconds"] for _, y in timed),
-        f"losses of the first epoch within {100 * apart:.2g} %",
+        f"losses of the first epoch within {100 * apart[0]:.2g} %, after it in validation {100 * apart[1]:.2g} %",
         GOALS.get((network, size), ""),
         share(timed[0][0]["needed"], median, max(x["possible"] for x, _ in timed), GFLOPS),
     )
