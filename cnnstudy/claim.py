@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cnnstudy.cache import cache_folder, content_address, locked_or_none
 from cnnstudy.database import sqlite_file
-from cnnstudy.errors import StudyBusyError, TakenOverError
+from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
 from cnnstudy.leftovers import Driver
 from cnnstudy.processes import Process, life_of, this_process
 from cnnstudy.records import RecordedStudy
@@ -127,5 +127,11 @@ def _holder(name: str, uri: str) -> str:
 
 def _path(name: str, uri: str) -> Path:
     folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise DataError(
+            f"the cache folder {cache_folder()} can't be used ({reason.strerror}); set CNNSTUDY_CACHE to a folder that "
+            "can be written."
+        ) from reason
     return folder / content_address([name, str(sqlite_file(uri) or uri)])

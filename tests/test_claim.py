@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cnnstudy.claim import Claim, driver_of, one_driver, while_nobody_runs
-from cnnstudy.errors import StudyBusyError, TakenOverError
+from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
 from cnnstudy.processes import Process, started, this_process
 from cnnstudy.records import RecordedStudy
 from cnnstudy.tracking import DRIVER, Tracker
@@ -31,6 +32,18 @@ def other() -> Iterator[Process]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield replace(this_process(), pid=process.pid, started=started(process.pid))
         process.kill()
+
+
+def test_a_cache_that_is_no_folder_is_told_with_what_to_do(
+    tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_places / "file").write_text("")
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "file"))
+    with (
+        pytest.raises(DataError, match=r"file can't be used \(Not a directory\); set CNNSTUDY_CACHE"),
+        one_driver("fake", tracker.uri),
+    ):
+        pass
 
 
 def test_a_claim_is_taken_and_kept(tracker: Tracker, study: RecordedStudy) -> None:
