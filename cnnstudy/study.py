@@ -238,9 +238,8 @@ def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
         return workshop.recorded
-    workshop.check_code()
-    driver = Driver(workshop, strategy)
     workshop.prepare()
+    driver = Driver(workshop, strategy)
     if factorial is None:
         estimate = forecasts.take(config, strategy.remaining, workshop.executor.slots)
     else:

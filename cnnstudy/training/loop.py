@@ -56,6 +56,7 @@ class Trainer:
         self.at_equal_updates: Measurement | None = None
         self._features: Features | None = None
         self._seconds = SECONDS_OF_CALL  # that an update takes: the first one shows it
+        self._bytes = 0  # that an update takes in for each image
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
         self._legacy = legacy_validation(images.validation.labels, size)
@@ -88,6 +89,7 @@ class Trainer:
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
         self._seconds = SECONDS_OF_CALL
+        self._bytes = self._batch(np.arange(1))[0].nbytes
 
     @property
     def optimizer_states(self) -> list[keras.Variable]:
@@ -225,7 +227,7 @@ class Trainer:
         """How many updates one call makes, on so many images each, if one takes so many seconds."""
         if self.compiled.micro_batches.at_once["training"] is not None:
             return 1  # the memory is short, or was
-        fit = BYTES_OF_CALL // (self._batch(np.arange(1))[0].nbytes * size)
+        fit = BYTES_OF_CALL // (self._bytes * size)
         return max(1, min(AT_ONCE, fit, int(SECONDS_OF_CALL / seconds)))
 
     def _as_the_legacy_protocol_has_it(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:
