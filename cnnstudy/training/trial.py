@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -70,13 +71,21 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     last, last_full = trainer.latest, trainer.measure_full_train()
     assert last is not None  # a trial has an epoch at least
     best.restore()
-    restored, full = last, last_full
-    if best.epoch != trainer.epoch:
-        restored, full = trainer.measure(), trainer.measure_full_train()
-    _check_restored(restored.metrics, course.records[best.epoch - 1])
-    frozen_after = weights.digests(always_frozen)
-    if frozen_before != frozen_after:
-        raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
+    state = "pruned" if course.ended_by == "pruner" else "finished"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as beside:  # one thread writes while the others measure
+        saving = beside.submit(_save, network, spec, folder) if state == "finished" and spec.keep_model else None
+        restored, full = last, last_full
+        if best.epoch != trainer.epoch:
+            restored, full = trainer.measure(), trainer.measure_full_train()
+        _check_restored(restored.metrics, course.records[best.epoch - 1])
+        frozen_after = weights.digests(always_frozen)
+        if frozen_before != frozen_after:
+            raise RuntimeError(
+                "weights that were frozen have changed in training; please report this with the study file"
+            )
+        seconds = kept.seconds  # of training: to wait for the model's file is none of it
+        model = saving.result() if saving is not None else {}
     compiled.keep(frozen_after)
     parameters = {layer.name: layer.count_params() for layer in network.inference.layers}
     frozen_now = weights.backbone_layers(network.logits)
@@ -86,14 +95,12 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     verdict = judge(
         summary["train/accuracy"], len(trainer.images.probe), summary["val/accuracy"], [sum(row) for row in matrix]
     )
-    state = "pruned" if course.ended_by == "pruner" else "finished"
-    folder.mkdir(parents=True, exist_ok=True)
     correctness.save(folder / "correctness.npz", trainer.images, restored, last)
     return TrialResult(
         state=state,
         best_epoch=best.epoch,
         epochs=trainer.epoch,
-        seconds=kept.seconds,
+        seconds=seconds,
         summary=summary,
         final={
             **_named("last", {**last.metrics, **last_full}),
@@ -114,7 +121,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         checkpoint_note="; ".join(kept.notes),
         files={
             "correctness": str(folder / "correctness.npz"),
-            **(_save(network, spec, folder) if state == "finished" and spec.keep_model else {}),
+            **model,
         },
         versions={"python": platform.python_version(), **package.versions()},
         computed_on=computed_on,
