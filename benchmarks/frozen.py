@@ -42,6 +42,7 @@ ROWS = (
     (6, "optuna", "on"),
     (6, "optuna", "off"),
     (6, "kerastuner", "on"),
+    (6, "kerastuner", "off"),
     (24, "optuna", "on"),
     (24, "optuna", "off"),
 )
