@@ -50,7 +50,7 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """Under HEADINGS."""
-        seconds = [_spread(self.ours), _spread(self.theirs), f"{self.ratio:.1f}"]
+        seconds = [_spread(self.ours), _spread(self.theirs), f"{self.ratio:.3g}"]
         checked = [self.goal, self.met, self.limit, self.equal]
         return [self.work, self.against, *seconds, *checked, f"`{self.command}`"]
 
@@ -148,7 +148,7 @@ def quoted(results: Results) -> str:
         if isinstance(row, Row) and row.goal:
             rows.setdefault((row.work, row.against), {})[fields["machine"]] = row
     cells = [
-        [*names, next(iter(of.values())).goal, *(f"{of[one].ratio:.1f}" if one in of else "" for one in places)]
+        [*names, next(iter(of.values())).goal, *(f"{of[one].ratio:.3g}" if one in of else "" for one in places)]
         for names, of in rows.items()
     ]
     return _table(("work", "against", "goal", *places), cells)
@@ -200,7 +200,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def _spread(seconds: Sequence[float]) -> str:
     """The median, and from where to where it went."""
-    middle = f"{statistics.median(seconds):.3g}"
+    median = statistics.median(seconds)
+    middle = f"{median:,.0f}" if median >= 1000 else f"{median:.3g}"
     return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.3g} to {max(seconds):.3g})"
 
 

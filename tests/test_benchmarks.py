@@ -62,10 +62,17 @@ def test_a_row_takes_the_place_of_an_earlier_one_of_the_same_work(
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0] for line in lines] == ["| work", "| an epoch", "| what", "| memory"]
     assert text.startswith(f"On {compared.machine()}:")
-    expected = r"| an epoch | a\|b | 2 (1 to 3) | 6 (5 to 9) | 3.0 | 4 | no | 9 % | losses equal | `python x.py` |"
+    expected = r"| an epoch | a\|b | 2 (1 to 3) | 6 (5 to 9) | 3 | 4 | no | 9 % | losses equal | `python x.py` |"
     assert lines[1] == expected
     assert lines[3] == "| memory | 298 MB | at most 300 MB | yes | `python y.py` |"
     assert compared.tables(compared.read(tmp_path)) == text
+
+
+def test_a_missed_goal_is_not_rounded_up_to_it(part: Callable[[str], ModuleType]) -> None:
+    compared = part("compared")
+    row = compared.Row("an epoch", "fit", "python x.py", (2.0,), (2.9,), "losses equal", "1.5")
+    assert row.cells[4:7] == ["1.45", "1.5", "no"]
+    assert compared.Row("trials", "a script", "python x.py", (61.2,), (2394.0,), "").cells[3] == "2,394"
 
 
 def test_each_machine_has_rows_of_its_own(
@@ -81,7 +88,7 @@ def test_each_machine_has_rows_of_its_own(
     assert "On a server:" in compared.tables(results)
     lines = compared.quoted(results).splitlines()
     assert lines[0] == "| work | against | goal | a laptop | a server |"
-    assert lines[2:] == ["| an epoch | fit | 4 | 3.0 | 12.0 |"], "what has no goal is not quoted"
+    assert lines[2:] == ["| an epoch | fit | 4 | 3 | 12 |"], "what has no goal is not quoted"
     text = f"# Readme\n{compared.BEGINNING}old{compared.END}\nmore"
     assert compared.quote(text, results) == text.replace("old", compared.quoted(results))
     with pytest.raises(ValueError, match="has no"):
