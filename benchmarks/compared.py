@@ -50,7 +50,7 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """Under HEADINGS."""
-        seconds = [_spread(self.ours), _spread(self.theirs), f"{self.ratio:.3g}"]
+        seconds = [_spread(self.ours), _spread(self.theirs), _digits(self.ratio)]
         checked = [self.goal, self.met, self.limit, self.equal]
         return [self.work, self.against, *seconds, *checked, f"`{self.command}`"]
 
@@ -148,7 +148,7 @@ def quoted(results: Results) -> str:
         if isinstance(row, Row) and row.goal:
             rows.setdefault((row.work, row.against), {})[fields["machine"]] = row
     cells = [
-        [*names, next(iter(of.values())).goal, *(f"{of[one].ratio:.3g}" if one in of else "" for one in places)]
+        [*names, next(iter(of.values())).goal, *(_digits(of[one].ratio) if one in of else "" for one in places)]
         for names, of in rows.items()
     ]
     return _table(("work", "against", "goal", *places), cells)
@@ -200,9 +200,13 @@ def _line(cells: Sequence[str]) -> str:
 
 def _spread(seconds: Sequence[float]) -> str:
     """The median, and from where to where it went."""
-    median = statistics.median(seconds)
-    middle = f"{median:,.0f}" if median >= 1000 else f"{median:.3g}"
-    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.3g} to {max(seconds):.3g})"
+    middle, least, most = map(_digits, (statistics.median(seconds), min(seconds), max(seconds)))
+    return middle if len(seconds) == 1 else f"{middle} ({least} to {most})"
+
+
+def _digits(number: float) -> str:
+    """Three of them, or all before the point."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ GOALS = {
 #: Images of each of ten classes at 224 pixels, at most: an epoch takes seconds an image there.
 LARGE, IMAGES_WHEN_LARGE = 128, 10
 BATCH, LEARNING_RATE = 16, 1e-4
-#: How far apart the losses of the first epoch may be, relative to theirs, in training and in validation after it, by
+#: How far apart the losses of the first epoch may be, relative to theirs, in training and measured after it, by
 #: the peer's oneDNN: sums are rounded in another order, by other kernels where it is off, and every update carries that
 #: on. So VGG16's losses at 32 px came out 1.7 % apart with the same kernels; with others 0.5 and 5.8 %.
 TOLERANCE = {"on": (0.02, 0.02), "off": (0.02, 0.1)}
@@ -140,7 +140,7 @@ def compare(network: str, size: int, onednn: str, given: argparse.Namespace) -> 
         f"python benchmarks/epoch.py --network {network} --size {size} --onednn {onednn}",
         tuple(x["seconds"] for x, _ in timed),
         tuple(y["seconds"] for _, y in timed),
-        f"losses of the first epoch within {100 * apart[0]:.2g} %, after it in validation {100 * apart[1]:.2g} %",
+        f"losses of the first epoch within {100 * apart[0]:.2g} %, measured after it {100 * apart[1]:.2g} %",
         GOALS.get((network, size), ""),
         share(timed[0][0]["needed"], median, max(x["possible"] for x, _ in timed), GFLOPS),
     )

@@ -75,15 +75,12 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # one thread writes while the others measure
         saving = beside.submit(_save, network, spec, folder) if state == "finished" and spec.keep_model else None
-        restored, full = last, last_full
         if best.epoch != trainer.epoch:
             restored, full = trainer.measure(), trainer.measure_full_train()
+        else:
+            restored, full = last, last_full
         _check_restored(restored.metrics, course.records[best.epoch - 1])
-        frozen_after = weights.digests(always_frozen)
-        if frozen_before != frozen_after:
-            raise RuntimeError(
-                "weights that were frozen have changed in training; please report this with the study file"
-            )
+        frozen_after = _digests_as_before(always_frozen, frozen_before)
         seconds = kept.seconds  # of training: to wait for the model's file is none of it
         model = saving.result() if saving is not None else {}
     compiled.keep(frozen_after)
@@ -119,10 +116,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         features_note="; ".join(dict.fromkeys(source.why for source in course.sources)),
         shared_epochs=sum(record.shared for record in course.records),
         checkpoint_note="; ".join(kept.notes),
-        files={
-            "correctness": str(folder / "correctness.npz"),
-            **model,
-        },
+        files={"correctness": str(folder / "correctness.npz"), **model},
         versions={"python": platform.python_version(), **package.versions()},
         computed_on=computed_on,
         micro_batch=compiled.micro_batches.at_once["training"],
@@ -149,6 +143,14 @@ def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
             f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "
             "now that they are restored; please report this with the study file"
         )
+
+
+def _digests_as_before(frozen: Sequence[keras.layers.Layer], before: dict[str, str]) -> dict[str, str]:
+    """Of the layers, which training must have left as they were."""
+    after = weights.digests(frozen)
+    if after != before:
+        raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
+    return after
 
 
 def load_images(spec: TrialSpec) -> TrainingImages:
