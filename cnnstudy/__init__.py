@@ -25,6 +25,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     interpreter      Python's garbage collector, kept from looking through what is no garbage
     strict           the base of everything read from a study file
     cache            one folder for what is costly and shared: images, source weights, features
+    linking          copies of folders that take neither time nor room
     scratch          folders for what does not last, held by their process
     database         MLflow's SQLite database, made whole or not at all
     download         Keras' downloader, with a checked hash

@@ -12,11 +12,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from cnnstudy.availability import goes_away, is_disk_full
 from cnnstudy.config_record import config_in
 from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.linking import link_tree
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.signals import not_within
 
@@ -29,8 +31,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The screen is the display's.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -90,6 +95,15 @@ def with_files() -> AbstractContextManager[None]:
     The user's own timeout, where there is one, holds for them too.
     """
     return _long.block() if _timeout_is_ours else contextlib.nullcontext()
+
+
+def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
+    """The folder's files as those of the model; on this disk they are linked, where MLflow would copy all of them."""
+    if is_local_uri(model.artifact_location, is_tracking_or_registry_uri=False):
+        link_tree(folder, Path(local_file_uri_to_path(model.artifact_location)))
+        return
+    with with_files():
+        client.log_model_artifacts(model.model_id, str(folder))
 
 
 @contextlib.contextmanager

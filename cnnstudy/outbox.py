@@ -18,10 +18,11 @@ from typing import Any
 from cnnstudy.delivery import Delivery
 from cnnstudy.errors import DiskFullError, TrackingError
 from cnnstudy.leftovers import INTERRUPTED
+from cnnstudy.linking import link_tree
 from cnnstudy.patience import Patience
 from cnnstudy.records import PreparedImages, RecordedStudy
 from cnnstudy.scratch import Scratch
-from cnnstudy.spool import Operation, Spool, link_tree, own_folder
+from cnnstudy.spool import Operation, Spool, own_folder
 from cnnstudy.tracking import KIND, REASON, TOKEN, Tracker
 
 _TOKEN = "token-"

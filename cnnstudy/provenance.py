@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import cnnstudy
+
+#: Of an installed package: it reads files, and what runs stays what it was when it was imported.
+_version = functools.cache(metadata.version)
 
 
 def code_version() -> str:
@@ -30,4 +34,4 @@ def _git(root: Path, *arguments: str) -> str:
 
 def driver_versions() -> dict[str, str]:
     """Of what runs in the driver; a worker adds its own."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in ("optuna", "mlflow")}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in ("optuna", "mlflow")}}

@@ -21,6 +21,7 @@ from typing import Any
 from cnnstudy.cache import cache_folder, content_address
 from cnnstudy.database import sqlite_file
 from cnnstudy.errors import TrackingError, without_secrets
+from cnnstudy.linking import link_tree
 from cnnstudy.scratch import Scratch, is_held
 from cnnstudy.signals import not_within
 
@@ -218,24 +219,6 @@ def waiting() -> list[Waiting]:
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             found += [Waiting(about["study"], about["tracking"], records, folder)] if records else []
     return found
-
-
-def link_tree(source: Path, target: Path, durable: bool = False) -> None:
-    """A folder with the same content, that takes no room where source and target are on one disk."""
-    shutil.copytree(source, target, copy_function=_link_durably if durable else _link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copy(source, target)
-
-
-def _link_durably(source: str, target: str) -> None:
-    _link(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _write(path: Path, content: bytes) -> None:

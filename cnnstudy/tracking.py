@@ -29,6 +29,7 @@ from cnnstudy.mlflow_entities import (
     TOKEN,
     all_pages,
     dataset_input,
+    log_model_files,
     recorded_run,
     recorded_study,
     sent_once,
@@ -45,7 +46,7 @@ from cnnstudy.scratch import scratch_folder
 # mlflow_entities.py, before, sets what MLflow reads while it is imported
 # isort: split
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, RunTag, ViewType
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 LEVELS = "cnnstudy.levels"
@@ -271,14 +272,14 @@ class Tracker:
         `at`, `token` and `again` as in start_run; MLflow itself says when a model was made.
         """
         with self._translated(), sent_once():
-            model_id = self._find_model(experiment_id, token) if again else None
-            if model_id is None:
+            model = self._find_model(experiment_id, token) if again else None
+            if model is None:
                 tokened = {**tags, TOKEN: token} if token else dict(tags)
-                model_id = self._client.create_logged_model(
+                model = self._client.create_logged_model(
                     experiment_id, name=name, source_run_id=run_id, tags=tokened, model_type="classifier"
-                ).model_id
-            with with_files():
-                self._client.log_model_artifacts(model_id, str(folder))
+                )
+            model_id = model.model_id
+            log_model_files(self._client, model, folder)
             self._client.finalize_logged_model(model_id, "READY")
             if not (again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
@@ -288,9 +289,9 @@ class Tracker:
             self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
         return f"models:/{model_id}"
 
-    def _find_model(self, experiment_id: str, token: str) -> str | None:
+    def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
         found = self._client.search_logged_models([experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
-        return str(found[0].model_id) if found else None
+        return found[0] if found else None
 
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs

@@ -28,6 +28,7 @@ import numpy as np
 from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder, lock_beside
 from cnnstudy.code_digests import code_of
 from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.training.pieces import InPieces
 
 KIND = "checkpoints"
 FILE, TRIAL = "checkpoint.npz", "trial.json"
@@ -234,8 +235,9 @@ def _replace(path: Path, contents: Mapping[str, np.ndarray]) -> None:
     for left in path.parent.glob(".*.npz"):  # by a worker that was killed here
         left.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".npz", dir=path.parent)
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with InPieces(Path(name)) as file:
             np.savez(file, allow_pickle=False, **contents)
             file.flush()
             os.fsync(file.fileno())

@@ -6,6 +6,7 @@ with the classes' names. MLflow is not used here: the folder is uploaded by the 
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import uuid
@@ -21,6 +22,10 @@ import ruamel.yaml
 
 from cnnstudy.errors import ModelError
 from cnnstudy.training import layout
+from cnnstudy.training.pieces import InPieces
+
+#: Of an installed package: it reads files, and what runs stays what it was when it was imported.
+_version = functools.cache(metadata.version)
 
 
 def save(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
@@ -32,7 +37,8 @@ def save(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
     """
     data = folder / layout.MLFLOW_DATA
     data.mkdir(parents=True)
-    model.save(data / layout.KERAS_FILE)
+    with InPieces(data / layout.KERAS_FILE) as file:
+        model.save(file)
     _write(data / "keras_module.txt", "tensorflow.keras")
     _write(data / "save_format.txt", "tf")
     size = sum(file.stat().st_size for file in data.iterdir())
@@ -68,12 +74,12 @@ def _description(model: keras.Model, size: int) -> dict[str, Any]:
             "tensorflow": {
                 "code": None,
                 "data": layout.MLFLOW_DATA,
-                "keras_version": metadata.version("tensorflow"),  # MLflow's word for it
+                "keras_version": _version("tensorflow"),  # MLflow's word for it
                 "model_type": "keras",
                 "save_format": "tf",
             },
         },
-        "mlflow_version": metadata.version("mlflow"),
+        "mlflow_version": _version("mlflow"),
         "model_size_bytes": size,
         "model_uuid": uuid.uuid4().hex,
         "signature": signature,
@@ -96,7 +102,7 @@ def _environment() -> dict[str, Any]:
 
 def _pinned(name: str, operator: str) -> str:
     try:
-        return f"{name}{operator}{metadata.version(name)}"
+        return f"{name}{operator}{_version(name)}"
     except metadata.PackageNotFoundError:
         return name
 
@@ -155,4 +161,4 @@ def _check_shapes(model: keras.Model, file: Path) -> None:
 
 def versions(*more: str) -> dict[str, str]:
     """The installed versions of what a trained model depends on."""
-    return {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", *more)}
+    return {name: _version(name) for name in ("tensorflow", "keras", "numpy", *more)}

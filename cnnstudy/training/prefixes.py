@@ -26,6 +26,7 @@ from cnnstudy.code_digests import code_of
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import checkpoints
 from cnnstudy.training.checkpoints import BROKEN, Checkpoint, Reached
+from cnnstudy.training.pieces import InPieces
 from cnnstudy.training.transfer import Phase
 
 KIND, FILE = "prefixes", "state.npz"
@@ -169,7 +170,8 @@ class Prefixes:
         spec = self._spec
         about = f"{spec.architecture}, epochs 1 to {reached.epoch} of {spec.key} of study {spec.study}"
         (entry / ABOUT).write_text(about, encoding="utf-8", errors="replace")
-        np.savez(entry / FILE, allow_pickle=False, **checkpoints.contents_of(reached, arrays))
+        with InPieces(entry / FILE) as file:
+            np.savez(file, allow_pickle=False, **checkpoints.contents_of(reached, arrays))
 
 
 def why_broken(folder: Path) -> str:

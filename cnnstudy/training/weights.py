@@ -19,6 +19,7 @@ import numpy as np
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network
 from cnnstudy.download import download
 from cnnstudy.errors import WeightsError
+from cnnstudy.training.pieces import InPieces
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +79,8 @@ def save_backbone(network: Network, path: Path) -> None:
         for layer in backbone_layers(network.logits)
         for number, weight in enumerate(layer.get_weights())
     }
-    np.savez(path, **arrays)
+    with InPieces(path) as file:
+        np.savez(file, **arrays)
 
 
 def load_backbone(network: Network, path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnstudy.analysis import curves
 from cnnstudy.analysis.curves import draw_confusion, draw_curves
 from cnnstudy.records import EpochRecord
 
@@ -34,6 +35,12 @@ def has_colour(path: Path, colour: str) -> bool:
     return bool((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).any())
 
 
+def forget() -> None:
+    """The pictures of earlier trials."""
+    for kept in (curves._curves, curves._confusion):
+        kept.cache_clear()
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 30])
 def test_curves(tmp_path: Path, epochs: int) -> None:
     path = tmp_path / "curves.png"
@@ -47,6 +54,38 @@ def test_the_best_epoch_is_marked_where_there_is_one(tmp_path: Path) -> None:
     for best in (0, 2):
         draw_curves(records(3), best, "a trial", tmp_path / f"{best}.png")
     assert (tmp_path / "0.png").read_bytes() != (tmp_path / "2.png").read_bytes()
+
+
+def test_a_trial_before_leaves_nothing_in_the_curves(tmp_path: Path) -> None:
+    def draw(name: str, epochs: int, best: int) -> bytes:
+        draw_curves(records(epochs), best, f"trial {name}", tmp_path / f"{name}.png")
+        return (tmp_path / f"{name}.png").read_bytes()
+
+    asked = [("a", 3, 2), ("b", 1, 0), ("c", 30, 29), ("d", 2, 1), ("e", 5, 0)]
+    one_after_the_other = [draw(*one) for one in asked]
+    by_themselves = []
+    for one in asked:
+        forget()
+        by_themselves.append(draw(*one))
+    assert one_after_the_other == by_themselves
+    assert len(set(by_themselves)) == len(asked)
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), [f"a long name {number}" for number in range(25)]])
+def test_a_trial_before_leaves_nothing_in_the_matrix(tmp_path: Path, classes: Sequence[str]) -> None:
+    def draw(name: str, right: int) -> bytes:
+        matrix = [[right if row == column else row for column in range(len(classes))] for row in range(len(classes))]
+        draw_confusion(matrix, classes, f"validation, {name}", tmp_path / "confusion.png")
+        return (tmp_path / "confusion.png").read_bytes()
+
+    asked = [("a", 7), ("a much longer title of a trial, which is wider than the matrix is " * 2, 0), ("c", 1)]
+    one_after_the_other = [draw(*one) for one in asked]
+    by_themselves = []
+    for one in asked:
+        forget()
+        by_themselves.append(draw(*one))
+    assert one_after_the_other == by_themselves
+    assert len(set(by_themselves)) == len(asked)
 
 
 @pytest.mark.parametrize(
