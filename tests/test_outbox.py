@@ -19,10 +19,11 @@ import pytest
 from faulty_store import BRIEF, ONE, Desk, is_clean
 
 import cnnstudy
-from cnnstudy import spool
+from cnnstudy import mlflow_entities, spool
 from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
+from cnnstudy.linking import link_tree
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.processes import Process, this_process
@@ -496,19 +497,19 @@ def test_a_disk_too_full_to_begin_with(desk: Own, monkeypatch: pytest.MonkeyPatc
     assert desk.trained == []
 
 
-def test_a_full_disk_below_mlflows_files(desk: Own, own_places: Path) -> None:
+def test_a_full_disk_below_mlflows_files(desk: Own, own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its database answers, and there is no room for a model."""
     desk.run()
     whole = desk.record(times=False)
     desk.fresh("full")
-    log, room = desk.client.client.log_model_artifacts, []
+    room = []
 
-    def without_room(model: str, folder: str) -> None:
+    def without_room(source: Path, target: Path) -> None:
         if not room:
-            raise OSError(errno.ENOSPC, "No space left on device", folder)
-        log(model, folder)
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        link_tree(source, target)
 
-    desk.client.client.log_model_artifacts = without_room
+    monkeypatch.setattr(mlflow_entities, "link_tree", without_room)
     with pytest.raises(DiskFullError, match="make room, and the same command goes on"):
         desk.run()
     assert desk.runs("study")[0].state == "running", "what came after waits, too"
