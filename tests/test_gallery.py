@@ -136,6 +136,7 @@ def test_the_models_files_are_gone(tracker: Tracker, given: TrialSpec, model: Pa
     run = recorded(tracker, given, {"model": str(model)})
     model_id = run.tags["cnnstudy.model"].removeprefix("models:/")
     place = Path(tracker._client.get_logged_model(model_id).artifact_location)
+    (place / "data" / "model.keras").unlink()  # not to write into `model`, which it is a link to
     (place / "data" / "model.keras").write_text("no model")
     assert "model.keras is not the file that was recorded as the model of" in str(show(run))
     (place / "data" / "model.keras").unlink()

@@ -499,8 +499,8 @@ def test_a_full_disk_fails_no_trial(
     original = np.savez
 
     def full(file: Any, **arrays: Any) -> None:
-        if Path(file).name == FILE:
-            Path(file).write_bytes(b"half")
+        if Path(str(file)).name == FILE:
+            file.write(b"half")
             raise OSError(28, "No space left on device")
         original(file, **arrays)
 
