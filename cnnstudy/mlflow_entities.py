@@ -1,4 +1,5 @@
-"""cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave.
+"""cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave,
+with the files of models too.
 
 Only this module, mlflow_studies.py, tracking.py and registry.py know MLflow.
 """

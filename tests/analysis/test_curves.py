@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,16 @@ def has_colour(path: Path, colour: str) -> bool:
     return bool((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).any())
 
 
-def forget() -> None:
-    """The pictures of earlier trials."""
-    for kept in (curves._curves, curves._confusion):
-        kept.cache_clear()
+def check_that_earlier_ones_leave_nothing(pictures: Sequence[Callable[[], bytes]]) -> None:
+    """Different pictures, drawn one after the other, are those that each of them is by itself."""
+    one_after_the_other = [draw() for draw in pictures]
+    by_themselves = []
+    for draw in pictures:
+        for kept in (curves._curves, curves._confusion):
+            kept.cache_clear()
+        by_themselves.append(draw())
+    assert one_after_the_other == by_themselves
+    assert len(set(by_themselves)) == len(pictures)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30])
@@ -62,13 +68,7 @@ def test_a_trial_before_leaves_nothing_in_the_curves(tmp_path: Path) -> None:
         return (tmp_path / f"{name}.png").read_bytes()
 
     asked = [("a", 3, 2), ("b", 1, 0), ("c", 30, 29), ("d", 2, 1), ("e", 5, 0)]
-    one_after_the_other = [draw(*one) for one in asked]
-    by_themselves = []
-    for one in asked:
-        forget()
-        by_themselves.append(draw(*one))
-    assert one_after_the_other == by_themselves
-    assert len(set(by_themselves)) == len(asked)
+    check_that_earlier_ones_leave_nothing([lambda one=one: draw(*one) for one in asked])
 
 
 @pytest.mark.parametrize("classes", [("cat", "dog"), [f"a long name {number}" for number in range(25)]])
@@ -79,13 +79,7 @@ def test_a_trial_before_leaves_nothing_in_the_matrix(tmp_path: Path, classes: Se
         return (tmp_path / "confusion.png").read_bytes()
 
     asked = [("a", 7), ("a much longer title of a trial, which is wider than the matrix is " * 2, 0), ("c", 1)]
-    one_after_the_other = [draw(*one) for one in asked]
-    by_themselves = []
-    for one in asked:
-        forget()
-        by_themselves.append(draw(*one))
-    assert one_after_the_other == by_themselves
-    assert len(set(by_themselves)) == len(asked)
+    check_that_earlier_ones_leave_nothing([lambda one=one: draw(*one) for one in asked])
 
 
 @pytest.mark.parametrize(
