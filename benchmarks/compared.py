@@ -12,6 +12,7 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Row:
     equal: str
     goal: str = ""  # times faster
     limit: str = ""  # how near ours is to what the machine can do
+    date: str = ""  # on which it was recorded
 
     @property
     def key(self) -> str:
@@ -45,14 +47,17 @@ class Row:
         """`yes` or `no` to the goal, or nothing."""
         return "" if not self.goal else "yes" if self.ratio >= float(self.goal) else "no"
 
-    HEADINGS = ("work", "against", "ours, s", "theirs, s", "times faster", "goal", "met", "limit", "equal", "command")
+    HEADINGS = (
+        *("work", "against", "ours, s", "theirs, s", "times faster", "goal", "met"),
+        *("limit", "equal", "command", "date"),
+    )
 
     @property
     def cells(self) -> list[str]:
         """Under HEADINGS."""
         seconds = [_spread(self.ours), _spread(self.theirs), _digits(self.ratio)]
         checked = [self.goal, self.met, self.limit, self.equal]
-        return [self.work, self.against, *seconds, *checked, f"`{self.command}`"]
+        return [self.work, self.against, *seconds, *checked, f"`{self.command}`", self.date]
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,13 @@ class Measured:
     goal: float | None = None  # at most so much
     unit: str = ""
     points: tuple[tuple[float, float], ...] = ()  # what a line was fitted to
+    date: str = ""  # on which it was recorded
 
     @property
     def key(self) -> str:
         return self.work
 
-    HEADINGS = ("what", "measured", "goal", "met", "command")
+    HEADINGS = ("what", "measured", "goal", "met", "command", "date")
 
     @property
     def cells(self) -> list[str]:
@@ -79,7 +85,7 @@ class Measured:
         goal, met = "", ""
         if self.goal is not None and self.number is not None:
             goal, met = f"at most {self.goal:g} {self.unit}".strip(), "yes" if self.number <= self.goal else "no"
-        return [self.work, self.value, goal, met, f"`{self.command}`"]
+        return [self.work, self.value, goal, met, f"`{self.command}`", self.date]
 
 
 KINDS: dict[str, type[Row] | type[Measured]] = {"comparisons": Row, "measured": Measured}
@@ -109,12 +115,13 @@ def tell(row: Row | Measured, given: argparse.Namespace) -> None:
 
 
 def record(row: Row | Measured, folder: Path) -> None:
-    """Put the row into results.json and results.md of that folder."""
+    """Put the row, with today's date, into results.json and results.md of that folder."""
     folder.mkdir(parents=True, exist_ok=True)
     results = read(folder)
     kind = next(name for name, of in KINDS.items() if isinstance(row, of))
     here = machine()
-    of_kind = {**results.get(kind, {}), f"{row.key} / {here}": {**asdict(row), "machine": here}}
+    fields = {**asdict(row), "machine": here, "date": today()}
+    of_kind = {**results.get(kind, {}), f"{row.key} / {here}": fields}
     results[kind] = dict(sorted(of_kind.items()))
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / "results.md").write_text(tables(results), encoding="utf-8")
@@ -140,7 +147,7 @@ def tables(results: Results) -> str:
 
 
 def quoted(results: Results) -> str:
-    """The comparisons that have a goal, for the README: how many times faster, on each machine."""
+    """The comparisons that have a goal, for the README: how many times faster, on each machine, and what is missed."""
     places = _machines(results)
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for fields in results.get("comparisons", {}).values():
@@ -148,10 +155,14 @@ def quoted(results: Results) -> str:
         if isinstance(row, Row) and row.goal:
             rows.setdefault((row.work, row.against), {})[fields["machine"]] = row
     cells = [
-        [*names, next(iter(of.values())).goal, *(_digits(of[one].ratio) if one in of else "" for one in places)]
+        [*names, next(iter(of.values())).goal, *(_ratio(of[one]) if one in of else "" for one in places)]
         for names, of in rows.items()
     ]
     return _table(("work", "against", "goal", *places), cells)
+
+
+def _ratio(row: Row) -> str:
+    return _digits(row.ratio) + (" (missed)" if row.met == "no" else "")
 
 
 def _machines(results: Results) -> list[str]:
@@ -192,6 +203,11 @@ def machine() -> str:
         name = found[0] if found else name
         instructions = " with AVX-512" if "avx512f" in text.split() else " without AVX-512"
     return f"{os.cpu_count()} cores of {name}{instructions}"
+
+
+def today() -> str:
+    """As 2026-11-28, in universal time."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -34,8 +34,11 @@ import cnnstudy
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
 _FOLDERS = ("training", "architectures")
 _ROOT = "training/trial.py"
-#: Imported there, and no number depends on it: where files lie, how they are packed, what is said of images.
-_APART = ("training/checkpoints.py", "training/contents.py", "training/layout.py", "training/package.py")
+#: Imported there, and no number depends on it: where files lie, how they are written, what is said of images.
+_APART = (
+    *("training/checkpoints.py", "training/contents.py", "training/layout.py", "training/mapped.py"),
+    *("training/package.py", "training/pieces.py"),
+)
 #: Of other modules these units alone; all of them where none is named.
 _PARTS: dict[str, tuple[str, ...]] = {
     "budget.py": (),
@@ -83,6 +86,13 @@ class Code:
 def code_of(architectures: Iterable[str]) -> Code:
     """The code that trains these networks here, read once in a process."""
     return Code(_units(Path(cnnstudy.__file__).parent, tuple(sorted(architectures))), versions())
+
+
+def digest_of_network(architecture: str) -> str:
+    """Of the code that builds it, without what trains it: what is learnt or computed with another is not the same."""
+    units = code_of((architecture,)).units
+    built_by = {file: of for file, of in units.items() if file.startswith("architectures/")}
+    return hashlib.sha256(json.dumps(built_by, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 
 def link_tree(source: Path, target: Path, durable: bool = False) -> None:
     """A folder with the same content; files that are there already, under names that it has too, give way.
 
-    Nobody may write into the files of either then: they are renamed or removed only.
+    Nobody may write into the files of either then: they are renamed or removed only. A link has the group and the
+    rights of the file: where new files in the target get others, by its setgid bit or its default access control list,
+    they are copied.
 
     Args:
         durable: a power cut leaves it.
@@ -18,20 +22,40 @@ def link_tree(source: Path, target: Path, durable: bool = False) -> None:
     Raises:
         OSError: it can be neither linked nor copied; part of it may be there.
     """
-    shutil.copytree(source, target, copy_function=_link_durably if durable else _link, dirs_exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    gives_rights = _gives_rights(target)
+    with os.scandir(source) as found:
+        entries = list(found)
+    for entry in entries:
+        there = target / entry.name
+        if entry.is_dir():
+            link_tree(Path(entry.path), there, durable)
+            continue
+        if gives_rights:
+            there.unlink(missing_ok=True)  # a link of before, which is not to be written into
+            shutil.copyfile(entry.path, there)
+        else:
+            _link(entry.path, there)
+        if durable:
+            with there.open("r+b") as file:
+                os.fsync(file.fileno())
 
 
-def _link(source: str, target: str) -> None:
+def _gives_rights(folder: Path) -> bool:
+    """Whether new files in the folder get a group or rights from it."""
+    if folder.stat().st_mode & stat.S_ISGID:
+        return True
+    with contextlib.suppress(AttributeError, OSError):  # another system, or a file system without any
+        return bool(os.getxattr(folder, "system.posix_acl_default"))
+    return False
+
+
+def _link(source: str, target: Path) -> None:
     try:
         os.link(source, target)
     except FileExistsError:
-        os.unlink(target)
+        target.unlink()
         _link(source, target)
     except OSError:  # another disk, or a file system without links
-        shutil.copy(source, target)
-
-
-def _link_durably(source: str, target: str) -> None:
-    _link(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
+        target.unlink(missing_ok=True)
+        shutil.copyfile(source, target)

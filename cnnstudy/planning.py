@@ -18,6 +18,7 @@ from cnnstudy.proposals import PastTrial, Proposal, Strategy
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.resume import past_trial
+from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.tracking import Tracker
 
@@ -55,6 +56,8 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
         specs = [plan.spec_of(proposal) for proposal in missing]
         artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
         seconds = tell_cost(specs, runs, artifacts, plan.executor, display)
+        if seconds is not None and _may_end_early(config):
+            display.say("  less where trials are pruned or stop before their last epoch")
         if seconds is not None and not isinstance(strategy, Factorial):  # which is measured again when it runs
             forecasts.keep(config, len(missing), plan.executor.slots, seconds)
     learning = {
@@ -67,6 +70,11 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
         display.say(
             f"  confirming takes {config.confirm.top} x {seeds} trials more, where it is close up to {most} seeds"
         )
+
+
+def _may_end_early(config: StudyConfig) -> bool:
+    training = config.training
+    return config.pruner != "none" or bool(training.early_stopping or training.until_train_loss)
 
 
 def _recorded(tracker: Tracker, name: str) -> tuple[RecordedStudy, list[RecordedRun]]:

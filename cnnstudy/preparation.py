@@ -15,6 +15,7 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder, locked_or_none
+from cnnstudy.code_digests import digest_of_network
 from cnnstudy.datasets import DataOptions
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
@@ -23,6 +24,7 @@ from cnnstudy.jobs import images_job, result_of, watch
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
+from cnnstudy.scratch import scratch_folder
 from cnnstudy.sources import NEED_WEIGHTS, Weights
 from cnnstudy.space import Level, complete_levels
 from cnnstudy.training import checkpoints
@@ -31,7 +33,7 @@ from cnnstudy.trial_files import remove_files
 #: The tag of a trial's run with the digest of the source weights that it started from.
 WEIGHTS_TAG = "cnnstudy.weights_digest"
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
-PRETRAINING_VERSION = 1
+PRETRAINING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,8 @@ class Preparation:
         # it has no features, and the others say how, not what is learnt
         left_out = ("features", "checkpoints", "share_epochs", "micro_batch", "xla")
         described = {name: value for name, value in spec.to_json().items() if name not in left_out}
-        if described["precision"] == "float32":  # as it is in addresses from before there was another
-            del described["precision"]
-        address = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
+        of_what = {**described, "study": "", "images": learnt_on, "network": digest_of_network(name)}
+        address = content_address([PRETRAINING_VERSION, of_what])
         folder = entry_folder("weights", address)
         trained: list[tuple[Recording, TrialResult]] = []
         if not folder.is_dir():
@@ -234,7 +235,9 @@ class Preparation:
         for entry in cached["epochs"]:
             self.recorder.epoch(recording, EpochRecord.from_json(entry))
         result = TrialResult.from_json(cached["result"])
-        self.recorder.finish(recording, replace(result, files={"model": str(folder / "model")}))
+        with scratch_folder() as own:  # MLflow may link what it gets, and the cache's files are no study's own
+            shutil.copytree(folder / "model", own / "model")
+            self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.say(f"{spec.key}: source weights from the cache, {folder}")
 
     def _result(self, job: Job) -> Any:

@@ -31,6 +31,8 @@ from cnnstudy.tracking import REASON, Tracker
 from cnnstudy.training import checkpoints
 
 _WORKER = "cnnstudy.execution.worker"
+#: Seconds by which a file server's clock may be ahead of this machine's.
+CLOCKS_APART = 60.0
 
 
 def look_at(tracker: Tracker, study: RecordedStudy, driver: Driver) -> FoundStudy:
@@ -67,11 +69,16 @@ def look_at_checkpoints(
     for folder in entry_folders(checkpoints.KIND):
         with contextlib.suppress(OSError, ValueError, KeyError):  # gone since; or broken, which is another finding
             study, trial = checkpoints.owner(folder)
-            days = (time.time() - (folder / checkpoints.FILE).stat().st_mtime) / (24 * 3600)
+            written = (folder / checkpoints.FILE).stat().st_mtime
             if study in by_name and study not in asked:
                 asked[study] = tracker.runs(by_name[study].experiment_id)
             runs = asked.get(study)
-            ended = runs and any(run.done and run.tags.get("cnnstudy.trial") == trial for run in runs)
+            # one that is written later is of a study of the same name in another store
+            ended = runs and any(
+                run.done and run.tags.get("cnnstudy.trial") == trial and written < run.ended / 1000 + CLOCKS_APART
+                for run in runs
+            )
+            days = (time.time() - written) / (24 * 3600)
             found.append(FoundCheckpoint(str(folder), study, trial, days, None if runs is None else bool(ended)))
     return tuple(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,8 +88,13 @@ def _folders(kind: str) -> Iterator[Path]:
 
 
 def _entry(kind: str, folder: Path) -> Entry:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    about = folder / ABOUT
-    text = about.read_text(encoding="utf-8", errors="replace") if about.is_file() else KINDS[kind]
-    used = max((max(path.stat().st_mtime, path.stat().st_atime) for path in files), default=folder.stat().st_mtime)
-    return Entry(kind, folder.name, text.strip(), sum(path.stat().st_size for path in files), used)
+    sizes, used, text = [], [], KINDS[kind]
+    with contextlib.suppress(OSError):  # a study that runs may remove any of it meanwhile
+        text = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            file = path.stat()
+            if stat.S_ISREG(file.st_mode):
+                sizes.append(file.st_size)
+                used.append(max(file.st_mtime, file.st_atime))
+    return Entry(kind, folder.name, text.strip(), sum(sizes), max(used, default=time.time()))

@@ -51,9 +51,10 @@ def test_the_table_is_that_of_the_results(part: Callable[[str], ModuleType]) -> 
 
 
 def test_a_row_takes_the_place_of_an_earlier_one_of_the_same_work(
-    part: Callable[[str], ModuleType], tmp_path: Path
+    part: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = part("compared")
+    monkeypatch.setattr(compared, "today", lambda: "2026-11-28")
     row = compared.Row("an epoch", "a|b", "python x.py", (2.0, 1.0, 3.0), (9.0, 5.0, 6.0), "losses equal", "4", "9 %")
     compared.record(compared.Row("an epoch", "a|b", "python x.py", (1.0,), (1.0,), ""), tmp_path)
     compared.record(row, tmp_path)
@@ -62,9 +63,9 @@ def test_a_row_takes_the_place_of_an_earlier_one_of_the_same_work(
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0] for line in lines] == ["| work", "| an epoch", "| what", "| memory"]
     assert text.startswith(f"On {compared.machine()}:")
-    expected = r"| an epoch | a\|b | 2 (1 to 3) | 6 (5 to 9) | 3 | 4 | no | 9 % | losses equal | `python x.py` |"
-    assert lines[1] == expected
-    assert lines[3] == "| memory | 298 MB | at most 300 MB | yes | `python y.py` |"
+    ending = "4 | no | 9 % | losses equal | `python x.py` | 2026-11-28 |"
+    assert lines[1] == rf"| an epoch | a\|b | 2 (1 to 3) | 6 (5 to 9) | 3 | {ending}"
+    assert lines[3] == "| memory | 298 MB | at most 300 MB | yes | `python y.py` | 2026-11-28 |"
     assert compared.tables(compared.read(tmp_path)) == text
 
 
@@ -88,7 +89,7 @@ def test_each_machine_has_rows_of_its_own(
     assert "On a server:" in compared.tables(results)
     lines = compared.quoted(results).splitlines()
     assert lines[0] == "| work | against | goal | a laptop | a server |"
-    assert lines[2:] == ["| an epoch | fit | 4 | 3 | 12 |"], "what has no goal is not quoted"
+    assert lines[2:] == ["| an epoch | fit | 4 | 3 (missed) | 12 |"], "what has no goal is not quoted"
     text = f"# Readme\n{compared.BEGINNING}old{compared.END}\nmore"
     assert compared.quote(text, results) == text.replace("old", compared.quoted(results))
     with pytest.raises(ValueError, match="has no"):

@@ -14,7 +14,7 @@ import pytest
 
 import cnnstudy
 from cnnstudy import architectures, code_digests
-from cnnstudy.code_digests import PACKAGES, Code, code_of, differences
+from cnnstudy.code_digests import PACKAGES, Code, code_of, differences, digest_of_network
 
 PACKAGE = Path(cnnstudy.__file__).parent
 NETWORKS = ("alexnet", "googlenet")
@@ -140,6 +140,23 @@ def test_a_harmless_edit_is_no_difference(copied: Copied, file: str, before: str
     assert code_of(NETWORKS).digest == copied.before.digest or "nobody_calls_it" in after
 
 
+def test_the_digest_of_a_network_is_of_what_builds_it(copied: Copied) -> None:
+    def digests() -> list[str]:
+        return [digest_of_network(name) for name in ("alexnet", "vgg16")]
+
+    alexnet, vgg16 = digests()
+    assert alexnet != vgg16
+    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    assert digests() == [alexnet, vgg16]
+    copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
+    changed, same = digests()
+    assert changed != alexnet
+    assert same == vgg16
+    copied.edit("architectures/__init__.py", 'name=f"{HEAD}_flatten"', 'name=f"{HEAD}_flat"')
+    assert changed not in digests()
+    assert vgg16 not in digests()
+
+
 def test_only_what_differs_is_told(copied: Copied) -> None:
     copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
     copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
@@ -173,7 +190,7 @@ def test_each_network_has_its_own_files() -> None:
 def test_everything_that_a_trial_imports_is_among_it() -> None:
     found = {file for file in code_of(NETWORKS).units if file.startswith("training/")}
     unused = {"checkpoints", "contents", "decoder", "export", "gallery", "gradcam", "held_out", "inference", "layout"}
-    unused |= {"package", "speed"}
+    unused |= {"mapped", "package", "pieces", "speed"}
     assert found == {f"training/{path.name}" for path in (PACKAGE / "training").glob("*.py") if path.stem not in unused}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,63 @@ def test_what_an_interrupted_try_left_gives_way(source: Path, tmp_path: Path) ->
     for _ in range(2):
         link_tree(source, target)
         assert contents(target) == {**contents(source), "other": b"stays"}
+
+
+def test_folders_get_the_rights_of_new_ones_not_those_of_the_source(source: Path, tmp_path: Path) -> None:
+    """The source lies in a folder for this process alone; a store is for all who may look into it."""
+    for folder in (source, source / "data"):
+        folder.chmod(0o700)
+    link_tree(source, tmp_path / "target")
+    (tmp_path / "new").mkdir()
+    for folder in (tmp_path / "target", tmp_path / "target" / "data"):
+        assert folder.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def setgid(store: Path) -> None:
+    store.chmod(0o2755)
+
+
+def default_access(store: Path) -> None:
+    """As `setfacl -d -m u::rwx,g::rwx,o::---`: the layout of Linux' posix_acl_xattr.h."""
+    entries = [(0x01, 7), (0x04, 7), (0x20, 0)]
+    given = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, rights, 0xFFFFFFFF) for tag, rights in entries)
+    try:
+        os.setxattr(store, "system.posix_acl_default", given)
+    except (AttributeError, OSError) as reason:
+        pytest.skip(f"no access control lists here: {reason}")
+
+
+@pytest.mark.parametrize("give", [setgid, default_access])
+def test_where_new_files_get_other_rights_they_are_copied(
+    source: Path, tmp_path: Path, give: Callable[[Path], None]
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    give(store)
+    for _ in range(2):
+        link_tree(source, store / "target")
+        assert contents(store / "target") == contents(source)
+        (store / "new").unlink(missing_ok=True)
+        (store / "new").write_bytes(b"")
+        new = (store / "new").stat()
+        for name in contents(source):
+            file = store / "target" / name
+            assert not file.samefile(source / name)
+            assert (file.stat().st_gid, file.stat().st_mode) == (new.st_gid, new.st_mode)
+
+
+def test_a_link_of_before_is_not_written_into(source: Path, tmp_path: Path) -> None:
+    """The store gets its setgid bit between two tries."""
+    target = tmp_path / "target"
+    link_tree(source, target)
+    (source / "MLmodel").unlink()
+    (source / "MLmodel").write_text("another")
+    other = tmp_path / "other"
+    os.link(target / "MLmodel", other)
+    setgid(target)
+    link_tree(source, target)
+    assert (target / "MLmodel").read_text() == "another"
+    assert other.read_text() == "about it"
 
 
 @pytest.mark.parametrize("reason", [errno.EXDEV, errno.EPERM, errno.EMLINK])

@@ -74,6 +74,14 @@ def test_a_search_is_told_and_nothing_is_trained_or_recorded(desk: Desk) -> None
     assert desk.tracker.studies() == []
 
 
+@pytest.mark.parametrize(
+    "setting", ["strategy.pruner=median", "training.early_stopping=1", "training.until_train_loss=0.1"]
+)
+def test_trials_that_may_end_early_take_at_most_so_long(desk: Desk, setting: str) -> None:
+    assert [line for line in desk.plan() if line.startswith("  less where")] == []
+    assert "  less where trials are pruned or stop before their last epoch" in desk.plan(setting)
+
+
 def test_what_is_recorded_is_not_counted_again(desk: Desk) -> None:
     run_study(load_study(str(desk.file), ["budget.trials=4"]), desk.tracker, desk.make(), Display())
     assert desk.plan()[0] == "search: 6 trials, 2 to run"

@@ -12,6 +12,8 @@ from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 from PIL import Image
 
+from cnnstudy import preparation
+from cnnstudy.cache import cache_folder
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import DataError
@@ -105,3 +107,27 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
     assert runs["one"].metrics["val/accuracy"] == runs["other"].metrics["val/accuracy"]
     assert "cnnstudy.from_cache" not in runs["one"].tags
     assert "cnnstudy.from_cache" in runs["other"].tags
+    models = [path for path in own_places.rglob("model.keras") if path.is_file()]
+    in_cache = [path for path in models if path.is_relative_to(cache_folder())]
+    assert len(in_cache) == 1
+    assert len(models) >= 3, "each study has one in MLflow"
+    for path in set(models) - set(in_cache):  # who changes that of a study changes no other's
+        assert not path.samefile(in_cache[0]), path
+
+
+def test_weights_of_a_network_that_was_changed_are_learnt_anew(
+    own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_out_pictures(monkeypatch)
+    (own_places / "probe.yaml").write_text(LEARNING)
+    config = load_study("probe.yaml", ()).config
+    trained = []
+    for name, code in (("one", "a"), ("same", "a"), ("changed", "b")):
+        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        tracker = make_tracker(name)
+        recorder = Recorder(tracker, tracker.open_study("probe", config.model_dump(mode="json")))
+        executor = FakeExecutor(own_places / name)
+        with contextlib.closing(recorder.outbox):
+            Preparation(config, executor, recorder, [], PlainDisplay(print)).source_weights(3)
+        trained.append(executor.trials)
+    assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]

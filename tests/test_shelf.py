@@ -45,6 +45,20 @@ def test_entries_largest_first_with_what_they_are() -> None:
         shelf.entries("image")
 
 
+def test_what_goes_while_it_is_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    build("images", "a", 10, "whole")
+    address = build("checkpoints", "b", 10, "under way")
+    original = Path.stat
+
+    def stat(path: Path, **given: bool) -> os.stat_result:
+        if path.name == "data" and path.parent.name == address:
+            raise FileNotFoundError(path)
+        return original(path, **given)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert [(entry.about, entry.bytes) for entry in shelf.entries()] == [("whole", 15), ("under way", 9)]
+
+
 def test_cleared_entries_are_gone_and_can_be_made_again() -> None:
     build("images", "a", 10)
     kept = build("weights", "b", 10)

@@ -1,4 +1,4 @@
-"""The frozen VGG16 with the head of the report's network, as its tutorials write it."""
+"""The frozen VGG16 of benchmarks/frozen.yaml, as tutorials write it."""
 
 from __future__ import annotations
 

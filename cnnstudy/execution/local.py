@@ -53,7 +53,7 @@ class LocalExecutor:
         self._threads = max(1, cores() // workers)
         self._folder = folder
         self._program = program
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue()
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
         self._ahead: Job | None = None  # under way, though nobody has submitted it yet
@@ -79,8 +79,7 @@ class LocalExecutor:
         if ahead == job and self._busy[job.key].is_alive():
             return
         if ahead is not None:  # another, or one whose worker died
-            self._busy.pop(ahead.key).end()
-            self._forget(ahead.key)
+            self._drop(self._busy.pop(ahead.key))
         process = None
         while self._idle and process is None:  # one that died while it had nothing to do is replaced
             process = self._kept_if_alive(self._idle.pop())
@@ -94,12 +93,14 @@ class LocalExecutor:
         return _Process([*self._program, *threads, *options], self._folder, self._events)
 
     def next_event(self, timeout: float) -> Event | None:
-        try:
-            event = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        process: _Process | None = None
+        while process is None or process.dropped:
+            try:
+                process, event = self._events.get(timeout=timeout)
+            except queue.Empty:
+                return None
         if isinstance(event, Done | Failed):
-            process = self._busy.pop(event.key)
+            del self._busy[event.key]
             # one that had no memory left may hold on to what it has
             spent = isinstance(event, Failed) and event.reason == "oom"
             if spent or not process.is_alive() or process.has_grown():
@@ -121,19 +122,13 @@ class LocalExecutor:
         process = self._busy.pop(key)
         process.interrogate()
         log = process.log()
-        process.end()
-        self._forget(key)
+        self._drop(process)
         return log
 
-    def _forget(self, key: str) -> None:
-        """What a job has said that nobody has heard."""
-        said = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                said.append(self._events.get_nowait())
-        for event in said:
-            if event.key != key:
-                self._events.put(event)
+    def _drop(self, process: _Process) -> None:
+        """End it; what it has said that nobody has heard is not told any more."""
+        process.dropped = True
+        process.end()
 
     def close(self) -> None:
         for process in [*self._idle, *self._busy.values()]:
@@ -147,7 +142,8 @@ class LocalExecutor:
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(self, program: Sequence[str], folder: Path, events: queue.Queue[Event]) -> None:
+    def __init__(self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]]) -> None:
+        self.dropped = False
         self._events = events
         self._job: Job | None = None
         self._kind: tuple[str, Any] = ("", None)  # of the last job, and its network
@@ -240,7 +236,7 @@ class _Process:
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None
-            self._events.put(event)
+            self._events.put((self, event))
         self._process.wait()
         self._report_end()
 
@@ -249,7 +245,7 @@ class _Process:
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._events.put(_crash(job.key, self._process.returncode, self.log()))
+            self._events.put((self, _crash(job.key, self._process.returncode, self.log())))
 
 
 def _event(message: dict[str, Any]) -> Event:

@@ -8,6 +8,7 @@ contents     a digest of each image; which are copies of each other
 splits       which images train, validate and test: class by class, by a hash
 images       the cache of decoded images; subsets, probe
 pieces       files that large contents go to in pieces
+mapped       arrays on disk, mapped into memory
 weights      source weights: read, write, lay into a network
 transfer     which layers train
 optimizers   one line each

@@ -5,7 +5,7 @@ last outputs lie in the cache as one array for each view of the images; a trial 
 images are not among them.
 
 A number may differ in its last digits from what the whole network gives for the image in another batch. So whether a
-trial uses the cache depends on what it is, not on what lies there; the one exception is a full disk.
+trial uses the cache depends on what it is, not on what lies there; the one exception is a full disk, or a quota.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder
+from cnnstudy.code_digests import digest_of_network
 from cnnstudy.errors import DataError
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import devices, transfer, weights
@@ -30,13 +31,16 @@ from cnnstudy.training.batches import evaluation_batch_size
 from cnnstudy.training.compiled import CompiledNetwork
 from cnnstudy.training.decoding import Progress
 from cnnstudy.training.images import open_all_but_test
+from cnnstudy.training.mapped import NO_ROOM, new_array
 from cnnstudy.training.transfer import Phase
 
 KIND = "features"
 #: Bytes in the cache for the features of all studies, and the share of what is free on the disk that new ones may take.
 LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
 #: Part of their address: raise it when the same images and weights would give other features.
-VERSION = 3
+VERSION = 4
+#: In an entry: how many images went through the network at once, where it was not a whole batch.
+AT_ONCE = "at-once.txt"
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"
 
 
@@ -142,10 +146,18 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
         about = f"{spec.architecture} up to {planned.cut}, of {of_images}{', flipped' if flipped else ''}"
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
-    views = tuple(
-        _open(address, lambda folder, flipped=bool(view): build(folder, flipped))  # type: ignore[misc]
-        for view, address in enumerate(addresses)
-    )
+    try:
+        views = tuple(
+            _open(address, lambda folder, flipped=bool(view): build(folder, flipped))  # type: ignore[misc]
+            for view, address in enumerate(addresses)
+        )
+    except OSError as reason:
+        if reason.errno not in NO_ROOM:
+            raise
+        why = f"features would take {needed / 1e9:.2f} GB, for which {cache_folder()} has no room ({reason.strerror})"
+        return Source(None, FULL_FORWARD, why, as_planned=False)
+    for address in addresses:
+        _take_as_many_at_once(compiled, address)
     what = TWO_VIEWS if planned.views > 1 else CACHED
     return Source(Features(planned.cut, places, views), what, str(planned))
 
@@ -168,12 +180,20 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "version": VERSION,
             "images": Path(spec.images.folder).name,  # a content address too
             "without test": [spec.split.test, spec.split.seed],
-            "network": [spec.architecture, spec.images.size, compiled.network.architecture.preprocessing],
+            "network": [spec.architecture, spec.images.size, digest_of_network(spec.architecture)],
             "weights": weights.digest(compiled.start_digests(layers)),
             "cut": cut,
             "numbers": ["float32", tf.__version__, *devices.rounds_by(spec)],
         }
     )
+
+
+def _take_as_many_at_once(compiled: CompiledNetwork, address: str) -> None:
+    """Where the memory did not suffice for whole batches when features were computed, the trial evaluates in such parts
+    too: its numbers are rounded as theirs, and its result tells."""
+    with contextlib.suppress(FileNotFoundError):
+        at_once = int((entry_folder(KIND, address) / AT_ONCE).read_text(encoding="ascii"))
+        compiled.micro_batches.limit("evaluation", at_once)
 
 
 def _open(address: str, build: Callable[[Path], None]) -> np.ndarray:
@@ -199,13 +219,16 @@ def _extract(
     progress: Progress,
 ) -> None:
     shape = (len(places), *compiled.graph.shape(cut))
-    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    features = new_array(path, shape, np.float32)
     size = evaluation_batch_size(pixels.shape[1])
     for start in range(0, len(places), size):
         progress(f"features of {compiled.network.architecture.title}", start, len(places))
         batch = pixels[places[start : start + size]]
         features[start : start + size] = compiled.features(batch[:, :, ::-1] if flipped else batch, cut)
     features.flush()
+    at_once = compiled.micro_batches.at_once["evaluation"]
+    if at_once is not None:
+        path.with_name(AT_ONCE).write_text(str(at_once), encoding="ascii")
 
 
 def _free() -> int:

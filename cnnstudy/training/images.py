@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.batches import used_of
 from cnnstudy.training.contents import digests_of, listed, warnings_of
 from cnnstudy.training.decoding import Progress, decode_all
+from cnnstudy.training.mapped import new_array
 from cnnstudy.training.pixels import DECODER_VERSION
 from cnnstudy.training.splits import held_out_count, ranked, split_indices
 
@@ -169,22 +170,18 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
 
 
 def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A file for images, mapped into memory. Its room on the disk is taken now: later the lack of it would be a crash.
+    """A file for images, mapped into memory.
 
     Raises:
         DataError: there is not enough.
     """
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as reason:
-            raise DataError(
-                f"the decoded images take {mapped.nbytes:,} bytes, for which {path.parent.parent} has no room "
-                f"({reason.strerror}); make room, or set CNNSTUDY_CACHE to a folder that has it."
-            ) from reason
-    return mapped
+    try:
+        return new_array(path, shape, np.uint8)
+    except OSError as reason:
+        raise DataError(
+            f"the decoded images take {math.prod(shape):,} bytes, for which {path.parent.parent} has no room "
+            f"({reason.strerror}); make room, or set CNNSTUDY_CACHE to a folder that has it."
+        ) from reason
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class MicroBatches:
         self.tell = tell
         self.at_once: dict[Use, int | None] = {"training": training, "evaluation": None}
 
+    def limit(self, use: Use, images: int) -> None:
+        """No more than so many at once from now on."""
+        self.at_once[use] = min(images, self.at_once[use] or images)
+
     def run(self, use: Use, images: int, do: Callable[[Sequence[slice]], Result]) -> Result:
         """What `do` makes of so many images, given the parts to take them in; called again with smaller parts.
 

@@ -143,6 +143,20 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
     assert not waiting.exists()
 
 
+def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    """A study of the same name, in another database, that uses the same cache."""
+    ended(tracker, study, spec, 0)
+    tracker.end_run(study.run_id, "finished")
+    folder = write_checkpoint(spec)
+    later = time.time() + 3600
+    os.utime(folder / checkpoints.FILE, (later, later))
+    assert troubles(doctor.examine(tracker.uri)) == []
+    assert doctor.repair(tracker.uri) == []
+    assert folder.exists()
+
+
 def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     Recorder(tracker, study).start(spec)
     with one_driver("fake", tracker.uri):

@@ -543,6 +543,36 @@ def test_a_job_that_is_started_ahead_is_dropped_for_another(tmp_path: Path) -> N
         assert not is_alive(ahead)
 
 
+FLOOD = """
+import itertools, json, sys
+key, last = json.loads(sys.stdin.readline())["key"], 20_000
+for number in range(last + 1) if key == "other" else itertools.count():
+    print(json.dumps({"kind": "progress", "key": key, "what": "counting", "done": number, "total": last}))
+print(json.dumps({"kind": "done", "key": key, "result": None}), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_another_worker_says_stays_in_order_when_one_is_stopped(tmp_path: Path) -> None:
+    with contextlib.closing(LocalExecutor(2, tmp_path, ("-c", FLOOD))) as executor:
+        for key in ("stopped", "other"):
+            executor.submit(Job(key, "prepare_images", {}))
+        heard: list[Event] = []
+        while not any(event.key == "other" for event in heard):
+            event = executor.next_event(60)
+            assert event is not None
+            heard.append(event)
+        executor.stop("stopped")
+        so_far = len(heard)
+        while not isinstance(heard[-1], Done) or heard[-1].key != "other":
+            event = executor.next_event(60)
+            assert event is not None
+            heard.append(event)
+        assert {event.key for event in heard[so_far:]} == {"other"}
+        counted = [event.done for event in heard if isinstance(event, Progress) and event.key == "other"]
+        assert counted == list(range(20_001))
+
+
 def test_a_job_that_is_started_ahead_outlives_its_worker(tmp_path: Path) -> None:
     with contextlib.closing(LocalExecutor(1, tmp_path)) as executor:
         executor.start_ahead(images_job(sizes=[64]))

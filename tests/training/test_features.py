@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -290,6 +291,40 @@ def test_a_disk_that_is_almost_full(frozen: TrialSpec, own_cache: Path, monkeypa
     assert source_of(frozen)[0].what == CACHED
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     assert source_of(frozen)[0].what == CACHED, "what is there already takes no more"
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_gives_no_room(
+    reason: int, frozen: TrialSpec, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota, say, of which the free bytes on the disk tell nothing."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    result, _ = run(frozen, tmp_path / "trial")
+    assert result.features == FULL_FORWARD
+    assert f"has no room ({os.strerror(reason)})" in result.features_note
+    assert entries(own_cache) == []
+
+
+def test_another_error_of_the_disk_is_none_of_room(frozen: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        source_of(frozen)
+
+
+def test_features_of_another_network_lie_apart(
+    frozen: TrialSpec, extractions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code in ("a", "a", "b"):
+        monkeypatch.setattr(features, "digest_of_network", lambda name, code=code: f"{name} {code}")
+        source_of(frozen)
+    assert len(extractions) == 2
 
 
 def test_what_was_not_used_for_longest_makes_room(

@@ -209,6 +209,33 @@ def test_a_trial_goes_on_with_fewer_images_at_once_and_says_so(
     assert again.micro_batch is None, "what one trial found out is not the next one's"
 
 
+def test_features_computed_in_parts_say_so_to_all_that_train_on_them(
+    make_spec: MakeSpec, source: Path, memory: Callable[..., list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    spec = make_spec(transfer="frozen", weights=source, keep_model=False)
+    refused = memory("conv1", evaluation=20)
+    first = trial.run_trial(spec, tmp_path / "first", lambda record: True)
+    assert refused
+    assert first.features == features.CACHED
+    assert first.evaluation_batch is not None
+    assert first.evaluation_batch <= 20
+    so_far = len(refused)
+    compiled = CompiledNetworks().start(spec)
+    phase = phases(spec, dict(compiled.network.architecture.cut_points))[0]
+    apply(compiled.network, phase)
+    assert features.source_of(compiled, spec, phase, lambda *_: None).what == features.CACHED
+    assert compiled.micro_batches.at_once == {"training": None, "evaluation": first.evaluation_batch}
+    assert len(refused) == so_far
+
+
+def test_a_limit_is_never_raised() -> None:
+    given = MicroBatches()
+    for images, at_once in ((9, 9), (20, 9), (4, 4)):
+        given.limit("evaluation", images)
+        assert given.at_once == {"training": None, "evaluation": at_once}
+
+
 def test_a_trial_can_start_with_fewer_images_at_once(
     make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
