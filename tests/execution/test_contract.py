@@ -545,7 +545,7 @@ def test_a_job_that_is_started_ahead_is_dropped_for_another(tmp_path: Path) -> N
 
 FLOOD = """
 import itertools, json, sys
-key, last = json.loads(sys.stdin.readline())["key"], 20_000
+key, last = json.loads(sys.stdin.readline())["key"], 200_000
 for number in range(last + 1) if key == "other" else itertools.count():
     print(json.dumps({"kind": "progress", "key": key, "what": "counting", "done": number, "total": last}))
 print(json.dumps({"kind": "done", "key": key, "result": None}), flush=True)
@@ -570,7 +570,7 @@ def test_what_another_worker_says_stays_in_order_when_one_is_stopped(tmp_path: P
             heard.append(event)
         assert {event.key for event in heard[so_far:]} == {"other"}
         counted = [event.done for event in heard if isinstance(event, Progress) and event.key == "other"]
-        assert counted == list(range(20_001))
+        assert counted == list(range(200_001))
 
 
 def test_a_job_that_is_started_ahead_outlives_its_worker(tmp_path: Path) -> None:
