@@ -90,8 +90,7 @@ def code_of(architectures: Iterable[str]) -> Code:
 
 def digest_of_network(architecture: str) -> str:
     """Of the code that builds it, without what trains it: what is learnt or computed with another is not the same."""
-    units = code_of((architecture,)).units
-    built_by = {file: of for file, of in units.items() if file.startswith("architectures/")}
+    built_by = _reached(Path(cnnstudy.__file__).parent, (f"architectures/{architecture}.py",))
     return hashlib.sha256(json.dumps(built_by, sort_keys=True).encode()).hexdigest()
 
 
@@ -140,17 +139,9 @@ def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[st
 
 
 @functools.cache
-def _units(package: Path, architectures: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def _units(package: Path, architectures: tuple[str, ...]) -> dict[str, Mapping[str, str]]:
     """By file and unit of the package in that folder the digests."""
-    found: dict[str, dict[str, str]] = {}
-    waiting = [_ROOT, *(f"architectures/{name}.py" for name in architectures)]
-    while waiting:
-        file = waiting.pop()
-        if file in found or file in _APART or not (package / file).is_file():
-            continue
-        tree = _parsed(package / file)
-        found[file] = _digests(tree)
-        waiting += [of for name in _imported(tree) if (of := _file_of(package, name)).startswith(_FOLDERS)]
+    found = dict(_reached(package, (_ROOT, *(f"architectures/{name}.py" for name in architectures))))
     for file, parts in _PARTS.items():
         units = _digests(_parsed(package / file))
         found[file] = {
@@ -159,6 +150,21 @@ def _units(package: Path, architectures: tuple[str, ...]) -> dict[str, dict[str,
             if not parts or unit in parts or unit.partition(".")[0] in parts
         }
     return dict(sorted(found.items()))
+
+
+@functools.cache
+def _reached(package: Path, files: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
+    """The same of these files, and of all that they import of _FOLDERS."""
+    found: dict[str, dict[str, str]] = {}
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop()
+        if file in found or file in _APART or not (package / file).is_file():
+            continue
+        tree = _parsed(package / file)
+        found[file] = _digests(tree)
+        waiting += [of for name in _imported(tree) if (of := _file_of(package, name)).startswith(_FOLDERS)]
+    return found
 
 
 def _parsed(path: Path) -> ast.Module:

@@ -115,6 +115,11 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
                 f"two-phase trains {name}'s head for {config.head_epochs_of(name)} epochs and needs at least one "
                 f"more of its {config.epochs_of(name)} for the rest.",
             )
+    if training.deterministic and training.xla is True:
+        yield (
+            ("training", "xla"),
+            "does not go with deterministic: XLA has no such gradient of max-pooling; leave it out.",
+        )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
         yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
     if config.pruner != "none" and training.updates is not None:

@@ -177,7 +177,7 @@ def _why_abandoned(checkpoint: FoundCheckpoint) -> str:
     if checkpoint.ended:
         return "is of a trial that has ended"
     if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER:  # it may be of another MLflow's study
-        return f"is of no study that MLflow has here, and was not written to for {checkpoint.days:.0f} days"
+        return f"is of no trial under way that MLflow has here, and was not written to for {checkpoint.days:.0f} days"
     return ""
 
 

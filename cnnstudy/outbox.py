@@ -129,6 +129,7 @@ class Outbox(Delivery):
         """A folder with the same files, that nobody else removes."""
         own = own_folder(self._scratch)
         try:
+            own.mkdir(mode=0o700)  # nobody else's to read while MLflow does not have it
             link_tree(folder, own)
         except OSError as error:
             shutil.rmtree(own, ignore_errors=True)

@@ -56,7 +56,7 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
         specs = [plan.spec_of(proposal) for proposal in missing]
         artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
         seconds = tell_cost(specs, runs, artifacts, plan.executor, display)
-        if seconds is not None and _may_end_early(config):
+        if seconds is not None and not past and _may_end_early(config):
             display.say("  less where trials are pruned or stop before their last epoch")
         if seconds is not None and not isinstance(strategy, Factorial):  # which is measured again when it runs
             forecasts.keep(config, len(missing), plan.executor.slots, seconds)

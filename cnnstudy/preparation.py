@@ -32,6 +32,8 @@ from cnnstudy.trial_files import remove_files
 
 #: The tag of a trial's run with the digest of the source weights that it started from.
 WEIGHTS_TAG = "cnnstudy.weights_digest"
+#: Of a run that learnt source weights: where the cache has them, and by what they were learnt, but for the code.
+ADDRESS_TAG, _RECIPE_TAG = "cnnstudy.weights_address", "cnnstudy.weights_recipe"
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
 PRETRAINING_VERSION = 2
 
@@ -132,7 +134,8 @@ class Preparation:
                 raise StudyChangedError(
                     f"the source weights of {name} in {weights.file} are not those that study {study!r} was begun with "
                     f"(their digest is {weights.digest}, not {', '.join(sorted(others))}): the file was changed, or "
-                    "learnt anew on another machine. Trials of both would not be comparable. Put the file back, or "
+                    "learnt anew by other code, on another machine or on a GPU, which rounds otherwise each time. "
+                    "Trials of both would not be comparable. Put the file back, or "
                     f"give the study another name (`name:` in the file, or --set name={study}-2)."
                 )
 
@@ -144,23 +147,33 @@ class Preparation:
         # it has no features, and the others say how, not what is learnt
         left_out = ("features", "checkpoints", "share_epochs", "micro_batch", "xla")
         described = {name: value for name, value in spec.to_json().items() if name not in left_out}
-        of_what = {**described, "study": "", "images": learnt_on, "network": digest_of_network(name)}
-        address = content_address([PRETRAINING_VERSION, of_what])
+        recipe = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
+        address = self._begun_with(recipe) or content_address([recipe, digest_of_network(name)])
+        tags = {ADDRESS_TAG: address, _RECIPE_TAG: recipe}
         folder = entry_folder("weights", address)
         trained: list[tuple[Recording, TrialResult]] = []
         if not folder.is_dir():
             self._tell_if_another_does(folder, spec)
         # trained while the entry is locked: who waits for it takes these very weights, and records their curves
-        build_entry("weights", address, lambda building: trained.append(self._pretrain(spec, address, building)))
+        build_entry("weights", address, lambda building: trained.append(self._pretrain(spec, tags, building)))
         for recording, result in trained:
             self.recorder.finish(recording, result)
             remove_files(result)
             self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
         if not trained:
-            self._record_from_cache(spec, address, folder)
+            self._record_from_cache(spec, tags, folder)
         checkpoints.remove(spec)  # of this call, or of one that was killed when it had put the weights there
         file = folder / "backbone.npz"
         return SourceWeights("pretrain", str(file), digest_of(file))
+
+    def _begun_with(self, recipe: str) -> str:
+        """The address of the weights that the study has trials of, where the cache has them; else "".
+
+        Only who accepts that the network's code is another one by now gets here with such: trials of both are to start
+        from the same weights.
+        """
+        addresses = [run.tags.get(ADDRESS_TAG, "") for run in self.recorded if run.tags.get(_RECIPE_TAG) == recipe]
+        return next((address for address in addresses if address and entry_folder("weights", address).is_dir()), "")
 
     def _tell_if_another_does(self, folder: Path, spec: TrialSpec) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -198,9 +211,9 @@ class Preparation:
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
-    def _pretrain(self, spec: TrialSpec, address: str, folder: Path) -> tuple[Recording, TrialResult]:
+    def _pretrain(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[Recording, TrialResult]:
         """Train the source weights and put them, with their curves and model, into that folder of the cache."""
-        recording = self.recorder.start(spec, {"cnnstudy.weights_address": address})
+        recording = self.recorder.start(spec, tags)
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
         outcome = watch(self.executor, job, self.display, lambda record: self._epoch(recording, record))
@@ -225,13 +238,13 @@ class Preparation:
         self.recorder.epoch(recording, record)
         self.display.epoch(recording.spec.key, record)
 
-    def _record_from_cache(self, spec: TrialSpec, address: str, folder: Path) -> None:
+    def _record_from_cache(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> None:
         """A run with the curves and the model, where this study has none of these weights yet."""
-        same = [run for run in self.recorded if run.tags.get("cnnstudy.weights_address") == address]
+        same = [run for run in self.recorded if run.tags.get(ADDRESS_TAG) == tags[ADDRESS_TAG]]
         if any(run.state == "finished" for run in same):
             return
         cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        recording = self.recorder.start(spec, {"cnnstudy.weights_address": address, "cnnstudy.from_cache": "true"})
+        recording = self.recorder.start(spec, {**tags, "cnnstudy.from_cache": "true"})
         for entry in cached["epochs"]:
             self.recorder.epoch(recording, EpochRecord.from_json(entry))
         result = TrialResult.from_json(cached["result"])

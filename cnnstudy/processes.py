@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import socket
 import subprocess
@@ -70,6 +72,23 @@ def started(pid: int) -> str:
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """NVIDIA's names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, given.split(","))))
+    return _all_gpus()
+
+
+@functools.cache
+def _all_gpus() -> list[str]:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
+        return told.stdout.split()
+    return []
 
 
 def resident_memory(pid: int) -> int | None:

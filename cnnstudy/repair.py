@@ -73,14 +73,19 @@ def look_at_checkpoints(
             if study in by_name and study not in asked:
                 asked[study] = tracker.runs(by_name[study].experiment_id)
             runs = asked.get(study)
-            # one that is written later is of a study of the same name in another store
-            ended = runs and any(
-                run.done and run.tags.get("cnnstudy.trial") == trial and written < run.ended / 1000 + CLOCKS_APART
-                for run in runs
-            )
             days = (time.time() - written) / (24 * 3600)
-            found.append(FoundCheckpoint(str(folder), study, trial, days, None if runs is None else bool(ended)))
+            found.append(FoundCheckpoint(str(folder), study, trial, days, _has_ended(trial, written, runs)))
     return tuple(found)
+
+
+def _has_ended(trial: str, written: float, runs: Sequence[RecordedRun] | None) -> bool | None:
+    """Whether the trial of a checkpoint has, that was written at that time; None where it is not known here."""
+    if runs is None:
+        return None
+    done = [run for run in runs if run.done and run.tags.get("cnnstudy.trial") == trial]
+    if any(not run.ended or written < run.ended / 1000 + CLOCKS_APART for run in done):
+        return True
+    return None if done else False  # one that is written later may be of a study of that name in another store
 
 
 def tidy_machine() -> list[Decision]:

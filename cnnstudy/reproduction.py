@@ -152,5 +152,6 @@ def _compare(
 
 def _changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
     then = {**json.loads(run.tags.get("cnnstudy.packages", "{}")), "code": run.tags.get("cnnstudy.code_version", "")}
-    now = {**driver_versions(), **result.versions, "code": code_version()}
+    then |= {name: run.tags[f"cnnstudy.{name}"] for name in result.computed_on if f"cnnstudy.{name}" in run.tags}
+    now = {**driver_versions(), **result.versions, "code": code_version(), **result.computed_on}
     return {name: (then[name], now[name]) for name in sorted(now) if name in then and then[name] != now[name]}

@@ -86,6 +86,11 @@ def _auto_or_flag(given: Any) -> Any:
     return given
 
 
+def _of_the_optimizer(given: Any, info: ValidationInfo) -> Any:
+    """What is given, or what Keras' optimizer of that name does by itself."""
+    return {"adamw": 0.004}.get(info.data.get("optimizer", ""), 0.0) if given is None else given
+
+
 class Training(StrictModel):
     """How a trial trains."""
 
@@ -93,7 +98,9 @@ class Training(StrictModel):
     updates: Whole | None = Field(None, ge=1, le=100_000_000, description="a trial ends after so many updates")
     until_train_loss: Number | None = Field(None, gt=0, description="a trial ends at a clean train loss (nats) so low")
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    weight_decay: Number = Field(0.0, ge=0, le=1)
+    weight_decay: Annotated[Number, BeforeValidator(_of_the_optimizer)] = Field(
+        None, validate_default=True, ge=0, le=1, description="decoupled from the gradient; default: 0, adamw 0.004"
+    )
     momentum: Number = Field(0.9, ge=0, lt=1)
     early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
     keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -91,10 +91,10 @@ def _entry(kind: str, folder: Path) -> Entry:
     sizes, used, text = [], [], KINDS[kind]
     with contextlib.suppress(OSError):  # a study that runs may remove any of it meanwhile
         text = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            file = path.stat()
-            if stat.S_ISREG(file.st_mode):
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                file = os.stat(Path(parent, name))
                 sizes.append(file.st_size)
                 used.append(max(file.st_mtime, file.st_atime))
     return Entry(kind, folder.name, text.strip(), sum(sizes), max(used, default=time.time()))

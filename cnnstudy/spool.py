@@ -174,6 +174,7 @@ class Spool:
         folder = self.folder / f"{number:08d}"
         shutil.rmtree(folder, ignore_errors=True)  # without a record: left by a driver that was killed
         try:
+            folder.mkdir(mode=0o700)
             link_tree(files, folder, durable=True)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)

@@ -328,6 +328,12 @@ MISTAKES = [
     ),
     ("  weight_decay: 0.01", "  weight_decay: false #!", "training.weight_decay", ["must be a number", "not false."]),
     ("  momentum: 0.9", "  momentum: 1 #!", "training.momentum", ["less than 1", "not 1."]),
+    (
+        "  momentum: 0.9",
+        "  momentum: 0.9\n  deterministic: true\n  xla: true #!",
+        "training.xla",
+        ["does not go with deterministic", "leave it out"],
+    ),
     ("  momentum: 0.9", "  momentum: .inf #!", "training.momentum", ["must be a number", "not inf."]),
     (
         "  optimizer: sgd\n  weight_decay: 0.01\n  momentum: 0.9",

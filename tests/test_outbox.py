@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,12 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
         desk.run(patience=BRIEF, on_event=desk.down)
     (left,) = waiting()
     assert (left.study, left.tracking) == ("fake", desk.tracker.uri)
+    temporary = Path(tempfile.gettempdir())
+    kept = [
+        folder for folder in (*temporary.glob("cnnstudy-outbox-*"), *Path(left.folder).iterdir()) if folder.is_dir()
+    ]
+    assert kept
+    assert {folder.stat().st_mode & 0o777 for folder in kept} == {0o700}, "what waits is nobody else's to read"
     assert caught.value.exit_code == 3
     assert f"records wait in {left.folder}; the same command delivers them first" in str(caught.value)
     assert desk.trained == ["alexnet-000", "alexnet-001"]

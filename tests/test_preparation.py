@@ -12,7 +12,7 @@ from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 from PIL import Image
 
-from cnnstudy import preparation
+from cnnstudy import preparation, shelf
 from cnnstudy.cache import cache_folder
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
@@ -131,3 +131,25 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
             Preparation(config, executor, recorder, [], PlainDisplay(print)).source_weights(3)
         trained.append(executor.trials)
     assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
+
+
+def test_a_study_goes_on_with_the_weights_that_it_began_with(
+    own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its user accepts that the network's code has changed; but not where the cache has them no longer."""
+    leave_out_pictures(monkeypatch)
+    (own_places / "probe.yaml").write_text(LEARNING)
+    config = load_study("probe.yaml", ()).config
+    study = tracker.open_study("probe", config.model_dump(mode="json"))
+    trained, files = [], []
+    for call, code in enumerate(("a", "b", "b")):
+        if call == 2:
+            shelf.clear(shelf.entries("weights"))
+        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / str(call))
+        with contextlib.closing(recorder.outbox):
+            preparing = Preparation(config, executor, recorder, recorder.runs(), PlainDisplay(print))
+            files.append(preparing.source_weights(3)["alexnet"].file)
+        trained.append(executor.trials)
+    assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
+    assert files[0] == files[1] != files[2]

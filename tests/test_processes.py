@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from cnnstudy.processes import Process, life_of, resident_memory, started, this_process
+from cnnstudy import processes
+from cnnstudy.processes import Process, gpus, life_of, resident_memory, started, this_process
 
 WHOLE = "pid:[4026531836]"
 HERE = Process("here", 1, "1", "machine", "boot", WHOLE)
@@ -22,6 +24,34 @@ def test_this_process_lives_until_it_has_ended() -> None:
         assert life_of(replace(process, started="1"), here) == "gone", "another had its number before"
         other.kill()
     assert life_of(process, here) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("", []), ("-1", []), ("0", ["0"]), ("GPU-a, 1", ["GPU-a", "1"]), ("1,-1,0", ["1"])]
+)
+def test_the_gpus_that_the_user_gives(given: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("echo GPU-a; echo GPU-b", ["GPU-a", "GPU-b"]), ("echo GPU-a; exit 9", []), (None, [])],
+    ids=["two", "without a driver", "none"],
+)
+def test_the_gpus_of_the_machine(
+    script: str | None, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if script else str(tmp_path))
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    processes._all_gpus.cache_clear()
+    try:
+        assert gpus() == expected
+    finally:
+        processes._all_gpus.cache_clear()
 
 
 def test_a_process_that_waits_to_be_collected_is_gone() -> None:

@@ -16,12 +16,13 @@ from fake_executor import FakeExecutor
 from rich.console import Console
 from trained_study import NAME, Trained
 
+from cnnstudy import reproduction
 from cnnstudy.config import load_study
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, UnknownNameError, WorkerError
 from cnnstudy.execution import Failed
 from cnnstudy.execution.local import LocalExecutor
-from cnnstudy.records import RecordedRun
+from cnnstudy.records import RecordedRun, TrialResult
 from cnnstudy.registry import Registry
 from cnnstudy.report import show_reproduction
 from cnnstudy.reproduction import Reproduction, reproduce
@@ -92,6 +93,20 @@ def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) 
     shown = told(found)
     assert f"{len(found.differences)} of {found.compared} numbers of its record came out otherwise" in shown
     assert "the largest differences" in shown
+
+
+def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = {"cnnstudy.device": "H100", "cnnstudy.threads": "2", "cnnstudy.xla": "on"}
+    registry.set_tags(runs(registry)["alexnet-000"], tags)
+    original = reproduction._changed
+
+    def changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
+        return original(run, dataclasses.replace(result, computed_on={"device": "EPYC", "threads": "2", "tf32": "on"}))
+
+    monkeypatch.setattr(reproduction, "_changed", changed)
+    found = reproduce("fake/alexnet-000", registry, made(), Display())
+    assert found.changed == {"device": ("H100", "EPYC")}
+    assert "note: device was H100 and is EPYC" in told(found)
 
 
 def test_other_packages_are_told(registry: Registry) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,15 +49,17 @@ def test_entries_largest_first_with_what_they_are() -> None:
 def test_what_goes_while_it_is_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     build("images", "a", 10, "whole")
     address = build("checkpoints", "b", 10, "under way")
-    original = Path.stat
+    (entry_folder("checkpoints", address) / "more").mkdir()
+    original = os.stat
 
     def stat(path: Path, **given: bool) -> os.stat_result:
-        if path.name == "data" and path.parent.name == address:
-            raise FileNotFoundError(path)
+        if Path(path).name == "data" and Path(path).parent.name == address:
+            shutil.rmtree(Path(path).parent)
         return original(path, **given)
 
-    monkeypatch.setattr(Path, "stat", stat)
-    assert [(entry.about, entry.bytes) for entry in shelf.entries()] == [("whole", 15), ("under way", 9)]
+    monkeypatch.setattr(os, "stat", stat)
+    assert [entry.about for entry in shelf.entries()] == ["whole", "under way"]
+    assert [entry.about for entry in shelf.entries()] == ["whole"]
 
 
 def test_cleared_entries_are_gone_and_can_be_made_again() -> None:

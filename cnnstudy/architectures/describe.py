@@ -221,6 +221,7 @@ def _silent_start() -> Iterator[None]:
     import fails, what it wrote is shown after all.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # shapes take no GPU, and TensorFlow would take all of its memory
     with tempfile.TemporaryFile() as written:
         terminal = os.dup(2)
         os.dup2(written.fileno(), 2)

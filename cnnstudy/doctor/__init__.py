@@ -153,7 +153,7 @@ def _checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator
     waiting = len(found) - len(decisions)
     if waiting:
         trials = "1 trial" if waiting == 1 else f"{waiting} trials"
-        yield Finding("checkpoints", f"of {trials} that did not end yet; the next call goes on from them")
+        yield Finding("checkpoints", f"of {trials} under way, or that MLflow does not have here; the next call goes on")
 
 
 def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import platform
 import re
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import cnnstudy
 from cnnstudy.cache import cache_folder
 from cnnstudy.display import size
 from cnnstudy.doctor.findings import Finding
-from cnnstudy.processes import cores
+from cnnstudy.processes import cores, gpus
 
 #: Where a module has another name than its package.
 _MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "ruamel.yaml": "ruamel"}
@@ -77,6 +79,12 @@ def machine(artifacts: Path | None) -> Iterator[Finding]:
         artifacts: the folder that MLflow's files go to; None where that is on another machine.
     """
     yield Finding("machine", f"{cores()} cores")
+    if gpus():
+        has_libraries = _is_there("nvidia.cudnn") or find_library("cudnn") is not None
+        without = "" if has_libraries else ", and no CUDA libraries: TensorFlow trains on the processor"
+        install = "python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
+        count = f"{len(gpus())} NVIDIA GPU{'s' if len(gpus()) > 1 else ''}"
+        yield Finding("machine", f"{count}{without}", not has_libraries, install)
     memory = memory_available()
     if memory is not None:
         remedy = "end other programs, or train smaller batches with fewer workers"
@@ -88,6 +96,12 @@ def machine(artifacts: Path | None) -> Iterator[Finding]:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free
         yield Finding("machine", f"{size(free)} free for {what}, {folder}", free < LEAST_DISK, f"make room in {there}")
+
+
+def _is_there(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # of what it is a part of
+        return importlib.util.find_spec(module) is not None
+    return False
 
 
 def memory_available() -> int | None:

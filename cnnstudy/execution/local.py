@@ -19,7 +19,7 @@ from typing import Any
 import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.processes import cores, resident_memory
+from cnnstudy.processes import cores, gpus, resident_memory
 from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported, whatever the user's environment says: trials of a study compute alike. oneDNN is
@@ -90,7 +90,13 @@ class LocalExecutor:
     def _new_process(self, *options: str) -> _Process:
         # sums are rounded in an order that depends on the number of threads
         threads = ["--threads=1", "--deterministic"] if self.deterministic else [f"--threads={self._threads}"]
-        return _Process([*self._program, *threads, *options], self._folder, self._events)
+        return _Process([*self._program, *threads, *options], self._folder, self._events, self._card())
+
+    def _card(self) -> str | None:
+        """Of several GPUs the one that the fewest workers have; None: whatever there is."""
+        cards = gpus()
+        taken = [process.card for process in [*self._idle, *self._busy.values()]]
+        return min(cards, key=taken.count) if len(cards) > 1 else None
 
     def next_event(self, timeout: float) -> Event | None:
         process: _Process | None = None
@@ -101,8 +107,8 @@ class LocalExecutor:
                 return None
         if isinstance(event, Done | Failed):
             del self._busy[event.key]
-            # one that had no memory left may hold on to what it has
-            spent = isinstance(event, Failed) and event.reason == "oom"
+            # one that had no memory left may hold on to what it has, and a GPU's library that failed fails again
+            spent = isinstance(event, Failed) and (event.reason == "oom" or (event.reason == "crash" and bool(gpus())))
             if spent or not process.is_alive() or process.has_grown():
                 process.end()
             else:
@@ -142,8 +148,10 @@ class LocalExecutor:
 class _Process:
     """One worker process, and the thread that reads its events."""
 
-    def __init__(self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]]) -> None:
-        self.dropped = False
+    def __init__(
+        self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]], card: str | None = None
+    ) -> None:
+        self.dropped, self.card = False, card
         self._events = events
         self._job: Job | None = None
         self._kind: tuple[str, Any] = ("", None)  # of the last job, and its network
@@ -155,6 +163,8 @@ class _Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         root = str(Path(cnnstudy.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        if card is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = card
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *program, f"--folder={folder}"],

@@ -75,6 +75,7 @@ class Worker:
         self.deterministic = deterministic
         self.folder, self.asks = Path(), False  # of the job under way
         self._compiled: CompiledNetworks | None = None
+        self._is_set_up = False
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
 
@@ -181,6 +182,10 @@ class Worker:
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
+        import tensorflow as tf
+
+        # what is exported is compared with what a processor makes of it, which has float32 only
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         from cnnstudy.training.export import export
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
@@ -215,7 +220,7 @@ class Worker:
             importlib.import_module("cnnstudy.training.trial")
 
     def _set_up_tensorflow(self) -> None:
-        if "tensorflow" in sys.modules:
+        if self._is_set_up:  # what else imports TensorFlow, a data set's download say, sets nothing
             return
         with importing(without=NOT_FOR_TENSORFLOW):
             import tensorflow as tf
@@ -226,11 +231,23 @@ class Worker:
             tf.config.experimental.enable_op_determinism()
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
+        self._is_set_up = True
+
+
+#: What the libraries of a GPU say where it has no memory left.
+_NO_MEMORY = (
+    "ALLOC_FAILED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "Dst tensor is not initialized",
+)
 
 
 def _reason(error: Exception) -> str:
     """One of records.FAILURE_REASONS."""
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "oom"
+    if type(error).__module__.startswith("tensorflow") and any(words in str(error) for words in _NO_MEMORY):
         return "oom"
     if type(error).__name__ == "DivergedError":
         return "diverged"

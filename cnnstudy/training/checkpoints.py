@@ -62,6 +62,7 @@ class Reached:
     sources: tuple[tuple[str, str], ...]  # features.Source's `what` and `why` of each phase so far
     trained_as: str = ""  # prefixes.Prefixes' of all its epochs; "": not known, or not of all of them
     equal_updates: int | None = None  # the trial's
+    computed_on: str = ""  # in words; "": not known
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ network in a worker and its hundredth come to the same numbers.
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 from collections import OrderedDict
@@ -177,7 +178,17 @@ class CompiledNetworks:
             keras.utils.clear_session(free_memory=False)
             self._kept[key] = CompiledNetwork(*key)
         self._kept[key].start(spec)
+        self._kept[key].micro_batches.make_room = functools.partial(self._give_up_all_but, key)
         return self._kept[key]
+
+    def _give_up_all_but(self, key: tuple[str, int, int]) -> bool:
+        """The memory ran out: of what is kept, only what is in use stays. Whether that was anything."""
+        before, used = self._count(), self._kept[key]
+        self._kept = OrderedDict({key: used})
+        used.forget_updates(1)
+        if self._count() < before:
+            _give_back()
+        return self._count() < before
 
     def clear(self) -> None:
         """Forget all."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cnnstudy.records import EpochRecord
-from cnnstudy.training import resumption, transfer
+from cnnstudy.training import devices, resumption, transfer
 from cnnstudy.training.best_epoch import BestEpoch
 from cnnstudy.training.checkpoints import Checkpoint, Checkpoints, Reached
 from cnnstudy.training.decoding import Progress
@@ -35,6 +35,7 @@ class Course:
         self.ended_by = "epochs"
         self._kept, self._prefixes = kept, prefixes
         self._trained_as = prefixes.trained_as
+        self._computed_on = ", ".join(f"{name} {value}" for name, value in devices.computed_on(trainer.spec).items())
 
     def run(self, report: Report, progress: Progress) -> None:
         """Every epoch: told again where it was trained before, and trained where not.
@@ -106,6 +107,8 @@ class Course:
             self.sources.clear()
             return False
         self._kept.take_up(reached)
+        if reached.computed_on not in ("", self._computed_on):
+            self._kept.note(f"begun on {reached.computed_on}; it goes on on {self._computed_on}")
         if reached.trained_as != self._trained_as:
             self._trained_as = ""
         self.sources[:0] = [Source(None, *source) for source in reached.sources]
@@ -161,4 +164,5 @@ class Course:
             sources=tuple((source.what, source.why) for source in self.sources),
             trained_as=self._trained_as,
             equal_updates=trainer.spec.equal_updates,
+            computed_on=self._computed_on,
         )

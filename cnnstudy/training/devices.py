@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from cnnstudy.records import TrialSpec
 
+#: It is there where the driver is loaded.
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
 
 def gpu() -> str | None:
     """TensorFlow's name of the GPU that it computes on; None where it has none."""
@@ -28,14 +31,29 @@ def precision_of(asked: str) -> str:
     return "mixed_float16" if capabilities and min(capabilities) >= (7, 0) else "float32"
 
 
-def uses_xla(asked: bool | None) -> bool:
-    """None: on a GPU. On a CPU it took 2 to 3 times as long to the first update, and none was faster then."""
-    return gpu() is not None if asked is None else asked
+def uses_xla(spec: TrialSpec) -> bool:
+    """Where nothing is asked for: on a GPU, as Keras does; but not in a deterministic trial, for XLA has no such
+    gradient of max-pooling. On a CPU it took 2 to 3 times as long to the first update, and none was faster then.
+    """
+    return gpu() is not None and not spec.deterministic if spec.xla is None else spec.xla
+
+
+def closeness() -> float:
+    """How far apart, relative to the largest, logits or losses of the same weights and images may come out.
+
+    A GPU multiplies in TensorFloat-32, with 10 bits behind the point, by whichever kernel was fastest for a batch of
+    that size: two sizes may differ by more than a thousandth.
+    """
+    return 2e-2 if _has_tf32() else 1e-3
+
+
+def _has_tf32() -> bool:
+    return gpu() is not None and tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def computed_on(spec: TrialSpec) -> dict[str, str]:
     """What a trial's numbers may depend on beside its specification and the packages, in words."""
-    precision, xla = precision_of(spec.precision), "on" if uses_xla(spec.xla) else "off"
+    precision, xla = precision_of(spec.precision), "on" if uses_xla(spec) else "off"
     return {**_kernels(), "precision": precision, "xla": xla}
 
 
@@ -51,7 +69,18 @@ def _kernels() -> dict[str, str]:
         "threads": str(threads or "as many as there are cores"),
         # TensorFlow's own default depends on the processor; a worker always sets it
         "onednn": {"1": "on", "0": "off"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""), "as TensorFlow has it"),
+        **({"tf32": "on"} if _has_tf32() else {}),
     }
+
+
+def unused() -> str:
+    """What to do about a GPU that is here and that TensorFlow can't use; "" where there is none."""
+    if not NVIDIA_DRIVER.exists() or gpu() is not None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ""
+    return (
+        "this machine has an NVIDIA driver, and TensorFlow can use no GPU: trials train on the processor. Its "
+        "libraries come with: python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
+    )
 
 
 def _name_of_gpu() -> str:

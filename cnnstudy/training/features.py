@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -156,10 +157,9 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
             raise
         why = f"features would take {needed / 1e9:.2f} GB, for which {cache_folder()} has no room ({reason.strerror})"
         return Source(None, FULL_FORWARD, why, as_planned=False)
-    for address in addresses:
-        _take_as_many_at_once(compiled, address)
+    why = str(planned) + "".join(_take_as_many_at_once(compiled, address) for address in addresses)
     what = TWO_VIEWS if planned.views > 1 else CACHED
-    return Source(Features(planned.cut, places, views), what, str(planned))
+    return Source(Features(planned.cut, places, views), what, why)
 
 
 def stand_in(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Features | None:
@@ -183,17 +183,23 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "network": [spec.architecture, spec.images.size, digest_of_network(spec.architecture)],
             "weights": weights.digest(compiled.start_digests(layers)),
             "cut": cut,
-            "numbers": ["float32", tf.__version__, *devices.rounds_by(spec)],
+            "numbers": ["float32", tf.__version__, keras.__version__, *devices.rounds_by(spec)],
         }
     )
 
 
-def _take_as_many_at_once(compiled: CompiledNetwork, address: str) -> None:
+def _take_as_many_at_once(compiled: CompiledNetwork, address: str) -> str:
     """Where the memory did not suffice for whole batches when features were computed, the trial evaluates in such parts
-    too: its numbers are rounded as theirs, and its result tells."""
-    with contextlib.suppress(FileNotFoundError):
+    too: its numbers are rounded as theirs. What is to be said of that."""
+    try:
         at_once = int((entry_folder(KIND, address) / AT_ONCE).read_text(encoding="ascii"))
-        compiled.micro_batches.limit("evaluation", at_once)
+    except FileNotFoundError:
+        return ""
+    compiled.micro_batches.limit("evaluation", at_once)
+    return (
+        f"; computed from {at_once} images at once, for want of memory then, and so the trial evaluates too "
+        "(`cache clear --kind features` has them made anew)"
+    )
 
 
 def _open(address: str, build: Callable[[Path], None]) -> np.ndarray:

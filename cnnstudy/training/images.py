@@ -25,7 +25,7 @@ from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.batches import used_of
 from cnnstudy.training.contents import digests_of, listed, warnings_of
 from cnnstudy.training.decoding import Progress, decode_all
-from cnnstudy.training.mapped import new_array
+from cnnstudy.training.mapped import NO_ROOM, new_array
 from cnnstudy.training.pixels import DECODER_VERSION
 from cnnstudy.training.splits import held_out_count, ranked, split_indices
 
@@ -178,6 +178,8 @@ def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
     try:
         return new_array(path, shape, np.uint8)
     except OSError as reason:
+        if reason.errno not in NO_ROOM:
+            raise
         raise DataError(
             f"the decoded images take {math.prod(shape):,} bytes, for which {path.parent.parent} has no room "
             f"({reason.strerror}); make room, or set CNNSTUDY_CACHE to a folder that has it."

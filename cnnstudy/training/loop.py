@@ -85,7 +85,7 @@ class Trainer:
             augmentation=str(self.spec.levels["augmentation"]),
             cut=features.cut if features is not None else None,
             precision=devices.precision_of(self.spec.precision),
-            xla=devices.uses_xla(self.spec.xla),
+            xla=devices.uses_xla(self.spec),
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
@@ -160,7 +160,7 @@ class Trainer:
         for view, features in zip((pixels, pixels[:, :, ::-1]), of_views, strict=False):
             whole = self.compiled.logits(view)
             off = float(np.abs(whole - self.compiled.logits(features, self._features.cut)).max())
-            if off > 1e-3 * max(1.0, float(np.abs(whole).max())):
+            if off > devices.closeness() * max(1.0, float(np.abs(whole).max())):
                 raise RuntimeError(
                     f"features from the cache give logits that are off by {off:.5f} from those of the whole network; "
                     f"remove {cache_folder() / 'features'}, and please report this with the study file"

@@ -12,10 +12,18 @@ Result = TypeVar("Result")
 Use = Literal["training", "evaluation"]
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU without room says something else where an array is copied to it."""
+    return isinstance(error, tf.errors.ResourceExhaustedError) or (
+        isinstance(error, tf.errors.InternalError) and "Dst tensor is not initialized" in str(error)
+    )
+
+
 class MicroBatches:
     """How many images a trial works on at once: a whole batch, until the memory did not suffice for one.
 
-    A part that does not fit is halved, down to one image, and what fitted is kept for the rest of the trial.
+    A part that does not fit is halved, down to one image, and what fitted is kept for the rest of the trial. Before the
+    first time, what earlier trials left in memory is given up.
     """
 
     def __init__(self) -> None:
@@ -29,6 +37,8 @@ class MicroBatches:
             tell: told whenever there are fewer at once from then on.
         """
         self.tell = tell
+        self.make_room: Callable[[], bool] = lambda: False  # gives up what it can; whether that was anything
+        self._has_made_room = False
         self.at_once: dict[Use, int | None] = {"training": training, "evaluation": None}
 
     def limit(self, use: Use, images: int) -> None:
@@ -39,19 +49,23 @@ class MicroBatches:
         """What `do` makes of so many images, given the parts to take them in; called again with smaller parts.
 
         Args:
-            do: changes nothing where it raises ResourceExhaustedError.
+            do: changes nothing where it raises an error that `is_out_of_memory`.
 
         Raises:
-            ResourceExhaustedError: one image at once does not fit either.
+            OpError: one image at once does not fit either.
         """
         while True:
             size = min(images, self.at_once[use] or images)
             try:
                 return do([slice(start, min(start + size, images)) for start in range(0, images, size)])
-            except tf.errors.ResourceExhaustedError:
-                if size == 1:
+            except tf.errors.OpError as error:
+                if not is_out_of_memory(error) or (size == 1 and self._has_made_room):
                     raise
             # behind the handler, where the error no longer holds on to what it had allocated
+            if not self._has_made_room:
+                self._has_made_room = True
+                if self.make_room() or size == 1:
+                    continue
             self.at_once[use] = (size + 1) // 2
             self.tell(f"out of memory; {use} goes on with {self.at_once[use]} images at once instead of {size}")
 

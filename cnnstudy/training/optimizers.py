@@ -70,7 +70,7 @@ def build(optimizer: Optimizer, learning_rate: float) -> keras.optimizers.Optimi
     decay = optimizer.weight_decay or None
     table = {
         "adam": lambda: Adam(learning_rate, weight_decay=decay),
-        "adamw": lambda: AdamW(learning_rate, weight_decay=optimizer.weight_decay or 0.004),
+        "adamw": lambda: AdamW(learning_rate, weight_decay=optimizer.weight_decay),
         "sgd": lambda: SGD(learning_rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay),
         "rmsprop": lambda: RMSprop(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
     }

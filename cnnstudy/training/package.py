@@ -128,6 +128,7 @@ def load(file: Path) -> keras.Model:
         raise ModelError(f"{file} is no whole .keras file: it is broken, cut off, or of another format.")
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        model.jit_compile = False  # on a GPU Keras would have XLA compile it for each number of images
     except MemoryError:  # says nothing about the file
         raise
     except Exception as reason:  # Keras raises a dozen kinds on broken files, BadZipFile and KeyError among them

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from cnnstudy.training.micro_batches import is_out_of_memory
+
 Item = TypeVar("Item")
 Batch = tuple[np.ndarray, ...]
 
@@ -39,5 +41,7 @@ def _sent(batch: Batch, device: str) -> tuple[Any, ...]:
     try:
         with tf.device(device):
             return tuple(tf.identity(tf.constant(array)) for array in batch)
-    except tf.errors.ResourceExhaustedError:  # the update finds out which part of it fits
-        return batch
+    except tf.errors.OpError as error:
+        if not is_out_of_memory(error):
+            raise
+        return batch  # the update finds out which part of it fits

@@ -61,6 +61,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     phases, begun_with = transfer.phases(spec, dict(network.architecture.cut_points)), _begun_with(compiled, spec)
     kept = Checkpoints(spec, begun_with, lambda text: progress(text, 0, 0))
     computed_on = devices.computed_on(spec)
+    if devices.unused():
+        progress(devices.unused(), 0, 0)
     prefixes = Prefixes(spec, phases, begun_with, computed_on, lambda text: progress(text, 0, 0))
     trainer = Trainer(compiled, load_images(spec), spec)
     always_frozen = _frozen_in_all_phases(network, phases)
@@ -138,7 +140,7 @@ def _named(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
 def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
     """The restored weights must give what was measured when they were kept."""
     before, after = recorded.metrics["val/loss"], restored["val/loss"]
-    if abs(before - after) > 1e-3 * max(1.0, before):
+    if abs(before - after) > devices.closeness() * max(1.0, before):
         raise RuntimeError(
             f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "
             "now that they are restored; please report this with the study file"

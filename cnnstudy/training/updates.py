@@ -15,7 +15,7 @@ from cnnstudy.records import Optimizer
 from cnnstudy.training import augmentation, optimizers, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.graph import Graph
-from cnnstudy.training.micro_batches import MicroBatches
+from cnnstudy.training.micro_batches import MicroBatches, is_out_of_memory
 from cnnstudy.training.precision import LossScale, computing_in
 
 Result = TypeVar("Result")
@@ -122,7 +122,7 @@ class Update:
             [batches, 3]: of each its mean loss, accuracy and summed auxiliary losses, as Keras' `fit` sees them.
 
         Raises:
-            ResourceExhaustedError: the memory does not suffice for one image.
+            OpError: the memory does not suffice for one image.
             MemoryError: it did not suffice when some of the weights were changed already.
         """
         ends = np.cumsum(sizes, dtype=np.int32)
@@ -138,7 +138,9 @@ class Update:
         before = int(self._ended.numpy())
         try:
             return self._steps(inputs, labels, ends).numpy()[: len(ends)]
-        except tf.errors.ResourceExhaustedError as error:
+        except tf.errors.OpError as error:
+            if not is_out_of_memory(error):
+                raise
             self._check_that_no_change_is_half_done(error)
         return self._measured.numpy()[: int(self._ended.numpy()) - before]
 
@@ -153,11 +155,12 @@ class Update:
             if len(parts) == 1:
                 return self._steps(inputs, labels, np.array([len(labels)], np.int32)).numpy()[0]
             return self._add_up(inputs, labels, parts)
-        except tf.errors.ResourceExhaustedError as error:
-            self._check_that_no_change_is_half_done(error)
+        except tf.errors.OpError as error:
+            if is_out_of_memory(error):
+                self._check_that_no_change_is_half_done(error)
             raise
 
-    def _check_that_no_change_is_half_done(self, error: tf.errors.ResourceExhaustedError) -> None:
+    def _check_that_no_change_is_half_done(self, error: tf.errors.OpError) -> None:
         if self._begun.numpy() != self._ended.numpy():
             raise MemoryError("out of memory while the weights were changed") from error
 

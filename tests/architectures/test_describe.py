@@ -26,6 +26,14 @@ def rows_of(build: Build, name: str, size: int = 224) -> dict[str, LayerRow]:
     return {row.name: row for row in layer_rows(build(name, size))}
 
 
+def test_no_gpu_is_taken(tmp_path: Path) -> None:
+    code = "import os; from cnnstudy.architectures import describe, find; from pathlib import Path; from rich.console "
+    code += "import Console; describe.describe(find('alexnet'), 64, 5, Path('a.png'), Console(quiet=True)); "
+    code += "print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["-1"]
+
+
 def run_describe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cnnstudy", "describe", *arguments], capture_output=True, text=True, cwd=folder

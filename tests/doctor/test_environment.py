@@ -69,6 +69,26 @@ def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free
     assert len(list(environment.machine(None))) == 3
 
 
+@pytest.mark.parametrize(
+    ("cards", "library", "told"),
+    [
+        ([], None, []),
+        (["GPU-a"], None, [True]),
+        (["GPU-a", "GPU-b"], "libcudnn.so.9", [False]),
+    ],
+)
+def test_gpus_and_their_libraries(
+    cards: list[str], library: str | None, told: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "gpus", lambda: cards)
+    monkeypatch.setattr(environment, "find_library", lambda name: library)
+    found = [finding for finding in environment.machine(None) if "NVIDIA" in finding.text]
+    assert [finding.trouble for finding in found] == told
+    for finding in found:
+        assert finding.text.startswith(f"{len(cards)} NVIDIA GPU")
+        assert ("TensorFlow trains on the processor" in finding.text) == finding.trouble
+
+
 @pytest.mark.parametrize(("memory", "trouble"), [(2 * 10**9, False), (10**9, True), (None, None)])
 def test_memory(monkeypatch: pytest.MonkeyPatch, memory: int | None, trouble: bool | None) -> None:
     monkeypatch.setattr(environment, "memory_available", lambda: memory)

@@ -24,8 +24,9 @@ from cnnstudy.claim import one_driver
 from cnnstudy.doctor.findings import Finding
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
+from cnnstudy.repair import look_at_checkpoints
 from cnnstudy.spool import Operation, Spool
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import STATE, Tracker
 from cnnstudy.training import checkpoints
 from cnnstudy.training.checkpoints import Reached
 
@@ -128,10 +129,11 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
         in troubles(found)
     )
     assert any(
-        f"{old}, is of no study that MLflow has here, and was not written to for 40 days" in one.text for one in found
+        f"{old}, is of no trial under way that MLflow has here, and was not written to for 40 days" in one.text
+        for one in found
     )
     assert any(one.text.startswith(f"{broken} is broken") for one in found)
-    assert any(one.text == "of 3 trials that did not end yet; the next call goes on from them" for one in found)
+    assert any(one.text.startswith("of 3 trials under way, or that MLflow does not have here") for one in found)
     assert len(doctor.repair(tracker.uri)) == 3
     assert [path.exists() for path in (of_ended, waiting, of_another, old, broken)] == [False, True, True, False, False]
     assert troubles(doctor.examine(tracker.uri)) == []
@@ -149,12 +151,26 @@ def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
     """A study of the same name, in another database, that uses the same cache."""
     ended(tracker, study, spec, 0)
     tracker.end_run(study.run_id, "finished")
-    folder = write_checkpoint(spec)
+    folder = write_checkpoint(dataclasses.replace(spec, number=0))
     later = time.time() + 3600
     os.utime(folder / checkpoints.FILE, (later, later))
     assert troubles(doctor.examine(tracker.uri)) == []
     assert doctor.repair(tracker.uri) == []
     assert folder.exists()
+    (found,) = look_at_checkpoints(tracker, [study])
+    assert found.ended is None, "it goes when nobody has written to it for long"
+
+
+def test_a_checkpoint_of_a_trial_whose_status_was_not_written_any_more(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    """Its driver was killed between the state that it wrote and MLflow's status, with the time of its end."""
+    run_id = Recorder(tracker, study).start(spec).run_id
+    tracker.set_tags(run_id, {STATE: "finished"})
+    tracker.end_run(study.run_id, "finished")
+    folder = write_checkpoint(spec)
+    doctor.repair(tracker.uri)
+    assert not folder.exists()
 
 
 def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:

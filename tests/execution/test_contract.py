@@ -335,6 +335,62 @@ def test_each_kind_of_job_has_its_own_measure(executor: Executor, monkeypatch: p
     assert pids(executor) == [worker]
 
 
+SAYS_ITS_CARD = """
+import json, os, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    if job["payload"]:
+        failed = {"kind": "failed", "key": job["key"], "reason": "crash", "message": "", "traceback": ""}
+        print(json.dumps(failed), flush=True)
+    else:
+        card = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        print(json.dumps({"kind": "done", "key": job["key"], "result": card}), flush=True)
+"""
+
+
+def cards_of(executor: LocalExecutor, jobs: int) -> list[str]:
+    for number in range(jobs):
+        executor.submit(Job(f"job-{number}", "prepare_images", {}))
+    found = []
+    while len(found) < jobs:
+        event = executor.next_event(PATIENCE)
+        assert isinstance(event, Done)
+        found.append(event.result)
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("cards", "workers", "expected"),
+    [
+        (["GPU-a", "GPU-b"], 2, ["GPU-a", "GPU-b"]),
+        (["GPU-a", "GPU-b"], 3, ["GPU-a", "GPU-a", "GPU-b"]),
+        (["GPU-a", "GPU-b"], 1, ["GPU-a"]),
+        (["GPU-a"], 2, ["all", "all"]),
+        ([], 2, ["all", "all"]),
+    ],
+)
+def test_each_worker_takes_a_card(
+    cards: list[str], workers: int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("cnnstudy.execution.local.gpus", lambda: cards)
+    with contextlib.closing(LocalExecutor(workers, tmp_path, ("-c", SAYS_ITS_CARD))) as executor:
+        assert cards_of(executor, workers) == expected
+
+
+@pytest.mark.parametrize("cards", [["GPU-a"], []])
+def test_a_worker_whose_gpu_may_be_broken_is_replaced(
+    cards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnstudy.execution.local.gpus", lambda: cards)
+    with contextlib.closing(LocalExecutor(1, tmp_path, ("-c", SAYS_ITS_CARD))) as executor:
+        cards_of(executor, 1)
+        (worker,) = pids(executor)
+        event = run(executor, Job("crashes", "prepare_images", {"it": "crashes"}))[-1]
+        assert isinstance(event, Failed)
+        assert (pids(executor) == [worker]) == (not cards)
+
+
 def test_a_worker_that_had_no_memory_left_is_replaced(executor: Executor, site: Callable[[str], None]) -> None:
     site(HANG.replace("threading.Event().wait()", "raise MemoryError"))
     executor.submit(images_job("first"))

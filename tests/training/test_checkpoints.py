@@ -14,7 +14,7 @@ from cnnstudy import code_digests
 from cnnstudy.architectures import build_network, find
 from cnnstudy.cache import ABOUT, entry_folder
 from cnnstudy.records import EpochRecord, Optimizer, TrialSpec
-from cnnstudy.training import checkpoints, resumption, trial, weights
+from cnnstudy.training import checkpoints, devices, resumption, trial, weights
 from cnnstudy.training.checkpoints import FILE, KIND, Checkpoints, Reached
 from cnnstudy.training.compiled import CompiledNetworks
 
@@ -141,6 +141,17 @@ def test_another_trials_file_in_its_place_is_ignored(make_spec: MakeSpec, tmp_pa
     assert any("other weights or settings" in line for line in found.said)
     assert found.result is not None
     assert "other weights or settings" in found.result.checkpoint_note
+
+
+def test_another_device_is_noted(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(epochs=2, checkpoints="every-epoch")
+    tried(spec, tmp_path / "a", killed_in=2)
+    monkeypatch.setattr(devices, "_name_of_processor", lambda: "another one")
+    found = tried(spec, tmp_path / "b")
+    assert found.trained == [2]
+    assert found.result is not None
+    assert found.result.checkpoint_note.startswith("begun on device ")
+    assert "it goes on on device another one" in found.result.checkpoint_note
 
 
 def test_source_weights_that_changed_are_noticed(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:

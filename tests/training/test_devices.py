@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from cnnstudy.records import TrialSpec
-from cnnstudy.training import devices
+from cnnstudy.training import devices, trial
 
 MakeSpec = Callable[..., TrialSpec]
 
@@ -28,6 +29,38 @@ def test_a_trial_on_a_gpu(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) 
     found = devices.computed_on(make_spec(precision="auto"))
     assert (found["device"], found["precision"], found["xla"]) == ("NVIDIA H100 80GB HBM3", "mixed_float16", "on")
     assert devices.computed_on(make_spec())["precision"] == "float32"
+
+
+def test_tensorfloat_is_told_and_allowed_for(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_name_of_gpu", lambda: "NVIDIA H100")
+    for gpus, enabled, allowed in (([], True, 1e-3), (["gpu"], False, 1e-3), (["gpu"], True, 2e-2)):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
+        monkeypatch.setattr(
+            tf.config.experimental, "tensor_float_32_execution_enabled", lambda enabled=enabled: enabled
+        )
+        assert devices.closeness() == allowed
+        assert ("tf32" in devices.computed_on(make_spec())) == (allowed > 1e-3)
+        assert ("on" in devices.rounds_by(make_spec())[-2:]) == (allowed > 1e-3), "features of both lie apart"
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_told(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.unused() == ""
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", driver)
+    said: list[str] = []
+    spec = make_spec(epochs=1, keep_model=False)
+    trial.run_trial(spec, tmp_path / "trial", lambda record: True, None, lambda what, *_: said.append(what))
+    assert any("TensorFlow can use no GPU" in what and "tensorflow[and-cuda]" in what for what in said)
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert devices.unused() == "", "the user does not want it"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+    assert devices.unused() == ""
 
 
 @pytest.mark.parametrize(("given", "said"), [("1", "on"), ("0", "off"), (None, "as TensorFlow has it")])

@@ -220,6 +220,7 @@ def test_features_computed_in_parts_say_so_to_all_that_train_on_them(
     assert first.features == features.CACHED
     assert first.evaluation_batch is not None
     assert first.evaluation_batch <= 20
+    assert f"computed from {first.evaluation_batch} images at once, for want of memory then" in first.features_note
     so_far = len(refused)
     compiled = CompiledNetworks().start(spec)
     phase = phases(spec, dict(compiled.network.architecture.cut_points))[0]
@@ -271,9 +272,51 @@ def test_predictions_come_in_parts_too() -> None:
     assert asked == [5, 3, 2, 2, 1]
 
 
-def test_other_errors_are_no_matter_of_memory() -> None:
+@pytest.mark.parametrize("error", [ValueError("wrong"), tf.errors.InternalError(None, None, "wrong")])
+def test_other_errors_are_no_matter_of_memory(error: Exception) -> None:
     def fail(parts: object) -> None:
-        raise ValueError("wrong")
+        raise error
 
-    with pytest.raises(ValueError, match="wrong"):
+    with pytest.raises(type(error), match="wrong"):
         MicroBatches().run("training", 8, fail)
+
+
+def test_a_copy_to_a_gpu_without_room_says_something_else() -> None:
+    refused = []
+
+    def fail(parts: list[slice]) -> str:
+        if len(parts) < 4:
+            refused.append(len(parts))
+            raise tf.errors.InternalError(None, None, "Failed copying: _EagerConst: Dst tensor is not initialized.")
+        return "done"
+
+    assert MicroBatches().run("training", 8, fail) == "done"
+    assert refused == [1, 2]
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_what_is_kept_is_given_up_before_a_batch_is_parted(room: bool) -> None:
+    asked: list[int] = []
+    made = []
+
+    def do(parts: list[slice]) -> int:
+        asked.append(len(parts))
+        if not made or (len(parts) == 1 and not room):
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+        return len(parts)
+
+    given = MicroBatches()
+    given.make_room = lambda: bool(made.append(1)) or room
+    assert given.run("training", 8, do) == (1 if room else 2)
+    assert made == [1], "once a trial"
+    assert given.at_once["training"] == (None if room else 4)
+
+
+def test_networks_of_earlier_trials_are_given_up(make_spec: MakeSpec) -> None:
+    networks = CompiledNetworks()
+    networks.start(make_spec("vgg16"))
+    compiled = networks.start(make_spec())
+    assert len(networks._kept) == 2
+    assert compiled.micro_batches.make_room()
+    assert list(networks._kept.values()) == [compiled]
+    assert not compiled.micro_batches.make_room(), "there is nothing more"

@@ -7,12 +7,14 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import ruamel.yaml
+import tensorflow as tf
 from keras import layers
 
 from cnnstudy.errors import ModelError
@@ -57,6 +59,14 @@ def test_a_model_comes_back_as_it_was(saved: Saved) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_array_equal(loaded.predict_on_batch(images), model.predict_on_batch(images))
     assert package.image_size(loaded) == 8
+
+
+def test_on_a_gpu_keras_does_not_compile_it_anew(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each number of images, as its own choice would be there."""
+    card = SimpleNamespace(device_type="GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [card])
+    assert classifier().jit_compile is True
+    assert package.load(saved(classifier())).jit_compile is False
 
 
 def test_a_model_with_a_function_in_it_is_not_loaded(saved: Saved) -> None:

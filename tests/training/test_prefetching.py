@@ -70,9 +70,18 @@ def test_an_error_of_a_batch_is_raised_where_it_is_asked_for() -> None:
         next(batches)
 
 
-def test_a_batch_that_the_device_has_no_memory_for_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "no memory"),
+        tf.errors.InternalError(None, None, "_EagerConst: Dst tensor is not initialized."),
+    ],
+)
+def test_a_batch_that_the_device_has_no_memory_for_stays_where_it_is(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(array: np.ndarray) -> tf.Tensor:
-        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+        raise error
 
     monkeypatch.setattr(prefetching.tf, "constant", refuse)
     ((_, batch),) = one_ahead([7], batch_of, "CPU:0")

@@ -44,7 +44,8 @@ def test_the_update_is_compiled_only_if_asked_for(make_spec: MakeSpec) -> None:
         assert any(function.attr["_XlaMustCompile"].b for function in functions) == xla
 
 
-def test_auto_is_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_on_a_gpu_but_not_in_deterministic_trials(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     for gpus in ([], ["GPU"]):
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
-        assert [devices.uses_xla(asked) for asked in (None, True, False)] == [bool(gpus), True, False]
+        assert [devices.uses_xla(make_spec(xla=asked)) for asked in (None, True, False)] == [bool(gpus), True, False]
+        assert not devices.uses_xla(make_spec(deterministic=True))
