@@ -639,7 +639,7 @@ def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
     (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
     whole = entry.read_bytes()
     np.savez(entry, whose="somebody else's")
-    with pytest.raises(StudyChangedError, match="learnt anew on another machine"):
+    with pytest.raises(StudyChangedError, match="learnt anew by other code"):
         desk.run(*frozen, PRETRAIN, "budget.trials=2")
     entry.write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next call learns them again"):
