@@ -111,7 +111,7 @@ class Training(StrictModel):
         "so that the numbers depend on the machine",
     )
     xla: Annotated[Literal["auto", True, False], BeforeValidator(_auto_or_flag)] = Field(
-        "auto", description="compile updates by XLA; auto: on GPUs"
+        "auto", description="compile updates by XLA; auto: on GPUs, but for deterministic trials"
     )
     head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
     timeout: Number | None = Field(

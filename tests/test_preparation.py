@@ -22,6 +22,7 @@ from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun
+from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import Tracker
 
 STUDY = """\
@@ -68,13 +69,18 @@ budget: {trials: 1}
 """
 
 
-def test_two_studies_that_need_the_same_weights_learn_them_once(
-    own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
+@pytest.fixture
+def config(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
+    """Of a study that learns source weights."""
     leave_out_pictures(monkeypatch)
     (own_places / "probe.yaml").write_text(LEARNING)
-    config = load_study("probe.yaml", ()).config
+    return load_study("probe.yaml", ()).config
+
+
+def test_two_studies_that_need_the_same_weights_learn_them_once(
+    own_places: Path, make_tracker: Callable[[str], Tracker], config: StudyConfig
+) -> None:
+    """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
     waits = threading.Event()
     found: dict[str, SourceWeights] = {}
     trained: dict[str, list[str]] = {}
@@ -116,11 +122,8 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
 
 
 def test_weights_of_a_network_that_was_changed_are_learnt_anew(
-    own_places: Path, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
+    own_places: Path, make_tracker: Callable[[str], Tracker], config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_out_pictures(monkeypatch)
-    (own_places / "probe.yaml").write_text(LEARNING)
-    config = load_study("probe.yaml", ()).config
     trained = []
     for name, code in (("one", "a"), ("same", "a"), ("changed", "b")):
         monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
@@ -134,12 +137,9 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
 
 
 def test_a_study_goes_on_with_the_weights_that_it_began_with(
-    own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+    own_places: Path, tracker: Tracker, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where its user accepts that the network's code has changed; but not where the cache has them no longer."""
-    leave_out_pictures(monkeypatch)
-    (own_places / "probe.yaml").write_text(LEARNING)
-    config = load_study("probe.yaml", ()).config
     study = tracker.open_study("probe", config.model_dump(mode="json"))
     trained, files = [], []
     for call, code in enumerate(("a", "b", "b")):

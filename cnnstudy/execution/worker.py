@@ -75,7 +75,7 @@ class Worker:
         self.deterministic = deterministic
         self.folder, self.asks = Path(), False  # of the job under way
         self._compiled: CompiledNetworks | None = None
-        self._is_set_up = False
+        self._is_set_up = self._has_told = False
         self._key: str | None = None  # of the job under way
         self._writing = threading.Lock()
 
@@ -167,8 +167,16 @@ class Worker:
             self._send("epoch", key, record=record.to_json(), asks=self.asks)
             return not self.asks or bool(self.messages.get()["go_on"])
 
+        self._tell_of_an_unused_gpu(key)
         spec = TrialSpec.from_json(payload)
         return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
+
+    def _tell_of_an_unused_gpu(self, key: str) -> None:
+        from cnnstudy.training import devices
+
+        told, self._has_told = self._has_told, True
+        if not told and (what := devices.unused()):
+            self._send("progress", key, what=what, done=0, total=0)
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)

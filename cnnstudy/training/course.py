@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cnnstudy.records import EpochRecord
-from cnnstudy.training import devices, resumption, transfer
+from cnnstudy.training import resumption, transfer
 from cnnstudy.training.best_epoch import BestEpoch
 from cnnstudy.training.checkpoints import Checkpoint, Checkpoints, Reached
 from cnnstudy.training.decoding import Progress
@@ -27,7 +27,13 @@ class Course:
     """
 
     def __init__(
-        self, trainer: Trainer, best: BestEpoch, phases: Sequence[Phase], kept: Checkpoints, prefixes: Prefixes
+        self,
+        trainer: Trainer,
+        best: BestEpoch,
+        phases: Sequence[Phase],
+        kept: Checkpoints,
+        prefixes: Prefixes,
+        computed_on: Mapping[str, str],
     ) -> None:
         self.trainer, self.best, self.phases = trainer, best, phases
         self.records: list[EpochRecord] = []
@@ -35,7 +41,7 @@ class Course:
         self.ended_by = "epochs"
         self._kept, self._prefixes = kept, prefixes
         self._trained_as = prefixes.trained_as
-        self._computed_on = ", ".join(f"{name} {value}" for name, value in devices.computed_on(trainer.spec).items())
+        self._computed_on = ", ".join(f"{name} {value}" for name, value in computed_on.items())
 
     def run(self, report: Report, progress: Progress) -> None:
         """Every epoch: told again where it was trained before, and trained where not.

@@ -61,14 +61,12 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     phases, begun_with = transfer.phases(spec, dict(network.architecture.cut_points)), _begun_with(compiled, spec)
     kept = Checkpoints(spec, begun_with, lambda text: progress(text, 0, 0))
     computed_on = devices.computed_on(spec)
-    if devices.unused():
-        progress(devices.unused(), 0, 0)
     prefixes = Prefixes(spec, phases, begun_with, computed_on, lambda text: progress(text, 0, 0))
     trainer = Trainer(compiled, load_images(spec), spec)
     always_frozen = _frozen_in_all_phases(network, phases)
     best = BestEpoch(spec, [layer for layer in network.logits.layers if layer not in always_frozen])
     frozen_before = compiled.start_digests(always_frozen)
-    course = Course(trainer, best, phases, kept, prefixes)
+    course = Course(trainer, best, phases, kept, prefixes, computed_on)
     course.run(report, progress)
     last, last_full = trainer.latest, trainer.measure_full_train()
     assert last is not None  # a trial has an epoch at least

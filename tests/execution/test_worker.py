@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import queue
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 from cnnstudy.errors import DataError
-from cnnstudy.execution.worker import _reason
+from cnnstudy.execution.worker import Worker, _reason
+from cnnstudy.records import TrialSpec
+from cnnstudy.training import devices, trial
 
 SET_UP = """
 import io, queue
@@ -31,6 +37,20 @@ except RuntimeError as error:  # without a seed there is no determinism
 def test_threads_and_determinism_are_set_whoever_imported_tensorflow() -> None:
     done = subprocess.run([sys.executable, "-c", SET_UP], capture_output=True, text=True)
     assert done.stdout.split() == ["1", "1", "deterministic"], done.stderr[-2000:]
+
+
+def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "unused", lambda: "no GPU")
+    monkeypatch.setattr(trial, "run_trial", lambda spec, *_: spec)
+    monkeypatch.setattr(Worker, "_set_up_tensorflow", lambda self: None)
+    monkeypatch.setattr(TrialSpec, "from_json", lambda given: SimpleNamespace(to_json=lambda: given))
+    events = io.StringIO()
+    worker = Worker(events, queue.Queue(), 1, False)
+    for key in ("a", "b"):
+        worker.run({"key": key, "kind": "run_trial", "folder": "", "asks": False, "payload": {}})
+    told = [json.loads(line) for line in events.getvalue().splitlines()]
+    assert [(one["kind"], one["key"]) for one in told] == [("progress", "a"), ("done", "a"), ("done", "b")]
+    assert told[0]["what"] == "no GPU"
 
 
 @pytest.mark.parametrize(
