@@ -147,7 +147,7 @@ def tables(results: Results) -> str:
 
 
 def quoted(results: Results) -> str:
-    """The comparisons that have a goal, for docs/performance.md: how many times faster on each machine; misses are marked."""
+    """Return the table of docs/performance.md: the comparisons with a goal, how many times faster on each machine."""
     places = _machines(results)
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for fields in results.get("comparisons", {}).values():
