@@ -103,7 +103,7 @@ def test_the_readme_is_short_and_has_the_test_command() -> None:
 def test_the_map_names_every_room_and_place() -> None:
     (drawing,) = re.findall(r"## The map\n.*?```\n(.*?)```", README, flags=re.DOTALL)
     named = {indent: re.findall(rf"^{indent}([\w./]+)  ", drawing, flags=re.MULTILINE) for indent in ("", "  ")}
-    assert {place for place in named[""] if not (ROOT / place).exists()} == {"mlflow.db"}
+    assert {place for place in named[""] if not (ROOT / place).exists()} <= {"mlflow.db"}
     rooms = {f"{room.parent.name}/" for room in PACKAGE.glob("*/__init__.py")}
     assert {place for place in named["  "] if place.endswith("/")} == rooms
     assert [place for place in named["  "] if not (PACKAGE / place).exists()] == []
