@@ -1,4 +1,4 @@
-"""Rows of the benchmarks: results.json, results.md made from it, and the table in the README that quotes it.
+"""Rows of the benchmarks: results.json, results.md made from it, and the table in docs/performance.md that quotes it.
 
 python benchmarks/compared.py    makes both tables anew
 """
@@ -147,7 +147,7 @@ def tables(results: Results) -> str:
 
 
 def quoted(results: Results) -> str:
-    """The comparisons that have a goal, for the README: how many times faster, on each machine, and what is missed."""
+    """Return the table of docs/performance.md: the comparisons with a goal, how many times faster on each machine."""
     places = _machines(results)
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for fields in results.get("comparisons", {}).values():
@@ -173,20 +173,20 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(_line(cells) for cells in (headings, ["---"] * len(headings), *rows))
 
 
-#: Around the table in the README.
+#: Around the table in docs/performance.md.
 BEGINNING, END = "<!-- benchmarks/results.json, by python benchmarks/compared.py -->\n", "\n<!-- end -->"
 
 
 def quote(text: str, results: Results) -> str:
-    """The README with the table as it is to be.
+    """Return the page with its table replaced by that of the results.
 
     Raises:
-        ValueError: it has no place for it.
+        ValueError: the page has no markers for the table.
     """
     before, beginning, rest = text.partition(BEGINNING)
     _, end, after = rest.partition(END)
     if not (beginning and end):
-        raise ValueError(f"README.md has no {BEGINNING.strip()} with {END.strip()} after it")
+        raise ValueError(f"docs/performance.md has no {BEGINNING.strip()} with {END.strip()} after it")
     return f"{before}{beginning}{quoted(results)}{end}{after}"
 
 
@@ -226,6 +226,6 @@ def _digits(number: float) -> str:
 
 
 if __name__ == "__main__":
-    readme, found = HERE.parent / "README.md", read(HERE)
+    page, found = HERE.parent / "docs" / "performance.md", read(HERE)
     (HERE / "results.md").write_text(tables(found), encoding="utf-8")
-    readme.write_text(quote(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+    page.write_text(quote(page.read_text(encoding="utf-8"), found), encoding="utf-8")

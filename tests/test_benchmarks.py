@@ -1,4 +1,4 @@
-"""The benchmarks' commands answer, and the table that the README quotes is what was measured."""
+"""The benchmarks' commands answer, and the table in docs/performance.md is what was measured."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ def test_each_machine_has_rows_of_its_own(
     lines = compared.quoted(results).splitlines()
     assert lines[0] == "| work | against | goal | a laptop | a server |"
     assert lines[2:] == ["| an epoch | fit | 4 | 3 (missed) | 12 |"], "what has no goal is not quoted"
-    text = f"# Readme\n{compared.BEGINNING}old{compared.END}\nmore"
+    text = f"# Performance\n{compared.BEGINNING}old{compared.END}\nmore"
     assert compared.quote(text, results) == text.replace("old", compared.quoted(results))
     with pytest.raises(ValueError, match="has no"):
-        compared.quote("# Readme", results)
+        compared.quote("# Performance", results)
 
 
-def test_the_readme_quotes_the_results(part: Callable[[str], ModuleType]) -> None:
+def test_the_performance_page_quotes_the_results(part: Callable[[str], ModuleType]) -> None:
     compared = part("compared")
-    text = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    text = (BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
     assert compared.quote(text, compared.read(BENCHMARKS)) == text
 
 

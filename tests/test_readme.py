@@ -1,4 +1,4 @@
-"""What the README says to type and to write works."""
+"""The README and the pages of docs/ agree with the code: commands, keys, defaults, places and links."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from cnnstudy.space import FACTORS
 from cnnstudy.strategies import KINDS
 
 ROOT = SHIPPED.parent
+PACKAGE = ROOT / "cnnstudy"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "study-files.md").read_text(encoding="utf-8")
 #: A section of the reference -> the models whose keys it tells, each with a table of its own or all with one.
@@ -90,11 +92,54 @@ def test_every_command_and_data_set_is_told() -> None:
     assert {name for name in names if f"`{name}`" not in README} == set()
 
 
-def test_the_places_of_the_file_map_exist() -> None:
-    (drawing,) = re.findall(r"## File map\n\n```\n(.*?)```", README, flags=re.DOTALL)
-    for place in re.findall(r"^ *([\w./]+)(?:  |$)", drawing, flags=re.MULTILINE):
-        if place != "mlflow.db":
-            assert (ROOT / place).exists() or (ROOT / "cnnstudy" / place).exists(), place
+def test_the_readme_is_short_and_has_the_test_command() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+    assert len([line for line in lines if line.endswith("python -m pytest")]) == 1, ".ci/run looks for this line"
+
+
+@pytest.mark.skipif(not (PACKAGE / "system").is_dir(), reason="the map is that of the package in rooms")
+def test_the_map_names_every_room_and_place() -> None:
+    (drawing,) = re.findall(r"## The map\n.*?```\n(.*?)```", README, flags=re.DOTALL)
+    named = {indent: re.findall(rf"^{indent}([\w./]+)  ", drawing, flags=re.MULTILINE) for indent in ("", "  ")}
+    assert {place for place in named[""] if not (ROOT / place).exists()} <= {"mlflow.db"}
+    rooms = {f"{room.parent.name}/" for room in PACKAGE.glob("*/__init__.py")}
+    assert {place for place in named["  "] if place.endswith("/")} == rooms
+    assert [place for place in named["  "] if not (PACKAGE / place).exists()] == []
+
+
+@pytest.mark.skipif(not (PACKAGE / "system").is_dir(), reason="the paths are those of the package in rooms")
+def test_the_places_named_in_the_pages_exist() -> None:
+    named = {
+        place
+        for page in PAGES
+        for place in re.findall(r"`((?:cnnstudy|tests|benchmarks|scripts)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    }
+    assert {place for place in named if not (ROOT / place).exists()} == set()
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_resolve(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text):
+        if link.startswith("https:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_links_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)\)", README))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)

@@ -1,4 +1,4 @@
-"""The registered model behind MLflow's own server, asked by HTTP as the README says."""
+"""The registered model behind MLflow's own server, asked by HTTP as docs/commands.md says."""
 
 from __future__ import annotations
 
