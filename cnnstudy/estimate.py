@@ -20,7 +20,7 @@ from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import watch
 from cnnstudy.records import RecordedRun, Speed, TrialSpec
 from cnnstudy.schema import StudyConfig
-from cnnstudy.space import Choices, Levels
+from cnnstudy.space import FACTORS
 from cnnstudy.strategies import Factorial
 from cnnstudy.training.batches import updates_in, used_of
 
@@ -67,16 +67,11 @@ def _cells(config: StudyConfig, name: str) -> str:
 
 
 def _varied(config: StudyConfig, name: str) -> str:
-    """`batch_size 8, 32; dropout 0 to 0.5`."""
+    """`batch size 8, 32; dropout 0 to 0.5`."""
     active = config.active_factors_of(name)
     factors = {factor: levels for factor, levels in config.factors_of(name).items() if factor in active}
-    return "; ".join(f"{factor} {_shown(levels)}" for factor, levels in factors.items() if varies(levels))
-
-
-def _shown(levels: Levels) -> str:
-    if isinstance(levels, Choices):
-        return ", ".join(level if isinstance(level, str) else f"{level:g}" for level in levels.values)
-    return f"{levels.low:g} to {levels.high:g}"
+    varied = {FACTORS[factor]: levels for factor, levels in factors.items() if varies(levels)}
+    return "; ".join(f"{factor.label} {factor.write_levels(levels)}" for factor, levels in varied.items())
 
 
 def tell_cost(

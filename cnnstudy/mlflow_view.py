@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from cnnstudy.space import ALWAYS_SHOWN
+
 VIEW_KEY = "cnnstudy"
 #: The experiment tag that holds the layout; MLflow takes up to 20,000 characters.
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 TRIALS_ONLY = "tags.`cnnstudy.kind` = 'trial'"
 COLUMNS = (
     "params.`architecture`",
-    "params.`transfer`",
-    "params.`batch_size`",
-    "params.`dropout`",
+    *(f"params.`{factor}`" for factor in ALWAYS_SHOWN),
     "metrics.`best/val_accuracy`",
     "metrics.`best/train_accuracy`",
     "metrics.`best/gap_accuracy`",
@@ -94,7 +94,7 @@ SECTIONS = (
         (
             {
                 "type": "PARALLEL",
-                "selectedParams": ["batch_size", "dropout", "transfer"],
+                "selectedParams": sorted(ALWAYS_SHOWN),
                 "selectedMetrics": ["best/gap_accuracy", "best/val_accuracy"],
             },
             {"type": "BAR", "metricKey": "best/gap_accuracy"},

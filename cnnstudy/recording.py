@@ -18,6 +18,7 @@ from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
 from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
+from cnnstudy.space import describe_levels, names_in_title
 from cnnstudy.spool import remove_abandoned_files
 from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
 from cnnstudy.training import layout
@@ -272,18 +273,11 @@ def open_recorder(
 
 
 def title_of(spec: TrialSpec) -> str:
-    """The trial in a few words: `frozen, batch 32, dropout 0.5`."""
-    levels = spec.levels
-    transfer = str(levels["transfer"])
-    random_weights = " (random weights)" if spec.weights_source == "random" and transfer != "scratch" else ""
-    parts = [f"{transfer}{random_weights}", f"batch {levels['batch_size']}", f"dropout {levels['dropout']:.3g}"]
-    if levels["data_fraction"] != 1.0:
-        parts.append(f"{100 * float(levels['data_fraction']):.3g} % of the data")
-    if levels.get("shuffled_labels"):
-        parts.append(f"{100 * float(levels['shuffled_labels']):.3g} % of the labels shuffled")
-    if levels.get("protocol") == "legacy":
-        parts.append("legacy protocol")
-    return ", ".join(parts)
+    """The trial in a few words: `frozen, batch size 32, dropout 0.5`."""
+    transfer, *others = names_in_title(spec.levels)
+    random_weights = spec.weights_source == "random" and spec.levels[transfer] != "scratch"
+    first = f"{describe_levels(spec.levels, [transfer])}{' (random weights)' if random_weights else ''}"
+    return ", ".join(filter(None, [first, describe_levels(spec.levels, others)]))
 
 
 def _interrupted(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> list[RecordedRun]:

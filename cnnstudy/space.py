@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +70,13 @@ Condition = Callable[[Mapping[str, Level], bool], bool]
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing a study can vary.
+    """One thing a study can vary, and how it is written wherever people read it.
 
     `default` None means: the network's own (`Architecture.defaults`). A factor whose `active` is false for a trial has
-    no level there: it is neither sampled nor recorded.
+    no level there: it is neither sampled nor recorded. The unit "%" means that levels are shares of 0..1.
     """
 
-    name: str
+    name: str  # in study files, CSV and MLflow
     kind: type[int] | type[float] | type[str]
     default: Level | None
     low: float = -math.inf
@@ -85,10 +85,58 @@ class Factor:
     active: Condition = lambda levels, has_auxiliary_heads: True
     active_where: str = "always"
     looks_at: tuple[str, ...] = ()  # the factors whose levels the condition reads
+    short: str = ""  # for the headings of tables, where the label is long
+    unit: str = ""
+    phrase: str = "{label} {level}"  # a level in a sentence
+    multiples_of: str = ""  # what effects tell multiples of, instead of two levels
+    always_shown: bool = False  # in every table and title, varied or not
 
     def only(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
         """The same factor with a condition, and the condition in words."""
         return dataclasses.replace(self, active=active, active_where=where, looks_at=looks_at)
+
+    @property
+    def label(self) -> str:
+        """Return its name in sentences and figures: `batch size`."""
+        return self.name.replace("_", " ")
+
+    @property
+    def short_label(self) -> str:
+        """Return its name in the headings of tables: `batch`."""
+        return self.short or self.label
+
+    def write(self, level: Level, with_unit: bool = True) -> str:
+        """Return a level as text: `16`, `0.5`, `1e-4`, `67 %`."""
+        if self.kind is str:
+            return str(level)
+        if self.kind is int:
+            return str(int(level))  # pandas makes floats of a column with gaps
+        number = _write_number(100 * float(level) if self.unit == "%" else float(level))
+        return f"{number} {self.unit}" if self.unit and with_unit else number
+
+    def write_levels(self, levels: Levels) -> str:
+        """Return all levels that it can have in a study: `8, 16`, `0.1 to 0.7`."""
+        if isinstance(levels, Choices):
+            return ", ".join(map(self.write, levels.values))
+        return f"{self.write(levels.low)} to {self.write(levels.high)}"
+
+    def describe(self, level: Level) -> str:
+        """Return a level by itself, as in a trial's title: `batch size 16`, `67 % of the data`, `frozen`."""
+        return self.phrase.format(label=self.label, level="no" if level == "none" else self.write(level))
+
+    def compare(self, level: Level, baseline: Level) -> str:
+        """Return what an effect compares: `batch size 64 instead of 8`, `4 times the training images`."""
+        if self.multiples_of:
+            return f"{float(level) / float(baseline):.2g} times {self.multiples_of}"
+        return f"{self.describe(level)} instead of {self.write(baseline)}"
+
+
+def _write_number(number: float) -> str:
+    """Return three digits: `0.05`, and below a thousandth `1e-4`."""
+    if not 0 < abs(number) < 1e-3:
+        return f"{number:.3g}"
+    digits, exponent = f"{number:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
@@ -108,15 +156,26 @@ def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bo
 FACTORS: dict[str, Factor] = {
     factor.name: factor
     for factor in (
-        Factor("transfer", str, "scratch", choices=tuple(TRANSFER_MODES)),
-        Factor("batch_size", int, 32, low=1, high=8192),
-        Factor("dropout", float, None, low=0.0, high=0.95),
+        Factor("transfer", str, "scratch", choices=tuple(TRANSFER_MODES), phrase="{level}", always_shown=True),
+        Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
+        Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True),
         Factor("learning_rate", float, None, low=1e-8, high=10.0),
-        Factor("learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS)),
-        Factor("data_fraction", float, 1.0, low=0.001, high=1.0),
-        Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0),  # share of the training images (Zhang et al. 2017)
-        Factor("protocol", str, "clean", choices=tuple(PROTOCOLS)),
-        Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS)),
+        Factor("learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS), phrase="{level} {label}"),
+        Factor(
+            "data_fraction",
+            float,
+            1.0,
+            low=0.001,
+            high=1.0,
+            short="data",
+            unit="%",
+            phrase="{level} of the data",
+            multiples_of="the training images",
+        ),
+        # share of the training images (Zhang et al. 2017)
+        Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
+        Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
+        Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
             _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
@@ -132,6 +191,29 @@ FACTORS: dict[str, Factor] = {
         ),
     )
 }
+#: What every table, title and view shows, varied or not.
+ALWAYS_SHOWN = tuple(name for name, factor in FACTORS.items() if factor.always_shown)
+#: Compared with each other as the levels of a factor are, in a column of that name; no study file varies it as one.
+NETWORK = Factor("network", str, None, phrase="{level}")
+
+
+def find_factor(name: str) -> Factor:
+    """Return the factor of that name, or NETWORK."""
+    return NETWORK if name == NETWORK.name else FACTORS[name]
+
+
+def describe_levels(levels: Mapping[str, Level], names: Iterable[str]) -> str:
+    """Return a trial's levels of these factors: `frozen, batch size 8, 16.7 % of the data`."""
+    return ", ".join(FACTORS[name].describe(levels[name]) for name in names if name in levels)
+
+
+def names_in_title(levels: Mapping[str, Level]) -> list[str]:
+    """Return the factors that a trial's title tells: those always shown, and those not at their default."""
+    return [
+        name
+        for name, factor in FACTORS.items()
+        if name in levels and (factor.always_shown or factor.default not in (None, levels[name]))
+    ]
 
 
 def parse_levels(name: str, given: Any) -> Levels:

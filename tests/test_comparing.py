@@ -101,7 +101,7 @@ def test_two_studies_side_by_side(studies: Tracker) -> None:
     assert found.a is not None
     assert found.b is not None
     assert (found.a.trial, found.a.standing) == ("alexnet-000", UNCONFIRMED)
-    assert found.a.title == "scratch, batch 8, dropout 0.5"
+    assert found.a.title == "scratch, batch size 8, dropout 0.5"
     assert found.value is not None
     assert (found.value.value, found.value.low) == (pytest.approx(0.05), None)
 

@@ -106,11 +106,11 @@ def told_size(config: StudyConfig, remaining: int) -> list[str]:
 def test_the_size_of_a_study() -> None:
     assert told_size(study(), 40) == [
         "factorial: 2 networks x 4 cells x 5 seeds = 40 trials (0 recorded, 40 to run)",
-        "  batch_size 8, 32; dropout 0, 0.5",
+        "  batch size 8, 32; dropout 0, 0.5",
     ]
     assert told_size(study({"seeds": 1}, architectures=["alexnet"]), 1) == [
         "factorial: 1 network x 4 cells x 1 seed = 4 trials (3 recorded, 1 to run)",
-        "  batch_size 8, 32; dropout 0, 0.5",
+        "  batch size 8, 32; dropout 0, 0.5",
     ]
 
 
@@ -119,7 +119,7 @@ def test_where_networks_differ_each_has_its_line() -> None:
     assert told_size(study(factors=factors), 30) == [
         "factorial: 2 networks, 4 + 3 cells x 5 seeds = 35 trials (5 recorded, 30 to run)",
         "  alexnet: transfer scratch, frozen; dropout 0.1, 0.2",
-        "  googlenet: transfer scratch, frozen; auxiliary_weight 0, 0.3",
+        "  googlenet: transfer scratch, frozen; auxiliary weight 0, 0.3",
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_part_of_the_cells_is_told_as_one() -> None:
     spread = study({"design": "qmc", "cells": 6}, factors={**factors, "dropout": {"low": 0.0, "high": 0.5}})
     assert told_size(spread, 60) == [
         "factorial: 2 networks x 6 cells x 5 seeds = 60 trials (0 recorded, 60 to run)",
-        "  batch_size 8, 32; dropout 0 to 0.5; data_fraction 0.5, 1",
+        "  batch size 8, 32; dropout 0 to 0.5; data fraction 50 %, 100 %",
     ]
 
 

@@ -63,9 +63,9 @@ def artifacts(recorder: Recorder, run: RecordedRun, to: Path) -> dict[str, bytes
 
 
 def test_the_title_names_what_matters(spec: TrialSpec) -> None:
-    assert title_of(spec) == "scratch, batch 16, dropout 0.5"
+    assert title_of(spec) == "scratch, batch size 16, dropout 0.5"
     few = dataclasses.replace(spec, levels={**spec.levels, "transfer": "frozen", "data_fraction": 0.125})
-    assert title_of(few) == "frozen, batch 16, dropout 0.5, 12.5 % of the data"
+    assert title_of(few) == "frozen, batch size 16, dropout 0.5, 12.5 % of the data"
     unweighted = dataclasses.replace(few, weights_source="random")
     assert title_of(unweighted).startswith("frozen (random weights), ")
     assert "random" not in title_of(dataclasses.replace(spec, weights_source="random"))
@@ -84,7 +84,7 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
         recorder.epoch(recording, epoch(number))
     recorder.finish(recording, result(files={"model": str(model)}))
     run = recorded(recorder)
-    assert (run.state, run.kind, run.name) == ("finished", "trial", "alexnet-007 scratch, batch 16, dropout 0.5")
+    assert (run.state, run.kind, run.name) == ("finished", "trial", "alexnet-007 scratch, batch size 16, dropout 0.5")
     assert run.parameters["batch_size"] == "16"
     assert run.parameters["weights"] == "none"
     assert run.parameters["train_images"] == "12"

@@ -81,7 +81,7 @@ def recorded(tracker: Tracker, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch)
 
 
 def started(key: str) -> Started:
-    return Started(key, "scratch, batch 16, dropout 0.5", 3, 0.0)
+    return Started(key, "scratch, batch size 16, dropout 0.5", 3, 0.0)
 
 
 FINISHED = "finished, train 100.0 %, validation 62.5 %, gap +37.5 points at epoch 2: overfit"

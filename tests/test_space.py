@@ -1,15 +1,23 @@
+"""The factors: their levels, when they act, and how they are written."""
+
 from __future__ import annotations
 
+import ast
 import collections
 import itertools
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cnnstudy import architectures
+import cnnstudy
+from cnnstudy import architectures, budget, preparation, space
 from cnnstudy.space import (
+    ALWAYS_SHOWN,
     FACTORS,
+    NETWORK,
     TRANSFER_MODES,
     Choices,
     Level,
@@ -17,9 +25,12 @@ from cnnstudy.space import (
     Range,
     active_factors,
     complete_levels,
+    describe_levels,
+    find_factor,
     grid_points,
     is_among,
     level_at,
+    names_in_title,
     parse_levels,
     shown,
 )
@@ -330,3 +341,108 @@ def test_active_factors_of_a_large_space_come_at_once() -> None:
     many = Choices(tuple(number / 1000 for number in range(1, 900)))
     factors: dict[str, Levels] = dict.fromkeys(("dropout", "learning_rate", "data_fraction", "auxiliary_dropout"), many)
     assert active_factors(factors, True, GOOGLENET.defaults) == set(factors)
+
+
+# ---- how a factor and its levels are written
+
+
+@pytest.mark.parametrize("factor", [*FACTORS.values(), NETWORK], ids=lambda factor: factor.name)
+def test_each_factor_is_written_without_its_name_in_the_code(factor: space.Factor) -> None:
+    assert find_factor(factor.name) is factor
+    assert factor.label
+    assert len(factor.short_label) <= len(factor.label)
+    levels = factor.choices or ("alexnet",) if factor.kind is str else (factor.low, factor.high)
+    written = [factor.write(level) for level in levels]
+    assert len(set(written)) == len(levels)
+    for level, text in zip(levels, written, strict=True):
+        assert text.endswith(factor.unit)
+        assert text == " ".join([factor.write(level, with_unit=False), factor.unit]).strip()
+        assert level == "none" or text in factor.describe(level)
+    for text in (factor.label, factor.short_label, *written, *map(factor.describe, levels)):
+        assert "_" not in text
+        assert text == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "written", "described"),
+    [
+        ("transfer", "fine-tune", "fine-tune", "fine-tune"),
+        ("batch_size", 16, "16", "batch size 16"),
+        ("batch_size", 1024.0, "1024", "batch size 1024"),
+        ("dropout", 0.0, "0", "dropout 0"),
+        ("dropout", 0.4021, "0.402", "dropout 0.402"),
+        ("learning_rate", 0.001, "0.001", "learning rate 0.001"),
+        ("learning_rate", 1e-4, "1e-4", "learning rate 1e-4"),
+        ("learning_rate", 2.5e-5, "2.5e-5", "learning rate 2.5e-5"),
+        ("learning_rate", 10.0, "10", "learning rate 10"),
+        ("learning_rate_scaling", "linear", "linear", "linear learning rate scaling"),
+        ("data_fraction", 0.167, "16.7 %", "16.7 % of the data"),
+        ("data_fraction", 1.0, "100 %", "100 % of the data"),
+        ("shuffled_labels", 0.5, "50 %", "50 % of the labels shuffled"),
+        ("protocol", "legacy", "legacy", "legacy protocol"),
+        ("augmentation", "flip", "flip", "flip augmentation"),
+        ("augmentation", "none", "none", "no augmentation"),
+        ("auxiliary_weight", 0.3, "0.3", "auxiliary weight 0.3"),
+        ("network", "vgg16", "vgg16", "vgg16"),
+    ],
+)
+def test_a_level_in_words(name: str, level: Level, written: str, described: str) -> None:
+    factor = find_factor(name)
+    assert (factor.write(level), factor.describe(level)) == (written, described)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "baseline", "expected"),
+    [
+        ("batch_size", 64, 8, "batch size 64 instead of 8"),
+        ("transfer", "frozen", "scratch", "frozen instead of scratch"),
+        ("augmentation", "flip", "none", "flip augmentation instead of none"),
+        ("data_fraction", 1.0, 0.25, "4 times the training images"),
+        ("shuffled_labels", 0.5, 0.25, "50 % of the labels shuffled instead of 25 %"),
+        ("network", "vgg16", "alexnet", "vgg16 instead of alexnet"),
+    ],
+)
+def test_a_comparison_in_words(name: str, level: Level, baseline: Level, expected: str) -> None:
+    assert find_factor(name).compare(level, baseline) == expected
+
+
+def test_all_levels_of_a_study_in_words() -> None:
+    assert FACTORS["batch_size"].write_levels(Choices((8, 16))) == "8, 16"
+    assert FACTORS["data_fraction"].write_levels(Range(0.25, 1.0)) == "25 % to 100 %"
+
+
+def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() -> None:
+    levels = complete_levels(False, ALEXNET.defaults, lambda factor: {"batch_size": 8}.get(factor.name))
+    assert tuple(names_in_title(levels)) == ALWAYS_SHOWN
+    assert describe_levels(levels, names_in_title(levels)) == "scratch, batch size 8, dropout 0.5"
+    others = levels | {"data_fraction": 0.5, "protocol": "legacy", "learning_rate": 0.1}
+    assert describe_levels(others, names_in_title(others)) == (
+        "scratch, batch size 8, dropout 0.5, 50 % of the data, legacy protocol"
+    )
+    assert describe_levels({"dropout": 0.25}, ["dropout", "auxiliary_weight"]) == "dropout 0.25"
+
+
+#: Modules that may have a dictionary by factors' names, and why. Words of factors are no reason: space.py has them.
+ALLOWED = {
+    **{
+        Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels" for name in architectures.names()
+    },
+    Path(budget.__file__): "levels at which the number of updates is asked for",
+    Path(preparation.__file__): "levels with which source weights are learnt",
+}
+
+
+def tables_by_factor(tree: ast.AST) -> Iterator[int]:
+    """Lines with a dictionary that has two or more factors' names as keys."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            if sum(key in FACTORS for key in keys) > 1:
+                yield node.lineno
+
+
+def test_no_other_module_has_a_table_of_factors() -> None:
+    modules = Path(cnnstudy.__file__).parent.rglob("*.py")
+    found = {path for path in modules if list(tables_by_factor(ast.parse(path.read_bytes())))}
+    assert found - {Path(space.__file__)} == set(ALLOWED)
+    assert list(tables_by_factor(ast.parse("{'dropout': 'dropout', 'batch_size': 'batch'}"))) == [1]

@@ -683,7 +683,7 @@ def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
     assert {(run.parameters["seed"], run.parameters["block"]) for run in desk.runs()} == {("7", "0"), ("8", "1")}
     assert desk.said[:2] == [
         "factorial: 1 network x 2 cells x 2 seeds = 4 trials (0 recorded, 4 to run)",
-        "  batch_size 8, 32",
+        "  batch size 8, 32",
     ]
     assert kinds(desk) == ["prepare_images", "measure_speed", *["run_trial"] * 4]
     told = next(place for place, line in enumerate(desk.said) if "(measured: alexnet scratch " in line)

@@ -208,5 +208,5 @@ def _where(silent: pd.DataFrame, frame: pd.DataFrame) -> str:
         counts = silent[factor].value_counts()
         if len(counts) and counts.iloc[0] >= 0.8 * len(silent):
             whose = "all" if counts.iloc[0] == len(silent) else f"{counts.iloc[0]} of them"
-            return f" ({whose} with {factor} {counts.index[0]})"
+            return f" ({whose} with {FACTORS[factor].describe(counts.index[0])})"
     return ""

@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnstudy.analysis.inference import LEVEL, holm, mean_of
 from cnnstudy.records import RecordedRun, Rule, best_metrics
-from cnnstudy.space import Level
+from cnnstudy.space import Level, describe_levels, names_in_title
 
 #: What can become of a candidate.
 CHAMPION, TIED, BEHIND, BEYOND, FAILED = "champion", "tied", "behind", "breaks the rule", "failed"
@@ -45,9 +45,7 @@ class Candidate:
     @property
     def title(self) -> str:
         """`vgg16, frozen, batch size 16, dropout 0.5`."""
-        named = {"transfer": "", "batch_size": "batch size ", "dropout": "dropout "}
-        levels = [f"{words}{_shown(self.levels[name])}" for name, words in named.items() if name in self.levels]
-        return ", ".join([self.architecture, *levels])
+        return ", ".join(filter(None, [self.architecture, describe_levels(self.levels, names_in_title(self.levels))]))
 
 
 @dataclass(frozen=True)
@@ -246,7 +244,3 @@ def from_json(plain: Mapping[str, Any]) -> Standing:
 
 def _number(run: RecordedRun) -> int:
     return int(run.tags["cnnstudy.number"])
-
-
-def _shown(level: Level) -> str:
-    return f"{level:.3g}" if isinstance(level, float) else str(level)

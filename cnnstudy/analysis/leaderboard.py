@@ -13,14 +13,10 @@ import pandas as pd
 from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import InputError, did_you_mean
 from cnnstudy.records import RecordedRun, best_name
-from cnnstudy.space import FACTORS
+from cnnstudy.space import ALWAYS_SHOWN, FACTORS
 
-#: What a table for reading shows, and under which heading; the CSV has every column.
-HEADINGS = {
-    "trial": "trial",
-    "transfer": "transfer",
-    "batch_size": "batch",
-    "dropout": "dropout",
+#: What a table for reading shows after the factors, and under which heading; the CSV has every column.
+_MEASURED = {
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
@@ -181,10 +177,10 @@ def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
 
 def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and cells for reading: accuracies in percent, gaps in signed points, and the factors that vary."""
-    varied = [name for name in FACTORS if name in frame and name not in HEADINGS and _varies(frame, name)]
-    columns = [name for name in HEADINGS if name in frame and (name != "verdict" or frame[name].any())]
-    columns[4:4] = varied
-    headings = [HEADINGS.get(column, column.replace("_", " ")) for column in columns]
+    factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
+    measured = [name for name in _MEASURED if name in frame and (name != "verdict" or frame[name].any())]
+    columns = [name for name in ("trial", *factors, *measured) if name in frame]
+    headings = [FACTORS[name].short_label if name in FACTORS else _MEASURED.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
 
 
@@ -203,11 +199,9 @@ def _cell(row: dict[Any, Any], column: str) -> str:
         return f"{100 * value:.1f} %"
     if column == "transfer":
         return with_weights(value, row["weights"])
-    if column in ("batch_size", "best_epoch"):
-        return str(int(value))
-    if column == "seconds":
-        return f"{value:.1f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if column in FACTORS:
+        return FACTORS[column].write(value)
+    return str(int(value)) if column == "best_epoch" else str(value)
 
 
 def with_weights(transfer: str, weights: str) -> str:

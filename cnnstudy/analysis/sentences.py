@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from cnnstudy.analysis.causes import NETWORKS, Causes, counted
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION
+from cnnstudy.space import FACTORS, find_factor
 from cnnstudy.training.verdict import SMALLEST_GAP
 
 #: What the table of effects shows; gaps and accuracies in points, losses in nats.
@@ -47,10 +48,10 @@ def shown(effect: Effect) -> str:
 
 def change(effect: Effect) -> str:
     """What is compared: `batch size 64 instead of 8`, and for an interaction where."""
-    text = _change(effect.factor, effect.baseline, effect.level)
-    if effect.second is None:
+    text = find_factor(effect.factor).compare(effect.level, effect.baseline)
+    if effect.second is None or effect.second_baseline is None or effect.second_level is None:
         return text
-    return f"{text}, with {_change(effect.second, effect.second_baseline, effect.second_level)}"
+    return f"{text}, with {find_factor(effect.second).compare(effect.second_level, effect.second_baseline)}"
 
 
 def effect_rows(causes: Causes, interactions: bool) -> tuple[list[list[str]], int]:
@@ -71,24 +72,6 @@ def effect_rows(causes: Causes, interactions: bool) -> tuple[list[list[str]], in
         first = next(iter(effects.values()))
         rows.append([change(first), *(shown(effect) if effect else "" for effect in shown_effects), answer])
     return rows, hidden
-
-
-def _change(factor: str, baseline: object, level: object) -> str:
-    if factor == "data_fraction" and isinstance(baseline, float) and isinstance(level, float):
-        return f"{level / baseline:.2g} times the training images"
-    if factor == "shuffled_labels":
-        return f"{100 * float(str(level)):.3g} % of the labels shuffled"
-    name = (
-        ""
-        if factor in ("network", "transfer", "augmentation") and isinstance(level, str)
-        else f"{factor.replace('_', ' ')} "
-    )
-    extra = {"augmentation": " augmentation", "protocol": " protocol"}.get(factor, "")
-    return f"{name}{_level(level)}{extra} instead of {_level(baseline)}"
-
-
-def _level(level: object) -> str:
-    return f"{level:.3g}" if isinstance(level, float) else str(level)
 
 
 def _headline(causes: Causes) -> str:
@@ -172,7 +155,10 @@ def _left_out(causes: Causes, usual: Effect) -> str:
     counts = [frame.loc[frame["batch_size"] == size, "legacy_images"].max() for size in sizes]
     if counts[0] == counts[1] or any(math.isnan(count) for count in counts):
         return ""
-    seen = [f"{count:.0f} validation images at batch size {size}" for count, size in zip(counts, sizes, strict=True)]
+    seen = [
+        f"{count:.0f} validation images at {FACTORS['batch_size'].describe(size)}"
+        for count, size in zip(counts, sizes, strict=True)
+    ]
     return f" (it looks at {' and '.join(seen)})"
 
 
@@ -181,7 +167,7 @@ def _shares(causes: Causes) -> Iterator[str]:
         named = sorted(((share, name) for name, share in shares.items() if name != "unexplained"), reverse=True)
         if named:
             outcome = "the gap" if target == GAP else "validation accuracy"
-            parts = ", ".join(f"{name} {100 * share:.0f} %" for share, name in named)
+            parts = ", ".join(f"{FACTORS[name].label} {100 * share:.0f} %" for share, name in named)
             yield f"Share of what makes {outcome} differ between trials: {parts}."
 
 

@@ -7,6 +7,7 @@ seed is told by the other seeds: a seed that chose by its own losses would look 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,11 +46,14 @@ def tuned(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:
 
 def choices_in_words(frame: pd.DataFrame, factor: str) -> str:
     """Which levels of a tuned factor were chosen, and where batch size varies at which batch size."""
-    by = "batch_size" if "batch_size" in frame and frame["batch_size"].nunique() > 1 else None
-    groups = list(frame.groupby(by, sort=True)) if by else [("", frame)]
+    one, by = FACTORS[factor], FACTORS["batch_size"]
+    several = by.name in frame and frame[by.name].nunique() > 1
+    groups: list[tuple[Any, pd.DataFrame]] = list(frame.groupby(by.name, sort=True)) if several else [("", frame)]
     texts = []
     for level, trials in groups:
         counts = trials[factor].value_counts(normalize=True)
-        shares = ", ".join(f"{chosen} in {100 * share:.0f} %" for chosen, share in counts.items())
-        texts.append(f"{shares} at batch size {level}" if by else shares)
-    return f"{factor} has its best level in each cell, as the other seeds choose it: {'; '.join(texts)}."
+        shares = ", ".join(
+            f"{one.write(chosen)} in {100 * share:.0f} %" for chosen, share in zip(counts.index, counts, strict=True)
+        )
+        texts.append(f"{shares} at {by.describe(level)}" if several else shares)
+    return f"{one.label} has its best level in each cell, as the other seeds choose it: {'; '.join(texts)}."

@@ -4,9 +4,9 @@ To add one, add a file here with `ARCHITECTURE`: a table, a block that turns a r
 transfer; the contract tests in tests/architectures run on it by themselves. A module must be light to import: Keras is
 imported inside its `build`.
 
-The dropout rates that a network is given go as they are into Keras' Dropout layers: each trial sets them anew.
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
-`auxiliary`. Everything else that has weights is the backbone.
+`auxiliary`. Everything else that has weights is the backbone. By the same names each trial finds the Dropout layers
+whose rates it sets (`dropout_factor`); they are Keras' own.
 """
 
 from __future__ import annotations
@@ -69,6 +69,13 @@ class Architecture:
                 f"{self.title} needs images of at least {self.minimum_size} x {self.minimum_size} pixels, "
                 f"not {image_size}; below that a layer has nothing left to look at."
             )
+
+
+def dropout_factor(layer: str) -> str | None:
+    """Return the factor that sets the rate of that Dropout layer; None in the backbone, whose rates are fixed."""
+    if layer.startswith(HEAD):
+        return "dropout"
+    return "auxiliary_dropout" if layer.startswith(AUXILIARY) else None
 
 
 def dense_head(x: keras.KerasTensor, units: tuple[int, ...], dropout: float, classes: int) -> keras.KerasTensor:

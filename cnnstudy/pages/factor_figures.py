@@ -18,7 +18,7 @@ from cnnstudy.analysis.inference import CONFIDENCE
 from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.pages.drawing import mark_trials
 from cnnstudy.pages.style import GREEN, INK, MUTED, PANEL, PURPLE, WIDE, legend_above, panel, styled
-from cnnstudy.space import Choices, Levels
+from cnnstudy.space import FACTORS, Choices, Levels, find_factor
 
 
 @styled
@@ -31,7 +31,7 @@ def gap_by_factor(frame: pd.DataFrame, factor: str, levels: Levels) -> Figure:
     """
     gaps = 100 * measured(frame, GAP)
     shown = np.isfinite(gaps)
-    figure, axes = panel(factor.replace("_", " "), PANEL, 2.5)
+    figure, axes = panel(find_factor(factor).label, PANEL, 2.5)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     if isinstance(levels, Choices):
         _levels_side_by_side(axes, frame[shown], factor, levels, gaps[shown])
@@ -79,7 +79,7 @@ def _levels_side_by_side(axes: Axes, frame: pd.DataFrame, factor: str, levels: C
             fontsize=8.5,
             fontweight="bold",
         )
-    names = [f"{level:.3g}" if isinstance(level, float) else str(level) for level in levels.values]
+    names = [find_factor(factor).write(level) for level in levels.values]
     crowded = sum(map(len, names)) > 34
     axes.set_xticks(range(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -104,7 +104,7 @@ def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]
             axes.annotate(
                 f"{share:.0f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
             )
-    axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+    axes.set_yticks(range(len(rows)), [*(FACTORS[name].label for name in names), UNEXPLAINED])
     axes.invert_yaxis()
     axes.set(xlabel="share of the variance between trials, %", xlim=(0, 108))
     axes.grid(axis="y", visible=False)

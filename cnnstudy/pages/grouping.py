@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnnstudy.records import RecordedRun
-from cnnstudy.space import FACTORS, Level
+from cnnstudy.space import FACTORS, Level, describe_levels
 
 #: Combinations of levels of which curves are shown; of more a few stand for all.
 _MOST_SHOWN = 6
@@ -71,7 +71,7 @@ def curve_panels(runs: Sequence[RecordedRun], curves: Mapping[str, Curve]) -> li
     if repeated:
         varied = varied_factors(runs)
         for role, cell in _chosen(list(cells.values())):
-            words = levels_in_words(levels_of(cell[0]), varied)
+            words = describe_levels(levels_of(cell[0]), varied)
             panels.append(_panel(f"{role}: {words}" if role and words else role or words, cell, curves, True))
     return panels
 
@@ -89,21 +89,6 @@ def varied_factors(runs: Sequence[RecordedRun]) -> list[str]:
     """The factors that have more than one level among the trials."""
     levels = [levels_of(run) for run in runs]
     return [factor for factor in FACTORS if len({of_run[factor] for of_run in levels if factor in of_run}) > 1]
-
-
-def levels_in_words(levels: Mapping[str, Level], factors: Sequence[str]) -> str:
-    """`frozen, batch 8, 16.7 % of the data`."""
-    return ", ".join(level_in_words(factor, levels[factor]) for factor in factors if factor in levels)
-
-
-def level_in_words(factor: str, level: Level) -> str:
-    """`batch 8`, `16.7 % of the data`."""
-    if factor == "transfer":
-        return str(level)
-    if factor in ("data_fraction", "shuffled_labels") and not isinstance(level, str):
-        return f"{100 * level:.3g} % of the {'data' if factor == 'data_fraction' else 'labels shuffled'}"
-    name = {"batch_size": "batch"}.get(factor, factor.replace("_", " "))
-    return f"{name} {level:.3g}" if isinstance(level, float) else f"{name} {level}"
 
 
 def _place(mode: str) -> int:

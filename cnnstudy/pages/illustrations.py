@@ -21,7 +21,7 @@ from cnnstudy.pages.forest_figures import GAPS, OUTCOMES, candidate_forest, effe
 from cnnstudy.pages.grouping import curve_panels
 from cnnstudy.pages.story import Story
 from cnnstudy.pages.trial_figures import LARGEST_MATRIX, class_gaps, confusion_matrix, pareto_front
-from cnnstudy.space import Levels
+from cnnstudy.space import Levels, find_factor
 
 #: The sections of a page that have figures.
 SECTIONS = ("confirmed", "curves", "factors", "effects", "interactions", "law", "front", "importances", "classes")
@@ -48,7 +48,7 @@ def illustrations(story: Story) -> Iterator[Illustration]:
         for factor, levels in _varied(story, one.architecture).items():
             if not tells_levels_apart(one.frame, factor):
                 continue
-            described = f"{one.architecture}: gap of each trial by {factor.replace('_', ' ')}"
+            described = f"{one.architecture}: gap of each trial by {find_factor(factor).label}"
             yield Illustration("factors", one.architecture, gap_by_factor(one.frame, factor, levels), described)
     for interactions, section, title, axis in (
         (False, "effects", "effects on the gap", "change of the gap, points"),

@@ -10,10 +10,10 @@ import pandas as pd
 from cnnstudy.analysis.causes import Causes
 from cnnstudy.analysis.leaderboard import table, with_weights
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows
-from cnnstudy.pages.grouping import levels_in_words, levels_of, varied_factors
+from cnnstudy.pages.grouping import levels_of, varied_factors
 from cnnstudy.pages.story import Story
 from cnnstudy.records import RecordedRun
-from cnnstudy.space import FACTORS
+from cnnstudy.space import ALWAYS_SHOWN, FACTORS, describe_levels
 
 #: Trials of the leaderboard.
 TOP = 20
@@ -69,8 +69,7 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
     frame = story.frame
     if frame.empty:
         return [], []
-    factors = ["transfer", *(name for name in FACTORS if name != "transfer" and name in frame and _varies(frame, name))]
-    factors = [name for name in factors if name in frame]
+    factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     headings = ["trial", *(_heading(name) for name in factors), "seed"]
     headings += [*(heading for _, heading, _, _ in _MEASURED[:_JUDGED]), "verdict"]
     headings += [*(heading for _, heading, _, _ in _MEASURED[_JUDGED:]), "state"]
@@ -92,7 +91,7 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
                 state=state,
                 verdict=verdict,
                 front=bool(front),
-                words=levels_in_words(levels_of(by_trial[row["trial"]]), varied[row["architecture"]]),
+                words=describe_levels(levels_of(by_trial[row["trial"]]), varied[row["architecture"]]),
                 cells=(
                     Cell(row["trial"]),
                     *(_factor(row, name) for name in factors),
@@ -110,11 +109,11 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
     """Within a network: between networks a default may differ."""
     by_network = frame.groupby("architecture")[factor].nunique()
-    return bool(factor in ("batch_size", "dropout") or (by_network > 1).any())
+    return bool((by_network > 1).any())
 
 
 def _heading(factor: str) -> str:
-    return {"batch_size": "batch", "data_fraction": "data %"}.get(factor, factor.replace("_", " "))
+    return f"{FACTORS[factor].short_label} {FACTORS[factor].unit}".rstrip()
 
 
 def _factor(row: dict[Any, Any], factor: str) -> Cell:
@@ -123,8 +122,7 @@ def _factor(row: dict[Any, Any], factor: str) -> Cell:
         return Cell("", None, factor != "transfer")
     if isinstance(value, str):
         return Cell(with_weights(value, row["weights"]) if factor == "transfer" else value)
-    scale = 100.0 if factor == "data_fraction" else 1.0
-    return Cell(f"{scale * value:.3g}" if isinstance(value, float) else str(value), float(value), True)
+    return Cell(FACTORS[factor].write(value, with_unit=False), float(value), True)
 
 
 def _measured(value: float | None, text: str, scale: float) -> Cell:

@@ -12,8 +12,9 @@ import pandas as pd
 from cnnstudy.analysis.causes import counted
 from cnnstudy.analysis.selection import confirmed_sentences
 from cnnstudy.pages.confirmed import Confirmed
-from cnnstudy.pages.grouping import level_in_words, levels_of, varied_factors
+from cnnstudy.pages.grouping import levels_of, varied_factors
 from cnnstudy.pages.story import Story, packages_of
+from cnnstudy.space import describe_levels
 from cnnstudy.training.verdict import VERDICTS
 
 
@@ -82,8 +83,7 @@ def best_in_words(story: Story) -> str:
     if run is None or pd.isna(best["val_accuracy"]):
         return ""
     varied = varied_factors([one for one in story.runs if one.tags["cnnstudy.architecture"] == best["architecture"]])
-    levels = levels_of(run)
-    words = ", ".join(level_in_words(factor, levels[factor]) for factor in varied if factor in levels)
+    words = describe_levels(levels_of(run), varied)
     text = (
         f"The best validation accuracy is {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."

@@ -23,12 +23,14 @@ from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import augmentation, weights
-from cnnstudy.training.graph import AUXILIARY_DROPOUT, DROPOUT, Graph
+from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
 
 #: How much is kept from trial to trial: networks, updates of a network, and bytes of weights and optimisers' states.
 NETWORKS, UPDATES, BYTES = 4, 6, 1 << 30
+#: Dropout rate that networks are built with; each trial sets its own. Above 0: else Keras makes no random stream.
+_BUILT_WITH = 0.5
 
 
 class CompiledNetwork:
@@ -36,7 +38,7 @@ class CompiledNetwork:
 
     def __init__(self, architecture: str, image_size: int, classes: int) -> None:
         self.network: Network = architectures.build_network(
-            architectures.find(architecture), image_size, classes, DROPOUT, AUXILIARY_DROPOUT
+            architectures.find(architecture), image_size, classes, _BUILT_WITH, _BUILT_WITH
         )
         self.graph = Graph(self.network)
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)
@@ -61,7 +63,7 @@ class CompiledNetwork:
         self._digests, self._kept = self._kept if source == self._source else {}, {}
         self._source = source
         weights.initialise(self.network, spec.seed, None if file is None else Path(file), kept=self._digests)
-        self.graph.set_dropout(float(spec.levels["dropout"]), float(spec.levels.get("auxiliary_dropout", 0.0)))
+        self.graph.set_dropout(spec.levels)
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
         augmentation.start(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
         self.micro_batches.start(spec.micro_batch)

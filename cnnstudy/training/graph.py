@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 import keras
 import tensorflow as tf
 
-from cnnstudy.architectures import Network
+from cnnstudy.architectures import Network, dropout_factor
+from cnnstudy.space import Level
 from cnnstudy.training import dense
-
-#: What a network is built with that will be set to any rate; no network has such rates of its own.
-DROPOUT, AUXILIARY_DROPOUT = 0.40625, 0.59375
 
 
 class Graph:
@@ -37,18 +35,21 @@ class Graph:
         self.input = names[id(network.training.inputs[0])]
         self.outputs = [names[id(tensor)] for tensor in network.training.outputs]  # the logits, then auxiliary ones
         self._dropouts = [layer for layer in network.training.layers if type(layer) is keras.layers.Dropout]
-        self._built_with = {layer.name: layer.rate for layer in self._dropouts}
         self._rates = {layer.name: tf.Variable(layer.rate, trainable=False) for layer in self._dropouts}
-        self._scales = {layer.name: tf.Variable(1.0, trainable=False) for layer in self._dropouts}
+        self._scales = {layer.name: tf.Variable(1 / (1 - layer.rate), trainable=False) for layer in self._dropouts}
 
-    def set_dropout(self, dropout: float, auxiliary_dropout: float) -> None:
-        """Rates in [0, 1): of what is compiled, and of the layers, as they are saved."""
-        wanted = {DROPOUT: dropout, AUXILIARY_DROPOUT: auxiliary_dropout}
+    def set_dropout(self, levels: Mapping[str, Level]) -> None:
+        """Set the rates, in [0, 1), of the compiled network and of its layers as they are saved.
+
+        Args:
+            levels: of the factors that architectures.dropout_factor names; 0 for one that has no level in the trial.
+        """
         for layer in self._dropouts:
-            built_with = self._built_with[layer.name]
-            layer.rate = wanted.get(built_with, built_with)
-            self._rates[layer.name].assign(layer.rate)
-            self._scales[layer.name].assign(1 / (1 - layer.rate))
+            factor = dropout_factor(layer.name)
+            if factor is not None:
+                layer.rate = float(levels.get(factor, 0.0))
+                self._rates[layer.name].assign(layer.rate)
+                self._scales[layer.name].assign(1 / (1 - layer.rate))
 
     def signature(self, cut: str | None = None, views: int = 1) -> tf.TensorSpec:
         """A batch of images, or of the outputs of the operation `cut`: of so many views of each image."""

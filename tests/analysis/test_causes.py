@@ -60,7 +60,7 @@ def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
     (unknown,) = [line for line in lines if line.startswith("Cannot tell")]
     assert "dropout 0.5 instead of 0" in unknown
     assert any("images a class" in line and line.startswith("scratch: ") for line in lines)
-    assert any(line.startswith("Share of what makes the gap differ between trials: data_fraction") for line in lines)
+    assert any(line.startswith("Share of what makes the gap differ between trials: data fraction") for line in lines)
 
 
 def test_the_table_has_an_answer_for_each_level(found: Causes) -> None:
@@ -82,7 +82,7 @@ def test_trials_that_learnt_nothing_are_told_of(monkeypatch: pytest.MonkeyPatch)
     ]
     (found,) = of(simulated, trials)
     assert any("12 of 96 trials learnt nothing" in warning for warning in found.warnings)
-    assert any("(all with batch_size 64)" in warning for warning in found.warnings)
+    assert any("(all with batch size 64)" in warning for warning in found.warnings)
     effect = found.effect("batch_size", 64, "epochs/gap_accuracy")
     assert effect is not None
     assert effect.seeds == 3

@@ -222,7 +222,7 @@ def test_a_gap_of_nothing_learnt_is_told_from_a_small_one(make_run: MakeRun) -> 
 def test_a_factor_that_varies_gets_a_column(make_run: MakeRun) -> None:
     runs = [make_run(number, levels={"data_fraction": fraction}) for number, fraction in enumerate((0.25, 1.0))]
     headings, rows = table(leaderboard(runs, ACCURACY))
-    assert sorted(row[headings.index("data fraction")] for row in rows) == ["0.25", "1"]
+    assert sorted(row[headings.index("data")] for row in rows) == ["100 %", "25 %"]
 
 
 def test_random_weights_are_said(make_run: MakeRun) -> None:

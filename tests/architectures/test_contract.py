@@ -168,3 +168,21 @@ def test_dropout_is_the_rate_that_was_asked_for(name: str, build: Build) -> None
     for rate in (0.0, 0.5):
         layers = build(name, minimum(name), dropout=rate).logits.layers
         assert {layer.rate for layer in layers if hasattr(layer, "rate")} == {rate}
+
+
+def test_dropout_layers_are_told_apart_by_their_names(name: str) -> None:
+    """A trial finds them so: each has the rate of the factor that its name stands for, in the backbone its own."""
+    import keras
+
+    def rates(dropout: float, auxiliary_dropout: float) -> dict[str, float]:
+        network = architectures.build_network(
+            architectures.find(name), minimum(name), CLASSES, dropout, auxiliary_dropout
+        )
+        layers = network.training.layers
+        return {layer.name: layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)}
+
+    own, given = rates(0.1, 0.2), {"dropout": 0.3, "auxiliary_dropout": 0.6}
+    factors = {layer: architectures.dropout_factor(layer) for layer in own}
+    assert rates(0.3, 0.6) == {layer: given[factor] if factor else own[layer] for layer, factor in factors.items()}
+    heads = {"dropout", "auxiliary_dropout"} if architectures.find(name).has_auxiliary_heads else {"dropout"}
+    assert set(factors.values()) - {None} == heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from example_study import Example
 
-from cnnstudy.pages.grouping import Curve, curve_panels, level_in_words, levels_in_words
+from cnnstudy.pages.grouping import Curve, curve_panels
 
 
 def panels(example: Example, curves: dict[str, Curve] | None = None):  # type: ignore[no-untyped-def]
@@ -31,9 +31,9 @@ def test_few_combinations_are_all_shown() -> None:
     example = Example(factors={"transfer": ["scratch"], "batch_size": [8, 16, 32]})
     assert [panel.title for panel in panels(example)] == [
         "scratch: mean of 3 combinations",
-        "batch 8",
-        "batch 16",
-        "batch 32",
+        "batch size 8",
+        "batch size 16",
+        "batch size 32",
     ]
 
 
@@ -102,12 +102,3 @@ def test_no_network_has_more_panels_than_a_page_can_show() -> None:
     modes = ["scratch", "frozen", "last-block", "fine-tune", "two-phase"]
     example = Example(seeds=2, factors={"transfer": modes, "batch_size": [4, 8, 16, 32], "dropout": [0.0, 0.25, 0.5]})
     assert len(panels(example)) <= 12
-
-
-def test_levels_in_words() -> None:
-    levels = {"transfer": "frozen", "batch_size": 8, "dropout": 0.25, "data_fraction": 0.167, "learning_rate": 1e-4}
-    assert levels_in_words(levels, list(levels)) == (
-        "frozen, batch 8, dropout 0.25, 16.7 % of the data, learning rate 0.0001"
-    )
-    assert levels_in_words(levels, ["dropout", "auxiliary_weight"]) == "dropout 0.25"
-    assert level_in_words("shuffled_labels", 0.5) == "50 % of the labels shuffled"

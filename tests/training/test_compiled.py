@@ -18,7 +18,7 @@ from cnnstudy.architectures import build_network, find, names
 from cnnstudy.records import Optimizer, TrialSpec
 from cnnstudy.training import compiled, trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
-from cnnstudy.training.graph import AUXILIARY_DROPOUT, DROPOUT, Graph
+from cnnstudy.training.graph import Graph
 from cnnstudy.training.loop import DivergedError
 
 MakeSpec = Callable[..., TrialSpec]
@@ -176,9 +176,9 @@ def test_dropout_that_can_be_set_is_keras_own(name: str) -> None:
     import keras
     import tensorflow as tf
 
-    set_later = build_network(find(name), find(name).minimum_size, 5, DROPOUT, AUXILIARY_DROPOUT)
+    set_later = build_network(find(name), find(name).minimum_size, 5, 0.5, 0.5)
     graph = Graph(set_later)
-    graph.set_dropout(0.25, 0.75)
+    graph.set_dropout({"dropout": 0.25, "auxiliary_dropout": 0.75})
     keras.utils.clear_session(free_memory=False)
     given = build_network(find(name), find(name).minimum_size, 5, 0.25, 0.75)
     for network in (set_later, given):
