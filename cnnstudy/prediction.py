@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +24,52 @@ from cnnstudy.errors import DataError, InputError
 from cnnstudy.execution import Executor, Job
 from cnnstudy.jobs import result_of
 from cnnstudy.models import Model
+from cnnstudy.records import BadImage
 
 HEADINGS = ("image", "class", "probability")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of one image: its classes with their probabilities, best first; or why there are none."""
+    """The classes of one image with their probabilities, best first."""
 
-    image: str
-    classes: tuple[tuple[str, float], ...] = ()
-    error: str = ""
+    path: str  # as the user named it
+    classes: tuple[tuple[str, float], ...]
 
 
-def predict(model: Model, given: Sequence[str], top: int, executor: Executor, display: Display) -> list[Prediction]:
-    """The `top` classes of every image, in the order given; of a folder the images in it, sorted.
+def predict(
+    model: Model, given: Sequence[str], top: int, executor: Executor, display: Display
+) -> list[Prediction | BadImage]:
+    """Return the `top` classes of every image, in the order given; of a folder the images in it, sorted.
 
     Raises:
         ModelError: the model can't be used. An image that can't be used is an answer of its own.
     """
-    found = [prediction for place in given for prediction in _images_at(place)]
-    usable = [number for number, prediction in enumerate(found) if not prediction.error]
+    places = [image for place in given for image in _images_at(place)]
+    usable = [image for image in places if isinstance(image, str)]
+    answers: Iterator[Any] = iter(())
     if usable:
         payload = {
             "model": str(model.file.absolute()),
             "classes": None if model.classes is None else len(model.classes),
-            "images": [os.path.abspath(os.path.expanduser(found[number].image)) for number in usable],
+            "images": [os.path.abspath(os.path.expanduser(image)) for image in usable],
             "top": top,
         }
-        answers = result_of(executor, Job("predict", "predict", payload), display)
-        for number, answer in zip(usable, answers, strict=True):
-            found[number] = _prediction(found[number].image, answer, model)
-    return found
+        answers = iter(result_of(executor, Job("predict", "predict", payload), display))
+    return [image if isinstance(image, BadImage) else _prediction(image, next(answers), model) for image in places]
 
 
-def _prediction(image: str, answer: Any, model: Model) -> Prediction:
-    if isinstance(answer, str):
-        return Prediction(image, error=answer)
-    return Prediction(image, tuple((model.class_name(index), probability) for index, probability in answer))
+def _prediction(path: str, answer: dict[str, Any], model: Model) -> Prediction | BadImage:
+    if "bad" in answer:
+        return replace(BadImage.from_json(answer["bad"]), path=path)
+    return Prediction(path, tuple((model.class_name(index), probability) for index, probability in answer["classes"]))
 
 
-def _images_at(place: str) -> Iterator[Prediction]:
-    """The image files that a place stands for, not predicted yet; an error where there is none."""
+def _images_at(place: str) -> Iterator[str | BadImage]:
+    """Yield the image files that a place stands for; a bad image where there is none."""
     path = os.path.expanduser(place)
     if not os.path.isdir(path):
-        yield Prediction(place, error="" if os.path.exists(path) else "there is no such file")
+        yield place if os.path.exists(path) else BadImage(place, "there is no such file")
         return
     names = []
     for folder, folders, files in os.walk(path):
@@ -76,14 +77,13 @@ def _images_at(place: str) -> Iterator[Prediction]:
         images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)]
         names += [os.path.join(folder, name) for name in images]
     if not names:
-        yield Prediction(place, error=f"a folder without images; they end in {', '.join(IMAGE_SUFFIXES)}")
-    for name in sorted(names):
-        yield Prediction(name)
+        yield BadImage(place, f"a folder without images; they end in {', '.join(IMAGE_SUFFIXES)}")
+    yield from sorted(names)
 
 
-def show(console: Console, title: str, predictions: Sequence[Prediction]) -> None:
+def show(console: Console, title: str, predictions: Sequence[Prediction | BadImage]) -> None:
     """What could be predicted: a table on a terminal, else a line for each image and class that says it all."""
-    usable = [prediction for prediction in predictions if not prediction.error]
+    usable = [prediction for prediction in predictions if isinstance(prediction, Prediction)]
     if not usable:
         return
     if not console.is_terminal:
@@ -106,26 +106,26 @@ def show(console: Console, title: str, predictions: Sequence[Prediction]) -> Non
 def _rows(prediction: Prediction, repeated: bool) -> list[tuple[str, str, str]]:
     """The three cells of each class; the image in all of them, or in the first only."""
     return [
-        (_printable(prediction.image) if repeated or rank == 0 else "", _printable(name), f"{100 * probability:.1f} %")
+        (_printable(prediction.path) if repeated or rank == 0 else "", _printable(name), f"{100 * probability:.1f} %")
         for rank, (name, probability) in enumerate(prediction.classes)
     ]
 
 
-def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+def write_csv(predictions: Sequence[Prediction | BadImage], path: Path) -> None:
     """A row for each image and class, with probabilities in [0, 1]; one for an image without.
 
     Raises:
         InputError: the file can't be written.
     """
     rows = [
-        (_printable(prediction.image), name, probability, _printable(prediction.error))
-        for prediction in predictions
-        for name, probability in prediction.classes or (("", None),)
+        (_printable(one.path), name, probability, _error(one) or "")
+        for one in predictions
+        for name, probability in _classes(one) or (("", None),)
     ]
     leaderboard.write_csv(pd.DataFrame(rows, columns=[*HEADINGS, "error"]), path)
 
 
-def write_json(title: str, predictions: Sequence[Prediction], path: Path) -> None:
+def write_json(title: str, predictions: Sequence[Prediction | BadImage], path: Path) -> None:
     """`{"model": ..., "images": [{"image": ..., "classes": [{"class": ..., "probability": ...}], "error": ...}]}`.
 
     Raises:
@@ -133,11 +133,11 @@ def write_json(title: str, predictions: Sequence[Prediction], path: Path) -> Non
     """
     images = [
         {
-            "image": _printable(prediction.image),
-            "classes": [{"class": name, "probability": probability} for name, probability in prediction.classes],
-            "error": _printable(prediction.error) or None,
+            "image": _printable(one.path),
+            "classes": [{"class": name, "probability": probability} for name, probability in _classes(one)],
+            "error": _error(one),
         }
-        for prediction in predictions
+        for one in predictions
     ]
     text = json.dumps({"model": title, "images": images}, ensure_ascii=False, indent=2)
     try:
@@ -146,11 +146,19 @@ def write_json(title: str, predictions: Sequence[Prediction], path: Path) -> Non
         raise InputError(f"can't write {path}: {reason.strerror or reason}") from reason
 
 
-def check(predictions: Sequence[Prediction]) -> None:
+def _classes(one: Prediction | BadImage) -> tuple[tuple[str, float], ...]:
+    return one.classes if isinstance(one, Prediction) else ()
+
+
+def _error(one: Prediction | BadImage) -> str | None:
+    return one.reason if isinstance(one, BadImage) else None
+
+
+def check(predictions: Sequence[Prediction | BadImage]) -> None:
     """Raise DataError that names each image that could not be predicted, if any."""
-    bad = [prediction for prediction in predictions if prediction.error]
+    bad = [one for one in predictions if isinstance(one, BadImage)]
     if bad:
-        lines = "".join(f"\n  {_printable(prediction.image)}: {_printable(prediction.error)}" for prediction in bad)
+        lines = "".join(f"\n  {one}" for one in bad)
         raise DataError(f"{len(bad)} of {len(predictions)} images can't be predicted:{lines}")
 
 

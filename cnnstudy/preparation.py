@@ -78,7 +78,9 @@ class Preparation:
         prepared = [PreparedImages.from_json(entry) for entry in found]
         skipped = prepared[0].skipped
         if skipped:
-            shown = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else "")
+            shown = "\n  ".join(map(str, skipped[:20])) + (
+                f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else ""
+            )
             self.display.say(f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}")
         for warning in prepared[0].warnings:
             self.display.say(f"WARNING: {options.name}: {warning}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from cnnstudy.errors import printable
 from cnnstudy.space import Level
 
 #: Shares of images that are equal differ by so much once they are subtracted from each other.
@@ -34,8 +35,11 @@ class Record:
         values = dict(data)
         for spec_field in dataclasses.fields(cls):  # type: ignore[arg-type]
             nested = _NESTED.get((cls.__name__, spec_field.name))
-            if nested and values.get(spec_field.name) is not None:
-                values[spec_field.name] = nested.from_json(values[spec_field.name])
+            given = values.get(spec_field.name)
+            if nested and isinstance(given, (list, tuple)):
+                values[spec_field.name] = tuple(map(nested.from_json, given))
+            elif nested and given is not None:
+                values[spec_field.name] = nested.from_json(given)
             elif isinstance(values.get(spec_field.name), list):
                 values[spec_field.name] = tuple(values[spec_field.name])
         return cls(**values)
@@ -51,6 +55,33 @@ class Split(Record):
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """The pixels of an image at every size asked for: each [size, size, 3] uint8, RGB, as bytes."""
+
+    pixels: tuple[bytes | memoryview, ...]
+
+
+@dataclass(frozen=True)
+class BadImage(Record):
+    """An image that can't be used."""
+
+    path: str  # its key in the data set, or the file as the user named it
+    cause: str  # in words; of an unreadable file the system's
+    #: "unusable": what is in the file can't be used; "unreadable": the file can't be read; "changed": it is not the
+    #: file whose digest was taken.
+    kind: Literal["unusable", "unreadable", "changed"] = "unusable"
+
+    @property
+    def reason(self) -> str:
+        """Why it can't be used, in one short line."""
+        reason = f"can't be read ({self.cause})" if self.kind == "unreadable" else self.cause
+        return printable(reason)[:300]
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.reason}")
+
+
+@dataclass(frozen=True)
 class PreparedImages(Record):
     """Decoded images in the cache: `images.npy` [n, size, size, 3] uint8 and `index.json` in `folder`."""
 
@@ -62,7 +93,7 @@ class PreparedImages(Record):
     train: tuple[int, ...]  # images per class
     validation: tuple[int, ...]
     test: tuple[int, ...]
-    skipped: tuple[str, ...] = ()  # "path: reason" of each file left out
+    skipped: tuple[BadImage, ...] = ()
     warnings: tuple[str, ...] = ()  # of copies among the images
 
 
@@ -283,6 +314,7 @@ def best_name(metric: str) -> str:
 
 
 _NESTED: dict[tuple[str, str], type[Record]] = {
+    ("PreparedImages", "skipped"): BadImage,
     ("TrialSpec", "images"): PreparedImages,
     ("TrialSpec", "split"): Split,
     ("TrialSpec", "rule"): Rule,

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from cnnstudy.display import Display
 from cnnstudy.errors import DataError, InputError, ModelError
 from cnnstudy.models import Model, find_model
 from cnnstudy.prediction import Prediction
-from cnnstudy.records import Split
+from cnnstudy.records import BadImage, Split
 from cnnstudy.training.splits import split_indices
 
 
-def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Prediction]:
+def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Any]:
     model = model or find_model(NAME, trained.uri, trained.folder)
     return prediction.predict(model, list(map(str, images)), top, trained.executor, Display())
 
@@ -83,7 +84,7 @@ def test_more_images_than_are_looked_at_together(trained: Trained) -> None:
     folder = trained.folder / "photos" / "one"
     images = [folder / f"{number % 20}.png" for number in range(70)]
     found = predict(trained, *images)
-    assert [one.image for one in found] == list(map(str, images))
+    assert [one.path for one in found] == list(map(str, images))
     for number in range(20, 70):
         assert dict(found[number].classes) == pytest.approx(dict(found[number % 20].classes), abs=1e-5)
 
@@ -105,7 +106,7 @@ def test_a_folder_stands_for_its_images(trained: Trained, tmp_path: Path) -> Non
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(source)
     found = predict(trained, tmp_path)
-    assert [one.image for one in found] == [str(tmp_path / "a" / "c.PNG"), str(tmp_path / "b.png")]
+    assert [one.path for one in found] == [str(tmp_path / "a" / "c.PNG"), str(tmp_path / "b.png")]
     assert all(one.classes for one in found)
 
 
@@ -118,8 +119,8 @@ def test_what_cannot_be_used_is_named_and_the_others_are_predicted(trained: Trai
     odd.write_bytes(good.read_bytes())
     places = [tmp_path / "broken.png", good, tmp_path / "gone.png", tmp_path / "text.jpg", tmp_path / "empty", odd]
     found = predict(trained, *places)
-    assert [one.image for one in found] == list(map(str, places))
-    assert [bool(one.classes) for one in found] == [False, True, False, False, False, True]
+    assert [one.path for one in found] == list(map(str, places))
+    assert [isinstance(one, Prediction) for one in found] == [False, True, False, False, False, True]
     assert dict(found[5].classes) == pytest.approx(dict(found[1].classes))
     with pytest.raises(DataError) as caught:
         prediction.check(found)
@@ -139,7 +140,7 @@ def test_what_cannot_be_used_is_named_and_the_others_are_predicted(trained: Trai
 def test_without_a_usable_image_no_model_is_loaded(trained: Trained, tmp_path: Path) -> None:
     nowhere = Model("nowhere", tmp_path / "gone.keras", None)
     (found,) = predict(trained, tmp_path / "gone.png", model=nowhere)
-    assert found.error == "there is no such file"
+    assert str(found) == f"{tmp_path / 'gone.png'}: there is no such file"
 
 
 def test_a_model_that_cannot_be_used_is_an_error_of_its_own(trained: Trained, tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_model_that_cannot_be_used_is_an_error_of_its_own(trained: Trained, tm
 
 FOUND = [
     Prediction("a/long name [red].png", (("daisy", 0.98765), ("=1+1", 0.01235))),
-    Prediction("b.png", error="not an image that Pillow can read"),
+    BadImage("b.png", "not an image that Pillow can read"),
     Prediction("c\udce9.png", (("向日葵", 1.0),)),
 ]
 

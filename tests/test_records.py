@@ -7,6 +7,7 @@ import pytest
 
 from cnnstudy.records import (
     FAILURE_REASONS,
+    BadImage,
     EpochRecord,
     Optimizer,
     PreparedImages,
@@ -29,7 +30,7 @@ IMAGES = PreparedImages(
     train=(3, 4),
     validation=(1, 1),
     test=(1, 1),
-    skipped=("a.jpg: truncated",),
+    skipped=(BadImage("a.jpg", "truncated"),),
 )
 SPEC = TrialSpec(
     study="tiny",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.execution.heartbeat import Heartbeat
 from cnnstudy.interpreter import NOT_FOR_TENSORFLOW, importing
-from cnnstudy.records import EpochRecord, PreparedImages, Split, TrialSpec
+from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
@@ -183,9 +183,10 @@ class Worker:
         self._set_up_tensorflow()
         from cnnstudy.training.inference import predict
 
-        return predict(
+        found = predict(
             Path(payload["model"]), payload["classes"], payload["images"], payload["top"], self._progress(key)
         )
+        return [{"bad": one.to_json()} if isinstance(one, BadImage) else {"classes": one} for one in found]
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)

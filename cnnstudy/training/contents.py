@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from cnnstudy.datasets import ImageSource, SourceImage
 from cnnstudy.errors import DataError, printable
 from cnnstudy.processes import cores
-from cnnstudy.records import Split
+from cnnstudy.records import BadImage, Split
 from cnnstudy.training.decoding import Progress
-from cnnstudy.training.pixels import UnusableImageError, read_file
+from cnnstudy.training.pixels import read_file
 from cnnstudy.training.splits import split_indices
 
 #: Of copies and of files that can't be read, so many are named.
@@ -28,9 +30,9 @@ def digests_of(images: Sequence[SourceImage], progress: Progress) -> list[bytes]
     digests: list[bytes] = []
     unreadable: list[str] = []
     with ThreadPoolExecutor(min(8, cores() + 2)) as pool:
-        for number, found in enumerate(pool.map(_digest_or_reason, images), 1):
-            if isinstance(found, str):
-                unreadable.append(found)
+        for number, found in enumerate(pool.map(_digest, images), 1):
+            if isinstance(found, BadImage):
+                unreadable.append(printable(f"{found.path}: {found.cause}"))
             else:
                 digests.append(found)
             if number % 256 == 0:
@@ -42,15 +44,14 @@ def digests_of(images: Sequence[SourceImage], progress: Progress) -> list[bytes]
     return digests
 
 
-def _digest_or_reason(image: SourceImage) -> bytes | str:
-    content = image.content
-    try:
-        if isinstance(content, Path):
-            content = read_file(content)
-    except UnusableImageError as reason:  # named once all images are decoded
-        return hashlib.sha256(f"unusable: {reason}".encode()).digest()
-    except OSError as reason:
-        return f"{printable(str(content))}: {reason.strerror or reason}"
+def _digest(image: SourceImage) -> bytes | BadImage:
+    content: Path | bytes | np.ndarray | BadImage = image.content
+    if isinstance(content, Path):
+        content = read_file(content, str(content))
+    if isinstance(content, BadImage):
+        if content.kind == "unreadable":
+            return content
+        content = f"unusable: {content.cause}".encode()  # named once all images are decoded
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()
 
 

@@ -2,7 +2,8 @@
 
 What is in an image file is not trusted. A decoder that crashes, hangs or takes all memory ends this process and nothing
 else; it can write no file. Requests come on standard input and answers leave on what was standard output, each a line
-of JSON that says how many bytes follow. It ends when its input ends, so no worker's death leaves it behind.
+of JSON that says how many bytes follow (the functions below `_answer`). It ends when its input ends, so no worker's
+death leaves it behind.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image
 
-from cnnstudy.training.pixels import UnusableImageError, decode, read_file
+from cnnstudy.records import BadImage, Decoded, Record
+from cnnstudy.training.pixels import decode, read_file
 
 resource: Any
 try:
@@ -30,8 +34,14 @@ except ImportError:  # not on Windows: decoders run without limits there, though
     resource = None
 
 
-#: What is to be said of an image, and its pixels at every size.
-Answer = tuple[dict[str, Any], list[bytes]]
+@dataclass(frozen=True)
+class Request(Record):
+    """An image to decode: a file, or the bytes of one that follow the line of requests."""
+
+    name: str  # what a bad image is called
+    path: str | None
+    digest: str | None  # the SHA-256 that the file must have
+    bytes: int
 
 
 def main() -> None:
@@ -46,16 +56,16 @@ def main() -> None:
     )  # Pillow warns of odd metadata and of large images; what can be used is decided here
     Image.MAX_IMAGE_PIXELS = None  # pixels.py has a limit of its own
     _limit(arguments.memory)
-    _send(answers, [])
+    write_answers(answers, [])
     for line in requests:
-        request = json.loads(line)
+        sizes, images = read_requests(line)
         found = []
-        for image in request["images"]:
-            content = requests.read(image["bytes"])
+        for image in images:
+            content = requests.read(image.bytes)
             _allow(arguments.seconds)
-            found.append(_answer(image, content, request["sizes"]))
+            found.append(_answer(image, content, sizes, arguments.memory))
             _allow(0)
-        _send(answers, found)
+        write_answers(answers, found)
 
 
 def _limit(memory: int) -> None:
@@ -77,27 +87,72 @@ def _allow(seconds: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _answer(image: dict[str, Any], content: bytes, sizes: Sequence[int]) -> Answer:
+def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], memory: int) -> Decoded | BadImage:
     try:
-        if image["path"] is not None:
-            content = read_file(image["path"])
-            if image["digest"] not in (None, hashlib.sha256(content).hexdigest()):
-                return {"changed": True}, []
-        return {}, decode(content, sizes)
-    except UnusableImageError as reason:
-        return {"bad": str(reason)}, []
-    except OSError as reason:
-        return {"unreadable": reason.strerror or str(reason)}, []
+        if image.path is not None:
+            content = read_file(image.path, image.name)
+        if isinstance(content, BadImage):
+            return content
+        if image.path is not None and image.digest not in (None, hashlib.sha256(content).hexdigest()):
+            return BadImage(image.name, "", "changed")
+        return decode(image.name, content, sizes)
     except MemoryError:
-        return {"memory": True}, []
+        return BadImage(image.name, f"can't be decoded (takes more than {memory / 2**20:,.0f} MiB of memory)")
 
 
-def _send(stream: IO[bytes], answers: Sequence[Answer]) -> None:
-    """A line about all of them, then their pixels."""
-    line = [{**answer, "bytes": sum(map(len, pixels))} for answer, pixels in answers]
+# ---- what this process and the one that started it write to each other
+
+
+def write_requests(
+    stream: IO[bytes], sizes: Sequence[int], images: Sequence[Request], contents: Sequence[bytes]
+) -> None:
+    """Write a line about all images, then their bytes, where they are no files."""
+    line = {"sizes": list(sizes), "images": [image.to_json() for image in images]}
     stream.write(json.dumps(line).encode() + b"\n")
-    stream.writelines(of_size for _, pixels in answers for of_size in pixels)
+    stream.writelines(contents)
     stream.flush()
+
+
+def read_requests(line: bytes) -> tuple[list[int], list[Request]]:
+    """Return the sizes and the images of a line; the bytes of images come after it."""
+    found = json.loads(line)
+    return found["sizes"], [Request.from_json(image) for image in found["images"]]
+
+
+def write_answers(stream: IO[bytes], answers: Sequence[Decoded | BadImage]) -> None:
+    """Write a line about all images, then their pixels."""
+    line = [
+        {"bad": answer.to_json()} if isinstance(answer, BadImage) else {"bytes": list(map(len, answer.pixels))}
+        for answer in answers
+    ]
+    stream.write(json.dumps(line).encode() + b"\n")
+    stream.writelines(pixels for answer in answers if isinstance(answer, Decoded) for pixels in answer.pixels)
+    stream.flush()
+
+
+def read_answers(stream: IO[bytes]) -> list[Decoded | BadImage]:
+    """Return what `write_answers` wrote.
+
+    Raises:
+        EOFError: the stream ended before.
+    """
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    answers = json.loads(line)
+    pixels = memoryview(stream.read(sum(sum(answer.get("bytes", ())) for answer in answers)))
+    found: list[Decoded | BadImage] = []
+    start = 0
+    for answer in answers:
+        if "bad" in answer:
+            found.append(BadImage.from_json(answer["bad"]))
+            continue
+        ends = list(itertools.accumulate(answer["bytes"], initial=start))
+        found.append(Decoded(tuple(pixels[a:b] for a, b in itertools.pairwise(ends))))
+        start = ends[-1]
+    if start != len(pixels):
+        raise EOFError
+    return found
 
 
 if __name__ == "__main__":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -22,6 +20,8 @@ from cnnstudy.datasets import SourceImage
 from cnnstudy.datasets.files import UNREAD_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.processes import cores
+from cnnstudy.records import BadImage, Decoded
+from cnnstudy.training.decoder import Request, read_answers, write_requests
 from cnnstudy.training.pixels import in_size
 
 #: For one image, at all its sizes: bytes of memory, and seconds of the processor.
@@ -40,17 +40,6 @@ ENVIRONMENT = {
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS")
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that can't be used, and why."""
-
-    key: str
-    reason: str
-
-    def __str__(self) -> str:
-        return printable(f"{self.key}: {self.reason}")
 
 
 def decode_all(
@@ -99,32 +88,31 @@ class Decoders:
         """As the function of that name."""
         bad: list[BadImage] = []
 
-        def decode(places: range) -> list[str | None]:
+        def decode(places: range) -> list[BadImage | None]:
             outcomes = self._outcomes(
                 [images[place] for place in places], sizes, digests and [digests[place] for place in places]
             )
             for place, outcome in zip(places, outcomes, strict=True):
-                if not isinstance(outcome, str):
-                    for size, decoded in zip(sizes, outcome, strict=True):
-                        store(place, size, decoded)
-            return [outcome if isinstance(outcome, str) else None for outcome in outcomes]
+                if isinstance(outcome, Decoded):
+                    for size, pixels in zip(sizes, outcome.pixels, strict=True):
+                        store(place, size, np.frombuffer(pixels, np.uint8).reshape(size, size, 3))
+            return [outcome if isinstance(outcome, BadImage) else None for outcome in outcomes]
 
         count, threads = len(images), cores()
         at_once = max(1, min(MOST_AT_ONCE, count // (2 * threads)))
         parts = [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
         with ThreadPoolExecutor(threads) as pool:
-            reasons = (reason for of_part in pool.map(decode, parts) for reason in of_part)
-            for place, reason in enumerate(reasons):
-                if reason is not None:
-                    bad.append(BadImage(images[place].key, printable(reason)[:300]))
+            outcomes = (outcome for of_part in pool.map(decode, parts) for outcome in of_part)
+            for place, outcome in enumerate(outcomes):
+                if outcome is not None:
+                    bad.append(outcome)
                 if place % 64 == 63 or place + 1 == count:
                     progress("decoding images", place + 1, count)
         return bad
 
     def _outcomes(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
-    ) -> list[list[np.ndarray] | str]:
-        """Of each image the pixels at every size, or why it can't be used."""
+    ) -> list[Decoded | BadImage]:
         outcomes = [_without_decoder(image, sizes) for image in images]
         asked = [place for place, outcome in enumerate(outcomes) if outcome is None]
         decoded = iter(self._decoded([images[i] for i in asked], sizes, digests and [digests[i] for i in asked]))
@@ -132,7 +120,7 @@ class Decoders:
 
     def _decoded(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
-    ) -> list[list[np.ndarray] | str]:
+    ) -> list[Decoded | BadImage]:
         if not images:
             return []
         try:
@@ -140,7 +128,7 @@ class Decoders:
         except IndexError:
             decoder = _Decoder()
         try:
-            answers = decoder.ask([image.content for image in images], sizes, digests)
+            answers = decoder.ask(images, sizes, digests)
         except EOFError:
             code = decoder.end()
             if len(images) == 1:
@@ -152,65 +140,48 @@ class Decoders:
             decoder.end()
             raise
         self._idle.append(decoder)
-        return [
-            _outcome(image, sizes, answer, decoded, may_change=digests is None)
-            for image, (answer, decoded) in zip(images, answers, strict=True)
-        ]
+        for image, answer in zip(images, answers, strict=True):
+            if isinstance(answer, BadImage):
+                _check_unchanged(image, answer, may_change=digests is None)
+        return answers
 
 
-def _without_decoder(image: SourceImage, sizes: Sequence[int]) -> list[np.ndarray] | str | None:
+def _without_decoder(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage | None:
     """None where there is something to decode."""
     if isinstance(image.content, np.ndarray):
         picture = Image.fromarray(image.content).convert("RGB")
-        return [np.asarray(in_size(picture, size)) for size in sizes]
+        return Decoded(tuple(in_size(picture, size).tobytes() for size in sizes))
     for suffix in UNREAD_SUFFIXES:
         if image.key.lower().endswith(suffix):
-            return f"files that end in {suffix} are not read; save it as JPEG or PNG"
+            return BadImage(image.key, f"files that end in {suffix} are not read; save it as JPEG or PNG")
     return None
 
 
-def _outcome(
-    image: SourceImage, sizes: Sequence[int], answer: dict[str, Any], decoded: memoryview, may_change: bool
-) -> list[np.ndarray] | str:
-    """What a decoder's answer comes to.
-
-    Raises:
-        DataError: the file changed, and it may not.
-    """
-    unreadable = answer.get("unreadable")
-    if "changed" in answer or (unreadable and not may_change):
+def _check_unchanged(image: SourceImage, bad: BadImage, may_change: bool) -> None:
+    """Raise DataError where the file changed, or went away, after its digest was taken."""
+    if bad.kind == "changed" or (bad.kind == "unreadable" and not may_change):
+        why = f" ({printable(bad.cause)})" if bad.cause else ""
         raise DataError(
-            f"{printable(_name(image))} is not what it was a moment ago{f' ({unreadable})' if unreadable else ''}; "
-            "run again when nothing changes the images."
+            f"{printable(_name(image))} is not what it was a moment ago{why}; run again when nothing changes "
+            "the images."
         )
-    if unreadable:
-        return f"can't be read ({unreadable})"
-    if "memory" in answer:
-        return f"can't be decoded (takes more than {MOST_MEMORY_BYTES / 2**20:,.0f} MiB of memory)"
-    if "bad" in answer:
-        return str(answer["bad"])
-    arrays, start = [], 0
-    for size in sizes:
-        arrays.append(np.frombuffer(decoded, np.uint8, 3 * size * size, start).reshape(size, size, 3))
-        start += 3 * size * size
-    return arrays
 
 
 def _name(image: SourceImage) -> str:
     return str(image.content) if isinstance(image.content, Path) else image.key
 
 
-def _blame(image: SourceImage, code: int) -> str:
-    """Why the image can't be used whose decoder ended so.
+def _blame(image: SourceImage, code: int) -> BadImage:
+    """Return why the image can't be used whose decoder ended with this exit code.
 
     Raises:
         DataError: it was not the image's fault.
     """
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code:#x}"
     if name == "SIGPROF":
-        return f"can't be decoded (takes more than {MOST_SECONDS} seconds)"
+        return BadImage(image.key, f"can't be decoded (takes more than {MOST_SECONDS} seconds)")
     if name in _CRASHES or code >= 0xC0000000:  # Windows has no signals but these codes
-        return f"can't be decoded (its decoder crashed, {name})"
+        return BadImage(image.key, f"can't be decoded (its decoder crashed, {name})")
     hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
     raise DataError(f"the process that decoded {printable(_name(image))} was ended ({name}){hint}. Run again.")
 
@@ -241,50 +212,38 @@ class _Decoder:
             for stream in filter(None, (self._process.stdin, self._process.stdout)):
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, 2**20)
         try:
-            self._read()
+            self._answers()
         except EOFError:
             raise WorkerError(f"a process that decodes images ended at its start (exit code {self.end()}).") from None
 
     def ask(
-        self, contents: Sequence[Any], sizes: Sequence[int], digests: Sequence[bytes] | None
-    ) -> list[tuple[dict[str, Any], memoryview]]:
-        """Of each file or its bytes what the decoder answers, and the pixels.
+        self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
+    ) -> list[Decoded | BadImage]:
+        """Decode files, or the bytes of files.
 
         Raises:
-            EOFError: it ended before it had answered.
+            EOFError: the process ended before it had answered.
         """
-        given = [content if isinstance(content, bytes) else b"" for content in contents]
-        images = [
-            {
-                "path": os.path.abspath(content) if isinstance(content, Path) else None,
-                "digest": None if digests is None else digests[place].hex(),
-                "bytes": len(given[place]),
-            }
-            for place, content in enumerate(contents)
+        contents = [image.content if isinstance(image.content, bytes) else b"" for image in images]
+        requests = [
+            Request(
+                name=image.key,
+                path=os.path.abspath(image.content) if isinstance(image.content, Path) else None,
+                digest=None if digests is None else digests[place].hex(),
+                bytes=len(contents[place]),
+            )
+            for place, image in enumerate(images)
         ]
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"sizes": list(sizes), "images": images}).encode() + b"\n")
-            self._process.stdin.writelines(given)
-            self._process.stdin.flush()
+            write_requests(self._process.stdin, sizes, requests, contents)
         except OSError:
             raise EOFError from None
-        return self._read()
+        return self._answers()
 
-    def _read(self) -> list[tuple[dict[str, Any], memoryview]]:
+    def _answers(self) -> list[Decoded | BadImage]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError
-        answers = json.loads(line)
-        decoded = memoryview(self._process.stdout.read(sum(answer["bytes"] for answer in answers)))
-        found, start = [], 0
-        for answer in answers:
-            found.append((answer, decoded[start : start + answer["bytes"]]))
-            start += answer["bytes"]
-        if start != len(decoded):
-            raise EOFError
-        return found
+        return read_answers(self._process.stdout)
 
     def end(self) -> int:
         """Its exit code, as subprocess has it."""

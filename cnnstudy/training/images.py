@@ -20,8 +20,8 @@ from numpy.typing import DTypeLike
 from cnnstudy import datasets
 from cnnstudy.cache import ABOUT, build_entries, content_address, entry_folder
 from cnnstudy.datasets import DataOptions, ImageSource, SourceImage
-from cnnstudy.errors import DataError, printable
-from cnnstudy.records import PreparedImages, Split
+from cnnstudy.errors import DataError
+from cnnstudy.records import BadImage, PreparedImages, Split
 from cnnstudy.training.batches import used_of
 from cnnstudy.training.contents import digests_of, listed, warnings_of
 from cnnstudy.training.decoding import Progress, decode_all
@@ -67,7 +67,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class CachedImages:
     """A cache entry: all images [n, size, size, 3] uint8 as a memory map, keys, labels [n] int64, and which are usable.
 
     It holds the whole data set, held-out images among it: only a split says what may be looked at.
@@ -108,10 +108,11 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
         ),
     )
     folders = [entry_folder("images", address) for address in addresses]
-    bad = _read_index(folders[0])["bad"]
+    bad = [BadImage(key, reason) for key, reason in _read_index(folders[0])["bad"].items()]
     if bad and options.bad_images == "refuse":
         raise DataError(_refusal(options, bad, len(source.images)))
-    usable = [place for place, image in enumerate(source.images) if image.key not in bad]
+    unusable = {image.path for image in bad}
+    usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
     counts = _counted(source.classes, [source.images[place] for place in usable], split)
     warnings = warnings_of(source, digests, usable, split)
     return [
@@ -121,7 +122,7 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
             digest=content_address([digest, split.to_json()]),
             size=size,
             classes=source.classes,
-            skipped=tuple(printable(f"{key}: {reason}") for key, reason in bad.items()),
+            skipped=tuple(bad),
             warnings=warnings,
             **counts,
         )
@@ -129,10 +130,9 @@ def prepare(options: DataOptions, sizes: Sequence[int], split_seed: int, progres
     ]
 
 
-def _refusal(options: DataOptions, bad: dict[str, str], total: int) -> str:
-    lines = [printable(f"{key}: {reason}") for key, reason in bad.items()]
+def _refusal(options: DataOptions, bad: Sequence[BadImage], total: int) -> str:
     return (
-        f"{len(bad)} of {total} images of {options.name} can't be used:{listed(lines)}\n"
+        f"{len(bad)} of {total} images of {options.name} can't be used:{listed(list(map(str, bad)))}\n"
         "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
     )
 
@@ -159,7 +159,7 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
         "classes": source.classes,
         "keys": [image.key for image in source.images],
         "labels": [image.label for image in source.images],
-        "bad": {image.key: image.reason for image in bad},
+        "bad": {image.path: image.reason for image in bad},
     }
     for size, folder in folders.items():
         stores[size].flush()
@@ -226,7 +226,7 @@ def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split
     return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
 
 
-def open_decoded(images: PreparedImages) -> Decoded:
+def open_decoded(images: PreparedImages) -> CachedImages:
     """The decoded images in the cache.
 
     Raises:
@@ -243,7 +243,7 @@ def open_decoded(images: PreparedImages) -> Decoded:
             f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
         ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    return Decoded(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
+    return CachedImages(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
 
 
 def load_for_training(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from cnnstudy.datasets import SourceImage
 from cnnstudy.errors import ModelError
+from cnnstudy.records import BadImage
 from cnnstudy.training import package
 from cnnstudy.training.decoding import Decoders, Progress
 from cnnstudy.training.micro_batches import MicroBatches
 
+#: The index and the probability of classes, best first.
+Shares = list[tuple[int, float]]
 #: Images decoded and predicted together.
 AT_ONCE = 64
 
 
-def predict(file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress) -> list[Any]:
-    """For each image its `top` classes, best first, as [index, probability] pairs; a text where it can't be used.
+def predict(
+    file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress
+) -> list[Shares | BadImage]:
+    """Return for each image its `top` classes, best first, or why it can't be used.
 
     Args:
         file: a `.keras` file.
@@ -37,7 +42,7 @@ def predict(file: Path, classes: int | None, images: Sequence[str], top: int, pr
             f"{file} has {model.output_shape[1]} outputs, but {classes} names of classes come with it; they don't "
             "belong together."
         )
-    answers: list[Any] = []
+    answers: list[Shares | BadImage] = []
     with Decoders() as decoders:
         for start in range(0, len(images), AT_ONCE):
             answers += _predict_part(model, file, images[start : start + AT_ONCE], top, decoders)
@@ -45,7 +50,9 @@ def predict(file: Path, classes: int | None, images: Sequence[str], top: int, pr
     return answers
 
 
-def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: int, decoders: Decoders) -> list[Any]:
+def _predict_part(
+    model: keras.Model, file: Path, images: Sequence[str], top: int, decoders: Decoders
+) -> list[Shares | BadImage]:
     size = package.image_size(model)
     pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     sources = [SourceImage(str(number), 0, Path(image)) for number, image in enumerate(images)]
@@ -53,14 +60,16 @@ def _predict_part(model: keras.Model, file: Path, images: Sequence[str], top: in
     def store(index: int, size: int, decoded: np.ndarray) -> None:
         pixels[index] = decoded
 
-    reasons = {int(bad.key): bad.reason for bad in decoders.decode_all(sources, [size], store, lambda *_: None)}
-    usable = [number for number in range(len(images)) if number not in reasons]
-    answers: list[Any] = [reasons.get(number) for number in range(len(images))]
+    answers: dict[int, Shares | BadImage] = {
+        int(bad.path): replace(bad, path=images[int(bad.path)])
+        for bad in decoders.decode_all(sources, [size], store, lambda *_: None)
+    }
+    usable = [number for number in range(len(images)) if number not in answers]
     if usable:
         for number, row in zip(usable, probabilities(model, file, pixels[usable]), strict=True):
             best = np.argsort(-row, kind="stable")[:top]
-            answers[number] = [[int(index), float(row[index])] for index in best]
-    return answers
+            answers[number] = [(int(index), float(row[index])) for index in best]
+    return [answers[number] for number in range(len(images))]
 
 
 def probabilities(model: keras.Model, file: Path, pixels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -10,6 +9,8 @@ from collections.abc import Sequence
 
 # those of FORMATS: without them Pillow would not know the formats that it loads on demand
 from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+from cnnstudy.records import BadImage, Decoded
 
 #: Part of the cache's address: raise it when the same file would decode to other pixels.
 DECODER_VERSION = 3
@@ -44,25 +45,23 @@ _OTHER_KINDS = (
 )
 
 
-class UnusableImageError(Exception):
-    """An image that can't be used; the text says why."""
+def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:
+    """Return a regular file's bytes, or why they can't be had; never wait for a pipe or a device.
 
-
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """A regular file's bytes; never waits for a pipe or a device.
-
-    Raises:
-        OSError: it can't be read, or is no regular file.
-        UnusableImageError: it is too large.
+    Args:
+        name: what a bad image is called.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb", buffering=0) as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        if found.st_size > MOST_FILE_BYTES:
-            raise UnusableImageError(f"a file of {found.st_size:,} bytes; the most is {MOST_FILE_BYTES:,}")
-        return file.readall()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb", buffering=0) as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                return BadImage(name, "it is no regular file", "unreadable")
+            if found.st_size > MOST_FILE_BYTES:
+                return BadImage(name, f"a file of {found.st_size:,} bytes; the most is {MOST_FILE_BYTES:,}")
+            return file.readall()
+    except OSError as error:
+        return BadImage(name, error.strerror or str(error), "unreadable")
 
 
 def in_size(picture: Image.Image, size: int) -> Image.Image:
@@ -70,24 +69,26 @@ def in_size(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def decode(content: bytes, sizes: Sequence[int]) -> list[bytes]:
-    """The image upright, at each size in pixels, as bytes [size, size, 3], RGB; of an animation the first frame.
+def decode(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | BadImage:
+    """Return the image upright, at each size in pixels; of an animation the first frame.
+
+    Args:
+        name: what a bad image is called.
 
     Raises:
-        UnusableImageError: it can't be decoded.
         MemoryError: it takes more memory than there is.
     """
     try:
         # each size from a decoding of its own: what JPEG leaves out must not depend on a study's other sizes
-        return [in_size(_open(content, size), size).tobytes() for size in sizes]
+        return Decoded(tuple(in_size(_open(content, size), size).tobytes() for size in sizes))
     except Image.UnidentifiedImageError:
-        raise UnusableImageError(_kind_of(content)) from None
+        return BadImage(name, _kind_of(content))
     except Image.DecompressionBombError:  # Pillow refuses by itself what is larger still
-        raise UnusableImageError(f"can't be decoded (far more than {MOST_PIXELS:,} pixels, the most)") from None
+        return BadImage(name, f"can't be decoded (far more than {MOST_PIXELS:,} pixels, the most)")
     except MemoryError:
         raise
     except Exception as reason:  # Pillow raises a dozen kinds on broken files, struct.error and TypeError among them
-        raise UnusableImageError(f"can't be decoded ({reason or type(reason).__name__})") from None
+        return BadImage(name, f"can't be decoded ({reason or type(reason).__name__})")
 
 
 def _open(content: bytes, size: int) -> Image.Image:

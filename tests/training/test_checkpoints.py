@@ -18,7 +18,7 @@ from cnnstudy.training import checkpoints, devices, resumption, trial, weights
 from cnnstudy.training.checkpoints import FILE, KIND, Checkpoints, Reached
 from cnnstudy.training.compiled import CompiledNetworks
 
-from .tries import KilledError, cut, flip_a_bit, tried
+from .tries import KilledError, cut, flip_a_bit, shared_networks, tried
 
 MakeSpec = Callable[..., TrialSpec]
 
@@ -51,7 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_a_trial_goes_on_to_the_last_bit(name: str, make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"batch_size": 8, "epochs": 4, "learning_rate": 3e-4, **CASES[name]}
     spec = make_spec(weights=source, deterministic=True, checkpoints="every-epoch", **given)
-    whole = tried(dataclasses.replace(spec, checkpoints="none"), tmp_path / "whole")
+    whole = tried(dataclasses.replace(spec, checkpoints="none"), tmp_path / "whole", networks=CompiledNetworks())
     assert not entry_of(spec).exists()
     networks = CompiledNetworks()
     other = dataclasses.replace(spec, seed=5, epochs=1, checkpoints="none")
@@ -78,7 +78,7 @@ def test_a_phase_that_stopped_early_is_over(make_spec: MakeSpec, source: Path, t
     epochs = whole.result.epochs
     assert epochs < 6
     tried(spec, tmp_path / "killed", killed_in=epochs)
-    again = tried(spec, tmp_path / "again")
+    again = tried(spec, tmp_path / "again", networks=CompiledNetworks())
     assert again.trained == [epochs]
     assert again.result is not None
     assert (again.result.ended_by, again.result.epochs) == (whole.result.ended_by, epochs)
@@ -111,7 +111,7 @@ def test_what_stays_frozen_is_not_written(make_spec: MakeSpec, source: Path, tmp
 
 
 def weights_of(spec: TrialSpec) -> str:
-    return trial._begun_with(CompiledNetworks().start(spec), spec)
+    return trial._begun_with(shared_networks().start(spec), spec)
 
 
 def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from PIL import Image
 import cnnstudy
 from cnnstudy.datasets import SourceImage
 from cnnstudy.errors import DataError, WorkerError
+from cnnstudy.records import BadImage
 from cnnstudy.training import decoding
-from cnnstudy.training.decoding import BadImage, decode_all
+from cnnstudy.training.decoding import decode_all
 
 Content = Path | bytes | np.ndarray
 
@@ -44,7 +45,7 @@ def good(content: Content, size: int = 16) -> np.ndarray:
 def reason(content: Content) -> str:
     found, bad = decode(content)
     assert found == {}
-    assert bad[0].key == "image-0"
+    assert bad[0].path == "image-0"
     return bad[0].reason
 
 
@@ -112,7 +113,7 @@ def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
 def test_bad_images_are_named_and_the_others_decoded() -> None:
     found, bad = decode(b"y", encoded(plain(), "PNG"), b"x", encoded(plain("blue"), "PNG"))
     assert sorted(found) == [1, 3]
-    assert [image.key for image in bad] == ["image-0", "image-2"]
+    assert [image.path for image in bad] == ["image-0", "image-2"]
     assert str(bad[0]) == "image-0: not an image that Pillow can read"
 
 
@@ -193,7 +194,7 @@ def test_a_decoder_that_goes_wrong_names_its_image(code: str, text: str, broken_
     broken_decoder(code)
     fine = [encoded(plain(), "BMP") + bytes([number]) for number in range(40)]
     found, bad = decode(*fine[:17], BREAKING, *fine[17:], BREAKING + b"!")
-    assert [(image.key, image.reason) for image in bad] == [("image-17", text), ("image-41", text)]
+    assert [(image.path, image.reason) for image in bad] == [("image-17", text), ("image-41", text)]
     assert len(found) == 40
     assert all(close_to(pixels, (255, 0, 0)) for pixels in found.values())
 

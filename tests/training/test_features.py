@@ -23,6 +23,8 @@ from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
 from cnnstudy.training.held_out import held_out_indices
 from cnnstudy.training.images import load_for_training
 
+from .tries import shared_networks
+
 MakeSpec = Callable[..., TrialSpec]
 Started = tuple[CompiledNetwork, TrialSpec, transfer.Phase]
 #: How far numbers may be apart: features and logits by their largest, losses in nats.
@@ -58,7 +60,7 @@ def frozen(make_spec: MakeSpec, sources: Callable[..., Path]) -> TrialSpec:
 
 def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[EpochRecord]]:
     records: list[EpochRecord] = []
-    return trial.run_trial(spec, folder, lambda record: not records.append(record)), records
+    return trial.run_trial(spec, folder, lambda record: not records.append(record), shared_networks()), records
 
 
 def source_of(spec: TrialSpec) -> tuple[Source, CompiledNetwork]:

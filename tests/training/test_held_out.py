@@ -18,6 +18,8 @@ from cnnstudy.training import held_out
 from cnnstudy.training.images import load_for_training, open_decoded
 from cnnstudy.training.trial import run_trial
 
+from .tries import shared_networks
+
 PACKAGE = Path(cnnstudy.__file__).parent
 
 
@@ -79,7 +81,7 @@ def test_a_trial_does_not_depend_on_held_out_images(
     results: list[TrialResult] = []
     for number, images in enumerate(poisoned):
         spec = dataclasses.replace(make_spec(epochs=2), images=images)
-        results.append(run_trial(spec, tmp_path / str(number), lambda record: True))
+        results.append(run_trial(spec, tmp_path / str(number), lambda record: True, shared_networks()))
     assert results[0].summary == results[1].summary
     assert results[0].confusion == results[1].confusion
     clean, dirty = (
@@ -94,7 +96,7 @@ def test_what_it_says_is_what_the_model_says_of_each_image(make_spec: Callable[.
     import keras
 
     spec = make_spec(epochs=3, learning_rate=0.001, batch_size=8)
-    result = run_trial(spec, tmp_path / "trial", lambda record: True)
+    result = run_trial(spec, tmp_path / "trial", lambda record: True, shared_networks())
     file = Path(result.files["model"]) / "data" / "model.keras"
     told = held_out.evaluate([file, file], spec.images, spec.split, lambda *_: None)
     test = held_out.load_test(spec.images, spec.split)

@@ -105,7 +105,7 @@ def test_refuse_names_every_bad_file(folder: Path) -> None:
 def test_skip_leaves_them_out_of_the_counts(folder: Path) -> None:
     spoil(folder)
     (prepared,) = ready(folder, bad_images="skip")
-    assert [line.partition(":")[0] for line in prepared.skipped] == ["apple/003.png", "pear/004.png"]
+    assert [bad.path for bad in prepared.skipped] == ["apple/003.png", "pear/004.png"]
     together = np.add(np.add(prepared.train, prepared.validation), prepared.test)
     assert together.tolist() == [29, 19, 10]
     loaded = load_for_training(prepared, SPLIT, 1.0)

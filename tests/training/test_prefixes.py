@@ -15,7 +15,7 @@ from cnnstudy import code_digests, shelf
 from cnnstudy.architectures import build_network, find
 from cnnstudy.cache import entry_folder, entry_folders, locked_or_none
 from cnnstudy.doctor.wholeness import broken_entries
-from cnnstudy.records import EpochRecord, Optimizer, Rule, Split, TrialSpec
+from cnnstudy.records import BadImage, EpochRecord, Optimizer, Rule, Split, TrialSpec
 from cnnstudy.training import checkpoints, features, prefixes, transfer, trial, weights
 from cnnstudy.training.checkpoints import Reached
 from cnnstudy.training.compiled import CompiledNetworks
@@ -258,7 +258,9 @@ def test_trials_that_differ_have_other_addresses(make: MakeSpec, monkeypatch: py
 
 def test_trials_that_differ_in_nothing_that_matters_have_the_same_address(make: MakeSpec) -> None:
     spec = make(**TWO_PHASES)
-    elsewhere = dataclasses.replace(spec.images, folder=f"/x/{Path(spec.images.folder).name}", name="x", skipped=("a",))
+    elsewhere = dataclasses.replace(
+        spec.images, folder=f"/x/{Path(spec.images.folder).name}", name="x", skipped=(BadImage("a", "empty"),)
+    )
     same = [
         *(dataclasses.replace(spec, **{name: value}) for name, value in FREE.items()),
         with_levels(spec, backbone_learning_rate_multiplier=0.7),

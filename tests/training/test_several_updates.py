@@ -14,6 +14,8 @@ from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import loop, trial
 from cnnstudy.training.updates import AT_ONCE, Update
 
+from .tries import shared_networks
+
 MakeSpec = Callable[..., TrialSpec]
 
 
@@ -39,7 +41,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[dict[str, float]]]:
     records: list[EpochRecord] = []
-    result = trial.run_trial(spec, folder, lambda record: not records.append(record))
+    result = trial.run_trial(spec, folder, lambda record: not records.append(record), shared_networks())
     return result, [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in records]
 
 

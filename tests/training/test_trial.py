@@ -21,14 +21,19 @@ from cnnstudy.training.images import Images, TrainingImages, load_for_training
 from cnnstudy.training.loop import DivergedError
 from cnnstudy.training.metrics import clean_metrics
 
+from .tries import shared_networks
+
 MakeSpec = Callable[..., TrialSpec]
 #: At AlexNet's own rate 50 images teach it nothing.
 LEARNS = 1e-4
 
 
-def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[EpochRecord]]:
+def run(
+    spec: TrialSpec, folder: Path, networks: CompiledNetworks | None = None
+) -> tuple[TrialResult, list[EpochRecord]]:
+    """Run a trial, on the networks that tests share unless others are given."""
     records: list[EpochRecord] = []
-    result = trial.run_trial(spec, folder, lambda record: not records.append(record))
+    result = trial.run_trial(spec, folder, lambda record: not records.append(record), networks or shared_networks())
     return result, records
 
 
@@ -45,8 +50,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(spec: TrialSpec) -> CompiledNetwork:
-    """A network with which no trial was run yet."""
-    return CompiledNetworks().start(spec)
+    return shared_networks().start(spec)
 
 
 def changed_layers(spec: TrialSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
@@ -160,7 +164,7 @@ def test_clean_metrics_have_no_dropout_in_them(make_spec: MakeSpec) -> None:
 
 
 def test_a_trial_depends_on_its_seed_and_on_nothing_before_it(make_spec: MakeSpec, tmp_path: Path) -> None:
-    first, _ = run(make_spec(augmentation="strong"), tmp_path / "1")
+    first, _ = run(make_spec(augmentation="strong"), tmp_path / "1", CompiledNetworks())
     other, _ = run(make_spec(seed=1, batch_size=8, augmentation="flip"), tmp_path / "2")
     again, _ = run(make_spec(augmentation="strong"), tmp_path / "3")
     assert again.summary == first.summary
@@ -176,7 +180,7 @@ def test_no_patience_left(make_spec: MakeSpec, tmp_path: Path) -> None:
 
 
 def test_pruned_when_told(make_spec: MakeSpec, tmp_path: Path) -> None:
-    result = trial.run_trial(make_spec(epochs=5), tmp_path, lambda record: record.epoch < 2)
+    result = trial.run_trial(make_spec(epochs=5), tmp_path, lambda record: record.epoch < 2, shared_networks())
     assert (result.state, result.ended_by, result.epochs, list(result.files)) == (
         "pruned",
         "pruner",
@@ -223,7 +227,7 @@ def test_auxiliary_heads_rest_where_they_have_nothing_to_teach(
 
 
 def test_after_its_last_epoch_a_trial_is_finished_whatever_it_is_told(make_spec: MakeSpec, tmp_path: Path) -> None:
-    result = trial.run_trial(make_spec(epochs=2), tmp_path, lambda record: record.epoch < 2)
+    result = trial.run_trial(make_spec(epochs=2), tmp_path, lambda record: record.epoch < 2, shared_networks())
     assert (result.state, result.epochs, list(result.files)) == ("finished", 2, ["correctness", "model"])
 
 
@@ -300,7 +304,7 @@ def test_the_legacy_gap_is_running_accuracy_less_the_first_batches(make_spec: Ma
 
 
 def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeSpec) -> None:
-    trained = started(make_spec())
+    trained = CompiledNetworks().start(make_spec())
     spec = make_spec(batch_size=8, dropout=0.0, learning_rate=LEARNS)
     trainer = loop.Trainer(trained, trial.load_images(spec), spec)
     trainer.start_phase(transfer.phases(spec, {})[0])

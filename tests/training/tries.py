@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import zipfile
 from pathlib import Path
@@ -41,8 +42,18 @@ class Tried:
         return result, epochs, [one.epoch for one in self.told], self.weights
 
 
+@functools.cache
+def shared_networks() -> CompiledNetworks:
+    """Return the networks that tests share as a worker's trials do: to build and trace one takes most of a trial."""
+    return CompiledNetworks()
+
+
 def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledNetworks | None = None) -> Tried:
-    """A try, killed in that epoch: after its last update and before it is told."""
+    """Run a try, killed in that epoch: after its last update and before it is told.
+
+    Args:
+        networks: None: those that tests share.
+    """
     found = Tried(None, [], [])
 
     def report(record: EpochRecord) -> bool:
@@ -55,7 +66,7 @@ def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledN
         found.said.append(what)
 
     try:
-        found.result = trial.run_trial(spec, folder, report, networks, progress)
+        found.result = trial.run_trial(spec, folder, report, networks or shared_networks(), progress)
     except KilledError:
         return found
     with zipfile.ZipFile(Path(found.result.files["model"]) / "data" / "model.keras") as archive:
