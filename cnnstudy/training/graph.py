@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from cnnstudy.architectures import Network
 from cnnstudy.training import dense
+from cnnstudy.training.keras_internals import random_state
 
 #: What a network is built with that will be set to any rate; no network has such rates of its own.
 DROPOUT, AUXILIARY_DROPOUT = 0.40625, 0.59375
@@ -103,7 +104,7 @@ class Graph:
         def is_constant(name: str) -> bool:
             if name not in constant:
                 operation = self.operations[name]
-                random = getattr(operation, "seed_generator", None) is not None
+                random = random_state(operation) is not None
                 own = not random and not (getattr(operation, "weights", ()) and changes(name))
                 constant[name] = own and all(map(is_constant, self.sources[name]))
             return constant[name]
