@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from cnnstudy.records import Record
 
 #: Linux' own space of process ids; a container has another.
 _WHOLE_MACHINE = "pid:[4026531836]"
+#: `started`, where it is not Linux'.
+_SECONDS = re.compile(r"\d+\.\d\d")
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,36 @@ def life_of(process: Process, seen_from: Process) -> Literal["gone", "alive", "u
     if (process.machine, process.boot, process.space) == (here.machine, here.boot, here.space) and (
         process.boot or process.host == here.host
     ):
-        return "alive" if process.started == started(process.pid) != "" else "gone"
+        return _life_of_neighbour(process)
     rebooted = process.boot != here.boot and process.machine == here.machine != "" and process.host == here.host
     if rebooted and process.space == here.space == _WHOLE_MACHINE:
         return "gone"
     return "unknown"
 
 
+def _life_of_neighbour(process: Process) -> Literal["gone", "alive", "unknown"]:
+    """Return what has become of a process whose number means the same process here."""
+    now = started(process.pid)
+    if not now or process.started == now:
+        return "alive" if now else "gone"
+    # earlier versions recorded the words of `ps`, which depend on its language, or nothing at all
+    from_earlier_version = sys.platform != "linux" and not _SECONDS.fullmatch(process.started)
+    return "unknown" if from_earlier_version else "gone"
+
+
 def started(pid: int) -> str:
-    """When the process began, in whatever unit the system has; "" where there is no such process."""
+    """Return when the process began; "" where there is no such process, or only its exit status is left.
+
+    Linux: clock ticks since the machine was started. psutil's seconds since 1970 change there when the clock is set.
+    """
     if sys.platform == "linux":
         fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
         return fields[19] if fields and fields[0] != "Z" else ""
-    with contextlib.suppress(OSError):
-        told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-        return told.stdout.strip()
-    return ""
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.Error:
+        return ""
 
 
 def cores() -> int:
@@ -92,11 +111,11 @@ def _all_gpus() -> list[str]:
 
 
 def resident_memory(pid: int) -> int | None:
-    """Bytes that the process has in memory; None where the system does not say."""
-    for line in _text(f"/proc/{pid}/status").splitlines():
-        if line.startswith("VmRSS:"):
-            return 1024 * int(line.split()[1])
-    return None
+    """Return the bytes that the process has in memory; None where it has ended or is another user's."""
+    try:
+        return psutil.Process(pid).memory_info().rss or None  # 0 of one that has ended
+    except psutil.Error:
+        return None
 
 
 def _text(path: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cnnstudy.cache import building_folders, entry_folders, is_own, remove_unfinished
+import psutil
+
+from cnnstudy.cache import building_folders, entry_folders, remove_unfinished
 from cnnstudy.errors import TrackingError
 from cnnstudy.leftovers import (
     INTERRUPTED,
@@ -97,17 +99,17 @@ def tidy_machine() -> list[Decision]:
 
 
 def workers_here() -> dict[int, Path]:
-    """The worker processes of this user that have a scratch folder, and that folder; none where there is no /proc.
+    """The worker processes of this user that have a scratch folder, and that folder.
 
     Of one that works in another folder, a test's say, nothing tells whether its driver lives.
     """
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # ended since, or another user's
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    found, user = {}, psutil.Process().username()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # ended since, or another user's
+            words = process.cmdline()
             folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
-            if _WORKER in words and is_scratch(folder) and is_own(process):
-                found[int(process.name)] = folder
+            if _WORKER in words and is_scratch(folder) and process.username() == user:
+                found[process.pid] = folder
     return found
 
 
@@ -118,8 +120,9 @@ def _driver_is_gone(pid: int, folder: Path) -> bool:
     when its driver does.
     """
     with contextlib.suppress(OSError):  # it has ended, or there is no such folder here or there
-        seen = Path(f"/proc/{pid}/root{folder}").stat()
-        return os.path.samestat(seen, folder.stat()) and is_abandoned(folder)
+        # on Linux a process may have a file system of its own
+        seen = Path(f"/proc/{pid}/root{folder}") if sys.platform == "linux" else folder
+        return os.path.samestat(seen.stat(), folder.stat()) and is_abandoned(folder)
     return False
 
 
@@ -162,5 +165,5 @@ def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
 
 def _end(pid: int) -> None:
     if pid in workers_here():  # and not another process that has its number by now
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from cnnstudy import processes
@@ -75,16 +77,15 @@ def test_a_process_that_waits_to_be_collected_is_gone() -> None:
     ],
 )
 def test_what_can_be_seen_from_here(changes: dict[str, str], life: str) -> None:
-    assert life_of(replace(HERE, started="no such time", **changes), HERE) == life
+    assert life_of(replace(HERE, started="0.00", **changes), HERE) == life
 
 
 def test_without_any_mark_of_the_machine_the_host_must_be_the_same() -> None:
-    bare = Process("here", 1, "no such time", "", "", "")
+    bare = Process("here", 1, "0.00", "", "", "")
     assert life_of(bare, bare) == "gone"
     assert life_of(replace(bare, host="there"), bare) == "unknown"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="others don't say")
 def test_how_much_memory_a_process_holds() -> None:
     before = resident_memory(os.getpid())
     assert before is not None
@@ -93,6 +94,37 @@ def test_how_much_memory_a_process_holds() -> None:
     assert after is not None
     assert after - before > 0.9 * len(held)
     assert resident_memory(2**30) is None
+
+
+def test_the_linux_form_is_the_one_of_earlier_versions() -> None:
+    """A driver that an earlier version started is found alive, and one that has ended is not."""
+    if sys.platform != "linux":
+        pytest.skip("Linux' form")
+    assert started(os.getpid()) == Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "life"),
+    [
+        ("{now}", "alive"),
+        ("1764377144.25", "gone"),  # another had its number before
+        ("Sat Nov 29 00:45:44 2025", "unknown"),  # from `ps`, in whatever language it spoke
+        ("Sa 29 Nov 00:45:44 2025", "unknown"),
+        ("", "unknown"),  # without `ps`, as on Windows
+    ],
+)
+def test_a_process_on_other_systems_than_linux(recorded: str, life: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.processes.sys", SimpleNamespace(platform="darwin"))
+    here = this_process()
+    now = started(here.pid)
+    assert here.started == now
+    assert abs(float(now) - psutil.Process().create_time()) <= 0.005
+    assert life_of(replace(here, started=recorded.format(now=now)), here) == life
+    with subprocess.Popen([sys.executable, "-c", ""]) as other:
+        while started(other.pid):
+            pass
+        ended = replace(here, pid=other.pid, started=recorded.format(now=now))
+        assert life_of(ended, here) == "gone", "its exit status is all that is left of it"
 
 
 def test_a_process_is_named_by_its_number_and_host() -> None:

@@ -15,6 +15,8 @@ from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 import cnnstudy
 from cnnstudy.cache import cache_folder
 from cnnstudy.display import size
@@ -85,10 +87,9 @@ def machine(artifacts: Path | None) -> Iterator[Finding]:
         install = "python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
         count = f"{len(gpus())} NVIDIA GPU{'s' if len(gpus()) > 1 else ''}"
         yield Finding("machine", f"{count}{without}", not has_libraries, install)
-    memory = memory_available()
-    if memory is not None:
-        remedy = "end other programs, or train smaller batches with fewer workers"
-        yield Finding("machine", f"{size(memory)} of memory available", memory < LEAST_MEMORY, remedy)
+    memory = psutil.virtual_memory().available
+    remedy = "end other programs, or train smaller batches with fewer workers"
+    yield Finding("machine", f"{size(memory)} of memory available", memory < LEAST_MEMORY, remedy)
     places = {"cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
     if artifacts is not None:
         places["MLflow's files"] = artifacts
@@ -102,13 +103,3 @@ def _is_there(module: str) -> bool:
     with contextlib.suppress(ModuleNotFoundError):  # of what it is a part of
         return importlib.util.find_spec(module) is not None
     return False
-
-
-def memory_available() -> int | None:
-    """Bytes that a process can still have; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return 1024 * kilobytes["MemAvailable"] if "MemAvailable" in kilobytes else None

@@ -12,6 +12,7 @@ mapped       arrays on disk, mapped into memory
 weights      source weights: read, write, lay into a network
 transfer     which layers train
 optimizers   one line each
+keras_internals what training needs of Keras and TensorFlow that they do not document
 augmentation one entry each
 batches      which images make a batch, as they should and as tutorials have it
 graph        a network between any two of its tensors, with dropout that can be set

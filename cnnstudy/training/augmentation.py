@@ -31,15 +31,20 @@ def layers(name: str) -> list[keras.layers.Layer]:
 
 def start(augmenting: list[keras.layers.Layer], seed: int) -> None:
     """Set the layers' random streams to their beginnings."""
+    from cnnstudy.training.keras_internals import random_state
+
     for number, layer in enumerate(augmenting):
-        layer.generator.state.assign([seed + number, 0])
+        state = random_state(layer)
+        assert state is not None  # all of them draw numbers
+        state.assign([seed + number, 0])
 
 
 def flipped_view(augmenting: list[keras.layers.Layer], views: tf.Tensor) -> tf.Tensor:
     """Of each image's two views [batch, 2, ...] the one that `flip` would make; its random stream goes on as there."""
     import tensorflow as tf
 
+    from cnnstudy.training.keras_internals import draw_flips
+
     (flip,) = augmenting
-    # the layer looks at the shape only
-    flips = flip.get_random_transformation(tf.zeros((tf.shape(views)[0], 1, 1, 1)), training=True)["flips"]
+    flips = draw_flips(flip, tf.shape(views)[0])
     return tf.where(tf.reshape(flips, (-1, *[1] * (len(views.shape) - 2))), views[:, 1], views[:, 0])

@@ -22,7 +22,7 @@ import tensorflow as tf
 from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import TrialSpec
-from cnnstudy.training import augmentation, weights
+from cnnstudy.training import augmentation, keras_internals, weights
 from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
@@ -151,17 +151,20 @@ def _as_it_is(file: Path) -> tuple[object, ...]:
 
 def _give_back() -> None:
     """The memory of functions that nobody holds any more."""
-    from tensorflow.python.eager import context  # no public name; Keras' clear_session does the same
-
     gc.collect()  # graphs are full of circles
     # TensorFlow keeps the kernel of every function that ran, and with it what was compiled for it
-    context.context().clear_kernel_cache()
+    keras_internals.clear_kernel_cache()
 
 
 class CompiledNetworks:
-    """The networks that a worker keeps: those used last."""
+    """The networks that a worker keeps: those used last.
+
+    Raises:
+        WorkerError: the installed Keras or TensorFlow is one that training does not know.
+    """
 
     def __init__(self) -> None:
+        keras_internals.check()
         self._kept: OrderedDict[tuple[str, int, int], CompiledNetwork] = OrderedDict()
 
     def start(self, spec: TrialSpec) -> CompiledNetwork:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from cnnstudy.architectures import Network, dropout_factor
 from cnnstudy.space import Level
 from cnnstudy.training import dense
+from cnnstudy.training.keras_internals import random_state
 
 
 class Graph:
@@ -104,7 +105,7 @@ class Graph:
         def is_constant(name: str) -> bool:
             if name not in constant:
                 operation = self.operations[name]
-                random = getattr(operation, "seed_generator", None) is not None
+                random = random_state(operation) is not None
                 own = not random and not (getattr(operation, "weights", ()) and changes(name))
                 constant[name] = own and all(map(is_constant, self.sources[name]))
             return constant[name]

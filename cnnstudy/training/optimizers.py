@@ -7,24 +7,11 @@ import tensorflow as tf
 from keras import optimizers
 
 from cnnstudy.records import Optimizer
+from cnnstudy.training import keras_internals
+from cnnstudy.training.keras_internals import OneDevice
 
 
-class _OneDevice:
-    """No gradients of other devices are waited for.
-
-    Keras adds them up by an operation with a gradient of its own. TensorFlow keeps that for ever, and with it the graph
-    and the weights of every network that was dropped.
-    """
-
-    def _backend_update_step(
-        self, gradients: list[tf.Tensor], variables: list[keras.Variable], learning_rate: tf.Tensor
-    ) -> None:
-        assert isinstance(self, optimizers.Optimizer)
-        for gradient, variable in zip(gradients, variables, strict=True):
-            self.update_step(gradient, variable.value, learning_rate)
-
-
-class _OneKernel(_OneDevice):
+class _OneKernel(OneDevice):
     """Adam's update in one pass over the memory, which is what large heads wait for; Keras takes several.
 
     The formula is Keras' own (Kingma & Ba 2014, the form before section 2.1), its sums are rounded otherwise.
@@ -32,13 +19,13 @@ class _OneKernel(_OneDevice):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         assert isinstance(self, optimizers.Adam)
-        index = self._get_variable_index(variable)
+        momentum, velocity = keras_internals.moments(self, variable)
         step = tf.cast(self.iterations.value + 1, variable.dtype)
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=keras_internals.handle(momentum),
+            v=keras_internals.handle(velocity),
             beta1_power=beta_1**step,
             beta2_power=beta_2**step,
             lr=tf.cast(learning_rate, variable.dtype),
@@ -57,11 +44,11 @@ class AdamW(_OneKernel, optimizers.AdamW):
     """Keras' AdamW."""
 
 
-class SGD(_OneDevice, optimizers.SGD):
+class SGD(OneDevice, optimizers.SGD):
     """Keras' SGD."""
 
 
-class RMSprop(_OneDevice, optimizers.RMSprop):
+class RMSprop(OneDevice, optimizers.RMSprop):
     """Keras' RMSprop."""
 
 

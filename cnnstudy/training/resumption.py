@@ -18,6 +18,7 @@ from cnnstudy.architectures import AUXILIARY, HEAD
 from cnnstudy.training import transfer
 from cnnstudy.training.best_epoch import BestEpoch
 from cnnstudy.training.checkpoints import Checkpoint
+from cnnstudy.training.keras_internals import random_state
 from cnnstudy.training.loop import Trainer
 from cnnstudy.training.metrics import Measurement
 from cnnstudy.training.transfer import Phase
@@ -83,12 +84,10 @@ def _variables(trainer: Trainer, phases: Sequence[Phase], at: tuple[int, int]) -
         for number, weight in enumerate(layer.weights)
     }
     found |= {
-        f"random/{layer.name}": layer.seed_generator.state
-        for layer in network.training.layers
-        if getattr(layer, "seed_generator", None) is not None
+        f"random/{layer.name}": state for layer in network.training.layers if (state := random_state(layer)) is not None
     }
     augmenting = trainer.compiled.augmentation(str(trainer.spec.levels["augmentation"]))
-    found |= {f"augmentation/{number}": layer.generator.state for number, layer in enumerate(augmenting)}
+    found |= {f"augmentation/{number}": random_state(layer) for number, layer in enumerate(augmenting)}
     if done:
         found |= {f"optimizer/{number}": variable for number, variable in enumerate(trainer.optimizer_states)}
     return found

@@ -41,14 +41,16 @@ def initialise(network: Network, seed: int, source: Path | None = None, kept: Co
     """
     import tensorflow as tf
 
+    from cnnstudy.training.keras_internals import random_state
+
     backbone = {layer.name for layer in backbone_layers(network.logits)}
     loaded = backbone if source is not None else set(kept)
     if source is not None and not backbone <= set(kept):
         load_backbone(network, source)
     for layer in network.training.layers:
         layer_seed = int.from_bytes(hashlib.sha256(f"{seed}/{layer.name}".encode()).digest()[:4]) >> 1
-        if getattr(layer, "seed_generator", None) is not None:
-            layer.seed_generator.state.assign([layer_seed, 0])
+        if (state := random_state(layer)) is not None:
+            state.assign([layer_seed, 0])
         if not layer.weights or layer.name in loaded:
             continue
         initializer = layer.kernel_initializer
@@ -64,7 +66,9 @@ def assign(variable: keras.Variable, value: tf.Tensor) -> None:
     """
     import tensorflow as tf
 
-    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+    from cnnstudy.training.keras_internals import handle
+
+    tf.raw_ops.AssignVariableOp(resource=handle(variable), value=value)
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
