@@ -66,7 +66,7 @@ class Recorded:
         assert before in text
         (self.package / file).write_text(text.replace(before, after), encoding="utf-8")
         code_digests._units.cache_clear()
-        code_digests._reached.cache_clear()
+        code_digests._package.cache_clear()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -87,7 +87,7 @@ def recorded(
     versioned("0.1.0+g999999999999")
     yield made
     code_digests._units.cache_clear()
-    code_digests._reached.cache_clear()
+    code_digests._package.cache_clear()
 
 
 @pytest.fixture
