@@ -49,7 +49,8 @@ _APART = {
     *("remove_entry",),
     # the files of a saved model
     "_save",
-    # errors, records, versions, and how a network's module is found
+    # the words of levels, errors, records, versions, and how a network's module is found
+    "AUGMENTATIONS",
     *("ConfigError", "DataError", "UnknownNameError", "WeightsError", "did_you_mean"),
     *("EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
     *("code_of", "digest_of_network", "find", "hidden", "importing", "versions"),
