@@ -107,9 +107,9 @@ def _write_inputs(folder: Path) -> None:
 
     from cnnstudy import architectures
     from cnnstudy.config import load_study
-    from cnnstudy.execution.local import ENVIRONMENT
+    from cnnstudy.execution.local import WORKER_ENVIRONMENT
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT)
     classes = int(os.environ["BENCHMARK_CLASSES"])
     config = load_study(str(HERE / "frozen.yaml"), [f"data.classes={list(range(classes))}"]).config
     size = config.size_of("vgg16")

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnstudy import architectures
 from cnnstudy.datasets import find as find_data
-from cnnstudy.execution.local import ENVIRONMENT, cores
+from cnnstudy.execution.local import WORKER_ENVIRONMENT, cores
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialSpec
 from cnnstudy.space import complete_levels
 from cnnstudy.training.images import prepare
@@ -57,7 +57,7 @@ def without_times(records: list[EpochRecord]) -> list[dict[str, float]]:
 
 def start_tensorflow() -> None:
     """As a worker does, in a process that has not imported it."""
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT)
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(cores())

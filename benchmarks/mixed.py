@@ -36,9 +36,9 @@ def write_inputs(folder: Path, quick: bool) -> None:
     """What the peer gets; and how many seconds the arithmetic takes at a matrix product's speed."""
     from cnnstudy import architectures
     from cnnstudy.config import load_study
-    from cnnstudy.execution.local import ENVIRONMENT
+    from cnnstudy.execution.local import WORKER_ENVIRONMENT
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT)
     config = load_study(str(HERE / "mixed.yaml"), settings(quick)).config
     images = write_images(config, config.size_of("vgg16"), folder / "images.npz")
     needed = 0.0

@@ -41,27 +41,55 @@ def refuse_other_code(
     new = long_tags(RECORDED, {"version": version, **now.to_json()})
     if f"{RECORDED}.0" in tags and has_trials:
         held = long_value(RECORDED, tags)
-        changes = differences(Code.from_json(held), now)
-        if not changes:
+        then = Code.from_json(held)
+        comparable, changes = then.form == now.form, differences(then, now)
+        if comparable and not changes:
             return
         told = _listed(changes)
         if not accepted:
-            raise StudyChangedError(_refusal(study, told, held["version"], Code.from_json(held), version))
-        display.say(f"WARNING: trials of study {study.name!r} are from more than one code from here on:\n{told}")
+            raise StudyChangedError(_refusal(study, told, held["version"], then, version, comparable))
+        if comparable:
+            warning = f"trials of study {study.name!r} are from more than one code from here on:\n{told}"
+        else:
+            warning = (
+                f"trials of study {study.name!r} may be from more than one code from here on: "
+                f"{_not_comparable(held['version'], version)}{told and _SINCE}{told}"
+            )
+        display.say(f"WARNING: {warning}")
         before = json.loads(tags.get(MIXED, "[]")) or [held["version"]]
         new[MIXED] = json.dumps([*before, version][-_MOST_VERSIONS:])
     recorder.outbox.set_tags(study.run_id, new)
 
 
-def _refusal(study: RecordedStudy, told: str, version: str, then: Code, now: str) -> str:
+def _refusal(study: RecordedStudy, told: str, version: str, then: Code, now: str, comparable: bool) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in then.versions.items())
     commit = re.search(r"\+g([0-9a-f]+)$", version)
     checkout = f" (`git checkout {commit[1]}`)" if commit and version != now else ""
-    return (
-        f"study {study.name!r} has trials recorded that other code has trained (cnnstudy {version}; now it is {now}):\n"
-        f"{told}\nTrials of both may not be comparable. Go back to that code{checkout}, which ran with {packages}; "
+    ways_out = (
+        f"Go back to that code{checkout}, which ran with {packages}; "
         f"give the study another name (`name:` in the file, or --set name={study.name}-2); or, where you know that "
-        "the change makes no difference to them, go on all the same with --accept-code."
+    )
+    if comparable:
+        return (
+            f"study {study.name!r} has trials recorded that other code has trained (cnnstudy {version}; now it is "
+            f"{now}):\n{told}\nTrials of both may not be comparable. {ways_out}"
+            "the change makes no difference to them, go on all the same with --accept-code."
+        )
+    return (
+        f"study {study.name!r} has trials recorded that may be of other code: {_not_comparable(version, now)}"
+        f"{told and _SINCE}{told}\n{ways_out}no change since then makes a difference to them, go on with "
+        "--accept-code; from then on the code is recorded in the way of this version."
+    )
+
+
+#: Before the versions of packages that changed.
+_SINCE = " These packages have changed:\n"
+
+
+def _not_comparable(version: str, now: str) -> str:
+    return (
+        f"cnnstudy {version} recorded the training code in another way than this version ({now}) does, "
+        "so unchanged code can't be told from changed code."
     )
 
 

@@ -1,102 +1,114 @@
-"""Which code trains: a digest of every function and class on which a study's numbers depend, and the packages below it.
+"""Identify the code that trains, so that trials of different code are told apart.
 
-The code is parsed, never imported. Counted is the syntax tree without what changes no number: comments, docstrings,
-formatting, the hints of functions' types, the words of errors, and the order in which a module has its functions. A
-name that a function has from an import counts with its source. What counts:
+Counted is every function, method, class and constant that a trial can reach: the walk starts at _ROOTS and at the
+study's networks, and follows names through imports. Each unit has a digest of its source without what changes no
+number: comments, docstrings, formatting, type hints and the words of errors. Imports are resolved and then dropped, so
+code may move between modules and modules may be renamed, merged or split; only a renamed unit counts as changed.
 
-    training/        trial.py, and all that it imports there
-    architectures/   what networks share, the files of the study's own ones, and what they import there
-    _PARTS           how long a trial trains, its levels, its best epoch, how its worker is set up
-    PACKAGES         their versions, whole
-
-Images are no code: whatever a data set makes of its files, their digest tells. Python writes syntax trees otherwise in
-each of its minor versions: another one counts as a change by itself, and the functions are not compared then.
+Not counted are units that nothing reaches and those of _APART. Nor are data sets: the digest of the images covers
+them. Of other packages the version counts. The code is parsed, never imported. Python's syntax differs between minor
+versions: another one counts as a change by itself, and the units are not compared then.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
+import re
+import symtable
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import cnnstudy
 
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
-_FOLDERS = ("training", "architectures")
-_ROOT = "training/trial.py"
-#: Imported there, and no number depends on it: where files lie, how they are written, what is said of images.
-_APART = (
-    *("training/checkpoints.py", "training/contents.py", "training/layout.py", "training/mapped.py"),
-    *("training/package.py", "training/pieces.py"),
+#: Raise it when the same code gets other digests: those of other forms can't be compared.
+FORM = 2
+#: Where the walk starts: what runs a trial, decodes images, and sets up a worker; levels, epochs and the best epoch.
+_ROOTS = (
+    *("run_trial", "save_backbone", "decode", "Worker._set_up_tensorflow", "WORKER_ENVIRONMENT"),
+    *("FACTORS", "complete_levels", "epochs_of_trial", "equal_updates", "Rule"),
 )
-#: Of other modules these units alone; all of them where none is named.
-_PARTS: dict[str, tuple[str, ...]] = {
-    "budget.py": (),
-    "execution/local.py": ("ENVIRONMENT",),
-    "execution/worker.py": ("Worker._set_up_tensorflow",),
-    "records.py": ("Rule", "_ROUNDING"),
-    "space.py": (
-        *("Factor", "FACTORS", "complete_levels()"),
-        *("_fine_tunes_the_backbone()", "_trains_auxiliary_heads()", "_weighs_auxiliary_heads()"),
-    ),
+#: What builds a network from its own module, and the name of the unit there that the walk starts at.
+_BUILDS, _NETWORK = "build_network", "ARCHITECTURE"
+#: Where the walk stops, by the names of functions, classes and constants: no number depends on these.
+_APART = {
+    # the cache, and where files lie in it
+    *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
+    *("entry_folders", "lock_beside", "locked_or_none", "InPieces", "NO_ROOM", "new_array"),
+    # checkpoints: what they hold is counted, when and how they are written is not
+    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "contents_of", "read_file", "refuse_to_fill_the_disk"),
+    *("remove_entry",),
+    # the files of a saved model
+    "_save",
+    # the words of levels, errors, records, versions, and how a network's module is found
+    "AUGMENTATIONS",
+    *("ConfigError", "DataError", "UnknownNameError", "WeightsError", "did_you_mean"),
+    *("EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
+    *("code_of", "digest_of_network", "find", "hidden", "importing", "versions"),
 }
 #: The unit of what a module does when it is imported.
 _ON_IMPORT = "what it does on import"
 #: Hexadecimal, of a unit's digest.
 _DIGITS = 10
+_OWN = cnnstudy.__name__
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class Code:
-    """What trains.
+    """The code that trains.
 
     Args:
-        units: by file, from the package's folder, and by unit the digest. Functions that nothing decorates end with
-            `()`: where nobody calls them they may come and go.
+        units: qualified name -> digest; the sorted digests of all units of that name, with `+` between them.
         versions: of PACKAGES, where they are installed, and Python's without its last number.
+        form: FORM of the version that made the digests.
+        files: `name digest` -> the file that has the unit, from the package's folder; known of the code that runs.
     """
 
-    units: Mapping[str, Mapping[str, str]]
+    units: Mapping[str, str]
     versions: Mapping[str, str]
+    form: int = FORM
+    files: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {"form": self.form, "units": dict(self.units), "versions": dict(self.versions)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Code:
-        return cls(data["units"], data["versions"])
+        """Return what `to_json` gave; of another form, which can't be compared, the versions alone."""
+        form = data.get("form", 1)
+        return cls(data["units"] if form == FORM else {}, data["versions"], form)
 
     @property
     def digest(self) -> str:
-        """Over all of it."""
+        """A digest of units and versions."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 def code_of(architectures: Iterable[str]) -> Code:
-    """The code that trains these networks here, read once in a process."""
-    return Code(_units(Path(cnnstudy.__file__).parent, tuple(sorted(architectures))), versions())
+    """Return the code that trains these networks here, read once in a process."""
+    units, files = _units(Path(cnnstudy.__file__).parent, (*_ROOTS, _BUILDS), tuple(sorted(architectures)))
+    return Code(units, versions(), files=files)
 
 
 def digest_of_network(architecture: str) -> str:
-    """Of the code that builds it, without what trains it: what is learnt or computed with another is not the same."""
-    built_by = _reached(Path(cnnstudy.__file__).parent, (f"architectures/{architecture}.py",))
-    return hashlib.sha256(json.dumps(built_by, sort_keys=True).encode()).hexdigest()
+    """Return a digest of the code that builds a network, without what trains it: the key of what was learnt with it."""
+    units, _ = _units(Path(cnnstudy.__file__).parent, (_BUILDS,), (architecture,))
+    return hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of what the numbers come from, besides our own code."""
+    """Return the versions of what the numbers come from, besides our own code."""
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):  # TensorFlow comes under other names too
@@ -105,198 +117,278 @@ def versions() -> dict[str, str]:
 
 
 def differences(then: Code, now: Code) -> list[str]:
-    """What differs in what matters, each in a line: `training/loop.py: Trainer.run_epoch changed`."""
+    """List what differs, each in a line: `training/loop.py: Trainer.run_epoch changed`.
+
+    Units are compared where both codes are of one form and one minor version of Python.
+    """
     lines = [
         f"{name} {then.versions.get(name, 'none')} -> {now.versions.get(name, 'none')}"
         for name in dict.fromkeys([*then.versions, *now.versions])
         if then.versions.get(name) != now.versions.get(name)
     ]
-    if then.versions.get("python") != now.versions.get("python"):
-        return lines
-    for file in sorted({*then.units, *now.units}):
-        if file not in then.units:
-            lines.append(f"{file} is new")
-        elif file not in now.units:
-            lines.append(f"{file} is gone")
-        else:
-            lines += [f"{file}: {line}" for line in _differences(then.units[file], now.units[file])]
+    if then.form == now.form and then.versions.get("python") == now.versions.get("python"):
+        lines += sorted(_differences(then, now))
     return lines
 
 
-def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for unit in sorted({*then, *now}):
-        name = unit.removesuffix("()")
-        if unit not in now:
-            yield f"{name} removed"
-        elif unit not in then:
-            if not unit.endswith("()"):
-                yield f"{name} added"
-        elif then[unit] != now[unit]:
-            yield f"{name} changed"
+def _differences(then: Code, now: Code) -> Iterator[str]:
+    for unit in {*then.units, *now.units}:
+        before, after = (Counter(code.units[unit].split("+") if unit in code.units else ()) for code in (then, now))
+        gone, new = before - after, after - before
+        what = "added" if not gone else "changed"
+        yield from (f"{now.files.get(f'{unit} {digest}', '')}: {unit} {what}".lstrip(": ") for digest in new)
+        if gone and not new:
+            yield f"{unit} removed"
 
 
-# ---- which files
-
-
-@functools.cache
-def _units(package: Path, architectures: tuple[str, ...]) -> dict[str, Mapping[str, str]]:
-    """By file and unit of the package in that folder the digests."""
-    found = dict(_reached(package, (_ROOT, *(f"architectures/{name}.py" for name in architectures))))
-    for file, parts in _PARTS.items():
-        units = _digests(_parsed(package / file))
-        found[file] = {
-            unit: digest
-            for unit, digest in units.items()
-            if not parts or unit in parts or unit.partition(".")[0] in parts
-        }
-    return dict(sorted(found.items()))
+# ---- which units
 
 
 @functools.cache
-def _reached(package: Path, files: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
-    """The same of these files, and of all that they import of _FOLDERS."""
-    found: dict[str, dict[str, str]] = {}
-    waiting = list(files)
+def _units(folder: Path, roots: tuple[str, ...], networks: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Walk the package in that folder; return `Code.units` and `Code.files`."""
+    package = _package(folder)
+    waiting = [(package.find(root), root) for root in roots]
+    waiting += [(module, _NETWORK) for name in networks for module in package.having(_NETWORK, f"{name}.py")]
+    waiting = [(module, unit) for module, root in waiting for unit in module.units_of(root)]
+    digests: dict[tuple[str, str], str] = {}
     while waiting:
-        file = waiting.pop()
-        if file in found or file in _APART or not (package / file).is_file():
-            continue
-        tree = _parsed(package / file)
-        found[file] = _digests(tree)
-        waiting += [of for name in _imported(tree) if (of := _file_of(package, name)).startswith(_FOLDERS)]
+        module, unit = waiting.pop()
+        if (module.file, unit) not in digests:
+            digests[module.file, unit], named = package.read(module, unit)
+            waiting += [(other, part) for other, name in named if name not in _APART for part in other.units_of(name)]
+    found: dict[str, list[str]] = {}
+    for (_, unit), digest in digests.items():
+        found.setdefault(unit, []).append(digest)
+    files = {f"{unit} {digest}": file for (file, unit), digest in sorted(digests.items())}
+    return {unit: "+".join(sorted(all_)) for unit, all_ in sorted(found.items())}, files
+
+
+class _Module:
+    """A module's units: its functions, methods, classes, constants, and what it does on import."""
+
+    def __init__(self, file: str, tree: ast.Module) -> None:
+        self.file = file
+        self.parts: dict[str, list[ast.stmt]] = {}  # by unit
+        self.imports: dict[str, str] = {}  # name -> what it stands for
+        self.names: dict[str, str] = {}  # name -> the unit that gives it its value
+        for node in tree.body:
+            self._add(node)
+
+    def _add(self, node: ast.stmt) -> None:
+        if isinstance(node, _Function):
+            self._add_unit(node.name, node, [node.name])
+        elif isinstance(node, ast.ClassDef):
+            for method in (part for part in node.body if isinstance(part, _Function)):
+                self._add_unit(f"{node.name}.{method.name}", method, [])
+            node.body = [part for part in node.body if not isinstance(part, _Function)]
+            self._add_unit(node.name, node, [node.name])
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            self._add_unit(", ".join(map(ast.unparse, targets)).strip("()"), node, _stored(node))
+        elif not _runs_elsewhere(node):
+            imports = [part for part in ast.walk(node) if isinstance(part, ast.Import | ast.ImportFrom)]
+            self.imports |= {name: source for part in imports for name, source in _sources(part)}
+            if node not in imports and not _is_text(node):
+                self._add_unit(_ON_IMPORT, node, _stored(node))
+
+    def _add_unit(self, unit: str, node: ast.stmt, names: Iterable[str]) -> None:
+        self.parts.setdefault(unit, []).append(node)
+        self.names |= dict.fromkeys(names, unit)
+
+    def units_of(self, name: str) -> list[str]:
+        """List the units that come with a name: a class with its methods, and what the module does on import."""
+        of_name = self.names.get(name, name)
+        return [unit for unit in self.parts if unit in (of_name, _ON_IMPORT) or unit.startswith(f"{of_name}.")]
+
+
+class _Package:
+    """The package's modules, parsed when they are needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._texts = {path.relative_to(folder): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+        self._modules: dict[Path, _Module] = {}
+        self._read: dict[tuple[str, str], tuple[str, list[tuple[_Module, str]]]] = {}
+
+    def having(self, name: str, files: str = "*.py") -> list[_Module]:
+        """List the modules that define the name."""
+        first = re.compile(rf"^(?:def |class )?{name.partition('.')[0]}\b", re.MULTILINE)
+        return [self._module(file) for file, text in self._texts.items() if file.match(files) and first.search(text)]
+
+    def find(self, name: str) -> _Module:
+        """Return the one module that defines the name.
+
+        Raises:
+            LookupError: there is none, or more than one.
+        """
+        found = self.having(name)
+        if len(found) != 1:
+            raise LookupError(f"{name} is defined in {[module.file for module in found]}, not in one module")
+        return found[0]
+
+    def resolve(self, name: str) -> tuple[_Module, str, str] | None:
+        """Return the module and the name of the unit that a dotted name stands for, and what follows; else None."""
+        parts = name.split(".")
+        for length in range(len(parts) - 1, 0, -1):
+            path = Path(*parts[1:length])
+            for file in (path.with_suffix(".py"), path / "__init__.py") if path.name else (Path("__init__.py"),):
+                if file in self._texts:
+                    module, unit, rest = self._module(file), parts[length], parts[length + 1 :]
+                    if unit in module.names:
+                        return module, unit, ".".join(rest)
+                    again = ".".join([module.imports.get(unit, ""), *rest])
+                    return self.resolve(again) if again.startswith(f"{_OWN}.") and again != name else None
+        return None
+
+    def read(self, module: _Module, unit: str) -> tuple[str, list[tuple[_Module, str]]]:
+        """Return a unit's digest and the names of the package that it uses, each with its module."""
+        key = module.file, unit
+        if key not in self._read:
+            strip = _Strip()
+            stripped = [part for node in module.parts[unit] if (part := strip.visit(node)) is not None]
+            resolve = _Resolve(self, module, {**module.imports, **strip.imports}, _globals(stripped))
+            text = "\n".join(ast.unparse(resolve.visit(node)) for node in stripped)
+            self._read[key] = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], resolve.used
+        return self._read[key]
+
+    def _module(self, file: Path) -> _Module:
+        if file not in self._modules:
+            self._modules[file] = _Module(file.as_posix(), ast.parse(self._texts[file]))
+        return self._modules[file]
+
+
+_package = functools.cache(_Package)
+
+
+# ---- what a unit is without its hints, words and imports
+
+
+class _Strip(ast.NodeTransformer):
+    """Remove what changes no number, and collect what is imported."""
+
+    def __init__(self) -> None:
+        self.imports: dict[str, str] = {}
+        self._words = True
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if getattr(node, "body", None) == []:
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+        return node
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        self.imports |= dict(_sources(node))
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self.visit_Import(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        """Remove it; where nothing is left, one is put in."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if _is_text(node) else self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign):  # a field, whatever its hint
+                part.annotation = ast.Constant(...)
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if isinstance(node.annotation, ast.Constant) and node.annotation.value is ...:
+            return self.generic_visit(node)
+        return None if node.value is None else ast.Assign([node.target], self.visit(node.value), lineno=node.lineno)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        node.msg = None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        self._words = False
+        self.generic_visit(node)
+        self._words = True
+        return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return self.generic_visit(node) if self._words else ast.Constant("words")
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return node if self._words or not isinstance(node.value, str) else ast.Constant("words")
+
+
+class _Resolve(ast.NodeTransformer):
+    """Write what imported names stand for in their place, and collect the names of the package that are used."""
+
+    def __init__(self, package: _Package, module: _Module, imports: Mapping[str, str], global_: set[str]) -> None:
+        self._package, self._module, self._imports, self._global = package, module, imports, global_
+        self.used: list[tuple[_Module, str]] = []
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self._resolved(node, node.id) or node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return self._resolved(node, ast.unparse(node)) or self.generic_visit(node)
+
+    def _resolved(self, node: ast.Name | ast.Attribute, written: str) -> ast.Name | None:
+        first, _, rest = written.partition(".")
+        if first not in self._global:
+            return None
+        if first not in self._imports:
+            if first in self._module.names:
+                self.used.append((self._module, first))
+            return None
+        source = f"{self._imports[first]}.{rest}".rstrip(".")
+        if source.split(".")[0] != _OWN:
+            return ast.Name(source, node.ctx)
+        found = self._package.resolve(source)
+        if found is None:  # a module itself
+            return ast.Name(f"{_OWN}.{rest}", node.ctx)
+        module, name, rest = found
+        self.used.append((module, name))
+        return ast.Name(f"{name}.{rest}".rstrip("."), node.ctx)
+
+
+def _globals(nodes: Iterable[ast.stmt]) -> set[str]:
+    """Collect the names that are read and are no function's own."""
+    top = symtable.symtable("\n".join(map(ast.unparse, nodes)), _OWN, "exec")
+    found = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    waiting = top.get_children()
+    while waiting:
+        table = waiting.pop()
+        found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        waiting += table.get_children()
     return found
 
 
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Dotted names that it imports from the package, in functions too: of modules, or of what is in them."""
-    for node in _statements(tree.body, into=True):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cnnstudy":
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("cnnstudy."))
-
-
-def _file_of(package: Path, module: str) -> str:
-    """Its path in the package; "" where it is no module of it."""
-    path = PurePosixPath(*module.split(".")[1:])
-    for file in (path.with_suffix(".py"), path / "__init__.py") if path.name else ():
-        if (package / file).is_file():
-            return str(file)
-    return ""
-
-
-# ---- what is in them
-
-
-def _digests(tree: ast.Module) -> dict[str, str]:
-    """By unit the digest of its syntax tree, and of where the imported names in it come from."""
-    imports = dict(_sources(tree))
-    parts: dict[str, list[ast.stmt]] = {}
-    for node in tree.body:
-        for unit, part in _parts(node, imports):
-            parts.setdefault(unit, []).append(part)
-    return {unit: _digest(of_unit, imports) for unit, of_unit in parts.items()}
-
-
-def _parts(node: ast.stmt, imports: Mapping[str, str]) -> Iterator[tuple[str, ast.stmt]]:
-    """The units of a statement of a module, each with what is to be digested of it."""
-    if isinstance(node, _Function):
-        shadows = node.name in imports or hasattr(builtins, node.name) or node.name.startswith("__")
-        yield (node.name if node.decorator_list or shadows else f"{node.name}()"), node
-    elif isinstance(node, ast.ClassDef):
-        methods = [part for part in node.body if isinstance(part, _Function)]
-        yield from ((f"{node.name}.{method.name}", method) for method in methods)
-        node.body = [part for part in node.body if not isinstance(part, _Function)]
-        yield node.name, node
-    elif isinstance(node, ast.Assign):
-        yield ", ".join(map(ast.unparse, node.targets)).strip("()"), node
-    elif isinstance(node, ast.AnnAssign):
-        if node.value is not None:
-            yield ast.unparse(node.target), ast.Assign([node.target], node.value)
-    elif not isinstance(node, ast.Import | ast.ImportFrom) and not _is_text(node) and not _is_for_hints(node):
-        yield _ON_IMPORT, node
-
-
-def _statements(nodes: Iterable[Any], into: bool) -> Iterator[ast.stmt]:
-    """All statements among the nodes and below them, in functions and classes where it goes `into` these."""
-    for node in nodes:
-        if isinstance(node, ast.stmt):
-            yield node
-        if into or not isinstance(node, _Function | ast.ClassDef):
-            for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-                yield from _statements(getattr(node, block, ()), into)
-
-
-def _sources(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Each name that the module imports for all of it, and what it stands for."""
-    for node in _statements(tree.body, into=False):
+def _sources(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """Yield each name that is imported, and what it stands for."""
+    for alias in node.names:
         if isinstance(node, ast.ImportFrom):
-            yield from ((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                first = alias.name.partition(".")[0]
-                yield (alias.asname, alias.name) if alias.asname else (first, first)
+            yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+        else:
+            yield (
+                alias.asname or alias.name.partition(".")[0],
+                alias.name if alias.asname else alias.name.partition(".")[0],
+            )
 
 
-def _digest(nodes: Iterable[ast.stmt], imports: Mapping[str, str]) -> str:
-    written = _Written()
-    for node in nodes:
-        written.add(node)
-    written.tokens += [f"{name}={imports[name]}" for name in sorted(written.names) if name in imports]
-    return hashlib.sha256("\n".join(written.tokens).encode()).hexdigest()[:_DIGITS]
+def _stored(node: ast.AST) -> list[str]:
+    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
 
 
-def _is_text(node: Any) -> bool:
-    """Whether it is a text that nobody uses: a docstring."""
+def _is_text(node: ast.AST) -> bool:
+    """Check whether it is a text that nobody uses: a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_for_hints(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-class _Written:
-    """Syntax trees as tokens, without what changes no number; and the names that are read or set in them."""
-
-    #: What is left out of a node.
-    SILENT: Mapping[type[ast.AST], tuple[str, ...]] = {
-        ast.FunctionDef: ("returns", "type_comment"),
-        ast.AsyncFunctionDef: ("returns", "type_comment"),
-        ast.arg: ("annotation", "type_comment"),
-        ast.Assert: ("msg",),
-    }
-
-    def __init__(self) -> None:
-        self.tokens: list[str] = []
-        self.names: set[str] = set()
-
-    def add(self, given: Any, words: bool = True) -> None:
-        """Write a node, or what a field of one holds; without `words`, texts are all alike."""
-        if isinstance(given, list):
-            self.tokens.append("[")
-            for one in given:
-                if not isinstance(one, ast.Pass) and not _is_text(one):
-                    self.add(one, words)
-            self.tokens.append("]")
-        elif not isinstance(given, ast.AST):
-            self.tokens.append(repr(given))
-        elif not words and _is_words(given):
-            self.tokens.append("words")
-        else:
-            kind = type(given)
-            if isinstance(given, ast.Name):
-                self.names.add(given.id)
-            self.tokens.append(kind.__name__)
-            silent = self.SILENT.get(kind, ())
-            for field in kind._fields:
-                if field not in silent:
-                    self.add(getattr(given, field, None), words and kind is not ast.Raise)
-
-
-def _is_words(node: ast.AST) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+def _runs_elsewhere(node: ast.stmt) -> bool:
+    """Check whether it is for type checkers alone, or for the module as a program."""
+    return isinstance(node, ast.If) and ast.unparse(node.test).startswith(("TYPE_CHECKING", "__name__ =="))

@@ -144,12 +144,7 @@ class Preparation:
     def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
         """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
         spec = self._pretraining_spec(name, weights, images)
-        # not the study nor where the images lie, but what they are and how large
-        learnt_on = [spec.images.digest, spec.images.size]
-        # it has no features, and the others say how, not what is learnt
-        left_out = ("features", "checkpoints", "share_epochs", "micro_batch", "xla")
-        described = {name: value for name, value in spec.to_json().items() if name not in left_out}
-        recipe = content_address([PRETRAINING_VERSION, {**described, "study": "", "images": learnt_on}])
+        recipe = recipe_of(spec)
         address = self._begun_with(recipe) or content_address([recipe, digest_of_network(name)])
         tags = {ADDRESS_TAG: address, _RECIPE_TAG: recipe}
         folder = entry_folder("weights", address)
@@ -258,6 +253,15 @@ class Preparation:
     def _result(self, job: Job) -> Any:
         """Run a job that can only succeed or end the study."""
         return result_of(self.executor, job, self.display)
+
+
+def recipe_of(spec: TrialSpec) -> str:
+    """Return a content address of what source weights are learnt by, but for the code; studies have it on record."""
+    asked = spec.fields_that_change("training", "record")
+    del asked["features"], asked["xla"]  # it has no features, and the other says how, not what is learnt
+    # not the study nor where the images lie, but what they are and how large
+    asked |= {"study": "", "images": [spec.images.digest, spec.images.size]}
+    return content_address([PRETRAINING_VERSION, asked])
 
 
 def digest_of(file: Path) -> str:

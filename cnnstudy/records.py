@@ -20,6 +20,10 @@ STATES = ("finished", "pruned", "failed")
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
 #: The tag of a failed run whose trial runs once more.
 RETRIED = "cnnstudy.retried"
+#: Metadata of the fields of a specification: what a field changes. All content addresses of trials follow from it.
+TRAINING = {"changes": "training"}  # what is trained
+RECORD = {"changes": "record"}  # only what is recorded: the trial's name, what is measured besides, what is kept
+NOTHING = {"changes": "nothing"}  # neither; at most how numbers are rounded
 
 
 class Record:
@@ -28,6 +32,26 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON's types that `from_json` reads back."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def fields_that_change(self, *what: str) -> dict[str, Any]:
+        """Return the fields that change `what` ("training", "record", "nothing"), as JSON's types, for an address.
+
+        Only those of a nested specification count that change it too.
+
+        Raises:
+            TypeError: a field does not say what it changes.
+        """
+        found = {}
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            if "changes" not in one.metadata:
+                raise TypeError(f"{type(self).__name__}.{one.name} needs metadata: TRAINING, RECORD or NOTHING")
+            if one.metadata["changes"] in what:
+                value = getattr(self, one.name)
+                if isinstance(value, Record):
+                    is_nested = any(part.metadata for part in dataclasses.fields(value))  # type: ignore[arg-type]
+                    value = value.fields_that_change(*what) if is_nested else value.to_json()
+                found[one.name] = value
+        return found
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -85,16 +109,16 @@ class BadImage(Record):
 class PreparedImages(Record):
     """Decoded images in the cache: `images.npy` [n, size, size, 3] uint8 and `index.json` in `folder`."""
 
-    name: str
-    folder: str
-    digest: str  # over every byte of every image, its label and the split
-    size: int  # pixels
-    classes: tuple[str, ...]
-    train: tuple[int, ...]  # images per class
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
-    skipped: tuple[BadImage, ...] = ()
-    warnings: tuple[str, ...] = ()  # of copies among the images
+    name: str = field(metadata=RECORD)
+    folder: str = field(metadata=NOTHING)
+    digest: str = field(metadata=TRAINING)  # over every byte of every image, its label and the split
+    size: int = field(metadata=TRAINING)  # pixels
+    classes: tuple[str, ...] = field(metadata=TRAINING)
+    train: tuple[int, ...] = field(metadata=TRAINING)  # images per class
+    validation: tuple[int, ...] = field(metadata=TRAINING)
+    test: tuple[int, ...] = field(metadata=TRAINING)
+    skipped: tuple[BadImage, ...] = field(default=(), metadata=RECORD)
+    warnings: tuple[str, ...] = field(default=(), metadata=RECORD)  # of copies among the images
 
 
 @dataclass(frozen=True)
@@ -149,33 +173,43 @@ class Rule(Record):
 class TrialSpec(Record):
     """One training run: one network, one combination of factor levels, one seed."""
 
-    study: str
-    purpose: str  # "trial"; "confirm": a candidate again, with a fresh seed; "pretrain": makes source weights
-    architecture: str
-    number: int  # within the study and architecture, from 0
-    seed: int
-    levels: dict[str, Level]
-    images: PreparedImages
-    split: Split
-    epochs: int  # at most
-    head_epochs: int  # two-phase: how many of them train the head only
-    patience: int | None  # epochs without a better monitor before it stops; None: all epochs
-    rule: Rule  # which epoch is best
-    optimizer: Optimizer
-    weights_source: str  # "none", "pretrain", "imagenet", "file", "random": what the table and tags say
-    weights_file: str | None
-    updates: int | None = None  # it ends after so many, within an epoch if need be
-    until_train_loss: float | None = None  # it ends after the first epoch with a clean train loss (nats) as low as this
-    equal_updates: int | None = None  # an extra clean measurement after so many updates, the same for all of a network
-    keep_model: bool = True
-    deterministic: bool = False  # equal to the last bit whenever it is run again
-    block: int | None = None  # a seed of its own for train against validation; None: the study's
-    features: bool = True  # what frozen layers make of the images may come from the cache
-    checkpoints: str = "none"  # one of training/checkpoints.py's; no number depends on it
-    share_epochs: bool = False  # its first epochs may come from a trial that begins in the same way
-    micro_batch: int | None = None  # images at once in an update, to start with; None: the batch
-    precision: str = "float32"  # of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for
-    xla: bool | None = None  # whether updates are compiled by XLA; None: on a GPU
+    study: str = field(metadata=RECORD)
+    #: "trial"; "confirm": a candidate again, with a fresh seed; "pretrain": makes source weights.
+    purpose: str = field(metadata=RECORD)
+    architecture: str = field(metadata=TRAINING)
+    number: int = field(metadata=RECORD)  # within the study and architecture, from 0
+    seed: int = field(metadata=TRAINING)
+    levels: dict[str, Level] = field(metadata=TRAINING)
+    images: PreparedImages = field(metadata=TRAINING)
+    split: Split = field(metadata=TRAINING)
+    epochs: int = field(metadata=TRAINING)  # at most
+    head_epochs: int = field(metadata=TRAINING)  # two-phase: how many of them train the head only
+    patience: int | None = field(metadata=TRAINING)  # epochs without a better monitor before it stops; None: all epochs
+    rule: Rule = field(metadata=TRAINING)  # which epoch is best
+    optimizer: Optimizer = field(metadata=TRAINING)
+    #: "none", "pretrain", "imagenet", "file", "random": what the table and tags say.
+    weights_source: str = field(metadata=RECORD)
+    weights_file: str | None = field(metadata=TRAINING)
+    updates: int | None = field(default=None, metadata=TRAINING)  # it ends after so many, within an epoch if need be
+    #: It ends after the first epoch with a clean train loss (nats) as low as this.
+    until_train_loss: float | None = field(default=None, metadata=TRAINING)
+    #: An extra clean measurement after so many updates, the same for all of a network.
+    equal_updates: int | None = field(default=None, metadata=RECORD)
+    keep_model: bool = field(default=True, metadata=RECORD)
+    deterministic: bool = field(default=False, metadata=TRAINING)  # equal to the last bit whenever it is run again
+    #: A seed of its own for train against validation; None: the study's.
+    block: int | None = field(default=None, metadata=TRAINING)
+    #: What frozen layers make of the images may come from the cache.
+    features: bool = field(default=True, metadata=TRAINING)
+    #: One of training/checkpoints.py's; no number depends on it.
+    checkpoints: str = field(default="none", metadata=NOTHING)
+    #: Its first epochs may come from a trial that begins in the same way.
+    share_epochs: bool = field(default=False, metadata=NOTHING)
+    #: Images at once in an update, to start with; None: the batch.
+    micro_batch: int | None = field(default=None, metadata=NOTHING)
+    #: Of updates; or "mixed_float16", "mixed_bfloat16"; "auto": what the device is made for.
+    precision: str = field(default="float32", metadata=TRAINING)
+    xla: bool | None = field(default=None, metadata=TRAINING)  # whether updates are compiled by XLA; None: on a GPU
 
     @property
     def key(self) -> str:

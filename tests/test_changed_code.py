@@ -66,7 +66,7 @@ class Recorded:
         assert before in text
         (self.package / file).write_text(text.replace(before, after), encoding="utf-8")
         code_digests._units.cache_clear()
-        code_digests._reached.cache_clear()
+        code_digests._package.cache_clear()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -87,7 +87,7 @@ def recorded(
     versioned("0.1.0+g999999999999")
     yield made
     code_digests._units.cache_clear()
-    code_digests._reached.cache_clear()
+    code_digests._package.cache_clear()
 
 
 @pytest.fixture
@@ -102,9 +102,10 @@ EDIT = ("training/loop.py", "self.epoch += 1", "self.epoch += 2")
 def test_the_code_is_recorded_when_the_first_trial_begins(recorded: Recorded) -> None:
     held = changed_code.long_value(RECORDED, recorded.tags)
     assert held["version"] == "0.1.0+g1a2b3c4d5e6f"
-    assert "Trainer.run_epoch" in held["units"]["training/loop.py"]
-    assert "architectures/alexnet.py" in held["units"]
-    assert "architectures/vgg16.py" not in held["units"]
+    assert held["form"] == code_digests.FORM
+    assert "Trainer.run_epoch" in held["units"]
+    assert "HEAD_UNITS" in held["units"]
+    assert "IMAGENET_MEANS" not in held["units"], "of a network that the study has not"
     assert MIXED not in recorded.tags
     assert max(len(text) for key, text in recorded.tags.items() if key.startswith(RECORDED)) <= 5000
 
@@ -201,6 +202,65 @@ def test_a_study_of_an_earlier_version_is_taken_as_it_is(recorded: Recorded) -> 
     recorded.edit(EDIT[0], EDIT[2], "self.epoch += 3")
     with pytest.raises(StudyChangedError, match=r"Trainer\.run_epoch changed"):
         recorded.run(4)
+
+
+@pytest.fixture
+def recorded_by_file(recorded: Recorded) -> Recorded:
+    """A study whose code was recorded by a version that did so file by file."""
+    study, versions = recorded.tracker.study("coded"), code_digests.versions()
+    before = {
+        "version": "0.1.0+g1a2b3c4d5e6f",
+        "units": {
+            "architectures/alexnet.py": {"TABLE": "cfc96fe35d", "build()": "f26bffb1df", "HEAD_UNITS": "ca583346a6"},
+            "records.py": {"_ROUNDING": "a63df712d0", "Rule.keeps": "cb91ce958b", "Rule": "83a2fafb57"},
+            "training/loop.py": {"Trainer.run_epoch": "93e8d6a9ef"},
+        },
+        "versions": dict(versions),
+    }
+    tags = changed_code.long_tags(RECORDED, before)
+    for key in set(recorded.tags) - set(tags):
+        if key.startswith(f"{RECORDED}."):
+            recorded.tracker._client.delete_tag(study.run_id, key)
+    recorded.tracker.set_tags(study.run_id, tags)
+    return recorded
+
+
+def test_code_recorded_in_another_way_is_refused_with_the_reason(
+    recorded_by_file: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = recorded_by_file.tags
+    with pytest.raises(StudyChangedError) as caught:
+        recorded_by_file.run(3)
+    message = str(caught.value)
+    assert (
+        "cnnstudy 0.1.0+g1a2b3c4d5e6f recorded the training code in another way than this version "
+        "(0.1.0+g999999999999) does, so unchanged code can't be told from changed code.\nGo back to that code "
+        "(`git checkout 1a2b3c4d5e6f`), which ran with python 3."
+    ) in message
+    assert "--set name=coded-2" in message
+    assert "--accept-code" in message
+    assert " removed" not in message
+    assert " added" not in message
+    monkeypatch.setattr(code_digests, "versions", lambda: {**before_versions(before), "tensorflow": "99.0.0"})
+    with pytest.raises(StudyChangedError, match=r"These packages have changed:\n  tensorflow \S+ -> 99\.0\.0\nGo back"):
+        recorded_by_file.run(3)
+    assert recorded_by_file.executor is None, "nothing was begun"
+    assert recorded_by_file.tags[f"{RECORDED}.0"] == before[f"{RECORDED}.0"]
+
+
+def before_versions(tags: dict[str, str]) -> dict[str, str]:
+    return dict(changed_code.long_value(RECORDED, tags)["versions"])
+
+
+def test_code_recorded_in_another_way_is_accepted_once(recorded_by_file: Recorded) -> None:
+    assert recorded_by_file.run(3, accept_code=True).finished == 3
+    (warning,) = [text for text in recorded_by_file.said if "more than one code" in text]
+    assert "may be from more than one code from here on: cnnstudy 0.1.0+g1a2b3c4d5e6f recorded" in warning
+    assert json.loads(recorded_by_file.tags[MIXED]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
+    assert recorded_by_file.run(4).finished == 4
+    recorded_by_file.edit(*EDIT)
+    with pytest.raises(StudyChangedError, match=r"Trainer\.run_epoch changed"):
+        recorded_by_file.run(5)
 
 
 def test_a_study_without_trials_takes_any_code(recorded: Recorded) -> None:

@@ -24,7 +24,7 @@ from cnnstudy.records import EpochRecord
 
 #: Set before TensorFlow is imported, whatever the user's environment says: trials of a study compute alike. oneDNN is
 #: off by default on processors without AVX-512, where it makes a step of these networks 1.3 to 2.7 times faster.
-ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONUNBUFFERED": "1",
@@ -173,7 +173,7 @@ class _Process:
                 stderr=self._log,
                 text=True,
                 encoding="utf-8",
-                env=environment | ENVIRONMENT | {"TMPDIR": str(folder)},  # what it leaves goes with the folder
+                env=environment | WORKER_ENVIRONMENT | {"TMPDIR": str(folder)},  # what it leaves goes with the folder
                 start_new_session=True,  # Ctrl-C is the driver's to handle
             )
         except OSError as error:

@@ -153,9 +153,7 @@ class Checkpoints:
 
 def address_of(spec: TrialSpec) -> str:
     """Of the trial, by all that its numbers depend on."""
-    left_out = ("checkpoints", "micro_batch", "share_epochs")
-    asked = {name: value for name, value in spec.to_json().items() if name not in left_out}
-    asked["images"] = {name: value for name, value in asked["images"].items() if name != "folder"}  # there is a digest
+    asked = spec.fields_that_change("training", "record")
     return content_address([VERSION, asked, code_of((spec.architecture,)).digest])
 
 

@@ -38,16 +38,13 @@ LIMIT, SHARE_OF_LIMIT = 2 << 30, 0.5
 SHARE = 0.03
 #: Of fewer bytes the time to write them says nothing.
 ENOUGH_TO_TIME = 1_000_000
-#: What the numbers up to some epoch do not depend on, or the address has in another form.
+#: What changes the training, and the address has in another form.
 _LEFT_OUT = {
-    *("study", "purpose", "number", "keep_model", "checkpoints", "share_epochs", "weights_source"),
     *("epochs", "head_epochs"),  # the phases up to there
     "weights_file",  # what the trial began with
     *("precision", "xla"),  # what they come to on this device
-    "equal_updates",  # see `_as_measured`
 }
 _LEFT_OUT_LEVELS = {"transfer", "backbone_learning_rate_multiplier"}  # the phases
-_LEFT_OUT_OF_IMAGES = {"name", "folder", "skipped", "warnings"}
 #: A phase (from 0), and how many of its epochs are done; 0: it is to be started.
 Place = tuple[int, int]
 
@@ -186,9 +183,9 @@ def why_broken(folder: Path) -> str:
 
 def _trained_as(spec: TrialSpec, begun_with: str, computed_on: Mapping[str, str]) -> str:
     """A content address of all that the numbers of the trial's epochs depend on, but for its phases."""
-    asked = {name: value for name, value in spec.to_json().items() if name not in _LEFT_OUT}
+    asked = {name: value for name, value in spec.fields_that_change("training").items() if name not in _LEFT_OUT}
     asked["levels"] = {name: level for name, level in spec.levels.items() if name not in _LEFT_OUT_LEVELS}
-    asked["images"] = {name: value for name, value in asked["images"].items() if name not in _LEFT_OUT_OF_IMAGES}
+    asked["micro_batch"] = spec.micro_batch  # equal to the last bit are only those that begin with the same parts
     pixels = Path(spec.images.folder).name  # a content address too
     code = code_of((spec.architecture,)).digest
     return content_address([VERSION, asked, pixels, begun_with, dict(computed_on), code])
