@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print how the package is built: rooms, floors and arrows of imports among them, cycles, sizes of modules and functions.
+"""Print how the package is built: rooms, floors and arrows of imports among them, cycles, sizes.
 
     python scripts/structure.py [PACKAGE_FOLDER]
 
