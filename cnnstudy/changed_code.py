@@ -10,14 +10,11 @@ from cnnstudy.code_digests import Code, code_of, differences
 from cnnstudy.config_record import long_tags, long_value
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
+from cnnstudy.names import Tag
 from cnnstudy.provenance import code_version
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
 
-#: In tags of the study's run: the code that trains, with its version. Studies of earlier versions have none.
-RECORDED = "cnnstudy.code"
-#: A tag of the study's run, where its trials are from more than one code: all versions, the first one first.
-MIXED = "cnnstudy.code_versions"
 #: Of differences, so many are told; and of versions that a study had so many are kept.
 _MOST_TOLD, _MOST_VERSIONS = 30, 20
 
@@ -38,9 +35,9 @@ def refuse_other_code(
     study, now, version = recorder.study, code_of(networks), code_version()
     tags = recorder.outbox.ask(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
-    new = long_tags(RECORDED, {"version": version, **now.to_json()})
-    if f"{RECORDED}.0" in tags and has_trials:
-        held = long_value(RECORDED, tags)
+    new = long_tags(Tag.CODE, {"version": version, **now.to_json()})
+    if f"{Tag.CODE}.0" in tags and has_trials:
+        held = long_value(Tag.CODE, tags)
         changes = differences(Code.from_json(held), now)
         if not changes:
             return
@@ -48,8 +45,8 @@ def refuse_other_code(
         if not accepted:
             raise StudyChangedError(_refusal(study, told, held["version"], Code.from_json(held), version))
         display.say(f"WARNING: trials of study {study.name!r} are from more than one code from here on:\n{told}")
-        before = json.loads(tags.get(MIXED, "[]")) or [held["version"]]
-        new[MIXED] = json.dumps([*before, version][-_MOST_VERSIONS:])
+        before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [held["version"]]
+        new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
     recorder.outbox.set_tags(study.run_id, new)
 
 
