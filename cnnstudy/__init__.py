@@ -31,8 +31,9 @@ Each module imports only from those above it in this list (tests/test_imports.py
     download         Keras' downloader, with a checked hash
     space            the factors, one line each
     designs          combinations of levels: how many, a balanced part, points that spread
-    records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
+    names            of tags, metrics and parameters in MLflow
     config_record    a study's configuration in MLflow, and where two of them differ
+    records          TrialSpec, EpochRecord, TrialResult: what driver and worker tell each other
     processes        which process it is, and whether it lives
     leftovers        what becomes of what a killed process left: one pure function
     code_digests     which code trains, function by function

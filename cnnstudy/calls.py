@@ -7,19 +7,18 @@ would be another, which is refused.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from cnnstudy.config import SHIPPED, Study
-
-#: Tags of the study's own run: the last run-study, and the last call of any command that runs trials of it.
-RUN, LAST = "cnnstudy.run_command", "cnnstudy.last_command"
+from cnnstudy.names import Tag
+from cnnstudy.records import RecordedRun
 
 
 def of_run(study: Study) -> dict[str, str]:
     """The tags of a run-study."""
     overrides = [word for override in study.overrides for word in ("--set", override)]
     command = _command("run-study", _file(study), *overrides)
-    return {RUN: command, LAST: command}
+    return {Tag.RUN_COMMAND: command, Tag.LAST_COMMAND: command}
 
 
 def of_confirm(name: str, options: Mapping[str, int], again: bool) -> dict[str, str]:
@@ -30,22 +29,21 @@ def of_confirm(name: str, options: Mapping[str, int], again: bool) -> dict[str, 
         again: with --open-test-again.
     """
     given = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", str(value))]
-    return {LAST: _command("confirm", name, *given, *(["--open-test-again"] if again else []))}
+    return {Tag.LAST_COMMAND: _command("confirm", name, *given, *(["--open-test-again"] if again else []))}
 
 
-def that_goes_on(tags: Mapping[str, str]) -> str:
-    """How to go on with what was stopped, from the tags of the study's own run."""
-    return _said(tags, (LAST, RUN))
+def that_goes_on(own: RecordedRun) -> str:
+    """How to go on with what was stopped, from the study's own run."""
+    return _said(own.last_command or own.run_command)
 
 
-def that_runs_what_is_missing(tags: Mapping[str, str]) -> str:
-    """How to run the trials that are missing, from the tags of the study's own run."""
-    return _said(tags, (RUN,))
+def that_runs_what_is_missing(own: RecordedRun) -> str:
+    """How to run the trials that are missing, from the study's own run."""
+    return _said(own.run_command)
 
 
-def _said(tags: Mapping[str, str], names: Sequence[str]) -> str:
-    found = next((tags[name] for name in names if name in tags), "")
-    return f"`{found}` goes on" if found else "the command that ran it goes on"
+def _said(command: str) -> str:
+    return f"`{command}` goes on" if command else "the command that ran it goes on"
 
 
 def _file(study: Study) -> str:

@@ -10,14 +10,11 @@ from cnnstudy.code_digests import Code, code_of, differences
 from cnnstudy.config_record import long_tags, long_value
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
+from cnnstudy.names import Tag
 from cnnstudy.provenance import code_version
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
 
-#: In tags of the study's run: the code that trains, with its version. Studies of earlier versions have none.
-RECORDED = "cnnstudy.code"
-#: A tag of the study's run, where its trials are from more than one code: all versions, the first one first.
-MIXED = "cnnstudy.code_versions"
 #: Of differences, so many are told; and of versions that a study had so many are kept.
 _MOST_TOLD, _MOST_VERSIONS = 30, 20
 
@@ -38,9 +35,9 @@ def refuse_other_code(
     study, now, version = recorder.study, code_of(networks), code_version()
     tags = recorder.outbox.ask(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
-    new = long_tags(RECORDED, {"version": version, **now.to_json()})
-    if f"{RECORDED}.0" in tags and has_trials:
-        held = long_value(RECORDED, tags)
+    new = long_tags(Tag.CODE, {"version": version, **now.to_json()})
+    if f"{Tag.CODE}.0" in tags and has_trials:
+        held = long_value(Tag.CODE, tags)
         then = Code.from_json(held)
         comparable, changes = then.form == now.form, differences(then, now)
         if comparable and not changes:
@@ -56,8 +53,8 @@ def refuse_other_code(
                 f"{_not_comparable(held['version'], version)}{told and _SINCE}{told}"
             )
         display.say(f"WARNING: {warning}")
-        before = json.loads(tags.get(MIXED, "[]")) or [held["version"]]
-        new[MIXED] = json.dumps([*before, version][-_MOST_VERSIONS:])
+        before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [held["version"]]
+        new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
     recorder.outbox.set_tags(study.run_id, new)
 
 

@@ -16,9 +16,10 @@ from cnnstudy.cache import cache_folder, content_address, locked_or_none
 from cnnstudy.database import sqlite_file
 from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
 from cnnstudy.leftovers import Driver
+from cnnstudy.names import Tag
 from cnnstudy.processes import Process, life_of, this_process
 from cnnstudy.records import RecordedStudy
-from cnnstudy.tracking import DRIVER, Tracker
+from cnnstudy.tracking import Tracker
 
 #: Seconds: who only looks whether somebody runs the study has the lock for a moment.
 PATIENCE = 2.0
@@ -62,7 +63,7 @@ class Claim:
 
     def driver(self) -> tuple[Driver, Process | None]:
         """Whether a driver other than this process runs the study, and which it is, or was."""
-        told = self.tracker.tags(self.study.run_id).get(DRIVER, "")
+        told = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
         named = Process.from_json(json.loads(told)) if told else None
         if named is None or named == self.process:
             return "gone", named
@@ -80,14 +81,14 @@ class Claim:
         life, named = self.driver()
         if life == "alive" or (life == "unknown" and not take_over):
             raise StudyBusyError(self._refusal(life, named))
-        self.tracker.set_tags(self.study.run_id, {DRIVER: json.dumps(self.process.to_json())})
+        self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: json.dumps(self.process.to_json())})
         self.check()  # two may have begun in the same moment: the later word holds
 
     def give_up(self) -> None:
         """The study is nobody's, if it is this process'."""
         _, named = self.driver()
         if named == self.process:
-            self.tracker.set_tags(self.study.run_id, {DRIVER: ""})
+            self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: ""})
 
     def check(self) -> None:
         """See that the study is still this process' to run.

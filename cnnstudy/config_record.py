@@ -7,17 +7,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_CONFIG = "cnnstudy.config"
+from cnnstudy.names import Tag
 
 
 def config_tags(config: dict[str, Any]) -> dict[str, str]:
     """A configuration in the tags of a study's own run."""
-    return long_tags(_CONFIG, config)
+    return long_tags(Tag.CONFIG, config)
 
 
 def config_in(tags: Mapping[str, str]) -> dict[str, Any]:
     """The configuration in the tags of a study's own run."""
-    return long_value(_CONFIG, tags)
+    return long_value(Tag.CONFIG, tags)
 
 
 def long_tags(key: str, value: Mapping[str, Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from cnnstudy.analysis.selection import why_champion, why_none
 from cnnstudy.analysis.trials import latest_trials
 from cnnstudy.driver import Driver, Workshop
 from cnnstudy.errors import InputError
+from cnnstudy.names import Metric
 from cnnstudy.opening import open_test
 from cnnstudy.proposals import Listed, Proposal
 from cnnstudy.records import RecordedRun, Rule, best_metrics, latest_runs
@@ -48,7 +49,7 @@ def confirm(workshop: Workshop, recorded: Sequence[RecordedRun], options: Confir
     recorder, rule = workshop.recorder, workshop.config.objective.rule
     found, naive = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, stand = _run_all(workshop, recorded, found, options, rule)
-    best_validation = (naive.tags["cnnstudy.trial"], best_metrics(naive)[rule.metric])
+    best_validation = (naive.trial, best_metrics(naive)[rule.metric])
     if stand[0].standing != CHAMPION:
         confirmed = Confirmed(rule, tuple(stand), best_validation, None, reason=why_none(stand, rule))
         _record(workshop, confirmed)
@@ -60,8 +61,8 @@ def confirm(workshop: Workshop, recorded: Sequence[RecordedRun], options: Confir
     registry = Registry(recorder.tracker.uri)
     version = recorder.outbox.ask(lambda: registry.register_champion(recorder.study.name, chosen, reason))
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
-    test, refusal = open_test(workshop, champion, runs, own.tags, again)
-    model = chosen.tags["cnnstudy.model"]
+    test, refusal = open_test(workshop, champion, runs, own.test_split, again)
+    model = chosen.model
     confirmed = Confirmed(rule, tuple(stand), best_validation, champion, model, version, reason, test, refusal)
     _record(workshop, confirmed)
     return confirmed
@@ -157,7 +158,7 @@ def _standings(
         (one, {seed: best_metrics(run) if run.state == "finished" else None for seed, run in of.items()})
         for one, of in runs
     ]
-    verdicts = {one.trial: [run.tags.get("cnnstudy.verdict", "") for run in of.values()] for one, of in runs}
+    verdicts = {one.trial: [run.verdict for run in of.values()] for one, of in runs}
     return standings(measured, rule, looks, verdicts)
 
 
@@ -169,13 +170,13 @@ def _record(workshop: Workshop, confirmed: Confirmed) -> None:
         path.parent.mkdir()
         path.write_text(json.dumps(to_json(confirmed), indent=2), encoding="utf-8")
         recorder.outbox.log_files(recorder.study.run_id, folder)
-    metrics = {"selection/best_validation": confirmed.best_validation[1]}
+    metrics = {Metric.BEST_VALIDATION: confirmed.best_validation[1]}
     if confirmed.champion is not None:
-        metrics["selection/confirmed"] = confirmed.champion.mean
+        metrics[Metric.CONFIRMED] = confirmed.champion.mean
     if confirmed.test is not None and confirmed.test.mean is not None and confirmed.optimism is not None:
         metrics |= {
-            "test/accuracy": confirmed.test.mean,
-            "test/loss": confirmed.test.loss,
+            Metric.TEST_ACCURACY: confirmed.test.mean,
+            Metric.TEST_LOSS: confirmed.test.loss,
         }
-        metrics["selection/optimism"] = confirmed.optimism
+        metrics[Metric.OPTIMISM] = confirmed.optimism
     recorder.outbox.log_metrics(recorder.study.run_id, metrics, 0)

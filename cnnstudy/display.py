@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 
 #: Of bytes, the largest first; and the share of one that three digits show as 1.
@@ -53,8 +54,8 @@ class Display:
 def numbers(record: EpochRecord) -> str:
     """`train 98.1 %  val 91.3 %  gap +6.8`."""
     metrics = record.metrics
-    train, validation = 100 * metrics["train/accuracy"], 100 * metrics["val/accuracy"]
-    return f"train {train:5.1f} %  val {validation:5.1f} %  gap {100 * metrics['gap/accuracy']:+5.1f}"
+    train, validation = 100 * metrics[Metric.TRAIN_ACCURACY], 100 * metrics[Metric.VAL_ACCURACY]
+    return f"train {train:5.1f} %  val {validation:5.1f} %  gap {100 * metrics[Metric.GAP_ACCURACY]:+5.1f}"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,8 @@ from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
 from cnnstudy.failures import Failures, attempts_of, short_of_memory
 from cnnstudy.jobs import next_event
-from cnnstudy.preparation import WEIGHTS_TAG, Preparation, SourceWeights
+from cnnstudy.names import Metric, Tag
+from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialResult, TrialSpec
@@ -200,10 +201,10 @@ class Driver:
     def _start(self, proposal: Proposal) -> None:
         spec = self.workshop.spec_of(proposal)
         spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
-        tags = {"cnnstudy.attempt": str(self._failures.attempt(spec.key))}
+        tags = {Tag.ATTEMPT: str(self._failures.attempt(spec.key))}
         digest = self.workshop.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
-            tags[WEIGHTS_TAG] = digest
+            tags[Tag.WEIGHTS_DIGEST] = digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
         self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))
@@ -243,8 +244,8 @@ class Driver:
             self.display.say(f"{event.key}  {short_of_memory(result)}")
         self.display.end_trial(
             event.key,
-            f"{result.state}, train {100 * summary['train/accuracy']:.1f} %, validation "
-            f"{100 * summary['val/accuracy']:.1f} %, gap {100 * summary['gap/accuracy']:+.1f} points "
+            f"{result.state}, train {100 * summary[Metric.TRAIN_ACCURACY]:.1f} %, validation "
+            f"{100 * summary[Metric.VAL_ACCURACY]:.1f} %, gap {100 * summary[Metric.GAP_ACCURACY]:+.1f} points "
             f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
             f"{result.frozen_parameters:,} frozen{_shared(result)}",
         )

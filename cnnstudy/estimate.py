@@ -18,6 +18,7 @@ from cnnstudy.designs import varies
 from cnnstudy.display import Display, duration, size
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import watch
+from cnnstudy.names import Metric
 from cnnstudy.records import RecordedRun, Speed, TrialSpec
 from cnnstudy.schema import StudyConfig
 from cnnstudy.space import FACTORS
@@ -183,13 +184,11 @@ def _bytes_of_features(costs: Mapping[Kind, Cost]) -> int:
 
 def _cost_by_record(kind: Kind, specs: Sequence[TrialSpec], runs: Sequence[RecordedRun]) -> Cost | None:
     """From the finished trials of that kind, if there are any."""
-    alike = [
-        run for run in runs if run.kind == "trial" and _kind(run.tags["cnnstudy.architecture"], run.parameters) == kind
-    ]
+    alike = [run for run in runs if run.kind == "trial" and _kind(run.architecture, run.parameters) == kind]
     if not alike:
         return None
-    parameters = {run.metrics["parameters/trainable"] + run.metrics["parameters/frozen"] for run in alike}
-    seconds = statistics.fmean(run.metrics["time/total_seconds"] for run in alike)
+    parameters = {run.metrics[Metric.TRAINABLE_PARAMETERS] + run.metrics[Metric.FROZEN_PARAMETERS] for run in alike}
+    seconds = statistics.fmean(run.metrics[Metric.TOTAL_SECONDS] for run in alike)
     return _cost(specs, seconds * len(specs), int(max(parameters)))
 
 

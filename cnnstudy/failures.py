@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
-from cnnstudy.records import RETRIED, RecordedRun, TrialResult
+from cnnstudy.records import RecordedRun, TrialResult
 
 #: Another try may end otherwise; a loss that is not finite, or images that are gone, would be so again.
 WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
@@ -24,7 +24,7 @@ _ADVICE = {
 
 def attempts_of(recorded: Iterable[RecordedRun]) -> Counter[str]:
     """By trial, how many of its runs failed and did not count."""
-    return Counter(run.tags["cnnstudy.trial"] for run in recorded if RETRIED in run.tags)
+    return Counter(run.trial for run in recorded if run.retried)
 
 
 class Failures:

@@ -36,14 +36,14 @@ def gallery_of_study(
         champion = None
     run = next((run for run in runs if run.run_id == champion), None)
     if run is None:
-        kept = [run for run in runs if run.kind == "trial" and "cnnstudy.model" in run.tags]
+        kept = [run for run in runs if run.kind == "trial" and run.model]
         run = naive_best(kept, study.rule)
     if run is None:
         return (
             f"No model of this study was kept. `python -m cnnstudy confirm {study.name}` keeps those of its candidates."
         )
     found = gallery_of(registry, study, run, executor, display, folder)
-    return found if isinstance(found, str) else {**found, "trial": run.tags["cnnstudy.trial"]}
+    return found if isinstance(found, str) else {**found, "trial": run.trial}
 
 
 def gallery_of(
@@ -60,7 +60,7 @@ def gallery_of(
     Raises:
         TrackingError: MLflow does not answer.
     """
-    trial = f"{study.name}/{run.tags.get('cnnstudy.trial', run.name)}"
+    trial = f"{study.name}/{run.trial or run.name}"
     with scratch_folder() as own:
         spec = _spec_of(registry, run, trial, own)
         if isinstance(spec, str):
@@ -80,7 +80,7 @@ def gallery_of(
 
 def _spec_of(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> TrialSpec | str:
     """What the trial was asked to do, where its model and images can still be there; else why not."""
-    if "cnnstudy.model" not in run.tags:
+    if not run.model:
         return f"{trial} has no model; trials that finish keep theirs unless the study says `keep_models: false`."
     asked = registry.asked(run.run_id, folder)
     if asked is None:
@@ -102,7 +102,7 @@ def _spec_of(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> 
 
 def _model_file(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> Path:
     """Raises ModelError or UnknownNameError where it is gone."""
-    place = registry.bring(registry.at(run.tags["cnnstudy.model"]), folder)
+    place = registry.bring(registry.at(run.model), folder)
     file = layout.keras_file(place)
     if file is None:
         raise ModelError(f"the model of {trial} is gone: no {layout.KERAS_FILE} is in {place}.")

@@ -20,6 +20,7 @@ from cnnstudy.availability import goes_away, is_disk_full
 from cnnstudy.config_record import config_in
 from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
 from cnnstudy.linking import link_tree
+from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.signals import not_within
 
@@ -48,10 +49,6 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _timeout_is_ours = _TIMEOUT not in os.environ
 os.environ.setdefault(_TIMEOUT, "15")
 
-KIND, STATE, REASON = "cnnstudy.kind", "cnnstudy.state", "cnnstudy.reason"
-CALLED, DRIVER = "cnnstudy.called", "cnnstudy.driver"
-#: On a run and on a model: what was made once is found by it, though the reply that told so was lost.
-TOKEN = "cnnstudy.token"
 LONGEST_TAG = 5000  # characters
 
 
@@ -154,9 +151,9 @@ def recorded_run(run: Run) -> RecordedRun:
     return RecordedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
-        kind=tags[KIND],
-        state=tags.get(STATE, "running"),
-        reason=tags.get(REASON, ""),
+        kind=tags[Tag.KIND],
+        state=tags.get(Tag.STATE, "running"),
+        reason=tags.get(Tag.REASON, ""),
         started=run.info.start_time,
         parameters=run.data.params,
         metrics=run.data.metrics,
@@ -168,7 +165,7 @@ def recorded_run(run: Run) -> RecordedRun:
 
 
 def _epoch(run: Run) -> int:
-    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == "val/accuracy"), default=0)
+    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == Metric.VAL_ACCURACY), default=0)
 
 
 def dataset_input(images: PreparedImages) -> DatasetInput:

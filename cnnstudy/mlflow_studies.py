@@ -13,15 +13,15 @@ from mlflow.exceptions import MlflowException
 from cnnstudy.availability import goes_away
 from cnnstudy.config_record import config_tags
 from cnnstudy.errors import TrackingError
-from cnnstudy.mlflow_entities import DRIVER, KIND, TOKEN
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
+from cnnstudy.names import Tag
 
 
 def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """The own runs of the studies with those experiments; of more than one of a study the one that counts first."""
-    runs = client.search_runs(list(experiments), f"tags.`{KIND}` = 'study'") if experiments else []
+    runs = client.search_runs(list(experiments), f"tags.`{Tag.KIND}` = 'study'") if experiments else []
     # a driver that has begun is not to lose its study to one whose clock is slow
-    return sorted(runs, key=lambda run: (not run.data.tags.get(DRIVER), run.info.start_time, run.info.run_id))
+    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
 
 
 def find_or_make(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
@@ -38,13 +38,13 @@ def find_or_make(client: MlflowClient, name: str, config: dict[str, Any]) -> Run
             f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
         )
     client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view_state())
-    client.set_experiment_tag(experiment.experiment_id, KIND, "study")
+    client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
     runs = study_runs(client, [experiment.experiment_id])
     return runs[0] if runs else _make(client, experiment.experiment_id, name, config)
 
 
 def _new_experiment(client: MlflowClient, name: str) -> Experiment:
-    tags = {"mlflow.experimentKind": "custom_model_development", KIND: "study", VIEW_TAG: view_state()}
+    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: view_state()}
     try:
         client.create_experiment(name, tags=tags)
     except MlflowException as error:  # another driver's in the same moment, or our own, and the reply was lost
@@ -59,7 +59,7 @@ def _new_experiment(client: MlflowClient, name: str) -> Experiment:
 
 def _make(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
     token, lost = uuid.uuid4().hex, None
-    tags = {KIND: "study", TOKEN: token, **config_tags(config)}
+    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
     try:
         client.create_run(experiment, run_name=f"study {name}", tags=tags)
     except MlflowException as error:
@@ -70,7 +70,7 @@ def _make(client: MlflowClient, experiment: str, name: str, config: dict[str, An
     if lost is not None and not runs:
         raise lost
     for run in runs[1:]:
-        if run.data.tags.get(TOKEN) == token:  # another driver's came first
+        if run.data.tags.get(Tag.TOKEN) == token:  # another driver's came first
             client.set_terminated(run.info.run_id, "KILLED")
             client.delete_run(run.info.run_id)
     return runs[0]

@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from cnnstudy.names import Metric, Tag, best_name
 from cnnstudy.space import ALWAYS_SHOWN
+
+_BEST_GAP, _BEST_VALIDATION = best_name(Metric.GAP_ACCURACY), best_name(Metric.VAL_ACCURACY)
 
 VIEW_KEY = "cnnstudy"
 #: The experiment tag that holds the layout; MLflow takes up to 20,000 characters.
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
-TRIALS_ONLY = "tags.`cnnstudy.kind` = 'trial'"
+TRIALS_ONLY = f"tags.`{Tag.KIND}` = 'trial'"
 COLUMNS = (
     "params.`architecture`",
     *(f"params.`{factor}`" for factor in ALWAYS_SHOWN),
-    "metrics.`best/val_accuracy`",
-    "metrics.`best/train_accuracy`",
-    "metrics.`best/gap_accuracy`",
-    "tags.`cnnstudy.verdict`",
-    "tags.`cnnstudy.state`",
+    f"metrics.`{_BEST_VALIDATION}`",
+    f"metrics.`{best_name(Metric.TRAIN_ACCURACY)}`",
+    f"metrics.`{_BEST_GAP}`",
+    f"tags.`{Tag.VERDICT}`",
+    f"tags.`{Tag.STATE}`",
 )
 
 Card = dict[str, Any]
@@ -65,7 +68,7 @@ SECTIONS = (
         "Overfitting",
         3,
         290,
-        (_lines("gap/accuracy"), _lines("gap/loss"), _points("best/gap_accuracy", "best/val_accuracy")),
+        (_lines(Metric.GAP_ACCURACY), _lines(Metric.GAP_LOSS), _points(_BEST_GAP, _BEST_VALIDATION)),
     ),
     Section(
         "Trials",
@@ -85,7 +88,7 @@ SECTIONS = (
         "Learning curves",
         2,
         360,
-        (_lines("train/accuracy", "val/accuracy"), _lines("train/loss", "val/loss")),
+        (_lines(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY), _lines(Metric.TRAIN_LOSS, Metric.VAL_LOSS)),
     ),
     Section(
         "Factors",
@@ -95,9 +98,9 @@ SECTIONS = (
             {
                 "type": "PARALLEL",
                 "selectedParams": sorted(ALWAYS_SHOWN),
-                "selectedMetrics": ["best/gap_accuracy", "best/val_accuracy"],
+                "selectedMetrics": [_BEST_GAP, _BEST_VALIDATION],
             },
-            {"type": "BAR", "metricKey": "best/gap_accuracy"},
+            {"type": "BAR", "metricKey": _BEST_GAP},
         ),
     ),
 )
@@ -116,7 +119,7 @@ def view_state() -> str:
     widths = {"metrics": 125, "tags": 105, "params": 90}
     state = {
         "searchFilter": TRIALS_ONLY,
-        "orderByKey": "metrics.`best/val_accuracy`",
+        "orderByKey": f"metrics.`{_BEST_VALIDATION}`",
         "orderByAsc": False,
         "selectedColumns": list(COLUMNS),
         "columnOrder": [*COLUMNS, "duration"],

@@ -93,13 +93,11 @@ def _champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, st
     try:
         return registry.champion(study), ""
     except UnknownNameError:
-        runs = [
-            run for run in registry.runs(study.experiment_id) if run.kind == "trial" and "cnnstudy.model" in run.tags
-        ]
+        runs = [run for run in registry.runs(study.experiment_id) if run.kind == "trial" and run.model]
         best = naive_best(runs, study.rule)
         if best is None:
             raise
-        trial = best.tags["cnnstudy.trial"]
+        trial = best.trial
         note = (
             f"{study.name} has no confirmed champion; this is {trial}, which validates best, perhaps by luck. "
             f"`python -m cnnstudy confirm {study.name}` tells."

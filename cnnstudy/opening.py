@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,14 +17,13 @@ from cnnstudy.driver import Workshop
 from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.jobs import result_of
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, Split
 from cnnstudy.registry import Registry
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.training import layout
 
-#: The tag of the study's run that says when the test split was opened, for what, and what came of it.
-TEST_TAG = "cnnstudy.test_split"
 #: All of what came of it, among the run's artifacts: a tag has no room for every seed.
 TEST_FILE = "confirm/test.json"
 
@@ -41,20 +40,20 @@ class _Before:
 
 
 def open_test(
-    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], tags: Mapping[str, str], again: bool
+    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], told: str, again: bool
 ) -> tuple[Opening | None, str]:
     """The champion's test, or why it was not made. What was opened for these very models is not opened again.
 
     Args:
         runs: of the champion's models.
-        tags: of the study's own run.
+        told: by the study's own run of an earlier opening (`RecordedRun.test_split`); "": it was not opened.
         again: open it though it was opened for other models.
 
     Raises:
         TrackingError: the tag that tells of an earlier opening can't be read, and `again` is not given.
     """
     recorder, ids = workshop.recorder, tuple(run.run_id for run in runs)
-    before = _before(tags[TEST_TAG], recorder.study.name, again) if TEST_TAG in tags else None
+    before = _before(told, recorder.study.name, again) if told else None
     same = before is not None and before.models == content_address(ids)
     if before is not None and not same and not again:
         return None, (
@@ -70,13 +69,13 @@ def open_test(
     openings = 1 if before is None else before.openings + (not same)
     opened = Opening(before.opened if same and before is not None else now, champion.trial, ids, openings)
     # recorded first: an opening that nobody knows of would be the one that misleads
-    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: _tag(opened)})
+    recorder.outbox.set_tags(recorder.study.run_id, {Tag.TEST_SPLIT: _tag(opened)})
     test = _with_results(opened, _measure(workshop, champion, runs))
     with scratch_folder() as folder:
         (folder / TEST_FILE).parent.mkdir()
         (folder / TEST_FILE).write_text(json.dumps(vars(test)), encoding="utf-8")
         recorder.outbox.log_files(recorder.study.run_id, folder)
-    recorder.outbox.set_tags(recorder.study.run_id, {TEST_TAG: _tag(test)})
+    recorder.outbox.set_tags(recorder.study.run_id, {Tag.TEST_SPLIT: _tag(test)})
     return test, ""
 
 
@@ -92,9 +91,10 @@ def _before(tag: str, study: str, again: bool) -> _Before:
         if again:
             return _Before("", "", 1, "", 0)
         raise TrackingError(
-            f"the tag {TEST_TAG} of study {study!r}, which tells when its test split was opened and for what, can't be "
-            f"read: {reason}. An earlier version cut it where a champion had many seeds. `python -m cnnstudy confirm "
-            f"{study} --open-test-again` opens the test split again, and counts that as the second time at least."
+            f"the tag {Tag.TEST_SPLIT} of study {study!r}, which tells when its test split was opened and for what, "
+            f"can't be read: {reason}. An earlier version cut it where a champion had many seeds. `python -m cnnstudy "
+            f"confirm {study} --open-test-again` opens the test split again, and counts that as the second time at "
+            "least."
         ) from reason
 
 
@@ -119,7 +119,7 @@ def _measure(workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun]
     config, registry = workshop.config, Registry(workshop.recorder.tracker.uri)
     models = []
     for run in runs:
-        stored = workshop.recorder.outbox.ask(functools.partial(registry.at, run.tags["cnnstudy.model"]))
+        stored = workshop.recorder.outbox.ask(functools.partial(registry.at, run.model))
         place = registry.bring(stored, workshop.folder / run.run_id)
         models.append(str(layout.keras_file(place) or place))
     images = workshop.images[champion.candidate.architecture]

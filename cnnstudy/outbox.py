@@ -19,11 +19,12 @@ from cnnstudy.delivery import Delivery
 from cnnstudy.errors import DiskFullError, TrackingError
 from cnnstudy.leftovers import INTERRUPTED
 from cnnstudy.linking import link_tree
+from cnnstudy.names import Tag
 from cnnstudy.patience import Patience
 from cnnstudy.records import PreparedImages, RecordedStudy
 from cnnstudy.scratch import Scratch
 from cnnstudy.spool import Operation, Spool, own_folder
-from cnnstudy.tracking import KIND, REASON, TOKEN, Tracker
+from cnnstudy.tracking import Tracker
 
 _TOKEN = "token-"
 #: Kinds of runs of which one of a trial counts.
@@ -153,7 +154,7 @@ class Outbox(Delivery):
         if run_id is None and operation.what == "end_run":  # it never came so far that there is something to end
             return ""
         if run_id is None:
-            raise TrackingError(f"MLflow has no run with the tag {TOKEN} = {operation.run}; somebody removed it.")
+            raise TrackingError(f"MLflow has no run with the tag {Tag.TOKEN} = {operation.run}; somebody removed it.")
         if again and self._is_given_up(operation, run_id):
             return ""
         if operation.what == "log_model":
@@ -173,21 +174,21 @@ class Outbox(Delivery):
     def _give_up_if_another_ended(self, operation: Operation, run_id: str) -> None:
         """Mark a run interrupted whose trial another driver has brought to its end before MLflow knew of this one."""
         tags = operation.arguments["tags"]
-        trial = tags.get("cnnstudy.trial")
-        if tags.get(KIND) not in _RUN_ONCE:
+        trial = tags.get(Tag.TRIAL)
+        if tags.get(Tag.KIND) not in _RUN_ONCE:
             return
-        same = self._tracker.runs(self._study.experiment_id, f"tags.`cnnstudy.trial` = '{trial}'")
+        same = self._tracker.runs(self._study.experiment_id, f"tags.`{Tag.TRIAL}` = '{trial}'")
         ended = next((run for run in same if run.done and run.kind in _RUN_ONCE and run.run_id != run_id), None)
         if ended is not None:
             message = f"another driver took the study over and ran this trial to its end: run {ended.run_id}"
-            self._tracker.end_run(run_id, "failed", {REASON: INTERRUPTED, "cnnstudy.message": message}, operation.at)
+            self._tracker.end_run(run_id, "failed", {Tag.REASON: INTERRUPTED, Tag.MESSAGE: message}, operation.at)
             self._say(f"{trial}: {message}. The record that waited here does not count")
 
     def _is_given_up(self, operation: Operation, run_id: str) -> bool:
         """Whether another driver has marked the run interrupted meanwhile: its trial runs again."""
-        ends_so = operation.arguments.get("tags", {}).get(REASON) == "interrupted"
+        ends_so = operation.arguments.get("tags", {}).get(Tag.REASON) == "interrupted"
         own = run_id == self._study.run_id or ends_so
-        return not own and self._tracker.tags(run_id).get(REASON) == "interrupted"
+        return not own and self._tracker.tags(run_id).get(Tag.REASON) == "interrupted"
 
     def _run_id(self, run: str) -> str | None:
         """MLflow's id of the run; None: it has none."""

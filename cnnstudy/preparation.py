@@ -21,6 +21,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import images_job, result_of, watch
+from cnnstudy.names import Metric, Tag
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
@@ -30,10 +31,6 @@ from cnnstudy.space import Level, complete_levels
 from cnnstudy.training import checkpoints
 from cnnstudy.trial_files import remove_files
 
-#: The tag of a trial's run with the digest of the source weights that it started from.
-WEIGHTS_TAG = "cnnstudy.weights_digest"
-#: Of a run that learnt source weights: where the cache has them, and by what they were learnt, but for the code.
-ADDRESS_TAG, _RECIPE_TAG = "cnnstudy.weights_address", "cnnstudy.weights_recipe"
 #: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
 PRETRAINING_VERSION = 2
 
@@ -129,8 +126,7 @@ class Preparation:
         """Raise StudyChangedError where trials are recorded that started from other source weights."""
         given = {name: weights for name, weights in found.items() if weights.digest}
         for name, weights in given.items():
-            of_network = [run.tags for run in self.recorded if run.tags.get("cnnstudy.architecture") == name]
-            others = {tags[WEIGHTS_TAG] for tags in of_network if WEIGHTS_TAG in tags} - {weights.digest}
+            others = {run.weights_digest for run in self.recorded if run.architecture == name} - {"", weights.digest}
             if others:
                 study = self.recorder.study.name
                 raise StudyChangedError(
@@ -146,7 +142,7 @@ class Preparation:
         spec = self._pretraining_spec(name, weights, images)
         recipe = recipe_of(spec)
         address = self._begun_with(recipe) or content_address([recipe, digest_of_network(name)])
-        tags = {ADDRESS_TAG: address, _RECIPE_TAG: recipe}
+        tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
         trained: list[tuple[Recording, TrialResult]] = []
         if not folder.is_dir():
@@ -156,7 +152,7 @@ class Preparation:
         for recording, result in trained:
             self.recorder.finish(recording, result)
             remove_files(result)
-            self.display.end_trial(spec.key, f"validation {100 * result.summary['val/accuracy']:.1f} %")
+            self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
         if not trained:
             self._record_from_cache(spec, tags, folder)
         checkpoints.remove(spec)  # of this call, or of one that was killed when it had put the weights there
@@ -169,7 +165,7 @@ class Preparation:
         Only who accepts that the network's code is another one by now gets here with such: trials of both are to start
         from the same weights.
         """
-        addresses = [run.tags.get(ADDRESS_TAG, "") for run in self.recorded if run.tags.get(_RECIPE_TAG) == recipe]
+        addresses = [run.weights_address for run in self.recorded if run.weights_recipe == recipe]
         return next((address for address in addresses if address and entry_folder("weights", address).is_dir()), "")
 
     def _tell_if_another_does(self, folder: Path, spec: TrialSpec) -> None:
@@ -237,11 +233,11 @@ class Preparation:
 
     def _record_from_cache(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> None:
         """A run with the curves and the model, where this study has none of these weights yet."""
-        same = [run for run in self.recorded if run.tags.get(ADDRESS_TAG) == tags[ADDRESS_TAG]]
+        same = [run for run in self.recorded if run.weights_address == tags[Tag.WEIGHTS_ADDRESS]]
         if any(run.state == "finished" for run in same):
             return
         cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        recording = self.recorder.start(spec, {**tags, "cnnstudy.from_cache": "true"})
+        recording = self.recorder.start(spec, {**tags, Tag.FROM_CACHE: "true"})
         for entry in cached["epochs"]:
             self.recorder.epoch(recording, EpochRecord.from_json(entry))
         result = TrialResult.from_json(cached["result"])

@@ -12,15 +12,16 @@ from cnnstudy.analysis.classes import class_metrics, metric_names
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Decision, Found, decide
+from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.records import RETRIED, EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec
 from cnnstudy.repair import carry_out, look_at, look_at_checkpoints
 from cnnstudy.scratch import scratch_folder
 from cnnstudy.space import describe_levels, names_in_title
 from cnnstudy.spool import remove_abandoned_files
-from cnnstudy.tracking import DRIVER, KIND, LEVELS, MODEL_HASH, REASON, STATE, Tracker
+from cnnstudy.tracking import Tracker
 from cnnstudy.training import layout
 from cnnstudy.trial_files import write_spec, write_tables
 
@@ -73,40 +74,40 @@ class Recorder:
         """A run for the trial, with all that is known before it trains."""
         title = title_of(spec)
         parameters = {
-            "architecture": spec.architecture,
+            Parameter.ARCHITECTURE: spec.architecture,
             **spec.levels,
-            "weights": spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
-            "seed": spec.seed,
-            "image_size": spec.images.size,
-            "epochs": spec.epochs,
-            "optimizer": spec.optimizer.name,
-            "weight_decay": spec.optimizer.weight_decay,
-            "early_stopping": spec.patience,
-            "updates": spec.updates,
-            "until_train_loss": spec.until_train_loss,
-            "block": spec.block,
-            "deterministic": spec.deterministic,
-            "precision": spec.precision,
-            "xla": "auto" if spec.xla is None else spec.xla,
-            "data": spec.images.name,
-            "classes": len(spec.images.classes),
-            "train_images": sum(spec.images.train),
-            "validation_images": sum(spec.images.validation),
+            Parameter.WEIGHTS: spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
+            Parameter.SEED: spec.seed,
+            Parameter.IMAGE_SIZE: spec.images.size,
+            Parameter.EPOCHS: spec.epochs,
+            Parameter.OPTIMIZER: spec.optimizer.name,
+            Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
+            Parameter.EARLY_STOPPING: spec.patience,
+            Parameter.UPDATES: spec.updates,
+            Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
+            Parameter.BLOCK: spec.block,
+            Parameter.DETERMINISTIC: spec.deterministic,
+            Parameter.PRECISION: spec.precision,
+            Parameter.XLA: "auto" if spec.xla is None else spec.xla,
+            Parameter.DATA: spec.images.name,
+            Parameter.CLASSES: len(spec.images.classes),
+            Parameter.TRAIN_IMAGES: sum(spec.images.train),
+            Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
         }
         tags = {
-            KIND: spec.purpose,
-            STATE: "running",
-            LEVELS: json.dumps(spec.levels),
-            "cnnstudy.study": self.study.name,
-            "cnnstudy.trial": spec.key,
-            "cnnstudy.number": str(spec.number),
-            "cnnstudy.architecture": spec.architecture,
-            "cnnstudy.transfer": str(spec.levels["transfer"]),
-            "cnnstudy.weights": str(parameters["weights"]),
-            "cnnstudy.seed": str(spec.seed),
-            "cnnstudy.data_digest": spec.images.digest,
-            "cnnstudy.code_version": self._code_version,
-            "cnnstudy.packages": json.dumps(driver_versions()),
+            Tag.KIND: spec.purpose,
+            Tag.STATE: "running",
+            Tag.LEVELS: json.dumps(spec.levels),
+            Tag.STUDY: self.study.name,
+            Tag.TRIAL: spec.key,
+            Tag.NUMBER: str(spec.number),
+            Tag.ARCHITECTURE: spec.architecture,
+            Tag.TRANSFER: str(spec.levels["transfer"]),
+            Tag.WEIGHTS: str(parameters[Parameter.WEIGHTS]),
+            Tag.SEED: str(spec.seed),
+            Tag.DATA_DIGEST: spec.images.digest,
+            Tag.CODE_VERSION: self._code_version,
+            Tag.PACKAGES: json.dumps(driver_versions()),
             **(extra_tags or {}),
         }
         run_id = self.outbox.start_run(f"{spec.key} {title}", tags, parameters, spec.images)
@@ -121,16 +122,16 @@ class Recorder:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
-        best["best/epoch"] = float(result.best_epoch)
+        best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
         self.outbox.log_metrics(
             run_id,
             {
                 **({} if has_model else best),  # else they come with the model, which has them too then
-                "time/total_seconds": result.seconds,
-                "parameters/trainable": float(result.trainable_parameters),
-                "parameters/frozen": float(result.frozen_parameters),
+                Metric.TOTAL_SECONDS: result.seconds,
+                Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
+                Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
                 **result.final,
                 **metric_names(per_class),
             },
@@ -148,27 +149,27 @@ class Recorder:
                 result.epochs,
                 spec.images,
                 {
-                    "cnnstudy.study": self.study.name,
-                    "cnnstudy.trial": spec.key,
-                    MODEL_HASH: layout.keras_hash(Path(result.files["model"])) or "",
+                    Tag.STUDY: self.study.name,
+                    Tag.TRIAL: spec.key,
+                    Tag.MODEL_HASH: layout.keras_hash(Path(result.files["model"])) or "",
                 },
             )
         tags = {
-            "cnnstudy.packages": json.dumps({**driver_versions(), **result.versions}),
-            "cnnstudy.ended_by": result.ended_by,
+            Tag.PACKAGES: json.dumps({**driver_versions(), **result.versions}),
+            Tag.ENDED_BY: result.ended_by,
             **_not_trained(recording),
         }
         if result.checkpoint_note:
-            tags["cnnstudy.checkpoint_note"] = result.checkpoint_note
+            tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
         if result.verdict:
-            tags |= {"cnnstudy.verdict": result.verdict, "cnnstudy.verdict_reason": result.verdict_reason}
+            tags |= {Tag.VERDICT: result.verdict, Tag.VERDICT_REASON: result.verdict_reason}
         if result.features:
-            tags |= {"cnnstudy.features": result.features, "cnnstudy.features_note": result.features_note}
-        tags |= {f"cnnstudy.{name}": value for name, value in result.computed_on.items()}
-        sizes = {"micro_batch": result.micro_batch, "evaluation_batch": result.evaluation_batch}
-        tags |= {f"cnnstudy.{name}": str(images) for name, images in sizes.items() if images}
+            tags |= {Tag.FEATURES: result.features, Tag.FEATURES_NOTE: result.features_note}
+        tags |= {computed_on_tag(name): value for name, value in result.computed_on.items()}
+        sizes = {Tag.MICRO_BATCH: result.micro_batch, Tag.EVALUATION_BATCH: result.evaluation_batch}
+        tags |= {name: str(images) for name, images in sizes.items() if images}
         if result.frozen_digest:
-            tags["cnnstudy.frozen_digest"] = result.frozen_digest
+            tags[Tag.FROZEN_DIGEST] = result.frozen_digest
         self.outbox.end_run(run_id, result.state, tags)
         self.outbox.stop_if_full()
 
@@ -186,11 +187,11 @@ class Recorder:
 
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.log_files(recording.run_id, folder)
-        tags = {REASON: failed.reason, "cnnstudy.message": failed.message.split("\n")[0], **_not_trained(recording)}
+        tags = {Tag.REASON: failed.reason, Tag.MESSAGE: failed.message.split("\n")[0], **_not_trained(recording)}
         if failed.reason == "diverged":
-            tags |= {"cnnstudy.verdict": "diverged", "cnnstudy.verdict_reason": tags["cnnstudy.message"]}
+            tags |= {Tag.VERDICT: "diverged", Tag.VERDICT_REASON: tags[Tag.MESSAGE]}
         if again:
-            tags[RETRIED] = "true"
+            tags[Tag.RETRIED] = "true"
         self.outbox.end_run(recording.run_id, "failed", tags)
         self.outbox.stop_if_full()
 
@@ -218,7 +219,7 @@ class Recorder:
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.settle():
                 return _interrupted(*self._put_right())
-        self.outbox.leave_interrupted({REASON: INTERRUPTED})
+        self.outbox.leave_interrupted({Tag.REASON: INTERRUPTED})
         return []
 
     def _put_right(self) -> tuple[Sequence[RecordedRun], list[Decision]]:
@@ -233,7 +234,7 @@ class Recorder:
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """The last word on the study, whatever comes of it; it is nobody's then."""
-        last = {**tags, DRIVER: ""}
+        last = {**tags, Tag.DRIVER: ""}
         if self.outbox.waits:
             self.outbox.leave_end(self.study.run_id, state, last)
         else:
@@ -290,6 +291,6 @@ def _not_trained(recording: Recording) -> dict[str, str]:
     shared = [record for record in recording.epochs if record.shared]
     before = [record.epoch for record in recording.epochs if record.replayed and not record.shared]
     return {
-        **({"cnnstudy.shared_epochs": str(len(shared))} if shared else {}),
-        **({"cnnstudy.resumed_from_epoch": str(before[-1])} if before else {}),
+        **({Tag.SHARED_EPOCHS: str(len(shared))} if shared else {}),
+        **({Tag.RESUMED_FROM_EPOCH: str(before[-1])} if before else {}),
     }

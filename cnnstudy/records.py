@@ -6,11 +6,14 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from cnnstudy.config_record import config_in
 from cnnstudy.errors import printable
+from cnnstudy.names import CLEAN_METRICS, Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.space import Level
 
 #: Shares of images that are equal differ by so much once they are subtracted from each other.
@@ -18,8 +21,6 @@ _ROUNDING = 1e-9
 STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. An interrupted one runs again; the others count as done.
 FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", "interrupted")
-#: The tag of a failed run whose trial runs once more.
-RETRIED = "cnnstudy.retried"
 #: Metadata of the fields of a specification: what a field changes. All content addresses of trials follow from it.
 TRAINING = {"changes": "training"}  # what is trained
 RECORD = {"changes": "record"}  # only what is recorded: the trial's name, what is measured besides, what is kept
@@ -134,13 +135,13 @@ class Optimizer(Record):
 class Rule(Record):
     """What makes one epoch, or one trial, better than another: a metric, within the limits that the study sets."""
 
-    metric: str = "val/accuracy"  # or "val/loss"
+    metric: str = Metric.VAL_ACCURACY  # or "val/loss"
     maximum_gap: float | None = None  # of clean accuracy, share of 0..1
     minimum_accuracy: float | None = None  # of validation, share of 0..1
 
     @property
     def maximize(self) -> bool:
-        return self.metric == "val/accuracy"
+        return self.metric == Metric.VAL_ACCURACY
 
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """How far the clean metrics are beyond each limit; 0 or less: it is kept.
@@ -149,9 +150,9 @@ class Rule(Record):
         """
         found = {}
         if self.maximum_gap is not None:
-            found["maximum_gap"] = metrics["gap/accuracy"] - self.maximum_gap - _ROUNDING
+            found["maximum_gap"] = metrics[Metric.GAP_ACCURACY] - self.maximum_gap - _ROUNDING
         if self.minimum_accuracy is not None:
-            found["minimum_accuracy"] = self.minimum_accuracy - metrics["val/accuracy"] - _ROUNDING
+            found["minimum_accuracy"] = self.minimum_accuracy - metrics[Metric.VAL_ACCURACY] - _ROUNDING
         return {**found, "learning": float(verdict == "not-learning")} if found else {}
 
     def keeps(self, metrics: Mapping[str, float], verdict: str = "") -> bool:
@@ -161,7 +162,7 @@ class Rule(Record):
     def rank(self, metrics: Mapping[str, float], verdict: str = "") -> tuple[float, float, float]:
         """Larger is better: what keeps the limits (or is least beyond them), then the metric, then validation loss."""
         value = metrics[self.metric] if self.maximize else -metrics[self.metric]
-        return -sum(max(0.0, by) for by in self.beyond(metrics, verdict).values()), value, -metrics["val/loss"]
+        return -sum(max(0.0, by) for by in self.beyond(metrics, verdict).values()), value, -metrics[Metric.VAL_LOSS]
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The metric, worse by what the gap is beyond its limit: what a pruner compares trials by."""
@@ -297,7 +298,177 @@ class RecordedRun:
     @property
     def done(self) -> bool:
         """Whether the trial counts: it is neither under way, nor was it interrupted, nor does it run once more."""
-        return self.state != "running" and self.reason != "interrupted" and RETRIED not in self.tags
+        return self.state != "running" and self.reason != "interrupted" and not self.retried
+
+    # Texts are "" where the run has no such tag, metrics None.
+
+    @property
+    def trial(self) -> str:
+        """Return the key of the trial, unique within the study; "" for the study's own run."""
+        return self.tags.get(Tag.TRIAL, "")
+
+    @property
+    def number(self) -> int:
+        """Return the trial's number within the study and architecture, from 0.
+
+        Raises:
+            KeyError: the run is the study's own, which has none.
+        """
+        return int(self.tags[Tag.NUMBER])
+
+    @property
+    def architecture(self) -> str:
+        return self.tags.get(Tag.ARCHITECTURE, "")
+
+    @property
+    def levels(self) -> dict[str, Level]:
+        """Return the trial's level of each factor that is active in it; {} for the study's own run."""
+        return dict(json.loads(self.tags.get(Tag.LEVELS, "{}")))
+
+    @property
+    def seed(self) -> int:
+        """Return the trial's seed.
+
+        Raises:
+            KeyError: the run is the study's own, which has none.
+        """
+        return int(self.tags[Tag.SEED])
+
+    @property
+    def weights(self) -> str:
+        """Return where the source weights are from: `TrialSpec.weights_source`, or "none"."""
+        return self.tags.get(Tag.WEIGHTS, "")
+
+    @property
+    def weights_digest(self) -> str:
+        return self.tags.get(Tag.WEIGHTS_DIGEST, "")
+
+    @property
+    def weights_address(self) -> str:
+        """Return the address of the source weights in the cache."""
+        return self.tags.get(Tag.WEIGHTS_ADDRESS, "")
+
+    @property
+    def weights_recipe(self) -> str:
+        """Return the address of how the source weights are trained, without the code that does it."""
+        return self.tags.get(Tag.WEIGHTS_RECIPE, "")
+
+    @property
+    def from_cache(self) -> bool:
+        """Return whether this is a pretraining whose weights were in the cache."""
+        return bool(self.tags.get(Tag.FROM_CACHE))
+
+    @property
+    def data_digest(self) -> str:
+        """Return the digest of every image, its label and the split."""
+        return self.tags.get(Tag.DATA_DIGEST, "")
+
+    @property
+    def code_version(self) -> str:
+        return self.tags.get(Tag.CODE_VERSION, "")
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Return the version of each package; {} where that was not recorded, or was cut to what MLflow takes."""
+        try:
+            return dict(json.loads(self.tags.get(Tag.PACKAGES, "{}")))
+        except ValueError:
+            return {}
+
+    @property
+    def verdict(self) -> str:
+        """Return one of training/verdict.py's; "" where the trial has not come to its end."""
+        return self.tags.get(Tag.VERDICT, "")
+
+    @property
+    def verdict_reason(self) -> str:
+        return self.tags.get(Tag.VERDICT_REASON, "")
+
+    @property
+    def message(self) -> str:
+        """Return the error in a line."""
+        return self.tags.get(Tag.MESSAGE, "")
+
+    @property
+    def retried(self) -> bool:
+        """Return whether the run failed and its trial runs once more."""
+        return Tag.RETRIED in self.tags
+
+    @property
+    def model(self) -> str:
+        """Return the address `models:/...` of the trial's model; "" where it left none."""
+        return self.tags.get(Tag.MODEL, "")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the configuration, for the study's own run."""
+        return config_in(self.tags)
+
+    @property
+    def run_command(self) -> str:
+        """Return, for the study's own run, the last run-study."""
+        return self.tags.get(Tag.RUN_COMMAND, "")
+
+    @property
+    def last_command(self) -> str:
+        """Return, for the study's own run, the last command of any kind that ran trials."""
+        return self.tags.get(Tag.LAST_COMMAND, "")
+
+    @property
+    def test_split(self) -> str:
+        """Return, for the study's own run, the JSON that tells when its test split was opened; "" if it was not."""
+        return self.tags.get(Tag.TEST_SPLIT, "")
+
+    def computed_on(self, what: str) -> str:
+        """Return one of `TrialResult.computed_on`, e.g. the `device`."""
+        return self.tags.get(computed_on_tag(what), "")
+
+    @property
+    def epochs(self) -> int | None:
+        """Return how many epochs the trial trains at most; None where a driver died before it recorded parameters."""
+        return _whole(self.parameters.get(Parameter.EPOCHS))
+
+    @property
+    def image_size(self) -> int | None:
+        """Return the images' side in pixels; None as for `epochs`."""
+        return _whole(self.parameters.get(Parameter.IMAGE_SIZE))
+
+    @property
+    def classes(self) -> int | None:
+        """Return how many classes the images have; None as for `epochs`."""
+        return _whole(self.parameters.get(Parameter.CLASSES))
+
+    @property
+    def train_images(self) -> int | None:
+        """Return how many training images there are; None as for `epochs`."""
+        return _whole(self.parameters.get(Parameter.TRAIN_IMAGES))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Return the epoch, from 1, whose weights the trial kept."""
+        return _whole(self.metrics.get(Metric.BEST_EPOCH))
+
+    @property
+    def updates(self) -> int | None:
+        """Return how many updates the trial made."""
+        return _whole(self.metrics.get(Metric.UPDATES))
+
+    @property
+    def seconds(self) -> float | None:
+        """Return how long the trial trained."""
+        return self.metrics.get(Metric.TOTAL_SECONDS)
+
+    @property
+    def trainable_parameters(self) -> int | None:
+        return _whole(self.metrics.get(Metric.TRAINABLE_PARAMETERS))
+
+    @property
+    def frozen_parameters(self) -> int | None:
+        return _whole(self.metrics.get(Metric.FROZEN_PARAMETERS))
+
+
+def _whole(number: float | str | None) -> int | None:
+    return None if number is None else int(number)
 
 
 @dataclass(frozen=True)
@@ -333,18 +504,12 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
     Args:
         runs: trials (or pretrainings), oldest first.
     """
-    return {run.tags["cnnstudy.trial"]: run for run in sorted(runs, key=lambda run: run.done)}
+    return {run.trial: run for run in sorted(runs, key=lambda run: run.done)}
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:
     """A trial's clean metrics at its best epoch, by the names of an epoch's: `val/loss`; {} where it has none."""
-    names = [f"{part}/{name}" for part in ("train", "val", "gap") for name in ("accuracy", "loss")]
-    return {name: run.metrics[best_name(name)] for name in names if best_name(name) in run.metrics}
-
-
-def best_name(metric: str) -> str:
-    """The name of a metric at a trial's best epoch: `val/loss` -> `best/val_loss`."""
-    return f"best/{metric.replace('/', '_')}"
+    return {name: run.metrics[best_name(name)] for name in CLEAN_METRICS if best_name(name) in run.metrics}
 
 
 _NESTED: dict[tuple[str, str], type[Record]] = {

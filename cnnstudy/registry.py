@@ -18,8 +18,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
 from cnnstudy.mlflow_entities import all_pages, sent_once, with_files
+from cnnstudy.names import Tag
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
-from cnnstudy.tracking import MODEL_HASH, Tracker
+from cnnstudy.tracking import Tracker
 from cnnstudy.training import layout
 
 ADDRESSES = "models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID"
@@ -60,7 +61,7 @@ class Registry(Tracker):
         Raises:
             UnknownNameError: no such trial, or it left no model.
         """
-        by_name = latest_runs(run for run in self.runs(study.experiment_id) if "cnnstudy.trial" in run.tags)
+        by_name = latest_runs(run for run in self.runs(study.experiment_id) if run.trial)
         if trial not in by_name:
             names = ", ".join(list(by_name)[:12]) or "none"
             raise UnknownNameError(
@@ -68,12 +69,12 @@ class Registry(Tracker):
                 f"There are {names}{', ...' if len(by_name) > 12 else ''}."
             )
         run = by_name[trial]
-        if "cnnstudy.model" not in run.tags:
+        if not run.model:
             raise UnknownNameError(
                 f"trial {trial!r} of study {study.name!r} has no model: it {_why_not(run)}. "
                 f"`python -m cnnstudy leaderboard {study.name}` shows those that finished."
             )
-        return self.at(run.tags["cnnstudy.model"])
+        return self.at(run.model)
 
     def at(self, address: str) -> StoredModel:
         """The model at an address `models:/...`.
@@ -100,8 +101,8 @@ class Registry(Tracker):
                 location = self._client.get_model_version_download_uri(name, version.version)
                 run_id, source = version.run_id, str(version.source)
         tags = self._tags_of(run_id)
-        trial = "/".join(filter(None, (tags.get("cnnstudy.study"), tags.get("cnnstudy.trial"))))
-        recorded = tags.get(MODEL_HASH, "") if tags.get("cnnstudy.model") == source else ""
+        trial = "/".join(filter(None, (tags.get(Tag.STUDY), tags.get(Tag.TRIAL))))
+        recorded = tags.get(Tag.MODEL_HASH, "") if tags.get(Tag.MODEL) == source else ""
         return StoredModel(address, str(location), run_id or None, trial, recorded)
 
     def bring(self, model: StoredModel, folder: Path) -> Path:
@@ -202,7 +203,7 @@ class Registry(Tracker):
 
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
         """Give the run's model the alias `champion`, with the reason; its version, which is made once."""
-        source = run.tags["cnnstudy.model"]
+        source = run.model
         with self._translated(), sent_once(), _default_address(self.uri):
             if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)

@@ -26,10 +26,11 @@ from cnnstudy.leftovers import (
     FoundWorker,
     decide,
 )
+from cnnstudy.names import Tag
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.registry import Registry
 from cnnstudy.scratch import is_abandoned, is_scratch, remove_abandoned, scratch_folders
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import Tracker
 from cnnstudy.training import checkpoints
 
 _WORKER = "cnnstudy.execution.worker"
@@ -84,7 +85,7 @@ def _has_ended(trial: str, written: float, runs: Sequence[RecordedRun] | None) -
     """Whether the trial of a checkpoint has, that was written at that time; None where it is not known here."""
     if runs is None:
         return None
-    done = [run for run in runs if run.done and run.tags.get("cnnstudy.trial") == trial]
+    done = [run for run in runs if run.done and run.trial == trial]
     if any(not run.ended or written < run.ended / 1000 + CLOCKS_APART for run in done):
         return True
     return None if done else False  # one that is written later may be of a study of that name in another store
@@ -158,9 +159,9 @@ def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
         # a store may let nobody delete; the run is marked all the same, and nothing reads its files
         with contextlib.suppress(TrackingError):
             registry.remove_files(decision.key)
-        tracker.end_run(decision.key, "failed", {REASON: "interrupted"})
+        tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted"})
     elif decision.becomes == STOPPED:
-        tracker.end_run(decision.key, "failed", {REASON: "interrupted", "cnnstudy.message": "its driver was killed"})
+        tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted", Tag.MESSAGE: "its driver was killed"})
 
 
 def _end(pid: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,9 +11,10 @@ from cnnstudy.driver import MakeExecutor, Workshop
 from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
 from cnnstudy.execution import Failed, Job
 from cnnstudy.jobs import watch
+from cnnstudy.names import best_name
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.recording import Recorder, Recording, title_of
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, latest_runs
 from cnnstudy.registry import Registry
 from cnnstudy.resume import recorded_config
 from cnnstudy.scratch import scratch_folder
@@ -119,7 +119,7 @@ def _find(given: str, registry: Registry) -> tuple[RecordedStudy, RecordedRun]:
     for study in studies:
         if trial and study.name != name:
             continue
-        runs = [run for run in registry.runs(study.experiment_id) if "cnnstudy.trial" in run.tags]
+        runs = [run for run in registry.runs(study.experiment_id) if run.trial]
         by_name = latest_runs(runs)
         found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
         if found is not None:
@@ -151,7 +151,7 @@ def _compare(
 
 
 def _changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
-    then = {**json.loads(run.tags.get("cnnstudy.packages", "{}")), "code": run.tags.get("cnnstudy.code_version", "")}
-    then |= {name: run.tags[f"cnnstudy.{name}"] for name in result.computed_on if f"cnnstudy.{name}" in run.tags}
+    then = {**run.packages, "code": run.code_version}
+    then |= {name: value for name in result.computed_on if (value := run.computed_on(name))}
     now = {**driver_versions(), **result.versions, "code": code_version(), **result.computed_on}
     return {name: (then[name], now[name]) for name in sorted(now) if name in then and then[name] != now[name]}

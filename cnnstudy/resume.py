@@ -13,12 +13,13 @@ from cnnstudy.config import Study
 from cnnstudy.config_record import differences
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
+from cnnstudy.names import Metric
 from cnnstudy.proposals import PastTrial
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy, Rule, best_metrics
 from cnnstudy.repair import tidy_machine
 from cnnstudy.schema import StudyConfig
-from cnnstudy.tracking import LEVELS, Tracker
+from cnnstudy.tracking import Tracker
 
 
 def tidy_up(display: Display) -> None:
@@ -56,7 +57,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
 
 def refuse_other_images(study: str, runs: Iterable[RecordedRun], images: PreparedImages) -> None:
     """Raise StudyChangedError where trials of the study are recorded that saw other images or another split."""
-    others = {run.tags["cnnstudy.data_digest"] for run in runs if run.kind == "trial"} - {images.digest}
+    others = {run.data_digest for run in runs if run.kind == "trial"} - {images.digest}
     if others:
         raise StudyChangedError(
             f"the images of {images.name} are not those that study {study!r} was begun with (their "
@@ -109,7 +110,7 @@ def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[Recorded
 
 def _scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
     """What a pruner was told of the trial, epoch by epoch."""
-    names = {rule.metric, *(["gap/accuracy"] if rule.maximum_gap is not None else [])}
+    names = {rule.metric, *([Metric.GAP_ACCURACY] if rule.maximum_gap is not None else [])}
     ask, history = recorder.outbox.ask, recorder.tracker.metric_history
     histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
     needed = Rule(rule.metric, rule.maximum_gap)
@@ -121,11 +122,11 @@ def past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
     """A recorded trial as a strategy takes it, without what it reported."""
     metrics = best_metrics(run)
     return PastTrial(
-        architecture=run.tags["cnnstudy.architecture"],
-        number=int(run.tags["cnnstudy.number"]),
-        levels=json.loads(run.tags[LEVELS]),
+        architecture=run.architecture,
+        number=run.number,
+        levels=run.levels,
         state=run.state,
         done=run.done,
         value=metrics.get(rule.metric),
-        beyond=rule.beyond(metrics, run.tags.get("cnnstudy.verdict", "")) if metrics else {},
+        beyond=rule.beyond(metrics, run.verdict) if metrics else {},
     )

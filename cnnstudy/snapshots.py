@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cnnstudy.config_record import config_in
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, best_name
+from cnnstudy.names import Metric, best_name
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy
 from cnnstudy.schema import StudyConfig
 from cnnstudy.tracking import Tracker
 
@@ -17,7 +17,7 @@ _CLOCKS_DIFFER = 600_000
 #: The kinds of runs that are counted, each by itself.
 PHASES = ("trial", "confirm")
 #: What a display shows of an epoch.
-_SHOWN = ("train/accuracy", "val/accuracy", "gap/accuracy")
+_SHOWN = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Snapshot:
     @property
     def under_way(self) -> list[RecordedRun]:
         """What trains now. A run without parameters is just being made."""
-        return [run for run in self.runs.values() if run.state == "running" and "epochs" in run.parameters]
+        return [run for run in self.runs.values() if run.state == "running" and run.epochs is not None]
 
     @property
     def phase(self) -> str:
@@ -45,12 +45,12 @@ class Snapshot:
 
     def done(self, phase: str) -> dict[str, RecordedRun]:
         """By trial the runs of that kind that count."""
-        return {run.tags["cnnstudy.trial"]: run for run in self.runs.values() if run.kind == phase and run.done}
+        return {run.trial: run for run in self.runs.values() if run.kind == phase and run.done}
 
     def total(self) -> int:
         """How many trials there are to be; 0 where the configuration is another version's."""
         # neither images nor weights need be on this machine
-        config = {**config_in(self.study.tags), "data": {"name": "digits"}, "weights": {}}
+        config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
             return StudyConfig.model_validate(config).total_trials
         except (ValueError, CnnstudyError):
@@ -149,16 +149,16 @@ def news(before: Snapshot | None, now: Snapshot, clock: float) -> Iterator[News]
     if before is None or (now.running and not before.running):
         yield _counted(known, now, phase)
     for run_id, run in now.runs.items():
-        if "epochs" not in run.parameters:  # just being made, or its driver died over that
+        if run.epochs is None:  # just being made, or its driver died over that
             continue
         old = known.runs.get(run_id)
-        key = run.tags["cnnstudy.trial"]
-        if old is None or "epochs" not in old.parameters:
+        key = run.trial
+        if old is None or old.epochs is None:
             if run.kind in PHASES and run.kind != phase:
                 phase = run.kind
                 yield _counted(known, now, phase)
             seconds = max(0.0, clock - run.started / 1000)
-            yield Started(key, run.name.removeprefix(key).strip(), int(run.parameters["epochs"]), seconds)
+            yield Started(key, run.name.removeprefix(key).strip(), run.epochs, seconds)
         elif old.state != "running":
             continue
         if run.epoch > (old.epoch if old else 0) and all(name in run.metrics for name in _SHOWN):
@@ -178,16 +178,15 @@ def ending(run: RecordedRun) -> str:
     if run.reason == "interrupted":
         return "interrupted; the next call runs it again"
     if run.state == "failed":
-        return f"failed ({run.reason}): {run.tags.get('cnnstudy.message', '')}"
-    if run.tags.get("cnnstudy.from_cache"):
+        return f"failed ({run.reason}): {run.message}"
+    if run.from_cache:
         return "source weights from the cache"
     if train is None or validation is None or gap is None:
         return run.state
     if run.kind == "pretrain":
         return f"validation {100 * validation:.1f} %"
-    verdict = run.tags.get("cnnstudy.verdict")
     return (
         f"{run.state}, train {100 * train:.1f} %, validation {100 * validation:.1f} %, gap {100 * gap:+.1f} points"
-        + (f" at epoch {run.metrics['best/epoch']:.0f}" if "best/epoch" in run.metrics else "")
-        + (f": {verdict}" if verdict else "")
+        + (f" at epoch {run.best_epoch}" if run.best_epoch is not None else "")
+        + (f": {run.verdict}" if run.verdict else "")
     )

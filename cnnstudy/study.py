@@ -22,6 +22,7 @@ from cnnstudy.driver import Driver, MakeExecutor, Workshop
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.factorial import Factorial
+from cnnstudy.names import Tag, count_tag
 from cnnstudy.patience import Patience
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder, open_recorder
@@ -30,7 +31,7 @@ from cnnstudy.resume import past_trials, recorded_config, recorded_runs, refuse_
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.signals import terminate_as_interrupt
-from cnnstudy.tracking import DRIVER, REASON, Tracker
+from cnnstudy.tracking import Tracker
 
 COUNTS = ("finished", "pruned", "failed", "missing")
 
@@ -200,7 +201,7 @@ def _running(recorder: Recorder) -> Iterator[None]:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
         with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
             recorder.interrupt_unfinished()
-            recorder.end_study("failed", {REASON: reason, "cnnstudy.message": str(error)})
+            recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
         raise
 
 
@@ -221,9 +222,9 @@ def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
 
 
 def _end(recorder: Recorder, outcome: Outcome) -> None:
-    tags = {f"cnnstudy.trials_{name}": str(getattr(outcome, name)) for name in COUNTS}
-    tags |= {REASON: "interrupted"} if outcome.interrupted else {}
-    tags[DRIVER] = ""
+    tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
+    tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
+    tags[Tag.DRIVER] = ""
     recorder.outbox.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
     recorder.outbox.wait()
 
@@ -270,7 +271,7 @@ def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
     """A search needs so many trials of each network, a factorial those with the numbers of its cells and seeds."""
     missing = 0
     for name in config.architectures:
-        numbers = {int(run.tags["cnnstudy.number"]) for run in done if run.tags["cnnstudy.architecture"] == name}
+        numbers = {run.number for run in done if run.architecture == name}
         if isinstance(config.strategy, strategies.Factorial):
             numbers = {number for number in numbers if number < config.trials_of(name)}
         missing += max(0, config.trials_of(name) - len(numbers))

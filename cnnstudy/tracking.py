@@ -22,11 +22,6 @@ from cnnstudy.database import count_metrics, make_whole
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import mlflow_status
 from cnnstudy.mlflow_entities import (
-    CALLED,
-    KIND,
-    REASON,
-    STATE,
-    TOKEN,
     all_pages,
     dataset_input,
     log_model_files,
@@ -38,8 +33,8 @@ from cnnstudy.mlflow_entities import (
     translated,
     with_files,
 )
-from cnnstudy.mlflow_entities import DRIVER as DRIVER
 from cnnstudy.mlflow_studies import find_or_make, study_runs
+from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
 from cnnstudy.scratch import scratch_folder
 
@@ -49,9 +44,6 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, RunTag, ViewType
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-LEVELS = "cnnstudy.levels"
-#: On a run and on a model: SHA-256 of the model's Keras file, as the worker left it.
-MODEL_HASH = "cnnstudy.model_sha256"
 
 
 def tracking_uri(given: str | None) -> str:
@@ -82,11 +74,11 @@ class Tracker:
         with self._translated():
             names = {
                 experiment.experiment_id: experiment.name
-                for experiment in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'study'")
+                for experiment in self._client.search_experiments(filter_string=f"tags.`{Tag.KIND}` = 'study'")
             }
             runs = study_runs(self._client, list(names))
         own = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(own, key=lambda run: -int(run.data.tags.get(CALLED, run.info.start_time)))
+        latest = sorted(own, key=lambda run: -int(run.data.tags.get(Tag.CALLED, run.info.start_time)))
         return [recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -123,7 +115,7 @@ class Tracker:
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
     ) -> None:
         """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
-        self.restart_study(study, {**config_tags(config), **(tags or {}), CALLED: str(_now())})
+        self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(_now())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
             (folder / "study" / file.name).write_text(text, encoding="utf-8")
@@ -133,7 +125,7 @@ class Tracker:
         """Mark the study as running, with the configuration that it has."""
         with self._translated():
             self._client.update_run(study.run_id, status="RUNNING")
-        self.set_tags(study.run_id, {**(tags or {}), STATE: "running", REASON: "", "cnnstudy.message": ""})
+        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
 
     def artifacts_of(self, experiment_id: str) -> str:
         """Where the files of its runs go: a folder, or an address."""
@@ -147,7 +139,7 @@ class Tracker:
         search, order = self._client.search_runs, ["start_time ASC"]
         with self._translated():
             found = all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
-        return [recorded_run(run) for run in found if KIND in run.data.tags]
+        return [recorded_run(run) for run in found if Tag.KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
         """Those under way, and those that ended at `since` (milliseconds since 1970) or later: quick, where all runs
@@ -178,7 +170,7 @@ class Tracker:
         with self._translated(), sent_once():
             run_id = self.find_run(experiment_id, token) if again else None
             if run_id is None:
-                tokened = {**tags, TOKEN: token} if token else dict(tags)
+                tokened = {**tags, Tag.TOKEN: token} if token else dict(tags)
                 run_id = str(self._client.create_run(experiment_id, at, tokened, name).info.run_id)
             self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
             self._client.log_inputs(run_id, [dataset_input(images)])
@@ -187,7 +179,7 @@ class Tracker:
     def find_run(self, experiment_id: str, token: str) -> str | None:
         """The id of the run that carries the token, were it deleted; None where there is none."""
         with self._translated():
-            found = self._client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{token}'", ViewType.ALL, 1)
+            found = self._client.search_runs([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", ViewType.ALL, 1)
         return str(found[0].info.run_id) if found else None
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
@@ -243,8 +235,8 @@ class Tracker:
 
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None, at: int | None = None) -> None:
         """The last word on a run: its state, and MLflow's status to match; `at` as in start_run."""
-        self.set_tags(run_id, {**(tags or {}), STATE: state})
-        self.end_status(run_id, mlflow_status(state, (tags or {}).get(REASON, "")), at)
+        self.set_tags(run_id, {**(tags or {}), Tag.STATE: state})
+        self.end_status(run_id, mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
 
     def end_status(self, run_id: str, status: str, at: int | None = None) -> None:
         """MLflow's own status of a run that has its state; `at` as in start_run."""
@@ -274,7 +266,7 @@ class Tracker:
         with self._translated(), sent_once():
             model = self._find_model(experiment_id, token) if again else None
             if model is None:
-                tokened = {**tags, TOKEN: token} if token else dict(tags)
+                tokened = {**tags, Tag.TOKEN: token} if token else dict(tags)
                 model = self._client.create_logged_model(
                     experiment_id, name=name, source_run_id=run_id, tags=tokened, model_type="classifier"
                 )
@@ -285,12 +277,12 @@ class Tracker:
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
             where = (at or _now(), step, model_id, images.name, short(images.digest), run_id)
             logged = [Metric(key, value, *where) for key, value in metrics.items()]
-            about = {"cnnstudy.model": f"models:/{model_id}", MODEL_HASH: tags.get(MODEL_HASH, "")}
+            about = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: tags.get(Tag.MODEL_HASH, "")}
             self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
-        found = self._client.search_logged_models([experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
+        found = self._client.search_logged_models([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", max_results=1)
         return found[0] if found else None
 
     def _has_output(self, run_id: str, model_id: str) -> bool:

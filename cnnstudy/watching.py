@@ -97,13 +97,12 @@ def standing(name: str, now: Snapshot) -> str:
     text = f"study {name}: {', '.join(counts)}"
     if now.running:
         return text if now.under_way else f"{text}; no trial is under way, its images or weights may be in the making"
-    tags, message = now.study.tags, now.study.tags.get("cnnstudy.message")
     if now.study.reason == "interrupted":
-        ended = f"it was stopped; {that_goes_on(tags)}"
-    elif now.study.state == "failed" and message:
-        ended = f"it ended with an error: {message}"
+        ended = f"it was stopped; {that_goes_on(now.study)}"
+    elif now.study.state == "failed" and now.study.message:
+        ended = f"it ended with an error: {now.study.message}"
     elif now.study.state == "failed":
-        ended = f"it ended with trials missing; {that_runs_what_is_missing(tags)}"
+        ended = f"it ended with trials missing; {that_runs_what_is_missing(now.study)}"
     else:
         ended = "it is done"
     return f"{text}. No driver is running: {ended}."

@@ -118,7 +118,7 @@ def make_run() -> MakeRun:
         key = f"alexnet-{number:03d}"
         parameters = {"image_size": "64", "epochs": "3", "optimizer": "adam"}
         tags = {"cnnstudy.trial": key, "cnnstudy.architecture": "alexnet", "cnnstudy.weights": "none"}
-        tags |= {"cnnstudy.levels": json.dumps(chosen), "cnnstudy.seed": "0"}
+        tags |= {"cnnstudy.levels": json.dumps(chosen), "cnnstudy.seed": "0", "cnnstudy.number": str(number)}
         run = RecordedRun(f"run{number}", key, "trial", "finished", "", number, parameters, metrics, tags)
         given_tags = changes.pop("tags", {})
         return dataclasses.replace(run, tags=tags | given_tags, **changes)

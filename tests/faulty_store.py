@@ -20,11 +20,12 @@ from pictures import leave_out_pictures
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.execution import Epoch, Event
+from cnnstudy.names import Tag
 from cnnstudy.patience import Patience
 from cnnstudy.records import RecordedRun
 from cnnstudy.spool import waiting
 from cnnstudy.study import Outcome, confirm_study, run_study
-from cnnstudy.tracking import TOKEN, Tracker
+from cnnstudy.tracking import Tracker
 
 WRITES = (
     *("create_run", "update_run", "set_terminated", "log_batch", "log_inputs", "log_outputs", "log_artifacts"),
@@ -76,7 +77,7 @@ def whole_record(tracker: Tracker, experiment: str, times: bool = True) -> dict[
 
 
 def _run(client: Any, run: Any, models: dict[str, Any], times: bool, uri: str) -> dict[str, Any]:
-    left_out = {TOKEN, "cnnstudy.called", "cnnstudy.model", "mlflow.user"}
+    left_out = {Tag.TOKEN, "cnnstudy.called", "cnnstudy.model", "mlflow.user"}
     history = {
         key: [(m.step, m.value, m.timestamp if times else 0) for m in client.get_metric_history(run.info.run_id, key)]
         for key in sorted(run.data.metrics)
@@ -105,7 +106,7 @@ def _model(model: Any, names: dict[str, str], times: bool, uri: str) -> dict[str
         "name": model.name,
         "run": names[model.source_run_id],
         "status": str(model.status),
-        "tags": {key: value for key, value in model.tags.items() if key not in {TOKEN, "mlflow.user"}},
+        "tags": {key: value for key, value in model.tags.items() if key not in {Tag.TOKEN, "mlflow.user"}},
         "metrics": sorted((m.key, m.value, m.step, m.timestamp if times else 0) for m in model.metrics or []),
         "files": _files(model.artifact_location, uri),
     }

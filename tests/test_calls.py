@@ -9,9 +9,10 @@ import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 
-from cnnstudy.calls import LAST, of_confirm, of_run, that_goes_on, that_runs_what_is_missing
+from cnnstudy.calls import of_confirm, of_run, that_goes_on, that_runs_what_is_missing
 from cnnstudy.config import SHIPPED, load_study
 from cnnstudy.display import Display
+from cnnstudy.names import Tag
 from cnnstudy.study import confirm_study, run_study
 from cnnstudy.tracking import Tracker
 
@@ -26,8 +27,9 @@ budget: {trials: 3}
 """
 
 
-def commands(tags: dict[str, str]) -> tuple[str, str]:
-    found = that_goes_on(tags), that_runs_what_is_missing(tags)
+def commands(tracker: Tracker) -> tuple[str, str]:
+    (own,) = (run for run in tracker.runs(tracker.study("its-name").experiment_id) if run.kind == "study")
+    found = that_goes_on(own), that_runs_what_is_missing(own)
     texts = [text.removeprefix("`").partition("`") for text in found]
     assert [rest for _, _, rest in texts] == [" goes on"] * 2
     return texts[0][0], texts[1][0]
@@ -54,7 +56,7 @@ def test_a_stopped_run_and_a_stopped_confirm(
         else:
             options = {name.removeprefix("--"): int(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
             confirm_study(given, options, tracker, make, Display(), again=False)
-        return commands(tracker.tags(tracker.study("its-name").run_id))
+        return commands(tracker)
 
     given = [word for override in overrides for word in ("--set", override)]
     first = stopped(3, ["run-study", "my studies/one.yaml", *given])
@@ -71,13 +73,15 @@ def test_a_stopped_run_and_a_stopped_confirm(
 def test_a_study_that_comes_along_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for folder, given in [(SHIPPED.parent, "quickstart"), (SHIPPED, "quickstart.yaml"), (tmp_path, "quickstart")]:
         monkeypatch.chdir(folder)
-        assert of_run(load_study(given))[LAST] == "python -m cnnstudy run-study quickstart"
+        assert of_run(load_study(given))[Tag.LAST_COMMAND] == "python -m cnnstudy run-study quickstart"
     (tmp_path / "experiments").mkdir()
     own = tmp_path / "experiments" / "own.yaml"
     own.write_text(FILE, encoding="utf-8")
-    assert of_run(load_study("own"))[LAST] == shlex.join(["python", "-m", "cnnstudy", "run-study", str(own)])
+    assert of_run(load_study("own"))[Tag.LAST_COMMAND] == shlex.join(
+        ["python", "-m", "cnnstudy", "run-study", str(own)]
+    )
 
 
 def test_a_confirm_that_opens_the_test_again_says_so() -> None:
     tags = of_confirm("its-name", {"most_seeds": 7}, again=True)
-    assert tags == {LAST: "python -m cnnstudy confirm its-name --most-seeds 7 --open-test-again"}
+    assert tags == {Tag.LAST_COMMAND: "python -m cnnstudy confirm its-name --most-seeds 7 --open-test-again"}

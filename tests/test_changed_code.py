@@ -17,11 +17,11 @@ from pictures import leave_out_pictures
 
 import cnnstudy
 from cnnstudy import changed_code, code_digests
-from cnnstudy.changed_code import MIXED, RECORDED
 from cnnstudy.cli import app
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import StudyChangedError
+from cnnstudy.names import Tag
 from cnnstudy.study import Outcome, confirm_study, run_study
 from cnnstudy.tracking import Tracker
 
@@ -100,14 +100,14 @@ EDIT = ("training/loop.py", "self.epoch += 1", "self.epoch += 2")
 
 
 def test_the_code_is_recorded_when_the_first_trial_begins(recorded: Recorded) -> None:
-    held = changed_code.long_value(RECORDED, recorded.tags)
+    held = changed_code.long_value(Tag.CODE, recorded.tags)
     assert held["version"] == "0.1.0+g1a2b3c4d5e6f"
     assert held["form"] == code_digests.FORM
     assert "Trainer.run_epoch" in held["units"]
     assert "HEAD_UNITS" in held["units"]
     assert "IMAGENET_MEANS" not in held["units"], "of a network that the study has not"
-    assert MIXED not in recorded.tags
-    assert max(len(text) for key, text in recorded.tags.items() if key.startswith(RECORDED)) <= 5000
+    assert Tag.CODE_VERSIONS not in recorded.tags
+    assert max(len(text) for key, text in recorded.tags.items() if key.startswith(Tag.CODE)) <= 5000
 
 
 def test_other_code_is_refused_with_what_changed_and_the_ways_out(
@@ -129,8 +129,8 @@ def test_other_code_is_refused_with_what_changed_and_the_ways_out(
     assert "--set name=coded-2" in message
     assert "--accept-code" in message
     assert recorded.executor is None, "nothing was begun"
-    assert {key: text for key, text in recorded.tags.items() if RECORDED in key} == {
-        key: text for key, text in before.items() if RECORDED in key
+    assert {key: text for key, text in recorded.tags.items() if Tag.CODE in key} == {
+        key: text for key, text in before.items() if Tag.CODE in key
     }
 
 
@@ -145,7 +145,7 @@ def test_the_way_back_is_open(recorded: Recorded) -> None:
 def test_code_is_accepted_once_and_the_study_says_so(recorded: Recorded, versioned: Callable[[str], None]) -> None:
     recorded.edit(*EDIT)
     assert recorded.run(3, accept_code=True).finished == 3
-    assert json.loads(recorded.tags[MIXED]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
+    assert json.loads(recorded.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
     (warning,) = [text for text in recorded.said if "more than one code" in text]
     assert warning.endswith("\n  training/loop.py: Trainer.run_epoch changed")
     assert recorded.run(4).finished == 4  # it is the study's code now
@@ -154,14 +154,14 @@ def test_code_is_accepted_once_and_the_study_says_so(recorded: Recorded, version
         recorded.run(5)
     versioned("0.1.0+g1a2b3c4d5e6f")
     assert recorded.run(5, accept_code=True).finished == 5
-    assert len(json.loads(recorded.tags[MIXED])) == 3
+    assert len(json.loads(recorded.tags[Tag.CODE_VERSIONS])) == 3
 
 
 def test_accepting_what_did_not_change_says_nothing(recorded: Recorded) -> None:
     before = recorded.tags
     assert recorded.run(3, accept_code=True).finished == 3
-    assert MIXED not in recorded.tags
-    assert recorded.tags[f"{RECORDED}.0"] == before[f"{RECORDED}.0"]
+    assert Tag.CODE_VERSIONS not in recorded.tags
+    assert recorded.tags[f"{Tag.CODE}.0"] == before[f"{Tag.CODE}.0"]
 
 
 def test_where_nothing_is_to_be_trained_nothing_is_refused(recorded: Recorded) -> None:
@@ -180,7 +180,7 @@ def test_where_nothing_is_to_be_trained_nothing_is_refused(recorded: Recorded) -
 def test_harmless_edits_are_taken(recorded: Recorded, file: str, before: str, after: str) -> None:
     recorded.edit(file, before, after)
     assert recorded.run(3).finished == 3
-    assert MIXED not in recorded.tags
+    assert Tag.CODE_VERSIONS not in recorded.tags
 
 
 def test_confirming_by_other_code_is_refused_too(recorded: Recorded) -> None:
@@ -189,13 +189,13 @@ def test_confirming_by_other_code_is_refused_too(recorded: Recorded) -> None:
         recorded.confirm()
     assert recorded.executor is None or recorded.executor.trials == []
     assert recorded.confirm(accept_code=True).confirmed is not None
-    assert len(json.loads(recorded.tags[MIXED])) == 2
+    assert len(json.loads(recorded.tags[Tag.CODE_VERSIONS])) == 2
 
 
 def test_a_study_of_an_earlier_version_is_taken_as_it_is(recorded: Recorded) -> None:
     study = recorded.tracker.study("coded")
     for key in recorded.tags:
-        if key.startswith(RECORDED):
+        if key.startswith(Tag.CODE):
             recorded.tracker._client.delete_tag(study.run_id, key)
     recorded.edit(*EDIT)
     assert recorded.run(3).finished == 3
@@ -217,9 +217,9 @@ def recorded_by_file(recorded: Recorded) -> Recorded:
         },
         "versions": dict(versions),
     }
-    tags = changed_code.long_tags(RECORDED, before)
+    tags = changed_code.long_tags(Tag.CODE, before)
     for key in set(recorded.tags) - set(tags):
-        if key.startswith(f"{RECORDED}."):
+        if key.startswith(f"{Tag.CODE}."):
             recorded.tracker._client.delete_tag(study.run_id, key)
     recorded.tracker.set_tags(study.run_id, tags)
     return recorded
@@ -245,18 +245,18 @@ def test_code_recorded_in_another_way_is_refused_with_the_reason(
     with pytest.raises(StudyChangedError, match=r"These packages have changed:\n  tensorflow \S+ -> 99\.0\.0\nGo back"):
         recorded_by_file.run(3)
     assert recorded_by_file.executor is None, "nothing was begun"
-    assert recorded_by_file.tags[f"{RECORDED}.0"] == before[f"{RECORDED}.0"]
+    assert recorded_by_file.tags[f"{Tag.CODE}.0"] == before[f"{Tag.CODE}.0"]
 
 
 def before_versions(tags: dict[str, str]) -> dict[str, str]:
-    return dict(changed_code.long_value(RECORDED, tags)["versions"])
+    return dict(changed_code.long_value(Tag.CODE, tags)["versions"])
 
 
 def test_code_recorded_in_another_way_is_accepted_once(recorded_by_file: Recorded) -> None:
     assert recorded_by_file.run(3, accept_code=True).finished == 3
     (warning,) = [text for text in recorded_by_file.said if "more than one code" in text]
     assert "may be from more than one code from here on: cnnstudy 0.1.0+g1a2b3c4d5e6f recorded" in warning
-    assert json.loads(recorded_by_file.tags[MIXED]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
+    assert json.loads(recorded_by_file.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
     assert recorded_by_file.run(4).finished == 4
     recorded_by_file.edit(*EDIT)
     with pytest.raises(StudyChangedError, match=r"Trainer\.run_epoch changed"):
@@ -267,7 +267,7 @@ def test_a_study_without_trials_takes_any_code(recorded: Recorded) -> None:
     recorded.file.write_text(FILE.replace("coded", "empty"), encoding="utf-8")
     recorded.tracker.open_study("empty", load_study(str(recorded.file)).config.model_dump(mode="json"))
     study = recorded.tracker.study("empty")
-    recorded.tracker.set_tags(study.run_id, {f"{RECORDED}.0": recorded.tags[f"{RECORDED}.0"][:10]})
+    recorded.tracker.set_tags(study.run_id, {f"{Tag.CODE}.0": recorded.tags[f"{Tag.CODE}.0"][:10]})
     recorded.edit(*EDIT)
     assert recorded.run(1).finished == 1
 

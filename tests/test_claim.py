@@ -14,9 +14,10 @@ import pytest
 
 from cnnstudy.claim import Claim, driver_of, one_driver, while_nobody_runs
 from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
+from cnnstudy.names import Tag
 from cnnstudy.processes import Process, started, this_process
 from cnnstudy.records import RecordedStudy
-from cnnstudy.tracking import DRIVER, Tracker
+from cnnstudy.tracking import Tracker
 
 ELSEWHERE = Process("elsewhere", 7, "1", "another machine", "another boot", "pid:[1]")
 
@@ -51,7 +52,7 @@ def test_a_claim_is_taken_and_kept(tracker: Tracker, study: RecordedStudy) -> No
     claim.check()
     claim.take()
     claim.check()
-    assert Process.from_json(json.loads(tracker.tags(study.run_id)[DRIVER])) == this_process()
+    assert Process.from_json(json.loads(tracker.tags(study.run_id)[Tag.DRIVER])) == this_process()
     Claim(tracker, study).take()  # what this process left of an earlier call
 
 
@@ -101,7 +102,7 @@ def test_of_two_that_begin_in_the_same_moment_one_goes_on(
 
     def and_they_too(self: Tracker, run_id: str, tags: dict[str, str]) -> None:
         set_tags(self, run_id, tags)
-        set_tags(self, run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+        set_tags(self, run_id, {Tag.DRIVER: json.dumps(ELSEWHERE.to_json())})
 
     monkeypatch.setattr(Tracker, "set_tags", and_they_too)
     with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):

@@ -18,9 +18,10 @@ from cnnstudy.analysis.comparison_champions import CONFIRMED, UNCONFIRMED
 from cnnstudy.comparing import compare_studies, show_comparison
 from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import InputError, TrackingError, UnknownNameError
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import TrialResult, TrialSpec
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import Tracker
 
 CONFIG: dict[str, Any] = {
     "objective": {"metric": "val/accuracy"},
@@ -51,7 +52,7 @@ def record(tracker: Tracker, name: str, spec: TrialSpec, gap: float, **config: A
     interrupted = recorder.start(
         dataclasses.replace(spec, number=0, seed=0)
     )  # beside one that is done it does not count
-    tracker.end_run(interrupted.run_id, "failed", {REASON: "interrupted"})
+    tracker.end_run(interrupted.run_id, "failed", {Tag.REASON: "interrupted"})
 
 
 @pytest.fixture

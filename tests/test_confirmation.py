@@ -21,11 +21,11 @@ from cnnstudy.display import Display, PlainDisplay
 from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.models import find_model
-from cnnstudy.opening import TEST_TAG
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun
 from cnnstudy.study import Outcome, confirm_study, run_study
-from cnnstudy.tracking import DRIVER, Tracker
+from cnnstudy.tracking import Tracker
 
 FILE = """
 name: fake
@@ -156,7 +156,7 @@ def test_the_test_split_is_opened_once_with_time_and_hash(desk: Desk) -> None:
     assert confirmed.optimism == pytest.approx(0.9 - 0.71)
     assert confirmed.test.low is not None
     assert confirmed.test.low < 0.71 < (confirmed.test.high or 0)
-    recorded = json.loads(desk.own.tags[TEST_TAG])
+    recorded = json.loads(desk.own.tags[Tag.TEST_SPLIT])
     assert (recorded["opened"], recorded["digest"]) == (confirmed.test.opened, "t" * 64)
     assert desk.own.metrics["test/accuracy"] == pytest.approx(0.71)
     assert desk.own.metrics["selection/optimism"] == pytest.approx(0.19)
@@ -201,7 +201,7 @@ def test_an_opening_that_was_cut_off_is_finished_and_counts_once(desk: Desk) -> 
     with pytest.raises(Exception, match="the worker died"):
         desk.confirm(accuracy=TURNED, failures={"test": broken})
     assert desk.is_at_rest()
-    assert json.loads(desk.own.tags[TEST_TAG])["openings"] == 1
+    assert json.loads(desk.own.tags[Tag.TEST_SPLIT])["openings"] == 1
     confirmed = done(desk.confirm(accuracy=TURNED))
     assert confirmed.test is not None
     assert (confirmed.test.openings, confirmed.test.values) == (1, (0.7, 0.72))
@@ -212,7 +212,7 @@ def test_the_tag_of_an_opening_does_not_grow_with_the_seeds(desk: Desk) -> None:
     lengths = []
     for seeds in (2, 3):
         confirmed = done(desk.confirm({"top": 1, "seeds": seeds, "most_seeds": seeds}, again=True))
-        tag = desk.own.tags[TEST_TAG]
+        tag = desk.own.tags[Tag.TEST_SPLIT]
         assert confirmed.test is not None
         assert not any(run in tag for run in confirmed.test.runs)
         assert json.loads(tag)["mean"] == confirmed.test.mean
@@ -225,7 +225,7 @@ def test_an_opening_that_an_earlier_version_told_of_counts(desk: Desk) -> None:
     first = done(desk.confirm(accuracy=TURNED)).test
     assert first is not None
     whole = {name: value for name, value in vars(first).items() if name != "confusion"}
-    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: json.dumps(whole)})
+    desk.tracker.set_tags(desk.own.run_id, {Tag.TEST_SPLIT: json.dumps(whole)})
     assert done(desk.confirm(accuracy=TURNED)).test == first
     assert desk.opened == 0
     more = done(desk.confirm({"top": 2, "seeds": 3, "most_seeds": 3}, accuracy=TURNED))
@@ -237,7 +237,7 @@ def test_an_opening_that_an_earlier_version_told_of_counts(desk: Desk) -> None:
 )
 def test_an_opening_that_can_not_be_read_is_an_error_with_a_way_out(desk: Desk, tag: str) -> None:
     desk.search()
-    desk.tracker.set_tags(desk.own.run_id, {TEST_TAG: tag})
+    desk.tracker.set_tags(desk.own.run_id, {Tag.TEST_SPLIT: tag})
     with pytest.raises(TrackingError, match=r"cnnstudy\.test_split of study 'fake'.*can't be read.*--open-test-again"):
         desk.confirm(accuracy=TURNED)
     assert desk.opened == 0
@@ -280,7 +280,7 @@ def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> N
     confirmed = done(desk.confirm(accuracy=TURNED))
     assert confirmed.champion is None
     assert desk.opened == 0
-    assert TEST_TAG not in desk.own.tags
+    assert Tag.TEST_SPLIT not in desk.own.tags
     assert desk.tracker._client.search_registered_models() == []
     assert "2 are beyond the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
     assert desk.record()["champion"] is None
@@ -373,7 +373,7 @@ def test_a_search_of_failures_is_not_confirmed(desk: Desk) -> None:
         desk.confirm()
     assert desk.is_at_rest()
     assert (desk.own.state, desk.own.status) == ("finished", "FINISHED"), "as the search left it"
-    assert desk.own.tags[DRIVER] == ""
+    assert desk.own.tags[Tag.DRIVER] == ""
 
 
 def test_what_can_not_be_confirmed(desk: Desk) -> None:

@@ -16,10 +16,11 @@ from cnnstudy import estimate
 from cnnstudy.display import Display, PlainDisplay, duration
 from cnnstudy.estimate import local_folder, seconds_of, seconds_once, tell_cost, tell_size
 from cnnstudy.execution import Failed
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import PreparedImages, RecordedRun, Speed, TrialSpec
 from cnnstudy.schema import StudyConfig
-from cnnstudy.tracking import STATE, Tracker
+from cnnstudy.tracking import Tracker
 
 IMAGES = PreparedImages("digits", "/images", "d" * 64, 64, ("cat", "dog"), (40, 60), (10, 80), (2, 2))
 LEVELS = {"transfer": "scratch", "batch_size": 8, "dropout": 0.5, "data_fraction": 1.0, "protocol": "clean"}
@@ -176,7 +177,7 @@ class Desk:
             "parameters/frozen": parameters - 300.0,
         }
         self.recorder.tracker.log_metrics(run_id, metrics, 1)
-        self.recorder.tracker.end_run(run_id, state, {STATE: state})
+        self.recorder.tracker.end_run(run_id, state, {Tag.STATE: state})
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from trained_study import NAME, Trained
 
 from cnnstudy.errors import ModelError, UnknownNameError
 from cnnstudy.models import Model, find_model
+from cnnstudy.names import Tag
 from cnnstudy.records import TrialSpec
 from cnnstudy.registry import Registry
-from cnnstudy.tracking import KIND, MODEL_HASH, REASON, STATE, Tracker
+from cnnstudy.tracking import Tracker
 
 
 def find(given: str, trained: Trained, folder: Path) -> Model:
@@ -71,7 +72,7 @@ def test_names_of_classes_of_a_model_from_before_they_came_with_it(trained: Trai
 
 def test_the_hash_of_a_model_is_kept_with_its_run(trained: Trained) -> None:
     content = (model_folder(trained) / "data" / "model.keras").read_bytes()
-    assert trained.run.tags[MODEL_HASH] == hashlib.sha256(content).hexdigest()
+    assert trained.run.tags[Tag.MODEL_HASH] == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,9 @@ def test_another_model_of_the_same_run_is_not_held_against_its_hash(
     folder = tmp_path / "own"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "model.keras").write_bytes(b"own")
-    tags = {KIND: "trial", "cnnstudy.trial": "alexnet-000", "cnnstudy.study": "fake"}
+    tags = {Tag.KIND: "trial", "cnnstudy.trial": "alexnet-000", "cnnstudy.study": "fake"}
     run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
-    recorded = {MODEL_HASH: "0" * 64}
+    recorded = {Tag.MODEL_HASH: "0" * 64}
     tracker.log_model(study.experiment_id, run_id, "a model", folder, {}, 1, spec.images, recorded)
     tracker._client.create_registered_model("own")
     tracker._client.create_model_version("own", str(folder), run_id)
@@ -157,7 +158,7 @@ def test_no_model(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_study_without_champion_and_trials_without_model(tracker: Tracker, tmp_path: Path) -> None:
     study = tracker.open_study("young", {"objective": {"metric": "val/accuracy"}})
     for trial, state, reason in (("pruned", "pruned", ""), ("failed", "failed", "oom"), ("running", "running", "")):
-        tags = {KIND: "trial", "cnnstudy.trial": trial, STATE: state, REASON: reason}
+        tags = {Tag.KIND: "trial", "cnnstudy.trial": trial, Tag.STATE: state, Tag.REASON: reason}
         tracker._client.create_run(study.experiment_id, tags=tags)
     with pytest.raises(UnknownNameError, match=r"study 'young' has no champion yet.*leaderboard young.*young/TRIAL"):
         find_model("young", tracker.uri, tmp_path)
@@ -204,7 +205,7 @@ def test_the_champion_is_the_version_with_the_alias(tracker: Tracker, spec: Tria
     (tmp_path / "saved" / "data").mkdir(parents=True)
     (tmp_path / "saved" / "data" / "model.keras").write_bytes(b"")
     for number in (0, 1):
-        tags = {KIND: "trial", "cnnstudy.trial": f"alexnet-00{number}", "cnnstudy.study": "fake"}
+        tags = {Tag.KIND: "trial", "cnnstudy.trial": f"alexnet-00{number}", "cnnstudy.study": "fake"}
         run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
         tracker.log_model(study.experiment_id, run_id, "a model", tmp_path / "saved", {}, 1, spec.images, {})
         run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)

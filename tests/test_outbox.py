@@ -25,12 +25,13 @@ from cnnstudy.confirmation import RECORD
 from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.linking import link_tree
+from cnnstudy.names import Tag
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.processes import Process, this_process
 from cnnstudy.records import RecordedRun, latest_runs
 from cnnstudy.spool import waiting
-from cnnstudy.tracking import DRIVER, REASON, Tracker
+from cnnstudy.tracking import Tracker
 
 
 class Own(Desk):
@@ -335,7 +336,7 @@ def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> 
         client = desk.client.client
         experiment = client.get_experiment_by_name("fake").experiment_id
         (study,) = client.search_runs([experiment], "tags.`cnnstudy.kind` = 'study'")
-        client.set_tag(study.info.run_id, DRIVER, json.dumps(elsewhere.to_json()))
+        client.set_tag(study.info.run_id, Tag.DRIVER, json.dumps(elsewhere.to_json()))
         desk.up()
 
     desk.at_the_end(lose)
@@ -349,7 +350,7 @@ def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> 
     assert waiting() == [left]
     assert desk.run(take_over=True).finished == 2
     assert desk.trained == []
-    assert desk.runs("study")[0].tags[DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
 
 
 def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(desk: Own) -> None:
@@ -357,7 +358,7 @@ def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(
         desk.run(patience=BRIEF, on_event=desk.down)
     desk.up()
     named: list[str] = []
-    desk.run("budget.trials=3", on_event=lambda event: named.append(desk.runs("study")[0].tags[DRIVER]))
+    desk.run("budget.trials=3", on_event=lambda event: named.append(desk.runs("study")[0].tags[Tag.DRIVER]))
     assert set(named) == {json.dumps(this_process().to_json())}
 
 
@@ -367,7 +368,7 @@ def test_a_trial_that_another_driver_marked_interrupted_stays_so(desk: Own) -> N
         desk.run(patience=BRIEF, on_event=desk.down)
     desk.up()
     (first,) = desk.runs()
-    desk.tracker.end_run(first.run_id, "failed", {REASON: "interrupted"})
+    desk.tracker.end_run(first.run_id, "failed", {Tag.REASON: "interrupted"})
     assert desk.run().finished == 2
     assert desk.trained == ["alexnet-000"]
     interrupted = desk.runs()[0]
@@ -420,7 +421,7 @@ def test_a_trial_that_another_machine_did_not_bring_to_its_end_arrives_late(
     desk: Own, own_places: Path, machine: Callable[[str], None]
 ) -> None:
     other = run_on_two_machines(desk, machine)
-    desk.tracker.end_run(other.run_id, "failed", {REASON: "interrupted"})
+    desk.tracker.end_run(other.run_id, "failed", {Tag.REASON: "interrupted"})
     assert desk.run(ONE).finished == 1
     assert desk.trained == []
     (late,) = [run for run in desk.runs() if run.done]

@@ -16,12 +16,13 @@ import requests
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.leftovers import DISCARDED, ENDED, INTERRUPTED, MATCHED, REMOVED, STOPPED, Found, decide
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
 from cnnstudy.repair import carry_out, look_around, look_at, workers_here
 from cnnstudy.scratch import scratch_folder
-from cnnstudy.tracking import REASON, STATE, Tracker
+from cnnstudy.tracking import Tracker
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 
@@ -54,7 +55,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     for run_id in models:
         tracker.log_files(run_id, Path("files"))
     tracker.end_run(ended, "finished")
-    tracker.set_tags(status_behind, {STATE: "failed", REASON: "crash"})
+    tracker.set_tags(status_behind, {Tag.STATE: "failed", Tag.REASON: "crash"})
     pending = tracker._client.create_logged_model(study.experiment_id, name="x", source_run_id=left).model_id
 
     decisions = decide(Found(studies=(look_at(tracker, study, "gone"),)))

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from cnnstudy import report
 from cnnstudy.analysis.leaderboard import leaderboard
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialResult, TrialSpec
 from cnnstudy.study import Outcome
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import Tracker
 
 MakeRun = Callable[..., RecordedRun]
 CONFIG = {"objective": {"metric": "val/accuracy"}}
@@ -40,7 +41,7 @@ def record(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, accuracy: fl
     recorder = Recorder(tracker, study)
     recording = recorder.start(spec)
     if accuracy is None:
-        tracker.end_run(recording.run_id, "failed", {REASON: "interrupted"})
+        tracker.end_run(recording.run_id, "failed", {Tag.REASON: "interrupted"})
         return
     summary = {"val/accuracy": accuracy, "train/accuracy": 1.0, "gap/accuracy": 1 - accuracy, "val/loss": 1 - accuracy}
     recorder.finish(recording, TrialResult("finished", 1, 1, 2.0, summary, ((1, 0), (0, 1)), 1, 0, None))

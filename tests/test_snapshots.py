@@ -11,6 +11,7 @@ from pictures import leave_out_pictures
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Failed
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
@@ -26,7 +27,7 @@ from cnnstudy.snapshots import (
     news,
     next_snapshot,
 )
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import Tracker
 
 FILE: dict[str, Any] = {
     "name": "fake",
@@ -62,7 +63,7 @@ class Recorded:
         self.recorder.finish(recording, dataclasses.replace(result, **changes))
 
     def interrupt(self, recording: Recording) -> None:
-        self.tracker.end_run(recording.run_id, "failed", {REASON: "interrupted"})
+        self.tracker.end_run(recording.run_id, "failed", {Tag.REASON: "interrupted"})
 
     def news(self) -> list[News]:
         """Since the last call."""
@@ -171,7 +172,7 @@ def test_a_run_that_is_just_being_made_waits(recorded: Recorded) -> None:
     tags = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-000"}
     run_id = recorded.tracker.start_run(recorded.study.experiment_id, "alexnet-000", tags, {}, recorded.spec.images)
     assert recorded.news() == []
-    recorded.tracker.end_run(run_id, "failed", {REASON: "interrupted"})
+    recorded.tracker.end_run(run_id, "failed", {Tag.REASON: "interrupted"})
     assert recorded.news() == []
 
 

@@ -38,6 +38,7 @@ from cnnstudy.errors import (
     WorkerError,
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed
+from cnnstudy.names import Tag
 from cnnstudy.patience import Patience
 from cnnstudy.preparation import digest_of
 from cnnstudy.processes import Process
@@ -46,7 +47,7 @@ from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.search import Search
 from cnnstudy.study import Outcome, run_study
-from cnnstudy.tracking import DRIVER, REASON, STATE, Tracker
+from cnnstudy.tracking import Tracker
 
 FILE = """
 name: fake
@@ -298,7 +299,7 @@ def test_what_a_dead_driver_left_is_repaired(desk: Desk) -> None:
     levels = desk.levels()
     left = desk.runs()[1]
     for run_id in (left.run_id, desk.study().run_id):
-        desk.tracker.set_tags(run_id, {STATE: "running"})
+        desk.tracker.set_tags(run_id, {Tag.STATE: "running"})
         desk.tracker._client.update_run(run_id, status="RUNNING")
     outcome = desk.run("budget.trials=2")
     assert (outcome.finished, outcome.missing) == (2, 0)
@@ -421,7 +422,7 @@ def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
     with pytest.raises(type(error)):
         desk.run()
     (own,) = desk.runs("study")
-    assert own.tags[DRIVER] == ""
+    assert own.tags[Tag.DRIVER] == ""
     assert own.state == "finished"
 
 
@@ -585,7 +586,7 @@ def test_a_study_of_failures_has_no_champion(desk: Desk) -> None:
     desk.run("budget.trials=1", failures={"alexnet-000": failed("alexnet-000", "oom")})
     assert desk.tracker._client.search_registered_models() == []
     assert desk.runs("study")[0].tags["cnnstudy.trials_failed"] == "1"
-    assert REASON in desk.runs()[0].tags
+    assert Tag.REASON in desk.runs()[0].tags
 
 
 def test_source_weights_belong_to_their_image_size(desk: Desk) -> None:
@@ -765,7 +766,7 @@ def test_what_is_missing_of_the_seeds_that_are_left_is_run(desk: Desk) -> None:
     """Trials of a block that is no longer wanted do not stand in for those of one that is."""
     desk.run(*FACTORIAL, slots=2)
     stopped = next(run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
-    desk.tracker.end_run(stopped.run_id, "failed", {REASON: "interrupted"})
+    desk.tracker.end_run(stopped.run_id, "failed", {Tag.REASON: "interrupted"})
     outcome = desk.run(*FACTORIAL, "strategy.seeds=1", interrupt_at=0)
     assert outcome.missing == 1
     assert desk.run(*FACTORIAL, "strategy.seeds=1").missing == 0
@@ -1130,13 +1131,13 @@ def test_a_study_that_was_begun_elsewhere_is_taken_over_when_asked(desk: Desk) -
     assert desk.executor is None
     assert desk.run("budget.trials=2", take_over=True).finished == 2
     assert desk.status(left.run_id) == "KILLED"
-    assert desk.runs("study")[0].tags[DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
 
 
 def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
     def take(event: Event) -> None:
         if isinstance(event, Done) and event.key == "alexnet-001":
-            desk.tracker.set_tags(desk.study().run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+            desk.tracker.set_tags(desk.study().run_id, {Tag.DRIVER: json.dumps(ELSEWHERE.to_json())})
 
     with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
         desk.run(on_event=take)
@@ -1151,7 +1152,7 @@ def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
 def test_trials_under_way_are_left_to_the_driver_that_took_the_study(desk: Desk) -> None:
     def take(event: Event) -> None:
         if isinstance(event, Done) and event.key == "alexnet-000":
-            desk.tracker.set_tags(desk.study().run_id, {DRIVER: json.dumps(ELSEWHERE.to_json())})
+            desk.tracker.set_tags(desk.study().run_id, {Tag.DRIVER: json.dumps(ELSEWHERE.to_json())})
 
     with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
         desk.run(slots=2, on_event=take)
@@ -1167,7 +1168,7 @@ def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
 
     with contextlib.suppress(ZeroDivisionError):
         desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
-    assert desk.runs("study")[0].tags[DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
 
 
 def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> None:

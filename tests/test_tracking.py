@@ -17,9 +17,10 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from cnnstudy.config_record import config_tags
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
+from cnnstudy.names import Tag
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
-from cnnstudy.tracking import DEFAULT_URI, DRIVER, REASON, Tracker, tracking_uri
+from cnnstudy.tracking import DEFAULT_URI, Tracker, tracking_uri
 
 CONFIG: dict[str, Any] = {"objective": {"metric": "val/accuracy"}, "budget": {"trials": 3}}
 TRIAL = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-007"}
@@ -144,7 +145,7 @@ def test_the_state_and_mlflows_status(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec, state: str, reason: str, status: str
 ) -> None:
     run_id = start(tracker, study, spec)
-    tracker.end_run(run_id, state, {REASON: reason})
+    tracker.end_run(run_id, state, {Tag.REASON: reason})
     run = recorded(tracker, study, run_id)
     assert (run.state, run.reason, run.done) == (state, reason, reason != "interrupted")
     assert tracker._client.get_run(run_id).info.status == status
@@ -305,7 +306,7 @@ def test_a_study_that_somebody_runs_keeps_its_run(tracker: Tracker, study: Recor
     tags = {"cnnstudy.kind": "study", **config_tags(CONFIG)}
     early = tracker._client.create_run(study.experiment_id, 1, tags, "study fake").info.run_id
     assert tracker.open_study("fake", CONFIG).run_id == early
-    tracker.set_tags(study.run_id, {DRIVER: "somebody"})
+    tracker.set_tags(study.run_id, {Tag.DRIVER: "somebody"})
     assert tracker.open_study("fake", CONFIG).run_id == study.run_id
     assert [one.run_id for one in tracker.studies()] == [study.run_id]
 

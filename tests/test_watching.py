@@ -14,15 +14,15 @@ from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 from rich.console import Console
 
-from cnnstudy.calls import LAST, RUN
 from cnnstudy.config import load_study
 from cnnstudy.display import Display, choose_display
 from cnnstudy.errors import TrackingError, UnknownNameError
 from cnnstudy.execution import Event
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
 from cnnstudy.study import run_study
-from cnnstudy.tracking import REASON, Tracker
+from cnnstudy.tracking import Tracker
 from cnnstudy.watching import QUIET, watch
 
 FILE = """
@@ -151,11 +151,11 @@ def test_a_study_is_followed_to_its_end(elsewhere: Elsewhere) -> None:
     ("state", "tags", "told"),
     [
         ("finished", {}, "No driver is running: it is done."),
-        ("failed", {REASON: "interrupted"}, "it was stopped; `go on` goes on."),
-        ("failed", {REASON: "interrupted", LAST: "confirm"}, "it was stopped; `confirm` goes on."),
+        ("failed", {Tag.REASON: "interrupted"}, "it was stopped; `go on` goes on."),
+        ("failed", {Tag.REASON: "interrupted", Tag.LAST_COMMAND: "confirm"}, "it was stopped; `confirm` goes on."),
         ("failed", {"cnnstudy.message": "no images"}, "it ended with an error: no images."),
         ("failed", {}, "it ended with trials missing; `go on` goes on."),
-        ("failed", {LAST: "confirm"}, "it ended with trials missing; `go on` goes on."),
+        ("failed", {Tag.LAST_COMMAND: "confirm"}, "it ended with trials missing; `go on` goes on."),
     ],
 )
 def test_a_study_that_nobody_runs_is_told_and_left(
@@ -163,7 +163,7 @@ def test_a_study_that_nobody_runs_is_told_and_left(
 ) -> None:
     elsewhere.begin()
     elsewhere.finish(elsewhere.start(0))
-    elsewhere.end(state, **{RUN: "go on", **tags})
+    elsewhere.end(state, **{Tag.RUN_COMMAND: "go on", **tags})
     (line,) = elsewhere.watch(iter(()))
     assert line.startswith("study fake: 1 finished, 0 pruned, 0 failed, 2 missing. No driver")
     assert line.endswith(told)
@@ -172,7 +172,7 @@ def test_a_study_that_nobody_runs_is_told_and_left(
 
 def test_a_study_of_a_version_that_did_not_record_its_call(elsewhere: Elsewhere) -> None:
     elsewhere.begin()
-    elsewhere.end("failed", **{REASON: "interrupted"})
+    elsewhere.end("failed", **{Tag.REASON: "interrupted"})
     (line,) = elsewhere.watch(iter(()))
     assert line.endswith("it was stopped; the command that ran it goes on.")
 
@@ -301,7 +301,7 @@ def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
     elsewhere.epoch(one, 1)
 
     def driver() -> Iterator[None]:
-        elsewhere.tracker.end_run(one.run_id, "failed", {REASON: "interrupted"})
+        elsewhere.tracker.end_run(one.run_id, "failed", {Tag.REASON: "interrupted"})
         again = elsewhere.start(0)
         yield
         elsewhere.epoch(again, 2)

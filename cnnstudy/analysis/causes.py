@@ -148,8 +148,8 @@ def _laws(
 def _images_per_class(trials: Sequence[RecordedRun]) -> float | None:
     """Training images a class at data_fraction 1, all classes together; None where no run tells."""
     for run in trials:
-        if "train_images" in run.parameters and "classes" in run.parameters:
-            return int(run.parameters["train_images"]) / int(run.parameters["classes"])
+        if run.train_images is not None and run.classes is not None:
+            return run.train_images / run.classes
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cnnstudy.analysis.inference import LEVEL, holm, mean_of
+from cnnstudy.names import Metric
 from cnnstudy.records import RecordedRun, Rule, best_metrics
 from cnnstudy.space import Level, describe_levels, names_in_title
 
@@ -86,18 +87,17 @@ def candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list[Cand
     Combinations that learnt nothing in any trial are none.
     """
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
-    for run in sorted(trials, key=lambda run: (run.tags["cnnstudy.architecture"], _number(run))):
+    for run in sorted(trials, key=lambda run: (run.architecture, run.number)):
         if run.state == "finished" and best_metrics(run):
-            levels = json.dumps(json.loads(run.tags["cnnstudy.levels"]), sort_keys=True)
-            groups.setdefault((run.tags["cnnstudy.architecture"], levels), []).append(run)
+            groups.setdefault((run.architecture, json.dumps(run.levels, sort_keys=True)), []).append(run)
     rated = []
     for (architecture, _), runs in groups.items():
-        learnt = [run for run in runs if run.tags.get("cnnstudy.verdict") != "not-learning"]
+        learnt = [run for run in runs if run.verdict != "not-learning"]
         if not learnt:
             continue
         mean = mean_metrics([best_metrics(run) for run in runs])
-        levels = json.loads(runs[0].tags["cnnstudy.levels"])
-        candidate = Candidate(architecture, _number(runs[0]), levels, mean[rule.metric], mean["gap/accuracy"])
+        first = runs[0]
+        candidate = Candidate(architecture, first.number, first.levels, mean[rule.metric], mean[Metric.GAP_ACCURACY])
         rated.append((rule.rank(mean), candidate))
     # sorted is stable: between equals the first network and trial
     return [candidate for _, candidate in sorted(rated, key=lambda pair: pair[0], reverse=True)[:top]]
@@ -156,11 +156,11 @@ def _standing(
         candidate=candidate,
         seeds=tuple(there),
         values=tuple(values),
-        gaps=tuple(metrics["gap/accuracy"] for metrics in there.values()),
+        gaps=tuple(metrics[Metric.GAP_ACCURACY] for metrics in there.values()),
         mean=mean.get(rule.metric, math.nan),
         low=low,
         high=high,
-        gap=mean.get("gap/accuracy", math.nan),
+        gap=mean.get(Metric.GAP_ACCURACY, math.nan),
         keeps=keeps,
         failed=failed,
         standing=FAILED if failed or not there else UNLEARNT if not learnt else TIED if keeps else BEYOND,
@@ -201,7 +201,7 @@ def typical_seed(standing: Standing) -> int:
 def naive_best(trials: Sequence[RecordedRun], rule: Rule) -> RecordedRun | None:
     """The single trial that validates best: what a search without confirmation would call its result."""
     rated = [run for run in trials if run.state == "finished" and best_metrics(run)]
-    return max(rated, key=lambda run: rule.rank(best_metrics(run), run.tags.get("cnnstudy.verdict", "")), default=None)
+    return max(rated, key=lambda run: rule.rank(best_metrics(run), run.verdict), default=None)
 
 
 def to_json(standing: Standing) -> dict[str, Any]:
@@ -243,4 +243,4 @@ def from_json(plain: Mapping[str, Any]) -> Standing:
 
 
 def _number(run: RecordedRun) -> int:
-    return int(run.tags["cnnstudy.number"])
+    return run.number

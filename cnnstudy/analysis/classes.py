@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from cnnstudy.names import Metric, class_name
+
 
 def class_metrics(
     confusion: Sequence[Sequence[int]], classes: Sequence[str], train_confusion: Sequence[Sequence[int]] = ()
@@ -35,10 +37,10 @@ def metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
     named: dict[str, float] = {}
     for number, row in enumerate(per_class):
         name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]
-        while f"recall/{name}" in named or not name.strip(" ._-"):
+        while class_name(Metric.RECALL, name) in named or not name.strip(" ._-"):
             name = f"{name}_{number}"
-        named[f"recall/{name}"] = float(row["recall"])
-        named[f"precision/{name}"] = float(row["precision"])
+        named[class_name(Metric.RECALL, name)] = float(row["recall"])
+        named[class_name(Metric.PRECISION, name)] = float(row["precision"])
         if math.isfinite(train_recall := float(row.get("train_recall", math.nan))):
-            named[f"train_recall/{name}"] = train_recall
+            named[class_name(Metric.TRAIN_RECALL, name)] = train_recall
     return named

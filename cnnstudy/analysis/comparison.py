@@ -15,7 +15,7 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import NETWORKS, Causes, counted
 from cnnstudy.analysis.comparison_champions import Champion, ChampionComparison, compare_champions
-from cnnstudy.analysis.comparison_settings import DIGEST, Difference, differing_settings, tag_values
+from cnnstudy.analysis.comparison_settings import Difference, data_digests, differing_settings
 from cnnstudy.analysis.contrasts import measured
 from cnnstudy.analysis.effects import PAIRS, Effect
 from cnnstudy.analysis.inference import LEVEL, Estimate, adjusted_p, mean_of, welch
@@ -100,7 +100,7 @@ class Comparison:
 
 def compare(a: Side, b: Side) -> Comparison:
     """What two studies tell side by side; what can't be compared is left out, and said in the notes."""
-    same_images = tag_values(a.trials, DIGEST) == tag_values(b.trials, DIGEST) != []
+    same_images = data_digests(a.trials) == data_digests(b.trials) != []
     outcomes: list[OutcomeComparison] = []
     effects: list[EffectComparison] = []
     notes = _notes(a, b, same_images)

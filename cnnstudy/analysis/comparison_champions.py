@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cnnstudy.analysis.champion import naive_best
 from cnnstudy.analysis.confirmed import from_json
 from cnnstudy.analysis.inference import Estimate, by_ends, mean_of, welch
+from cnnstudy.names import Metric
 from cnnstudy.records import RecordedRun, Rule, best_metrics
 
 CONFIRMED, UNCONFIRMED = "confirmed", "best trial, not confirmed"
@@ -69,9 +70,9 @@ def _best_trial(trials: Sequence[RecordedRun], rule: Rule, standing: str) -> Cha
     best = naive_best(trials, rule)
     if best is None:
         return None
-    metrics, key = best_metrics(best), best.tags["cnnstudy.trial"]
+    metrics, key = best_metrics(best), best.trial
     title = best.name.removeprefix(key).strip()
-    gap = metrics.get("gap/accuracy")
+    gap = metrics.get(Metric.GAP_ACCURACY)
     return Champion(key, title, rule.metric, standing, Estimate(metrics[rule.metric]), (), gap, None)
 
 

@@ -12,6 +12,7 @@ from cnnstudy.analysis.comparison_champions import Champion
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.inference import Estimate
 from cnnstudy.analysis.sentences import change
+from cnnstudy.names import Metric
 
 DIFFERENCE_HEADINGS = ("setting", "A", "B")
 OUTCOME_HEADINGS = ("network", "at the end of training", "A", "B", "B - A", "B is", "by")
@@ -141,7 +142,7 @@ def _champions(comparison: Comparison) -> Iterator[str]:
         if found.reason:
             yield f"Cannot tell which champion is better: {told} {points} of validation, but {found.reason}."
         else:
-            better = found.value.sign * (-1 if found.a.metric == "val/loss" else 1)
+            better = found.value.sign * (-1 if found.a.metric == Metric.VAL_LOSS else 1)
             answer = {
                 1: "B's champion is better",
                 -1: "A's champion is better",
@@ -161,16 +162,16 @@ def _worth(champion: Champion) -> str:
     if champion.gap is not None:
         parts.append(f"gap {100 * champion.gap:+.1f} points")
     if champion.test is not None:
-        parts.append(f"test {_measured(champion.test, 'val/accuracy')} %")
+        parts.append(f"test {_measured(champion.test, Metric.VAL_ACCURACY)} %")
     return ", ".join(parts)
 
 
 def _unit(metric: str, share: bool = False) -> str:
-    return "nats" if metric == "val/loss" else "%" if share else "points"
+    return "nats" if metric == Metric.VAL_LOSS else "%" if share else "points"
 
 
 def _measured(estimate: Estimate, metric: str, plus: bool = False) -> str:
-    if metric == "val/loss":
+    if metric == Metric.VAL_LOSS:
         return _bracketed(estimate, 1.0, 3, plus)
     return _bracketed(estimate, 100.0, 1, plus)
 
@@ -244,7 +245,7 @@ def champion_rows(comparison: Comparison) -> list[list[str]]:
     found, rows = comparison.champions, []
     for name, one in (("A", found.a), ("B", found.b)):
         if one is not None:
-            tested = "" if one.test is None else _measured(one.test, "val/accuracy")
+            tested = "" if one.test is None else _measured(one.test, Metric.VAL_ACCURACY)
             gap = "" if one.gap is None else f"{100 * one.gap:+.1f}"
             value = _measured(one.value, one.metric)
             rows.append([name, f"{one.trial} ({one.title})", value, tested, gap, one.standing])

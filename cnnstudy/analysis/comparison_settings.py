@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnnstudy.config_record import differences
 from cnnstudy.records import RecordedRun, RecordedStudy
-
-DIGEST = "cnnstudy.data_digest"
-#: Tags of a trial that tell what made it, beside the study file.
-_TAGS = {"data digest": DIGEST, "code version": "cnnstudy.code_version"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,14 @@ def differing_settings(
 ) -> list[Difference]:
     """The keys of the study files that differ but the name, then what the trials were made from and with."""
     found = [Difference(*of) for of in differences(a.config, b.config) if of[0] != "name"]
-    recorded = [(name, tag_values(trials_a, tag), tag_values(trials_b, tag)) for name, tag in _TAGS.items()]
+    recorded = [
+        ("data digest", data_digests(trials_a), data_digests(trials_b)),
+        (
+            "code version",
+            _distinct(run.code_version for run in trials_a),
+            _distinct(run.code_version for run in trials_b),
+        ),
+    ]
     of_a, of_b = _packages(trials_a), _packages(trials_b)
     recorded += [(f"packages.{name}", of_a.get(name, []), of_b.get(name, [])) for name in sorted({*of_a, *of_b})]
     return found + [
@@ -39,15 +41,19 @@ def differing_settings(
     ]
 
 
-def tag_values(trials: Sequence[RecordedRun], tag: str) -> list[str]:
-    """What the trials have in a tag, each value once."""
-    return sorted({run.tags[tag] for run in trials if tag in run.tags})
+def data_digests(trials: Sequence[RecordedRun]) -> list[str]:
+    """Return the digests of the images that the trials used, each once."""
+    return _distinct(run.data_digest for run in trials)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return sorted({value for value in values if value})
 
 
 def _packages(trials: Sequence[RecordedRun]) -> dict[str, list[str]]:
     """Package -> versions among the trials."""
     found: dict[str, set[str]] = {}
-    for text in tag_values(trials, "cnnstudy.packages"):
-        for name, version in json.loads(text).items():
+    for run in trials:
+        for name, version in run.packages.items():
             found.setdefault(name, set()).add(str(version))
     return {name: sorted(versions) for name, versions in found.items()}

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 
 TRAIN, VALIDATION, GAP = "#0b6e99", "#c4521b", "#f1c9a5"
@@ -35,9 +36,9 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], titl
 class _Panel:
     """Train and validation of one metric by epoch."""
 
-    def __init__(self, axes: Axes, name: str, label: str, has_best: bool) -> None:
+    def __init__(self, axes: Axes, names: tuple[str, str], label: str, has_best: bool) -> None:
         self._axes = axes
-        self._name = name
+        self._names = names
         self._gap = axes.fill_between([1], [0.0], [0.0], color=GAP, alpha=0.6, linewidth=0, label="gap")
         (self._train,) = axes.plot([], [], color=TRAIN, marker="o", markersize=3, label="train (clean)")
         (self._validation,) = axes.plot([], [], color=VALIDATION, marker="o", markersize=3, label="validation")
@@ -49,7 +50,7 @@ class _Panel:
 
     def set(self, records: Sequence[EpochRecord], best_epoch: int) -> None:
         epochs = [record.epoch for record in records]
-        train, validation = ([record.metrics[f"{of}/{self._name}"] for record in records] for of in ("train", "val"))
+        train, validation = ([record.metrics[name] for record in records] for name in self._names)
         self._gap.set_data(epochs, train, validation)
         self._train.set_data(epochs, train)
         self._validation.set_data(epochs, validation)
@@ -67,10 +68,13 @@ class _Curves:
         self._title = self._figure.suptitle("", fontsize=11)
         # a layout engine would draw everything twice, and of texts all that differs is the title
         self._figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.9, wspace=0.2)
-        labels = {"accuracy": "accuracy", "loss": "loss (nats)"}
+        labels = {
+            "accuracy": (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY),
+            "loss (nats)": (Metric.TRAIN_LOSS, Metric.VAL_LOSS),
+        }
         axes = self._figure.subplots(1, len(labels))
         self._panels = [
-            _Panel(one, name, label, has_best) for one, (name, label) in zip(axes, labels.items(), strict=True)
+            _Panel(one, names, label, has_best) for one, (label, names) in zip(axes, labels.items(), strict=True)
         ]
 
     def draw(self, records: Sequence[EpochRecord], best_epoch: int, title: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pandas as pd
 
 from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import InputError, did_you_mean
-from cnnstudy.records import RecordedRun, best_name
+from cnnstudy.names import Metric, Parameter, best_name, column_name, equal_fit_name, equal_updates_name, last_name
+from cnnstudy.records import RecordedRun
 from cnnstudy.space import ALWAYS_SHOWN, FACTORS
 
 #: What a table for reading shows after the factors, and under which heading; the CSV has every column.
@@ -23,19 +23,24 @@ _MEASURED = {
     "verdict": "verdict",
     "best_epoch": "epoch",
 }
+#: Metrics at the best epoch.
+_AT_THE_BEST = (
+    *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.FULL_TRAIN_ACCURACY),
+    *(Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
+)
 #: More columns of the CSV: the last weights, the same number of updates, the same fit, and what the gap is usually.
 _AT_THE_END = {
-    "last_train_accuracy": "last/train_accuracy",
-    "last_val_accuracy": "last/val_accuracy",
-    "last_gap_accuracy": "last/gap_accuracy",
-    "last_gap_loss": "last/gap_loss",
-    "equal_updates_gap_accuracy": "equal_updates/gap_accuracy",
-    "equal_updates_val_accuracy": "equal_updates/val_accuracy",
-    "equal_fit_gap_accuracy": "equal_fit/gap_accuracy",
-    "hidden_gap_accuracy": "gap/hidden_accuracy",
-    "legacy_gap_accuracy": "legacy/gap_accuracy",
-    "onset_epoch": "overfitting/onset_epoch",
-    "val_loss_rise": "overfitting/val_loss_rise",
+    "last_train_accuracy": last_name(Metric.TRAIN_ACCURACY),
+    "last_val_accuracy": last_name(Metric.VAL_ACCURACY),
+    "last_gap_accuracy": last_name(Metric.GAP_ACCURACY),
+    "last_gap_loss": last_name(Metric.GAP_LOSS),
+    "equal_updates_gap_accuracy": equal_updates_name(Metric.GAP_ACCURACY),
+    "equal_updates_val_accuracy": equal_updates_name(Metric.VAL_ACCURACY),
+    "equal_fit_gap_accuracy": equal_fit_name(Metric.GAP_ACCURACY),
+    "hidden_gap_accuracy": Metric.HIDDEN_GAP_ACCURACY,
+    "legacy_gap_accuracy": Metric.LEGACY_GAP_ACCURACY,
+    "onset_epoch": Metric.ONSET_EPOCH,
+    "val_loss_rise": Metric.VAL_LOSS_RISE,
 }
 #: Columns in which less is better; all other numbers are best when large.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
@@ -58,7 +63,7 @@ def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None 
         return frame
     unused = [factor for factor in FACTORS if frame[factor].isna().all()]
     frame = frame.drop(columns=unused)
-    column = sort or objective.replace("/", "_")
+    column = sort or column_name(objective)
     if column not in frame:
         raise InputError(
             f"there is no column {column!r} to sort by{did_you_mean(column, frame.columns) or '.'} "
@@ -74,32 +79,31 @@ def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None 
 
 
 def _row(trial: RecordedRun) -> dict[str, Any]:
-    levels = json.loads(trial.tags["cnnstudy.levels"])
+    levels = trial.levels
     metrics, parameters = trial.metrics, trial.parameters
-    shown = [f"{part}/{name}" for name in ("accuracy", "loss") for part in ("train", "val", "gap", "full_train")]
     row: dict[str, Any] = {
-        "trial": trial.tags["cnnstudy.trial"],
-        "architecture": trial.tags["cnnstudy.architecture"],
+        "trial": trial.trial,
+        "architecture": trial.architecture,
         **{factor: levels.get(factor) for factor in FACTORS},
-        "weights": trial.tags["cnnstudy.weights"],
-        "seed": int(trial.tags["cnnstudy.seed"]),
+        "weights": trial.weights,
+        "seed": trial.seed,
         # a driver that died may have left a run without parameters
-        "image_size": _whole(parameters.get("image_size")),
-        "epochs": _whole(parameters.get("epochs")),
-        "optimizer": parameters.get("optimizer", ""),
-        **{name.replace("/", "_"): metrics.get(best_name(name)) for name in shown},
-        "verdict": trial.tags.get("cnnstudy.verdict", ""),
-        "verdict_reason": trial.tags.get("cnnstudy.verdict_reason", ""),
-        "best_epoch": _whole(metrics.get("best/epoch")),
+        "image_size": trial.image_size,
+        "epochs": trial.epochs,
+        "optimizer": parameters.get(Parameter.OPTIMIZER, ""),
+        **{column_name(name): metrics.get(best_name(name)) for name in _AT_THE_BEST},
+        "verdict": trial.verdict,
+        "verdict_reason": trial.verdict_reason,
+        "best_epoch": trial.best_epoch,
         **{column: metrics.get(name) for column, name in _AT_THE_END.items()},
-        "updates": _whole(metrics.get("optimizer/updates")),
-        "trainable_parameters": _whole(metrics.get("parameters/trainable")),
-        "frozen_parameters": _whole(metrics.get("parameters/frozen")),
-        "seconds": metrics.get("time/total_seconds"),
+        "updates": trial.updates,
+        "trainable_parameters": trial.trainable_parameters,
+        "frozen_parameters": trial.frozen_parameters,
+        "seconds": trial.seconds,
         "state": trial.state,
-        "reason": ": ".join(filter(None, [trial.reason, trial.tags.get("cnnstudy.message", "")])),
+        "reason": ": ".join(filter(None, [trial.reason, trial.message])),
         "run_id": trial.run_id,
-        "model": trial.tags.get("cnnstudy.model", ""),
+        "model": trial.model,
     }
     return row | {name: _number_or_text(text) for name, text in parameters.items() if name not in row}
 
@@ -112,10 +116,6 @@ def _number_or_text(text: str) -> float | int | str | None:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-def _whole(number: float | str | None) -> int | None:
-    return None if number is None else int(number)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -11,13 +11,13 @@ The others hardly learn: they would push that loss up to where no trial has lear
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from cnnstudy.names import Metric, equal_updates_name, last_name
 from cnnstudy.records import RecordedRun
 from cnnstudy.space import FACTORS
 
@@ -31,12 +31,12 @@ REACH = 0.9
 History = Callable[[str, str], Mapping[int, float]]
 
 _CURVES = {
-    "gap_accuracy": "gap/accuracy",
-    "val_accuracy": "val/accuracy",
-    "val_loss": "val/loss",
-    "gap_loss": "gap/loss",
+    "gap_accuracy": Metric.GAP_ACCURACY,
+    "val_accuracy": Metric.VAL_ACCURACY,
+    "val_loss": Metric.VAL_LOSS,
+    "gap_loss": Metric.GAP_LOSS,
 }
-_PREFIX = {"epochs": "last", "updates": "equal_updates"}
+_NAMES = {"epochs": last_name, "updates": equal_updates_name}
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
         until_train_loss: the train loss (nats) that trials train down to, where the study file says so.
     """
     found = []
-    for architecture in dict.fromkeys(run.tags["cnnstudy.architecture"] for run in runs):
-        of_network = [run for run in runs if run.tags["cnnstudy.architecture"] == architecture]
+    for architecture in dict.fromkeys(run.architecture for run in runs):
+        of_network = [run for run in runs if run.architecture == architecture]
         finished = [run for run in of_network if run.state == "finished"]
         states = [run.state for run in of_network if run.state != "finished"]
         curves = {run.run_id: _curves(run, history) for run in finished}
         lowest = [
             min(losses)
             for run in finished
-            if run.tags.get("cnnstudy.verdict") != "not-learning" and (losses := curves[run.run_id]["train/loss"])
+            if run.verdict != "not-learning" and (losses := curves[run.run_id][Metric.TRAIN_LOSS])
         ]
         reached = until_train_loss or _reached_by_most(lowest)
         frame = pd.DataFrame([_observation(run, curves[run.run_id], reached) for run in finished])
@@ -85,35 +85,35 @@ def _reached_by_most(lowest: Sequence[float]) -> float | None:
 
 def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
     """The clean train loss and the outcomes, epoch by epoch."""
-    named = {name: history(run.run_id, name) for name in ("train/loss", *_CURVES.values())}
+    named = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *_CURVES.values())}
     epochs = sorted(set.intersection(*(set(values) for values in named.values())))
     return {name: [values[epoch] for epoch in epochs] for name, values in named.items()}
 
 
 def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss: float | None) -> dict[str, object]:
-    levels = json.loads(run.tags["cnnstudy.levels"])
+    levels = run.levels
     row: dict[str, object] = {
-        "trial": run.tags["cnnstudy.trial"],
-        "architecture": run.tags["cnnstudy.architecture"],
-        "number": int(run.tags.get("cnnstudy.number", 0)),
-        "seed": int(run.tags["cnnstudy.seed"]),
-        "verdict": run.tags.get("cnnstudy.verdict", ""),
+        "trial": run.trial,
+        "architecture": run.architecture,
+        "number": run.number,
+        "seed": run.seed,
+        "verdict": run.verdict,
         **{factor: levels.get(factor) for factor in FACTORS},
     }
-    for basis, prefix in _PREFIX.items():
-        row |= {f"{basis}/{outcome}": run.metrics.get(f"{prefix}/{outcome}", math.nan) for outcome in OUTCOMES}
+    for basis, name_of in _NAMES.items():
+        row |= {f"{basis}/{outcome}": run.metrics.get(name_of(name), math.nan) for outcome, name in _CURVES.items()}
     at = math.inf if train_loss is None else train_loss
     row |= {f"train_loss/{outcome}": _where_loss_is(at, curves, name) for outcome, name in _CURVES.items()}
-    row["epochs/train_accuracy"] = run.metrics.get("last/train_accuracy", math.nan)
-    row["legacy_images"] = run.metrics.get("legacy/validation_images", math.nan)
-    row[LEGACY_GAP] = run.metrics.get("legacy/gap_accuracy", math.nan)
+    row["epochs/train_accuracy"] = run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan)
+    row["legacy_images"] = run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan)
+    row[LEGACY_GAP] = run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan)
     return row
 
 
 def _where_loss_is(train_loss: float, curves: Mapping[str, list[float]], name: str) -> float:
     """The metric where the clean train loss first comes down to `train_loss`, on the straight line between the epochs
     around it; the first epoch's where the loss is lower there already."""
-    losses, values = curves["train/loss"], curves[name]
+    losses, values = curves[Metric.TRAIN_LOSS], curves[name]
     for i, loss in enumerate(losses):
         if loss > train_loss:
             continue

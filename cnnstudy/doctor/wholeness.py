@@ -82,10 +82,10 @@ def missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> 
     for run in found.runs:
         if run.kind == "study" or run.state != "finished":
             continue
-        key = run.tags.get("cnnstudy.trial", run.name)
+        key = run.trial or run.name
         if not (root / run.run_id / "artifacts" / "trial.json").is_file():
             gone.append(f"{key}: its files")
-        model = run.tags.get("cnnstudy.model", "").removeprefix("models:/")
+        model = run.model.removeprefix("models:/")
         if model and not (root / "models" / model / "artifacts" / "MLmodel").is_file():
             gone.append(f"{key}: its model")
     return gone

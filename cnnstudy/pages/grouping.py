@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnnstudy.names import Metric, last_name
 from cnnstudy.records import RecordedRun
-from cnnstudy.space import FACTORS, Level, describe_levels
+from cnnstudy.space import FACTORS, describe_levels
 
 #: Combinations of levels of which curves are shown; of more a few stand for all.
 _MOST_SHOWN = 6
@@ -53,41 +54,32 @@ def curve_panels(runs: Sequence[RecordedRun], curves: Mapping[str, Curve]) -> li
         runs: its finished trials.
         curves: by trial.
     """
-    runs = [run for run in runs if run.tags["cnnstudy.trial"] in curves and curves[run.tags["cnnstudy.trial"]].epochs]
+    runs = [run for run in runs if run.trial in curves and curves[run.trial].epochs]
     cells: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        cells.setdefault(json.dumps(levels_of(run), sort_keys=True), []).append(run)
-    repeated = max((len({seed_of(run) for run in cell}) for cell in cells.values()), default=0) > 1
+        cells.setdefault(json.dumps(run.levels, sort_keys=True), []).append(run)
+    repeated = max((len({run.seed for run in cell}) for cell in cells.values()), default=0) > 1
     modes: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        modes.setdefault(str(levels_of(run).get("transfer", "")), []).append(run)
+        modes.setdefault(str(run.levels.get("transfer", "")), []).append(run)
     panels = []
     if not repeated or len(cells) > len(modes):
         for mode, of_mode in sorted(modes.items(), key=lambda item: _place(item[0])):
-            count = len({json.dumps(levels_of(run), sort_keys=True) for run in of_mode})
+            count = len({json.dumps(run.levels, sort_keys=True) for run in of_mode})
             what = "combination" if repeated else "trial"
             title = f"{mode}: mean of {count} {what}s" if count > 1 else f"{mode}: one {what}"
             panels.append(_panel(title, of_mode, curves, repeated))
     if repeated:
         varied = varied_factors(runs)
         for role, cell in _chosen(list(cells.values())):
-            words = describe_levels(levels_of(cell[0]), varied)
+            words = describe_levels(cell[0].levels, varied)
             panels.append(_panel(f"{role}: {words}" if role and words else role or words, cell, curves, True))
     return panels
 
 
-def levels_of(run: RecordedRun) -> dict[str, Level]:
-    """The trial's level of each factor that is active in it."""
-    return dict(json.loads(run.tags["cnnstudy.levels"]))
-
-
-def seed_of(run: RecordedRun) -> int:
-    return int(run.tags["cnnstudy.seed"])
-
-
 def varied_factors(runs: Sequence[RecordedRun]) -> list[str]:
     """The factors that have more than one level among the trials."""
-    levels = [levels_of(run) for run in runs]
+    levels = [run.levels for run in runs]
     return [factor for factor in FACTORS if len({of_run[factor] for of_run in levels if factor in of_run}) > 1]
 
 
@@ -101,10 +93,10 @@ def _chosen(cells: list[list[RecordedRun]]) -> list[tuple[str, list[RecordedRun]
     if len(cells) <= _MOST_SHOWN:
         return [("", cell) for cell in cells]
     learnt = [cell for cell in cells if 2 * sum(_is_silent(run) for run in cell) <= len(cell)]
-    rated = sorted(learnt, key=lambda cell: -_mean(cell, "last/gap_accuracy"))
+    rated = sorted(learnt, key=lambda cell: -_mean(cell, last_name(Metric.GAP_ACCURACY)))
     if not rated:
         return []
-    best = max(rated, key=lambda cell: _mean(cell, "last/val_accuracy"))
+    best = max(rated, key=lambda cell: _mean(cell, last_name(Metric.VAL_ACCURACY)))
     roles = [
         ("largest gap", rated[0]),
         ("middle gap", rated[len(rated) // 2]),
@@ -118,7 +110,7 @@ def _chosen(cells: list[list[RecordedRun]]) -> list[tuple[str, list[RecordedRun]
 
 
 def _is_silent(run: RecordedRun) -> bool:
-    return run.tags.get("cnnstudy.verdict") == "not-learning"
+    return run.verdict == "not-learning"
 
 
 def _mean(cell: Sequence[RecordedRun], metric: str) -> float:
@@ -126,11 +118,11 @@ def _mean(cell: Sequence[RecordedRun], metric: str) -> float:
 
 
 def _panel(title: str, runs: Sequence[RecordedRun], curves: Mapping[str, Curve], repeated: bool) -> CurvePanel:
-    trials = tuple(run.tags["cnnstudy.trial"] for run in runs)
+    trials = tuple(run.trial for run in runs)
     epochs = sorted(set.intersection(*(set(curves[trial].epochs) for trial in trials)))
     values = np.array([[_at(curves[trial], epoch) for epoch in epochs] for trial in trials])  # [trials, epochs, 2]
     values = values.reshape(len(trials), len(epochs), 2)
-    seeds = np.array([seed_of(run) for run in runs])
+    seeds = np.array([run.seed for run in runs])
     by_seed = [values[seeds == seed].mean(axis=0) for seed in dict.fromkeys(seeds)]
     groups = np.array(by_seed) if repeated else values
     train, validation = (

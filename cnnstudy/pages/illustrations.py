@@ -75,10 +75,8 @@ def illustrations(story: Story) -> Iterator[Illustration]:
 
 
 def _curves(story: Story) -> Iterator[Illustration]:
-    for architecture in dict.fromkeys(run.tags["cnnstudy.architecture"] for run in story.runs):
-        runs = [
-            run for run in story.runs if run.tags["cnnstudy.architecture"] == architecture and run.state == "finished"
-        ]
+    for architecture in dict.fromkeys(run.architecture for run in story.runs):
+        runs = [run for run in story.runs if run.architecture == architecture and run.state == "finished"]
         for panel in curve_panels(runs, story.curves):
             figure = learning_curves(panel, _chance(story))
             described = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
@@ -96,7 +94,7 @@ def _varied(story: Story, architecture: str) -> dict[str, Levels]:
 
 def _chance(story: Story) -> float | None:
     """The accuracy of guessing one of the classes, where the runs tell how many there are."""
-    counts = {run.parameters["classes"] for run in story.runs if "classes" in run.parameters}
+    counts = {run.classes for run in story.runs if run.classes is not None}
     return 1 / int(counts.pop()) if len(counts) == 1 else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cnnstudy.analysis.observations import History
 from cnnstudy.analysis.pareto import GOALS, non_dominated
 from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.analysis.trials import latest_trials
+from cnnstudy.names import Metric, class_name
 from cnnstudy.pages.confirmed import Confirmed, read_confirmed
 from cnnstudy.pages.gallery import LEFT_OUT, Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
@@ -66,7 +66,7 @@ class Story:
         return self.frame[self.frame["state"] == "finished"] if len(self.frame) else self.frame
 
     def run_of(self, trial: str) -> RecordedRun | None:
-        return next((run for run in self.runs if run.tags["cnnstudy.trial"] == trial), None)
+        return next((run for run in self.runs if run.trial == trial), None)
 
 
 def collect(
@@ -106,7 +106,7 @@ def tell(
     confirmed, unreadable = _confirmed(study, read_text)
     found = causes(study, runs, history, target_gap) if runs else []
     finished = [run for run in runs if run.state == "finished"]
-    by_trial = {run.tags["cnnstudy.trial"]: run for run in finished}
+    by_trial = {run.trial: run for run in finished}
     wanted = [confirmed.champion] if confirmed is not None else []
     wanted += frame["trial"].tolist() if len(frame) else []
     of_trial = next((by_trial[trial] for trial in wanted if trial in by_trial), None)
@@ -116,7 +116,7 @@ def tell(
         frame=frame,
         front=non_dominated(frame, study.goals or GOALS),
         causes=found,
-        curves={run.tags["cnnstudy.trial"]: _curve(run, history) for run in finished},
+        curves={run.trial: _curve(run, history) for run in finished},
         classes=_classes(of_trial, finished, read_text) if of_trial is not None else None,
         confirmed=confirmed,
         gallery=read_gallery(gallery),
@@ -138,7 +138,7 @@ def _confirmed(study: RecordedStudy, read_text: ReadText) -> tuple[Confirmed | N
 
 def _curve(run: RecordedRun, history: History) -> Curve:
     """Train accuracy is validation accuracy and gap together, which the analysis has asked for already."""
-    validation, gap = history(run.run_id, "val/accuracy"), history(run.run_id, "gap/accuracy")
+    validation, gap = history(run.run_id, Metric.VAL_ACCURACY), history(run.run_id, Metric.GAP_ACCURACY)
     epochs = tuple(sorted(set(validation) & set(gap)))
     return Curve(
         epochs,
@@ -149,14 +149,15 @@ def _curve(run: RecordedRun, history: History) -> Curve:
 
 def _classes(run: RecordedRun, finished: Sequence[RecordedRun], read_text: ReadText) -> Classes | None:
     header, matrix = _matrix(read_text(run.run_id, "confusion_matrix.csv"))
-    recorded = [name.removeprefix("recall/") for name in run.metrics if name.startswith("recall/")]
-    named = [name.removeprefix("recall/") for name in metric_names(_rows(header)) if name.startswith("recall/")]
+    recalls = class_name(Metric.RECALL, "")
+    recorded = [name.removeprefix(recalls) for name in run.metrics if name.startswith(recalls)]
+    named = [name.removeprefix(recalls) for name in metric_names(_rows(header)) if name.startswith(recalls)]
     names = dict(zip(named, header, strict=True)) if set(named) == set(recorded) else {name: name for name in recorded}
     if not names:
         return None
-    learnt = [one for one in finished if one.tags.get("cnnstudy.verdict") != "not-learning"] or [run]
+    learnt = [one for one in finished if one.verdict != "not-learning"] or [run]
     return Classes(
-        run.tags["cnnstudy.trial"],
+        run.trial,
         tuple(_accuracy(name, shown, [run]) for name, shown in names.items()),
         tuple(_accuracy(name, shown, learnt) for name, shown in names.items()),
         len(learnt),
@@ -170,8 +171,8 @@ def _rows(names: Sequence[str]) -> list[dict[str, float | str]]:
 
 def _accuracy(name: str, shown: str, runs: Sequence[RecordedRun]) -> ClassAccuracy:
     validation, train = (
-        [run.metrics[f"{metric}/{name}"] for run in runs if f"{metric}/{name}" in run.metrics]
-        for metric in ("recall", "train_recall")
+        [run.metrics[metric] for run in runs if metric in run.metrics]
+        for metric in (class_name(Metric.RECALL, name), class_name(Metric.TRAIN_RECALL, name))
     )
     known = len(train) == len(validation) > 0
     return ClassAccuracy(
@@ -193,11 +194,3 @@ def _matrix(text: str | None) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
 def _as_named(cell: str) -> str:
     """A name without the apostrophe that kept a spreadsheet from taking it for a formula."""
     return cell[1:] if cell[:1] == "'" and without_formula(cell[1:]) == cell else cell
-
-
-def packages_of(run: RecordedRun) -> dict[str, str]:
-    """Package -> version, as the run recorded them."""
-    try:
-        return dict(json.loads(run.tags.get("cnnstudy.packages", "{}")))
-    except ValueError:  # cut to what MLflow takes
-        return {}

@@ -10,7 +10,7 @@ import pandas as pd
 from cnnstudy.analysis.causes import Causes
 from cnnstudy.analysis.leaderboard import table, with_weights
 from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows
-from cnnstudy.pages.grouping import levels_of, varied_factors
+from cnnstudy.pages.grouping import varied_factors
 from cnnstudy.pages.story import Story
 from cnnstudy.records import RecordedRun
 from cnnstudy.space import ALWAYS_SHOWN, FACTORS, describe_levels
@@ -75,10 +75,10 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
     headings += [*(heading for _, heading, _, _ in _MEASURED[_JUDGED:]), "state"]
     of_network: dict[str, list[RecordedRun]] = {}
     for run in story.runs:
-        of_network.setdefault(run.tags["cnnstudy.architecture"], []).append(run)
+        of_network.setdefault(run.architecture, []).append(run)
     varied = {network: varied_factors(runs) for network, runs in of_network.items()}
     rows = []
-    by_trial = {run.tags["cnnstudy.trial"]: run for run in story.runs}
+    by_trial = {run.trial: run for run in story.runs}
     for row, front in zip(frame.to_dict("records"), story.front, strict=True):
         measured = [_measured(row[column], text, scale) for column, _, text, scale in _MEASURED]
         verdict, state = row["verdict"] or "", row["state"]
@@ -91,7 +91,7 @@ def trial_table(story: Story) -> tuple[list[str], list[TrialRow]]:
                 state=state,
                 verdict=verdict,
                 front=bool(front),
-                words=describe_levels(levels_of(by_trial[row["trial"]]), varied[row["architecture"]]),
+                words=describe_levels(by_trial[row["trial"]].levels, varied[row["architecture"]]),
                 cells=(
                     Cell(row["trial"]),
                     *(_factor(row, name) for name in factors),

@@ -11,9 +11,10 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import counted
 from cnnstudy.analysis.selection import confirmed_sentences
+from cnnstudy.names import Metric, Parameter
 from cnnstudy.pages.confirmed import Confirmed
-from cnnstudy.pages.grouping import levels_of, varied_factors
-from cnnstudy.pages.story import Story, packages_of
+from cnnstudy.pages.grouping import varied_factors
+from cnnstudy.pages.story import Story
 from cnnstudy.space import describe_levels
 from cnnstudy.training.verdict import VERDICTS
 
@@ -56,9 +57,9 @@ def facts(story: Story) -> list[Fact]:
 def _images(story: Story) -> Fact | None:
     for run in story.runs:
         values = run.parameters
-        if {"data", "classes", "train_images", "validation_images"} <= set(values):
-            images = f"{values['train_images']} train and {values['validation_images']} validation images"
-            return Fact("Data", values["data"], f"{values['classes']} classes, {images}")
+        if {Parameter.DATA, Parameter.CLASSES, Parameter.TRAIN_IMAGES, Parameter.VALIDATION_IMAGES} <= set(values):
+            images = f"{run.train_images} train and {values[Parameter.VALIDATION_IMAGES]} validation images"
+            return Fact("Data", values[Parameter.DATA], f"{run.classes} classes, {images}")
     return None
 
 
@@ -66,7 +67,7 @@ def verdict_counts(story: Story) -> list[tuple[str, int]]:
     """How many finished trials have each verdict, and how many did not finish, by their state."""
     counts = dict.fromkeys((*reversed(VERDICTS), "pruned", "failed"), 0)
     for run in story.runs:
-        word = run.tags.get("cnnstudy.verdict", "") if run.state in ("finished", "failed") else ""
+        word = run.verdict if run.state in ("finished", "failed") else ""
         word = word or ("" if run.state == "finished" else run.state)
         if word:
             counts[word] = counts.get(word, 0) + 1
@@ -82,13 +83,13 @@ def best_in_words(story: Story) -> str:
     run = story.run_of(best["trial"])
     if run is None or pd.isna(best["val_accuracy"]):
         return ""
-    varied = varied_factors([one for one in story.runs if one.tags["cnnstudy.architecture"] == best["architecture"]])
-    words = describe_levels(levels_of(run), varied)
+    varied = varied_factors([one for one in story.runs if one.architecture == best["architecture"]])
+    words = describe_levels(run.levels, varied)
     text = (
         f"The best validation accuracy is {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
     )
-    if story.study.objective != "val/accuracy":
+    if story.study.objective != Metric.VAL_ACCURACY:
         text = text.replace("The best validation accuracy is", "The trial with the best validation loss has")
     if len(finished) > 1:
         text += f" It is the best of {len(finished)} on the images that it was chosen by, so that number is too high."
@@ -123,9 +124,8 @@ def dates(story: Story) -> str:
 
 def provenance(story: Story) -> list[Fact]:
     """What made the numbers: code, packages, data, MLflow's ids."""
-    tags = [run.tags for run in story.runs]
-    versions = _distinct(tag.get("cnnstudy.code_version", "") for tag in tags)
-    packages = [packages_of(run) for run in story.runs if run.state == "finished"]
+    versions = _distinct(run.code_version for run in story.runs)
+    packages = [run.packages for run in story.runs if run.state == "finished"]
     texts = _distinct(", ".join(f"{name} {version}" for name, version in of_run.items()) for of_run in packages)
     return [
         fact
@@ -133,8 +133,8 @@ def provenance(story: Story) -> list[Fact]:
             Fact("Trials ran", dates(story)),
             Fact("Code", ", ".join(versions), "several versions: compare with care" if len(versions) > 1 else ""),
             Fact("Packages", "; ".join(texts)),
-            Fact("Data digest", ", ".join(_distinct(tag.get("cnnstudy.data_digest", "") for tag in tags))),
-            Fact("Weights digest", ", ".join(_distinct(tag.get("cnnstudy.weights_digest", "") for tag in tags))),
+            Fact("Data digest", ", ".join(_distinct(run.data_digest for run in story.runs))),
+            Fact("Weights digest", ", ".join(_distinct(run.weights_digest for run in story.runs))),
             Fact("MLflow", f"experiment {story.study.experiment_id}, run {story.study.run_id}"),
         )
         if fact.value

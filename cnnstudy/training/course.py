@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.training import resumption, transfer
 from cnnstudy.training.best_epoch import BestEpoch
@@ -73,7 +74,7 @@ class Course:
                 if trainer.spent:
                     self.ended_by = "updates"
                     return
-                if spec.until_train_loss is not None and record.metrics["train/loss"] <= spec.until_train_loss:
+                if spec.until_train_loss is not None and record.metrics[Metric.TRAIN_LOSS] <= spec.until_train_loss:
                     self.ended_by = "train loss"
                     return
                 # after its last epoch there is nothing left to save

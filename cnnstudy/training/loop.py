@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnstudy.cache import cache_folder
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord, TrialSpec
 from cnnstudy.training import devices
 from cnnstudy.training.batches import Batches, evaluation_batch_size, legacy_validation
@@ -64,11 +65,11 @@ class Trainer:
         labels, classes = images.validation.labels, len(spec.images.classes)
         # what no epoch changes is told with the first one: each is a row in MLflow for every time that it is told
         self._constants = {
-            "optimizer/learning_rate": self.learning_rate,
-            "images/validation": float(len(labels)),
-            "images/validation_smallest_class": float(np.bincount(labels, minlength=classes).min()),
-            "legacy/validation_images": float(len(self._legacy)),
-            "legacy/validation_smallest_class": float(np.bincount(labels[self._legacy], minlength=classes).min()),
+            Metric.LEARNING_RATE: self.learning_rate,
+            Metric.IMAGES_VALIDATION: float(len(labels)),
+            Metric.SMALLEST_VALIDATION_CLASS: float(np.bincount(labels, minlength=classes).min()),
+            Metric.LEGACY_VALIDATION_IMAGES: float(len(self._legacy)),
+            Metric.LEGACY_SMALLEST_VALIDATION_CLASS: float(np.bincount(labels[self._legacy], minlength=classes).min()),
         }
 
     def start_phase(self, phase: Phase, features: Features | None = None) -> None:
@@ -116,15 +117,15 @@ class Trainer:
         if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
-        if not math.isfinite(metrics["running/loss"] + metrics["val/loss"] + metrics["train/loss"]):
+        if not math.isfinite(metrics[Metric.RUNNING_LOSS] + metrics[Metric.VAL_LOSS] + metrics[Metric.TRAIN_LOSS]):
             raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
         # how much of the usual gap is dropout, augmentation and moving weights rather than overfitting
-        metrics["gap/hidden_accuracy"] = metrics["train/accuracy"] - metrics["running/accuracy"]
-        metrics["gap/hidden_loss"] = metrics["running/loss"] - metrics["train/loss"]
-        metrics |= self._as_the_legacy_protocol_has_it(measured, metrics["running/accuracy"])
+        metrics[Metric.HIDDEN_GAP_ACCURACY] = metrics[Metric.TRAIN_ACCURACY] - metrics[Metric.RUNNING_ACCURACY]
+        metrics[Metric.HIDDEN_GAP_LOSS] = metrics[Metric.RUNNING_LOSS] - metrics[Metric.TRAIN_LOSS]
+        metrics |= self._as_the_legacy_protocol_has_it(measured, metrics[Metric.RUNNING_ACCURACY])
         metrics |= self._constants if self.epoch == 1 else {}
-        metrics["time/training_seconds"] = trained - started
-        metrics["time/seconds"] = time.perf_counter() - started
+        metrics[Metric.TRAINING_SECONDS] = trained - started
+        metrics[Metric.SECONDS] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)
 
     def measure(self) -> Measurement:
@@ -135,7 +136,8 @@ class Trainer:
     def measure_full_train(self) -> dict[str, float]:
         """Clean metrics on every training image, not only on the probe."""
         train = self.images.train
-        return {f"full_train/{name}": value for name, value in clean_metrics(self.logits(train), train.labels).items()}
+        measured = clean_metrics(self.logits(train), train.labels)
+        return {Metric.FULL_TRAIN_LOSS: measured["loss"], Metric.FULL_TRAIN_ACCURACY: measured["accuracy"]}
 
     def logits(self, images: Images) -> np.ndarray:
         """Logits [n, classes] in inference mode, for every image once."""
@@ -197,15 +199,15 @@ class Trainer:
         self.images_seen += seen
         loss, accuracy, auxiliary = (totals / seen).tolist()
         metrics = {
-            "running/loss": loss,
-            "running/accuracy": accuracy,
-            "optimizer/updates": float(self.updates),
-            "optimizer/images_seen": float(self.images_seen),
-            "images/train": float(seen),
+            Metric.RUNNING_LOSS: loss,
+            Metric.RUNNING_ACCURACY: accuracy,
+            Metric.UPDATES: float(self.updates),
+            Metric.IMAGES_SEEN: float(self.images_seen),
+            Metric.IMAGES_TRAIN: float(seen),
         }
         if self._update.skipped is not None:
-            metrics["optimizer/skipped_updates"] = float(self._update.skipped)  # of this phase
-        return {**metrics, "running/auxiliary_loss": auxiliary} if self.auxiliary_weight else metrics
+            metrics[Metric.SKIPPED_UPDATES] = float(self._update.skipped)  # of this phase
+        return {**metrics, Metric.RUNNING_AUXILIARY_LOSS: auxiliary} if self.auxiliary_weight else metrics
 
     def _calls(self) -> Iterator[list[np.ndarray]]:
         """The epoch's batches, those together that one call trains on: what is counted or measured between them parts
@@ -239,8 +241,8 @@ class Trainer:
         labels = measured.validation_labels[self._legacy]
         accuracy = clean_metrics(measured.validation[self._legacy], labels)["accuracy"]
         return {
-            "legacy/val_accuracy": accuracy,
-            "legacy/gap_accuracy": running_accuracy - accuracy,
+            Metric.LEGACY_VAL_ACCURACY: accuracy,
+            Metric.LEGACY_GAP_ACCURACY: running_accuracy - accuracy,
         }
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
+from cnnstudy.names import Metric
+
 
 def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """`loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
@@ -24,10 +26,12 @@ def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def with_gap(train: dict[str, float], validation: dict[str, float]) -> dict[str, float]:
     """Train, validation and gap under MLflow's names; a positive gap means better on train than on validation."""
     return {
-        **{f"train/{name}": value for name, value in train.items()},
-        **{f"val/{name}": value for name, value in validation.items()},
-        "gap/accuracy": train["accuracy"] - validation["accuracy"],
-        "gap/loss": validation["loss"] - train["loss"],
+        Metric.TRAIN_LOSS: train["loss"],
+        Metric.TRAIN_ACCURACY: train["accuracy"],
+        Metric.VAL_LOSS: validation["loss"],
+        Metric.VAL_ACCURACY: validation["accuracy"],
+        Metric.GAP_ACCURACY: train["accuracy"] - validation["accuracy"],
+        Metric.GAP_LOSS: validation["loss"] - train["loss"],
     }
 
 

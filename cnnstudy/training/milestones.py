@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cnnstudy.names import Metric, equal_fit_name
 from cnnstudy.records import EpochRecord
 
 #: Validation loss this share above its lowest value is overfitting (Prechelt 1998, "Early stopping - but when?": GL 5).
@@ -18,24 +19,24 @@ def milestones(records: Sequence[EpochRecord]) -> dict[str, float]:
     `overfitting/onset_epoch` is the epoch of the lowest validation loss. It is there only if the loss ends at least 5 %
     above that while the train loss fell on; `overfitting/val_loss_rise` (nats) is there always.
     """
-    lowest = min(records, key=lambda record: record.metrics["val/loss"])
+    lowest = min(records, key=lambda record: record.metrics[Metric.VAL_LOSS])
     end = records[-1].metrics
-    rise = end["val/loss"] - lowest.metrics["val/loss"]
-    found = {"overfitting/val_loss_rise": rise}
-    if rise >= RISE * lowest.metrics["val/loss"] and end["train/loss"] < lowest.metrics["train/loss"]:
-        found["overfitting/onset_epoch"] = float(lowest.epoch)
+    rise = end[Metric.VAL_LOSS] - lowest.metrics[Metric.VAL_LOSS]
+    found = {Metric.VAL_LOSS_RISE: rise}
+    if rise >= RISE * lowest.metrics[Metric.VAL_LOSS] and end[Metric.TRAIN_LOSS] < lowest.metrics[Metric.TRAIN_LOSS]:
+        found[Metric.ONSET_EPOCH] = float(lowest.epoch)
     return found | _at_equal_fit(records)
 
 
 def _at_equal_fit(records: Sequence[EpochRecord]) -> dict[str, float]:
     """Where clean train accuracy first reaches EQUAL_FIT: on the straight line between the epochs around it."""
     for before, after in zip([None, *records], records, strict=False):
-        reached = after.metrics["train/accuracy"]
+        reached = after.metrics[Metric.TRAIN_ACCURACY]
         if reached < EQUAL_FIT:
             continue
         share = 1.0
         if before is not None:
-            earlier = before.metrics["train/accuracy"]
+            earlier = before.metrics[Metric.TRAIN_ACCURACY]
             share = (EQUAL_FIT - earlier) / (reached - earlier)
         else:
             before = after  # fitted within the first epoch: that is where it was measured first
@@ -43,7 +44,7 @@ def _at_equal_fit(records: Sequence[EpochRecord]) -> dict[str, float]:
         def between(name: str, share: float = share, before: EpochRecord = before, after: EpochRecord = after) -> float:
             return before.metrics[name] + share * (after.metrics[name] - before.metrics[name])
 
-        names = ("gap/accuracy", "gap/loss", "val/accuracy", "val/loss")
-        at = {f"equal_fit/{name.replace('/', '_')}": between(name) for name in names}
-        return {**at, "equal_fit/epoch": before.epoch + share * (after.epoch - before.epoch)}
+        names = (Metric.GAP_ACCURACY, Metric.GAP_LOSS, Metric.VAL_ACCURACY, Metric.VAL_LOSS)
+        at = {equal_fit_name(name): between(name) for name in names}
+        return {**at, Metric.EQUAL_FIT_EPOCH: before.epoch + share * (after.epoch - before.epoch)}
     return {}

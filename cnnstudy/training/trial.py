@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from cnnstudy.architectures import Network
+from cnnstudy.names import Metric, equal_updates_name, last_name
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, correctness, devices, package, transfer, weights
 from cnnstudy.training.best_epoch import BestEpoch
@@ -90,8 +91,12 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     summary = {**restored.metrics, **full}
     matrix = confusion(restored.validation, restored.validation_labels)
     verdict = judge(
-        summary["train/accuracy"], len(trainer.images.probe), summary["val/accuracy"], [sum(row) for row in matrix]
+        summary[Metric.TRAIN_ACCURACY],
+        len(trainer.images.probe),
+        summary[Metric.VAL_ACCURACY],
+        [sum(row) for row in matrix],
     )
+    equal_updates = trainer.at_equal_updates.metrics if trainer.at_equal_updates else {}
     correctness.save(folder / "correctness.npz", trainer.images, restored, last)
     return TrialResult(
         state=state,
@@ -100,8 +105,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         seconds=seconds,
         summary=summary,
         final={
-            **_named("last", {**last.metrics, **last_full}),
-            **_named("equal_updates", trainer.at_equal_updates.metrics if trainer.at_equal_updates else {}),
+            **{last_name(name): value for name, value in (last.metrics | last_full).items()},
+            **{equal_updates_name(name): value for name, value in equal_updates.items()},
             **milestones(course.records),
         },
         ended_by=course.ended_by,
@@ -131,13 +136,9 @@ def _begun_with(compiled: CompiledNetwork, spec: TrialSpec) -> str:
     return weights.digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
 
 
-def _named(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name.replace('/', '_')}": value for name, value in metrics.items()}
-
-
 def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
     """The restored weights must give what was measured when they were kept."""
-    before, after = recorded.metrics["val/loss"], restored["val/loss"]
+    before, after = recorded.metrics[Metric.VAL_LOSS], restored[Metric.VAL_LOSS]
     if abs(before - after) > devices.closeness() * max(1.0, before):
         raise RuntimeError(
             f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "

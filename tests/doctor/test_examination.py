@@ -22,11 +22,12 @@ from cnnstudy import doctor, shelf
 from cnnstudy.cache import cache_folder, entry_folder
 from cnnstudy.claim import one_driver
 from cnnstudy.doctor.findings import Finding
+from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
 from cnnstudy.repair import look_at_checkpoints
 from cnnstudy.spool import Operation, Spool
-from cnnstudy.tracking import STATE, Tracker
+from cnnstudy.tracking import Tracker
 from cnnstudy.training import checkpoints
 from cnnstudy.training.checkpoints import Reached
 
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_a_trial_whose_status_was_not_written_any_more(
 ) -> None:
     """Its driver was killed between the state that it wrote and MLflow's status, with the time of its end."""
     run_id = Recorder(tracker, study).start(spec).run_id
-    tracker.set_tags(run_id, {STATE: "finished"})
+    tracker.set_tags(run_id, {Tag.STATE: "finished"})
     tracker.end_run(study.run_id, "finished")
     folder = write_checkpoint(spec)
     doctor.repair(tracker.uri)

@@ -8,7 +8,6 @@ from example_study import Example, close, confirmation
 
 from cnnstudy.analysis.leaderboard import leaderboard
 from cnnstudy.pages import words
-from cnnstudy.pages.story import packages_of
 from cnnstudy.pages.tables import best_trials, effect_table, trial_table
 
 
@@ -179,5 +178,5 @@ def test_what_made_the_numbers() -> None:
 def test_packages_that_were_cut() -> None:
     example = Example(seeds=1, factors={})
     example.change(example.runs[0], tags={"cnnstudy.packages": '{"python": "3.1'})
-    assert packages_of(example.runs[0]) == {}
+    assert example.runs[0].packages == {}
     assert "Packages" not in [fact.name for fact in words.provenance(example.story())]
