@@ -21,7 +21,7 @@ from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import images_job, result_of, watch
-from cnnstudy.recording import Recorder, Recording
+from cnnstudy.recording import Recording, TrialRecorder
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import scratch_folder
@@ -58,7 +58,7 @@ class Preparation:
         self,
         config: StudyConfig,
         executor: Executor,
-        recorder: Recorder,
+        recorder: TrialRecorder,
         recorded: Sequence[RecordedRun],
         display: Display,
     ) -> None:
