@@ -47,6 +47,7 @@ def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
         from cnnstudy import driver, study, tracking
     from cnnstudy.config import load_study
     from cnnstudy.display import PlainDisplay
+    from cnnstudy.execution import Workers
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.processes import resident_memory
 
@@ -72,7 +73,7 @@ def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     outcome = study.run_study(
         load_study("driver.yaml", []),
         tracking.Tracker("sqlite:///mlflow.db"),
-        lambda folder: LocalExecutor(1, folder, (str(WORKER),)),
+        Workers(lambda folder: LocalExecutor(1, folder, (str(WORKER),))),
         PlainDisplay(lambda text: None),
     )
     if outcome.finished != trials:

@@ -57,6 +57,7 @@ Each module imports only from those above it in this list (tests/test_imports.py
     mlflow_entities  records as MLflow has them
     mlflow_view      the layout of MLflow's page of a study
     mlflow_studies   a study's experiment and run, made once
+    operations       the six ways to write to MLflow
     tracking         MLflow
     patience         how long MLflow is waited for
     spool            records on disk that MLflow has not taken yet

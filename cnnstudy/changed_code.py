@@ -11,6 +11,7 @@ from cnnstudy.config_record import long_tags, long_value
 from cnnstudy.display import Display
 from cnnstudy.errors import StudyChangedError
 from cnnstudy.names import Tag
+from cnnstudy.operations import SetTags
 from cnnstudy.provenance import code_version
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, RecordedStudy
@@ -33,7 +34,7 @@ def refuse_other_code(
         StudyChangedError: trials are recorded that are from other code, and that is not accepted.
     """
     study, now, version = recorder.study, code_of(networks), code_version()
-    tags = recorder.outbox.ask(lambda: recorder.tracker.tags(study.run_id))
+    tags = recorder.outbox.delivery.ask(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
     new = long_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
@@ -55,7 +56,7 @@ def refuse_other_code(
         display.say(f"WARNING: {warning}")
         before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [held["version"]]
         new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
-    recorder.outbox.set_tags(study.run_id, new)
+    recorder.outbox.write(study.run_id, SetTags(new))
 
 
 def _refusal(study: RecordedStudy, told: str, version: str, then: Code, now: str, comparable: bool) -> str:

@@ -1,4 +1,4 @@
-"""Operations on their way to MLflow, in order: at once while it answers, else from disk, again and again."""
+"""Writes on their way to MLflow, in order: at once while it answers, else from disk, again and again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeVar
 
 from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError, sentence
 from cnnstudy.patience import Patience
-from cnnstudy.spool import Operation, Spool
+from cnnstudy.spool import Envelope, Spool
 
 Answer = TypeVar("Answer")
 
 
 class _Pending:
-    """An operation on its way."""
+    """A write on its way."""
 
-    def __init__(self, operation: Operation) -> None:
-        self.operation = operation
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
         self.waited_for = False
         self.failures = 0
         self.result: str | None = None  # "" is one, too
@@ -31,15 +31,15 @@ class _Pending:
 
 
 class Delivery:
-    """Brings operations to MLflow by `apply`, in a thread that lives while there are any.
+    """Apply writes in order, in a thread that lives while there are any; what can't be applied yet waits on disk.
 
     Args:
-        apply: does an operation, and gives its result; told whether it may have been done before.
+        apply: carry out a write and return its result; told whether it may have been done before.
         say: for the user.
     """
 
     def __init__(
-        self, spool: Spool, apply: Callable[[Operation, bool], str], say: Callable[[str], None], patience: Patience
+        self, spool: Spool, apply: Callable[[Envelope, bool], str], say: Callable[[str], None], patience: Patience
     ) -> None:
         self._spool, self._apply, self._say, self._patience = spool, apply, say, patience
         self._changed = threading.Condition()  # over all below
@@ -59,14 +59,14 @@ class Delivery:
         with self._changed:
             return bool(self._queue)
 
-    def put(self, operation: Operation) -> str | None:
-        """Do the operation now and give its result; None where it waits on disk instead.
+    def put(self, envelope: Envelope) -> str | None:
+        """Carry the write out now and return its result; None where it waits on disk instead.
 
         Raises:
             TrackingError: MLflow refuses it, or refused one that had been waiting.
             DiskFullError: there is no room for it on disk.
         """
-        pending = _Pending(operation)
+        pending = _Pending(envelope)
         with self._changed:
             self._raise_halted()
             self._append(pending)
@@ -85,11 +85,11 @@ class Delivery:
             self._tell_late()
             return None
 
-    def leave(self, operation: Operation) -> None:
+    def leave(self, envelope: Envelope) -> None:
         """Put it on disk, whatever happened before: for those who are about to stop."""
         with self._changed:
             self._behind = True
-            self._append(_Pending(operation))
+            self._append(_Pending(envelope))
             self._keep_what_fits()
 
     def deliver_left(self) -> None:
@@ -102,12 +102,12 @@ class Delivery:
         left = list(self._spool.load())
         if left:
             self._say(f"{_records(len(left))} of an earlier call waited for MLflow in {self._spool.folder}: delivering")
-        for count, operation in enumerate(left):
+        for count, envelope in enumerate(left):
             try:
-                self._apply(operation, True)
+                self._apply(envelope, True)
             except TrackingError as error:
                 raise type(error)(f"{sentence(error)} {self._hint(len(left) - count)}") from error
-            self._spool.remove(operation)
+            self._spool.remove(envelope)
         if left:
             self._say("all of them have arrived")
         try:
@@ -133,7 +133,8 @@ class Delivery:
             self._raise_halted()
             self._hurry = True
             self._changed.notify_all()
-        self._say(f"waiting for MLflow: {self._waiting()}; Ctrl-C leaves them there, and the next call delivers them")
+        waiting = self._waiting(len(self._queue))
+        self._say(f"waiting for MLflow: {waiting}; Ctrl-C leaves them there, and the next call delivers them")
         with self._changed:
             try:
                 self._changed.wait_for(lambda: not self._queue or self._halted, self._patience.end)
@@ -156,7 +157,7 @@ class Delivery:
     def stop_if_full(self) -> None:
         """Raise DiskFullError where a disk of this machine was found full; what was given here is kept."""
         with self._changed:
-            full, waiting = self._full, f" ({self._waiting()})" if self._queue else ""
+            full, waiting = self._full, f" ({self._waiting(len(self._queue))})" if self._queue else ""
         if full is not None:
             raise DiskFullError(
                 f"the disk is full: {sentence(full)} Everything recorded so far is kept{waiting}; make room, and the "
@@ -175,7 +176,7 @@ class Delivery:
         with self._changed:
             if self._thread is None:  # else it may be reading files; it ends with the process
                 for pending in self._queue:
-                    self._spool.forget(pending.operation)
+                    self._spool.forget(pending.envelope)
         self._spool.release()
 
     # ---- the thread
@@ -188,7 +189,7 @@ class Delivery:
                     return
                 pending = self._queue[0]
             try:
-                result = self._apply(pending.operation, pending.failures > 0)
+                result = self._apply(pending.envelope, pending.failures > 0)
             except TrackingUnavailableError as error:
                 self._on_trouble(pending, error)
             except BaseException as error:
@@ -199,7 +200,7 @@ class Delivery:
     def _on_done(self, pending: _Pending, result: str) -> None:
         with self._changed:
             self._queue.popleft()
-            self._spool.remove(pending.operation)
+            self._spool.remove(pending.envelope)
             pending.result = result
             late, said = self._late, self._said
             if not self._queue:
@@ -225,7 +226,7 @@ class Delivery:
         with self._changed:
             if pending.waited_for:
                 self._queue.popleft()
-                self._spool.remove(pending.operation)
+                self._spool.remove(pending.envelope)
                 pending.error = error
             else:
                 self._halted = error
@@ -242,10 +243,10 @@ class Delivery:
 
     def _keep(self, pending: _Pending) -> None:
         """On disk; the thread may be reading the files of the first."""
-        if pending.operation.number:
+        if pending.envelope.number:
             return
         try:
-            self._full = self._spool.add(pending.operation, in_use=pending is self._queue[0]) or self._full
+            self._full = self._spool.add(pending.envelope, in_use=pending is self._queue[0]) or self._full
         except OSError as error:
             self._full = error
             raise DiskFullError(f"a record for MLflow can't be kept in {self._spool.folder}: {error}") from error
@@ -276,12 +277,11 @@ class Delivery:
         reason = sentence(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s")
         self._say(f"{reason} The study goes on; its records wait in {self._spool.folder}")
 
-    def _waiting(self) -> str:
-        count = len(self._queue)
+    def _waiting(self, count: int) -> str:
         return f"{_records(count)} wait{'s' if count == 1 else ''} in {self._spool.folder}"
 
     def _hint(self, count: int) -> str:
-        waiting = f"{_records(count)} wait{'s' if count == 1 else ''} in {self._spool.folder}"
+        waiting = self._waiting(count)
         return f"{waiting}; the same command delivers them first, and goes on. To give them up, remove that folder."
 
 

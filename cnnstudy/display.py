@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,10 +18,10 @@ from cnnstudy.records import EpochRecord
 _UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
 
 
-class Display:
-    """Shows nothing, and is what the driver talks to."""
+class Display(Protocol):
+    """What the driver talks to."""
 
-    silent = True
+    silent: bool
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +49,33 @@ class Display:
 
     def stop_trial(self, key: str, text: str) -> None:
         """A trial was stopped that is to run again: it does not count."""
+
+
+class SilentDisplay(Display):
+    """Shows nothing."""
+
+    silent = True
+
+    def say(self, text: str) -> None:
+        return
+
+    def count(self, what: str, done: int, total: int) -> None:
+        return
+
+    def start_trials(self, done: int, total: int) -> None:
+        return
+
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        return
+
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        return
+
+    def end_trial(self, key: str, text: str) -> None:
+        return
+
+    def stop_trial(self, key: str, text: str) -> None:
+        return
 
 
 def numbers(record: EpochRecord) -> str:
@@ -209,7 +236,7 @@ class LiveDisplay(Display):
 def choose_display(console: Console, quiet: bool) -> Display:
     """The display that fits where the output goes."""
     if quiet:
-        return Display()
+        return SilentDisplay()
     if console.is_terminal:
         return LiveDisplay(console)
     return PlainDisplay(lambda text: print(text, file=console.file, flush=True))

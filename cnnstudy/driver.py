@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.changed_code import refuse_other_code
 from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TakenOverError
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress, Workers
 from cnnstudy.failures import Failures, attempts_of, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.names import Metric, Tag
@@ -24,21 +24,28 @@ from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, Tria
 from cnnstudy.repair import tidy_machine
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
-from cnnstudy.scratch import Scratch
 from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
 from cnnstudy.trial_files import remove_files
 from cnnstudy.watchdog import Watchdog
 
-#: Makes an executor that leaves the files of trials in a folder.
-MakeExecutor = Callable[[Path], Executor]
+
+@contextlib.contextmanager
+def at_work(workers: Workers) -> Iterator[Workers]:
+    """End the workers after the block, and remove what they left, in the cache too."""
+    try:
+        yield workers
+    finally:
+        workers.close()
+        tidy_machine()
 
 
-class Workshop:
+class StudyResources:
     """What trials of a study need: workers, images, source weights. Each is made when it is first asked for.
 
     Args:
         recorded: the study's runs when the call began, by which its images and weights are to be the same.
+        workers: the caller's to close.
         accept_code: trials may be trained by other code than those that are recorded.
 
     Raises, when images and weights are:
@@ -51,7 +58,7 @@ class Workshop:
         config: StudyConfig,
         recorder: Recorder,
         recorded: Sequence[RecordedRun],
-        make_executor: MakeExecutor,
+        workers: Workers,
         display: Display,
         accept_code: bool = False,
     ) -> None:
@@ -59,17 +66,9 @@ class Workshop:
         self.recorder = recorder
         self.recorded = recorded
         self.display = display
-        self._make_executor = make_executor
+        self.workers = workers
         self._accept_code = accept_code
-        self._scratch = Scratch()
         self._code_is_checked = False
-
-    def close(self) -> None:
-        """End the workers and remove what they left, in the cache too."""
-        if "executor" in self.__dict__:
-            self.executor.close()
-        self._scratch.close()
-        tidy_machine()
 
     def prepare(self) -> None:
         """Make all of it now, before the first trial.
@@ -88,12 +87,12 @@ class Workshop:
 
     @property
     def folder(self) -> Path:
-        """For files; it goes with the workshop."""
-        return self._scratch.folder
+        """For files; it goes with the workers."""
+        return self.workers.folder
 
     @functools.cached_property
     def executor(self) -> Executor:
-        executor = self._make_executor(self.folder)
+        executor = self.workers.executor
         executor.deterministic = self.config.training.deterministic
         return executor
 
@@ -115,58 +114,63 @@ class Workshop:
 
     def spec_of(self, proposal: Proposal) -> TrialSpec:
         """The whole of a trial, as a worker needs it."""
-        config, training = self.config, self.config.training
-        name, weights = proposal.architecture, self.weights[proposal.architecture]
-        epochs = epochs_of_trial(config, name, proposal.levels, self.images[name])
-        return TrialSpec(
-            study=config.name,
-            purpose=proposal.purpose,
-            architecture=name,
-            number=proposal.number,
-            seed=proposal.seed,
-            levels=proposal.levels,
-            images=self.images[name],
-            split=Split(config.data.validation, config.data.test, config.seed),
-            epochs=epochs,
-            head_epochs=config.head_epochs_of(name, epochs),
-            patience=training.early_stopping,
-            rule=config.objective.rule,
-            optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
-            weights_source=weights.source,
-            weights_file=weights.file,
-            updates=training.updates,
-            until_train_loss=training.until_train_loss,
-            deterministic=training.deterministic,
-            # a champion without a model would be of no use
-            keep_model=training.keep_models or proposal.purpose == "confirm",
-            equal_updates=equal_updates(config, name, self.images[name]),
-            block=proposal.block,
-            checkpoints=training.checkpoint_mode,
-            # a pruner would have no say in epochs that are shared
-            share_epochs=training.share_epochs and config.pruner == "none",
-            precision=training.precision,
-            xla=None if training.xla == "auto" else training.xla,
-        )
+        name = proposal.architecture
+        return trial_spec(self.config, proposal, self.images[name], self.weights[name])
+
+
+def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:
+    """The whole of a trial, as a worker needs it, with its network's images and source weights."""
+    training, name = config.training, proposal.architecture
+    epochs = epochs_of_trial(config, name, proposal.levels, images)
+    return TrialSpec(
+        study=config.name,
+        purpose=proposal.purpose,
+        architecture=name,
+        number=proposal.number,
+        seed=proposal.seed,
+        levels=proposal.levels,
+        images=images,
+        split=Split(config.data.validation, config.data.test, config.seed),
+        epochs=epochs,
+        head_epochs=config.head_epochs_of(name, epochs),
+        patience=training.early_stopping,
+        rule=config.objective.rule,
+        optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
+        weights_source=weights.source,
+        weights_file=weights.file,
+        updates=training.updates,
+        until_train_loss=training.until_train_loss,
+        deterministic=training.deterministic,
+        # a champion without a model would be of no use
+        keep_model=training.keep_models or proposal.purpose == "confirm",
+        equal_updates=equal_updates(config, name, images),
+        block=proposal.block,
+        checkpoints=training.checkpoint_mode,
+        # a pruner would have no say in epochs that are shared
+        share_epochs=training.share_epochs and config.pruner == "none",
+        precision=training.precision,
+        xla=None if training.xla == "auto" else training.xla,
+    )
 
 
 class Driver:
     """Keeps the workers busy until the strategy has nothing more to propose."""
 
-    def __init__(self, workshop: Workshop, strategy: Strategy) -> None:
-        self.workshop = workshop
-        self.rule = workshop.config.objective.rule
+    def __init__(self, resources: StudyResources, strategy: Strategy) -> None:
+        self.resources = resources
+        self.rule = resources.config.objective.rule
         self.strategy = strategy
-        self.recorder = workshop.recorder
-        self.executor = workshop.executor
-        self.display = workshop.display
-        self._failures = Failures(attempts_of(workshop.recorded), workshop.config.training.equal_failures)
+        self.recorder = resources.recorder
+        self.executor = resources.executor
+        self.display = resources.display
+        self._failures = Failures(attempts_of(resources.recorded), resources.config.training.equal_failures)
         self._reported: dict[str, int] = {}  # by trial, the last epoch that the strategy was told of
-        self._watchdog = Watchdog(workshop.config.training.timeout)
+        self._watchdog = Watchdog(resources.config.training.timeout)
         self._running: dict[str, tuple[Proposal, Recording]] = {}
 
     def run(self, total: int) -> None:
         """All trials that are missing of so many."""
-        self.workshop.prepare()
+        self.resources.prepare()
         self.display.start_trials(total - self.strategy.remaining, total)
         try:
             self._fill_slots()
@@ -199,10 +203,10 @@ class Driver:
             self._start(proposal)
 
     def _start(self, proposal: Proposal) -> None:
-        spec = self.workshop.spec_of(proposal)
+        spec = self.resources.spec_of(proposal)
         spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
         tags = {Tag.ATTEMPT: str(self._failures.attempt(spec.key))}
-        digest = self.workshop.weights[proposal.architecture].digest
+        digest = self.resources.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
             tags[Tag.WEIGHTS_DIGEST] = digest
         recording = self.recorder.start(spec, tags)
@@ -270,7 +274,7 @@ class Driver:
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
         # what it left half written would be in the way of another try
-        shutil.rmtree(self.workshop.folder / event.key, ignore_errors=True)
+        shutil.rmtree(self.resources.folder / event.key, ignore_errors=True)
         if again:
             self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
             self._start(proposal)

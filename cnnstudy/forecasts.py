@@ -10,6 +10,7 @@ from pathlib import Path
 from cnnstudy.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.display import Display, duration
 from cnnstudy.names import Tag
+from cnnstudy.operations import SetTags
 from cnnstudy.recording import Recorder
 from cnnstudy.schema import StudyConfig
 
@@ -45,7 +46,7 @@ def take(config: StudyConfig, trials: int, workers: int) -> float | None:
 def compare(foretold: float, taken: float, recorder: Recorder, display: Display) -> None:
     """Tell and record both, in seconds."""
     tags = {Tag.SECONDS_FORETOLD: f"{foretold:.1f}", Tag.SECONDS_TAKEN: f"{taken:.1f}"}
-    recorder.outbox.set_tags(recorder.study.run_id, tags)
+    recorder.outbox.write(recorder.study.run_id, SetTags(tags))
     off = 100 * (taken / foretold - 1) if foretold else 0.0
     display.say(f"the trials took {duration(taken)}; the estimate was {duration(foretold)} ({off:+.0f} %)")
 

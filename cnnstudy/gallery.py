@@ -29,7 +29,7 @@ def gallery_of_study(
     Raises:
         TrackingError: MLflow does not answer.
     """
-    runs = registry.runs(study.experiment_id)
+    runs = registry.tracker.runs(study.experiment_id)
     try:
         champion = registry.champion(study).run_id
     except UnknownNameError:

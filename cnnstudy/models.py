@@ -52,9 +52,9 @@ def find_model(given: str, uri: str | None, folder: Path) -> Model:
     if _is_place(given):
         raise UnknownNameError(_no_model_there(given, place))
     from cnnstudy.registry import Registry
-    from cnnstudy.tracking import tracking_uri
+    from cnnstudy.tracking import Tracker, tracking_uri
 
-    registry = Registry(tracking_uri(uri))
+    registry = Registry(Tracker(tracking_uri(uri)))
     stored, note = _stored(registry, given, place)
     return replace(_brought(registry, stored, folder), note=note)
 
@@ -81,7 +81,7 @@ def _stored(registry: Registry, given: str, place: Path) -> tuple[StoredModel, s
         return registry.at(given), ""
     name, _, trial = given.partition("/")
     try:
-        study = registry.study(name)
+        study = registry.tracker.study(name)
     except UnknownNameError as error:
         hint = _no_model_there(given, place) if os.path.lexists(place) else f"A model is {NAMES}."
         raise UnknownNameError(f"{error} {hint}") from error
@@ -93,7 +93,7 @@ def _champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, st
     try:
         return registry.champion(study), ""
     except UnknownNameError:
-        runs = [run for run in registry.runs(study.experiment_id) if run.kind == "trial" and run.model]
+        runs = [run for run in registry.tracker.runs(study.experiment_id) if run.kind == "trial" and run.model]
         best = naive_best(runs, study.rule)
         if best is None:
             raise

@@ -13,11 +13,12 @@ from typing import Any
 from cnnstudy.analysis.champion import Standing
 from cnnstudy.analysis.confirmed import Opening
 from cnnstudy.cache import content_address
-from cnnstudy.driver import Workshop
+from cnnstudy.driver import StudyResources
 from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.jobs import result_of
 from cnnstudy.names import Tag
+from cnnstudy.operations import LogFiles, SetTags
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedRun, Split
 from cnnstudy.registry import Registry
@@ -40,7 +41,7 @@ class _Before:
 
 
 def open_test(
-    workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun], told: str, again: bool
+    resources: StudyResources, champion: Standing, runs: Sequence[RecordedRun], told: str, again: bool
 ) -> tuple[Opening | None, str]:
     """The champion's test, or why it was not made. What was opened for these very models is not opened again.
 
@@ -52,7 +53,7 @@ def open_test(
     Raises:
         TrackingError: the tag that tells of an earlier opening can't be read, and `again` is not given.
     """
-    recorder, ids = workshop.recorder, tuple(run.run_id for run in runs)
+    recorder, ids = resources.recorder, tuple(run.run_id for run in runs)
     before = _before(told, recorder.study.name, again) if told else None
     same = before is not None and before.models == content_address(ids)
     if before is not None and not same and not again:
@@ -69,13 +70,13 @@ def open_test(
     openings = 1 if before is None else before.openings + (not same)
     opened = Opening(before.opened if same and before is not None else now, champion.trial, ids, openings)
     # recorded first: an opening that nobody knows of would be the one that misleads
-    recorder.outbox.set_tags(recorder.study.run_id, {Tag.TEST_SPLIT: _tag(opened)})
-    test = _with_results(opened, _measure(workshop, champion, runs))
+    recorder.outbox.write(recorder.study.run_id, SetTags({Tag.TEST_SPLIT: _tag(opened)}))
+    test = _with_results(opened, _measure(resources, champion, runs))
     with scratch_folder() as folder:
         (folder / TEST_FILE).parent.mkdir()
         (folder / TEST_FILE).write_text(json.dumps(vars(test)), encoding="utf-8")
-        recorder.outbox.log_files(recorder.study.run_id, folder)
-    recorder.outbox.set_tags(recorder.study.run_id, {Tag.TEST_SPLIT: _tag(test)})
+        recorder.outbox.write(recorder.study.run_id, LogFiles(folder))
+    recorder.outbox.write(recorder.study.run_id, SetTags({Tag.TEST_SPLIT: _tag(test)}))
     return test, ""
 
 
@@ -101,7 +102,7 @@ def _before(tag: str, study: str, again: bool) -> _Before:
 def _recorded(recorder: Recorder, runs: tuple[str, ...]) -> Opening | None:
     """What came of the test of these models; None where that was not recorded."""
     tracker, study = recorder.tracker, recorder.study
-    text = recorder.outbox.ask(lambda: tracker.read_text(study.run_id, TEST_FILE))
+    text = recorder.outbox.delivery.ask(lambda: tracker.read_text(study.run_id, TEST_FILE))
     with contextlib.suppress(KeyError, TypeError, ValueError):
         found = Opening.from_json(json.loads(text or ""))
         return found if found.runs == runs and found.mean is not None else None
@@ -115,17 +116,17 @@ def _tag(test: Opening) -> str:
     return json.dumps(kept | models)
 
 
-def _measure(workshop: Workshop, champion: Standing, runs: Sequence[RecordedRun]) -> dict[str, Any]:
-    config, registry = workshop.config, Registry(workshop.recorder.tracker.uri)
+def _measure(resources: StudyResources, champion: Standing, runs: Sequence[RecordedRun]) -> dict[str, Any]:
+    config, registry = resources.config, Registry(resources.recorder.tracker)
     models = []
     for run in runs:
-        stored = workshop.recorder.outbox.ask(functools.partial(registry.at, run.model))
-        place = registry.bring(stored, workshop.folder / run.run_id)
+        stored = resources.recorder.outbox.delivery.ask(functools.partial(registry.at, run.model))
+        place = registry.bring(stored, resources.folder / run.run_id)
         models.append(str(layout.keras_file(place) or place))
-    images = workshop.images[champion.candidate.architecture]
+    images = resources.images[champion.candidate.architecture]
     split = Split(config.data.validation, config.data.test, config.seed)
     payload = {"models": models, "images": images.to_json(), "split": split.to_json()}
-    result: dict[str, Any] = result_of(workshop.executor, Job("test", "open_test", payload), workshop.display)
+    result: dict[str, Any] = result_of(resources.executor, Job("test", "open_test", payload), resources.display)
     return result
 
 

@@ -7,23 +7,23 @@ there later, and the next call does where this one ended before.
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from cnnstudy import operations
 from cnnstudy.delivery import Delivery
 from cnnstudy.errors import DiskFullError, TrackingError
 from cnnstudy.leftovers import INTERRUPTED
 from cnnstudy.linking import link_tree
 from cnnstudy.names import Tag
+from cnnstudy.operations import Attempt, EndRun, LogFiles, LogMetrics, LogModel, Operation, SetTags, StartRun
 from cnnstudy.patience import Patience
-from cnnstudy.records import PreparedImages, RecordedStudy
+from cnnstudy.records import RecordedStudy
 from cnnstudy.scratch import Scratch
-from cnnstudy.spool import Operation, Spool, own_folder
+from cnnstudy.spool import Envelope, Spool, own_folder
 from cnnstudy.tracking import Tracker
 
 _TOKEN = "token-"
@@ -31,8 +31,8 @@ _TOKEN = "token-"
 _RUN_ONCE = ("trial", "confirm")
 
 
-class Outbox(Delivery):
-    """The methods of Tracker that write, for one study, with the times.
+class Outbox:
+    """Writes to MLflow for one study, with the times.
 
     A run is named by MLflow's id or, where MLflow did not answer when it was started, by a token that stands for it.
     The token is on the run, and another on a model: where the reply was lost that it was made, it is found, not made
@@ -43,7 +43,9 @@ class Outbox(Delivery):
         patience: None: the usual one.
         check: called before anything but metrics is written, also late, to raise where that is no longer to be done.
 
-    Each raises:
+    `delivery` is what is on its way: to wait for it, or to read from MLflow once it has arrived.
+
+    What writes raises:
         TrackingError: MLflow refuses the record, or refused one that had been waiting.
         DiskFullError: there is no room for a record that has to wait.
     """
@@ -56,78 +58,51 @@ class Outbox(Delivery):
         patience: Patience | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(Spool(study.name, tracker.uri), self._write, say, patience or Patience())
-        self._tracker, self._study, self._check = tracker, study, check
-        self._run_ids: dict[str, str] = {}
+        writer = _Writer(tracker, study, say, check)
+        self.delivery = Delivery(Spool(study.name, tracker.uri), writer.apply, say, patience or Patience())
+        self._scratch: Scratch | None = None
         self._open: dict[str, None] = {}  # runs that were started here and not ended
 
-    def start_run(
-        self, name: str, tags: Mapping[str, str], parameters: Mapping[str, Any], images: PreparedImages
-    ) -> str:
-        """A new run; what names it."""
+    def start_run(self, run: StartRun) -> str:
+        """Start a run, and return what names it."""
         token = _TOKEN + uuid.uuid4().hex
-        texts = {key: str(value) for key, value in parameters.items()}
-        given = {"name": name, "tags": dict(tags), "parameters": texts, "images": images.to_json()}
         self._open[token] = None
-        run = self.put(Operation("start_run", _now(), token, given, token)) or token
+        name = self.delivery.put(_envelope(token, run, token)) or token
         del self._open[token]
-        self._open[run] = None
-        return run
+        self._open[name] = None
+        return name
 
-    def log_metrics(self, run: str, metrics: Mapping[str, float], step: int) -> None:
-        """All metrics of one step."""
-        self.put(Operation("log_metrics", _now(), run, {"metrics": dict(metrics), "step": step}))
+    def write(self, run: str, operation: LogMetrics | SetTags | LogFiles | LogModel | EndRun) -> None:
+        """Carry out an operation on the run; whoever gave a folder may remove it then."""
+        token, files = "", None
+        if isinstance(operation, LogModel):
+            token = uuid.uuid4().hex
+        if isinstance(operation, LogModel | LogFiles):
+            files = self._own(operation.folder)
+        self.delivery.put(_envelope(run, operation, token, files))
+        if isinstance(operation, EndRun):
+            self._open.pop(run, None)
 
-    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        """Tags may be cut to what MLflow takes."""
-        self.put(Operation("set_tags", _now(), run, {"tags": dict(tags)}))
-
-    def log_files(self, run: str, folder: Path) -> None:
-        """The folder's content as the run's artifacts; the caller may remove it then."""
-        self.put(Operation("log_files", _now(), run, files=self._own(folder)))
-
-    def log_model(
-        self,
-        run: str,
-        name: str,
-        folder: Path,
-        metrics: Mapping[str, float],
-        step: int,
-        images: PreparedImages,
-        tags: Mapping[str, str],
-    ) -> None:
-        """The folder, a model that a worker packaged, as an output of the run; the caller may remove it then."""
-        given = {"name": name, "metrics": dict(metrics), "step": step, "images": images.to_json(), "tags": dict(tags)}
-        self.put(Operation("log_model", _now(), run, given, uuid.uuid4().hex, self._own(folder)))
-
-    def end_run(self, run: str, state: str, tags: Mapping[str, str] | None = None) -> None:
-        """The last word on a run."""
-        self.put(_end(run, state, tags))
-        self._open.pop(run, None)
-
-    def leave_end(self, run: str, state: str, tags: Mapping[str, str] | None = None) -> None:
-        """The last word on a run, left on disk whatever happened before: for those who are about to stop."""
-        self.leave(_end(run, state, tags))
+    def leave(self, run: str, end: EndRun) -> None:
+        """Leave the end of a run on disk, whatever happened before: for those who are about to stop."""
+        self.delivery.leave(_envelope(run, end))
         self._open.pop(run, None)
 
     def leave_interrupted(self, tags: Mapping[str, str]) -> None:
         """Leave the ends of all runs that were started here and not ended."""
         for run in list(self._open):
-            self.leave_end(run, "failed", tags)
+            self.leave(run, EndRun("failed", tags))
 
     def close(self) -> None:
-        """End the thread. What has not arrived lies on disk."""
-        super().close()
-        if "_scratch" in self.__dict__:
+        """End the delivery's thread. What has not arrived lies on disk."""
+        self.delivery.close()
+        if self._scratch is not None:
             self._scratch.close()
-
-    @functools.cached_property
-    def _scratch(self) -> Scratch:
-        """Nothing lies in it: who holds it has the folders that are named after it."""
-        return Scratch()
 
     def _own(self, folder: Path) -> Path:
         """A folder with the same files, that nobody else removes."""
+        if self._scratch is None:  # nothing lies in it: who holds it has the folders that are named after it
+            self._scratch = Scratch()
         own = own_folder(self._scratch)
         try:
             own.mkdir(mode=0o700)  # nobody else's to read while MLflow does not have it
@@ -137,58 +112,57 @@ class Outbox(Delivery):
             raise DiskFullError(f"the files of a trial can't be kept in {own.parent}: {error}") from error
         return own
 
-    def _write(self, operation: Operation, again: bool) -> str:
-        given, at, files = dict(operation.arguments), operation.at, operation.files
-        if "images" in given:
-            given["images"] = PreparedImages.from_json(given["images"])
-        experiment = self._study.experiment_id
-        if operation.what != "log_metrics":
+
+class _Writer:
+    """Carries out what arrives: finds the run that a token stands for, and sees what other drivers did meanwhile."""
+
+    def __init__(
+        self, tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], check: Callable[[], None]
+    ) -> None:
+        self._tracker, self._study, self._say, self._check = tracker, study, say, check
+        self._run_ids: dict[str, str] = {}  # by token
+
+    def apply(self, envelope: Envelope, again: bool) -> str:
+        """Write it to MLflow, and return the id of the run that it starts or the address of the model that it makes.
+
+        Args:
+            again: it may have been written before.
+        """
+        operation, experiment = _operation_in(envelope), self._study.experiment_id
+        attempt = Attempt(envelope.at, envelope.token, again)
+        if not isinstance(operation, LogMetrics):
             self._check()
-        made: dict[str, Any] = {"at": at, "token": operation.token, "again": again}
-        if operation.what == "start_run":
-            started = self._run_ids[operation.token] = self._tracker.start_run(experiment, **given, **made)
+        if isinstance(operation, StartRun):
+            started = self._run_ids[envelope.token] = self._tracker.write(operation, experiment, "", attempt)
             if again:
-                self._give_up_if_another_ended(operation, started)
+                self._give_up_if_another_ended(operation, started, envelope.at)
             return started
-        run_id = self._run_id(operation.run)
-        if run_id is None and operation.what == "end_run":  # it never came so far that there is something to end
+        run_id = self._run_id(envelope.run)
+        if run_id is None and isinstance(operation, EndRun):  # it never came so far that there is something to end
             return ""
         if run_id is None:
-            raise TrackingError(f"MLflow has no run with the tag {Tag.TOKEN} = {operation.run}; somebody removed it.")
+            raise TrackingError(f"MLflow has no run with the tag {Tag.TOKEN} = {envelope.run}; somebody removed it.")
         if again and self._is_given_up(operation, run_id):
             return ""
-        if operation.what == "log_model":
-            assert files is not None
-            return self._tracker.log_model(experiment, run_id, folder=files, **given, **made)
-        if operation.what == "log_files":
-            assert files is not None
-            self._tracker.log_files(run_id, files)
-        elif operation.what == "set_tags":
-            self._tracker.set_tags(run_id, **given)
-        elif operation.what == "log_metrics":
-            self._tracker.log_metrics(run_id, **given, at=at)
-        else:
-            self._tracker.end_run(run_id, **given, at=at)
-        return ""
+        return self._tracker.write(operation, experiment, run_id, attempt)
 
-    def _give_up_if_another_ended(self, operation: Operation, run_id: str) -> None:
+    def _give_up_if_another_ended(self, start: StartRun, run_id: str, at: int) -> None:
         """Mark a run interrupted whose trial another driver has brought to its end before MLflow knew of this one."""
-        tags = operation.arguments["tags"]
-        trial = tags.get(Tag.TRIAL)
-        if tags.get(Tag.KIND) not in _RUN_ONCE:
+        trial = start.tags.get(Tag.TRIAL)
+        if start.tags.get(Tag.KIND) not in _RUN_ONCE:
             return
         same = self._tracker.runs(self._study.experiment_id, f"tags.`{Tag.TRIAL}` = '{trial}'")
         ended = next((run for run in same if run.done and run.kind in _RUN_ONCE and run.run_id != run_id), None)
         if ended is not None:
             message = f"another driver took the study over and ran this trial to its end: run {ended.run_id}"
-            self._tracker.end_run(run_id, "failed", {Tag.REASON: INTERRUPTED, Tag.MESSAGE: message}, operation.at)
+            self._tracker.end_run(run_id, "failed", {Tag.REASON: INTERRUPTED, Tag.MESSAGE: message}, at)
             self._say(f"{trial}: {message}. The record that waited here does not count")
 
     def _is_given_up(self, operation: Operation, run_id: str) -> bool:
         """Whether another driver has marked the run interrupted meanwhile: its trial runs again."""
-        ends_so = operation.arguments.get("tags", {}).get(Tag.REASON) == "interrupted"
+        ends_so = isinstance(operation, EndRun | SetTags) and operation.tags.get(Tag.REASON) == INTERRUPTED
         own = run_id == self._study.run_id or ends_so
-        return not own and self._tracker.tags(run_id).get(Tag.REASON) == "interrupted"
+        return not own and self._tracker.tags(run_id).get(Tag.REASON) == INTERRUPTED
 
     def _run_id(self, run: str) -> str | None:
         """MLflow's id of the run; None: it has none."""
@@ -202,8 +176,19 @@ class Outbox(Delivery):
         return self._run_ids[run]
 
 
-def _end(run: str, state: str, tags: Mapping[str, str] | None) -> Operation:
-    return Operation("end_run", _now(), run, {"state": state, "tags": dict(tags or {})})
+def _envelope(run: str, operation: Operation, token: str = "", files: Path | None = None) -> Envelope:
+    name, arguments = operations.to_json(operation)
+    return Envelope(name, _now(), run, arguments, token, files)
+
+
+def _operation_in(envelope: Envelope) -> Operation:
+    """Raises TrackingError where this version knows no such operation."""
+    try:
+        return operations.from_json(envelope.what, envelope.arguments, envelope.files)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TrackingError(
+            f"a record of {envelope.what!r} is none of this version's ({error}); another version left it for MLflow."
+        ) from error
 
 
 def _now() -> int:

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Iterator
 
 from cnnstudy import forecasts, strategies
 from cnnstudy.config import Study
 from cnnstudy.display import Display
-from cnnstudy.driver import MakeExecutor, Workshop
+from cnnstudy.driver import at_work, trial_spec
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.estimate import tell_cost, tell_size
+from cnnstudy.execution import Workers
 from cnnstudy.factorial import Factorial
-from cnnstudy.preparation import SourceWeights
+from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import PastTrial, Proposal, Strategy
-from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
+from cnnstudy.recording import Unrecorded
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.resume import past_trial
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search
 from cnnstudy.tracking import Tracker
 
 
-class _Plan(Workshop):
-    """Images are decoded; source weights are not learnt, for they make no difference to the time."""
-
-    @functools.cached_property
-    def images(self) -> dict[str, PreparedImages]:
-        return self._preparation.images(self.config.data, self.config.architectures)
-
-    @functools.cached_property
-    def weights(self) -> dict[str, SourceWeights]:
-        return {name: SourceWeights("random", None) for name in self.config.architectures}
-
-
-def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, display: Display) -> None:
+def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Display) -> None:
     """Tell how many trials are missing, and what they take: hours, memory, disk.
+
+    Images are decoded; source weights are not learnt, for they make no difference to the time.
+
+    Args:
+        workers: closed at the end; where no trial is missing none begins.
 
     Raises:
         DataError, WorkerError: images that can't be used, or no worker.
@@ -45,21 +37,26 @@ def plan_study(study: Study, tracker: Tracker, make_executor: MakeExecutor, disp
     config = study.config
     recorded, runs = _recorded(tracker, config.name)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
-    with contextlib.closing(_Plan(config, Recorder(tracker, recorded), runs, make_executor, display)) as plan:
-        strategy, missing = _missing(study, past)
-        if isinstance(strategy, Factorial):
-            tell_size(config, len(missing), display)
-        else:
-            display.say(f"search: {config.total_trials} trials, {len(missing)} to run")
-        if not missing:
-            return
-        specs = [plan.spec_of(proposal) for proposal in missing]
-        artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
-        seconds = tell_cost(specs, runs, artifacts, plan.executor, display)
-        if seconds is not None and not past and _may_end_early(config):
-            display.say("  less where trials are pruned or stop before their last epoch")
-        if seconds is not None and not isinstance(strategy, Factorial):  # which is measured again when it runs
-            forecasts.keep(config, len(missing), plan.executor.slots, seconds)
+    strategy, missing = _missing(study, past)
+    if isinstance(strategy, Factorial):
+        tell_size(config, len(missing), display)
+    else:
+        display.say(f"search: {config.total_trials} trials, {len(missing)} to run")
+    if not missing:
+        return
+    artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
+    with at_work(workers):
+        executor = workers.executor
+        executor.deterministic = config.training.deterministic
+        preparation = Preparation(config, executor, Unrecorded(recorded), runs, display)
+        images = preparation.images(config.data, config.architectures)
+        weights = SourceWeights("random", None)
+        specs = [trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
+        seconds = tell_cost(specs, runs, artifacts, executor, display)
+    if seconds is not None and not past and _may_end_early(config):
+        display.say("  less where trials are pruned or stop before their last epoch")
+    if seconds is not None and not isinstance(strategy, Factorial):  # which is measured again when it runs
+        forecasts.keep(config, len(missing), executor.slots, seconds)
     learning = {
         name for name in config.architectures if (found := config.weights_of(name)) and found.source == "pretrain"
     }

@@ -22,7 +22,7 @@ from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.jobs import images_job, result_of, watch
 from cnnstudy.names import Metric, Tag
-from cnnstudy.recording import Recorder, Recording
+from cnnstudy.recording import Recording, TrialRecorder
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
 from cnnstudy.scratch import scratch_folder
@@ -55,7 +55,7 @@ class Preparation:
         self,
         config: StudyConfig,
         executor: Executor,
-        recorder: Recorder,
+        recorder: TrialRecorder,
         recorded: Sequence[RecordedRun],
         display: Display,
     ) -> None:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from cnnstudy.analysis.classes import class_metrics, metric_names
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.leftovers import INTERRUPTED, Decision, Found, decide
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
+from cnnstudy.operations import EndRun, LogFiles, LogMetrics, LogModel, StartRun
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.provenance import code_version, driver_versions
@@ -36,8 +38,51 @@ class Recording:
     epochs: list[EpochRecord] = field(default_factory=list)
 
 
+class TrialRecorder(Protocol):
+    """Takes what a trial reports, from its start to its end."""
+
+    @property
+    def study(self) -> RecordedStudy:
+        """The study that the trials belong to."""
+
+    def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
+        """Begin a trial, with all that is known before it trains."""
+
+    def epoch(self, recording: Recording, record: EpochRecord) -> None:
+        """Take the metrics of an epoch."""
+
+    def finish(self, recording: Recording, result: TrialResult) -> None:
+        """Take what a trial came to."""
+
+    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
+        """Take why a trial failed.
+
+        Args:
+            again: the trial runs once more; this run does not count.
+        """
+
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """A TrialRecorder that writes nothing: for a dry run, and where another driver may be at work in the study."""
+
+    study: RecordedStudy
+
+    def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
+        return Recording(spec, "", title_of(spec))
+
+    def epoch(self, recording: Recording, record: EpochRecord) -> None:
+        recording.epochs.append(record)
+
+    def finish(self, recording: Recording, result: TrialResult) -> None:
+        """Nothing is written."""
+
+    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
+        """Nothing is written."""
+
+
 class Recorder:
-    """Writes the trials of one study.
+    """Writes the trials of one study to MLflow: a TrialRecorder.
 
     Args:
         check: called before anything but metrics is written, to raise where that is no longer to be done.
@@ -68,7 +113,7 @@ class Recorder:
         Raises:
             TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
         """
-        return self.outbox.ask(lambda: self.tracker.runs(self.study.experiment_id))
+        return self.outbox.delivery.ask(lambda: self.tracker.runs(self.study.experiment_id))
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
         """A run for the trial, with all that is known before it trains."""
@@ -110,13 +155,14 @@ class Recorder:
             Tag.PACKAGES: json.dumps(driver_versions()),
             **(extra_tags or {}),
         }
-        run_id = self.outbox.start_run(f"{spec.key} {title}", tags, parameters, spec.images)
+        texts = {name: str(value) for name, value in parameters.items()}
+        run_id = self.outbox.start_run(StartRun(f"{spec.key} {title}", tags, texts, spec.images))
         return Recording(spec, run_id, title)
 
     def epoch(self, recording: Recording, record: EpochRecord) -> None:
         recording.epochs.append(record)
-        self.outbox.log_metrics(recording.run_id, record.metrics, record.epoch)
-        self.outbox.stop_if_full()
+        self.outbox.write(recording.run_id, LogMetrics(record.metrics, record.epoch))
+        self.outbox.delivery.stop_if_full()
 
     def finish(self, recording: Recording, result: TrialResult) -> None:
         """Summary metrics, pictures, per-class metrics, the model; then the state."""
@@ -125,35 +171,26 @@ class Recorder:
         best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
-        self.outbox.log_metrics(
-            run_id,
-            {
-                **({} if has_model else best),  # else they come with the model, which has them too then
-                Metric.TOTAL_SECONDS: result.seconds,
-                Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
-                Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
-                **result.final,
-                **metric_names(per_class),
-            },
-            result.epochs,
-        )
+        metrics = {
+            **({} if has_model else best),  # else they come with the model, which has them too then
+            Metric.TOTAL_SECONDS: result.seconds,
+            Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
+            Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
+            **result.final,
+            **metric_names(per_class),
+        }
+        self.outbox.write(run_id, LogMetrics(metrics, result.epochs))
         with scratch_folder() as folder:
             self._write_files(folder, recording, result, per_class)
-            self.outbox.log_files(run_id, folder)
+            self.outbox.write(run_id, LogFiles(folder))
         if has_model:
-            self.outbox.log_model(
-                run_id,
-                spec.key,
-                Path(result.files["model"]),
-                best,
-                result.epochs,
-                spec.images,
-                {
-                    Tag.STUDY: self.study.name,
-                    Tag.TRIAL: spec.key,
-                    Tag.MODEL_HASH: layout.keras_hash(Path(result.files["model"])) or "",
-                },
-            )
+            model = Path(result.files["model"])
+            about = {
+                Tag.STUDY: self.study.name,
+                Tag.TRIAL: spec.key,
+                Tag.MODEL_HASH: layout.keras_hash(model) or "",
+            }
+            self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about))
         tags = {
             Tag.PACKAGES: json.dumps({**driver_versions(), **result.versions}),
             Tag.ENDED_BY: result.ended_by,
@@ -170,8 +207,8 @@ class Recorder:
         tags |= {name: str(images) for name, images in sizes.items() if images}
         if result.frozen_digest:
             tags[Tag.FROZEN_DIGEST] = result.frozen_digest
-        self.outbox.end_run(run_id, result.state, tags)
-        self.outbox.stop_if_full()
+        self.outbox.write(run_id, EndRun(result.state, tags))
+        self.outbox.delivery.stop_if_full()
 
     def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
         """The reason, the traceback as a file, and the curves so far.
@@ -186,14 +223,14 @@ class Recorder:
                 from cnnstudy.analysis.curves import draw_curves
 
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
-            self.outbox.log_files(recording.run_id, folder)
+            self.outbox.write(recording.run_id, LogFiles(folder))
         tags = {Tag.REASON: failed.reason, Tag.MESSAGE: failed.message.split("\n")[0], **_not_trained(recording)}
         if failed.reason == "diverged":
             tags |= {Tag.VERDICT: "diverged", Tag.VERDICT_REASON: tags[Tag.MESSAGE]}
         if again:
             tags[Tag.RETRIED] = "true"
-        self.outbox.end_run(recording.run_id, "failed", tags)
-        self.outbox.stop_if_full()
+        self.outbox.write(recording.run_id, EndRun("failed", tags))
+        self.outbox.delivery.stop_if_full()
 
     def put_right(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
         """Put right what was stopped from outside, the study's own run aside.
@@ -207,7 +244,7 @@ class Recorder:
         Raises:
             TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
         """
-        found, decisions = self.outbox.ask(self._put_right)
+        found, decisions = self.outbox.delivery.ask(self._put_right)
         changed = any(decision.what == "run" for decision in decisions)
         return _interrupted(found, decisions), self.runs() if changed else list(found)
 
@@ -217,7 +254,7 @@ class Recorder:
         While MLflow does not answer, the runs of this recorder are marked in the outbox, and none are returned.
         """
         with contextlib.suppress(TrackingUnavailableError):
-            if self.outbox.settle():
+            if self.outbox.delivery.settle():
                 return _interrupted(*self._put_right())
         self.outbox.leave_interrupted({Tag.REASON: INTERRUPTED})
         return []
@@ -235,8 +272,8 @@ class Recorder:
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """The last word on the study, whatever comes of it; it is nobody's then."""
         last = {**tags, Tag.DRIVER: ""}
-        if self.outbox.waits:
-            self.outbox.leave_end(self.study.run_id, state, last)
+        if self.outbox.delivery.waits:
+            self.outbox.leave(self.study.run_id, EndRun(state, last))
         else:
             self.tracker.end_run(self.study.run_id, state, last)
 
@@ -268,7 +305,7 @@ def open_recorder(
         DiskFullError: there is no room for a record that may have to wait.
     """
     with contextlib.closing(Outbox(tracker, study, say, patience, check)) as outbox:
-        outbox.deliver_left()
+        outbox.delivery.deliver_left()
         remove_abandoned_files()
         yield Recorder(tracker, study, check, outbox)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.leftovers import FoundModel, FoundVersion
-from cnnstudy.mlflow_entities import all_pages, sent_once, with_files
+from cnnstudy.mlflow_entities import all_pages, sent_once, translated, with_files
 from cnnstudy.names import Tag
 from cnnstudy.records import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking import Tracker
@@ -37,8 +38,15 @@ class StoredModel:
     sha256: str = ""  # of its Keras file, as it was recorded; "": nobody did
 
 
-class Registry(Tracker):
+class Registry:
     """The models of one tracking server or database."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self._client = tracker.client
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self.tracker.uri)
 
     def champion(self, study: RecordedStudy) -> StoredModel:
         """The confirmed champion of a study.
@@ -61,7 +69,7 @@ class Registry(Tracker):
         Raises:
             UnknownNameError: no such trial, or it left no model.
         """
-        by_name = latest_runs(run for run in self.runs(study.experiment_id) if run.trial)
+        by_name = latest_runs(run for run in self.tracker.runs(study.experiment_id) if run.trial)
         if trial not in by_name:
             names = ", ".join(list(by_name)[:12]) or "none"
             raise UnknownNameError(
@@ -115,7 +123,9 @@ class Registry(Tracker):
         to = None if here else str(folder)
         try:
             with with_files():
-                place = Path(download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.uri))
+                place = Path(
+                    download_artifacts(artifact_uri=model.location, dst_path=to, tracking_uri=self.tracker.uri)
+                )
             found = layout.keras_hash(place)
         except (MlflowException, OSError) as reason:
             text = str(reason).strip().split("\n")[0][:500]
@@ -186,7 +196,7 @@ class Registry(Tracker):
     def _remove_at(self, address: str, path: str | None = None) -> None:
         try:
             with with_files():
-                get_artifact_repository(address, self.uri).delete_artifacts(path)
+                get_artifact_repository(address, self.tracker.uri).delete_artifacts(path)
         except (NotImplementedError, PermissionError) as reason:  # it is no use to wait for either
             raise TrackingError(without_secrets(f"the files at {address} can't be deleted: {reason}")) from reason
 
@@ -204,7 +214,7 @@ class Registry(Tracker):
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
         """Give the run's model the alias `champion`, with the reason; its version, which is made once."""
         source = run.model
-        with self._translated(), sent_once(), _default_address(self.uri):
+        with self._translated(), sent_once(), _default_address(self.tracker.uri):
             if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)
             # a call that was killed before it gave the alias has left the version

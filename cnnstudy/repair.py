@@ -44,7 +44,7 @@ def look_at(tracker: Tracker, study: RecordedStudy, driver: Driver) -> FoundStud
     Args:
         driver: whether somebody runs it, which MLflow can't say.
     """
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     # the models first: a run that ends in between is then none that has left its model
     models, versions = registry.models_of(study), registry.versions_of(study)
     return FoundStudy(study.name, driver, tuple(tracker.runs(study.experiment_id)), models, versions)
@@ -147,7 +147,7 @@ def carry_out(decisions: Sequence[Decision], tracker: Tracker | None = None) -> 
 
 
 def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     if decision.what == "model":
         registry.discard_model(decision.key)
     elif decision.what == "version":

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cnnstudy.display import Display
-from cnnstudy.driver import MakeExecutor, Workshop
+from cnnstudy.driver import at_work
 from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
-from cnnstudy.execution import Failed, Job
+from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.jobs import watch
-from cnnstudy.names import best_name
+from cnnstudy.preparation import Preparation
 from cnnstudy.provenance import code_version, driver_versions
-from cnnstudy.recording import Recorder, Recording, title_of
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, latest_runs
+from cnnstudy.recording import Unrecorded
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
 from cnnstudy.registry import Registry
-from cnnstudy.resume import recorded_config
+from cnnstudy.resume import recorded_config, refuse_other_images
 from cnnstudy.scratch import scratch_folder
+from cnnstudy.tracking import Tracker
 
 #: Metrics that tell of the machine and not of the trial.
 _OF_THE_MACHINE = "time/"
@@ -47,34 +47,19 @@ class Reproduction:
     changed: Mapping[str, tuple[str, str]]  # what it runs on that is not as it was: name -> then, now
 
 
-class _Silent(Recorder):
-    """Reads what is recorded, and records nothing: another driver may be at work in the study."""
-
-    def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> Recording:
-        return Recording(spec, "", title_of(spec))
-
-    def epoch(self, recording: Recording, record: EpochRecord) -> None:
-        recording.epochs.append(record)
-
-    def finish(self, recording: Recording, result: TrialResult) -> None:
-        pass
-
-    def fail(self, recording: Recording, failed: Failed, again: bool = False) -> None:
-        pass
-
-
-def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, display: Display) -> Reproduction:
+def reproduce(given: str, registry: Registry, workers: Workers, display: Display) -> Reproduction:
     """Train a trial again with the specification that its run holds; nothing is recorded of it.
 
     Args:
         given: STUDY/TRIAL, or the id of a run in MLflow.
+        workers: closed at the end.
 
     Raises:
         UnknownNameError: no such trial, it did not finish, or its record lacks what it was asked to do.
         StudyChangedError: the images or the source weights are no longer those that it was trained with.
         DataError, WeightsError, WorkerError: it can't be trained.
     """
-    study, run = _find(given, registry)
+    study, run = _find(given, registry.tracker)
     with scratch_folder() as folder:
         asked = registry.asked(run.run_id, folder)
     try:
@@ -88,38 +73,60 @@ def reproduce(given: str, registry: Registry, make_executor: MakeExecutor, displ
     config = recorded_config(study)
     training = config.training.model_copy(update={"share_epochs": False})
     config = config.model_copy(update={"architectures": (spec.architecture,), "training": training})
-    silent, recorded = _Silent(registry, study), registry.runs(study.experiment_id)
-    with contextlib.closing(Workshop(config, silent, recorded, make_executor, display)) as workshop:
-        # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
+    recorded = registry.tracker.runs(study.experiment_id)
+    with at_work(workers):
+        executor = workers.executor
+        executor.deterministic = config.training.deterministic
         if spec.purpose != "pretrain":
-            source = workshop.weights[spec.architecture] if spec.weights_source != "none" else None
-            file = source.file if source else None
-            spec = replace(spec, images=workshop.images[spec.architecture], weights_file=file)
+            # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
+            preparation = Preparation(config, executor, Unrecorded(study), recorded, display)
+            spec = _with_inputs(spec, preparation)
         spec = replace(spec, keep_model=False, checkpoints="none", share_epochs=False)
-        workshop.executor.deterministic = spec.deterministic
-        epochs: list[EpochRecord] = []
-
-        def on_epoch(record: EpochRecord) -> None:
-            epochs.append(record)
-            display.epoch(spec.key, record)
-
-        display.start_trial(spec.key, "again", spec.epochs)
-        outcome = watch(workshop.executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
-        if isinstance(outcome, Failed):
-            raise WorkerError(f"{given} failed this time ({outcome.reason}): {outcome.message}")
-        result = TrialResult.from_json(outcome.result)
-        display.end_trial(spec.key, result.state)
-    compared, differences = _compare(registry, run, epochs, result)
+        executor.deterministic = spec.deterministic
+        epochs, result = _train(given, spec, executor, display)
+    compared, differences = _compare(registry.tracker, run, epochs, result)
     return Reproduction(f"{study.name}/{spec.key}", compared, differences, _changed(run, result))
 
 
-def _find(given: str, registry: Registry) -> tuple[RecordedStudy, RecordedRun]:
-    studies = registry.studies()
+def _with_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
+    """Return the specification with the places of its images and source weights, as they are to be had now."""
+    config, name = preparation.config, spec.architecture
+    images = preparation.images(config.data, config.architectures)
+    refuse_other_images(preparation.recorder.study.name, preparation.recorded, images[name])
+    if spec.weights_source == "none":
+        return replace(spec, images=images[name], weights_file=None)
+    weights = preparation.source_weights(len(images[name].classes))
+    return replace(spec, images=images[name], weights_file=weights[name].file)
+
+
+def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) -> tuple[list[EpochRecord], TrialResult]:
+    """Train the trial.
+
+    Raises:
+        WorkerError: it failed.
+    """
+    epochs: list[EpochRecord] = []
+
+    def on_epoch(record: EpochRecord) -> None:
+        epochs.append(record)
+        display.epoch(spec.key, record)
+
+    display.start_trial(spec.key, "again", spec.epochs)
+    outcome = watch(executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
+    if isinstance(outcome, Failed):
+        raise WorkerError(f"{given} failed this time ({outcome.reason}): {outcome.message}")
+    result = TrialResult.from_json(outcome.result)
+    display.end_trial(spec.key, result.state)
+    return epochs, result
+
+
+def _find(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
+    studies = tracker.studies()
     name, _, trial = given.partition("/")
     for study in studies:
         if trial and study.name != name:
             continue
-        runs = [run for run in registry.runs(study.experiment_id) if run.trial]
+        runs = [run for run in tracker.runs(study.experiment_id) if run.trial]
         by_name = latest_runs(runs)
         found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
         if found is not None:
@@ -133,7 +140,7 @@ def _find(given: str, registry: Registry) -> tuple[RecordedStudy, RecordedRun]:
 
 
 def _compare(
-    registry: Registry, run: RecordedRun, epochs: list[EpochRecord], result: TrialResult
+    tracker: Tracker, run: RecordedRun, epochs: list[EpochRecord], result: TrialResult
 ) -> tuple[int, tuple[Difference, ...]]:
     """How many numbers were compared, and those that differ."""
     again: dict[tuple[str, int | None], float] = {}
@@ -143,7 +150,7 @@ def _compare(
     again |= {(name, None): value for name, value in result.final.items()}
     recorded: dict[tuple[str, int | None], float] = {}
     for name in {name for name, epoch in again if epoch is not None}:
-        recorded |= {(name, epoch): value for epoch, value in registry.metric_history(run.run_id, name).items()}
+        recorded |= {(name, epoch): value for epoch, value in tracker.metric_history(run.run_id, name).items()}
     recorded |= {(name, None): run.metrics[name] for name, epoch in again if epoch is None and name in run.metrics}
     both = [key for key in recorded if key in again and not key[0].startswith(_OF_THE_MACHINE)]
     found = [Difference(*key, recorded[key], again[key]) for key in both if recorded[key] != again[key]]

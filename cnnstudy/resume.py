@@ -111,7 +111,7 @@ def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[Recorded
 def _scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
     """What a pruner was told of the trial, epoch by epoch."""
     names = {rule.metric, *([Metric.GAP_ACCURACY] if rule.maximum_gap is not None else [])}
-    ask, history = recorder.outbox.ask, recorder.tracker.metric_history
+    ask, history = recorder.outbox.delivery.ask, recorder.tracker.metric_history
     histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
     needed = Rule(rule.metric, rule.maximum_gap)
     epochs = set.intersection(*(set(history) for history in histories.values()))

@@ -1,4 +1,4 @@
-"""Records on disk that MLflow has not taken yet: one folder a study, one JSON file an operation, in order.
+"""Records on disk that MLflow has not taken yet: one folder a study, one JSON file a record, in order.
 
 A record that is there is whole: it is written under another name, brought to the disk, and renamed. Its files lie
 beside it. Nobody's password is in it: where MLflow is, the next call knows.
@@ -31,8 +31,8 @@ _ABOUT, _RESERVE = "about.json", "reserve"
 
 
 @dataclass
-class Operation:
-    """One write: which of Tracker's, with what, and when it was meant."""
+class Envelope:
+    """One write on its way, as plain data: which of operations.py's, with what, and when it was meant."""
 
     what: str
     at: int  # milliseconds since 1970
@@ -83,7 +83,7 @@ class Spool:
             if not any(_number(path) for path in self.folder.glob("*.json")):
                 shutil.rmtree(self.folder)
 
-    def add(self, operation: Operation, in_use: bool = False) -> OSError | None:
+    def add(self, envelope: Envelope, in_use: bool = False) -> OSError | None:
         """Keep the record; the error where there was room only for the last words.
 
         Its files stay where they are then, and belong to the record all the same.
@@ -95,45 +95,45 @@ class Spool:
             OSError: there was no room for it at all.
         """
         with not_within():  # half a record would be taken for a whole one
-            trouble = self._keep(operation)
+            trouble = self._keep(envelope)
         if not in_use:
-            self.forget(operation)
-            operation.files = operation.kept
+            self.forget(envelope)
+            envelope.files = envelope.kept
         return trouble
 
-    def _keep(self, operation: Operation) -> OSError | None:
+    def _keep(self, envelope: Envelope) -> OSError | None:
         if not self.folder.is_dir():
             self.reserve()
-        operation.number, operation.kept, trouble = self._next, operation.files, None
-        if operation.files is not None:
+        envelope.number, envelope.kept, trouble = self._next, envelope.files, None
+        if envelope.files is not None:
             try:
-                operation.kept = self._take(operation.files, operation.number)
+                envelope.kept = self._take(envelope.files, envelope.number)
             except OSError as error:
                 trouble = error
         try:
-            trouble = self._write_record(operation) or trouble
+            trouble = self._write_record(envelope) or trouble
         except OSError:
-            if operation.kept is not None and operation.kept != operation.files:
-                shutil.rmtree(operation.kept, ignore_errors=True)
-            operation.number, operation.kept = 0, None
+            if envelope.kept is not None and envelope.kept != envelope.files:
+                shutil.rmtree(envelope.kept, ignore_errors=True)
+            envelope.number, envelope.kept = 0, None
             raise
         self._next += 1
         return trouble
 
-    def remove(self, operation: Operation) -> None:
+    def remove(self, envelope: Envelope) -> None:
         """MLflow has it. What can't be removed is written once more by the next call, which changes nothing."""
-        if operation.number:
+        if envelope.number:
             with contextlib.suppress(OSError):
-                self._path(operation.number).unlink(missing_ok=True)
-        for folder in filter(None, (operation.files, operation.kept)):
+                self._path(envelope.number).unlink(missing_ok=True)
+        for folder in filter(None, (envelope.files, envelope.kept)):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def forget(self, operation: Operation) -> None:
+    def forget(self, envelope: Envelope) -> None:
         """Remove the files that no record needs."""
-        if operation.files is not None and operation.files != operation.kept:
-            shutil.rmtree(operation.files, ignore_errors=True)
+        if envelope.files is not None and envelope.files != envelope.kept:
+            shutil.rmtree(envelope.files, ignore_errors=True)
 
-    def load(self) -> Iterator[Operation]:
+    def load(self) -> Iterator[Envelope]:
         """What an earlier call left, in order.
 
         Raises:
@@ -147,7 +147,7 @@ class Spool:
                 files = Path(values["files"]) if values["files"] else None
                 if files is not None and not files.is_dir():
                     raise FileNotFoundError(f"its files in {files} are gone")
-                yield Operation(**{**values, "files": files, "kept": files})
+                yield Envelope(**{**values, "files": files, "kept": files})
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise TrackingError(
                     f"the record {path}, which an earlier call left for MLflow, can't be read ({error}); remove that "
@@ -157,15 +157,15 @@ class Spool:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.json"
 
-    def _write_record(self, operation: Operation) -> OSError | None:
-        record = {**vars(operation), "files": str(operation.kept) if operation.kept else None}
+    def _write_record(self, envelope: Envelope) -> OSError | None:
+        record = {**vars(envelope), "files": str(envelope.kept) if envelope.kept else None}
         del record["kept"]
         content = json.dumps(record).encode()
         try:
-            _write(self._path(operation.number), content)
+            _write(self._path(envelope.number), content)
         except OSError as error:
             (self.folder / _RESERVE).unlink(missing_ok=True)
-            _write(self._path(operation.number), content)
+            _write(self._path(envelope.number), content)
             return error
         return None
 

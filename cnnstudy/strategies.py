@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from cnnstudy.space import Choices, Level, parse_levels, shown
-from cnnstudy.strict import StrictModel, Whole, refused, stated
-
-
-class _Strategy(StrictModel):
-    """A strategy that knows which keys belong to another one."""
-
-    kind: str
-
-    @classmethod
-    def _named(cls, details: Any) -> InitErrorDetails:
-        key, own = details["loc"], str(cls.model_fields["kind"].default)
-        for kind, model in KINDS.items():
-            if len(key) == 1 and key[0] in model.model_fields and key[0] not in cls.model_fields:
-                default = " (as where no kind is given)" if own == "search" else ""
-                keys = ", ".join(cls.model_fields)
-                return stated(key, f"belongs to kind {kind}; this is kind {own}{default}. The keys here are {keys}.")
-        return super()._named(details)
+from cnnstudy.strict import StrictModel, Whole, refused, restated, stated
 
 
 def _start_levels(given: Any) -> Any:
@@ -55,7 +39,7 @@ def startup_count(given: int | None, trials: int) -> int:
     return given or min(10, max(2, trials // 3))
 
 
-class Search(_Strategy):
+class Search(StrictModel):
     """Optuna samples, and may prune: finds the best."""
 
     kind: Literal["search"] = "search"
@@ -65,7 +49,7 @@ class Search(_Strategy):
     start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
 
 
-class Factorial(_Strategy):
+class Factorial(StrictModel):
     """Cells that balance the factors, each with the same seeds: explains."""
 
     kind: Literal["factorial"] = "factorial"
@@ -95,13 +79,28 @@ KINDS: dict[str, type[Search] | type[Factorial]] = {"search": Search, "factorial
 
 def _by_kind(given: Any) -> Any:
     """The strategy that `kind` names; without it a search."""
-    if isinstance(given, _Strategy):
+    if isinstance(given, Search | Factorial):
         return given
     kind = given.get("kind", "search") if isinstance(given, Mapping) else "search"
     if not isinstance(kind, str) or kind not in KINDS:
         text = f"must be 'search' (finds the best) or 'factorial' (explains), not {shown(kind)}."
         raise refused("strategy", [stated(("kind",), text)])
-    return KINDS[kind].model_validate(given)
+    try:
+        return KINDS[kind].model_validate(given)
+    except ValidationError as error:
+        raise refused("strategy", [_of_other_kind(kind, details) for details in error.errors()]) from None
+
+
+def _of_other_kind(own: str, details: Any) -> InitErrorDetails:
+    """Return the problem, with the kind that the key belongs to where it is another one's."""
+    key, keys = details["loc"], KINDS[own].model_fields
+    other = (
+        next((kind for kind, model in KINDS.items() if key[0] in model.model_fields), None) if len(key) == 1 else None
+    )
+    if other is None or key[0] in keys:
+        return restated(details)
+    default = " (as where no kind is given)" if own == "search" else ""
+    return stated(key, f"belongs to kind {other}; this is kind {own}{default}. The keys here are {', '.join(keys)}.")
 
 
 AnyStrategy = Annotated[Search | Factorial, Field(discriminator="kind"), BeforeValidator(_by_kind)]

@@ -35,8 +35,13 @@ class StrictModel(BaseModel):
         if len(key) == 1 and key[0] not in cls.model_fields:
             guess = did_you_mean(str(key[0]), cls.model_fields)
             return stated(key, f"unknown key{guess} The keys here are {', '.join(cls.model_fields)}.")
-        same = PydanticCustomError(details["type"], "{text}", {**details.get("ctx", {}), "text": details["msg"]})
-        return InitErrorDetails(type=same, loc=key, input=details["input"])
+        return restated(details)
+
+
+def restated(details: Any) -> InitErrorDetails:
+    """Return the same problem, one of `ValidationError.errors()`, for another error to hold."""
+    same = PydanticCustomError(details["type"], "{text}", {**details.get("ctx", {}), "text": details["msg"]})
+    return InitErrorDetails(type=same, loc=details["loc"], input=details["input"])
 
 
 def stated(key: KeyPath, text: str) -> InitErrorDetails:

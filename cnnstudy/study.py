@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -18,11 +18,13 @@ from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
 from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm, find_candidates
 from cnnstudy.display import Display
-from cnnstudy.driver import Driver, MakeExecutor, Workshop
+from cnnstudy.driver import Driver, StudyResources, at_work
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.estimate import tell_cost, tell_size
+from cnnstudy.execution import Workers
 from cnnstudy.factorial import Factorial
 from cnnstudy.names import Tag, count_tag
+from cnnstudy.operations import EndRun
 from cnnstudy.patience import Patience
 from cnnstudy.proposals import Strategy
 from cnnstudy.recording import Recorder, open_recorder
@@ -52,7 +54,7 @@ class Outcome:
 def run_study(
     study: Study,
     tracker: Tracker,
-    make_executor: MakeExecutor,
+    workers: Workers,
     display: Display,
     take_over: bool = False,
     patience: Patience | None = None,
@@ -61,6 +63,7 @@ def run_study(
     """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
 
     Args:
+        workers: closed before MLflow is waited for at the end.
         take_over: also from a driver on another machine, of which nobody here can tell whether it lives.
         patience: how long MLflow is waited for; None: the usual one.
         accept_code: trials may be trained by other code than those that are recorded.
@@ -72,47 +75,27 @@ def run_study(
         StudyChangedError: its file, its images or the code that trains no longer fit the trials that MLflow holds.
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
     """
-    with (
-        one_driver(study.config.name, tracker.uri),
-        terminate_as_interrupt(leave_at_once=True),
-        contextlib.ExitStack() as stack,
-    ):
-        config = study.config.model_dump(mode="json")
+    config, name = study.config.model_dump(mode="json"), study.config.name
+    with one_driver(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         tidy_up(display)
-        recorded = tracker.open_study(study.config.name, config)
-        claim = Claim(tracker, recorded)
-        with _given_up_on_error(claim):
-            recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
+        recorded = tracker.open_study(name, config)
+        with _driving(Claim(tracker, recorded), display, patience, take_over) as call:
             refuse_changes(recorded, config, tracker, study)
-
-        def work(workshop: Workshop) -> Outcome:
-            runs = _run_missing(workshop)
-            outcome = _outcome(study.config, recorded, runs, interrupted=False)
-            options = study.config.confirm
-            if options is None or outcome.missing or not outcome.finished:
-                return outcome
-            try:
-                return replace(outcome, confirmed=confirm(workshop, runs, options))
-            except NothingToConfirmError as nothing:
-                display.say(str(nothing))
-                return outcome
-
-        with _running(recorder):
+            call.running = True
             tracker.start_study(recorded, config, study.path, study.text, calls.of_run(study))
-            runs = recorded_runs(recorder, display)
-            with contextlib.closing(
-                Workshop(study.config, recorder, runs, make_executor, display, accept_code)
-            ) as workshop:
-                outcome = _work(workshop, work)
-            _end(recorder, outcome)
-        return outcome
+            runs = recorded_runs(call.recorder, display)
+            with at_work(workers):
+                resources = StudyResources(study.config, call.recorder, runs, workers, display, accept_code)
+                outcome = _run_and_confirm(resources)
+            _end(call.recorder, outcome)
+    return outcome
 
 
 def confirm_study(
     name: str | None,
     options: Mapping[str, int],
     tracker: Tracker,
-    make_executor: MakeExecutor,
+    workers: Workers,
     display: Display,
     again: bool,
     take_over: bool = False,
@@ -124,6 +107,7 @@ def confirm_study(
     Args:
         name: of the study; None: the one that was run last.
         options: keys of `confirm` that are to be others than in its file (or than the usual ones).
+        workers: as for run_study.
         again: open the test split though it was opened for another champion.
         take_over: as for run_study.
         patience: how long MLflow is waited for; None: the usual one.
@@ -136,49 +120,56 @@ def confirm_study(
         DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
     found = tracker.study(name)
-    with (
-        one_driver(found.name, tracker.uri),
-        terminate_as_interrupt(leave_at_once=True),
-        contextlib.ExitStack() as stack,
-    ):
+    with one_driver(found.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         tidy_up(display)
         config = recorded_config(found)
-        chosen, claim = _confirm_options(config, options), Claim(tracker, found)
-        with _given_up_on_error(claim):
-            recorder = stack.enter_context(_recorder(claim, display, patience, take_over))
+        chosen = _confirm_options(config, options)
+        with _driving(Claim(tracker, found), display, patience, take_over) as call:
             # before the study is marked as running: else it would end as failed
-            find_candidates(found.name, recorder.runs(), config.objective.rule, chosen.top)
-
-        def work(workshop: Workshop) -> Outcome:
-            confirmed = confirm(workshop, workshop.recorded, chosen, again)
-            return replace(_outcome(config, found, workshop.recorded, interrupted=False), confirmed=confirmed)
-
-        with _running(recorder):
+            find_candidates(found.name, call.recorder.runs(), config.objective.rule, chosen.top)
+            call.running = True
             tracker.restart_study(found, calls.of_confirm(found.name, options, again))
-            _, runs = recorder.put_right()
-            with contextlib.closing(Workshop(config, recorder, runs, make_executor, display, accept_code)) as workshop:
-                outcome = _work(workshop, work)
-            _end(recorder, outcome)
-        return outcome
+            _, runs = call.recorder.put_right()
+            with at_work(workers):
+                resources = StudyResources(config, call.recorder, runs, workers, display, accept_code)
+                outcome = _confirm(resources, chosen, again)
+            _end(call.recorder, outcome)
+    return outcome
+
+
+@dataclass
+class _Call:
+    """A call that is the study's one driver."""
+
+    recorder: Recorder
+    running: bool = False  # the study is marked so, or is about to be
 
 
 @contextlib.contextmanager
-def _recorder(claim: Claim, display: Display, patience: Patience | None, take_over: bool) -> Iterator[Recorder]:
-    """A recorder for the study's one driver, with what an earlier call left delivered."""
-    claim.take(take_over)
-    with open_recorder(claim.tracker, claim.study, display.say, patience, claim.check) as recorder:
-        claim.take()  # what was left may have ended with the words that give the study up
-        yield recorder
+def _driving(claim: Claim, display: Display, patience: Patience | None, take_over: bool) -> Iterator[_Call]:
+    """Be the study's one driver, with what an earlier call left delivered.
 
-
-@contextlib.contextmanager
-def _given_up_on_error(claim: Claim) -> Iterator[None]:
-    """Whatever stops a call before the study is marked as running leaves it for others to run."""
+    Whatever stops a call before the study is marked as running leaves it for others to run; whatever stops it later
+    leaves no run as running.
+    """
+    call: _Call | None = None
     try:
-        yield
+        claim.take(take_over)
+        with open_recorder(claim.tracker, claim.study, display.say, patience, claim.check) as recorder:
+            claim.take()  # what was left may have ended with the words that give the study up
+            call = _Call(recorder)
+            try:
+                yield call
+            except TakenOverError:  # all of it is another driver's now
+                raise
+            except BaseException as error:
+                if call.running:
+                    _end_as_failed(recorder, error)
+                raise
     except BaseException:
-        with contextlib.suppress(CnnstudyError):  # MLflow itself may be what is broken
-            claim.give_up()
+        if call is None or not call.running:
+            with contextlib.suppress(CnnstudyError):  # MLflow itself may be what is broken
+                claim.give_up()
         raise
 
 
@@ -190,64 +181,84 @@ def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
         raise ConfigError("; ".join(f"--{option} {text}" for option, text in options.items())) from None
 
 
-@contextlib.contextmanager
-def _running(recorder: Recorder) -> Iterator[None]:
-    """Whatever ends the body, no run is left as running."""
-    try:
-        yield
-    except TakenOverError:  # all of it is another driver's now
-        raise
-    except BaseException as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
-        with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
-            recorder.interrupt_unfinished()
-            recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
-        raise
-
-
-def _work(workshop: Workshop, work: Callable[[Workshop], Outcome]) -> Outcome:
-    """The work, or where it was interrupted how far it is."""
-    try:
-        return work(workshop)
-    except KeyboardInterrupt:
-        recorder = workshop.recorder
+def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
+    """Leave no run as running, and say on the study's own run what ended it."""
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
+    with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
         recorder.interrupt_unfinished()
-        if recorder.outbox.waits:
-            raise
-        try:
-            runs = recorder.tracker.runs(recorder.study.experiment_id)
-        except TrackingUnavailableError:  # who stops does not wait for an answer
-            raise KeyboardInterrupt from None
-        return _outcome(workshop.config, recorder.study, runs, interrupted=True)
+        recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
+
+
+def _run_and_confirm(resources: StudyResources) -> Outcome:
+    """Run the missing trials, and confirm the study where its file says so; how far it is where that is interrupted."""
+    config, study = resources.config, resources.recorder.study
+    try:
+        runs = _run_missing(resources)
+        outcome = _outcome(config, study, runs, interrupted=False)
+        if config.confirm is None or outcome.missing or not outcome.finished:
+            return outcome
+        return replace(outcome, confirmed=confirm(resources, runs, config.confirm))
+    except NothingToConfirmError as nothing:
+        resources.display.say(str(nothing))
+        return outcome
+    except KeyboardInterrupt:
+        return _interrupted(resources)
+
+
+def _confirm(resources: StudyResources, options: Confirm, again: bool) -> Outcome:
+    """Confirm the study; how far it is where that is interrupted."""
+    try:
+        confirmed = confirm(resources, resources.recorded, options, again)
+    except KeyboardInterrupt:
+        return _interrupted(resources)
+    outcome = _outcome(resources.config, resources.recorder.study, resources.recorded, interrupted=False)
+    return replace(outcome, confirmed=confirmed)
+
+
+def _interrupted(resources: StudyResources) -> Outcome:
+    """How far the study is.
+
+    Raises:
+        KeyboardInterrupt: MLflow does not answer; who stops does not wait for that.
+    """
+    recorder = resources.recorder
+    recorder.interrupt_unfinished()
+    if recorder.outbox.delivery.waits:
+        raise KeyboardInterrupt
+    try:
+        runs = recorder.tracker.runs(recorder.study.experiment_id)
+    except TrackingUnavailableError:
+        raise KeyboardInterrupt from None
+    return _outcome(resources.config, recorder.study, runs, interrupted=True)
 
 
 def _end(recorder: Recorder, outcome: Outcome) -> None:
     tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
     tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
     tags[Tag.DRIVER] = ""
-    recorder.outbox.end_run(recorder.study.run_id, "failed" if outcome.missing else "finished", tags)
-    recorder.outbox.wait()
+    recorder.outbox.write(recorder.study.run_id, EndRun("failed" if outcome.missing else "finished", tags))
+    recorder.outbox.delivery.wait()
 
 
-def _run_missing(workshop: Workshop) -> Sequence[RecordedRun]:
+def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     """Run the trials that are missing; the study's runs after that."""
-    config, recorder, display = workshop.config, workshop.recorder, workshop.display
-    past = past_trials(config, recorder, workshop.recorded)
+    config, recorder, display = resources.config, resources.recorder, resources.display
+    past = past_trials(config, recorder, resources.recorded)
     factorial = Factorial(config, past) if isinstance(config.strategy, strategies.Factorial) else None
     strategy: Strategy = factorial or Search(config, past)
     if factorial is not None:
         tell_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 where the budget was lowered
-        return workshop.recorded
-    workshop.prepare()
-    driver = Driver(workshop, strategy)
+        return resources.recorded
+    resources.prepare()
+    driver = Driver(resources, strategy)
     if factorial is None:
-        estimate = forecasts.take(config, strategy.remaining, workshop.executor.slots)
+        estimate = forecasts.take(config, strategy.remaining, resources.executor.slots)
     else:
-        specs = [workshop.spec_of(proposal) for proposal in factorial.upcoming]
+        specs = [resources.spec_of(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
-        artifacts = recorder.outbox.ask(lambda: recorder.tracker.artifacts_of(experiment))
-        estimate = tell_cost(specs, workshop.recorded, artifacts, workshop.executor, display)
+        artifacts = recorder.outbox.delivery.ask(lambda: recorder.tracker.artifacts_of(experiment))
+        estimate = tell_cost(specs, resources.recorded, artifacts, resources.executor, display)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:

@@ -35,7 +35,18 @@ from cnnstudy.mlflow_entities import (
 )
 from cnnstudy.mlflow_studies import find_or_make, study_runs
 from cnnstudy.names import Tag
-from cnnstudy.records import PreparedImages, RecordedRun, RecordedStudy
+from cnnstudy.operations import (
+    FIRST_ATTEMPT,
+    Attempt,
+    EndRun,
+    LogFiles,
+    LogMetrics,
+    LogModel,
+    Operation,
+    SetTags,
+    StartRun,
+)
+from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.scratch import scratch_folder
 
 # mlflow_entities.py, before, sets what MLflow reads while it is imported
@@ -66,6 +77,11 @@ class Tracker:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.uri)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, for registry.py."""
+        return self._client
 
     # ---- studies
 
@@ -149,31 +165,39 @@ class Tracker:
         ended = self.runs(experiment_id, f"attributes.end_time >= {since}")
         return list({run.run_id: run for run in [*under_way, *ended]}.values())
 
-    def start_run(
-        self,
-        experiment_id: str,
-        name: str,
-        tags: Mapping[str, str],
-        parameters: Mapping[str, Any],
-        images: PreparedImages,
-        at: int | None = None,
-        token: str = "",
-        again: bool = False,
-    ) -> str:
-        """A new run with its parameters and the data set as its input; its id.
+    def write(self, operation: Operation, experiment_id: str, run_id: str, attempt: Attempt = FIRST_ATTEMPT) -> str:
+        """Carry out an operation.
 
         Args:
-            at: when it started, milliseconds since 1970; None: now.
-            token: to find the run by.
-            again: it may be there already.
+            run_id: "" to start a run.
+
+        Returns:
+            What was made: a run's id or a model's address; else "".
         """
+        match operation:
+            case StartRun():
+                return self.start_run(experiment_id, operation, attempt)
+            case LogModel():
+                return self.log_model(experiment_id, run_id, operation, attempt)
+            case LogMetrics():
+                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at)
+            case SetTags():
+                self.set_tags(run_id, operation.tags)
+            case LogFiles():
+                self.log_files(run_id, operation.folder)
+            case EndRun():
+                self.end_run(run_id, operation.state, operation.tags, attempt.at)
+        return ""
+
+    def start_run(self, experiment_id: str, run: StartRun, attempt: Attempt = FIRST_ATTEMPT) -> str:
+        """A new run with its parameters and the data set as its input; its id."""
         with self._translated(), sent_once():
-            run_id = self.find_run(experiment_id, token) if again else None
+            run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
-                tokened = {**tags, Tag.TOKEN: token} if token else dict(tags)
-                run_id = str(self._client.create_run(experiment_id, at, tokened, name).info.run_id)
-            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
-            self._client.log_inputs(run_id, [dataset_input(images)])
+                tags = _with_token(run.tags, attempt)
+                run_id = str(self._client.create_run(experiment_id, attempt.at, tags, run.name).info.run_id)
+            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in run.parameters.items()])
+            self._client.log_inputs(run_id, [dataset_input(run.images)])
             return run_id
 
     def find_run(self, experiment_id: str, token: str) -> str | None:
@@ -234,50 +258,41 @@ class Tracker:
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None, at: int | None = None) -> None:
-        """The last word on a run: its state, and MLflow's status to match; `at` as in start_run."""
+        """The last word on a run: its state, and MLflow's status to match; `at`: milliseconds since 1970; None: now."""
         self.set_tags(run_id, {**(tags or {}), Tag.STATE: state})
         self.end_status(run_id, mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
 
     def end_status(self, run_id: str, status: str, at: int | None = None) -> None:
-        """MLflow's own status of a run that has its state; `at` as in start_run."""
+        """MLflow's own status of a run that has its state; `at`: milliseconds since 1970; None: now."""
         with self._translated(), sent_once():
             self._client.set_terminated(run_id, status, at)
 
     # ---- models
 
-    def log_model(
-        self,
-        experiment_id: str,
-        run_id: str,
-        name: str,
-        folder: Path,
-        metrics: Mapping[str, float],
-        step: int,
-        images: PreparedImages,
-        tags: Mapping[str, str],
-        at: int | None = None,
-        token: str = "",
-        again: bool = False,
-    ) -> str:
-        """The folder, a model that a worker packaged, as an output of the run, with its metrics; `models:/<id>`.
+    def log_model(self, experiment_id: str, run_id: str, model: LogModel, attempt: Attempt = FIRST_ATTEMPT) -> str:
+        """The model as an output of the run, with its metrics; `models:/<id>`.
 
-        `at`, `token` and `again` as in start_run; MLflow itself says when a model was made.
+        MLflow itself says when a model was made.
         """
         with self._translated(), sent_once():
-            model = self._find_model(experiment_id, token) if again else None
-            if model is None:
-                tokened = {**tags, Tag.TOKEN: token} if token else dict(tags)
-                model = self._client.create_logged_model(
-                    experiment_id, name=name, source_run_id=run_id, tags=tokened, model_type="classifier"
+            made = self._find_model(experiment_id, attempt.token) if attempt.again else None
+            if made is None:
+                made = self._client.create_logged_model(
+                    experiment_id,
+                    name=model.name,
+                    source_run_id=run_id,
+                    tags=_with_token(model.tags, attempt),
+                    model_type="classifier",
                 )
-            model_id = model.model_id
-            log_model_files(self._client, model, folder)
+            model_id = made.model_id
+            log_model_files(self._client, made, model.folder)
             self._client.finalize_logged_model(model_id, "READY")
-            if not (again and self._has_output(run_id, model_id)):
-                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
-            where = (at or _now(), step, model_id, images.name, short(images.digest), run_id)
-            logged = [Metric(key, value, *where) for key, value in metrics.items()]
-            about = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: tags.get(Tag.MODEL_HASH, "")}
+            if not (attempt.again and self._has_output(run_id, model_id)):
+                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
+            images = model.images
+            where = (attempt.at or _now(), model.step, model_id, images.name, short(images.digest), run_id)
+            logged = [Metric(key, value, *where) for key, value in model.metrics.items()]
+            about = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
         return f"models:/{model_id}"
 
@@ -288,6 +303,10 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
+
+
+def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
+    return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)
 
 
 def _now() -> int:

@@ -19,7 +19,7 @@ from pictures import leave_out_pictures
 
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
-from cnnstudy.execution import Epoch, Event
+from cnnstudy.execution import Epoch, Event, Workers
 from cnnstudy.names import Tag
 from cnnstudy.patience import Patience
 from cnnstudy.records import RecordedRun
@@ -175,12 +175,14 @@ class Desk:
             return self.executor
 
         study = load_study(str(self.file), overrides)
-        return run_study(study, self.tracker, make, PlainDisplay(self.say), take_over, patience)
+        return run_study(study, self.tracker, Workers(make), PlainDisplay(self.say), take_over, patience)
 
     def confirm(self, patience: Patience = SURE, **script: Any) -> Outcome:
         options = {"top": 2, "seeds": 2, "most_seeds": 2}
         make = lambda folder: FakeExecutor(folder, **script)  # noqa: E731
-        return confirm_study("fake", options, self.tracker, make, PlainDisplay(self.say), False, patience=patience)
+        return confirm_study(
+            "fake", options, self.tracker, Workers(make), PlainDisplay(self.say), False, patience=patience
+        )
 
     @property
     def trained(self) -> list[str]:

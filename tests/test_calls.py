@@ -11,7 +11,8 @@ from pictures import leave_out_pictures
 
 from cnnstudy.calls import of_confirm, of_run, that_goes_on, that_runs_what_is_missing
 from cnnstudy.config import SHIPPED, load_study
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
+from cnnstudy.execution import Workers
 from cnnstudy.names import Tag
 from cnnstudy.study import confirm_study, run_study
 from cnnstudy.tracking import Tracker
@@ -52,11 +53,11 @@ def test_a_stopped_run_and_a_stopped_confirm(
             return FakeExecutor(folder, interrupt_at=at)
 
         if kind == "run-study":
-            run_study(load_study(given, rest[1::2]), tracker, make, Display())
+            run_study(load_study(given, rest[1::2]), tracker, Workers(make), SilentDisplay())
         else:
             options = {name.removeprefix("--"): int(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
-            confirm_study(given, options, tracker, make, Display(), again=False)
-        return commands(tracker)
+            confirm_study(given, options, tracker, Workers(make), SilentDisplay(), again=False)
+        return commands(tracker.tags(tracker.study("its-name").run_id))
 
     given = [word for override in overrides for word in ("--set", override)]
     first = stopped(3, ["run-study", "my studies/one.yaml", *given])

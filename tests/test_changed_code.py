@@ -21,6 +21,7 @@ from cnnstudy.cli import app
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import StudyChangedError
+from cnnstudy.execution import Workers
 from cnnstudy.names import Tag
 from cnnstudy.study import Outcome, confirm_study, run_study
 from cnnstudy.tracking import Tracker
@@ -54,12 +55,14 @@ class Recorded:
     def run(self, trials: int, **options: Any) -> Outcome:
         self.executor = None
         study = load_study(str(self.file), [f"budget.trials={trials}"])
-        return run_study(study, self.tracker, self.make, PlainDisplay(self.said.append), **options)
+        return run_study(study, self.tracker, Workers(self.make), PlainDisplay(self.said.append), **options)
 
     def confirm(self, **options: Any) -> Outcome:
         self.executor = None
         given = {"top": 1, "seeds": 2}
-        return confirm_study("coded", given, self.tracker, self.make, PlainDisplay(self.said.append), False, **options)
+        return confirm_study(
+            "coded", given, self.tracker, Workers(self.make), PlainDisplay(self.said.append), False, **options
+        )
 
     def edit(self, file: str, before: str, after: str) -> None:
         text = (self.package / file).read_text(encoding="utf-8")

@@ -17,9 +17,9 @@ from cnnstudy.analysis.confirmed import RECORD, Confirmed, from_json, to_json
 from cnnstudy.analysis.selection import confirmed_sentences
 from cnnstudy.config import load_study
 from cnnstudy.confirmation import NothingToConfirmError
-from cnnstudy.display import Display, PlainDisplay
+from cnnstudy.display import PlainDisplay, SilentDisplay
 from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
-from cnnstudy.execution import Epoch, Event, Failed
+from cnnstudy.execution import Epoch, Event, Failed, Workers
 from cnnstudy.models import find_model
 from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
@@ -54,14 +54,14 @@ class Desk:
         self.said: list[str] = []
         self.executor: FakeExecutor | None = None
 
-    def make(self, **script: Any) -> Any:
+    def make(self, **script: Any) -> Workers:
         self.executor = None
 
         def make(folder: Path) -> FakeExecutor:
             self.executor = FakeExecutor(folder, **script)
             return self.executor
 
-        return make
+        return Workers(make)
 
     def search(self, *overrides: str, **script: Any) -> Outcome:
         # 0.9, 0.8, 0.7 and 0.6 in the search, unless said otherwise
@@ -402,7 +402,7 @@ def test_really(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path / "copy")
     tracker = Tracker(f"sqlite:///{tmp_path / 'copy' / 'mlflow.db'}")
     options = {"top": 1, "seeds": 2}
-    outcome = confirm_study(NAME, options, tracker, lambda _: trained.executor, Display(), False)
+    outcome = confirm_study(NAME, options, tracker, Workers(lambda _: trained.executor), SilentDisplay(), False)
     confirmed = done(outcome)
     assert confirmed.test is not None
     assert confirmed.champion is not None

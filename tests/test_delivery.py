@@ -1,4 +1,4 @@
-"""Operations on their way, to something that answers, or not, when it is told to."""
+"""Envelopes on their way, to something that answers, or not, when it is told to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cnnstudy.delivery import Delivery
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.patience import Patience
-from cnnstudy.spool import Operation, Spool, waiting
+from cnnstudy.spool import Envelope, Spool, waiting
 
 
 class Store:
@@ -26,15 +26,15 @@ class Store:
         self.refuses = ""
         self.tries = threading.Semaphore(0)  # released by each that failed
 
-    def take(self, operation: Operation, again: bool) -> str:
+    def take(self, envelope: Envelope, again: bool) -> str:
         self.answers.wait(60)
-        if operation.run == self.refuses:
-            raise TrackingError(f"{operation.run} is refused.")
+        if envelope.run == self.refuses:
+            raise TrackingError(f"{envelope.run} is refused.")
         if not self.up.is_set():
             self.tries.release()
             raise TrackingUnavailableError("it is down.")
-        self.taken.append((operation.run, again))
-        return f"id of {operation.run}"
+        self.taken.append((envelope.run, again))
+        return f"id of {envelope.run}"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def desk(own_places: Path, store: Store) -> Iterator[Desk]:
 
 
 def put(desk: Desk, *names: str) -> list[str | None]:
-    return [desk.delivery.put(Operation("set_tags", 0, name)) for name in names]
+    return [desk.delivery.put(Envelope("set_tags", 0, name)) for name in names]
 
 
 def test_what_is_up_is_written_to_at_once(desk: Desk, store: Store) -> None:
@@ -101,9 +101,9 @@ def test_one_failure_is_repeated_at_once(own_places: Path, store: Store) -> None
     desk = Desk(store, Patience(answer=60, pauses=(3600,), end=60))
     store.up.clear()
 
-    def once(operation: Operation, again: bool) -> str:
+    def once(envelope: Envelope, again: bool) -> str:
         try:
-            return store.take(operation, again)
+            return store.take(envelope, again)
         finally:
             store.up.set()
 
@@ -147,7 +147,7 @@ def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: 
             desk.delivery.wait()
     with pytest.raises(TrackingError, match="b is refused"):
         put(desk, "d")
-    desk.delivery.leave(Operation("end_run", 0, "e"))
+    desk.delivery.leave(Envelope("end_run", 0, "e"))
     assert not desk.delivery.settle()
     desk.delivery.close()
     assert [one.run for one in desk.spool.load()] == ["b", "c", "e"]
@@ -221,9 +221,9 @@ def test_files_are_read_to_their_end_though_their_owner_is_gone(own_places: Path
     seen: list[str] = []
     reading = threading.Event()
 
-    def upload(operation: Operation, again: bool) -> str:
-        assert operation.files is not None
-        names = sorted(operation.files.iterdir())
+    def upload(envelope: Envelope, again: bool) -> str:
+        assert envelope.files is not None
+        names = sorted(envelope.files.iterdir())
         reading.set()
         store.answers.wait(60)
         seen.extend(path.read_text() for path in names)
@@ -236,7 +236,7 @@ def test_files_are_read_to_their_end_though_their_owner_is_gone(own_places: Path
     files.mkdir()
     (files / "a").write_text("a")
     (files / "b").write_text("b")
-    desk.delivery.put(Operation("log_files", 0, "run", files=files))
+    desk.delivery.put(Envelope("log_files", 0, "run", files=files))
     assert reading.wait(60)
     (kept,) = desk.spool.load()
     assert kept.files is not None

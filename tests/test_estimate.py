@@ -13,7 +13,7 @@ import pytest
 from fake_executor import FakeExecutor
 
 from cnnstudy import estimate
-from cnnstudy.display import Display, PlainDisplay, duration
+from cnnstudy.display import PlainDisplay, SilentDisplay, duration
 from cnnstudy.estimate import local_folder, seconds_of, seconds_once, tell_cost, tell_size
 from cnnstudy.execution import Failed
 from cnnstudy.names import Tag
@@ -320,7 +320,7 @@ def test_a_measurement_that_fails_is_told_and_ends_nothing(desk: Desk, trial: Tr
 
 def test_what_nobody_reads_is_not_measured(desk: Desk, trial: TrialSpec) -> None:
     executor = FakeExecutor(desk.folder)
-    assert tell_cost([trial], *desk.recorded, executor, Display()) is None
+    assert tell_cost([trial], *desk.recorded, executor, SilentDisplay()) is None
     assert executor.jobs == []
 
 

@@ -14,7 +14,7 @@ from test_cli_errors import call
 from trained_study import NAME, Trained
 
 from cnnstudy import exporting, prediction
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.errors import InputError, ModelError
 from cnnstudy.models import Model, find_model
 
@@ -45,7 +45,7 @@ def run_keras(folder: Path) -> Run:
 def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: str, run: Callable[[Path], Run]) -> None:
     model = find_model(NAME, trained.uri, tmp_path)
     folder = tmp_path / "new" / "exported"
-    done = exporting.export(model, folder, name, trained.executor, Display())
+    done = exporting.export(model, folder, name, trained.executor, SilentDisplay())
     assert (done.size, done.classes, done.images) == (64, 3, 16)
     assert done.difference <= done.tolerance == 1e-4
     assert [path.name for path in folder.parent.iterdir()] == ["exported"]
@@ -54,7 +54,7 @@ def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: s
     images = sorted((trained.folder / "photos").glob("*/1.png"))
     pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in images]
     rows = run(folder)(np.stack([np.asarray(image) for image in pixels]))
-    expected = prediction.predict(model, list(map(str, images)), 3, trained.executor, Display())
+    expected = prediction.predict(model, list(map(str, images)), 3, trained.executor, SilentDisplay())
     for row, one in zip(rows, expected, strict=True):
         assert dict(zip(classes, map(float, row), strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)
 
@@ -62,7 +62,7 @@ def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: s
 def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     nameless = Model("nameless", find_model(NAME, trained.uri, tmp_path).file, None)
-    done = exporting.export(nameless, tmp_path / "empty", "keras", trained.executor, Display())
+    done = exporting.export(nameless, tmp_path / "empty", "keras", trained.executor, SilentDisplay())
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["model.keras"]
     assert "takes RGB images [n, 64, 64, 3] of 0..255 (uint8)" in exporting.told(nameless, tmp_path, "keras", done)
     assert "whose classes have no names" in exporting.told(nameless, tmp_path, "keras", done)
@@ -84,7 +84,11 @@ def test_of_a_failed_export_nothing_is_left(trained: Trained, tmp_path: Path) ->
     (tmp_path / "broken.keras").write_text("no model")
     with pytest.raises(ModelError, match=r"no whole \.keras file"):
         exporting.export(
-            Model("broken", tmp_path / "broken.keras", None), tmp_path / "out", "onnx", trained.executor, Display()
+            Model("broken", tmp_path / "broken.keras", None),
+            tmp_path / "out",
+            "onnx",
+            trained.executor,
+            SilentDisplay(),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["broken.keras"]
 
@@ -98,6 +102,6 @@ def test_the_command_exports_a_model_that_the_other_command_takes(trained: Train
     assert last == "on 16 random images they differ from Keras' by at most 0.0e+00 (1e-04 would pass)"
     model = find_model(str(tmp_path / "out"), None, tmp_path)
     (found,) = prediction.predict(
-        model, [str(trained.folder / "photos" / "zero" / "3.png")], 1, trained.executor, Display()
+        model, [str(trained.folder / "photos" / "zero" / "3.png")], 1, trained.executor, SilentDisplay()
     )
     assert found.classes[0][0] in Trained.classes

@@ -15,7 +15,7 @@ from fake_executor import FakeExecutor
 from PIL import Image
 from trained_study import NAME, Trained
 
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.execution import Failed
 from cnnstudy.gallery import gallery_of
 from cnnstudy.recording import Recorder
@@ -76,9 +76,9 @@ Show = Callable[[RecordedRun], Gallery]
 @pytest.fixture
 def show(tracker: Tracker, trained: Trained, own_places: Path) -> Show:
     """show(run): its gallery, with a worker that has TensorFlow started."""
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     return lambda run: gallery_of(
-        registry, registry.study("fake"), run, trained.executor, Display(), own_places / "gallery"
+        registry, registry.tracker.study("fake"), run, trained.executor, SilentDisplay(), own_places / "gallery"
     )
 
 
@@ -104,8 +104,10 @@ def test_the_mistakes_of_a_recorded_trial(tracker: Tracker, given: TrialSpec, mo
 
 
 def test_a_study_that_was_really_run(trained: Trained, tmp_path: Path) -> None:
-    registry = Registry(trained.uri)
-    found = gallery_of(registry, registry.study(NAME), trained.run, trained.executor, Display(), tmp_path, count=2)
+    registry = Registry(Tracker(trained.uri))
+    found = gallery_of(
+        registry, registry.tracker.study(NAME), trained.run, trained.executor, SilentDisplay(), tmp_path, count=2
+    )
     accuracy = trained.run.metrics["best/val_accuracy"]
     if accuracy == 1:
         assert found == f"{NAME}/alexnet-000 is right on all of its 9 validation images: there is no mistake to show."
@@ -198,7 +200,9 @@ def test_a_worker_that_dies_is_a_reason(tracker: Tracker, given: TrialSpec, mode
     run = recorded(tracker, given, {"model": str(model)})
     key = f"gallery-{given.key}"
     failed = Failed(key, "oom", "the worker process was killed by signal 9", "its last words")
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     executor = FakeExecutor(own_places, failures={key: failed})
-    reason = gallery_of(registry, registry.study("fake"), run, executor, Display(), own_places / "gallery")
+    reason = gallery_of(
+        registry, registry.tracker.study("fake"), run, executor, SilentDisplay(), own_places / "gallery"
+    )
     assert reason == ("looking for the mistakes of fake/alexnet-007 failed: the worker process was killed by signal 9")

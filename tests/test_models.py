@@ -12,6 +12,7 @@ from trained_study import NAME, Trained
 from cnnstudy.errors import ModelError, UnknownNameError
 from cnnstudy.models import Model, find_model
 from cnnstudy.names import Tag
+from cnnstudy.operations import LogModel, StartRun
 from cnnstudy.records import TrialSpec
 from cnnstudy.registry import Registry
 from cnnstudy.tracking import Tracker
@@ -111,9 +112,10 @@ def test_another_model_of_the_same_run_is_not_held_against_its_hash(
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "model.keras").write_bytes(b"own")
     tags = {Tag.KIND: "trial", "cnnstudy.trial": "alexnet-000", "cnnstudy.study": "fake"}
-    run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
+    run_id = tracker.start_run(study.experiment_id, StartRun("a trial", tags, {}, spec.images))
     recorded = {Tag.MODEL_HASH: "0" * 64}
-    tracker.log_model(study.experiment_id, run_id, "a model", folder, {}, 1, spec.images, recorded)
+    model = LogModel(folder, "a model", {}, 1, spec.images, recorded)
+    tracker.log_model(study.experiment_id, run_id, model)
     tracker._client.create_registered_model("own")
     tracker._client.create_model_version("own", str(folder), run_id)
     assert find_model("models:/own/1", tracker.uri, tmp_path).file == folder / "data" / "model.keras"
@@ -206,10 +208,11 @@ def test_the_champion_is_the_version_with_the_alias(tracker: Tracker, spec: Tria
     (tmp_path / "saved" / "data" / "model.keras").write_bytes(b"")
     for number in (0, 1):
         tags = {Tag.KIND: "trial", "cnnstudy.trial": f"alexnet-00{number}", "cnnstudy.study": "fake"}
-        run_id = tracker.start_run(study.experiment_id, "a trial", tags, {}, spec.images)
-        tracker.log_model(study.experiment_id, run_id, "a model", tmp_path / "saved", {}, 1, spec.images, {})
+        run_id = tracker.start_run(study.experiment_id, StartRun("a trial", tags, {}, spec.images))
+        model = LogModel(tmp_path / "saved", "a model", {}, 1, spec.images)
+        tracker.log_model(study.experiment_id, run_id, model)
         run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)
-        Registry(tracker.uri).register_champion("fake", run, "the best")
+        Registry(tracker).register_champion("fake", run, "the best")
         assert find_model("fake", tracker.uri, tmp_path).title == f"fake/alexnet-00{number}"
     assert find_model("models:/fake/1", tracker.uri, tmp_path).title == "fake/alexnet-000"
     assert find_model("fake", tracker.uri, tmp_path).classes is None, "without trial.json nobody knows them"

@@ -26,6 +26,7 @@ from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, Track
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.linking import link_tree
 from cnnstudy.names import Tag
+from cnnstudy.operations import EndRun
 from cnnstudy.outbox import Outbox
 from cnnstudy.patience import Patience
 from cnnstudy.processes import Process, this_process
@@ -246,11 +247,11 @@ def test_an_end_without_a_beginning_is_none(desk: Own, monkeypatch: pytest.Monke
     desk.run()
     runs, study = len(desk.runs()), desk.tracker.study("fake")
     outbox = Outbox(desk.tracker, study)
-    outbox.leave_end("token-of-none", "failed")
-    outbox.wait()
-    outbox.leave(spool.Operation("set_tags", 1, "token-of-none", {"tags": {}}))
+    outbox.leave("token-of-none", EndRun("failed"))
+    outbox.delivery.wait()
+    outbox.delivery.leave(spool.Envelope("set_tags", 1, "token-of-none", {"tags": {}}))
     with pytest.raises(TrackingError, match=r"no run with the tag cnnstudy\.token = token-of-none"):
-        outbox.wait()
+        outbox.delivery.wait()
     outbox.close()
     assert len(desk.runs()) == runs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from pictures import leave_out_pictures
 from cnnstudy import forecasts, shelf
 from cnnstudy.cache import entry_folder
 from cnnstudy.config import load_study
-from cnnstudy.display import Display, PlainDisplay
+from cnnstudy.display import PlainDisplay, SilentDisplay
+from cnnstudy.execution import Workers
 from cnnstudy.planning import plan_study
 from cnnstudy.study import run_study
 from cnnstudy.tracking import Tracker
@@ -37,14 +37,14 @@ class Desk:
         self.file.write_text(FILE, encoding="utf-8")
         self.executor: FakeExecutor | None = None
 
-    def make(self) -> Callable[[Path], FakeExecutor]:
+    def make(self) -> Workers:
         self.executor = None
 
         def make(folder: Path) -> FakeExecutor:
             self.executor = FakeExecutor(folder)
             return self.executor
 
-        return make
+        return Workers(make)
 
     def plan(self, *overrides: str) -> list[str]:
         said: list[str] = []
@@ -83,7 +83,7 @@ def test_trials_that_may_end_early_take_at_most_so_long(desk: Desk, setting: str
 
 
 def test_what_is_recorded_is_not_counted_again(desk: Desk) -> None:
-    run_study(load_study(str(desk.file), ["budget.trials=4"]), desk.tracker, desk.make(), Display())
+    run_study(load_study(str(desk.file), ["budget.trials=4"]), desk.tracker, desk.make(), SilentDisplay())
     assert desk.plan()[0] == "search: 6 trials, 2 to run"
     assert desk.plan("budget.trials=4") == ["search: 4 trials, 0 to run"]
     assert desk.executor is None

@@ -17,7 +17,7 @@ from test_cli_errors import call
 from trained_study import NAME, Trained
 
 from cnnstudy import prediction
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.errors import DataError, InputError, ModelError
 from cnnstudy.models import Model, find_model
 from cnnstudy.prediction import Prediction
@@ -27,7 +27,7 @@ from cnnstudy.training.splits import split_indices
 
 def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Any]:
     model = model or find_model(NAME, trained.uri, trained.folder)
-    return prediction.predict(model, list(map(str, images)), top, trained.executor, Display())
+    return prediction.predict(model, list(map(str, images)), top, trained.executor, SilentDisplay())
 
 
 # ---- the numbers

@@ -17,6 +17,7 @@ import requests
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.leftovers import DISCARDED, ENDED, INTERRUPTED, MATCHED, REMOVED, STOPPED, Found, decide
 from cnnstudy.names import Tag
+from cnnstudy.operations import LogModel
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
@@ -38,7 +39,7 @@ def log_model(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, run_id: s
     folder = Path("model")
     folder.mkdir(exist_ok=True)
     (folder / "MLmodel").write_text("artifact_path: model\n")
-    address = tracker.log_model(study.experiment_id, run_id, spec.key, folder, {}, 1, spec.images, {})
+    address = tracker.log_model(study.experiment_id, run_id, LogModel(folder, spec.key, {}, 1, spec.images))
     return address.removeprefix("models:/")
 
 
@@ -80,7 +81,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     assert files_of(tracker, ended) == files_of(tracker, status_behind) == ["curves.png"]
     assert files_of(tracker, left) == []
     assert files_of(tracker, study.run_id) == ["study"]
-    kept = {model.model_id for model in Registry(tracker.uri).models_of(study)}
+    kept = {model.model_id for model in Registry(tracker).models_of(study)}
     assert kept == {models[ended], models[status_behind]}
     assert not where.exists()
 
@@ -121,9 +122,9 @@ def test_where_nobody_may_delete_files_the_study_goes_on(
     assert [run.run_id for run in interrupted] == [run_id]
     assert {run.run_id: run.reason for run in now} == {study.run_id: "", run_id: "interrupted"}
     assert recorder.put_right() == ([], now)
-    assert Registry(tracker.uri).models_of(study) == ()
+    assert Registry(tracker).models_of(study) == ()
     with pytest.raises(TrackingError) as caught:
-        Registry(tracker.uri).remove_files(run_id)
+        Registry(tracker).remove_files(run_id)
     assert not isinstance(caught.value, TrackingUnavailableError), "to wait is no use"
 
 
@@ -133,7 +134,7 @@ def test_a_call_that_was_killed_before_the_alias_leaves_no_second_version(
     run_id = Recorder(tracker, study).start(spec).run_id
     log_model(tracker, study, spec, run_id)
     run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     tracker._client.create_registered_model("fake")
     tracker._client.create_model_version("fake", run.tags["cnnstudy.model"], run_id)
     assert registry.register_champion("fake", run, "the best") == "1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from trained_study import NAME, Trained
 
 from cnnstudy import reproduction
 from cnnstudy.config import load_study
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.errors import StudyChangedError, UnknownNameError, WorkerError
-from cnnstudy.execution import Failed
+from cnnstudy.execution import Failed, Workers
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import RecordedRun, TrialResult
 from cnnstudy.registry import Registry
@@ -42,8 +41,8 @@ budget: {trials: 4}
 """
 
 
-def made(**script: Any) -> Callable[[Path], FakeExecutor]:
-    return lambda folder: FakeExecutor(folder, **script)
+def made(**script: Any) -> Workers:
+    return Workers(lambda folder: FakeExecutor(folder, **script))
 
 
 @pytest.fixture
@@ -52,18 +51,18 @@ def registry(own_places: Path, tracker: Tracker) -> Registry:
     (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
     failed = Failed("alexnet-003", "diverged", "not finite", "Traceback")
     study = load_study(str(own_places / "fake.yaml"))
-    run_study(study, tracker, made(failures={"alexnet-003": failed}), Display())
-    return Registry(tracker.uri)
+    run_study(study, tracker, made(failures={"alexnet-003": failed}), SilentDisplay())
+    return Registry(tracker)
 
 
 def runs(registry: Registry) -> dict[str, str]:
-    study = registry.study("fake")
-    found = registry.runs(study.experiment_id)
+    study = registry.tracker.study("fake")
+    found = registry.tracker.runs(study.experiment_id)
     return {run.tags["cnnstudy.trial"]: run.run_id for run in found if "cnnstudy.trial" in run.tags}
 
 
 def trials(registry: Registry, name: str = "fake") -> list[RecordedRun]:
-    found = registry.runs(registry.study(name).experiment_id)
+    found = registry.tracker.runs(registry.tracker.study(name).experiment_id)
     return [run for run in found if run.kind == "trial" and run.state == "finished"]
 
 
@@ -77,7 +76,7 @@ def told(found: Reproduction) -> str:
 def test_the_same_comes_out_and_nothing_is_recorded(registry: Registry) -> None:
     before = runs(registry)
     for given in ("fake/alexnet-000", "fake/alexnet-001", before["alexnet-002"], "fake/pretrain-alexnet"):
-        found = reproduce(given, registry, made(), Display())
+        found = reproduce(given, registry, made(), SilentDisplay())
         assert found.differences == ()
         assert found.compared > 10
         assert found.changed == {}
@@ -86,7 +85,7 @@ def test_the_same_comes_out_and_nothing_is_recorded(registry: Registry) -> None:
 
 
 def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) -> None:
-    found = reproduce("fake/alexnet-000", registry, made(accuracy={"alexnet-000": 0.2}), Display())
+    found = reproduce("fake/alexnet-000", registry, made(accuracy={"alexnet-000": 0.2}), SilentDisplay())
     sizes = [one.size for one in found.differences]
     assert sizes == sorted(sizes, reverse=True)
     assert {"val/accuracy", "best/val_accuracy"} <= {one.metric for one in found.differences}
@@ -97,21 +96,21 @@ def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) 
 
 def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = {"cnnstudy.device": "H100", "cnnstudy.threads": "2", "cnnstudy.xla": "on"}
-    registry.set_tags(runs(registry)["alexnet-000"], tags)
+    registry.tracker.set_tags(runs(registry)["alexnet-000"], tags)
     original = reproduction._changed
 
     def changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
         return original(run, dataclasses.replace(result, computed_on={"device": "EPYC", "threads": "2", "tf32": "on"}))
 
     monkeypatch.setattr(reproduction, "_changed", changed)
-    found = reproduce("fake/alexnet-000", registry, made(), Display())
+    found = reproduce("fake/alexnet-000", registry, made(), SilentDisplay())
     assert found.changed == {"device": ("H100", "EPYC")}
     assert "note: device was H100 and is EPYC" in told(found)
 
 
 def test_other_packages_are_told(registry: Registry) -> None:
-    registry.set_tags(runs(registry)["alexnet-000"], {"cnnstudy.packages": '{"tensorflow": "1.0"}'})
-    found = reproduce("fake/alexnet-000", registry, made(), Display())
+    registry.tracker.set_tags(runs(registry)["alexnet-000"], {"cnnstudy.packages": '{"tensorflow": "1.0"}'})
+    found = reproduce("fake/alexnet-000", registry, made(), SilentDisplay())
     assert found.changed["tensorflow"] == ("1.0", "0.0.0")
     assert "note: tensorflow was 1.0 and is 0.0.0" in told(found)
 
@@ -127,12 +126,12 @@ def test_other_packages_are_told(registry: Registry) -> None:
 )
 def test_what_can_not_be_trained_again(registry: Registry, given: str, message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
-        reproduce(given, registry, made(), Display())
+        reproduce(given, registry, made(), SilentDisplay())
 
 
 def test_other_images_are_refused(registry: Registry) -> None:
     with pytest.raises(StudyChangedError, match="the images of digits are not those"):
-        reproduce("fake/alexnet-000", registry, made(digest="f" * 24), Display())
+        reproduce("fake/alexnet-000", registry, made(digest="f" * 24), SilentDisplay())
 
 
 def test_other_source_weights_are_refused(registry: Registry, own_places: Path) -> None:
@@ -140,13 +139,13 @@ def test_other_source_weights_are_refused(registry: Registry, own_places: Path) 
     np.savez(entry, whose="somebody else's")
     frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
     with pytest.raises(StudyChangedError, match=r"the source weights of alexnet in .* are not those"):
-        reproduce(f"fake/{frozen}", registry, made(), Display())
+        reproduce(f"fake/{frozen}", registry, made(), SilentDisplay())
 
 
 def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Registry, own_places: Path) -> None:
     """Neither the runs, nor who runs the study: another driver may be at work."""
     shutil.rmtree(own_places / "cache" / "weights")
-    before = [dataclasses.asdict(run) for run in registry.runs(registry.study("fake").experiment_id)]
+    before = [dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)]
     frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
     executors: list[FakeExecutor] = []
 
@@ -154,20 +153,22 @@ def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Re
         executors.append(FakeExecutor(folder))
         return executors[0]
 
-    assert reproduce(f"fake/{frozen}", registry, make, Display()).differences == ()
+    assert reproduce(f"fake/{frozen}", registry, Workers(make), SilentDisplay()).differences == ()
     assert executors[0].trials == ["pretrain-alexnet", frozen]
     # all of it is trained again
     assert [job.payload["share_epochs"] for job in executors[0].jobs if job.kind == "run_trial"] == [False, False]
-    assert [dataclasses.asdict(run) for run in registry.runs(registry.study("fake").experiment_id)] == before
+    assert [
+        dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)
+    ] == before
 
 
 def test_only_the_one_networks_weights_are_prepared(own_places: Path, tracker: Tracker) -> None:
     (own_places / "both.yaml").write_text(
         FILE.replace("[alexnet]", "[alexnet, vgg16]").replace("name: fake", "name: both")
     )
-    run_study(load_study(str(own_places / "both.yaml")), tracker, made(), Display())
+    run_study(load_study(str(own_places / "both.yaml")), tracker, made(), SilentDisplay())
     shutil.rmtree(own_places / "cache" / "weights")
-    registry, executors = Registry(tracker.uri), list[FakeExecutor]()
+    registry, executors = Registry(tracker), list[FakeExecutor]()
     frozen = next(
         run.tags["cnnstudy.trial"]
         for run in trials(registry, "both")
@@ -178,26 +179,26 @@ def test_only_the_one_networks_weights_are_prepared(own_places: Path, tracker: T
         executors.append(FakeExecutor(folder))
         return executors[0]
 
-    reproduce(f"both/{frozen}", registry, make, Display())
+    reproduce(f"both/{frozen}", registry, Workers(make), SilentDisplay())
     assert executors[0].trials == ["pretrain-vgg16", frozen]
 
 
 def test_a_trial_that_fails_this_time(registry: Registry) -> None:
     failed = Failed("alexnet-000", "oom", "no memory", "Traceback")
     with pytest.raises(WorkerError, match=r"fake/alexnet-000 failed this time \(oom\): no memory"):
-        reproduce("fake/alexnet-000", registry, made(failures={"alexnet-000": failed}), Display())
+        reproduce("fake/alexnet-000", registry, made(failures={"alexnet-000": failed}), SilentDisplay())
 
 
 def test_a_record_that_says_nothing(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "trial.json").write_text('{"study": "fake"}')
-    registry._client.log_artifact(runs(registry)["alexnet-000"], str(tmp_path / "trial.json"))
+    registry.tracker._client.log_artifact(runs(registry)["alexnet-000"], str(tmp_path / "trial.json"))
     with pytest.raises(UnknownNameError, match=r"does not hold what it was asked to do \(trial.json\)"):
-        reproduce("fake/alexnet-000", registry, made(), Display())
+        reproduce("fake/alexnet-000", registry, made(), SilentDisplay())
 
 
 def test_really(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.folder)  # where its photos are
     make = partial(LocalExecutor, 1)
-    found = reproduce(f"{NAME}/alexnet-000", Registry(trained.uri), make, Display())
+    found = reproduce(f"{NAME}/alexnet-000", Registry(Tracker(trained.uri)), Workers(make), SilentDisplay())
     assert found.differences == ()
     assert found.compared > 80

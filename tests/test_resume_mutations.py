@@ -18,7 +18,7 @@ from pictures import leave_out_pictures
 from cnnstudy.config import load_study
 from cnnstudy.display import PlainDisplay
 from cnnstudy.errors import StudyChangedError
-from cnnstudy.execution import Job
+from cnnstudy.execution import Job, Workers
 from cnnstudy.study import Outcome, run_study
 from cnnstudy.tracking import Tracker
 
@@ -145,7 +145,7 @@ class Recorded:
             return self.executor
 
         study = load_study(str(self.folder / f"{name}.yaml"))
-        return run_study(study, self.tracker, make, PlainDisplay(lambda text: None))
+        return run_study(study, self.tracker, Workers(make), PlainDisplay(lambda text: None))
 
 
 @pytest.fixture(scope="module")

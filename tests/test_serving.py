@@ -22,7 +22,7 @@ from PIL import Image
 from trained_study import NAME, Trained
 
 from cnnstudy import prediction
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.models import find_model
 
 PATIENCE = 120  # seconds until a server that does not answer is an error
@@ -78,7 +78,7 @@ def test_the_server_gives_what_predict_gives(server: str, trained: Trained, tmp_
     pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in files]
     rows = ask(server, {"inputs": np.stack([np.asarray(image) for image in pixels]).tolist()})["predictions"]
     model = find_model(NAME, trained.uri, tmp_path)
-    expected = prediction.predict(model, list(map(str, files)), 3, trained.executor, Display())
+    expected = prediction.predict(model, list(map(str, files)), 3, trained.executor, SilentDisplay())
     for row, one in zip(rows, expected, strict=True):
         assert Trained.classes[int(np.argmax(row))] == one.classes[0][0]
         assert dict(zip(Trained.classes, row, strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)

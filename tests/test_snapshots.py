@@ -12,6 +12,7 @@ from pictures import leave_out_pictures
 from cnnstudy.errors import TrackingError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Tag
+from cnnstudy.operations import StartRun
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
 from cnnstudy.schema import StudyConfig
@@ -170,7 +171,8 @@ def test_how_long_it_has_run_already(recorded: Recorded) -> None:
 def test_a_run_that_is_just_being_made_waits(recorded: Recorded) -> None:
     recorded.news()
     tags = {"cnnstudy.kind": "trial", "cnnstudy.trial": "alexnet-000"}
-    run_id = recorded.tracker.start_run(recorded.study.experiment_id, "alexnet-000", tags, {}, recorded.spec.images)
+    given = StartRun("alexnet-000", tags, {}, recorded.spec.images)
+    run_id = recorded.tracker.start_run(recorded.study.experiment_id, given)
     assert recorded.news() == []
     recorded.tracker.end_run(run_id, "failed", {Tag.REASON: "interrupted"})
     assert recorded.news() == []

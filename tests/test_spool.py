@@ -13,7 +13,7 @@ import pytest
 from cnnstudy import spool as module
 from cnnstudy.errors import TrackingError
 from cnnstudy.scratch import Scratch
-from cnnstudy.spool import Operation, Spool, own_folder, remove_abandoned_files, waiting, waiting_for
+from cnnstudy.spool import Envelope, Spool, own_folder, remove_abandoned_files, waiting, waiting_for
 
 URI = "postgresql://bob:geheim@host/db"
 
@@ -23,8 +23,8 @@ def spool(own_places: Path) -> Spool:
     return Spool("fake", URI)
 
 
-def operation(step: int = 1, files: Path | None = None) -> Operation:
-    return Operation("log_metrics", 5, "run", {"metrics": {"a": 0.1 + 0.2, "b": math.inf}, "step": step}, "t", files)
+def operation(step: int = 1, files: Path | None = None) -> Envelope:
+    return Envelope("log_metrics", 5, "run", {"metrics": {"a": 0.1 + 0.2, "b": math.inf}, "step": step}, "t", files)
 
 
 def folder_of(place: Path, name: str) -> Path:

@@ -26,7 +26,7 @@ from cnnstudy.cache import cache_folder
 from cnnstudy.claim import Claim
 from cnnstudy.config import load_study
 from cnnstudy.config_record import config_tags
-from cnnstudy.display import Display, PlainDisplay
+from cnnstudy.display import PlainDisplay, SilentDisplay
 from cnnstudy.errors import (
     DataError,
     RepeatedFailureError,
@@ -37,7 +37,7 @@ from cnnstudy.errors import (
     WeightsError,
     WorkerError,
 )
-from cnnstudy.execution import Done, Epoch, Event, Failed
+from cnnstudy.execution import Done, Epoch, Event, Failed, Workers
 from cnnstudy.names import Tag
 from cnnstudy.patience import Patience
 from cnnstudy.preparation import digest_of
@@ -84,7 +84,7 @@ class Desk:
 
         display = script.pop("display", None) or PlainDisplay(self.said.append)
         take_over = script.pop("take_over", False)
-        return run_study(load_study(str(self.file), overrides), self.tracker, make, display, take_over)
+        return run_study(load_study(str(self.file), overrides), self.tracker, Workers(make), display, take_over)
 
     @property
     def trained(self) -> list[str]:
@@ -796,7 +796,7 @@ def test_a_search_does_not_become_a_factorial(desk: Desk) -> None:
 
 
 def test_a_quiet_factorial_measures_nothing(desk: Desk) -> None:
-    assert desk.run(*FACTORIAL, display=Display()).finished == 4
+    assert desk.run(*FACTORIAL, display=SilentDisplay()).finished == 4
     assert "measure_speed" not in kinds(desk)
     assert desk.said == []
 

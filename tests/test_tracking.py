@@ -18,6 +18,7 @@ from cnnstudy.config_record import config_tags
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.mlflow_view import VIEW_TAG, view_state
 from cnnstudy.names import Tag
+from cnnstudy.operations import Attempt, LogModel, StartRun
 from cnnstudy.records import RecordedRun, RecordedStudy, TrialSpec
 from cnnstudy.registry import Registry
 from cnnstudy.tracking import DEFAULT_URI, Tracker, tracking_uri
@@ -43,7 +44,8 @@ class Before:
 
 
 def start(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, name: str = "a trial") -> str:
-    return tracker.start_run(study.experiment_id, name, TRIAL, {"batch_size": 16, "patience": None}, spec.images)
+    parameters = {"batch_size": "16", "patience": "None"}
+    return tracker.start_run(study.experiment_id, StartRun(name, TRIAL, parameters, spec.images))
 
 
 def log_model(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, run_id: str) -> str:
@@ -51,7 +53,8 @@ def log_model(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, run_id: s
     folder.mkdir(exist_ok=True)
     (folder / "MLmodel").write_text("artifact_path: model\n")
     metrics = {"best/val_accuracy": 0.75}
-    return tracker.log_model(study.experiment_id, run_id, spec.key, folder, metrics, 3, spec.images, {"who": "me"})
+    model = LogModel(folder, spec.key, metrics, 3, spec.images, {"who": "me"})
+    return tracker.log_model(study.experiment_id, run_id, model)
 
 
 def recorded(tracker: Tracker, study: RecordedStudy, run_id: str) -> RecordedRun:
@@ -99,11 +102,10 @@ def test_the_data_set_is_the_runs_input(tracker: Tracker, study: RecordedStudy, 
 def test_what_is_written_again_is_there_once_and_with_its_time(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    given: dict[str, Any] = {"at": 1000, "token": "token-a"}
-    parameters = {"batch_size": 16}
-    run_id = tracker.start_run(study.experiment_id, "a trial", TRIAL, parameters, spec.images, **given)
+    given = StartRun("a trial", TRIAL, {"batch_size": "16"}, spec.images)
+    run_id = tracker.start_run(study.experiment_id, given, Attempt(1000, "token-a"))
     for _ in range(2):
-        again = tracker.start_run(study.experiment_id, "a trial", TRIAL, parameters, spec.images, **given, again=True)
+        again = tracker.start_run(study.experiment_id, given, Attempt(1000, "token-a", again=True))
         assert again == run_id == tracker.find_run(study.experiment_id, "token-a")
         tracker.log_metrics(run_id, {"val/loss": float("nan"), "val/accuracy": 0.1 + 0.2}, 1, at=2000)
         tracker.end_run(run_id, "finished", at=3000)
@@ -113,17 +115,15 @@ def test_what_is_written_again_is_there_once_and_with_its_time(
     assert len(run.inputs.dataset_inputs) == 1
     for name in ("val/loss", "val/accuracy"):
         assert [(m.step, m.timestamp) for m in tracker._client.get_metric_history(run_id, name)] == [(1, 2000)]
-    other = tracker.start_run(
-        study.experiment_id, "another", TRIAL, parameters, spec.images, token="token-b", again=True
-    )
+    other = tracker.start_run(study.experiment_id, given, Attempt(token="token-b", again=True))
     assert other != run_id
 
 
 def test_a_run_that_somebody_deleted_is_not_made_again(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
-    given = (study.experiment_id, "a trial", TRIAL, {}, spec.images)
-    tracker._client.delete_run(tracker.start_run(*given, token="token-a"))
+    given = StartRun("a trial", TRIAL, {}, spec.images)
+    tracker._client.delete_run(tracker.start_run(study.experiment_id, given, Attempt(token="token-a")))
     with pytest.raises(TrackingError, match="must be in the 'active' state"):
-        tracker.start_run(*given, token="token-a", again=True)
+        tracker.start_run(study.experiment_id, given, Attempt(token="token-a", again=True))
 
 
 def test_more_metrics_than_mlflow_takes_at_once(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
@@ -227,19 +227,21 @@ def test_a_model_that_is_written_again_is_there_once(
     run_id = start(tracker, study, spec)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "MLmodel").write_text("artifact_path: model\n")
-    given = (study.experiment_id, run_id, spec.key, tmp_path / "model", {"best/val_accuracy": 0.75}, 3, spec.images, {})
-    made = {tracker.log_model(*given, at=1000, token="a", again=again) for again in (False, True, True)}
+    given = LogModel(tmp_path / "model", spec.key, {"best/val_accuracy": 0.75}, 3, spec.images)
+    place = (study.experiment_id, run_id)
+    made = {tracker.log_model(*place, given, Attempt(1000, "a", again)) for again in (False, True, True)}
     assert len(made) == 1
     (model,) = tracker._client.search_logged_models([study.experiment_id])
     assert [(m.key, m.timestamp) for m in model.metrics] == [("best/val_accuracy", 1000)]
     assert len(tracker._client.get_run(run_id).outputs.model_outputs) == 1
-    assert tracker.log_model(*given, token="b", again=True) not in made
+    assert tracker.log_model(*place, given, Attempt(token="b", again=True)) not in made
 
 
 def test_the_champion_is_a_version_of_that_model(
     make_tracker: Callable[[str], Tracker], spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = Registry(make_tracker("another place than the default").uri)
+    tracker = make_tracker("another place than the default")
+    registry = Registry(tracker)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///not-this-one.db")
     study = tracker.open_study("fake", CONFIG)
     runs = []
@@ -247,12 +249,12 @@ def test_the_champion_is_a_version_of_that_model(
         run_id = start(tracker, study, spec)
         log_model(tracker, study, spec, run_id)
         runs.append(recorded(tracker, study, run_id))
-    assert tracker.register_champion("fake", runs[0], "the first") == "1"
-    assert tracker.register_champion("fake", runs[0], "the same again") == "1"
-    assert tracker.register_champion("fake", runs[1], "better") == "2"
-    assert tracker.register_champion("fake", runs[0], "after all") == "1"
+    assert registry.register_champion("fake", runs[0], "the first") == "1"
+    assert registry.register_champion("fake", runs[0], "the same again") == "1"
+    assert registry.register_champion("fake", runs[1], "better") == "2"
+    assert registry.register_champion("fake", runs[0], "after all") == "1"
     assert str(tracker._client.get_model_version_by_alias("fake", "champion").version) == "1"
-    assert tracker.register_champion("fake", runs[1], "better") == "2"
+    assert registry.register_champion("fake", runs[1], "better") == "2"
     version = tracker._client.get_model_version_by_alias("fake", "champion")
     assert (str(version.version), version.run_id, version.description) == ("2", runs[1].run_id, "better")
     assert version.source == runs[1].tags["cnnstudy.model"]
@@ -436,4 +438,4 @@ def test_a_run_that_is_gone_is_a_tracking_error(tracker: Tracker) -> None:
 def test_our_own_errors_pass_as_they_are(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     strange = dataclasses.replace(spec.images, train=None)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        tracker.start_run(study.experiment_id, "a trial", TRIAL, {}, strange)
+        tracker.start_run(study.experiment_id, StartRun("a trial", TRIAL, {}, strange))

@@ -15,9 +15,9 @@ from pictures import leave_out_pictures
 from rich.console import Console
 
 from cnnstudy.config import load_study
-from cnnstudy.display import Display, choose_display
+from cnnstudy.display import Display, SilentDisplay, choose_display
 from cnnstudy.errors import TrackingError, UnknownNameError
-from cnnstudy.execution import Event
+from cnnstudy.execution import Event, Workers
 from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder, Recording
 from cnnstudy.records import EpochRecord, RecordedRun, TrialResult, TrialSpec
@@ -255,12 +255,12 @@ def test_a_server_that_is_away_for_a_while(elsewhere: Elsewhere) -> None:
 def test_a_server_that_does_not_answer_at_the_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrackingError, match="does not answer"):
-        watch(Tracker("http://127.0.0.1:1"), "fake", Display())
+        watch(Tracker("http://127.0.0.1:1"), "fake", SilentDisplay())
 
 
 def test_no_such_study(elsewhere: Elsewhere) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'fake'"):
-        watch(elsewhere.tracker, "fakes", Display())
+        watch(elsewhere.tracker, "fakes", SilentDisplay())
 
 
 def test_without_a_name_it_is_the_latest(elsewhere: Elsewhere) -> None:
@@ -340,7 +340,9 @@ def test_a_study_as_it_really_runs(own_places: Path, tracker: Tracker) -> None:
         try:
             study = load_study(str(own_places / "fake.yaml"))
             own = Tracker(tracker.uri)
-            run_study(study, own, lambda folder: FakeExecutor(folder, slots=2, on_event=pause), Display())
+            run_study(
+                study, own, Workers(lambda folder: FakeExecutor(folder, slots=2, on_event=pause)), SilentDisplay()
+            )
         except BaseException as error:
             failures.append(error)
         finally:

@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cnnstudy.config import load_study
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
+from cnnstudy.execution import Workers
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import RecordedRun
 from cnnstudy.registry import Registry
@@ -67,10 +68,10 @@ def trained_study(folder: Path, empty_database: Path) -> Iterator[Trained]:
         tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)  # where artifacts go
-            outcome = run_study(load_study("study.yaml"), tracker, lambda _: executor, Display())
+            outcome = run_study(load_study("study.yaml"), tracker, Workers(lambda _: executor), SilentDisplay())
         (run,) = [run for run in tracker.runs(outcome.recorded.experiment_id) if run.kind == "trial"]
         assert run.state == "finished", run
-        Registry(tracker.uri).register_champion(NAME, run, "for tests")
+        Registry(tracker).register_champion(NAME, run, "for tests")
         yield Trained(folder, tracker.uri, executor, run)
     finally:
         LocalExecutor.close(executor)

@@ -71,12 +71,12 @@ def report(
     from cnnstudy.pages.study_page import write_report
     from cnnstudy.registry import Registry
 
-    registry = Registry(tracking.tracking_uri(tracking_uri))
-    recorded = registry.study(study)
+    tracker = tracking.Tracker(tracking.tracking_uri(tracking_uri))
+    recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
     with one_worker() as (executor, display, own):
-        mistakes = gallery_of_study(registry, recorded, executor, display, own) if gallery else LEFT_OUT
-        page = write_report(registry, recorded, folder, mistakes, gap / 100)
+        mistakes = gallery_of_study(Registry(tracker), recorded, executor, display, own) if gallery else LEFT_OUT
+        page = write_report(tracker, recorded, folder, mistakes, gap / 100)
     print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
     if open_:
         open_or_print(page.absolute().as_uri(), open_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +24,7 @@ from cnnstudy.interpreter import NOT_FOR_MLFLOW, importing
 
 if TYPE_CHECKING:
     from cnnstudy.config import Study
-    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.execution import Workers
     from cnnstudy.schema import StudyConfig
 
 
@@ -55,13 +55,14 @@ def run_study(
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
-    with _started_ahead(jobs, loaded.config) as executor:
-        _run(loaded, executor, tracking_uri, take_over, accept_code, dry_run, quiet)
+    with contextlib.closing(_workers(jobs, loaded.config)) as workers:
+        workers.start()
+        _run(loaded, workers, tracking_uri, take_over, accept_code, dry_run, quiet)
 
 
 def _run(
     loaded: Study,
-    executor: LocalExecutor,
+    workers: Workers,
     tracking_uri: str | None,
     take_over: bool,
     accept_code: bool,
@@ -80,11 +81,10 @@ def _run(
         from cnnstudy.planning import plan_study
 
         with choose_display(console, quiet=False) as display:
-            plan_study(loaded, tracker, executor.leaving_files_in, display)
+            plan_study(loaded, tracker, workers, display)
         return
     with choose_display(console, quiet) as display:
-        make = executor.leaving_files_in
-        outcome = driver.run_study(loaded, tracker, make, display, take_over, accept_code=accept_code)
+        outcome = driver.run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code)
     from cnnstudy import report
 
     if not quiet:
@@ -103,17 +103,19 @@ def _run(
         raise typer.Exit(TRIALS_FAILED)
 
 
-@contextlib.contextmanager
-def _started_ahead(jobs: int, config: StudyConfig) -> Iterator[LocalExecutor]:
-    """Workers; the first one starts and decodes images while this process imports MLflow and opens its database."""
+def _workers(jobs: int, config: StudyConfig) -> Workers:
+    """Workers; once started, the first one decodes images while this process imports MLflow and opens its database."""
+    from cnnstudy.execution import Workers
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.jobs import images_job
-    from cnnstudy.scratch import scratch_folder
 
-    with scratch_folder() as folder, contextlib.closing(LocalExecutor(jobs, folder)) as executor:
+    def make(folder: Path) -> LocalExecutor:
+        executor = LocalExecutor(jobs, folder)
         executor.deterministic = config.training.deterministic
         executor.start_ahead(images_job(config, config.data, config.architectures))
-        yield executor
+        return executor
+
+    return Workers(make)
 
 
 def confirm(
@@ -140,6 +142,7 @@ def confirm(
         from cnnstudy import tracking
     from cnnstudy.display import choose_display
     from cnnstudy.errors import InputError
+    from cnnstudy.execution import Workers
     from cnnstudy.execution.local import LocalExecutor
 
     console = wide_console()
@@ -150,7 +153,7 @@ def confirm(
             study,
             {name: value for name, value in given.items() if value is not None},
             tracker,
-            lambda folder: LocalExecutor(jobs, folder),
+            Workers(lambda folder: LocalExecutor(jobs, folder)),
             display,
             open_test_again,
             take_over,
@@ -174,13 +177,14 @@ def reproduce(
     """Train a trial again from its record alone, and tell how far it comes out otherwise."""
     from cnnstudy import report, tracking
     from cnnstudy.display import choose_display
+    from cnnstudy.execution import Workers
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.registry import Registry
     from cnnstudy.reproduction import reproduce as train_again
     from cnnstudy.signals import terminate_as_interrupt
 
     console = wide_console()
-    registry = Registry(tracking.tracking_uri(tracking_uri))
+    registry = Registry(tracking.Tracker(tracking.tracking_uri(tracking_uri)))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
-        found = train_again(trial, registry, lambda folder: LocalExecutor(1, folder), display)
+        found = train_again(trial, registry, Workers(lambda folder: LocalExecutor(1, folder)), display)
     report.show_reproduction(console, found)

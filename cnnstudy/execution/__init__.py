@@ -12,10 +12,13 @@ a trial may be pruned, the driver answers each of its epochs with go on or prune
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cnnstudy.records import EpochRecord
+from cnnstudy.scratch import Scratch
 
 Kind = Literal[
     "prepare_images",
@@ -111,3 +114,43 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End all workers now; jobs under way get no more events."""
+
+
+class Workers:
+    """An executor and a scratch folder for its files, both made when they are first asked for.
+
+    Args:
+        make: makes an executor that leaves the files of trials in a folder.
+    """
+
+    def __init__(self, make: Callable[[Path], Executor]) -> None:
+        self._make = make
+        self._scratch: Scratch | None = None
+        self._executor: Executor | None = None
+
+    @property
+    def folder(self) -> Path:
+        """For files; `close` removes it."""
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch.folder
+
+    @property
+    def executor(self) -> Executor:
+        """The executor, which leaves its files in `folder`."""
+        if self._executor is None:
+            self._executor = self._make(self.folder)
+        return self._executor
+
+    def start(self) -> None:
+        """Make the executor now, while its user has other things to do."""
+        _ = self.executor
+
+    def close(self) -> None:
+        """End the workers and remove their files; nothing happens where there are none."""
+        executor, scratch = self._executor, self._scratch
+        self._executor = self._scratch = None
+        if executor is not None:
+            executor.close()
+        if scratch is not None:
+            scratch.close()

@@ -69,11 +69,6 @@ class LocalExecutor:
         self._ahead, self._busy[job.key] = job, process
         process.start(job, self._folder)
 
-    def leaving_files_in(self, folder: Path) -> LocalExecutor:
-        """Itself, with another folder for the files of trials."""
-        self._folder = folder
-        return self
-
     def submit(self, job: Job) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead == job and self._busy[job.key].is_alive():

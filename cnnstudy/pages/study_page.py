@@ -102,7 +102,7 @@ def write_report(
 
 def _remove_recorded_figures(tracker: Tracker, study: RecordedStudy, kept: Collection[str]) -> None:
     """Those of an earlier report that this one has not made."""
-    registry = Registry(tracker.uri)
+    registry = Registry(tracker)
     for path in map(Path, tracker.files(study.run_id, f"{RECORDED}/{FIGURES}")):
         if _is_figure(path) and path.name not in kept:
             with contextlib.suppress(TrackingError):

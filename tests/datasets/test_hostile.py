@@ -28,7 +28,7 @@ from test_cli_errors import call
 
 from cnnstudy.datasets import archives
 from cnnstudy.datasets.folder import Options
-from cnnstudy.display import Display
+from cnnstudy.display import SilentDisplay
 from cnnstudy.errors import DataError
 from cnnstudy.execution import Job
 from cnnstudy.execution.local import LocalExecutor
@@ -123,7 +123,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prepared
         def result(bad_images: str) -> Any:
             options = Options(name="folder", path=folder / "data", bad_images=bad_images)  # type: ignore[arg-type]
             payload = {"options": options.model_dump(mode="json"), "sizes": [32], "split_seed": SPLIT.seed}
-            return result_of(executor, Job("images", "prepare_images", payload), Display())
+            return result_of(executor, Job("images", "prepare_images", payload), SilentDisplay())
 
         before = entries(folder, folder / "cache")
         (prepared,) = result("skip")

@@ -26,7 +26,7 @@ from cnnstudy.names import Tag
 from cnnstudy.recording import Recorder
 from cnnstudy.records import RecordedStudy, TrialSpec
 from cnnstudy.repair import look_at_checkpoints
-from cnnstudy.spool import Operation, Spool
+from cnnstudy.spool import Envelope, Spool
 from cnnstudy.tracking import Tracker
 from cnnstudy.training import checkpoints
 from cnnstudy.training.checkpoints import Reached
@@ -191,7 +191,7 @@ def test_a_study_whose_records_wait_is_told_and_left_alone(
     """Its trial has ended: that is to be delivered first."""
     run_id = Recorder(tracker, study).start(spec).run_id
     spool = Spool(study.name, tracker.uri)
-    spool.add(Operation("end_run", 1, run_id, {"state": "finished", "tags": {}}))
+    spool.add(Envelope("end_run", 1, run_id, {"state": "finished", "tags": {}}))
     found = doctor.examine(tracker.uri)
     assert troubles(found) == []
     told = f"1 record waits for MLflow in {spool.folder}; the next call that runs the study delivers them"

@@ -576,8 +576,6 @@ def test_a_job_that_is_started_ahead_is_the_one_that_is_submitted(tmp_path: Path
     with contextlib.closing(LocalExecutor(2, tmp_path / "ahead")) as executor:
         executor.start_ahead(images_job(sizes=[64]))
         (ahead,) = pids(executor)
-        (tmp_path / "trials").mkdir()
-        assert executor.leaving_files_in(tmp_path / "trials") is executor
         done = run(executor, images_job(sizes=[64]))[-1]
         assert isinstance(done, Done)
         assert isinstance(run(executor, images_job(sizes=[80]))[-1], Done)

@@ -86,6 +86,7 @@ def _run(request: dict[str, Any]) -> None:
         from cnnstudy.config import load_study
         from cnnstudy.display import PlainDisplay
         from cnnstudy.errors import CnnstudyError
+        from cnnstudy.execution import Workers
         from cnnstudy.execution.local import LocalExecutor
         from cnnstudy.study import run_study
         from cnnstudy.tracking import Tracker
@@ -99,7 +100,7 @@ def _run(request: dict[str, Any]) -> None:
         outcome = run_study(
             load_study("killed.yaml", []),
             Tracker("sqlite:///mlflow.db"),
-            lambda place: LocalExecutor(request["jobs"], place, program),
+            Workers(lambda place: LocalExecutor(request["jobs"], place, program)),
             PlainDisplay(lambda text: print(text, file=log, flush=True)),
         )
         code = 130 if outcome.interrupted else 4 if outcome.missing or outcome.failed else 0

@@ -35,7 +35,7 @@ def test_only_confirm_asks_for_the_test_split() -> None:
     assert users_of(r"import held_out\b|training\.held_out\b") == {"execution/worker.py"}
     assert users_of(r"\"open_test\"") == {"execution/__init__.py", "execution/worker.py", "opening.py"}
     assert users_of(r"import opening|cnnstudy\.opening") == {"confirmation.py"}
-    assert users_of(r"\bconfirm\(workshop") == {"confirmation.py", "study.py"}
+    assert users_of(r"\bconfirm\(\s*resources") == {"confirmation.py", "study.py"}
     assert users_of(r"held_out_count|ranked_by") == {
         "training/held_out.py",
         "training/images.py",  # how many they are
