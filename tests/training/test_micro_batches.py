@@ -159,7 +159,7 @@ def test_frozen_statistics_let_a_batch_be_trained_in_parts(
         given |= {"optimizer": Optimizer("sgd"), "learning_rate": 0.01}
         spec = make_spec(normalised.NAME, transfer="frozen", **given)
         before, whole, _ = trained(spec)
-        refused = memory("head_dense", training=7)
+        refused = memory("head_logits", training=7)
         _, parts, _ = trained(spec)
         assert refused == [20, 20, 10]
         assert_equal(parts, whole, before)
