@@ -244,8 +244,8 @@ class TrialResult(Record):
     seconds: float
     summary: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]  # validation images: rows true class, columns predicted
-    trainable_parameters: int
-    frozen_parameters: int
+    trainable_parameters: int  # that the last phase's optimisers moved
+    frozen_parameters: int  # the others: of frozen layers, and statistics such as BatchNormalization's
     frozen_digest: str | None  # of the frozen weights, the same before and after training; None: nothing frozen
     final: dict[str, float] = field(default_factory=dict)
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"

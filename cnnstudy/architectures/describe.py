@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,11 @@ KINDS = {
     "MaxPooling2D": ("pooling", "max-pool"),
     "AveragePooling2D": ("pooling", "avg-pool"),
     "GlobalAveragePooling2D": ("pooling", "global avg"),
+    "DepthwiseConv2D": ("convolution", "depthwise conv"),
     "Dense": ("dense", "dense"),
     "Dropout": ("dropout", "dropout"),
+    "BatchNormalization": ("other", "batch norm"),
+    "LayerNormalization": ("other", "layer norm"),
     "Concatenate": ("merge", "concatenate"),
     "Add": ("merge", "add"),
 }
@@ -54,6 +57,7 @@ class LayerRow:
     label: str  # with kernel and stride, as the table shows it
     shape: tuple[int, ...]  # of the output, without the batch
     parameters: int
+    trainable: int  # of the parameters, those that an optimiser moves: no moving statistics
     multiply_adds: int
     receptive_field: int | None  # pixels of the input across; None: all of them
     part: str  # BACKBONE, HEAD or AUXILIARY
@@ -70,6 +74,7 @@ class Totals:
 
     parameters: int
     inference_parameters: int
+    inference_statistics: int  # of those, the ones that no optimiser moves
     convolution_multiply_adds: int  # of inference
     inference_multiply_adds: int
 
@@ -95,7 +100,8 @@ def layer_rows(network: Network) -> list[LayerRow]:
             kind=kind,
             label=_label(operation, label),
             shape=tuple(operation.output.shape[1:]),
-            parameters=sum(math.prod(weight.shape) for weight in getattr(operation, "weights", ())),
+            parameters=_size_of(getattr(operation, "weights", ())),
+            trainable=_size_of(getattr(operation, "trainable_weights", ())),
             multiply_adds=_multiply_adds(operation),
             receptive_field=field,
             part=_part(operation.name, [rows[name].part for name in inputs]),
@@ -103,6 +109,10 @@ def layer_rows(network: Network) -> list[LayerRow]:
         )
         jumps[operation.name] = jump
     return list(rows.values())
+
+
+def _size_of(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _in_graph_order(network: Network) -> Iterator[tuple[keras.Operation, tuple[str, ...]]]:
@@ -175,6 +185,7 @@ def totals(rows: Sequence[LayerRow]) -> Totals:
     return Totals(
         parameters=sum(row.parameters for row in rows),
         inference_parameters=sum(row.parameters for row in inference),
+        inference_statistics=sum(row.parameters - row.trainable for row in inference),
         convolution_multiply_adds=sum(row.multiply_adds for row in inference if row.kind == "convolution"),
         inference_multiply_adds=sum(row.multiply_adds for row in inference),
     )
@@ -184,8 +195,10 @@ def transfer_rows(rows: Sequence[LayerRow], architecture: Architecture) -> list[
     """The modes that leave part of the backbone frozen throughout."""
     found = []
     for mode, stages in {"frozen": (), **architecture.cut_points}.items():
-        frozen = sum(row.parameters for row in rows if row.part == BACKBONE and not row.name.startswith(stages))
-        found.append(TransferRow(mode, totals(rows).inference_parameters - frozen, frozen))
+        trains = sum(
+            row.trainable for row in rows if row.part == HEAD or (row.part == BACKBONE and row.name.startswith(stages))
+        )
+        found.append(TransferRow(mode, trains, totals(rows).inference_parameters - trains))
     return found
 
 
@@ -266,6 +279,8 @@ def _facts(architecture: Architecture, sums: Totals) -> list[str]:
     parameters = f"{sums.inference_parameters:,}"
     if sums.parameters != sums.inference_parameters:
         parameters += f"; {sums.parameters:,} with the auxiliary heads"
+    if sums.inference_statistics:
+        parameters += f"; {sums.inference_statistics:,} of them are moving statistics, which no optimiser trains"
     return [
         "",
         f"parameters       {parameters}",

@@ -41,7 +41,9 @@ def predict(
 def export(
     model: ModelName,
     folder: Annotated[Path, typer.Argument(help="Where to write it: a folder that is empty or not there yet.")],
-    format_: Annotated[Literal["saved-model", "onnx", "keras"], typer.Option("--format")] = "saved-model",
+    format_: Annotated[
+        Literal["saved-model", "onnx", "keras"], typer.Option("--format", help="What to write.")
+    ] = "saved-model",
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write a trained model for other programs, checked to give the same probabilities."""
@@ -59,8 +61,8 @@ def export(
 def describe(
     architecture: Annotated[str, typer.Argument(help=f"One of {', '.join(architectures.names())}.")],
     image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
-    classes: Annotated[int, typer.Option(min=2)] = 5,
-    png: Annotated[Path | None, typer.Option(help="Draw the structure here.  [default: ARCHITECTURE.png]")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes that it tells apart.")] = 5,
+    png: Annotated[Path | None, typer.Option(help="Draw the structure here.", show_default="ARCHITECTURE.png")] = None,
 ) -> None:
     """Print a network's layers and draw its structure."""
     found = architectures.find(architecture)

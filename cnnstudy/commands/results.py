@@ -14,7 +14,7 @@ def leaderboard(
     study: StudyName = None,
     csv: Annotated[Path | None, typer.Option(help="Write every column of every trial to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
-    sort: Annotated[str | None, typer.Option(help="Sort by this column.  [default: the study's objective]")] = None,
+    sort: Annotated[str | None, typer.Option(help="Sort by this column.", show_default="the study's objective")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show only the best so many.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -55,7 +55,8 @@ def effects(
 def report(
     study: StudyName = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write it.  [default: STUDY-report]")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where to write it.", show_default="STUDY-report"),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
     gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
@@ -84,7 +85,10 @@ def report(
 
 def ui(
     study: StudyName = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: 5000, or a free one]")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The port that MLflow listens on.", show_default="5000, or a free one"),
+    ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the address in the browser.")] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:

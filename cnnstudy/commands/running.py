@@ -120,12 +120,14 @@ def _workers(jobs: int, config: StudyConfig) -> Workers:
 
 def confirm(
     study: StudyName = None,
-    top: Annotated[int | None, typer.Option(min=1, max=100, help="Candidates.  [default: the file's, or 3]")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Candidates.", show_default="the file's, or 3")
+    ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.  [default: the file's, or 5]")
+        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.", show_default="the file's, or 5")
     ] = None,
     most_seeds: Annotated[
-        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.  [default: twice the seeds]")
+        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.", show_default="twice the seeds")
     ] = None,
     jobs: Jobs = 1,
     open_test_again: Annotated[

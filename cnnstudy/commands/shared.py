@@ -26,7 +26,8 @@ TrackingUri = Annotated[
         envvar="MLFLOW_TRACKING_URI",
         show_envvar=True,
         callback=guard,
-        help="Where MLflow keeps the record.  [default: sqlite:///mlflow.db]",
+        help="Where MLflow keeps the record.",
+        show_default="sqlite:///mlflow.db",
     ),
 ]
 ModelName = Annotated[
@@ -36,7 +37,9 @@ ModelName = Annotated[
         help="A study (its champion), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
     ),
 ]
-StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; default: the latest one.")]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="A study's name.", show_default="the latest one")
+]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study that was begun elsewhere; that driver must be gone.")
 ]

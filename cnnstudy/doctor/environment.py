@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import cnnstudy
 from cnnstudy.cache import cache_folder
@@ -39,15 +40,15 @@ def packages() -> Iterator[Finding]:
         sys.version_info < LEAST_PYTHON,
         f"cnnstudy needs Python {'.'.join(map(str, LEAST_PYTHON))} or newer",
     )
-    for name, least in requirements().items():
-        install = f'python -m pip install "{name}>={least}"'
+    for name, allowed in requirements().items():
+        install = f'python -m pip install "{name}{allowed}"'
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             yield Finding("packages", f"{name} is not installed", True, install)
             continue
-        if not _is_at_least(version, least):
-            yield Finding("packages", f"{name} {version} is too old; it takes {least}", True, install)
+        if not allowed.contains(version, prereleases=True):
+            yield Finding("packages", f"{name} {version} is not supported; it takes {allowed}", True, install)
         elif importlib.util.find_spec(_MODULES.get(name, name)) is None:
             again = f"python -m pip install --force-reinstall {name}"
             yield Finding("packages", f"{name} {version} is installed, and its module is not there", True, again)
@@ -55,23 +56,19 @@ def packages() -> Iterator[Finding]:
             yield Finding("packages", f"{name} {version}")
 
 
-def requirements() -> dict[str, str]:
-    """The least version of each package, from the installed package's metadata, else from the checkout's file."""
+def requirements() -> dict[str, SpecifierSet]:
+    """Return the versions allowed of each package, by the checkout's file, else by the installed package's metadata."""
     project = Path(cnnstudy.__file__).parent.parent / "pyproject.toml"
     lines: list[str] = []
     if project.is_file():
         lines = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("dependencies", [])
     else:
-        lines = [line for line in metadata.requires("cnnstudy") or [] if ";" not in line]
-    found = (re.fullmatch(r"([\w.-]+)>=([\d.]+)", line.strip()) for line in lines)
-    return {match[1].lower(): match[2] for match in found if match}
-
-
-def _is_at_least(version: str, least: str) -> bool:
-    def numbers(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-
-    return numbers(version) >= numbers(least)
+        lines = metadata.requires("cnnstudy") or []
+    wanted = [Requirement(line) for line in lines]
+    # without those of an extra, such as `pytest>=8.3; extra == "test"`
+    return {
+        one.name.lower(): one.specifier for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
 
 
 def machine(artifacts: Path | None) -> Iterator[Finding]:

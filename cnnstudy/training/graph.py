@@ -81,7 +81,7 @@ class Graph:
         if type(operation) is keras.layers.Dense and training:
             return dense.apply(operation, inputs[0])
         given = inputs if isinstance(operation.input, list) else inputs[0]
-        if "training" in inspect.signature(operation.call).parameters:
+        if _takes_training(operation):
             return operation(given, training=training)
         return operation(given)
 
@@ -138,6 +138,15 @@ class Graph:
 
     def _is_on_every_way(self, name: str) -> bool:
         return self.input not in self.upstream(self.outputs[0], without=name)
+
+
+def keeps_statistics(layer: keras.layers.Layer) -> bool:
+    """Check whether an update changes weights of the layer that its optimiser does not, as in BatchNormalization."""
+    return layer.trainable and bool(layer.non_trainable_weights) and _takes_training(layer)
+
+
+def _takes_training(operation: keras.Operation) -> bool:
+    return "training" in inspect.signature(operation.call).parameters
 
 
 def _listed(tensors: keras.KerasTensor | list[keras.KerasTensor]) -> list[keras.KerasTensor]:

@@ -57,6 +57,7 @@ class Trainer:
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
         self._features: Features | None = None
+        self._may_split = False  # whether batches of some phase can be trained in parts
         self._seconds = SECONDS_OF_CALL  # that an update takes: the first one shows it
         self._bytes = 0  # that an update takes in for each image
         size = int(spec.levels["batch_size"])
@@ -90,6 +91,7 @@ class Trainer:
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
+        self._may_split |= self._update.can_be_in_parts
         self._seconds = SECONDS_OF_CALL
         self._bytes = self._batch(np.arange(1))[0].nbytes
 
@@ -97,6 +99,11 @@ class Trainer:
     def optimizer_states(self) -> list[keras.Variable]:
         """Of the phase that was started."""
         return self._update.state
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Images at once in the updates of batches that did not fit into memory; None: all were trained whole."""
+        return self.compiled.micro_batches.at_once["training"] if self._may_split else None
 
     @property
     def spent(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,9 +86,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         seconds = kept.seconds  # of training: to wait for the model's file is none of it
         model = saving.result() if saving is not None else {}
     compiled.keep(frozen_after)
-    parameters = {layer.name: layer.count_params() for layer in network.inference.layers}
-    frozen_now = weights.backbone_layers(network.logits)
-    frozen_parameters = sum(parameters[layer.name] for layer in frozen_now if not layer.trainable)
+    trained_parameters = sum(math.prod(variable.shape) for variable in network.inference.trainable_variables)
     summary = {**restored.metrics, **full}
     matrix = confusion(restored.validation, restored.validation_labels)
     verdict = judge(
@@ -111,8 +110,8 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         },
         ended_by=course.ended_by,
         confusion=matrix,
-        trainable_parameters=sum(parameters.values()) - frozen_parameters,
-        frozen_parameters=frozen_parameters,
+        trainable_parameters=trained_parameters,
+        frozen_parameters=network.inference.count_params() - trained_parameters,
         frozen_digest=weights.digest(frozen_after) if frozen_after else None,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
@@ -124,7 +123,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         files={"correctness": str(folder / "correctness.npz"), **model},
         versions={"python": platform.python_version(), **package.versions()},
         computed_on=computed_on,
-        micro_batch=compiled.micro_batches.at_once["training"],
+        micro_batch=trainer.micro_batch,
         evaluation_batch=compiled.micro_batches.at_once["evaluation"],
     )
 

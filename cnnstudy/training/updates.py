@@ -14,7 +14,7 @@ from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.records import Optimizer
 from cnnstudy.training import augmentation, optimizers, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
-from cnnstudy.training.graph import Graph
+from cnnstudy.training.graph import Graph, keeps_statistics
 from cnnstudy.training.micro_batches import MicroBatches, is_out_of_memory
 from cnnstudy.training.precision import LossScale, computing_in
 
@@ -57,12 +57,14 @@ class Update:
                 optimizers.build(kind.optimizer, 0.0),
             )
             for group in (head, backbone)
-            if group
+            if any(layer.trainable_variables for layer in group)
         ]
         for variables, optimizer in self._groups:
             optimizer.build(variables)
         self._graph = graph
         self._kind = kind
+        # what such a layer makes of an image depends on the others in the batch
+        self._with_statistics = [layer for layer in (*head, *backbone) if keeps_statistics(layer)]
         self._augment = augment
         self._auxiliary_weight = auxiliary_weight
         self._micro_batches = micro_batches
@@ -92,6 +94,11 @@ class Update:
             self._loss_scale.start()
 
     @property
+    def can_be_in_parts(self) -> bool:
+        """Whether the gradients of a batch's parts add up to those of the batch."""
+        return not self._with_statistics
+
+    @property
     def skipped(self) -> int | None:
         """Updates since the start that changed nothing, for gradients beyond float16; None: there are no such."""
         return None if self._loss_scale is None else int(self._loss_scale.skipped.numpy())
@@ -110,8 +117,9 @@ class Update:
         """Train on batches one after the other, at most AT_ONCE; on one in parts where the memory does not suffice.
 
         The gradients of parts add up to those of the batch, each weighed by its share of the images: losses are means
-        over images, and no layer looks at more than one image. What augmentation and dropout draw differs, though:
-        their streams go on from part to part. How batches are divided among calls makes no difference.
+        over images, and no layer looks at more than one image (where one does, no batch is trained in parts). What
+        augmentation and dropout draw differs, though: their streams go on from part to part. How batches are divided
+        among calls makes no difference.
 
         Args:
             inputs: images [n, size, size, 3] uint8; or features [n, ...] float32, [n, 2, ...] where images are flipped.
@@ -123,7 +131,8 @@ class Update:
 
         Raises:
             OpError: the memory does not suffice for one image.
-            MemoryError: it did not suffice when some of the weights were changed already.
+            MemoryError: it did not suffice when some of the weights were changed already, or for a whole batch where
+                parts of one can't be trained.
         """
         ends = np.cumsum(sizes, dtype=np.int32)
         measured = list(self._whole_batches(inputs, labels, ends))
@@ -133,7 +142,7 @@ class Update:
 
     def _whole_batches(self, inputs: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """[k, 3] of the first k batches: all of them, or those that were trained on when the memory ran out."""
-        if self._micro_batches.at_once["training"] is not None:
+        if self.can_be_in_parts and self._micro_batches.at_once["training"] is not None:
             return np.empty((0, 3), np.float32)
         before = int(self._ended.numpy())
         try:
@@ -141,6 +150,7 @@ class Update:
         except tf.errors.OpError as error:
             if not is_out_of_memory(error):
                 raise
+            self._check_that_parts_will_do(int(np.diff(ends, prepend=0).max()), error)
             self._check_that_no_change_is_half_done(error)
         return self._measured.numpy()[: int(self._ended.numpy()) - before]
 
@@ -159,6 +169,16 @@ class Update:
             if is_out_of_memory(error):
                 self._check_that_no_change_is_half_done(error)
             raise
+
+    def _check_that_parts_will_do(self, size: int, error: tf.errors.OpError) -> None:
+        """Raise MemoryError where they would be another update; the statistics may have changed already, too."""
+        if not self.can_be_in_parts:
+            layer = self._with_statistics[0]
+            raise MemoryError(
+                f"a batch of {size} images does not fit into memory, and training it in parts would be another update: "
+                f"{layer.name} ({type(layer).__name__}) depends on all images of a batch together. Choose a smaller "
+                "batch_size or image_size, or fewer --jobs."
+            ) from error
 
     def _check_that_no_change_is_half_done(self, error: tf.errors.OpError) -> None:
         if self._begun.numpy() != self._ended.numpy():
@@ -205,7 +225,8 @@ class Update:
         """What `__call__` returns, and the gradients of the weights that train; both times `share`."""
         graph = self._graph
         known = {self._kind.cut or graph.input: inputs}
-        # what a layer's `trainable` says while this is traced plays no part
+        # what a layer's `trainable` says while this is traced decides one thing alone: a frozen BatchNormalization is
+        # in inference mode; it says the same in every phase with this kind of update
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
             wanted = graph.outputs if self._kind.auxiliary else graph.outputs[:1]

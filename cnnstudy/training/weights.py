@@ -10,6 +10,7 @@ A source file is one of
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ FILE_TYPES = (".npz", ".keras", ".h5")
 def initialise(network: Network, seed: int, source: Path | None = None, kept: Collection[str] = ()) -> None:
     """Fresh weights, drawn layer by layer from the seed and the layer's name; the backbone's from a file, if given.
 
-    So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none.
+    So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none. Statistics
+    that layers keep of what they have seen, as BatchNormalization does, start afresh too.
 
     Args:
         kept: layers of the backbone that have these very weights already.
@@ -39,8 +41,6 @@ def initialise(network: Network, seed: int, source: Path | None = None, kept: Co
     Raises:
         WeightsError: another file type, not readable, a layer missing, or of another shape.
     """
-    import tensorflow as tf
-
     from cnnstudy.training.keras_internals import random_state
 
     backbone = {layer.name for layer in backbone_layers(network.logits)}
@@ -48,15 +48,60 @@ def initialise(network: Network, seed: int, source: Path | None = None, kept: Co
     if source is not None and not backbone <= set(kept):
         load_backbone(network, source)
     for layer in network.training.layers:
-        layer_seed = int.from_bytes(hashlib.sha256(f"{seed}/{layer.name}".encode()).digest()[:4]) >> 1
         if (state := random_state(layer)) is not None:
-            state.assign([layer_seed, 0])
-        if not layer.weights or layer.name in loaded:
-            continue
-        initializer = layer.kernel_initializer
-        seeded = type(initializer).from_config({**initializer.get_config(), "seed": layer_seed})
-        assign(layer.kernel, seeded(layer.kernel.shape, dtype=layer.kernel.dtype))
-        assign(layer.bias, tf.raw_ops.ZerosLike(x=layer.bias.value))
+            state.assign([_seed_of(f"{seed}/{layer.name}"), 0])
+        if layer.name not in loaded:
+            _draw(layer, f"{seed}/{layer.name}")
+
+
+def _seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
+def _draw(layer: keras.layers.Layer, origin: str) -> None:
+    """Set all weights of a layer, trained or not, to fresh values by its own initialisers.
+
+    Args:
+        origin: text that all seeds are derived from.
+    """
+    import tensorflow as tf
+
+    rebuilt: list[keras.Variable] = []
+    for number, weight in enumerate(layer.weights):
+        initializer = _initializer_of(layer, weight)
+        if initializer is None:
+            rebuilt = rebuilt or _rebuild(layer, _seed_of(origin)).weights
+            assign(weight, rebuilt[number].value)
+        elif type(initializer).__name__ == "Zeros":
+            assign(weight, tf.raw_ops.ZerosLike(x=weight.value))  # tf.zeros takes ten times as long
+        else:
+            config = initializer.get_config()
+            if "seed" in config:
+                config["seed"] = _seed_of(f"{origin}/{number}" if number else origin)
+            assign(weight, type(initializer).from_config(config)(weight.shape, dtype=weight.dtype))
+
+
+def _initializer_of(layer: keras.layers.Layer, weight: keras.Variable) -> keras.Initializer | None:
+    """Return the initialiser that the layer names for one of its own weights; None where it names none."""
+    import keras
+
+    if weight.path.split("/")[-2:] != [layer.name, weight.name]:  # it belongs to a layer inside the layer
+        return None
+    names = (weight.name, weight.name.removesuffix("_kernel"), *(("depthwise",) if weight.name == "kernel" else ()))
+    found = (getattr(layer, f"{name}_initializer", None) for name in names)
+    return next((one for one in found if isinstance(one, keras.Initializer)), None)
+
+
+def _rebuild(layer: keras.layers.Layer, seed: int) -> keras.layers.Layer:
+    """Return a fresh layer of the same configuration. Keras draws the seeds of its initialisers from `random`."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        fresh = type(layer).from_config(layer.get_config())
+        fresh.build_from_config(layer.get_build_config())
+    finally:
+        random.setstate(before)
+    return fresh
 
 
 def assign(variable: keras.Variable, value: tf.Tensor) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import normalised
 import numpy as np
 import pytest
 
@@ -16,7 +18,9 @@ from cnnstudy.training import weights
 
 from .conftest import Build
 
-pytestmark = pytest.mark.parametrize("name", architectures.names())
+#: The networks of the package, and one for tests with what they do not have: BatchNormalization, layers without bias.
+NAMES = [*architectures.names(), normalised.NAME]
+pytestmark = pytest.mark.parametrize("name", NAMES)
 CLASSES = 5
 
 #: Loads saved models as somebody would who has Keras, and not this package.
@@ -39,6 +43,12 @@ assert "cnnstudy" not in sys.modules
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> Iterator[None]:
+    with normalised.registered():
+        yield
+
+
 def images(size: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
@@ -48,19 +58,19 @@ def minimum(name: str) -> int:
 
 
 def kernels(network: architectures.Network) -> dict[str, np.ndarray]:
-    return {layer.name: layer.get_weights()[0] for layer in network.training.layers if layer.weights}
+    return {layer.name: layer.get_weights()[0] for layer in network.training.layers if hasattr(layer, "kernel")}
 
 
 @pytest.fixture(scope="module")
 def reloaded(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what each network makes of some images, and its saved model too; one process loads them all."""
     folder = tmp_path_factory.mktemp("saved")
-    for name in architectures.names():
+    for name in NAMES:
         model = build(name, minimum(name)).inference
         model.save(folder / f"{name}.keras")
         np.save(folder / f"{name}_in.npy", images(minimum(name)))
         np.save(folder / f"{name}_expected.npy", model(images(minimum(name))))
-    paths = [str(folder / name) for name in architectures.names()]
+    paths = [str(folder / name) for name in NAMES]
     done = subprocess.run(
         [sys.executable, "-I", "-W", "error", "-c", LOAD, *paths], capture_output=True, text=True, cwd=folder
     )
@@ -70,11 +80,11 @@ def reloaded(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_is_found_by_its_name_without_keras(name: str) -> None:
     code = (
-        "import sys; from cnnstudy import architectures\n"
+        "import sys; from cnnstudy import architectures; architectures.__path__.append(sys.argv[2])\n"
         "found = architectures.find(sys.argv[1]); found.check_size(224); print(found.name)\n"
         "print({'tensorflow', 'keras', 'matplotlib', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, name, normalised.FOLDER], capture_output=True, text=True)
     assert done.stdout == f"{name}\nset()\n", done.stderr
 
 

@@ -169,7 +169,7 @@ def test_transfer_table_is_what_training_freezes(name: str, build: Build) -> Non
     try:
         for row in found:
             frozen = transfer.apply(network, transfer.Phase(1, architecture.cut_points.get(row.mode, ()), 1.0))
-            assert row.frozen == sum(layer.count_params() for layer in frozen)
+            assert row.frozen == sum(layer.count_params() for layer in frozen)  # none of them keeps statistics
             assert row.trains == sum(math.prod(w.shape) for w in network.inference.trainable_weights)
     finally:
         transfer.apply(network, transfer.Phase(1, ("",), 1.0))
@@ -226,7 +226,7 @@ def test_the_drawing_shows_every_layer_and_none_on_top_of_another(name: str, bui
 
 def test_the_drawing_leads_a_shortcut_past_what_it_skips() -> None:
     def row(name: str, *inputs: str) -> LayerRow:
-        return LayerRow(name, "convolution", "conv", (8, 8, 4), 0, 0, 1, "backbone", inputs)
+        return LayerRow(name, "convolution", "conv", (8, 8, 4), 0, 0, 0, 1, "backbone", inputs)
 
     # one stage, so one column
     rows = [row("block1"), row("block1_conv1", "block1"), row("block1_conv2", "block1_conv1")]

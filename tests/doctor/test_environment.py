@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import cnnstudy
 from cnnstudy.doctor import environment
@@ -29,7 +30,10 @@ def test_without_a_checkout_the_installed_package_says_what_it_needs(monkeypatch
     monkeypatch.setattr(environment.cnnstudy, "__file__", "/site-packages/cnnstudy/__init__.py")
     wanted = ["tensorflow>=2.20", "ruamel.yaml>=0.18.6", 'pytest>=8.3; extra == "test"']
     monkeypatch.setattr(metadata, "requires", {"cnnstudy": wanted}.__getitem__)
-    assert environment.requirements() == {"tensorflow": "2.20", "ruamel.yaml": "0.18.6"}
+    assert environment.requirements() == {
+        "tensorflow": SpecifierSet(">=2.20"),
+        "ruamel.yaml": SpecifierSet(">=0.18.6"),
+    }
 
 
 def test_a_package_that_is_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,16 +45,43 @@ def test_a_package_that_is_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
         return versions[name]
 
     wanted = {"mlflow": "3.17", "keras": "3.15", "tensorflow": "2.20", "optuna": "5.0"}
-    monkeypatch.setattr(environment, "requirements", lambda: wanted)
+    allowed = {name: SpecifierSet(f">={least}") for name, least in wanted.items()}
+    monkeypatch.setattr(environment, "requirements", lambda: allowed)
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "keras" else object())
     found = list(environment.packages())
     assert troubles(found) == [
-        "mlflow 3.9.9 is too old; it takes 3.17",
+        "mlflow 3.9.9 is not supported; it takes >=3.17",
         "keras 3.15 is installed, and its module is not there",
         "optuna is not installed",
     ]
     assert found[1].remedy == 'python -m pip install "mlflow>=3.17"'
+
+
+@pytest.mark.parametrize(
+    ("version", "allowed", "does"),
+    [
+        ("3.15", ">=3.15", True),
+        ("3.15.1", ">=3.15", True),
+        ("3.15rc1", ">=3.15", False),  # before 3.15
+        ("3.15rc1", ">=3.15.1", False),
+        ("3.15.1rc1", ">=3.15", True),
+        ("3.15.dev1", ">=3.15", False),
+        ("3.15.post1", ">=3.15", True),
+        ("3.15+cpu", ">=3.15", True),
+        ("3.9", ">=3.15", False),
+        ("1!1.0", ">=3.15", True),
+        ("3.15.0.9", ">=3.15.1", False),
+        ("3.16", ">=3.15,<3.16", False),
+    ],
+)
+def test_versions_are_compared_as_pip_does(
+    version: str, allowed: str, does: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "requirements", lambda: {"keras": SpecifierSet(allowed)})
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: object())
+    assert [finding.trouble for finding in environment.packages()] == [False, not does]
 
 
 def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:

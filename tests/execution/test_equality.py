@@ -140,3 +140,20 @@ def test_a_trial_that_shares_another_workers_epochs_is_that_of_a_fresh_worker(
     train([dataclasses.replace(frozen, epochs=1)], 1, own_places / "a", True, program)
     assert [folder.parent.name for folder in entry_folders("prefixes")] == ["prefixes"]
     assert train([frozen], 1, own_places / "b", True, program)[frozen.key] == with_one[frozen.key]
+
+
+def test_a_network_with_batch_normalization_in_a_worker_that_has_trained_before(
+    trials: list[TrialSpec], tmp_path: Path
+) -> None:
+    program = (str(Path(__file__).with_name("normalised_worker.py")),)
+    options = Options(name="digits", classes=(0, 1, 2), images_per_class=20)
+    (images,) = prepare(options, [16], 0, lambda *_: None)
+    scratch, other, frozen = (
+        dataclasses.replace(one, architecture="normalised", images=images, levels={**one.levels, "learning_rate": 0.01})
+        for one in trials[:3]
+    )
+    for name in ("warm", "cold"):
+        (tmp_path / name).mkdir()
+    warm = train([frozen, other, scratch], 1, tmp_path / "warm", True, program)
+    assert len({str(epochs) for epochs in warm.values()}) == 3
+    assert train([scratch], 1, tmp_path / "cold", True, program)[scratch.key] == warm[scratch.key]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import normalised
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -122,6 +123,49 @@ def test_an_update_on_features_in_parts_is_that_of_the_batch(
     _, parts, _ = trained(spec)
     assert refused == [20, 20, 10]
     assert_equal(parts, whole, before)
+
+
+@pytest.mark.parametrize("weights_of", ["scratch", "last-block"])
+def test_a_batch_that_a_layer_looks_at_as_a_whole_is_not_trained_in_parts(
+    weights_of: str, make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    with normalised.registered():
+        given = {"batch_size": 20, "transfer": weights_of, "weights": source_of_normalised(tmp_path)}
+        spec = make_spec(normalised.NAME, micro_batch=10, **given)  # as a trial is tried again that ran out of memory
+        assert trial.run_trial(spec, tmp_path / "whole", lambda record: True).micro_batch is None
+        refused = memory("block2_depthwise", training=10)
+        layer = "block1_norm" if weights_of == "scratch" else "block2_norm1"
+        with pytest.raises(
+            MemoryError,
+            match=rf"a batch of 20 images does not fit .* another update: {layer} \(BatchNormalization\) .* batch_size",
+        ):
+            trial.run_trial(spec, tmp_path / "parts", lambda record: True)
+        assert set(refused) == {20}
+
+
+def source_of_normalised(folder: Path) -> Path:
+    network = build_network(find(normalised.NAME), 16, 5, 0.5)
+    weights.initialise(network, 99)
+    weights.save_backbone(network, folder / "normalised.npz")
+    return folder / "normalised.npz"
+
+
+def test_frozen_statistics_let_a_batch_be_trained_in_parts(
+    make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    """In the first of two phases alone; the second one has all of the batch at once."""
+    with normalised.registered():
+        given = {"weights": source_of_normalised(tmp_path), "dropout": 0.0, "features": False, "batch_size": 20}
+        given |= {"optimizer": Optimizer("sgd"), "learning_rate": 0.01}
+        spec = make_spec(normalised.NAME, transfer="frozen", **given)
+        before, whole, _ = trained(spec)
+        refused = memory("head_logits", training=7)
+        _, parts, _ = trained(spec)
+        assert refused == [20, 20, 10]
+        assert_equal(parts, whole, before)
+        assert trial.run_trial(spec, tmp_path / "frozen", lambda record: True).micro_batch == 5
+        with pytest.raises(MemoryError, match="a batch of 20 images does not fit"):
+            trial.run_trial(make_spec(normalised.NAME, transfer="two-phase", **given), tmp_path / "b", lambda _: True)
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -13,7 +13,7 @@ import pytest
 from cnnstudy.architectures import AUXILIARY, HEAD
 from cnnstudy.errors import DataError
 from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
-from cnnstudy.training import correctness, loop, transfer, trial, weights
+from cnnstudy.training import loop, transfer, trial, weights
 from cnnstudy.training.batches import Batches
 from cnnstudy.training.best_epoch import BestEpoch
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
@@ -379,13 +379,19 @@ def test_shuffled_labels_can_only_be_memorised(make_spec: MakeSpec, tmp_path: Pa
 def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(epochs=5, batch_size=8)
     result, _ = run(spec, tmp_path)
-    kept = correctness.load(Path(result.files["correctness"]))
     images = trial.load_images(spec)
-    assert np.array_equal(kept["validation"].places, images.validation.places)
-    assert np.array_equal(kept["probe"].places, images.probe.places)
-    assert kept["validation"].restored.mean() == result.summary["val/accuracy"]
-    assert kept["validation"].last.mean() == result.final["last/val_accuracy"]
-    assert kept["probe"].restored.mean() == result.summary["train/accuracy"]
+    with np.load(result.files["correctness"], allow_pickle=False) as kept:
+        places = {part: kept[f"{part}_places"] for part in ("probe", "validation")}
+        right = {
+            (part, moment): np.unpackbits(kept[f"{part}_{moment}"], count=len(places[part])).mean()
+            for part in places
+            for moment in ("restored", "last")
+        }
+    assert np.array_equal(places["validation"], images.validation.places)
+    assert np.array_equal(places["probe"], images.probe.places)
+    assert right["validation", "restored"] == result.summary["val/accuracy"]
+    assert right["validation", "last"] == result.final["last/val_accuracy"]
+    assert right["probe", "restored"] == result.summary["train/accuracy"]
 
 
 @pytest.mark.parametrize(("rule", "rate"), [("fixed", 0.001), ("linear", 0.0005), ("square-root", 0.001 / 2**0.5)])

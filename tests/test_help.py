@@ -1,0 +1,59 @@
+"""What `--help` shows: every parameter with its text, and every default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cnnstudy.cli import app
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+def test_all_commands_are_here() -> None:
+    assert {("run-study",), ("ui",), ("describe",), ("cache", "clear")} <= COMMANDS.keys()
+
+
+def words(text: str) -> str:
+    return re.sub(r"[\s│|]+", " ", text)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_shows_each_text_and_each_default(path: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"})
+    assert done.exit_code == 0, done.output
+    shown = words(done.output)
+    for parameter in COMMANDS[path].params:
+        if parameter.name == "help":
+            continue
+        assert len((parameter.help or "").strip()) > 4, f"{parameter.name} has no text"
+        assert words(parameter.help) in shown, parameter.name
+        default = parameter.show_default
+        if isinstance(default, str):
+            assert f"[default: ({default})]" in shown, parameter.name
+        assert "default:" not in parameter.help, f"{parameter.name}: give it as show_default"
+
+
+def test_what_brackets_would_hide_is_shown() -> None:
+    """Defaults that are told in words, as far as users rely on them."""
+    told = {
+        (path[-1], parameter.name): parameter.show_default
+        for path, command in COMMANDS.items()
+        for parameter in command.params
+        if isinstance(parameter.show_default, str)
+    }
+    assert told.pop(("ui", "port")) == "5000, or a free one"
+    assert told.pop(("describe", "png")) == "ARCHITECTURE.png"
+    assert {name for _, name in told} == {"tracking_uri", "study", "sort", "out", "top", "seeds", "most_seeds"}
