@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from cnnstudy.budget import epochs_of_trial, equal_updates
-from cnnstudy.changed_code import refuse_other_code
-from cnnstudy.display import Display
 from cnnstudy.errors import CnnstudyError, TakenOverError
-from cnnstudy.execution import Done, Epoch, Executor, Failed, Job, Progress, Workers
+from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.failures import Failures, attempts_of, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.names import Metric, Tag
-from cnnstudy.preparation import Preparation, SourceWeights
+from cnnstudy.preparation import SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
-from cnnstudy.recording import Recorder, Recording
-from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialResult, TrialSpec
+from cnnstudy.recording import Recording
+from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
 from cnnstudy.repair import tidy_machine
-from cnnstudy.resume import refuse_other_images
+from cnnstudy.resources import StudyResources
 from cnnstudy.schema import StudyConfig
 from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
@@ -38,84 +34,6 @@ def at_work(workers: Workers) -> Iterator[Workers]:
     finally:
         workers.close()
         tidy_machine()
-
-
-class StudyResources:
-    """What trials of a study need: workers, images, source weights. Each is made when it is first asked for.
-
-    Args:
-        recorded: the study's runs when the call began, by which its images and weights are to be the same.
-        workers: the caller's to close.
-        accept_code: trials may be trained by other code than those that are recorded.
-
-    Raises, when images and weights are:
-        StudyChangedError: trials are recorded that saw other images.
-        DataError, WeightsError, WorkerError: they can't be had.
-    """
-
-    def __init__(
-        self,
-        config: StudyConfig,
-        recorder: Recorder,
-        recorded: Sequence[RecordedRun],
-        workers: Workers,
-        display: Display,
-        accept_code: bool = False,
-    ) -> None:
-        self.config = config
-        self.recorder = recorder
-        self.recorded = recorded
-        self.display = display
-        self.workers = workers
-        self._accept_code = accept_code
-        self._code_is_checked = False
-
-    def prepare(self) -> None:
-        """Make all of it now, before the first trial.
-
-        Raises:
-            StudyChangedError: as `check_code`.
-        """
-        self.check_code()
-        _ = self.images, self.weights
-
-    def check_code(self) -> None:
-        """Raise StudyChangedError where trials are recorded that other code has trained; else record which does."""
-        if not self._code_is_checked:
-            refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
-        self._code_is_checked = True
-
-    @property
-    def folder(self) -> Path:
-        """For files; it goes with the workers."""
-        return self.workers.folder
-
-    @functools.cached_property
-    def executor(self) -> Executor:
-        executor = self.workers.executor
-        executor.deterministic = self.config.training.deterministic
-        return executor
-
-    @functools.cached_property
-    def images(self) -> dict[str, PreparedImages]:
-        """By network."""
-        images = self._preparation.images(self.config.data, self.config.architectures)
-        refuse_other_images(self.recorder.study.name, self.recorded, next(iter(images.values())))
-        return images
-
-    @functools.cached_property
-    def weights(self) -> dict[str, SourceWeights]:
-        """By network."""
-        return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
-
-    @functools.cached_property
-    def _preparation(self) -> Preparation:
-        return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
-
-    def spec_of(self, proposal: Proposal) -> TrialSpec:
-        """The whole of a trial, as a worker needs it."""
-        name = proposal.architecture
-        return trial_spec(self.config, proposal, self.images[name], self.weights[name])
 
 
 def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:

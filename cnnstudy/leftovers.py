@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnstudy.records import STATES, RecordedRun
+from cnnstudy.mlflow_entities import FoundModel, FoundVersion, mlflow_status
+from cnnstudy.records import INTERRUPTED, STATES, RecordedRun
 
 #: Of a study: is somebody running it? Unknown: a driver on another machine is recorded, and nothing here can tell.
 Driver = Literal["gone", "alive", "unknown"]
 #: What becomes of a leftover.
-INTERRUPTED = "interrupted"  # a trial's run: state failed, reason interrupted, its files removed
+# INTERRUPTED: a trial's run: state failed, reason interrupted, its files removed
 STOPPED = "stopped"  # a study's own run: the same, and it keeps its files
 MATCHED = "matched"  # a run: MLflow's status becomes what its state says
 DISCARDED = "discarded"  # a model: marked as failed, and deleted with its files
@@ -35,25 +36,6 @@ _WORDS = {
 #: Days after which a checkpoint is nobody's, where MLflow does not know its study.
 ABANDONED_AFTER = 30
 _UNENDED = ("RUNNING", "SCHEDULED")
-
-
-@dataclass(frozen=True)
-class FoundModel:
-    """A model that a run logged."""
-
-    model_id: str
-    name: str
-    status: str  # MLflow's: PENDING, READY, FAILED
-    run_id: str
-
-
-@dataclass(frozen=True)
-class FoundVersion:
-    """A version of a registered model."""
-
-    name: str
-    version: str
-    status: str  # MLflow's: PENDING_REGISTRATION, READY, FAILED_REGISTRATION
 
 
 @dataclass(frozen=True)
@@ -141,13 +123,6 @@ def decide(found: Found) -> list[Decision]:
             name = f"checkpoint of {checkpoint.trial} of study {checkpoint.study}, {checkpoint.path},"
             decisions.append(Decision("checkpoint", checkpoint.path, name, REMOVED, why))
     return decisions
-
-
-def mlflow_status(state: str, reason: str) -> str:
-    """MLflow's status of a run with that state and reason."""
-    if reason == "interrupted":
-        return "KILLED"
-    return "FAILED" if state == "failed" else "FINISHED"
 
 
 def _of_study(study: FoundStudy) -> Iterator[Decision]:

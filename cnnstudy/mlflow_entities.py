@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,29 @@ def tag_text(key: str, value: str) -> str:
 def short(digest: str) -> str:
     """MLflow takes digests of up to 36 characters."""
     return digest[:36]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that a run logged."""
+
+    model_id: str
+    name: str
+    status: str  # MLflow's: PENDING, READY, FAILED
+    run_id: str
+
+
+@dataclass(frozen=True)
+class FoundVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    status: str  # MLflow's: PENDING_REGISTRATION, READY, FAILED_REGISTRATION
+
+
+def mlflow_status(state: str, reason: str) -> str:
+    """MLflow's status of a run with that state and reason."""
+    if reason == "interrupted":
+        return "KILLED"
+    return "FAILED" if state == "failed" else "FINISHED"

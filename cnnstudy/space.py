@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnstudy.errors import did_you_mean
-
-Level = int | float | str
+from cnnstudy.records import Level
 
 TRANSFER_MODES = {
     "scratch": "every layer starts fresh and trains",

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network
+from cnnstudy.architectures.drawing import LayerRow
 from cnnstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,26 +47,6 @@ KINDS = {
 }
 #: Layers after which each number depends on the whole image.
 GLOBAL = ("Flatten", "GlobalAveragePooling2D")
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer."""
-
-    name: str
-    kind: str  # convolution, pooling, dense, dropout, merge, preprocessing or other
-    label: str  # with kernel and stride, as the table shows it
-    shape: tuple[int, ...]  # of the output, without the batch
-    parameters: int
-    trainable: int  # of the parameters, those that an optimiser moves: no moving statistics
-    multiply_adds: int
-    receptive_field: int | None  # pixels of the input across; None: all of them
-    part: str  # BACKBONE, HEAD or AUXILIARY
-    inputs: tuple[str, ...]  # names of layers
-
-    @property
-    def shape_text(self) -> str:
-        return "x".join(map(str, self.shape))
 
 
 @dataclass(frozen=True)

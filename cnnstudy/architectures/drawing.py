@@ -20,6 +20,27 @@ from matplotlib.path import Path as Line
 
 from cnnstudy.architectures import AUXILIARY, HEAD
 
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer."""
+
+    name: str
+    kind: str  # convolution, pooling, dense, dropout, merge, preprocessing or other
+    label: str  # with kernel and stride, as the table shows it
+    shape: tuple[int, ...]  # of the output, without the batch
+    parameters: int
+    trainable: int  # of the parameters, those that an optimiser moves: no moving statistics
+    multiply_adds: int
+    receptive_field: int | None  # pixels of the input across; None: all of them
+    part: str  # BACKBONE, HEAD or AUXILIARY
+    inputs: tuple[str, ...]  # names of layers
+
+    @property
+    def shape_text(self) -> str:
+        return "x".join(map(str, self.shape))
+
+
 if TYPE_CHECKING:
     from cnnstudy.architectures.describe import LayerRow
 

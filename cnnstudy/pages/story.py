@@ -25,9 +25,22 @@ from cnnstudy.names import Metric, class_name
 from cnnstudy.pages.confirmed import Confirmed, read_confirmed
 from cnnstudy.pages.gallery import LEFT_OUT, Gallery, read_gallery
 from cnnstudy.pages.grouping import Curve
-from cnnstudy.pages.trial_figures import ClassAccuracy
 from cnnstudy.records import RecordedRun, RecordedStudy
 from cnnstudy.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """A class's recall (shares of 0..1): on validation, and on the training images of the probe where it is known."""
+
+    name: str
+    validation: float
+    train: float | None
+
+    @property
+    def gap(self) -> float | None:
+        return None if self.train is None else self.train - self.validation
+
 
 #: Reads a text among a run's artifacts; None where there is none.
 ReadText = Callable[[str, str], str | None]

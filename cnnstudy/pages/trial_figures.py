@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from matplotlib.patches import Rectangle
 from cnnstudy.analysis.curves import TRAIN, VALIDATION
 from cnnstudy.analysis.pareto import non_dominated
 from cnnstudy.pages.drawing import mark_trials
+from cnnstudy.pages.story import ClassAccuracy
 from cnnstudy.pages.style import INK, LINE, MUTED, SERIES, SURFACE, WIDE, legend_above, panel, styled
 
 #: Of more classes those with the largest gap are drawn.
@@ -20,19 +20,6 @@ MOST_CLASSES = 20
 #: More classes have no room for a matrix that can be read.
 LARGEST_MATRIX = 30
 _SIZES = (4.0, 5.5, 7.0, 8.5, 10.0)  # of markers, by fifths of the trials by their seconds
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """A class's recall (shares of 0..1): on validation, and on the training images of the probe where it is known."""
-
-    name: str
-    validation: float
-    train: float | None
-
-    @property
-    def gap(self) -> float | None:
-        return None if self.train is None else self.train - self.validation
 
 
 @styled
