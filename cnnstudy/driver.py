@@ -7,19 +7,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
-from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.failures import Failures, attempts_of, short_of_memory
 from cnnstudy.jobs import next_event
 from cnnstudy.names import Metric, Tag
-from cnnstudy.preparation import SourceWeights
 from cnnstudy.proposals import Proposal, Strategy
 from cnnstudy.recording import Recording
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialResult, TrialSpec
+from cnnstudy.records import TrialResult
 from cnnstudy.repair import tidy_machine
 from cnnstudy.resources import StudyResources
-from cnnstudy.schema import StudyConfig
 from cnnstudy.signals import not_within
 from cnnstudy.training import checkpoints
 from cnnstudy.trial_files import remove_files
@@ -34,41 +31,6 @@ def at_work(workers: Workers) -> Iterator[Workers]:
     finally:
         workers.close()
         tidy_machine()
-
-
-def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:
-    """The whole of a trial, as a worker needs it, with its network's images and source weights."""
-    training, name = config.training, proposal.architecture
-    epochs = epochs_of_trial(config, name, proposal.levels, images)
-    return TrialSpec(
-        study=config.name,
-        purpose=proposal.purpose,
-        architecture=name,
-        number=proposal.number,
-        seed=proposal.seed,
-        levels=proposal.levels,
-        images=images,
-        split=Split(config.data.validation, config.data.test, config.seed),
-        epochs=epochs,
-        head_epochs=config.head_epochs_of(name, epochs),
-        patience=training.early_stopping,
-        rule=config.objective.rule,
-        optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
-        weights_source=weights.source,
-        weights_file=weights.file,
-        updates=training.updates,
-        until_train_loss=training.until_train_loss,
-        deterministic=training.deterministic,
-        # a champion without a model would be of no use
-        keep_model=training.keep_models or proposal.purpose == "confirm",
-        equal_updates=equal_updates(config, name, images),
-        block=proposal.block,
-        checkpoints=training.checkpoint_mode,
-        # a pruner would have no say in epochs that are shared
-        share_epochs=training.share_epochs and config.pruner == "none",
-        precision=training.precision,
-        xla=None if training.xla == "auto" else training.xla,
-    )
 
 
 class Driver:

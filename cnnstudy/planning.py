@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cnnstudy import forecasts, strategies
 from cnnstudy.config import Study
 from cnnstudy.display import Display
-from cnnstudy.driver import at_work, trial_spec
+from cnnstudy.driver import at_work
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.estimate import tell_cost, tell_size
 from cnnstudy.execution import Workers
@@ -16,6 +16,7 @@ from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import PastTrial, Proposal, Strategy
 from cnnstudy.recording import Unrecorded
 from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.resources import trial_spec
 from cnnstudy.resume import past_trial
 from cnnstudy.schema import StudyConfig
 from cnnstudy.search import Search

@@ -10,10 +10,11 @@ from cnnstudy.driver import at_work
 from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
 from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.jobs import watch
+from cnnstudy.names import best_name
 from cnnstudy.preparation import Preparation
 from cnnstudy.provenance import code_version, driver_versions
 from cnnstudy.recording import Unrecorded
-from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, best_name, latest_runs
+from cnnstudy.records import EpochRecord, RecordedRun, RecordedStudy, TrialResult, TrialSpec, latest_runs
 from cnnstudy.registry import Registry
 from cnnstudy.resume import recorded_config, refuse_other_images
 from cnnstudy.scratch import scratch_folder

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from cnnstudy.budget import epochs_of_trial, equal_updates
 from cnnstudy.changed_code import refuse_other_code
 from cnnstudy.display import Display
 from cnnstudy.execution import Executor, Workers
 from cnnstudy.preparation import Preparation, SourceWeights
 from cnnstudy.proposals import Proposal
 from cnnstudy.recording import Recorder
-from cnnstudy.records import PreparedImages, RecordedRun, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Split, TrialSpec
 from cnnstudy.resume import refuse_other_images
 from cnnstudy.schema import StudyConfig
 
@@ -93,3 +94,38 @@ class StudyResources:
         """The whole of a trial, as a worker needs it."""
         name = proposal.architecture
         return trial_spec(self.config, proposal, self.images[name], self.weights[name])
+
+
+def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:
+    """The whole of a trial, as a worker needs it, with its network's images and source weights."""
+    training, name = config.training, proposal.architecture
+    epochs = epochs_of_trial(config, name, proposal.levels, images)
+    return TrialSpec(
+        study=config.name,
+        purpose=proposal.purpose,
+        architecture=name,
+        number=proposal.number,
+        seed=proposal.seed,
+        levels=proposal.levels,
+        images=images,
+        split=Split(config.data.validation, config.data.test, config.seed),
+        epochs=epochs,
+        head_epochs=config.head_epochs_of(name, epochs),
+        patience=training.early_stopping,
+        rule=config.objective.rule,
+        optimizer=Optimizer(training.optimizer, training.weight_decay, training.momentum),
+        weights_source=weights.source,
+        weights_file=weights.file,
+        updates=training.updates,
+        until_train_loss=training.until_train_loss,
+        deterministic=training.deterministic,
+        # a champion without a model would be of no use
+        keep_model=training.keep_models or proposal.purpose == "confirm",
+        equal_updates=equal_updates(config, name, images),
+        block=proposal.block,
+        checkpoints=training.checkpoint_mode,
+        # a pruner would have no say in epochs that are shared
+        share_epochs=training.share_epochs and config.pruner == "none",
+        precision=training.precision,
+        xla=None if training.xla == "auto" else training.xla,
+    )

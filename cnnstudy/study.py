@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from cnnstudy import calls, forecasts, strategies
 from cnnstudy.aims import Confirm
+from cnnstudy.analysis.confirmed import Confirmed
 from cnnstudy.claim import Claim, one_driver
 from cnnstudy.config import Study
-from cnnstudy.confirmation import Confirmed, NothingToConfirmError, confirm, find_candidates
+from cnnstudy.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.display import Display
 from cnnstudy.driver import Driver, StudyResources, at_work
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cnnstudy.analysis import champion
+from cnnstudy.analysis import champion as standing_records
 from cnnstudy.analysis.champion import Standing
 from cnnstudy.records import Rule
 
@@ -95,7 +95,7 @@ def to_json(confirmed: Confirmed) -> dict[str, Any]:
     return {
         "rule": confirmed.rule.to_json(),
         "best_validation": {"trial": trial, "value": value},
-        "candidates": [champion.to_json(one) for one in confirmed.standings],
+        "candidates": [standing_records.to_json(one) for one in confirmed.standings],
         "champion": confirmed.champion.trial if confirmed.champion else None,
         "model": confirmed.model,
         "version": confirmed.version,
@@ -114,7 +114,7 @@ def from_json(text: str) -> Confirmed:
     """
     try:
         plain = json.loads(text)
-        standings = tuple(map(champion.from_json, plain["candidates"]))
+        standings = tuple(map(standing_records.from_json, plain["candidates"]))
         chosen = next((one for one in standings if one.trial == plain["champion"]), None)
         found = Confirmed(
             rule=Rule.from_json(plain["rule"]),

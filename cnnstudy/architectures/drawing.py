@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,9 +40,6 @@ class LayerRow:
     def shape_text(self) -> str:
         return "x".join(map(str, self.shape))
 
-
-if TYPE_CHECKING:
-    from cnnstudy.architectures.describe import LayerRow
 
 COLOURS = {
     "preprocessing": "#fbe6a2",
