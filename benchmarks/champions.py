@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnstudy.analysis.champion import CHAMPION, TIED, Candidate, Standing, standings
+from cnnstudy.analysis.confirmation import CHAMPION, TIED, Candidate, Standing, compare_candidates
 from cnnstudy.records import Rule
 
 #: Accuracies, shares of 0..1: how combinations differ, what one trial's noise is, what seeds do to all and to each.
@@ -61,7 +61,7 @@ def simulate(dice: np.random.Generator) -> Searched:
             )
             for one in chosen
         ]
-        return standings(measured, Rule("val/accuracy"), 2)
+        return compare_candidates(measured, Rule("val/accuracy"), 2)
 
     first = look(top, 5)
     close = [one.candidate for one in first if one.standing in (CHAMPION, TIED)]

@@ -40,16 +40,18 @@ MEMORY, FLAT, EPOCH = 300e6, 10e6, 0.005
 
 def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     """Run the study here; by trial the memory in bytes and seconds since the start, by epoch the processor seconds."""
-    from cnnstudy.interpreter import NOT_FOR_MLFLOW, YOUNGEST, importing
+    from cnnstudy.system.imports import NOT_FOR_MLFLOW, YOUNGEST, fast_import
 
     gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])  # as the command does
-    with importing(without=NOT_FOR_MLFLOW):
-        from cnnstudy import driver, study, tracking
-    from cnnstudy.config import load_study
-    from cnnstudy.display import PlainDisplay
+    with fast_import(without=NOT_FOR_MLFLOW):
+        from cnnstudy.study import driver
+        from cnnstudy.study import run as study
+        from cnnstudy.tracking import client
+    from cnnstudy.config.load import load_study
     from cnnstudy.execution import Workers
     from cnnstudy.execution.local import LocalExecutor
-    from cnnstudy.processes import resident_memory
+    from cnnstudy.system.display import PlainDisplay
+    from cnnstudy.system.processes import resident_memory
 
     spent: list[float] = []
     memory: list[int] = []
@@ -72,7 +74,7 @@ def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     started = time.perf_counter()
     outcome = study.run_study(
         load_study("driver.yaml", []),
-        tracking.Tracker("sqlite:///mlflow.db"),
+        client.Tracker("sqlite:///mlflow.db"),
         Workers(lambda folder: LocalExecutor(1, folder, (str(WORKER),))),
         PlainDisplay(lambda text: None),
     )

@@ -58,12 +58,12 @@ def ours(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     start_tensorflow()
     from cnnstudy.training import transfer, trial
     from cnnstudy.training.compiled import CompiledNetworks
-    from cnnstudy.training.loop import Trainer
+    from cnnstudy.training.trainer import Trainer
 
     compiled = CompiledNetworks().start(spec)
     images = trial.load_images(spec)
     trainer = Trainer(compiled, images, spec)
-    trainer.start_phase(transfer.phases(spec, {})[0])
+    trainer.start_phase(transfer.plan_phases(spec, {})[0])
     probe, validation = len(images.probe), len(images.validation)
     needed = operations(multiply_adds(compiled.network), len(images.train), validation + probe)
 
@@ -82,8 +82,8 @@ def theirs(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     import numpy as np
 
     from cnnstudy.architectures import build_network, find
+    from cnnstudy.data.batches import Batches
     from cnnstudy.training import trial, weights
-    from cnnstudy.training.batches import Batches
 
     network = build_network(find(spec.architecture), spec.images.size, len(spec.images.classes), dropout=0.0)
     weights.initialise(network, spec.seed)

@@ -28,7 +28,7 @@ from sides import ONEDNN, add_onednn, in_environment, in_turn, run
 
 if TYPE_CHECKING:
     from cnnstudy.architectures import Network
-    from cnnstudy.schema import StudyConfig
+    from cnnstudy.config.schema import StudyConfig
 
 EPOCHS, CLASSES = 5, 5
 PEERS = {"optuna": "optuna_autolog.py", "kerastuner": "keras_tuner_grid.py"}
@@ -106,7 +106,7 @@ def _write_inputs(folder: Path) -> None:
     import os
 
     from cnnstudy import architectures
-    from cnnstudy.config import load_study
+    from cnnstudy.config.load import load_study
     from cnnstudy.execution.local import WORKER_ENVIRONMENT
 
     os.environ.update(WORKER_ENVIRONMENT)
@@ -122,11 +122,11 @@ def _write_inputs(folder: Path) -> None:
 
 def write_images(config: StudyConfig, size: int, path: Path) -> int:
     """The study's own train and validation images, for the peers; how many they are."""
+    from cnnstudy.data.images import load_for_training, prepare_images
     from cnnstudy.records import Split
-    from cnnstudy.training.images import load_for_training, prepare
 
     split = Split(config.data.validation, config.data.test, config.seed)
-    (prepared,) = prepare(config.data, [size], config.seed, lambda *_: None)
+    (prepared,) = prepare_images(config.data, [size], config.seed, lambda *_: None)
     loaded = load_for_training(prepared, split, 1.0)
     parts = {"train": loaded.train, "val": loaded.validation}
     arrays = {f"{part}_{kind}": getattr(of, kind) for part, of in parts.items() for kind in ("pixels", "labels")}

@@ -25,8 +25,8 @@ LOSSES = ("train/loss", "val/loss", "running/loss")
 def compare(given: argparse.Namespace) -> Row:
     from cnnstudy.training import transfer, trial
     from cnnstudy.training.compiled import CompiledNetworks
-    from cnnstudy.training.features import source_of
-    from cnnstudy.training.loop import Trainer
+    from cnnstudy.training.features import prepare_source
+    from cnnstudy.training.trainer import Trainer
 
     images = digits(given.images_per_class, given.size)
     spec = specification(NETWORK, images, 1 + given.rounds, transfer="last-block", batch_size=16, dropout=0.0)
@@ -34,10 +34,10 @@ def compare(given: argparse.Namespace) -> Row:
     for features in (True, False):
         one = replace(spec, features=features)
         compiled = CompiledNetworks().start(one)
-        (phase,) = transfer.phases(one, dict(compiled.network.architecture.cut_points))
-        transfer.apply(compiled.network, phase)
+        (phase,) = transfer.plan_phases(one, dict(compiled.network.architecture.cut_points))
+        transfer.apply_phase(compiled.network, phase)
         trainers.append(Trainer(compiled, trial.load_images(one), one))
-        source = source_of(compiled, one, phase, lambda *_: None)
+        source = prepare_source(compiled, one, phase, lambda *_: None)
         trainers[-1].start_phase(phase, source.features)
     cut, whole = trainers
     records = [(cut.run_epoch().metrics, whole.run_epoch().metrics) for _ in range(1 + given.rounds)]

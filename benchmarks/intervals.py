@@ -16,8 +16,8 @@ from scipy import stats
 from simulated_studies import OUTCOME, SCENARIOS, Scenario, studies, truth
 from statsmodels.stats.multitest import multipletests
 
-from cnnstudy.analysis.contrasts import Cells, contrasts_of, varied_levels
-from cnnstudy.analysis.inference import shrunk_variances
+from cnnstudy.analysis.contrasts import Cells, list_contrasts, varied_levels
+from cnnstudy.analysis.intervals import shrunk_variances
 
 
 def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
@@ -27,7 +27,7 @@ def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str,
     results: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for frame in studies(scenario, count, rng):
         varied = varied_levels(frame, scenario.factors)
-        contrasts = contrasts_of(frame, varied)
+        contrasts = list_contrasts(frame, varied)
         matched = Cells(frame, varied, frame[[OUTCOME]].to_numpy()).matched(contrasts)
         of_seeds, spread = matched.values[:, :, 0], matched.spread[:, 0]
         true = np.array([truth(scenario, contrast) for contrast in contrasts])

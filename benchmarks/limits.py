@@ -48,7 +48,7 @@ def seconds_to_start(folder: Path) -> float:
 def multiply_adds(network: Network, without: frozenset[str] = frozenset()) -> int:
     """Of one image through the inference network, but for the operations named."""
     from cnnstudy.architectures import AUXILIARY
-    from cnnstudy.architectures.describe import layer_rows
+    from cnnstudy.results.network_summary import layer_rows
 
     rows = [row for row in layer_rows(network) if row.part != AUXILIARY]
     return sum(row.multiply_adds for row in rows if row.name not in without)

@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.datasets import find as find_data
+from cnnstudy.config.factors import complete_levels
+from cnnstudy.data.datasets import find as find_data
+from cnnstudy.data.images import prepare_images
 from cnnstudy.execution.local import WORKER_ENVIRONMENT, cores
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialSpec
-from cnnstudy.space import complete_levels
-from cnnstudy.training.images import prepare
 
 SPLIT = Split(0.2, 0.15, 0)
 
@@ -24,7 +24,7 @@ def digits(images_per_class: int | None, size: int, classes: int = 10) -> Prepar
         validation=SPLIT.validation,
         test=SPLIT.test,
     )
-    return prepare(options, [size], SPLIT.seed, lambda *_: None)[0]
+    return prepare_images(options, [size], SPLIT.seed, lambda *_: None)[0]
 
 
 def specification(architecture: str, images: PreparedImages, epochs: int, **levels: Any) -> TrialSpec:

@@ -35,7 +35,7 @@ def settings(quick: bool) -> list[str]:
 def write_inputs(folder: Path, quick: bool) -> None:
     """What the peer gets; and how many seconds the arithmetic takes at a matrix product's speed."""
     from cnnstudy import architectures
-    from cnnstudy.config import load_study
+    from cnnstudy.config.load import load_study
     from cnnstudy.execution.local import WORKER_ENVIRONMENT
 
     os.environ.update(WORKER_ENVIRONMENT)

@@ -54,8 +54,8 @@ def write_study(folder: Path, trials: int) -> int:
     sys.path.insert(0, str(HERE.parent / "tests"))
     from simulated import Simulated
 
-    from cnnstudy.config import load_study
-    from cnnstudy.tracking import Tracker
+    from cnnstudy.config.load import load_study
+    from cnnstudy.tracking.client import Tracker
 
     seeds = max(2, math.ceil(trials / CELLS))
     (folder / "simulated.yaml").write_text(FILE.replace("SEEDS", str(seeds)), encoding="utf-8")

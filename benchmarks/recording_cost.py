@@ -32,13 +32,12 @@ def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[
 
     from measuring import digits, specification
 
-    from cnnstudy.config import load_study
+    from cnnstudy.config.load import load_study
     from cnnstudy.execution import Done, Epoch, Failed, Job
     from cnnstudy.execution.local import LocalExecutor
-    from cnnstudy.recording import Recorder
     from cnnstudy.records import TrialResult
-    from cnnstudy.tracking import Tracker
-    from cnnstudy.trial_files import remove_files
+    from cnnstudy.study.recorder import Recorder, remove_trial_files
+    from cnnstudy.tracking.client import Tracker
 
     spec = specification("alexnet", digits(images_per_class, 64), epochs, batch_size=16, dropout=0.5)
     tracker = Tracker("sqlite:///mlflow.db")
@@ -71,7 +70,7 @@ def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[
         model_bytes = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         began = time.perf_counter()
         recorder.finish(recording, result)
-        remove_files(result)
+        remove_trial_files(result)
         spent += time.perf_counter() - began
         return {"seconds": spent + package, "package": package, "bytes": model_bytes, "left": _left(tracker.uri)}
 

@@ -65,12 +65,12 @@ def cost(trials: int, images: int, workers: int) -> tuple[float, float]:
 
 def search_seconds(trials: int) -> list[float]:
     """Of TPE's choice of each trial, by its number; their outcomes are of chance."""
-    from cnnstudy.config import load_study
-    from cnnstudy.search import Search
+    from cnnstudy.config.load import load_study
+    from cnnstudy.search.optuna_search import OptunaSearch
 
     Path("images").mkdir()
     Path("scaling.yaml").write_text(SEARCH.format(trials=trials), encoding="utf-8")
-    search, dice, found = Search(load_study("scaling.yaml", []).config, []), np.random.default_rng(0), []
+    search, dice, found = OptunaSearch(load_study("scaling.yaml", []).config, []), np.random.default_rng(0), []
     while True:
         started = time.perf_counter()
         proposal = search.next()

@@ -31,14 +31,14 @@ def stage(images_per_class: int, size: int) -> dict[str, Any]:
     start_tensorflow()
     from cnnstudy.training import transfer
     from cnnstudy.training.compiled import CompiledNetworks
-    from cnnstudy.training.features import source_of
+    from cnnstudy.training.features import prepare_source
 
     spec = specification("vgg16", digits(images_per_class, size), 1, transfer="frozen")
     compiled = CompiledNetworks().start(spec)
-    (phase,) = transfer.phases(spec, {})
-    transfer.apply(compiled.network, phase)
+    (phase,) = transfer.plan_phases(spec, {})
+    transfer.apply_phase(compiled.network, phase)
     started = time.perf_counter()
-    features = source_of(compiled, spec, phase, lambda *_: None).features
+    features = prepare_source(compiled, spec, phase, lambda *_: None).features
     assert features is not None
     digest = hashlib.sha256(features.views[0].tobytes()).hexdigest()
     seconds = time.perf_counter() - started

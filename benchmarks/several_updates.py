@@ -28,16 +28,16 @@ SIZE, BATCH = 64, 16
 def measure(network: str, images_per_class: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of the updates of each epoch but the first, by side."""
     from cnnstudy.records import EpochRecord
-    from cnnstudy.training import loop, trial
+    from cnnstudy.training import trainer, trial
     from cnnstudy.training.compiled import CompiledNetworks
 
     spec = specification(
         network, digits(images_per_class, SIZE), 1 + rounds, transfer="frozen", batch_size=BATCH, auxiliary_weight=0.0
     )
     networks, seconds, metrics = CompiledNetworks(), dict[str, list[float]](), dict[str, Any]()
-    at_once = loop.AT_ONCE
+    at_once = trainer.AT_ONCE
     for side, most in (("warm", at_once), ("ours", at_once), ("theirs", 1)):
-        loop.AT_ONCE = most
+        trainer.AT_ONCE = most
         records: list[EpochRecord] = []
         with tempfile.TemporaryDirectory() as folder:
             trial.run_trial(spec, Path(folder) / "trial", lambda record, of=records: not of.append(record), networks)

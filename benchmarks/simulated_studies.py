@@ -17,7 +17,8 @@ import pandas as pd
 from scipy.stats import qmc
 
 from cnnstudy.analysis.contrasts import Contrast
-from cnnstudy.space import Choices, Level, Levels, Range
+from cnnstudy.config.factors import Choices, Levels, Range
+from cnnstudy.records import Level
 
 OUTCOME = "epochs/gap_accuracy"
 TWO_LEVELS: dict[str, Levels] = {

@@ -13,9 +13,9 @@ from cnnstudy.execution import worker
 class TimedWorker(worker.Worker):
     def _set_up_tensorflow(self) -> None:
         super()._set_up_tensorflow()
-        from cnnstudy.training import package
+        from cnnstudy.training import model_package
 
-        original = package.save
+        original = model_package.save_model
         if original.__name__ == "timed":
             return
 
@@ -25,7 +25,7 @@ class TimedWorker(worker.Worker):
             seconds = time.perf_counter() - began
             (folder.parent / "package_seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
 
-        package.save = timed
+        model_package.save_model = timed
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def fitted(spec: TrialSpec) -> tuple[float, float]:
     """Seconds to the end of the first update of Keras' `fit`, and that batch's loss."""
     import keras
 
+    from cnnstudy.data.batches import Batches
     from cnnstudy.training import transfer, trial, weights
-    from cnnstudy.training.batches import Batches
 
     images = trial.load_images(spec)
     order = next(iter(Batches(len(images.train), BATCH, spec.seed).of_epoch(1)))
@@ -91,8 +91,8 @@ def fitted(spec: TrialSpec) -> tuple[float, float]:
     network = architectures.build_network(
         architectures.find(spec.architecture), spec.images.size, len(spec.images.classes), dropout=0.0
     )
-    (phase,) = transfer.phases(spec, dict(network.architecture.cut_points))
-    transfer.apply(network, phase)
+    (phase,) = transfer.plan_phases(spec, dict(network.architecture.cut_points))
+    transfer.apply_phase(network, phase)
     model = network.logits
     built = time.perf_counter() - started
     weights.initialise(network, spec.seed)

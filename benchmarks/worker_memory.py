@@ -39,10 +39,10 @@ def train(trials: int, epochs: int, folder: Path) -> dict[str, Any]:
     """Train them in one worker; its memory after each in bytes, and how often another would have taken its place."""
     from measuring import digits, specification
 
+    from cnnstudy.config.factors import TRANSFER_MODES
     from cnnstudy.execution import Done, Epoch, Failed, Job
     from cnnstudy.execution.local import LocalExecutor, _Process
-    from cnnstudy.processes import resident_memory
-    from cnnstudy.space import TRANSFER_MODES
+    from cnnstudy.system.processes import resident_memory
 
     replaced: list[int] = []
     memory: list[int] = []

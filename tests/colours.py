@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cnnstudy.datasets import find
+from cnnstudy.data.datasets import find
+from cnnstudy.data.images import prepare_images
+from cnnstudy.data.splits import split_indices
 from cnnstudy.records import PreparedImages, Split
-from cnnstudy.training.held_out import held_out_indices
-from cnnstudy.training.images import prepare
-from cnnstudy.training.splits import split_indices
+from cnnstudy.training.test_split import held_out_indices
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +58,7 @@ def prepared(folder: Path, wrong: Mapping[str, tuple[str, int]], copies: Mapping
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[copies.get(key, key)]).save(folder / key)
     options = find("folder").Options(name="folder", path=folder, validation=SPLIT.validation, test=SPLIT.test)
-    (images,) = prepare(options, [SIZE], SPLIT.seed, lambda *_: None)
+    (images,) = prepare_images(options, [SIZE], SPLIT.seed, lambda *_: None)
     assert images.classes == CLASSES
     return images
 

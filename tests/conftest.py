@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cnnstudy.records import Optimizer, PreparedImages, RecordedRun, Rule, Split, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
+from cnnstudy.tracking.recorded import RecordedRun
 
 if TYPE_CHECKING:
     from trained_study import Trained
 
-    from cnnstudy.tracking import Tracker
+    from cnnstudy.tracking.client import Tracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -34,7 +35,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables: they take seconds to make, a copy takes none."""
-    from cnnstudy.tracking import Tracker
+    from cnnstudy.tracking.client import Tracker
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     Tracker(f"sqlite:///{path}").studies()
@@ -53,7 +54,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def make_tracker(empty_database: Path, own_places: Path) -> Callable[[str], Tracker]:
     """make_tracker(name): an empty database of that name in the test's folder."""
-    from cnnstudy.tracking import Tracker
+    from cnnstudy.tracking.client import Tracker
 
     def make(name: str) -> Tracker:
         path = own_places / f"{name}.db"

@@ -17,15 +17,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from pictures import leave_out_pictures
 
-from cnnstudy.config import load_study
-from cnnstudy.display import PlainDisplay
+from cnnstudy.config.load import load_study
 from cnnstudy.execution import Epoch, Event, Workers
 from cnnstudy.names import Tag
-from cnnstudy.patience import Patience
-from cnnstudy.records import RecordedRun
-from cnnstudy.spool import waiting
-from cnnstudy.study import Outcome, confirm_study, run_study
-from cnnstudy.tracking import Tracker
+from cnnstudy.study.run import Outcome, confirm_study, run_study
+from cnnstudy.system.display import PlainDisplay
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.retry import RetryPolicy
+from cnnstudy.tracking.spool import waiting
 
 WRITES = (
     *("create_run", "update_run", "set_terminated", "log_batch", "log_inputs", "log_outputs", "log_artifacts"),
@@ -136,9 +136,9 @@ budget: {trials: 2}
 """
 ONE = "budget.trials=1"
 #: A record is waited for until it has arrived or failed: which, no clock decides.
-SURE = Patience(answer=60, pauses=(0.01,), end=60)
+SURE = RetryPolicy(answer=60, pauses=(0.01,), end=60)
 #: At the end nothing is waited for.
-BRIEF = Patience(answer=60, pauses=(0.001,), end=0)
+BRIEF = RetryPolicy(answer=60, pauses=(0.001,), end=0)
 
 
 class Desk:
@@ -150,7 +150,7 @@ class Desk:
         self.said: list[str] = []
         self.on_say: Callable[[str], None] = lambda text: None
         self.executor: FakeExecutor | None = None
-        monkeypatch.setattr("cnnstudy.outbox._now", lambda: next(self.times))
+        monkeypatch.setattr("cnnstudy.tracking.outbox._now", lambda: next(self.times))
         leave_out_pictures(monkeypatch)
 
     def use(self, tracker: Tracker, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
@@ -167,7 +167,7 @@ class Desk:
         self.said.append(text)
         self.on_say(text)
 
-    def run(self, *overrides: str, patience: Patience = SURE, take_over: bool = False, **script: Any) -> Outcome:
+    def run(self, *overrides: str, patience: RetryPolicy = SURE, take_over: bool = False, **script: Any) -> Outcome:
         self.executor = None
 
         def make(folder: Path) -> FakeExecutor:
@@ -177,7 +177,7 @@ class Desk:
         study = load_study(str(self.file), overrides)
         return run_study(study, self.tracker, Workers(make), PlainDisplay(self.say), take_over, patience)
 
-    def confirm(self, patience: Patience = SURE, **script: Any) -> Outcome:
+    def confirm(self, patience: RetryPolicy = SURE, **script: Any) -> Outcome:
         options = {"top": 2, "seeds": 2, "most_seeds": 2}
         make = lambda folder: FakeExecutor(folder, **script)  # noqa: E731
         return confirm_study(

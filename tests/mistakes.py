@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnstudy.config import load_study
+from cnnstudy.config.load import load_study
 from cnnstudy.errors import ConfigError
 
 

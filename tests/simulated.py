@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnstudy.records import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 FACTORS: dict[str, list[Any]] = {
     "batch_size": [8, 64],

@@ -10,13 +10,11 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
-from cnnstudy import architectures, cli, datasets
-from cnnstudy.aims import Confirm, Objective
-from cnnstudy.config import SHIPPED, load_study
-from cnnstudy.schema import StudyConfig, Training
-from cnnstudy.sources import Weights
-from cnnstudy.space import FACTORS
-from cnnstudy.strategies import KINDS
+from cnnstudy import architectures, cli
+from cnnstudy.config.factors import FACTORS
+from cnnstudy.config.load import SHIPPED, load_study
+from cnnstudy.config.schema import KINDS, Confirm, Objective, StudyConfig, Training, Weights
+from cnnstudy.data import datasets
 
 ROOT = SHIPPED.parent
 PACKAGE = ROOT / "cnnstudy"

@@ -12,14 +12,13 @@ from cnnstudy.records import (
     Optimizer,
     PreparedImages,
     Record,
-    RecordedRun,
-    RecordedStudy,
     Rule,
     Split,
     TrialResult,
     TrialSpec,
     best_name,
 )
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 IMAGES = PreparedImages(
     name="digits",

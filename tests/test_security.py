@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cnnstudy
-from cnnstudy import ui
+from cnnstudy.tracking import ui_server
 
 PACKAGE = Path(cnnstudy.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -125,7 +125,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
         patch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
         patch.setenv("MLFLOW_HOST", "0.0.0.0")
-        with ui.serve(f"sqlite:///{folder / 'mlflow.db'}", None) as (base, process):
+        with ui_server.serve(f"sqlite:///{folder / 'mlflow.db'}", None) as (base, process):
             yield int(base.rpartition(":")[2]), Path(f"/proc/{process.pid}")
 
 
@@ -133,7 +133,7 @@ def test_mlflow_knows_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch that MLflow renames would be no switch."""
     from mlflow import environment_variables as variables
 
-    for name, value in ui.ENVIRONMENT.items():
+    for name, value in ui_server.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert variables.MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get() is False
     assert variables.MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get() is False
@@ -154,7 +154,7 @@ def test_the_server_and_its_children_are_told_so(server: Told) -> None:
         environment = dict(
             part.split("=", 1) for part in (member / "environ").read_text(errors="replace").split("\0") if "=" in part
         )
-        assert {name: environment.get(name) for name in ui.ENVIRONMENT} == ui.ENVIRONMENT
+        assert {name: environment.get(name) for name in ui_server.ENVIRONMENT} == ui_server.ENVIRONMENT
         command = (member / "cmdline").read_text()
         assert "sqlite:" not in command
         assert "0.0.0.0" not in command

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cnnstudy.config import load_study
-from cnnstudy.display import SilentDisplay
+from cnnstudy.config.load import load_study
 from cnnstudy.execution import Workers
 from cnnstudy.execution.local import LocalExecutor
-from cnnstudy.records import RecordedRun
-from cnnstudy.registry import Registry
-from cnnstudy.study import run_study
-from cnnstudy.tracking import Tracker
+from cnnstudy.study.run import run_study
+from cnnstudy.system.display import SilentDisplay
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.registry import Registry
 
 NAME = "digits-in-files"
 STUDY = f"""\

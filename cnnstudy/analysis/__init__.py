@@ -1,24 +1,24 @@
-"""What comes of a study's runs.
+"""Statistics on recorded trials: leaderboard, effects, champion, comparison.
 
-leaderboard    one row a trial
-spreadsheet    what a spreadsheet makes of a cell
-trials         which runs are a study's trials
-pareto         the trials that no other is better than in all that counts
-classes        precision and recall of each class
-curves         pictures of a trial
-observations   trials on an equal basis: epochs, updates, train loss
-tuning         factors that take their best level in each cell
-contrasts      a factor's levels compared by matched pairs within a seed
-regression     the same by least squares, where no two trials match
-inference      intervals over few seeds, and the correction for many comparisons
-effects        which factor causes how many points
-data_law       the gap against the number of images
-importance     the share of the variance that each factor explains
-causes         all of that, network by network
-sentences      the answer in words
-champion       the best candidates with fresh seeds, and how they stand; beside it: all of it with the test split, and
-               its record (confirmed), and in words (selection)
-pairing        the trials of two studies matched with each other
-comparison     two studies side by side; beside it: what differed (comparison_settings), their champions
-               (comparison_champions), and all of it in words (comparison_sentences)
+Comes in: RecordedRuns with their metric histories. Goes out: tables, estimates with intervals, and the sentences that
+state them. Nothing here reads MLflow or a file.
+
+leaderboard       one row a trial; the Pareto front
+class_metrics     precision and recall of each class
+trial_plots       learning curves and confusion matrix of a trial
+observations      trials on an equal basis: equal epochs, updates or train loss
+contrasts         levels of a factor compared by matched pairs within a seed
+regression        the same by least squares, where no two trials match
+intervals         intervals over few seeds, and corrections for many comparisons
+effects           which factor causes how many points
+data_law          the gap against the number of images
+importance        the share of variance that each factor explains
+causes            all of that, network by network
+effects_text      the answer in words
+confirmation      the best candidates with fresh seeds, how they stand, and the record of it
+confirmation_text the champion in words
+comparison        two studies side by side: settings, outcomes, champions
+comparison_text   the comparison in words
+
+May import: errors, names, records, system, data, config, training.verdict.
 """

@@ -12,11 +12,21 @@ import pandas as pd
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.importance import importances
-from cnnstudy.analysis.observations import BASES, GAP, LEGACY_GAP, OUTCOMES, VALIDATION, History, Observations, observe
-from cnnstudy.analysis.tuning import choices_in_words, tuned
-from cnnstudy.records import RecordedRun, RecordedStudy
-from cnnstudy.space import FACTORS, Choices, Levels, parse_levels
-from cnnstudy.strategies import startup_count
+from cnnstudy.analysis.observations import (
+    BASES,
+    GAP,
+    LEGACY_GAP,
+    OUTCOMES,
+    VALIDATION,
+    History,
+    Observations,
+    choose_tuned_levels,
+    describe_choices,
+    observe,
+)
+from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
+from cnnstudy.config.schema import startup_count
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 #: What stands in place of a network's name where several are compared with each other.
 NETWORKS = "the networks"
@@ -30,7 +40,7 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Causes:
+class NetworkAnalysis:
     """What is known of one network."""
 
     architecture: str
@@ -51,12 +61,12 @@ class Causes:
         return None
 
 
-def causes(
+def analyze_networks(
     study: RecordedStudy,
     trials: Sequence[RecordedRun],
     history: History,
     target_gap: float,
-) -> list[Causes]:
+) -> list[NetworkAnalysis]:
     """What the trials tell of each network, and of the networks among each other where there are several.
 
     Args:
@@ -68,14 +78,14 @@ def causes(
         name, frame = observations.architecture, _with_parts(observations.frame)
         factors = recorded_factors(study.config, name)
         if frame.empty:
-            found.append(Causes(name, observations, frame, (), (), {}, _warnings(study.config, observations)))
+            found.append(NetworkAnalysis(name, observations, frame, (), (), {}, _warnings(study.config, observations)))
             continue
         tune = study.config["strategy"].get("tune", ())
-        frame = tuned(frame, tune)
+        frame = choose_tuned_levels(frame, tune)
         factors = {factor: levels for factor, levels in factors.items() if factor not in tune}
         unbiased = frame[_unbiased(study.config, frame)]
         found.append(
-            Causes(
+            NetworkAnalysis(
                 name,
                 observations,
                 frame,
@@ -84,14 +94,14 @@ def causes(
                 {target: importances(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
                 [
                     *_warnings(study.config, observations),
-                    *(choices_in_words(frame, factor) for factor in tune if len(frame)),
+                    *(describe_choices(frame, factor) for factor in tune if len(frame)),
                 ],
             )
         )
     return [*found, _between(found, study.config)] if len([one for one in found if len(one.frame)]) > 1 else found
 
 
-def _between(found: Sequence[Causes], config: Mapping[str, Any]) -> Causes:
+def _between(found: Sequence[NetworkAnalysis], config: Mapping[str, Any]) -> NetworkAnalysis:
     """The networks compared with each other, in cells that they share."""
     frame = pd.concat([one.frame for one in found if len(one.frame)])
     frame = frame.assign(network=frame["architecture"], architecture=NETWORKS)
@@ -102,14 +112,14 @@ def _between(found: Sequence[Causes], config: Mapping[str, Any]) -> Causes:
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
     observations = Observations(NETWORKS, frame, None, {})
     effects = [e for e in estimate_effects(frame, factors, _columns()) if "network" in (e.factor, e.second)]
-    return Causes(NETWORKS, observations, frame, effects, (), {}, ())
+    return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, ())
 
 
 def _columns() -> list[str]:
     return [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES] + [LEGACY_GAP, *PARTS]
 
 
-def effects_frame(found: Sequence[Causes]) -> pd.DataFrame:
+def effects_frame(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
     """Every effect as a row, for CSV; accuracies and gaps as shares of 0..1, losses in nats."""
     rows = [{**dataclasses.asdict(effect), "answer": effect.answer} for one in found for effect in one.effects]
     return pd.DataFrame(rows)
@@ -178,15 +188,15 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     pruned, failed = observations.left_out.get("pruned", 0), observations.left_out.get("failed", 0)
     if pruned:
         warnings.append(
-            f"{counted(pruned, 'trial')} pruned, the worst ones: what is left looks better than the factors are."
+            f"{count_noun(pruned, 'trial')} pruned, the worst ones: what is left looks better than the factors are."
         )
     if failed:
-        warnings.append(f"{counted(failed, 'trial')} failed, missing in their pairs.")
+        warnings.append(f"{count_noun(failed, 'trial')} failed, missing in their pairs.")
     if not frame.empty:
         silent = frame[frame["verdict"] == "not-learning"]
         if len(silent):
             warnings.append(
-                f"{len(silent)} of {counted(len(frame), 'trial')} learnt nothing; they say nothing about the gap and "
+                f"{len(silent)} of {count_noun(len(frame), 'trial')} learnt nothing; they say nothing about the gap and "
                 f"are left out of it{_where(silent, frame)}."
             )
         seeds = frame["seed"].nunique()
@@ -195,7 +205,7 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     return warnings
 
 
-def counted(number: int, what: str) -> str:
+def count_noun(number: int, what: str) -> str:
     """`1 trial`, `2 trials`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnnstudy.space import Choices, Level, Levels
+from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import Level
 
 #: Pairs speak for a contrast if so large a share of its trials is in one; a fraction of a factorial has few or none.
 SMALLEST_SHARE = 1 / 3
@@ -42,7 +43,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class ByBlock:
+class BlockedContrasts:
     """Contrasts, estimated within each seed."""
 
     values: np.ndarray  # [contrasts, seeds, outcomes], in the outcomes' units; NaN where a seed has no estimate
@@ -70,7 +71,7 @@ def varied_levels(frame: pd.DataFrame, factors: Mapping[str, Levels]) -> dict[st
     return varied
 
 
-def contrasts_of(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Contrast]:
+def list_contrasts(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Contrast]:
     """Each level against the baseline (of a range: its high end against its low end), then each two of these.
 
     Of these two are those left out that have no trials in one of their corners: a factor that is not active there.
@@ -97,7 +98,7 @@ def contrasts_of(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Cont
     ]
 
 
-def measured(frame: pd.DataFrame, column: str) -> np.ndarray:
+def outcome_values(frame: pd.DataFrame, column: str) -> np.ndarray:
     """An outcome of each trial, [trials]; NaN where it has none, and for a gap where nothing was learnt: that gap of 0
     is no success."""
     values = frame[column].to_numpy(dtype=float, na_value=math.nan).copy()
@@ -106,7 +107,7 @@ def measured(frame: pd.DataFrame, column: str) -> np.ndarray:
     return values
 
 
-def numbered(column: pd.Series, levels: Sequence[Level]) -> np.ndarray:
+def level_indices(column: pd.Series, levels: Sequence[Level]) -> np.ndarray:
     """[trials] places in `levels`; -1 where the factor is not active. Levels that are not listed follow the others."""
     places: dict[Level, int] = {level: place for place, level in enumerate(levels)}
     inactive = column.isna().tolist()
@@ -127,7 +128,7 @@ class Cells:
     def __init__(self, frame: pd.DataFrame, varied: Mapping[str, Levels], values: np.ndarray) -> None:
         self._levels = {name: list(levels.values) for name, levels in varied.items() if isinstance(levels, Choices)}
         self._names = list(self._levels)
-        columns = [numbered(frame[name], levels) for name, levels in self._levels.items()]
+        columns = [level_indices(frame[name], levels) for name, levels in self._levels.items()]
         blocks = np.unique(frame["seed"], return_inverse=True)[1]
         cells, place = np.unique(np.column_stack([blocks, *columns]), axis=0, return_inverse=True)
         self._blocks, self._codes = cells[:, 0], cells[:, 1:]
@@ -138,7 +139,7 @@ class Cells:
         np.add.at(count, place.ravel(), finite)
         self._values = _divided(total, count)
 
-    def matched(self, contrasts: Sequence[Contrast]) -> ByBlock:
+    def matched(self, contrasts: Sequence[Contrast]) -> BlockedContrasts:
         """Each contrast's mean over the matched pairs of each seed.
 
         Pairs agree in all other factors that are active on both sides. A factor that is active on one side only is
@@ -146,7 +147,7 @@ class Cells:
         """
         found = [_combined(*self._corners(contrast)) for contrast in contrasts]
         values, spread, pairs = (np.array(parts) for parts in zip(*found, strict=True))
-        return ByBlock(values, spread, pairs)
+        return BlockedContrasts(values, spread, pairs)
 
     def _corners(self, contrast: Contrast) -> tuple[list[int], list[np.ndarray]]:
         """Each corner's sign and table: [seeds, what pairs agree in, what is averaged over, outcomes]."""
@@ -197,13 +198,13 @@ def _combined(signs: Sequence[int], tables: Sequence[np.ndarray]) -> tuple[np.nd
     used = np.array([found.any(axis=tuple(other for other in axes if other != axis)).sum(axis=(1, 2)) for axis in axes])
     finished = sum(np.isfinite(table).sum(axis=(0, 1, 2)) for table in tables)
     enough = used.sum(axis=(0, 1)) >= SMALLEST_SHARE * np.maximum(finished, 1)
-    values = mean(mean(difference, 1).reshape(blocks, -1, outcomes), 1)
+    values = nanmean(nanmean(difference, 1).reshape(blocks, -1, outcomes), 1)
     values[:, ~enough] = math.nan
-    spread = mean(_divided(np.ones(used.shape), used).sum(axis=0), 0)
+    spread = nanmean(_divided(np.ones(used.shape), used).sum(axis=0), 0)
     return values, spread, np.where(enough, found.any(axis=axes).sum(axis=(0, 1)), 0)
 
 
-def mean(values: np.ndarray, axis: int) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     """The mean of what is there; NaN, without a warning, where nothing is."""
     finite = np.isfinite(values)
     return _divided(np.where(finite, values, 0.0).sum(axis=axis), finite.sum(axis=axis))

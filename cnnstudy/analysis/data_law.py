@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import measured, numbered
-from cnnstudy.analysis.inference import CONFIDENCE
+from cnnstudy.analysis.contrasts import level_indices, outcome_values
+from cnnstudy.analysis.intervals import CONFIDENCE
 from cnnstudy.analysis.observations import GAP
-from cnnstudy.space import FACTORS
-from cnnstudy.training.batches import used_of
+from cnnstudy.config.factors import FACTORS
+from cnnstudy.data.batches import count_used
 
 #: The gap that is to be reached, unless another is given: 5 points.
 TARGET = 0.05
@@ -131,16 +131,16 @@ def fit_data_law(
         images_per_class: training images of a class at data_fraction 1; of unequal classes the mean.
         target: the gap (share of 0..1) to be reached.
     """
-    values = measured(frame, column)
+    values = outcome_values(frame, column)
     frame = frame[np.isfinite(values)]
-    others = [numbered(frame[name], ()) for name in FACTORS if name in frame and name != "data_fraction"]
+    others = [level_indices(frame[name], ()) for name in FACTORS if name in frame and name != "data_fraction"]
     cells = pd.Series(values[np.isfinite(values)]).groupby(
         [frame["seed"].to_numpy(), *others, frame["data_fraction"].to_numpy()]
     )
     table = cells.mean().unstack()
     table = table.loc[:, table.notna().mean() >= 0.5]
     matched = table.dropna().groupby(level=0).mean()
-    images = tuple(used_of(round(images_per_class), float(fraction)) for fraction in table.columns)
+    images = tuple(count_used(round(images_per_class), float(fraction)) for fraction in table.columns)
     if len(images) < 2 or matched.empty:
         reason = "that takes trials that differ in nothing but data_fraction, at two levels or better three"
         return _no_law(group, images, (), target, reason)

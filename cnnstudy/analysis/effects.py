@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import ByBlock, Cells, Contrast, contrasts_of, measured, varied_levels
-from cnnstudy.analysis.inference import LEVEL, adjusted_p, seed_tests
+from cnnstudy.analysis.contrasts import BlockedContrasts, Cells, Contrast, list_contrasts, outcome_values, varied_levels
+from cnnstudy.analysis.intervals import LEVEL, adjusted_p, test_over_seeds
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
-from cnnstudy.analysis.regression import by_block, over_all
-from cnnstudy.space import Choices, Level, Levels
+from cnnstudy.analysis.regression import estimate_by_block, estimate_over_all
+from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import Level
 
 #: How an effect was estimated.
 PAIRS, LEAST_SQUARES, ALL_TRIALS = "matched pairs", "least squares in each seed", "least squares over all trials"
@@ -88,19 +89,19 @@ def estimate_effects(
     varied, networks = varied_levels(frame, factors), list(dict.fromkeys(frame["architecture"]))
     if len(networks) > 1 and "architecture" not in varied:
         raise ValueError(f"trials of several networks: {', '.join(networks)}; give those of one")
-    contrasts = contrasts_of(frame, varied)
+    contrasts = list_contrasts(frame, varied)
     if not contrasts:
         return []
-    values = np.column_stack([measured(frame, column) for column in columns])
+    values = np.column_stack([outcome_values(frame, column) for column in columns])
     estimated, methods = _by_block(frame, varied, contrasts, values)
     interaction = np.array([contrast.second is not None for contrast in contrasts])
     effects = []
     for place, column in enumerate(columns):
         of_seeds = estimated.values[:, :, place]
-        tests, shrunk = seed_tests(of_seeds, estimated.spread[:, place])
+        tests, shrunk = test_over_seeds(of_seeds, estimated.spread[:, place])
         searched = methods[:, place] == ALL_TRIALS
         if searched.any():
-            tests[searched] = over_all(frame, varied, contrasts, values[:, place])[searched]
+            tests[searched] = estimate_over_all(frame, varied, contrasts, values[:, place])[searched]
             shrunk[searched] = tests[searched, 3]
         adjusted = adjusted_p(tests[:, 3], shrunk, interaction)
         there = frame["seed"][np.isfinite(values[:, place])].nunique()
@@ -130,14 +131,14 @@ def estimate_effects(
 
 def _by_block(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
-) -> tuple[ByBlock, np.ndarray]:
+) -> tuple[BlockedContrasts, np.ndarray]:
     """Each contrast in each seed, and by which method, [contrasts, outcomes]; NaN where it takes all trials."""
     lists = all(isinstance(levels, Choices) for levels in varied.values())
     paired = Cells(frame, varied, values).matched(contrasts) if lists else None
     by_pairs = np.isfinite(paired.values).any(axis=1) if paired else np.zeros((len(contrasts), values.shape[1]), bool)
     if paired and by_pairs.all():
         return paired, np.full(by_pairs.shape, PAIRS)
-    fitted = by_block(frame, varied, contrasts, values)
+    fitted = estimate_by_block(frame, varied, contrasts, values)
     # a search's trials that happen to share a seed make no block of it
     repeated = (np.isfinite(fitted.values).sum(axis=1) > 1) | (lists and frame["seed"].nunique() == 1)
     of_seeds = np.where(repeated[:, None], fitted.values, math.nan)
@@ -145,4 +146,4 @@ def _by_block(
         of_seeds = np.where(by_pairs[:, None], paired.values, of_seeds)
     spread = np.where(by_pairs, paired.spread, fitted.spread) if paired else fitted.spread
     methods = np.where(by_pairs, PAIRS, np.where(repeated, LEAST_SQUARES, ALL_TRIALS))
-    return ByBlock(of_seeds, spread, paired.pairs if paired else fitted.pairs), methods
+    return BlockedContrasts(of_seeds, spread, paired.pairs if paired else fitted.pairs), methods

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import measured, varied_levels
+from cnnstudy.analysis.contrasts import outcome_values, varied_levels
 from cnnstudy.analysis.regression import CodedModel, seeds_repeat
-from cnnstudy.space import Levels
+from cnnstudy.config.factors import Levels
 
 UNEXPLAINED = "unexplained"
 #: So many trials for each coefficient let interactions be told, and main effects.
@@ -27,7 +27,7 @@ def importances(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_colu
     Returns:
         Nothing where the trials are too few, or the outcome is the same in all.
     """
-    values = measured(frame, outcome_column)
+    values = outcome_values(frame, outcome_column)
     frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
     varied = varied_levels(frame, factors)
     if not varied or np.ptp(values) == 0:

@@ -3,17 +3,72 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.spreadsheet import without_formula
+from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
+from cnnstudy.config.schema import DEFAULT_GOALS
 from cnnstudy.errors import InputError, did_you_mean
 from cnnstudy.names import Metric, Parameter, best_name, column_name, equal_fit_name, equal_updates_name, last_name
-from cnnstudy.records import RecordedRun
-from cnnstudy.space import ALWAYS_SHOWN, FACTORS
+from cnnstudy.system.files import escape_formula
+from cnnstudy.tracking.recorded import RecordedRun
+
+#: What counts unless other goals are given.
+GOALS: tuple[str, ...] = DEFAULT_GOALS
+#: A goal's value for each trial of a leaderboard, less is better.
+_COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "accuracy": lambda frame: -_numbers(frame, "val_accuracy"),
+    "loss": lambda frame: _numbers(frame, "val_loss"),
+    # better on validation than on train is luck with the draw of the images, no merit
+    "gap": lambda frame: _numbers(frame, "gap_accuracy").clip(lower=0.0),
+    "seconds": lambda frame: _numbers(frame, "seconds"),
+    "parameters": lambda frame: _numbers(frame, "trainable_parameters") + _numbers(frame, "frozen_parameters"),
+}
+
+
+def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series:
+    """Which trials are on the Pareto front, bool by the frame's index.
+
+    A trial is on it if no other trial is as good in every goal and better in one; of trials that are equal in all, all
+    are. Only finished trials count; those that learnt nothing do not, whose gap of 0 is no success, nor do those
+    without a value in one of the goals.
+
+    Args:
+        frame: a leaderboard.
+        goals: of "accuracy" and "loss" (validation), "gap" (below 0 counts as 0), "seconds", "parameters" (all that
+            the network has).
+
+    Raises:
+        InputError: no goal, or an unknown one.
+    """
+    if not goals:
+        raise InputError(f"give at least one goal of {', '.join(_COSTS)}.")
+    for goal in goals:
+        if goal not in _COSTS:
+            raise InputError(
+                f"there is no goal {goal!r}{did_you_mean(goal, _COSTS) or '.'} The goals are {', '.join(_COSTS)}."
+            )
+    if frame.empty:
+        return pd.Series(False, index=frame.index, dtype=bool)
+    costs = np.column_stack([_COSTS[goal](frame) for goal in goals])
+    learnt = (frame["state"] == "finished") & (frame["verdict"] != "not-learning")
+    counts = learnt.to_numpy() & np.isfinite(costs).all(axis=1)
+    rivals = costs[counts]
+    front = counts.copy()
+    for place in np.flatnonzero(counts):
+        as_good, better = rivals <= costs[place], rivals < costs[place]
+        front[place] = not (as_good.all(axis=1) & better.any(axis=1)).any()
+    return pd.Series(front, index=frame.index)
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
+    """NaN where a trial has none; where all failed, there is no number in it at all."""
+    return pd.to_numeric(frame[column]).astype(float)
+
 
 #: What a table for reading shows after the factors, and under which heading; the CSV has every column.
 _MEASURED = {
@@ -136,7 +191,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def _csv_cell(value: Any) -> Any:
     """A carriage return by itself would not be quoted, and end the row."""
-    return without_formula(value).replace("\r", " ") if isinstance(value, str) else value
+    return escape_formula(value).replace("\r", " ") if isinstance(value, str) else value
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:
@@ -198,13 +253,13 @@ def _cell(row: dict[Any, Any], column: str) -> str:
     if column.endswith("accuracy"):
         return f"{100 * value:.1f} %"
     if column == "transfer":
-        return with_weights(value, row["weights"])
+        return transfer_label(value, row["weights"])
     if column in FACTORS:
         return FACTORS[column].write(value)
     return str(int(value)) if column == "best_epoch" else str(value)
 
 
-def with_weights(transfer: str, weights: str) -> str:
+def transfer_label(transfer: str, weights: str) -> str:
     """The transfer mode, and a word where its source weights are random: its numbers say nothing then."""
     return f"{transfer} (random weights)" if weights == "random" else transfer
 
@@ -219,7 +274,7 @@ def best_by_transfer(frame: pd.DataFrame) -> list[str]:
             continue
         best = sorted(
             (
-                (group["val_accuracy"].max(), with_weights(str(mode), str(source)), len(group))
+                (group["val_accuracy"].max(), transfer_label(str(mode), str(source)), len(group))
                 for (mode, source), group in modes
             ),
             reverse=True,

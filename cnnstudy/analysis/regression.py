@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import ByBlock, Contrast, mean, numbered
-from cnnstudy.space import Choices, Level, Levels
+from cnnstudy.analysis.contrasts import BlockedContrasts, Contrast, level_indices, nanmean
+from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import Level
 
 #: A main effect comes from the model with interactions where that costs at most so many times the variance.
 _DEARER = 2.0
@@ -27,7 +28,7 @@ _ALONE = 0.999
 _NEGLIGIBLE = 1e-9
 
 
-def coded(column: pd.Series, levels: Levels) -> np.ndarray:
+def code_factor(column: pd.Series, levels: Levels) -> np.ndarray:
     """[trials, coefficients] of a factor: 1 for a range, one fewer than its levels for a list.
 
     Args:
@@ -37,7 +38,7 @@ def coded(column: pd.Series, levels: Levels) -> np.ndarray:
         count = len(levels.values)
         # row by row: the levels, then 0 for levels that are not listed and for not active
         rows = np.vstack([np.eye(count - 1), -np.ones((1, count - 1)), np.zeros((1, count - 1))])
-        places = numbered(column, levels.values)
+        places = level_indices(column, levels.values)
         return rows[np.where((places < 0) | (places >= count), count, places)]
     scale: Callable[[float], float] = math.log if levels.log else float
     low, high = scale(levels.low), scale(levels.high)
@@ -54,15 +55,15 @@ class CodedModel:
         self._levels: dict[tuple[str, str], Levels] = {}  # (factor, partner): the levels at which the partner varies
         if with_blocks:
             seeds = Choices(tuple(sorted(set(frame["seed"]))))
-            self.terms[("seed",)] = coded(frame["seed"], seeds)
+            self.terms[("seed",)] = code_factor(frame["seed"], seeds)
         for name, levels in varied.items():
-            self.terms[(name,)] = coded(frame[name], levels)
+            self.terms[(name,)] = code_factor(frame[name], levels)
         for one, two in itertools.combinations(varied, 2) if interactions else ():
             sides = [_where_it_varies(frame, varied, *names) for names in ((one, two), (two, one))]
             if sides[0] is None or sides[1] is None:
                 continue
             self._levels[one, two], self._levels[two, one] = sides[0], sides[1]
-            first, second = coded(frame[one], sides[0]), coded(frame[two], sides[1])
+            first, second = code_factor(frame[one], sides[0]), code_factor(frame[two], sides[1])
             self.terms[one, two] = (first[:, :, None] * second[:, None, :]).reshape(len(frame), -1)
         self._varied = varied
         self.matrix = np.hstack([np.ones((len(frame), 1)), *self.terms.values()])
@@ -107,7 +108,7 @@ def _where_it_varies(frame: pd.DataFrame, varied: Mapping[str, Levels], name: st
 
 
 def _step(levels: Levels, baseline: Level, level: Level) -> np.ndarray:
-    low, high = coded(pd.Series([baseline, level], dtype=object), levels)
+    low, high = code_factor(pd.Series([baseline, level], dtype=object), levels)
     return np.asarray(high - low)
 
 
@@ -123,9 +124,9 @@ class _Solved:
         self.spread = np.where(self.told, (self.weights**2).sum(axis=1), math.nan)
 
 
-def by_block(
+def estimate_by_block(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
-) -> ByBlock:
+) -> BlockedContrasts:
     """Each contrast by least squares within each seed.
 
     Args:
@@ -152,11 +153,11 @@ def by_block(
     interaction = np.array([contrast.second is not None for contrast in contrasts])[:, None, None]
     # one model for all seeds, lest the difference between the models looks like one between seeds
     fuller = interaction | (full <= _DEARER * plain).all(axis=1, keepdims=True)
-    spread = mean(np.where(fuller, spreads[1], spreads[0]), 1)
-    return ByBlock(np.where(fuller, estimates[1], estimates[0]), spread, np.zeros(spread.shape, dtype=int))
+    spread = nanmean(np.where(fuller, spreads[1], spreads[0]), 1)
+    return BlockedContrasts(np.where(fuller, estimates[1], estimates[0]), spread, np.zeros(spread.shape, dtype=int))
 
 
-def over_all(
+def estimate_over_all(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
 ) -> np.ndarray:
     """Each contrast over all trials, where seeds do not repeat: estimate, the ends of its 95 % interval, p.

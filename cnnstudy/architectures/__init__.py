@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean
-from cnnstudy.space import Level
+from cnnstudy.records import Level
 
 if TYPE_CHECKING:
     import keras

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cnnstudy.records import EpochRecord
-from cnnstudy.scratch import Scratch
+from cnnstudy.system.scratch import Scratch
 
 Kind = Literal[
     "prepare_images",

@@ -19,8 +19,8 @@ from typing import Any
 import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.processes import cores, gpus, resident_memory
 from cnnstudy.records import EpochRecord
+from cnnstudy.system.processes import cores, gpus, resident_memory
 
 #: Set before TensorFlow is imported, whatever the user's environment says: trials of a study compute alike. oneDNN is
 #: off by default on processors without AVX-512, where it makes a step of these networks 1.3 to 2.7 times faster.

@@ -13,18 +13,56 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
-from cnnstudy.execution.heartbeat import Heartbeat
-from cnnstudy.interpreter import NOT_FOR_TENSORFLOW, importing
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
+from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
+
+
+#: Seconds between two looks.
+INTERVAL = 10.0
+
+
+class Heartbeat:
+    """Watches one thread of this process.
+
+    Args:
+        tell: called after each interval in which the thread got on.
+    """
+
+    def __init__(self, thread: int, tell: Callable[[], None]) -> None:
+        self._thread = thread
+        self._tell = tell
+        self._used = self._processor_time()
+
+    def start(self) -> None:
+        """Look again and again, for as long as the process lives."""
+
+        def watch() -> None:
+            while True:
+                time.sleep(INTERVAL)
+                if self.has_got_on():
+                    self._tell()
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def has_got_on(self) -> bool:
+        """Whether the thread has done anything since the last look."""
+        before, self._used = self._used, self._processor_time()
+        return self._used > before
+
+    def _processor_time(self) -> float:
+        if hasattr(time, "pthread_getcpuclockid"):
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+        return time.process_time() - time.thread_time()  # all but the thread that looks
 
 
 def main() -> None:
@@ -123,11 +161,10 @@ class Worker:
         return lambda what, done, total: self._send("progress", key, what=what, done=done, total=total)
 
     def _prepare_images(self, key: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
-        from cnnstudy import datasets
-        from cnnstudy.training import images
+        from cnnstudy.data import datasets, images
 
         options = datasets.find(payload["options"]["name"]).Options.model_validate(payload["options"])
-        prepared = images.prepare(
+        prepared = images.prepare_images(
             options,
             payload["sizes"],
             payload["split_seed"],
@@ -149,7 +186,7 @@ class Worker:
         weights.load_backbone(network, path)
         return {
             "file": str(path.absolute()),
-            "digest": weights.digest(weights.digests(weights.backbone_layers(network.logits))),
+            "digest": weights.combined_digest(weights.layer_digests(weights.backbone_layers(network.logits))),
         }
 
     def _measure_speed(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -175,15 +212,15 @@ class Worker:
         from cnnstudy.training import devices
 
         told, self._has_told = self._has_told, True
-        if not told and (what := devices.unused()):
+        if not told and (what := devices.unused_gpu_message()):
             self._send("progress", key, what=what, done=0, total=0)
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
-        from cnnstudy.training.inference import predict
+        from cnnstudy.training.predict import predict_images
 
-        found = predict(
+        found = predict_images(
             Path(payload["model"]), payload["classes"], payload["images"], payload["top"], self._progress(key)
         )
         return [{"bad": one.to_json()} if isinstance(one, BadImage) else {"classes": one} for one in found]
@@ -195,24 +232,24 @@ class Worker:
 
         # what is exported is compared with what a processor makes of it, which has float32 only
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        from cnnstudy.training.export import export
+        from cnnstudy.training.export import export_model
 
         model, folder = Path(payload["model"]), Path(payload["folder"])
-        return export(model, payload["classes"], folder, payload["format"], self._progress(key))
+        return export_model(model, payload["classes"], folder, payload["format"], self._progress(key))
 
     def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
-        from cnnstudy.training.gallery import explain_errors
+        from cnnstudy.training.mistakes import explain_errors
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
         return explain_errors(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
-        from cnnstudy.training.held_out import evaluate
+        from cnnstudy.training.test_split import evaluate_on_test
 
         images, split = PreparedImages.from_json(payload["images"]), Split.from_json(payload["split"])
-        return evaluate([Path(file) for file in payload["models"]], images, split, self._progress(key))
+        return evaluate_on_test([Path(file) for file in payload["models"]], images, split, self._progress(key))
 
     def _networks(self) -> CompiledNetworks:
         """What is compiled, from trial to trial."""
@@ -224,14 +261,14 @@ class Worker:
 
     def get_ready(self) -> None:
         """Import what trials take, while nobody waits for it."""
-        with contextlib.suppress(Exception), importing():  # the job that needs it says so
+        with contextlib.suppress(Exception), fast_import():  # the job that needs it says so
             self._set_up_tensorflow()
             importlib.import_module("cnnstudy.training.trial")
 
     def _set_up_tensorflow(self) -> None:
         if self._is_set_up:  # what else imports TensorFlow, a data set's download say, sets nothing
             return
-        with importing(without=NOT_FOR_TENSORFLOW):
+        with fast_import(without=NOT_FOR_TENSORFLOW):
             import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)

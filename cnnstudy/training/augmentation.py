@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 VIEWS = {"none": ("as it is",), "flip": ("as it is", "flipped")}
 
 
-def layers(name: str) -> list[keras.layers.Layer]:
+def augmentation_layers(name: str) -> list[keras.layers.Layer]:
     """The layers that change a training batch [batch, size, size, 3]; never part of the saved model."""
     from keras import layers
 
@@ -29,7 +29,7 @@ def layers(name: str) -> list[keras.layers.Layer]:
     ]
 
 
-def start(augmenting: list[keras.layers.Layer], seed: int) -> None:
+def reset_augmentation(augmenting: list[keras.layers.Layer], seed: int) -> None:
     """Set the layers' random streams to their beginnings."""
     from cnnstudy.training.keras_internals import random_state
 

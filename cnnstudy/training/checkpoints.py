@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder, lock_beside
-from cnnstudy.code_digests import code_of
 from cnnstudy.records import EpochRecord, TrialSpec
-from cnnstudy.training.pieces import InPieces
+from cnnstudy.system.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder, lock_for
+from cnnstudy.system.code_version import training_code
+from cnnstudy.system.files import ChunkedWriter
 
 KIND = "checkpoints"
 FILE, TRIAL = "checkpoint.npz", "trial.json"
@@ -89,7 +89,7 @@ class Checkpoints:
         tell: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.address = address_of(spec) if spec.checkpoints != NONE else ""
+        self.address = checkpoint_address(spec) if spec.checkpoints != NONE else ""
         self.begun_with = begun_with
         self.notes: list[str] = []
         self._spec, self._tell, self._clock = spec, tell, clock
@@ -151,16 +151,16 @@ class Checkpoints:
             self._tell(text)
 
 
-def address_of(spec: TrialSpec) -> str:
+def checkpoint_address(spec: TrialSpec) -> str:
     """Of the trial, by all that its numbers depend on."""
     asked = spec.fields_that_change("training", "record")
-    return content_address([VERSION, asked, code_of((spec.architecture,)).digest])
+    return content_address([VERSION, asked, training_code((spec.architecture,)).digest])
 
 
-def remove(spec: TrialSpec) -> None:
+def remove_checkpoint(spec: TrialSpec) -> None:
     """Remove the trial's checkpoint, if there is one: the trial has ended."""
     if spec.checkpoints != NONE:
-        remove_entry(entry_folder(KIND, address_of(spec)))
+        remove_entry(entry_folder(KIND, checkpoint_address(spec)))
 
 
 def remove_entry(folder: Path) -> None:
@@ -171,20 +171,20 @@ def remove_entry(folder: Path) -> None:
         folder.rename(leaving)  # whole or not there
     shutil.rmtree(leaving, ignore_errors=True)
     with contextlib.suppress(OSError):
-        Path(lock_beside(folder).lock_file).unlink()
+        Path(lock_for(folder).lock_file).unlink()
 
 
 def why_broken(folder: Path) -> str:
     """Why the checkpoint can't be gone on from; "" where it can."""
     try:
         read_file(folder / FILE)
-        owner(folder)
+        read_owner(folder)
     except BROKEN as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def owner(folder: Path) -> tuple[str, str]:
+def read_owner(folder: Path) -> tuple[str, str]:
     """The study and the trial that a checkpoint is of.
 
     Raises:
@@ -209,7 +209,7 @@ def read_file(path: Path) -> Checkpoint:
 
 
 def _write(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
-    contents, folder = contents_of(reached, arrays), entry_folder(KIND, reached.address)
+    contents, folder = serialize_checkpoint(reached, arrays), entry_folder(KIND, reached.address)
 
     def begin(entry: Path) -> None:
         about = f"{spec.key} of study {spec.study}, under way"
@@ -224,7 +224,7 @@ def _write(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) 
         _flush(folder.parent)
 
 
-def contents_of(reached: Reached, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def serialize_checkpoint(reached: Reached, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a file."""
     text = json.dumps(dataclasses.asdict(reached))
     return {**arrays, "reached": np.frombuffer(text.encode(), np.uint8)}
@@ -236,7 +236,7 @@ def _replace(path: Path, contents: Mapping[str, np.ndarray]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".npz", dir=path.parent)
     os.close(descriptor)
     try:
-        with InPieces(Path(name)) as file:
+        with ChunkedWriter(Path(name)) as file:
             np.savez(file, allow_pickle=False, **contents)
             file.flush()
             os.fsync(file.fileno())

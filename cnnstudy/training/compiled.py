@@ -65,13 +65,13 @@ class CompiledNetwork:
         weights.initialise(self.network, spec.seed, None if file is None else Path(file), kept=self._digests)
         self.graph.set_dropout(spec.levels)
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
-        augmentation.start(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
+        augmentation.reset_augmentation(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
         self.micro_batches.start(spec.micro_batch)
 
     def start_digests(self, layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
         """Of layers of the backbone by name, as the trial started; only for layers that it has not trained yet."""
         layers = list(layers)
-        self._digests |= weights.digests(layer for layer in layers if layer.name not in self._digests)
+        self._digests |= weights.layer_digests(layer for layer in layers if layer.name not in self._digests)
         return {layer.name: self._digests[layer.name] for layer in layers}
 
     def keep(self, layers: Mapping[str, str]) -> None:
@@ -81,7 +81,7 @@ class CompiledNetwork:
     def augmentation(self, name: str) -> list[keras.layers.Layer]:
         """The layers of one of space.AUGMENTATIONS, shared by all updates: their streams go on from phase to phase."""
         if name not in self._augmentations:
-            self._augmentations[name] = augmentation.layers(name)
+            self._augmentations[name] = augmentation.augmentation_layers(name)
         return self._augmentations[name]
 
     def update(self, kind: UpdateKind) -> Update:

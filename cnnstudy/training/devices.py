@@ -15,12 +15,12 @@ from cnnstudy.records import TrialSpec
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def gpu() -> str | None:
+def gpu_name() -> str | None:
     """TensorFlow's name of the GPU that it computes on; None where it has none."""
     return "GPU:0" if tf.config.list_physical_devices("GPU") else None
 
 
-def precision_of(asked: str) -> str:
+def choose_precision(asked: str) -> str:
     """One of Keras' policies. "auto" is mixed_float16 where every GPU has units for it (compute capability 7)."""
     if asked != "auto":
         return asked
@@ -35,10 +35,10 @@ def uses_xla(spec: TrialSpec) -> bool:
     """Where nothing is asked for: on a GPU, as Keras does; but not in a deterministic trial, for XLA has no such
     gradient of max-pooling. On a CPU it took 2 to 3 times as long to the first update, and none was faster then.
     """
-    return gpu() is not None and not spec.deterministic if spec.xla is None else spec.xla
+    return gpu_name() is not None and not spec.deterministic if spec.xla is None else spec.xla
 
 
-def closeness() -> float:
+def numeric_tolerance() -> float:
     """How far apart, relative to the largest, logits or losses of the same weights and images may come out.
 
     A GPU multiplies in TensorFloat-32, with 10 bits behind the point, by whichever kernel was fastest for a batch of
@@ -48,16 +48,16 @@ def closeness() -> float:
 
 
 def _has_tf32() -> bool:
-    return gpu() is not None and tf.config.experimental.tensor_float_32_execution_enabled()
+    return gpu_name() is not None and tf.config.experimental.tensor_float_32_execution_enabled()
 
 
-def computed_on(spec: TrialSpec) -> dict[str, str]:
+def describe_device(spec: TrialSpec) -> dict[str, str]:
     """What a trial's numbers may depend on beside its specification and the packages, in words."""
-    precision, xla = precision_of(spec.precision), "on" if uses_xla(spec) else "off"
+    precision, xla = choose_precision(spec.precision), "on" if uses_xla(spec) else "off"
     return {**_kernels(), "precision": precision, "xla": xla}
 
 
-def rounds_by(spec: TrialSpec) -> list[str]:
+def rounding_conditions(spec: TrialSpec) -> list[str]:
     """What decides here how a sum is rounded in float32, where nothing is trained: for the address of what is kept."""
     return [*_kernels().values(), "deterministic" if spec.deterministic else "as fast as it goes"]
 
@@ -73,9 +73,9 @@ def _kernels() -> dict[str, str]:
     }
 
 
-def unused() -> str:
+def unused_gpu_message() -> str:
     """What to do about a GPU that is here and that TensorFlow can't use; "" where there is none."""
-    if not NVIDIA_DRIVER.exists() or gpu() is not None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if not NVIDIA_DRIVER.exists() or gpu_name() is not None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ""
     return (
         "this machine has an NVIDIA driver, and TensorFlow can use no GPU: trials train on the processor. Its "

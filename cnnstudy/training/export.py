@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.errors import ModelError
-from cnnstudy.training import layout, package
-from cnnstudy.training.decoding import Progress
-from cnnstudy.training.inference import probabilities
+from cnnstudy.training import model_files, model_package
+from cnnstudy.training.predict import predict_probabilities
 
 #: The exported model is asked about so many random images, and no probability may differ by more than this from Keras'.
 CHECKED_IMAGES, TOLERANCE = 16, 1e-4
@@ -32,7 +32,9 @@ class Format:
     load: Callable[[Path], Run]
 
 
-def export(file: Path, classes: Sequence[str] | None, folder: Path, name: str, progress: Progress) -> dict[str, Any]:
+def export_model(
+    file: Path, classes: Sequence[str] | None, folder: Path, name: str, progress: Progress
+) -> dict[str, Any]:
     """Write the model into `folder`, which must not exist yet, with the classes' names.
 
     Args:
@@ -49,9 +51,9 @@ def export(file: Path, classes: Sequence[str] | None, folder: Path, name: str, p
     if name == "onnx":
         check_onnx_packages()
     progress("loading the model", 0, 0)
-    model = package.load(file)
+    model = model_package.load_model(file)
     pixels = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *model.input_shape[1:]), dtype=np.uint8)
-    expected = probabilities(model, file, pixels)
+    expected = predict_probabilities(model, file, pixels)
     progress(f"exporting as {name}", 0, 0)
     folder.mkdir(parents=True)
     try:
@@ -66,9 +68,9 @@ def export(file: Path, classes: Sequence[str] | None, folder: Path, name: str, p
             f"{CHECKED_IMAGES} random images, and {TOLERANCE:.0e} is the most. It was not written; use another format."
         )
     if classes is not None:
-        layout.write_classes(folder, classes)
+        model_files.write_classes(folder, classes)
     return {
-        "size": package.image_size(model),
+        "size": model_package.model_image_size(model),
         "classes": model.output_shape[1],
         "difference": difference,
         "tolerance": TOLERANCE,
@@ -103,23 +105,23 @@ def _load_saved_model(folder: Path) -> Run:
 
 
 def _write_onnx(model: keras.Model, file: Path, folder: Path) -> None:
-    path = str(folder / layout.ONNX_FILE)
+    path = str(folder / model_files.ONNX_FILE)
     model.export(path, format="onnx", verbose=False, input_signature=_raw_images(model))
 
 
 def _load_onnx(folder: Path) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(folder / layout.ONNX_FILE), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(folder / model_files.ONNX_FILE), providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]
 
 
 def _write_keras(model: keras.Model, file: Path, folder: Path) -> None:
-    shutil.copy(file, folder / layout.KERAS_FILE)
+    shutil.copy(file, folder / model_files.KERAS_FILE)
 
 
 def _load_keras(folder: Path) -> Run:
-    model = package.load(folder / layout.KERAS_FILE)
+    model = model_package.load_model(folder / model_files.KERAS_FILE)
     return lambda pixels: model.predict_on_batch(pixels)
 
 

@@ -22,17 +22,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnstudy.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder
-from cnnstudy.code_digests import digest_of_network
+from cnnstudy.data.batches import evaluation_batch_size
+from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.images import open_all_but_test
 from cnnstudy.errors import DataError
 from cnnstudy.records import TrialSpec
+from cnnstudy.system.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder
+from cnnstudy.system.code_version import network_code_digest
+from cnnstudy.system.files import NO_ROOM, allocate_memmap
 from cnnstudy.training import devices, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
-from cnnstudy.training.batches import evaluation_batch_size
 from cnnstudy.training.compiled import CompiledNetwork
-from cnnstudy.training.decoding import Progress
-from cnnstudy.training.images import open_all_but_test
-from cnnstudy.training.mapped import NO_ROOM, new_array
 from cnnstudy.training.transfer import Phase
 
 KIND = "features"
@@ -96,7 +96,7 @@ class Source:
     as_planned: bool = True  # false: only because the disk is full
 
 
-def plan(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str:
+def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str:
     """The features for that phase; or why it has to run the whole network."""
     if not spec.features:
         return "asked for"
@@ -104,7 +104,7 @@ def plan(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str
         return "auxiliary heads train on what lies before them"
     backbone = {layer.name: layer for layer in weights.backbone_layers(compiled.network.logits)}
     cut = compiled.graph.last_constant(
-        lambda name: name not in backbone or transfer.trains(backbone[name], phase.backbone)
+        lambda name: name not in backbone or transfer.is_trained_in(backbone[name], phase.backbone)
     )
     if cut is None:
         return "the first layers train"
@@ -118,7 +118,7 @@ def plan(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str
     return found
 
 
-def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress: Progress) -> Source:
+def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress: Progress) -> Source:
     """What the phase trains on, computed first where it is not in the cache.
 
     Args:
@@ -127,7 +127,7 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
     Raises:
         DataError: the decoded images are gone.
     """
-    planned = plan(compiled, spec, phase)
+    planned = plan_features(compiled, spec, phase)
     if isinstance(planned, str):
         return Source(None, FULL_FORWARD, planned)
     pixels, places = open_all_but_test(spec.images, spec.split)
@@ -162,9 +162,9 @@ def source_of(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress
     return Source(Features(planned.cut, places, views), what, why)
 
 
-def stand_in(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Features | None:
+def placeholder_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Features | None:
     """Zeros in the shape of the features that the phase would train on, to see how fast that is."""
-    planned = plan(compiled, spec, phase)
+    planned = plan_features(compiled, spec, phase)
     if isinstance(planned, str):
         return None
     zeros = np.zeros((planned.images, *planned.shape), np.float32)
@@ -180,10 +180,10 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "version": VERSION,
             "images": Path(spec.images.folder).name,  # a content address too
             "without test": [spec.split.test, spec.split.seed],
-            "network": [spec.architecture, spec.images.size, digest_of_network(spec.architecture)],
-            "weights": weights.digest(compiled.start_digests(layers)),
+            "network": [spec.architecture, spec.images.size, network_code_digest(spec.architecture)],
+            "weights": weights.combined_digest(compiled.start_digests(layers)),
             "cut": cut,
-            "numbers": ["float32", tf.__version__, keras.__version__, *devices.rounds_by(spec)],
+            "numbers": ["float32", tf.__version__, keras.__version__, *devices.rounding_conditions(spec)],
         }
     )
 
@@ -225,7 +225,7 @@ def _extract(
     progress: Progress,
 ) -> None:
     shape = (len(places), *compiled.graph.shape(cut))
-    features = new_array(path, shape, np.float32)
+    features = allocate_memmap(path, shape, np.float32)
     size = evaluation_batch_size(pixels.shape[1])
     for start in range(0, len(places), size):
         progress(f"features of {compiled.network.architecture.title}", start, len(places))

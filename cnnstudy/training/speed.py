@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 
 from cnnstudy.architectures import Network
+from cnnstudy.data.batches import evaluation_batch_size
+from cnnstudy.data.images import Images
 from cnnstudy.records import Speed, TrialSpec
 from cnnstudy.training import features, transfer
-from cnnstudy.training.batches import evaluation_batch_size
 from cnnstudy.training.compiled import CompiledNetworks
-from cnnstudy.training.images import Images
-from cnnstudy.training.loop import Trainer
+from cnnstudy.training.trainer import Trainer
 from cnnstudy.training.trial import load_images
 
 #: What is timed is called so often, but not again after so many seconds.
@@ -36,8 +36,8 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
     network, places = trainer.compiled.network, np.arange(len(trainer.images.train))
     seconds_per_update, more_to_compile = [], 0.0
     for phase in _phases(spec, network):
-        transfer.apply(network, phase)
-        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
+        transfer.apply_phase(network, phase)
+        trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
         by_size = []
         for size in batch_sizes:
             first_seconds, seconds = _seconds_of_an_update(trainer, places[:size])
@@ -74,8 +74,8 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
     started = time.perf_counter()
     trainer = Trainer(networks.start(spec), load_images(spec), spec)
     for phase in _phases(spec, trainer.compiled.network):
-        transfer.apply(trainer.compiled.network, phase)
-        trainer.start_phase(phase, features.stand_in(trainer.compiled, spec, phase))
+        transfer.apply_phase(trainer.compiled.network, phase)
+        trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
         trainer.update(np.arange(len(trainer.images.train))[:batch_size])
     trainer.logits(_batch(trainer))
     return time.perf_counter() - started, trainer
@@ -84,7 +84,7 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
 def _extraction(trainer: Trainer) -> tuple[float, int]:
     """Seconds, from one batch, and bytes; 0 where each phase runs the whole network."""
     compiled, spec, pixels = trainer.compiled, trainer.spec, np.asarray(_batch(trainer).pixels)
-    plans = [features.plan(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
+    plans = [features.plan_features(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
     planned = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
     if planned is None:
         return 0.0, 0
@@ -94,7 +94,7 @@ def _extraction(trainer: Trainer) -> tuple[float, int]:
 
 
 def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:
-    return transfer.phases(spec, dict(network.architecture.cut_points))
+    return transfer.plan_phases(spec, dict(network.architecture.cut_points))
 
 
 def _batch(trainer: Trainer) -> Images:

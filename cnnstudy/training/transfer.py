@@ -25,7 +25,7 @@ class Phase:
     multiplier: float  # the backbone's learning rate relative to the head's
 
 
-def phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phase]:
+def plan_phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phase]:
     """The phases of a trial, in order; their epochs add up to the trial's."""
     mode = str(spec.levels["transfer"])
     multiplier = float(spec.levels.get("backbone_learning_rate_multiplier", 1.0))
@@ -44,16 +44,16 @@ def phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phas
     return [Phase(spec.epochs, cut_points[mode], multiplier)]
 
 
-def trains(layer: keras.layers.Layer, stages: tuple[str, ...]) -> bool:
+def is_trained_in(layer: keras.layers.Layer, stages: tuple[str, ...]) -> bool:
     """Whether that layer of the backbone is in one of the stages that train."""
     return bool(stages) and layer.name.startswith(stages)
 
 
-def apply(network: Network, phase: Phase) -> list[keras.layers.Layer]:
+def apply_phase(network: Network, phase: Phase) -> list[keras.layers.Layer]:
     """Set each backbone layer's `trainable`; the layers that are frozen now."""
     frozen = []
     for layer in backbone_layers(network.logits):
-        layer.trainable = trains(layer, phase.backbone)
+        layer.trainable = is_trained_in(layer, phase.backbone)
         if not layer.trainable:
             frozen.append(layer)
     return frozen

@@ -11,19 +11,17 @@ from pathlib import Path
 import keras
 
 from cnnstudy.architectures import Network
+from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.images import TrainingImages, load_for_training
 from cnnstudy.names import Metric, equal_updates_name, last_name
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import checkpoints, correctness, devices, package, transfer, weights
-from cnnstudy.training.best_epoch import BestEpoch
+from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
 from cnnstudy.training.checkpoints import Checkpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
-from cnnstudy.training.course import Course, Report
-from cnnstudy.training.decoding import Progress
-from cnnstudy.training.images import TrainingImages, load_for_training
-from cnnstudy.training.loop import DivergedError, Trainer
-from cnnstudy.training.metrics import confusion
-from cnnstudy.training.milestones import milestones
-from cnnstudy.training.prefixes import Prefixes
+from cnnstudy.training.metrics import confusion_matrix, curve_metrics
+from cnnstudy.training.phases import PhaseRunner, Report
+from cnnstudy.training.shared_epochs import SharedEpochs
+from cnnstudy.training.trainer import BestEpoch, DivergedError, Trainer
 from cnnstudy.training.transfer import Phase
 from cnnstudy.training.verdict import judge
 
@@ -60,15 +58,15 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     compiled = networks.start(spec)
     compiled.micro_batches.tell = lambda what: progress(what, 0, 0)
     network = compiled.network
-    phases, begun_with = transfer.phases(spec, dict(network.architecture.cut_points)), _begun_with(compiled, spec)
+    phases, begun_with = transfer.plan_phases(spec, dict(network.architecture.cut_points)), _begun_with(compiled, spec)
     kept = Checkpoints(spec, begun_with, lambda text: progress(text, 0, 0))
-    computed_on = devices.computed_on(spec)
-    prefixes = Prefixes(spec, phases, begun_with, computed_on, lambda text: progress(text, 0, 0))
+    computed_on = devices.describe_device(spec)
+    prefixes = SharedEpochs(spec, phases, begun_with, computed_on, lambda text: progress(text, 0, 0))
     trainer = Trainer(compiled, load_images(spec), spec)
     always_frozen = _frozen_in_all_phases(network, phases)
     best = BestEpoch(spec, [layer for layer in network.logits.layers if layer not in always_frozen])
     frozen_before = compiled.start_digests(always_frozen)
-    course = Course(trainer, best, phases, kept, prefixes, computed_on)
+    course = PhaseRunner(trainer, best, phases, kept, prefixes, computed_on)
     course.run(report, progress)
     last, last_full = trainer.latest, trainer.measure_full_train()
     assert last is not None  # a trial has an epoch at least
@@ -88,7 +86,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
     compiled.keep(frozen_after)
     trained_parameters = sum(math.prod(variable.shape) for variable in network.inference.trainable_variables)
     summary = {**restored.metrics, **full}
-    matrix = confusion(restored.validation, restored.validation_labels)
+    matrix = confusion_matrix(restored.validation, restored.validation_labels)
     verdict = judge(
         summary[Metric.TRAIN_ACCURACY],
         len(trainer.images.probe),
@@ -96,7 +94,7 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         [sum(row) for row in matrix],
     )
     equal_updates = trainer.at_equal_updates.metrics if trainer.at_equal_updates else {}
-    correctness.save(folder / "correctness.npz", trainer.images, restored, last)
+    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last)
     return TrialResult(
         state=state,
         best_epoch=best.epoch,
@@ -106,22 +104,22 @@ def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetwor
         final={
             **{last_name(name): value for name, value in (last.metrics | last_full).items()},
             **{equal_updates_name(name): value for name, value in equal_updates.items()},
-            **milestones(course.records),
+            **curve_metrics(course.records),
         },
         ended_by=course.ended_by,
         confusion=matrix,
         trainable_parameters=trained_parameters,
         frozen_parameters=network.inference.count_params() - trained_parameters,
-        frozen_digest=weights.digest(frozen_after) if frozen_after else None,
+        frozen_digest=weights.combined_digest(frozen_after) if frozen_after else None,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
-        train_confusion=confusion(restored.train, restored.train_labels),
+        train_confusion=confusion_matrix(restored.train, restored.train_labels),
         features=" then ".join(dict.fromkeys(source.what for source in course.sources)),
         features_note="; ".join(dict.fromkeys(source.why for source in course.sources)),
         shared_epochs=sum(record.shared for record in course.records),
         checkpoint_note="; ".join(kept.notes),
         files={"correctness": str(folder / "correctness.npz"), **model},
-        versions={"python": platform.python_version(), **package.versions()},
+        versions={"python": platform.python_version(), **model_package.model_versions()},
         computed_on=computed_on,
         micro_batch=trainer.micro_batch,
         evaluation_batch=compiled.micro_batches.at_once["evaluation"],
@@ -132,13 +130,13 @@ def _begun_with(compiled: CompiledNetwork, spec: TrialSpec) -> str:
     unasked = spec.checkpoints == checkpoints.NONE and not spec.share_epochs
     if unasked or spec.weights_file is None or spec.levels["transfer"] == "scratch":
         return ""
-    return weights.digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
+    return weights.combined_digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
 
 
 def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
     """The restored weights must give what was measured when they were kept."""
     before, after = recorded.metrics[Metric.VAL_LOSS], restored[Metric.VAL_LOSS]
-    if abs(before - after) > devices.closeness() * max(1.0, before):
+    if abs(before - after) > devices.numeric_tolerance() * max(1.0, before):
         raise RuntimeError(
             f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "
             "now that they are restored; please report this with the study file"
@@ -147,7 +145,7 @@ def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
 
 def _digests_as_before(frozen: Sequence[keras.layers.Layer], before: dict[str, str]) -> dict[str, str]:
     """Of the layers, which training must have left as they were."""
-    after = weights.digests(frozen)
+    after = weights.layer_digests(frozen)
     if after != before:
         raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
     return after
@@ -167,12 +165,12 @@ def load_images(spec: TrialSpec) -> TrainingImages:
 
 
 def _frozen_in_all_phases(network: Network, phases: Sequence[Phase]) -> list[keras.layers.Layer]:
-    frozen = [{layer.name for layer in transfer.apply(network, phase)} for phase in phases]
+    frozen = [{layer.name for layer in transfer.apply_phase(network, phase)} for phase in phases]
     return [layer for layer in network.logits.layers if layer.name in set.intersection(*frozen)]
 
 
 def _save(network: Network, spec: TrialSpec, folder: Path) -> dict[str, str]:
-    package.save(network.inference, folder / "model", spec.images.classes)
+    model_package.save_model(network.inference, folder / "model", spec.images.classes)
     files = {"model": str(folder / "model")}
     if spec.purpose == "pretrain":
         weights.save_backbone(network, folder / "backbone.npz")

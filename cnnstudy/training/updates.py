@@ -2,21 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import optimizers
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.records import Optimizer
-from cnnstudy.training import augmentation, optimizers, transfer, weights
+from cnnstudy.training import augmentation, keras_internals, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.graph import Graph, keeps_statistics
+from cnnstudy.training.keras_internals import OneDevice
 from cnnstudy.training.micro_batches import MicroBatches, is_out_of_memory
-from cnnstudy.training.precision import LossScale, computing_in
+
+#: The loss scale of a fresh phase, and the updates in a row with finite gradients after which it doubles: as in Keras.
+FIRST_SCALE, STEPS_TO_GROW = 2.0**15, 2000
+
+
+@contextlib.contextmanager
+def use_precision(precision: str, layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """The layers have that policy, one of Keras', for so long; "float32" is what they are built with."""
+    before = [(layer, layer.dtype_policy) for layer in layers] if precision != "float32" else []
+    try:
+        for layer, _ in before:
+            layer.dtype_policy = keras.dtype_policies.DTypePolicy(precision)
+        yield
+    finally:
+        for layer, policy in before:
+            layer.dtype_policy = policy
+
+
+class LossScale:
+    """What the loss is multiplied by, so that float16 does not lose small gradients; they are divided by it again.
+
+    An update whose gradients are not all finite is skipped, and the scale halved.
+    """
+
+    def __init__(self) -> None:
+        self.value = tf.Variable(FIRST_SCALE, trainable=False)
+        self.skipped = tf.Variable(0, trainable=False, dtype=tf.int64)  # updates since the start
+        self._finite_in_a_row = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    @property
+    def state(self) -> tuple[tf.Variable, ...]:
+        """All that its next update depends on, and what it has counted."""
+        return self.value, self.skipped, self._finite_in_a_row
+
+    def start(self) -> None:
+        """As a fresh one."""
+        self.value.assign(FIRST_SCALE)
+        self.skipped.assign(0)
+        self._finite_in_a_row.assign(0)
+
+    def change(self, gradients: list[tf.Tensor], change: Callable[[], None]) -> None:
+        """Call `change` where the gradients, divided already, are finite; then set the scale for the next update."""
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+
+        def go_on() -> tf.Tensor:
+            change()
+            row = self._finite_in_a_row.assign_add(1)
+            grows = row == STEPS_TO_GROW
+            self._finite_in_a_row.assign(tf.where(grows, tf.zeros_like(row), row))
+            return self.value.assign(tf.where(grows, 2 * self.value, self.value))
+
+        def skip() -> tf.Tensor:
+            self.skipped.assign_add(1)
+            self._finite_in_a_row.assign(0)
+            return self.value.assign(tf.maximum(self.value / 2, 1.0))
+
+        tf.cond(finite, go_on, skip)
+
+
+class _OneKernel(OneDevice):
+    """Adam's update in one pass over the memory, which is what large heads wait for; Keras takes several.
+
+    The formula is Keras' own (Kingma & Ba 2014, the form before section 2.1), its sums are rounded otherwise.
+    """
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        assert isinstance(self, optimizers.Adam)
+        momentum, velocity = keras_internals.moments(self, variable)
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=keras_internals.handle(momentum),
+            v=keras_internals.handle(velocity),
+            beta1_power=beta_1**step,
+            beta2_power=beta_2**step,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+class Adam(_OneKernel, optimizers.Adam):
+    """Keras' Adam."""
+
+
+class AdamW(_OneKernel, optimizers.AdamW):
+    """Keras' AdamW."""
+
+
+class SGD(OneDevice, optimizers.SGD):
+    """Keras' SGD."""
+
+
+class RMSprop(OneDevice, optimizers.RMSprop):
+    """Keras' RMSprop."""
+
+
+def build_optimizer(optimizer: Optimizer, learning_rate: float) -> keras.optimizers.Optimizer:
+    """A fresh optimiser; `weight_decay` is decoupled from the gradient (Loshchilov & Hutter 2019) in all of them."""
+    decay = optimizer.weight_decay or None
+    table = {
+        "adam": lambda: Adam(learning_rate, weight_decay=decay),
+        "adamw": lambda: AdamW(learning_rate, weight_decay=optimizer.weight_decay),
+        "sgd": lambda: SGD(learning_rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay),
+        "rmsprop": lambda: RMSprop(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
+    }
+    return table[optimizer.name]()
+
 
 Result = TypeVar("Result")
 #: Updates a call at most: enough for what a call costs by itself not to count.
@@ -50,11 +163,13 @@ class Update:
     ) -> None:
         layers = (network.training if kind.auxiliary else network.logits).layers
         head = [layer for layer in layers if layer.name.startswith((HEAD, AUXILIARY))]
-        backbone = [layer for layer in weights.backbone_layers(network.logits) if transfer.trains(layer, kind.backbone)]
+        backbone = [
+            layer for layer in weights.backbone_layers(network.logits) if transfer.is_trained_in(layer, kind.backbone)
+        ]
         self._groups = [
             (
                 [variable for layer in group for variable in layer.trainable_variables],
-                optimizers.build(kind.optimizer, 0.0),
+                build_optimizer(kind.optimizer, 0.0),
             )
             for group in (head, backbone)
             if any(layer.trainable_variables for layer in group)
@@ -230,7 +345,7 @@ class Update:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
             wanted = graph.outputs if self._kind.auxiliary else graph.outputs[:1]
-            with computing_in(self._kind.precision, graph.inner_layers()):
+            with use_precision(self._kind.precision, graph.inner_layers()):
                 logits, *auxiliary = graph.run(wanted, known, training=True)
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])

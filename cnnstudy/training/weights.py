@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network
-from cnnstudy.download import download
 from cnnstudy.errors import WeightsError
-from cnnstudy.training.pieces import InPieces
+from cnnstudy.system.download import download
+from cnnstudy.system.files import ChunkedWriter
 
 if TYPE_CHECKING:
     import keras
@@ -128,7 +128,7 @@ def save_backbone(network: Network, path: Path) -> None:
         for layer in backbone_layers(network.logits)
         for number, weight in enumerate(layer.get_weights())
     }
-    with InPieces(path) as file:
+    with ChunkedWriter(path) as file:
         np.savez(file, **arrays)
 
 
@@ -220,7 +220,7 @@ def imagenet_file(architecture: Architecture) -> Path:
     )
 
 
-def digests(layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
+def layer_digests(layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
     """Of each layer by its name: over every byte of its weights."""
     found = {}
     for layer in layers:
@@ -232,6 +232,6 @@ def digests(layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
     return found
 
 
-def digest(of_layers: Mapping[str, str]) -> str:
+def combined_digest(of_layers: Mapping[str, str]) -> str:
     """One for all of them, in their order."""
     return hashlib.sha256("".join(of_layers.values()).encode()).hexdigest()

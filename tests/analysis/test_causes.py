@@ -7,23 +7,23 @@ import dataclasses
 import pytest
 from simulated import Simulated
 
-from cnnstudy.analysis.causes import NETWORKS, Causes, causes, effects_frame, recorded_factors
-from cnnstudy.analysis.sentences import EFFECT_HEADINGS, effect_rows, sentences
-from cnnstudy.records import RecordedRun
-from cnnstudy.space import Choices, Range
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame, recorded_factors
+from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows, effect_sentences
+from cnnstudy.config.factors import Choices, Range
+from cnnstudy.tracking.recorded import RecordedRun
 
 
-def of(simulated: Simulated, trials: list[RecordedRun] | None = None) -> list[Causes]:
-    return causes(simulated.study, simulated.trials if trials is None else trials, simulated.history, 0.05)
+def of(simulated: Simulated, trials: list[RecordedRun] | None = None) -> list[NetworkAnalysis]:
+    return analyze_networks(simulated.study, simulated.trials if trials is None else trials, simulated.history, 0.05)
 
 
 @pytest.fixture(scope="module")
-def found() -> Causes:
+def found() -> NetworkAnalysis:
     (only,) = of(Simulated())
     return only
 
 
-def test_planted_effects_come_back(found: Causes) -> None:
+def test_planted_effects_come_back(found: NetworkAnalysis) -> None:
     data = found.effect("data_fraction", 1.0, "epochs/gap_accuracy")
     assert data is not None
     assert data.estimate == pytest.approx(-0.15, abs=0.01)
@@ -36,7 +36,7 @@ def test_planted_effects_come_back(found: Causes) -> None:
     assert dropout.answer == "cannot tell"
 
 
-def test_the_usual_batch_size_effect_is_taken_apart(found: Causes) -> None:
+def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> None:
     parts = [
         found.effect("batch_size", 64, name)
         for name in ("epochs/legacy_gap_accuracy", "parts/measuring_gap", "parts/updates_gap", "updates/gap_accuracy")
@@ -45,13 +45,13 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: Causes) -> None:
     # 6 points of measuring; the small batch's many updates make 2 points that the large one has not
     assert estimates == pytest.approx([0.06, 0.06, -0.02, 0.02], abs=0.01)
     assert estimates[0] == pytest.approx(sum(estimates[1:]))
-    (said,) = [line for line in sentences(found) if "usual protocol" in line]
+    (said,) = [line for line in effect_sentences(found) if "usual protocol" in line]
     assert "batch size 64 instead of 8 changes the gap by +6." in said
     assert "(it looks at 240 validation images at batch size 8 and 192 validation images at batch size 64)" in said
 
 
-def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
-    lines = sentences(found)
+def test_the_answer_comes_first_and_in_words(found: NetworkAnalysis) -> None:
+    lines = effect_sentences(found)
     assert lines[0].startswith("alexnet overfits: at the end of training the gap is +")
     assert "96 trials, 4 seeds). With their best weights 96 of the 96 that learnt have the verdict overfit." in lines[0]
     assert lines[1].startswith("4 times the training images lower the gap: -1")
@@ -63,7 +63,7 @@ def test_the_answer_comes_first_and_in_words(found: Causes) -> None:
     assert any(line.startswith("Share of what makes the gap differ between trials: data fraction") for line in lines)
 
 
-def test_the_table_has_an_answer_for_each_level(found: Causes) -> None:
+def test_the_table_has_an_answer_for_each_level(found: NetworkAnalysis) -> None:
     rows, hidden = effect_rows(found, interactions=False)
     assert {len(row) for row in rows} == {len(EFFECT_HEADINGS)}
     assert rows[0][0] == "4 times the training images"
@@ -120,14 +120,14 @@ def test_networks_are_compared_with_each_other() -> None:
     effect = between.effect("network", "vgg16", "epochs/gap_accuracy")
     assert effect is not None
     assert effect.estimate == pytest.approx(0.03, abs=0.01)
-    assert sentences(between)[0].startswith("Vgg16 instead of alexnet raises the gap: +")
+    assert effect_sentences(between)[0].startswith("Vgg16 instead of alexnet raises the gap: +")
 
 
 def test_no_trial_yet() -> None:
     simulated = Simulated()
     assert of(simulated, []) == []
     (found,) = of(simulated, [dataclasses.replace(simulated.trials[0], state="failed")])
-    assert sentences(found) == ["alexnet: no trial has finished yet."]
+    assert effect_sentences(found) == ["alexnet: no trial has finished yet."]
 
 
 def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
@@ -136,7 +136,7 @@ def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
         dataclasses.replace(run, tags={**run.tags, "cnnstudy.verdict": "not-learning"}) for run in simulated.trials
     ]
     (found,) = of(simulated, silent)
-    assert sentences(found)[0] == (
+    assert effect_sentences(found)[0] == (
         "alexnet learns nothing in any of 48 trials, 2 seeds: there is no overfitting to explain."
     )
 
@@ -149,7 +149,7 @@ def test_a_tuned_factor_is_no_question() -> None:
     assert any("0.001 in 100 % at batch size 8" in warning for warning in found.warnings)
 
 
-def test_every_effect_is_a_row(found: Causes) -> None:
+def test_every_effect_is_a_row(found: NetworkAnalysis) -> None:
     frame = effects_frame([found])
     assert len(frame) == len(found.effects)
     assert {

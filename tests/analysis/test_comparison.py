@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from simulated import EFFECTS, Simulated
 
-from cnnstudy.analysis.causes import Causes, causes, recorded_factors
+from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, recorded_factors
 from cnnstudy.analysis.comparison import (
     GAP,
     ONE_SEED,
@@ -22,10 +22,10 @@ from cnnstudy.analysis.comparison import (
     Side,
     compare,
 )
-from cnnstudy.analysis.comparison_sentences import comparison_sentences, effect_rows, outcome_rows
+from cnnstudy.analysis.comparison_text import comparison_sentences, effect_comparison_rows, outcome_rows
 from cnnstudy.analysis.effects import PAIRS, estimate_effects
 from cnnstudy.analysis.observations import observe
-from cnnstudy.records import RecordedRun
+from cnnstudy.tracking.recorded import RecordedRun
 
 #: Few cells: 3 effects, and nothing else varies.
 SMALL: dict[str, list[Any]] = {"data_fraction": [0.25, 1.0], "dropout": [0.0]}
@@ -37,7 +37,7 @@ def side(simulated: Simulated, name: str = "a", trials: list[RecordedRun] | None
     config = {"name": name, "objective": {"metric": "val/accuracy"}, **simulated.study.config}
     study = dataclasses.replace(simulated.study, name=name, config=config)
     trials = simulated.trials if trials is None else trials
-    return Side(study, trials, causes(study, trials, simulated.history, 0.05), None)
+    return Side(study, trials, analyze_networks(study, trials, simulated.history, 0.05), None)
 
 
 def light_side(simulated: Simulated) -> Side:
@@ -46,7 +46,7 @@ def light_side(simulated: Simulated) -> Side:
     for observations in observe(simulated.trials, simulated.history):
         factors = recorded_factors(simulated.study.config, observations.architecture)
         effects = estimate_effects(observations.frame, factors, [GAP, VALIDATION])
-        found.append(Causes(observations.architecture, observations, observations.frame, effects, (), {}, ()))
+        found.append(NetworkAnalysis(observations.architecture, observations, observations.frame, effects, (), {}, ()))
     return Side(simulated.study, simulated.trials, found, None)
 
 
@@ -306,14 +306,14 @@ def test_what_one_can_tell_and_the_other_cannot_need_not_differ() -> None:
 
 
 def test_tables_have_a_cell_under_each_heading() -> None:
-    from cnnstudy.analysis import comparison_sentences as words
+    from cnnstudy.analysis import comparison_text as words
 
     a, b = Simulated(), Simulated(seeds=2, effects=STEEPER, training={"epochs": 3})
     comparison = compare(side(a), side(b, "b"))
     tables = [
         (words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
         (words.OUTCOME_HEADINGS, outcome_rows(comparison)),
-        (words.EFFECT_HEADINGS, effect_rows(comparison)),
+        (words.EFFECT_HEADINGS, effect_comparison_rows(comparison)),
     ]
     for headings, rows in tables:
         assert rows

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from cnnstudy.analysis.comparison_champions import (
-    CONFIRMED,
-    UNCONFIRMED,
-    Champion,
-    champion_of,
-    compare_champions,
-)
-from cnnstudy.records import RecordedRun, Rule
+from cnnstudy.analysis.comparison import CONFIRMED, UNCONFIRMED, Champion, compare_champions, find_champion
+from cnnstudy.records import Rule
+from cnnstudy.tracking.recorded import RecordedRun
 
 ACCURACY, LOSS = Rule("val/accuracy"), Rule("val/loss")
 VALUES = [0.80, 0.82, 0.85, 0.79, 0.84]
@@ -39,7 +34,7 @@ def record(values: list[float] = VALUES, test: dict[str, Any] | None = TEST, **c
 
 
 def champion(values: list[float] = VALUES, rule: Rule = ACCURACY, test: dict[str, Any] | None = TEST) -> Champion:
-    found = champion_of(record(values, test), [], rule)
+    found = find_champion(record(values, test), [], rule)
     assert found is not None
     return found
 
@@ -61,25 +56,25 @@ def test_a_test_that_was_not_measured_is_none(test: dict[str, Any] | None) -> No
 
 def test_without_confirmation_the_best_trial_stands_in(make_run: MakeRun) -> None:
     runs = [make_run(1, 0.6), make_run(2, 0.8, name="alexnet-002 frozen, batch 8"), make_run(3, 0.9, state="pruned")]
-    found = champion_of(None, runs, ACCURACY)
+    found = find_champion(None, runs, ACCURACY)
     assert found is not None
     assert (found.trial, found.title, found.standing) == ("alexnet-002", "frozen, batch 8", UNCONFIRMED)
     assert (found.value.value, found.value.low, found.confirmed) == (0.8, None, False)
-    loss = champion_of(None, runs, LOSS)
+    loss = find_champion(None, runs, LOSS)
     assert loss is not None
     assert loss.value.value == pytest.approx(0.2)
-    assert champion_of(None, [], ACCURACY) is None
+    assert find_champion(None, [], ACCURACY) is None
 
 
 def test_where_there_is_no_champion_the_records_own_reason_is_told(make_run: MakeRun) -> None:
-    found = champion_of(record(champion=None, reason="of 2 candidates 2 failed"), [make_run(1)], ACCURACY)
+    found = find_champion(record(champion=None, reason="of 2 candidates 2 failed"), [make_run(1)], ACCURACY)
     assert found is not None
     assert (found.confirmed, found.standing) == (False, "best trial; no champion: of 2 candidates 2 failed")
 
 
 def test_what_confirming_did_not_write_is_refused() -> None:
     with pytest.raises(ValueError, match="the key 'candidates' is missing"):
-        champion_of("{}", [], ACCURACY)
+        find_champion("{}", [], ACCURACY)
 
 
 def test_fresh_seeds_are_compared_by_welch() -> None:
@@ -108,7 +103,7 @@ def test_tests_are_compared_by_both_intervals() -> None:
 
 
 def test_luck_is_not_compared(make_run: MakeRun) -> None:
-    lucky = champion_of(None, [make_run(1, 0.95)], ACCURACY)
+    lucky = find_champion(None, [make_run(1, 0.95)], ACCURACY)
     found = compare_champions(champion(), lucky)
     assert found.value is not None
     assert (found.value.value, found.value.low) == (pytest.approx(0.13), None)

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from cnnstudy.analysis.effects import ALL_TRIALS, LEAST_SQUARES, PAIRS, Effect, estimate_effects
-from cnnstudy.space import Choices, Level, Levels, Range
+from cnnstudy.config.factors import Choices, Levels, Range
+from cnnstudy.records import Level
 
 GAP, VALIDATION = "epochs/gap_accuracy", "epochs/val_accuracy"
 BATCH, DROPOUT = Choices((128, 8)), Choices((0.0, 0.5))

@@ -12,7 +12,7 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 
 from cnnstudy.analysis.importance import importances
-from cnnstudy.space import Choices, Levels, Range
+from cnnstudy.config.factors import Choices, Levels, Range
 
 GAP, VALIDATION = "epochs/gap_accuracy", "epochs/val_accuracy"
 FACTORS: dict[str, Levels] = {

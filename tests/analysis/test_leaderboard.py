@@ -17,9 +17,9 @@ from cnnstudy.analysis.leaderboard import (
     write_csv,
     write_markdown,
 )
-from cnnstudy.analysis.spreadsheet import without_formula
 from cnnstudy.errors import InputError
-from cnnstudy.records import RecordedRun
+from cnnstudy.system.files import escape_formula
+from cnnstudy.tracking.recorded import RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
 ACCURACY = "val/accuracy"
@@ -185,7 +185,7 @@ def test_text_with_line_ends_stays_in_its_row(make_run: MakeRun, tmp_path: Path)
 def test_negative_numbers_stay_numbers(make_run: MakeRun, tmp_path: Path) -> None:
     write_csv(leaderboard([make_run(1, 0.99)], ACCURACY), tmp_path / "all.csv")
     assert float(read(tmp_path / "all.csv")[0]["gap_accuracy"]) == 0.95 - 0.99
-    assert without_formula(-0.5) == -0.5
+    assert escape_formula(-0.5) == -0.5
 
 
 def test_a_file_that_cannot_be_written_is_the_users_mistake(make_run: MakeRun, tmp_path: Path) -> None:

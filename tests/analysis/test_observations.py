@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from cnnstudy.analysis.observations import LEGACY_GAP, observe
-from cnnstudy.records import RecordedRun
+from cnnstudy.tracking.recorded import RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
 Curves = dict[str, dict[str, dict[int, float]]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cnnstudy.execution import worker
-from cnnstudy.training import prefixes
+from cnnstudy.training import shared_epochs
 
 if __name__ == "__main__":
-    prefixes.SHARE = 1e9
+    shared_epochs.SHARE = 1e9
     worker.main()

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from cnnstudy import architectures
-from cnnstudy.datasets.digits import Options
+from cnnstudy.config.factors import complete_levels
+from cnnstudy.data.datasets.digits import Options
 from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Speed, Split, TrialResult, TrialSpec
-from cnnstudy.space import complete_levels
 
 #: By name: makes an executor with so many slots that leaves files in a folder.
 EXECUTORS: dict[str, Callable[[int, Path], Executor]] = {"local": LocalExecutor}

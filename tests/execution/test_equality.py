@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from cnnstudy import architectures
-from cnnstudy.cache import entry_folders
-from cnnstudy.datasets.digits import Options
+from cnnstudy.config.factors import complete_levels
+from cnnstudy.data.datasets.digits import Options
+from cnnstudy.data.images import prepare_images
 from cnnstudy.execution import Done, Epoch, Failed, Job
 from cnnstudy.execution.local import WORKER, LocalExecutor
 from cnnstudy.records import Optimizer, Rule, Split, TrialSpec
-from cnnstudy.space import complete_levels
-from cnnstudy.training.images import prepare
+from cnnstudy.system.cache import entry_folders
 
 #: By trial, the metrics of every epoch and of the best one's weights, without the seconds.
 Found = dict[str, list[dict[str, float]]]
@@ -28,7 +28,7 @@ LOSS, ACCURACY = 0.01, 0.084
 def trials(tmp_path_factory: pytest.TempPathFactory) -> list[TrialSpec]:
     """Four that differ in what a worker compiles anew and in what it only sets."""
     options = Options(name="digits", classes=(0, 1, 2), images_per_class=20)
-    (images,) = prepare(options, [64], 0, lambda *_: None)
+    (images,) = prepare_images(options, [64], 0, lambda *_: None)
     found = architectures.find("alexnet")
     made = []
     for number, given in enumerate(
@@ -147,7 +147,7 @@ def test_a_network_with_batch_normalization_in_a_worker_that_has_trained_before(
 ) -> None:
     program = (str(Path(__file__).with_name("normalised_worker.py")),)
     options = Options(name="digits", classes=(0, 1, 2), images_per_class=20)
-    (images,) = prepare(options, [16], 0, lambda *_: None)
+    (images,) = prepare_images(options, [16], 0, lambda *_: None)
     scratch, other, frozen = (
         dataclasses.replace(one, architecture="normalised", images=images, levels={**one.levels, "learning_rate": 0.01})
         for one in trials[:3]

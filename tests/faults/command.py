@@ -20,15 +20,15 @@ HERE = Path(__file__).parent
 def main() -> None:
     import mlflow.store.db.utils
 
-    from cnnstudy import doctor, gallery, report, study, tracking  # noqa: F401 - all that is heavy
-    from cnnstudy.analysis import curves
+    from cnnstudy.analysis import trial_plots
     from cnnstudy.execution.local import LocalExecutor
-    from cnnstudy.pages import study_page  # noqa: F401
+    from cnnstudy.results.pages import study_page  # noqa: F401
+    from cnnstudy.tracking import client  # noqa: F401 - all that is heavy
 
     LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),),)
     mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # else it asks a database that is not there for 100 s
     # drawing takes most of the time here and is tested elsewhere
-    curves.draw_curves = curves.draw_confusion = lambda *given: given[-1].write_text("picture")
+    trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
 
 

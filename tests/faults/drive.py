@@ -37,13 +37,14 @@ confirm: {top: 1, seeds: 2, most_seeds: 2}
 
 def main() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from cnnstudy import signals, study  # noqa: F401 - all that is heavy, before the forks
-    from cnnstudy.analysis import curves
+    from cnnstudy.analysis import trial_plots
+    from cnnstudy.study import run  # noqa: F401 - all that is heavy, before the forks
+    from cnnstudy.system import processes
 
-    signals.SAME = 0.0  # who asks twice here means it
+    processes.SAME = 0.0  # who asks twice here means it
 
     # drawing takes most of the time here and is tested elsewhere
-    curves.draw_curves = curves.draw_confusion = lambda *given: given[-1].write_text("picture")
+    trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
 
 
@@ -83,13 +84,13 @@ def _run(request: dict[str, Any]) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     try:
-        from cnnstudy.config import load_study
-        from cnnstudy.display import PlainDisplay
+        from cnnstudy.config.load import load_study
         from cnnstudy.errors import CnnstudyError
         from cnnstudy.execution import Workers
         from cnnstudy.execution.local import LocalExecutor
-        from cnnstudy.study import run_study
-        from cnnstudy.tracking import Tracker
+        from cnnstudy.study.run import run_study
+        from cnnstudy.system.display import PlainDisplay
+        from cnnstudy.tracking.client import Tracker
 
         os.chdir(folder)
         os.environ["CNNSTUDY_CACHE"] = str(folder / "cache")

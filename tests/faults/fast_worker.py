@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fake_executor import DIGEST, FakeExecutor, Work
 
-from cnnstudy import cache
 from cnnstudy.execution import Epoch, Job, Progress
 from cnnstudy.records import PreparedImages
+from cnnstudy.system import cache
 
 #: Seconds that a step takes at most.
 STEP = 0.01

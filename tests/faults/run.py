@@ -36,7 +36,7 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="kills-"))
     database = root / "empty.db"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from cnnstudy.tracking import Tracker
+    from cnnstudy.tracking.client import Tracker
 
     Tracker(f"sqlite:///{database}").studies()
     with drivers() as made:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from checking import processes_of
 
-from cnnstudy.cache import entry_folders
-from cnnstudy.records import RecordedRun
-from cnnstudy.tracking import Tracker
+from cnnstudy.system.cache import entry_folders
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")

@@ -14,8 +14,8 @@ from faulty_store import Desk
 
 from cnnstudy.errors import DiskFullError
 from cnnstudy.execution import Done, Epoch, Event
-from cnnstudy.spool import waiting
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.spool import waiting
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ import pytest
 import sqlalchemy
 from faulty_store import BRIEF, Desk
 
-from cnnstudy import ui
 from cnnstudy.errors import TrackingError
-from cnnstudy.spool import waiting
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import ui_server
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.spool import waiting
 
 HERE = Path(__file__).parent
 CANARY = "kanarienvogel7391"
@@ -199,7 +199,7 @@ def test_a_password_of_a_server(commands: Commands, empty_database: Path, tmp_pa
     store = tmp_path / "store"
     store.mkdir()
     (store / "mlflow.db").write_bytes(empty_database.read_bytes())
-    with contextlib.chdir(store), ui.serve(f"sqlite:///{store / 'mlflow.db'}", None) as (base, _):
+    with contextlib.chdir(store), ui_server.serve(f"sqlite:///{store / 'mlflow.db'}", None) as (base, _):
         watch = run_all(commands, base.replace("//", f"//{LOGIN}@"))
         assert f"{base}/#/experiments/" in commands.said
     assert watch.hits == set()
@@ -261,7 +261,7 @@ def test_records_that_wait_on_disk(
     (store / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
     with contextlib.ExitStack() as running:
-        base, _ = running.enter_context(ui.serve(f"sqlite:///{store / 'mlflow.db'}", None))
+        base, _ = running.enter_context(ui_server.serve(f"sqlite:///{store / 'mlflow.db'}", None))
         desk.use(Tracker(base.replace("//", f"//{LOGIN}@")))
         with pytest.raises(TrackingError) as caught:
             desk.run(patience=BRIEF, on_event=lambda event: running.close() if desk.trained else None)
@@ -276,7 +276,7 @@ def test_records_that_wait_on_disk(
 BROKEN = """
 import sys
 sys.argv = ["cnnstudy", "leaderboard"]
-from cnnstudy import cli, tracking
+from cnnstudy import cli; from cnnstudy.tracking import client as tracking
 
 def broken(self, uri):
     password = uri.partition(":")[2].partition(":")[2].partition("@")[0]

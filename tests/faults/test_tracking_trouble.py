@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 from faulty_store import Desk, is_clean, whole_record
 
-from cnnstudy import ui
 from cnnstudy.execution import Epoch, Event
-from cnnstudy.patience import Patience
-from cnnstudy.tracking import Tracker
+from cnnstudy.tracking import ui_server
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.retry import RetryPolicy
 
 #: A record that does not arrive in this time waits on disk; tries follow each other quickly.
-QUICK = Patience(answer=0.2, pauses=(0.05,), end=120)
+QUICK = RetryPolicy(answer=0.2, pauses=(0.05,), end=120)
 
 
 @pytest.fixture
@@ -178,11 +178,11 @@ def test_a_server_that_is_stopped_and_started_again(
     path = shutil.copy(empty_database, own_places / "mlflow.db")
     with contextlib.ExitStack() as whole:
         running = whole.enter_context(contextlib.ExitStack())
-        base, _ = running.enter_context(ui.serve(f"sqlite:///{path}", None))
+        base, _ = running.enter_context(ui_server.serve(f"sqlite:///{path}", None))
         port = int(base.rpartition(":")[2])
 
         def start() -> None:
-            running.enter_context(ui.serve(f"sqlite:///{path}", port))
+            running.enter_context(ui_server.serve(f"sqlite:///{path}", port))
 
         way = Way(port)
         whole.callback(way.close)
@@ -197,7 +197,7 @@ def test_a_server_that_is_stopped_and_started_again(
             if isinstance(event, Epoch) or event.key == "images-digits":
                 way.lose = makes.pop(0) if makes and not way.lose else way.lose
 
-        desk.run(on_event=lose, patience=Patience(answer=60, pauses=(0.05,), end=60))
+        desk.run(on_event=lose, patience=RetryPolicy(answer=60, pauses=(0.05,), end=60))
         assert (way.lost, makes) == (3, [])
         undisturbed = desk.tracker._client.get_experiment_by_name("undisturbed").experiment_id
         assert desk.record() == whole_record(desk.tracker, undisturbed)
@@ -229,7 +229,7 @@ def test_postgresql_restarted_between_two_writes(
             control("stop")
             control("start")
 
-    patient = Patience(answer=60, end=60)
+    patient = RetryPolicy(answer=60, end=60)
     assert desk.run(patience=patient, on_event=restart).finished == 2
     assert len(restarts) == 2
     assert desk.told("MLflow") == []

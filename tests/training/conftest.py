@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from cnnstudy.architectures import build_network, find
-from cnnstudy.datasets import find as find_data
+from cnnstudy.config.factors import complete_levels
+from cnnstudy.data.datasets import find as find_data
+from cnnstudy.data.images import prepare_images
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
-from cnnstudy.space import complete_levels
-from cnnstudy.training.images import prepare
 
 SPLIT = Split(0.25, 0.25, 0)
 
@@ -23,7 +23,7 @@ def digits() -> Callable[[int], PreparedImages]:
     options = find_data("digits").Options(
         name="digits", classes=(0, 1, 2, 3, 4), images_per_class=20, validation=0.25, test=0.25
     )
-    return lambda size: prepare(options, [size], 0, lambda *_: None)[0]
+    return lambda size: prepare_images(options, [size], 0, lambda *_: None)[0]
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnstudy import code_digests
 from cnnstudy.architectures import build_network, find
-from cnnstudy.cache import ABOUT, entry_folder
 from cnnstudy.records import EpochRecord, Optimizer, TrialSpec
-from cnnstudy.training import checkpoints, devices, resumption, trial, weights
+from cnnstudy.system import code_version
+from cnnstudy.system.cache import ABOUT, entry_folder
+from cnnstudy.training import checkpoints, devices, phases, trial, weights
 from cnnstudy.training.checkpoints import FILE, KIND, Checkpoints, Reached
 from cnnstudy.training.compiled import CompiledNetworks
 
@@ -29,7 +29,7 @@ def _own_checkpoints(own_places: Path) -> None:
 
 
 def entry_of(spec: TrialSpec) -> Path:
-    return entry_folder(KIND, checkpoints.address_of(spec))
+    return entry_folder(KIND, checkpoints.checkpoint_address(spec))
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ def test_a_trial_goes_on_to_the_last_bit(name: str, make_spec: MakeSpec, source:
     assert again.numbers == whole.numbers
     assert again.result is not None
     assert again.result.checkpoint_note == ""
-    checkpoints.remove(spec)
+    checkpoints.remove_checkpoint(spec)
     assert list(entry_of(spec).parent.iterdir()) == []
 
 
@@ -124,11 +124,13 @@ def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyP
         dataclasses.replace(spec, levels={**spec.levels, "dropout": 0.123}),
         dataclasses.replace(spec, images=dataclasses.replace(spec.images, digest="0" * 24)),
     ]
-    addresses = {checkpoints.address_of(one) for one in (spec, *others)}
+    addresses = {checkpoints.checkpoint_address(one) for one in (spec, *others)}
     assert len(addresses) == 1 + len(others)
-    assert checkpoints.address_of(dataclasses.replace(spec, checkpoints="sparing")) == checkpoints.address_of(spec)
-    monkeypatch.setattr(code_digests, "versions", lambda: {"tensorflow": "0.0.0"})
-    assert checkpoints.address_of(spec) not in addresses
+    assert checkpoints.checkpoint_address(
+        dataclasses.replace(spec, checkpoints="sparing")
+    ) == checkpoints.checkpoint_address(spec)
+    monkeypatch.setattr(code_version, "versions", lambda: {"tensorflow": "0.0.0"})
+    assert checkpoints.checkpoint_address(spec) not in addresses
 
 
 def test_another_trials_file_in_its_place_is_ignored(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_broken_checkpoint_is_ignored_and_written_anew(
 def reached(spec: TrialSpec, epoch: int = 1) -> Reached:
     records = tuple(EpochRecord(number, {"val/loss": 0.1 * number}) for number in range(1, epoch + 1))
     rest = {"seconds": 1.5, "best_epoch": 1, "best_rank": (-0.0, 0.1, -1e-17), "records": records}
-    return Reached(checkpoints.address_of(spec), "", 0, epoch, epoch, 3, 50, sources=(("cached", "x"),), **rest)
+    return Reached(checkpoints.checkpoint_address(spec), "", 0, epoch, epoch, 3, 50, sources=(("cached", "x"),), **rest)
 
 
 def test_what_is_written_comes_back(make_spec: MakeSpec) -> None:
@@ -215,7 +217,7 @@ def test_what_is_written_comes_back(make_spec: MakeSpec) -> None:
     folder = entry_of(spec)
     assert sorted(path.name for path in folder.iterdir()) == [ABOUT, FILE, checkpoints.TRIAL]
     assert (folder / ABOUT).read_text() == "alexnet-000 of study test, under way"
-    assert checkpoints.owner(folder) == ("test", "alexnet-000")
+    assert checkpoints.read_owner(folder) == ("test", "alexnet-000")
     assert checkpoints.why_broken(folder) == ""
     cut(folder / FILE)
     assert checkpoints.why_broken(folder)
@@ -274,7 +276,7 @@ def test_without_checkpoints_none_is_read_or_written(make_spec: MakeSpec, tmp_pa
     tried(spec, tmp_path / "a", killed_in=3)
     off = dataclasses.replace(spec, checkpoints="none")
     assert tried(off, tmp_path / "b").trained == [1, 2, 3]
-    checkpoints.remove(off)
+    checkpoints.remove_checkpoint(off)
     assert entry_of(spec).exists()
 
 
@@ -307,14 +309,14 @@ def test_when_one_is_due(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_short_trials_write_none(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumption, "_variables", lambda *given: pytest.fail("looked at"))
+    monkeypatch.setattr(phases, "_variables", lambda *given: pytest.fail("looked at"))
     assert tried(make_spec(epochs=2, checkpoints="sparing"), tmp_path).trained == [1, 2]
 
 
 def test_removing_what_is_not_there_is_no_trouble(make_spec: MakeSpec) -> None:
     spec = make_spec(checkpoints="sparing")
-    checkpoints.remove(spec)
+    checkpoints.remove_checkpoint(spec)
     Checkpoints(spec, "").write(reached(spec), {})
-    checkpoints.remove(spec)
-    checkpoints.remove(spec)
+    checkpoints.remove_checkpoint(spec)
+    checkpoints.remove_checkpoint(spec)
     assert Checkpoints(spec, "").read() is None

@@ -19,7 +19,7 @@ from cnnstudy.records import Optimizer, TrialSpec
 from cnnstudy.training import compiled, trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.graph import Graph
-from cnnstudy.training.loop import DivergedError
+from cnnstudy.training.trainer import DivergedError
 
 MakeSpec = Callable[..., TrialSpec]
 MODES = ("scratch", "frozen", "fine-tune", "last-block", "two-phase")

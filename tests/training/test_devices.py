@@ -17,7 +17,7 @@ MakeSpec = Callable[..., TrialSpec]
 def test_a_trial_on_the_processor(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 2)
-    found = devices.computed_on(make_spec(precision="auto"))
+    found = devices.describe_device(make_spec(precision="auto"))
     assert found["device"]
     assert (found["threads"], found["precision"], found["xla"]) == ("2", "float32", "off")
 
@@ -26,9 +26,9 @@ def test_a_trial_on_a_gpu(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) 
     details = {"device_name": "NVIDIA H100 80GB HBM3", "compute_capability": (9, 0)}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    found = devices.computed_on(make_spec(precision="auto"))
+    found = devices.describe_device(make_spec(precision="auto"))
     assert (found["device"], found["precision"], found["xla"]) == ("NVIDIA H100 80GB HBM3", "mixed_float16", "on")
-    assert devices.computed_on(make_spec())["precision"] == "float32"
+    assert devices.describe_device(make_spec())["precision"] == "float32"
 
 
 def test_tensorfloat_is_told_and_allowed_for(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,25 +38,25 @@ def test_tensorfloat_is_told_and_allowed_for(make_spec: MakeSpec, monkeypatch: p
         monkeypatch.setattr(
             tf.config.experimental, "tensor_float_32_execution_enabled", lambda enabled=enabled: enabled
         )
-        assert devices.closeness() == allowed
-        assert ("tf32" in devices.computed_on(make_spec())) == (allowed > 1e-3)
-        assert ("on" in devices.rounds_by(make_spec())[-2:]) == (allowed > 1e-3), "features of both lie apart"
+        assert devices.numeric_tolerance() == allowed
+        assert ("tf32" in devices.describe_device(make_spec())) == (allowed > 1e-3)
+        assert ("on" in devices.rounding_conditions(make_spec())[-2:]) == (allowed > 1e-3), "features of both lie apart"
 
 
 def test_a_gpu_that_tensorflow_cannot_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert devices.unused() == ""
+    assert devices.unused_gpu_message() == ""
     driver = tmp_path / "version"
     driver.touch()
     monkeypatch.setattr(devices, "NVIDIA_DRIVER", driver)
-    assert "TensorFlow can use no GPU" in devices.unused()
-    assert "tensorflow[and-cuda]" in devices.unused()
+    assert "TensorFlow can use no GPU" in devices.unused_gpu_message()
+    assert "tensorflow[and-cuda]" in devices.unused_gpu_message()
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert devices.unused() == "", "the user does not want it"
+        assert devices.unused_gpu_message() == "", "the user does not want it"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
-    assert devices.unused() == ""
+    assert devices.unused_gpu_message() == ""
 
 
 @pytest.mark.parametrize(("given", "said"), [("1", "on"), ("0", "off"), (None, "as TensorFlow has it")])
@@ -66,4 +66,4 @@ def test_whether_onednn_is_on(
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     if given is not None:
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
-    assert devices.computed_on(make_spec())["onednn"] == said
+    assert devices.describe_device(make_spec())["onednn"] == said

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnnstudy import cache, shelf
 from cnnstudy.architectures import build_network, find, names
+from cnnstudy.data.images import load_for_training
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
+from cnnstudy.system import cache
+from cnnstudy.system import cache as shelf
 from cnnstudy.training import devices, features, transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
-from cnnstudy.training.held_out import held_out_indices
-from cnnstudy.training.images import load_for_training
+from cnnstudy.training.test_split import held_out_indices
 
 from .tries import shared_networks
 
@@ -65,9 +66,9 @@ def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[EpochRecord]]:
 
 def source_of(spec: TrialSpec) -> tuple[Source, CompiledNetwork]:
     compiled = CompiledNetworks().start(spec)
-    phase = transfer.phases(spec, dict(compiled.network.architecture.cut_points))[0]
-    transfer.apply(compiled.network, phase)
-    return features.source_of(compiled, spec, phase, lambda *_: None), compiled
+    phase = transfer.plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]
+    transfer.apply_phase(compiled.network, phase)
+    return features.prepare_source(compiled, spec, phase, lambda *_: None), compiled
 
 
 def entries(folder: Path) -> list[str]:
@@ -192,7 +193,7 @@ def test_flipped_images_add_one_view(
     run(flipped, tmp_path / "b")
     run(flipped, tmp_path / "c")
     assert len(extractions) == len(entries(own_cache)) == 2
-    abouts = sorted(entry.about for entry in shelf.entries("features"))
+    abouts = sorted(entry.about for entry in shelf.list_entries("features"))
     as_they_are = "alexnet up to head_flatten, of 75 images of digits, 64 pixels"
     assert abouts == [as_they_are, f"{as_they_are}, flipped"]
 
@@ -388,4 +389,4 @@ def test_features_that_are_not_those_of_the_network_are_noticed(
     for again in ("b", "c"):
         with pytest.raises(RuntimeError, match="features from the cache give logits that are off by"):
             run(spec, tmp_path / again)
-    assert shelf.entries("prefixes") == []
+    assert shelf.list_entries("prefixes") == []

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from cnnstudy.architectures import build_network, find, names
 from cnnstudy.records import Optimizer, TrialSpec
-from cnnstudy.training import features, graph, inference, trial, weights
+from cnnstudy.training import features, graph, predict, trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
-from cnnstudy.training.loop import Trainer
 from cnnstudy.training.micro_batches import MicroBatches
-from cnnstudy.training.transfer import apply, phases
+from cnnstudy.training.trainer import Trainer
+from cnnstudy.training.transfer import apply_phase, plan_phases
 
 MakeSpec = Callable[..., TrialSpec]
 #: How far weights may be apart, relative to the largest change among those of their kind; and the rounding of float32.
@@ -75,10 +75,10 @@ def trained(spec: TrialSpec, updates: int = 2) -> tuple[list[np.ndarray], list[n
     What the first one rounds otherwise turns a unit of a large network on or off in the second: that is no error.
     """
     compiled = CompiledNetworks().start(spec)
-    phase = phases(spec, dict(compiled.network.architecture.cut_points))[0]
-    apply(compiled.network, phase)
+    phase = plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]
+    apply_phase(compiled.network, phase)
     trainer = Trainer(compiled, trial.load_images(spec), spec)
-    trainer.start_phase(phase, features.source_of(compiled, spec, phase, lambda *_: None).features)
+    trainer.start_phase(phase, features.prepare_source(compiled, spec, phase, lambda *_: None).features)
     before = compiled.network.training.get_weights()
     measured = trainer.update(np.arange(20))
     after = compiled.network.training.get_weights()
@@ -177,13 +177,13 @@ def test_memory_that_runs_out_in_the_middle_of_a_call(
     refused = memory("conv1", training=1000 if fits else 7)
     compiled = CompiledNetworks().start(spec)
     trainer = Trainer(compiled, trial.load_images(spec), spec)
-    trainer.start_phase(phases(spec, dict(compiled.network.architecture.cut_points))[0])
+    trainer.start_phase(plan_phases(spec, dict(compiled.network.architecture.cut_points))[0])
     sizes, train = [4, 6, 20, 3], trainer.images.train
     measured = trainer._update(train.pixels[:33], train.labels[:33], sizes)
     assert refused == ([] if fits else [20, 20, 10])
     begun, expected = CompiledNetworks().start(spec), []
     other = Trainer(begun, trainer.images, spec)
-    other.start_phase(phases(spec, dict(begun.network.architecture.cut_points))[0])
+    other.start_phase(plan_phases(spec, dict(begun.network.architecture.cut_points))[0])
     start = begun.network.training.get_weights()
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         expected.append(other.update(np.arange(end - size, end)))
@@ -201,7 +201,7 @@ def test_where_the_memory_runs_out_nothing_has_changed(
     memory("conv1", training=0)
     compiled = CompiledNetworks().start(spec)
     trainer = Trainer(compiled, trial.load_images(spec), spec)
-    trainer.start_phase(phases(spec, dict(compiled.network.architecture.cut_points))[0])
+    trainer.start_phase(plan_phases(spec, dict(compiled.network.architecture.cut_points))[0])
     before = compiled.network.training.get_weights()
     state = [variable.numpy() for variable in trainer._update.variables]
     with pytest.raises(tf.errors.ResourceExhaustedError):
@@ -267,9 +267,9 @@ def test_features_computed_in_parts_say_so_to_all_that_train_on_them(
     assert f"computed from {first.evaluation_batch} images at once, for want of memory then" in first.features_note
     so_far = len(refused)
     compiled = CompiledNetworks().start(spec)
-    phase = phases(spec, dict(compiled.network.architecture.cut_points))[0]
-    apply(compiled.network, phase)
-    assert features.source_of(compiled, spec, phase, lambda *_: None).what == features.CACHED
+    phase = plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]
+    apply_phase(compiled.network, phase)
+    assert features.prepare_source(compiled, spec, phase, lambda *_: None).what == features.CACHED
     assert compiled.micro_batches.at_once == {"training": None, "evaluation": first.evaluation_batch}
     assert len(refused) == so_far
 
@@ -311,7 +311,7 @@ def test_predictions_come_in_parts_too() -> None:
             return np.eye(5)[pixels[:, 0, 0, 0]]
 
     pixels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
-    rows = inference.probabilities(Model(), Path("model.keras"), pixels)  # type: ignore[arg-type]
+    rows = predict.predict_probabilities(Model(), Path("model.keras"), pixels)  # type: ignore[arg-type]
     assert np.array_equal(rows, np.eye(5))
     assert asked == [5, 3, 2, 2, 1]
 

@@ -13,8 +13,8 @@ import pytest
 from normalised import BACKBONE, HEAD, NAME, STATISTICS, registered
 
 from cnnstudy.architectures import Network, build_network, find
-from cnnstudy.architectures.describe import describe, layer_rows, totals, transfer_rows
 from cnnstudy.records import TrialSpec
+from cnnstudy.results.network_summary import layer_rows, print_summary, sum_layers, transfer_rows
 from cnnstudy.training import trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
 
@@ -165,7 +165,7 @@ def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
     from rich.console import Console
 
     rows = layer_rows(build_network(find(NAME), 16, 5, 0.5))
-    assert totals(rows).parameters == totals(rows).inference_parameters == BACKBONE + HEAD + STATISTICS
+    assert sum_layers(rows).parameters == sum_layers(rows).inference_parameters == BACKBONE + HEAD + STATISTICS
     frozen, last_block = transfer_rows(rows, find(NAME))
     assert (frozen.trains, frozen.frozen) == (HEAD, BACKBONE + STATISTICS)
     assert (last_block.trains, last_block.frozen) == (BACKBONE + HEAD - 27 * 8 - 2 * 8, 27 * 8 + 2 * 8 + STATISTICS)
@@ -173,7 +173,7 @@ def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
     assert (by_name["block1_norm"].parameters, by_name["block1_norm"].trainable) == (32, 16)
     assert by_name["block2_depthwise"].multiply_adds == 9 * 8 * 4 * 4
     written = StringIO()
-    describe(find(NAME), 16, 5, tmp_path / "drawing.png", Console(file=written, width=200))
+    print_summary(find(NAME), 16, 5, tmp_path / "drawing.png", Console(file=written, width=200))
     assert f"{BACKBONE + HEAD + STATISTICS:,}; {STATISTICS} of them are moving statistics" in written.getvalue()
 
 

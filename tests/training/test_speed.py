@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cnnstudy.records import Speed, TrialSpec
-from cnnstudy.training import loop, speed, trial
+from cnnstudy.training import speed, trial
+from cnnstudy.training import trainer as loop
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.speed import measure_speed
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from cnnstudy.architectures import AUXILIARY, HEAD
+from cnnstudy.data.batches import Batches
+from cnnstudy.data.images import Images, TrainingImages, load_for_training
 from cnnstudy.errors import DataError
 from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
-from cnnstudy.training import loop, transfer, trial, weights
-from cnnstudy.training.batches import Batches
-from cnnstudy.training.best_epoch import BestEpoch
+from cnnstudy.training import trainer as loop
+from cnnstudy.training import transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
-from cnnstudy.training.images import Images, TrainingImages, load_for_training
-from cnnstudy.training.loop import DivergedError
 from cnnstudy.training.metrics import clean_metrics
+from cnnstudy.training.trainer import BestEpoch, DivergedError
 
 from .tries import shared_networks
 
@@ -241,7 +241,7 @@ def per_class(images: Images, chosen: np.ndarray) -> list[int]:
 def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
     """Training images of each class in each epoch, counted where the updates are made; and the epochs' metrics."""
     trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
-    trainer.start_phase(transfer.phases(spec, {})[0])
+    trainer.start_phase(transfer.plan_phases(spec, {})[0])
     step, places = trainer._update, {pixels.tobytes(): i for i, pixels in enumerate(trainer.images.train.pixels)}
     counts, metrics = [], []
     for _ in range(spec.epochs):
@@ -294,7 +294,7 @@ def test_what_no_epoch_changes_is_told_once(make_spec: MakeSpec) -> None:
 def test_the_legacy_gap_is_running_accuracy_less_the_first_batches(make_spec: MakeSpec) -> None:
     spec = make_spec(batch_size=16, epochs=1, learning_rate=1e-8)
     trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
-    trainer.start_phase(transfer.phases(spec, {})[0])
+    trainer.start_phase(transfer.plan_phases(spec, {})[0])
     metrics = trainer.run_epoch().metrics
     validation = trainer.images.validation
     first = np.argsort(validation.labels, kind="stable")[:16]
@@ -307,14 +307,14 @@ def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeS
     trained = CompiledNetworks().start(make_spec())
     spec = make_spec(batch_size=8, dropout=0.0, learning_rate=LEARNS)
     trainer = loop.Trainer(trained, trial.load_images(spec), spec)
-    trainer.start_phase(transfer.phases(spec, {})[0])
+    trainer.start_phase(transfer.plan_phases(spec, {})[0])
     for _ in range(10):
         trainer.run_epoch()
     spec = make_spec(dropout=0.5, learning_rate=1e-8)  # the weights stay as they are
     compiled = started(spec)
     compiled.network.training.set_weights(trained.network.training.get_weights())
     same = loop.Trainer(compiled, trial.load_images(spec), spec)
-    same.start_phase(transfer.phases(spec, {})[0])
+    same.start_phase(transfer.plan_phases(spec, {})[0])
     metrics = same.run_epoch().metrics
     assert metrics["train/accuracy"] > 0.6
     assert metrics["running/accuracy"] < metrics["train/accuracy"]

@@ -12,7 +12,7 @@ import pytest
 
 from cnnstudy.architectures import Network, build_network, find
 from cnnstudy.errors import WeightsError
-from cnnstudy.training import package, weights
+from cnnstudy.training import model_package, weights
 
 
 def fresh(seed: int, name: str = "alexnet") -> Network:
@@ -22,7 +22,7 @@ def fresh(seed: int, name: str = "alexnet") -> Network:
 
 
 def backbone_digest(network: Network) -> str:
-    return weights.digest(weights.digests(weights.backbone_layers(network.logits)))
+    return weights.combined_digest(weights.layer_digests(weights.backbone_layers(network.logits)))
 
 
 def write(network: Network, path: Path) -> Path:
@@ -113,7 +113,7 @@ def test_the_packaged_model_takes_raw_images_and_nothing_else(tmp_path: Path) ->
     from mlflow.exceptions import MlflowException
 
     network = fresh(1)
-    package.save(network.inference, tmp_path / "model", ["one", "two", "three", "vier ä", "5"])
+    model_package.save_model(network.inference, tmp_path / "model", ["one", "two", "three", "vier ä", "5"])
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(loaded.predict(images), network.inference.predict(images, verbose=0), atol=1e-6)

@@ -1,0 +1,73 @@
+"""The command line: which commands there are, and what becomes of what goes wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import cnnstudy
+from cnnstudy.cli import maintenance, models, results, run
+from cnnstudy.cli.options import INTERRUPTED
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
+from cnnstudy.system import imports
+
+app = typer.Typer(
+    name="cnnstudy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Why does this convolutional network overfit? A study file becomes trained networks, a record in MLflow "
+    "and a leaderboard.",
+    epilog="Exit codes: 0 done; 2 a mistake in what was given; 3 something around the study is missing or broken; "
+    "4 done, but trials failed, or doctor found something; 130 stopped, the same command goes on.",
+)
+app.command("run-study")(run.run_study)
+for _command in (
+    run.confirm,
+    run.reproduce,
+    results.leaderboard,
+    results.effects,
+    results.report,
+    results.compare,
+    results.watch,
+    models.predict,
+    models.export,
+    results.ui,
+    models.describe,
+    maintenance.doctor,
+):
+    app.command()(_command)
+app.add_typer(maintenance.cache, name="cache")
+
+
+def main() -> None:
+    """Run a command; what goes wrong on purpose is one clear message, never a traceback."""
+    try:
+        with imports.reduce_garbage_collection():
+            app()
+    except CnnstudyError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # the disk is full, a folder may not be written: the system's words say it
+        Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        sys.exit(EnvironmentTrouble.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cnnstudy {cnnstudy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,84 @@
+"""Commands for what lies on this disk: cache list, cache clear."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri, wide_console
+
+
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what killed processes left.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Check packages, machine, cache, database and studies. Exit code 4: something is to be looked at."""
+    from cnnstudy.study import doctor as examination
+    from cnnstudy.tracking import client
+
+    uri = client.tracking_uri(tracking_uri)
+    done = examination.repair(uri) if repair else None
+    findings = examination.examine(uri)
+    examination.show_findings(wide_console(), findings, done)
+    if any(finding.trouble for finding in findings):
+        raise typer.Exit(TRIALS_FAILED)
+
+
+cache = typer.Typer(
+    no_args_is_help=True, help="What is kept for all studies: images, weights, features, first epochs; and checkpoints."
+)
+Kind = Annotated[
+    str | None,
+    typer.Option("--kind", help="Of one kind: images, weights, features, prefixes, checkpoints, forecasts."),
+]
+
+
+@cache.command("list")
+def list_cache(kind: Kind = None) -> None:
+    """Show what the cache holds, the largest first."""
+    from datetime import datetime
+
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from cnnstudy.system import cache as shelf
+    from cnnstudy.system.cache import cache_folder
+    from cnnstudy.system.display import format_size
+
+    found = shelf.list_entries(kind)
+    console = wide_console()
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for heading in ("kind", "what", "size", "last used", "address"):
+        grid.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
+    for entry in found:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d")
+        grid.add_row(*map(Text, (entry.kind, entry.about, format_size(entry.bytes), used, entry.address)))
+    if found:
+        console.print(grid, markup=False, emoji=False)
+    total = format_size(sum(entry.bytes for entry in found))
+    console.print(f"{len(found)} entries, {total} in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+
+
+@cache.command("clear")
+def clear_cache(
+    kind: Kind = None,
+    unused_for: Annotated[
+        float | None, typer.Option("--unused-for", min=0, metavar="DAYS", help="Only what was not used for so long.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove entries; what a study needs again is made again."""
+    from cnnstudy.system import cache as shelf
+    from cnnstudy.system.display import format_size
+
+    chosen = shelf.list_entries(kind) if unused_for is None else shelf.unused_for(shelf.list_entries(kind), unused_for)
+    if not chosen:
+        print("nothing to remove")
+        return
+    what = f"{len(chosen)} entries, {format_size(sum(entry.bytes for entry in chosen))}"
+    if not yes:
+        typer.confirm(f"Remove {what}?", abort=True)
+    shelf.clear_entries(chosen)
+    print(f"removed {what}")

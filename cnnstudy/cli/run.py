@@ -1,0 +1,193 @@
+"""Commands that train: run-study and confirm."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnstudy.cli.options import (
+    INTERRUPTED,
+    TRIALS_FAILED,
+    AcceptCode,
+    Jobs,
+    Quiet,
+    StudyName,
+    TakeOver,
+    TrackingUri,
+    note,
+    wide_console,
+)
+from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
+
+if TYPE_CHECKING:
+    from cnnstudy.config.load import Study
+    from cnnstudy.config.schema import StudyConfig
+    from cnnstudy.execution import Workers
+
+
+def run_study(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+    ] = "quickstart",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search, instead of the file's budget.")] = None,
+    jobs: Jobs = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal to the last bit in every call, on CPUs; slower.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
+    accept_code: AcceptCode = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure what it would take, and record nothing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study, or what is missing of it, and show its leaderboard."""
+    from cnnstudy.config.load import load_study
+
+    overrides = list(set_ or [])
+    overrides += [f"budget.trials={trials}"] if trials is not None else []
+    overrides += [f"seed={seed}"] if seed is not None else []
+    overrides += ["training.deterministic=true"] if deterministic else []
+    loaded = load_study(study, overrides)
+    with contextlib.closing(_workers(jobs, loaded.config)) as workers:
+        workers.start()
+        _run(loaded, workers, tracking_uri, take_over, accept_code, dry_run, quiet)
+
+
+def _run(
+    loaded: Study,
+    workers: Workers,
+    tracking_uri: str | None,
+    take_over: bool,
+    accept_code: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    with fast_import(without=NOT_FOR_MLFLOW):
+        from cnnstudy.study import run as driver
+        from cnnstudy.tracking import client
+    from cnnstudy.system.display import choose_display
+    from cnnstudy.tracking.retry import RetryPolicy
+
+    console = wide_console()
+    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    if dry_run:
+        from cnnstudy.study.estimate import plan_study
+
+        with choose_display(console, quiet=False) as display:
+            plan_study(loaded, tracker, workers, display)
+        return
+    with choose_display(console, quiet) as display:
+        outcome = driver.run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code)
+    from cnnstudy.results import terminal
+
+    if not quiet:
+        # who stops does not wait for an answer
+        patience = RetryPolicy(end=0.0) if outcome.interrupted else RetryPolicy()
+        patience.ask(lambda: terminal.show_outcome(console, tracker, outcome), note)
+        if outcome.confirmed is not None:
+            terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+        found = terminal.analyze_ended_study(tracker, outcome.recorded, note)
+        if found is not None and not quiet:
+            terminal.show_effects(console, outcome.recorded.name, found)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed or outcome.missing:
+        raise typer.Exit(TRIALS_FAILED)
+
+
+def _workers(jobs: int, config: StudyConfig) -> Workers:
+    """Workers; once started, the first one decodes images while this process imports MLflow and opens its database."""
+    from cnnstudy.execution import Workers
+    from cnnstudy.execution.jobs import images_job
+    from cnnstudy.execution.local import LocalExecutor
+
+    def make(folder: Path) -> LocalExecutor:
+        executor = LocalExecutor(jobs, folder)
+        executor.deterministic = config.training.deterministic
+        executor.start_ahead(images_job(config, config.data, config.architectures))
+        return executor
+
+    return Workers(make)
+
+
+def confirm(
+    study: StudyName = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Candidates.", show_default="the file's, or 3")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.", show_default="the file's, or 5")
+    ] = None,
+    most_seeds: Annotated[
+        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.", show_default="twice the seeds")
+    ] = None,
+    jobs: Jobs = 1,
+    open_test_again: Annotated[
+        bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    take_over: TakeOver = False,
+    accept_code: AcceptCode = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
+    with fast_import(without=NOT_FOR_MLFLOW):
+        from cnnstudy.study import run as driver
+        from cnnstudy.tracking import client
+    from cnnstudy.errors import InputError
+    from cnnstudy.execution import Workers
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.system.display import choose_display
+
+    console = wide_console()
+    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    given = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
+    with choose_display(console, quiet) as display:
+        outcome = driver.confirm_study(
+            study,
+            {name: value for name, value in given.items() if value is not None},
+            tracker,
+            Workers(lambda folder: LocalExecutor(jobs, folder)),
+            display,
+            open_test_again,
+            take_over,
+            accept_code=accept_code,
+        )
+    if outcome.confirmed is None:
+        raise typer.Exit(INTERRUPTED)
+    from cnnstudy.results import terminal
+
+    if not quiet:
+        terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if outcome.confirmed.refusal:
+        raise InputError(outcome.confirmed.refusal)
+
+
+def reproduce(
+    trial: Annotated[str, typer.Argument(metavar="RUN", help="STUDY/TRIAL, or the id of a trial's run in MLflow.")],
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a trial again from its record alone, and tell how far it comes out otherwise."""
+    from cnnstudy.execution import Workers
+    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.results import terminal
+    from cnnstudy.study.reproduce import reproduce_trial as train_again
+    from cnnstudy.system.display import choose_display
+    from cnnstudy.system.processes import terminate_as_interrupt
+    from cnnstudy.tracking import client
+    from cnnstudy.tracking.registry import Registry
+
+    console = wide_console()
+    registry = Registry(client.Tracker(client.tracking_uri(tracking_uri)))
+    with terminate_as_interrupt(), choose_display(console, quiet) as display:
+        found = train_again(trial, registry, Workers(lambda folder: LocalExecutor(1, folder)), display)
+    terminal.show_reproduction(console, found)

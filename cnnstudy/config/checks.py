@@ -1,0 +1,291 @@
+"""What is wrong with a study file though each of its keys by itself is fine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from cnnstudy import architectures
+from cnnstudy.config.designs import MOST_TO_CHOOSE_FROM, minimum_points
+from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_level_of
+from cnnstudy.config.schema import NEED_WEIGHTS, FactorialConfig, SearchConfig, StudyConfig
+from cnnstudy.data.datasets import DataOptions
+from cnnstudy.errors import did_you_mean
+from cnnstudy.system.validation import KeyPath
+
+MOST_GRID_POINTS = 100_000
+
+
+def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong though each key by itself is fine."""
+    incomplete = list(_by_network_problems(config))
+    if incomplete:
+        yield from incomplete
+        return
+    yield from _image_size_problems(config)
+    yield from _weights_problems(config)
+    yield from _training_problems(config)
+    yield from _factor_problems(config)
+    if isinstance(config.strategy, FactorialConfig):
+        yield from _factorial_problems(config, config.strategy)
+    else:
+        yield from _search_problems(config, config.strategy)
+
+
+def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Keys that may give a value for each network: they name networks of this study, and leave none out."""
+    givens: list[tuple[KeyPath, Any, bool]] = [
+        (("image_size",), config.image_size, True),
+        (("training", "epochs"), config.training.epochs, True),
+        *((("factors", factor), levels, False) for factor, levels in config.factors.items()),
+    ]
+    for key, given, complete in givens:
+        if not isinstance(given, dict):
+            continue
+        for name in given:
+            if name not in config.architectures:
+                yield (
+                    (*key, name),
+                    f"is not among this study's architectures{did_you_mean(name, config.architectures)}",
+                )
+        missing = [name for name in config.architectures if name not in given]
+        if complete and missing:
+            yield key, f"gives no value for {', '.join(missing)}."
+
+
+def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    for name in config.architectures:
+        key: KeyPath = ("image_size",) if isinstance(config.image_size, int) else ("image_size", name)
+        size = config.size_of(name)
+        smallest = architectures.find(name).minimum_size
+        if not smallest <= size <= 1024:
+            yield key, f"{name} takes images of {smallest} to 1024 pixels, not {size}."
+
+
+def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    for name, weights in config.weights.items():
+        key: KeyPath = ("weights", name)
+        if name != "default" and name not in config.architectures:
+            yield (
+                key,
+                f"is neither `default` nor one of this study's architectures ({', '.join(config.architectures)}).",
+            )
+        if weights.data is not None and _share_images(weights.data, config.data):
+            yield (*key, "data"), "has images of the study's own data; source weights must come from other images."
+    for name in config.architectures:
+        needing = [str(mode) for mode in config.transfer_modes_of(name) if mode in NEED_WEIGHTS]
+        found = config.weights_of(name)
+        if needing and found is None:
+            yield (
+                ("factors", "transfer"),
+                f"{', '.join(needing)} start from source weights, and `weights` gives none for {name}. "
+                "Give pretrain, imagenet or file there, or random to try the speed only.",
+            )
+        elif needing and found and found.source == "imagenet" and architectures.find(name).imagenet is None:
+            having = [other for other in architectures.names() if architectures.find(other).imagenet]
+            yield (
+                ("weights", name if name in config.weights else "default", "source"),
+                f"there are no imagenet weights for {name}, only for {', '.join(having)}; use pretrain or file.",
+            )
+
+
+def _share_images(source: DataOptions, target: DataOptions) -> bool:
+    """Whether both take images from one place: of the same classes, as far as the options say."""
+    if source.name != target.name:
+        return False
+    differing = {"classes", *DataOptions.model_fields}
+    if source.model_dump(exclude=differing) != target.model_dump(exclude=differing):
+        return False  # another path
+    ours, theirs = (getattr(options, "classes", None) for options in (source, target))
+    return ours is None or theirs is None or bool(set(ours) & set(theirs))
+
+
+def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    training = config.training
+    two_phase = [name for name in config.architectures if "two-phase" in config.transfer_modes_of(name)]
+    if training.head_epochs is not None and not two_phase:
+        yield ("training", "head_epochs"), "is for transfer two-phase, which this study does not use."
+    for name in two_phase:
+        if config.head_epochs_of(name) >= config.epochs_of(name):
+            yield (
+                ("training", "head_epochs" if training.head_epochs else "epochs"),
+                f"two-phase trains {name}'s head for {config.head_epochs_of(name)} epochs and needs at least one "
+                f"more of its {config.epochs_of(name)} for the rest.",
+            )
+    if training.deterministic and training.xla is True:
+        yield (
+            ("training", "xla"),
+            "does not go with deterministic: XLA has no such gradient of max-pooling; leave it out.",
+        )
+    if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
+        yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
+    if config.pruner != "none" and training.updates is not None:
+        yield (
+            ("strategy", "pruner"),
+            "compares trials epoch by epoch, and with `training.updates` an epoch is another number of updates with "
+            "every batch size; use none.",
+        )
+    elif config.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
+        yield ("strategy", "pruner"), "there is nothing to prune in trials of one epoch; use none."
+
+
+def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    active = {factor for name in config.architectures for factor in config.active_factors_of(name)}
+    for factor in config.factors:
+        if factor not in active:
+            yield ("factors", factor), f"is active in no trial of this study: {FACTORS[factor].active_where}."
+
+
+def _search_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tuple[KeyPath, str]]:
+    if search.sampler == "grid":
+        for factor in _ranges(config):
+            yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
+    if search.sampler == "grid" and search.start_with:
+        yield ("strategy", "start_with"), "does not go with a grid, which runs its points in an order of its own."
+    for number, start in enumerate(search.start_with):
+        for factor, level in start.items():
+            for name in config.architectures:
+                found = config.factors_of(name).get(factor)
+                problem = _start_problem(factor, level, found, config)
+                if problem:
+                    yield ("strategy", "start_with", number, factor), problem
+                    break
+    yield from _budget_problems(config, search)
+
+
+def _ranges(config: StudyConfig) -> list[str]:
+    """The factors that have a range."""
+    by_network = [config.factors_of(name) for name in config.architectures]
+    return [name for name in config.factors if any(isinstance(factors.get(name), Range) for factors in by_network)]
+
+
+def _start_problem(factor: str, level: Any, levels: Levels | None, config: StudyConfig) -> str | None:
+    if levels is None:
+        return f"is not among the study's factors{did_you_mean(factor, config.factors)}"
+    if is_level_of(level, levels):
+        return None
+    if isinstance(levels, Choices):
+        return f"{level!r} is not among its levels {list(levels.values)}."
+    steps = f" in steps of {levels.step:g}" if levels.step is not None else ""
+    return f"{level!r} is not within its range {levels.low:g} to {levels.high:g}{steps}."
+
+
+def _budget_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tuple[KeyPath, str]]:
+    if config.total_trials < len(config.architectures):
+        yield (
+            ("budget", "trials"),
+            f"{config.total_trials} trials for {len(config.architectures)} networks; each needs at least one.",
+        )
+        return
+    for name in config.architectures:
+        share = config.trials_of(name)
+        if len(search.start_with) > share:
+            yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
+        if search.sampler == "grid":
+            yield from _grid_problems(config, name, share)
+
+
+def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple[KeyPath, str]]:
+    lists = [levels.values for levels in config.factors_of(name).values() if isinstance(levels, Choices)]
+    combinations = math.prod(map(len, lists))
+    if combinations > MOST_GRID_POINTS:
+        yield (
+            ("strategy", "sampler"),
+            f"{name}'s lists have {combinations:,} combinations, and a grid takes up to {MOST_GRID_POINTS:,}; list "
+            "fewer levels, or use another sampler.",
+        )
+        return
+    points = len(config.grid_of(name))
+    if share > points:
+        yield (
+            ("budget", "trials"),
+            f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
+        )
+
+
+def _tuning_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[tuple[KeyPath, str]]:
+    for number, factor in enumerate(factorial.tune):
+        key: KeyPath = ("strategy", "tune", number)
+        levels = [config.factors_of(name).get(factor) for name in config.architectures]
+        if not any(isinstance(given, Choices) and len(given.values) > 1 for given in levels):
+            yield key, f"{factor!r} has no list of levels in this study{did_you_mean(factor, config.factors)}"
+        elif factorial.design != "full" or factorial.seeds < 2:
+            yield (
+                key,
+                "takes design full and 2 seeds or more: each seed's best level is chosen by the other seeds, so that "
+                "the choice does not flatter it.",
+            )
+    varied = {name for name in config.factors if any(_has_several(config, name, one) for one in config.architectures)}
+    if factorial.tune and varied <= set(factorial.tune):
+        yield ("strategy", "tune"), "names every factor that varies; leave one to ask about."
+
+
+def _has_several(config: StudyConfig, factor: str, architecture: str) -> bool:
+    levels = config.factors_of(architecture).get(factor)
+    return isinstance(levels, Range) or (isinstance(levels, Choices) and len(levels.values) > 1)
+
+
+def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[tuple[KeyPath, str]]:
+    yield from _tuning_problems(config, factorial)
+    if config.training.early_stopping is not None:
+        yield (
+            ("training", "early_stopping"),
+            "does not go with a factorial, whose cells train equally long so that they can be compared; leave it out "
+            "(the best epoch is recorded anyway).",
+        )
+    ranges = _ranges(config) if factorial.design != "qmc" else []
+    for factor in ranges:
+        yield (
+            ("factors", factor),
+            f"is a range, and a {factorial.design} design needs lists; list the levels, or use design qmc.",
+        )
+    too_many = [] if ranges else list(_size_problems(config, factorial))
+    yield from too_many
+    if ranges or too_many:
+        return
+    if sum(map(config.cells_of, config.architectures)) < 2:
+        yield (
+            ("factors",),
+            "none varies, and a factorial compares cells; give a factor several levels, or name several architectures.",
+        )
+    elif config.total_trials > MOST_GRID_POINTS:
+        yield (
+            ("strategy", "seeds"),
+            f"{factorial.seeds} seeds make {config.total_trials:,} trials, and a study takes up to "
+            f"{MOST_GRID_POINTS:,}; give fewer seeds or cells.",
+        )
+    if factorial.fraction is not None:
+        yield from _fraction_problems(config, factorial.fraction)
+
+
+def _size_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[tuple[KeyPath, str]]:
+    for name in config.architectures:
+        combinations = config.combinations_of(name)
+        if factorial.cells is not None and 1 < combinations < factorial.cells:
+            yield (
+                ("strategy", "cells"),
+                f"{name}'s levels have {combinations} combinations, fewer than the {factorial.cells} cells; ask for "
+                f"{combinations} at most, or use design full.",
+            )
+        most = {"full": MOST_GRID_POINTS, "fractional": MOST_TO_CHOOSE_FROM}.get(factorial.design)
+        if most is not None and combinations > most:
+            yield (
+                ("strategy", "design"),
+                f"{name}'s lists have {combinations:,} combinations, and a {factorial.design} design takes up to "
+                f"{most:,}; list fewer levels, or use design qmc.",
+            )
+
+
+def _fraction_problems(config: StudyConfig, fraction: int) -> Iterator[tuple[KeyPath, str]]:
+    """A fraction that leaves too little of the largest grid; a smaller one runs as much of its own as it takes."""
+    points, name = max(((config.grid_of(name), name) for name in config.architectures), key=lambda pair: len(pair[0]))
+    fewest, left = minimum_points(points), math.ceil(len(points) / fraction)
+    if left >= fewest or len(points) == 1:
+        return
+    largest = math.ceil(len(points) / (fewest - 1)) - 1
+    yield (
+        ("strategy", "fraction"),
+        f"one in {fraction} of {name}'s {len(points)} cells leaves {left}, and to tell the effects of its factors "
+        f"apart takes {fewest}; " + (f"give {largest} at most." if largest >= 2 else "use design full."),
+    )

@@ -1,0 +1,379 @@
+"""The factors: everything a study can vary, one line each.
+
+A factor is named in a study file with one level (fixed), a list of levels, or a range:
+
+    batch_size: 32
+    batch_size: [8, 16, 32]
+    dropout: {low: 0.1, high: 0.7}                       # optional: step: 0.1
+    learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+
+To add a factor, add its line to FACTORS and read `spec.levels["<name>"]` where training uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnnstudy.errors import did_you_mean
+from cnnstudy.records import Level
+
+TRANSFER_MODES = {
+    "scratch": "every layer starts fresh and trains",
+    "frozen": "source weights; only the head trains",
+    "last-block": "source weights; the last block and the head train",
+    "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
+    "two-phase": "the head first, on frozen source weights; then fine-tune",
+}
+AUGMENTATIONS = {
+    "none": "the images as they are",
+    "flip": "horizontal flips",
+    "strong": "flips, rotation up to 15 degrees, zoom up to 15 %, contrast up to 20 %",
+}
+LEARNING_RATE_SCALINGS = {
+    "fixed": "the learning rate as given, whatever the batch size",
+    "linear": "times batch size / 32 (Goyal et al. 2017)",
+    "square-root": "times the square root of batch size / 32 (Krizhevsky 2014)",
+}
+PROTOCOLS = {
+    "clean": "every training image once an epoch",
+    "legacy": "as tutorials with `steps_per_epoch = total // batch_size` do it: the iterator is not started again, so "
+    "that every other epoch sees only what the one before left over",
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A list of levels; one level is a factor that is fixed."""
+
+    values: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """All levels from low to high, both included, on a linear or a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+Levels = Choices | Range
+#: What a factor's condition may look at: the levels chosen so far, and whether the network has auxiliary heads.
+Condition = Callable[[Mapping[str, Level], bool], bool]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing a study can vary, and how it is written wherever people read it.
+
+    `default` None means: the network's own (`Architecture.defaults`). A factor whose `active` is false for a trial has
+    no level there: it is neither sampled nor recorded. The unit "%" means that levels are shares of 0..1.
+    """
+
+    name: str  # in study files, CSV and MLflow
+    kind: type[int] | type[float] | type[str]
+    default: Level | None
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    active: Condition = lambda levels, has_auxiliary_heads: True
+    active_where: str = "always"
+    looks_at: tuple[str, ...] = ()  # the factors whose levels the condition reads
+    short: str = ""  # for the headings of tables, where the label is long
+    unit: str = ""
+    phrase: str = "{label} {level}"  # a level in a sentence
+    multiples_of: str = ""  # what effects tell multiples of, instead of two levels
+    always_shown: bool = False  # in every table and title, varied or not
+
+    def only(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
+        """The same factor with a condition, and the condition in words."""
+        return dataclasses.replace(self, active=active, active_where=where, looks_at=looks_at)
+
+    @property
+    def label(self) -> str:
+        """Return its name in sentences and figures: `batch size`."""
+        return self.name.replace("_", " ")
+
+    @property
+    def short_label(self) -> str:
+        """Return its name in the headings of tables: `batch`."""
+        return self.short or self.label
+
+    def write(self, level: Level, with_unit: bool = True) -> str:
+        """Return a level as text: `16`, `0.5`, `1e-4`, `67 %`."""
+        if self.kind is str:
+            return str(level)
+        if self.kind is int:
+            return str(int(level))  # pandas makes floats of a column with gaps
+        number = _write_number(100 * float(level) if self.unit == "%" else float(level))
+        return f"{number} {self.unit}" if self.unit and with_unit else number
+
+    def write_levels(self, levels: Levels) -> str:
+        """Return all levels that it can have in a study: `8, 16`, `0.1 to 0.7`."""
+        if isinstance(levels, Choices):
+            return ", ".join(map(self.write, levels.values))
+        return f"{self.write(levels.low)} to {self.write(levels.high)}"
+
+    def describe(self, level: Level) -> str:
+        """Return a level by itself, as in a trial's title: `batch size 16`, `67 % of the data`, `frozen`."""
+        return self.phrase.format(label=self.label, level="no" if level == "none" else self.write(level))
+
+    def compare(self, level: Level, baseline: Level) -> str:
+        """Return what an effect compares: `batch size 64 instead of 8`, `4 times the training images`."""
+        if self.multiples_of:
+            return f"{float(level) / float(baseline):.2g} times {self.multiples_of}"
+        return f"{self.describe(level)} instead of {self.write(baseline)}"
+
+
+def _write_number(number: float) -> str:
+    """Return three digits: `0.05`, and below a thousandth `1e-4`."""
+    if not 0 < abs(number) < 1e-3:
+        return f"{number:.3g}"
+    digits, exponent = f"{number:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
+    return levels["transfer"] in ("last-block", "fine-tune", "two-phase")
+
+
+def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
+    # They sit below the last block: where that part is frozen they have nothing to teach.
+    return has_auxiliary_heads and levels["transfer"] not in ("frozen", "last-block")
+
+
+def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
+    return _trains_auxiliary_heads(levels, has_auxiliary_heads) and levels["auxiliary_weight"] != 0
+
+
+# A factor comes after those that its condition looks at.
+FACTORS: dict[str, Factor] = {
+    factor.name: factor
+    for factor in (
+        Factor("transfer", str, "scratch", choices=tuple(TRANSFER_MODES), phrase="{level}", always_shown=True),
+        Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
+        Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True),
+        Factor("learning_rate", float, None, low=1e-8, high=10.0),
+        Factor("learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS), phrase="{level} {label}"),
+        Factor(
+            "data_fraction",
+            float,
+            1.0,
+            low=0.001,
+            high=1.0,
+            short="data",
+            unit="%",
+            phrase="{level} of the data",
+            multiples_of="the training images",
+        ),
+        # share of the training images (Zhang et al. 2017)
+        Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
+        Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
+        Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
+        Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
+            _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase", ("transfer",)
+        ),
+        Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
+            _trains_auxiliary_heads,
+            "it acts on networks with auxiliary heads, with transfer scratch, fine-tune and two-phase",
+            ("transfer",),
+        ),
+        Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(
+            _weighs_auxiliary_heads,
+            "it acts where auxiliary_weight does and is not 0",
+            ("transfer", "auxiliary_weight"),
+        ),
+    )
+}
+#: What every table, title and view shows, varied or not.
+ALWAYS_SHOWN = tuple(name for name, factor in FACTORS.items() if factor.always_shown)
+#: Compared with each other as the levels of a factor are, in a column of that name; no study file varies it as one.
+NETWORK = Factor("network", str, None, phrase="{level}")
+
+
+def find_factor(name: str) -> Factor:
+    """Return the factor of that name, or NETWORK."""
+    return NETWORK if name == NETWORK.name else FACTORS[name]
+
+
+def describe_levels(levels: Mapping[str, Level], names: Iterable[str]) -> str:
+    """Return a trial's levels of these factors: `frozen, batch size 8, 16.7 % of the data`."""
+    return ", ".join(FACTORS[name].describe(levels[name]) for name in names if name in levels)
+
+
+def names_in_title(levels: Mapping[str, Level]) -> list[str]:
+    """Return the factors that a trial's title tells: those always shown, and those not at their default."""
+    return [
+        name
+        for name, factor in FACTORS.items()
+        if name in levels and (factor.always_shown or factor.default not in (None, levels[name]))
+    ]
+
+
+def parse_levels(name: str, given: Any) -> Levels:
+    """The levels that a study file gives for factor `name`.
+
+    Raises:
+        ValueError: unknown factor, wrong type, out of range, or an empty or double list; says what is allowed.
+    """
+    if name not in FACTORS:
+        raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
+    factor = FACTORS[name]
+    if isinstance(given, Mapping):
+        return _parse_range(factor, given)
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    if not values:
+        raise ValueError("the list is empty; give at least one level, or leave the factor out for its default.")
+    levels = tuple(_parse_level(factor, value) for value in values)
+    if len(set(levels)) < len(levels):
+        twice = next(level for level in levels if levels.count(level) > 1)
+        raise ValueError(f"{twice!r} stands twice in the list; give each level once.")
+    return Choices(levels)
+
+
+def _parse_level(factor: Factor, given: Any) -> Level:
+    if factor.choices:
+        if given not in factor.choices:
+            raise ValueError(
+                f"{format_given(given)} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
+                f" Allowed: {', '.join(factor.choices)}."
+            )
+        return str(given)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError(f"{format_given(given)} is not a number; {_allowed(factor)}.")
+    if not factor.low <= given <= factor.high:  # false for NaN too
+        raise ValueError(f"{format_given(given)} is out of range; {_allowed(factor)}.")
+    if factor.kind is int and given != int(given):
+        raise ValueError(f"{given!r} is not a whole number; {_allowed(factor)}.")
+    return int(given) if factor.kind is int else float(given)
+
+
+def _allowed(factor: Factor) -> str:
+    number = "whole numbers" if factor.kind is int else "numbers"
+    return f"{factor.name} takes {number} from {factor.low:g} to {factor.high:g}"
+
+
+def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
+    if factor.choices:
+        raise ValueError(f"{factor.name} has no ranges; give a list of {', '.join(factor.choices)}.")
+    for key in given:
+        if key not in ("low", "high", "log", "step"):
+            raise ValueError(
+                f"unknown key {key!r} in a range{did_you_mean(str(key), ('low', 'high', 'log', 'step'))}"
+                " A range has low and high, and may have log (true or false) or step."
+            )
+    if "low" not in given or "high" not in given:
+        raise ValueError("a range needs both low and high, as in {low: 0.1, high: 0.7}.")
+    low, high = _parse_level(factor, given["low"]), _parse_level(factor, given["high"])
+    log, step = given.get("log", False), given.get("step")
+    if not isinstance(log, bool):
+        raise ValueError(f"log is {format_given(log)}; it must be true or false.")
+    if not low < high:  # type: ignore[operator]
+        raise ValueError(f"low ({low}) must be below high ({high}).")
+    if log and low <= 0:  # type: ignore[operator]
+        raise ValueError(f"a log range must start above 0, not at {low}.")
+    if step is not None:
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= high - low:  # type: ignore[operator]
+            raise ValueError(f"step is {format_given(step)}; it must be above 0 and at most high - low.")
+        if log:
+            raise ValueError("a range has log or step, not both.")
+        if factor.kind is int and step != int(step):
+            raise ValueError(f"step is {step!r}; {factor.name} takes whole numbers.")
+        # the range ends at its last step
+        high = low + step * math.floor((high - low) / step + 1e-9)  # type: ignore[operator]
+        high = int(high) if factor.kind is int else round(high, 12)
+    return Range(low, high, log, step)  # type: ignore[arg-type]
+
+
+def format_given(given: Any) -> str:
+    """What a study file gives, as it stands there, cut where it is long."""
+    text = "nothing" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def is_level_of(level: Level, levels: Levels) -> bool:
+    """Whether a factor with these levels can have that one."""
+    if isinstance(levels, Choices):
+        return level in levels.values
+    if isinstance(level, str) or not levels.low <= level <= levels.high:
+        return False
+    steps = (level - levels.low) / (levels.step or 1)
+    return levels.step is None or abs(steps - round(steps)) < 1e-8
+
+
+def level_at(factor: Factor, levels: Levels, position: float) -> Level:
+    """The level at `position` in [0, 1) of its range or list; equal shares of [0, 1) fall to equal shares of levels."""
+    if isinstance(levels, Choices):
+        return levels.values[int(position * len(levels.values))]
+    low, high = levels.low, levels.high
+    if levels.step is not None:
+        value = low + levels.step * int(position * (math.floor((high - low) / levels.step + 1e-9) + 1))
+        return int(value) if factor.kind is int else round(value, 12)
+    if factor.kind is int:
+        # half a step beyond both ends, so that low and high get their whole share
+        low, high = low - 0.5, high + 0.5
+    if levels.log:
+        value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
+    else:
+        value = low + position * (high - low)
+    if factor.kind is int:
+        return int(min(max(round(value), levels.low), levels.high))
+    return float(min(max(value, levels.low), levels.high))
+
+
+def complete_levels(
+    has_auxiliary_heads: bool,
+    defaults: Mapping[str, Level],
+    choose: Callable[[Factor], Level | None],
+) -> dict[str, Level]:
+    """Every active factor's level for one trial: what `choose` says, else the network's default, else the factor's."""
+    levels: dict[str, Level] = {}
+    for factor in FACTORS.values():
+        if not factor.active(levels, has_auxiliary_heads):
+            continue
+        level = choose(factor)
+        if level is None:
+            level = defaults.get(factor.name, factor.default)
+        assert level is not None, f"{factor.name} has no default"
+        levels[factor.name] = level
+    return levels
+
+
+def grid_points(
+    factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]
+) -> list[dict[str, Level]]:
+    """Every distinct combination of the levels of `factors`, without those that are not active in it.
+
+    A range counts with its two ends.
+    """
+    combinations: list[dict[str, Level]] = [{}]
+    for factor in FACTORS.values():
+        default = defaults.get(factor.name, factor.default)
+        given = factors.get(factor.name, Choices(() if default is None else (default,)))
+        combinations = [
+            extended
+            for levels in combinations
+            for extended in (
+                [{**levels, factor.name: level} for level in _all_levels(given)]
+                if factor.active(levels, has_auxiliary_heads)
+                else [levels]
+            )
+        ]
+    return [{name: level for name, level in levels.items() if name in factors} for levels in combinations]
+
+
+def active_factors(factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]) -> set[str]:
+    """Those of `factors` that are active in some trial."""
+    read = {name for factor in FACTORS.values() for name in factor.looks_at}
+    # of a factor that no condition reads one level says as much as all
+    few = {name: levels if name in read else Choices(_all_levels(levels)[:1]) for name, levels in factors.items()}
+    return {name for point in grid_points(few, has_auxiliary_heads, defaults) for name in point}
+
+
+def _all_levels(levels: Levels) -> tuple[Level, ...]:
+    return levels.values if isinstance(levels, Choices) else (levels.low, levels.high)

@@ -1,0 +1,213 @@
+"""A study file to a frozen StudyConfig: everything is checked here, before TensorFlow is imported.
+
+`load_study` is the one way in. An error names the file, the line, the key, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ruamel.yaml
+from pydantic import ValidationError
+
+from cnnstudy.config.checks import combination_problems
+from cnnstudy.config.factors import format_given
+from cnnstudy.config.schema import StudyConfig
+from cnnstudy.errors import ConfigError, did_you_mean
+from cnnstudy.system.validation import KeyPath
+
+#: Of what YAML calls tags, those that say what is there anyway.
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+#: The study files that come with cnnstudy, where it runs from a checkout.
+SHIPPED = Path(__file__).parent.parent / "experiments"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study, and the file it came from."""
+
+    config: StudyConfig
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file: a path, or the name of one in ./experiments.
+
+    Args:
+        overrides: `key=value` on top of the file; keys are dotted, values are YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, or anything in it that can't be used; every problem is listed.
+    """
+    path = _find_file(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror or error}.") from error
+    try:
+        tree, raw = _parse(text)
+    except _NotYamlError as error:
+        raise ConfigError(f"{path}{f', line {error.line}' if error.line else ''}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds no keys; a study file starts with `name: ...`. See experiments/quickstart.yaml."
+        )
+    changed = [_override(raw, text_of_one) for text_of_one in overrides]
+
+    def problem(key: KeyPath, text: str) -> str:
+        dotted = ".".join(map(str, key))
+        line = _line_of(tree, key)
+        if any(key[: len(override)] == override or (override[: len(key)] == key and not line) for override in changed):
+            return f"--set {dotted}: {text}"
+        return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {text}"
+
+    try:
+        config = StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problem(*_explain(details)) for details in error.errors())) from None
+    problems = [problem(*found) for found in combination_problems(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Study(config, path, text, tuple(overrides))
+
+
+def _find_file(name_or_path: str) -> Path:
+    try:
+        given = Path(name_or_path).expanduser()
+        if given.is_file():
+            return given
+        if name_or_path and given.is_dir():
+            raise ConfigError(f"{given} is a folder; give a study file in it, as {given / 'study.yaml'}.")
+    except (OSError, RuntimeError) as error:  # a name too long, or the home of nobody
+        raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
+    folders = [Path("experiments"), SHIPPED]
+    if given.suffix not in (".yaml", ".yml"):
+        for folder in folders:
+            if (folder / f"{name_or_path}.yaml").is_file():
+                return folder / f"{name_or_path}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise ConfigError(
+        f"there is no study file {name_or_path!r}{did_you_mean(given.stem, known)} "
+        f"Give a path, or one of the names in experiments/: {', '.join(known) or 'none here'}."
+    )
+
+
+class _NotYamlError(Exception):
+    """What keeps a text from being read as YAML, and the line (from 1) where it is known."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+def _parse(text: str) -> tuple[Any, Any]:
+    """YAML with the marks that ruamel.yaml keeps for lines and comments, and without."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
+            tree = ruamel.yaml.YAML(typ="rt").load(text)
+        _refuse_tags(tree)
+        return tree, _plain(tree)
+    except ruamel.yaml.error.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        found = error.problem or error.context
+        what = "keep one" if isinstance(error, ruamel.yaml.constructor.DuplicateKeyError) else "this is not YAML"
+        raise _NotYamlError(f"{found}; {what}.", mark.line + 1 if mark else None) from error
+    except ruamel.yaml.YAMLError as error:
+        raise _NotYamlError(f"this is not YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise _NotYamlError("it is nested too deeply, or holds itself by an alias.") from error
+    except (ValueError, TypeError) as error:  # a date like 2024-13-45, a number of 5,000 digits
+        raise _NotYamlError(f"a value in it can't be read: {error}; put it in quotes if it is text.") from error
+
+
+def _refuse_tags(node: Any, line: int | None = None) -> None:
+    own = getattr(getattr(node, "lc", None), "line", None)
+    line = line if own is None else own + 1
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    if tag is not None and tag not in PLAIN_TAGS:
+        name = str(tag).replace("tag:yaml.org,2002:", "!!")
+        raise _NotYamlError(f"the tag {name} has no meaning in a study file; take it out.", line)
+    for part in [*node, *node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        _refuse_tags(part, line)
+
+
+def _plain(node: Any) -> Any:
+    """Without the marks that ruamel.yaml keeps for lines and comments."""
+    if isinstance(node, Mapping):
+        return {(key if isinstance(key, int) else str(key)): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    if isinstance(node, ruamel.yaml.scalarbool.ScalarBoolean):  # an int by type
+        return bool(node)
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return None if node is None else str(node)  # a date, say, is the text that it was
+
+
+def _override(raw: dict[str, Any], override: str) -> KeyPath:
+    """Set what `key=value` says; the keys it touched."""
+    dotted, equals, value = override.partition("=")
+    keys = tuple(dotted.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} is not key=value, as in --set training.epochs=5.")
+    node: Any = raw
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {key!r} is not a group of keys, it can't hold {keys[-1]!r}.")
+    try:
+        node[keys[-1]] = _parse(value)[1]
+    except _NotYamlError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
+    return keys
+
+
+def _line_of(node: Any, key: KeyPath) -> int | None:
+    """The line (from 1) of the deepest part of the key that the file has."""
+    line, tree = None, node
+    for part in key:
+        try:
+            marks = tree.lc
+            position = marks.key(part) if isinstance(tree, Mapping) else marks.item(part)
+            line, tree = position[0] + 1, tree[part]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            break
+    return line
+
+
+#: pydantic's kinds of errors that its own words do not tell to somebody who writes YAML.
+_IN_WORDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "string": "must be text, in quotes if need be",
+    "path": "must be the path of a file",
+    "tuple": "must be a list, as in [a, b]",
+    "dict": "must hold keys of its own, as in {key: value}",
+    "model": "must hold keys of its own, as in {key: value}",
+}
+
+
+def _explain(details: Any) -> tuple[KeyPath, str]:
+    """pydantic's error as the key it is about, and a sentence."""
+    key: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
+    text = details["msg"].removeprefix("Value error, ")
+    if details["type"] in ("stated", "value_error"):
+        return key, text
+    if details["type"] == "missing":
+        return key, "is missing; the study file must give it."
+    if details["type"] == "too_short":
+        text = f"must have at least {details['ctx']['min_length']} in its list"
+    text = text.replace("Input should", "must").replace("must be a finite", "must be a")
+    kind = details["type"].removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    return key, f"{_IN_WORDS.get(kind, text)}, not {format_given(details['input'])}."

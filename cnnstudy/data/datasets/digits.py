@@ -1,0 +1,46 @@
+"""Handwritten digits, 1,797 images of 8 x 8 pixels, shipped with scikit-learn: no download.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its test part.
+By class subsets, digits 5-9 can be the source task of transfer and 0-4 the five-class target.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
+from cnnstudy.system.imports import without_modules
+
+
+def _each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"a class stands twice in {list(classes)}; give each once.")
+    return classes
+
+
+class Options(DataOptions):
+    """`classes`: the digits to use; the labels follow their order."""
+
+    classes: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(_each_once)
+    ] = tuple(range(10))
+
+
+def load(options: Options) -> ImageSource:
+    """The digits as 8 x 8 grey images, values 0..16 stretched to 0..255."""
+    with without_modules(("pandas", "pyarrow")):  # it would look for tables, for a fifth of a second
+        from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = (digits.images * (255 / 16)).round().astype("uint8")
+    label_of = {digit: label for label, digit in enumerate(options.classes)}
+    return ImageSource(
+        classes=tuple(str(digit) for digit in options.classes),
+        images=tuple(
+            SourceImage(f"{index:06d}", label_of[int(digit)], pixels[index])
+            for index, digit in enumerate(digits.target)
+            if int(digit) in label_of
+        ),
+    )

@@ -1,0 +1,291 @@
+"""What a network consists of, layer by layer: the numbers that papers give, counted on the network that is built.
+
+`layer_rows`, `totals` and `transfer_rows` count; `describe` prints what they found and has it drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network
+from cnnstudy.errors import InputError
+from cnnstudy.results.network_drawing import LayerRow
+
+if TYPE_CHECKING:
+    import keras
+
+BACKBONE = "backbone"
+
+#: Class of a layer -> what it does, and how the table calls it. Others go by the name of their class.
+KINDS = {
+    "InputLayer": ("preprocessing", "input"),
+    "Rescaling": ("preprocessing", "rescale"),
+    "Flip": ("preprocessing", "channel flip"),
+    "ZeroPadding2D": ("preprocessing", "zero-pad"),
+    "Conv2D": ("convolution", "conv"),
+    "MaxPooling2D": ("pooling", "max-pool"),
+    "AveragePooling2D": ("pooling", "avg-pool"),
+    "GlobalAveragePooling2D": ("pooling", "global avg"),
+    "DepthwiseConv2D": ("convolution", "depthwise conv"),
+    "Dense": ("dense", "dense"),
+    "Dropout": ("dropout", "dropout"),
+    "BatchNormalization": ("other", "batch norm"),
+    "LayerNormalization": ("other", "layer norm"),
+    "Concatenate": ("merge", "concatenate"),
+    "Add": ("merge", "add"),
+}
+#: Layers after which each number depends on the whole image.
+GLOBAL = ("Flatten", "GlobalAveragePooling2D")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over layers; `inference` means without auxiliary heads."""
+
+    parameters: int
+    inference_parameters: int
+    inference_statistics: int  # of those, the ones that no optimiser moves
+    convolution_multiply_adds: int  # of inference
+    inference_multiply_adds: int
+
+
+@dataclass(frozen=True)
+class TransferRow:
+    """How many parameters of the inference network a transfer mode trains."""
+
+    mode: str
+    trains: int
+    frozen: int
+
+
+def layer_rows(network: Network) -> list[LayerRow]:
+    """The layers in the order in which data runs through them; an auxiliary head comes right after where it sits."""
+    rows: dict[str, LayerRow] = {}
+    jumps: dict[str, int] = {}  # pixels of the input between neighbours in the layer's output
+    for operation, inputs in _in_graph_order(network):
+        field, jump = _receptive_field(operation, [(rows[name].receptive_field, jumps[name]) for name in inputs])
+        kind, label = KINDS.get(type(operation).__name__, ("other", type(operation).__name__.lower()))
+        rows[operation.name] = LayerRow(
+            name=operation.name,
+            kind=kind,
+            label=_label(operation, label),
+            shape=tuple(operation.output.shape[1:]),
+            parameters=_size_of(getattr(operation, "weights", ())),
+            trainable=_size_of(getattr(operation, "trainable_weights", ())),
+            multiply_adds=_multiply_adds(operation),
+            receptive_field=field,
+            part=_part(operation.name, [rows[name].part for name in inputs]),
+            inputs=inputs,
+        )
+        jumps[operation.name] = jump
+    return list(rows.values())
+
+
+def _size_of(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _in_graph_order(network: Network) -> Iterator[tuple[keras.Operation, tuple[str, ...]]]:
+    """Each operation with the names of those it takes its input from. Not all are layers: VGG16 flips its channels."""
+    producers = {
+        id(operation.output): operation
+        for model in (network.training, network.inference)
+        for operation in model.operations
+    }
+    seen: set[str] = set()
+
+    def visit(operation: keras.Operation) -> Iterator[tuple[keras.Operation, tuple[str, ...]]]:
+        if operation.name in seen:
+            return
+        seen.add(operation.name)
+        tensors = operation.input if isinstance(operation.input, list) else [operation.input]
+        sources = [producers[id(tensor)] for tensor in tensors]
+        for source in sources:
+            yield from visit(source)
+        yield operation, tuple(source.name for source in sources)
+
+    # The auxiliary heads first: each draws in only what lies before it.
+    for output in (*network.training.outputs[1:], *network.inference.outputs):
+        yield from visit(producers[id(output)])
+
+
+def _receptive_field(operation: keras.Operation, inputs: Sequence[tuple[int | None, int]]) -> tuple[int | None, int]:
+    """Receptive field and jump of an output, from those of its inputs."""
+    if not inputs:
+        return 1, 1
+    fields = [field for field, _ in inputs]
+    jump = max(jump for _, jump in inputs)
+    if type(operation).__name__ in GLOBAL or None in fields:
+        return None, jump
+    kernel, stride = _window(operation)
+    return max(field for field in fields if field is not None) + (kernel - 1) * jump, jump * stride
+
+
+def _window(operation: keras.Operation) -> tuple[int, int]:
+    """Kernel and stride; 1 and 1 for what looks at one place only."""
+    window = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
+    return (window[0], operation.strides[0]) if window else (1, 1)
+
+
+def _label(operation: keras.Operation, label: str) -> str:
+    if label == "activation":
+        return str(operation.activation.__name__)
+    kernel, stride = _window(operation)
+    if hasattr(operation, "kernel_size"):
+        return f"{label} {kernel}x{kernel}{f'/{stride}' if stride > 1 else ''}"
+    return f"{label} {kernel}/{stride}" if hasattr(operation, "pool_size") else label
+
+
+def _multiply_adds(operation: keras.Operation) -> int:
+    """Of a convolution: its kernel once at each place of its output; of a dense layer: its kernel."""
+    kernel = getattr(operation, "kernel", None)
+    return 0 if kernel is None else math.prod(kernel.shape) * math.prod(operation.output.shape[1:-1])
+
+
+def _part(name: str, inputs: Sequence[str]) -> str:
+    for part in (HEAD, AUXILIARY):
+        if name.startswith(part):
+            return part
+    return HEAD if HEAD in inputs else BACKBONE  # softmax belongs to the head that it follows
+
+
+def sum_layers(rows: Sequence[LayerRow]) -> Totals:
+    """What the layers add up to."""
+    inference = [row for row in rows if row.part != AUXILIARY]
+    return Totals(
+        parameters=sum(row.parameters for row in rows),
+        inference_parameters=sum(row.parameters for row in inference),
+        inference_statistics=sum(row.parameters - row.trainable for row in inference),
+        convolution_multiply_adds=sum(row.multiply_adds for row in inference if row.kind == "convolution"),
+        inference_multiply_adds=sum(row.multiply_adds for row in inference),
+    )
+
+
+def transfer_rows(rows: Sequence[LayerRow], architecture: Architecture) -> list[TransferRow]:
+    """The modes that leave part of the backbone frozen throughout."""
+    found = []
+    for mode, stages in {"frozen": (), **architecture.cut_points}.items():
+        trains = sum(
+            row.trainable for row in rows if row.part == HEAD or (row.part == BACKBONE and row.name.startswith(stages))
+        )
+        found.append(TransferRow(mode, trains, sum_layers(rows).inference_parameters - trains))
+    return found
+
+
+def print_summary(architecture: Architecture, image_size: int, classes: int, png: Path, console: Console) -> None:
+    """Print the network's layers and totals, and draw its structure.
+
+    Raises:
+        ConfigError: the images are too small for it.
+        InputError: the drawing can't be written.
+    """
+    architecture.check_size(image_size)
+    with _silent_start():
+        import keras  # noqa: F401
+    from cnnstudy.results.network_drawing import draw_network
+
+    rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))
+    title = f"{architecture.title}, {image_size} x {image_size} pixels, {classes} classes"
+    _print_whole(console, _layer_table(rows, title))
+    console.print("\n".join(_facts(architecture, sum_layers(rows))), markup=False, highlight=False, soft_wrap=True)
+    _print_whole(console, _transfer_table(transfer_rows(rows, architecture)))
+    try:
+        draw_network(rows, title, png)
+    except OSError as error:
+        raise InputError(f"can't write the drawing to {png}: {error.strerror or error}; give another --png.") from error
+    console.print(f"\nstructure drawn to {png}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _silent_start() -> Iterator[None]:
+    """Keep TensorFlow's greeting off the terminal.
+
+    While it is imported its C++ part writes straight to file descriptor 2, before TF_CPP_MIN_LOG_LEVEL counts. If the
+    import fails, what it wrote is shown after all.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # shapes take no GPU, and TensorFlow would take all of its memory
+    with tempfile.TemporaryFile() as written:
+        terminal = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            written.seek(0)
+            os.write(terminal, written.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _layer_table(rows: Sequence[LayerRow], title: str) -> Table:
+    # One space between columns: the longest names of GoogLeNet then fit a terminal of 80.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading in ("layer", "kind", "output"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("params", "mult-\nadds, M", "sees\npx"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("part", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.label,
+            row.shape_text,
+            f"{row.parameters:,}" if row.parameters else "",
+            _millions(row.multiply_adds) if row.multiply_adds else "",
+            "all" if row.receptive_field is None else str(row.receptive_field),
+            "aux" if row.part == AUXILIARY else row.part,
+        )
+    return table
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:,.1f}" if number >= 50_000 else "<0.1"
+
+
+def _facts(architecture: Architecture, sums: Totals) -> list[str]:
+    convolutions, inference = map(_millions, (sums.convolution_multiply_adds, sums.inference_multiply_adds))
+    parameters = f"{sums.inference_parameters:,}"
+    if sums.parameters != sums.inference_parameters:
+        parameters += f"; {sums.parameters:,} with the auxiliary heads"
+    if sums.inference_statistics:
+        parameters += f"; {sums.inference_statistics:,} of them are moving statistics, which no optimiser trains"
+    return [
+        "",
+        f"parameters       {parameters}",
+        f"multiply-adds    {convolutions} M in the convolutions, {inference} M in all",
+        f"smallest image   {architecture.minimum_size} x {architecture.minimum_size} pixels",
+        f"preprocessing    {architecture.preprocessing}, inside the model",
+        f"source           {architecture.source}",
+        "",
+    ]
+
+
+def _transfer_table(rows: Sequence[TransferRow]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("transfer")
+    for heading in ("params that train", "frozen"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row.mode, f"{row.trains:,}", f"{row.frozen:,}")
+    return table
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table; into a file or a pipe as wide as it needs, for nothing there is too narrow."""
+    if not console.is_terminal:
+        unbounded = console.options.update(width=1000)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table)

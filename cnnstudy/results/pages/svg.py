@@ -1,0 +1,215 @@
+"""A figure as SVG inside a page, whose colours follow the page's theme, and as PNG and SVG files."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from cnnstudy.analysis.trial_plots import TRAIN_COLOR, VALIDATION_COLOR
+
+INK, MUTED, LINE, SURFACE = "#1c2126", "#5a646e", "#dfe3e8", "#fefefe"
+PURPLE, GREEN, GOLD, ROSE = "#7b4fa3", "#2f7d4f", "#9a7200", "#b03a6f"
+#: The variable of the page that stands for a figure's colour.
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    SURFACE: "--surface",
+    TRAIN_COLOR: "--train",
+    VALIDATION_COLOR: "--validation",
+    PURPLE: "--purple",
+    GREEN: "--green",
+    GOLD: "--gold",
+    ROSE: "--rose",
+}
+#: Groups that are compared in one figure: colour and marker of each.
+SERIES = ((PURPLE, "o"), (GREEN, "s"), (GOLD, "^"), (ROSE, "D"), (INK, "v"), (MUTED, "P"))
+
+#: Widths in inches. On the page an inch is 96 pixels: a phone shows either nearly as it was drawn.
+PANEL, WIDE = 3.5, 4.9
+_SETTINGS: Any = {
+    "font.size": 9,
+    "font.family": ["sans-serif"],
+    "text.color": INK,
+    # a study's names are names, and no mathematics
+    "text.parse_math": False,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.facecolor": SURFACE,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.borderpad": 0.0,
+    "legend.handlelength": 1.4,
+    "figure.facecolor": SURFACE,
+    "savefig.facecolor": SURFACE,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    # the same figure has the same text each time
+    "svg.hashsalt": "cnnstudy",
+}
+#: Decorates what makes or saves figures.
+styled = matplotlib.rc_context(_SETTINGS)
+
+
+def panel(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel, with its title above (at most two lines).
+
+    Args:
+        width, height: inches.
+    """
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05))
+    if title:
+        shown = "\n".join(wrap_text(title, round(width * 12.5))[:2])
+        figure.suptitle(shown, x=0.012, ha="left", fontsize=9.5, fontweight="bold")
+    return figure, figure.subplots()
+
+
+def wrap_text(text: str, width: int) -> list[str]:
+    """The text in lines of at most so many characters."""
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=True) or [""]
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """The legend between title and plot, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.01), ncols=columns, columnspacing=1.2, borderaxespad=0.0)
+
+
+#: No date and no version: the same figure is the same file.
+_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_MARK = "trials:"
+_DOTS_PER_INCH, _LARGEST_SCALE = 200, 1.25
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_FONT = re.compile(r"font: (?:(bold|\d+) )?([\d.]+)px [^;]*")
+_DECIMALS = re.compile(r"-?\d+\.\d{3,}")
+_NUMBERS = ("d", "x", "y", "transform", "width", "height", "points")
+
+
+def mark_trials(artist: Artist, trials: Sequence[str]) -> None:
+    """Say whose the artist's points are, one trial each, in order; the page shows which on touch."""
+    artist.set_gid(_MARK + "|".join(trials))
+
+
+def inline_svg(text: str, name: str, description: str) -> Markup:
+    """An SVG document of `svg_text` as an element of a page.
+
+    Args:
+        name: unique on the page; the ids within start with it.
+        description: for those who can't see it.
+    """
+    root = ElementTree.fromstring(text)
+    _without_metadata(root)
+    used = {found for element in root.iter() for value in element.attrib.values() for found in _references(value)}
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        _mark_points(element)
+        attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        for key, value in attributes.items():
+            if key != "id" or value in used:
+                element.set(key, _attribute(key, value, name))
+    width, height = (float(size) / 0.75 for size in root.attrib["viewBox"].split()[2:])  # points to pixels
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{width:g}",
+        "height": f"{height:g}",
+        "style": f"max-width: {width * _LARGEST_SCALE:.0f}px",
+        "role": "img",
+        "aria-label": description,
+    }
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+@styled
+def svg_text(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # what matplotlib's own font does not have, the reader's font may
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(file, format="svg", metadata=_METADATA)
+    # its places are found: a picture of the same figure has the same, and takes half the time
+    figure.set_layout_engine("none")
+    return file.getvalue().decode()
+
+
+@styled
+def save_png(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # a box stands for a letter that matplotlib's font does not have
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+
+
+def _without_metadata(root: ElementTree.Element) -> None:
+    """Nor with its style sheet, which would hold for the whole page."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)
+
+
+def _references(value: str) -> list[str]:
+    return (
+        [value[1:]] if value.startswith("#") and not _COLOUR.fullmatch(value) else re.findall(r"url\(#(.*?)\)", value)
+    )
+
+
+def _mark_points(element: ElementTree.Element) -> None:
+    trials = element.get("id", "")
+    if not trials.startswith(_MARK):
+        return
+    names = trials.removeprefix(_MARK).split("|")
+    points = [point for point in element.iter() if point.tag.rpartition("}")[2] == "use"]
+    if len(points) == len(names):  # a point outside the axes is not drawn
+        for point, trial in zip(points, names, strict=True):
+            point.set("data-trial", trial)
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return f"#{name}-{value[1:]}"
+    if key == "clip-path":
+        return value.replace("url(#", f"url(#{name}-")
+    if key == "style":
+        coloured = _COLOUR.sub(lambda found: _variable(found[0]), value)
+        return _FONT.sub(
+            lambda found: f"font-size: {found[2]}px" + (f"; font-weight: {found[1]}" if found[1] else ""), coloured
+        )
+    if key in _NUMBERS:
+        return _DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+    return value
+
+
+def _variable(colour: str) -> str:
+    known = VARIABLES.get(colour.lower())
+    return f"var({known})" if known else colour

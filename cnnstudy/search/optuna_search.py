@@ -1,0 +1,195 @@
+"""Optuna: the next trial of a search. No other module imports it.
+
+Optuna's studies live in memory, one per network with an equal share of the budget, and are rebuilt at every start from
+the trials that MLflow holds. The random numbers of a trial depend on the seed, the network and the trial's number only:
+a study that was stopped and goes on proposes what it would have proposed without the stop.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from cnnstudy import architectures
+from cnnstudy.config import schema
+from cnnstudy.config.designs import has_several_levels, quasi_random
+from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, complete_levels
+from cnnstudy.config.schema import StudyConfig
+from cnnstudy.records import Level
+from cnnstudy.search.strategy import PastTrial, Proposal, random_seed
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_OPTUNA_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+class OptunaSearch:
+    """Proposes trials until every network has had its share of the budget."""
+
+    def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
+        assert isinstance(config.strategy, schema.SearchConfig)
+        self.config = config
+        self.strategy = config.strategy
+        self.prunes = config.strategy.pruner != "none"
+        self._grids = {name: self._grid(name) for name in config.architectures if self.strategy.sampler == "grid"}
+        self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
+        self._levels: dict[str, dict[int, dict[str, Level]]] = {
+            name: {trial.number: dict(trial.levels) for trial in past if trial.architecture == name}
+            for name in config.architectures
+        }
+        self._trials: dict[tuple[str, int], optuna.Trial] = {}
+
+    def next(self) -> Proposal | None:
+        """The next trial of the network that lies furthest behind; None when the budget is spent or under way."""
+        behind = [
+            (len(self._asked(name)) / self.config.trials_of(name), order, name)
+            for order, name in enumerate(self.config.architectures)
+            if len(self._asked(name)) < self.config.trials_of(name)
+        ]
+        if not behind:
+            return None
+        name = min(behind)[2]
+        study = self._studies[name]
+        waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
+        number = waiting[0].number if waiting else len(study.trials)
+        if not waiting and (fixed := self._fixed_levels(name, number)):
+            study.enqueue_trial(fixed)
+        study.sampler = self._sampler(name, number)
+        trial = study.ask()
+        levels = self._choose(name, trial)
+        # by number, not by time: a trial that runs again keeps its seed
+        repeats = sum(other == levels for before, other in self._levels[name].items() if before < trial.number)
+        self._levels[name][trial.number] = levels
+        self._trials[name, trial.number] = trial
+        return Proposal(name, trial.number, levels, self.config.seed + repeats)
+
+    def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
+        """Tell how far the trial is; whether to prune it."""
+        trial = self._trials[proposal.architecture, proposal.number]
+        trial.report(score, epoch)
+        return trial.should_prune()
+
+    def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
+        """How the trial ended."""
+        trial = self._trials.pop((proposal.architecture, proposal.number))
+        _end(self._studies[proposal.architecture], trial, state, value, beyond)
+
+    @property
+    def remaining(self) -> int:
+        """Trials that were not proposed yet."""
+        return sum(max(0, self.config.trials_of(name) - len(self._asked(name))) for name in self._studies)
+
+    def _asked(self, name: str) -> list[FrozenTrial]:
+        return [trial for trial in self._studies[name].trials if trial.state != TrialState.WAITING]
+
+    def _rebuilt(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
+        study = optuna.create_study(
+            study_name=f"{self.config.name}-{name}",
+            direction="maximize" if self.config.objective.rule.maximize else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),  # samples nothing: `next` sets each trial's own
+            pruner=self._pruner(name),
+        )
+        by_number = {trial.number: trial for trial in past if trial.architecture == name}
+        for number in range(max(by_number, default=-1) + 1):
+            trial = by_number.get(number)
+            if trial is not None and trial.done:
+                self._replay(study, name, trial)
+                continue
+            # it must run (again): waiting in its place, with its levels
+            fixed = self._varied(name, trial.levels) if trial else self._fixed_levels(name, number)
+            study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed}))
+        return study
+
+    def _replay(self, study: optuna.Study, name: str, past: PastTrial) -> None:
+        """Let a past trial report and end again: Hyperband keeps what it compares trials by only as they report."""
+        params, factors = self._varied(name, past.levels), self.config.factors_of(name)
+        distributions = {factor: _distribution(factor, factors[factor]) for factor in params}
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
+        trial = optuna.Trial(study, study.trials[-1]._trial_id)
+        for epoch, value in sorted(past.reported.items()):
+            trial.report(value, epoch)
+            trial.should_prune()
+        _end(study, trial, past.state, past.value, past.beyond)
+
+    def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
+        """Of a trial's levels those that Optuna chooses."""
+        factors = self.config.factors_of(name)
+        return {factor: level for factor, level in levels.items() if has_several_levels(factors.get(factor))}
+
+    def _choose(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
+        architecture, factors = architectures.find(name), self.config.factors_of(name)
+
+        def choose(factor: Factor) -> Level | None:
+            levels = factors.get(factor.name)
+            if isinstance(levels, Choices) and not has_several_levels(levels):
+                return levels.values[0]
+            return None if levels is None else _suggest(trial, factor, levels)
+
+        return complete_levels(architecture.has_auxiliary_heads, architecture.defaults, choose)
+
+    def _fixed_levels(self, name: str, number: int) -> dict[str, Level]:
+        """The levels that trial `number` has by plan rather than by sampling."""
+        strategy = self.strategy
+        if strategy.sampler == "grid":
+            return self._varied(name, self._grids[name][number])
+        planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
+        if strategy.sampler == "qmc":
+            seed = random_seed(self.config.seed, name, 0)
+            (point,) = quasi_random(self.config.factors_of(name), seed, number, 1)
+            return {**point, **planned}
+        return planned
+
+    def _grid(self, name: str) -> list[dict[str, Level]]:
+        """Its points in the order in which they run."""
+        points = self.config.grid_of(name)
+        random.Random(f"{self.config.seed}-{name}").shuffle(points)
+        return points
+
+    def _sampler(self, name: str, number: int) -> optuna.samplers.BaseSampler:
+        seed = random_seed(self.config.seed, name, number)
+        if self.strategy.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials())
+        # a grid and QMC fix every level before this one is asked
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _startup_trials(self) -> int:
+        share = max(self.config.trials_of(name) for name in self.config.architectures)
+        return schema.startup_count(self.strategy.startup_trials, share)
+
+    def _pruner(self, name: str) -> optuna.pruners.BasePruner:
+        if self.strategy.pruner == "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.config.epochs_of(name))
+        if self.strategy.pruner == "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
+        return optuna.pruners.NopPruner()
+
+
+def _end(
+    study: optuna.Study, trial: optuna.Trial, state: str, value: float | None, beyond: Mapping[str, float]
+) -> None:
+    for limit, by in beyond.items():
+        trial.set_constraint(limit, by)
+    study.tell(trial, value if state == "finished" else None, state=_OPTUNA_STATES[state])
+
+
+def _suggest(trial: optuna.Trial, factor: Factor, levels: Levels) -> Level:
+    if isinstance(levels, Choices):
+        level: Level = trial.suggest_categorical(factor.name, levels.values)  # type: ignore[assignment]
+        return level
+    if factor.kind is int:
+        return trial.suggest_int(
+            factor.name, int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1)
+        )
+    return trial.suggest_float(factor.name, levels.low, levels.high, log=levels.log, step=levels.step)
+
+
+def _distribution(factor: str, levels: Levels) -> BaseDistribution:
+    if isinstance(levels, Choices):
+        return CategoricalDistribution(levels.values)
+    if FACTORS[factor].kind is int:
+        return IntDistribution(int(levels.low), int(levels.high), log=levels.log, step=int(levels.step or 1))
+    return FloatDistribution(levels.low, levels.high, log=levels.log, step=levels.step)

@@ -1,0 +1,242 @@
+"""What a running study shows: a live view on a terminal, plain lines elsewhere, nothing with --quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from cnnstudy.names import Metric
+from cnnstudy.records import EpochRecord
+
+#: Of bytes, the largest first; and the share of one that three digits show as 1.
+_UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
+
+
+class Display(Protocol):
+    """What the driver talks to."""
+
+    silent: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        """A sentence that stays."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Something countable goes on; total 0 means: not known."""
+
+    def start_trials(self, done: int, total: int) -> None:
+        """The study's trials begin; `done` were recorded before; total 0 means: not known."""
+
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        """A trial was handed to a worker, so many seconds ago."""
+
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        """A trial ended an epoch."""
+
+    def end_trial(self, key: str, text: str) -> None:
+        """A trial ended."""
+
+    def stop_trial(self, key: str, text: str) -> None:
+        """A trial was stopped that is to run again: it does not count."""
+
+
+class SilentDisplay(Display):
+    """Shows nothing."""
+
+    silent = True
+
+    def say(self, text: str) -> None:
+        return
+
+    def count(self, what: str, done: int, total: int) -> None:
+        return
+
+    def start_trials(self, done: int, total: int) -> None:
+        return
+
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        return
+
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        return
+
+    def end_trial(self, key: str, text: str) -> None:
+        return
+
+    def stop_trial(self, key: str, text: str) -> None:
+        return
+
+
+def format_metrics(record: EpochRecord) -> str:
+    """`train 98.1 %  val 91.3 %  gap +6.8`."""
+    metrics = record.metrics
+    train, validation = 100 * metrics[Metric.TRAIN_ACCURACY], 100 * metrics[Metric.VAL_ACCURACY]
+    return f"train {train:5.1f} %  val {validation:5.1f} %  gap {100 * metrics[Metric.GAP_ACCURACY]:+5.1f}"
+
+
+def format_duration(seconds: float) -> str:
+    """`1 h 05 min`, `2 min 07 s` or `9 s`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_size(count: int) -> str:
+    """Bytes as `2.6 GB`, with three digits, or `1,500 TB`."""
+    one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])
+    amount = count / one
+    return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
+
+
+class _Clock:
+    """Time left, from the trials that ended in this call."""
+
+    def __init__(self) -> None:
+        self.done = self.before = self.total = 0
+        self.started = time.monotonic()
+
+    def start(self, done: int, total: int) -> None:
+        self.done = self.before = done
+        self.total = total
+        self.started = time.monotonic()
+
+    def left(self) -> str:
+        ended = self.done - self.before
+        if not ended or self.done >= self.total:
+            return ""
+        return f"about {format_duration((time.monotonic() - self.started) / ended * (self.total - self.done))} left"
+
+
+class PlainDisplay(Display):
+    """Lines for logs and pipes."""
+
+    silent = False
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._clock = _Clock()
+        self._epochs: dict[str, int] = {}
+        self._last = ("", 0)
+
+    def say(self, text: str) -> None:
+        self._write(text)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if (what, tenth) != self._last:
+            self._last = (what, tenth)
+            self._write(f"{what}: {done} of {total}" if total else what)
+
+    def start_trials(self, done: int, total: int) -> None:
+        self._clock.start(done, total)
+
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        self._epochs[key] = epochs
+        self._write(f"{key}  {title}: started")
+
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        if not record.replayed:  # it was said when it was trained
+            self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {format_metrics(record)}")
+
+    def end_trial(self, key: str, text: str) -> None:
+        trial = not key.startswith("pretrain-")
+        self._clock.done += trial
+        done, total = self._clock.done, self._clock.total
+        count = f"{done} of {total} trials" if total else f"{done} so far"
+        self._write(f"{key}  {text}{f'  ({count}) {self._clock.left()}' if trial else ''}".rstrip())
+
+    def stop_trial(self, key: str, text: str) -> None:
+        self._write(f"{key}  {text}")
+
+
+class LiveDisplay(Display):
+    """A bar for the study, and a line for each trial under way."""
+
+    silent = False
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._clock = _Clock()
+        self._rows: dict[str, tuple[str, int, EpochRecord | None, float]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._rows.clear()
+        for task in self._tasks.values():
+            self._bars.update(task, visible=False)
+        self._live.__exit__(None, None, None)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            for other in self._tasks.values():
+                self._bars.remove_task(other)
+            self._tasks = {what: self._bars.add_task(what, total=total or None, note="")}
+        self._bars.update(self._tasks[what], completed=done, total=total or None)
+
+    def start_trials(self, done: int, total: int) -> None:
+        self._clock.start(done, total)
+        self.count("trials", done, total)
+
+    def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        self._rows[key] = (title, epochs, None, time.monotonic() - seconds)
+
+    def epoch(self, key: str, record: EpochRecord) -> None:
+        title, epochs, _, started = self._rows[key]
+        self._rows[key] = (title, epochs, record, started)
+
+    def end_trial(self, key: str, text: str) -> None:
+        self.stop_trial(key, text)
+        if not key.startswith("pretrain-"):
+            self._clock.done += 1
+            self.count("trials", self._clock.done, self._clock.total)
+            self._bars.update(self._tasks["trials"], note=self._clock.left())
+
+    def stop_trial(self, key: str, text: str) -> None:
+        title = self._rows.pop(key, ("", 0, None, 0.0))[0]
+        self.say(f"{key}  {title}: {text}")
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for key, (title, epochs, record, started) in list(self._rows.items()):  # another thread draws than fills
+            seconds = format_duration(time.monotonic() - started)
+            epoch = f"epoch {record.epoch}/{epochs}" if record else f"epoch 0/{epochs}"
+            table.add_row(key, title, epoch, format_metrics(record) if record else "starting", seconds)
+        return Group(table, self._bars)
+
+
+def choose_display(console: Console, quiet: bool) -> Display:
+    """The display that fits where the output goes."""
+    if quiet:
+        return SilentDisplay()
+    if console.is_terminal:
+        return LiveDisplay(console)
+    return PlainDisplay(lambda text: print(text, file=console.file, flush=True))

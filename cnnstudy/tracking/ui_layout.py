@@ -1,0 +1,146 @@
+"""The layout in which MLflow's UI shows a study: its trials, their columns and the gap charts.
+
+The UI reads the layout of an experiment's page from an experiment tag, `mlflow.sharedViewState.<key>`, when the page's
+address names that key. This module makes the tag's value and the address; it talks to no server. The format is that of
+MLflow 3.17: useSharedExperimentViewState.ts, savedViewEnvelope.ts and runs-charts.types.ts in its server's sources.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cnnstudy.config.factors import ALWAYS_SHOWN
+from cnnstudy.names import Metric, Tag, best_name
+
+_BEST_GAP, _BEST_VALIDATION = best_name(Metric.GAP_ACCURACY), best_name(Metric.VAL_ACCURACY)
+
+VIEW_KEY = "cnnstudy"
+#: The experiment tag that holds the layout; MLflow takes up to 20,000 characters.
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+TRIALS_ONLY = f"tags.`{Tag.KIND}` = 'trial'"
+COLUMNS = (
+    "params.`architecture`",
+    *(f"params.`{factor}`" for factor in ALWAYS_SHOWN),
+    f"metrics.`{_BEST_VALIDATION}`",
+    f"metrics.`{best_name(Metric.TRAIN_ACCURACY)}`",
+    f"metrics.`{_BEST_GAP}`",
+    f"tags.`{Tag.VERDICT}`",
+    f"tags.`{Tag.STATE}`",
+)
+
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading, `columns` side by side and `height` pixels high."""
+
+    title: str
+    columns: int
+    height: int
+    cards: Sequence[Card]
+
+
+def _lines(*metrics: str) -> Card:
+    """A line for each trial and metric, against the epoch."""
+    return {
+        "type": "LINE",
+        "metricKey": metrics[0],
+        "selectedMetricKeys": list(metrics),
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "lineSmoothness": 0,
+    }
+
+
+def _points(x: str, y: str) -> Card:
+    return {"type": "SCATTER", "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+
+
+SECTIONS = (
+    Section(
+        "Overfitting",
+        3,
+        290,
+        (_lines(Metric.GAP_ACCURACY), _lines(Metric.GAP_LOSS), _points(_BEST_GAP, _BEST_VALIDATION)),
+    ),
+    Section(
+        "Trials",
+        1,
+        300,
+        (
+            {
+                "type": "DIFFERENCE",
+                "chartName": "Trials side by side",
+                "compareGroups": ["Parameters", "Model metrics"],
+                "showChangeFromBaseline": False,
+                "showDifferencesOnly": False,
+            },
+        ),
+    ),
+    Section(
+        "Learning curves",
+        2,
+        360,
+        (_lines(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY), _lines(Metric.TRAIN_LOSS, Metric.VAL_LOSS)),
+    ),
+    Section(
+        "Factors",
+        2,
+        360,
+        (
+            {
+                "type": "PARALLEL",
+                "selectedParams": sorted(ALWAYS_SHOWN),
+                "selectedMetrics": [_BEST_GAP, _BEST_VALIDATION],
+            },
+            {"type": "BAR", "metricKey": _BEST_GAP},
+        ),
+    ),
+)
+
+
+def layout_tag() -> str:
+    """The tag's value."""
+    charts: list[Card] = []
+    headings: list[dict[str, Any]] = []
+    flags = {"deleted": False, "isGenerated": False}
+    for i, section in enumerate(SECTIONS):
+        heading = {"uuid": f"section-{i}", "name": section.title, "display": True, "isReordered": True}
+        headings.append({**heading, "columns": section.columns, "cardHeight": section.height, **flags})
+        for j, card in enumerate(section.cards):
+            charts.append({**card, "uuid": f"chart-{i}-{j}", "metricSectionId": heading["uuid"], **flags})
+    widths = {"metrics": 125, "tags": 105, "params": 90}
+    state = {
+        "searchFilter": TRIALS_ONLY,
+        "orderByKey": f"metrics.`{_BEST_VALIDATION}`",
+        "orderByAsc": False,
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": [*COLUMNS, "duration"],
+        "columnWidths": {column: widths[column.split(".")[0]] for column in COLUMNS},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": charts,
+        "compareRunSections": headings,
+        "isAccordionReordered": True,
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": "Study", "createdAt": 0, "state": f"deflate;{packed}"})
+
+
+def study_url(base: str, experiment_id: str, table: bool = False) -> str:
+    """The address at which the layout opens, as charts or as a table.
+
+    It names no filter or order of its own: the UI ignores the layout if the address does.
+    """
+    query = {
+        "viewStateShareKey": VIEW_KEY,
+        "compareRunsMode": "TABLE" if table else "CHART",
+        "workflowType": "machine_learning",
+    }
+    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{urlencode(query)}"

@@ -1,0 +1,86 @@
+"""What a saved model says of images: decoded and resized as in training, in parts that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cnnstudy.data.datasets import SourceImage
+from cnnstudy.data.decoder_pool import Decoders, Progress
+from cnnstudy.errors import ModelError
+from cnnstudy.records import BadImage
+from cnnstudy.training import model_package
+from cnnstudy.training.micro_batches import MicroBatches
+
+#: The index and the probability of classes, best first.
+Shares = list[tuple[int, float]]
+#: Images decoded and predicted together.
+AT_ONCE = 64
+
+
+def predict_images(
+    file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress
+) -> list[Shares | BadImage]:
+    """Return for each image its `top` classes, best first, or why it can't be used.
+
+    Args:
+        file: a `.keras` file.
+        classes: how many classes have names; None: they have none.
+        images: the files.
+
+    Raises:
+        ModelError: the model can't be loaded, has another number of classes, or gives no probabilities.
+    """
+    progress("loading the model", 0, 0)
+    model = model_package.load_model(file)
+    if classes not in (None, model.output_shape[1]):
+        raise ModelError(
+            f"{file} has {model.output_shape[1]} outputs, but {classes} names of classes come with it; they don't "
+            "belong together."
+        )
+    answers: list[Shares | BadImage] = []
+    with Decoders() as decoders:
+        for start in range(0, len(images), AT_ONCE):
+            answers += _predict_part(model, file, images[start : start + AT_ONCE], top, decoders)
+            progress("predicting images", len(answers), len(images))
+    return answers
+
+
+def _predict_part(
+    model: keras.Model, file: Path, images: Sequence[str], top: int, decoders: Decoders
+) -> list[Shares | BadImage]:
+    size = model_package.model_image_size(model)
+    pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+    sources = [SourceImage(str(number), 0, Path(image)) for number, image in enumerate(images)]
+
+    def store(index: int, size: int, decoded: np.ndarray) -> None:
+        pixels[index] = decoded
+
+    answers: dict[int, Shares | BadImage] = {
+        int(bad.path): replace(bad, path=images[int(bad.path)])
+        for bad in decoders.decode_all(sources, [size], store, lambda *_: None)
+    }
+    usable = [number for number in range(len(images)) if number not in answers]
+    if usable:
+        for number, row in zip(usable, predict_probabilities(model, file, pixels[usable]), strict=True):
+            best = np.argsort(-row, kind="stable")[:top]
+            answers[number] = [(int(index), float(row[index])) for index in best]
+    return [answers[number] for number in range(len(images))]
+
+
+def predict_probabilities(model: keras.Model, file: Path, pixels: np.ndarray) -> np.ndarray:
+    """[n, classes] float32 for images [n, size, size, 3] uint8.
+
+    Raises:
+        ModelError: what comes out are no probabilities.
+    """
+    rows = np.asarray(MicroBatches().evaluate(pixels, model.predict_on_batch), dtype=np.float32)
+    if not (np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-3)):
+        raise ModelError(
+            f"{file} gives no probabilities: they are not in 0..1 with a sum of 1. It must end in a softmax."
+        )
+    return rows

@@ -1,0 +1,90 @@
+"""The record of a confirmation: what is written is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from cnnstudy.analysis.confirmation import (
+    Candidate,
+    ChampionTest,
+    Confirmation,
+    compare_candidates,
+    confirmation_from_json,
+    confirmation_to_json,
+)
+from cnnstudy.records import Rule
+
+RULE = Rule("val/accuracy", maximum_gap=0.1)
+TEST = ChampionTest(
+    "2026-11-24T13:00:00+00:00", "vgg16-003", ("a", "b"), 1, 50, "d", (0.7, 0.8), (0.6, 0.4), 0.75, 0.6, 0.9
+)
+
+
+def confirmed(rule: Rule = RULE, test: ChampionTest | None = TEST, **changes: Any) -> Confirmation:
+    def measured(value: float) -> dict[str, float]:
+        return {"val/accuracy": value, "val/loss": 1 - value, "gap/accuracy": 0.05}
+
+    levels = {"transfer": "frozen", "batch_size": 8, "dropout": 0.25}
+    best, failed = (
+        Candidate("vgg16", 3, levels, 0.9, 0.08),
+        Candidate("vgg16", 12, {**levels, "batch_size": 16}, 0.8, 0.0),
+    )
+    found = compare_candidates([(failed, {1: None, 2: None}), (best, {1: measured(0.8), 2: measured(0.84)})], rule)
+    whole = Confirmation(rule, tuple(found), ("vgg16-012", 0.9), found[0], "models:/m", "2", "the best", test)
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        confirmed(),
+        confirmed(test=dataclasses.replace(TEST, confusion=((3, 1), (0, 4)))),
+        confirmed(test=None, refusal="it was opened for another"),
+        confirmed(champion=None, test=None, model="", version="", reason="of 2 candidates 2 failed"),
+    ],
+)
+def test_what_is_written_is_read(written: Confirmation) -> None:
+    text = json.dumps(confirmation_to_json(written), allow_nan=False)
+    # repr: what is not a number is not equal to itself
+    assert repr(confirmation_from_json(text)) == repr(written)
+
+
+def test_what_a_later_version_adds_is_passed_over() -> None:
+    data = confirmation_to_json(confirmed())
+    data["candidates"][0]["colour"] = data["test"]["colour"] = data["colour"] = "green"
+    assert repr(confirmation_from_json(json.dumps(data))) == repr(confirmed())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "it is no JSON"),
+        ("", "it is no JSON"),
+        ("[]", "another type"),
+        ("null", "another type"),
+        ("{}", "the key 'candidates' is missing"),
+        ({"candidates": None}, "another type"),
+        ({"candidates": [{"trial": "a-1"}]}, "the key 'levels' is missing"),
+        ({"test": {}}, "the key 'opened' is missing"),
+        ({"rule": {"minimum": 0.1}}, "another type"),
+        ({"best_validation": {"trial": "a", "value": "much"}}, "another type"),
+        ({"champion": "vgg16-999"}, "its champion 'vgg16-999' is none of its candidates"),
+    ],
+)
+def test_what_confirming_did_not_write_says_why(text: str | dict[str, Any], message: str) -> None:
+    given = text if isinstance(text, str) else json.dumps({**confirmation_to_json(confirmed()), **text})
+    with pytest.raises(ValueError, match=message):
+        confirmation_from_json(given)
+
+
+def test_the_best_score_flatters_by_accuracy_or_by_loss() -> None:
+    assert confirmed().optimism == pytest.approx(0.9 - 0.75)
+    by_loss = confirmed(Rule("val/loss"), best_validation=("vgg16-012", 0.3))
+    assert (by_loss.tested, by_loss.optimism) == (pytest.approx(0.5), pytest.approx(0.2))
+    opened = dataclasses.replace(TEST, mean=None, values=(), losses=())  # and stopped before it was measured
+    assert confirmed(test=opened).optimism is None
+    assert confirmed(test=None).optimism is None

@@ -1,0 +1,113 @@
+"""Intervals and tests over few seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from cnnstudy.analysis.intervals import (
+    Estimate,
+    adjusted_p,
+    estimate_mean,
+    shrunk_variances,
+    test_over_seeds,
+    welch_difference,
+)
+
+NONE = math.nan
+
+
+def test_each_contrast_has_the_t_test_of_its_own_seeds() -> None:
+    of_seeds = np.array([[0.01, 0.03, 0.04, 0.02], [0.05, NONE, 0.01, NONE], [0.02, NONE, NONE, NONE], [NONE] * 4])
+    tests, _ = test_over_seeds(of_seeds, np.ones(4))
+    for row, there in zip(tests, ([0.01, 0.03, 0.04, 0.02], [0.05, 0.01]), strict=False):
+        t = stats.ttest_1samp(there, 0.0)
+        assert row == pytest.approx([np.mean(there), *t.confidence_interval(0.95), t.pvalue])
+    assert tests[2] == pytest.approx([0.02, NONE, NONE, NONE], nan_ok=True)
+    assert np.isnan(tests[3]).all()
+
+
+def test_seeds_that_agree_to_the_last_digit() -> None:
+    tests, p = test_over_seeds(np.array([[0.1 + 0.2, 0.3, 0.3], [0.0, 1e-17, -1e-17]]), np.ones(2))
+    assert tests[0] == pytest.approx([0.3, 0.3, 0.3, 0.0])
+    assert tests[1] == pytest.approx([0.0, 0.0, 0.0, 1.0])
+    assert list(p) == [0.0, 1.0]
+
+
+def test_the_prior_of_variances_is_found() -> None:
+    rng = np.random.default_rng(0)
+    # Smyth's model: 1 / variance has 6 degrees of freedom and scale 2, each is seen with 4, on scales of its own
+    true = 6 * 2.0 / rng.chisquare(6, 4000)
+    spread = rng.choice([0.5, 3.0], 4000)
+    seen = spread * true * rng.chisquare(4, 4000) / 4
+    shrunk, freedom = shrunk_variances(seen, np.full(4000, 4), spread)
+    assert freedom == pytest.approx(4 + 6, rel=0.1)
+    expected = spread * (6 * 2.0 + 4 * seen / spread) / 10
+    assert shrunk == pytest.approx(expected, rel=0.15)
+    assert np.abs(np.log(shrunk / spread / true)).mean() < 0.7 * np.abs(np.log(seen / spread / true)).mean()
+
+
+def test_variances_that_do_not_differ_are_one() -> None:
+    shrunk, freedom = shrunk_variances(np.array([1.0, 1.1, 0.9, 4.0]), np.full(4, 2), np.array([1.0, 1.0, 1.0, 4.0]))
+    assert shrunk == pytest.approx([1.0, 1.0, 1.0, 4.0])
+    assert list(freedom) == [8.0] * 4  # no more than there are in all
+
+
+def test_two_variances_make_no_prior() -> None:
+    given = np.array([1.0, 9.0, NONE])
+    shrunk, freedom = shrunk_variances(given, np.array([2, 2, 0]), np.ones(3))
+    assert list(shrunk[:2]) == [1.0, 9.0]
+    assert list(freedom) == [2.0, 2.0, 0.0]
+
+
+def test_one_variance_of_0_among_others() -> None:
+    shrunk, _ = shrunk_variances(np.array([0.0, 1.0, 2.0, 1.5]), np.full(4, 2), np.ones(4))
+    assert (shrunk > 0).all()
+    shrunk, _ = shrunk_variances(np.zeros(4), np.full(4, 2), np.ones(4))
+    assert list(shrunk) == [0.0] * 4
+
+
+def test_holm_is_that_of_statsmodels_in_each_family() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(12) ** 4
+    interaction = np.arange(12) >= 5
+    adjusted = adjusted_p(np.zeros(12), p, interaction)
+    for family in (interaction, ~interaction):
+        assert adjusted[family] == pytest.approx(multipletests(p[family], method="holm")[1])
+
+
+def test_an_effect_has_to_pass_both_tests() -> None:
+    adjusted = adjusted_p(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, NONE]), np.zeros(3, dtype=bool))
+    assert adjusted == pytest.approx([0.3, 0.04, NONE], nan_ok=True)
+
+
+def test_a_mean_has_students_interval() -> None:
+    sample = [0.1, 0.3, 0.2, 0.6]
+    found, reference = estimate_mean(sample), stats.ttest_1samp(sample, 0.0)
+    assert found is not None
+    assert (found.value, found.count) == (pytest.approx(0.3), 4)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert found.p == pytest.approx(reference.pvalue)
+    assert estimate_mean([]) is None
+    assert estimate_mean([0.5]) == Estimate(0.5)
+
+
+def test_two_samples_are_compared_by_welch() -> None:
+    one, other = [0.1, 0.3, 0.2, 0.6], [0.5, 0.55, 0.45]
+    means = estimate_mean(one), estimate_mean(other)
+    assert means[0] is not None
+    assert means[1] is not None
+    found, reference = welch_difference(means[0], means[1]), stats.ttest_ind(other, one, equal_var=False)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert (found.p, found.count) == (pytest.approx(reference.pvalue), 3)
+    assert welch_difference(means[0], Estimate(0.5)) == Estimate(pytest.approx(0.2), count=1)
+
+
+def test_two_samples_without_noise() -> None:
+    one = Estimate(0.2, 0.2, 0.2, 0.0, 3)
+    assert welch_difference(one, one) == Estimate(0.0, 0.0, 0.0, 1.0, 3)
+    assert welch_difference(one, Estimate(0.5, 0.5, 0.5, 0.0, 3)).sign == 1

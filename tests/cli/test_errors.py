@@ -1,0 +1,204 @@
+"""What the commands say, and how they exit, when something is wrong: as a user sees it, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+STUDY = """\
+name: probe
+data: {name: digits}
+image_size: 64
+architectures: [alexnet]
+training:
+  epochs: 1
+budget:
+  trials: 1
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    output: str
+    errors: str
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.output + self.errors
+
+
+def start(*arguments: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cnnstudy", *arguments],
+        cwd=folder,
+        env={**environment, "COLUMNS": "200", **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer_of(process: subprocess.Popen[str], started: float, limit: float) -> Answer:
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        raise AssertionError(f"no answer after {limit:.0f} s: {errors[-500:]}") from None
+    return Answer(process.returncode, output, errors, time.monotonic() - started)
+
+
+def call(*arguments: str, folder: Path, **variables: str) -> Answer:
+    return answer_of(start(*arguments, folder=folder, **variables), time.monotonic(), 60)
+
+
+def expect(answer: Answer, code: int, *fragments: str) -> None:
+    """That exit code, and a message with these parts instead of a traceback."""
+    assert answer.code == code, answer.text
+    assert "Traceback" not in answer.text
+    assert [fragment for fragment in fragments if fragment not in answer.errors] == [], answer.errors
+    assert answer.output == ""
+
+
+# ---- what was given: exit 2, before anything heavy is loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["run-study", "tinny"], ["there is no study file 'tinny'", "did you mean 'tiny'?"]),
+        (["run-study", "probe.yml"], ["there is no study file 'probe.yml'"]),
+        (["run-study", "."], [". is a folder"]),
+        (
+            ["run-study", "probe.yaml", "--set", "training.epoch=3"],
+            ["--set training.epoch: ", "did you mean 'epochs'?"],
+        ),
+        (["run-study", "probe.yaml", "--set", "epochs"], ["--set 'epochs' is not key=value"]),
+        (["run-study", "probe.yaml", "--set", "training.epochs=0"], ["--set training.epochs: ", "not 0."]),
+        (["run-study", "probe.yaml", "--trials", "0"], ["Invalid value for '--trials'"]),
+        (["run-study", "probe.yaml", "--trials", "many"], ["Invalid value for '--trials'"]),
+        (["run-study", "probe.yaml", "--trials", "100001"], ["budget.trials", "less than or equal to 100000"]),
+        (
+            ["run-study", "probe.yaml", "--set", "strategy={kind: factorial}", "--trials", "5"],
+            ["budget: does not go with a factorial", "leave it (and --trials) out", "strategy.seeds"],
+        ),
+        (["run-study", "probe.yaml", "--seed", "-1"], ["Invalid value for '--seed'"]),
+        (["run-study", "probe.yaml", "--seed", "2147483648"], ["seed", "less than 2147483648"]),
+        (["run-study", "probe.yaml", "--jobs", "0"], ["Invalid value for '--jobs'"]),
+        (["run-study", "probe.yaml", "--trails", "3"], ["--trails", "--trials"]),
+        (["leaderboard", "--top", "0"], ["Invalid value for '--top'"]),
+        (["ui", "--port", "70000"], ["Invalid value for '--port'"]),
+        (["predict", "gone.keras", "photo.jpg"], ["There is no gone.keras. A model is a study", "STUDY/TRIAL"]),
+        (["predict", "./", "photo.jpg"], ["The folder ./ holds no Keras model"]),
+        (["predict", "gone.keras"], ["Missing argument 'IMAGE...'"]),
+        (["predict", "gone.keras", "photo.jpg", "--top", "0"], ["Invalid value for '--top'"]),
+        (["export", "gone.keras", "out", "--format", "onyx"], ["Invalid value for '--format'", "'onnx'"]),
+        (["export", "gone.keras", "."], ["the folder . is not empty"]),
+        (["export", "gone.keras", "probe.yaml"], ["probe.yaml is a file"]),
+        (["export", "gone.keras", "out"], ["There is no gone.keras."]),
+        (["describe", "alexnett"], ["unknown architecture 'alexnett'", "did you mean 'alexnet'?"]),
+        (["describe", "zzz"], ["unknown architecture 'zzz'. There are alexnet"]),
+        (["describe", "alexnet", "--image-size", "63"], ["at least 64 x 64 pixels, not 63"]),
+        (["describe", "alexnet", "--classes", "1"], ["Invalid value for '--classes'"]),
+        (["describe"], ["Missing argument"]),
+        (["run"], ["No such command 'run'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].islower() else None,
+)
+def test_a_mistake_in_a_command(tmp_path: Path, arguments: list[str], fragments: list[str]) -> None:
+    (tmp_path / "probe.yaml").write_text(STUDY, encoding="utf-8")
+    answer = call(*arguments, folder=tmp_path, TERM="dumb", NO_COLOR="1")
+    expect(answer, 2, *fragments)
+    assert [file.name for file in tmp_path.iterdir()] == ["probe.yaml"], "it left something behind"
+
+
+def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "probe.yaml").write_text(STUDY.replace("  epochs: 1", "  epohcs: 1"), encoding="utf-8")
+    answer = call("run-study", "probe.yaml", folder=tmp_path)
+    expect(answer, 2, "probe.yaml, line 6, training.epohcs: unknown key; did you mean 'epochs'?")
+    assert "probe.yaml, line 5, training.epochs: is missing" in answer.errors
+
+
+def test_a_message_shows_what_the_user_wrote_as_it_is(tmp_path: Path) -> None:
+    """No markup and no wrapping."""
+    text = STUDY.replace("name: probe", 'name: "[red]x[/red] ' + "x" * 60 + '"')
+    (tmp_path / "probe.yaml").write_text(text, encoding="utf-8")
+    answer = call("run-study", "probe.yaml", folder=tmp_path, COLUMNS="40")
+    expect(answer, 2, "'[red]x[/red] " + "x" * 60 + "'")
+
+
+# ---- the record: it is there, but not what was asked for
+
+
+RECORD = """
+from cnnstudy.config.load import load_study
+from cnnstudy.tracking.client import Tracker
+config = load_study("probe.yaml").config
+Tracker("sqlite:///mine.db").open_study(config.name, config.model_dump(mode="json"))
+"""
+
+
+def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
+    empty = call("leaderboard", folder=tmp_path, MLFLOW_TRACKING_URI="sqlite:///mine.db")
+    expect(empty, 2, "there is no study in sqlite:///mine.db yet", "python -m cnnstudy run-study", "--tracking-uri")
+
+    (tmp_path / "probe.yaml").write_text(STUDY, encoding="utf-8")
+    subprocess.run([sys.executable, "-c", RECORD], cwd=tmp_path, check=True)
+    answer = call("leaderboard", "porbe", "--tracking-uri", "sqlite:///mine.db", folder=tmp_path)
+    expect(answer, 2, "there is no study 'porbe'", "did you mean 'probe'?", "There are probe.")
+
+
+# ---- the record: it can't be reached. Exit 3, soon, and no password on the screen
+
+SECRET = "s3cr3t-pa55"
+URIS = {
+    "no folder can be there": "sqlite:////dev/null/no/mlflow.db",
+    "the file is no database": "sqlite:///notes.txt",
+    "nobody listens": f"http://user:{SECRET}@127.0.0.1:9",
+    "a database server": f"postgresql://user:{SECRET}@127.0.0.1:9/x",
+}
+#: Seconds; with nobody listening MLflow tries again a few times, about 15 s in all.
+LIMIT = 50
+
+
+@pytest.fixture(scope="module")
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answer]:
+    """The answers of `leaderboard` for each URI; asked at once, for the most part is waiting."""
+    folder = tmp_path_factory.mktemp("unreachable")
+    (folder / "notes.txt").write_text("no database, but a text of some length\n" * 50, encoding="utf-8")
+    started = time.monotonic()
+    processes = {name: start("leaderboard", "--tracking-uri", uri, folder=folder) for name, uri in URIS.items()}
+    answers: dict[str, Answer | AssertionError] = {}
+    for name, process in processes.items():
+        try:
+            answers[name] = answer_of(process, started, max(1, started + LIMIT - time.monotonic()))
+        except AssertionError as error:
+            answers[name] = error
+
+    def answer(name: str) -> Answer:
+        found = answers[name]
+        if isinstance(found, AssertionError):
+            raise found
+        return found
+
+    return answer
+
+
+@pytest.mark.parametrize("name", URIS)
+def test_a_record_out_of_reach(unreachable: Callable[[str], Answer], name: str) -> None:
+    answer = unreachable(name)
+    shown = URIS[name].replace(f"user:{SECRET}@", "***@")
+    expect(answer, 3, f"MLflow at {shown} does not answer as it should: ")
+    assert SECRET not in answer.text
+    assert answer.seconds < LIMIT

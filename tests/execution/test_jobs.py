@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+
+from cnnstudy.execution.jobs import AWAY, PATIENCE, SLOWNESS, Watchdog
+
+
+class Clock:
+    """Seconds, as many as a test wants; the watchdog looks every ten."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, watchdog: Watchdog, seconds: float) -> list[str]:
+        """The keys that are overdue within so many seconds."""
+        end, late = self.now + seconds, []
+        while self.now < end:
+            self.now = min(end, self.now + 10)
+            late += [key for key, _ in watchdog.overdue()]
+        return late
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def watchdog(clock: Clock) -> Watchdog:
+    return Watchdog(clock=clock)
+
+
+def test_silence(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.begin("silent", "alexnet", 10)
+    watchdog.begin("other")
+    for _ in range(3):
+        assert clock.wait(watchdog, PATIENCE) == []
+        watchdog.sign("silent")
+        watchdog.sign("other")
+    watchdog.end("other")
+    assert set(clock.wait(watchdog, PATIENCE + 10)) == {"silent"}
+    ((_, why),) = watchdog.overdue()
+    assert why == "the worker process gave no sign of life for 10 minutes"
+    watchdog.end("silent")
+    watchdog.end("never begun")
+    watchdog.sign("never begun")
+    assert watchdog.overdue() == []
+
+
+def spin(watchdog: Watchdog, clock: Clock, key: str, seconds: float) -> list[str]:
+    """It gives signs of life, and ends no epoch."""
+    late = []
+    for _ in range(round(seconds / 100)):
+        watchdog.sign(key)
+        late += clock.wait(watchdog, 100)
+    return late
+
+
+def test_an_epoch_that_never_ends(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.begin("a", "vgg16", 100)
+    assert spin(watchdog, clock, "a", 50_000) == [], "nothing is known of the first epoch"
+    watchdog.epoch("a")
+    watchdog.end("a")
+    watchdog.begin("b", "alexnet", 100)
+    assert spin(watchdog, clock, "b", 200) == []
+    watchdog.epoch("b")
+    assert spin(watchdog, clock, "b", 100) == []
+    watchdog.epoch("b")
+    # ten times the longest, which was 200 s for 100 images
+    assert spin(watchdog, clock, "b", SLOWNESS * 200) == []
+    assert set(spin(watchdog, clock, "b", 100)) == {"b"}
+    ((_, why),) = watchdog.overdue()
+    assert "within 33 minutes, 10 times the longest of alexnet so far" in why
+    assert "training.timeout" in why
+
+
+def test_an_epoch_of_more_images_may_take_longer(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.begin("few", "alexnet", 10)
+    spin(watchdog, clock, "few", 100)
+    watchdog.epoch("few")
+    watchdog.end("few")
+    watchdog.begin("many", "alexnet", 1000)
+    assert spin(watchdog, clock, "many", SLOWNESS * 100 * 100) == []
+    assert set(spin(watchdog, clock, "many", 100)) == {"many"}
+
+
+def test_short_epochs_have_ten_minutes_at_least(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.begin("a", "alexnet", 10)
+    clock.wait(watchdog, 1)
+    watchdog.epoch("a")
+    assert spin(watchdog, clock, "a", PATIENCE) == []
+    assert set(spin(watchdog, clock, "a", 100)) == {"a"}
+
+
+def test_what_the_file_says_holds_instead(clock: Clock) -> None:
+    watchdog = Watchdog(2000.0, clock)
+    watchdog.begin("images")
+    assert spin(watchdog, clock, "images", 5000) == [], "it has no epochs"
+    watchdog.end("images")
+    watchdog.begin("trial", "alexnet", 10)
+    assert spin(watchdog, clock, "trial", 2000) == []
+    assert clock.wait(watchdog, 10) == ["trial"]
+    ((_, why),) = watchdog.overdue()
+    assert why == "no epoch ended within 2000 s, which is training.timeout"
+    watchdog.epoch("trial")
+    assert spin(watchdog, clock, "trial", 2000) == []
+
+
+def test_a_worker_that_hangs_is_found_whatever_the_file_says_of_epochs(clock: Clock) -> None:
+    watchdog = Watchdog(10 * PATIENCE, clock)
+    watchdog.begin("trial", "alexnet", 10)
+    assert clock.wait(watchdog, PATIENCE) == []
+    assert clock.wait(watchdog, 10) == ["trial"]
+    ((_, why),) = watchdog.overdue()
+    assert why == "the worker process gave no sign of life for 10 minutes"
+
+
+def test_a_driver_that_was_away_blames_nobody(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.begin("a", "alexnet", 10)
+    clock.wait(watchdog, 10)
+    watchdog.epoch("a")
+    clock.now += 100_000
+    assert watchdog.overdue() == []
+    assert clock.wait(watchdog, PATIENCE - AWAY) == []
+    assert set(clock.wait(watchdog, 20)) == {"a"}

@@ -1,0 +1,109 @@
+"""Models for other programs, run by those programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli_errors import call
+from trained_study import NAME, Trained
+
+from cnnstudy.errors import InputError, ModelError
+from cnnstudy.results import models
+from cnnstudy.results.models import Model, find_model
+from cnnstudy.system.display import SilentDisplay
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def run_saved_model(folder: Path) -> Run:
+    import tensorflow as tf
+
+    endpoint = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    return lambda images: next(iter(endpoint(image=tf.constant(images)).values())).numpy()
+
+
+def run_onnx(folder: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})[0]
+
+
+def run_keras(folder: Path) -> Run:
+    import keras
+
+    return keras.saving.load_model(folder / "model.keras", safe_mode=True).predict_on_batch
+
+
+@pytest.mark.parametrize(("name", "run"), [("saved-model", run_saved_model), ("onnx", run_onnx), ("keras", run_keras)])
+def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: str, run: Callable[[Path], Run]) -> None:
+    model = find_model(NAME, trained.uri, tmp_path)
+    folder = tmp_path / "new" / "exported"
+    done = models.export_to(model, folder, name, trained.executor, SilentDisplay())
+    assert (done.size, done.classes, done.images) == (64, 3, 16)
+    assert done.difference <= done.tolerance == 1e-4
+    assert [path.name for path in folder.parent.iterdir()] == ["exported"]
+    classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+    assert tuple(classes) == Trained.classes
+    images = sorted((trained.folder / "photos").glob("*/1.png"))
+    pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in images]
+    rows = run(folder)(np.stack([np.asarray(image) for image in pixels]))
+    expected = models.predict_files(model, list(map(str, images)), 3, trained.executor, SilentDisplay())
+    for row, one in zip(rows, expected, strict=True):
+        assert dict(zip(classes, map(float, row), strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)
+
+
+def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    nameless = Model("nameless", find_model(NAME, trained.uri, tmp_path).file, None)
+    done = models.export_to(nameless, tmp_path / "empty", "keras", trained.executor, SilentDisplay())
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["model.keras"]
+    assert "takes RGB images [n, 64, 64, 3] of 0..255 (uint8)" in models.describe_export(
+        nameless, tmp_path, "keras", done
+    )
+    assert "whose classes have no names" in models.describe_export(nameless, tmp_path, "keras", done)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty; give one that is, or that is not there yet"):
+        models.check_export_target(tmp_path)
+    with pytest.raises(InputError, match=r"notes\.txt is a file; give a folder"):
+        models.check_export_target(tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_of_a_failed_export_nothing_is_left(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "broken.keras").write_text("no model")
+    with pytest.raises(ModelError, match=r"no whole \.keras file"):
+        models.export_to(
+            Model("broken", tmp_path / "broken.keras", None),
+            tmp_path / "out",
+            "onnx",
+            trained.executor,
+            SilentDisplay(),
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.keras"]
+
+
+def test_the_command_exports_a_model_that_the_other_command_takes(trained: Trained, tmp_path: Path) -> None:
+    arguments = ["export", NAME, "out", "--format", "keras", "--tracking-uri", trained.uri]
+    answer = call(*arguments, folder=tmp_path)
+    assert answer.code == 0, answer.text
+    first, *_, last = answer.output.splitlines()
+    assert first == f"out: {NAME}/alexnet-000 as keras"
+    assert last == "on 16 random images they differ from Keras' by at most 0.0e+00 (1e-04 would pass)"
+    model = find_model(str(tmp_path / "out"), None, tmp_path)
+    (found,) = models.predict_files(
+        model, [str(trained.folder / "photos" / "zero" / "3.png")], 1, trained.executor, SilentDisplay()
+    )
+    assert found.classes[0][0] in Trained.classes

@@ -1,0 +1,232 @@
+"""What a trained model says of images: the numbers, the images that can't be used, and how it is all shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from test_cli_errors import call
+from trained_study import NAME, Trained
+
+from cnnstudy.data.splits import split_indices
+from cnnstudy.errors import DataError, InputError, ModelError
+from cnnstudy.records import BadImage, Split
+from cnnstudy.results import models
+from cnnstudy.results.models import Model, Prediction, find_model
+from cnnstudy.system.display import SilentDisplay
+
+
+def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Any]:
+    model = model or find_model(NAME, trained.uri, trained.folder)
+    return models.predict_files(model, list(map(str, images)), top, trained.executor, SilentDisplay())
+
+
+# ---- the numbers
+
+
+def test_images_are_seen_as_in_training(trained: Trained) -> None:
+    """On the validation images the accuracy is what was measured after training, to the last image."""
+    photos = trained.folder / "photos"
+    keys = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.png"))
+    labels = [Trained.classes.index(key.split("/")[0]) for key in keys]
+    split = Split(0.15, 0.15, 0)
+    places = [i for of_class in split_indices(keys, labels, split)["validation"] for i in of_class]
+    found = predict(trained, *[photos / keys[i] for i in places])
+    right = [models.classes[0][0] == Trained.classes[labels[i]] for models, i in zip(found, places, strict=True)]
+    assert len(right) == 9
+    assert np.mean(right) == pytest.approx(trained.run.metrics["best/val_accuracy"])
+    losses = [-np.log(dict(one.classes)[Trained.classes[labels[i]]]) for one, i in zip(found, places, strict=True)]
+    assert np.mean(losses) == pytest.approx(trained.run.metrics["best/val_loss"], rel=1e-4)
+    assert np.mean(right) > 0.5, "a model that has learnt nothing shows nothing"
+
+
+def test_the_best_classes_come_first(trained: Trained) -> None:
+    image = trained.folder / "photos" / "two" / "0.png"
+    ((every,), (best,)) = predict(trained, image), predict(trained, image, top=1)
+    assert {name for name, _ in every.classes} == set(Trained.classes)
+    shares = [share for _, share in every.classes]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert best.classes == every.classes[:1]
+
+
+def test_what_a_camera_or_a_program_made_of_an_image_does_not_matter(trained: Trained, tmp_path: Path) -> None:
+    upright = Image.open(trained.folder / "photos" / "two" / "0.png").convert("L")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    upright.rotate(90).save(tmp_path / "turned.png", exif=turned)
+    upright.convert("P").save(tmp_path / "palette.gif")
+    transparent = upright.convert("RGB").convert("RGBA")
+    transparent.save(tmp_path / "alpha.webp", lossless=True)
+    Image.fromarray(np.asarray(upright).astype(np.uint16) << 8).save(tmp_path / "sixteen-bit.png")
+    # ink on paper, without the rounding of a profile
+    inverted = Image.fromarray(255 - np.asarray(upright))
+    nothing = Image.new("L", upright.size)
+    Image.merge("CMYK", (inverted, inverted, inverted, nothing)).save(tmp_path / "cmyk.tiff")
+    names = ["turned.png", "palette.gif", "alpha.webp", "sixteen-bit.png", "cmyk.tiff"]
+    plain, *others = predict(trained, trained.folder / "photos" / "two" / "0.png", *[tmp_path / name for name in names])
+    for name, other in zip(names, others, strict=True):
+        assert dict(other.classes) == pytest.approx(dict(plain.classes), abs=1e-5), name
+
+
+def test_more_images_than_are_looked_at_together(trained: Trained) -> None:
+    folder = trained.folder / "photos" / "one"
+    images = [folder / f"{number % 20}.png" for number in range(70)]
+    found = predict(trained, *images)
+    assert [one.path for one in found] == list(map(str, images))
+    for number in range(20, 70):
+        assert dict(found[number].classes) == pytest.approx(dict(found[number % 20].classes), abs=1e-5)
+
+
+def test_classes_without_names_are_numbered(trained: Trained) -> None:
+    image = trained.folder / "photos" / "two" / "0.png"
+    named = find_model(NAME, trained.uri, trained.folder)
+    ((by_name,), (by_number,)) = predict(trained, image), predict(trained, image, model=Model("m", named.file, None))
+    numbers = [f"class {Trained.classes.index(name)}" for name, _ in by_name.classes]
+    assert [name for name, _ in by_number.classes] == numbers
+
+
+# ---- images and models that can't be used
+
+
+def test_a_folder_stands_for_its_images(trained: Trained, tmp_path: Path) -> None:
+    source = (trained.folder / "photos" / "one" / "0.png").read_bytes()
+    for name in ("b.png", "a/c.PNG", "a/notes.txt", ".hidden/d.png", "__MACOSX/e.png", "a/.f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(source)
+    found = predict(trained, tmp_path)
+    assert [one.path for one in found] == [str(tmp_path / "a" / "c.PNG"), str(tmp_path / "b.png")]
+    assert all(one.classes for one in found)
+
+
+def test_what_cannot_be_used_is_named_and_the_others_are_predicted(trained: Trained, tmp_path: Path) -> None:
+    good = trained.folder / "photos" / "one" / "0.png"
+    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(good.read_bytes())
+    places = [tmp_path / "broken.png", good, tmp_path / "gone.png", tmp_path / "text.jpg", tmp_path / "empty", odd]
+    found = predict(trained, *places)
+    assert [one.path for one in found] == list(map(str, places))
+    assert [isinstance(one, Prediction) for one in found] == [False, True, False, False, False, True]
+    assert dict(found[5].classes) == pytest.approx(dict(found[1].classes))
+    with pytest.raises(DataError) as caught:
+        models.check_predictions(found)
+    head, *lines = str(caught.value).split("\n")
+    assert head == "4 of 6 images can't be predicted:"
+    reasons = [
+        "can't be decoded",
+        "there is no such file",
+        "not an image that Pillow can read",
+        "a folder without images",
+    ]
+    for line, place, reason in zip(lines, [places[i] for i in (0, 2, 3, 4)], reasons, strict=True):
+        assert line.startswith(f"  {place}: {reason}"), line
+    models.check_predictions([found[1], found[5]])
+
+
+def test_without_a_usable_image_no_model_is_loaded(trained: Trained, tmp_path: Path) -> None:
+    nowhere = Model("nowhere", tmp_path / "gone.keras", None)
+    (found,) = predict(trained, tmp_path / "gone.png", model=nowhere)
+    assert str(found) == f"{tmp_path / 'gone.png'}: there is no such file"
+
+
+def test_a_model_that_cannot_be_used_is_an_error_of_its_own(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "broken.keras").write_text("no model")
+    with pytest.raises(ModelError, match=r"broken.keras is no whole \.keras file"):
+        predict(trained, trained.folder / "photos", model=Model("broken", tmp_path / "broken.keras", None))
+
+
+# ---- shown and written
+
+
+FOUND = [
+    Prediction("a/long name [red].png", (("daisy", 0.98765), ("=1+1", 0.01235))),
+    BadImage("b.png", "not an image that Pillow can read"),
+    Prediction("c\udce9.png", (("向日葵", 1.0),)),
+]
+
+
+def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    models.show_predictions(Console(width=20), "a model", FOUND)
+    assert capsys.readouterr().out.splitlines() == [
+        "a/long name [red].png  daisy    98.8 %",
+        "a/long name [red].png  =1+1      1.2 %",
+        "c\\udce9.png            向日葵  100.0 %",
+    ]
+    models.show_predictions(Console(width=20), "a model", FOUND[1:2])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_on_a_terminal() -> None:
+    screen = io.StringIO()
+    models.show_predictions(
+        Console(file=screen, force_terminal=True, color_system=None, width=60), "the [b]model", FOUND
+    )
+    lines = [line.split() for line in screen.getvalue().splitlines() if line.strip()]
+    assert lines[0] == ["the", "[b]model"]
+    assert lines[1] == ["image", "class", "probability"]
+    assert lines[3:] == [
+        ["a/long", "name", "[red].png", "daisy", "98.8", "%"],
+        ["=1+1", "1.2", "%"],
+        ["c\\udce9.png", "向日葵", "100.0", "%"],
+    ]
+
+
+def test_csv_and_json_hold_all_of_it(tmp_path: Path) -> None:
+    models.write_predictions_csv(FOUND, tmp_path / "found.csv")
+    with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["image", "class", "probability", "error"],
+            ["a/long name [red].png", "daisy", "0.98765", ""],
+            ["a/long name [red].png", "'=1+1", "0.01235", ""],
+            ["b.png", "", "", "not an image that Pillow can read"],
+            ["c\\udce9.png", "向日葵", "1.0", ""],
+        ]
+    models.write_predictions_json("a model", FOUND, tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["model"] == "a model"
+    assert found["images"][0]["classes"][0] == {"class": "daisy", "probability": 0.98765}
+    assert [image["error"] for image in found["images"]] == [None, "not an image that Pillow can read", None]
+    for write in (models.write_predictions_csv, lambda found, path: models.write_predictions_json("m", found, path)):
+        with pytest.raises(InputError, match=r"can't write .*gone"):
+            write(FOUND, tmp_path / "gone" / "found")
+
+
+# ---- the command
+
+
+def test_the_command_predicts_what_it_can(trained: Trained, tmp_path: Path) -> None:
+    good = trained.folder / "photos" / "two" / "0.png"
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8")
+    arguments = [
+        "predict",
+        f"{NAME}/alexnet-000",
+        "broken.jpg",
+        str(good),
+        "--json",
+        "found.json",
+        "--top",
+        "2",
+    ]
+    answer = call(*arguments, folder=tmp_path, MLFLOW_TRACKING_URI=trained.uri)
+    assert answer.code == 3, answer.text
+    assert "Traceback" not in answer.text
+    assert answer.errors.startswith("error: 1 of 2 images can't be predicted:\n  broken.jpg: ")
+    (expected,) = predict(trained, good, top=2)
+    assert [line.split() for line in answer.output.splitlines()] == [
+        [str(good), name, f"{100 * share:.1f}", "%"] for name, share in expected.classes
+    ]
+    written = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert written["model"] == f"{NAME}/alexnet-000"
+    assert [bool(image["classes"]) for image in written["images"]] == [False, True]
+    assert {file.name for file in tmp_path.iterdir()} == {"broken.jpg", "found.json"}

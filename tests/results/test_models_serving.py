@@ -1,0 +1,93 @@
+"""The registered model behind MLflow's own server, asked by HTTP as docs/commands.md says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from trained_study import NAME, Trained
+
+from cnnstudy.results import models
+from cnnstudy.results.models import find_model
+from cnnstudy.system.display import SilentDisplay
+
+PATIENCE = 120  # seconds until a server that does not answer is an error
+
+
+def ask(address: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        text = answer.read()
+    return json.loads(text) if text.strip() else None
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow models serve` on the champion, on a free port of loopback; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("serving") / "log"
+    command = ["models", "serve", "--env-manager", "local", "-m", f"models:/{NAME}@champion", "-p", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command],
+            # it finds its server, uvicorn, on the path
+            env=os.environ
+            | {
+                "MLFLOW_TRACKING_URI": trained.uri,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                ask(f"http://127.0.0.1:{port}/ping")
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: nothing of anybody else is in the group
+        process.wait()
+
+
+def test_the_server_gives_what_predict_gives(server: str, trained: Trained, tmp_path: Path) -> None:
+    files = [trained.folder / "photos" / name / "4.png" for name in Trained.classes]
+    pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in files]
+    rows = ask(server, {"inputs": np.stack([np.asarray(image) for image in pixels]).tolist()})["predictions"]
+    model = find_model(NAME, trained.uri, tmp_path)
+    expected = models.predict_files(model, list(map(str, files)), 3, trained.executor, SilentDisplay())
+    for row, one in zip(rows, expected, strict=True):
+        assert Trained.classes[int(np.argmax(row))] == one.classes[0][0]
+        assert dict(zip(Trained.classes, row, strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32, 3), (1, 64, 64)], ids=["another size", "grey"])
+def test_images_that_the_model_does_not_take_are_refused(server: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        ask(server, {"inputs": np.zeros(shape, dtype=int).tolist()})
+    with caught.value as answer:
+        assert answer.code == 400
+        assert "shape" in json.loads(answer.read())["message"]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from cnnstudy.errors import RepeatedFailureError
+from cnnstudy.execution import Failed
+from cnnstudy.records import TrialResult
+from cnnstudy.study.driver import FailureCounter, memory_note
+
+
+def failed(reason: str = "crash", message: str = "it broke", error: str | None = None) -> Failed:
+    return Failed("alexnet-000", reason, message, "", error)
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "again"),
+    [
+        ("crash", None, True),
+        ("timeout", None, True),
+        ("oom", None, True),
+        ("crash", "WeightsError", False),
+        ("diverged", None, False),
+        ("data", "DataError", False),
+    ],
+)
+def test_which_failures_are_worth_another_try(reason: str, error: str | None, again: bool) -> None:
+    failures = FailureCounter(Counter(), 3)
+    assert failures.attempt("alexnet-000") == 1
+    assert failures.runs_again(failed(reason, error=error)) == again
+    assert failures.attempt("alexnet-000") == 1 + again
+    assert not failures.runs_again(failed(reason, error=error))
+
+
+def test_tries_of_an_earlier_call_are_counted() -> None:
+    failures = FailureCounter(Counter({"alexnet-000": 1}), 3)
+    assert failures.attempt("alexnet-000") == 2
+    assert not failures.runs_again(failed())
+
+
+def test_numbers_make_no_difference_and_words_do() -> None:
+    failures = FailureCounter(Counter(), 3)
+    for message in ("core 1 at 0x7fab", "core 22 at 0x1", "core 1 at 0x7\nand more", "socket 1", "core 1 at 0x1"):
+        if message.endswith("more"):
+            with pytest.raises(RepeatedFailureError, match="traceback"):
+                failures.count(failed(message=message))
+        else:
+            failures.count(failed(message=message))
+
+
+@pytest.mark.parametrize("between", ["a trial that ends", "another reason", "diverged"])
+def test_what_breaks_the_row(between: str) -> None:
+    failures = FailureCounter(Counter(), 2)
+    for _ in range(3):
+        failures.count(failed())
+        if between == "a trial that ends":
+            failures.ended_well()
+        else:
+            failures.count(failed("diverged" if between == "diverged" else "oom"))
+    failures.count(failed())
+    with pytest.raises(RepeatedFailureError):
+        failures.count(failed())
+
+
+def test_after_memory_ran_out_the_next_try_takes_half_a_batch() -> None:
+    failures = FailureCounter(Counter(), 3)
+    failures.runs_again(failed("crash"))
+    assert failures.micro_batch("alexnet-000", 32) is None
+    failures.runs_again(failed("oom"))
+    assert failures.micro_batch("alexnet-000", 32) == 16
+    assert failures.micro_batch("alexnet-000", 1) == 1
+    assert failures.micro_batch("alexnet-001", 32) is None
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "evaluation_batch", "said", "not_said"),
+    [(4, None, "at most 4 images, their gradients", "evaluated"), (None, 9, "at most 9 images", "gradients")],
+)
+def test_what_is_said_of_memory(
+    micro_batch: int | None, evaluation_batch: int | None, said: str, not_said: str
+) -> None:
+    sizes = {"micro_batch": micro_batch, "evaluation_batch": evaluation_batch}
+    text = memory_note(
+        TrialResult("finished", 1, 1, 1.0, {}, (), 0, 0, None, **sizes)  # type: ignore[arg-type]
+    )
+    assert said in text
+    assert not_said not in text

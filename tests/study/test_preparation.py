@@ -1,0 +1,156 @@
+"""What comes before the first trial: images, from a real worker, and source weights."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_executor import FakeExecutor
+from pictures import leave_out_pictures
+from PIL import Image
+
+from cnnstudy.config.load import load_study
+from cnnstudy.config.schema import StudyConfig
+from cnnstudy.errors import DataError
+from cnnstudy.execution import Epoch, Event
+from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.study import preparation
+from cnnstudy.study.preparation import Preparation, SourceWeights
+from cnnstudy.study.recorder import Recorder
+from cnnstudy.system import cache
+from cnnstudy.system.cache import cache_folder
+from cnnstudy.system.display import PlainDisplay
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.recorded import RecordedRun
+
+STUDY = """\
+name: probe
+data: {name: folder, path: photos, bad_images: skip}
+image_size: 64
+architectures: [alexnet]
+training: {epochs: 1}
+budget: {trials: 1}
+"""
+
+
+def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: Path) -> None:
+    for label, name in enumerate(("apple", "pear")):
+        (own_places / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (9, 9), (number, label, 0)).save(own_places / "photos" / name / f"{number}.png")
+    (own_places / "photos" / "pear" / "\x1b[31mred.png").write_bytes(b"")
+    (own_places / "photos" / "pear" / "same.png").write_bytes((own_places / "photos/apple/0.png").read_bytes())
+    (own_places / "probe.yaml").write_text(STUDY)
+    config = load_study("probe.yaml", ()).config
+    told: list[str] = []
+    with contextlib.closing(LocalExecutor(1, own_places / "trials")) as executor:
+        preparation = Preparation(config, executor, None, [], PlainDisplay(told.append))  # type: ignore[arg-type]
+        found = preparation.images(config.data, ("alexnet",))
+        assert found["alexnet"].skipped == found["alexnet"].warnings == ()  # not for every trial's specification
+        assert "folder: 1 images can't be used and are skipped:\n  pear/\\x1b[31mred.png: an empty file" in told
+        copies = "WARNING: folder: an image is in more than one class, byte for byte the same; remove the wrong ones:"
+        assert f"{copies}\n  apple/0.png = pear/same.png" in told
+        refusing = config.data.model_copy(update={"bad_images": "refuse"})
+        with pytest.raises(DataError, match=r"pear/\\x1b\[31mred.png: an empty file"):
+            preparation.images(refusing, ("alexnet",))
+
+
+LEARNING = """\
+name: probe
+data: {name: digits, classes: [0, 1, 2]}
+image_size: 64
+architectures: [alexnet]
+factors: {transfer: frozen}
+weights: {default: {source: pretrain, epochs: 2, data: {name: digits, classes: [3, 4]}}}
+training: {epochs: 1}
+budget: {trials: 1}
+"""
+
+
+@pytest.fixture
+def config(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
+    """Of a study that learns source weights."""
+    leave_out_pictures(monkeypatch)
+    (own_places / "probe.yaml").write_text(LEARNING)
+    return load_study("probe.yaml", ()).config
+
+
+def test_two_studies_that_need_the_same_weights_learn_them_once(
+    own_places: Path, make_tracker: Callable[[str], Tracker], config: StudyConfig
+) -> None:
+    """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
+    waits = threading.Event()
+    found: dict[str, SourceWeights] = {}
+    trained: dict[str, list[str]] = {}
+    runs: dict[str, RecordedRun] = {}
+
+    def say(text: str) -> None:
+        if "another process is learning the source weights of alexnet" in text:
+            waits.set()
+
+    def learn(name: str, tracker: Tracker, on_event: Callable[[Event], None] = lambda event: None) -> None:
+        study = tracker.open_study("probe", config.model_dump(mode="json"))
+        recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / name, on_event=on_event)
+        with contextlib.closing(recorder.outbox):
+            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(say)).source_weights(3)["alexnet"]
+            (runs[name],) = [run for run in recorder.runs() if run.kind == "pretrain"]
+        trained[name] = executor.trials
+
+    other = threading.Thread(target=learn, args=("other", make_tracker("other")), daemon=True)
+
+    def begin_the_other(event: Event) -> None:
+        if isinstance(event, Epoch) and not waits.is_set():
+            other.start()
+            assert waits.wait(60)
+
+    learn("one", make_tracker("one"), begin_the_other)
+    other.join(60)
+    assert trained == {"one": ["pretrain-alexnet"], "other": []}
+    assert found["one"] == found["other"]
+    assert [run.state for run in runs.values()] == ["finished", "finished"]
+    assert runs["one"].metrics["val/accuracy"] == runs["other"].metrics["val/accuracy"]
+    assert "cnnstudy.from_cache" not in runs["one"].tags
+    assert "cnnstudy.from_cache" in runs["other"].tags
+    models = [path for path in own_places.rglob("model.keras") if path.is_file()]
+    in_cache = [path for path in models if path.is_relative_to(cache_folder())]
+    assert len(in_cache) == 1
+    assert len(models) >= 3, "each study has one in MLflow"
+    for path in set(models) - set(in_cache):  # who changes that of a study changes no other's
+        assert not path.samefile(in_cache[0]), path
+
+
+def test_weights_of_a_network_that_was_changed_are_learnt_anew(
+    own_places: Path, make_tracker: Callable[[str], Tracker], config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    for name, code in (("one", "a"), ("same", "a"), ("changed", "b")):
+        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        tracker = make_tracker(name)
+        recorder = Recorder(tracker, tracker.open_study("probe", config.model_dump(mode="json")))
+        executor = FakeExecutor(own_places / name)
+        with contextlib.closing(recorder.outbox):
+            Preparation(config, executor, recorder, [], PlainDisplay(print)).source_weights(3)
+        trained.append(executor.trials)
+    assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
+
+
+def test_a_study_goes_on_with_the_weights_that_it_began_with(
+    own_places: Path, tracker: Tracker, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its user accepts that the network's code has changed; but not where the cache has them no longer."""
+    study = tracker.open_study("probe", config.model_dump(mode="json"))
+    trained, files = [], []
+    for call, code in enumerate(("a", "b", "b")):
+        if call == 2:
+            cache.clear_entries(cache.list_entries("weights"))
+        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / str(call))
+        with contextlib.closing(recorder.outbox):
+            preparing = Preparation(config, executor, recorder, recorder.runs(), PlainDisplay(print))
+            files.append(preparing.source_weights(3)["alexnet"].file)
+        trained.append(executor.trials)
+    assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
+    assert files[0] == files[1] != files[2]

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnstudy.system import cache
+
+ADDRESS = cache.content_address("an entry")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh cache."""
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def content_of(folder: Path) -> list[str]:
+    """What lies in the cache, but for its locks."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix != ".lock")
+
+
+def test_the_variable_says_where_the_cache_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.cache_folder() == folder
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("CNNSTUDY_CACHE", "here")
+    assert cache.cache_folder() == folder.parent / "here"
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("CNNSTUDY_CACHE", "~/mine")
+    assert cache.cache_folder() == folder.parent / "mine"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_the_variable_it_is_the_users_cache(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CNNSTUDY_CACHE")
+    if value is not None:
+        monkeypatch.setenv("CNNSTUDY_CACHE", value)
+    assert cache.cache_folder().name == "cnnstudy"
+    assert cache.cache_folder().is_absolute()
+
+
+def test_an_address_does_not_depend_on_the_order_of_keys() -> None:
+    parts = {"name": "digits", "size": 64, "nested": {"x": 1.5, "y": [1, 2]}, "Größe": None}
+    addresses = {
+        cache.content_address({**dict(order), "nested": dict(reversed(parts["nested"].items()))})  # type: ignore[attr-defined]
+        for order in itertools.permutations(parts.items())
+    }
+    assert addresses == {cache.content_address(parts)}
+    assert len(cache.content_address(parts)) == 24
+
+
+@pytest.mark.parametrize(
+    "other", [{"a": 2}, {"a": "1"}, {"b": 1}, {"a": [1]}, {"a": None}, {"a": 1, "b": 1}, {"a": 1.5}, [["a", 1]], {}]
+)
+def test_another_description_has_another_address(other: object) -> None:
+    assert cache.content_address(other) != cache.content_address({"a": 1})
+
+
+def test_what_json_does_not_know_has_no_address() -> None:
+    with pytest.raises(TypeError):
+        cache.content_address({"path": Path("x")})
+    with pytest.raises(ValueError, match="JSON"):
+        cache.content_address(float("nan"))
+
+
+def test_an_entry_is_built_once(folder: Path) -> None:
+    calls = []
+
+    def build(entry: Path) -> None:
+        calls.append(entry)
+        (entry / "file").write_text(f"{len(calls)}")
+
+    entries = [cache.build_entry("images", ADDRESS, build) for _ in range(3)]
+    assert set(entries) == {cache.entry_folder("images", ADDRESS)}
+    assert len(calls) == 1
+    assert calls[0] != entries[0], "it was built in place: a reader could have seen it half done"
+    assert content_of(folder) == ["images", f"images/{ADDRESS}", f"images/{ADDRESS}/file"]
+    assert (entries[0] / "file").read_text() == "1"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_build_leaves_nothing(folder: Path, error: type[BaseException]) -> None:
+    def fail(entry: Path) -> None:
+        (entry / "half").write_text("done")
+        raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        cache.build_entry("images", ADDRESS, fail)
+    assert content_of(folder) == ["images"]
+    cache.build_entry("images", ADDRESS, lambda entry: None)
+    assert cache.entry_folder("images", ADDRESS).is_dir()
+
+
+def test_several_entries_are_built_in_one_go_where_they_are_missing(folder: Path) -> None:
+    one, two, three = (cache.content_address(number) for number in range(3))
+    cache.build_entry("images", two, lambda entry: None)
+    seen: list[list[str]] = []
+    for _ in range(2):
+        cache.build_entries("images", [three, one, two, one], lambda folders: seen.append(sorted(folders)))
+    assert seen == [sorted([one, three])]
+    assert content_of(folder) == sorted(["images", *(f"images/{address}" for address in (one, two, three))])
+
+
+def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:
+    left = folder / "images" / f".{ADDRESS}-abc"
+    other = folder / "images" / ".0000-abc"
+    for path in (left, other):
+        path.mkdir(parents=True)
+        (path / "half").write_text("")
+    cache.build_entry("images", ADDRESS, lambda entry: None)
+    assert not left.exists()
+    assert other.exists(), "it may be being built"
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from cnnstudy.system import cache
+log = Path(sys.argv[1])
+
+def build(entry):
+    (log / f"built-{sys.argv[2]}").touch()
+    time.sleep(0.5)
+    (entry / "whole").touch()
+
+(log / f"ready-{sys.argv[2]}").touch()
+while not (log / "go").exists():
+    time.sleep(0.005)
+entry = cache.build_entry("images", sys.argv[3], build)
+sys.exit(0 if (entry / "whole").exists() else 1)
+"""
+
+
+def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path), name, ADDRESS], env=dict(os.environ))
+        for name in ("a", "b")
+    ]
+    deadline = time.monotonic() + 20
+    while len(list(tmp_path.glob("ready-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert [process.wait(timeout=20) for process in processes] == [0, 0]
+    assert len(list(tmp_path.glob("built-*"))) == 1

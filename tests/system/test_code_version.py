@@ -1,0 +1,291 @@
+"""Code that is edited between two calls: what may change a number is told by its place, and what does not is no change.
+
+Each edit is made in a copy of the package, of which nothing is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cnnstudy
+from cnnstudy import architectures
+from cnnstudy.system import code_version
+from cnnstudy.system.code_version import PACKAGES, Code, code_differences, network_code_digest, training_code
+
+PACKAGE = Path(cnnstudy.__file__).parent
+NETWORKS = ("alexnet", "googlenet")
+LOOP, SPLITS, TRIAL, VERDICT = (f"training/{name}.py" for name in ("loop", "splits", "trial", "verdict"))
+OPTIMIZERS, TRANSFER, ALEXNET = "training/optimizers.py", "training/transfer.py", "architectures/alexnet.py"
+#: A file, what stands there ("": its end), what is written instead, and how the difference is told.
+MATTERS = [
+    (LOOP, "self.epoch += 1", "self.epoch += 2", f"{LOOP}: Trainer.run_epoch changed"),
+    (LOOP, "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", f"{LOOP}: REFERENCE_BATCH changed"),
+    (SPLITS, "split.validation * len(members)", "split.test * len(members)", f"{SPLITS}: split_indices changed"),
+    (SPLITS, "max(1, round(split.test", "max(2, round(split.test", f"{SPLITS}: held_out_count changed"),
+    (SPLITS, "{salt}\\0{keys[i]}", "{salt}-{keys[i]}", f"{SPLITS}: ranked changed"),
+    (SPLITS, "block: int | None = None", "block: int | None = 0", f"{SPLITS}: split_indices changed"),
+    (SPLITS, "import hashlib", "import other as hashlib", f"{SPLITS}: ranked changed"),
+    (SPLITS, "", "\n\ndef round(number: float) -> int:\n    return int(number)\n", f"{SPLITS}: round added"),
+    ("training/augmentation.py", "15 / 360", "20 / 360", "training/augmentation.py: layers changed"),
+    (OPTIMIZERS, "nesterov=True", "nesterov=False", f"{OPTIMIZERS}: build changed"),
+    (OPTIMIZERS, "(_OneKernel, optimizers.Adam)", "(optimizers.Adam)", f"{OPTIMIZERS}: Adam changed"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "nesterov = False", f"{OPTIMIZERS}: SGD changed"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "def apply(self): return 1", f"{OPTIMIZERS}: SGD.apply added"),
+    (TRANSFER, "def trains(", "@print\ndef trains(", f"{TRANSFER}: trains changed"),
+    (TRANSFER, "    epochs: int\n", "    epochs: int = 1\n", f"{TRANSFER}: Phase changed"),
+    ("training/metrics.py", "np.float64", "np.float32", "training/metrics.py: clean_metrics changed"),
+    (VERDICT, "= 0.01, 0.025", "= 0.05, 0.025", f"{VERDICT}: GUESSING_LEVEL, GAP_LEVEL changed"),
+    ("training/best_epoch.py", "rank > self", "rank >= self", "training/best_epoch.py: BestEpoch.offer changed"),
+    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", "judge removed"),
+    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", f"{TRIAL}: _run changed"),
+    (TRIAL, "", "\nkeras.config.set_floatx('float16')\n", f"{TRIAL}: what it does on import added"),
+    ("training/pixels.py", "BILINEAR", "NEAREST", "training/pixels.py: in_size changed"),
+    (ALEXNET, '"conv1", 48,', '"conv1", 64,', f"{ALEXNET}: TABLE changed"),
+    (ALEXNET, "1 / 255", "1 / 127.5", f"{ALEXNET}: build changed"),
+    ("architectures/googlenet.py", "def build(", "def made(", "build removed"),
+    ("architectures/__init__.py", "Dropout(dropout,", "Dropout(0.5,", "architectures/__init__.py: dense_head changed"),
+    ("space.py", '"batch_size", int, 32', '"batch_size", int, 16', "space.py: FACTORS changed"),
+    ("budget.py", "fewest += 1", "fewest += 2", "budget.py: epochs_of_trial changed"),
+    ("records.py", "_ROUNDING = 1e-9", "_ROUNDING = 0", "records.py: _ROUNDING changed"),
+    ("execution/local.py", 'ONEDNN_OPTS": "1"', 'ONEDNN_OPTS": "0"', "execution/local.py: WORKER_ENVIRONMENT changed"),
+]
+HARMLESS = [
+    (LOOP, "self.epoch += 1", "self.epoch += 1  # the first one is 1"),
+    (LOOP, "self.epoch += 1", "self.epoch  +=  (\n            1\n        )"),
+    (LOOP, '"""One pass over the training images', '"""An epoch: one pass over them'),
+    (
+        LOOP,
+        '"""One pass over the training images',
+        "# a text that is no docstring\n        '''Text.'''\n        \"\"\"One",
+    ),
+    (LOOP, "the loss is not finite after epoch {self.epoch} (", "the loss is infinite now ("),
+    (LOOP, "def run_epoch(self) -> EpochRecord:", "def run_epoch(self):"),
+    (LOOP, "import math\n", "import math\nimport statistics\n"),
+    (SPLITS, "\n", "\r\n"),
+    (SPLITS, "import hashlib\n", "import os\nimport hashlib\n"),
+    (SPLITS, "keys: Sequence[str], labels: Sequence[int], salt: str", "keys: list, labels: list, salt"),
+    (SPLITS, "", "\n\ndef nobody_calls_it() -> None:\n    pass\n"),
+    (SPLITS, "from cnnstudy.records import Split\n", "from cnnstudy.records import Split\n__doc__: str\n"),
+    (OPTIMIZERS, '"""Keras\' SGD."""', '"""Stochastic gradient descent."""'),
+    (OPTIMIZERS, '"""Keras\' SGD."""', "pass"),
+    (OPTIMIZERS, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
+    ("training/checkpoints.py", "WORTH, SHARE = 60.0, 0.05", "WORTH, SHARE = 30.0, 0.1"),
+    ("training/package.py", "", "\nMORE = 1\n"),
+    ("training/gradcam.py", "", "\nMORE = 1\n"),
+    ("training/brand_new.py", "", "MORE = 1\n"),
+    ("architectures/brand_new.py", "", "ARCHITECTURE = None\n"),
+    ("architectures/vgg16.py", "", "\nMORE = 1\n"),  # no network of the study
+    ("architectures/drawing.py", "", "\nMORE = 1\n"),
+    ("datasets/brand_new.py", "", "MORE = 1\n"),
+    ("datasets/digits.py", "", "\nMORE = 1\n"),
+    ("pages/style.py", "", "\nMORE = 1\n"),
+    ("commands/running.py", "", "\nMORE = 1\n"),
+    ("tracking.py", "", "\nMORE = 1\n"),
+    ("search.py", "", "\nMORE = 1\n"),
+    ("records.py", "", "\nMORE = 1\n"),
+    ("space.py", "horizontal flips", "flips to the left or right"),
+    ("execution/local.py", "SECONDS_TO_ANSWER = 5", "SECONDS_TO_ANSWER = 7"),
+    ("execution/worker.py", "", "\nMORE = 1\n"),
+]
+
+
+def clear() -> None:
+    """What was read of the code."""
+    code_version._units.cache_clear()
+    code_version._package.cache_clear()
+
+
+class Copied:
+    """A copy of the package that takes the place of the one that runs."""
+
+    def __init__(self, folder: Path, before: Code) -> None:
+        self.folder, self.before = folder, before
+
+    def edit(self, file: str, before: str, after: str) -> None:
+        path = self.folder / file
+        text = path.read_bytes().decode() if path.exists() else ""
+        assert before in text, f"{before!r} is not in {file}"
+        path.write_bytes((text.replace(before, after) if before else text + after).encode())
+        clear()
+
+    def differences(self) -> list[str]:
+        return code_differences(self.before, training_code(NETWORKS))
+
+
+@pytest.fixture(scope="module")
+def unedited() -> Code:
+    return training_code(NETWORKS)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unedited: Code) -> Iterator[Copied]:
+    folder = tmp_path / "cnnstudy"
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "templates"))
+    monkeypatch.setattr(cnnstudy, "__file__", str(folder / "__init__.py"))
+    clear()
+    yield Copied(folder, unedited)
+    clear()
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({edit[:3] for edit in MATTERS}) >= 25
+    assert len(set(HARMLESS)) == len(HARMLESS) >= 25
+
+
+@pytest.mark.parametrize(("file", "before", "after", "told"), MATTERS, ids=[told for *_, told in MATTERS])
+def test_an_edit_that_matters_is_told(copied: Copied, file: str, before: str, after: str, told: str) -> None:
+    copied.edit(file, before, after)
+    assert told in copied.differences()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"), HARMLESS, ids=[f"{file}: {after!r}" for file, _, after in HARMLESS]
+)
+def test_a_harmless_edit_is_no_difference(copied: Copied, file: str, before: str, after: str) -> None:
+    copied.edit(file, before, after)
+    assert copied.differences() == []
+    assert training_code(NETWORKS).digest == copied.before.digest
+
+
+def test_the_digest_of_a_network_is_of_what_builds_it(copied: Copied) -> None:
+    def digests() -> list[str]:
+        return [network_code_digest(name) for name in ("alexnet", "vgg16")]
+
+    alexnet, vgg16 = digests()
+    assert alexnet != vgg16
+    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    assert digests() == [alexnet, vgg16]
+    copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
+    changed, same = digests()
+    assert changed != alexnet
+    assert same == vgg16
+    copied.edit("architectures/__init__.py", 'name=f"{HEAD}_flatten"', 'name=f"{HEAD}_flat"')
+    assert changed not in digests()
+    assert vgg16 not in digests()
+
+
+def test_only_what_differs_is_told(copied: Copied) -> None:
+    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
+    assert copied.differences() == [f"{ALEXNET}: build changed", f"{LOOP}: Trainer.run_epoch changed"]
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "keras", "numpy", "Pillow"])
+def test_other_versions_are_told(package: str) -> None:
+    now = training_code(NETWORKS)
+    then = Code(now.units, {**now.versions, package: "0.1.0"})
+    assert code_differences(then, now) == [f"{package} 0.1.0 -> {now.versions[package]}"]
+    without = {name: version for name, version in now.versions.items() if name != package}
+    assert code_differences(Code(now.units, without), now) == [f"{package} none -> {now.versions[package]}"]
+
+
+def test_another_python_is_told_and_its_trees_are_not_compared() -> None:
+    now = training_code(NETWORKS)
+    then = Code({"REFERENCE_BATCH": "0"}, {**now.versions, "python": "3.10"})
+    assert code_differences(then, now) == [f"python 3.10 -> {now.versions['python']}"]
+    assert now.versions["python"].count(".") == 1  # another patch is none
+
+
+def test_each_network_has_its_own_files() -> None:
+    files = {
+        name: {file for file in training_code((name,)).files.values() if "architectures" in file}
+        for name in architectures.names()
+    }
+    shared = "architectures/__init__.py"
+    assert files == {name: {shared, f"architectures/{name}.py"} for name in architectures.names()}
+
+
+def test_everything_that_a_trial_imports_is_among_it(unedited: Code) -> None:
+    found = {file for file in unedited.files.values() if file.startswith("training/")}
+    unused = {"contents", "decoder", "export", "gallery", "gradcam", "held_out", "inference", "layout"}
+    unused |= {"mapped", "package", "pieces", "speed"}
+    unused |= {"__init__", "decoding"}  # nothing there changes a number; pixels.py decodes
+    assert found == {f"training/{path.name}" for path in (PACKAGE / "training").glob("*.py") if path.stem not in unused}
+
+
+def test_what_is_named_is_there() -> None:
+    package = code_version._package(PACKAGE)
+    assert [name for name in sorted(code_version._APART) if not package.having(name)] == []
+    for name in (*code_version._ROOTS, code_version._BUILDS):
+        package.find(name)
+    with pytest.raises(LookupError, match="not in one module"):
+        package.find("ENVIRONMENT")
+
+
+# ---- where it lies
+
+
+def rename_module(copied: Copied, file: str, new: str) -> None:
+    """Move a file and let all modules import it from there."""
+    (copied.folder / new).parent.mkdir(exist_ok=True)
+    (copied.folder / file).rename(copied.folder / new)
+    (folder, old_name), (new_folder, name) = (tuple(path.removesuffix(".py").split("/")) for path in (file, new))
+    for path in copied.folder.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        text = text.replace(f"cnnstudy.{folder}.{old_name} import", f"cnnstudy.{new_folder}.{name} import")
+        path.write_text(text, encoding="utf-8")
+    clear()
+
+
+def identity() -> tuple[Code, str, str]:
+    code = training_code(NETWORKS)
+    return code, code.digest, network_code_digest("alexnet")
+
+
+def test_modules_may_be_renamed(copied: Copied) -> None:
+    before = identity()
+    rename_module(copied, LOOP, "training/trainer.py")
+    rename_module(copied, "training/best_epoch.py", "elsewhere/best.py")
+    assert identity() == before
+    assert copied.differences() == []
+    copied.edit("training/trainer.py", "self.epoch += 1", "self.epoch += 2")
+    assert copied.differences() == ["training/trainer.py: Trainer.run_epoch changed"]
+
+
+def test_modules_may_be_merged(copied: Copied) -> None:
+    """And what was an attribute of one of them is a name of the other."""
+    before = identity()
+    correctness = (copied.folder / "training/correctness.py").read_text(encoding="utf-8")
+    correctness = correctness.replace("from __future__ import annotations\n", "")
+    copied.edit("training/metrics.py", "", correctness)
+    (copied.folder / "training/correctness.py").unlink()
+    copied.edit(TRIAL, "checkpoints, correctness, devices", "checkpoints, metrics, devices")
+    copied.edit(TRIAL, "correctness.save(", "metrics.save(")
+    assert identity() == before
+
+
+def test_a_module_may_be_split(copied: Copied) -> None:
+    before = identity()
+    text = (copied.folder / SPLITS).read_text(encoding="utf-8")
+    start, end = text.index("def held_out_count("), text.index("def ", text.index("def held_out_count(") + 4)
+    (copied.folder / "counts.py").write_text(text[start:end], encoding="utf-8")
+    copied.edit(SPLITS, text[start:end], "from cnnstudy.counts import held_out_count as count\n\n\n")
+    copied.edit(SPLITS, "[held_out_count(", "[count(")
+    assert copied.differences() == []
+    assert identity() == before
+
+
+def test_a_network_may_lie_in_another_folder(copied: Copied) -> None:
+    before = identity()
+    rename_module(copied, ALEXNET, "networks/alexnet.py")
+    assert identity() == before
+
+
+def test_units_of_one_name_are_told_apart_by_what_they_are(copied: Copied) -> None:
+    assert copied.before.units["build"].count("+") == 2  # two networks' and the optimisers'
+    copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
+    copied.edit(OPTIMIZERS, "nesterov=True", "nesterov=False")
+    assert copied.differences() == [f"{ALEXNET}: build changed", f"{OPTIMIZERS}: build changed"]
+
+
+def test_it_is_small_and_comes_back_from_json() -> None:
+    code = training_code(architectures.names())
+    text = json.dumps(code.to_json())
+    assert Code.from_json(json.loads(text)) == code
+    assert len(text) < 20_000
+    assert set(code.versions) <= {"python", *PACKAGES}

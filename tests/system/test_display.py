@@ -1,0 +1,235 @@
+"""What a running study shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from cnnstudy.records import EpochRecord
+from cnnstudy.system.display import (
+    Display,
+    LiveDisplay,
+    PlainDisplay,
+    choose_display,
+    format_duration,
+    format_metrics,
+    format_size,
+)
+
+
+class Clock:
+    """Time as the displays see it, in seconds."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("cnnstudy.system.display.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def epoch(number: int) -> EpochRecord:
+    return EpochRecord(number, {"train/accuracy": 0.981, "val/accuracy": 0.913, "gap/accuracy": 0.068})
+
+
+def play(display: Display, clock: Clock) -> Iterator[str]:
+    """A study of three trials, the first of them recorded before; yields what goes on after each step."""
+    display.count("decoding [x]", 50, 100)
+    yield "decoding"
+    display.say("digits: [1] image is skipped")
+    display.start_trial("pretrain-alexnet", "on digits", 1)
+    display.epoch("pretrain-alexnet", epoch(1))
+    display.end_trial("pretrain-alexnet", "validation 90.0 %")
+    display.start_trials(1, 3)
+    display.start_trial("alexnet-001", "frozen, batch 8", 5)
+    yield "started"
+    display.epoch("alexnet-001", epoch(4))
+    clock.now += 125
+    yield "trained"
+    display.end_trial("alexnet-001", "finished")
+    display.start_trial("alexnet-002", "scratch, batch 8", 5)
+    yield "one left"
+    display.end_trial("alexnet-002", "failed (oom): [Errno 12] no memory")
+    yield "done"
+
+
+def test_an_epoch_of_an_earlier_try_is_not_said_again(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_trial("alexnet-001", "frozen, batch 8", 5)
+    display.epoch("alexnet-001", dataclasses.replace(epoch(1), replayed=True))
+    display.epoch("alexnet-001", epoch(2))
+    assert [line[:22] for line in lines] == ["alexnet-001  frozen, b", "alexnet-001  epoch 2/5"]
+
+
+def test_plain_lines(clock: Clock) -> None:
+    lines: list[str] = []
+    for _ in play(PlainDisplay(lines.append), clock):
+        pass
+    assert lines == [
+        "decoding [x]: 50 of 100",
+        "digits: [1] image is skipped",
+        "pretrain-alexnet  on digits: started",
+        "pretrain-alexnet  epoch 1/1  train  98.1 %  val  91.3 %  gap  +6.8",
+        "pretrain-alexnet  validation 90.0 %",
+        "alexnet-001  frozen, batch 8: started",
+        "alexnet-001  epoch 4/5  train  98.1 %  val  91.3 %  gap  +6.8",
+        "alexnet-001  finished  (2 of 3 trials) about 2 min 05 s left",
+        "alexnet-002  scratch, batch 8: started",
+        "alexnet-002  failed (oom): [Errno 12] no memory  (3 of 3 trials)",
+    ]
+
+
+def test_plain_counts_by_tenths() -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    for done in range(1, 1001):
+        display.count("decoding", done, 1000)
+    display.count("checking", 0, 0)
+    display.count("checking", 0, 0)
+    assert len(lines) == 12
+    assert lines[-2:] == ["decoding: 1000 of 1000", "checking"]
+
+
+def test_quiet_shows_nothing(clock: Clock) -> None:
+    stream = io.StringIO()
+    with choose_display(Console(file=stream, force_terminal=True), quiet=True) as display:
+        for _ in play(display, clock):
+            pass
+    assert stream.getvalue() == ""
+
+
+def test_a_pipe_gets_plain_lines(clock: Clock) -> None:
+    stream = io.StringIO()
+    with choose_display(Console(file=stream, width=20), quiet=False) as display:
+        for _ in play(display, clock):
+            pass
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "alexnet-001  epoch 4/5  train  98.1 %  val  91.3 %  gap  +6.8\n" in text
+    assert "[Errno 12]" in text
+
+
+def test_only_a_quiet_display_is_silent() -> None:
+    """What is only there to be read is not worked out for it."""
+    for terminal, quiet in ((True, False), (False, False), (True, True), (False, True)):
+        console = Console(file=io.StringIO(), force_terminal=terminal)
+        assert choose_display(console, quiet).silent is quiet
+
+
+def test_the_live_view(clock: Clock) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    seen: dict[str, str] = {}
+    with choose_display(console, quiet=False) as display:
+        assert isinstance(display, LiveDisplay)
+        for step in play(display, clock):
+            start = len(stream.getvalue())
+            display._live.refresh()
+            seen[step] = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()[start:])
+    assert "50/100" in seen["decoding"]
+    assert re.search(r"alexnet-001 +frozen, batch 8 +epoch 0/5 +starting", seen["started"])
+    assert re.search(r"trials .* 1/3", seen["started"])
+    assert re.search(
+        r"alexnet-001 +frozen, batch 8 +epoch 4/5 +train +98.1 % +val +91.3 % +gap +\+6.8 +2 min 05 s", seen["trained"]
+    )
+    assert re.search(r"trials .* 2/3 +about 2 min 05 s left", seen["one left"])
+    assert "alexnet-001" not in seen["one left"]
+    assert "3/3" in seen["done"]
+    whole = stream.getvalue()
+    # what stays above the live view
+    assert "digits: [1] image is skipped" in whole
+    assert "alexnet-001  frozen, batch 8: finished" in whole
+    assert "alexnet-002  scratch, batch 8: failed (oom): [Errno 12] no memory" in whole
+
+
+def test_the_live_view_gives_the_cursor_back() -> None:
+    stream = io.StringIO()
+    display = choose_display(Console(file=stream, force_terminal=True, width=80), quiet=False)
+
+    def stopped() -> None:
+        with display:
+            display.start_trials(0, 1)
+            display.start_trial("alexnet-000", "scratch", 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert stream.getvalue().rfind("\x1b[?25h") > stream.getvalue().rfind("\x1b[?25l") >= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (9.4, "9 s"),
+        (59.6, "1 min 00 s"),
+        (127, "2 min 07 s"),
+        (3599.7, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 kB"),
+        (999, "0.999 kB"),
+        (200_000, "200 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
+        (2_400_000, "2.4 MB"),
+        (2_610_000_000, "2.61 GB"),
+        (999_700_000_000, "1 TB"),
+        (1_023_000_000_000, "1.02 TB"),
+        (1_234_500_000_000_000, "1,234 TB"),
+    ],
+)
+def test_bytes_in_words(count: int, text: str) -> None:
+    assert format_size(count) == text
+
+
+def test_a_negative_gap_has_its_sign() -> None:
+    record = EpochRecord(1, {"train/accuracy": 0.5, "val/accuracy": 1.0, "gap/accuracy": -0.5})
+    assert format_metrics(record) == "train  50.0 %  val 100.0 %  gap -50.0"
+
+
+def test_plain_lines_without_a_total(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_trials(2, 0)
+    display.start_trial("alexnet-002", "scratch", 1)
+    display.stop_trial("alexnet-002", "interrupted")
+    display.end_trial("alexnet-003", "finished")
+    assert lines[1:] == ["alexnet-002  interrupted", "alexnet-003  finished  (3 so far)"]
+
+
+def test_the_live_view_of_what_began_before(clock: Clock) -> None:
+    """A view that comes later: for how long it runs already; what is stopped is gone and does not count."""
+    stream = io.StringIO()
+    with choose_display(
+        Console(file=stream, force_terminal=True, width=120, color_system=None), quiet=False
+    ) as display:
+        assert isinstance(display, LiveDisplay)
+        display.start_trials(2, 0)
+        display.start_trial("alexnet-002", "scratch", 3, 70.0)
+        display._live.refresh()
+        assert re.search(r"alexnet-002 +scratch +epoch 0/3 +starting +1 min 10 s", stream.getvalue())
+        display.stop_trial("alexnet-002", "interrupted")
+        start = len(stream.getvalue())
+        display._live.refresh()
+        last = stream.getvalue()[start:]
+        assert "2/?" in last
+        assert "alexnet-002" not in last
+    assert "alexnet-002  scratch: interrupted" in stream.getvalue()

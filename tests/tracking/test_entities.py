@@ -1,0 +1,76 @@
+"""How MLflow's client is told to behave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cnnstudy.errors import TrackingError
+from cnnstudy.tracking.entities import LONGEST_TAG, tag_text, with_file_timeout, without_client_retries
+
+RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+
+def test_what_is_sent_once_is_sent_once_by_all_threads_and_what_held_before_holds_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(RETRIES, "5")
+    inside, leave = threading.Event(), threading.Event()
+
+    def send() -> None:
+        with without_client_retries():
+            inside.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=send)
+    with without_client_retries():
+        other.start()
+        assert inside.wait(60)
+        assert os.environ[RETRIES] == "0"
+    assert os.environ[RETRIES] == "0", "the other one is not done"
+    leave.set()
+    other.join()
+    assert os.environ[RETRIES] == "5"
+
+
+def test_an_error_leaves_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RETRIES, "5")
+    with pytest.raises(ZeroDivisionError), without_client_retries():
+        raise ZeroDivisionError
+    assert os.environ[RETRIES] == "5"
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_long_but_files_may_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(TIMEOUT, "15")
+    monkeypatch.setattr("cnnstudy.tracking.entities._timeout_is_ours", True)
+    with with_file_timeout():
+        assert os.environ[TIMEOUT] == "120"
+    assert os.environ[TIMEOUT] == "15"
+
+
+@pytest.mark.parametrize(("given", "plain", "files"), [(None, "15", "120"), ("7", "7", "7")])
+def test_the_users_own_timeout_holds(given: str | None, plain: str, files: str) -> None:
+    code = (
+        "import os; from cnnstudy.tracking.entities import with_file_timeout as with_files; name = 'MLFLOW_HTTP_REQUEST_TIMEOUT'\n"
+        "print(os.environ[name])\nwith with_files(): print(os.environ[name])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != TIMEOUT}
+    environment |= {TIMEOUT: given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [plain, files]
+
+
+def test_a_long_text_is_cut_and_json_is_not() -> None:
+    assert tag_text("message", "x" * 6000) == "x" * LONGEST_TAG
+    assert tag_text("message", "[Errno 28] " + "x" * 6000).startswith("[Errno 28] x")
+    fits = json.dumps(["x" * (LONGEST_TAG - 4)])
+    assert tag_text("list", fits) == fits
+    with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow takes 5000"):
+        tag_text("list", json.dumps(["x" * (LONGEST_TAG - 3)]))

@@ -1,0 +1,172 @@
+"""Which errors go away: those that the libraries really raise."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, PendingRollbackError
+
+from cnnstudy.errors import TrackingError, TrackingUnavailableError
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.retry import is_disk_full, is_transient
+
+
+def wrapped(cause: Exception, code: int) -> MlflowException:
+    """As MLflow's session wraps what the database raised."""
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise MlflowException(str(error), code) from error
+    except MlflowException as found:
+        return found
+
+
+def database(kind: type[Any], text: str) -> Any:
+    return kind("INSERT INTO runs", {}, Exception(text))
+
+
+GOES_AWAY = {
+    "locked": wrapped(database(OperationalError, "database is locked"), TEMPORARILY_UNAVAILABLE),
+    "read-only": wrapped(database(OperationalError, "attempt to write a readonly database"), TEMPORARILY_UNAVAILABLE),
+    "cursor of a broken connection": wrapped(database(InterfaceError, "connection already closed"), BAD_REQUEST),
+    "a standby": wrapped(database(InternalError, "cannot execute INSERT in a read-only transaction"), BAD_REQUEST),
+    "after a failed transaction": wrapped(PendingRollbackError("can't reconnect"), BAD_REQUEST),
+    "engine": database(OperationalError, "could not connect to server: Connection refused"),
+    "pool": sqlalchemy.exc.TimeoutError("QueuePool limit of size 5 reached"),
+    "busy server": MlflowException("slow down", REQUEST_LIMIT_EXCEEDED),
+    "server's own trouble": RestException({"error_code": "INTERNAL_ERROR", "message": "boom"}),
+    "server's database": RestException({"error_code": "BAD_REQUEST", "message": "(psycopg2.InterfaceError) closed"}),
+    "bad gateway": MlflowException("API request to endpoint /x failed with error code 502 != 200", INTERNAL_ERROR),
+    "reset": ConnectionResetError("by peer"),
+    "timeout": TimeoutError("timed out"),
+    "full": OSError(errno.ENOSPC, "No space left on device"),
+    "read-only files": OSError(errno.EROFS, "Read-only file system"),
+}
+STAYS = {
+    "no password": wrapped(
+        database(OperationalError, "FATAL:  password authentication failed"), TEMPORARILY_UNAVAILABLE
+    ),
+    "twice": wrapped(database(IntegrityError, "UNIQUE constraint failed"), BAD_REQUEST),
+    "deleted": MlflowException("the experiment must be in the 'active' state", INVALID_PARAMETER_VALUE),
+    "gone": MlflowException("no such run", RESOURCE_DOES_NOT_EXIST),
+    "who are you": MlflowException("you are not authenticated", UNAUTHENTICATED),
+    "not you": RestException({"error_code": "PERMISSION_DENIED", "message": "no"}),
+    "not you here": MlflowException("no", PERMISSION_DENIED),
+    "unsaid": MlflowException("something is wrong with what was given"),
+    "a mistake of ours": wrapped(TypeError("not a number"), INTERNAL_ERROR),
+    "no file": FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    "no driver": ModuleNotFoundError("No module named 'psycopg2'"),
+    "not found": MlflowException("API request to endpoint /x failed with error code 404 != 200", INTERNAL_ERROR),
+}
+
+
+@pytest.mark.parametrize("name", GOES_AWAY)
+def test_it_goes_away(name: str) -> None:
+    assert is_transient(GOES_AWAY[name])
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_it_stays(name: str) -> None:
+    assert not is_transient(STAYS[name])
+
+
+def test_a_full_disk_is_found_in_what_was_wrapped(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").touch()
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=full)
+    assert is_disk_full(caught.value)
+    assert is_disk_full(wrapped(OSError(errno.EDQUOT, "Disk quota exceeded"), INTERNAL_ERROR))
+    assert is_disk_full(wrapped(database(OperationalError, "database or disk is full"), TEMPORARILY_UNAVAILABLE))
+    assert not is_disk_full(GOES_AWAY["locked"])
+
+
+# ---- what a tracker makes of it
+
+
+def test_a_locked_sqlite_database(tmp_path: Path) -> None:
+    """Its own words, less the twenty seconds that MLflow waits for them."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'a.db'}", connect_args={"timeout": 0})
+    holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OperationalError, match="database is locked") as caught, engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE runs (id TEXT)"))
+    holder.close()
+    engine.dispose()
+    assert is_transient(caught.value)
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, str], str]]:
+    """answering(status, text): the address of a server that says nothing else."""
+    servers = []
+
+    def make(status: int, text: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "later"),
+    [
+        (500, '{"error_code": "INTERNAL_ERROR", "message": "boom"}', True),
+        (503, "not now", True),
+        (502, "<html>bad gateway</html>", True),
+        (401, "You are not authenticated.", False),
+        (403, "Permission denied", False),
+        (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"}', False),
+        (400, '{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}', False),
+    ],
+)
+def test_what_a_server_answers(answering: Callable[[int, str], str], status: int, text: str, later: bool) -> None:
+    tracker = Tracker(answering(status, text))
+    with pytest.raises(TrackingError) as caught:
+        tracker.log_metrics("0" * 32, {"val/accuracy": 1.0}, 1)
+    assert isinstance(caught.value, TrackingUnavailableError) == later
+
+
+def test_a_server_that_is_not_there(answering: Callable[[int, str], str]) -> None:
+    tracker = Tracker("http://127.0.0.1:9")
+    with pytest.raises(TrackingUnavailableError, match=r"127\.0\.0\.1:9"):
+        tracker.set_tags("0" * 32, {"a": "b"})

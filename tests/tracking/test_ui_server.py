@@ -1,0 +1,124 @@
+"""MLflow's UI on a study: the server's pages, and what a browser shows of them where there is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from browser import BROWSER, QUIET_BROWSER
+
+from cnnstudy.errors import TrackingError
+from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.ui_layout import study_url
+from cnnstudy.tracking.ui_server import is_server, serve
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """The address of a UI, and the experiment of a study with one trial in it."""
+    folder = tmp_path_factory.mktemp("ui")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracker = Tracker(uri)
+    study = tracker.open_study("shown-study", {"objective": {"metric": "val/accuracy"}})
+    run_id = tracker._client.create_run(
+        study.experiment_id,
+        run_name="alexnet-000 frozen",
+        tags={"cnnstudy.kind": "trial", "cnnstudy.state": "finished"},
+    ).info.run_id
+    for epoch, gap in enumerate((0.05, 0.12, 0.2), 1):
+        tracker.log_metrics(run_id, {"train/accuracy": 0.7 + gap, "val/accuracy": 0.7, "gap/accuracy": gap}, epoch)
+    tracker.log_metrics(run_id, {"best/gap_accuracy": 0.2, "best/val_accuracy": 0.7}, 3)
+    tracker.end_run(run_id, "finished")
+    with serve(uri, None) as (base, _):
+        yield base, study.experiment_id
+
+
+def test_the_servers_pages_find_the_study(server: tuple[str, str]) -> None:
+    base, experiment_id = server
+    with urllib.request.urlopen(base) as page:
+        assert "<title>MLflow</title>" in page.read().decode()
+    address = f"{base}/ajax-api/2.0/mlflow/experiments/get?experiment_id={experiment_id}"
+    with urllib.request.urlopen(address) as answer:
+        experiment = json.load(answer)["experiment"]
+    assert experiment["name"] == "shown-study"
+    assert "mlflow.sharedViewState.cnnstudy" in {tag["key"] for tag in experiment["tags"]}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_trial_and_gap_chart_are_on_the_screen_without_a_click(server: tuple[str, str], tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    base, experiment_id = server
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET_BROWSER)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(study_url(base, experiment_id))
+        for text in ("alexnet-000 frozen", "Overfitting", "gap/accuracy", "Compare by"):
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+        # beside MLflow's assistant and with wide letters there is no room for it
+        page.get_by_text("Trials side by side").first.wait_for(timeout=60_000, state="attached")
+        page.screenshot(path=tmp_path / "ui.png")
+        browser.close()
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(TrackingError, match=f"port {port} is taken; give another with --port"),
+            serve(f"sqlite:///{tmp_path / 'mlflow.db'}", port),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
+def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
+    assert is_server(uri) is expected
+
+
+def test_a_system_without_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows: neither the import nor the end of a server needs what is not there."""
+    found = importlib.util.find_spec("cnnstudy.tracking.ui_server")
+    assert found is not None
+    assert found.loader is not None
+    ui = importlib.util.module_from_spec(found)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        patch.delattr(signal, "SIGKILL")
+        patch.delattr(os, "killpg")
+        found.loader.exec_module(ui)
+    monkeypatch.setattr(ui, "signal", SimpleNamespace(SIGTERM=signal.SIGTERM))
+    monkeypatch.setattr(sys, "platform", "win32")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as server:
+        ui._end_group(server)
+        assert server.returncode is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_the_address_and_leaves_no_server(number: int, tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    study = tracker.open_study("shown-study", {})
+    command = [sys.executable, "-m", "cnnstudy", "ui", "shown-study", "--no-open", "--tracking-uri", tracker.uri]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        base = address.partition("/#")[0]
+        assert address == study_url(base, study.experiment_id)
+        assert process.stdout.readline().startswith("Ctrl-C")
+        with urllib.request.urlopen(f"{base}/health") as answer:
+            assert answer.status == 200
+        process.send_signal(number)
+        assert process.wait() in (0, 130)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{base}/health")

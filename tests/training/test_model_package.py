@@ -1,0 +1,228 @@
+"""Saved models: loaded where they are safe and turn images into classes, refused with a reason elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import ruamel.yaml
+import tensorflow as tf
+from keras import layers
+
+from cnnstudy.errors import ModelError
+from cnnstudy.training import export, model_package, predict
+
+
+def classifier(*between: layers.Layer, classes: int = 3, size: tuple[int, ...] = (8, 8, 3)) -> keras.Model:
+    inputs = x = layers.Input(size)
+    for layer in (*between, layers.Flatten(), layers.Dense(classes, activation="softmax")):
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[keras.Model], Path]:
+    def save(model: keras.Model) -> Path:
+        model.save(tmp_path / "saved.keras")
+        return tmp_path / "saved.keras"
+
+    return save
+
+
+Saved = Callable[[keras.Model], Path]
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change each layer's entry in the configuration of a saved model."""
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    for layer in config["config"]["layers"]:
+        change(layer)
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def test_a_model_comes_back_as_it_was(saved: Saved) -> None:
+    model = classifier()
+    loaded = model_package.load_model(saved(model))
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), model.predict_on_batch(images))
+    assert model_package.model_image_size(loaded) == 8
+
+
+def test_on_a_gpu_keras_does_not_compile_it_anew(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each number of images, as its own choice would be there."""
+    card = SimpleNamespace(device_type="GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [card])
+    assert classifier().jit_compile is True
+    assert model_package.load_model(saved(classifier())).jit_compile is False
+
+
+def test_a_model_with_a_function_in_it_is_not_loaded(saved: Saved) -> None:
+    file = saved(classifier(layers.Lambda(lambda x: x * 2)))
+    with pytest.raises(ModelError, match=r"saved.keras is not safe to load.*Lambda.*Only models of Keras' own layers"):
+        model_package.load_model(file)
+
+
+@pytest.mark.parametrize("kind", ["layer", "function"])
+def test_a_model_that_names_code_from_elsewhere_runs_none_of_it(saved: Saved, tmp_path: Path, kind: str) -> None:
+    ran = tmp_path / "ran"
+    file = saved(classifier())
+
+    def change(layer: dict[str, Any]) -> None:
+        if kind == "layer" and layer["class_name"] == "Flatten":
+            command = ["touch", str(ran)]
+            layer |= {"module": "subprocess", "class_name": "Popen", "config": {"args": command}}
+            layer["registered_name"] = None
+        if kind == "function" and layer["class_name"] == "Dense":
+            names = {"config": "system", "registered_name": "system"}
+            layer["config"]["activation"] = {"module": "os", "class_name": "function", **names}
+
+    edit(file, change)
+    with pytest.raises(ModelError, match=r"not safe to load, for it takes code that is not Keras' own \(Could not loc"):
+        model_package.load_model(file)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no whole .keras file"),
+        (b"\x89HDF\r\n", "no whole .keras file"),
+        (None, "can't load the model .*config.json"),
+    ],
+    ids=["empty", "HDF5", "another zip"],
+)
+def test_what_is_no_keras_file(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "saved.keras"
+    if content is None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("notes.txt", "no model")
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        model_package.load_model(file)
+
+
+def test_a_file_that_was_cut_off(saved: Saved) -> None:
+    file = saved(classifier())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"no whole \.keras file"):
+        model_package.load_model(file)
+
+
+@pytest.mark.parametrize(
+    ("size", "classes"),
+    [((8, 8, 1), 3), ((8, 6, 3), 3), ((8, 3), 3), ((8, 8, 3), 1)],
+    ids=["grey", "oblong", "text", "1"],
+)
+def test_a_model_of_something_else(saved: Saved, size: tuple[int, ...], classes: int) -> None:
+    with pytest.raises(
+        ModelError, match=r"saved.keras takes \(None, 8.*; a model of images takes \(None, size, size, 3"
+    ):
+        model_package.load_model(saved(classifier(size=size, classes=classes)))
+
+
+def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:
+    import mlflow.tensorflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    model, ours, theirs = classifier(), tmp_path / "ours", tmp_path / "theirs"
+    model_package.save_model(model, ours, ["a", "b", "c"])
+    inputs = TensorSpec(np.dtype(np.uint8), (-1, 8, 8, 3))
+    signature = ModelSignature(Schema([inputs]), Schema([TensorSpec(np.dtype(np.float32), (-1, 3))]))
+    requirements = [f"{name}=={version}" for name, version in model_package.model_versions("mlflow").items()]
+    mlflow.tensorflow.save_model(model, str(theirs), signature=signature, pip_requirements=requirements)
+    assert names_in(ours) == names_in(theirs) | {"classes.json"}
+    for name in ("requirements.txt", "data/keras_module.txt", "data/save_format.txt"):
+        assert (ours / name).read_text() == (theirs / name).read_text(), name
+    for name in ("conda.yaml", "python_env.yaml"):
+        assert read(ours / name) == read(theirs / name), name
+    mine, its = (mlflow.models.Model.load(folder).to_dict() for folder in (ours, theirs))
+    for differs in ("model_uuid", "utc_time_created"):
+        assert mine.pop(differs) != its.pop(differs)
+    assert abs(mine.pop("model_size_bytes") - its.pop("model_size_bytes")) < 64  # the time lies in the Keras file
+    assert mine == its
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(str(ours)).predict(images), model.predict_on_batch(images))
+
+
+def read(file: Path) -> Any:
+    return ruamel.yaml.YAML(typ="safe", pure=True).load(file)
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- used
+
+
+def test_outputs_that_are_no_probabilities(saved: Saved) -> None:
+    inputs = layers.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
+    images = np.full((2, 8, 8, 3), 255, dtype=np.uint8)
+    with pytest.raises(ModelError, match=r"saved.keras gives no probabilities.*end in a softmax"):
+        predict.predict_probabilities(model, saved(model), images)
+    model.layers[-1].set_weights([np.full((192, 3), np.nan), np.zeros(3)])
+    with pytest.raises(ModelError, match="gives no probabilities"):
+        predict.predict_probabilities(model, saved(model), images)
+
+
+def test_names_of_other_classes(saved: Saved) -> None:
+    with pytest.raises(ModelError, match=r"saved.keras has 3 outputs, but 2 names of classes come with it"):
+        predict.predict_images(saved(classifier()), 2, [], 5, lambda *_: None)
+
+
+# ---- exported
+
+
+def test_an_export_that_gives_something_else_is_refused(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(classifier())
+    right = export.FORMATS["keras"]
+
+    def load(folder: Path) -> export.Run:
+        run = right.load(folder)
+        return lambda pixels: run(pixels) + np.float32(error)
+
+    for error, passes in ((0.5e-4, True), (2e-4, False), (np.nan, False)):
+        monkeypatch.setitem(export.FORMATS, "keras", export.Format(right.write, load))
+        if passes:
+            done = export.export_model(file, None, tmp_path / "passes", "keras", lambda *_: None)
+            assert done["difference"] == pytest.approx(error, rel=0.01)
+        else:
+            with pytest.raises(ModelError, match=r"the keras of .*saved.keras gives other probabilities than Keras"):
+                export.export_model(file, None, tmp_path / f"fails {error}", "keras", lambda *_: None)
+
+
+def test_onnx_without_its_packages(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ModelError, match=r"takes the packages .*not installed: tf2onnx, onnxruntime\. Install.*'\.\[onnx\]'"
+    ):
+        export.export_model(saved(classifier()), None, tmp_path / "onnx", "onnx", lambda *_: None)
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_layer_that_a_format_does_not_know(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise KeyError("StatelessThing")
+
+    monkeypatch.setitem(export.FORMATS, "onnx", export.Format(write, export.FORMATS["onnx"].load))
+    with pytest.raises(ModelError, match=r"can't export .*saved.keras as onnx: 'StatelessThing'"):
+        export.export_model(saved(classifier()), None, tmp_path / "onnx", "onnx", lambda *_: None)
