@@ -3,7 +3,7 @@
     python benchmarks/champions.py [--searches 2000]
 
 simulates searches whose true accuracies are known: sixty combinations, each tried once; the best three confirmed with
-five fresh seeds, or ten where it is close. It asks analysis/champion.py, the very code that `confirm` uses.
+five fresh seeds, or ten where it is close. It asks analysis/confirmation.py, the very code that `confirm` uses.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ TRIAL = 60.0
 
 
 def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[str, Any]]:
-    """A trial each round; the driver's part as driver.py has it."""
+    """A trial each round; the driver's part as study/driver.py has it."""
     from dataclasses import replace
 
     from measuring import digits, specification

@@ -125,7 +125,7 @@ class PreparedImages(Record):
 
 @dataclass(frozen=True)
 class Optimizer(Record):
-    """One of training/optimizers.py's table, with its extra settings."""
+    """One of training/updates.py's table, with its extra settings."""
 
     name: str
     weight_decay: float = 0.0
@@ -228,7 +228,7 @@ class EpochRecord(Record):
     epoch: int  # from 1
     metrics: dict[str, float]
     replayed: bool = False  # trained in an earlier try or by another trial, and told again
-    shared: bool = False  # trained by another trial, which begins in the same way (training/prefixes.py)
+    shared: bool = False  # trained by another trial, which begins in the same way (training/shared_epochs.py)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ OTHER_FILES = {
     "docs/": "tests/test_readme.py",
     "experiments/": "tests/test_readme.py",
     "benchmarks/": "tests/test_benchmarks.py",
-    "scripts/audit": "tests/test_audit.py",
-    "scripts/affected_tests.py": "tests/test_affected_tests.py",
+    "scripts/audit": "tests/test_scripts_audit.py",
+    "scripts/affected_tests.py": "tests/test_scripts_affected_tests.py",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -18,9 +19,11 @@ from cnnstudy.tracking.recorded import RecordedRun
 if TYPE_CHECKING:
     from trained_study import Trained
 
+    from cnnstudy.architectures import Network
     from cnnstudy.tracking.client import Tracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -101,6 +104,7 @@ def trained(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 MakeRun = Callable[..., RecordedRun]
+Build = Callable[..., "Network"]
 
 
 @pytest.fixture
@@ -125,3 +129,15 @@ def make_run() -> MakeRun:
         return dataclasses.replace(run, tags=tags | given_tags, **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def build() -> Build:
+    """build(name, image_size, classes=5, dropout=0.5): each is built once; leave all but its weights as they were."""
+    from cnnstudy import architectures
+
+    @functools.cache
+    def built(name: str, image_size: int, classes: int = 5, dropout: float = 0.5) -> Network:
+        return architectures.build_network(architectures.find(name), image_size, classes, dropout)
+
+    return built

@@ -23,9 +23,12 @@ DERIVED = {
     for metric in (*CLEAN_METRICS, Metric.FULL_TRAIN_ACCURACY, Metric.FULL_TRAIN_LOSS)
 }
 #: Spell names: the module itself, and the values that study files may have (a Literal takes no constants).
-SPELL = {"names.py", "aims.py"}
+SPELL = {"names.py", "config/schema.py"}
 #: Read raw tags, of MLflow's entities or to make a RecordedRun's properties of them.
-READ = {"records.py", "tracking.py", "registry.py", "recording.py", "mlflow_entities.py", "mlflow_studies.py"}
+READ = {
+    *("tracking/client.py", "tracking/entities.py", "tracking/outbox.py", "tracking/recorded.py"),
+    *("tracking/registry.py", "study/recorder.py"),
+}
 
 
 def spelled(tree: ast.Module) -> Iterator[str]:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from cnnstudy.names import best_name
 from cnnstudy.records import (
     FAILURE_REASONS,
     BadImage,
@@ -16,7 +17,6 @@ from cnnstudy.records import (
     Split,
     TrialResult,
     TrialSpec,
-    best_name,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 

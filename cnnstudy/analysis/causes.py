@@ -196,8 +196,8 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         silent = frame[frame["verdict"] == "not-learning"]
         if len(silent):
             warnings.append(
-                f"{len(silent)} of {count_noun(len(frame), 'trial')} learnt nothing; they say nothing about the gap and "
-                f"are left out of it{_where(silent, frame)}."
+                f"{len(silent)} of {count_noun(len(frame), 'trial')} learnt nothing; they say nothing about the gap "
+                f"and are left out of it{_where(silent, frame)}."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:

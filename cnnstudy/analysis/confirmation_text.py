@@ -34,9 +34,10 @@ def confirmed_sentences(confirmed: Confirmation) -> list[str]:
         return lines
     if test is not None and test.mean is not None:
         many = f", opening {test.openings} of this study's test split" if test.openings > 1 else ""
+        interval = format_interval(test.low, test.high, Rule())
         lines.append(
-            f"Test split: accuracy {100 * test.mean:.1f} % {format_interval(test.low, test.high, Rule())} on {test.images} "
-            f"images that no trial has seen, mean of the {len(test.values)} models (opened {test.opened}{many})."
+            f"Test split: accuracy {100 * test.mean:.1f} % {interval} on {test.images} images that "
+            f"no trial has seen, mean of the {len(test.values)} models (opened {test.opened}{many})."
         )
     if confirmed.refusal:
         lines.append(f"Not tested: {confirmed.refusal}")

@@ -149,9 +149,9 @@ def _batch_size(causes: NetworkAnalysis) -> Iterator[str]:
         assert left is not None
         yield (
             f"The usual protocol (running train accuracy, validation cut to whole batches) would say that "
-            f"{describe_change(usual)} changes the gap by {format_effect(usual)} points{_left_out(causes, usual)}. Of these "
-            f"{format_effect(measuring)} are how it measures, {format_effect(updates)} go with the number of updates, and "
-            f"{format_effect(left)} are left at equal updates."
+            f"{describe_change(usual)} changes the gap by {format_effect(usual)} points{_left_out(causes, usual)}. Of "
+            f"these {format_effect(measuring)} are how it measures, {format_effect(updates)} go with the number of "
+            f"updates, and {format_effect(left)} are left at equal updates."
         )
 
 

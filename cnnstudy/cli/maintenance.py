@@ -43,11 +43,11 @@ def list_cache(kind: Kind = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from cnnstudy.system import cache as shelf
+    from cnnstudy.system import cache
     from cnnstudy.system.cache import cache_folder
     from cnnstudy.system.display import format_size
 
-    found = shelf.list_entries(kind)
+    found = cache.list_entries(kind)
     console = wide_console()
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for heading in ("kind", "what", "size", "last used", "address"):
@@ -70,15 +70,15 @@ def clear_cache(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove entries; what a study needs again is made again."""
-    from cnnstudy.system import cache as shelf
+    from cnnstudy.system import cache
     from cnnstudy.system.display import format_size
 
-    chosen = shelf.list_entries(kind) if unused_for is None else shelf.unused_for(shelf.list_entries(kind), unused_for)
+    chosen = cache.list_entries(kind) if unused_for is None else cache.unused_for(cache.list_entries(kind), unused_for)
     if not chosen:
         print("nothing to remove")
         return
     what = f"{len(chosen)} entries, {format_size(sum(entry.bytes for entry in chosen))}"
     if not yes:
         typer.confirm(f"Remove {what}?", abort=True)
-    shelf.clear_entries(chosen)
+    cache.clear_entries(chosen)
     print(f"removed {what}")

@@ -14,6 +14,7 @@ from typing import Any
 import ruamel.yaml
 from pydantic import ValidationError
 
+import cnnstudy
 from cnnstudy.config.checks import combination_problems
 from cnnstudy.config.factors import format_given
 from cnnstudy.config.schema import StudyConfig
@@ -23,7 +24,7 @@ from cnnstudy.system.validation import KeyPath
 #: Of what YAML calls tags, those that say what is there anyway.
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
 #: The study files that come with cnnstudy, where it runs from a checkout.
-SHIPPED = Path(__file__).parent.parent / "experiments"
+SHIPPED = Path(cnnstudy.__file__).parent.parent / "experiments"
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ DEFAULT_GOALS: tuple[Goal, ...] = ("accuracy", "gap", "seconds", "parameters")
 def _no_bare_gap(given: Any) -> Any:
     if isinstance(given, str) and given.startswith("gap"):
         raise ValueError(
-            f"{format_given(given)} by itself is smallest where a network learns nothing: at chance there is no gap. Give "
-            "val/accuracy or val/loss, and the largest gap that you accept as objective.maximum_gap."
+            f"{format_given(given)} by itself is smallest where a network learns nothing: at chance there is no gap. "
+            "Give val/accuracy or val/loss, and the largest gap that you accept as objective.maximum_gap."
         )
     return given
 
@@ -376,8 +376,8 @@ class StudyConfig(StrictModel):
     def _fit_for_files(cls, given: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", given):
             raise ValueError(
-                f"{format_given(given)} can't be a name; it is 1 to 100 of letters, digits, '.', '_' and '-', and starts "
-                "with a letter or digit."
+                f"{format_given(given)} can't be a name; it is 1 to 100 of letters, digits, '.', '_' and '-', and "
+                "starts with a letter or digit."
             )
         return given
 

@@ -56,7 +56,7 @@ def explain_trial_mistakes(
     folder: Path,
     count: int = COUNT,
 ) -> dict[str, Any] | str:
-    """What training/gallery.py's `explain_errors` gives for a trial, with its pictures in `folder`; else why not.
+    """What training/mistakes.py's `explain_errors` gives for a trial, with its pictures in `folder`; else why not.
 
     Raises:
         TrackingError: MLflow does not answer.

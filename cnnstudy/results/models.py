@@ -86,8 +86,8 @@ def _is_place(given: str) -> bool:
 def _no_model_there(given: str, place: Path) -> str:
     if place.is_dir():
         return (
-            f"The folder {given} holds no Keras model: that is {model_files.MLFLOW_DATA}/{model_files.KERAS_FILE} as MLflow "
-            f"saves it, {model_files.KERAS_FILE}, or one .keras file."
+            f"The folder {given} holds no Keras model: that is {model_files.MLFLOW_DATA}/{model_files.KERAS_FILE} as "
+            f"MLflow saves it, {model_files.KERAS_FILE}, or one .keras file."
         )
     if place.exists():
         return f"{given} is no .keras file, the only kind that is loaded."

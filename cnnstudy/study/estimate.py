@@ -303,8 +303,8 @@ def _warn_of_a_full_disk(costs: dict[Kind, Cost], artifacts: str, display: Displ
     free, needed = shutil.disk_usage(there).free, sum(cost.bytes for cost in costs.values())
     if needed > free:
         display.say(
-            f"  WARNING: {format_size(needed)} will not fit into the {format_size(free)} that are free in {there}; make room there, "
-            "or write `keep_models: false` under `training`"
+            f"  WARNING: {format_size(needed)} will not fit into the {format_size(free)} that are free in {there}; "
+            "make room there, or write `keep_models: false` under `training`"
         )
 
 

@@ -22,11 +22,10 @@ from cnnstudy.names import Tag, count_tag
 from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.search.optuna_search import OptunaSearch
 from cnnstudy.search.strategy import Strategy
-from cnnstudy.study import estimate as forecasts
 from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.study.driver import Driver, at_work
-from cnnstudy.study.estimate import describe_cost, describe_size
+from cnnstudy.study.estimate import compare_forecast, describe_cost, describe_size, take_forecast
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
@@ -256,7 +255,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     resources.prepare()
     driver = Driver(resources, strategy)
     if factorial is None:
-        estimate = forecasts.take_forecast(config, strategy.remaining, resources.executor.slots)
+        estimate = take_forecast(config, strategy.remaining, resources.executor.slots)
     else:
         specs = [resources.spec_of(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
@@ -265,7 +264,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
-        forecasts.compare_forecast(estimate, time.monotonic() - started, recorder, display)
+        compare_forecast(estimate, time.monotonic() - started, recorder, display)
     return recorder.runs()
 
 

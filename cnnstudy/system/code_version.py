@@ -63,8 +63,8 @@ PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
 FORM = 2
 #: Where the walk starts: what runs a trial, decodes images, and sets up a worker; levels, epochs and the best epoch.
 _ROOTS = (
-    *("run_trial", "save_backbone", "decode", "Worker._set_up_tensorflow", "WORKER_ENVIRONMENT"),
-    *("FACTORS", "complete_levels", "epochs_of_trial", "equal_updates", "Rule"),
+    *("run_trial", "save_backbone", "decode_image", "Worker._set_up_tensorflow", "WORKER_ENVIRONMENT"),
+    *("FACTORS", "complete_levels", "trial_epochs", "equal_updates", "Rule"),
 )
 #: What builds a network from its own module, and the name of the unit there that the walk starts at.
 _BUILDS, _NETWORK = "build_network", "ARCHITECTURE"
@@ -72,9 +72,9 @@ _BUILDS, _NETWORK = "build_network", "ARCHITECTURE"
 _APART = {
     # the cache, and where files lie in it
     *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
-    *("entry_folders", "lock_beside", "locked_or_none", "InPieces", "NO_ROOM", "new_array"),
+    *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
     # checkpoints: what they hold is counted, when and how they are written is not
-    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "contents_of", "read_file", "refuse_to_fill_the_disk"),
+    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "serialize_checkpoint", "read_file", "refuse_to_fill_the_disk"),
     *("remove_entry",),
     # the files of a saved model
     "_save",
@@ -82,7 +82,7 @@ _APART = {
     "AUGMENTATIONS",
     *("ConfigError", "DataError", "UnknownNameError", "WeightsError", "did_you_mean"),
     *("EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
-    *("code_of", "digest_of_network", "find", "hidden", "importing", "versions"),
+    *("training_code", "network_code_digest", "find", "without_modules", "fast_import", "training_versions"),
 }
 #: The unit of what a module does when it is imported.
 _ON_IMPORT = "what it does on import"
@@ -146,7 +146,7 @@ def training_versions() -> dict[str, str]:
 
 
 def code_differences(then: Code, now: Code) -> list[str]:
-    """List what differs, each in a line: `training/loop.py: Trainer.run_epoch changed`.
+    """List what differs, each in a line: `training/trainer.py: Trainer.run_epoch changed`.
 
     Units are compared where both codes are of one form and one minor version of Python.
     """

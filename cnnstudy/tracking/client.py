@@ -1,4 +1,4 @@
-"""MLflow: the durable record. Only this, mlflow_studies.py and registry.py talk to its server, the driver to them.
+"""MLflow: the durable record. Only this module and registry.py talk to its server.
 
 An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
 
@@ -140,7 +140,7 @@ class Tracker:
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's own, for registry.py."""
+        """MLflow's own, for tracking/registry.py."""
         return self._client
 
     # ---- studies

@@ -1,7 +1,7 @@
 """cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave,
 with the files of models too.
 
-Only this module, mlflow_studies.py, tracking.py and registry.py know MLflow.
+Only this module, client.py and registry.py know MLflow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a study writes to MLflow: each record once, in order, with its time, whether MLflow answers or not.
 
 While it answers, a write is a call that returns when it is done. Where it does not (a locked or read-only database, a
-server that is down, slow or restarting) the records go to disk and whoever writes goes on; delivery.py brings them
+server that is down, slow or restarting) the records go to disk and whoever writes goes on; Delivery brings them
 there later, and the next call does where this one ended before.
 """
 

@@ -32,7 +32,7 @@ _ABOUT, _RESERVE = "about.json", "reserve"
 
 @dataclass
 class Envelope:
-    """One write on its way, as plain data: which of operations.py's, with what, and when it was meant."""
+    """One write on its way, as plain data: which of tracking/operations.py's, with what, and when it was meant."""
 
     what: str
     at: int  # milliseconds since 1970

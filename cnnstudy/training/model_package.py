@@ -31,7 +31,7 @@ _version = functools.cache(metadata.version)
 def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
     """Write `model` as an MLflow model into `folder`, which must not exist yet.
 
-    The files are those that `mlflow.tensorflow.save_model` writes (tests/training/test_package.py compares them), after
+    The files are those that `mlflow.tensorflow.save_model` writes (a test compares them), after
     the format that MLflow's documentation gives ("MLflow Models", storage format). Its own function would take each
     worker half a second and 100 MB to import. The requirements are pinned from what is installed.
     """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from cnnstudy import architectures
-
-from .conftest import Build
+from cnnstudy.architectures import Network
 
 #: Output at 224 pixels, and parameters: (kernel * kernel * channels in + 1) * filters.
 LAYERS = {
@@ -28,27 +29,27 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer(name: str, build: Build) -> None:
+def test_layer(name: str, build: Callable[..., Network]) -> None:
     layer = build("alexnet", 224).inference.get_layer(name)
     shape, parameters = LAYERS[name]
     assert layer.output.shape[1:] == shape
     assert layer.count_params() == parameters
 
 
-def test_parameters(build: Build) -> None:
+def test_parameters(build: Callable[..., Network]) -> None:
     assert build("alexnet", 224).inference.count_params() == 14_591_685
     assert sum(parameters for _, parameters in LAYERS.values()) == 14_591_685
     # 995 more classes, each with 2,048 weights and a bias
     assert build("alexnet", 224, 1000).inference.count_params() == 14_591_685 + 995 * 2049 == 16_630_440
 
 
-def test_pools_overlap_and_only_where_the_paper_has_them(build: Build) -> None:
+def test_pools_overlap_and_only_where_the_paper_has_them(build: Callable[..., Network]) -> None:
     pools = {layer.name: layer for layer in build("alexnet", 224).inference.layers if hasattr(layer, "pool_size")}
     assert list(pools) == ["conv1_pool", "conv2_pool", "conv5_pool"]
     assert {(pool.pool_size, pool.strides, pool.padding) for pool in pools.values()} == {((3, 3), (2, 2), "valid")}
 
 
-def test_preprocessing_scales_to_one_and_pads_1_and_2(build: Build) -> None:
+def test_preprocessing_scales_to_one_and_pads_1_and_2(build: Callable[..., Network]) -> None:
     import keras
 
     model = build("alexnet", 224).inference
@@ -61,7 +62,7 @@ def test_preprocessing_scales_to_one_and_pads_1_and_2(build: Build) -> None:
     assert not padded[:, :, -2:].any()
 
 
-def test_64_pixels_are_the_fewest(build: Build) -> None:
+def test_64_pixels_are_the_fewest(build: Callable[..., Network]) -> None:
     # 67 padded -> (67 - 11) // 4 + 1 = 15 -> 7 -> 3 -> 1
     assert build("alexnet", 64).inference.get_layer("conv5_pool").output.shape[1:] == (1, 1, 128)
     # 66 padded -> 14 -> 6 -> 2, where no window of 3 fits

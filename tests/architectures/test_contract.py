@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import normalised
@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from cnnstudy import architectures
-from cnnstudy.architectures import AUXILIARY, HEAD
+from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.errors import ConfigError, UnknownNameError
 from cnnstudy.training import weights
-
-from .conftest import Build
 
 #: The networks of the package, and one for tests with what they do not have: BatchNormalization, layers without bias.
 NAMES = [*architectures.names(), normalised.NAME]
@@ -62,7 +60,7 @@ def kernels(network: architectures.Network) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def reloaded(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reloaded(build: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what each network makes of some images, and its saved model too; one process loads them all."""
     folder = tmp_path_factory.mktemp("saved")
     for name in NAMES:
@@ -94,7 +92,7 @@ def test_a_slip_in_its_name_is_recognised(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["minimum", 224])
-def test_shapes(name: str, size: str | int, build: Build) -> None:
+def test_shapes(name: str, size: str | int, build: Callable[..., Network]) -> None:
     size = minimum(name) if size == "minimum" else size
     network = build(name, size)
     assert network.inference.input_shape == (None, size, size, 3)
@@ -111,7 +109,7 @@ def test_one_pixel_below_the_minimum_names_both_sizes(name: str) -> None:
         architectures.build_network(architectures.find(name), too_small, CLASSES, dropout=0.5)
 
 
-def test_each_weight_is_backbone_head_or_auxiliary(name: str, build: Build) -> None:
+def test_each_weight_is_backbone_head_or_auxiliary(name: str, build: Callable[..., Network]) -> None:
     network = build(name, minimum(name))
     with_weights = {layer.name for layer in network.training.layers if layer.weights}
     backbone = {layer.name for layer in weights.backbone_layers(network.training)}
@@ -125,7 +123,7 @@ def test_each_weight_is_backbone_head_or_auxiliary(name: str, build: Build) -> N
     assert network.training.output_names[0].startswith(HEAD)
 
 
-def test_cut_points_name_stages_of_the_backbone(name: str, build: Build) -> None:
+def test_cut_points_name_stages_of_the_backbone(name: str, build: Callable[..., Network]) -> None:
     network = build(name, minimum(name))
     backbone = [layer.name for layer in weights.backbone_layers(network.logits)]
     cut_points = network.architecture.cut_points
@@ -135,7 +133,7 @@ def test_cut_points_name_stages_of_the_backbone(name: str, build: Build) -> None
         assert not all(layer.startswith(stages) for layer in backbone)  # else it were no cut
 
 
-def test_auxiliary_heads_are_for_training_only(name: str, build: Build) -> None:
+def test_auxiliary_heads_are_for_training_only(name: str, build: Callable[..., Network]) -> None:
     network = build(name, minimum(name))
     for model in (network.logits, network.inference):
         assert not [layer.name for layer in model.layers if layer.name.startswith(AUXILIARY)]
@@ -143,7 +141,7 @@ def test_auxiliary_heads_are_for_training_only(name: str, build: Build) -> None:
     assert all(id(layer) in views for layer in network.logits.layers)  # the same layers, so the same weights
 
 
-def test_raw_images_become_probabilities(name: str, build: Build) -> None:
+def test_raw_images_become_probabilities(name: str, build: Callable[..., Network]) -> None:
     model = build(name, minimum(name)).inference
     raw = images(minimum(name))
     probabilities = np.asarray(model(raw))
@@ -159,7 +157,7 @@ def test_the_saved_model_needs_nothing_but_keras(name: str, reloaded: Path) -> N
     np.testing.assert_allclose(np.load(reloaded / f"{name}_out.npy"), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_seed_alone_decides_the_first_weights(name: str, build: Build) -> None:
+def test_the_seed_alone_decides_the_first_weights(name: str, build: Callable[..., Network]) -> None:
     with_dropout, without = build(name, minimum(name)), build(name, minimum(name), dropout=0.0)
     weights.initialise(with_dropout, seed=0)
     weights.initialise(without, seed=0)
@@ -174,7 +172,7 @@ def test_the_seed_alone_decides_the_first_weights(name: str, build: Build) -> No
         np.testing.assert_array_equal(kernel, first[layer], err_msg=layer)
 
 
-def test_dropout_is_the_rate_that_was_asked_for(name: str, build: Build) -> None:
+def test_dropout_is_the_rate_that_was_asked_for(name: str, build: Callable[..., Network]) -> None:
     for rate in (0.0, 0.5):
         layers = build(name, minimum(name), dropout=rate).logits.layers
         assert {layer.rate for layer in layers if hasattr(layer, "rate")} == {rate}

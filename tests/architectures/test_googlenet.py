@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from .conftest import Build
+from cnnstudy.architectures import Network
 
 #: Table 1: filters 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection; side at 224 pixels.
 INCEPTION = {
@@ -25,7 +27,7 @@ BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "projection")
 
 
 @pytest.mark.parametrize("block", INCEPTION)
-def test_inception_block(block: str, build: Build) -> None:
+def test_inception_block(block: str, build: Callable[..., Network]) -> None:
     model = build("googlenet", 224).inference
     filters, side = INCEPTION[block]
     layers = {branch: model.get_layer(f"inception_{block}_{branch}") for branch in (*BRANCHES, "pool", "output")}
@@ -58,7 +60,9 @@ def test_inception_block(block: str, build: Build) -> None:
         ("head_logits", (5,), (1024 + 1) * 5),
     ],
 )
-def test_layer_outside_the_blocks(name: str, shape: tuple[int, ...], parameters: int, build: Build) -> None:
+def test_layer_outside_the_blocks(
+    name: str, shape: tuple[int, ...], parameters: int, build: Callable[..., Network]
+) -> None:
     layer = build("googlenet", 224).inference.get_layer(name)
     assert layer.output.shape[1:] == shape
     assert layer.count_params() == parameters
@@ -66,7 +70,7 @@ def test_layer_outside_the_blocks(name: str, shape: tuple[int, ...], parameters:
 
 # pool 5/3: 14 -> (14 - 5) // 3 + 1 = 4; flattened 4 * 4 * 128
 @pytest.mark.parametrize(("number", "block", "parameters"), [(1, "4a", 2_168_965), (2, "4d", 2_171_013)])
-def test_auxiliary_head(number: int, block: str, parameters: int, build: Build) -> None:
+def test_auxiliary_head(number: int, block: str, parameters: int, build: Callable[..., Network]) -> None:
     model = build("googlenet", 224).training
     layers = {
         layer.name.removeprefix(f"auxiliary{number}_"): layer
@@ -85,7 +89,7 @@ def test_auxiliary_head(number: int, block: str, parameters: int, build: Build) 
     assert model.outputs[number] is layers["logits"].output
 
 
-def test_parameters(build: Build) -> None:
+def test_parameters(build: Callable[..., Network]) -> None:
     network = build("googlenet", 224)
     assert network.inference.count_params() == 5_978_677
     assert network.training.count_params() == 5_978_677 + 2_168_965 + 2_171_013 == 10_318_655
@@ -94,7 +98,7 @@ def test_parameters(build: Build) -> None:
     assert original.training.count_params() == 13_378_280
 
 
-def test_the_global_pool_is_the_papers_7x7_pool(build: Build) -> None:
+def test_the_global_pool_is_the_papers_7x7_pool(build: Callable[..., Network]) -> None:
     import keras
 
     last = np.random.default_rng(0).normal(size=(2, 7, 7, 1024)).astype(np.float32)
@@ -105,7 +109,7 @@ def test_the_global_pool_is_the_papers_7x7_pool(build: Build) -> None:
 
 # side of the map that the auxiliary heads pool: a sixteenth of the image, rounded up four times
 @pytest.mark.parametrize(("size", "side", "pooled"), [(32, 2, 1), (80, 5, 1), (192, 12, 3), (193, 13, 3)])
-def test_other_sizes(size: int, side: int, pooled: int, build: Build) -> None:
+def test_other_sizes(size: int, side: int, pooled: int, build: Callable[..., Network]) -> None:
     model = build("googlenet", size).training
     assert model.get_layer("inception_4a_output").output.shape[1:] == (side, side, 512)
     assert model.get_layer("auxiliary1_pool").output.shape[1:] == (pooled, pooled, 512)

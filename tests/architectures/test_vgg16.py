@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from cnnstudy import architectures
+from cnnstudy.architectures import Network
 from cnnstudy.training import weights
-
-from .conftest import Build
 
 #: Side at 224 pixels, filters and convolutions of each block; channels in are the filters of the block before.
 BLOCKS = {1: (224, 64, 2), 2: (112, 128, 2), 3: (56, 256, 3), 4: (28, 512, 3), 5: (14, 512, 3)}
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_block(block: int, build: Build) -> None:
+def test_block(block: int, build: Callable[..., Network]) -> None:
     side, filters, convolutions = BLOCKS[block]
     channels = BLOCKS[block - 1][1] if block > 1 else 3
     model = build("vgg16", 224).inference
@@ -34,7 +35,7 @@ def test_block(block: int, build: Build) -> None:
     assert pool.output.shape[1:] == (side // 2, side // 2, filters)
 
 
-def test_parameters(build: Build) -> None:
+def test_parameters(build: Callable[..., Network]) -> None:
     network = build("vgg16", 224)
     backbone = {layer.name: layer.count_params() for layer in weights.backbone_layers(network.logits)}
     assert len(backbone) == 13
@@ -46,7 +47,7 @@ def test_parameters(build: Build) -> None:
     assert network.inference.count_params() == 14_714_688 + 26_745_861 == 41_460_549
 
 
-def test_preprocessing_is_that_of_keras_applications(build: Build) -> None:
+def test_preprocessing_is_that_of_keras_applications(build: Callable[..., Network]) -> None:
     import keras
 
     model = build("vgg16", 224).inference
@@ -59,7 +60,7 @@ def test_preprocessing_is_that_of_keras_applications(build: Build) -> None:
     np.testing.assert_allclose(inside[0, 0, 0], [-103.939, -116.779, -123.68], atol=1e-4)
 
 
-def test_weights_by_name_are_those_of_keras_applications(build: Build) -> None:
+def test_weights_by_name_are_those_of_keras_applications(build: Callable[..., Network]) -> None:
     import keras
 
     published = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
@@ -68,7 +69,7 @@ def test_weights_by_name_are_those_of_keras_applications(build: Build) -> None:
     assert {layer.name: [w.shape for w in layer.weights] for layer in backbone} == expected
 
 
-def test_32_pixels_are_the_fewest(build: Build) -> None:
+def test_32_pixels_are_the_fewest(build: Callable[..., Network]) -> None:
     assert build("vgg16", 32).inference.get_layer("block5_pool").output.shape[1:] == (1, 1, 512)
     with pytest.raises(ValueError, match="zero or negative"):
         architectures.find("vgg16").build(31, 5, 0.5, 0.7)

@@ -424,7 +424,7 @@ def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() 
     assert describe_levels({"dropout": 0.25}, ["dropout", "auxiliary_weight"]) == "dropout 0.25"
 
 
-#: Modules that may have a dictionary by factors' names, and why. Words of factors are no reason: space.py has them.
+#: Modules that may have a dictionary by factors' names, and why. Words of factors are no reason: factors.py has them.
 ALLOWED = {
     **{
         Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels" for name in architectures.names()

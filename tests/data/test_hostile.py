@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli_errors import call
+from commands import call
 
 from cnnstudy.data import archives
 from cnnstudy.data.datasets.folder import Options

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from PIL import Image
-from test_cli_errors import call
 from trained_study import NAME, Trained
 
 from cnnstudy.errors import InputError, ModelError

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import call
 from PIL import Image
 from rich.console import Console
-from test_cli_errors import call
 from trained_study import NAME, Trained
 
 from cnnstudy.data.splits import split_indices

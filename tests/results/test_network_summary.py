@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -14,22 +15,22 @@ from PIL import Image
 from rich.console import Console
 
 from cnnstudy import architectures
+from cnnstudy.architectures import Network
 from cnnstudy.errors import InputError
 from cnnstudy.results import network_drawing
 from cnnstudy.results.network_drawing import LayerRow
 from cnnstudy.results.network_summary import layer_rows, print_summary, sum_layers, transfer_rows
 from cnnstudy.training import transfer
 
-from .conftest import Build
 
-
-def rows_of(build: Build, name: str, size: int = 224) -> dict[str, LayerRow]:
+def rows_of(build: Callable[..., Network], name: str, size: int = 224) -> dict[str, LayerRow]:
     return {row.name: row for row in layer_rows(build(name, size))}
 
 
 def test_no_gpu_is_taken(tmp_path: Path) -> None:
-    code = "import os; from cnnstudy.results import network_summary as describe; from cnnstudy.architectures import find; from pathlib import Path; from rich.console "
-    code += "import Console; describe.describe(find('alexnet'), 64, 5, Path('a.png'), Console(quiet=True)); "
+    code = "import os; from cnnstudy.results.network_summary import print_summary; from pathlib import Path; "
+    code += "from cnnstudy.architectures import find; from rich.console import Console; "
+    code += "print_summary(find('alexnet'), 64, 5, Path('a.png'), Console(quiet=True)); "
     code += "print(os.environ['CUDA_VISIBLE_DEVICES'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == ["-1"]
@@ -48,7 +49,7 @@ def as_printed(name: str, folder: Path, width: int, terminal: bool) -> str:
     return written.getvalue()
 
 
-def test_rows_follow_the_data(build: Build) -> None:
+def test_rows_follow_the_data(build: Callable[..., Network]) -> None:
     for name in architectures.names():
         rows = rows_of(build, name)
         seen: set[str] = set()
@@ -60,7 +61,7 @@ def test_rows_follow_the_data(build: Build) -> None:
         assert sum_layers(list(rows.values())).parameters == network.training.count_params()
 
 
-def test_googlenet_rows_are_in_the_papers_order(build: Build) -> None:
+def test_googlenet_rows_are_in_the_papers_order(build: Callable[..., Network]) -> None:
     names = list(rows_of(build, "googlenet"))
     start = names.index("inception_4a_1x1")
     block = ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool", "projection", "output"]
@@ -70,7 +71,7 @@ def test_googlenet_rows_are_in_the_papers_order(build: Build) -> None:
     assert names[-1] == "predictions"
 
 
-def test_kinds_and_parts(build: Build) -> None:
+def test_kinds_and_parts(build: Callable[..., Network]) -> None:
     rows = rows_of(build, "googlenet")
     assert rows["conv1"].label == "conv 7x7/2"
     assert rows["pool1"].label == "max-pool 3/2"
@@ -84,7 +85,7 @@ def test_kinds_and_parts(build: Build) -> None:
     ]  # fmt: skip
 
 
-def test_multiply_adds_of_layers(build: Build) -> None:
+def test_multiply_adds_of_layers(build: Callable[..., Network]) -> None:
     alexnet, vgg16 = rows_of(build, "alexnet"), rows_of(build, "vgg16")
     assert alexnet["conv1"].multiply_adds == 11 * 11 * 3 * 48 * 55 * 55 == 52_707_600
     assert alexnet["conv2"].multiply_adds == 5 * 5 * 48 * 128 * 27 * 27 == 111_974_400
@@ -94,7 +95,7 @@ def test_multiply_adds_of_layers(build: Build) -> None:
     assert rows_of(build, "googlenet")["inception_3a_5x5"].multiply_adds == 5 * 5 * 16 * 32 * 28 * 28
 
 
-def test_multiply_adds_of_networks(build: Build) -> None:
+def test_multiply_adds_of_networks(build: Callable[..., Network]) -> None:
     alexnet = sum_layers(list(rows_of(build, "alexnet").values()))
     # conv1 .. conv5
     assert alexnet.convolution_multiply_adds == 52_707_600 + 111_974_400 + 37_380_096 + 56_070_144 + 37_380_096
@@ -156,13 +157,13 @@ RECEPTIVE_FIELDS = {
 
 
 @pytest.mark.parametrize("name", RECEPTIVE_FIELDS)
-def test_receptive_fields(name: str, build: Build) -> None:
+def test_receptive_fields(name: str, build: Callable[..., Network]) -> None:
     rows = rows_of(build, name)
     assert {layer: rows[layer].receptive_field for layer in RECEPTIVE_FIELDS[name]} == RECEPTIVE_FIELDS[name]
 
 
 @pytest.mark.parametrize("name", architectures.names())
-def test_transfer_table_is_what_training_freezes(name: str, build: Build) -> None:
+def test_transfer_table_is_what_training_freezes(name: str, build: Callable[..., Network]) -> None:
     architecture = architectures.find(name)
     network = build(name, architecture.minimum_size)
     found = transfer_rows(layer_rows(network), architecture)
@@ -176,14 +177,14 @@ def test_transfer_table_is_what_training_freezes(name: str, build: Build) -> Non
         transfer.apply_phase(network, transfer.Phase(1, ("",), 1.0))
 
 
-def test_transfer_table_of_vgg16(build: Build) -> None:
+def test_transfer_table_of_vgg16(build: Callable[..., Network]) -> None:
     frozen, last_block = transfer_rows(list(rows_of(build, "vgg16").values()), architectures.find("vgg16"))
     assert (frozen.trains, frozen.frozen) == (26_745_861, 14_714_688)
     assert (last_block.trains, last_block.frozen) == (26_745_861 + 7_079_424, 14_714_688 - 7_079_424)
 
 
 @pytest.mark.parametrize("name", architectures.names())
-def test_a_terminal_of_80_shows_each_row_whole(name: str, build: Build, tmp_path: Path) -> None:
+def test_a_terminal_of_80_shows_each_row_whole(name: str, build: Callable[..., Network], tmp_path: Path) -> None:
     table, _, facts = as_printed(name, tmp_path, width=80, terminal=True).partition("\n\n")
     lines = table.splitlines()
     assert max(map(len, lines)) <= 80
@@ -212,7 +213,7 @@ def test_nothing_is_cut_on_a_narrow_terminal_or_in_a_pipe(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", architectures.names())
-def test_the_drawing_shows_every_layer_and_none_on_top_of_another(name: str, build: Build) -> None:
+def test_the_drawing_shows_every_layer_and_none_on_top_of_another(name: str, build: Callable[..., Network]) -> None:
     rows = list(rows_of(build, name).values())
     layout = network_drawing._Layout(rows)
     assert set(layout.boxes) == {row.name for row in rows}

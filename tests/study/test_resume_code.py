@@ -100,7 +100,7 @@ def versioned(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda text: monkeypatch.setattr(resume, "code_version", lambda: text)
 
 
-EDIT = ("training/loop.py", "self.epoch += 1", "self.epoch += 2")
+EDIT = ("training/trainer.py", "self.epoch += 1", "self.epoch += 2")
 
 
 def test_the_code_is_recorded_when_the_first_trial_begins(recorded: Recorded) -> None:
@@ -127,7 +127,7 @@ def test_other_code_is_refused_with_what_changed_and_the_ways_out(
     message = str(caught.value)
     assert caught.value.exit_code == 2
     assert re.search(r"^  tensorflow \S+ -> 99\.0\.0$", message, flags=re.MULTILINE)
-    assert "\n  architectures/alexnet.py: build changed\n  training/loop.py: Trainer.run_epoch changed\n" in message
+    assert "\n  architectures/alexnet.py: build changed\n  training/trainer.py: Trainer.run_epoch changed\n" in message
     assert "(cnnstudy 0.1.0+g1a2b3c4d5e6f; now it is 0.1.0+g999999999999)" in message
     assert "`git checkout 1a2b3c4d5e6f`" in message
     assert "--set name=coded-2" in message
@@ -151,7 +151,7 @@ def test_code_is_accepted_once_and_the_study_says_so(recorded: Recorded, version
     assert recorded.run(3, accept_code=True).finished == 3
     assert json.loads(recorded.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
     (warning,) = [text for text in recorded.said if "more than one code" in text]
-    assert warning.endswith("\n  training/loop.py: Trainer.run_epoch changed")
+    assert warning.endswith("\n  training/trainer.py: Trainer.run_epoch changed")
     assert recorded.run(4).finished == 4  # it is the study's code now
     recorded.edit(EDIT[0], EDIT[2], EDIT[1])
     with pytest.raises(StudyChangedError):
@@ -176,9 +176,9 @@ def test_where_nothing_is_to_be_trained_nothing_is_refused(recorded: Recorded) -
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
-        ("training/loop.py", "self.epoch += 1", "self.epoch += 1  # once"),
+        ("training/trainer.py", "self.epoch += 1", "self.epoch += 1  # once"),
         ("architectures/vgg16.py", "HEAD_UNITS", "UNITS_OF_HEAD"),
-        ("report.py", "from __future__ import annotations", "from __future__ import annotations\n\nimport os"),
+        ("results/terminal.py", "", "\n\nimport os\n"),
     ],
 )
 def test_harmless_edits_are_taken(recorded: Recorded, file: str, before: str, after: str) -> None:
@@ -217,7 +217,7 @@ def recorded_by_file(recorded: Recorded) -> Recorded:
         "units": {
             "architectures/alexnet.py": {"TABLE": "cfc96fe35d", "build()": "f26bffb1df", "HEAD_UNITS": "ca583346a6"},
             "records.py": {"_ROUNDING": "a63df712d0", "Rule.keeps": "cb91ce958b", "Rule": "83a2fafb57"},
-            "training/loop.py": {"Trainer.run_epoch": "93e8d6a9ef"},
+            "training/trainer.py": {"Trainer.run_epoch": "93e8d6a9ef"},
         },
         "versions": dict(versions),
     }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli_errors import call
+from commands import call
 
 from cnnstudy.errors import InputError, StudyBusyError
 from cnnstudy.system import cache

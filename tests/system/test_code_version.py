@@ -20,7 +20,7 @@ from cnnstudy.system.code_version import PACKAGES, Code, code_differences, netwo
 PACKAGE = Path(cnnstudy.__file__).parent
 NETWORKS = ("alexnet", "googlenet")
 LOOP, SPLITS, TRIAL, VERDICT = (f"training/{name}.py" for name in ("loop", "splits", "trial", "verdict"))
-OPTIMIZERS, TRANSFER, ALEXNET = "training/optimizers.py", "training/transfer.py", "architectures/alexnet.py"
+OPTIMIZERS, TRANSFER, ALEXNET = "training/updates.py", "training/transfer.py", "architectures/alexnet.py"
 #: A file, what stands there ("": its end), what is written instead, and how the difference is told.
 MATTERS = [
     (LOOP, "self.epoch += 1", "self.epoch += 2", f"{LOOP}: Trainer.run_epoch changed"),
@@ -40,17 +40,17 @@ MATTERS = [
     (TRANSFER, "    epochs: int\n", "    epochs: int = 1\n", f"{TRANSFER}: Phase changed"),
     ("training/metrics.py", "np.float64", "np.float32", "training/metrics.py: clean_metrics changed"),
     (VERDICT, "= 0.01, 0.025", "= 0.05, 0.025", f"{VERDICT}: GUESSING_LEVEL, GAP_LEVEL changed"),
-    ("training/best_epoch.py", "rank > self", "rank >= self", "training/best_epoch.py: BestEpoch.offer changed"),
+    ("training/trainer.py", "rank > self", "rank >= self", "training/trainer.py: BestEpoch.offer changed"),
     (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", "judge removed"),
     (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", f"{TRIAL}: _run changed"),
     (TRIAL, "", "\nkeras.config.set_floatx('float16')\n", f"{TRIAL}: what it does on import added"),
-    ("training/pixels.py", "BILINEAR", "NEAREST", "training/pixels.py: in_size changed"),
+    ("data/decode.py", "BILINEAR", "NEAREST", "data/decode.py: in_size changed"),
     (ALEXNET, '"conv1", 48,', '"conv1", 64,', f"{ALEXNET}: TABLE changed"),
     (ALEXNET, "1 / 255", "1 / 127.5", f"{ALEXNET}: build changed"),
     ("architectures/googlenet.py", "def build(", "def made(", "build removed"),
     ("architectures/__init__.py", "Dropout(dropout,", "Dropout(0.5,", "architectures/__init__.py: dense_head changed"),
-    ("space.py", '"batch_size", int, 32', '"batch_size", int, 16', "space.py: FACTORS changed"),
-    ("budget.py", "fewest += 1", "fewest += 2", "budget.py: epochs_of_trial changed"),
+    ("config/factors.py", '"batch_size", int, 32', '"batch_size", int, 16', "config/factors.py: FACTORS changed"),
+    ("study/budget.py", "fewest += 1", "fewest += 2", "study/budget.py: epochs_of_trial changed"),
     ("records.py", "_ROUNDING = 1e-9", "_ROUNDING = 0", "records.py: _ROUNDING changed"),
     ("execution/local.py", 'ONEDNN_OPTS": "1"', 'ONEDNN_OPTS": "0"', "execution/local.py: WORKER_ENVIRONMENT changed"),
 ]
@@ -75,20 +75,20 @@ HARMLESS = [
     (OPTIMIZERS, '"""Keras\' SGD."""', "pass"),
     (OPTIMIZERS, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
     ("training/checkpoints.py", "WORTH, SHARE = 60.0, 0.05", "WORTH, SHARE = 30.0, 0.1"),
-    ("training/package.py", "", "\nMORE = 1\n"),
-    ("training/gradcam.py", "", "\nMORE = 1\n"),
+    ("training/model_package.py", "", "\nMORE = 1\n"),
+    ("training/mistakes.py", "", "\nMORE = 1\n"),
     ("training/brand_new.py", "", "MORE = 1\n"),
     ("architectures/brand_new.py", "", "ARCHITECTURE = None\n"),
     ("architectures/vgg16.py", "", "\nMORE = 1\n"),  # no network of the study
-    ("architectures/drawing.py", "", "\nMORE = 1\n"),
+    ("results/network_drawing.py", "", "\nMORE = 1\n"),
     ("datasets/brand_new.py", "", "MORE = 1\n"),
-    ("datasets/digits.py", "", "\nMORE = 1\n"),
-    ("pages/style.py", "", "\nMORE = 1\n"),
-    ("commands/running.py", "", "\nMORE = 1\n"),
-    ("tracking.py", "", "\nMORE = 1\n"),
-    ("search.py", "", "\nMORE = 1\n"),
+    ("data/datasets/digits.py", "", "\nMORE = 1\n"),
+    ("results/pages/svg.py", "", "\nMORE = 1\n"),
+    ("cli/run.py", "", "\nMORE = 1\n"),
+    ("tracking/client.py", "", "\nMORE = 1\n"),
+    ("search/optuna_search.py", "", "\nMORE = 1\n"),
     ("records.py", "", "\nMORE = 1\n"),
-    ("space.py", "horizontal flips", "flips to the left or right"),
+    ("config/factors.py", "horizontal flips", "flips to the left or right"),
     ("execution/local.py", "SECONDS_TO_ANSWER = 5", "SECONDS_TO_ANSWER = 7"),
     ("execution/worker.py", "", "\nMORE = 1\n"),
 ]
@@ -240,7 +240,7 @@ def identity() -> tuple[Code, str, str]:
 def test_modules_may_be_renamed(copied: Copied) -> None:
     before = identity()
     rename_module(copied, LOOP, "training/trainer.py")
-    rename_module(copied, "training/best_epoch.py", "elsewhere/best.py")
+    rename_module(copied, "training/trainer.py", "elsewhere/best.py")
     assert identity() == before
     assert copied.differences() == []
     copied.edit("training/trainer.py", "self.epoch += 1", "self.epoch += 2")
@@ -250,10 +250,10 @@ def test_modules_may_be_renamed(copied: Copied) -> None:
 def test_modules_may_be_merged(copied: Copied) -> None:
     """And what was an attribute of one of them is a name of the other."""
     before = identity()
-    correctness = (copied.folder / "training/correctness.py").read_text(encoding="utf-8")
+    correctness = (copied.folder / "training/metrics.py").read_text(encoding="utf-8")
     correctness = correctness.replace("from __future__ import annotations\n", "")
     copied.edit("training/metrics.py", "", correctness)
-    (copied.folder / "training/correctness.py").unlink()
+    (copied.folder / "training/metrics.py").unlink()
     copied.edit(TRIAL, "checkpoints, correctness, devices", "checkpoints, metrics, devices")
     copied.edit(TRIAL, "correctness.save(", "metrics.save(")
     assert identity() == before

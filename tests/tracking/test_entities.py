@@ -58,8 +58,8 @@ def test_a_server_that_says_nothing_is_not_waited_for_long_but_files_may_take_lo
 @pytest.mark.parametrize(("given", "plain", "files"), [(None, "15", "120"), ("7", "7", "7")])
 def test_the_users_own_timeout_holds(given: str | None, plain: str, files: str) -> None:
     code = (
-        "import os; from cnnstudy.tracking.entities import with_file_timeout as with_files; name = 'MLFLOW_HTTP_REQUEST_TIMEOUT'\n"
-        "print(os.environ[name])\nwith with_files(): print(os.environ[name])"
+        "import os; from cnnstudy.tracking.entities import with_file_timeout; name = 'MLFLOW_HTTP_REQUEST_TIMEOUT'\n"
+        "print(os.environ[name])\nwith with_file_timeout(): print(os.environ[name])"
     )
     environment = {name: value for name, value in os.environ.items() if name != TIMEOUT}
     environment |= {TIMEOUT: given} if given else {}

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cnnstudy.errors import TrackingError
+from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages
 from cnnstudy.tracking import operations, spool
-from cnnstudy.tracking.client import TOKEN, Tracker
+from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import LogFiles, LogModel
 from cnnstudy.tracking.outbox import Outbox
 from cnnstudy.tracking.spool import Spool
@@ -82,10 +83,10 @@ def test_what_an_earlier_version_left_arrives_whole(left: Path, tracker: Tracker
     assert run.parameters == {"batch_size": "16", "patience": "None"}
     assert tracker.metric_history(run.run_id, "val/accuracy") == {1: 0.1 + 0.2}
     assert run.metrics["best/val_accuracy"] == 0.5
-    assert (run.tags["cnnstudy.note"], run.tags["cnnstudy.ended_by"], run.tags[TOKEN]) == ("größer", "epochs", RUN)
+    assert (run.tags["cnnstudy.note"], run.tags["cnnstudy.ended_by"], run.tags[Tag.TOKEN]) == ("größer", "epochs", RUN)
     assert tracker.read_text(run.run_id, "note.txt") == "a note"
     model = tracker.client.get_logged_model(run.tags["cnnstudy.model"].removeprefix("models:/"))
-    assert (model.name, model.tags[TOKEN], str(model.status)) == ("alexnet-000", MODEL, "READY")
+    assert (model.name, model.tags[Tag.TOKEN], str(model.status)) == ("alexnet-000", MODEL, "READY")
     (given,) = tracker.client.get_run(run.run_id).inputs.dataset_inputs
     assert given.dataset.name == "digits"
 

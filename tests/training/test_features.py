@@ -18,7 +18,6 @@ from cnnstudy.architectures import build_network, find, names
 from cnnstudy.data.images import load_for_training
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.system import cache
-from cnnstudy.system import cache as shelf
 from cnnstudy.training import devices, features, transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
@@ -193,7 +192,7 @@ def test_flipped_images_add_one_view(
     run(flipped, tmp_path / "b")
     run(flipped, tmp_path / "c")
     assert len(extractions) == len(entries(own_cache)) == 2
-    abouts = sorted(entry.about for entry in shelf.list_entries("features"))
+    abouts = sorted(entry.about for entry in cache.list_entries("features"))
     as_they_are = "alexnet up to head_flatten, of 75 images of digits, 64 pixels"
     assert abouts == [as_they_are, f"{as_they_are}, flipped"]
 
@@ -389,4 +388,4 @@ def test_features_that_are_not_those_of_the_network_are_noticed(
     for again in ("b", "c"):
         with pytest.raises(RuntimeError, match="features from the cache give logits that are off by"):
             run(spec, tmp_path / again)
-    assert shelf.list_entries("prefixes") == []
+    assert cache.list_entries("prefixes") == []
