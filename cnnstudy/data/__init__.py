@@ -1,8 +1,22 @@
 """Images: from a data set's files to the arrays that a trial trains on.
 
-Comes in: the `data` key of a study file (DataOptions) and what lies on disk. Goes out: PreparedImages (a cache entry
-of decoded images with labels and keys), and from it train, validation and probe images, cut into batches. The test
-split is opened by `training.test_split` alone.
+Input: the `data` key of a study file (DataOptions) and the files it points to. Output: PreparedImages, a cache entry of
+decoded images with labels and keys, and from it the train, validation and probe images, cut into batches. Only
+`training.test_split` opens the test split.
+
+The path of one image file, in reading order:
+
+    datasets/          each data set lists its images as SourceImages: a key, a label, and a file, bytes or pixels
+      image_tree       lists a folder or archive with one folder per class
+      archives         reads the members of an archive into memory
+    images             prepare_images: the steps below, once per data set, into the cache
+      duplicates       a digest of every image; warnings about identical copies
+      decoder_pool     decodes all images in parallel, in
+      decoder_process  processes with limits on memory and time, each of which calls
+      decode           one image's bytes -> upright RGB pixels at each size, or a BadImage
+    images             load_for_training: the cache entry -> train, validation and probe images
+      splits           which images train and which validate
+      batches          which images form each batch
 
 To add a data set, add a file to `datasets/`; it is found by its name.
 

@@ -1,7 +1,7 @@
-"""The files of an archive, read member by member into memory and never unpacked: no name in it can write anywhere.
+"""Reads the files of an archive, member by member, into memory. Nothing is unpacked, so no name can write anywhere.
 
-What an archive says of itself is not trusted: sizes, numbers and names have limits, and members that would expand
-without one are refused.
+What an archive says about itself is not trusted: sizes, counts and names have limits, and a compression method that can
+expand without limit is refused.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ from typing import IO
 from cnnstudy.errors import DataError
 
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
-#: A member, and all members together, that claim more are taken for a bomb.
+#: A member, and all members together, that claim more are treated as a decompression bomb.
 MOST_MEMBER_BYTES = 512 * 2**20
 MOST_TOTAL_BYTES = 4 * 2**30
 MOST_MEMBERS = 500_000
-#: Of a member's path. Linux takes no longer ones.
+#: Characters in a member's path; Linux accepts no longer ones.
 MOST_NAME = 4096
-#: What is read in one go.
-_AT_ONCE = 2**20
-#: What tarfile may read in one go: it would read a name of as many bytes as a header says.
-_MOST_AT_ONCE = 16 * 2**20
+#: Bytes of a member read at a time.
+_CHUNK_BYTES = 2**20
+#: Bytes that tarfile may read at a time: for a long name it would read as many as a header claims.
+_MOST_HEADER_BYTES = 16 * 2**20
 #: The folders and the name of a file, from the root.
 Parts = tuple[str, ...]
 
 
-#: Folders that systems make by themselves; those of a NAS hold small copies of the images.
+#: Folders that operating systems create; those of a NAS hold small copies of the images.
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 def is_hidden(name: str) -> bool:
+    """Check whether a file or folder of that name is hidden, or made by the operating system."""
     return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 @dataclass(frozen=True)
 class _Member:
+    """A file, folder or other entry, as the archive describes it."""
+
     name: str
     size: int
     is_folder: bool
@@ -53,58 +56,66 @@ class _Member:
 
 
 def archive_members(path: Path, wanted: Callable[[Parts], bool]) -> Iterator[tuple[Parts, bytes | None]]:
-    """The wanted files of an archive with their bytes, and its folders with None, in the archive's order.
+    """Yield the wanted files of an archive with their bytes, and its folders with None, in the archive's order.
 
-    Hidden members are ignored. Of absolute paths, paths with `..`, links and devices, those that are wanted are
-    refused (leaving them out would go unnoticed) and the others are ignored.
+    Hidden members are ignored. Absolute paths, paths with `..`, links and devices are ignored too, unless they are
+    wanted: those raise, because leaving them out would go unnoticed.
 
     Raises:
-        DataError: damaged, larger than the limits above, or a wanted member that is refused.
+        DataError: the archive is damaged or exceeds the limits above, or a wanted member is refused.
     """
-    total = count = 0
+    total = 0
     members = _zip_members(path) if path.name.lower().endswith(".zip") else _tar_members(path)
     try:
-        if os.path.getsize(path) > MOST_TOTAL_BYTES:
-            raise DataError(_too_much(path, f"more than {MOST_TOTAL_BYTES / 2**30:g} GiB"))
+        _check_totals(path, os.path.getsize(path), 0)
         with closing(members):
-            for member in members:
-                total, count = total + member.size, count + 1
-                if total > MOST_TOTAL_BYTES:
-                    raise DataError(_too_much(path, f"more than {MOST_TOTAL_BYTES / 2**30:g} GiB"))
-                if count > MOST_MEMBERS:
-                    raise DataError(_too_much(path, f"more than {MOST_MEMBERS:,} files"))
-                if "\0" in member.name:  # who unpacks it may take what is before for the name
-                    raise DataError(f"{member.name!r} in {path} has a zero byte in its name; pack the archive anew.")
-                if len(member.name) > MOST_NAME:
-                    raise DataError(f"{member.name[:40]!r}... in {path} is a name of more than {MOST_NAME:,} letters.")
+            for count, member in enumerate(members, 1):
+                total += member.size
+                _check_totals(path, total, count)
+                _check_name(path, member.name)
                 parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
-                leads_out = ".." in parts or member.name.startswith("/") or (parts[:1] and parts[0].endswith(":"))
                 if not parts or any(is_hidden(part) for part in parts if part != ".."):
                     continue
+                leads_out = ".." in parts or member.name.startswith("/") or parts[0].endswith(":")
                 if member.is_folder or not wanted(parts):
                     folder = parts if member.is_folder else parts[:-1]
                     if folder and not leads_out:
                         yield folder, None
                     continue
                 if leads_out or not member.is_file:
-                    what = "leads out of the archive" if leads_out else "is a link or no regular file"
-                    raise DataError(f"{member.name!r} in {path} {what}; unpack the archive, mend it, give the folder.")
-                yield parts, _content(path, member)
+                    what = "points outside the archive" if leads_out else "is a link or not a regular file"
+                    raise DataError(
+                        f"{member.name!r} in {path} {what}; unpack the archive, fix that, and give the folder."
+                    )
+                yield parts, _read_member(path, member)
     except DataError:
         raise
-    except Exception as reason:  # tarfile, zipfile and the decompressors raise a dozen kinds on what is damaged
-        said = (str(reason) or type(reason).__name__).splitlines()[0].rstrip(":.")  # tarfile goes on for lines
+    except Exception as reason:  # tarfile, zipfile and the decompressors raise a dozen kinds on damaged files
+        first_line = (str(reason) or type(reason).__name__).splitlines()[0].rstrip(":.")  # tarfile's have several
         raise DataError(
-            f"can't read the archive {path}: {said}. It may be damaged, cut off or "
-            f"encrypted; get it again, or give a folder. Archives are {', '.join(ARCHIVE_SUFFIXES)}."
+            f"can't read the archive {path}: {first_line}. It may be damaged, cut off or encrypted; get a new copy, or "
+            f"give a folder. Archives are {', '.join(ARCHIVE_SUFFIXES)}."
         ) from reason
 
 
-def _too_much(path: Path, what: str) -> str:
-    return f"{path} holds {what}; unpack it and give the folder."
+def _check_totals(path: Path, size: int, count: int) -> None:
+    excess = ""
+    if size > MOST_TOTAL_BYTES:
+        excess = f"{MOST_TOTAL_BYTES / 2**30:g} GiB"
+    elif count > MOST_MEMBERS:
+        excess = f"{MOST_MEMBERS:,} files"
+    if excess:
+        raise DataError(f"{path} holds more than {excess}; unpack it and give the folder.")
 
 
-def _content(path: Path, member: _Member) -> bytes:
+def _check_name(path: Path, name: str) -> None:
+    if "\0" in name:  # other programs may take the part before it for the name
+        raise DataError(f"{name!r} in {path} has a zero byte in its name; create the archive again.")
+    if len(name) > MOST_NAME:
+        raise DataError(f"{name[:40]!r}... in {path} has a name of more than {MOST_NAME:,} characters.")
+
+
+def _read_member(path: Path, member: _Member) -> bytes:
     if member.size > MOST_MEMBER_BYTES:
         raise DataError(
             f"{member.name!r} in {path} has {member.size:,} bytes unpacked; the most is {MOST_MEMBER_BYTES:,}."
@@ -113,39 +124,39 @@ def _content(path: Path, member: _Member) -> bytes:
     assert stream is not None  # it is a regular file
     content = bytearray()
     with stream:
-        # no more than it said, whatever is in there; and no memory for what it only said
-        while len(content) <= member.size and (read := stream.read(min(_AT_ONCE, member.size + 1 - len(content)))):
-            content += read
+        # in chunks, so that memory is only taken for what is there; and one byte more than claimed, to detect excess
+        while len(content) <= member.size and (chunk := stream.read(min(_CHUNK_BYTES, member.size + 1 - len(content)))):
+            content += chunk
     if len(content) != member.size:
-        raise DataError(f"{member.name!r} in {path} does not have the {member.size:,} bytes that the archive says.")
+        raise DataError(f"{member.name!r} in {path} does not have the {member.size:,} bytes that the archive claims.")
     return bytes(content)
 
 
-class _Stream:
-    """Gives tarfile no more at once than a header may need."""
+class _LimitedReader:
+    """A stream that gives tarfile no more at a time than a header can need."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MOST_AT_ONCE:
+        if not 0 <= size <= _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._stream.read(size)
 
 
 def _tar_members(path: Path) -> Generator[_Member]:
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    unpacked: IO[bytes] = gzip.open(path) if packed else open(path, "rb")  # type: ignore[assignment] # noqa: SIM115
-    with unpacked, tarfile.open(fileobj=_Stream(unpacked), mode="r:") as archive:  # type: ignore[call-overload]
-        last = -1
+        compressed = file.read(2) == b"\x1f\x8b"
+    unpacked: IO[bytes] = gzip.open(path) if compressed else open(path, "rb")  # type: ignore[assignment] # noqa: SIM115
+    with unpacked, tarfile.open(fileobj=_LimitedReader(unpacked), mode="r:") as archive:  # type: ignore[call-overload]
+        last_offset = -1
         for info in archive:
-            if info.size < 0 or info.offset <= last:  # tarfile would go back, and round and round
-                raise tarfile.ReadError(f"the header at byte {info.offset:,} leads back")
-            last = info.offset
+            if info.size < 0 or info.offset <= last_offset:  # tarfile would go back, and loop for ever
+                raise tarfile.ReadError(f"the header at byte {info.offset:,} points backwards")
+            last_offset = info.offset
             yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
-        # tarfile takes a damaged header for the end of the archive
+        # tarfile mistakes a damaged header for the end of the archive
         unpacked.seek(archive.offset)
         if any(unpacked.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError(f"no file header at byte {archive.offset:,}, though more follows")
@@ -154,9 +165,9 @@ def _tar_members(path: Path) -> Generator[_Member]:
 def _zip_members(path: Path) -> Generator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip comes from no Unix
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 in a zip that was not made on Unix
             yield _Member(
-                info.orig_filename.replace("\\", "/"),  # some packers on Windows write these
+                info.orig_filename.replace("\\", "/"),  # written by some programs on Windows
                 info.file_size,
                 info.is_dir(),
                 kind in (0, stat.S_IFREG),
@@ -165,6 +176,6 @@ def _zip_members(path: Path) -> Generator[_Member]:
 
 
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are unpacked without a limit
-        raise zipfile.BadZipFile(f"{info.filename!r} is compressed by another method than deflate")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others expand without a limit
+        raise zipfile.BadZipFile(f"{info.filename!r} is compressed with a method other than deflate")
     return archive.open(info)

@@ -1,9 +1,10 @@
-"""Which images make a batch: epochs as they should be, and as the tutorials have them.
+"""Which images form a batch, in the clean and in the legacy protocol.
 
-The legacy protocol gives `fit` an iterator and `steps_per_epoch = images // batch_size`. Keras goes on where the
-iterator stands: an epoch of full batches, then an epoch of what is left over, and so on; with 364 images and batches of
-128 the epochs see 256, 108, 256, 108 images (measured with Keras 3.15). Validation is cut to `images // batch_size`
-full batches of images sorted by class, so that large batches leave out the last classes.
+Clean: every training image once per epoch. Legacy reproduces what tutorials get that give `fit` an iterator and
+`steps_per_epoch = images // batch_size`: Keras does not restart the iterator, so an epoch of full batches is followed
+by an epoch of the remaining images, and so on. With 364 images and batches of 128, the epochs see 256, 108, 256, 108
+images (measured with Keras 3.15). Validation is cut to `images // batch_size` full batches of images sorted by class,
+so with large batches the last classes are not validated on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 
 class Batches:
-    """Cuts the training images of a trial into batches, epoch by epoch; the order depends on seed and epoch only."""
+    """The batches of a trial's training images, epoch by epoch; their order depends only on seed and epoch."""
 
     def __init__(self, images: int, size: int, seed: int, protocol: str = "clean") -> None:
         self.images = images
@@ -24,41 +25,41 @@ class Batches:
         self.legacy = protocol == "legacy"
 
     def of_epoch(self, epoch: int) -> Iterator[np.ndarray]:
-        """The images (their places, from 0) of each batch of epoch `epoch` (from 1)."""
-        first, last, order_of = 0, self.images, epoch
+        """Yield the images of each batch, as indices from 0, in epoch `epoch` (from 1)."""
+        start, end, pass_number = 0, self.images, epoch
         full = count_in_full_batches(self.images, self.size)
         if self.legacy and full < self.images:
-            order_of = (epoch + 1) // 2  # two epochs share one pass over the images
-            first, last = (0, full) if epoch % 2 else (full, self.images)
-        order = np.random.default_rng([self.seed, order_of]).permutation(self.images)
-        for start in range(first, last, self.size):
-            yield order[start : min(start + self.size, last)]
+            pass_number = (epoch + 1) // 2  # two epochs share one pass over the images
+            start, end = (0, full) if epoch % 2 else (full, self.images)
+        order = np.random.default_rng([self.seed, pass_number]).permutation(self.images)
+        for first in range(start, end, self.size):
+            yield order[first : min(first + self.size, end)]
 
 
 def count_used(images: int, data_fraction: float) -> int:
-    """Of so many training images of a class those that a trial uses."""
+    """Return how many of a class's training images a trial with this `data_fraction` uses."""
     return max(1, round(data_fraction * images))
 
 
 def count_updates(images: int, size: int, epochs: int, protocol: str) -> int:
-    """Updates that a trial makes in its epochs."""
+    """Return the number of updates in so many epochs of batches of that size."""
     full = count_in_full_batches(images, size)
     if protocol == "legacy" and full < images:
-        of_full, of_rest = math.ceil(full / size), 1
-        return (epochs + 1) // 2 * of_full + epochs // 2 * of_rest
+        full_batches, remainder_batches = math.ceil(full / size), 1
+        return (epochs + 1) // 2 * full_batches + epochs // 2 * remainder_batches
     return epochs * math.ceil(images / size)
 
 
 def count_in_full_batches(images: int, size: int) -> int:
-    """Images in `images // size` full batches, and all of them where there is no full batch."""
+    """Return how many images are in the `images // size` full batches; all of them if there is no full batch."""
     return images // size * size or images
 
 
 def legacy_validation_indices(labels: np.ndarray, size: int) -> np.ndarray:
-    """The places of the images that the legacy protocol validates on: the first full batches, sorted by class."""
+    """Return the indices of the images that the legacy protocol validates on: full batches, sorted by class."""
     return np.argsort(labels, kind="stable")[: count_in_full_batches(len(labels), size)]
 
 
 def evaluation_batch_size(image_size: int) -> int:
-    """Images a batch in evaluation: by image size (pixels) alone, so that no factor under study changes it."""
+    """Return the images per batch in evaluation; by image size (pixels) alone, so that no factor changes it."""
     return max(16, min(256, 32 * 224 * 224 // image_size**2))

@@ -1,4 +1,7 @@
-"""One image file to pixels, or the reason why not. The bytes are not trusted: decoder.py runs this under limits."""
+"""Decodes one image file to RGB pixels, or says why it can't be used.
+
+The bytes are not trusted: `decoder_process` runs this module under limits.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,23 @@ import os
 import stat
 from collections.abc import Sequence
 
-# those of FORMATS: without them Pillow would not know the formats that it loads on demand
+# Pillow loads some formats on demand: importing their plug-ins makes all of FORMATS known
 from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from cnnstudy.records import BadImage, Decoded
 
-#: Part of the cache's address: raise it when the same file would decode to other pixels.
+#: Part of the address of a cache entry: raise it when the same file would decode to different pixels.
 DECODER_VERSION = 3
-#: What is tried, whatever a file's name. Not all that Pillow knows: for PostScript it would start Ghostscript.
+#: The formats that are tried, whatever a file's name. Not all of Pillow's: for PostScript it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
-#: Larger images are refused from their header, before a byte of pixels is decoded.
+#: Larger images are refused by their header, before any pixels are decoded.
 MOST_PIXELS = 100_000_000
 #: Larger files are not read into memory.
 MOST_FILE_BYTES = 512 * 2**20
 
-#: By EXIF's orientation. ImageOps.exif_transpose would also write the EXIF anew, and fail where that can't be done.
-_TURNS = {
+#: EXIF orientation -> how to turn the image upright. ImageOps.exif_transpose would also rewrite the EXIF data, and fail
+#: where that is impossible.
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,8 +36,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-#: How kinds that are not read begin, after so many bytes: people rename them to .jpg.
-_OTHER_KINDS = (
+#: Unsupported formats, which people rename to .jpg: (offset in bytes, possible signatures there, name).
+_UNSUPPORTED_FORMATS = (
     (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
     (4, (b"ftypavi",), "AVIF"),
     (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
@@ -46,44 +50,44 @@ _OTHER_KINDS = (
 
 
 def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:
-    """Return a regular file's bytes, or why they can't be had; never wait for a pipe or a device.
+    """Return the bytes of a regular file, or why they can't be read; never wait for a pipe or a device.
 
     Args:
-        name: what a bad image is called.
+        name: the name of the image in a BadImage.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb", buffering=0) as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                return BadImage(name, "it is no regular file", "unreadable")
-            if found.st_size > MOST_FILE_BYTES:
-                return BadImage(name, f"a file of {found.st_size:,} bytes; the most is {MOST_FILE_BYTES:,}")
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return BadImage(name, "it is not a regular file", "unreadable")
+            if status.st_size > MOST_FILE_BYTES:
+                return BadImage(name, f"a file of {status.st_size:,} bytes; the most is {MOST_FILE_BYTES:,}")
             return file.readall()
     except OSError as error:
         return BadImage(name, error.strerror or str(error), "unreadable")
 
 
 def resize(picture: Image.Image, size: int) -> Image.Image:
-    """Square, whatever its shape was."""
+    """Return the picture resized to a square of `size` pixels, whatever its aspect ratio."""
     return picture.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | BadImage:
-    """Return the image upright, at each size in pixels; of an animation the first frame.
+    """Return the image upright, at each size in pixels, or why it can't be decoded; of an animation the first frame.
 
     Args:
-        name: what a bad image is called.
+        name: the name of the image in a BadImage.
 
     Raises:
-        MemoryError: it takes more memory than there is.
+        MemoryError: decoding takes more memory than there is.
     """
     try:
-        # each size from a decoding of its own: what JPEG leaves out must not depend on a study's other sizes
+        # decoded once per size: at what scale a JPEG is decoded must not depend on a study's other sizes
         return Decoded(tuple(resize(_open(content, size), size).tobytes() for size in sizes))
     except Image.UnidentifiedImageError:
-        return BadImage(name, _kind_of(content))
-    except Image.DecompressionBombError:  # Pillow refuses by itself what is larger still
+        return BadImage(name, _describe_content(content))
+    except Image.DecompressionBombError:  # Pillow's own limit, for even larger images
         return BadImage(name, f"can't be decoded (far more than {MOST_PIXELS:,} pixels, the most)")
     except MemoryError:
         raise
@@ -96,49 +100,49 @@ def _open(content: bytes, size: int) -> Image.Image:
         width, height = picture.size
         if width * height > MOST_PIXELS:
             raise ValueError(f"{width} x {height} pixels; the most is {MOST_PIXELS:,}")
-        # JPEG can decode straight to a half, quarter or eighth of its size: no smaller than twice what is needed
+        # a JPEG can be decoded at a half, quarter or eighth of its size: at least twice the size that is needed
         picture.draft("RGB", (2 * size, 2 * size))
         picture.load()
-        return _to_rgb(_upright(picture))
+        return _convert_to_rgb(_turn_upright(picture))
 
 
-def _kind_of(content: bytes) -> str:
-    """What a file is that is none of FORMATS."""
+def _describe_content(content: bytes) -> str:
+    """Say what a file is that has none of FORMATS."""
     if not content:
         return "an empty file"
-    for start, beginnings, name in _OTHER_KINDS:
-        if content.startswith(beginnings, start):
-            return f"{name}, which is not read; save it as JPEG or PNG"
+    for offset, signatures, name in _UNSUPPORTED_FORMATS:
+        if content.startswith(signatures, offset):
+            return f"{name}, which is not supported; save it as JPEG or PNG"
     text = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<") and b"<svg" in text:
-        return "SVG, which is not read; save it as JPEG or PNG"
+        return "SVG, which is not supported; save it as JPEG or PNG"
     if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page and not an image"
+        return "a web page, not an image"
     return "not an image that Pillow can read"
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; as it is stored where the EXIF is broken, which is how viewers show it."""
+def _turn_upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF data says; leave it as stored where they are broken, as image viewers do."""
     try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever comes of reading a broken one
-        turn = None
-    return picture if turn is None else picture.transpose(turn)
+        rotation = _ROTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # on broken EXIF data Pillow raises errors of any kind
+        rotation = None
+    return picture if rotation is None else picture.transpose(rotation)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _convert_to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a known white; save it with 8 or 16 bits")
+        raise ValueError("its pixels are floating-point numbers with an unknown white level; save it with 8 or 16 bits")
     if picture.mode.startswith("I;16") or picture.mode == "I":
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling. A decoder starts faster without NumPy
         import numpy as np
 
-        deep = np.asarray(picture)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise ValueError("its pixels are 32-bit numbers without a known white; save it with 8 or 16 bits")
-        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(picture)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its pixels are 32-bit numbers with an unknown white level; save it with 8 or 16 bits")
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(paper, layer).convert("RGB")
+        foreground = picture.convert("RGBA")
+        background = Image.new("RGBA", foreground.size, "white")
+        return Image.alpha_composite(background, foreground).convert("RGB")
     return picture.convert("RGB")

@@ -1,4 +1,7 @@
-"""Files and arrays to pixels, in parallel: files in processes of their own (decoder.py); the bad ones are named."""
+"""Decodes files and arrays to pixels, in parallel, and lists the bad images.
+
+Files are decoded in separate processes (`decoder_process`), one per thread of the pool.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,22 @@ from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.records import BadImage, Decoded
 from cnnstudy.system.processes import cores
 
-#: For one image, at all its sizes: bytes of memory, and seconds of the processor.
+#: Limits for decoding one image, at all its sizes: bytes of memory, and seconds of CPU time.
 MOST_MEMORY_BYTES = 3 * 2**30
 MOST_SECONDS = 60
-#: Images that a decoder gets together: to answer each by itself would take as long as decoding a small one.
+#: Images in one request to a decoder: a round trip takes as long as decoding a small image.
 MOST_AT_ONCE = 16
 ENVIRONMENT = {
-    # threads of linear algebra, which is not used, would reserve memory for each core
+    # decoders do no linear algebra, and its threads would reserve memory for each core
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc keeps what an image took for the next one: a third less time for photos at 224 pixels
+    # have glibc keep an image's memory for the next one: a third less time for photos at 224 pixels
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
 }
-#: How a process ends whose decoder made a mistake, by name: not everywhere are there all of them.
+#: The signals that end a process whose decoder has crashed; by name, because not all exist on every system.
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS")
 
+#: Reports progress: what is being done, how many are done, and how many there are (0: unknown).
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,15 +53,15 @@ def decode_all(
     progress: Progress,
     digests: Sequence[bytes] | None = None,
 ) -> list[BadImage]:
-    """Decode every image and hand its pixels, at every size, to `store(index, size, pixels)`.
+    """Decode every image, pass its pixels at every size to `store(index, size, pixels)`, and return the bad images.
 
     Pixels are [size, size, 3] uint8, RGB; `store` is called from several threads, once for each index and size.
 
     Args:
-        digests: the SHA-256 that each file must still have; a file that can't be read any more is an error then, too.
+        digests: the SHA-256 that each file must still have; with digests, an unreadable file is an error too.
 
     Raises:
-        DataError: a file is not what it was, or a decoder was ended from outside.
+        DataError: a file has changed, or a decoder was killed from outside.
         WorkerError: no decoder can be started.
     """
     with Decoders() as decoders:
@@ -65,7 +69,7 @@ def decode_all(
 
 
 class Decoders:
-    """Processes that decode, at most one for each core, started when first needed; a context manager."""
+    """A pool of decoder processes, at most one per core, started when first needed; a context manager."""
 
     def __init__(self) -> None:
         self._idle: list[_Decoder] = []
@@ -85,40 +89,43 @@ class Decoders:
         progress: Progress,
         digests: Sequence[bytes] | None = None,
     ) -> list[BadImage]:
-        """As the function of that name."""
+        """Do what the function `decode_all` does, with the processes of this pool."""
         bad: list[BadImage] = []
 
-        def decode(places: range) -> list[BadImage | None]:
-            outcomes = self._outcomes(
-                [images[place] for place in places], sizes, digests and [digests[place] for place in places]
+        def decode_and_store(indices: range) -> list[BadImage | None]:
+            results = self._decode(
+                [images[index] for index in indices], sizes, digests and [digests[index] for index in indices]
             )
-            for place, outcome in zip(places, outcomes, strict=True):
-                if isinstance(outcome, Decoded):
-                    for size, pixels in zip(sizes, outcome.pixels, strict=True):
-                        store(place, size, np.frombuffer(pixels, np.uint8).reshape(size, size, 3))
-            return [outcome if isinstance(outcome, BadImage) else None for outcome in outcomes]
+            for index, result in zip(indices, results, strict=True):
+                if isinstance(result, Decoded):
+                    for size, pixels in zip(sizes, result.pixels, strict=True):
+                        store(index, size, np.frombuffer(pixels, np.uint8).reshape(size, size, 3))
+            return [result if isinstance(result, BadImage) else None for result in results]
 
         count, threads = len(images), cores()
-        at_once = max(1, min(MOST_AT_ONCE, count // (2 * threads)))
-        parts = [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
+        chunk_size = max(1, min(MOST_AT_ONCE, count // (2 * threads)))
+        chunks = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
         with ThreadPoolExecutor(threads) as pool:
-            outcomes = (outcome for of_part in pool.map(decode, parts) for outcome in of_part)
-            for place, outcome in enumerate(outcomes):
-                if outcome is not None:
-                    bad.append(outcome)
-                if place % 64 == 63 or place + 1 == count:
-                    progress("decoding images", place + 1, count)
+            results = (result for chunk in pool.map(decode_and_store, chunks) for result in chunk)
+            for done, bad_image in enumerate(results, 1):
+                if bad_image is not None:
+                    bad.append(bad_image)
+                if done % 64 == 0 or done == count:
+                    progress("decoding images", done, count)
         return bad
 
-    def _outcomes(
+    def _decode(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
-        outcomes = [_without_decoder(image, sizes) for image in images]
-        asked = [place for place, outcome in enumerate(outcomes) if outcome is None]
-        decoded = iter(self._decoded([images[i] for i in asked], sizes, digests and [digests[i] for i in asked]))
-        return [next(decoded) if outcome is None else outcome for outcome in outcomes]
+        """Return the result for each image, from a decoder process only where one is needed."""
+        results = [_decode_here(image, sizes) for image in images]
+        pending = [index for index, result in enumerate(results) if result is None]
+        answers = iter(
+            self._ask_decoder([images[i] for i in pending], sizes, digests and [digests[i] for i in pending])
+        )
+        return [next(answers) if result is None else result for result in results]
 
-    def _decoded(
+    def _ask_decoder(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
         if not images:
@@ -130,12 +137,12 @@ class Decoders:
         try:
             answers = decoder.ask(images, sizes, digests)
         except EOFError:
-            code = decoder.end()
+            exit_code = decoder.end()
             if len(images) == 1:
-                return [_blame(images[0], code)]
-            # one by one, to see which of them it was
-            singly = ((image, digests and [digests[place]]) for place, image in enumerate(images))
-            return [outcome for image, digest in singly for outcome in self._decoded([image], sizes, digest)]
+                return [_blame_image(images[0], exit_code)]
+            # the process died: ask again one by one, to see which image it was
+            singly = ((image, digests and [digests[index]]) for index, image in enumerate(images))
+            return [answer for image, digest in singly for answer in self._ask_decoder([image], sizes, digest)]
         except BaseException:
             decoder.end()
             raise
@@ -146,48 +153,50 @@ class Decoders:
         return answers
 
 
-def _without_decoder(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage | None:
-    """None where there is something to decode."""
+def _decode_here(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage | None:
+    """Return the result for pixels, and for files of unsupported formats; None for what a decoder must see."""
     if isinstance(image.content, np.ndarray):
         picture = Image.fromarray(image.content).convert("RGB")
         return Decoded(tuple(resize(picture, size).tobytes() for size in sizes))
     for suffix in UNREAD_SUFFIXES:
         if image.key.lower().endswith(suffix):
-            return BadImage(image.key, f"files that end in {suffix} are not read; save it as JPEG or PNG")
+            return BadImage(image.key, f"files that end in {suffix} are not supported; save it as JPEG or PNG")
     return None
 
 
 def _check_unchanged(image: SourceImage, bad: BadImage, may_change: bool) -> None:
-    """Raise DataError where the file changed, or went away, after its digest was taken."""
+    """Raise DataError if the file has changed, or disappeared, since its digest was taken."""
     if bad.kind == "changed" or (bad.kind == "unreadable" and not may_change):
         why = f" ({printable(bad.cause)})" if bad.cause else ""
         raise DataError(
-            f"{printable(_name(image))} is not what it was a moment ago{why}; run again when nothing changes "
+            f"{printable(_describe_image(image))} changed while it was being read{why}; run again when nothing changes "
             "the images."
         )
 
 
-def _name(image: SourceImage) -> str:
+def _describe_image(image: SourceImage) -> str:
     return str(image.content) if isinstance(image.content, Path) else image.key
 
 
-def _blame(image: SourceImage, code: int) -> BadImage:
-    """Return why the image can't be used whose decoder ended with this exit code.
+def _blame_image(image: SourceImage, exit_code: int) -> BadImage:
+    """Return why the image whose decoder ended with this exit code can't be decoded.
 
     Raises:
         DataError: it was not the image's fault.
     """
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code:#x}"
+    name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"exit code {exit_code:#x}"
     if name == "SIGPROF":
         return BadImage(image.key, f"can't be decoded (takes more than {MOST_SECONDS} seconds)")
-    if name in _CRASHES or code >= 0xC0000000:  # Windows has no signals but these codes
+    if name in _CRASHES or exit_code >= 0xC0000000:  # Windows has these codes instead of signals
         return BadImage(image.key, f"can't be decoded (its decoder crashed, {name})")
     hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
-    raise DataError(f"the process that decoded {printable(_name(image))} was ended ({name}){hint}. Run again.")
+    raise DataError(
+        f"the process that decoded {printable(_describe_image(image))} ended unexpectedly ({name}){hint}. Run again."
+    )
 
 
 class _Decoder:
-    """One process of decoder.py; used by one thread at a time."""
+    """A process of `decoder_process`; used by one thread at a time."""
 
     def __init__(self) -> None:
         root = str(Path(cnnstudy.__file__).parent.parent)
@@ -204,22 +213,21 @@ class _Decoder:
             )
         except OSError as error:
             raise WorkerError(f"can't start a process that decodes images: {error}") from error
-        with contextlib.suppress(
-            ImportError, AttributeError, OSError
-        ):  # Linux; elsewhere answers take a few more switches
+        # larger pipes save context switches; only on Linux
+        with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
 
             for stream in filter(None, (self._process.stdin, self._process.stdout)):
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, 2**20)
         try:
-            self._answers()
+            self._read_answers()  # an empty list once it has started
         except EOFError:
             raise WorkerError(f"a process that decodes images ended at its start (exit code {self.end()}).") from None
 
     def ask(
         self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
-        """Decode files, or the bytes of files.
+        """Have the process decode files, or the bytes of files.
 
         Raises:
             EOFError: the process ended before it had answered.
@@ -229,27 +237,27 @@ class _Decoder:
             Request(
                 name=image.key,
                 path=os.path.abspath(image.content) if isinstance(image.content, Path) else None,
-                digest=None if digests is None else digests[place].hex(),
-                bytes=len(contents[place]),
+                digest=None if digests is None else digests[index].hex(),
+                bytes=len(contents[index]),
             )
-            for place, image in enumerate(images)
+            for index, image in enumerate(images)
         ]
         assert self._process.stdin is not None
         try:
             write_requests(self._process.stdin, sizes, requests, contents)
         except OSError:
             raise EOFError from None
-        return self._answers()
+        return self._read_answers()
 
-    def _answers(self) -> list[Decoded | BadImage]:
+    def _read_answers(self) -> list[Decoded | BadImage]:
         assert self._process.stdout is not None
         return read_answers(self._process.stdout)
 
     def end(self) -> int:
-        """Its exit code, as subprocess has it."""
+        """End the process and return its exit code, as `subprocess` gives it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError):  # it is gone, with what was still to be written to it
+        with contextlib.suppress(OSError):  # the process has ended, and what is in the buffer can't be written
             self._process.stdin.close()
         self._process.stdout.close()
         return self._process.wait()

@@ -1,9 +1,9 @@
 """A process that decodes images under limits: `python -m cnnstudy.data.decoder_process`.
 
-What is in an image file is not trusted. A decoder that crashes, hangs or takes all memory ends this process and nothing
-else; it can write no file. Requests come on standard input and answers leave on what was standard output, each a line
-of JSON that says how many bytes follow (the functions below `_answer`). It ends when its input ends, so no worker's
-death leaves it behind.
+The content of an image file is not trusted. A decoder that crashes, hangs or takes all memory ends this process and
+nothing else, and it can write no file. Requests come on standard input and answers go to standard output; each is a
+line of JSON that says how many bytes follow, as written and read by the functions at the end of this module. The
+process ends when its input ends, so it does not outlive the worker that started it.
 """
 
 from __future__ import annotations
@@ -30,59 +30,59 @@ from cnnstudy.records import BadImage, Decoded, Record
 resource: Any
 try:
     import resource
-except ImportError:  # not on Windows: decoders run without limits there, though still apart
+except ImportError:  # on Windows decoders run without limits, though still in processes of their own
     resource = None
 
 
 @dataclass(frozen=True)
 class Request(Record):
-    """An image to decode: a file, or the bytes of one that follow the line of requests."""
+    """An image to decode: a file, or the bytes of one, which follow the line of requests."""
 
-    name: str  # what a bad image is called
-    path: str | None
-    digest: str | None  # the SHA-256 that the file must have
-    bytes: int
+    name: str  # the name of the image in a BadImage
+    path: str | None  # None: its bytes follow
+    digest: str | None  # the SHA-256 that the file must have, in hexadecimal; None: any
+    bytes: int  # how many follow; 0 for a file
 
 
 def main() -> None:
+    """Decode images until standard input ends."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--memory", type=int, required=True, help="bytes, above what this process has at its start")
-    parser.add_argument("--seconds", type=int, required=True, help="of the processor, for one image")
+    parser.add_argument("--memory", type=int, required=True, help="bytes, beyond those the process has at its start")
+    parser.add_argument("--seconds", type=int, required=True, help="CPU time for one image")
     arguments = parser.parse_args()
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    warnings.simplefilter(
-        "ignore"
-    )  # Pillow warns of odd metadata and of large images; what can be used is decided here
-    Image.MAX_IMAGE_PIXELS = None  # pixels.py has a limit of its own
-    _limit(arguments.memory)
-    write_answers(answers, [])
+    requests, output = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that nothing a library prints gets between the answers
+    # Pillow warns about odd metadata and large images; whether an image is usable is decided here
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = None  # decode.py has a limit of its own
+    _limit_resources(arguments.memory)
+    write_answers(output, [])  # tells the pool that the process has started
     for line in requests:
         sizes, images = read_requests(line)
-        found = []
+        answers = []
         for image in images:
             content = requests.read(image.bytes)
-            _allow(arguments.seconds)
-            found.append(_answer(image, content, sizes, arguments.memory))
-            _allow(0)
-        write_answers(answers, found)
+            _limit_cpu_time(arguments.seconds)
+            answers.append(_answer(image, content, sizes, arguments.memory))
+            _limit_cpu_time(0)
+        write_answers(output, answers)
 
 
-def _limit(memory: int) -> None:
+def _limit_resources(memory: int) -> None:
     if resource is None:
         return
     sys.dont_write_bytecode = True
     limits = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}
-    with contextlib.suppress(OSError):  # Linux; elsewhere what a process has at its start can't be told as easily
+    with contextlib.suppress(OSError):  # only Linux has this file; memory is not limited elsewhere
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits["RLIMIT_AS"] = pages * os.sysconf("SC_PAGE_SIZE") + memory
-    for name, most in limits.items():
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a stricter one holds already
-            resource.setrlimit(getattr(resource, name), (most, most))
+    for name, limit in limits.items():
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not on this system, or already stricter
+            resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
-def _allow(seconds: int) -> None:
-    """The system ends this process after so many seconds of the processor, in native code too; 0: never."""
+def _limit_cpu_time(seconds: int) -> None:
+    """Have the system end this process after so many seconds of CPU time, even in native code; 0: never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -100,13 +100,13 @@ def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], mem
         return BadImage(image.name, f"can't be decoded (takes more than {memory / 2**20:,.0f} MiB of memory)")
 
 
-# ---- what this process and the one that started it write to each other
+# ---- the messages between this process and decoder_pool
 
 
 def write_requests(
     stream: IO[bytes], sizes: Sequence[int], images: Sequence[Request], contents: Sequence[bytes]
 ) -> None:
-    """Write a line about all images, then their bytes, where they are no files."""
+    """Write a line that lists all images, then the bytes of those that are not files."""
     line = {"sizes": list(sizes), "images": [image.to_json() for image in images]}
     stream.write(json.dumps(line).encode() + b"\n")
     stream.writelines(contents)
@@ -114,13 +114,13 @@ def write_requests(
 
 
 def read_requests(line: bytes) -> tuple[list[int], list[Request]]:
-    """Return the sizes and the images of a line; the bytes of images come after it."""
-    found = json.loads(line)
-    return found["sizes"], [Request.from_json(image) for image in found["images"]]
+    """Return the sizes and the images in a line; the bytes of the images follow it in the stream."""
+    request = json.loads(line)
+    return request["sizes"], [Request.from_json(image) for image in request["images"]]
 
 
 def write_answers(stream: IO[bytes], answers: Sequence[Decoded | BadImage]) -> None:
-    """Write a line about all images, then their pixels."""
+    """Write a line that lists all answers, then the pixels of the decoded images."""
     line = [
         {"bad": answer.to_json()} if isinstance(answer, BadImage) else {"bytes": list(map(len, answer.pixels))}
         for answer in answers
@@ -131,28 +131,28 @@ def write_answers(stream: IO[bytes], answers: Sequence[Decoded | BadImage]) -> N
 
 
 def read_answers(stream: IO[bytes]) -> list[Decoded | BadImage]:
-    """Return what `write_answers` wrote.
+    """Read what `write_answers` wrote.
 
     Raises:
-        EOFError: the stream ended before.
+        EOFError: the stream ended before the last byte.
     """
     line = stream.readline()
     if not line.endswith(b"\n"):
         raise EOFError
-    answers = json.loads(line)
-    pixels = memoryview(stream.read(sum(sum(answer.get("bytes", ())) for answer in answers)))
-    found: list[Decoded | BadImage] = []
-    start = 0
-    for answer in answers:
-        if "bad" in answer:
-            found.append(BadImage.from_json(answer["bad"]))
+    headers = json.loads(line)
+    pixels = memoryview(stream.read(sum(sum(header.get("bytes", ())) for header in headers)))
+    answers: list[Decoded | BadImage] = []
+    position = 0
+    for header in headers:
+        if "bad" in header:
+            answers.append(BadImage.from_json(header["bad"]))
             continue
-        ends = list(itertools.accumulate(answer["bytes"], initial=start))
-        found.append(Decoded(tuple(pixels[a:b] for a, b in itertools.pairwise(ends))))
-        start = ends[-1]
-    if start != len(pixels):
+        bounds = list(itertools.accumulate(header["bytes"], initial=position))
+        answers.append(Decoded(tuple(pixels[start:end] for start, end in itertools.pairwise(bounds))))
+        position = bounds[-1]
+    if position != len(pixels):
         raise EOFError
-    return found
+    return answers
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""What data sets of files share: their options, and image trees (one folder a class) from a folder or an archive.
+"""Lists the images of a folder or an archive that holds one folder per class; options shared by the data sets.
 
-The keys of images come from their names alone, Unicode-normalised and sorted: the same on every file system.
+The key of an image comes from its path below the root alone, Unicode-normalised, and keys are sorted: they are the same
+on every file system.
 
-Links in a folder are followed wherever they lead, for people keep their photos once and link to them; each real folder
-is read once, so that loops end. Links in an archive are refused. Pipes and devices are ignored.
+Links in a folder are followed wherever they lead, because people keep their photos in one place and link to them; each
+real folder is read once, so loops end. Links in an archive are refused. Pipes and devices are ignored.
 """
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,21 +27,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-#: Images that are not read. They count, so that they are named: left out without a word they would not be missed.
+#: Image formats that are not supported. They are listed all the same, so that they are reported as bad images: silently
+#: ignored, they would not be missed.
 UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
     *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"),
 )
 
 
-def _existing(path: Path, archives: bool = True) -> Path:
+# ---- options and classes, for the data sets
+
+
+def _require_existing(path: Path, archives: bool = True) -> Path:
     kinds = f"a folder or an archive ({', '.join(ARCHIVE_SUFFIXES)})" if archives else "a folder"
-    found = Path(os.path.expanduser(path))
-    if os.path.isdir(found) or (archives and os.path.isfile(found) and _is_archive(found)):
-        return found
-    if os.path.exists(found):
+    expanded = Path(os.path.expanduser(path))
+    if os.path.isdir(expanded) or (archives and os.path.isfile(expanded) and _is_archive(expanded)):
+        return expanded
+    if os.path.exists(expanded):
         raise ValueError(f"{path} is not {kinds}; give one.")
-    raise ValueError(f"there is no {path} (looked for {found.absolute()}); give {kinds} that exists.")
+    raise ValueError(f"there is no {path} (looked for {expanded.absolute()}); give {kinds} that exists.")
 
 
 def _is_archive(path: Path) -> bool:
@@ -48,25 +53,30 @@ def _is_archive(path: Path) -> bool:
 
 
 #: A folder or an archive, `~` expanded; a relative path is relative to the current directory.
-ExistingPath = Annotated[Path, AfterValidator(_existing)]
-ExistingFolder = Annotated[Path, AfterValidator(partial(_existing, archives=False))]
+ExistingPath = Annotated[Path, AfterValidator(_require_existing)]
+ExistingFolder = Annotated[Path, AfterValidator(partial(_require_existing, archives=False))]
 
 
 def require_distinct(classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """A validator: no class stands twice."""
+    """Return the classes.
+
+    Raises:
+        ValueError: a class is listed twice.
+    """
     if classes is not None and len(set(classes)) < len(classes):
-        raise ValueError(f"a class stands twice in {list(classes)}; give each once.")
+        raise ValueError(f"a class is listed twice in {list(classes)}; list each class once.")
     return classes
 
 
 def require_known(known: Sequence[str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """A validator: all are classes of a data set whose classes are known beforehand."""
+    """Return a validator that raises ValueError for a class that is not among the known ones."""
 
     def check(classes: tuple[str, ...]) -> tuple[str, ...]:
         for name in classes:
             if name not in known:
-                guess = did_you_mean(name, known) or "."
-                raise ValueError(f"there is no class {name!r}{guess} The classes are {', '.join(known)}.")
+                raise ValueError(
+                    f"there is no class {name!r}{did_you_mean(name, known)} The classes are {', '.join(known)}."
+                )
         return classes
 
     return check
@@ -75,7 +85,11 @@ def require_known(known: Sequence[str]) -> Callable[[tuple[str, ...]], tuple[str
 def select_classes(
     known: Sequence[str], classes: Sequence[str], images: Iterable[tuple[str, int, np.ndarray]]
 ) -> ImageSource:
-    """Of (key, label, pixels), whose labels are indices into `known`, those in `classes`, labelled in their order."""
+    """Return the images of `classes`, labelled in that order.
+
+    Args:
+        images: (key, label, pixels), the label an index into `known`.
+    """
     label_of = {known.index(name): label for label, name in enumerate(classes)}
     return ImageSource(
         tuple(classes),
@@ -83,55 +97,44 @@ def select_classes(
     )
 
 
+# ---- from a tree of files to classes and images
+
+
+#: An image: its path below the root, and its file or bytes.
+_Image = tuple[Parts, Path | bytes]
+
+
 @dataclass(frozen=True)
 class _Tree:
-    """Every visible folder and every image below a root; names as they were found."""
+    """Every visible folder and every image below a root, with their names as stored."""
 
     folders: set[Parts]
-    images: list[tuple[Parts, Path | bytes]]
+    images: list[_Image]
 
 
 def read_tree(path: Path, classes: Sequence[str] | None = None) -> ImageSource:
-    """The images of a tree with one folder a class, at any depth below it.
+    """List the images of a tree that has one folder per class, with images at any depth below it.
 
     A folder that only wraps the class folders (`flower_photos/daisy/1.jpg`) is stripped. Hidden files and folders,
-    `__MACOSX`, files that are no images by their suffix and files outside the class folders are ignored.
+    `__MACOSX`, files without an image suffix and files outside the class folders are ignored.
 
     Args:
         path: the folder that holds the class folders, or an archive of it.
-        classes: use only these, labelled in this order; without, all, sorted.
+        classes: use only these, labelled in this order; default: all, sorted.
 
     Raises:
-        DataError: it can't be read, there are fewer than two classes, one is empty or unknown, or names clash.
+        DataError: the path can't be read, there are fewer than two classes, one is empty or unknown, or names clash.
     """
-    tree = _unwrapped(_tree_of_archive(path) if os.path.isfile(path) else _tree_of_folder(path))
-    members: dict[str, list[tuple[Parts, Path | bytes]]] = {
-        parts[0]: [] for parts in sorted(tree.folders) if len(parts) == 1
-    }
-    for parts, content in tree.images:
-        if len(parts) > 1:
-            members[parts[0]].append((parts, content))
-    if len(members) < 2:
-        raise DataError(_too_few_classes(path, list(members), [p[0] for p, _ in tree.images if len(p) == 1]))
-    by_name = _by_name(path, members)
+    tree = _strip_wrapping_folders(_list_archive(path) if os.path.isfile(path) else _list_folder(path))
+    images_in = _group_by_folder(path, tree)
+    folder_of = _name_classes(path, images_in)
     if classes is None:
-        classes = sorted(by_name)
-    for name in classes:
-        if name not in by_name:
-            guess = did_you_mean(name, by_name) or "."
-            raise DataError(
-                f"there is no class {name!r} in {path}{guess} The classes there are {_shown(sorted(by_name))}."
-            )
-    empty = [name for name in classes if not members[by_name[name]]]
-    if empty:
-        raise DataError(
-            f"no images in {path} for {_shown(empty)}; images are files that end in {', '.join(IMAGE_SUFFIXES)}, and "
-            "a folder that is linked to twice counts once. Add images, remove the folder, or list the `classes` to use."
-        )
+        classes = sorted(folder_of)
+    _check_classes(path, classes, folder_of, images_in)
     images: dict[str, SourceImage] = {}
     for label, name in enumerate(classes):
-        for parts, content in members[by_name[name]]:
-            key = _normalised(path, "/".join(parts))
+        for parts, content in images_in[folder_of[name]]:
+            key = _normalise(path, "/".join(parts))
             if key in images:
                 raise DataError(
                     f"two images in {path} have the name {key!r} once its Unicode is normalised (NFC); rename one."
@@ -140,8 +143,7 @@ def read_tree(path: Path, classes: Sequence[str] | None = None) -> ImageSource:
     return ImageSource(tuple(classes), tuple(images[key] for key in sorted(images)))
 
 
-def _unwrapped(tree: _Tree) -> _Tree:
-    """Without the folders that only wrap the class folders."""
+def _strip_wrapping_folders(tree: _Tree) -> _Tree:
     while (
         sum(len(parts) == 1 for parts in tree.folders) == 1
         and any(len(parts) == 2 for parts in tree.folders)
@@ -154,48 +156,88 @@ def _unwrapped(tree: _Tree) -> _Tree:
     return tree
 
 
-def _too_few_classes(path: Path, classes: list[str], loose: list[str]) -> str:
-    found = f"one folder only, {classes[0]!r}," if classes else "no folder of images"
-    if loose:
-        found += f" and {len(loose)} images that are in no class folder ({_shown(sorted(loose))})"
+def _group_by_folder(path: Path, tree: _Tree) -> dict[str, list[_Image]]:
+    """Return the images of each top-level folder.
+
+    Raises:
+        DataError: there are fewer than two folders.
+    """
+    images_in: dict[str, list[_Image]] = {parts[0]: [] for parts in sorted(tree.folders) if len(parts) == 1}
+    for parts, content in tree.images:
+        if len(parts) > 1:
+            images_in[parts[0]].append((parts, content))
+    if len(images_in) < 2:
+        outside = sorted(parts[0] for parts, _ in tree.images if len(parts) == 1)
+        raise DataError(_too_few_classes(path, list(images_in), outside))
+    return images_in
+
+
+def _too_few_classes(path: Path, folders: list[str], outside: list[str]) -> str:
+    contents = f"only one folder, {folders[0]!r}," if folders else "no folder of images"
+    if outside:
+        contents += f" and {len(outside)} images outside any class folder ({_quote_names(outside)})"
     return (
-        f"{path} holds {found.rstrip(',')}; expected is one folder for each class, at least two, with the images of "
-        f"the class in it, such as {path.name.split('.')[0] or path}/daisy/1.jpg and .../tulips/1.jpg."
+        f"{path} holds {contents.rstrip(',')}; it must hold one folder per class, at least two, each with the images "
+        f"of its class, such as {path.name.split('.')[0] or path}/daisy/1.jpg and .../tulips/1.jpg."
     )
 
 
-def _shown(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
-def _by_name(path: Path, found: Iterable[str]) -> dict[str, str]:
-    """The folder of each class, by its normalised name; two that would be one on some file system are an error."""
-    by_name: dict[str, str] = {}
-    by_folded: dict[str, str] = {}
-    for folder in found:
-        name = _normalised(path, folder)
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") or _turns(letter) for letter in name):
+def _name_classes(path: Path, folders: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each class by its name, which is the folder's name, Unicode-normalised.
+
+    Raises:
+        DataError: a name can't be shown, or two would be the same folder on some file systems.
+    """
+    folder_of: dict[str, str] = {}
+    by_folded_name: dict[str, str] = {}
+    for folder in folders:
+        name = _normalise(path, folder)
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") or _changes_direction(letter) for letter in name):
             raise DataError(
-                f"the name of the class folder {folder!r} in {path} has a line break or another control character in "
-                "it, which no table can show; rename it."
+                f"the name of the class folder {folder!r} in {path} contains a line break or another control "
+                "character, which no table can show; rename it."
             )
-        other = by_folded.setdefault(unicodedata.normalize("NFC", _bare(name).casefold()), folder)
+        folded_name = unicodedata.normalize("NFC", _strip_end(name).casefold())
+        other = by_folded_name.setdefault(folded_name, folder)
         if other != folder:
             raise DataError(
-                f"the class folders {other!r} and {folder!r} in {path} differ only by upper and lower case, by spaces "
-                f"or dots at their end, or by the form of their Unicode ({other!a} and {folder!a}), and are one "
+                f"the class folders {other!r} and {folder!r} in {path} differ only in upper and lower case, in spaces "
+                f"or dots at the end, or in the form of their Unicode ({other!a} and {folder!a}), and are the same "
                 "folder on other file systems; merge or rename one."
             )
-        by_name[name] = folder
-    return by_name
+        folder_of[name] = folder
+    return folder_of
 
 
-def _turns(letter: str) -> bool:
-    """Whether it changes in which direction the text after it is written: a name could look like another."""
+def _check_classes(
+    path: Path, classes: Sequence[str], folder_of: Mapping[str, str], images_in: Mapping[str, list[_Image]]
+) -> None:
+    """Raise DataError for a class that does not exist or has no images."""
+    for name in classes:
+        if name not in folder_of:
+            raise DataError(
+                f"there is no class {name!r} in {path}{did_you_mean(name, folder_of)} "
+                f"The classes there are {_quote_names(sorted(folder_of))}."
+            )
+    empty = [name for name in classes if not images_in[folder_of[name]]]
+    if empty:
+        raise DataError(
+            f"no images in {path} for {_quote_names(empty)}; images are files that end in {', '.join(IMAGE_SUFFIXES)}, "
+            "and a folder that is linked to twice counts once. Add images, remove the folder, or list the `classes` to "
+            "use."
+        )
+
+
+def _changes_direction(letter: str) -> bool:
+    """Check whether it changes the direction of the text after it, which would make a name look like another."""
     return unicodedata.bidirectional(letter) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
-def _normalised(path: Path, name: str) -> str:
+def _normalise(path: Path, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -203,17 +245,27 @@ def _normalised(path: Path, name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+# ---- what lies in a folder or an archive
+
+
 def _is_image(parts: Parts) -> bool:
-    return _bare(parts[-1]).lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+    return _strip_end(parts[-1]).lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 
 
-def _bare(name: str) -> str:
-    """Without the spaces and dots at its end, which Windows leaves out."""
+def _strip_end(name: str) -> str:
+    """Strip the spaces and dots at the end, which Windows drops."""
     return name.rstrip(" .")
 
 
-def _tree_of_folder(root: Path) -> _Tree:
-    """Each real folder is read once, links to folders after all others: an image must not be in two splits."""
+def _list_folder(root: Path) -> _Tree:
+    """List a folder on disk, following links.
+
+    Each real folder is read once, so that no image is in two parts of the split; links to folders come last, so that a
+    folder keeps its own name.
+
+    Raises:
+        DataError: a folder can't be read, or a link that may be a folder leads nowhere.
+    """
     tree = _Tree(set(), [])
     seen: set[str] = set()
     waiting: list[tuple[str, Parts]] = [(os.fspath(root), ())]
@@ -234,15 +286,15 @@ def _tree_of_folder(root: Path) -> _Tree:
                 broken = entry.is_symlink() and not os.path.exists(entry.path)
                 if broken and not os.path.splitext(entry.name)[1]:
                     raise DataError(
-                        f"the link {printable(entry.path)} leads to nothing that can be read; where it is to be a "
-                        "folder of images, mend it, else remove it."
+                        f"the link {printable(entry.path)} leads to nothing that can be read; if it is meant to be a "
+                        "folder of images, repair it, else remove it."
                     )
                 if not broken and entry.is_dir():
                     if not entry.is_symlink():
                         waiting.append((entry.path, below))
-                    elif not f"{real}{os.sep}".startswith(os.path.join(os.path.realpath(entry.path), "")):  # no loop
+                    elif not _is_inside(real, entry.path):  # a link to a folder above would be a loop
                         links.append((entry.path, below))
-                # a link to nowhere counts: reading it names it, where dropping it would go unnoticed
+                # broken links are listed too: reading them reports them, while ignored they would not be missed
                 elif _is_image(below) and (broken or entry.is_file()):
                     tree.images.append((below, Path(entry.path)))
     except OSError as reason:
@@ -252,7 +304,11 @@ def _tree_of_folder(root: Path) -> _Tree:
     return tree
 
 
-def _tree_of_archive(path: Path) -> _Tree:
+def _is_inside(real_folder: str, link: str) -> bool:
+    return f"{real_folder}{os.sep}".startswith(os.path.join(os.path.realpath(link), ""))
+
+
+def _list_archive(path: Path) -> _Tree:
     tree = _Tree(set(), [])
     for parts, content in archive_members(path, _is_image):
         folder = parts if content is None else parts[:-1]

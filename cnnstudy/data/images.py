@@ -1,14 +1,16 @@
-"""Images of a study: decoded once into the cache, split, and handed to training.
+"""The images of a study: decoded once into the cache, split, and loaded for training.
 
-The subsets and the probe follow the ranking of splits.py: they are nested, a larger subset holds the smaller one.
+Subsets (`data_fraction`) and the probe take the first images of each class in the ranking of `splits`, so they are
+nested: a larger subset contains every smaller one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,13 @@ from cnnstudy.system.files import NO_ROOM, allocate_memmap
 
 
 class Pixels:
-    """Images [n, size, size, 3] uint8 that stay in the cache's memory map, which all workers share, until they are
-    asked for: `pixels[index]` is an array.
+    """Some images of a data set, [n, size, size, 3] uint8, read from the cache's memory map when they are indexed.
+
+    `pixels[index]` is an array. All workers share the memory map.
 
     Args:
         mapped: all images of the data set.
-        places: [n]: of these ones.
+        places: [n], the places of these images among them.
     """
 
     def __init__(self, mapped: np.ndarray, places: np.ndarray) -> None:
@@ -68,20 +71,17 @@ class Images:
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A cache entry: all images [n, size, size, 3] uint8 as a memory map, keys, labels [n] int64, and which are usable.
+    """A cache entry: the whole data set, including the test images. Only a split says what training may see."""
 
-    It holds the whole data set, held-out images among it: only a split says what may be looked at.
-    """
-
-    pixels: np.ndarray
-    keys: tuple[str, ...]
-    labels: np.ndarray
-    usable: np.ndarray  # places
+    pixels: np.ndarray  # [n, size, size, 3] uint8, a memory map
+    keys: tuple[str, ...]  # n of them
+    labels: np.ndarray  # [n] int64
+    usable: np.ndarray  # places of the images that could be decoded
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What training may see; the test split is not among it."""
+    """The images that training may see: all but the test split."""
 
     train: Images
     validation: Images
@@ -91,16 +91,17 @@ class TrainingImages:
 def prepare_images(
     options: DataOptions, sizes: Sequence[int], split_seed: int, progress: Progress
 ) -> list[PreparedImages]:
-    """Decode the data set at each size in pixels (once, whatever the number of sizes) into the cache.
+    """Decode the data set at each size in pixels into the cache; its files are read once for all sizes.
 
     Raises:
-        DataError: nothing there, an image that can't be decoded (where the file says refuse), or too few of a class.
+        DataError: the data set can't be read, a class has too few images, or an image can't be decoded and the study
+            file does not say `bad_images: skip`.
     """
     progress(f"reading {options.name}", 0, 0)
     split = Split(options.validation, options.test, split_seed)
-    source = _capped(datasets.find(options.name).load(options), options, split)
+    source = _cap_classes(datasets.find(options.name).load(options), options, split)
     digests = image_digests(source.images, progress)
-    digest = _digest(source, digests)
+    digest = _digest_source(source, digests)
     addresses = {content_address([digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
     build_entries(
         "images",
@@ -112,10 +113,10 @@ def prepare_images(
     folders = [entry_folder("images", address) for address in addresses]
     bad = [BadImage(key, reason) for key, reason in _read_index(folders[0])["bad"].items()]
     if bad and options.bad_images == "refuse":
-        raise DataError(_refusal(options, bad, len(source.images)))
+        raise DataError(_bad_images_message(options, bad, len(source.images)))
     unusable = {image.path for image in bad}
     usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
-    counts = _counted(source.classes, [source.images[place] for place in usable], split)
+    counts = _count_images(source.classes, [source.images[place] for place in usable], split)
     warnings = duplicate_warnings(source, digests, usable, split)
     return [
         PreparedImages(
@@ -132,29 +133,40 @@ def prepare_images(
     ]
 
 
-def _refusal(options: DataOptions, bad: Sequence[BadImage], total: int) -> str:
+def _bad_images_message(options: DataOptions, bad: Sequence[BadImage], total: int) -> str:
     return (
         f"{len(bad)} of {total} images of {options.name} can't be used:{format_list(list(map(str, bad)))}\n"
-        "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
+        "Repair or remove them, or write `bad_images: skip` under `data` to train without them."
     )
 
 
-def _capped(source: ImageSource, options: DataOptions, split: Split) -> ImageSource:
+def _cap_classes(source: ImageSource, options: DataOptions, split: Split) -> ImageSource:
+    """Keep at most `images_per_class` images of each class."""
     if options.images_per_class is None:
         return source
-    order = rank_by_hash([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
-    kept = sorted(i for members in order for i in members[: options.images_per_class])
-    return ImageSource(source.classes, tuple(source.images[i] for i in kept))
+    ranked = rank_by_hash([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
+    chosen = sorted(i for members in ranked for i in members[: options.images_per_class])
+    return ImageSource(source.classes, tuple(source.images[i] for i in chosen))
+
+
+def _digest_source(source: ImageSource, digests: Sequence[bytes]) -> str:
+    """Return a digest of the classes and, image by image, of key, label and the digest of its file, bytes or pixels."""
+    digest = hashlib.sha256(json.dumps(source.classes).encode())
+    for image, image_digest in zip(source.images, digests, strict=True):
+        digest.update(f"\0{image.key}\0{image.label}\0".encode())
+        digest.update(image_digest)
+    return digest.hexdigest()
 
 
 def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[int, Path], progress: Progress) -> None:
-    """Fill a cache entry for each size; what can't be decoded stays black there and is named in its index."""
-    stores = {
-        size: _room(folder / "images.npy", (len(source.images), size, size, 3)) for size, folder in folders.items()
+    """Fill a cache entry for each size; bad images stay black in it and are listed in its index."""
+    arrays = {
+        size: _allocate_images(folder / "images.npy", (len(source.images), size, size, 3))
+        for size, folder in folders.items()
     }
 
     def store(index: int, size: int, pixels: np.ndarray) -> None:
-        stores[size][index] = pixels
+        arrays[size][index] = pixels
 
     bad = decode_all(source.images, list(folders), store, progress, digests)
     index = {
@@ -164,18 +176,18 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
         "bad": {image.path: image.reason for image in bad},
     }
     for size, folder in folders.items():
-        stores[size].flush()
+        arrays[size].flush()
         (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
         classes = ", ".join(source.classes[:5]) + (", ..." if len(source.classes) > 5 else "")
         about = f"{len(source.images)} images of {size} pixels, {len(source.classes)} classes: {classes}"
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
 
-def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A file for images, mapped into memory.
+def _allocate_images(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Create a file for images, mapped into memory.
 
     Raises:
-        DataError: there is not enough.
+        DataError: the disk has no room for it.
     """
     try:
         return allocate_memmap(path, shape, np.uint8)
@@ -183,8 +195,8 @@ def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
         if reason.errno not in NO_ROOM:
             raise
         raise DataError(
-            f"the decoded images take {math.prod(shape):,} bytes, for which {path.parent.parent} has no room "
-            f"({reason.strerror}); make room, or set CNNSTUDY_CACHE to a folder that has it."
+            f"the decoded images take {math.prod(shape):,} bytes, and {path.parent.parent} has no room for them "
+            f"({reason.strerror}); free some space, or set CNNSTUDY_CACHE to a folder on another disk."
         ) from reason
 
 
@@ -193,43 +205,39 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def image_keys(images: PreparedImages) -> list[str]:
-    """The key of every image in the data set, by its place."""
+    """Return the key of every image in the data set, by its place."""
     return list(_read_index(Path(images.folder))["keys"])
 
 
-def _digest(source: ImageSource, digests: Sequence[bytes]) -> str:
-    """Over the classes and, image by image, key, label and every byte of what the image is made from."""
-    digest = hashlib.sha256(json.dumps(source.classes).encode())
-    for image, of_image in zip(source.images, digests, strict=True):
-        digest.update(f"\0{image.key}\0{image.label}\0".encode())
-        digest.update(of_image)
-    return digest.hexdigest()
+def _count_images(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
+    """Count the images per class in train, validation and test.
 
-
-def _counted(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
-    """Images per class in each part of the split."""
+    Raises:
+        DataError: there are fewer than two classes, or a class has too few images for all three.
+    """
     labels = [image.label for image in images]
     for label, name in enumerate(classes):
         if labels.count(label) < 4:
             raise DataError(
-                f"class {name!r} has {labels.count(label)} usable images; it takes at least 4 to have some to train "
-                "on, to validate and to test. Add images or remove the class."
+                f"class {name!r} has {labels.count(label)} usable images; at least 4 are needed for training, "
+                "validation and test. Add images or remove the class."
             )
     if len(classes) < 2:
-        raise DataError(f"there is one class only ({', '.join(classes) or 'none'}); it takes at least two.")
+        raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
     parts = split_indices([image.key for image in images], labels, split)
     for label, members in enumerate(parts["train"]):
         if not members:
             raise DataError(
-                f"class {classes[label]!r} has {labels.count(label)} usable images; validation {split.validation:g} "
-                f"and test {split.test:g} leave none of them to train on. Add images or make these shares smaller."
+                f"class {classes[label]!r} has {labels.count(label)} usable images; with validation "
+                f"{split.validation:g} and test {split.test:g} none is left for training. Add images or make these "
+                "shares smaller."
             )
     held_out = tuple(count_held_out(labels.count(label), split) for label in range(len(classes)))
     return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
 
 
 def open_decoded(images: PreparedImages) -> CachedImages:
-    """The decoded images in the cache.
+    """Open the decoded images in the cache.
 
     Raises:
         DataError: the cache entry is gone or damaged.
@@ -256,15 +264,15 @@ def load_for_training(
     shuffled_labels: float = 0.0,
     seed: int = 0,
 ) -> TrainingImages:
-    """Train (its nested stratified `data_fraction`), validation and probe, from the cache.
+    """Load train (its nested, stratified `data_fraction`), validation and probe from the cache.
 
     Args:
-        block: divides train and validation anew; see `split_indices`.
-        shuffled_labels: the share of the training images whose labels are dealt out among them, by `seed`; the probe
-            has the labels that training sees, so that its accuracy is what was memorised.
+        block: divides train and validation afresh; see `split_indices`.
+        shuffled_labels: share of the training images whose labels are permuted among them, by `seed`; the probe has the
+            labels that training sees, so that its accuracy measures memorisation.
 
     Raises:
-        DataError: the cache entry is gone.
+        DataError: the cache entry is gone or damaged.
     """
     decoded = open_decoded(images)
     pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
@@ -272,38 +280,41 @@ def load_for_training(
     train = [members[: count_used(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 
-    def places(chosen: list[list[int]]) -> np.ndarray:
-        return usable[sorted(i for members in chosen for i in members)]
-
     if shuffled_labels:
-        labels = _shuffled(labels, places(train), shuffled_labels, seed)
+        labels = _shuffle_labels(labels, _places(usable, train), shuffled_labels, seed)
 
-    def take(chosen: list[list[int]]) -> Images:
-        rows = places(chosen)
-        return Images(Pixels(pixels, rows), labels[rows], rows)
+    def select(indices: list[list[int]]) -> Images:
+        places = _places(usable, indices)
+        return Images(Pixels(pixels, places), labels[places], places)
 
-    return TrainingImages(take(train), take(parts["validation"]), take(probe))
+    return TrainingImages(select(train), select(parts["validation"]), select(probe))
+
+
+def _places(usable: np.ndarray, indices: Iterable[list[int]]) -> np.ndarray:
+    """Return the sorted places in the data set of images given, class by class, as indices into `usable`."""
+    return usable[sorted(index for members in indices for index in members)]
+
+
+def _shuffle_labels(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return the labels with those of a share of the training images permuted at random (Zhang et al. 2017)."""
+    rng = np.random.default_rng([seed, len(train)])
+    chosen = rng.permutation(train)[: round(share * len(train))]
+    shuffled = labels.copy()
+    shuffled[chosen] = labels[rng.permutation(chosen)]
+    return shuffled
 
 
 def open_all_but_test(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """What training may see in any block.
+    """Open the images that training may see in any block: all but the test split.
 
     Returns:
-        Pixels [all, size, size, 3] uint8 of the whole data set, on disk; the places [n] of images that are in no test.
+        Pixels [all, size, size, 3] uint8 of the whole data set, a memory map; the places [n] of the images in it that
+        are not in the test split.
 
     Raises:
-        DataError: the cache entry is gone.
+        DataError: the cache entry is gone or damaged.
     """
     decoded = open_decoded(images)
     usable = decoded.usable
     parts = split_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
-    return decoded.pixels, usable[sorted(i for part in parts.values() for members in part for i in members)]
-
-
-def _shuffled(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The labels with a share of those of the training images in an order of chance (Zhang et al. 2017)."""
-    dice = np.random.default_rng([seed, len(train)])
-    chosen = dice.permutation(train)[: round(share * len(train))]
-    shuffled = labels.copy()
-    shuffled[chosen] = labels[dice.permutation(chosen)]
-    return shuffled
+    return decoded.pixels, _places(usable, itertools.chain.from_iterable(parts.values()))

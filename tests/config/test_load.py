@@ -98,7 +98,7 @@ MISTAKES = [
         "  name: digits\n  classes",
         "  name: zzz #!\n  classes",
         "data.name",
-        ["unknown data set 'zzz'. There are", "digits"],
+        ["unknown data set 'zzz'. The data sets are", "digits"],
     ),
     ("  name: digits\n  classes", "  name: 3 #!\n  classes", "data.name", ["digits"]),
     (

@@ -136,7 +136,7 @@ def _each(made: Iterable[dict[str, Callable[[Path], Path]]], why: str) -> dict[s
     return {name: (make, why) for one in made for name, make in one.items()}
 
 
-_LINK, _OUT = "is a link or no regular file", "leads out of the archive"
+_LINK, _OUT = "is a link or not a regular file", "points outside the archive"
 _ESCAPES = ["../../escaped.png", "{here}/escaped.png", "pear/../../../escaped.png", "C:/escaped.png"]
 
 #: By name: makes the archive in a folder, and a part of the message that refuses it; "" where it is read without harm.
@@ -164,7 +164,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "zip bomb by bzip2": (
         lambda folder: zip_with(folder, ("pear/9.png", bytes(2**27), zipfile.ZIP_BZIP2)),
-        "another method than deflate",
+        "a method other than deflate",
     ),
     "zip of overlapping files": (_overlapping, "more than 4 GiB"),
     "zip in a zip in a zip": (_nested, ""),
@@ -178,10 +178,10 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tar with a huge file": (lambda folder: tar_with(folder, header("pear/9.png", 2**62)), "more than 4 GiB"),
     "tar with a huge text": (lambda folder: tar_with(folder, header("pear/9.txt", 2**62)), "more than 4 GiB"),
     "tar that says more": (lambda folder: tar_with(folder, header("pear/9.png", 2**28)), "can't read the archive"),
-    "tar with a negative file": (lambda folder: tar_with(folder, header("pear/9.png", -512)), "leads back"),
+    "tar with a negative file": (lambda folder: tar_with(folder, header("pear/9.png", -512)), "points backwards"),
     "tar that goes round": (
         lambda folder: tar_with(folder, header("a"), header("b", -1024), name="1.tar"),
-        "leads back",
+        "points backwards",
     ),
     "tar with a huge name": (
         lambda folder: tar_with(folder, header("long", 2**40, tarfile.GNUTYPE_LONGNAME)),
@@ -201,7 +201,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "tar with deep folders": (
         lambda folder: write_tar(folder / "1.tgz", GOOD | {"pear/" + "d/" * 20_000 + "9.png": picture(0, "PNG")}),
-        "a name of more than 4,096 letters",
+        "a name of more than 4,096 characters",
     ),
     "tar of many names": (_many, "more than 10,000 files"),
     "tar of a name twice": (lambda folder: tar_with(folder, header("pear/1.png")), "two images in"),

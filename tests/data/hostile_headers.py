@@ -151,10 +151,10 @@ def _refused() -> list[Odd]:
         Odd("windows.jpg", b"MZ" + bytes(500), refused="not an image"),
         Odd("linux.png", b"\x7fELF" + bytes(500), refused="not an image"),
         Odd("script.png", b"#!/bin/sh\ntouch pwned\n", refused="not an image"),
-        Odd("icon.png", b"\0\0\1\0\1\0" + bytes(100), refused="ICO, which is not read"),
-        Odd("old.jpg", b"\0\0\0\x0cjP  \r\n", refused="JPEG 2000, which is not read"),
-        Odd("picture.jp2", b"\0\0\0\x0cjP  \r\n", refused="files that end in .jp2 are not read"),
-        Odd("sorrow.avif", b"\0\0\0\x1cftypavif", refused="files that end in .avif are not read"),
+        Odd("icon.png", b"\0\0\1\0\1\0" + bytes(100), refused="ICO, which is not supported"),
+        Odd("old.jpg", b"\0\0\0\x0cjP  \r\n", refused="JPEG 2000, which is not supported"),
+        Odd("picture.jp2", b"\0\0\0\x0cjP  \r\n", refused="files that end in .jp2 are not supported"),
+        Odd("sorrow.avif", b"\0\0\0\x1cftypavif", refused="files that end in .avif are not supported"),
     ]
 
 

@@ -176,12 +176,12 @@ def _refused() -> list[Odd]:
     whole = encoded(noise(), "PNG")
     bad_sum = whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
     huge = "pixels; the most is 100,000,000"
-    unread = "is not read; save it as JPEG or PNG"
+    unread = "is not supported; save it as JPEG or PNG"
     text_bomb = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9))
     return [
         Odd("empty.jpg", b"", refused="an empty file"),
         Odd("text.jpg", b"just some text", refused="not an image"),
-        Odd("page.jpg", b"<html>please log in</html>", refused="a web page and not an image"),
+        Odd("page.jpg", b"<html>please log in</html>", refused="a web page, not an image"),
         Odd("zeros.jpg", bytes(5000), refused="not an image"),
         Odd("random.png", np.random.default_rng(1).bytes(5000), refused="not an image"),
         Odd("a-zip.jpg", zipped(), refused="not an image"),
@@ -210,13 +210,13 @@ def _refused() -> list[Odd]:
         Odd("text-bomb.png", png(4, 4, 8, 2, (b"\0" + bytes(12)) * 4, text_bomb), refused="can't be decoded"),
         Odd("floats.tif", encoded(Image.new("F", (8, 8), 0.5), "TIFF"), refused="floating-point numbers"),
         Odd("deep.tif", encoded(Image.new("I", (8, 8), 70_000), "TIFF"), refused="32-bit numbers"),
-        Odd("drawing.svg", b"<svg/>", refused=f"files that end in .svg are not read; {unread[13:]}"),
+        Odd("drawing.svg", b"<svg/>", refused=f"files that end in .svg are not supported; {unread[18:]}"),
         Odd("drawing.png", b"<?xml version='1.0'?>\n<svg></svg>", refused=f"SVG, which {unread}"),
-        Odd("phone.heic", b"\0\0\0\x18ftypheic", refused="files that end in .heic are not read"),
+        Odd("phone.heic", b"\0\0\0\x18ftypheic", refused="files that end in .heic are not supported"),
         Odd("phone.jpg", b"\0\0\0\x18ftypheic", refused=f"HEIC, which {unread}"),
         Odd("new.jpg", b"\0\0\0\x1cftypavif", refused=f"AVIF, which {unread}"),
         Odd("new.png", b"\xff\x0a\0\0", refused=f"JPEG XL, which {unread}"),
-        Odd("raw.dng", tiff(4, 4), refused="files that end in .dng are not read"),
+        Odd("raw.dng", tiff(4, 4), refused="files that end in .dng are not supported"),
         Odd("layers.png", b"8BPS\0\1", refused=f"Photoshop, which {unread}"),
         Odd("document.jpg", b"%PDF-1.7", refused=f"PDF, which {unread}"),
         Odd("program.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n(pwned) (w) file", refused=f"PostScript, which {unread}"),

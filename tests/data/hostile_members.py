@@ -13,7 +13,7 @@ from .hostile_archives import GOOD, header, patched, tar_with, written, zip_with
 from .samples import picture, write_tar, write_zip
 
 PICTURE = picture(0, "PNG")
-_LINK, _OUT, _BROKEN = "is a link or no regular file", "leads out of the archive", "can't read the archive"
+_LINK, _OUT, _BROKEN = "is a link or not a regular file", "points outside the archive", "can't read the archive"
 
 
 def _kind(kind: bytes, size: int = 0) -> Callable[[Path], Path]:
@@ -166,7 +166,7 @@ MEMBERS: dict[str, tuple[Callable[[Path], Path], str | list[str]]] = {
     "zip of several disks": (_of_end(4, b"\x07\0\x07\0"), ""),
     "zip with a file elsewhere": (_of_directory(42, b"\xf0" * 4), _BROKEN),
     "zip that names a file otherwise": (_of_directory(46, b"pear/7.png"), _BROKEN),
-    "zip packed in a way that nobody knows": (_of_directory(10, b"\x63\0"), "another method than deflate"),
+    "zip packed in a way that nobody knows": (_of_directory(10, b"\x63\0"), "a method other than deflate"),
     "zip with a wrong sum": (_of_directory(16, b"\1\2\3\4"), _BROKEN),
     "zip encrypted by AES": (_of_directory(8, b"\x41\0"), _BROKEN),
     "zip in a picture's clothes": (lambda folder: written(folder, "1.zip", PICTURE), _BROKEN),

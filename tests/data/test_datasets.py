@@ -47,7 +47,7 @@ def test_an_unknown_name_is_answered_with_a_near_one() -> None:
 @pytest.mark.parametrize("name", datasets.names())
 def test_import_is_light(name: str) -> None:
     code = (
-        f"import sys, cnnstudy.datasets.{name}\n"
+        f"import sys, cnnstudy.data.datasets.{name}\n"
         "print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -31,7 +31,7 @@ def test_flowers_come_from_the_archive_or_a_folder(tmp_path: Path) -> None:
 
 def test_other_flowers_are_refused_by_name(tmp_path: Path) -> None:
     path = write_folder(tmp_path, tree("daisy/1.png", "lilies/1.png"))
-    with pytest.raises(DataError, match="holds the classes daisy, lilies; flowers are daisy, dandelion"):
+    with pytest.raises(DataError, match="holds the classes daisy, lilies; those of flowers are daisy, dandelion"):
         flowers.load(flowers.Options(name="flowers", path=path))
 
 
@@ -66,7 +66,7 @@ def test_cifar_classes_keep_the_order_given(tmp_path: Path, monkeypatch: pytest.
     [
         (lambda content: content[:-1], "data_batch_3.bin in .* has 61,459 bytes and must have 61,460"),
         (lambda content: content + b"x", "has 61,461 bytes and must have 61,460"),
-        (lambda content: b"\x0a" + content[1:], "has the label 10, and labels are 0 to 9"),
+        (lambda content: b"\x0a" + content[1:], "has the label 10, but labels are 0 to 9"),
         (None, "lacks data_batch_3.bin; it must be cifar-10-binary.tar.gz"),
     ],
     ids=["short", "long", "label", "missing"],
@@ -108,7 +108,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
         (IMAGES, lambda packed: gzip.compress(gzip.decompress(packed)[:-1]), "has 39,215 bytes and must have 39,216"),
         (IMAGES, lambda packed: gzip.compress(bytes(10**6)), "starts with the bytes 00 00 00 00 .*00 00 08 03"),
         (LABELS, lambda packed: gzip.compress(gzip.decompress(packed) + b"\0\0"), "has more than 28 bytes"),
-        (LABELS, lambda packed: gzip.compress(gzip.decompress(packed)[:-1] + b"\x0b"), "the label 11, and labels are"),
+        (LABELS, lambda packed: gzip.compress(gzip.decompress(packed)[:-1] + b"\x0b"), "the label 11, but labels are"),
         (LABELS, None, "has neither t10k-labels-idx1-ubyte.gz nor t10k-labels-idx1-ubyte"),
     ],
     ids=["truncated", "html", "short", "magic", "long", "label", "missing"],

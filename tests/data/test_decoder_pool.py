@@ -76,9 +76,9 @@ def test_a_truncated_jpeg_is_bad() -> None:
     [
         (b"", "an empty file"),
         (b"just text", "not an image that Pillow can read"),
-        (b"\n<!DOCTYPE html><title>log in</title>", "a web page and not an image"),
-        (b"<?xml version='1.0'?><svg/>", "SVG, which is not read; save it as JPEG or PNG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not read; save it as JPEG or PNG"),
+        (b"\n<!DOCTYPE html><title>log in</title>", "a web page, not an image"),
+        (b"<?xml version='1.0'?><svg/>", "SVG, which is not supported; save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not supported; save it as JPEG or PNG"),
     ],
     ids=["empty", "text", "html", "svg", "heic"],
 )
@@ -95,7 +95,7 @@ def test_kinds_that_run_programs_are_not_tried(tmp_path: Path, monkeypatch: pyte
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    assert reason(page) == "PostScript, which is not read; save it as JPEG or PNG"
+    assert reason(page) == "PostScript, which is not supported; save it as JPEG or PNG"
     assert not (tmp_path / "started").exists()
 
 
@@ -106,8 +106,8 @@ def test_a_file_that_went_away_is_bad(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1.jpg")
-    assert reason(tmp_path / "1.jpg") == "can't be read (it is no regular file)"
-    assert reason(Path("/dev/zero")) == "can't be read (it is no regular file)"
+    assert reason(tmp_path / "1.jpg") == "can't be read (it is not a regular file)"
+    assert reason(Path("/dev/zero")) == "can't be read (it is not a regular file)"
 
 
 def test_bad_images_are_named_and_the_others_decoded() -> None:
@@ -256,11 +256,11 @@ def test_sixteen_bits_keep_their_gradient() -> None:
 
 def test_floating_point_pixels_are_refused() -> None:
     picture = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
-    assert "floating-point numbers without a known white" in reason(encoded(picture, "TIFF"))
+    assert "floating-point numbers with an unknown white level" in reason(encoded(picture, "TIFF"))
 
 
 def test_numbers_of_32_bits_are_refused() -> None:
-    assert "32-bit numbers without a known white" in reason(encoded(Image.new("I", (8, 8), 70_000), "TIFF"))
+    assert "32-bit numbers with an unknown white level" in reason(encoded(Image.new("I", (8, 8), 70_000), "TIFF"))
 
 
 def test_transparency_is_on_white() -> None:

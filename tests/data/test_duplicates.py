@@ -54,7 +54,7 @@ def test_an_image_in_two_classes_is_named(folder: Path) -> None:
     shutil.copy(folder / "apple" / "03.png", folder / "pear" / "the same.png")
     first = ready(folder).warnings[0]
     assert first == (
-        "an image is in more than one class, byte for byte the same; remove the wrong ones:\n"
+        "an image is in more than one class, as byte-identical copies; remove the wrong ones:\n"
         "  apple/03.png = pear/the same.png"
     )
 
@@ -64,9 +64,7 @@ def test_copies_in_one_part_do_no_harm_but_across_parts_they_do(folder: Path) ->
     for number in range(1, 12):
         shutil.copy(folder / "apple" / "00.png", folder / "apple" / f"{number:02d}.png")
     (only,) = ready(folder).warnings
-    assert only.startswith(
-        "an image has copies, byte for byte the same, in more than one of train, validation and test"
-    )
+    assert only.startswith("an image has byte-identical copies in more than one of train, validation and test")
     assert only.endswith("\n  apple/00.png = apple/01.png = apple/02.png = apple/03.png and 8 more")
 
 
@@ -152,7 +150,7 @@ def test_a_file_without_permission_is_named() -> None:
     [
         (lambda path: path.unlink(), " (No such file or directory)"),
         (lambda path: path.write_bytes(path.read_bytes() + b"1"), ""),
-        (lambda path: (path.unlink(), os.mkfifo(path)), " (it is no regular file)"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), " (it is not a regular file)"),
     ],
     ids=["vanishes", "changes", "becomes a pipe"],
 )
@@ -170,12 +168,12 @@ def test_a_file_that_changes_while_images_are_read_is_named(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr("cnnstudy.data.images.digests_of", then_change)
+        patch.setattr("cnnstudy.data.images.image_digests", then_change)
         with pytest.raises(DataError) as caught:
             ready(folder, bad_images="skip")
     assert (
         str(caught.value)
-        == f"{path} is not what it was a moment ago{words}; run again when nothing changes the images."
+        == f"{path} changed while it was being read{words}; run again when nothing changes the images."
     )
     assert [entry.suffix for entry in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
     path.unlink(missing_ok=True)

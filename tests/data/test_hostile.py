@@ -189,7 +189,7 @@ def test_a_command_says_it_and_exits(tmp_path: Path, nothing_escapes: Callable[[
     answer = call("run-study", "probe.yaml", folder=tmp_path / "here")
     assert answer.code == 3, answer.text
     assert "Traceback" not in answer.text
-    assert "  pear/\\x1b[2J\\nodd.jpg: PostScript, which is not read; save it as JPEG or PNG" in answer.errors
+    assert "  pear/\\x1b[2J\\nodd.jpg: PostScript, which is not supported; save it as JPEG or PNG" in answer.errors
     nothing_escapes()  # the command leaves its record in the folder
 
 
@@ -273,8 +273,8 @@ IN_FOLDERS: dict[str, tuple[Callable[[Path], Any], str | list[str]]] = {
         "have the name 'pear/\u00e4.png' once",
     ),
     "empty class": (lambda root: (root / "quince").mkdir(), "no images in {root} for 'quince'"),
-    "class of one image": (_files("quince/9.png"), "class 'quince' has 1 usable images; it takes at least 4"),
-    "one class": (lambda root: shutil.rmtree(root / "apple"), "holds one folder only, 'pear'"),
+    "class of one image": (_files("quince/9.png"), "class 'quince' has 1 usable images; at least 4"),
+    "one class": (lambda root: shutil.rmtree(root / "apple"), "holds only one folder, 'pear'"),
     "no class": (lambda root: (shutil.rmtree(root / "apple"), shutil.rmtree(root / "pear")), "holds no folder"),
 }
 
@@ -308,11 +308,11 @@ def test_folders(name: str, tmp_path: Path, nothing_escapes: Callable[[], None])
 
 #: By name: two class folders that are one on some file system, or whose names no table can show.
 LABELS = {
-    "case": ("Pear", "pear", "differ only by upper and lower case"),
+    "case": ("Pear", "pear", "differ only in upper and lower case"),
     "form": ("b\u00e4r", "ba\u0308r", r"\u0308r' and 'b\xe4r'), and are one folder on other file systems"),
     "space": ("pear", "pear ", "by spaces or dots at their end"),
     "dot": ("pear", "pear.", "by spaces or dots at their end"),
-    "sharp s": ("Strasse", "Stra\u00dfe", "differ only by upper and lower case"),
+    "sharp s": ("Strasse", "Stra\u00dfe", "differ only in upper and lower case"),
     "line break": ("pear", "two\nlines", "the name of the class folder 'two\\nlines' in"),
     "direction": ("pear", "pe\u202ear", "has a line break or another control character in it"),
     "escape": ("pear", "\x1b[2J", "the name of the class folder '\\x1b[2J' in"),

@@ -99,7 +99,7 @@ def test_refuse_names_every_bad_file(folder: Path) -> None:
     assert lines[0] == "2 of 60 images of folder can't be used:"
     assert lines[1] == "  apple/003.png: an empty file"
     assert lines[2].startswith("  pear/004.png: can't be decoded (")
-    assert lines[3] == "Mend or remove them, or write `bad_images: skip` under `data` to train without them."
+    assert lines[3] == "Repair or remove them, or write `bad_images: skip` under `data` to train without them."
 
 
 def test_skip_leaves_them_out_of_the_counts(folder: Path) -> None:
@@ -185,7 +185,7 @@ def test_images_per_class(folder: Path) -> None:
 
 def test_a_class_too_small_is_named(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "fruit", apple=10, pear=3)
-    with pytest.raises(DataError, match="class 'pear' has 3 usable images; it takes at least 4"):
+    with pytest.raises(DataError, match="class 'pear' has 3 usable images; at least 4"):
         ready(root)
 
 
@@ -263,7 +263,7 @@ def test_a_disk_without_room_is_told_before_decoding(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"take 11,520 bytes, for which .*cache/images has no room \(No space left"):
+    with pytest.raises(DataError, match=r"take 11,520 bytes, and .*cache/images has no room for them \(No space left"):
         ready(folder)
     assert left_in(cache, "images") == []
 

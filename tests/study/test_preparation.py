@@ -51,7 +51,7 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
         found = preparation.images(config.data, ("alexnet",))
         assert found["alexnet"].skipped == found["alexnet"].warnings == ()  # not for every trial's specification
         assert "folder: 1 images can't be used and are skipped:\n  pear/\\x1b[31mred.png: an empty file" in told
-        copies = "WARNING: folder: an image is in more than one class, byte for byte the same; remove the wrong ones:"
+        copies = "WARNING: folder: an image is in more than one class, as byte-identical copies; remove the wrong ones:"
         assert f"{copies}\n  apple/0.png = pear/same.png" in told
         refusing = config.data.model_copy(update={"bad_images": "refuse"})
         with pytest.raises(DataError, match=r"pear/\\x1b\[31mred.png: an empty file"):

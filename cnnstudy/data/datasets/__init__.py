@@ -1,8 +1,8 @@
 """The data sets, one file each, found by name.
 
-To add one, add a file here with `Options` (a DataOptions with what its study-file entry takes) and
-`load(options) -> ImageSource`; the contract tests in tests/datasets run on it by themselves. A module must be light
-to import: whatever is heavy is imported inside `load`.
+To add a data set, add a file here with `Options` (a DataOptions with the keys of its study-file entry) and
+`load(options) -> ImageSource`. The contract tests in tests/data/test_datasets.py run on it automatically. The module
+must be cheap to import: heavy imports belong inside `load`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class DataOptions(StrictModel):
-    """What every data set takes in a study file."""
+    """The options that every data set takes in a study file."""
 
     name: str
     validation: float = Field(0.15, gt=0, lt=1, description="share of the images, class by class")
     test: float = Field(0.15, gt=0, lt=1, description="share of the images, class by class")
-    images_per_class: int | None = Field(None, ge=4, description="use at most so many images of every class")
-    bad_images: Literal["refuse", "skip"] = Field("refuse", description="what to do with files that can't be decoded")
+    images_per_class: int | None = Field(None, ge=4, description="use at most this many images of each class")
+    bad_images: Literal["refuse", "skip"] = Field("refuse", description="how to treat files that can't be decoded")
 
     @model_validator(mode="after")
     def _leave_images_to_train_on(self) -> DataOptions:
@@ -43,7 +43,7 @@ class DataOptions(StrictModel):
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image before decoding. `key` is stable: the same on every machine and file system."""
+    """An image before decoding. Its `key` is the same on every machine and file system."""
 
     key: str
     label: int
@@ -52,37 +52,33 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """What a data set loads: its classes, and every image with its label (an index into `classes`)."""
+    """A loaded data set: its classes, and every image with its label (an index into `classes`)."""
 
     classes: tuple[str, ...]
     images: tuple[SourceImage, ...]
 
 
 class DataSet(Protocol):
-    """What each module here provides."""
+    """The interface of each module in this folder."""
 
     Options: type[DataOptions]
 
     def load(self, options: DataOptions) -> ImageSource: ...
 
 
-#: Files here that are no data set themselves.
-_PARTS = {"files", "archives"}
-
-
 def names() -> list[str]:
-    """The data sets there are, without importing them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
+    """List the names of all data sets, sorted, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> DataSet:
-    """The data set of that name.
+    """Import and return the data set of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such data set.
     """
     if name not in names():
         raise UnknownNameError(
-            f"unknown data set {name!r}{did_you_mean(name, names())} There are {', '.join(names())}."
+            f"unknown data set {name!r}{did_you_mean(name, names())} The data sets are {', '.join(names())}."
         )
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,6 +1,6 @@
-"""CIFAR-10, 60,000 colour images of 32 x 32 pixels in ten classes of 6,000 each; the binary version.
+"""CIFAR-10: 60,000 colour images of 32 x 32 pixels in ten classes of 6,000 each; the binary version.
 
-All 60,000 are pooled: cnnstudy makes its own split, the official test batch is not kept apart.
+All 60,000 images are pooled: cnnstudy makes its own split and does not keep the official test batch separate.
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report (2009).
 """
 
@@ -32,9 +32,10 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 
 
 class Options(DataOptions):
-    """`path`: the archive, the folder it unpacks to, or that folder's parent; without, it is downloaded (170 MB).
+    """The options of CIFAR-10.
 
-    `classes`: the classes to use; the labels follow their order.
+    `path`: the archive, the folder it unpacks to, or that folder's parent; without it, the archive is downloaded
+    (170 MB). `classes`: the classes to use; labels are numbered in this order.
     """
 
     path: ExistingPath | None = None
@@ -44,10 +45,10 @@ class Options(DataOptions):
 
 
 def load(options: Options) -> ImageSource:
-    """The images of the six batches, as 32 x 32 RGB.
+    """Load the images of the six batches, as [32, 32, 3] uint8 RGB.
 
     Raises:
-        DataError: they can't be downloaded or read, or are no CIFAR-10.
+        DataError: the files can't be downloaded or read, or are not CIFAR-10.
     """
     path = options.path or download(
         URL,
@@ -88,14 +89,15 @@ def _images(path: Path, name: str, batches: dict[str, bytes]) -> Iterator[tuple[
     content, expected = batches[name], IMAGES_PER_BATCH * RECORD_BYTES
     if len(content) != expected:
         raise DataError(
-            f"{name}.bin in {path} has {len(content):,} bytes and must have {expected:,}; it is damaged, get it again."
+            f"{name}.bin in {path} has {len(content):,} bytes and must have {expected:,}; it is damaged, download it "
+            "again."
         )
     records = np.frombuffer(content, np.uint8).reshape(IMAGES_PER_BATCH, RECORD_BYTES)
     labels = records[:, 0].tolist()
     if max(labels) >= len(CLASSES):
         raise DataError(
-            f"{name}.bin in {path} has the label {max(labels)}, and labels are 0 to {len(CLASSES) - 1}; it is damaged "
-            "or no CIFAR-10, get it again."
+            f"{name}.bin in {path} has the label {max(labels)}, but labels are 0 to {len(CLASSES) - 1}; it is damaged "
+            "or not CIFAR-10, download it again."
         )
     pixels = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     for index, label in enumerate(labels):

@@ -1,7 +1,7 @@
-"""Handwritten digits, 1,797 images of 8 x 8 pixels, shipped with scikit-learn: no download.
+"""Handwritten digits: 1,797 images of 8 x 8 pixels that come with scikit-learn, so nothing is downloaded.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its test part.
-By class subsets, digits 5-9 can be the source task of transfer and 0-4 the five-class target.
+With `classes`, digits 5-9 can be the source task of transfer learning and 0-4 the five-class target.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from cnnstudy.system.imports import without_modules
 
 def _each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(classes)) < len(classes):
-        raise ValueError(f"a class stands twice in {list(classes)}; give each once.")
+        raise ValueError(f"a class is listed twice in {list(classes)}; list each class once.")
     return classes
 
 
 class Options(DataOptions):
-    """`classes`: the digits to use; the labels follow their order."""
+    """The options of the digits. `classes`: the digits to use; labels are numbered in this order."""
 
     classes: Annotated[
         tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(_each_once)
@@ -29,8 +29,8 @@ class Options(DataOptions):
 
 
 def load(options: Options) -> ImageSource:
-    """The digits as 8 x 8 grey images, values 0..16 stretched to 0..255."""
-    with without_modules(("pandas", "pyarrow")):  # it would look for tables, for a fifth of a second
+    """Load the digits as [8, 8] uint8 grey images, their values 0..16 scaled to 0..255."""
+    with without_modules(("pandas", "pyarrow")):  # scikit-learn would import them for tables: a fifth of a second
         from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,6 +1,6 @@
-"""Fashion-MNIST, 70,000 grey images of 28 x 28 pixels in ten classes of 7,000 each.
+"""Fashion-MNIST: 70,000 grey images of 28 x 28 pixels in ten classes of 7,000 each.
 
-All 70,000 are pooled: cnnstudy makes its own split, the official test images are not kept apart.
+All 70,000 images are pooled: cnnstudy makes its own split and does not keep the official test images separate.
 Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
 Algorithms, arXiv:1708.07747 (2017).
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
-#: The folder of keras.datasets.fashion_mnist, so that neither downloads what the other has.
+#: The folder that keras.datasets.fashion_mnist uses too, so that the files are downloaded once.
 SUBFOLDER = "datasets/fashion-mnist"
 MD5 = {
     "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -48,9 +48,10 @@ CLASSES = (
 
 
 class Options(DataOptions):
-    """`path`: a folder with the four files, as .gz or unpacked; without, they are downloaded (30 MB).
+    """The options of Fashion-MNIST.
 
-    `classes`: the classes to use; the labels follow their order.
+    `path`: a folder with the four files, as .gz or unpacked; without it, they are downloaded (30 MB).
+    `classes`: the classes to use; labels are numbered in this order.
     """
 
     path: ExistingFolder | None = None
@@ -60,23 +61,23 @@ class Options(DataOptions):
 
 
 def load(options: Options) -> ImageSource:
-    """The images of both parts, as 28 x 28 grey.
+    """Load the images of both parts, as [28, 28] uint8 grey.
 
     Raises:
-        DataError: they can't be downloaded or read, or are no Fashion-MNIST.
+        DataError: the files can't be downloaded or read, or are not Fashion-MNIST.
     """
-    files = {name: _in_folder(options.path, name) if options.path else _downloaded(name) for name in MD5}
+    files = {name: _find_in_folder(options.path, name) if options.path else _download(name) for name in MD5}
     return select_classes(CLASSES, options.classes, (image for part in COUNTS for image in _images(part, files)))
 
 
-def _in_folder(folder: Path, name: str) -> Path:
+def _find_in_folder(folder: Path, name: str) -> Path:
     for file in (folder / f"{name}.gz", folder / name):
         if file.is_file():
             return file
-    raise DataError(f"{folder} has neither {name}.gz nor {name}; it must have four files: {', '.join(MD5)}.")
+    raise DataError(f"{folder} has neither {name}.gz nor {name}; it must hold four files: {', '.join(MD5)}.")
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     return download(
         f"{URL}{name}.gz",
         f"{name}.gz",
@@ -93,30 +94,34 @@ def _images(part: str, files: dict[str, Path]) -> Iterator[tuple[str, int, np.nd
     labels = _read_idx(file, (COUNTS[part],)).tolist()
     if max(labels) >= len(CLASSES):
         raise DataError(
-            f"{file} has the label {max(labels)}, and labels are 0 to {len(CLASSES) - 1}; it is damaged or no "
-            "Fashion-MNIST, get it again."
+            f"{file} has the label {max(labels)}, but labels are 0 to {len(CLASSES) - 1}; it is damaged or not "
+            "Fashion-MNIST, download it again."
         )
     for index, label in enumerate(labels):
         yield f"{part}/{index:05d}", label, pixels[index]
 
 
 def _read_idx(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An IDX file: two zero bytes, 8 for bytes, the number of dimensions, each of them in 4 bytes, then the bytes."""
+    """Read an IDX file: two zero bytes, 8 (for uint8), the number of dimensions, each size in 4 bytes, then the data.
+
+    Raises:
+        DataError: the file can't be read, or does not hold bytes of that shape.
+    """
     import numpy as np
 
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
     expected = len(header) + int(np.prod(shape))
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            content = stream.read(expected + 1)  # no more, whatever is in there
+            content = stream.read(expected + 1)  # no more, however much it expands to
     except (OSError, EOFError, zlib.error) as reason:
-        raise DataError(f"can't read {file}: {reason}; it may be damaged or cut off, get it again.") from reason
+        raise DataError(f"can't read {file}: {reason}; it may be damaged or cut off, download it again.") from reason
     if content[: len(header)] != header:
         raise DataError(
             f"{file} starts with the bytes {content[: len(header)].hex(' ')} and must start with {header.hex(' ')} "
-            f"(IDX, {' x '.join(map(str, shape))} bytes); it is damaged or another file, get it again."
+            f"(IDX, {' x '.join(map(str, shape))} bytes); it is damaged or another file, download it again."
         )
     if len(content) != expected:
         found = f"more than {expected:,}" if len(content) > expected else f"{len(content):,}"
-        raise DataError(f"{file} has {found} bytes and must have {expected:,}; it is damaged, get it again.")
+        raise DataError(f"{file} has {found} bytes and must have {expected:,}; it is damaged, download it again.")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)

@@ -1,6 +1,6 @@
-"""Flower photos, 3,670 JPEGs: daisy 633, dandelion 898, roses 641, sunflowers 699, tulips 799.
+"""Flower photos: 3,670 JPEGs, daisy 633, dandelion 898, roses 641, sunflowers 699, tulips 799.
 
-Source: The TensorFlow Team, Flowers (2019), photos under Creative Commons licences that its LICENSE.txt lists.
+Source: The TensorFlow Team, Flowers (2019), photos under the Creative Commons licences listed in its LICENSE.txt.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 
 class Options(DataOptions):
-    """`path`: a folder or archive of the photos; without, they are downloaded (229 MB)."""
+    """The options of the flower photos. `path`: a folder or archive; without it, they are downloaded (229 MB)."""
 
     path: ExistingPath | None = None
 
 
 def load(options: Options) -> ImageSource:
-    """The photos, sorted by class and file name.
+    """Load the photos, sorted by class and file name.
 
     Raises:
-        DataError: they can't be downloaded or read, or the classes are other ones.
+        DataError: the files can't be downloaded or read, or `path` holds other classes.
     """
     path = options.path or download(
         URL,
@@ -37,7 +37,7 @@ def load(options: Options) -> ImageSource:
     source = read_tree(path)
     if source.classes != CLASSES:
         raise DataError(
-            f"{path} holds the classes {', '.join(source.classes)}; flowers are {', '.join(CLASSES)}. "
+            f"{path} holds the classes {', '.join(source.classes)}; those of flowers are {', '.join(CLASSES)}. "
             "For other classes write `data: {name: folder, path: PATH}`."
         )
     return source
