@@ -1,7 +1,15 @@
 """The study file: YAML in, a checked and frozen StudyConfig out.
 
-Everything that can be known without training is checked here, with file and line, before TensorFlow is imported. The
-factors, everything that a study can vary, are in `factors`: one line each.
+Everything that can be checked without training is checked here, before TensorFlow is imported; errors name the file and
+the line.
+
+    load     load_study: read the YAML, apply --set, run the checks, report problems by line
+    schema   the keys of a study file, and what each key allows by itself
+    checks   combinations of keys that contradict each other
+    factors  everything that a study can vary, one entry each
+    designs  which combinations of levels a study runs
+
+This file imports nothing, so that the factors can be imported without the rest.
 
 May import: errors, records, system, data, architectures.
 """

@@ -1,4 +1,4 @@
-"""Which combinations of levels a study looks at: how many there are, a balanced part of them, points that spread."""
+"""Which combinations of levels a study runs: their number, a balanced fraction of them, or space-filling points."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, Range, gri
 from cnnstudy.records import Level
 
 Point = dict[str, Level]
-#: A fraction is chosen from up to so many combinations: the choice compares each with each.
+#: A fraction is chosen from at most this many combinations, because the choice compares each with each.
 MOST_TO_CHOOSE_FROM = 2000
-#: The choice starts from so many parts (of large grids the second by the number of points), and from more, until a part
-#: tells the main effects apart, which a few small grids take.
+#: The choice of a fraction makes _STARTS starts, or _STARTS_TIMES_POINTS / points where that is fewer, and then more, up
+#: to _MOST_STARTS, until a fraction can estimate all main effects; only a few small grids need those.
 _STARTS, _STARTS_TIMES_POINTS, _MOST_STARTS = 20, 5000, 200
 
 
+# ---- how many there are
+
+
 def has_several_levels(levels: Levels | None) -> bool:
-    """Whether a factor with these levels has more than one."""
+    """Check whether a factor with these levels varies."""
     return levels is not None and not (isinstance(levels, Choices) and len(levels.values) == 1)
 
 
 def count_points(
     factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]
 ) -> int | float:
-    """How many distinct combinations `factors` have; infinitely many where a range without steps acts."""
-    read = {name for factor in FACTORS.values() for name in factor.looks_at}
-    listed = {name: _listed(FACTORS[name], levels) for name, levels in factors.items()}
+    """Return how many distinct combinations the factors have; infinity if a continuous range is active in one."""
+    in_conditions = {name for factor in FACTORS.values() for name in factor.looks_at}
+    listed = {name: _list_levels(FACTORS[name], levels) for name, levels in factors.items()}
     counts = {
-        name: math.inf if _is_endless(FACTORS[name], levels) else len(listed[name]) for name, levels in factors.items()
+        name: math.inf if _is_continuous(FACTORS[name], levels) else len(listed[name])
+        for name, levels in factors.items()
     }
-    # of a factor that no condition reads one level stands for all
-    few: dict[str, Levels] = {name: Choices(levels if name in read else levels[:1]) for name, levels in listed.items()}
+    # one level is enough of a factor that no condition reads: all its levels occur in the same combinations
+    reduced: dict[str, Levels] = {
+        name: Choices(levels if name in in_conditions else levels[:1]) for name, levels in listed.items()
+    }
     return sum(
-        math.prod(counts[name] for name in point if name not in read or counts[name] == math.inf)
-        for point in grid_points(few, has_auxiliary_heads, defaults)
+        math.prod(counts[name] for name in point if name not in in_conditions or counts[name] == math.inf)
+        for point in grid_points(reduced, has_auxiliary_heads, defaults)
     )
 
 
-def _is_endless(factor: Factor, levels: Levels) -> bool:
+def _is_continuous(factor: Factor, levels: Levels) -> bool:
     return isinstance(levels, Range) and factor.kind is not int and levels.step is None
 
 
-def _listed(factor: Factor, levels: Levels) -> tuple[Level, ...]:
-    """All levels; of infinitely many the two ends."""
+def _list_levels(factor: Factor, levels: Levels) -> tuple[Level, ...]:
+    """Return all levels; of a continuous range its two ends."""
     if isinstance(levels, Choices):
         return levels.values
-    if _is_endless(factor, levels):
+    if _is_continuous(factor, levels):
         return levels.low, levels.high
     step = levels.step or 1
     steps = round((levels.high - levels.low) / step)
@@ -59,52 +65,54 @@ def _listed(factor: Factor, levels: Levels) -> tuple[Level, ...]:
 
 
 def minimum_points(points: Sequence[Point]) -> int:
-    """So many points it takes to tell the main effects of their factors apart: one, and one for each further level."""
+    """Return how many points it takes to estimate all main effects: one, and one per level beyond a factor's first."""
     factors = {name for point in points for name in point}
     return 1 + sum(len({point.get(name) for point in points}) - 1 for name in factors)
 
 
 def fraction_size(points: Sequence[Point], fraction: int) -> int:
-    """One in `fraction` of the points, but as many as tell the main effects apart."""
+    """Return the size of one in `fraction` of the points, but at least `minimum_points`."""
     return min(len(points), max(math.ceil(len(points) / fraction), minimum_points(points)))
 
 
 def choose_fraction(points: Sequence[Point], fraction: int) -> list[Point]:
-    """A balanced part of the points, in their order; the same for the same points.
+    """Return a balanced fraction of the points, in their order; the same for the same points.
 
-    Two points are alike by the product, over the factors in which they agree, of the number of levels and one; the part
-    is the one with the least likeness among its points. That is the discrete discrepancy (Hickernell and Liu 2002): it
-    is least where each level, then each pair of levels, then each triple is there equally often, as in an orthogonal
-    array. A factor that is not active in a point counts as having a level of its own there. Points are exchanged one
-    for one as long as that helps, from several starts; a part that tells all main effects apart goes before any other,
-    and so every level is in it.
+    The similarity of two points is the product, over the factors in which they agree, of the number of levels plus one;
+    the fraction is the one with the least total similarity. This minimises the discrete discrepancy (Hickernell and Liu
+    2002), which is least when each level, then each pair of levels, then each triple occurs equally often, as in an
+    orthogonal array. A factor that is not active in a point counts as having a level of its own there. Points are
+    exchanged one for one as long as that helps, from several starts. A fraction that can estimate all main effects, and
+    so contains every level, is preferred to any that can't.
     """
     import numpy as np
 
     size = fraction_size(points, fraction)
     if size == len(points):
         return list(points)
-    levels = _numbered(points)
-    columns = [levels == level for level in range(int(levels.max()) + 1)]
-    model = np.hstack([np.ones((len(points), 1)), *columns]).astype(float)
-    whole = np.linalg.matrix_rank(model)
-    alike = np.ones((len(points), len(points)), dtype=np.int64)
+    levels = _number_levels(points)
+    indicators = [levels == level for level in range(int(levels.max()) + 1)]
+    model = np.hstack([np.ones((len(points), 1)), *indicators]).astype(float)
+    full_rank = np.linalg.matrix_rank(model)
+    similarity = np.ones((len(points), len(points)), dtype=np.int64)
     for column in levels.T:
-        alike *= np.where(column[:, None] == column, column.max() + 2, 1)
-    best: tuple[int, int, int] | None = None
-    part: list[int] = []
+        similarity *= np.where(column[:, None] == column, column.max() + 2, 1)
+    best_rating: tuple[int, int, int] | None = None
+    best: list[int] = []
     for start in range(_MOST_STARTS):
-        if start > min(_STARTS, _STARTS_TIMES_POINTS // len(points)) and best is not None and best[0] == 0:
+        enough = start > min(_STARTS, _STARTS_TIMES_POINTS // len(points))
+        if enough and best_rating is not None and best_rating[0] == 0:
             break
-        found = _exchanged(alike, _begin(start, levels, alike, size))
-        rated = (int(whole - np.linalg.matrix_rank(model[found])), int(alike[np.ix_(found, found)].sum()), start)
-        if best is None or rated < best:
-            best, part = rated, found
-    return [points[number] for number in part]
+        chosen = _exchange_points(similarity, _choose_start(start, levels, similarity, size))
+        missing_rank = int(full_rank - np.linalg.matrix_rank(model[chosen]))
+        rating = (missing_rank, int(similarity[np.ix_(chosen, chosen)].sum()), start)
+        if best_rating is None or rating < best_rating:
+            best_rating, best = rating, chosen
+    return [points[index] for index in best]
 
 
-def _numbered(points: Sequence[Point]) -> Any:
-    """[points, factors] integers: the levels of each factor, numbered as they come; not active is one of them."""
+def _number_levels(points: Sequence[Point]) -> Any:
+    """Return [points, factors] integers: each factor's levels in order of appearance; not active counts as a level."""
     import numpy as np
 
     columns = []
@@ -114,49 +122,52 @@ def _numbered(points: Sequence[Point]) -> Any:
     return np.array(columns).T
 
 
-def _begin(start: int, levels: Any, alike: Any, size: int) -> list[int]:
-    """A part to start from: first a part chosen point by point, then a generalised subset, then parts of chance."""
+def _choose_start(start: int, levels: Any, similarity: Any, size: int) -> list[int]:
+    """Return a fraction to start from: first one built point by point, then a generalised subset, then random ones."""
     import numpy as np
 
     if start == 0:
         chosen: list[int] = []
-        likeness = np.zeros(len(alike), dtype=np.int64)
-        for _ in range(size):  # each time the point least like those before
-            chosen.append(int(likeness.argmin()))
-            likeness += alike[chosen[-1]]
-            likeness[chosen[-1]] = np.iinfo(np.int64).max // 2
+        to_chosen = np.zeros(len(similarity), dtype=np.int64)
+        for _ in range(size):  # add the point least similar to those before
+            chosen.append(int(to_chosen.argmin()))
+            to_chosen += similarity[chosen[-1]]
+            to_chosen[chosen[-1]] = np.iinfo(np.int64).max // 2
         return chosen
-    subset = np.flatnonzero(levels.sum(axis=1) % round(len(alike) / size) == 0)  # Surowiec et al. 2017
+    subset = np.flatnonzero(levels.sum(axis=1) % round(len(similarity) / size) == 0)  # Surowiec et al. 2017
     if start == 1 and len(subset) == size:
-        return [int(number) for number in subset]
-    return random.Random(start).sample(range(len(alike)), size)
+        return [int(index) for index in subset]
+    return random.Random(start).sample(range(len(similarity)), size)
 
 
-def _exchanged(alike: Any, begin: Sequence[int]) -> list[int]:
-    """Exchange the pair of points that lowers the likeness most, until none does."""
+def _exchange_points(similarity: Any, start: Sequence[int]) -> list[int]:
+    """Exchange the pair of points that lowers the total similarity most, until none does."""
     import numpy as np
 
-    chosen = np.zeros(len(alike), dtype=bool)
-    chosen[list(begin)] = True
-    likeness = alike[:, chosen].sum(axis=1)
+    chosen = np.zeros(len(similarity), dtype=bool)
+    chosen[list(start)] = True
+    to_chosen = similarity[:, chosen].sum(axis=1)
     while True:
         inside, outside = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-        without = likeness[inside] - alike[inside, inside]
-        change = likeness[outside] - alike[np.ix_(inside, outside)] - without[:, None]
-        out, into = divmod(int(change.argmin()), len(outside))
-        if change[out, into] >= 0:
-            return [int(number) for number in inside]
-        chosen[inside[out]], chosen[outside[into]] = False, True
-        likeness += alike[outside[into]] - alike[inside[out]]
+        saved = to_chosen[inside] - similarity[inside, inside]
+        change = to_chosen[outside] - similarity[np.ix_(inside, outside)] - saved[:, None]
+        removed, added = divmod(int(change.argmin()), len(outside))
+        if change[removed, added] >= 0:
+            return [int(index) for index in inside]
+        chosen[inside[removed]], chosen[outside[added]] = False, True
+        to_chosen += similarity[outside[added]] - similarity[inside[removed]]
 
 
-# ---- points that spread
+# ---- space-filling points
 
 
 def quasi_random(factors: Mapping[str, Levels], seed: int, first: int, count: int) -> list[Point]:
-    """Points `first` to `first + count - 1` of the scrambled Sobol sequence (Sobol 1967, Owen 1998).
+    """Return points `first` to `first + count - 1` of the scrambled Sobol sequence (Sobol 1967, Owen 1998).
 
-    Of the factors that vary; the seed scrambles. `count` is a power of two.
+    The points have levels of the factors that vary; the seed scrambles the sequence.
+
+    Args:
+        count: a power of two.
     """
     from scipy.stats import qmc
 

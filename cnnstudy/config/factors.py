@@ -1,13 +1,13 @@
-"""The factors: everything a study can vary, one line each.
+"""The factors: everything that a study can vary, one entry each.
 
-A factor is named in a study file with one level (fixed), a list of levels, or a range:
+A study file gives a factor one level (fixed), a list of levels, or a range:
 
     batch_size: 32
     batch_size: [8, 16, 32]
     dropout: {low: 0.1, high: 0.7}                       # optional: step: 0.1
     learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
 
-To add a factor, add its line to FACTORS and read `spec.levels["<name>"]` where training uses it.
+To add a factor, add its entry to FACTORS and read `spec.levels["<name>"]` where training uses it.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from cnnstudy.errors import did_you_mean
 from cnnstudy.records import Level
 
 TRANSFER_MODES = {
-    "scratch": "every layer starts fresh and trains",
+    "scratch": "random initial weights; every layer trains",
     "frozen": "source weights; only the head trains",
     "last-block": "source weights; the last block and the head train",
     "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
-    "two-phase": "the head first, on frozen source weights; then fine-tune",
+    "two-phase": "first frozen, then fine-tune",
 }
 AUGMENTATIONS = {
-    "none": "the images as they are",
-    "flip": "horizontal flips",
-    "strong": "flips, rotation up to 15 degrees, zoom up to 15 %, contrast up to 20 %",
+    "none": "the images unchanged",
+    "flip": "random horizontal flips",
+    "strong": "flips, rotation by up to 15 degrees, zoom by up to 15 %, contrast by up to 20 %",
 }
 LEARNING_RATE_SCALINGS = {
     "fixed": "the learning rate as given, whatever the batch size",
-    "linear": "times batch size / 32 (Goyal et al. 2017)",
-    "square-root": "times the square root of batch size / 32 (Krizhevsky 2014)",
+    "linear": "multiplied by batch size / 32 (Goyal et al. 2017)",
+    "square-root": "multiplied by the square root of batch size / 32 (Krizhevsky 2014)",
 }
 PROTOCOLS = {
-    "clean": "every training image once an epoch",
-    "legacy": "as tutorials with `steps_per_epoch = total // batch_size` do it: the iterator is not started again, so "
-    "that every other epoch sees only what the one before left over",
+    "clean": "every training image once per epoch",
+    "legacy": "as in tutorials with `steps_per_epoch = total // batch_size`: the iterator is not restarted, so that "
+    "every other epoch sees only the images that the previous one left over",
 }
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A list of levels; one level is a factor that is fixed."""
+    """A list of levels; a fixed factor has one."""
 
     values: tuple[Level, ...]
 
@@ -63,16 +63,16 @@ class Range:
 
 
 Levels = Choices | Range
-#: What a factor's condition may look at: the levels chosen so far, and whether the network has auxiliary heads.
+#: Decides whether a factor is active, from the levels chosen so far and whether the network has auxiliary heads.
 Condition = Callable[[Mapping[str, Level], bool], bool]
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing a study can vary, and how it is written wherever people read it.
+    """Something that a study can vary, and how it is written in tables, sentences and figures.
 
-    `default` None means: the network's own (`Architecture.defaults`). A factor whose `active` is false for a trial has
-    no level there: it is neither sampled nor recorded. The unit "%" means that levels are shares of 0..1.
+    `default` None stands for the network's own default (`Architecture.defaults`). A factor that is not active in a
+    trial has no level there: it is neither sampled nor recorded. The unit "%" means that levels are shares in 0..1.
     """
 
     name: str  # in study files, CSV and MLflow
@@ -82,26 +82,26 @@ class Factor:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     active: Condition = lambda levels, has_auxiliary_heads: True
-    active_where: str = "always"
-    looks_at: tuple[str, ...] = ()  # the factors whose levels the condition reads
-    short: str = ""  # for the headings of tables, where the label is long
+    active_where: str = "always"  # `active` in words
+    looks_at: tuple[str, ...] = ()  # the factors whose levels `active` reads
+    short: str = ""  # for table headings, if the label is long
     unit: str = ""
     phrase: str = "{label} {level}"  # a level in a sentence
-    multiples_of: str = ""  # what effects tell multiples of, instead of two levels
+    multiples_of: str = ""  # effects are written as multiples of this instead of as two levels
     always_shown: bool = False  # in every table and title, varied or not
 
     def only(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
-        """The same factor with a condition, and the condition in words."""
+        """Return the same factor with a condition, and the condition in words."""
         return dataclasses.replace(self, active=active, active_where=where, looks_at=looks_at)
 
     @property
     def label(self) -> str:
-        """Return its name in sentences and figures: `batch size`."""
+        """Its name in sentences and figures: `batch size`."""
         return self.name.replace("_", " ")
 
     @property
     def short_label(self) -> str:
-        """Return its name in the headings of tables: `batch`."""
+        """Its name in table headings: `batch`."""
         return self.short or self.label
 
     def write(self, level: Level, with_unit: bool = True) -> str:
@@ -109,29 +109,29 @@ class Factor:
         if self.kind is str:
             return str(level)
         if self.kind is int:
-            return str(int(level))  # pandas makes floats of a column with gaps
+            return str(int(level))  # pandas turns a column with missing values into floats
         number = _write_number(100 * float(level) if self.unit == "%" else float(level))
         return f"{number} {self.unit}" if self.unit and with_unit else number
 
     def write_levels(self, levels: Levels) -> str:
-        """Return all levels that it can have in a study: `8, 16`, `0.1 to 0.7`."""
+        """Return all levels that a study gives it: `8, 16`, `0.1 to 0.7`."""
         if isinstance(levels, Choices):
             return ", ".join(map(self.write, levels.values))
         return f"{self.write(levels.low)} to {self.write(levels.high)}"
 
     def describe(self, level: Level) -> str:
-        """Return a level by itself, as in a trial's title: `batch size 16`, `67 % of the data`, `frozen`."""
+        """Return a level as a phrase, as in a trial's title: `batch size 16`, `67 % of the data`, `frozen`."""
         return self.phrase.format(label=self.label, level="no" if level == "none" else self.write(level))
 
     def compare(self, level: Level, baseline: Level) -> str:
-        """Return what an effect compares: `batch size 64 instead of 8`, `4 times the training images`."""
+        """Return the comparison of an effect: `batch size 64 instead of 8`, `4 times the training images`."""
         if self.multiples_of:
             return f"{float(level) / float(baseline):.2g} times {self.multiples_of}"
         return f"{self.describe(level)} instead of {self.write(baseline)}"
 
 
 def _write_number(number: float) -> str:
-    """Return three digits: `0.05`, and below a thousandth `1e-4`."""
+    """Return a number with up to three significant digits: `0.05`, and below a thousandth `1e-4`."""
     if not 0 < abs(number) < 1e-3:
         return f"{number:.3g}"
     digits, exponent = f"{number:.2e}".split("e")
@@ -143,7 +143,7 @@ def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
 
 
 def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
-    # They sit below the last block: where that part is frozen they have nothing to teach.
+    # They branch off below the last block: if that part is frozen, they have nothing to train.
     return has_auxiliary_heads and levels["transfer"] not in ("frozen", "last-block")
 
 
@@ -151,7 +151,7 @@ def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bo
     return _trains_auxiliary_heads(levels, has_auxiliary_heads) and levels["auxiliary_weight"] != 0
 
 
-# A factor comes after those that its condition looks at.
+# A factor comes after those that its condition reads.
 FACTORS: dict[str, Factor] = {
     factor.name: factor
     for factor in (
@@ -176,23 +176,23 @@ FACTORS: dict[str, Factor] = {
         Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
-            _fine_tunes_the_backbone, "it acts with transfer last-block, fine-tune and two-phase", ("transfer",)
+            _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
         Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
             _trains_auxiliary_heads,
-            "it acts on networks with auxiliary heads, with transfer scratch, fine-tune and two-phase",
+            "it is active in networks with auxiliary heads, with transfer scratch, fine-tune and two-phase",
             ("transfer",),
         ),
         Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(
             _weighs_auxiliary_heads,
-            "it acts where auxiliary_weight does and is not 0",
+            "it is active where auxiliary_weight is active and not 0",
             ("transfer", "auxiliary_weight"),
         ),
     )
 }
-#: What every table, title and view shows, varied or not.
+#: The factors in every table, title and view, varied or not.
 ALWAYS_SHOWN = tuple(name for name, factor in FACTORS.items() if factor.always_shown)
-#: Compared with each other as the levels of a factor are, in a column of that name; no study file varies it as one.
+#: Networks are compared like the levels of a factor, in a column of this name, though study files list them elsewhere.
 NETWORK = Factor("network", str, None, phrase="{level}")
 
 
@@ -207,7 +207,7 @@ def describe_levels(levels: Mapping[str, Level], names: Iterable[str]) -> str:
 
 
 def names_in_title(levels: Mapping[str, Level]) -> list[str]:
-    """Return the factors that a trial's title tells: those always shown, and those not at their default."""
+    """Return the factors to mention in a trial's title: those always shown, and those not at their default."""
     return [
         name
         for name, factor in FACTORS.items()
@@ -216,10 +216,11 @@ def names_in_title(levels: Mapping[str, Level]) -> list[str]:
 
 
 def parse_levels(name: str, given: Any) -> Levels:
-    """The levels that a study file gives for factor `name`.
+    """Parse the levels that a study file gives for factor `name`.
 
     Raises:
-        ValueError: unknown factor, wrong type, out of range, or an empty or double list; says what is allowed.
+        ValueError: the factor is unknown, or a level has the wrong type, is out of range or is listed twice, or the
+            list is empty; the message says what is allowed.
     """
     if name not in FACTORS:
         raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
@@ -232,7 +233,7 @@ def parse_levels(name: str, given: Any) -> Levels:
     levels = tuple(_parse_level(factor, value) for value in values)
     if len(set(levels)) < len(levels):
         twice = next(level for level in levels if levels.count(level) > 1)
-        raise ValueError(f"{twice!r} stands twice in the list; give each level once.")
+        raise ValueError(f"{twice!r} is listed twice; list each level once.")
     return Choices(levels)
 
 
@@ -260,7 +261,7 @@ def _allowed(factor: Factor) -> str:
 
 def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
     if factor.choices:
-        raise ValueError(f"{factor.name} has no ranges; give a list of {', '.join(factor.choices)}.")
+        raise ValueError(f"{factor.name} takes no range; give a list of {', '.join(factor.choices)}.")
     for key in given:
         if key not in ("low", "high", "log", "step"):
             raise ValueError(
@@ -291,13 +292,13 @@ def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
 
 
 def format_given(given: Any) -> str:
-    """What a study file gives, as it stands there, cut where it is long."""
+    """Return a value from a study file as it is written there, truncated to 100 characters."""
     text = "nothing" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def is_level_of(level: Level, levels: Levels) -> bool:
-    """Whether a factor with these levels can have that one."""
+    """Check whether a level is one of these levels."""
     if isinstance(levels, Choices):
         return level in levels.values
     if isinstance(level, str) or not levels.low <= level <= levels.high:
@@ -307,7 +308,7 @@ def is_level_of(level: Level, levels: Levels) -> bool:
 
 
 def level_at(factor: Factor, levels: Levels, position: float) -> Level:
-    """The level at `position` in [0, 1) of its range or list; equal shares of [0, 1) fall to equal shares of levels."""
+    """Return the level at `position` in [0, 1) of a range or list; equal intervals map to equally many levels."""
     if isinstance(levels, Choices):
         return levels.values[int(position * len(levels.values))]
     low, high = levels.low, levels.high
@@ -315,7 +316,7 @@ def level_at(factor: Factor, levels: Levels, position: float) -> Level:
         value = low + levels.step * int(position * (math.floor((high - low) / levels.step + 1e-9) + 1))
         return int(value) if factor.kind is int else round(value, 12)
     if factor.kind is int:
-        # half a step beyond both ends, so that low and high get their whole share
+        # half a step beyond both ends, so that low and high are as likely as the others
         low, high = low - 0.5, high + 0.5
     if levels.log:
         value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
@@ -331,7 +332,12 @@ def complete_levels(
     defaults: Mapping[str, Level],
     choose: Callable[[Factor], Level | None],
 ) -> dict[str, Level]:
-    """Every active factor's level for one trial: what `choose` says, else the network's default, else the factor's."""
+    """Return the level of every active factor of a trial.
+
+    Args:
+        defaults: the network's own.
+        choose: returns the level of a factor, or None for the network's default, else the factor's.
+    """
     levels: dict[str, Level] = {}
     for factor in FACTORS.values():
         if not factor.active(levels, has_auxiliary_heads):
@@ -347,9 +353,9 @@ def complete_levels(
 def grid_points(
     factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]
 ) -> list[dict[str, Level]]:
-    """Every distinct combination of the levels of `factors`, without those that are not active in it.
+    """Return every distinct combination of the levels of `factors`, each without the factors not active in it.
 
-    A range counts with its two ends.
+    A range is represented by its two ends.
     """
     combinations: list[dict[str, Level]] = [{}]
     for factor in FACTORS.values():
@@ -359,7 +365,7 @@ def grid_points(
             extended
             for levels in combinations
             for extended in (
-                [{**levels, factor.name: level} for level in _all_levels(given)]
+                [{**levels, factor.name: level} for level in _list_or_ends(given)]
                 if factor.active(levels, has_auxiliary_heads)
                 else [levels]
             )
@@ -368,12 +374,15 @@ def grid_points(
 
 
 def active_factors(factors: Mapping[str, Levels], has_auxiliary_heads: bool, defaults: Mapping[str, Level]) -> set[str]:
-    """Those of `factors` that are active in some trial."""
-    read = {name for factor in FACTORS.values() for name in factor.looks_at}
-    # of a factor that no condition reads one level says as much as all
-    few = {name: levels if name in read else Choices(_all_levels(levels)[:1]) for name, levels in factors.items()}
-    return {name for point in grid_points(few, has_auxiliary_heads, defaults) for name in point}
+    """Return those of `factors` that are active in at least one trial."""
+    in_conditions = {name for factor in FACTORS.values() for name in factor.looks_at}
+    # one level is enough of a factor that no condition reads
+    reduced = {
+        name: levels if name in in_conditions else Choices(_list_or_ends(levels)[:1])
+        for name, levels in factors.items()
+    }
+    return {name for point in grid_points(reduced, has_auxiliary_heads, defaults) for name in point}
 
 
-def _all_levels(levels: Levels) -> tuple[Level, ...]:
+def _list_or_ends(levels: Levels) -> tuple[Level, ...]:
     return levels.values if isinstance(levels, Choices) else (levels.low, levels.high)

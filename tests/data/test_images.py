@@ -199,7 +199,7 @@ def test_a_class_that_skipping_made_too_small_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [4, 6])
 def test_shares_that_leave_nothing_to_train_on_are_refused(count: int, tmp_path: Path) -> None:
     root = write_classes(tmp_path / "fruit", apple=40, pear=count)
-    with pytest.raises(DataError, match=f"'pear' has {count} usable images; validation 0.45 and test 0.45 leave none"):
+    with pytest.raises(DataError, match=f"'pear' has {count} usable images; with validation 0.45 and test 0.45 none"):
         ready(root, validation=0.45, test=0.45)
 
 
