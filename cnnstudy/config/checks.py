@@ -1,4 +1,7 @@
-"""What is wrong with a study file though each of its keys by itself is fine."""
+"""Checks for keys of a study file that are valid by themselves but contradict each other.
+
+Each check yields the key and a sentence that follows it in the message.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ MOST_GRID_POINTS = 100_000
 
 
 def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    """What is wrong though each key by itself is fine."""
+    """Yield every contradiction in a study file: the key, and what is wrong with it."""
     incomplete = list(_by_network_problems(config))
-    if incomplete:
+    if incomplete:  # the other checks look up values by network
         yield from incomplete
         return
     yield from _image_size_problems(config)
@@ -34,13 +37,13 @@ def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    """Keys that may give a value for each network: they name networks of this study, and leave none out."""
-    givens: list[tuple[KeyPath, Any, bool]] = [
+    """Check the keys that may give a value per network: they name networks of this study, and leave none out."""
+    by_network: list[tuple[KeyPath, Any, bool]] = [
         (("image_size",), config.image_size, True),
         (("training", "epochs"), config.training.epochs, True),
         *((("factors", factor), levels, False) for factor, levels in config.factors.items()),
     ]
-    for key, given, complete in givens:
+    for key, given, complete in by_network:
         if not isinstance(given, dict):
             continue
         for name in given:
@@ -60,45 +63,45 @@ def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
         size = config.size_of(name)
         smallest = architectures.find(name).minimum_size
         if not smallest <= size <= 1024:
-            yield key, f"{name} takes images of {smallest} to 1024 pixels, not {size}."
+            yield key, f"is {size}; {name} takes images of {smallest} to 1024 pixels."
 
 
 def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
-    for name, weights in config.weights.items():
+    for name, given in config.weights.items():
         key: KeyPath = ("weights", name)
         if name != "default" and name not in config.architectures:
             yield (
                 key,
                 f"is neither `default` nor one of this study's architectures ({', '.join(config.architectures)}).",
             )
-        if weights.data is not None and _share_images(weights.data, config.data):
+        if given.data is not None and _share_images(given.data, config.data):
             yield (*key, "data"), "has images of the study's own data; source weights must come from other images."
     for name in config.architectures:
-        needing = [str(mode) for mode in config.transfer_modes_of(name) if mode in NEED_WEIGHTS]
-        found = config.weights_of(name)
-        if needing and found is None:
+        modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in NEED_WEIGHTS]
+        weights = config.weights_of(name)
+        if modes and weights is None:
             yield (
                 ("factors", "transfer"),
-                f"{', '.join(needing)} start from source weights, and `weights` gives none for {name}. "
-                "Give pretrain, imagenet or file there, or random to try the speed only.",
+                f"{', '.join(modes)} start from source weights, and `weights` gives none for {name}. "
+                "Give pretrain, imagenet or file there, or random for timing only.",
             )
-        elif needing and found and found.source == "imagenet" and architectures.find(name).imagenet is None:
-            having = [other for other in architectures.names() if architectures.find(other).imagenet]
+        elif modes and weights and weights.source == "imagenet" and architectures.find(name).imagenet is None:
+            available = [other for other in architectures.names() if architectures.find(other).imagenet]
             yield (
                 ("weights", name if name in config.weights else "default", "source"),
-                f"there are no imagenet weights for {name}, only for {', '.join(having)}; use pretrain or file.",
+                f"there are no imagenet weights for {name}, only for {', '.join(available)}; use pretrain or file.",
             )
 
 
 def _share_images(source: DataOptions, target: DataOptions) -> bool:
-    """Whether both take images from one place: of the same classes, as far as the options say."""
+    """Check whether both read the same place and, as far as the options say, have a class in common."""
     if source.name != target.name:
         return False
-    differing = {"classes", *DataOptions.model_fields}
-    if source.model_dump(exclude=differing) != target.model_dump(exclude=differing):
+    ignored = {"classes", *DataOptions.model_fields}
+    if source.model_dump(exclude=ignored) != target.model_dump(exclude=ignored):
         return False  # another path
-    ours, theirs = (getattr(options, "classes", None) for options in (source, target))
-    return ours is None or theirs is None or bool(set(ours) & set(theirs))
+    source_classes, target_classes = (getattr(options, "classes", None) for options in (source, target))
+    return source_classes is None or target_classes is None or bool(set(source_classes) & set(target_classes))
 
 
 def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -116,18 +119,18 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     if training.deterministic and training.xla is True:
         yield (
             ("training", "xla"),
-            "does not go with deterministic: XLA has no such gradient of max-pooling; leave it out.",
+            "does not go with deterministic, because XLA has no deterministic gradient of max-pooling; leave it out.",
         )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
-        yield ("training", "momentum"), f"{training.optimizer} has no momentum; sgd and rmsprop have."
+        yield ("training", "momentum"), f"{training.optimizer} has no momentum, only sgd and rmsprop do; leave it out."
     if config.pruner != "none" and training.updates is not None:
         yield (
             ("strategy", "pruner"),
-            "compares trials epoch by epoch, and with `training.updates` an epoch is another number of updates with "
-            "every batch size; use none.",
+            "compares trials epoch by epoch, and with `training.updates` the updates per epoch depend on the batch "
+            "size; use none.",
         )
     elif config.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
-        yield ("strategy", "pruner"), "there is nothing to prune in trials of one epoch; use none."
+        yield ("strategy", "pruner"), "can't prune trials of one epoch; use none."
 
 
 def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -142,12 +145,12 @@ def _search_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tupl
         for factor in _ranges(config):
             yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
     if search.sampler == "grid" and search.start_with:
-        yield ("strategy", "start_with"), "does not go with a grid, which runs its points in an order of its own."
+        yield ("strategy", "start_with"), "does not go with a grid, which has its own order of points; leave it out."
     for number, start in enumerate(search.start_with):
         for factor, level in start.items():
             for name in config.architectures:
-                found = config.factors_of(name).get(factor)
-                problem = _start_problem(factor, level, found, config)
+                levels = config.factors_of(name).get(factor)
+                problem = _start_problem(factor, level, levels, config)
                 if problem:
                     yield ("strategy", "start_with", number, factor), problem
                     break
@@ -155,7 +158,7 @@ def _search_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tupl
 
 
 def _ranges(config: StudyConfig) -> list[str]:
-    """The factors that have a range."""
+    """Return the factors that have a range in some network."""
     by_network = [config.factors_of(name) for name in config.architectures]
     return [name for name in config.factors if any(isinstance(factors.get(name), Range) for factors in by_network)]
 
@@ -175,13 +178,16 @@ def _budget_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tupl
     if config.total_trials < len(config.architectures):
         yield (
             ("budget", "trials"),
-            f"{config.total_trials} trials for {len(config.architectures)} networks; each needs at least one.",
+            f"gives {config.total_trials} trials for {len(config.architectures)} networks; each needs at least one.",
         )
         return
     for name in config.architectures:
         share = config.trials_of(name)
         if len(search.start_with) > share:
-            yield ("strategy", "start_with"), f"lists more trials than the {share} that {name} gets of the budget."
+            yield (
+                ("strategy", "start_with"),
+                f"lists more trials than the {share} that {name} gets of the budget; list fewer, or raise the budget.",
+            )
         if search.sampler == "grid":
             yield from _grid_problems(config, name, share)
 
@@ -192,7 +198,7 @@ def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple
     if combinations > MOST_GRID_POINTS:
         yield (
             ("strategy", "sampler"),
-            f"{name}'s lists have {combinations:,} combinations, and a grid takes up to {MOST_GRID_POINTS:,}; list "
+            f"{name}'s lists have {combinations:,} combinations, and a grid takes at most {MOST_GRID_POINTS:,}; list "
             "fewer levels, or use another sampler.",
         )
         return
@@ -200,7 +206,7 @@ def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple
     if share > points:
         yield (
             ("budget", "trials"),
-            f"{name}'s grid has {points} points, fewer than its {share} trials; ask for {points} at most.",
+            f"{name}'s grid has {points} points, fewer than its {share} trials; give it at most {points}.",
         )
 
 
@@ -213,12 +219,12 @@ def _tuning_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterato
         elif factorial.design != "full" or factorial.seeds < 2:
             yield (
                 key,
-                "takes design full and 2 seeds or more: each seed's best level is chosen by the other seeds, so that "
-                "the choice does not flatter it.",
+                "needs design full and at least 2 seeds: each seed's best level is chosen on the other seeds, so that "
+                "the choice does not bias its result.",
             )
     varied = {name for name in config.factors if any(_has_several(config, name, one) for one in config.architectures)}
     if factorial.tune and varied <= set(factorial.tune):
-        yield ("strategy", "tune"), "names every factor that varies; leave one to ask about."
+        yield ("strategy", "tune"), "lists every factor that varies; leave at least one out, to study its effect."
 
 
 def _has_several(config: StudyConfig, factor: str, architecture: str) -> bool:
@@ -231,8 +237,8 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
     if config.training.early_stopping is not None:
         yield (
             ("training", "early_stopping"),
-            "does not go with a factorial, whose cells train equally long so that they can be compared; leave it out "
-            "(the best epoch is recorded anyway).",
+            "does not go with a factorial, whose cells train equally long to be comparable; leave it out (the best "
+            "epoch is recorded anyway).",
         )
     ranges = _ranges(config) if factorial.design != "qmc" else []
     for factor in ranges:
@@ -247,13 +253,13 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
     if sum(map(config.cells_of, config.architectures)) < 2:
         yield (
             ("factors",),
-            "none varies, and a factorial compares cells; give a factor several levels, or name several architectures.",
+            "none varies, and a factorial compares cells; give a factor several levels, or list several architectures.",
         )
     elif config.total_trials > MOST_GRID_POINTS:
         yield (
             ("strategy", "seeds"),
-            f"{factorial.seeds} seeds make {config.total_trials:,} trials, and a study takes up to "
-            f"{MOST_GRID_POINTS:,}; give fewer seeds or cells.",
+            f"{factorial.seeds} seeds make {config.total_trials:,} trials, and a study takes at most "
+            f"{MOST_GRID_POINTS:,}; use fewer seeds or cells.",
         )
     if factorial.fraction is not None:
         yield from _fraction_problems(config, factorial.fraction)
@@ -265,27 +271,30 @@ def _size_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[
         if factorial.cells is not None and 1 < combinations < factorial.cells:
             yield (
                 ("strategy", "cells"),
-                f"{name}'s levels have {combinations} combinations, fewer than the {factorial.cells} cells; ask for "
-                f"{combinations} at most, or use design full.",
+                f"{name}'s levels have {combinations} combinations, fewer than the {factorial.cells} cells; give at "
+                f"most {combinations}, or use design full.",
             )
         most = {"full": MOST_GRID_POINTS, "fractional": MOST_TO_CHOOSE_FROM}.get(factorial.design)
         if most is not None and combinations > most:
             yield (
                 ("strategy", "design"),
-                f"{name}'s lists have {combinations:,} combinations, and a {factorial.design} design takes up to "
+                f"{name}'s lists have {combinations:,} combinations, and a {factorial.design} design takes at most "
                 f"{most:,}; list fewer levels, or use design qmc.",
             )
 
 
 def _fraction_problems(config: StudyConfig, fraction: int) -> Iterator[tuple[KeyPath, str]]:
-    """A fraction that leaves too little of the largest grid; a smaller one runs as much of its own as it takes."""
+    """Check that the fraction of the largest grid can estimate its main effects.
+
+    Smaller grids need no check: `fraction_size` gives them as many cells as they need.
+    """
     points, name = max(((config.grid_of(name), name) for name in config.architectures), key=lambda pair: len(pair[0]))
-    fewest, left = minimum_points(points), math.ceil(len(points) / fraction)
-    if left >= fewest or len(points) == 1:
+    needed, cells = minimum_points(points), math.ceil(len(points) / fraction)
+    if cells >= needed or len(points) == 1:
         return
-    largest = math.ceil(len(points) / (fewest - 1)) - 1
+    largest = math.ceil(len(points) / (needed - 1)) - 1
     yield (
         ("strategy", "fraction"),
-        f"one in {fraction} of {name}'s {len(points)} cells leaves {left}, and to tell the effects of its factors "
-        f"apart takes {fewest}; " + (f"give {largest} at most." if largest >= 2 else "use design full."),
+        f"one in {fraction} of {name}'s {len(points)} cells leaves {cells}, and estimating the effects of its factors "
+        f"takes {needed}; " + (f"give at most {largest}." if largest >= 2 else "use design full."),
     )

@@ -1,6 +1,6 @@
-"""A study file to a frozen StudyConfig: everything is checked here, before TensorFlow is imported.
+"""Reads a study file into a frozen, fully checked StudyConfig, without importing TensorFlow.
 
-`load_study` is the one way in. An error names the file, the line, the key, what was given and what is allowed.
+`load_study` is the only entry point. An error names the file, the line, the key, what was given and what is allowed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import ConfigError, did_you_mean
 from cnnstudy.system.validation import KeyPath
 
-#: Of what YAML calls tags, those that say what is there anyway.
+#: The YAML tags that are harmless: they only repeat the type that a value has anyway.
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
-#: The study files that come with cnnstudy, where it runs from a checkout.
+#: The study files that come with cnnstudy, if it runs from a checkout.
 SHIPPED = Path(cnnstudy.__file__).parent.parent / "experiments"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study, and the file it came from."""
+    """A checked study, and the file and overrides it was read from."""
 
     config: StudyConfig
     path: Path
@@ -41,10 +41,10 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file: a path, or the name of one in ./experiments.
 
     Args:
-        overrides: `key=value` on top of the file; keys are dotted, values are YAML.
+        overrides: `key=value`, applied on top of the file; keys are dotted, values are YAML.
 
     Raises:
-        ConfigError: no such file, not YAML, or anything in it that can't be used; every problem is listed.
+        ConfigError: there is no such file, it is not YAML, or something in it is invalid; every problem is listed.
     """
     path = _find_file(name_or_path)
     try:
@@ -62,20 +62,20 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         raise ConfigError(
             f"{path} holds no keys; a study file starts with `name: ...`. See experiments/quickstart.yaml."
         )
-    changed = [_override(raw, text_of_one) for text_of_one in overrides]
+    overridden = [_apply_override(raw, override) for override in overrides]
 
-    def problem(key: KeyPath, text: str) -> str:
+    def locate(key: KeyPath, problem: str) -> str:
         dotted = ".".join(map(str, key))
         line = _line_of(tree, key)
-        if any(key[: len(override)] == override or (override[: len(key)] == key and not line) for override in changed):
-            return f"--set {dotted}: {text}"
-        return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {text}"
+        if any(key[: len(keys)] == keys or (keys[: len(key)] == key and not line) for keys in overridden):
+            return f"--set {dotted}: {problem}"
+        return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {problem}"
 
     try:
         config = StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(problem(*_explain(details)) for details in error.errors())) from None
-    problems = [problem(*found) for found in combination_problems(config)]
+        raise ConfigError("\n".join(locate(*_explain(details)) for details in error.errors())) from None
+    problems = [locate(key, problem) for key, problem in combination_problems(config)]
     if problems:
         raise ConfigError("\n".join(problems))
     return Study(config, path, text, tuple(overrides))
@@ -88,7 +88,7 @@ def _find_file(name_or_path: str) -> Path:
             return given
         if name_or_path and given.is_dir():
             raise ConfigError(f"{given} is a folder; give a study file in it, as {given / 'study.yaml'}.")
-    except (OSError, RuntimeError) as error:  # a name too long, or the home of nobody
+    except (OSError, RuntimeError) as error:  # the name is too long, or `~` names no user
         raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
     folders = [Path("experiments"), SHIPPED]
     if given.suffix not in (".yaml", ".yml"):
@@ -103,7 +103,7 @@ def _find_file(name_or_path: str) -> Path:
 
 
 class _NotYamlError(Exception):
-    """What keeps a text from being read as YAML, and the line (from 1) where it is known."""
+    """A text can't be read as YAML. `line` counts from 1; None if unknown."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
         super().__init__(text)
@@ -111,7 +111,11 @@ class _NotYamlError(Exception):
 
 
 def _parse(text: str) -> tuple[Any, Any]:
-    """YAML with the marks that ruamel.yaml keeps for lines and comments, and without."""
+    """Parse YAML, and return it with ruamel.yaml's marks for lines and comments, and as plain types.
+
+    Raises:
+        _NotYamlError: it is not YAML, or has a tag, a value or a nesting that can't be read.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
@@ -120,13 +124,13 @@ def _parse(text: str) -> tuple[Any, Any]:
         return tree, _plain(tree)
     except ruamel.yaml.error.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        found = error.problem or error.context
-        what = "keep one" if isinstance(error, ruamel.yaml.constructor.DuplicateKeyError) else "this is not YAML"
-        raise _NotYamlError(f"{found}; {what}.", mark.line + 1 if mark else None) from error
+        reason = error.problem or error.context
+        advice = "keep one" if isinstance(error, ruamel.yaml.constructor.DuplicateKeyError) else "this is not YAML"
+        raise _NotYamlError(f"{reason}; {advice}.", mark.line + 1 if mark else None) from error
     except ruamel.yaml.YAMLError as error:
         raise _NotYamlError(f"this is not YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:
-        raise _NotYamlError("it is nested too deeply, or holds itself by an alias.") from error
+        raise _NotYamlError("it is nested too deeply, or contains itself through an alias.") from error
     except (ValueError, TypeError) as error:  # a date like 2024-13-45, a number of 5,000 digits
         raise _NotYamlError(f"a value in it can't be read: {error}; put it in quotes if it is text.") from error
 
@@ -137,27 +141,31 @@ def _refuse_tags(node: Any, line: int | None = None) -> None:
     tag = getattr(getattr(node, "tag", None), "value", None)
     if tag is not None and tag not in PLAIN_TAGS:
         name = str(tag).replace("tag:yaml.org,2002:", "!!")
-        raise _NotYamlError(f"the tag {name} has no meaning in a study file; take it out.", line)
+        raise _NotYamlError(f"the tag {name} has no meaning in a study file; remove it.", line)
     for part in [*node, *node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else ():
         _refuse_tags(part, line)
 
 
 def _plain(node: Any) -> Any:
-    """Without the marks that ruamel.yaml keeps for lines and comments."""
+    """Return the node as plain types, without ruamel.yaml's marks for lines and comments."""
     if isinstance(node, Mapping):
         return {(key if isinstance(key, int) else str(key)): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(value) for value in node]
-    if isinstance(node, ruamel.yaml.scalarbool.ScalarBoolean):  # an int by type
+    if isinstance(node, ruamel.yaml.scalarbool.ScalarBoolean):  # a subclass of int
         return bool(node)
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    return None if node is None else str(node)  # a date, say, is the text that it was
+    return None if node is None else str(node)  # such as a date, as the text that it was
 
 
-def _override(raw: dict[str, Any], override: str) -> KeyPath:
-    """Set what `key=value` says; the keys it touched."""
+def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
+    """Apply `key=value` to `raw`, and return the key it set.
+
+    Raises:
+        ConfigError: the override is malformed.
+    """
     dotted, equals, value = override.partition("=")
     keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
@@ -166,7 +174,7 @@ def _override(raw: dict[str, Any], override: str) -> KeyPath:
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {key!r} is not a group of keys, it can't hold {keys[-1]!r}.")
+            raise ConfigError(f"--set {override}: {key!r} holds no keys of its own, so it can't hold {keys[-1]!r}.")
     try:
         node[keys[-1]] = _parse(value)[1]
     except _NotYamlError as error:
@@ -175,7 +183,7 @@ def _override(raw: dict[str, Any], override: str) -> KeyPath:
 
 
 def _line_of(node: Any, key: KeyPath) -> int | None:
-    """The line (from 1) of the deepest part of the key that the file has."""
+    """Return the line (from 1) of the deepest part of the key that the file contains; None if it has no part of it."""
     line, tree = None, node
     for part in key:
         try:
@@ -187,8 +195,8 @@ def _line_of(node: Any, key: KeyPath) -> int | None:
     return line
 
 
-#: pydantic's kinds of errors that its own words do not tell to somebody who writes YAML.
-_IN_WORDS = {
+#: pydantic's types of errors, in words for somebody who writes YAML.
+_EXPLANATIONS = {
     "int": "must be a whole number",
     "float": "must be a number",
     "string": "must be text, in quotes if need be",
@@ -200,7 +208,7 @@ _IN_WORDS = {
 
 
 def _explain(details: Any) -> tuple[KeyPath, str]:
-    """pydantic's error as the key it is about, and a sentence."""
+    """Return the key that pydantic's error is about, and a sentence about it."""
     key: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
     text = details["msg"].removeprefix("Value error, ")
     if details["type"] in ("stated", "value_error"):
@@ -211,4 +219,4 @@ def _explain(details: Any) -> tuple[KeyPath, str]:
         text = f"must have at least {details['ctx']['min_length']} in its list"
     text = text.replace("Input should", "must").replace("must be a finite", "must be a")
     kind = details["type"].removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
-    return key, f"{_IN_WORDS.get(kind, text)}, not {format_given(details['input'])}."
+    return key, f"{_EXPLANATIONS.get(kind, text)}, not {format_given(details['input'])}."

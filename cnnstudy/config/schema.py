@@ -1,6 +1,7 @@
-"""The keys of a study file, as frozen pydantic models; what each key allows by itself.
+"""The keys of a study file, as frozen pydantic models, and what each key allows by itself.
 
-What keys must be together is checked in `combinations`; `config.load_study` is the one way in.
+In this order: `objective`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and StudyConfig,
+the whole file. Combinations of keys are checked in `checks`; study files are read only by `load.load_study`.
 """
 
 from __future__ import annotations
@@ -41,64 +42,73 @@ from cnnstudy.errors import UnknownNameError
 from cnnstudy.records import Level, Rule
 from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, problem, restated, validation_error
 
-#: What trials can be weighed up by, all at once, and what they are unless the file says otherwise.
+# ---- objective
+
+
+#: The goals that the Pareto front can compare, and those that it compares by default.
 Goal = Literal["accuracy", "loss", "gap", "seconds", "parameters"]
 DEFAULT_GOALS: tuple[Goal, ...] = ("accuracy", "gap", "seconds", "parameters")
 
 
-def _no_bare_gap(given: Any) -> Any:
+def _refuse_gap(given: Any) -> Any:
     if isinstance(given, str) and given.startswith("gap"):
         raise ValueError(
-            f"{format_given(given)} by itself is smallest where a network learns nothing: at chance there is no gap. "
-            "Give val/accuracy or val/loss, and the largest gap that you accept as objective.maximum_gap."
+            f"{format_given(given)} by itself is smallest if a network learns nothing: at chance level there is no "
+            "gap. Give val/accuracy or val/loss, and the largest gap that you accept as objective.maximum_gap."
         )
     return given
 
 
 class Objective(StrictModel):
-    """What makes one epoch, and one trial, better than another: a metric of the clean evaluation, within limits."""
+    """The metric of the clean evaluation, within limits, that ranks epochs and trials."""
 
-    metric: Annotated[Literal["val/accuracy", "val/loss"], BeforeValidator(_no_bare_gap)] = "val/accuracy"
-    maximum_gap: Number | None = Field(None, ge=0, lt=1, description="of accuracy, 0.1 being 10 points")
-    minimum_accuracy: Number | None = Field(None, gt=0, lt=1, description="of validation, at least")
-    goals: tuple[Goal, ...] = Field(DEFAULT_GOALS, min_length=2, description="what the Pareto front weighs up")
+    metric: Annotated[Literal["val/accuracy", "val/loss"], BeforeValidator(_refuse_gap)] = "val/accuracy"
+    maximum_gap: Number | None = Field(
+        None, ge=0, lt=1, description="largest acceptable gap of accuracy: 0.1 is 10 points"
+    )
+    minimum_accuracy: Number | None = Field(None, gt=0, lt=1, description="lowest acceptable validation accuracy")
+    goals: tuple[Goal, ...] = Field(DEFAULT_GOALS, min_length=2, description="what the Pareto front compares")
 
     @property
     def rule(self) -> Rule:
-        """The same as plain data."""
+        """Metric and limits as plain data, for a TrialSpec."""
         return Rule(self.metric, self.maximum_gap, self.minimum_accuracy)
 
 
-class Confirm(StrictModel):
-    """Run the best candidates again with fresh seeds, the same for all, before one is called the champion."""
+# ---- confirm
 
-    top: Whole = Field(3, ge=1, le=100, description="candidates")
-    seeds: Whole = Field(5, ge=2, le=100, description="fresh seeds for each")
-    most_seeds: Whole | None = Field(None, ge=2, le=200, description="where it is close; default: twice the seeds")
+
+class Confirm(StrictModel):
+    """How the best candidates run again, with the same fresh seeds for all, before one becomes the champion."""
+
+    top: Whole = Field(3, ge=1, le=100, description="number of candidates")
+    seeds: Whole = Field(5, ge=2, le=100, description="fresh seeds per candidate")
+    most_seeds: Whole | None = Field(
+        None, ge=2, le=200, description="seeds per candidate when the result is close; default: twice the seeds"
+    )
 
     @model_validator(mode="after")
-    def _fit_the_seeds(self) -> Confirm:
+    def _check_most_seeds(self) -> Confirm:
         if self.most_seeds is not None and self.most_seeds < self.seeds:
-            text = f"is {self.most_seeds}, fewer than the {self.seeds} seeds that every candidate gets."
+            text = f"is {self.most_seeds}, fewer than the {self.seeds} seeds of every candidate; give at least as many."
             raise validation_error("confirm", [problem(("most_seeds",), text)])
         return self
 
     @property
     def seeds_where_close(self) -> int:
-        """Seeds of each candidate that can't be told from the best after the first ones."""
+        """Seeds of each candidate that is still statistically tied with the best after the first `seeds`."""
         return self.most_seeds or 2 * self.seeds
 
 
-#: The transfer modes that start from source weights.
-NEED_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
+# ---- data
 
 
-def _data_options(given: Any) -> Any:
-    """The options of the data set that `name` names."""
+def _parse_data(given: Any) -> Any:
+    """Return the options of the data set that `name` names."""
     if isinstance(given, DataOptions):
         return given
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        text = f"is missing; it names the data set: {', '.join(datasets.names())}."
+        text = f"is missing; it names the data set, one of {', '.join(datasets.names())}."
         raise validation_error("data", [problem(("name",), text)])
     try:
         options = datasets.find(given["name"]).Options
@@ -107,18 +117,25 @@ def _data_options(given: Any) -> Any:
     return options.model_validate(given)
 
 
-Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_data_options)]
+Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_parse_data)]
+
+
+# ---- weights
+
+
+#: The transfer modes that start from source weights.
+NEED_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.expanduser().is_file()
-    except (OSError, RuntimeError):  # a name too long, or the home of nobody
+    except (OSError, RuntimeError):  # the name is too long, or `~` names no user
         return False
 
 
 class Weights(StrictModel):
-    """Where the source weights of one network come from."""
+    """The source of a network's pretrained weights."""
 
     source: Literal["pretrain", "imagenet", "file", "random"]
     data: Data | None = None
@@ -127,15 +144,15 @@ class Weights(StrictModel):
     file: Path | None = None
 
     @model_validator(mode="after")
-    def _fit_the_source(self) -> Weights:
+    def _check_source_keys(self) -> Weights:
         needed = {"pretrain": {"data", "epochs"}, "file": {"file"}, "imagenet": set(), "random": set()}[self.source]
         allowed = needed | {"pretrain": {"batch_size"}, "imagenet": {"file"}}.get(self.source, set())
         given = {key for key in self.model_fields_set - {"source"} if getattr(self, key) is not None}
-        fitting = ", ".join(sorted(allowed)) or "no other key"
+        allowed_keys = ", ".join(sorted(allowed)) or "no other key"
         problems = [
             problem((key,), f"is missing; source {self.source} needs it.") for key in sorted(needed - given)
         ] + [
-            problem((key,), f"does not belong to source {self.source}, which takes {fitting}.")
+            problem((key,), f"does not belong to source {self.source}, which takes {allowed_keys}.")
             for key in sorted(given - allowed)
         ]
         if "file" in allowed and self.file is not None and not _is_file(self.file):
@@ -147,8 +164,11 @@ class Weights(StrictModel):
         return self
 
 
-def _start_levels(given: Any) -> Any:
-    """The levels of one trial, each of its factor's type."""
+# ---- strategy
+
+
+def _parse_start_levels(given: Any) -> Any:
+    """Return the levels of one trial, each of its factor's type."""
     if not isinstance(given, Mapping):
         raise ValueError("must hold factors, each with one level, as in {transfer: scratch}.")
     parsed, problems = {}, []
@@ -166,42 +186,50 @@ def _start_levels(given: Any) -> Any:
     return parsed
 
 
-StartLevels = Annotated[dict[str, Level], BeforeValidator(_start_levels)]
+StartLevels = Annotated[dict[str, Level], BeforeValidator(_parse_start_levels)]
 
 
 def startup_count(given: int | None, trials: int) -> int:
-    """Of so many trials of a network those that come before TPE or the median pruner decide."""
+    """Return how many of a network's trials run before TPE or the median pruner decide.
+
+    Args:
+        given: `strategy.startup_trials`.
+    """
     return given or min(10, max(2, trials // 3))
 
 
 class SearchConfig(StrictModel):
-    """Optuna samples, and may prune: finds the best."""
+    """A search: Optuna samples trials, and may prune them, to find the best combination."""
 
     kind: Literal["search"] = "search"
     sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
     pruner: Literal["hyperband", "median", "none"] = "none"
-    startup_trials: Whole | None = Field(None, ge=1, description="per network, before TPE or the median pruner decide")
+    startup_trials: Whole | None = Field(
+        None, ge=1, description="trials of each network before TPE or the median pruner decide"
+    )
     start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
 
 
 class FactorialConfig(StrictModel):
-    """Cells that balance the factors, each with the same seeds: explains."""
+    """A factorial: balanced cells, each run with the same seeds, to estimate effects."""
 
     kind: Literal["factorial"] = "factorial"
     design: Literal["full", "fractional", "qmc"] = "full"
     seeds: Whole = Field(5, ge=1, le=1000, description="blocks: each runs every cell once, with a seed of its own")
-    fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: about one in so many cells")
-    cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: cells of each network")
-    tune: tuple[str, ...] = Field((), description="factors that take their best level in each cell, as learning_rate")
+    fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: run about one in this many cells")
+    cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
+    tune: tuple[str, ...] = Field(
+        (), description="factors, such as learning_rate, that take their best level in each cell"
+    )
 
     @model_validator(mode="after")
-    def _fit_the_design(self) -> FactorialConfig:
+    def _check_design_keys(self) -> FactorialConfig:
         needed = {"fractional": "fraction", "qmc": "cells"}.get(self.design)
         problems = []
         for key, design in (("fraction", "fractional"), ("cells", "qmc")):
             given = getattr(self, key) is not None
             if given and key != needed:
-                problems.append(problem((key,), f"belongs to design {design}, not to {self.design}; take it out."))
+                problems.append(problem((key,), f"belongs to design {design}, not to {self.design}; remove it."))
             elif key == needed and not given:
                 problems.append(problem((key,), f"is missing; design {design} needs it."))
         if problems:
@@ -212,8 +240,8 @@ class FactorialConfig(StrictModel):
 KINDS: dict[str, type[SearchConfig] | type[FactorialConfig]] = {"search": SearchConfig, "factorial": FactorialConfig}
 
 
-def _by_kind(given: Any) -> Any:
-    """The strategy that `kind` names; without it a search."""
+def _parse_strategy(given: Any) -> Any:
+    """Return the strategy that `kind` names; without it a search."""
     if isinstance(given, SearchConfig | FactorialConfig):
         return given
     kind = given.get("kind", "search") if isinstance(given, Mapping) else "search"
@@ -223,25 +251,29 @@ def _by_kind(given: Any) -> Any:
     try:
         return KINDS[kind].model_validate(given)
     except ValidationError as error:
-        raise validation_error("strategy", [_of_other_kind(kind, details) for details in error.errors()]) from None
+        raise validation_error("strategy", [_name_other_kind(kind, details) for details in error.errors()]) from None
 
 
-def _of_other_kind(own: str, details: Any) -> InitErrorDetails:
-    """Return the problem, with the kind that the key belongs to where it is another one's."""
-    key, keys = details["loc"], KINDS[own].model_fields
+def _name_other_kind(kind: str, details: Any) -> InitErrorDetails:
+    """Return the problem; if its key belongs to another kind of strategy, say so."""
+    key, keys = details["loc"], KINDS[kind].model_fields
     other = (
-        next((kind for kind, model in KINDS.items() if key[0] in model.model_fields), None) if len(key) == 1 else None
+        next((name for name, model in KINDS.items() if key[0] in model.model_fields), None) if len(key) == 1 else None
     )
     if other is None or key[0] in keys:
         return restated(details)
-    default = " (as where no kind is given)" if own == "search" else ""
-    return problem(key, f"belongs to kind {other}; this is kind {own}{default}. The keys here are {', '.join(keys)}.")
+    default = " (the default)" if kind == "search" else ""
+    return problem(key, f"belongs to kind {other}; this is kind {kind}{default}. The keys here are {', '.join(keys)}.")
 
 
-AnyStrategy = Annotated[SearchConfig | FactorialConfig, Field(discriminator="kind"), BeforeValidator(_by_kind)]
+AnyStrategy = Annotated[SearchConfig | FactorialConfig, Field(discriminator="kind"), BeforeValidator(_parse_strategy)]
 
 
-def _levels(factors: Any) -> Any:
+# ---- factors
+
+
+def _parse_factors(factors: Any) -> Any:
+    """Return factor -> levels, or factor -> network -> levels."""
     if not isinstance(factors, Mapping):
         raise ValueError("must hold factors, each with its level, list or range, as in `batch_size: [8, 16]`.")
     parsed: dict[str, Any] = {}
@@ -252,24 +284,21 @@ def _levels(factors: Any) -> Any:
         parts = [((name, network), levels) for network, levels in given.items()] if by_network else [((name,), given)]
         for key, levels in parts:
             try:
-                found = levels if isinstance(levels, Choices | Range) else parse_levels(str(name), levels)
+                valid = levels if isinstance(levels, Choices | Range) else parse_levels(str(name), levels)
             except ValueError as error:
                 problems.append(problem(key, str(error)))
                 continue
             if by_network:
-                parsed.setdefault(str(name), {})[str(key[1])] = found
+                parsed.setdefault(str(name), {})[str(key[1])] = valid
             else:
-                parsed[str(name)] = found
+                parsed[str(name)] = valid
     if problems:
         raise validation_error("factors", problems)
     return parsed
 
 
-def _one_or_by_network(given: Any) -> Any:
-    return (_EACH if isinstance(given, Mapping) else _ONE).validate_python(given)
-
-
 def _plain_levels(factors: Mapping[str, Levels | Mapping[str, Levels]]) -> dict[str, Any]:
+    """Return the factors as JSON's types."""
     plain: dict[str, Any] = {}
     for name, levels in factors.items():
         if isinstance(levels, Choices):
@@ -281,109 +310,143 @@ def _plain_levels(factors: Mapping[str, Levels | Mapping[str, Levels]]) -> dict[
     return plain
 
 
-FactorLevels = Annotated[dict[str, Any], BeforeValidator(_levels), PlainSerializer(_plain_levels)]
-PositiveByNetwork = Annotated[int | dict[str, int], BeforeValidator(_one_or_by_network)]
-_ONE: TypeAdapter[Any] = TypeAdapter(Positive)
-_EACH: TypeAdapter[Any] = TypeAdapter(dict[str, Positive])
+FactorLevels = Annotated[dict[str, Any], BeforeValidator(_parse_factors), PlainSerializer(_plain_levels)]
 
 
-def _when(given: Any) -> Any:
-    if not isinstance(given, bool) and given != "every-epoch":  # 1 is no bool, and equals true
+# ---- training, budget
+
+
+_POSITIVE: TypeAdapter[Any] = TypeAdapter(Positive)
+_POSITIVES: TypeAdapter[Any] = TypeAdapter(dict[str, Positive])
+
+
+def _parse_positive(given: Any) -> Any:
+    return (_POSITIVES if isinstance(given, Mapping) else _POSITIVE).validate_python(given)
+
+
+#: A whole number for all networks, or one for each.
+PositiveByNetwork = Annotated[int | dict[str, int], BeforeValidator(_parse_positive)]
+
+
+def _check_checkpoints(given: Any) -> Any:
+    if not isinstance(given, bool) and given != "every-epoch":  # pydantic would take 1 for true
         raise ValueError(f"must be true, false or 'every-epoch', not {format_given(given)}.")
     return given
 
 
-def _auto_or_flag(given: Any) -> Any:
+def _check_xla(given: Any) -> Any:
     if given != "auto" and not isinstance(given, bool):
         raise ValueError(f"must be auto, true or false, not {format_given(given)}.")
     return given
 
 
-def _of_the_optimizer(given: Any, info: ValidationInfo) -> Any:
-    """What is given, or what Keras' optimizer of that name does by itself."""
+def _default_weight_decay(given: Any, info: ValidationInfo) -> Any:
+    """Return what is given, else the default of Keras' optimizer of that name."""
     return {"adamw": 0.004}.get(info.data.get("optimizer", ""), 0.0) if given is None else given
 
 
 class Training(StrictModel):
-    """How a trial trains."""
+    """How each trial trains."""
 
-    epochs: PositiveByNetwork = Field(description="at most; one for all networks, or one for each")
-    updates: Whole | None = Field(None, ge=1, le=100_000_000, description="a trial ends after so many updates")
-    until_train_loss: Number | None = Field(None, gt=0, description="a trial ends at a clean train loss (nats) so low")
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    weight_decay: Annotated[Number, BeforeValidator(_of_the_optimizer)] = Field(
-        None, validate_default=True, ge=0, le=1, description="decoupled from the gradient; default: 0, adamw 0.004"
+    epochs: PositiveByNetwork = Field(description="maximum number; one for all networks, or one per network")
+    updates: Whole | None = Field(None, ge=1, le=100_000_000, description="end a trial after this many updates")
+    until_train_loss: Number | None = Field(
+        None, gt=0, description="end a trial once its clean train loss (nats) is this low"
     )
-    momentum: Number = Field(0.9, ge=0, lt=1)
-    early_stopping: Whole | None = Field(None, ge=1, description="epochs without a better epoch before it stops")
-    keep_models: Annotated[bool, Field(strict=True)] = Field(True, description="false saves the disk, not the models")
-    deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="bit-equal on CPUs, and slower")
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    weight_decay: Annotated[Number, BeforeValidator(_default_weight_decay)] = Field(
+        None,
+        validate_default=True,
+        ge=0,
+        le=1,
+        description="decoupled, scaled by the learning rate; default: 0, adamw 0.004",
+    )
+    momentum: Number = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
+    early_stopping: Whole | None = Field(
+        None, ge=1, description="end a trial after this many epochs without a better one"
+    )
+    keep_models: Annotated[bool, Field(strict=True)] = Field(
+        True, description="false: do not store the models of trials, which saves disk"
+    )
+    deterministic: Annotated[bool, Field(strict=True)] = Field(
+        False, description="equal to the last bit on CPUs of one kind; slower"
+    )
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32",
-        description="of updates; all is measured and saved in float32. auto: mixed_float16 on GPUs made for it, "
-        "so that the numbers depend on the machine",
+        description="of updates; metrics are computed and models saved in float32. auto: mixed_float16 on GPUs with "
+        "hardware for it, so that results depend on the machine",
     )
-    xla: Annotated[Literal["auto", True, False], BeforeValidator(_auto_or_flag)] = Field(
-        "auto", description="compile updates by XLA; auto: on GPUs, but for deterministic trials"
+    xla: Annotated[Literal["auto", True, False], BeforeValidator(_check_xla)] = Field(
+        "auto", description="compile updates with XLA; auto: on GPUs, unless deterministic"
     )
-    head_epochs: Whole | None = Field(None, ge=1, description="two-phase: epochs for the head; default: a third")
+    head_epochs: Whole | None = Field(
+        None, ge=1, description="epochs of two-phase that train only the head; default: a third"
+    )
     timeout: Number | None = Field(
-        None, gt=0, description="seconds that an epoch (the first with its set-up) may take; default: by those so far"
+        None,
+        gt=0,
+        description="seconds that an epoch (the first with its set-up) may take; default: ten times the slowest",
     )
-    checkpoints: Annotated[bool | str, BeforeValidator(_when)] = Field(
+    checkpoints: Annotated[bool | str, BeforeValidator(_check_checkpoints)] = Field(
         True,
-        description="a killed trial goes on from its last; true: after an epoch, once a minute and 20 times what "
-        "writing takes have passed since the one before; every-epoch: one epoch is repeated at most; false: none",
+        description="a killed trial resumes from its last checkpoint. true: write one after an epoch if at least a "
+        "minute, and 20 times the writing time, has passed since the last; every-epoch: at most one epoch is repeated; "
+        "false: none",
     )
     share_epochs: Annotated[bool, Field(strict=True)] = Field(
         True,
-        description="first epochs that another trial has trained in the same way (the head's phase, or all of a "
-        "shorter training) are not trained again; not where trials are pruned",
+        description="do not repeat first epochs that another trial has trained in the same way (the head's phase, or "
+        "all of a shorter training); not in a study that prunes",
     )
-    equal_failures: Whole = Field(3, ge=1, description="so many trials in a row that fail alike stop the study")
+    equal_failures: Whole = Field(3, ge=1, description="stop the study after this many consecutive identical failures")
 
     @property
     def checkpoint_mode(self) -> str:
-        """As TrialSpec has it."""
+        """`checkpoints` as in a TrialSpec: "sparing", "every-epoch" or "none"."""
         names: dict[bool | str, str] = {True: "sparing", False: "none"}
         return names.get(self.checkpoints, "every-epoch")
 
 
 class Budget(StrictModel):
-    """`trials` is the total over all networks, in equal shares."""
+    """The number of trials of a search."""
 
-    trials: Whole = Field(ge=1, le=100_000)
+    trials: Whole = Field(ge=1, le=100_000, description="total number, in equal shares for the networks")
+
+
+# ---- the whole file
 
 
 class StudyConfig(StrictModel):
-    """One study file, checked."""
+    """A checked study file, and what follows from it for each network."""
 
     name: str
     data: Data
-    image_size: PositiveByNetwork = Field(224, description="pixels; one for all networks, or one for each")
+    image_size: PositiveByNetwork = Field(224, description="pixels; one for all networks, or one per network")
     architectures: tuple[str, ...] = Field(min_length=1)
-    factors: FactorLevels = Field(default_factory=dict, description="levels for all networks, or by network")
+    factors: FactorLevels = Field(default_factory=dict, description="levels for all networks, or per network")
     training: Training
-    weights: dict[str, Weights] = Field(default_factory=dict, description="by network, or `default` for the others")
+    weights: dict[str, Weights] = Field(default_factory=dict, description="per network, or `default` for the others")
     strategy: AnyStrategy = SearchConfig()
     objective: Objective = Objective()
-    confirm: Confirm | None = Field(None, description="choose the champion by fresh seeds, at the end of run-study")
-    budget: Budget | None = Field(None, validate_default=True, description="a search needs it, a factorial has none")
+    confirm: Confirm | None = Field(None, description="choose the champion with fresh seeds once the trials are done")
+    budget: Budget | None = Field(
+        None, validate_default=True, description="required by a search, not allowed in a factorial"
+    )
     seed: Whole = Field(0, ge=0, lt=2**31)
 
     @field_validator("name", mode="after")
     @classmethod
-    def _fit_for_files(cls, given: str) -> str:
+    def _check_name(cls, given: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", given):
             raise ValueError(
-                f"{format_given(given)} can't be a name; it is 1 to 100 of letters, digits, '.', '_' and '-', and "
+                f"{format_given(given)} can't be a name; a name has 1 to 100 letters, digits, '.', '_' and '-', and "
                 "starts with a letter or digit."
             )
         return given
 
     @field_validator("architectures", mode="after")
     @classmethod
-    def _know_the_architectures(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_architectures(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         problems = []
         for index, name in enumerate(given):
             try:
@@ -391,17 +454,17 @@ class StudyConfig(StrictModel):
             except UnknownNameError as error:
                 problems.append(problem((index,), str(error)))
             if name in given[:index]:
-                problems.append(problem((index,), f"{name} stands twice in the list; give each network once."))
+                problems.append(problem((index,), f"{name} is listed twice; list each network once."))
         if problems:
             raise validation_error("architectures", problems)
         return given
 
     @field_validator("budget", mode="after")
     @classmethod
-    def _fit_the_strategy(cls, given: Budget | None, info: ValidationInfo) -> Budget | None:
-        strategy = info.data.get("strategy")  # not there where it can't be used itself
+    def _check_budget(cls, given: Budget | None, info: ValidationInfo) -> Budget | None:
+        strategy = info.data.get("strategy")  # None if it is invalid itself
         if isinstance(strategy, SearchConfig) and given is None:
-            raise ValueError("is missing; for a search it must hold `trials`, how many to run in all.")
+            raise ValueError("is missing; for a search it must hold `trials`, the total number of trials.")
         if isinstance(strategy, FactorialConfig) and given is not None:
             raise ValueError(
                 "does not go with a factorial, which runs every cell once with each seed; leave it (and --trials) out, "
@@ -410,24 +473,28 @@ class StudyConfig(StrictModel):
         return given
 
     def size_of(self, architecture: str) -> int:
-        """Its image size in pixels."""
+        """Return the network's image size in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[architecture]
 
     def weights_of(self, architecture: str) -> Weights | None:
-        """Where its source weights come from, if the file says."""
+        """Return the source of the network's weights, if the file gives one."""
         return self.weights.get(architecture, self.weights.get("default"))
 
     def epochs_of(self, architecture: str) -> int:
-        """Its epochs."""
+        """Return the network's maximum number of epochs."""
         epochs = self.training.epochs
         return epochs if isinstance(epochs, int) else epochs[architecture]
 
     def head_epochs_of(self, architecture: str, epochs: int | None = None) -> int:
-        """How many epochs of a two-phase trial (of so many, or of all that the file gives) train the head only."""
+        """Return how many epochs of a two-phase trial train only the head.
+
+        Args:
+            epochs: of the trial; default: those that the file gives the network.
+        """
         return self.training.head_epochs or max(1, (epochs or self.epochs_of(architecture)) // 3)
 
     def factors_of(self, architecture: str) -> dict[str, Levels]:
-        """The levels that the file gives for that network; a factor without any has its default."""
+        """Return the levels that the file gives for the network; a factor not among them has its default."""
         by_name = {
             name: levels.get(architecture) if isinstance(levels, dict) else levels
             for name, levels in self.factors.items()
@@ -435,31 +502,33 @@ class StudyConfig(StrictModel):
         return {name: levels for name, levels in by_name.items() if levels is not None}
 
     def transfer_modes_of(self, architecture: str) -> tuple[Level, ...]:
-        """The transfer modes that its trials may have."""
+        """Return the transfer modes of the network's trials."""
         levels = self.factors_of(architecture).get("transfer")
         return levels.values if isinstance(levels, Choices) else (str(FACTORS["transfer"].default),)
 
     @property
     def pruner(self) -> str:
-        """How trials are pruned; a factorial's never are."""
+        """The name of the pruner; a factorial has none."""
         return self.strategy.pruner if isinstance(self.strategy, SearchConfig) else "none"
 
     @property
     def total_trials(self) -> int:
-        """Trials of all networks."""
+        """The number of trials of all networks."""
         return sum(map(self.trials_of, self.architectures))
 
     def trials_of(self, architecture: str) -> int:
-        """Its share of the budget (where it does not divide, the networks named first get one trial more), or its
-        cells times the seeds."""
+        """Return the network's number of trials: its share of the budget, or in a factorial its cells times the seeds.
+
+        If the budget does not divide evenly, the networks listed first get one trial more.
+        """
         if isinstance(self.strategy, FactorialConfig):
             return self.cells_of(architecture) * self.strategy.seeds
-        assert self.budget is not None  # checked where it was read
+        assert self.budget is not None  # a search without it is refused
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
 
     def cells_of(self, architecture: str) -> int:
-        """How many cells a factorial has there."""
+        """Return the network's number of cells in a factorial."""
         assert isinstance(self.strategy, FactorialConfig)
         if self.strategy.design == "full":
             return len(self.grid_of(architecture))
@@ -469,16 +538,16 @@ class StudyConfig(StrictModel):
         return int(min(self.strategy.cells, self.combinations_of(architecture)))
 
     def combinations_of(self, architecture: str) -> int | float:
-        """How many distinct combinations the levels of its factors have; a range may have infinitely many."""
-        found = architectures.find(architecture)
-        return count_points(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)
+        """Return how many distinct combinations the levels of the network's factors have; infinity with some ranges."""
+        network = architectures.find(architecture)
+        return count_points(self.factors_of(architecture), network.has_auxiliary_heads, network.defaults)
 
     def grid_of(self, architecture: str) -> list[dict[str, Level]]:
-        """Every distinct combination of the levels of its factors."""
-        found = architectures.find(architecture)
-        return grid_points(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)
+        """Return every distinct combination of the levels of the network's factors."""
+        network = architectures.find(architecture)
+        return grid_points(self.factors_of(architecture), network.has_auxiliary_heads, network.defaults)
 
     def active_factors_of(self, architecture: str) -> set[str]:
-        """Those of its factors that act in some trial."""
-        found = architectures.find(architecture)
-        return active_factors(self.factors_of(architecture), found.has_auxiliary_heads, found.defaults)
+        """Return those of the network's factors that are active in at least one trial."""
+        network = architectures.find(architecture)
+        return active_factors(self.factors_of(architecture), network.has_auxiliary_heads, network.defaults)

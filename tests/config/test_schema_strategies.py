@@ -67,7 +67,7 @@ MISTAKES = [
         "  design: full",
         "  design: fractional\n  fraction: 3 #!",
         "strategy.fraction",
-        ["one in 3 of alexnet's 8 cells leaves 3", "takes 4", "give 2 at most."],
+        ["one in 3 of alexnet's 8 cells leaves 3", "takes 4", "give at most 2."],
     ),
     ("  design: full", "  cells: 8 #!", "strategy.cells", ["belongs to design qmc, not to full"]),
     ("  design: full", "  design: qmc\n  cells: 1 #!", "strategy.cells", ["greater than or equal to 2", "not 1."]),
@@ -81,7 +81,7 @@ MISTAKES = [
         "  design: full",
         "  design: qmc\n  cells: 9 #!",
         "strategy.cells",
-        ["alexnet's levels have 8 combinations", "the 9 cells", "ask for 8 at most", "design full"],
+        ["alexnet's levels have 8 combinations", "the 9 cells", "give at most 8", "design full"],
     ),
     ("  seeds: 3", "  tune: learning_rate #!", "strategy.tune", ["must be a list", "not 'learning_rate'."]),
     ("  seeds: 3", "  tune: 3 #!", "strategy.tune", ["must be a list", "not 3."]),
@@ -100,7 +100,7 @@ MISTAKES = [
         "  kind: factorial\n  design: full",
         "  design: full #!",
         "strategy.design",
-        ["belongs to kind factorial", "this is kind search (as where no kind is given).", "sampler, pruner"],
+        ["belongs to kind factorial", "this is kind search (the default).", "sampler, pruner"],
     ),
     (
         "  seeds: 3\n",
@@ -206,13 +206,15 @@ def test_a_design_too_large_to_lay_out_is_refused_at_once(tmp_path: Path) -> Non
     levels = ", ".join(str(number / 100) for number in range(1, 91))
     many = [f"factors.{name}=[{levels}]" for name in ("dropout", "learning_rate", "data_fraction")]
     found = complaint(path, *many)
-    assert f"alexnet's lists have {2 * 90**3:,} combinations, and a full design takes up to 100,000" in found
+    assert f"alexnet's lists have {2 * 90**3:,} combinations, and a full design takes at most 100,000" in found
     assert ", strategy.design: " in found
     found = complaint(path, many[0], "strategy={kind: factorial, design: fractional, fraction: 40}", many[1])
-    assert f"alexnet's lists have {4 * 90**2:,} combinations, and a fractional design takes up to 2,000" in found
+    assert f"alexnet's lists have {4 * 90**2:,} combinations, and a fractional design takes at most 2,000" in found
     assert "use design qmc." in found
     found = complaint(path, many[0], many[1], "strategy.seeds=4")
-    assert f"--set strategy.seeds: 4 seeds make {2 * 4 * 90**2 * 4:,} trials, and a study takes up to 100,000" in found
+    assert (
+        f"--set strategy.seeds: 4 seeds make {2 * 4 * 90**2 * 4:,} trials, and a study takes at most 100,000" in found
+    )
     config = load_study(path, [*many, "strategy={kind: factorial, design: qmc, cells: 16, seeds: 2}"]).config
     assert config.total_trials == 2 * 16 * 2
 

@@ -131,7 +131,7 @@ def test_damaged_fashion(
 def test_classes_are_checked_with_the_study_file() -> None:
     with pytest.raises(ValidationError, match="no class 'plane'; did you mean 'airplane'"):
         cifar10.Options(name="cifar10", classes=("plane", "cat"))
-    with pytest.raises(ValidationError, match="stands twice"):
+    with pytest.raises(ValidationError, match="is listed twice"):
         cifar10.Options(name="cifar10", classes=("cat", "cat"))
     with pytest.raises(ValidationError, match="at least 2"):
         fashion_mnist.Options(name="fashion_mnist", classes=("Bag",))
