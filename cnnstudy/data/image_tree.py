@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator
 
@@ -57,7 +57,10 @@ ExistingPath = Annotated[Path, AfterValidator(_require_existing)]
 ExistingFolder = Annotated[Path, AfterValidator(partial(_require_existing, archives=False))]
 
 
-def require_distinct(classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+_Classes = TypeVar("_Classes", bound="tuple[str | int, ...] | None")
+
+
+def require_distinct(classes: _Classes) -> _Classes:
     """Return the classes.
 
     Raises:

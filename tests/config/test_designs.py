@@ -1,4 +1,4 @@
-"""Combinations of levels: how many there are, a balanced part of them, points that spread."""
+"""Combinations of levels: their number, balanced fractions of them, and space-filling points."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_large_grid_takes_seconds_not_minutes() -> None:
     assert len(choose_fraction(grid(10, 10, 10), 2)) == 500
 
 
-# ---- points that spread
+# ---- space-filling points
 
 VARIED: dict[str, Levels] = {
     "batch_size": Choices((8, 16, 32)),

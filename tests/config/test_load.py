@@ -1,4 +1,4 @@
-"""Study files and what is said about their mistakes."""
+"""Study files, and the messages about their mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives made to do harm: to write elsewhere, to take all memory, or to keep a reader busy for ever."""
+"""Malicious archives: they try to write elsewhere, take all memory, or keep a reader busy for ever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOOD = tree(*[f"{name}/{number}.png" for name in ("apple", "pear") for number in
 
 
 def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
-    """A member's 512 bytes, whatever size they claim: Python would not write some of these."""
+    """Return a member's header of 512 bytes with any claimed size, which Python's tarfile would not always write."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))

@@ -1,4 +1,4 @@
-"""More image files made to do harm: headers that lie, metadata that is none or too much, and bombs that are packed."""
+"""More malicious image files: false headers, missing or excessive metadata, and compression bombs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files that are odd, broken or made to do harm, each with what must become of it."""
+"""Odd, broken or malicious image files, each with the pixels or the refusal that must result."""
 
 from __future__ import annotations
 

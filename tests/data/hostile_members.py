@@ -1,4 +1,4 @@
-"""More archives made to do harm: members of every kind and name, and what two parts of an archive say of one member."""
+"""More malicious archives: members of every kind and name, and contradictions between two parts of an archive."""
 
 from __future__ import annotations
 

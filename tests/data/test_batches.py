@@ -1,4 +1,4 @@
-"""Which images make a batch; the legacy figures are those that Keras 3.15 showed with an iterator of 364 images."""
+"""Which images form a batch; the legacy numbers were measured with Keras 3.15 and an iterator of 364 images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every data set must do; a new one needs small files of its format in samples.MAKERS and nothing else here."""
+"""The contract of every data set; a new one needs only an entry in samples.MAKERS that writes files of its format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a download fails: what the user is told. Nothing here needs a network."""
+"""Failed downloads and their messages; nothing here needs a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sets that are files of a format of their own: what is read, and what is refused."""
+"""Data sets with file formats of their own: what is read, and what is refused."""
 
 from __future__ import annotations
 

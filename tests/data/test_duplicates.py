@@ -1,4 +1,4 @@
-"""Copies among the images, files that can't be read, and files that change under way."""
+"""Copies among the images, unreadable files, and files that change while they are read."""
 
 from __future__ import annotations
 

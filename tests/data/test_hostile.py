@@ -1,7 +1,7 @@
-"""Data made to do harm, through the real path: each input is decoded right, named and refused, or ignored.
+"""Malicious data, through the real path: each input is decoded correctly, refused by name, or ignored.
 
-Whatever it is, nothing is written outside the cache, nothing half-made stays in it, what goes wrong is an error of
-cnnstudy's own, and neither time nor memory run away.
+Whatever it is, nothing is written outside the cache, nothing incomplete stays in it, every failure is one of cnnstudy's
+own errors, and time and memory stay bounded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MOST_MEGABYTES = 700  # that the reading process may grow by
 
 
 def entries(root: Path, apart: Path) -> dict[str, tuple[int, ...]]:
-    """Everything below a folder but for one place, without following links: kind, size and time of change."""
+    """Return kind, size and modification time of all entries below a folder except one; links are not followed."""
     found = {}
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if Path(folder, name) != apart]
@@ -113,7 +113,7 @@ def refusal(path: Path, **settings: Any) -> str:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PreparedImages, str]]:
-    """What a worker comes to, where bad images are skipped; and what it says where they are refused."""
+    """Return what a worker prepares if bad images are skipped, and its message if they are refused."""
     folder = tmp_path_factory.mktemp("images")
     write_folder(folder / "data", GOOD | {f"pear/{odd.name}": odd.content for odd in IMAGES})
     (folder / "data" / "pear" / "sparse.jpg").touch()

@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_classes(root: Path, **counts: int) -> Path:
-    """So many images of each class, each of another colour."""
+    """Write so many images of each class, each of a different colour."""
     number = 0
     for name, count in counts.items():
         (root / name).mkdir(parents=True)

@@ -11,20 +11,15 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
+from cnnstudy.data.image_tree import require_distinct
 from cnnstudy.system.imports import without_modules
-
-
-def _each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"a class is listed twice in {list(classes)}; list each class once.")
-    return classes
 
 
 class Options(DataOptions):
     """The options of the digits. `classes`: the digits to use; labels are numbered in this order."""
 
     classes: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(_each_once)
+        tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(require_distinct)
     ] = tuple(range(10))
 
 
