@@ -309,12 +309,12 @@ def test_folders(name: str, tmp_path: Path, nothing_escapes: Callable[[], None])
 #: By name: two class folders that are one on some file system, or whose names no table can show.
 LABELS = {
     "case": ("Pear", "pear", "differ only in upper and lower case"),
-    "form": ("b\u00e4r", "ba\u0308r", r"\u0308r' and 'b\xe4r'), and are one folder on other file systems"),
-    "space": ("pear", "pear ", "by spaces or dots at their end"),
-    "dot": ("pear", "pear.", "by spaces or dots at their end"),
+    "form": ("b\u00e4r", "ba\u0308r", r"\u0308r' and 'b\xe4r'), and are the same folder on other file systems"),
+    "space": ("pear", "pear ", "in spaces or dots at the end"),
+    "dot": ("pear", "pear.", "in spaces or dots at the end"),
     "sharp s": ("Strasse", "Stra\u00dfe", "differ only in upper and lower case"),
     "line break": ("pear", "two\nlines", "the name of the class folder 'two\\nlines' in"),
-    "direction": ("pear", "pe\u202ear", "has a line break or another control character in it"),
+    "direction": ("pear", "pe\u202ear", "contains a line break or another control character"),
     "escape": ("pear", "\x1b[2J", "the name of the class folder '\\x1b[2J' in"),
 }
 
