@@ -73,6 +73,6 @@ def test_on_a_gpu_the_layer_does_it_itself(monkeypatch: pytest.MonkeyPatch) -> N
     layer = layer_of(3)
     inputs = tf.ones((2, 12))
     expected = dense.apply_dense(layer, inputs)
-    monkeypatch.setattr(dense.devices, "gpu", lambda: "GPU:0")
-    monkeypatch.setattr(dense, "_product", None)
+    monkeypatch.setattr(dense.devices, "gpu_name", lambda: "GPU:0")
+    monkeypatch.setattr(dense, "_matrix_product", None)
     np.testing.assert_allclose(dense.apply_dense(layer, inputs), expected, rtol=1e-5)

@@ -207,7 +207,7 @@ def test_statistics_follow_training_only_where_layers_train(make_spec: MakeSpec,
         networks = CompiledNetworks()
         spec = make_spec(NAME, **given, **levels, keep_model=False)
         trial.run_trial(spec, tmp_path / name, lambda record: True, networks)
-        (kept,) = networks._kept.values()
+        (kept,) = networks._networks.values()
         now, before = statistics(kept.network), statistics(begun)
         changed[name] = sorted({path.split("/")[0] for path in now if not np.array_equal(now[path], before[path])})
     assert changed == {
