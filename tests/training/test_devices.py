@@ -1,4 +1,4 @@
-"""What a trial says of the device that it ran on."""
+"""What a trial records about its device."""
 
 from __future__ import annotations
 

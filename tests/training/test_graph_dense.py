@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_the_layers(
 
 
 def test_what_applied_it_can_go() -> None:
-    """Not so, if each layer had a custom gradient of its own: TensorFlow would keep its graph."""
+    """If each layer had its own custom gradient, TensorFlow would never free its graph."""
     layer = layer_of(3)
 
     @tf.function(input_signature=[tf.TensorSpec((None, 12), tf.float32)], autograph=False)

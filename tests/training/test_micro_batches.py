@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: TensorFlow is made to run out of it in the middle of what it computes."""
+"""Batches that do not fit into memory: TensorFlow is made to run out of it in the middle of a computation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ TOLERANCE, ROUNDING = 1e-4, 2**-22
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """memory(layer, training, evaluation): from now on more images at once than that do not fit; in training the
-    memory runs out when the gradient comes back to the layer. The list gets the sizes that did not fit.
+    """Return memory(layer, training, evaluation): from then on, more images at once than that do not fit.
+
+    In training, memory runs out when the gradient reaches the layer. The list that is returned collects the sizes that
+    did not fit.
     """
 
     def limit(layer: str, training: int = 1000, evaluation: int = 1000) -> list[int]:
@@ -70,9 +72,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(spec: TrialSpec, updates: int = 2) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """The weights before and after the first of some updates on 20 images, and what the last one returned.
+    """Return the weights before and after the first update on 20 images, and the result of the last update.
 
-    What the first one rounds otherwise turns a unit of a large network on or off in the second: that is no error.
+    Weights are not compared after the second: rounding in the first may switch a unit of a large network on or off.
     """
     compiled = CompiledNetworks().start(spec)
     phase = plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]
@@ -153,7 +155,7 @@ def source_of_normalised(folder: Path) -> Path:
 def test_frozen_statistics_let_a_batch_be_trained_in_parts(
     make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    """In the first of two phases alone; the second one has all of the batch at once."""
+    """Only in the first of two phases; in the second the whole batch has to fit."""
     with normalised.registered():
         given = {"weights": source_of_normalised(tmp_path), "dropout": 0.0, "features": False, "batch_size": 20}
         given |= {"optimizer": Optimizer("sgd"), "learning_rate": 0.01}
@@ -186,7 +188,7 @@ def test_weights_wait_for_the_gradients_of_dense_layers(
 def test_memory_that_runs_out_in_the_middle_of_a_call(
     fits: bool, make_spec: MakeSpec, memory: Callable[..., list[int]]
 ) -> None:
-    """What came before it is done once and measured; what does not fit is done in parts, and so is what comes then."""
+    """Updates before it are made once and measured; the batch that does not fit and later ones are split."""
     spec = make_spec(dropout=0.0, optimizer=Optimizer("sgd", 0.01), learning_rate=0.01)
     refused = memory("conv1", training=1000 if fits else 7)
     compiled = CompiledNetworks().start(spec)

@@ -1,4 +1,4 @@
-"""Batches one ahead: the same as without, on whatever device."""
+"""Prefetching changes no result, whatever the device."""
 
 from __future__ import annotations
 

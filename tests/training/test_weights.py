@@ -1,4 +1,4 @@
-"""Source weights from every kind of file, and what is wrong with files."""
+"""Source weights from every type of file, and errors about broken ones."""
 
 from __future__ import annotations
 
