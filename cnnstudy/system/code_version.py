@@ -77,7 +77,7 @@ _APART = {
     *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "serialize_checkpoint", "read_file", "refuse_to_fill_the_disk"),
     *("remove_entry",),
     # the files of a saved model
-    "_save",
+    "_save_model_files",
     # the words of levels, errors, records, versions, and how a network's module is found
     "AUGMENTATIONS",
     *("ConfigError", "DataError", "UnknownNameError", "WeightsError", "did_you_mean"),

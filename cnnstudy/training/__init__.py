@@ -1,31 +1,31 @@
-"""One trial, in a worker. TensorFlow is imported here and in `architectures`, nowhere else.
+"""Train one trial in a worker process. TensorFlow is imported here and in `architectures`, nowhere else.
 
-Comes in: a TrialSpec. Goes out: an EpochRecord after each epoch and a TrialResult with a folder of files.
+Input: a TrialSpec. Output: an EpochRecord after each epoch, and a TrialResult with a folder of files.
 
-trial           the whole of it: set up, train, measure, package
-phases          the phases of a trial (head, then fine-tuning): where they begin, what is kept, what ends them
-trainer         epochs: updates, then clean metrics; the best epoch with its weights
-updates         one update of the weights: optimisers, loss scaling, compiled steps
-compiled        networks and their updates, kept from trial to trial
-graph           a network between any two of its tensors, with dropout rates that can be set
-keras_internals what of Keras and TensorFlow the fast path relies on, checked at the start
-micro_batches   batches that do not fit into memory, in parts
+trial           run one trial: set up, train, measure, save
+phases          run the phases of a trial (head, then fine-tuning): resume, checkpoint, stop
+trainer         run epochs: updates, then clean metrics; keep the best epoch's weights
+updates         update the weights: optimisers, loss scaling, compiled steps
+compiled        compiled networks and updates, reused from trial to trial
+graph           run a network between any two of its tensors, with dropout rates that can be set
+keras_internals undocumented parts of Keras and TensorFlow that training relies on, checked at the start
+micro_batches   split batches that do not fit into memory
 augmentation    flips, rotations, zoom and contrast
-transfer        which layers train in which phase
-weights         initial weights and source weights: draw, read, write, assign
-devices         what this process computes on
-features        what frozen layers make of the images: computed once, shared by all trials
-checkpoints     where a killed trial goes on from
+transfer        choose which layers train in which phase
+weights         initialise, load, save and hash weights
+devices         GPU or CPU, precision, XLA
+features        outputs of frozen layers: computed once, shared by all trials
+checkpoints     save and load the state from which a killed trial resumes
 shared_epochs   first epochs that several trials have in common, trained once
-metrics         from logits to numbers: accuracies, confusion, per-image correctness
+metrics         compute accuracies, confusion matrices and per-image correctness from logits
 verdict         overfit, underfit, fit or not learning, with the test behind it
-speed           how fast a network trains, measured
+speed           measure how fast a network trains
 model_files     where the parts of a saved model lie
-model_package   the model with its preprocessing as an MLflow model
-predict         a saved model applied to image files
-export          a saved model as SavedModel, ONNX or Keras file
-mistakes        a trial's mistakes, with Grad-CAM, beside the training images that resemble them
-test_split      models on the test images, which no training saw
+model_package   save the model with its preprocessing as an MLflow model
+predict         apply a saved model to image files
+export          export a saved model as SavedModel, ONNX or Keras file
+mistakes        a trial's mistakes, with Grad-CAM, beside similar training images
+test_split      evaluate models on the test images, which no training used
 
 May import: errors, names, records, system, data, architectures, and from config the factors.
 """

@@ -1,4 +1,4 @@
-"""What space.AUGMENTATIONS do to a training batch: Keras' random layers, on images of 0..255."""
+"""Augment training batches as named in factors.AUGMENTATIONS: Keras' random layers, on pixel values of 0..255."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-#: The views of an image from which all that an augmentation makes of it can be picked, where there are so few.
+#: For augmentations with few possible outcomes: all views of an image that they choose from.
 VIEWS = {"none": ("as it is",), "flip": ("as it is", "flipped")}
 
 
 def augmentation_layers(name: str) -> list[keras.layers.Layer]:
-    """The layers that change a training batch [batch, size, size, 3]; never part of the saved model."""
+    """Return the layers that augment a training batch [batch, size, size, 3]; never part of the saved model."""
     from keras import layers
 
     if name == "none":
@@ -30,7 +30,7 @@ def augmentation_layers(name: str) -> list[keras.layers.Layer]:
 
 
 def reset_augmentation(augmenting: list[keras.layers.Layer], seed: int) -> None:
-    """Set the layers' random streams to their beginnings."""
+    """Reset the layers' random streams to the start of the seed."""
     from cnnstudy.training.keras_internals import random_state
 
     for number, layer in enumerate(augmenting):
@@ -40,7 +40,7 @@ def reset_augmentation(augmenting: list[keras.layers.Layer], seed: int) -> None:
 
 
 def flipped_view(augmenting: list[keras.layers.Layer], views: tf.Tensor) -> tf.Tensor:
-    """Of each image's two views [batch, 2, ...] the one that `flip` would make; its random stream goes on as there."""
+    """Pick from each image's two views [batch, 2, ...] the one that `flip` would give; its stream advances equally."""
     import tensorflow as tf
 
     from cnnstudy.training.keras_internals import draw_flips

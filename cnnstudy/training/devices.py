@@ -1,4 +1,4 @@
-"""What this process computes on, and what a trial's settings mean there."""
+"""Describe the device that this process computes on, and resolve a trial's settings for it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import tensorflow as tf
 
 from cnnstudy.records import TrialSpec
 
-#: It is there where the driver is loaded.
+#: Exists where the driver is loaded.
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def gpu_name() -> str | None:
-    """TensorFlow's name of the GPU that it computes on; None where it has none."""
+    """Return TensorFlow's name of the GPU that it computes on; None if it has none."""
     return "GPU:0" if tf.config.list_physical_devices("GPU") else None
 
 
 def choose_precision(asked: str) -> str:
-    """One of Keras' policies. "auto" is mixed_float16 where every GPU has units for it (compute capability 7)."""
+    """Return a Keras policy; "auto" is mixed_float16 if every GPU has units for it (compute capability 7)."""
     if asked != "auto":
         return asked
     capabilities = [
@@ -32,17 +32,19 @@ def choose_precision(asked: str) -> str:
 
 
 def uses_xla(spec: TrialSpec) -> bool:
-    """Where nothing is asked for: on a GPU, as Keras does; but not in a deterministic trial, for XLA has no such
-    gradient of max-pooling. On a CPU it took 2 to 3 times as long to the first update, and none was faster then.
+    """Check whether a trial's updates are compiled with XLA.
+
+    By default they are on a GPU, as in Keras, but not in deterministic trials: XLA has no deterministic gradient of
+    max-pooling. On a CPU the first update took 2 to 3 times as long, and no update was faster.
     """
     return gpu_name() is not None and not spec.deterministic if spec.xla is None else spec.xla
 
 
 def numeric_tolerance() -> float:
-    """How far apart, relative to the largest, logits or losses of the same weights and images may come out.
+    """Return how far logits or losses of the same weights and images may differ, relative to the largest.
 
-    A GPU multiplies in TensorFloat-32, with 10 bits behind the point, by whichever kernel was fastest for a batch of
-    that size: two sizes may differ by more than a thousandth.
+    A GPU multiplies in TensorFloat-32, with a 10-bit fraction, using whichever kernel was fastest for the batch size:
+    results at two batch sizes may differ by more than a thousandth.
     """
     return 2e-2 if _has_tf32() else 1e-3
 
@@ -52,38 +54,38 @@ def _has_tf32() -> bool:
 
 
 def describe_device(spec: TrialSpec) -> dict[str, str]:
-    """What a trial's numbers may depend on beside its specification and the packages, in words."""
+    """Return what a trial's numbers depend on besides its specification and the packages: settings by name."""
     precision, xla = choose_precision(spec.precision), "on" if uses_xla(spec) else "off"
-    return {**_kernels(), "precision": precision, "xla": xla}
+    return {**_kernel_settings(), "precision": precision, "xla": xla}
 
 
 def rounding_conditions(spec: TrialSpec) -> list[str]:
-    """What decides here how a sum is rounded in float32, where nothing is trained: for the address of what is kept."""
-    return [*_kernels().values(), "deterministic" if spec.deterministic else "as fast as it goes"]
+    """Return what determines the rounding of float32 results of inference here; part of the features' cache address."""
+    return [*_kernel_settings().values(), "deterministic" if spec.deterministic else "as fast as it goes"]
 
 
-def _kernels() -> dict[str, str]:
+def _kernel_settings() -> dict[str, str]:
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     return {
-        "device": _name_of_gpu() or _name_of_processor(),
+        "device": _gpu_model() or _cpu_model(),
         "threads": str(threads or "as many as there are cores"),
-        # TensorFlow's own default depends on the processor; a worker always sets it
+        # a worker always sets it, because TensorFlow's default depends on the processor
         "onednn": {"1": "on", "0": "off"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""), "as TensorFlow has it"),
         **({"tf32": "on"} if _has_tf32() else {}),
     }
 
 
 def unused_gpu_message() -> str:
-    """What to do about a GPU that is here and that TensorFlow can't use; "" where there is none."""
+    """Return what to do about a GPU that TensorFlow can't use; "" if there is none."""
     if not NVIDIA_DRIVER.exists() or gpu_name() is not None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ""
     return (
-        "this machine has an NVIDIA driver, and TensorFlow can use no GPU: trials train on the processor. Its "
-        "libraries come with: python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
+        "this machine has an NVIDIA driver, but TensorFlow can use no GPU: trials train on the CPU. Install the GPU "
+        "libraries with: python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
     )
 
 
-def _name_of_gpu() -> str:
+def _gpu_model() -> str:
     names = [
         str(tf.config.experimental.get_device_details(one).get("device_name", "GPU"))
         for one in tf.config.list_physical_devices("GPU")
@@ -91,8 +93,8 @@ def _name_of_gpu() -> str:
     return ", ".join(names)
 
 
-def _name_of_processor() -> str:
-    """With its widest instructions, which a virtual machine may hide: the kernels depend on them."""
+def _cpu_model() -> str:
+    """Return the CPU's name, with AVX-512 if it has it: kernels depend on that, and a virtual machine may hide it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():

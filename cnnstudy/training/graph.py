@@ -1,7 +1,7 @@
-"""A network as operations that feed each other: run between any two of its tensors, with dropout that can be set.
+"""A network as a graph of operations: run it between any two of its tensors, with dropout rates that can be set.
 
-Keras writes a dropout rate into what it compiles. Here the rates are variables, so that one compiled network serves
-trials of every rate, while the layers stay Keras' own.
+Keras compiles a dropout rate in as a constant. Here the rates are variables, so that one compiled network serves trials
+of every rate, while the layers stay Keras' own.
 """
 
 from __future__ import annotations
@@ -19,41 +19,8 @@ from cnnstudy.training import devices
 from cnnstudy.training.keras_internals import random_state
 
 
-def apply_dense(layer: keras.layers.Dense, inputs: tf.Tensor) -> tf.Tensor:
-    """What the layer makes of inputs [n, features]: [n, units], in the layer's precision."""
-    if devices.gpu_name() is not None:  # its library takes as long either way
-        return layer(inputs)
-    kernel = tf.cast(layer.kernel, layer.compute_dtype)
-    outputs = _product(layer.compute_dtype)(tf.cast(inputs, layer.compute_dtype), kernel)
-    outputs = tf.ensure_shape(outputs, (inputs.shape[0], layer.units))
-    if layer.bias is not None:
-        outputs = outputs + tf.cast(layer.bias, layer.compute_dtype)
-    return layer.activation(outputs)
-
-
-@functools.cache
-def _product(precision: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """[n, features], [features, units] -> [n, units], with the faster gradient.
-
-    TensorFlow keeps for ever what has a gradient of its own, with all of the graph that it was made in. Hence one
-    function, in a graph of its own, for all layers of all networks.
-    """
-
-    @tf.custom_gradient
-    def product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
-        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            of_x = tf.transpose(tf.matmul(kernel, upstream, transpose_b=True))
-            return of_x, tf.matmul(x, upstream, transpose_a=True)
-
-        return tf.matmul(x, kernel), gradients
-
-    matrix = tf.TensorSpec((None, None), precision)
-    with tf.init_scope():
-        return tf.function(product, autograph=False).get_concrete_function(matrix, matrix)
-
-
 class Graph:
-    """The operations of a network by name; an operation's name is its output's too."""
+    """The operations of a network by name; an operation and its output share the name."""
 
     def __init__(self, network: Network) -> None:
         self.operations: dict[str, keras.Operation] = {
@@ -63,7 +30,7 @@ class Graph:
         }
         names = {id(operation.output): name for name, operation in self.operations.items()}
         self.sources = {
-            name: tuple(names[id(tensor)] for tensor in _listed(operation.input))
+            name: tuple(names[id(tensor)] for tensor in _as_list(operation.input))
             for name, operation in self.operations.items()
             if not isinstance(operation, keras.layers.InputLayer)
         }
@@ -74,10 +41,10 @@ class Graph:
         self._scales = {layer.name: tf.Variable(1 / (1 - layer.rate), trainable=False) for layer in self._dropouts}
 
     def set_dropout(self, levels: Mapping[str, Level]) -> None:
-        """Set the rates, in [0, 1), of the compiled network and of its layers as they are saved.
+        """Set the dropout rates, in [0, 1), of the compiled network and of the layers, which are saved with theirs.
 
         Args:
-            levels: of the factors that architectures.dropout_factor names; 0 for one that has no level in the trial.
+            levels: rates by the factors that architectures.dropout_factor names; a missing one is 0.
         """
         for layer in self._dropouts:
             factor = dropout_factor(layer.name)
@@ -87,71 +54,70 @@ class Graph:
                 self._scales[layer.name].assign(1 / (1 - layer.rate))
 
     def signature(self, cut: str | None = None, views: int = 1) -> tf.TensorSpec:
-        """A batch of images, or of the outputs of the operation `cut`: of so many views of each image."""
+        """Return the signature of a batch of images, or of outputs of the operation `cut` with that many views."""
         if cut is None:
             return tf.TensorSpec(self.operations[self.input].output.shape, tf.uint8)
         return tf.TensorSpec((None, *((views,) if views > 1 else ()), *self.shape(cut)), tf.float32)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the operation's output, without the batch."""
+        """Return the shape of an operation's output, without the batch dimension."""
         return tuple(self.operations[name].output.shape[1:])
 
     def run(self, wanted: Iterable[str], known: Mapping[str, tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The outputs of the operations `wanted`, from those that are known; nothing else is computed."""
-        found = dict(known)
+        """Compute the outputs of the operations `wanted`, and only what they need, from known outputs by name."""
+        outputs = dict(known)
 
         def output_of(name: str) -> tf.Tensor:
-            if name not in found:
-                found[name] = self._apply(
-                    self.operations[name], [output_of(one) for one in self.sources[name]], training
-                )
-            return found[name]
+            if name not in outputs:
+                inputs = [output_of(source) for source in self.sources[name]]
+                outputs[name] = self._apply(self.operations[name], inputs, training)
+            return outputs[name]
 
         return [output_of(name) for name in wanted]
 
     def _apply(self, operation: keras.Operation, inputs: list[tf.Tensor], training: bool) -> tf.Tensor:
         if type(operation) is keras.layers.Dropout:
-            return self._drop(operation, inputs[0]) if training else inputs[0]
+            return self._drop_out(operation, inputs[0]) if training else inputs[0]
         if type(operation) is keras.layers.Dense and training:
             return apply_dense(operation, inputs[0])
-        given = inputs if isinstance(operation.input, list) else inputs[0]
+        arguments = inputs if isinstance(operation.input, list) else inputs[0]
         if _takes_training(operation):
-            return operation(given, training=training)
-        return operation(given)
+            return operation(arguments, training=training)
+        return operation(arguments)
 
-    def _drop(self, layer: keras.layers.Dropout, x: tf.Tensor) -> tf.Tensor:
-        """As the layer does it, but for a rate of 0 too, where it keeps everything: the same numbers by any way."""
+    def _drop_out(self, layer: keras.layers.Dropout, x: tf.Tensor) -> tf.Tensor:
+        """Apply dropout with the same random numbers as the layer. At a rate of 0 numbers are drawn as well."""
         noise = keras.random.uniform(tf.shape(x), seed=layer.seed_generator)
         kept = noise >= self._rates[layer.name]
         return tf.where(kept, x * tf.cast(self._scales[layer.name], x.dtype), tf.zeros((), x.dtype))
 
     def last_constant(self, changes: Callable[[str], bool]) -> str | None:
-        """The last operation that everything in the logits comes through and that is the same in every trial and epoch.
+        """Find the last operation whose output for an image never changes and that all paths to the logits go through.
 
         Args:
             changes: whether the weights of the layer of that name train.
 
         Returns:
-            Its name; None where not even the first layer with weights stays as it is.
+            Its name; None if not even the first layer with weights is constant.
         """
         constant = {self.input: True}
 
         def is_constant(name: str) -> bool:
             if name not in constant:
                 operation = self.operations[name]
-                random = random_state(operation) is not None
-                own = not random and not (getattr(operation, "weights", ()) and changes(name))
-                constant[name] = own and all(map(is_constant, self.sources[name]))
+                is_random = random_state(operation) is not None
+                trains = bool(getattr(operation, "weights", ())) and changes(name)
+                constant[name] = not is_random and not trains and all(map(is_constant, self.sources[name]))
             return constant[name]
 
         logits = self.outputs[0]
-        candidates = [name for name in self.upstream(logits) if is_constant(name) and self._is_on_every_way(name)]
-        # the more lies before it, the later it is
+        candidates = [name for name in self.upstream(logits) if is_constant(name) and self._is_on_every_path(name)]
+        # the more operations precede it, the later it is
         last = max(candidates, key=lambda name: len(self.upstream(name)))
         return last if any(getattr(self.operations[name], "weights", ()) for name in self.upstream(last)) else None
 
     def inner_layers(self) -> list[keras.layers.Layer]:
-        """The layers between the images and the logits: what prepares the images is none, nor what gives logits."""
+        """Return the layers between the preprocessing and the layers that give logits, both excluded."""
         inner = set.union(*map(self.upstream, self.outputs)) - set(self.outputs)
         return [
             self.operations[name]
@@ -161,21 +127,21 @@ class Graph:
         ]
 
     def upstream(self, name: str, without: str | None = None) -> set[str]:
-        """The operation and all that it depends on; what it needs only by way of `without` is left out."""
-        found, waiting = set[str](), [name]
+        """Return the operation and all that it depends on, except through the operation `without`."""
+        visited, waiting = set[str](), [name]
         while waiting:
-            one = waiting.pop()
-            if one not in found and one != without:
-                found.add(one)
-                waiting += self.sources.get(one, ())
-        return found
+            current = waiting.pop()
+            if current not in visited and current != without:
+                visited.add(current)
+                waiting += self.sources.get(current, ())
+        return visited
 
-    def _is_on_every_way(self, name: str) -> bool:
+    def _is_on_every_path(self, name: str) -> bool:
         return self.input not in self.upstream(self.outputs[0], without=name)
 
 
 def keeps_statistics(layer: keras.layers.Layer) -> bool:
-    """Check whether an update changes weights of the layer that its optimiser does not, as in BatchNormalization."""
+    """Check whether updates change weights of the layer other than through the optimiser, as in BatchNormalization."""
     return layer.trainable and bool(layer.non_trainable_weights) and _takes_training(layer)
 
 
@@ -183,5 +149,41 @@ def _takes_training(operation: keras.Operation) -> bool:
     return "training" in inspect.signature(operation.call).parameters
 
 
-def _listed(tensors: keras.KerasTensor | list[keras.KerasTensor]) -> list[keras.KerasTensor]:
+def _as_list(tensors: keras.KerasTensor | list[keras.KerasTensor]) -> list[keras.KerasTensor]:
     return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+
+
+# ---- dense layers
+
+
+def apply_dense(layer: keras.layers.Dense, inputs: tf.Tensor) -> tf.Tensor:
+    """Apply the layer to inputs [n, features]; return [n, units] in the layer's precision. On a CPU it is faster."""
+    if devices.gpu_name() is not None:  # no gain there
+        return layer(inputs)
+    kernel = tf.cast(layer.kernel, layer.compute_dtype)
+    outputs = _matrix_product(layer.compute_dtype)(tf.cast(inputs, layer.compute_dtype), kernel)
+    outputs = tf.ensure_shape(outputs, (inputs.shape[0], layer.units))
+    if layer.bias is not None:
+        outputs = outputs + tf.cast(layer.bias, layer.compute_dtype)
+    return layer.activation(outputs)
+
+
+@functools.cache
+def _matrix_product(precision: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return a function of [n, features] and [features, units] that gives [n, units], with a faster gradient.
+
+    TensorFlow never frees a function with a custom gradient, nor the graph that it was created in. Hence one function,
+    in its own graph, for all layers of all networks.
+    """
+
+    @tf.custom_gradient
+    def product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            x_gradient = tf.transpose(tf.matmul(kernel, upstream, transpose_b=True))
+            return x_gradient, tf.matmul(x, upstream, transpose_a=True)
+
+        return tf.matmul(x, kernel), gradients
+
+    matrix = tf.TensorSpec((None, None), precision)
+    with tf.init_scope():
+        return tf.function(product, autograph=False).get_concrete_function(matrix, matrix)

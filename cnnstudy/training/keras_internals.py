@@ -1,12 +1,12 @@
-"""What training relies on in Keras and TensorFlow though nothing documents it, in one place.
+"""The undocumented parts of Keras and TensorFlow that training relies on, in one place.
 
-Compiled updates that serve trial after trial, with one pass over the memory for each optimiser step, need more than the
-public names. Any release may change the rest without notice. `check` is therefore called before the first network is
-compiled: where something is missing or has other parameters, training stops with a list of it, rather than train
-otherwise than recorded. What a name does is pinned by tests: test_optimizers.py, test_dense.py and test_compiled.py
-compare with plain Keras.
+Compiled updates that are reused across trials, with one pass over memory per optimiser step, need more than the public
+API. Any release may change the rest without notice, so `check` is called before the first network is compiled: if
+something is missing or has other parameters, training stops and lists it, rather than train differently from what is
+recorded. Tests compare the behaviour with plain Keras: test_updates_optimizers.py, test_graph_dense.py and
+test_compiled.py.
 
-Tried with, from the lowest versions allowed to the newest:
+Tested versions, lowest allowed and newest:
 
     Keras       3.15   3.15.1
     TensorFlow  2.20   2.21.0
@@ -24,17 +24,17 @@ import tensorflow as tf
 
 from cnnstudy.errors import WorkerError
 
-#: Functions as `module:name`, with their parameters in order.
+#: Functions as `module:name`, and their parameters in order.
 METHODS: dict[str, tuple[str, ...]] = {
-    # OneDevice replaces it, and calls `update_step`, which optimizers.py replaces for Adam
+    # OneDevice overrides it and calls `update_step`, which updates.py overrides for Adam
     "keras.optimizers:Optimizer._backend_update_step": ("self", "grads", "trainable_variables", "learning_rate"),
     "keras.optimizers:Optimizer._get_variable_index": ("self", "variable"),
     "keras.optimizers:SGD.update_step": ("self", "gradient", "variable", "learning_rate"),
     "keras.optimizers:RMSprop.update_step": ("self", "gradient", "variable", "learning_rate"),
     "keras.optimizers:Adam.update_step": ("self", "gradient", "variable", "learning_rate"),
-    # dense.py computes the same with a faster gradient
+    # graph.py computes the same with a faster gradient
     "keras.layers:Dense.call": ("self", "inputs", "training"),
-    # graph.py draws the same numbers for a rate that is a variable
+    # graph.py draws the same random numbers, with a variable as the rate
     "keras.layers:Dropout.call": ("self", "inputs", "training"),
     "keras.layers:RandomFlip.get_random_transformation": ("self", "data", "training", "seed"),
     "tensorflow.python.eager.context:context": (),
@@ -43,10 +43,10 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 class OneDevice:
-    """A mixin for optimisers that waits for no gradients of other devices.
+    """A mixin for optimisers that does not sum gradients over devices.
 
-    Keras adds them up by an operation with a gradient of its own. TensorFlow keeps that for ever, and with it the graph
-    and the weights of every network that was dropped.
+    Keras sums them with a custom-gradient operation. TensorFlow never frees it, nor the graph and the weights of every
+    network that was dropped.
     """
 
     def _backend_update_step(
@@ -58,30 +58,30 @@ class OneDevice:
 
 
 def handle(variable: keras.Variable) -> tf.Tensor:
-    """Return the resource that TensorFlow's own operations take for a variable."""
+    """Return the resource handle that TensorFlow's raw operations take for a variable."""
     return variable.value.handle
 
 
 def moments(optimizer: keras.optimizers.Adam, variable: tf.Variable) -> tuple[keras.Variable, keras.Variable]:
-    """Return the running means that Adam keeps of a weight's gradient and of its square."""
+    """Return Adam's running means of a weight's gradient and of its square."""
     index = optimizer._get_variable_index(variable)
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
 def random_state(layer: keras.layers.Layer) -> keras.Variable | None:
-    """Return the state [2] int64 of a layer's random stream, which is set to [seed, 0]; None: it draws no numbers."""
+    """Return the state [2] int64 of a layer's random stream, initially [seed, 0]; None if it has no random stream."""
     generators = (getattr(layer, name, None) for name in ("seed_generator", "generator"))
     return next((one.state for one in generators if isinstance(one, keras.random.SeedGenerator)), None)
 
 
 def draw_flips(layer: keras.layers.RandomFlip, images: tf.Tensor) -> tf.Tensor:
-    """Return [images, 1, 1, 1] bool: which of so many images the layer would flip; its random stream goes on."""
-    # it looks at the shape only
+    """Draw which images the layer would flip, [images, 1, 1, 1] bool; advances its random stream."""
+    # only the shape of the images matters
     return layer.get_random_transformation(tf.zeros((images, 1, 1, 1)), training=True)["flips"]
 
 
 def clear_kernel_cache() -> None:
-    """Give back the kernels of functions that nobody holds any more, as Keras' clear_session does."""
+    """Free the kernels of functions that are no longer referenced, as Keras' clear_session does."""
     from tensorflow.python.eager import context
 
     context.context().clear_kernel_cache()
@@ -89,14 +89,14 @@ def clear_kernel_cache() -> None:
 
 @functools.cache
 def check() -> None:
-    """Check that the installed Keras and TensorFlow have all of this.
+    """Check that the installed Keras and TensorFlow have everything that training relies on.
 
     Raises:
-        WorkerError: they have not; names what is missing.
+        WorkerError: something is missing; lists it.
     """
     if missing := [*filter(_lacks_method, METHODS), *filter(_lacks_attribute, ATTRIBUTES)]:
         raise WorkerError(
-            f"cnnstudy can't train with Keras {keras.__version__} and TensorFlow {tf.__version__}, which changed "
+            f"cnnstudy can't train with Keras {keras.__version__} and TensorFlow {tf.__version__}: these changed: "
             f"{', '.join(missing)}. Install the versions that were tested together: python -m pip install -c "
             "constraints.txt keras tensorflow"
         )
@@ -144,7 +144,7 @@ def _random_layers_have_states() -> bool:
     return all(state is not None and tuple(state.shape) == (2,) for state in states)
 
 
-def _flips_are_told() -> bool:
+def _flips_can_be_drawn() -> bool:
     flips = draw_flips(keras.layers.RandomFlip("horizontal", seed=0, name="checked"), tf.constant(3))
     return tuple(flips.shape) == (3, 1, 1, 1) and flips.dtype == tf.bool
 
@@ -162,12 +162,12 @@ def _precision_can_be_set() -> bool:
     return bool(layer.compute_dtype == "float16")
 
 
-#: What only instances have, or what a call gives; and whether that is as it should be.
+#: What only instances have or calls return, each with a check that it is as expected.
 ATTRIBUTES: dict[str, Callable[[], bool]] = {
     "keras.Variable.value.handle": _variables_have_handles,
     "keras.optimizers.Adam._momentums and ._velocities": _adam_keeps_moments,
     "seed_generator.state of keras.layers.Dropout, generator.state of random layers": _random_layers_have_states,
-    'get_random_transformation(...)["flips"] of keras.layers.RandomFlip': _flips_are_told,
+    'get_random_transformation(...)["flips"] of keras.layers.RandomFlip': _flips_can_be_drawn,
     "keras.Model.operations, keras.Operation.input and .output": _models_have_operations,
     "keras.layers.Layer.dtype_policy (set while a graph is traced)": _precision_can_be_set,
 }

@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: the same update, and the same logits, from parts that do."""
+"""Split batches that do not fit into memory into parts that do, for the same update and the same logits."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ Use = Literal["training", "evaluation"]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """A GPU without room says something else where an array is copied to it."""
+    """Check whether it means that memory ran out, on a GPU also while an array was copied to it."""
     return isinstance(error, tf.errors.ResourceExhaustedError) or (
         isinstance(error, tf.errors.InternalError) and "Dst tensor is not initialized" in str(error)
     )
 
 
 class MicroBatches:
-    """How many images a trial works on at once: a whole batch, until the memory did not suffice for one.
+    """The number of images that a trial processes at once: a whole batch, until one does not fit into memory.
 
-    A part that does not fit is halved, down to one image, and what fitted is kept for the rest of the trial. Before the
-    first time, what earlier trials left in memory is given up.
+    A part that does not fit is halved, down to one image, and the limit holds for the rest of the trial. The first time
+    that memory runs out, what earlier trials left in memory is freed first.
     """
 
     def __init__(self) -> None:
         self.start(None)
 
     def start(self, training: int | None, tell: Callable[[str], None] = lambda text: None) -> None:
-        """A new trial.
+        """Start a new trial.
 
         Args:
-            training: images at once in an update, to start with; None: whole batches.
-            tell: told whenever there are fewer at once from then on.
+            training: the initial limit of images at once in updates; None: whole batches.
+            tell: called with a message whenever a limit is lowered.
         """
         self.tell = tell
-        self.make_room: Callable[[], bool] = lambda: False  # gives up what it can; whether that was anything
+        self.make_room: Callable[[], bool] = lambda: False  # frees what it can; returns whether it freed anything
         self._has_made_room = False
         self.at_once: dict[Use, int | None] = {"training": training, "evaluation": None}
 
     def limit(self, use: Use, images: int) -> None:
-        """No more than so many at once from now on."""
+        """Limit the images at once; a lower limit stays."""
         self.at_once[use] = min(images, self.at_once[use] or images)
 
     def run(self, use: Use, images: int, do: Callable[[Sequence[slice]], Result]) -> Result:
-        """What `do` makes of so many images, given the parts to take them in; called again with smaller parts.
+        """Call `do` with the parts to process the images in, and again with smaller parts while memory runs out.
 
         Args:
-            do: changes nothing where it raises an error that `is_out_of_memory`.
+            do: must change nothing if it raises an error that `is_out_of_memory`.
+
+        Returns:
+            What `do` returns.
 
         Raises:
-            OpError: one image at once does not fit either.
+            OpError: not even one image fits into memory.
         """
         while True:
             size = min(images, self.at_once[use] or images)
@@ -61,18 +64,20 @@ class MicroBatches:
             except tf.errors.OpError as error:
                 if not is_out_of_memory(error) or (size == 1 and self._has_made_room):
                     raise
-            # behind the handler, where the error no longer holds on to what it had allocated
+            # outside of the handler, where the error no longer references what was allocated
             if not self._has_made_room:
                 self._has_made_room = True
                 if self.make_room() or size == 1:
                     continue
             self.at_once[use] = (size + 1) // 2
-            self.tell(f"out of memory; {use} goes on with {self.at_once[use]} images at once instead of {size}")
+            self.tell(f"out of memory; {use} continues with {self.at_once[use]} images at once instead of {size}")
 
     def evaluate(self, inputs: np.ndarray, outputs_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The outputs [n, ...] of inputs [n, ...]."""
-        return self.run("evaluation", len(inputs), lambda parts: _joined([outputs_of(inputs[part]) for part in parts]))
+        """Return the outputs [n, ...] of inputs [n, ...], split if need be."""
+        return self.run(
+            "evaluation", len(inputs), lambda parts: _concatenate([outputs_of(inputs[part]) for part in parts])
+        )
 
 
-def _joined(outputs: list[np.ndarray]) -> np.ndarray:
+def _concatenate(outputs: list[np.ndarray]) -> np.ndarray:
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

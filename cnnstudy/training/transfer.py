@@ -1,6 +1,6 @@
-"""Which layers train, phase by phase, for each transfer mode of space.TRANSFER_MODES.
+"""Choose which layers train in which phase, for each mode of factors.TRANSFER_MODES.
 
-The stages of the backbone that a mode trains come from the network's own table (`Architecture.cut_points`).
+The backbone stages that a mode trains come from the network's own table (`Architecture.cut_points`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs with the same layers training."""
+    """Consecutive epochs in which the same layers train."""
 
     epochs: int
-    backbone: tuple[str, ...]  # stages that train; "" is a prefix of all of them
-    multiplier: float  # the backbone's learning rate relative to the head's
+    backbone: tuple[str, ...]  # name prefixes of the stages that train; "" matches all
+    multiplier: float  # the backbone's learning rate relative to the heads'
 
 
 def plan_phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list[Phase]:
-    """The phases of a trial, in order; their epochs add up to the trial's."""
+    """Return the phases of a trial, in order; their epochs add up to the trial's.
+
+    Args:
+        cut_points: stages that train, by transfer mode.
+    """
     mode = str(spec.levels["transfer"])
     multiplier = float(spec.levels.get("backbone_learning_rate_multiplier", 1.0))
     everything, nothing = ("",), ()
@@ -45,12 +49,12 @@ def plan_phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list
 
 
 def is_trained_in(layer: keras.layers.Layer, stages: tuple[str, ...]) -> bool:
-    """Whether that layer of the backbone is in one of the stages that train."""
+    """Check whether a backbone layer is in one of the stages that train."""
     return bool(stages) and layer.name.startswith(stages)
 
 
 def apply_phase(network: Network, phase: Phase) -> list[keras.layers.Layer]:
-    """Set each backbone layer's `trainable`; the layers that are frozen now."""
+    """Set `trainable` of each backbone layer; return the frozen ones."""
     frozen = []
     for layer in backbone_layers(network.logits):
         layer.trainable = is_trained_in(layer, phase.backbone)

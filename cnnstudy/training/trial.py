@@ -1,4 +1,4 @@
-"""One trial from its specification to its result."""
+"""Run one trial, from its specification to its result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -18,7 +19,7 @@ from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
 from cnnstudy.training.checkpoints import Checkpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
-from cnnstudy.training.metrics import confusion_matrix, curve_metrics
+from cnnstudy.training.metrics import Measurement, confusion_matrix, curve_metrics
 from cnnstudy.training.phases import PhaseRunner, Report
 from cnnstudy.training.shared_epochs import SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, DivergedError, Trainer
@@ -33,15 +34,17 @@ def run_trial(
     networks: CompiledNetworks | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> TrialResult:
-    """Train one network and leave its files in `folder`; from its checkpoint on, if an earlier try left one,
-    or from what it shares with another trial.
+    """Train one network and write its files to `folder`.
+
+    Training resumes from the trial's checkpoint if an earlier attempt left one, or from epochs shared with another
+    trial.
 
     Args:
-        networks: what earlier trials have compiled; the trial's result does not depend on it.
-        progress: told of what comes before the first epoch, and of batches that do not fit into memory.
+        networks: networks compiled by earlier trials; the trial's result does not depend on them.
+        progress: called with what happens before the first epoch, and when a batch does not fit into memory.
 
     Raises:
-        DataError, WeightsError: what the trial needs is gone.
+        DataError, WeightsError: images or source weights that the trial needs are gone.
         DivergedError: the loss is no longer finite.
     """
     networks = CompiledNetworks() if networks is None else networks
@@ -50,109 +53,12 @@ def run_trial(
     except DivergedError:
         raise
     except Exception:
-        networks.clear()  # out of memory perhaps; the next trial starts with nothing
+        networks.clear()  # perhaps out of memory: the next trial starts with all of it
         raise
 
 
-def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
-    compiled = networks.start(spec)
-    compiled.micro_batches.tell = lambda what: progress(what, 0, 0)
-    network = compiled.network
-    phases, begun_with = transfer.plan_phases(spec, dict(network.architecture.cut_points)), _begun_with(compiled, spec)
-    kept = Checkpoints(spec, begun_with, lambda text: progress(text, 0, 0))
-    computed_on = devices.describe_device(spec)
-    prefixes = SharedEpochs(spec, phases, begun_with, computed_on, lambda text: progress(text, 0, 0))
-    trainer = Trainer(compiled, load_images(spec), spec)
-    always_frozen = _frozen_in_all_phases(network, phases)
-    best = BestEpoch(spec, [layer for layer in network.logits.layers if layer not in always_frozen])
-    frozen_before = compiled.start_digests(always_frozen)
-    course = PhaseRunner(trainer, best, phases, kept, prefixes, computed_on)
-    course.run(report, progress)
-    last, last_full = trainer.latest, trainer.measure_full_train()
-    assert last is not None  # a trial has an epoch at least
-    best.restore()
-    state = "pruned" if course.ended_by == "pruner" else "finished"
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as beside:  # one thread writes while the others measure
-        saving = beside.submit(_save, network, spec, folder) if state == "finished" and spec.keep_model else None
-        if best.epoch != trainer.epoch:
-            restored, full = trainer.measure(), trainer.measure_full_train()
-        else:
-            restored, full = last, last_full
-        _check_restored(restored.metrics, course.records[best.epoch - 1])
-        frozen_after = _digests_as_before(always_frozen, frozen_before)
-        seconds = kept.seconds  # of training: to wait for the model's file is none of it
-        model = saving.result() if saving is not None else {}
-    compiled.keep(frozen_after)
-    trained_parameters = sum(math.prod(variable.shape) for variable in network.inference.trainable_variables)
-    summary = {**restored.metrics, **full}
-    matrix = confusion_matrix(restored.validation, restored.validation_labels)
-    verdict = judge(
-        summary[Metric.TRAIN_ACCURACY],
-        len(trainer.images.probe),
-        summary[Metric.VAL_ACCURACY],
-        [sum(row) for row in matrix],
-    )
-    equal_updates = trainer.at_equal_updates.metrics if trainer.at_equal_updates else {}
-    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last)
-    return TrialResult(
-        state=state,
-        best_epoch=best.epoch,
-        epochs=trainer.epoch,
-        seconds=seconds,
-        summary=summary,
-        final={
-            **{last_name(name): value for name, value in (last.metrics | last_full).items()},
-            **{equal_updates_name(name): value for name, value in equal_updates.items()},
-            **curve_metrics(course.records),
-        },
-        ended_by=course.ended_by,
-        confusion=matrix,
-        trainable_parameters=trained_parameters,
-        frozen_parameters=network.inference.count_params() - trained_parameters,
-        frozen_digest=weights.combined_digest(frozen_after) if frozen_after else None,
-        verdict=verdict.name,
-        verdict_reason=verdict.reason,
-        train_confusion=confusion_matrix(restored.train, restored.train_labels),
-        features=" then ".join(dict.fromkeys(source.what for source in course.sources)),
-        features_note="; ".join(dict.fromkeys(source.why for source in course.sources)),
-        shared_epochs=sum(record.shared for record in course.records),
-        checkpoint_note="; ".join(kept.notes),
-        files={"correctness": str(folder / "correctness.npz"), **model},
-        versions={"python": platform.python_version(), **model_package.model_versions()},
-        computed_on=computed_on,
-        micro_batch=trainer.micro_batch,
-        evaluation_batch=compiled.micro_batches.at_once["evaluation"],
-    )
-
-
-def _begun_with(compiled: CompiledNetwork, spec: TrialSpec) -> str:
-    unasked = spec.checkpoints == checkpoints.NONE and not spec.share_epochs
-    if unasked or spec.weights_file is None or spec.levels["transfer"] == "scratch":
-        return ""
-    return weights.combined_digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
-
-
-def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
-    """The restored weights must give what was measured when they were kept."""
-    before, after = recorded.metrics[Metric.VAL_LOSS], restored[Metric.VAL_LOSS]
-    if abs(before - after) > devices.numeric_tolerance() * max(1.0, before):
-        raise RuntimeError(
-            f"the weights kept at epoch {recorded.epoch} gave a validation loss of {before:.5f} and give {after:.5f} "
-            "now that they are restored; please report this with the study file"
-        )
-
-
-def _digests_as_before(frozen: Sequence[keras.layers.Layer], before: dict[str, str]) -> dict[str, str]:
-    """Of the layers, which training must have left as they were."""
-    after = weights.layer_digests(frozen)
-    if after != before:
-        raise RuntimeError("weights that were frozen have changed in training; please report this with the study file")
-    return after
-
-
 def load_images(spec: TrialSpec) -> TrainingImages:
-    """What the trial trains on and is measured on."""
+    """Return the images that the trial trains on and is measured on."""
     levels = spec.levels
     return load_for_training(
         spec.images,
@@ -164,15 +70,193 @@ def load_images(spec: TrialSpec) -> TrainingImages:
     )
 
 
-def _frozen_in_all_phases(network: Network, phases: Sequence[Phase]) -> list[keras.layers.Layer]:
+def _run(spec: TrialSpec, folder: Path, report: Report, networks: CompiledNetworks, progress: Progress) -> TrialResult:
+    trial = _set_up(spec, networks, progress)
+    trial.runner.run(report, progress)
+    measured = _measure(trial, folder)
+    trial.compiled.keep(measured.frozen_digests)
+    return _build_result(trial, measured, folder)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A trial that is ready to train.
+
+    Args:
+        frozen_layers: those that train in no phase.
+        frozen_digests: of these layers, before training.
+    """
+
+    spec: TrialSpec
+    compiled: CompiledNetwork
+    trainer: Trainer
+    best: BestEpoch
+    checkpoints: Checkpoints
+    runner: PhaseRunner
+    frozen_layers: Sequence[keras.layers.Layer]
+    frozen_digests: dict[str, str]
+    computed_on: dict[str, str]
+
+    @property
+    def state(self) -> str:
+        """As in TrialResult, "pruned" or "finished"; known after training."""
+        return "pruned" if self.runner.ended_by == "pruner" else "finished"
+
+
+def _set_up(spec: TrialSpec, networks: CompiledNetworks, progress: Progress) -> _Trial:
+    def note(text: str) -> None:
+        progress(text, 0, 0)
+
+    compiled = networks.start(spec)
+    compiled.micro_batches.tell = note
+    network = compiled.network
+    phases = transfer.plan_phases(spec, dict(network.architecture.cut_points))
+    source_digest = _digest_source(compiled, spec)
+    trial_checkpoints = Checkpoints(spec, source_digest, note)
+    computed_on = devices.describe_device(spec)
+    shared_epochs = SharedEpochs(spec, phases, source_digest, computed_on, note)
+    trainer = Trainer(compiled, load_images(spec), spec)
+    frozen_layers = _find_always_frozen(network, phases)
+    best = BestEpoch(spec, [layer for layer in network.logits.layers if layer not in frozen_layers])
+    return _Trial(
+        spec=spec,
+        compiled=compiled,
+        trainer=trainer,
+        best=best,
+        checkpoints=trial_checkpoints,
+        runner=PhaseRunner(trainer, best, phases, trial_checkpoints, shared_epochs, computed_on),
+        frozen_layers=frozen_layers,
+        frozen_digests=compiled.start_digests(frozen_layers),
+        computed_on=computed_on,
+    )
+
+
+def _digest_source(compiled: CompiledNetwork, spec: TrialSpec) -> str:
+    """Return a digest of the source weights that the trial starts from; "" if it has none or nothing asks for it."""
+    needed = spec.checkpoints != checkpoints.NONE or spec.share_epochs
+    if not needed or spec.weights_file is None or spec.levels["transfer"] == "scratch":
+        return ""
+    return weights.combined_digest(compiled.start_digests(weights.backbone_layers(compiled.network.logits)))
+
+
+def _find_always_frozen(network: Network, phases: Sequence[Phase]) -> list[keras.layers.Layer]:
     frozen = [{layer.name for layer in transfer.apply_phase(network, phase)} for phase in phases]
     return [layer for layer in network.logits.layers if layer.name in set.intersection(*frozen)]
 
 
-def _save(network: Network, spec: TrialSpec, folder: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured after training: with the last epoch's weights, and with the best epoch's restored.
+
+    Args:
+        last_full, restored_full: metrics on all training images.
+        seconds: of training; does not include the wait for the model's file.
+        model_files: paths by artifact name; empty if no model is kept.
+    """
+
+    last: Measurement
+    last_full: dict[str, float]
+    restored: Measurement
+    restored_full: dict[str, float]
+    frozen_digests: dict[str, str]
+    seconds: float
+    model_files: dict[str, str]
+
+
+def _measure(trial: _Trial, folder: Path) -> _Measured:
+    spec, trainer, best, network = trial.spec, trial.trainer, trial.best, trial.compiled.network
+    last, last_full = trainer.latest, trainer.measure_full_train()
+    assert last is not None  # a trial has at least one epoch
+    best.restore()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as thread:  # writes the model while this thread measures
+        keep_model = trial.state == "finished" and spec.keep_model
+        saving = thread.submit(_save_model_files, network, spec, folder) if keep_model else None
+        if best.epoch != trainer.epoch:
+            restored, restored_full = trainer.measure(), trainer.measure_full_train()
+        else:
+            restored, restored_full = last, last_full
+        _check_restored(restored.metrics, trial.runner.records[best.epoch - 1])
+        frozen_digests = _check_frozen(trial.frozen_layers, trial.frozen_digests)
+        seconds = trial.checkpoints.seconds
+        model_files = saving.result() if saving is not None else {}
+    return _Measured(last, last_full, restored, restored_full, frozen_digests, seconds, model_files)
+
+
+def _check_restored(restored: dict[str, float], recorded: EpochRecord) -> None:
+    """Raise RuntimeError if the restored weights do not give the loss measured when they were stored."""
+    before, after = recorded.metrics[Metric.VAL_LOSS], restored[Metric.VAL_LOSS]
+    if abs(before - after) > devices.numeric_tolerance() * max(1.0, before):
+        raise RuntimeError(
+            f"the weights kept at epoch {recorded.epoch} had a validation loss of {before:.5f}, but {after:.5f} after "
+            "they were restored; please report this with the study file"
+        )
+
+
+def _check_frozen(frozen: Sequence[keras.layers.Layer], before: dict[str, str]) -> dict[str, str]:
+    """Return the digests of the frozen layers; raise RuntimeError if training changed them."""
+    after = weights.layer_digests(frozen)
+    if after != before:
+        raise RuntimeError("training changed weights that were frozen; please report this with the study file")
+    return after
+
+
+def _save_model_files(network: Network, spec: TrialSpec, folder: Path) -> dict[str, str]:
     model_package.save_model(network.inference, folder / "model", spec.images.classes)
     files = {"model": str(folder / "model")}
     if spec.purpose == "pretrain":
         weights.save_backbone(network, folder / "backbone.npz")
         files["backbone"] = str(folder / "backbone.npz")
     return files
+
+
+def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResult:
+    trainer, runner, inference = trial.trainer, trial.runner, trial.compiled.network.inference
+    last, restored = measured.last, measured.restored
+    summary = {**restored.metrics, **measured.restored_full}
+    matrix = confusion_matrix(restored.validation, restored.validation_labels)
+    verdict = judge(
+        summary[Metric.TRAIN_ACCURACY],
+        len(trainer.images.probe),
+        summary[Metric.VAL_ACCURACY],
+        [sum(row) for row in matrix],
+    )
+    trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
+    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last)
+    return TrialResult(
+        state=trial.state,
+        best_epoch=trial.best.epoch,
+        epochs=trainer.epoch,
+        seconds=measured.seconds,
+        summary=summary,
+        final=_final_metrics(trial, measured),
+        ended_by=runner.ended_by,
+        confusion=matrix,
+        trainable_parameters=trainable,
+        frozen_parameters=inference.count_params() - trainable,
+        frozen_digest=weights.combined_digest(measured.frozen_digests) if measured.frozen_digests else None,
+        verdict=verdict.name,
+        verdict_reason=verdict.reason,
+        train_confusion=confusion_matrix(restored.train, restored.train_labels),
+        features=" then ".join(dict.fromkeys(source.what for source in runner.sources)),
+        features_note="; ".join(dict.fromkeys(source.why for source in runner.sources)),
+        shared_epochs=sum(record.shared for record in runner.records),
+        checkpoint_note="; ".join(trial.checkpoints.notes),
+        files={"correctness": str(folder / "correctness.npz"), **measured.model_files},
+        versions={"python": platform.python_version(), **model_package.model_versions()},
+        computed_on=trial.computed_on,
+        micro_batch=trainer.micro_batch,
+        evaluation_batch=trial.compiled.micro_batches.at_once["evaluation"],
+    )
+
+
+def _final_metrics(trial: _Trial, measured: _Measured) -> dict[str, float]:
+    at_equal_updates = trial.trainer.at_equal_updates
+    return {
+        **{last_name(name): value for name, value in (measured.last.metrics | measured.last_full).items()},
+        **{
+            equal_updates_name(name): value
+            for name, value in (at_equal_updates.metrics if at_equal_updates else {}).items()
+        },
+        **curve_metrics(trial.runner.records),
+    }

@@ -1,10 +1,10 @@
-"""Weights of a network: fresh ones from a seed, source weights from a file, and proof that frozen ones stay.
+"""Initialise a network's weights from a seed, load and save source weights, and compute digests of layers.
 
 A source file is one of
 
-    .npz       `<layer>/<n>` -> array: what pretraining writes (read without pickle)
+    .npz       arrays by `<layer>/<n>`, as pretraining writes them (read without pickle)
     .keras     a model saved by cnnstudy or Keras, whose layers have the network's names (read in safe mode)
-    .h5        Keras' weights by layer name, as keras.applications publishes them
+    .h5        Keras weights by layer name, as keras.applications publishes them
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ FILE_TYPES = (".npz", ".keras", ".h5")
 
 
 def initialise(network: Network, seed: int, source: Path | None = None, kept: Collection[str] = ()) -> None:
-    """Fresh weights, drawn layer by layer from the seed and the layer's name; the backbone's from a file, if given.
+    """Initialise the weights, drawn from the seed and each layer's name; the backbone's come from a file if given.
 
-    So a layer starts the same whatever else is in the network: dropout on or off, auxiliary heads or none. Statistics
-    that layers keep of what they have seen, as BatchNormalization does, start afresh too.
+    A layer therefore starts the same whatever else is in the network: dropout or none, auxiliary heads or none. Moving
+    statistics, such as BatchNormalization's, are reset as well.
 
     Args:
-        kept: layers of the backbone that have these very weights already.
+        source: a file of backbone weights.
+        kept: names of backbone layers that have these very weights already.
 
     Raises:
-        WeightsError: another file type, not readable, a layer missing, or of another shape.
+        WeightsError: the source has an unknown file type or can't be read, or a layer is missing or of another shape.
     """
     from cnnstudy.training.keras_internals import random_state
 
@@ -49,17 +50,17 @@ def initialise(network: Network, seed: int, source: Path | None = None, kept: Co
         load_backbone(network, source)
     for layer in network.training.layers:
         if (state := random_state(layer)) is not None:
-            state.assign([_seed_of(f"{seed}/{layer.name}"), 0])
+            state.assign([_derive_seed(f"{seed}/{layer.name}"), 0])
         if layer.name not in loaded:
-            _draw(layer, f"{seed}/{layer.name}")
+            _draw_weights(layer, f"{seed}/{layer.name}")
 
 
-def _seed_of(text: str) -> int:
+def _derive_seed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
-def _draw(layer: keras.layers.Layer, origin: str) -> None:
-    """Set all weights of a layer, trained or not, to fresh values by its own initialisers.
+def _draw_weights(layer: keras.layers.Layer, origin: str) -> None:
+    """Set all weights of a layer, trainable or not, to fresh values from its own initialisers.
 
     Args:
         origin: text that all seeds are derived from.
@@ -68,24 +69,24 @@ def _draw(layer: keras.layers.Layer, origin: str) -> None:
 
     rebuilt: list[keras.Variable] = []
     for number, weight in enumerate(layer.weights):
-        initializer = _initializer_of(layer, weight)
+        initializer = _find_initializer(layer, weight)
         if initializer is None:
-            rebuilt = rebuilt or _rebuild(layer, _seed_of(origin)).weights
+            rebuilt = rebuilt or _rebuild(layer, _derive_seed(origin)).weights
             assign(weight, rebuilt[number].value)
         elif type(initializer).__name__ == "Zeros":
             assign(weight, tf.raw_ops.ZerosLike(x=weight.value))  # tf.zeros takes ten times as long
         else:
             config = initializer.get_config()
             if "seed" in config:
-                config["seed"] = _seed_of(f"{origin}/{number}" if number else origin)
+                config["seed"] = _derive_seed(f"{origin}/{number}" if number else origin)
             assign(weight, type(initializer).from_config(config)(weight.shape, dtype=weight.dtype))
 
 
-def _initializer_of(layer: keras.layers.Layer, weight: keras.Variable) -> keras.Initializer | None:
-    """Return the initialiser that the layer names for one of its own weights; None where it names none."""
+def _find_initializer(layer: keras.layers.Layer, weight: keras.Variable) -> keras.Initializer | None:
+    """Return the initialiser that the layer declares for one of its own weights; None if it declares none."""
     import keras
 
-    if weight.path.split("/")[-2:] != [layer.name, weight.name]:  # it belongs to a layer inside the layer
+    if weight.path.split("/")[-2:] != [layer.name, weight.name]:  # it belongs to a nested layer
         return None
     names = (weight.name, weight.name.removesuffix("_kernel"), *(("depthwise",) if weight.name == "kernel" else ()))
     found = (getattr(layer, f"{name}_initializer", None) for name in names)
@@ -93,7 +94,7 @@ def _initializer_of(layer: keras.layers.Layer, weight: keras.Variable) -> keras.
 
 
 def _rebuild(layer: keras.layers.Layer, seed: int) -> keras.layers.Layer:
-    """Return a fresh layer of the same configuration. Keras draws the seeds of its initialisers from `random`."""
+    """Return a fresh layer of the same configuration. Keras draws its initialisers' seeds from `random`."""
     before = random.getstate()
     random.seed(seed)
     try:
@@ -105,9 +106,9 @@ def _rebuild(layer: keras.layers.Layer, seed: int) -> keras.layers.Layer:
 
 
 def assign(variable: keras.Variable, value: tf.Tensor) -> None:
-    """Set the variable to a value of its own shape and type.
+    """Set the variable to a value, which must have its shape and type.
 
-    Keras' `assign` checks that, which takes a third of the time that a network of hundreds of variables needs to start.
+    Keras' `assign` checks that, which takes a third of the start time of a network of hundreds of variables.
     """
     import tensorflow as tf
 
@@ -117,12 +118,12 @@ def assign(variable: keras.Variable, value: tf.Tensor) -> None:
 
 
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers with weights that transfer carries over: all but the classifier and the auxiliary heads."""
+    """Return the layers whose weights are transferred: all with weights but the classifier and auxiliary heads."""
     return [layer for layer in model.layers if layer.weights and not layer.name.startswith((HEAD, AUXILIARY))]
 
 
 def save_backbone(network: Network, path: Path) -> None:
-    """Write the backbone's weights as .npz."""
+    """Write the backbone's weights to an .npz file."""
     arrays: dict[str, Any] = {
         f"{layer.name}/{number}": np.asarray(weight)
         for layer in backbone_layers(network.logits)
@@ -133,10 +134,10 @@ def save_backbone(network: Network, path: Path) -> None:
 
 
 def load_backbone(network: Network, path: Path) -> None:
-    """Lay the backbone's weights from a file into the network.
+    """Set the backbone's weights from a file.
 
     Raises:
-        WeightsError: another file type, not readable, a layer missing, or of another shape.
+        WeightsError: the file has an unknown type or can't be read, or a layer is missing or of another shape.
     """
     arrays = _read(path)
     for layer in backbone_layers(network.logits):
@@ -145,26 +146,26 @@ def load_backbone(network: Network, path: Path) -> None:
                 f"{path} has no layer {layer.name!r} of {network.architecture.title}; it has "
                 f"{', '.join(sorted(arrays)[:8]) or 'none'}{', ...' if len(arrays) > 8 else ''}."
             )
-        given = [array.shape for array in arrays[layer.name]]
-        wanted = [tuple(weight.shape) for weight in layer.weights]
-        if given != wanted:
-            raise WeightsError(f"{path}: layer {layer.name!r} has weights of shape {given}, not {wanted}.")
+        shapes = [array.shape for array in arrays[layer.name]]
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        if shapes != expected:
+            raise WeightsError(f"{path}: layer {layer.name!r} has weights of shape {shapes}, not {expected}.")
         layer.set_weights(arrays[layer.name])
 
 
 def _read(path: Path) -> dict[str, list[np.ndarray]]:
-    """Layer name -> its arrays, from any of the file types."""
+    """Read arrays by layer name from a file of any of FILE_TYPES."""
     readers = {".npz": _read_npz, ".keras": _read_keras, ".h5": _read_h5}
     if path.suffix not in readers or path.name.endswith(".weights.h5"):
         raise WeightsError(
-            f"{path}: source weights come as {', '.join(FILE_TYPES)} with layers by name"
-            + ("; a .weights.h5 names no layers, save the whole model as .keras." if path.suffix == ".h5" else ".")
+            f"{path}: source weights must be a file of type {', '.join(FILE_TYPES)} with layers by name"
+            + ("; a .weights.h5 names no layers: save the whole model as .keras." if path.suffix == ".h5" else ".")
         )
     try:
         return readers[path.suffix](path)
     except WeightsError:
         raise
-    except Exception as error:  # three libraries, each with errors of its own for a broken file
+    except Exception as error:  # three libraries, each with its own errors for a broken file
         raise WeightsError(f"can't read source weights from {path}: {error}") from error
 
 
@@ -189,23 +190,23 @@ def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
     with h5py.File(path) as file:
         group = file.get("model_weights", file)
         if "layer_names" not in group.attrs:
-            raise WeightsError(f"{path} names no layers; save the whole model as .keras.")
-        names = [_text(name) for name in group.attrs["layer_names"]]
+            raise WeightsError(f"{path} names no layers: save the whole model as .keras.")
+        names = [_decode(name) for name in group.attrs["layer_names"]]
         return {
-            name: [np.asarray(group[name][_text(weight)]) for weight in group[name].attrs["weight_names"]]
+            name: [np.asarray(group[name][_decode(weight)]) for weight in group[name].attrs["weight_names"]]
             for name in names
         }
 
 
-def _text(name: bytes | str) -> str:
+def _decode(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
 def imagenet_file(architecture: Architecture) -> Path:
-    """Keras' file of ImageNet weights, downloaded where it is not in Keras' cache yet.
+    """Return Keras' file of ImageNet weights, downloading it if it is not in Keras' cache yet.
 
     Raises:
-        WeightsError: there are none for this network, or no network to get them; says what to put where.
+        WeightsError: there are none for this architecture, or the download failed; says which file to put where.
     """
     weights = architecture.imagenet
     if weights is None:
@@ -221,17 +222,17 @@ def imagenet_file(architecture: Architecture) -> Path:
 
 
 def layer_digests(layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
-    """Of each layer by its name: over every byte of its weights."""
-    found = {}
+    """Return a digest of all weights of each layer, by the layer's name."""
+    digests = {}
     for layer in layers:
         total = hashlib.sha256()
         for weight in layer.get_weights():
             total.update(f"{layer.name}{weight.shape}{weight.dtype}".encode())
             total.update(np.ascontiguousarray(weight).data)
-        found[layer.name] = total.hexdigest()
-    return found
+        digests[layer.name] = total.hexdigest()
+    return digests
 
 
 def combined_digest(of_layers: Mapping[str, str]) -> str:
-    """One for all of them, in their order."""
+    """Return one digest of all layers, in their order."""
     return hashlib.sha256("".join(of_layers.values()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Small real trainings: digits at the networks' smallest sizes."""
+"""Small real trials: digits at the networks' smallest sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLIT = Split(0.25, 0.25, 0)
 
 @pytest.fixture(scope="session")
 def digits() -> Callable[[int], PreparedImages]:
-    """Digits 0-4 at a size in pixels: 50 images to train on, 25 to validate."""
+    """Return a function that prepares the digits 0-4 at a size in pixels: 50 training and 25 validation images."""
     options = find_data("digits").Options(
         name="digits", classes=(0, 1, 2, 3, 4), images_per_class=20, validation=0.25, test=0.25
     )
@@ -28,7 +28,7 @@ def digits() -> Callable[[int], PreparedImages]:
 
 @pytest.fixture
 def make_spec(digits: Callable[[int], PreparedImages]) -> Callable[..., TrialSpec]:
-    """A trial's specification; levels by name, other fields by name too."""
+    """Return a function that makes a trial's specification from levels and fields by name."""
 
     def make(architecture: str = "alexnet", weights: Path | None = None, **given: Any) -> TrialSpec:
         found = find(architecture)
@@ -60,7 +60,7 @@ def make_spec(digits: Callable[[int], PreparedImages]) -> Callable[..., TrialSpe
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Source weights of AlexNet: fresh ones of another seed."""
+    """Write source weights of AlexNet, initialised from another seed."""
     from cnnstudy.training import weights
 
     network = build_network(find("alexnet"), 64, 5, 0.5)

@@ -92,7 +92,7 @@ def test_seconds_and_curves_are_those_of_all_tries(make_spec: MakeSpec, tmp_path
     again = tried(spec, tmp_path / "b")
     assert [(record.epoch, record.replayed) for record in again.told] == [(1, True), (2, True), (3, False)]
     assert [record.metrics for record in again.told[:2]] == [record.metrics for record in first.told]
-    assert "epochs that were trained before" in again.said
+    assert "epochs trained before" in again.said
     assert again.result is not None
     assert again.result.seconds > kept.reached.seconds > first.told[0].metrics["time/seconds"]
 
@@ -111,7 +111,7 @@ def test_what_stays_frozen_is_not_written(make_spec: MakeSpec, source: Path, tmp
 
 
 def weights_of(spec: TrialSpec) -> str:
-    return trial._begun_with(shared_networks().start(spec), spec)
+    return trial._digest_source(shared_networks().start(spec), spec)
 
 
 def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +148,12 @@ def test_another_trials_file_in_its_place_is_ignored(make_spec: MakeSpec, tmp_pa
 def test_another_device_is_noted(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec(epochs=2, checkpoints="every-epoch")
     tried(spec, tmp_path / "a", killed_in=2)
-    monkeypatch.setattr(devices, "_name_of_processor", lambda: "another one")
+    monkeypatch.setattr(devices, "_cpu_model", lambda: "another one")
     found = tried(spec, tmp_path / "b")
     assert found.trained == [2]
     assert found.result is not None
-    assert found.result.checkpoint_note.startswith("begun on device ")
-    assert "it goes on on device another one" in found.result.checkpoint_note
+    assert found.result.checkpoint_note.startswith("started on device ")
+    assert "resumed on device another one" in found.result.checkpoint_note
 
 
 def test_source_weights_that_changed_are_noticed(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:

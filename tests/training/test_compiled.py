@@ -1,4 +1,4 @@
-"""Trials that share what is compiled: the same numbers as alone, in whatever order they come."""
+"""Trials that share compiled networks give the same numbers as alone, in whatever order they run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = ("scratch", "frozen", "fine-tune", "last-block", "two-phase")
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Source weights by architecture: fresh ones of another seed."""
+    """Return a function that writes source weights by architecture, initialised from another seed."""
     folder = tmp_path_factory.mktemp("sources")
 
     def source(name: str) -> Path:
@@ -43,7 +43,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a trial leaves behind but the time it took."""
+    """Everything that a trial leaves behind except the time it took."""
 
     epochs: list[dict[str, float]]
     summary: dict[str, float]
@@ -79,7 +79,7 @@ def arrays_of(group: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def disturb(spec: TrialSpec, folder: Path, networks: CompiledNetworks) -> None:
-    """Trials that use the same network otherwise: one that is pruned, one that diverges."""
+    """Run other trials on the same network: one that is pruned, one that diverges."""
     other = {"dropout": 0.1, "batch_size": 7, "learning_rate": 0.01}
     pruned = TrialSpec.from_json(spec.to_json() | {"levels": spec.levels | other, "seed": 8, "epochs": 2})
     assert trial.run_trial(pruned, folder / "pruned", lambda record: False, networks).ended_by == "pruner"
@@ -118,7 +118,7 @@ def test_a_network_comes_back_after_others(
 
 
 def built(networks: CompiledNetworks, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The networks and updates that are made from now on."""
+    """Return a list that collects the networks and updates built from now on."""
     made = []
     for kind in (compiled.CompiledNetwork, compiled.Update):
         original = kind.__init__

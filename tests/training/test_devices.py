@@ -1,4 +1,4 @@
-"""What a trial says of the device that it ran on."""
+"""What a trial records about its device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_trial_on_a_gpu(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tensorfloat_is_told_and_allowed_for(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_name_of_gpu", lambda: "NVIDIA H100")
+    monkeypatch.setattr(devices, "_gpu_model", lambda: "NVIDIA H100")
     for gpus, enabled, allowed in (([], True, 1e-3), (["gpu"], False, 1e-3), (["gpu"], True, 2e-2)):
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
         monkeypatch.setattr(

@@ -222,7 +222,7 @@ def test_what_is_rounded_otherwise_lies_apart(
     elif other == "kernels":
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     else:
-        monkeypatch.setattr(devices, "_name_of_gpu", lambda: "another")
+        monkeypatch.setattr(devices, "_gpu_model", lambda: "another")
     source_of(frozen)
     assert len(extractions) == 2
 
@@ -386,6 +386,6 @@ def test_features_that_are_not_those_of_the_network_are_noticed(
     np.save(file, np.load(file)[::-1] + 0.1)
     spec = dataclasses.replace(spec, share_epochs=True, checkpoints="every-epoch", seed=1)
     for again in ("b", "c"):
-        with pytest.raises(RuntimeError, match="features from the cache give logits that are off by"):
+        with pytest.raises(RuntimeError, match="features from the cache give logits that differ by"):
             run(spec, tmp_path / again)
     assert cache.list_entries("prefixes") == []

@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_the_layers(
 
 
 def test_what_applied_it_can_go() -> None:
-    """Not so, if each layer had a custom gradient of its own: TensorFlow would keep its graph."""
+    """If each layer had its own custom gradient, TensorFlow would never free its graph."""
     layer = layer_of(3)
 
     @tf.function(input_signature=[tf.TensorSpec((None, 12), tf.float32)], autograph=False)
@@ -73,6 +73,6 @@ def test_on_a_gpu_the_layer_does_it_itself(monkeypatch: pytest.MonkeyPatch) -> N
     layer = layer_of(3)
     inputs = tf.ones((2, 12))
     expected = dense.apply_dense(layer, inputs)
-    monkeypatch.setattr(dense.devices, "gpu", lambda: "GPU:0")
-    monkeypatch.setattr(dense, "_product", None)
+    monkeypatch.setattr(dense.devices, "gpu_name", lambda: "GPU:0")
+    monkeypatch.setattr(dense, "_matrix_product", None)
     np.testing.assert_allclose(dense.apply_dense(layer, inputs), expected, rtol=1e-5)

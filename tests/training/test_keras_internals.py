@@ -1,4 +1,4 @@
-"""What training relies on without any documentation: the installed versions have it, and others are refused."""
+"""The installed Keras and TensorFlow have the undocumented parts that training needs; others are refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_without_a_function_nothing_is_trained(
 
 
 def test_with_other_parameters_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else optimisers would be called with what they do not expect, or by Keras' own slower way."""
+    """Otherwise optimisers would get unexpected arguments, or run Keras' own slower code."""
 
     def otherwise(self: object, grads_and_vars: object, learning_rate: object) -> None:
         raise AssertionError("nobody calls it")
@@ -87,7 +87,7 @@ def test_without_an_attribute_nothing_is_trained(change: str, missing: str, monk
 
 
 def test_what_is_replaced_is_what_keras_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that Keras no longer called would leave its own way of updating in place, and the memory growing."""
+    """If Keras no longer called the override, its own code would run and memory would grow."""
     called = []
     monkeypatch.setattr(keras_internals.OneDevice, "_backend_update_step", lambda self, *given: called.append(given))
 

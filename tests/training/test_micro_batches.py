@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: TensorFlow is made to run out of it in the middle of what it computes."""
+"""Batches that do not fit into memory: TensorFlow is made to run out of it in the middle of a computation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ TOLERANCE, ROUNDING = 1e-4, 2**-22
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """memory(layer, training, evaluation): from now on more images at once than that do not fit; in training the
-    memory runs out when the gradient comes back to the layer. The list gets the sizes that did not fit.
+    """Return memory(layer, training, evaluation): from then on, more images at once than that do not fit.
+
+    In training, memory runs out when the gradient reaches the layer. The list that is returned collects the sizes that
+    did not fit.
     """
 
     def limit(layer: str, training: int = 1000, evaluation: int = 1000) -> list[int]:
@@ -70,9 +72,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(spec: TrialSpec, updates: int = 2) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """The weights before and after the first of some updates on 20 images, and what the last one returned.
+    """Return the weights before and after the first update on 20 images, and the result of the last update.
 
-    What the first one rounds otherwise turns a unit of a large network on or off in the second: that is no error.
+    Weights are not compared after the second: rounding in the first may switch a unit of a large network on or off.
     """
     compiled = CompiledNetworks().start(spec)
     phase = plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]
@@ -137,7 +139,7 @@ def test_a_batch_that_a_layer_looks_at_as_a_whole_is_not_trained_in_parts(
         layer = "block1_norm" if weights_of == "scratch" else "block2_norm1"
         with pytest.raises(
             MemoryError,
-            match=rf"a batch of 20 images does not fit .* another update: {layer} \(BatchNormalization\) .* batch_size",
+            match=rf"a batch of 20 images does not fit .* the output of {layer} \(BatchNormalization\) .* batch_size",
         ):
             trial.run_trial(spec, tmp_path / "parts", lambda record: True)
         assert set(refused) == {20}
@@ -153,7 +155,7 @@ def source_of_normalised(folder: Path) -> Path:
 def test_frozen_statistics_let_a_batch_be_trained_in_parts(
     make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
 ) -> None:
-    """In the first of two phases alone; the second one has all of the batch at once."""
+    """Only in the first of two phases; in the second the whole batch has to fit."""
     with normalised.registered():
         given = {"weights": source_of_normalised(tmp_path), "dropout": 0.0, "features": False, "batch_size": 20}
         given |= {"optimizer": Optimizer("sgd"), "learning_rate": 0.01}
@@ -168,11 +170,25 @@ def test_frozen_statistics_let_a_batch_be_trained_in_parts(
             trial.run_trial(make_spec(normalised.NAME, transfer="two-phase", **given), tmp_path / "b", lambda _: True)
 
 
+def test_weights_wait_for_the_gradients_of_dense_layers(
+    make_spec: MakeSpec, memory: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    """The gradient of a layer without bias is the output of a function that TensorFlow inlines."""
+    with normalised.registered():
+        given = {"weights": source_of_normalised(tmp_path), "dropout": 0.0, "features": False}
+        spec = make_spec(normalised.NAME, transfer="frozen", optimizer=Optimizer("sgd"), learning_rate=0.01, **given)
+        before, whole, _ = trained(spec)
+        refused = memory("head_dense", training=7)
+        _, parts, _ = trained(spec)
+        assert refused == [20, 20, 10]
+        assert_equal(parts, whole, before)
+
+
 @pytest.mark.parametrize("fits", [True, False])
 def test_memory_that_runs_out_in_the_middle_of_a_call(
     fits: bool, make_spec: MakeSpec, memory: Callable[..., list[int]]
 ) -> None:
-    """What came before it is done once and measured; what does not fit is done in parts, and so is what comes then."""
+    """Updates before it are made once and measured; the batch that does not fit and later ones are split."""
     spec = make_spec(dropout=0.0, optimizer=Optimizer("sgd", 0.01), learning_rate=0.01)
     refused = memory("conv1", training=1000 if fits else 7)
     compiled = CompiledNetworks().start(spec)
@@ -226,7 +242,7 @@ def test_nothing_is_done_twice_once_weights_have_changed(make_spec: MakeSpec, mo
 
     monkeypatch.setattr(keras.optimizers.SGD, "update_step", update_step)
     spec = make_spec(optimizer=Optimizer("sgd"))
-    with pytest.raises(MemoryError, match="while the weights were changed"):
+    with pytest.raises(MemoryError, match="while the weights were being updated"):
         trained(spec, updates=1)
 
 
@@ -244,8 +260,8 @@ def test_a_trial_goes_on_with_fewer_images_at_once_and_says_so(
     assert (result.state, result.micro_batch, result.evaluation_batch) == ("finished", 8, 13)
     assert refused == [32, 32, 16, 25]
     assert said[:2] == [
-        "out of memory; training goes on with 16 images at once instead of 32",
-        "out of memory; training goes on with 8 images at once instead of 16",
+        "out of memory; training continues with 16 images at once instead of 32",
+        "out of memory; training continues with 8 images at once instead of 16",
     ]
     for name, value in whole.summary.items():
         assert result.summary[name] == pytest.approx(value, abs=0.05), name
@@ -360,7 +376,7 @@ def test_networks_of_earlier_trials_are_given_up(make_spec: MakeSpec) -> None:
     networks = CompiledNetworks()
     networks.start(make_spec("vgg16"))
     compiled = networks.start(make_spec())
-    assert len(networks._kept) == 2
+    assert len(networks._networks) == 2
     assert compiled.micro_batches.make_room()
-    assert list(networks._kept.values()) == [compiled]
+    assert list(networks._networks.values()) == [compiled]
     assert not compiled.micro_batches.make_room(), "there is nothing more"

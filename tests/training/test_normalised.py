@@ -1,4 +1,4 @@
-"""A network with BatchNormalization and layers without bias, trained in every way in which the others are."""
+"""A network with BatchNormalization and layers without bias, trained in all transfer modes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = ("scratch", "frozen", "fine-tune", "last-block", "two-phase")
 
 @pytest.fixture(autouse=True)
 def _registered(own_places: Path) -> Iterator[None]:
-    """With a cache of the test's own."""
+    """Register the network, with a cache of the test's own."""
     with registered():
         yield
 
@@ -40,7 +40,7 @@ def fresh(seed: int) -> Network:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Weights of another seed, with statistics that no fresh network has."""
+    """Write weights of another seed, with moving statistics that no fresh network has."""
     network = fresh(99)
     for layer in network.training.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -207,7 +207,7 @@ def test_statistics_follow_training_only_where_layers_train(make_spec: MakeSpec,
         networks = CompiledNetworks()
         spec = make_spec(NAME, **given, **levels, keep_model=False)
         trial.run_trial(spec, tmp_path / name, lambda record: True, networks)
-        (kept,) = networks._kept.values()
+        (kept,) = networks._networks.values()
         now, before = statistics(kept.network), statistics(begun)
         changed[name] = sorted({path.split("/")[0] for path in now if not np.array_equal(now[path], before[path])})
     assert changed == {
@@ -253,7 +253,7 @@ def test_a_trial_goes_on_to_the_last_bit(name: str, make_spec: MakeSpec, source:
 
 
 def test_the_best_epoch_comes_back_with_its_statistics(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """At such a rate the first epoch stays the best."""
+    """At this learning rate the first epoch stays the best."""
     spec = make_spec(NAME, epochs=4, learning_rate=3.0, seed=2)
     result = trial.run_trial(spec, tmp_path / "a", lambda record: True)
     assert result.best_epoch < result.epochs

@@ -366,7 +366,7 @@ def test_batches_that_were_split_and_features_without_room_leave_none(
     spec = make(weights=source, **TWO_PHASES)
 
     def split(record: EpochRecord) -> bool:
-        compiled = next(reversed(networks._kept.values()))  # the one under way
+        compiled = next(reversed(networks._networks.values()))  # the one under way
         compiled.micro_batches.at_once["evaluation"] = 8
         return True
 

@@ -1,4 +1,4 @@
-"""Batches one ahead: the same as without, on whatever device."""
+"""Prefetching changes no result, whatever the device."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def test_a_trial_is_the_same_with_batches_ahead(
             used.extend([type(batch[0])] * len(item))
             yield item, batch
 
-    monkeypatch.setattr(trainer, "one_ahead", spy)
-    monkeypatch.setattr(devices, "gpu", lambda: "CPU:0")
-    monkeypatch.setattr(graph, "devices", SimpleNamespace(gpu=lambda: None))  # nothing else is as on a GPU
+    monkeypatch.setattr(trainer, "prefetch_one", spy)
+    monkeypatch.setattr(devices, "gpu_name", lambda: "CPU:0")
+    monkeypatch.setattr(graph, "devices", SimpleNamespace(gpu_name=lambda: None))  # nothing else is as on a GPU
     ahead = trial.run_trial(spec, tmp_path / "ahead", lambda record: True)
     assert ahead.summary == alone.summary
     assert ahead.final == alone.final

@@ -1,4 +1,4 @@
-"""Real trials, start to end."""
+"""Real trials from start to end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Source weights of AlexNet: fresh ones of another seed, which is all that these tests need."""
+    """Write source weights of AlexNet, initialised from another seed."""
     from cnnstudy.architectures import build_network, find
 
     network = build_network(find("alexnet"), 64, 5, 0.5)
@@ -54,7 +54,7 @@ def started(spec: TrialSpec) -> CompiledNetwork:
 
 
 def changed_layers(spec: TrialSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """How far each layer with weights moved in the trial, by name."""
+    """Run a trial; return by name the largest change of a weight in each layer that has any."""
     built = {}
     original = CompiledNetworks.start
 
@@ -239,7 +239,7 @@ def per_class(images: Images, chosen: np.ndarray) -> list[int]:
 
 
 def seen(spec: TrialSpec) -> tuple[list[list[int]], list[dict[str, float]]]:
-    """Training images of each class in each epoch, counted where the updates are made; and the epochs' metrics."""
+    """Return the training images per class that each epoch's updates used, and the epochs' metrics."""
     trainer = loop.Trainer(started(spec), trial.load_images(spec), spec)
     trainer.start_phase(transfer.plan_phases(spec, {})[0])
     step, places = trainer._update, {pixels.tobytes(): i for i, pixels in enumerate(trainer.images.train.pixels)}
@@ -322,7 +322,7 @@ def test_dropout_holds_the_running_accuracy_below_the_clean_one(make_spec: MakeS
 
 
 def start_of(spec: TrialSpec) -> tuple[list[np.ndarray], TrainingImages, list[np.ndarray]]:
-    """Initial weights of all but the heads, images, and the first epoch's images in their order."""
+    """Return the initial weights, the images, and the first epoch's image indices in order."""
     images = trial.load_images(spec)
     network = started(spec).network
     batches = Batches(len(images.train), int(spec.levels["batch_size"]), spec.seed).of_epoch(1)

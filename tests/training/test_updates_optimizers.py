@@ -1,4 +1,4 @@
-"""The optimisers: they come to what Keras' own come to, and hold on to nothing."""
+"""The optimisers give what Keras' own give, and keep no graph alive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KERAS = {
 
 
 def trained(optimizer: keras.optimizers.Optimizer, steps: int) -> list[np.ndarray]:
-    """Weights after some steps on random gradients, with the learning rate changed on the way."""
+    """Return the weights after some steps on random gradients; the learning rate changes halfway."""
     random = np.random.default_rng(0)
     variables = [keras.Variable(random.normal(size=shape).astype("float32")) for shape in ((40, 30), (30,))]
     optimizer.build(variables)
@@ -52,7 +52,7 @@ def test_they_come_to_what_keras_own_come_to(name: str, decay: float) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
 def test_the_state_lies_in_its_variables(name: str) -> None:
-    """What sets them to zero makes the optimiser a fresh one (updates.Update.start)."""
+    """Setting its variables to zero resets an optimiser, which updates.Update.start relies on."""
     variable = keras.Variable(np.ones(3, np.float32))
     optimizer = updates.build_optimizer(Optimizer(name, 0.0, 0.9), 0.1)
     optimizer.build([variable])
@@ -71,7 +71,7 @@ def test_the_state_lies_in_its_variables(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(KERAS))
 def test_what_was_trained_is_given_back(name: str) -> None:
-    """Else the memory of a process grows with every network that it drops."""
+    """Otherwise a process would grow with every network that it drops."""
 
     def graph_of_an_update() -> weakref.ref:
         variable = keras.Variable(np.ones(3, np.float32))

@@ -1,4 +1,4 @@
-"""Updates in half precision, on the CPU: slow there, and with the numbers that a GPU would give but for rounding."""
+"""Updates in half precision on the CPU: slow, but with the numbers that a GPU would give, up to rounding."""
 
 from __future__ import annotations
 

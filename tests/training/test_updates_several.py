@@ -1,4 +1,4 @@
-"""Several updates in one call: the same numbers to the last bit, however they are divided among calls."""
+"""Several updates per call: the numbers are equal to the last bit, however updates are grouped into calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeSpec = Callable[..., TrialSpec]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The sizes of the batches of each call."""
+    """Return a list that collects the batch sizes of each call."""
     made: list[list[int]] = []
     original = Update.__call__
 
@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 @pytest.fixture
 def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates take none, so that only what is asked for parts them."""
+    """Let updates take no time, so that only the specification ends a call."""
     monkeypatch.setattr(
         trainer.Trainer, "_seconds", property(lambda self: 1e-9, lambda self, value: None), raising=False
     )

@@ -1,4 +1,4 @@
-"""Source weights from every kind of file, and what is wrong with files."""
+"""Source weights from every type of file, and errors about broken ones."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_broken_file_is_named(name: str, tmp_path: Path) -> None:
         weights.load_backbone(fresh(2), tmp_path / name)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("x.pth", "come as"), ("x.weights.h5", "names no layers")])
+@pytest.mark.parametrize(("name", "hint"), [("x.pth", "must be a file of type"), ("x.weights.h5", "names no layers")])
 def test_other_file_types_are_refused(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(WeightsError, match=hint):

@@ -1,4 +1,4 @@
-"""Updates that XLA compiles, on the CPU."""
+"""Updates compiled with XLA, on the CPU."""
 
 from __future__ import annotations
 

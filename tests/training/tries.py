@@ -1,4 +1,4 @@
-"""Tries of a trial, and what came of them."""
+"""Run trials, some of them killed, and collect what they report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cnnstudy.training.compiled import CompiledNetworks
 
 
 class KilledError(Exception):
-    """Stands for a kill in the middle of an epoch."""
+    """Stands in for a kill in the middle of an epoch."""
 
 
 @dataclasses.dataclass
 class Tried:
-    """What came of one try."""
+    """The outcome of one attempt."""
 
     result: TrialResult | None
     told: list[EpochRecord]
@@ -35,7 +35,7 @@ class Tried:
 
     @property
     def numbers(self) -> Any:
-        """All that does not tell of the machine."""
+        """Everything that does not depend on the machine."""
         assert self.result is not None
         result = dataclasses.replace(self.result, seconds=0.0, files={}, checkpoint_note="", shared_epochs=0)
         epochs = [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.told]
@@ -49,7 +49,7 @@ def shared_networks() -> CompiledNetworks:
 
 
 def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledNetworks | None = None) -> Tried:
-    """Run a try, killed in that epoch: after its last update and before it is told.
+    """Run an attempt, killed in that epoch: after its last update and before it is reported.
 
     Args:
         networks: None: those that tests share.
