@@ -213,7 +213,7 @@ class Worker:
         self._set_up_tensorflow()
         import tensorflow as tf
 
-        # the exported model is checked on the CPU, which computes in full float32
+        # the export may be checked on the CPU, which computes in full float32
         tf.config.experimental.enable_tensor_float_32_execution(False)
         from cnnstudy.training.export import export_model
 

@@ -7,7 +7,7 @@ one, which stays until the new one is complete.
 
 training.checkpoints:
 
-    true           a minute of training after the previous one, or twenty times the time that writing it took if longer
+    true           a minute of training after the previous one, or 20 times what writing that one took if it is longer
     every-epoch    after every epoch
 """
 
