@@ -83,6 +83,9 @@ class FakeExecutor:
         """The keys of the trials that were submitted, pretraining among them."""
         return [job.key for job in self.jobs if job.kind == "run_trial"]
 
+    def start_ahead(self, job: Job) -> None:
+        pass
+
     def submit(self, job: Job) -> None:
         kinds = {"prepare_images": self._prepare, "check_weights": self._check, "measure_speed": self._measure}
         kinds |= {"run_trial": self._train, "explain_errors": self._explain, "open_test": self._open_test}

@@ -121,7 +121,7 @@ def wide_console() -> Console:
 @contextlib.contextmanager
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     """A worker for one job, a display of its progress that leaves standard output alone, and a folder for files."""
-    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.execution import make_executor
     from cnnstudy.system.display import choose_display
     from cnnstudy.system.processes import terminate_as_interrupt
     from cnnstudy.system.scratch import scratch_folder
@@ -130,7 +130,7 @@ def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     with (
         terminate_as_interrupt(),
         scratch_folder() as folder,
-        contextlib.closing(LocalExecutor(1, folder)) as executor,
+        contextlib.closing(make_executor(1, folder)) as executor,
         choose_display(console, quiet=not console.is_terminal) as display,
     ):
         yield executor, display, folder

@@ -105,12 +105,11 @@ def _run(
 
 def _workers(jobs: int, config: StudyConfig) -> Workers:
     """Workers; once started, the first one decodes images while this process imports MLflow and opens its database."""
-    from cnnstudy.execution import Workers
+    from cnnstudy.execution import Executor, Workers, make_executor
     from cnnstudy.execution.jobs import images_job
-    from cnnstudy.execution.local import LocalExecutor
 
-    def make(folder: Path) -> LocalExecutor:
-        executor = LocalExecutor(jobs, folder)
+    def make(folder: Path) -> Executor:
+        executor = make_executor(jobs, folder)
         executor.deterministic = config.training.deterministic
         executor.start_ahead(images_job(config, config.data, config.architectures))
         return executor
@@ -143,8 +142,7 @@ def confirm(
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
     from cnnstudy.errors import InputError
-    from cnnstudy.execution import Workers
-    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.execution import Workers, make_executor
     from cnnstudy.system.display import choose_display
 
     console = wide_console()
@@ -155,7 +153,7 @@ def confirm(
             study,
             {name: value for name, value in given.items() if value is not None},
             tracker,
-            Workers(lambda folder: LocalExecutor(jobs, folder)),
+            Workers(lambda folder: make_executor(jobs, folder)),
             display,
             open_test_again,
             take_over,
@@ -177,8 +175,7 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Train a trial again from its record alone, and tell how far it comes out otherwise."""
-    from cnnstudy.execution import Workers
-    from cnnstudy.execution.local import LocalExecutor
+    from cnnstudy.execution import Workers, make_executor
     from cnnstudy.results import terminal
     from cnnstudy.study.reproduce import reproduce_trial as train_again
     from cnnstudy.system.display import choose_display
@@ -189,5 +186,5 @@ def reproduce(
     console = wide_console()
     registry = Registry(client.Tracker(client.tracking_uri(tracking_uri)))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
-        found = train_again(trial, registry, Workers(lambda folder: LocalExecutor(1, folder)), display)
+        found = train_again(trial, registry, Workers(lambda folder: make_executor(1, folder)), display)
     terminal.show_reproduction(console, found)

@@ -1,13 +1,25 @@
-"""Engines that run jobs in workers, one file each; the driver sees only what is here.
+"""Executors: they run jobs in workers. This module is the protocol; each other file is one executor or serves them.
 
-A job is plain data that a worker turns into events: progress, epochs, and in the end one result or one failure. Where
-a trial may be pruned, the driver answers each of its epochs with go on or prune; else the worker waits for nobody.
+__init__   the protocol: Job, the events, Executor; Workers; make_executor, which chooses the executor
+local      the executor of all commands: worker processes on this machine
+worker     the program that those processes run: jobs in, events out
+jobs       run one job to its end; the watchdog that finds jobs that hang
+
+Comes in: jobs, which are plain data. Goes out: events (progress, epochs), and for each job one result or one failure.
+May import: errors, names, records, system, data, architectures, config, training.
 
     driver                                    worker
       submit(Job)           ------------->
                             <-------------    Alive, Progress, Epoch
       answer(key, go_on)    ------------->
                             <-------------    Done, or Failed
+
+Where a trial may be pruned (`Job.asks`), the worker waits after each epoch until the driver answers whether to go on;
+otherwise it never waits for the driver.
+
+To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`,
+and add it to EXECUTORS in tests/execution/test_contract.py, whose tests every executor must pass. The rest of the
+package knows only this module. docs/development.md has the details.
 """
 
 from __future__ import annotations
@@ -34,24 +46,24 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work: its kind, and what the worker's function of that kind takes."""
+    """One piece of work: its kind, and the arguments of the worker's function for that kind."""
 
     key: str
     kind: Kind
     payload: dict[str, Any]
-    asks: bool = False  # a trial, after each epoch, whether to go on
+    asks: bool = False  # after each epoch, whether to go on
 
 
 @dataclass(frozen=True)
 class Alive:
-    """The job gets on, and has nothing to tell."""
+    """A sign of life: the job is making progress that no other event reports."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Something countable goes on; total 0 means: not known."""
+    """The progress of something countable; a total of 0 means that the total is not known."""
 
     key: str
     what: str
@@ -61,11 +73,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A trial ended an epoch."""
+    """The end of an epoch of a trial."""
 
     key: str
     record: EpochRecord
-    asks: bool = True  # and waits for an answer
+    asks: bool = True  # whether the worker waits for an answer
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job ended without a result.
+    """The end of a job without a result.
 
     `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS.
     """
@@ -94,33 +106,51 @@ Event = Alive | Progress | Epoch | Done | Failed
 
 
 class Executor(Protocol):
-    """Runs up to `slots` jobs at once."""
+    """What runs up to `slots` jobs at once."""
 
     slots: int
-    #: Whether results must be equal to the last bit, whatever the number of slots and cores; set before the first job.
+    #: Whether results must be bit-identical whatever the number of slots and cores; set before the first job.
     deterministic: bool
 
+    def start_ahead(self, job: Job) -> None:
+        """Start a worker and this job early, while the caller has other things to do.
+
+        The job's events are returned once it is submitted. If another job is submitted first, this one is dropped. An
+        executor that gains nothing by this may do nothing.
+        """
+
     def submit(self, job: Job) -> None:
-        """Start a job; the caller keeps to the number of slots."""
+        """Start a job; the caller submits no more jobs than there are slots."""
 
     def next_event(self, timeout: float) -> Event | None:
-        """The next event of any job; None after `timeout` seconds without one."""
+        """Return the next event of any job, or None after `timeout` seconds without one."""
 
     def answer(self, key: str, go_on: bool) -> None:
-        """Answer the Epoch event of a job that asks: train on, or stop here."""
+        """Answer the Epoch event of a job that asks: continue training, or stop here."""
 
     def stop(self, key: str) -> str:
-        """End a job that hangs; it gets no more events. What its worker was doing, as far as it can be told."""
+        """End a job that hangs, which gets no more events; return what its worker was doing, as far as is known."""
 
     def close(self) -> None:
-        """End all workers now; jobs under way get no more events."""
+        """End all workers now; running jobs get no more events."""
+
+
+def make_executor(slots: int, folder: Path) -> Executor:
+    """Return the executor that all commands use: worker processes on this machine.
+
+    Args:
+        folder: for the files of trials.
+    """
+    from cnnstudy.execution.local import LocalExecutor
+
+    return LocalExecutor(slots, folder)
 
 
 class Workers:
-    """An executor and a scratch folder for its files, both made when they are first asked for.
+    """An executor and a scratch folder for its files, both created on first use.
 
     Args:
-        make: makes an executor that leaves the files of trials in a folder.
+        make: returns an executor that writes the files of trials to the folder that it is given.
     """
 
     def __init__(self, make: Callable[[Path], Executor]) -> None:
@@ -130,24 +160,24 @@ class Workers:
 
     @property
     def folder(self) -> Path:
-        """For files; `close` removes it."""
+        """The scratch folder; `close` removes it."""
         if self._scratch is None:
             self._scratch = Scratch()
         return self._scratch.folder
 
     @property
     def executor(self) -> Executor:
-        """The executor, which leaves its files in `folder`."""
+        """The executor, which writes its files to `folder`."""
         if self._executor is None:
             self._executor = self._make(self.folder)
         return self._executor
 
     def start(self) -> None:
-        """Make the executor now, while its user has other things to do."""
+        """Create the executor now, while the caller has other things to do."""
         _ = self.executor
 
     def close(self) -> None:
-        """End the workers and remove their files; nothing happens where there are none."""
+        """End the workers and remove their files; do nothing where there are none."""
         executor, scratch = self._executor, self._scratch
         self._executor = self._scratch = None
         if executor is not None:

@@ -1,4 +1,4 @@
-"""One job by itself, watched to its end; and the job that comes before all others."""
+"""Run one job to its end, and find jobs that hang; also the job that prepares a study's images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from cnnstudy.records import EpochRecord
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import stop_if_asked
 
-#: Seconds without any sign of life, and at least for an epoch, before a worker is taken to hang.
+#: Seconds without any event before a worker is considered hung; an epoch may always take this long.
 PATIENCE = 600.0
-#: An epoch may take so many times as long as the longest so far, for each of its images.
+#: An epoch may take this many times as long, per image, as the slowest epoch so far.
 SLOWNESS = 10.0
-#: Of the seconds in which a driver does not look no more than these count: it was busy or asleep itself.
+#: Of the time between two checks at most these seconds count: a driver that checks later was itself busy or suspended.
 AWAY = 60.0
+#: Seconds between two checks for hung workers.
+_CHECK_INTERVAL = 10.0
 
 monotonic = time.monotonic
 
@@ -30,97 +32,105 @@ monotonic = time.monotonic
 class _Watched:
     kind: str
     images: float
-    sign: float  # when it gave the last one
-    epoch: float  # when it ended the last one, or began
+    last_event: float  # seconds on the watchdog's clock
+    last_epoch: float  # when the last epoch ended, or the job began
 
 
 class Watchdog:
-    """Watches jobs.
+    """Finds jobs that hang.
 
     Args:
-        limit: seconds that an epoch may take, in place of what is worked out from the epochs so far.
-        clock: tells seconds.
+        limit: seconds that an epoch may take, instead of the limit derived from the epochs so far.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, limit: float | None = None, clock: Callable[[], float] | None = None) -> None:
         self._limit = limit
         self._clock = clock or monotonic
         self._watched: dict[str, _Watched] = {}
-        self._slowest: dict[str, float] = {}  # seconds of an epoch for each image, by kind
-        self._looked = self._clock()
+        self._slowest: dict[str, float] = {}  # seconds per image of an epoch, by kind
+        self._last_check = self._clock()
 
     def begin(self, key: str, kind: str = "", images: float = 0.0) -> None:
-        """A job was handed to a worker.
+        """Watch a job that was handed to a worker.
 
         Args:
-            kind: of jobs whose epochs can be compared: the network.
-            images: that it trains on in an epoch; 0: it has no epochs.
+            kind: the network; epochs of jobs of the same kind are compared.
+            images: that the job trains on in an epoch; 0 if it has no epochs.
         """
         now = self._clock()
         self._watched[key] = _Watched(kind, images, now, now)
 
     def sign(self, key: str) -> None:
-        """It said something."""
+        """Record a sign of life."""
         if key in self._watched:
-            self._watched[key].sign = self._clock()
+            self._watched[key].last_event = self._clock()
 
     def epoch(self, key: str) -> None:
-        """It ended an epoch."""
+        """Record the end of an epoch."""
         job, now = self._watched[key], self._clock()
-        taken = (now - job.epoch) / max(1.0, job.images)
-        self._slowest[job.kind] = max(taken, self._slowest.get(job.kind, 0.0))
-        job.sign = job.epoch = now
+        per_image = (now - job.last_epoch) / max(1.0, job.images)
+        self._slowest[job.kind] = max(per_image, self._slowest.get(job.kind, 0.0))
+        job.last_event = job.last_epoch = now
 
     def end(self, key: str) -> None:
-        """It is no longer to be watched."""
+        """Stop watching the job."""
         self._watched.pop(key, None)
 
     def overdue(self) -> list[tuple[str, str]]:
-        """The jobs that don't get on, and how that shows. To be asked only when all that they said was heard."""
+        """Return the keys of the jobs that hang, each with the reason. Call it only when no event is waiting."""
         now = self._clock()
-        away, self._looked = now - self._looked, now
-        for job in self._watched.values() if away > AWAY else ():
-            job.sign, job.epoch = (min(now, before + away - AWAY) for before in (job.sign, job.epoch))
-        late = ((key, self._why_late(job, now)) for key, job in self._watched.items())
-        return [(key, why) for key, why in late if why]
+        away, self._last_check = now - self._last_check, now
+        if away > AWAY:
+            for job in self._watched.values():
+                job.last_event = min(now, job.last_event + away - AWAY)
+                job.last_epoch = min(now, job.last_epoch + away - AWAY)
+        reasons = ((key, self._overdue_reason(job, now)) for key, job in self._watched.items())
+        return [(key, reason) for key, reason in reasons if reason]
 
-    def _why_late(self, job: _Watched, now: float) -> str:
-        if now - job.sign > PATIENCE:
+    def _overdue_reason(self, job: _Watched, now: float) -> str:
+        """Return why the job is considered hung; "" if it is not."""
+        if now - job.last_event > PATIENCE:
             return f"the worker process gave no sign of life for {PATIENCE / 60:g} minutes"
         if job.images and self._limit is not None:
-            if now - job.epoch > self._limit:
-                return f"no epoch ended within {self._limit:g} s, which is training.timeout"
+            if now - job.last_epoch > self._limit:
+                return f"no epoch ended within {self._limit:g} s, the limit set by training.timeout"
         elif job.images and job.kind in self._slowest:
-            most = max(PATIENCE, SLOWNESS * self._slowest[job.kind] * job.images)
-            if now - job.epoch > most:
+            limit = max(PATIENCE, SLOWNESS * self._slowest[job.kind] * job.images)
+            if now - job.last_epoch > limit:
                 return (
-                    f"no epoch ended within {most / 60:.0f} minutes, {SLOWNESS:g} times the longest of {job.kind} so "
-                    "far; where that is no mistake, training.timeout gives the seconds that an epoch may take"
+                    f"no epoch ended within {limit / 60:.0f} minutes, {SLOWNESS:g} times the longest of {job.kind} so "
+                    "far; if epochs may take longer, set training.timeout to the seconds that one may take"
                 )
         return ""
 
 
-#: Seconds between two looks at whether the workers get on.
-_LOOK = 10.0
-
-
 def images_job(config: StudyConfig, options: DataOptions, names: Sequence[str]) -> Job:
-    """Decode a data set at these networks' image sizes; a result for each size, in ascending order."""
+    """Return the job that decodes a data set at these networks' image sizes.
+
+    Its result is a list with one entry per size, in ascending order.
+    """
     sizes = sorted({config.size_of(name) for name in names})
     payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": config.seed}
     return Job(f"images-{options.name}", "prepare_images", payload)
 
 
 def next_event(executor: Executor, watchdog: Watchdog) -> Event:
-    """The next event of a job under way; of one that does not get on, that it failed. Signs of life are not told."""
+    """Wait for the next event of a running job and return it; a job that hangs is stopped and returned as Failed.
+
+    Signs of life are not returned.
+
+    Raises:
+        KeyboardInterrupt: the command was asked to stop.
+    """
     while True:
         stop_if_asked()
         event = executor.next_event(timeout=0)
-        if event is None:  # all that was said is heard
-            for key, why in watchdog.overdue():
+        if event is None:  # only then is the watchdog up to date
+            for key, reason in watchdog.overdue():
                 watchdog.end(key)
-                return Failed(key, "timeout", why, executor.stop(key))
-            event = executor.next_event(timeout=_LOOK)
+                return Failed(key, "timeout", reason, executor.stop(key))
+            event = executor.next_event(timeout=_CHECK_INTERVAL)
         if event is None:
             continue
         if isinstance(event, Epoch):
@@ -136,7 +146,11 @@ def next_event(executor: Executor, watchdog: Watchdog) -> Event:
 def run_watched(
     executor: Executor, job: Job, display: Display, on_epoch: Callable[[EpochRecord], None] = lambda record: None
 ) -> Done | Failed:
-    """Run one job to its end, by itself; its epochs go on."""
+    """Run one job on its own and return its last event; no epoch is pruned.
+
+    Args:
+        on_epoch: called with the record of each epoch.
+    """
     watchdog = Watchdog()
     executor.submit(job)
     watchdog.begin(job.key, job.key)
@@ -153,14 +167,14 @@ def run_watched(
 
 
 def run_job(executor: Executor, job: Job, display: Display) -> Any:
-    """The result of a job without which nothing goes on.
+    """Run one job on its own and return its result.
 
     Raises:
-        CnnstudyError: what the job raised on purpose; a WorkerError where it ended otherwise.
+        CnnstudyError: the error that the job raised on purpose; a WorkerError if it failed in any other way.
     """
     outcome = run_watched(executor, job, display)
     if isinstance(outcome, Failed):
-        kind = errors.BY_NAME.get(outcome.error or "", WorkerError)
+        error_class = errors.BY_NAME.get(outcome.error or "", WorkerError)
         detail = "" if outcome.error else f"\n{outcome.traceback}"
-        raise kind(f"{outcome.message}{detail}")
+        raise error_class(f"{outcome.message}{detail}")
     return outcome.result

@@ -1,4 +1,4 @@
-"""Workers as processes on this machine, sharing its cores."""
+"""The local executor: worker processes on this machine that share its cores."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
 from cnnstudy.system.processes import cores, gpus, resident_memory
 
-#: Set before TensorFlow is imported, whatever the user's environment says: trials of a study compute alike. oneDNN is
-#: off by default on processors without AVX-512, where it makes a step of these networks 1.3 to 2.7 times faster.
+#: Set before TensorFlow is imported and whatever the user's environment says, so that all trials of a study compute in
+#: the same way. oneDNN is off by default on processors without AVX-512, where it makes a step of these networks 1.3 to
+#: 2.7 times faster.
 WORKER_ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -32,19 +33,18 @@ WORKER_ENVIRONMENT = {
 }
 
 WORKER = ("-m", "cnnstudy.execution.worker")
-#: A worker that hangs has so many seconds to write where it hangs.
+#: Seconds that a hung worker has to write its stack traces.
 SECONDS_TO_ANSWER = 5
-
-#: A worker may grow by so many bytes, or to twice what it had; then another takes its place.
+#: A worker that has grown by more than this many bytes, and to more than twice its first size, is replaced.
 MEMORY_TO_SPARE = 2**30
 
 
 class LocalExecutor:
-    """`workers` processes, started when first needed, kept warm, replaced when they die.
+    """Up to `workers` processes, each started when first needed, reused for later jobs and replaced when it dies.
 
     Args:
-        folder: for the files of trials, and for what workers leave there.
-        program: what Python runs as a worker.
+        folder: for the files of trials and the workers' temporary files.
+        program: the arguments with which Python runs a worker.
     """
 
     def __init__(self, workers: int, folder: Path, program: Sequence[str] = WORKER) -> None:
@@ -56,14 +56,12 @@ class LocalExecutor:
         self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue()
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
-        self._ahead: Job | None = None  # under way, though nobody has submitted it yet
+        self._ahead: Job | None = None  # started by start_ahead and not yet submitted
 
     def start_ahead(self, job: Job) -> None:
-        """Start the first worker, which imports TensorFlow while the driver has other things to do.
+        """Start the first worker, which imports TensorFlow, and this job with it; see `Executor.start_ahead`.
 
-        Args:
-            job: begun then too. Once it is submitted, its events are told; if another one is, it is dropped.
-                Where its worker has died by then, another one takes its place.
+        If the worker has died by the time the job is submitted, the job is started again in another one.
         """
         process = self._new_process("--ahead")
         self._ahead, self._busy[job.key] = job, process
@@ -73,25 +71,30 @@ class LocalExecutor:
         ahead, self._ahead = self._ahead, None
         if ahead == job and self._busy[job.key].is_alive():
             return
-        if ahead is not None:  # another, or one whose worker died
+        if ahead is not None:  # another job was submitted, or the worker died
             self._drop(self._busy.pop(ahead.key))
-        process = None
-        while self._idle and process is None:  # one that died while it had nothing to do is replaced
-            process = self._kept_if_alive(self._idle.pop())
-        process = process or self._new_process()
+        process = self._take_idle() or self._new_process()
         self._busy[job.key] = process
         process.start(job, self._folder)
 
-    def _new_process(self, *options: str) -> _Process:
-        # sums are rounded in an order that depends on the number of threads
-        threads = ["--threads=1", "--deterministic"] if self.deterministic else [f"--threads={self._threads}"]
-        return _Process([*self._program, *threads, *options], self._folder, self._events, self._card())
+    def _take_idle(self) -> _Process | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_alive():
+                return process
+            process.end()
+        return None
 
-    def _card(self) -> str | None:
-        """Of several GPUs the one that the fewest workers have; None: whatever there is."""
-        cards = gpus()
-        taken = [process.card for process in [*self._idle, *self._busy.values()]]
-        return min(cards, key=taken.count) if len(cards) > 1 else None
+    def _new_process(self, *options: str) -> _Process:
+        # how sums are rounded depends on the number of threads
+        threads = ["--threads=1", "--deterministic"] if self.deterministic else [f"--threads={self._threads}"]
+        return _Process([*self._program, *threads, *options], self._folder, self._events, self._choose_gpu())
+
+    def _choose_gpu(self) -> str | None:
+        """Return the GPU that the fewest workers use; None unless there are several."""
+        names = gpus()
+        in_use = [process.gpu for process in [*self._idle, *self._busy.values()]]
+        return min(names, key=in_use.count) if len(names) > 1 else None
 
     def next_event(self, timeout: float) -> Event | None:
         process: _Process | None = None
@@ -102,19 +105,15 @@ class LocalExecutor:
                 return None
         if isinstance(event, Done | Failed):
             del self._busy[event.key]
-            # one that had no memory left may hold on to what it has, and a GPU's library that failed fails again
-            spent = isinstance(event, Failed) and (event.reason == "oom" or (event.reason == "crash" and bool(gpus())))
-            if spent or not process.is_alive() or process.has_grown():
+            # after running out of memory a process may not release it, and a GPU library that failed once fails again
+            unusable = isinstance(event, Failed) and (
+                event.reason == "oom" or (event.reason == "crash" and bool(gpus()))
+            )
+            if unusable or not process.is_alive() or process.has_grown():
                 process.end()
             else:
                 self._idle.append(process)
         return event
-
-    def _kept_if_alive(self, process: _Process) -> _Process | None:
-        if process.is_alive():
-            return process
-        process.end()
-        return None
 
     def answer(self, key: str, go_on: bool) -> None:
         self._busy[key].send({"go_on": go_on})
@@ -127,7 +126,7 @@ class LocalExecutor:
         return log
 
     def _drop(self, process: _Process) -> None:
-        """End it; what it has said that nobody has heard is not told any more."""
+        """End the process and discard its events that are still in the queue."""
         process.dropped = True
         process.end()
 
@@ -144,22 +143,22 @@ class _Process:
     """One worker process, and the thread that reads its events."""
 
     def __init__(
-        self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]], card: str | None = None
+        self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]], gpu: str | None = None
     ) -> None:
-        self.dropped, self.card = False, card
+        self.dropped, self.gpu = False, gpu
         self._events = events
         self._job: Job | None = None
-        self._kind: tuple[str, Any] = ("", None)  # of the last job, and its network
-        self._memory: dict[tuple[str, Any], int] = {}  # bytes after the first job of each
+        self._kind: tuple[str, Any] = ("", None)  # kind and network of the last job
+        self._memory: dict[tuple[str, Any], int] = {}  # bytes after the first job of each such kind
         self._ended = False
-        self._lock = threading.Lock()  # over both
+        self._lock = threading.Lock()  # guards _job and _ended
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
-        # The worker has no business with the tracking server: it gets neither its address nor its password.
+        # a worker never talks to the tracking server, so it gets neither its address nor its password
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         root = str(Path(cnnstudy.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        if card is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = card
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *program, f"--folder={folder}"],
@@ -168,8 +167,8 @@ class _Process:
                 stderr=self._log,
                 text=True,
                 encoding="utf-8",
-                env=environment | WORKER_ENVIRONMENT | {"TMPDIR": str(folder)},  # what it leaves goes with the folder
-                start_new_session=True,  # Ctrl-C is the driver's to handle
+                env=environment | WORKER_ENVIRONMENT | {"TMPDIR": str(folder)},  # removed with the folder
+                start_new_session=True,  # the driver handles Ctrl-C
             )
         except OSError as error:
             raise WorkerError(f"can't start a worker process: {error}") from error
@@ -188,13 +187,13 @@ class _Process:
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        # a worker that just died is reported by the reading thread
+        # the reading thread reports a worker that has just died
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
     def has_grown(self) -> bool:
-        """Whether it holds far more memory than after its first job of the last one's kind: a library leaks."""
+        """Check whether the process uses far more memory than after its first job of the same kind: a library leaks."""
         now = resident_memory(self._process.pid)
         if now is None:
             return False
@@ -205,21 +204,24 @@ class _Process:
         return self._process.poll() is None
 
     def interrogate(self) -> None:
-        """Let it write the stacks of its threads into its log and end, if it still can."""
+        """Ask the process to write its threads' stack traces to its log and end; wait a few seconds for it."""
         with self._lock:
             self._job = None
-        # Windows can't send it, which is a ValueError: there it is only ended
+        # Windows has no such signal and raises ValueError; the process is then only killed
         with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
             self._process.send_signal(signal.SIGABRT)
             self._process.wait(SECONDS_TO_ANSWER)
 
     def log(self) -> str:
-        """The end of what it wrote besides its events; only for one that has ended, or is to."""
+        """Return the end of what the process wrote besides its events.
+
+        Call it only when the process has ended or will be ended: reading moves the position at which it writes.
+        """
         self._log.seek(0)
         return self._log.read()[-8000:]
 
     def end(self) -> None:
-        """Kill it; its job gets no more events."""
+        """Kill the process; its job gets no more events."""
         with self._lock:
             self._job = None
         self._process.kill()
@@ -235,9 +237,9 @@ class _Process:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             try:
-                event = _event(json.loads(line))
+                event = _parse_event(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # printed before the worker took over its output, or cut off by its end
+                continue  # printed before the worker redirected its output, or cut off when it died
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None
@@ -246,23 +248,27 @@ class _Process:
         self._report_end()
 
     def _report_end(self) -> None:
-        """A process that ended without a word leaves its job failed."""
+        """Report the job as failed if the process ended without reporting its end."""
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._events.put((self, _crash(job.key, self._process.returncode, self.log())))
+            self._events.put((self, _crash_event(job.key, self._process.returncode, self.log())))
 
 
-def _event(message: dict[str, Any]) -> Event:
-    """Raises ValueError, TypeError, KeyError or AttributeError where it is none."""
+def _parse_event(message: dict[str, Any]) -> Event:
+    """Return the event that a worker's message describes.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it describes none.
+    """
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])
     return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 
-def _crash(key: str, code: int, log: str) -> Failed:
+def _crash_event(key: str, code: int, log: str) -> Failed:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    # 9 without anybody's kill is how Linux takes back memory
+    # Linux' out-of-memory killer sends signal 9
     hint = "; the machine may have run out of memory" if code == -9 else ""
     return Failed(key, "oom" if code == -9 else "crash", f"the worker process {how}{hint}", log)

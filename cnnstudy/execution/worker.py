@@ -1,5 +1,7 @@
-"""The worker process: `python -m cnnstudy.execution.worker`. Jobs come on standard input, one JSON a line; events leave
-on what was standard output. It ends when its input ends, so no driver's death leaves it behind.
+"""The worker process: `python -m cnnstudy.execution.worker`.
+
+Comes in: jobs and answers on standard input, one JSON object per line. Goes out: events on the original standard
+output, in the same form. The process ends when its input ends, so it never outlives its driver.
 """
 
 from __future__ import annotations
@@ -26,56 +28,29 @@ from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
 
-
-#: Seconds between two looks.
+#: Seconds between two signs of life.
 INTERVAL = 10.0
-
-
-class Heartbeat:
-    """Watches one thread of this process.
-
-    Args:
-        tell: called after each interval in which the thread got on.
-    """
-
-    def __init__(self, thread: int, tell: Callable[[], None]) -> None:
-        self._thread = thread
-        self._tell = tell
-        self._used = self._processor_time()
-
-    def start(self) -> None:
-        """Look again and again, for as long as the process lives."""
-
-        def watch() -> None:
-            while True:
-                time.sleep(INTERVAL)
-                if self.has_got_on():
-                    self._tell()
-
-        threading.Thread(target=watch, daemon=True).start()
-
-    def has_got_on(self) -> bool:
-        """Whether the thread has done anything since the last look."""
-        before, self._used = self._used, self._processor_time()
-        return self._used > before
-
-    def _processor_time(self) -> float:
-        if hasattr(time, "pthread_getcpuclockid"):
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
-        return time.process_time() - time.thread_time()  # all but the thread that looks
+#: What GPU libraries report when the GPU has run out of memory.
+_NO_MEMORY = (
+    "ALLOC_FAILED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "Dst tensor is not initialized",
+)
 
 
 def main() -> None:
+    """Run jobs until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--deterministic", action="store_true")
-    parser.add_argument("--ahead", action="store_true", help="import TensorFlow before there is a job")
-    parser.add_argument("--folder", type=Path, required=True, help="by which whoever looks knows whose worker it is")
+    parser.add_argument("--ahead", action="store_true", help="import TensorFlow before the first job")
+    parser.add_argument("--folder", type=Path, required=True, help="identifies the driver in process listings")
     arguments = parser.parse_args()
-    # Whatever a library prints goes to the log; only events go to the driver.
+    # only events go to the driver; whatever a library prints goes to the log
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    _write_stacks_when_aborted()
+    _log_stacks_on_abort()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
     worker = Worker(events, messages, arguments.threads, arguments.deterministic)
@@ -86,8 +61,8 @@ def main() -> None:
         worker.run(messages.get())
 
 
-def _write_stacks_when_aborted() -> None:
-    """Into the log, where it crashes in C or is aborted because it hangs; without a core file of gigabytes."""
+def _log_stacks_on_abort() -> None:
+    """Have Python write stack traces to the log after a crash in C or an abort, but no core file of gigabytes."""
     faulthandler.enable()
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -98,11 +73,18 @@ def _write_stacks_when_aborted() -> None:
 def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> None:
     for line in stream:
         messages.put(json.loads(line))
-    os._exit(0)  # the driver is gone: nobody waits for what is being trained
+    os._exit(0)  # the driver is gone, and with it whoever wanted the results
 
 
 class Worker:
-    """Runs one job after the other in this process, TensorFlow imported once."""
+    """Runs jobs one after another in this process, which imports TensorFlow once.
+
+    Args:
+        events: the stream for events.
+        messages: from the driver: jobs, and answers to epochs.
+        threads: that TensorFlow may use.
+        deterministic: whether TensorFlow must be deterministic.
+    """
 
     def __init__(
         self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool
@@ -111,14 +93,14 @@ class Worker:
         self.messages = messages
         self.threads = threads
         self.deterministic = deterministic
-        self.folder, self.asks = Path(), False  # of the job under way
+        self.folder, self.asks = Path(), False  # of the current job
         self._compiled: CompiledNetworks | None = None
-        self._is_set_up = self._has_told = False
-        self._key: str | None = None  # of the job under way
-        self._writing = threading.Lock()
+        self._is_set_up = self._gpu_is_checked = False
+        self._key: str | None = None  # of the current job
+        self._lock = threading.Lock()  # guards _key and events
 
     def run(self, job: dict[str, Any]) -> None:
-        """Run a job; whatever it raises becomes a Failed event."""
+        """Run a job and report its result; whatever it raises becomes a Failed event."""
         key = self._key = job["key"]
         self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
@@ -137,27 +119,27 @@ class Worker:
             self._send(
                 "failed",
                 key,
-                reason=_reason(error),
+                reason=_failure_reason(error),
                 message=str(error) or type(error).__name__,
                 traceback=traceback.format_exc(),
                 error=type(error).__name__ if isinstance(error, CnnstudyError) else None,
             )
 
     def tell_that_it_gets_on(self) -> None:
-        """For another thread: nothing is said between jobs."""
+        """Send a sign of life if a job is running; for use by another thread."""
         if self._key is not None:
             self._send("alive", self._key)
 
     def _send(self, kind: str, key: str, **content: Any) -> None:
-        with self._writing:
-            if self._key is None:  # it ended while another thread was about to speak of it
+        with self._lock:
+            if self._key is None:  # the job ended while another thread was about to report
                 return
             if kind in ("done", "failed"):
                 self._key = None
             self.events.write(json.dumps({"kind": kind, "key": key, **content}) + "\n")
 
     def _progress(self, key: str) -> Callable[[str, int, int], None]:
-        """Tells the driver of something countable; total 0 means: not known."""
+        """Return a function (what, done, total) that reports progress; a total of 0 means that it is not known."""
         return lambda what, done, total: self._send("progress", key, what=what, done=done, total=total)
 
     def _prepare_images(self, key: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,7 +155,7 @@ class Worker:
         return [entry.to_json() for entry in prepared]
 
     def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:
-        """Find the file and lay it into the network once, so that no trial finds out later that it does not fit."""
+        """Load the source weights into the network once, so that a file that does not fit fails before any trial."""
         from cnnstudy import architectures
 
         self._send("progress", key, what=f"checking source weights of {payload['architecture']}", done=0, total=0)
@@ -204,33 +186,34 @@ class Worker:
             self._send("epoch", key, record=record.to_json(), asks=self.asks)
             return not self.asks or bool(self.messages.get()["go_on"])
 
-        self._tell_of_an_unused_gpu(key)
+        self._report_unused_gpu(key)
         spec = TrialSpec.from_json(payload)
         return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
 
-    def _tell_of_an_unused_gpu(self, key: str) -> None:
+    def _report_unused_gpu(self, key: str) -> None:
+        """Report once per worker that TensorFlow does not use the GPU."""
         from cnnstudy.training import devices
 
-        told, self._has_told = self._has_told, True
-        if not told and (what := devices.unused_gpu_message()):
+        if not self._gpu_is_checked and (what := devices.unused_gpu_message()):
             self._send("progress", key, what=what, done=0, total=0)
+        self._gpu_is_checked = True
 
     def _predict(self, key: str, payload: dict[str, Any]) -> list[Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
         from cnnstudy.training.predict import predict_images
 
-        found = predict_images(
+        predictions = predict_images(
             Path(payload["model"]), payload["classes"], payload["images"], payload["top"], self._progress(key)
         )
-        return [{"bad": one.to_json()} if isinstance(one, BadImage) else {"classes": one} for one in found]
+        return [{"bad": one.to_json()} if isinstance(one, BadImage) else {"classes": one} for one in predictions]
 
     def _export_model(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._send("progress", key, what="starting TensorFlow", done=0, total=0)
         self._set_up_tensorflow()
         import tensorflow as tf
 
-        # what is exported is compared with what a processor makes of it, which has float32 only
+        # the export may be checked on the CPU, which computes in full float32
         tf.config.experimental.enable_tensor_float_32_execution(False)
         from cnnstudy.training.export import export_model
 
@@ -252,7 +235,7 @@ class Worker:
         return evaluate_on_test([Path(file) for file in payload["models"]], images, split, self._progress(key))
 
     def _networks(self) -> CompiledNetworks:
-        """What is compiled, from trial to trial."""
+        """Return the compiled networks, which are reused from trial to trial."""
         from cnnstudy.training.compiled import CompiledNetworks
 
         if self._compiled is None:
@@ -260,13 +243,13 @@ class Worker:
         return self._compiled
 
     def get_ready(self) -> None:
-        """Import what trials take, while nobody waits for it."""
-        with contextlib.suppress(Exception), fast_import():  # the job that needs it says so
+        """Import what trials need before the first job comes."""
+        with contextlib.suppress(Exception), fast_import():  # the job that needs it will report the error
             self._set_up_tensorflow()
             importlib.import_module("cnnstudy.training.trial")
 
     def _set_up_tensorflow(self) -> None:
-        if self._is_set_up:  # what else imports TensorFlow, a data set's download say, sets nothing
+        if self._is_set_up:  # not the same as imported: a data set's download imports TensorFlow too
             return
         with fast_import(without=NOT_FOR_TENSORFLOW):
             import tensorflow as tf
@@ -280,17 +263,8 @@ class Worker:
         self._is_set_up = True
 
 
-#: What the libraries of a GPU say where it has no memory left.
-_NO_MEMORY = (
-    "ALLOC_FAILED",
-    "CUDA_ERROR_OUT_OF_MEMORY",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "Dst tensor is not initialized",
-)
-
-
-def _reason(error: Exception) -> str:
-    """One of records.FAILURE_REASONS."""
+def _failure_reason(error: Exception) -> str:
+    """Return one of records.FAILURE_REASONS."""
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "oom"
     if type(error).__module__.startswith("tensorflow") and any(words in str(error) for words in _NO_MEMORY):
@@ -298,6 +272,40 @@ def _reason(error: Exception) -> str:
     if type(error).__name__ == "DivergedError":
         return "diverged"
     return "data" if isinstance(error, DataError) else "crash"
+
+
+class Heartbeat:
+    """Watches one thread of this process and reports while it runs.
+
+    Args:
+        tell: called after each interval in which the thread has used the processor.
+    """
+
+    def __init__(self, thread: int, tell: Callable[[], None]) -> None:
+        self._thread = thread
+        self._tell = tell
+        self._used = self._processor_time()
+
+    def start(self) -> None:
+        """Watch the thread, in another one, for as long as the process lives."""
+
+        def watch() -> None:
+            while True:
+                time.sleep(INTERVAL)
+                if self.has_got_on():
+                    self._tell()
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def has_got_on(self) -> bool:
+        """Check whether the thread has used the processor since the last check."""
+        before, self._used = self._used, self._processor_time()
+        return self._used > before
+
+    def _processor_time(self) -> float:
+        if hasattr(time, "pthread_getcpuclockid"):
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+        return time.process_time() - time.thread_time()  # of all threads but the one that watches
 
 
 if __name__ == "__main__":

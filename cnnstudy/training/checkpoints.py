@@ -1,10 +1,13 @@
-"""Files that outlive whatever is killed, so that a trial goes on where the last of them was written.
+"""Checkpoints, from which a trial that was killed continues.
 
-One file for each trial under way, in the cache under a content address of all that its numbers depend on: another
-study, another setting, other code or another TensorFlow finds none. It is an .npz, read without pickle; its entry
-`reached` is JSON, the others are arrays (resumption.py says of what). The one before stays until the next is whole.
+Each running trial has one file in the cache, under a content address of everything that its numbers depend on: another
+study, other settings, other code or another TensorFlow version never find it. The file is an .npz that is read without
+pickle; its entry `reached` is JSON, and the others are arrays (see phases.py). Each checkpoint replaces the previous
+one, which stays until the new one is complete.
 
-    true           when a minute of training, and twenty times what writing took, have passed since the last one
+training.checkpoints:
+
+    true           a minute of training after the previous one, or 20 times what writing that one took if it is longer
     every-epoch    after every epoch
 """
 
@@ -32,54 +35,54 @@ from cnnstudy.system.files import ChunkedWriter
 
 KIND = "checkpoints"
 FILE, TRIAL = "checkpoint.npz", "trial.json"
-#: Part of the address: raise it when the same state is written otherwise.
+#: Part of the address: raise it when the same state is written in a different form.
 VERSION = 1
-#: TrialSpec.checkpoints.
+#: Values of TrialSpec.checkpoints.
 NONE, SPARING, EVERY_EPOCH = "none", "sparing", "every-epoch"
-#: Sparing: seconds of training that are worth a checkpoint, and the share of the time that writing may take.
+#: SPARING: seconds of training between two checkpoints, and the share of the time that writing may take.
 WORTH, SHARE = 60.0, 0.05
-#: A checkpoint takes no more than this share of what is free on the disk: MLflow needs room too.
+#: The share of the free disk space that a checkpoint may take; MLflow needs space too.
 SHARE_OF_FREE = 0.25
-#: What reading a broken file raises.
+#: Exceptions that reading a broken file raises.
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a trial is."""
+    """The progress of a trial."""
 
     address: str
     begun_with: str  # digest of the source weights
-    phase: int  # the one that goes on, from 0
-    done: int  # epochs of that phase
+    phase: int  # index of the current phase
+    done: int  # finished epochs of that phase
     epoch: int
     updates: int
     images_seen: int
-    seconds: float  # that it took so far
+    seconds: float  # spent so far
     best_epoch: int
     best_rank: tuple[float, ...]
     records: tuple[EpochRecord, ...]
-    sources: tuple[tuple[str, str], ...]  # features.Source's `what` and `why` of each phase so far
-    trained_as: str = ""  # prefixes.Prefixes' of all its epochs; "": not known, or not of all of them
-    equal_updates: int | None = None  # the trial's
-    computed_on: str = ""  # in words; "": not known
+    sources: tuple[tuple[str, str], ...]  # `what` and `why` of the features.Source of each phase so far
+    trained_as: str = ""  # SharedEpochs.trained_as, if the same for all epochs; "" otherwise, or if not known
+    equal_updates: int | None = None  # TrialSpec.equal_updates
+    computed_on: str = ""  # the device, in words; "" if not known
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds."""
+    """The contents of a checkpoint file."""
 
     reached: Reached
     arrays: Mapping[str, np.ndarray]
 
 
 class Checkpoints:
-    """The checkpoints of one trial that is being trained.
+    """Reads and writes the checkpoints of one running trial, and keeps its time.
 
     Args:
         begun_with: a digest of the source weights that the trial starts from.
-        tell: told what does not go as it should.
-        clock: tells seconds.
+        tell: called with a message when something goes wrong.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -93,89 +96,89 @@ class Checkpoints:
         self.begun_with = begun_with
         self.notes: list[str] = []
         self._spec, self._tell, self._clock = spec, tell, clock
-        self._started = self._last = clock()
-        self._earlier = self._cost = 0.0
+        self._started = self._last_write = clock()
+        self._earlier_seconds = self._write_seconds = 0.0
 
     @property
     def seconds_of_this_try(self) -> float:
-        """That it took so far."""
+        """Seconds since this attempt started."""
         return self._clock() - self._started
 
     @property
     def seconds(self) -> float:
-        """That the trial took so far, in all its tries."""
-        return self._earlier + self.seconds_of_this_try
+        """Seconds spent on the trial so far, in all its attempts."""
+        return self._earlier_seconds + self.seconds_of_this_try
 
     @property
     def is_due(self) -> bool:
-        """Whether the next one is to be written now."""
+        """Whether it is time to write the next checkpoint."""
         if self._spec.checkpoints == EVERY_EPOCH:
             return True
-        passed = self._clock() - self._last
-        return self._spec.checkpoints == SPARING and passed >= max(WORTH, self._cost / SHARE)
+        passed = self._clock() - self._last_write
+        return self._spec.checkpoints == SPARING and passed >= max(WORTH, self._write_seconds / SHARE)
 
     def read(self) -> Checkpoint | None:
-        """The one that an earlier try left; None where there is none that can be used."""
+        """Return the checkpoint that an earlier attempt left; None if there is none or it can't be used."""
         path = entry_folder(KIND, self.address) / FILE
         if not self.address or not path.exists():
             return None
         try:
-            found = read_file(path)
+            checkpoint = read_file(path)
         except BROKEN as error:
             self.note(f"the checkpoint {path} can't be read ({type(error).__name__}: {error})")
             return None
-        if (found.reached.address, found.reached.begun_with) != (self.address, self.begun_with):
-            self.note(f"the checkpoint {path} is of a trial that began with other weights or settings")
+        if (checkpoint.reached.address, checkpoint.reached.begun_with) != (self.address, self.begun_with):
+            self.note(f"the checkpoint {path} belongs to a trial that started with other weights or settings")
             return None
-        return found
+        return checkpoint
 
     def take_up(self, reached: Reached) -> None:
-        """The trial goes on from there."""
-        self._earlier = reached.seconds
+        """Count the time of the earlier attempts: the trial continues from there."""
+        self._earlier_seconds = reached.seconds
 
     def write(self, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write it in place of the one before; a disk that has no room for it is noted, and stops nothing."""
+        """Write a checkpoint in place of the previous one; if that fails, note it and let the trial go on."""
         started = self._clock()
         try:
             refuse_to_fill_the_disk(sum(array.nbytes for array in arrays.values()))
-            _write(self._spec, reached, arrays)
+            _write_entry(self._spec, reached, arrays)
         except OSError as error:
             self.note(f"no checkpoint could be written: {error}")
-        self._last = self._clock()
-        self._cost = self._last - started
+        self._last_write = self._clock()
+        self._write_seconds = self._last_write - started
 
     def note(self, text: str) -> None:
-        """Say it, once."""
+        """Report the message and add it to `notes`, once."""
         if text not in self.notes:
             self.notes.append(text)
             self._tell(text)
 
 
 def checkpoint_address(spec: TrialSpec) -> str:
-    """Of the trial, by all that its numbers depend on."""
-    asked = spec.fields_that_change("training", "record")
-    return content_address([VERSION, asked, training_code((spec.architecture,)).digest])
+    """Return the cache address of the trial's checkpoint: a digest of everything that its numbers depend on."""
+    fields = spec.fields_that_change("training", "record")
+    return content_address([VERSION, fields, training_code((spec.architecture,)).digest])
 
 
 def remove_checkpoint(spec: TrialSpec) -> None:
-    """Remove the trial's checkpoint, if there is one: the trial has ended."""
+    """Remove the checkpoint of a trial that has ended; do nothing if there is none."""
     if spec.checkpoints != NONE:
         remove_entry(entry_folder(KIND, checkpoint_address(spec)))
 
 
 def remove_entry(folder: Path) -> None:
-    """Remove a checkpoint by its folder; nothing happens where it is gone already."""
+    """Remove a checkpoint's folder; do nothing if it is gone already."""
     leaving = folder.with_name(f".{folder.name}-ended")
-    shutil.rmtree(leaving, ignore_errors=True)  # left by one that was killed here
+    shutil.rmtree(leaving, ignore_errors=True)  # left by a process that was killed here
     with contextlib.suppress(OSError):
-        folder.rename(leaving)  # whole or not there
+        folder.rename(leaving)  # atomic: an entry is never incomplete
     shutil.rmtree(leaving, ignore_errors=True)
     with contextlib.suppress(OSError):
         Path(lock_for(folder).lock_file).unlink()
 
 
 def why_broken(folder: Path) -> str:
-    """Why the checkpoint can't be gone on from; "" where it can."""
+    """Return why no trial can continue from the checkpoint; "" if one can."""
     try:
         read_file(folder / FILE)
         read_owner(folder)
@@ -185,22 +188,24 @@ def why_broken(folder: Path) -> str:
 
 
 def read_owner(folder: Path) -> tuple[str, str]:
-    """The study and the trial that a checkpoint is of.
+    """Return the names of the study and the trial to which a checkpoint belongs.
 
     Raises:
-        OSError, ValueError, KeyError: it does not say.
+        OSError, ValueError, KeyError: they can't be read.
     """
-    asked = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
-    return asked["study"], asked["key"]
+    owner = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
+    return owner["study"], owner["key"]
 
 
 def read_file(path: Path) -> Checkpoint:
-    """What `contents_of` gave.
+    """Return the checkpoint in a file.
 
-    Raises one of BROKEN where it can't be that.
+    Raises:
+        one of BROKEN: it can't be read.
     """
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # it leaves one that is broken open
-        arrays = {name: file[name] for name in file.files}  # each with a checksum of its own
+    # given a path instead of a stream, np.load leaves a broken file open
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}  # checks each array's checksum
     given = json.loads(arrays.pop("reached").tobytes())
     given["records"] = tuple(map(EpochRecord.from_json, given["records"]))
     given["sources"] = tuple(map(tuple, given["sources"]))
@@ -208,31 +213,31 @@ def read_file(path: Path) -> Checkpoint:
     return Checkpoint(Reached(**given), arrays)
 
 
-def _write(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_entry(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
     contents, folder = serialize_checkpoint(reached, arrays), entry_folder(KIND, reached.address)
 
-    def begin(entry: Path) -> None:
+    def build(entry: Path) -> None:
         about = f"{spec.key} of study {spec.study}, under way"
         (entry / ABOUT).write_text(about, encoding="utf-8", errors="replace")
         (entry / TRIAL).write_text(json.dumps({"study": spec.study, "key": spec.key}), encoding="utf-8")
-        _replace(entry / FILE, contents)
+        _replace_file(entry / FILE, contents)
 
     if folder.is_dir():
-        _replace(folder / FILE, contents)
+        _replace_file(folder / FILE, contents)
     else:
-        build_entry(KIND, reached.address, begin)
-        _flush(folder.parent)
+        build_entry(KIND, reached.address, build)
+        _flush_folder(folder.parent)
 
 
 def serialize_checkpoint(reached: Reached, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a file."""
+    """Return the arrays of a checkpoint file."""
     text = json.dumps(dataclasses.asdict(reached))
     return {**arrays, "reached": np.frombuffer(text.encode(), np.uint8)}
 
 
-def _replace(path: Path, contents: Mapping[str, np.ndarray]) -> None:
-    for left in path.parent.glob(".*.npz"):  # by a worker that was killed here
-        left.unlink(missing_ok=True)
+def _replace_file(path: Path, contents: Mapping[str, np.ndarray]) -> None:
+    for leftover in path.parent.glob(".*.npz"):  # of a worker that was killed while writing
+        leftover.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".npz", dir=path.parent)
     os.close(descriptor)
     try:
@@ -243,11 +248,11 @@ def _replace(path: Path, contents: Mapping[str, np.ndarray]) -> None:
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
-    _flush(path.parent)
+    _flush_folder(path.parent)
 
 
-def _flush(folder: Path) -> None:
-    """Let a new name in the folder outlive a power cut, where folders can be flushed."""
+def _flush_folder(folder: Path) -> None:
+    """Make new names in the folder survive a power failure, if the system can flush folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -257,8 +262,11 @@ def _flush(folder: Path) -> None:
 
 
 def refuse_to_fill_the_disk(needed: int) -> None:
-    """Raise OSError where so many bytes are too large a share of what is free."""
+    """Raise OSError if `needed` bytes are too large a share of the free disk space."""
     folder = cache_folder()
-    free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if needed > SHARE_OF_FREE * free:
-        raise OSError(f"it would take {needed / 1e6:.0f} MB, and {free / 1e6:.0f} are free in {folder}")
+        raise OSError(
+            f"it would take {needed / 1e6:.0f} MB, more than {SHARE_OF_FREE:.0%} of the {free / 1e6:.0f} MB free in "
+            f"{folder}"
+        )

@@ -1,4 +1,4 @@
-"""A saved model for other programs, checked against Keras before anybody gets it."""
+"""Export a saved model for other programs; every export is checked against Keras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cnnstudy.errors import ModelError
 from cnnstudy.training import model_files, model_package
 from cnnstudy.training.predict import predict_probabilities
 
-#: The exported model is asked about so many random images, and no probability may differ by more than this from Keras'.
+#: Number of random images on which an export is checked, and the largest difference allowed from Keras' probabilities.
 CHECKED_IMAGES, TOLERANCE = 16, 1e-4
 ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 #: Images [n, size, size, 3] uint8 -> probabilities [n, classes].
@@ -26,27 +26,27 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """How a model is written, and how what was written is run."""
+    """An export format: how a model is written, and how the result is run."""
 
-    write: Callable[[keras.Model, Path, Path], None]  # model, its file, a folder that is there and empty
+    write: Callable[[keras.Model, Path, Path], None]  # the model, its file, an empty folder
     load: Callable[[Path], Run]
 
 
 def export_model(
     file: Path, classes: Sequence[str] | None, folder: Path, name: str, progress: Progress
 ) -> dict[str, Any]:
-    """Write the model into `folder`, which must not exist yet, with the classes' names.
+    """Write the model and its class names to `folder`, which must not exist yet.
 
     Args:
         file: a `.keras` file.
         name: one of FORMATS.
 
     Returns:
-        "size": pixels; "classes": how many; "difference": the largest from Keras, with the "tolerance", on that many
-        random "images".
+        "size": of the images in pixels; "classes": their number; "difference": the largest difference from Keras'
+        probabilities on a number of random "images"; "tolerance": the largest that is allowed.
 
     Raises:
-        ModelError: it can't be loaded or exported, or gives other probabilities than Keras.
+        ModelError: the model can't be loaded or exported, or the export gives other probabilities than Keras.
     """
     if name == "onnx":
         check_onnx_packages()
@@ -58,14 +58,15 @@ def export_model(
     folder.mkdir(parents=True)
     try:
         FORMATS[name].write(model, file, folder)
-    except Exception as reason:  # three libraries, each with errors of its own for a layer that it does not know
+    except Exception as reason:  # each format's library has its own errors for layers that it does not know
         raise ModelError(f"can't export {file} as {name}: {reason or type(reason).__name__}") from reason
-    progress("checking what was exported", 0, 0)
+    progress("checking the export", 0, 0)
     difference = float(np.abs(FORMATS[name].load(folder)(pixels) - expected).max())
     if not difference <= TOLERANCE:
         raise ModelError(
-            f"the {name} of {file} gives other probabilities than Keras: they differ by up to {difference:.1e} on "
-            f"{CHECKED_IMAGES} random images, and {TOLERANCE:.0e} is the most. It was not written; use another format."
+            f"the {name} export of {file} gives other probabilities than Keras: they differ by up to {difference:.1e} "
+            f"on {CHECKED_IMAGES} random images, and at most {TOLERANCE:.0e} is allowed. Nothing was written; use "
+            "another format."
         )
     if classes is not None:
         model_files.write_classes(folder, classes)
@@ -79,22 +80,22 @@ def export_model(
 
 
 def check_onnx_packages() -> None:
-    """Raise ModelError where what ONNX takes is not installed."""
+    """Raise ModelError if a package for exporting to ONNX is not installed."""
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise ModelError(
-            f"exporting to ONNX takes the packages {', '.join(ONNX_PACKAGES)}; not installed: {', '.join(missing)}. "
+            f"exporting to ONNX needs the packages {', '.join(ONNX_PACKAGES)}; not installed: {', '.join(missing)}. "
             "Install them from cnnstudy's folder: python -m pip install -c constraints.txt -e '.[onnx]'"
         )
 
 
-def _raw_images(model: keras.Model) -> list[keras.InputSpec]:
-    """What the exported model takes: bytes, as the model in MLflow does."""
+def _input_signature(model: keras.Model) -> list[keras.InputSpec]:
+    """Return the input of the exported model: images as uint8, like the model in MLflow."""
     return [keras.InputSpec(shape=model.input_shape, dtype="uint8", name="image")]
 
 
 def _write_saved_model(model: keras.Model, file: Path, folder: Path) -> None:
-    model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=_raw_images(model))
+    model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=_input_signature(model))
 
 
 def _load_saved_model(folder: Path) -> Run:
@@ -106,7 +107,7 @@ def _load_saved_model(folder: Path) -> Run:
 
 def _write_onnx(model: keras.Model, file: Path, folder: Path) -> None:
     path = str(folder / model_files.ONNX_FILE)
-    model.export(path, format="onnx", verbose=False, input_signature=_raw_images(model))
+    model.export(path, format="onnx", verbose=False, input_signature=_input_signature(model))
 
 
 def _load_onnx(folder: Path) -> Run:

@@ -1,11 +1,12 @@
-"""What the frozen part of a network makes of the images: computed once, shared by all trials and workers.
+"""Features of the frozen part of a network: computed once, shared by all trials and workers.
 
-The part of a network that neither trains nor drops anything gives the same numbers in every epoch of every trial. Its
-last outputs lie in the cache as one array for each view of the images; a trial trains what comes after them. Test
-images are not among them.
+The part of a network that neither trains nor has dropout gives the same outputs in every epoch of every trial. Its last
+outputs, the features, are cached as one array for each view of the images, and a trial trains only the layers after
+them. Features of test images are never computed.
 
-A number may differ in its last digits from what the whole network gives for the image in another batch. So whether a
-trial uses the cache depends on what it is, not on what lies there; the one exception is a full disk, or a quota.
+A feature may differ in its last digits from what the whole network computes for the same image in another batch. So
+whether a trial uses features depends on its specification, not on what the cache holds; the only exception is a cache
+folder without room for them.
 """
 
 from __future__ import annotations
@@ -36,46 +37,47 @@ from cnnstudy.training.compiled import CompiledNetwork
 from cnnstudy.training.transfer import Phase
 
 KIND = "features"
-#: Bytes in the cache for the features of all studies, and the share of what is free on the disk that new ones may take.
+#: Bytes that all features in the cache may take, and the share of the free disk space that new ones may take.
 LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
-#: Part of their address: raise it when the same images and weights would give other features.
+#: Part of the cache address: raise it when the same images and weights would give different features.
 VERSION = 4
-#: In an entry: how many images went through the network at once, where it was not a whole batch.
+#: File in a cache entry: how many images went through the network at once, if memory did not suffice for whole batches.
 AT_ONCE = "at-once.txt"
+#: Source.what: features of the images, features of the images and their mirror images, or no features.
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"
 
 
 @dataclass(frozen=True)
 class Features:
-    """Outputs of the operation `cut`, of images that are in no test."""
+    """Outputs of the operation `cut` for all images outside the test split."""
 
     cut: str
-    places: np.ndarray  # [n] int64, ascending: the images' places in the data set
-    views: tuple[np.ndarray, ...]  # each [n, ...] float32, on disk; the images as they are, then flipped
+    places: np.ndarray  # [n] int64, ascending: the images' indices in the data set
+    views: tuple[np.ndarray, ...]  # each [n, ...] float32, memory-mapped; of the images, then of the flipped images
 
     def of(self, places: np.ndarray) -> np.ndarray:
-        """Features [k, ...] of the images at those places, as they are."""
+        """Return the features [k, ...] of the unflipped images with these indices in the data set."""
         return self.views[0][np.searchsorted(self.places, places)]
 
     def all_views_of(self, places: np.ndarray) -> list[np.ndarray]:
-        """Features [k, ...] of them as they are and, where there are two views, flipped."""
+        """Return the features [k, ...] of these images in each view."""
         rows = np.searchsorted(self.places, places)
         return [view[rows] for view in self.views]
 
     def views_of(self, places: np.ndarray) -> np.ndarray:
-        """What an update takes: [k, ...], or [k, 2, ...] where there are two views."""
+        """Return what an update takes: features [k, ...], or [k, 2, ...] if there are two views."""
         views = self.all_views_of(places)
         return np.stack(views, axis=1) if len(views) > 1 else views[0]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which features a phase can train on."""
+    """The features that a phase can train on."""
 
     cut: str
     views: int
     images: int
-    shape: tuple[int, ...]  # of one image's
+    shape: tuple[int, ...]  # of the features of one image
 
     @property
     def bytes(self) -> int:
@@ -88,20 +90,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Source:
-    """What a phase trains on."""
+    """What a phase trains on: features, or images."""
 
     features: Features | None  # None: images
     what: str  # CACHED, TWO_VIEWS or FULL_FORWARD
     why: str
-    as_planned: bool = True  # false: only because the disk is full
+    as_planned: bool = True  # false: images instead of features, only because the cache has no room
 
 
 def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Plan | str:
-    """The features for that phase; or why it has to run the whole network."""
+    """Return the features for the phase, or the reason why it must run the whole network."""
     if not spec.features:
-        return "asked for"
+        return "features are turned off"
     if spec.levels.get("auxiliary_weight"):
-        return "auxiliary heads train on what lies before them"
+        return "the auxiliary heads train on earlier layers"
     backbone = {layer.name: layer for layer in weights.backbone_layers(compiled.network.logits)}
     cut = compiled.graph.last_constant(
         lambda name: name not in backbone or transfer.is_trained_in(backbone[name], phase.backbone)
@@ -110,41 +112,44 @@ def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> P
         return "the first layers train"
     augmentation = str(spec.levels["augmentation"])
     if augmentation not in VIEWS:
-        return f"augmentation {augmentation} makes another image of each one in every epoch"
+        return f"augmentation {augmentation} changes each image in every epoch"
     images = sum(spec.images.train) + sum(spec.images.validation)
-    found = Plan(cut, len(VIEWS[augmentation]), images, compiled.graph.shape(cut))
-    if found.bytes > LIMIT:
-        return f"features would take {found.bytes / 1e9:.1f} GB, more than {LIMIT / 1e9:.1f}"
-    return found
+    plan = Plan(cut, len(VIEWS[augmentation]), images, compiled.graph.shape(cut))
+    if plan.bytes > LIMIT:
+        return f"features would take {plan.bytes / 1e9:.1f} GB, more than the limit of {LIMIT / 1e9:.1f} GB"
+    return plan
 
 
 def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, progress: Progress) -> Source:
-    """What the phase trains on, computed first where it is not in the cache.
+    """Return what the phase trains on; features that are not in the cache are computed first.
 
     Args:
-        compiled: with the weights that the trial starts from.
+        compiled: the network with the weights that the trial starts from.
 
     Raises:
-        DataError: the decoded images are gone.
+        DataError: the decoded images are gone, or another program keeps removing the features.
     """
-    planned = plan_features(compiled, spec, phase)
-    if isinstance(planned, str):
-        return Source(None, FULL_FORWARD, planned)
+    plan = plan_features(compiled, spec, phase)
+    if isinstance(plan, str):
+        return Source(None, FULL_FORWARD, plan)
     pixels, places = open_all_but_test(spec.images, spec.split)
-    address = _address(compiled, spec, planned.cut)
-    addresses = [content_address([address, "flipped"]) if view else address for view in range(planned.views)]
+    address = _address(compiled, spec, plan.cut)
+    addresses = [content_address([address, "flipped"]) if view else address for view in range(plan.views)]
     missing = [address for address in addresses if not entry_folder(KIND, address).is_dir()]
-    needed = planned.bytes // planned.views * len(missing)
-    free = _free()
+    needed = plan.bytes // plan.views * len(missing)
+    free = _free_bytes()
     if needed > SHARE_OF_FREE * free:
-        why = f"features would take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} are free in {cache_folder()}"
+        why = (
+            f"features would take {needed / 1e9:.2f} GB, more than {SHARE_OF_FREE:.0%} of the {free / 1e9:.2f} GB free "
+            f"in {cache_folder()}"
+        )
         return Source(None, FULL_FORWARD, why, as_planned=False)
 
     def build(folder: Path, flipped: bool) -> None:
-        _make_room(LIMIT - planned.bytes, kept=addresses)
-        _extract(compiled, planned.cut, pixels, places, flipped, folder / "features.npy", progress)
-        of_images = f"{len(places)} images of {spec.images.name}, {spec.images.size} pixels"
-        about = f"{spec.architecture} up to {planned.cut}, of {of_images}{', flipped' if flipped else ''}"
+        _make_room(LIMIT - plan.bytes, kept=addresses)
+        _extract(compiled, plan.cut, pixels, places, flipped, folder / "features.npy", progress)
+        images = f"{len(places)} images of {spec.images.name}, {spec.images.size} pixels"
+        about = f"{spec.architecture} up to {plan.cut}, of {images}{', flipped' if flipped else ''}"
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
     try:
@@ -157,22 +162,22 @@ def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, pro
             raise
         why = f"features would take {needed / 1e9:.2f} GB, for which {cache_folder()} has no room ({reason.strerror})"
         return Source(None, FULL_FORWARD, why, as_planned=False)
-    why = str(planned) + "".join(_take_as_many_at_once(compiled, address) for address in addresses)
-    what = TWO_VIEWS if planned.views > 1 else CACHED
-    return Source(Features(planned.cut, places, views), what, why)
+    why = str(plan) + "".join(_limit_evaluation_batch(compiled, address) for address in addresses)
+    what = TWO_VIEWS if plan.views > 1 else CACHED
+    return Source(Features(plan.cut, places, views), what, why)
 
 
 def placeholder_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> Features | None:
-    """Zeros in the shape of the features that the phase would train on, to see how fast that is."""
-    planned = plan_features(compiled, spec, phase)
-    if isinstance(planned, str):
+    """Return zeros in the shape of the features that the phase would train on, for timing; None if there are none."""
+    plan = plan_features(compiled, spec, phase)
+    if isinstance(plan, str):
         return None
-    zeros = np.zeros((planned.images, *planned.shape), np.float32)
-    return Features(planned.cut, open_all_but_test(spec.images, spec.split)[1], (zeros,) * planned.views)
+    zeros = np.zeros((plan.images, *plan.shape), np.float32)
+    return Features(plan.cut, open_all_but_test(spec.images, spec.split)[1], (zeros,) * plan.views)
 
 
 def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
-    """Of the images as they are: by all that the numbers depend on."""
+    """Return the cache address of the features of the unflipped images: a digest of all that they depend on."""
     before = compiled.graph.upstream(cut)
     layers = [layer for layer in weights.backbone_layers(compiled.network.logits) if layer.name in before]
     return content_address(
@@ -188,31 +193,34 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
     )
 
 
-def _take_as_many_at_once(compiled: CompiledNetwork, address: str) -> str:
-    """Where the memory did not suffice for whole batches when features were computed, the trial evaluates in such parts
-    too: its numbers are rounded as theirs. What is to be said of that."""
+def _limit_evaluation_batch(compiled: CompiledNetwork, address: str) -> str:
+    """Evaluate in parts if the features were computed in parts, so that both are rounded alike.
+
+    Returns:
+        A note for the user; "" if the features were computed in whole batches.
+    """
     try:
         at_once = int((entry_folder(KIND, address) / AT_ONCE).read_text(encoding="ascii"))
     except FileNotFoundError:
         return ""
     compiled.micro_batches.limit("evaluation", at_once)
     return (
-        f"; computed from {at_once} images at once, for want of memory then, and so the trial evaluates too "
-        "(`cache clear --kind features` has them made anew)"
+        f"; computed {at_once} images at a time for lack of memory, so the trial evaluates {at_once} at a time too "
+        "(`cache clear --kind features` has them recomputed)"
     )
 
 
 def _open(address: str, build: Callable[[Path], None]) -> np.ndarray:
-    """The entry's array, on disk; marked as used now."""
+    """Return the entry's array, memory-mapped, after computing it if needed; mark the entry as just used."""
     for _ in range(3):
         folder = build_entry(KIND, address, build)
-        with contextlib.suppress(FileNotFoundError):  # another worker made room in this very moment
+        with contextlib.suppress(FileNotFoundError):  # another worker has just removed it to make room
             os.utime(folder)
             return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
-    raise DataError(f"the features in {entry_folder(KIND, address)} vanish as soon as they are there; {_ADVICE}")
-
-
-_ADVICE = "does something else clean up the cache? Set CNNSTUDY_CACHE to another folder."
+    raise DataError(
+        f"the features in {entry_folder(KIND, address)} are removed as soon as they are written. If another program "
+        "cleans up the cache folder, set CNNSTUDY_CACHE to another folder."
+    )
 
 
 def _extract(
@@ -224,6 +232,7 @@ def _extract(
     path: Path,
     progress: Progress,
 ) -> None:
+    """Compute the features of the images and write them to `path`."""
     shape = (len(places), *compiled.graph.shape(cut))
     features = allocate_memmap(path, shape, np.float32)
     size = evaluation_batch_size(pixels.shape[1])
@@ -237,17 +246,17 @@ def _extract(
         path.with_name(AT_ONCE).write_text(str(at_once), encoding="ascii")
 
 
-def _free() -> int:
-    """Bytes on the disk of the cache."""
+def _free_bytes() -> int:
+    """Return how many bytes are free on the disk of the cache."""
     folder = cache_folder()
-    return shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def _make_room(limit: int, kept: list[str]) -> None:
-    """Remove the features that were not used for longest, until the others take no more than `limit` bytes."""
+    """Remove the least recently used features until the others, without `kept`, take no more than `limit` bytes."""
     entries = []
     for folder in (cache_folder() / KIND).iterdir():
-        with contextlib.suppress(OSError):  # another worker may be about the same
+        with contextlib.suppress(OSError):  # another worker may be removing it too
             if folder.is_dir() and not folder.name.startswith(".") and folder.name not in kept:
                 entries.append((folder.stat().st_mtime, (folder / "features.npy").stat().st_size, folder))
     total = sum(size for _, size, _ in entries)
@@ -255,6 +264,6 @@ def _make_room(limit: int, kept: list[str]) -> None:
         if total <= limit:
             return
         with contextlib.suppress(OSError):  # in use, on Windows
-            gone = folder.rename(folder.with_name(f".{folder.name}-gone"))  # whole or not there
+            gone = folder.rename(folder.with_name(f".{folder.name}-gone"))  # atomic: an entry is never incomplete
             shutil.rmtree(gone, ignore_errors=True)
             total -= size

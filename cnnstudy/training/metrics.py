@@ -1,4 +1,8 @@
-"""What a trial's learning curves say: where overfitting sets in, and the gap at a given fit."""
+"""A trial's metrics: of the network at one moment, and of the learning curves.
+
+From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, save_correctness.
+From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,15 @@ from cnnstudy.data.images import TrainingImages
 from cnnstudy.names import Metric, equal_fit_name
 from cnnstudy.records import EpochRecord
 
+#: A final validation loss this share above the lowest one is overfitting (Prechelt 1998, "Early stopping - but when?",
+#: criterion GL with alpha 5).
+RISE = 0.05
+#: The clean train accuracy at which trials are compared at equal fit.
+EQUAL_FIT = 0.9
+
 
 def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
+    """Return the `loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     return {
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
@@ -24,7 +34,7 @@ def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def name_metrics(train: dict[str, float], validation: dict[str, float]) -> dict[str, float]:
-    """Train, validation and gap under MLflow's names; a positive gap means better on train than on validation."""
+    """Return train, validation and gap metrics by their names in MLflow; a positive gap means better on train."""
     return {
         Metric.TRAIN_LOSS: train["loss"],
         Metric.TRAIN_ACCURACY: train["accuracy"],
@@ -37,7 +47,7 @@ def name_metrics(train: dict[str, float], validation: dict[str, float]) -> dict[
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the network says of probe and validation at one moment: logits [n, classes] beside labels [n]."""
+    """The network's outputs for probe and validation at one moment: logits [n, classes] and labels [n]."""
 
     train: np.ndarray
     train_labels: np.ndarray
@@ -46,25 +56,25 @@ class Measurement:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Clean train, validation and gap metrics."""
+        """Clean train, validation and gap metrics, by their names in MLflow."""
         return name_metrics(
             clean_metrics(self.train, self.train_labels), clean_metrics(self.validation, self.validation_labels)
         )
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Counts [classes, classes]: rows are the true class, columns the predicted one."""
+    """Return counts [classes, classes]: rows are the true classes, columns the predicted ones."""
     classes = logits.shape[1]
-    # scikit-learn's would take each worker half a second to import
+    # importing scikit-learn's would take each worker half a second
     counts = np.bincount(classes * labels.astype(np.int64) + logits.argmax(axis=1), minlength=classes**2)
     return tuple(tuple(int(count) for count in row) for row in counts.reshape(classes, classes))
 
 
 def save_correctness(path: Path, images: TrainingImages, restored: Measurement, last: Measurement) -> None:
-    """Write `path` (.npz), for each part, "probe" and "validation", of n images:
+    """Write which images are classified correctly to `path` (.npz), for each of the parts "probe" and "validation":
 
-    `<part>_places`      [n] int64, the images' places in the data set
-    `<part>_restored`    right or wrong with the restored weights, packed: np.unpackbits(..., count=n)
+    `<part>_places`      [n] int64, the images' indices in the data set
+    `<part>_restored`    correct or not with the restored weights, packed: np.unpackbits(..., count=n)
     `<part>_last`        the same with the last weights
     """
     arrays = {"probe_places": images.probe.places, "validation_places": images.validation.places}
@@ -74,29 +84,24 @@ def save_correctness(path: Path, images: TrainingImages, restored: Measurement, 
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-#: Validation loss this share above its lowest value is overfitting (Prechelt 1998, "Early stopping - but when?": GL 5).
-RISE = 0.05
-#: The clean train accuracy at which trials are compared that fit alike.
-EQUAL_FIT = 0.9
-
-
 def curve_metrics(records: Sequence[EpochRecord]) -> dict[str, float]:
-    """Where overfitting sets in, and the gap where the network fits 90 % of the probe; by MLflow's names.
+    """Return the onset of overfitting and the metrics at equal fit, by their names in MLflow.
 
-    `overfitting/onset_epoch` is the epoch of the lowest validation loss. It is there only if the loss ends at least 5 %
-    above that while the train loss fell on; `overfitting/val_loss_rise` (nats) is there always.
+    `overfitting/onset_epoch` is the epoch of the lowest validation loss. It is present only if the validation loss ends
+    at least 5 % higher while the train loss kept falling. `overfitting/val_loss_rise` (nats) is always present. The
+    metrics at equal fit are present only if the clean train accuracy reaches EQUAL_FIT.
     """
     lowest = min(records, key=lambda record: record.metrics[Metric.VAL_LOSS])
     end = records[-1].metrics
     rise = end[Metric.VAL_LOSS] - lowest.metrics[Metric.VAL_LOSS]
-    found = {Metric.VAL_LOSS_RISE: rise}
+    metrics = {Metric.VAL_LOSS_RISE: rise}
     if rise >= RISE * lowest.metrics[Metric.VAL_LOSS] and end[Metric.TRAIN_LOSS] < lowest.metrics[Metric.TRAIN_LOSS]:
-        found[Metric.ONSET_EPOCH] = float(lowest.epoch)
-    return found | _at_equal_fit(records)
+        metrics[Metric.ONSET_EPOCH] = float(lowest.epoch)
+    return metrics | _at_equal_fit(records)
 
 
 def _at_equal_fit(records: Sequence[EpochRecord]) -> dict[str, float]:
-    """Where clean train accuracy first reaches EQUAL_FIT: on the straight line between the epochs around it."""
+    """Interpolate linearly to the point where the clean train accuracy first reaches EQUAL_FIT."""
     for before, after in zip([None, *records], records, strict=False):
         reached = after.metrics[Metric.TRAIN_ACCURACY]
         if reached < EQUAL_FIT:
@@ -106,12 +111,12 @@ def _at_equal_fit(records: Sequence[EpochRecord]) -> dict[str, float]:
             earlier = before.metrics[Metric.TRAIN_ACCURACY]
             share = (EQUAL_FIT - earlier) / (reached - earlier)
         else:
-            before = after  # fitted within the first epoch: that is where it was measured first
+            before = after  # reached within the first epoch, at whose end it was first measured
 
         def between(name: str, share: float = share, before: EpochRecord = before, after: EpochRecord = after) -> float:
             return before.metrics[name] + share * (after.metrics[name] - before.metrics[name])
 
         names = (Metric.GAP_ACCURACY, Metric.GAP_LOSS, Metric.VAL_ACCURACY, Metric.VAL_LOSS)
-        at = {equal_fit_name(name): between(name) for name in names}
-        return {**at, Metric.EQUAL_FIT_EPOCH: before.epoch + share * (after.epoch - before.epoch)}
+        interpolated = {equal_fit_name(name): between(name) for name in names}
+        return {**interpolated, Metric.EQUAL_FIT_EPOCH: before.epoch + share * (after.epoch - before.epoch)}
     return {}

@@ -1,7 +1,7 @@
-"""The model of a trial as an MLflow model folder: raw RGB images of 0..255 in, probabilities out.
+"""A trial's model as the folder of an MLflow model: raw RGB images (0..255) in, probabilities out.
 
-It loads with plain Keras (`data/model.keras`, safe mode) or MLflow; no code of cnnstudy is in it, only `classes.json`
-with the classes' names. MLflow is not used here: the folder is uploaded by the driver.
+The model loads with plain Keras (`data/model.keras`, safe mode) or with MLflow, without cnnstudy; `classes.json` has
+the class names. MLflow is not imported here: the driver uploads the folder.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ import keras
 import ruamel.yaml
 
 from cnnstudy.errors import ModelError
+from cnnstudy.records import PreparedImages
 from cnnstudy.system.files import ChunkedWriter
 from cnnstudy.training import model_files
 
-#: Of an installed package: it reads files, and what runs stays what it was when it was imported.
+#: Cached: the call reads files, and the version of a running package does not change.
 _version = functools.cache(metadata.version)
 
 
 def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None:
-    """Write `model` as an MLflow model into `folder`, which must not exist yet.
+    """Write `model` as an MLflow model to `folder`, which must not exist yet.
 
-    The files are those that `mlflow.tensorflow.save_model` writes (a test compares them), after
-    the format that MLflow's documentation gives ("MLflow Models", storage format). Its own function would take each
-    worker half a second and 100 MB to import. The requirements are pinned from what is installed.
+    The files are those that `mlflow.tensorflow.save_model` writes (a test compares them) and follow MLflow's
+    documentation ("MLflow Models", storage format). Importing MLflow would take each worker half a second and 100 MB.
+    The requirements are pinned to the installed versions.
     """
     data = folder / model_files.MLFLOW_DATA
     data.mkdir(parents=True)
     with ChunkedWriter(data / model_files.KERAS_FILE) as file:
         model.save(file)
-    _write(data / "keras_module.txt", "tensorflow.keras")
-    _write(data / "save_format.txt", "tf")
+    _write_text(data / "keras_module.txt", "tensorflow.keras")
+    _write_text(data / "save_format.txt", "tf")
     size = sum(file.stat().st_size for file in data.iterdir())
     requirements = [f"{name}=={version}" for name, version in model_versions("mlflow").items()]
-    _write_yaml(folder / "MLmodel", _description(model, size))
-    _write(folder / "requirements.txt", "\n".join(requirements))
-    _write_yaml(folder / "python_env.yaml", _environment())
+    _write_yaml(folder / "MLmodel", _model_description(model, size))
+    _write_text(folder / "requirements.txt", "\n".join(requirements))
+    _write_yaml(folder / "python_env.yaml", _python_environment())
     conda = {
         "channels": ["conda-forge"],
         "dependencies": [f"python={platform.python_version()}", _pinned("pip", "<="), {"pip": requirements}],
@@ -55,12 +56,12 @@ def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None
     model_files.write_classes(folder, classes)
 
 
-def _description(model: keras.Model, size: int) -> dict[str, Any]:
-    """What MLmodel holds, of a model whose files have so many bytes."""
-    # unnamed: a named input would reach Keras as a dict, which it warns of
+def _model_description(model: keras.Model, size: int) -> dict[str, Any]:
+    """Return the contents of the file MLmodel for a model whose files take `size` bytes."""
+    # without names: Keras warns about the dict in which MLflow would pass a named input
     signature = {
-        "inputs": _tensor("uint8", model.input_shape),
-        "outputs": _tensor("float32", model.output_shape),
+        "inputs": _tensor_schema("uint8", model.input_shape),
+        "outputs": _tensor_schema("float32", model.output_shape),
         "params": None,
     }
     return {
@@ -74,7 +75,7 @@ def _description(model: keras.Model, size: int) -> dict[str, Any]:
             "tensorflow": {
                 "code": None,
                 "data": model_files.MLFLOW_DATA,
-                "keras_version": _version("tensorflow"),  # MLflow's word for it
+                "keras_version": _version("tensorflow"),  # so named by MLflow
                 "model_type": "keras",
                 "save_format": "tf",
             },
@@ -87,11 +88,11 @@ def _description(model: keras.Model, size: int) -> dict[str, Any]:
     }
 
 
-def _tensor(kind: str, shape: Sequence[int | None]) -> str:
-    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": kind, "shape": [-1, *shape[1:]]}}])
+def _tensor_schema(dtype: str, shape: Sequence[int | None]) -> str:
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape[1:]]}}])
 
 
-def _environment() -> dict[str, Any]:
+def _python_environment() -> dict[str, Any]:
     tools = [_pinned(name, "==") for name in ("pip", "setuptools", "wheel")]
     return {
         "python": platform.python_version(),
@@ -107,7 +108,7 @@ def _pinned(name: str, operator: str) -> str:
         return name
 
 
-def _write(file: Path, text: str) -> None:
+def _write_text(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
@@ -119,25 +120,25 @@ def _write_yaml(file: Path, content: dict[str, Any]) -> None:
 
 
 def load_model(file: Path) -> keras.Model:
-    """The model of a `.keras` file, in Keras' safe mode: no code that the file brings along is run.
+    """Load a `.keras` file in Keras' safe mode, in which no code from the file is run.
 
     Raises:
-        ModelError: it can't be read, needs code of its own, or does not turn images into classes.
+        ModelError: the file can't be read, needs code of its own, or does not map images to classes.
     """
     if not zipfile.is_zipfile(file):
-        raise ModelError(f"{file} is no whole .keras file: it is broken, cut off, or of another format.")
+        raise ModelError(f"{file} is not a complete .keras file: it is broken, truncated, or in another format.")
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
-        model.jit_compile = False  # on a GPU Keras would have XLA compile it for each number of images
-    except MemoryError:  # says nothing about the file
+        model.jit_compile = False  # on a GPU, Keras would compile it with XLA for each number of images
+    except MemoryError:  # no fault of the file
         raise
-    except Exception as reason:  # Keras raises a dozen kinds on broken files, BadZipFile and KeyError among them
-        # what Keras says first is the whole configuration; what went wrong comes last
+    except Exception as reason:  # broken files make Keras raise a dozen types, BadZipFile and KeyError among them
+        # Keras' message begins with the whole configuration; the cause comes last
         text = " ".join(str(reason).rpartition("Exception encountered: ")[2].split()) or type(reason).__name__
         if "safe_mode" in text or text.startswith("Could not locate"):
             raise ModelError(
-                f"{file} is not safe to load, for it takes code that is not Keras' own ({text.split('. ')[0]}), which "
-                "could do anything on this machine. Only models of Keras' own layers are loaded."
+                f"{file} is not safe to load: it needs code that is not part of Keras ({text.split('. ')[0]}), and "
+                "such code could do anything on this machine. Only models of Keras' own layers can be loaded."
             ) from reason
         raise ModelError(f"can't load the model {file}: {text[:500]}") from reason
     _check_shapes(model, file)
@@ -145,21 +146,38 @@ def load_model(file: Path) -> keras.Model:
 
 
 def model_image_size(model: keras.Model) -> int:
-    """The height and width in pixels of the images that a loaded model takes."""
+    """Return the height and width in pixels of the images that a loaded model takes."""
     return int(model.input_shape[1])
 
 
+def check_fits(model: keras.Model, file: Path, images: PreparedImages, owner: str) -> None:
+    """Raise ModelError if a loaded model has another image size or number of classes than the images.
+
+    Args:
+        owner: the study or trial of the images, for the message.
+    """
+    size, classes = model_image_size(model), model.output_shape[1]
+    if (size, classes) != (images.size, len(images.classes)):
+        raise ModelError(
+            f"{file} takes images of {size} pixels and has {classes} classes, but {owner} has images of {images.size} "
+            f"pixels and {len(images.classes)} classes: the model was trained on other data."
+        )
+
+
 def _check_shapes(model: keras.Model, file: Path) -> None:
-    given, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    takes_images = isinstance(given, tuple) and len(given) == 4 and given[3] == 3 and given[1] and given[1] == given[2]
-    gives_classes = isinstance(gives, tuple) and len(gives) == 2 and (gives[1] or 0) > 1
+    """Raise ModelError unless the model maps square RGB images to at least two classes."""
+    inputs, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    takes_images = (
+        isinstance(inputs, tuple) and len(inputs) == 4 and inputs[3] == 3 and inputs[1] and inputs[1] == inputs[2]
+    )
+    gives_classes = isinstance(outputs, tuple) and len(outputs) == 2 and (outputs[1] or 0) > 1
     if not (takes_images and gives_classes):
         raise ModelError(
-            f"{file} takes {given} and gives {gives}; a model of images takes (None, size, size, 3) and gives one "
-            "probability a class, (None, classes)."
+            f"{file} has the input shape {inputs} and the output shape {outputs}; an image classifier has the input "
+            "shape (None, size, size, 3) and the output shape (None, classes), one probability per class."
         )
 
 
 def model_versions(*more: str) -> dict[str, str]:
-    """The installed versions of what a trained model depends on."""
+    """Return the installed versions of the packages that a trained model depends on, and of `more` packages."""
     return {name: _version(name) for name in ("tensorflow", "keras", "numpy", *more)}

@@ -1,4 +1,4 @@
-"""What a saved model says of images: decoded and resized as in training, in parts that fit into memory."""
+"""Classify image files with a saved model: decoded and resized as in training, in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from cnnstudy.records import BadImage
 from cnnstudy.training import model_package
 from cnnstudy.training.micro_batches import MicroBatches
 
-#: The index and the probability of classes, best first.
+#: Indices and probabilities of classes, the most probable first.
 Shares = list[tuple[int, float]]
-#: Images decoded and predicted together.
+#: Number of images decoded and classified together.
 AT_ONCE = 64
 
 
 def predict_images(
     file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress
 ) -> list[Shares | BadImage]:
-    """Return for each image its `top` classes, best first, or why it can't be used.
+    """Return for each image its `top` classes, the most probable first, or why it can't be used.
 
     Args:
         file: a `.keras` file.
-        classes: how many classes have names; None: they have none.
-        images: the files.
+        classes: the number of class names; None if there are none.
+        images: paths of image files.
 
     Raises:
-        ModelError: the model can't be loaded, has another number of classes, or gives no probabilities.
+        ModelError: the model can't be loaded, has another number of classes, or does not return probabilities.
     """
     progress("loading the model", 0, 0)
     model = model_package.load_model(file)
     if classes not in (None, model.output_shape[1]):
         raise ModelError(
-            f"{file} has {model.output_shape[1]} outputs, but {classes} names of classes come with it; they don't "
+            f"{file} has {model.output_shape[1]} outputs, but {classes} class names were saved with it; they don't "
             "belong together."
         )
     answers: list[Shares | BadImage] = []
@@ -73,14 +73,15 @@ def _predict_part(
 
 
 def predict_probabilities(model: keras.Model, file: Path, pixels: np.ndarray) -> np.ndarray:
-    """[n, classes] float32 for images [n, size, size, 3] uint8.
+    """Return the probabilities [n, classes] float32 for images [n, size, size, 3] uint8.
 
     Raises:
-        ModelError: what comes out are no probabilities.
+        ModelError: the outputs are not probabilities.
     """
     rows = np.asarray(MicroBatches().evaluate(pixels, model.predict_on_batch), dtype=np.float32)
     if not (np.all(rows >= 0) and np.allclose(rows.sum(axis=1), 1, atol=1e-3)):
         raise ModelError(
-            f"{file} gives no probabilities: they are not in 0..1 with a sum of 1. It must end in a softmax."
+            f"{file} does not return probabilities: its outputs are not in 0..1 with a sum of 1. The model must end in "
+            "a softmax."
         )
     return rows

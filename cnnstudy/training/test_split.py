@@ -1,31 +1,32 @@
-"""The test split: images that no trial, search or report has seen. Only `confirm` opens it, once, for the champion."""
+"""The test split: images that no trial, search or report sees. Only `confirm` uses them, once, for the champion."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.data.images import Images, Pixels, open_decoded
 from cnnstudy.data.splits import count_held_out, rank_for_split
-from cnnstudy.errors import DataError, ModelError
+from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 
 
 def held_out_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
-    """The images that are held out, all classes together, sorted."""
+    """Return the indices of the test images of all classes, in ascending order."""
     by_class = rank_for_split(keys, labels, split)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
 
 
 def load_test(images: PreparedImages, split: Split) -> Images:
-    """Every held-out image.
+    """Return all test images.
 
     Raises:
-        DataError: the cache entry is gone.
+        DataError: the decoded images are gone.
     """
     decoded = open_decoded(images)
     usable = decoded.usable
@@ -35,20 +36,20 @@ def load_test(images: PreparedImages, split: Split) -> Images:
 
 
 def evaluate_on_test(
-    models: Sequence[Path], images: PreparedImages, split: Split, progress: Callable[..., None]
-) -> Any:
-    """What models say of the test split, as plain data.
+    models: Sequence[Path], images: PreparedImages, split: Split, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate models on the test split and return the results as plain data.
 
     Args:
-        models: `.keras` files of one combination, one a seed.
+        models: `.keras` files of one combination of levels, one per seed.
 
     Returns:
-        `images`: how many; `digest`: over their pixels and labels; for each model `accuracy` (0..1) and `loss` (nats);
-        `confusion` [classes, classes] of all models together: rows true class, columns predicted.
+        `images`: their number; `digest`: of their pixels and labels; `accuracy` (0..1) and `loss` (nats): of each
+        model; `confusion` [classes, classes]: of all models together, rows are true classes, columns predicted ones.
 
     Raises:
-        DataError: the decoded images are gone.
-        ModelError: a model can't be loaded, or is of other images or classes.
+        DataError: the decoded images are gone, or there are no test images.
+        ModelError: a model can't be loaded, or does not fit the images.
     """
     from cnnstudy.training import model_package, predict
     from cnnstudy.training.metrics import clean_metrics, confusion_matrix
@@ -60,11 +61,10 @@ def evaluate_on_test(
     for number, file in enumerate(models):
         progress("opening the test split", number, len(models))
         model = model_package.load_model(file)
-        if model_package.model_image_size(model) != images.size or model.output_shape[1] != len(images.classes):
-            raise ModelError(f"{file} takes other images or gives other classes than the study has.")
+        model_package.check_fits(model, file, images, "the study")
         starts = range(0, len(test), predict.AT_ONCE)
         parts = [predict.predict_probabilities(model, file, test.pixels[s : s + predict.AT_ONCE]) for s in starts]
-        # the logarithm of probabilities is as good as logits; one of 0 is below what float32 can say
+        # logarithms of probabilities serve as logits; a probability of 0 was too small for float32
         logits = np.log(np.maximum(np.concatenate(parts), np.finfo(np.float32).tiny))
         measured.append(clean_metrics(logits, test.labels))
         matrix += np.array(confusion_matrix(logits, test.labels))

@@ -104,7 +104,7 @@ def test_what_the_file_says_holds_instead(clock: Clock) -> None:
     assert spin(watchdog, clock, "trial", 2000) == []
     assert clock.wait(watchdog, 10) == ["trial"]
     ((_, why),) = watchdog.overdue()
-    assert why == "no epoch ended within 2000 s, which is training.timeout"
+    assert why == "no epoch ended within 2000 s, the limit set by training.timeout"
     watchdog.epoch("trial")
     assert spin(watchdog, clock, "trial", 2000) == []
 

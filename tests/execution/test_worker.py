@@ -1,4 +1,4 @@
-"""What a worker sets up, and what it calls the errors of jobs."""
+"""How a worker sets up TensorFlow, and which failure reason it gives to an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from cnnstudy.errors import DataError
-from cnnstudy.execution.worker import Worker, _reason
+from cnnstudy.execution.worker import Worker, _failure_reason
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import devices, trial
 
@@ -40,7 +40,7 @@ def test_threads_and_determinism_are_set_whoever_imported_tensorflow() -> None:
 
 
 def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "unused", lambda: "no GPU")
+    monkeypatch.setattr(devices, "unused_gpu_message", lambda: "no GPU")
     monkeypatch.setattr(trial, "run_trial", lambda spec, *_: spec)
     monkeypatch.setattr(Worker, "_set_up_tensorflow", lambda self: None)
     monkeypatch.setattr(TrialSpec, "from_json", lambda given: SimpleNamespace(to_json=lambda: given))
@@ -66,4 +66,4 @@ def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_an_error_is_called(error: Exception, reason: str) -> None:
-    assert _reason(error) == reason
+    assert _failure_reason(error) == reason

@@ -162,7 +162,7 @@ def test_the_model_is_of_another_trial(tracker: Tracker, given: TrialSpec, model
     other = dataclasses.replace(given, images=dataclasses.replace(given.images, classes=given.images.classes[:2]))
     run = recorded(tracker, given, {"model": str(model)})
     tracker._client.log_text(run.run_id, json.dumps(other.to_json()), "trial.json")
-    assert "takes images of 16 pixels and knows 3 classes, but fake/alexnet-007 has" in str(show(run))
+    assert "takes images of 16 pixels and has 3 classes, but fake/alexnet-007 has" in str(show(run))
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_model_that_is_there_in_name_only(tracker: Tracker, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("no JSON", "can't read the names of the classes from .*classes.json"), ('{"a": 1}', "list")]
+    ("text", "message"), [("no JSON", "can't read the class names from .*classes.json"), ('{"a": 1}', "list")]
 )
 def test_names_of_classes_that_are_none(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "own.keras").write_bytes(b"")

@@ -84,7 +84,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 def test_of_a_failed_export_nothing_is_left(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "broken.keras").write_text("no model")
-    with pytest.raises(ModelError, match=r"no whole \.keras file"):
+    with pytest.raises(ModelError, match=r"not a complete \.keras file"):
         models.export_to(
             Model("broken", tmp_path / "broken.keras", None),
             tmp_path / "out",

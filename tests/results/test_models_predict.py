@@ -142,7 +142,7 @@ def test_without_a_usable_image_no_model_is_loaded(trained: Trained, tmp_path: P
 
 def test_a_model_that_cannot_be_used_is_an_error_of_its_own(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "broken.keras").write_text("no model")
-    with pytest.raises(ModelError, match=r"broken.keras is no whole \.keras file"):
+    with pytest.raises(ModelError, match=r"broken.keras is not a complete \.keras file"):
         predict(trained, trained.folder / "photos", model=Model("broken", tmp_path / "broken.keras", None))
 
 

@@ -113,7 +113,7 @@ def test_a_trial_on_features_equals_one_on_images(
     cut, records = run(spec, tmp_path / "cut")
     whole, expected = run(dataclasses.replace(spec, features=False), tmp_path / "whole")
     assert cut.features == (TWO_VIEWS if augmentation == "flip" else CACHED)
-    assert (whole.features, whole.features_note) == (FULL_FORWARD, "asked for")
+    assert (whole.features, whole.features_note) == (FULL_FORWARD, "features are turned off")
     for ours, theirs in zip(records, expected, strict=True):
         for metric in (
             "train/loss",
@@ -255,8 +255,8 @@ def test_no_test_image_is_looked_at(frozen: TrialSpec, monkeypatch: pytest.Monke
     [
         ("alexnet", {"transfer": "scratch"}, "the first layers train"),
         ("alexnet", {"transfer": "fine-tune"}, "the first layers train"),
-        ("alexnet", {"transfer": "frozen", "augmentation": "strong"}, "augmentation strong makes another image"),
-        ("googlenet", {"transfer": "two-phase"}, "auxiliary heads train on what lies before them"),
+        ("alexnet", {"transfer": "frozen", "augmentation": "strong"}, "augmentation strong changes each image"),
+        ("googlenet", {"transfer": "two-phase"}, "the auxiliary heads train on earlier layers"),
     ],
 )
 def test_the_whole_network_and_why(
@@ -288,7 +288,7 @@ def test_a_disk_that_is_almost_full(frozen: TrialSpec, own_cache: Path, monkeypa
         patch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
         source, _ = source_of(frozen)
         assert source.features is None
-        assert "0.00 are free in" in source.why
+        assert "more than 10% of the 0.00 GB free in" in source.why
         assert not own_cache.exists()
     assert source_of(frozen)[0].what == CACHED
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
@@ -324,7 +324,7 @@ def test_features_of_another_network_lie_apart(
     frozen: TrialSpec, extractions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for code in ("a", "a", "b"):
-        monkeypatch.setattr(features, "digest_of_network", lambda name, code=code: f"{name} {code}")
+        monkeypatch.setattr(features, "network_code_digest", lambda name, code=code: f"{name} {code}")
         source_of(frozen)
     assert len(extractions) == 2
 

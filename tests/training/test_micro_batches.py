@@ -280,7 +280,7 @@ def test_features_computed_in_parts_say_so_to_all_that_train_on_them(
     assert first.features == features.CACHED
     assert first.evaluation_batch is not None
     assert first.evaluation_batch <= 20
-    assert f"computed from {first.evaluation_batch} images at once, for want of memory then" in first.features_note
+    assert f"computed {first.evaluation_batch} images at a time for lack of memory" in first.features_note
     so_far = len(refused)
     compiled = CompiledNetworks().start(spec)
     phase = plan_phases(spec, dict(compiled.network.architecture.cut_points))[0]

@@ -221,7 +221,7 @@ def test_the_same_twice(spec: TrialSpec, model: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_of_other_images(make_spec: MakeSpec, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"takes images of 16 pixels and knows 3 classes, but test/alexnet-000 has im"):
+    with pytest.raises(ModelError, match=r"takes images of 16 pixels and has 3 classes, but test/alexnet-000 has im"):
         gallery(make_spec(), model, tmp_path)
 
 
@@ -233,7 +233,7 @@ def test_images_that_are_gone(spec: TrialSpec, model: Path, tmp_path: Path) -> N
 
 def test_a_file_that_is_no_model(spec: TrialSpec, tmp_path: Path) -> None:
     (tmp_path / "broken.keras").write_text("no model")
-    with pytest.raises(ModelError, match=r"no whole \.keras file"):
+    with pytest.raises(ModelError, match=r"not a complete \.keras file"):
         gallery(spec, tmp_path / "broken.keras", tmp_path)
 
 

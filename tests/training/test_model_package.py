@@ -90,7 +90,7 @@ def test_a_model_that_names_code_from_elsewhere_runs_none_of_it(saved: Saved, tm
             layer["config"]["activation"] = {"module": "os", "class_name": "function", **names}
 
     edit(file, change)
-    with pytest.raises(ModelError, match=r"not safe to load, for it takes code that is not Keras' own \(Could not loc"):
+    with pytest.raises(ModelError, match=r"not safe to load: it needs code that is not part of Keras \(Could not loc"):
         model_package.load_model(file)
     assert not ran.exists()
 
@@ -98,8 +98,8 @@ def test_a_model_that_names_code_from_elsewhere_runs_none_of_it(saved: Saved, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no whole .keras file"),
-        (b"\x89HDF\r\n", "no whole .keras file"),
+        (b"", "not a complete .keras file"),
+        (b"\x89HDF\r\n", "not a complete .keras file"),
         (None, "can't load the model .*config.json"),
     ],
     ids=["empty", "HDF5", "another zip"],
@@ -118,7 +118,7 @@ def test_what_is_no_keras_file(tmp_path: Path, content: bytes | None, message: s
 def test_a_file_that_was_cut_off(saved: Saved) -> None:
     file = saved(classifier())
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"no whole \.keras file"):
+    with pytest.raises(ModelError, match=r"not a complete \.keras file"):
         model_package.load_model(file)
 
 
@@ -129,7 +129,8 @@ def test_a_file_that_was_cut_off(saved: Saved) -> None:
 )
 def test_a_model_of_something_else(saved: Saved, size: tuple[int, ...], classes: int) -> None:
     with pytest.raises(
-        ModelError, match=r"saved.keras takes \(None, 8.*; a model of images takes \(None, size, size, 3"
+        ModelError,
+        match=r"saved.keras has the input shape \(None, 8.*; an image classifier has .* \(None, size, size, 3",
     ):
         model_package.load_model(saved(classifier(size=size, classes=classes)))
 
@@ -174,15 +175,15 @@ def test_outputs_that_are_no_probabilities(saved: Saved) -> None:
     inputs = layers.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
     images = np.full((2, 8, 8, 3), 255, dtype=np.uint8)
-    with pytest.raises(ModelError, match=r"saved.keras gives no probabilities.*end in a softmax"):
+    with pytest.raises(ModelError, match=r"saved.keras does not return probabilities.*end in a softmax"):
         predict.predict_probabilities(model, saved(model), images)
     model.layers[-1].set_weights([np.full((192, 3), np.nan), np.zeros(3)])
-    with pytest.raises(ModelError, match="gives no probabilities"):
+    with pytest.raises(ModelError, match="does not return probabilities"):
         predict.predict_probabilities(model, saved(model), images)
 
 
 def test_names_of_other_classes(saved: Saved) -> None:
-    with pytest.raises(ModelError, match=r"saved.keras has 3 outputs, but 2 names of classes come with it"):
+    with pytest.raises(ModelError, match=r"saved.keras has 3 outputs, but 2 class names were saved with it"):
         predict.predict_images(saved(classifier()), 2, [], 5, lambda *_: None)
 
 
@@ -205,7 +206,9 @@ def test_an_export_that_gives_something_else_is_refused(
             done = export.export_model(file, None, tmp_path / "passes", "keras", lambda *_: None)
             assert done["difference"] == pytest.approx(error, rel=0.01)
         else:
-            with pytest.raises(ModelError, match=r"the keras of .*saved.keras gives other probabilities than Keras"):
+            with pytest.raises(
+                ModelError, match=r"the keras export of .*saved.keras gives other probabilities than Keras"
+            ):
                 export.export_model(file, None, tmp_path / f"fails {error}", "keras", lambda *_: None)
 
 
@@ -213,7 +216,7 @@ def test_onnx_without_its_packages(saved: Saved, tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        ModelError, match=r"takes the packages .*not installed: tf2onnx, onnxruntime\. Install.*'\.\[onnx\]'"
+        ModelError, match=r"needs the packages .*not installed: tf2onnx, onnxruntime\. Install.*'\.\[onnx\]'"
     ):
         export.export_model(saved(classifier()), None, tmp_path / "onnx", "onnx", lambda *_: None)
     assert not (tmp_path / "onnx").exists()

@@ -497,7 +497,7 @@ def test_a_full_disk_fails_no_trial(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "SHARE_OF_FREE", 0.0)
         found = tried(make(epochs=1), tmp_path / "a", networks=networks)
-    assert any("can't be kept for other trials: it would take" in line for line in found.said)
+    assert any("can't share its first epochs with other trials: it would take" in line for line in found.said)
     original = np.savez
 
     def full(file: Any, **arrays: Any) -> None:

@@ -120,7 +120,7 @@ def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             calls += 1
             clock.now += seconds
 
-        return speed._seconds_of(call), calls
+        return speed._time_call(call), calls
 
     assert takes(0.125) == (0.125, speed.CALLS)
     assert takes(0.5) == (0.5, 2)
