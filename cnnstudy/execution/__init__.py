@@ -3,11 +3,15 @@
 A job is plain data that a worker turns into events: progress, epochs, and in the end one result or one failure. Where
 a trial may be pruned, the driver answers each of its epochs with go on or prune; else the worker waits for nobody.
 
+Comes in: Jobs. Goes out: their events, and files in the executor's folder.
+
     driver                                    worker
       submit(Job)           ------------->
                             <-------------    Alive, Progress, Epoch
       answer(key, go_on)    ------------->
                             <-------------    Done, or Failed
+
+May import: errors, names, records, system, data, architectures, config, training.
 """
 
 from __future__ import annotations

@@ -27,5 +27,5 @@ export          a saved model as SavedModel, ONNX or Keras file
 mistakes        a trial's mistakes, with Grad-CAM, beside the training images that resemble them
 test_split      models on the test images, which no training saw
 
-May import: errors, names, records, system, data, architectures, and from config the factors.
+May import: errors, names, records, system, data, architectures.
 """

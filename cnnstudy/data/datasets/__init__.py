@@ -1,8 +1,12 @@
 """The data sets, one file each, found by name.
 
 To add one, add a file here with `Options` (a DataOptions with what its study-file entry takes) and
-`load(options) -> ImageSource`; the contract tests in tests/datasets run on it by themselves. A module must be light
-to import: whatever is heavy is imported inside `load`.
+`load(options) -> ImageSource`; the contract tests in tests/data run on it by themselves. A module must be light to
+import: whatever is heavy is imported inside `load`.
+
+Comes in: the `data` key of a study file. Goes out: an ImageSource, every image with its key and label.
+
+May import: errors, names, records, system, data.archives, data.image_tree.
 """
 
 from __future__ import annotations
