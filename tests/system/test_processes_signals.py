@@ -86,7 +86,7 @@ with signals.terminate_as_interrupt(leave_at_once=True):
 def test_who_asks_twice_is_obeyed_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "cleaning up\n")
-    assert "the next call puts right" in done.stderr
+    assert "repairs what was left unfinished" in done.stderr
 
 
 def test_where_it_does_not_leave_at_once_each_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
