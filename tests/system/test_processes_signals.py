@@ -70,14 +70,14 @@ def test_two_signals_at_once_are_one() -> None:
 
 LEAVE = """
 import os, signal
-from cnnstudy.system import processes as signals
-signals.SAME = 0.0
-with signals.terminate_as_interrupt(leave_at_once=True):
+from cnnstudy.system import processes
+processes.SAME = 0.0
+with processes.terminate_as_interrupt(leave_at_once=True):
     try:
         os.kill(os.getpid(), signal.SIGINT)
     finally:
         print("cleaning up", flush=True)
-        with signals.not_within():
+        with processes.defer_interrupt():
             os.kill(os.getpid(), signal.SIGINT)
         print("never comes here", flush=True)
 """
