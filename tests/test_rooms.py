@@ -145,6 +145,14 @@ def test_a_foreign_library_has_one_place(library: str) -> None:
     assert [name for name in users if not any(is_in(name, home) for home in HOMES[library])] == []
 
 
+def test_dependencies_name_the_places_that_need_them() -> None:
+    project = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    comments = re.findall(r'^ +"[\w.-]+>=.*?",\s+# (.*)$', project, flags=re.MULTILINE)
+    places = re.findall(r"[\w/]+(?:/|\.py)(?= |,|:|$)", " ".join(comments))
+    assert len(places) > 30
+    assert [place for place in places if not any((top / place).exists() for top in (PACKAGE, PACKAGE.parent))] == []
+
+
 def loaded(code: str, *arguments: str, folder: str | Path = PACKAGE.parent) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
