@@ -80,36 +80,7 @@ def try_lock(path: Path, patience: float = 0.0) -> Iterator[filelock.FileLock | 
         lock.release()
 
 
-def find_unfinished() -> dict[Path, bool]:
-    """Return the folders of this user's unfinished entries, and whether a living process is building each."""
-    unfinished = {}
-    for folder in sorted(cache_folder().glob("*/.*-*")):
-        with contextlib.suppress(OSError):  # removed meanwhile, or not readable
-            if re.fullmatch(r"\.[0-9a-f]{24}-.*", folder.name) and is_owned_by_user(folder):
-                with try_lock(_finished_folder(folder)) as lock:
-                    unfinished[folder] = lock is None
-    return unfinished
-
-
-def is_owned_by_user(folder: Path) -> bool:
-    """Check whether a folder belongs to this user; always true on systems without user ids.
-
-    Raises:
-        OSError: the folder does not exist or can't be reached.
-    """
-    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-
-
-def remove_unfinished(folder: Path) -> bool:
-    """Remove an unfinished entry unless a living process is building it; return whether it was removed."""
-    with try_lock(_finished_folder(folder)) as lock:
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        return lock is not None
-
-
-def _finished_folder(building: Path) -> Path:
-    return building.parent / building.name[1:].partition("-")[0]
+# ---- building entries
 
 
 def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
@@ -147,6 +118,43 @@ def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+# ---- unfinished entries
+
+
+def find_unfinished() -> dict[Path, bool]:
+    """Return the folders of this user's unfinished entries, and whether a living process is building each."""
+    unfinished = {}
+    for folder in sorted(cache_folder().glob("*/.*-*")):
+        with contextlib.suppress(OSError):  # removed meanwhile, or not readable
+            if re.fullmatch(r"\.[0-9a-f]{24}-.*", folder.name) and is_owned_by_user(folder):
+                with try_lock(_finished_folder(folder)) as lock:
+                    unfinished[folder] = lock is None
+    return unfinished
+
+
+def is_owned_by_user(folder: Path) -> bool:
+    """Check whether a folder belongs to this user; always true on systems without user ids.
+
+    Raises:
+        OSError: the folder does not exist or can't be reached.
+    """
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+
+
+def remove_unfinished(folder: Path) -> bool:
+    """Remove an unfinished entry unless a living process is building it; return whether it was removed."""
+    with try_lock(_finished_folder(folder)) as lock:
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return lock is not None
+
+
+def _finished_folder(building: Path) -> Path:
+    return building.parent / building.name[1:].partition("-")[0]
+
+
+# ---- listing and clearing entries
+
 #: The kinds of entries, each a folder of the cache.
 KINDS = {
     "images": "decoded images",
@@ -177,7 +185,7 @@ def list_entries(kind: str | None = None) -> list[CacheEntry]:
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"the cache has no kind {kind!r}{did_you_mean(kind, KINDS)} The kinds are {', '.join(KINDS)}.")
-    entries = [_describe(name, folder) for name in KINDS if kind in (None, name) for folder in _folders(name)]
+    entries = [_describe(name, folder) for name in KINDS if kind in (None, name) for folder in entry_folders(name)]
     return sorted(entries, key=lambda entry: (-entry.bytes, entry.address))
 
 
@@ -211,12 +219,6 @@ def clear_entries(chosen: Sequence[CacheEntry]) -> None:
 def unused_for(found: Sequence[CacheEntry], days: float) -> list[CacheEntry]:
     """Return the entries that have not been used for more than this many days."""
     return [entry for entry in found if time.time() - entry.used > days * 24 * 3600]
-
-
-def _folders(kind: str) -> Iterator[Path]:
-    parent = cache_folder() / kind
-    if parent.is_dir():
-        yield from (path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith("."))
 
 
 def _describe(kind: str, folder: Path) -> CacheEntry:
