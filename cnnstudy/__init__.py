@@ -9,7 +9,7 @@ A study is one question in one YAML file. It becomes trained networks, a record 
        |      execution    sends its TrialSpec to a worker, and streams EpochRecords back
        |          training     in the worker: images -> network -> transfer -> epochs -> TrialResult
        |      tracking     writes metrics, curves and models to MLflow
-       v  analysis      leaderboard, effects, champion: what the records say
+       v  analysis      leaderboard, effects, champion: statistics on the records
        v  results       tables, pages and models for people
        v  cli           the commands
 
@@ -18,10 +18,10 @@ and answers with plain data and a folder of files, so it may be killed at any mo
 
 A room imports only from the rooms above it in this list (tests/test_rooms.py checks the order):
 
-    errors           the exceptions, and the sentences that go with them
+    errors           the exceptions, and helpers for their messages
     names            names of MLflow's tags, parameters and metrics
-    records          TrialSpec, EpochRecord, TrialResult, RecordedRun: what rooms tell each other
-    system/          files, cache, processes, display: the machine, nothing about networks
+    records          TrialSpec, EpochRecord, TrialResult: the messages between driver and worker
+    system/          files, cache, processes, display: the machine; nothing about networks
     data/            images from folders and archives, decoded, split and cut into batches
     architectures/   one file a network: a table and a block
     config/          a study file becomes a checked StudyConfig; the factors
@@ -31,7 +31,7 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     tracking/        MLflow: the durable record
     analysis/        statistics on recorded trials
     study/           a study from its file to its end
-    results/         what people look at: tables, pages, models
+    results/         the output for people: tables, pages, models
     cli/             the commands
 """
 

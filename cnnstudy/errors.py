@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Each error says what was given and where, what is allowed, and what to do.
+"""The exceptions, as a tree. Each message says what was given and where, what is allowed, and what to do.
 
 CnnstudyError
 ├── InputError            exit 2: something the user wrote
@@ -10,12 +10,12 @@ CnnstudyError
     ├── WeightsError        source weights that are missing or don't fit
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
-    │   └── TrackingUnavailableError   for now: the same may succeed later
-    ├── DiskFullError       no room on this disk for what was measured
+    │   └── TrackingUnavailableError   temporarily: retrying may succeed
+    ├── DiskFullError       no space on this disk to record what was measured
     ├── StudyBusyError      another driver runs this study
-    │   └── TakenOverError    another driver has taken it from this one
+    │   └── TakenOverError    another driver has taken the study over from this one
     ├── WorkerError         a worker process that can't start or stops answering
-    └── RepeatedFailureError  trials that fail one like the other
+    └── RepeatedFailureError  consecutive trials that fail in the same way
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ import difflib
 import re
 from collections.abc import Iterable
 
+#: The exit code of a command that was interrupted; those of errors are their `exit_code`.
+EXIT_INTERRUPTED = 130
+
 
 class CnnstudyError(Exception):
-    """Root of everything cnnstudy raises on purpose; its text is shown to the user as it is."""
+    """The base class of everything cnnstudy raises on purpose; its text is shown to the user as it is."""
 
     exit_code = 1
 
@@ -45,11 +48,11 @@ class ConfigError(InputError):
 
 
 class UnknownNameError(InputError):
-    """A name that nothing has."""
+    """The name of a study, network or data set that does not exist."""
 
 
 class StudyChangedError(InputError):
-    """A study whose file, data or code changed in what its recorded trials depend on."""
+    """A study whose file, data or code changed in a way that its recorded trials depend on."""
 
 
 class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, not an error by itself
@@ -75,16 +78,17 @@ class TrackingError(EnvironmentTrouble):
 
 
 class TrackingUnavailableError(TrackingError):
-    """MLflow's store can't be reached, read or written for now: it is locked, slow, full or restarting.
+    """MLflow's store temporarily can't be reached, read or written: it is locked, slow, full or restarting.
 
-    `disk_full` says whether that is for want of room on a disk of this machine.
+    Attributes:
+        disk_full: whether the cause is a full disk on this machine.
     """
 
     disk_full = False
 
 
 class DiskFullError(EnvironmentTrouble):
-    """No room on this disk for what was measured."""
+    """No space on this disk to record what was measured."""
 
 
 class StudyBusyError(EnvironmentTrouble):
@@ -92,7 +96,7 @@ class StudyBusyError(EnvironmentTrouble):
 
 
 class TakenOverError(StudyBusyError):
-    """Another driver has taken the study from this one."""
+    """Another driver has taken the study over from this one."""
 
 
 class WorkerError(EnvironmentTrouble):
@@ -100,7 +104,7 @@ class WorkerError(EnvironmentTrouble):
 
 
 class RepeatedFailureError(EnvironmentTrouble):
-    """Several trials in a row failed in the same way."""
+    """Several consecutive trials failed in the same way."""
 
 
 #: Errors by name, so that one raised in a worker can be raised again in the driver.
@@ -122,7 +126,7 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence: `"; did you mean 'epochs'?"` where something allowed is close, else the period."""
+    """Return the end of a sentence: `"; did you mean 'epochs'?"` if an allowed name is similar, else a period."""
     lowered = {name.lower(): name for name in map(str, allowed)}
     close = difflib.get_close_matches(given.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
@@ -130,22 +134,22 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that others named, such as a file's name, in one line: what would steer a terminal, and what is no text, as
-    escapes.
-    """
+    """Return foreign text, such as a file name, as one line with control and unprintable characters escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def sentence(error: BaseException | str) -> str:
-    """What it says, with the period that a sentence after it needs."""
+    """Return a message with exactly one period at its end, so that another sentence may follow."""
     return f"{str(error).rstrip('.')}."
 
 
 def without_secrets(text: str) -> str:
-    """The same, in each address of it neither user and password, which may hold `@` and `/` themselves, nor what its
-    query says: a signature or a key may have any name.
+    """Return the text with the secrets in its URLs replaced by `***`.
+
+    These are user and password, which may contain `@` and `/`, and all values of a query: a signature or a key may have
+    any name. So are the values of assignments such as `password=...`.
     """
     hidden = re.sub(r"//\S*@", "//***@", text)
-    hidden = re.sub(r"(\w:/)\S*:\S*@", r"\1***@", hidden)  # an address that was taken for a path
+    hidden = re.sub(r"(\w:/)\S*:\S*@", r"\1***@", hidden)  # a URL that was taken for a path
     hidden = re.sub(r"\?[\w.-]+=[^\s'\"]*", lambda query: re.sub(r"=[^&;]*", "=***", query[0]), hidden)
     return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|signature|api_?key))=[^&\s'\"]*", r"\1=***", hidden)

@@ -13,14 +13,14 @@ class Tag:
     KIND = "cnnstudy.kind"  # "study", "pretrain", "trial" or "confirm"; on the experiment too
     STATE = "cnnstudy.state"  # one of records.STATES, or "running"
     REASON = "cnnstudy.reason"  # why it failed: one of records.FAILURE_REASONS, or ""
-    MESSAGE = "cnnstudy.message"  # the error in a line
-    TOKEN = "cnnstudy.token"  # finds what was made once though MLflow's reply was lost; on models too
+    MESSAGE = "cnnstudy.message"  # the error, in one line
+    TOKEN = "cnnstudy.token"  # finds what was created although MLflow's reply was lost; on models too
 
     # of the study's own run
     CONFIG = "cnnstudy.config"  # the configuration as JSON, in `.0`, `.1` and so on
-    CODE = "cnnstudy.code"  # the code that trains and its version as JSON, in `.0`, `.1` and so on
-    CODE_VERSIONS = "cnnstudy.code_versions"  # JSON list of the versions, where trials are from several
-    CALLED = "cnnstudy.called"  # milliseconds since 1970 at which a driver last started on the study
+    CODE = "cnnstudy.code"  # identity of the training code as JSON, in `.0`, `.1` and so on
+    CODE_VERSIONS = "cnnstudy.code_versions"  # JSON list of code versions, if trials are from several
+    CALLED = "cnnstudy.called"  # when a driver last started on the study, in milliseconds since 1970
     DRIVER = "cnnstudy.driver"  # the process that runs the study, as JSON; "" when none does
     RUN_COMMAND = "cnnstudy.run_command"  # the last run-study
     LAST_COMMAND = "cnnstudy.last_command"  # the last command of any kind that ran trials
@@ -54,8 +54,8 @@ class Tag:
     FEATURES_NOTE = "cnnstudy.features_note"  # where the features lie and how large they are, or why there are none
     CHECKPOINT_NOTE = "cnnstudy.checkpoint_note"  # what went wrong with its checkpoints
     SHARED_EPOCHS = "cnnstudy.shared_epochs"  # how many of its epochs another trial trained
-    RESUMED_FROM_EPOCH = "cnnstudy.resumed_from_epoch"  # the last epoch of the earlier try that it went on from
-    MICRO_BATCH = "cnnstudy.micro_batch"  # images at once in an update, where a batch did not fit into memory
+    RESUMED_FROM_EPOCH = "cnnstudy.resumed_from_epoch"  # the last epoch of the earlier try, from which it resumed
+    MICRO_BATCH = "cnnstudy.micro_batch"  # images processed at once in an update, if a batch did not fit into memory
     EVALUATION_BATCH = "cnnstudy.evaluation_batch"  # the same in evaluation
     FROZEN_DIGEST = "cnnstudy.frozen_digest"  # of the weights that no phase trains
     RETRIED = "cnnstudy.retried"  # "true" on a failed run whose trial runs once more
@@ -181,12 +181,12 @@ def last_name(metric: str) -> str:
 
 
 def equal_updates_name(metric: str) -> str:
-    """Return the name of a metric after as many updates as all trials of a network make."""
+    """Return the name of a metric after the number of updates that all trials of a network make."""
     return f"equal_updates/{column_name(metric)}"
 
 
 def equal_fit_name(metric: str) -> str:
-    """Return the name of a metric where a trial's train accuracy reaches the one at which trials are compared."""
+    """Return the name of a metric at the train accuracy at which trials are compared."""
     return f"equal_fit/{column_name(metric)}"
 
 

@@ -1,10 +1,10 @@
 """Print the test files nearest to what differs from main: `scripts/check --changed` runs them.
 
-Of a module of cnnstudy: the test file that mirrors its path, and those that import it themselves; where there are none,
-the mirrors of the modules that import it. Of a module that many
-test files import (records.py, errors.py) only the former, as standard error says. Of a helper among the tests: the test
-files that import it, through other helpers too. What differs is taken from the merge base with main, and from what is
-not committed yet.
+For a module of cnnstudy: its own test files, `tests/<room>/test_<module>.py` and `test_<module>_<part>.py`, and those
+that import it. If there are none: the own test files of the modules that import it. If many test files import it
+(records.py, errors.py): only its own, with a note on standard error. For a helper among the tests: the test files that
+import it, directly or through other helpers. Changes are those since the merge base with main, uncommitted ones
+included.
 
 pytest-testmon would select more exactly, by coverage, but does not see what runs in worker processes, where trials are
 trained; pytest-picked selects test files that changed, not those whose subject changed.
@@ -18,11 +18,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-#: A module that more test files import is too widely used to run them all.
+#: If more test files import a module, only its own are run.
 MOST_IMPORTERS = 6
-#: Of more test files, those that mirror a changed module or changed themselves are run, and no others.
+#: If more test files are affected, only changed ones and those of changed modules are run.
 MOST_FILES = 10
-#: Test files of what is no module, by the beginning of its path.
+#: Test files of other files, by the beginning of their path.
 OTHER_FILES = {
     "README.md": "tests/test_readme.py",
     "docs/": "tests/test_readme.py",
@@ -35,16 +35,17 @@ OTHER_FILES = {
 
 def main() -> None:
     tests = sorted(path.as_posix() for path in Path("tests").rglob("*.py"))
-    importers = imported_by([*tests, *(path.as_posix() for path in Path("cnnstudy").rglob("*.py"))])
+    modules = sorted(path.as_posix() for path in Path("cnnstudy").rglob("*.py"))
     nearest: set[str] = set()
     users: set[str] = set()
+    importers = imported_by([*tests, *modules])
     for path in changed_files():
-        own, others = tests_near(path, tests, importers)
+        own, others = tests_near(path, tests, modules, importers)
         nearest, users = nearest | own, users | others
     further = users - nearest
     if len(nearest | further) > MOST_FILES and further:
         say(
-            f"of {len(nearest | further)} test files near to the changes, {len(further)} that only import them "
+            f"of {len(nearest | further)} test files near the changes, {len(further)} that only import changed modules "
             "are not run"
         )
         further = set()
@@ -52,12 +53,12 @@ def main() -> None:
         print(*sorted(nearest | further), sep="\n")
 
 
-def say(what: str) -> None:
-    print(f"{what}; run scripts/check before you merge.", file=sys.stderr)
+def say(note: str) -> None:
+    print(f"{note}; run scripts/check before you merge.", file=sys.stderr)
 
 
 def changed_files() -> list[str]:
-    """Return the paths that differ from main's merge base, and those that git does not know yet."""
+    """Return the paths that differ from the merge base with main, and untracked ones."""
     base = git("merge-base", "main", "HEAD")[0]
     return sorted({*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")})
 
@@ -67,8 +68,8 @@ def git(*arguments: str) -> list[str]:
 
 
 def imported_by(files: Iterable[str]) -> dict[str, set[str]]:
-    """Return for each module's dotted name the files that import it, or a name from it."""
-    found: dict[str, set[str]] = {}
+    """Return dotted name -> the files that import it, or a name from it."""
+    importers: dict[str, set[str]] = {}
     for file in files:
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
             names: list[str] = []
@@ -77,40 +78,62 @@ def imported_by(files: Iterable[str]) -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or "", *(f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names)]
             for name in names:
-                found.setdefault(name, set()).add(file)
-    return found
+                importers.setdefault(name, set()).add(file)
+    return importers
 
 
-def tests_near(path: str, tests: list[str], importers: dict[str, set[str]]) -> tuple[set[str], set[str]]:
-    """Return the test files of a changed path itself, and others that import it."""
+def tests_near(
+    path: str, tests: list[str], modules: list[str], importers: dict[str, set[str]]
+) -> tuple[set[str], set[str]]:
+    """Return a changed path's own test files, and others that import it."""
     place = PurePosixPath(path)
     if path in tests:
         return ({path}, set()) if is_test(path) else (set(), tests_with(place, importers))
     if place.suffix != ".py" or place.parts[0] != "cnnstudy":
         return {test for start, test in OTHER_FILES.items() if path.startswith(start) and test in tests}, set()
-    own = {mirror(place)} & set(tests)
+    own = own_tests(path, tests, modules)
     by = importers.get(".".join(place.with_suffix("").parts).removesuffix(".__init__"), set())
     users = set(filter(is_test, by))
     if len(users) > MOST_IMPORTERS:
-        run = f"only {mirror(place)} is run" if own else "none of them is run"
-        say(f"{path} is used by {len(users)} test files: {run}")
+        run = f"only {', '.join(sorted(own))}" if own else "none of them"
+        say(f"{path} is used by {len(users)} test files; this runs {run}")
         return own, set()
     if not own | users:
-        own = {mirror(PurePosixPath(file)) for file in by if file not in tests} & set(tests)
+        own = {test for file in by if file not in tests for test in own_tests(file, tests, modules)}
     if not own | users:
-        say(f"{path} has no test file near to it")
+        say(f"{path} has no test file")
     return own, users
 
 
-def mirror(module: PurePosixPath) -> str:
-    """Return where the test file of a module of cnnstudy lies."""
+def own_tests(path: str, tests: list[str], modules: list[str]) -> set[str]:
+    """Return the test files named after a module of cnnstudy; if there are none, those named after its folder.
+
+    `test_effects_text_x.py` is of effects_text, not of effects. Of a folder's `__init__`: `test_contract.py` too.
+    """
+    place = PurePosixPath(path)
+    is_folder = place.name == "__init__.py"
+    module = place.parent if is_folder else place.with_suffix("")
+    start = test_stem(module)
+    longer = [test_stem(PurePosixPath(other).with_suffix("")) for other in modules]
+    longer = [other for other in longer if other.startswith(f"{start}_")]
+    named = {f"{start}.py", *([f"tests/{'/'.join(module.parts[1:])}/test_contract.py"] if is_folder else [])}
+    own = {
+        test for test in tests if test in named or (test.startswith(f"{start}_") and not test.startswith(tuple(longer)))
+    }
+    if own or is_folder or len(place.parts) < 4:  # a room's own modules
+        return own
+    return own_tests(f"{place.parent}/__init__.py", tests, modules)
+
+
+def test_stem(module: PurePosixPath) -> str:
+    """Return how the paths of a module's test files begin: `tests/data/test_splits`."""
     return f"tests/{module.relative_to('cnnstudy').with_name(f'test_{module.name}')}"
 
 
 def tests_with(helper: PurePosixPath, importers: dict[str, set[str]]) -> set[str]:
-    """Return the test files that import a helper among the tests, through other helpers too."""
+    """Return the test files that import a helper among the tests, directly or through other helpers."""
     if helper.name == "conftest.py":
-        say(f"{helper} is used by all tests beside it")
+        say(f"{helper} is used by all tests in its folder")
         return set()
     found, waiting = set(), [helper]
     while waiting:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Print how the package is built: rooms, floors and arrows of imports among them, cycles, sizes.
+"""Print the package's structure: rooms, floors and arrows of imports among them, cycles, sizes.
 
     python scripts/structure.py [PACKAGE_FOLDER]
 
-A room is an entry at the top of the package, a folder or a module. A room stands one floor above the highest room that
-it imports from. An arrow is a pair of modules in different rooms, one of which imports the other. Exit code 1: there
-is a cycle, or a function of more than 50 lines.
+A room is a folder or a module at the top of the package. A room is one floor above the highest room that it imports
+from. An arrow is a pair of modules in different rooms, one of which imports the other. Exit code 1: there is a cycle,
+or a function of more than 50 lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST_FUNCTION = 50
 
 
 def find_modules(package: Path) -> dict[str, Path]:
-    """Return each module by its dotted name below the package; a package's own module has its folder's name."""
+    """Return dotted name below the package -> file; `__init__.py` has its folder's name."""
     found = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
@@ -30,7 +30,7 @@ def find_modules(package: Path) -> dict[str, Path]:
 
 
 def find_imports(tree: ast.Module, package: str, modules: Mapping[str, Path]) -> set[str]:
-    """Return the modules of the package that are imported anywhere in the tree, in functions too."""
+    """Return the package's modules that are imported anywhere in the tree, also in functions."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
@@ -43,7 +43,7 @@ def find_imports(tree: ast.Module, package: str, modules: Mapping[str, Path]) ->
 
 
 def find_floor(room: str, below: Mapping[str, set[str]], path: tuple[str, ...] = ()) -> int:
-    """Return the floor of a room; rooms that import each other are taken as one."""
+    """Return the floor of a room; rooms that import each other count as one."""
     return 1 + max(
         (find_floor(other, below, (*path, room)) for other in below[room] if other not in (*path, room)), default=0
     )
@@ -72,7 +72,7 @@ def find_cycles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def long_functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield name and lines of each function that is too long."""
+    """Yield the name and the number of lines of each function that is too long."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -1,13 +1,13 @@
-"""The order of imports, and which commands stay light."""
+"""The order of imports among rooms, what each room says of itself, and which commands stay light."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,72 +16,146 @@ import cnnstudy
 
 PACKAGE = Path(cnnstudy.__file__).parent
 HEAVY = {"tensorflow", "keras", "mlflow", "optuna", "pandas", "matplotlib", "sklearn", "scipy", "statsmodels"}
+#: The folders that are rooms, and those within them, as dotted names.
+ROOMS = sorted(".".join(path.parent.relative_to(PACKAGE).parts) for path in PACKAGE.rglob("*/__init__.py"))
+#: A foreign library -> the only module or room that imports it; TensorFlow is imported in workers alone.
+HOMES = {
+    "optuna": ["search.optuna_search"],
+    "mlflow": ["tracking"],
+    "sqlalchemy": ["tracking"],
+    "tensorflow": ["training", "execution.worker"],
+    "keras": ["training", "architectures", "system.download", "results.network_summary"],
+    "h5py": ["training"],
+    "onnxruntime": ["training.export"],
+    "statsmodels": ["analysis.regression"],
+    "sklearn": ["data.datasets.digits"],
+    "tabulate": ["analysis.leaderboard"],
+    "jinja2": ["results.pages"],
+    "typer": ["cli"],
+    "filelock": ["system.cache"],
+    "platformdirs": ["system.cache"],
+}
+
+
+def module_name(path: Path) -> str:
+    """The dotted name below the package; a package's own module has its folder's name."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """What is imported anywhere in a module, as dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def own_imports(module: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for name in imported(MODULES[module]):
+        top, _, rest = name.partition(".")
+        if top == "cnnstudy" and rest != "__version__":
+            found.add(rest if rest in MODULES else rest.rpartition(".")[0])
+    return found - {"", module}
+
+
+def is_in(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
 
 
 def drawn_order() -> list[str]:
-    """The modules in the order in which the package's docstring lists them."""
-    listing = (cnnstudy.__doc__ or "").split("holds the order):")[1]
+    """The modules and rooms in the order in which the package's docstring lists them."""
+    _, _, listing = (cnnstudy.__doc__ or "").partition("A room imports only from the rooms above it in this list")
     return [match.rstrip("/") for match in re.findall(r"^    (\w+/?) ", listing, flags=re.MULTILINE)]
 
 
-def stage_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
+def described(room: str) -> str:
+    tree = ast.parse((PACKAGE / Path(*room.split(".")) / "__init__.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or ""
 
 
-def imported_stages(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cnnstudy":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("cnnstudy.")}
-    return found - {"__version__"}
+def allowed_imports(room: str) -> list[str]:
+    """What its docstring says that a room may import; of a room within a room, its parent too."""
+    order, parent = drawn_order(), room.split(".")[0]
+    above = order[: order.index(parent)]
+    (line,) = re.findall(r"^May import: (.*?)\.(?:$|\n\n)", described(room), flags=re.MULTILINE | re.DOTALL)
+    return above if line.startswith("every room above") else [name.strip() for name in line.split(",")]
 
 
-def test_every_module_is_in_the_drawing() -> None:
-    stages = {stage_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
-    assert stages == set(drawn_order())
+def test_every_room_and_module_is_in_the_drawing() -> None:
+    tops = {name.split(".")[0] for name in MODULES} - {"__init__", "__main__"}
+    assert sorted(tops) == sorted(drawn_order())
 
 
 def test_imports_point_one_way() -> None:
     order = drawn_order()
     wrong = [
-        f"{path.relative_to(PACKAGE)} imports {other}"
-        for path in PACKAGE.rglob("*.py")
-        if (stage := stage_of(path)) in order
-        for other in imported_stages(path)
-        if order.index(other) > order.index(stage)
+        f"{module} imports {other}"
+        for module in MODULES
+        if (room := module.split(".")[0]) in order
+        for other in sorted(own_imports(module))
+        if order.index(other.split(".")[0]) > order.index(room)
     ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("package", ["analysis", "pages", "training"])
-def test_a_package_lists_its_modules(package: str) -> None:
-    _, _, listing = (importlib.import_module(f"cnnstudy.{package}").__doc__ or "").partition("\n\n")
-    named = set(re.findall(r"^(\w+) ", listing, flags=re.MULTILINE)) | set(re.findall(r"\((\w+)\)", listing))
-    assert named == {path.stem for path in (PACKAGE / package).glob("*.py")} - {"__init__"}
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_comes_in_and_what_goes_out(room: str) -> None:
+    text = " ".join(described(room).split())
+    assert re.search(r"Comes in: .+ Goes out: .+ May import: ", text), f"{room}/__init__.py"
 
 
-def test_one_foreign_library_one_module() -> None:
-    homes = {
-        "optuna": {"search/optuna_search.py"},
-        "mlflow": {"tracking/client.py", "tracking/entities.py", "tracking/registry.py"},
-    }
-    for library, allowed in homes.items():
-        users = {
-            path.relative_to(PACKAGE).as_posix()
-            for path in PACKAGE.rglob("*.py")
-            if re.search(rf"^\s*(import|from) {library}\b", path.read_text(), flags=re.MULTILINE)
-        }
-        assert users <= allowed, library
-    tensorflow_users = {
-        stage_of(path)
-        for path in PACKAGE.rglob("*.py")
-        if re.search(r"^\s*(import|from) (tensorflow|keras)\b", path.read_text(), flags=re.MULTILINE)
-    }
-    assert tensorflow_users <= {"architectures", "training", "download", "execution"}
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_says(room: str) -> None:
+    order, parent, allowed = drawn_order(), room.split(".")[0], allowed_imports(room)
+    too_low = [
+        name
+        for name in allowed
+        if name.split(".")[0] != parent and order.index(name.split(".")[0]) > order.index(parent)
+    ]
+    assert too_low == [], "it may import only from rooms above it"
+    assert [name for name in allowed if name not in MODULES] == []
+    inner = [other for other in ROOMS if other.startswith(f"{room}.")]
+    wrong = [
+        f"{module} imports {other}"
+        for module in MODULES
+        if is_in(module, room) and not any(is_in(module, other) for other in inner)
+        for other in sorted(own_imports(module))
+        if not is_in(other, room) and not any(is_in(other, name) for name in allowed)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ["analysis", "results.pages", "training"])
+def test_a_room_lists_its_modules(room: str) -> None:
+    modules = {path.stem for path in (PACKAGE / Path(*room.split("."))).glob("*.py")} - {"__init__"}
+    paragraphs = [re.findall(r"^(\w+)", part, flags=re.MULTILINE) for part in described(room).split("\n\n")]
+    (listed,) = [first_words for first_words in paragraphs if first_words[0] in modules]
+    assert sorted(listed) == sorted(modules)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_foreign_library_has_one_place(library: str) -> None:
+    users = [name for name, tree in MODULES.items() if library in {one.split(".")[0] for one in imported(tree)}]
+    assert [name for name in users if not any(is_in(name, home) for home in HOMES[library])] == []
+
+
+def test_dependencies_name_the_places_that_need_them() -> None:
+    project = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    comments = re.findall(r'^ +"[\w.-]+>=.*?",\s+# (.*)$', project, flags=re.MULTILINE)
+    places = re.findall(r"[\w/]+(?:/|\.py)(?= |,|:|$)", " ".join(comments))
+    assert len(places) > 30
+    assert [place for place in places if not any((top / place).exists() for top in (PACKAGE, PACKAGE.parent))] == []
+
+
+def loaded(code: str, *arguments: str, folder: str | Path = PACKAGE.parent) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +171,16 @@ def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
         "except SystemExit as stop: print('EXIT', stop.code)\n"
         f"print('LOADED', sorted({HEAVY!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=PACKAGE.parent)
+    done = loaded(code, *arguments)
     assert "LOADED []" in done.stdout, done.stdout + done.stderr
     assert f"EXIT {0 if '--help' in arguments else 2}" in done.stdout
+
+
+@pytest.mark.parametrize("room", ["system", "data.datasets", "architectures", "config.load", "execution.jobs", "cli"])
+def test_a_light_module_loads_nothing_heavy(room: str) -> None:
+    code = f"import sys, cnnstudy.{room}; print('LOADED', sorted({HEAVY!r} & set(sys.modules)))"
+    done = loaded(code)
+    assert "LOADED []" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_driver_makes_no_tables() -> None:
@@ -113,5 +194,5 @@ def test_a_driver_makes_no_tables() -> None:
         "print('LOADED', sorted(set(NOT_FOR_MLFLOW) & set(sys.modules)))\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+        done = loaded(code, folder=folder)
     assert "LOADED []" in done.stdout, done.stdout + done.stderr

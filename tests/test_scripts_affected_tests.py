@@ -16,16 +16,28 @@ FILES = {
     "cnnstudy/lonely.py": "",
     "cnnstudy/data/shuffle.py": "",
     "cnnstudy/data/splits.py": "from cnnstudy.data import shuffle",
+    "cnnstudy/data/splits_text.py": "",
+    "cnnstudy/data/sets/__init__.py": "",
+    "cnnstudy/data/sets/digits.py": "",
     "tests/conftest.py": "",
     "tests/pictures.py": "",
     "tests/more_pictures.py": "from pictures import x",
     "tests/data/test_splits.py": "import cnnstudy.records",
+    "tests/data/test_splits_blocks.py": "",
+    "tests/data/test_splits_text.py": "",
+    "tests/data/test_splits_text_parts.py": "",
+    "tests/data/test_sets.py": "",
+    "tests/data/test_sets_more.py": "",
+    "tests/data/test_contract.py": "",
     "tests/test_records.py": "from cnnstudy import records",
     "tests/test_training.py": "from cnnstudy.data.splits import part\nfrom pictures import x",
     "tests/test_drawn.py": "def test():\n    from more_pictures import x",
     "tests/test_readme.py": "",
     "README.md": "",
 }
+
+SPLITS = ["tests/data/test_splits.py", "tests/data/test_splits_blocks.py"]
+TEXT = ["tests/data/test_splits_text.py", "tests/data/test_splits_text_parts.py"]
 
 
 @pytest.fixture
@@ -58,10 +70,17 @@ def affected(folder: Path) -> tuple[list[str], str]:
 @pytest.mark.parametrize(
     ("changed", "tests", "said"),
     [
-        ("cnnstudy/data/splits.py", ["tests/data/test_splits.py", "tests/test_training.py"], ""),
-        ("cnnstudy/records.py", ["tests/test_records.py"], "used by 11 test files: only tests/test_records.py is run"),
-        ("cnnstudy/lonely.py", [], "has no test file near to it"),
-        ("cnnstudy/data/shuffle.py", ["tests/data/test_splits.py"], ""),
+        ("cnnstudy/data/splits.py", [*SPLITS, "tests/test_training.py"], ""),
+        ("cnnstudy/data/splits_text.py", TEXT, ""),
+        ("cnnstudy/data/sets/digits.py", ["tests/data/test_sets.py", "tests/data/test_sets_more.py"], ""),
+        ("cnnstudy/data/__init__.py", ["tests/data/test_contract.py"], ""),
+        (
+            "cnnstudy/records.py",
+            ["tests/test_records.py"],
+            "used by 11 test files; this runs only tests/test_records.py",
+        ),
+        ("cnnstudy/lonely.py", [], "has no test file"),
+        ("cnnstudy/data/shuffle.py", SPLITS, ""),
         ("tests/test_records.py", ["tests/test_records.py"], ""),
         ("tests/pictures.py", ["tests/test_drawn.py", "tests/test_training.py"], ""),
         ("tests/conftest.py", [], "used by all tests"),
@@ -96,7 +115,7 @@ def test_of_many_the_nearest_are_run(repository: Path) -> None:
     (repository / "README.md").write_text("more")
     found, told = affected(repository)
     assert found == [*everything[:5], "tests/test_readme.py"]
-    assert "of 11 test files near to the changes, 5 that only import them are not run" in told
+    assert "of 11 test files near the changes, 5 that only import changed modules are not run" in told
 
 
 def test_without_a_change_there_is_nothing_to_run(repository: Path) -> None:
@@ -107,4 +126,4 @@ def test_what_was_deleted_leaves_no_test_to_run(repository: Path) -> None:
     (repository / "tests" / "test_records.py").unlink()
     (repository / "cnnstudy" / "data" / "splits.py").unlink()
     found, _ = affected(repository)
-    assert found == ["tests/data/test_splits.py", "tests/test_training.py"]
+    assert found == [*SPLITS, "tests/test_training.py"]

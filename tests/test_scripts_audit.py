@@ -46,14 +46,14 @@ def audit(folder: Path, pypi: object, osv: object, accepted: str = "{}") -> tupl
 def test_all_is_well(tmp_path: Path) -> None:
     code, said = audit(tmp_path, [CLEAN, UNKNOWN], "never asked")
     assert code == 0
-    assert "audited by pypi: 1 packages, 0 to mend" in said
+    assert "audited by pypi: 1 packages, 0 vulnerabilities" in said
     assert "not known to the service: unknown" in said
 
 
 def test_a_vulnerability_fails(tmp_path: Path) -> None:
     code, said = audit(tmp_path, [CLEAN, HOLED], "never asked")
     assert code == 1
-    assert "holed 1.0: PYSEC-1, CVE-2026-1; mended in 2.0" in said
+    assert "holed 1.0: PYSEC-1, CVE-2026-1; fixed in 2.0" in said
 
 
 @pytest.mark.parametrize("name", ["PYSEC-1", "CVE-2026-1"])
@@ -64,7 +64,7 @@ def test_one_that_is_accepted_is_told_with_its_reason(tmp_path: Path, name: str)
 
 
 def test_an_acceptance_that_is_no_longer_needed_is_told(tmp_path: Path) -> None:
-    assert "GONE-1 is accepted in scripts/audit and was not found" in audit(tmp_path, [CLEAN], "", "{'GONE-1': 'x'}")[1]
+    assert "GONE-1 is accepted in scripts/audit but was not found" in audit(tmp_path, [CLEAN], "", "{'GONE-1': 'x'}")[1]
 
 
 def test_where_one_service_does_not_answer_the_other_is_asked(tmp_path: Path) -> None:

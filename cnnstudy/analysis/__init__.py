@@ -20,5 +20,5 @@ confirmation_text the champion in words
 comparison        two studies side by side: settings, outcomes, champions
 comparison_text   the comparison in words
 
-May import: errors, names, records, system, data, config, training.verdict.
+May import: errors, names, records, system, data, config, training.verdict, tracking.recorded.
 """

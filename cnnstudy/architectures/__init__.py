@@ -4,9 +4,13 @@ To add one, add a file here with `ARCHITECTURE`: a table, a block that turns a r
 transfer; the contract tests in tests/architectures run on it by themselves. A module must be light to import: Keras is
 imported inside its `build`.
 
+Comes in: image size, number of classes and dropout rates. Goes out: a Network, three views of the same Keras layers.
+
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
 `auxiliary`. Everything else that has weights is the backbone. By the same names each trial finds the Dropout layers
 whose rates it sets (`dropout_factor`); they are Keras' own.
+
+May import: errors, names, records, system, data.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ HEAD, AUXILIARY = "head", "auxiliary"
 
 @dataclass(frozen=True)
 class ImageNetWeights:
-    """Weights that Keras' downloader knows: file name in ~/.keras/models, address and MD5."""
+    """ImageNet weights for Keras' downloader: file name in ~/.keras/models, URL and MD5."""
 
     file_name: str
     url: str
@@ -37,7 +41,7 @@ class ImageNetWeights:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network's `build` gives: symbolic tensors, all from one `inputs` [batch, size, size, 3] of 0..255."""
+    """A network's symbolic tensors, all computed from `inputs` [batch, size, size, 3] of 0..255."""
 
     inputs: keras.KerasTensor
     logits: keras.KerasTensor  # [batch, classes], before softmax
@@ -46,7 +50,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network: what the study may ask about it without Keras, and how to build it."""
+    """One network: its properties, known without importing Keras, and the function that builds it."""
 
     name: str
     title: str
@@ -55,7 +59,7 @@ class Architecture:
     preprocessing: str
     #: The network's own levels of factors: dropout, learning_rate, and those of its auxiliary heads.
     defaults: Mapping[str, Level]
-    #: Transfer mode -> stages of the backbone that train, beside the head. Modes not named train all or none.
+    #: Transfer mode -> stages of the backbone that train besides the head. Modes not listed train all or none.
     cut_points: Mapping[str, tuple[str, ...]]
     #: build(image_size, classes, dropout, auxiliary_dropout)
     build: Callable[[int, int, float, float], Outputs] = field(repr=False)
@@ -63,23 +67,27 @@ class Architecture:
     imagenet: ImageNetWeights | None = None
 
     def check_size(self, image_size: int) -> None:
-        """Raise ConfigError where the network has no output at that image size in pixels."""
+        """Check the image size, in pixels.
+
+        Raises:
+            ConfigError: the network has no output at that size.
+        """
         if image_size < self.minimum_size:
             raise ConfigError(
                 f"{self.title} needs images of at least {self.minimum_size} x {self.minimum_size} pixels, "
-                f"not {image_size}; below that a layer has nothing left to look at."
+                f"not {image_size}; with smaller images, a layer's output would be empty."
             )
 
 
 def dropout_factor(layer: str) -> str | None:
-    """Return the factor that sets the rate of that Dropout layer; None in the backbone, whose rates are fixed."""
+    """Return the factor that sets a Dropout layer's rate; None in the backbone, where rates are fixed."""
     if layer.startswith(HEAD):
         return "dropout"
     return "auxiliary_dropout" if layer.startswith(AUXILIARY) else None
 
 
 def dense_head(x: keras.KerasTensor, units: tuple[int, ...], dropout: float, classes: int) -> keras.KerasTensor:
-    """Flatten, then dropout and a dense layer for each of `units`; the logits [batch, classes]."""
+    """Return logits [batch, classes]: flatten, then dropout and a dense layer for each of `units`."""
     from keras import layers
 
     x = layers.Flatten(name=f"{HEAD}_flatten")(x)
@@ -102,10 +110,10 @@ class Network:
 def build_network(
     architecture: Architecture, image_size: int, classes: int, dropout: float, auxiliary_dropout: float = 0.7
 ) -> Network:
-    """The network with fresh weights.
+    """Return the network with fresh weights.
 
     Raises:
-        ConfigError: the images are too small for it.
+        ConfigError: the images are too small for the network.
     """
     import keras
 
@@ -122,20 +130,16 @@ def build_network(
     )
 
 
-#: Files here that are no network themselves.
-_PARTS = {"describe", "drawing"}
-
-
 def names() -> list[str]:
-    """The networks there are, without importing them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS)
+    """Return the names of all networks, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Architecture:
-    """The network of that name.
+    """Return the network of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: no network has that name.
     """
     if name not in names():
         raise UnknownNameError(

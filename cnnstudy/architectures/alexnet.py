@@ -1,8 +1,8 @@
 """AlexNet at half width, as one column of the original: 48-128-192-192-128 filters, 2048-2048 in the head.
 
 Source: Krizhevsky, Sutskever, Hinton, ImageNet Classification with Deep Convolutional Neural Networks (NIPS 2012),
-figure 2: one of its two columns, without local response normalisation. The asymmetric zero padding makes 224 pixels
-the 227 that the paper's numbers need. 14,591,685 parameters with 5 classes at 224 pixels.
+figure 2: one of its two columns, without local response normalisation. The asymmetric zero padding extends 224
+pixels to the 227 that the paper's layer sizes require. 14,591,685 parameters with 5 classes at 224 pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ HEAD_UNITS = (2048, 2048)
 
 
 def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: float) -> Outputs:
+    """Build the network; it has no auxiliary heads."""
     from keras import layers
 
     inputs = layers.Input((image_size, image_size, 3), name="image")

@@ -5,8 +5,8 @@ normalisation; without its local response normalisation. The auxiliary heads sit
 the training loss, and are dropped at inference. With 5 classes at 224 pixels: 5,978,677 parameters, and 10,318,655
 with both auxiliary heads.
 
-The paper's average pool 7/1 over the last 7x7 map is a global average pool here, which is the same at 224 pixels and
-goes on working below 193; the auxiliary heads' pool 5/3 shrinks to the map where that is smaller than 5x5.
+The paper's average pool 7/1 over the last 7x7 map is a global average pool here: equal at 224 pixels, and possible
+below 193 pixels. The auxiliary heads' pool 5/3 shrinks to the map if that is smaller than 5x5.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _convolution(x: keras.KerasTensor, filters: int, kernel: int, name: str, str
 
 
 def _inception(x: keras.KerasTensor, row: tuple[int, ...], name: str) -> keras.KerasTensor:
-    """The block of the paper's figure 2 (b)."""
+    """Add an Inception block (paper, figure 2 (b))."""
     from keras import layers
 
     n1x1, reduce3x3, n3x3, reduce5x5, n5x5, projection = row
@@ -57,7 +57,7 @@ def _inception(x: keras.KerasTensor, row: tuple[int, ...], name: str) -> keras.K
 
 
 def _auxiliary_head(x: keras.KerasTensor, classes: int, dropout: float, name: str) -> keras.KerasTensor:
-    """Section 5: average pool 5/3, 1x1 convolution, one hidden layer."""
+    """Add an auxiliary head (paper, section 5): average pool 5/3, 1x1 convolution, one hidden layer."""
     from keras import layers
 
     x = layers.AveragePooling2D(min(5, x.shape[1]), 3, name=f"{name}_pool")(x)  # [b, 4, 4, channels]
@@ -70,6 +70,7 @@ def _auxiliary_head(x: keras.KerasTensor, classes: int, dropout: float, name: st
 
 
 def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: float) -> Outputs:
+    """Build the network with both auxiliary heads."""
     from keras import layers
 
     inputs = layers.Input((image_size, image_size, 3), name="image")

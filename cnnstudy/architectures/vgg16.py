@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from cnnstudy.architectures import Architecture, ImageNetWeights, Outputs, dense_head
 
-#: Means of ImageNet's red, green and blue, which its weights expect to be taken off (keras.applications, mode "caffe").
+#: ImageNet's mean red, green and blue, subtracted from images as its weights expect (keras.applications, mode "caffe").
 IMAGENET_MEANS = (123.68, 116.779, 103.939)
 HEAD_UNITS = (1024, 1024)
 
 
 def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: float) -> Outputs:
+    """Build the network; it has no auxiliary heads."""
     import keras
     from keras import layers
 
     inputs = layers.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(1.0, offset=[-mean for mean in IMAGENET_MEANS], name="preprocess_center")(inputs)
     x = keras.ops.flip(x, axis=-1)  # RGB -> BGR
-    # names its layers block1_conv1 .. block5_pool
+    # its layers are named block1_conv1 .. block5_pool
     x = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x).output  # [b, 7, 7, 512]
     return Outputs(inputs, dense_head(x, HEAD_UNITS, dropout, classes))
 

@@ -1,4 +1,10 @@
-"""The command line: which commands there are, and what becomes of what goes wrong."""
+"""The command line: the commands, and the exit codes of errors.
+
+Comes in: the user's arguments. Goes out: calls of `study` and `results`, and an exit code. A command parses its
+arguments and calls one function; errors raised on purpose end it with one message.
+
+May import: every room above.
+"""
 
 from __future__ import annotations
 

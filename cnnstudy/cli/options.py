@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import typer
 from rich.console import Console
 
-from cnnstudy.errors import without_secrets
+from cnnstudy.errors import EXIT_INTERRUPTED, without_secrets
 
 if TYPE_CHECKING:
     from cnnstudy.execution import Executor
@@ -79,7 +79,7 @@ def _hide_in_tracebacks(uri: str) -> None:
     threading.excepthook = lambda given: show(given.exc_type, given.exc_value, given.exc_traceback)
 
 
-TRIALS_FAILED, INTERRUPTED = 4, 130
+TRIALS_FAILED, INTERRUPTED = 4, EXIT_INTERRUPTED
 
 TrackingUri = Annotated[
     str | None,

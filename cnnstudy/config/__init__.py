@@ -1,4 +1,7 @@
-"""The study file: YAML in, a checked and frozen StudyConfig out.
+"""The study file.
+
+Comes in: a YAML file, and `--set` on top of it. Goes out: a checked and frozen StudyConfig, or a ConfigError that names
+file and line.
 
 Everything that can be checked without training is checked here, before TensorFlow is imported; errors name the file and
 the line.

@@ -3,5 +3,5 @@
 Comes in: recorded studies and what `analysis` says of them. Goes out: text, HTML, images and model files. Nothing here
 decides anything about a study.
 
-May import: every room above but cli.
+May import: every room above.
 """

@@ -1,13 +1,14 @@
-"""Identify the code that trains, so that trials of different code are told apart.
+"""Identify the code that trains, to detect that a study's trials were run by different code.
 
 Counted is every function, method, class and constant that a trial can reach: the walk starts at _ROOTS and at the
-study's networks, and follows names through imports. Each unit has a digest of its source without what changes no
-number: comments, docstrings, formatting, type hints and the words of errors. Imports are resolved and then dropped, so
-code may move between modules and modules may be renamed, merged or split; only a renamed unit counts as changed.
+study's networks, and follows names through imports. Each of these units has a digest of its syntax tree without what
+changes no number: comments, docstrings, formatting, type hints and error messages. Imports are resolved and then
+dropped, so code may move between modules, and modules may be renamed, merged or split; only a renamed unit counts as
+changed.
 
-Not counted are units that nothing reaches and those of _APART. Nor are data sets: the digest of the images covers
-them. Of other packages the version counts. The code is parsed, never imported. Python's syntax differs between minor
-versions: another one counts as a change by itself, and the units are not compared then.
+Not counted are units that nothing reaches and those in _APART. Data sets are not counted either: the digest of the
+images covers them. Other packages count by their versions. The code is parsed, never imported. Syntax trees differ
+between minor versions of Python: another minor version is a difference by itself, and the units are not compared then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import json
 import platform
 import re
 import subprocess
-import symtable
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,12 +31,51 @@ from typing import Any
 
 import cnnstudy
 
-#: Of an installed package: it reads files, and what runs stays what it was when it was imported.
-_version = functools.cache(metadata.version)
+#: Packages whose versions count as part of the code that trains.
+PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
+#: Raise it when the same code gets other digests: digests of different forms can't be compared.
+FORM = 3
+#: Where the walk starts: running a trial, decoding images, setting up a worker; levels, epochs and the best epoch.
+_ROOTS = (
+    *("run_trial", "save_backbone", "decode_image", "Worker._set_up_tensorflow", "WORKER_ENVIRONMENT"),
+    *("FACTORS", "complete_levels", "trial_epochs", "equal_updates", "Rule"),
+)
+#: The function that builds a network from its module, and the constant in that module where the walk starts.
+_BUILDER, _NETWORK = "build_network", "ARCHITECTURE"
+#: Functions, classes and constants where the walk stops: no number depends on them.
+_APART = {
+    # the cache, and where files are in it
+    *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
+    *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
+    # checkpoints: what they contain is counted; when and how they are written is not
+    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "serialize_checkpoint", "read_file", "refuse_to_fill_the_disk"),
+    *("remove_entry",),
+    # the files of a saved model
+    "_save_model_files",
+    # descriptions of levels, errors, records, versions, and how a network's module is found
+    "AUGMENTATIONS",
+    *("CnnstudyError", "ConfigError", "DataError", "EnvironmentTrouble", "UnknownNameError", "WeightsError"),
+    *("WorkerError", "did_you_mean", "printable"),
+    *("BadImage", "EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
+    *("training_code", "network_code_digest", "find", "without_modules", "fast_import", "training_versions"),
+}
+#: The unit of statements that a module runs when it is imported.
+_ON_IMPORT = "what it does on import"
+#: Hexadecimal digits of a unit's digest.
+_DIGITS = 10
+_OWN = cnnstudy.__name__
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Scope = _Function | ast.Lambda | ast.ClassDef | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+# ---- versions
 
 
 def code_version() -> str:
-    """`0.1.0`, and in a git checkout the commit too: `0.1.0+g1a2b3c4d5e6f`, with `.dirty` after uncommitted changes."""
+    """Return the package's version, with the commit in a git checkout.
+
+    `0.1.0`, `0.1.0+g1a2b3c4d5e6f`, or `0.1.0+g1a2b3c4d5e6f.dirty` with uncommitted changes.
+    """
     root = Path(cnnstudy.__file__).parent.parent
     if not (root / ".git").exists():
         return cnnstudy.__version__
@@ -53,54 +92,38 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@functools.cache  # reads files, and the version that runs is the one that was imported
+def _package_version(name: str) -> str:
+    return metadata.version(name)
+
+
 def driver_versions() -> dict[str, str]:
-    """Of what runs in the driver; a worker adds its own."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ("optuna", "mlflow")}}
+    """Return the versions of Python and of the packages that run in the driver; workers add their own."""
+    return {"python": platform.python_version(), **{name: _package_version(name) for name in ("optuna", "mlflow")}}
 
 
-PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
-#: Raise it when the same code gets other digests: those of other forms can't be compared.
-FORM = 2
-#: Where the walk starts: what runs a trial, decodes images, and sets up a worker; levels, epochs and the best epoch.
-_ROOTS = (
-    *("run_trial", "save_backbone", "decode_image", "Worker._set_up_tensorflow", "WORKER_ENVIRONMENT"),
-    *("FACTORS", "complete_levels", "trial_epochs", "equal_updates", "Rule"),
-)
-#: What builds a network from its own module, and the name of the unit there that the walk starts at.
-_BUILDS, _NETWORK = "build_network", "ARCHITECTURE"
-#: Where the walk stops, by the names of functions, classes and constants: no number depends on these.
-_APART = {
-    # the cache, and where files lie in it
-    *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
-    *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
-    # checkpoints: what they hold is counted, when and how they are written is not
-    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "serialize_checkpoint", "read_file", "refuse_to_fill_the_disk"),
-    *("remove_entry",),
-    # the files of a saved model
-    "_save_model_files",
-    # the words of levels, errors, records, versions, and how a network's module is found
-    "AUGMENTATIONS",
-    *("ConfigError", "DataError", "UnknownNameError", "WeightsError", "did_you_mean"),
-    *("EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
-    *("training_code", "network_code_digest", "find", "without_modules", "fast_import", "training_versions"),
-}
-#: The unit of what a module does when it is imported.
-_ON_IMPORT = "what it does on import"
-#: Hexadecimal, of a unit's digest.
-_DIGITS = 10
-_OWN = cnnstudy.__name__
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
+@functools.cache
+def training_versions() -> dict[str, str]:
+    """Return the versions of PACKAGES, where they are installed, and Python's minor version."""
+    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # TensorFlow is also distributed under other names
+            versions[name] = metadata.version(name)
+    return versions
+
+
+# ---- the identity of the code
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code that trains.
+    """The identity of the code that trains.
 
     Args:
-        units: qualified name -> digest; the sorted digests of all units of that name, with `+` between them.
-        versions: of PACKAGES, where they are installed, and Python's without its last number.
+        units: qualified name -> digest; where several units have a name, their sorted digests joined with `+`.
+        versions: of PACKAGES, where they are installed, and Python's minor version.
         form: FORM of the version that made the digests.
-        files: `name digest` -> the file that has the unit, from the package's folder; known of the code that runs.
+        files: `name digest` -> the file that has the unit, relative to the package; known only for the running code.
     """
 
     units: Mapping[str, str]
@@ -113,7 +136,7 @@ class Code:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Code:
-        """Return what `to_json` gave; of another form, which can't be compared, the versions alone."""
+        """Return the code that `to_json` described; without its units where they are of another form."""
         form = data.get("form", 1)
         return cls(data["units"] if form == FORM else {}, data["versions"], form)
 
@@ -124,29 +147,22 @@ class Code:
 
 
 def training_code(architectures: Iterable[str]) -> Code:
-    """Return the code that trains these networks here, read once in a process."""
-    units, files = _units(Path(cnnstudy.__file__).parent, (*_ROOTS, _BUILDS), tuple(sorted(architectures)))
+    """Return the identity of the code here that trains these networks; it is read once in a process."""
+    units, files = _units(Path(cnnstudy.__file__).parent, (*_ROOTS, _BUILDER), tuple(sorted(architectures)))
     return Code(units, training_versions(), files=files)
 
 
 def network_code_digest(architecture: str) -> str:
-    """Return a digest of the code that builds a network, without what trains it: the key of what was learnt with it."""
-    units, _ = _units(Path(cnnstudy.__file__).parent, (_BUILDS,), (architecture,))
+    """Return a digest of the code that builds a network, without the code that trains it.
+
+    Weights and features in the cache are addressed by it.
+    """
+    units, _ = _units(Path(cnnstudy.__file__).parent, (_BUILDER,), (architecture,))
     return hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
 
 
-@functools.cache
-def training_versions() -> dict[str, str]:
-    """Return the versions of what the numbers come from, besides our own code."""
-    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # TensorFlow comes under other names too
-            found[name] = metadata.version(name)
-    return found
-
-
 def code_differences(then: Code, now: Code) -> list[str]:
-    """List what differs, each in a line: `training/trainer.py: Trainer.run_epoch changed`.
+    """List what differs, one line each: `training/trainer.py: Trainer.run_epoch changed`.
 
     Units are compared where both codes are of one form and one minor version of Python.
     """
@@ -170,27 +186,27 @@ def _differences(then: Code, now: Code) -> Iterator[str]:
             yield f"{unit} removed"
 
 
-# ---- which units
+# ---- the units that a trial reaches
 
 
 @functools.cache
 def _units(folder: Path, roots: tuple[str, ...], networks: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """Walk the package in that folder; return `Code.units` and `Code.files`."""
     package = _package(folder)
-    waiting = [(package.find(root), root) for root in roots]
-    waiting += [(module, _NETWORK) for name in networks for module in package.having(_NETWORK, f"{name}.py")]
-    waiting = [(module, unit) for module, root in waiting for unit in module.units_of(root)]
+    starts = [(package.find(root), root) for root in roots]
+    starts += [(module, _NETWORK) for name in networks for module in package.modules_with(_NETWORK, f"{name}.py")]
+    waiting = [(module, unit) for module, root in starts for unit in module.units_of(root)]
     digests: dict[tuple[str, str], str] = {}
     while waiting:
         module, unit = waiting.pop()
         if (module.file, unit) not in digests:
-            digests[module.file, unit], named = package.read(module, unit)
-            waiting += [(other, part) for other, name in named if name not in _APART for part in other.units_of(name)]
-    found: dict[str, list[str]] = {}
+            digests[module.file, unit], used = package.digest(module, unit)
+            waiting += [(other, part) for other, name in used if name not in _APART for part in other.units_of(name)]
+    by_name: dict[str, list[str]] = {}
     for (_, unit), digest in digests.items():
-        found.setdefault(unit, []).append(digest)
+        by_name.setdefault(unit, []).append(digest)
     files = {f"{unit} {digest}": file for (file, unit), digest in sorted(digests.items())}
-    return {unit: "+".join(sorted(all_)) for unit, all_ in sorted(found.items())}, files
+    return {unit: "+".join(sorted(same)) for unit, same in sorted(by_name.items())}, files
 
 
 class _Module:
@@ -199,7 +215,7 @@ class _Module:
     def __init__(self, file: str, tree: ast.Module) -> None:
         self.file = file
         self.parts: dict[str, list[ast.stmt]] = {}  # by unit
-        self.imports: dict[str, str] = {}  # name -> what it stands for
+        self.imports: dict[str, str] = {}  # name -> the dotted name that it stands for
         self.names: dict[str, str] = {}  # name -> the unit that gives it its value
         for node in tree.body:
             self._add(node)
@@ -214,12 +230,14 @@ class _Module:
             self._add_unit(node.name, node, [node.name])
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            self._add_unit(", ".join(map(ast.unparse, targets)).strip("()"), node, _stored(node))
-        elif not _runs_elsewhere(node):
-            imports = [part for part in ast.walk(node) if isinstance(part, ast.Import | ast.ImportFrom)]
-            self.imports |= {name: source for part in imports for name, source in _sources(part)}
-            if node not in imports and not _is_text(node):
-                self._add_unit(_ON_IMPORT, node, _stored(node))
+            names = [name for target in targets for name in _assigned_names(target)]
+            self._add_unit(", ".join(names) or _ON_IMPORT, node, names)
+        elif not _is_skipped_on_import(node):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Import | ast.ImportFrom):
+                    self.imports |= _imported_names(part)
+            if not isinstance(node, ast.Import | ast.ImportFrom) and not _is_docstring(node):
+                self._add_unit(_ON_IMPORT, node, _assigned_names(node))
 
     def _add_unit(self, unit: str, node: ast.stmt, names: Iterable[str]) -> None:
         self.parts.setdefault(unit, []).append(node)
@@ -227,8 +245,8 @@ class _Module:
 
     def units_of(self, name: str) -> list[str]:
         """List the units that come with a name: a class with its methods, and what the module does on import."""
-        of_name = self.names.get(name, name)
-        return [unit for unit in self.parts if unit in (of_name, _ON_IMPORT) or unit.startswith(f"{of_name}.")]
+        own = self.names.get(name, name)
+        return [unit for unit in self.parts if unit in (own, _ON_IMPORT) or unit.startswith(f"{own}.")]
 
 
 class _Package:
@@ -236,27 +254,28 @@ class _Package:
 
     def __init__(self, folder: Path) -> None:
         self._texts = {path.relative_to(folder): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+        self._first_words = {file: set(_FIRST_WORD.findall(text)) for file, text in self._texts.items()}
         self._modules: dict[Path, _Module] = {}
-        self._read: dict[tuple[str, str], tuple[str, list[tuple[_Module, str]]]] = {}
+        self._digests: dict[tuple[str, str], tuple[str, list[tuple[_Module, str]]]] = {}
 
-    def having(self, name: str, files: str = "*.py") -> list[_Module]:
+    def modules_with(self, name: str, files: str = "*.py") -> list[_Module]:
         """List the modules that define the name."""
-        first = re.compile(rf"^(?:def |class )?{name.partition('.')[0]}\b", re.MULTILINE)
-        return [self._module(file) for file, text in self._texts.items() if file.match(files) and first.search(text)]
+        first = name.partition(".")[0]
+        return [self._module(file) for file, words in self._first_words.items() if first in words and file.match(files)]
 
     def find(self, name: str) -> _Module:
         """Return the one module that defines the name.
 
         Raises:
-            LookupError: there is none, or more than one.
+            LookupError: no module defines it, or several do.
         """
-        found = self.having(name)
-        if len(found) != 1:
-            raise LookupError(f"{name} is defined in {[module.file for module in found]}, not in one module")
-        return found[0]
+        modules = self.modules_with(name)
+        if len(modules) != 1:
+            raise LookupError(f"{name} is defined in {[module.file for module in modules]}, not in one module")
+        return modules[0]
 
     def resolve(self, name: str) -> tuple[_Module, str, str] | None:
-        """Return the module and the name of the unit that a dotted name stands for, and what follows; else None."""
+        """Split a dotted name into the module, the name that it defines, and what follows; None for a module itself."""
         parts = name.split(".")
         for length in range(len(parts) - 1, 0, -1):
             path = Path(*parts[1:length])
@@ -265,20 +284,18 @@ class _Package:
                     module, unit, rest = self._module(file), parts[length], parts[length + 1 :]
                     if unit in module.names:
                         return module, unit, ".".join(rest)
-                    again = ".".join([module.imports.get(unit, ""), *rest])
-                    return self.resolve(again) if again.startswith(f"{_OWN}.") and again != name else None
+                    source = ".".join([module.imports.get(unit, ""), *rest])
+                    return self.resolve(source) if source.startswith(f"{_OWN}.") and source != name else None
         return None
 
-    def read(self, module: _Module, unit: str) -> tuple[str, list[tuple[_Module, str]]]:
-        """Return a unit's digest and the names of the package that it uses, each with its module."""
+    def digest(self, module: _Module, unit: str) -> tuple[str, list[tuple[_Module, str]]]:
+        """Return a unit's digest, and the names of the package that it uses, each with its module."""
         key = module.file, unit
-        if key not in self._read:
-            strip = _Strip()
-            stripped = [part for node in module.parts[unit] if (part := strip.visit(node)) is not None]
-            resolve = _Resolve(self, module, {**module.imports, **strip.imports}, _globals(stripped))
-            text = "\n".join(ast.unparse(resolve.visit(node)) for node in stripped)
-            self._read[key] = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], resolve.used
-        return self._read[key]
+        if key not in self._digests:
+            normalised = _Normalised(self, module, module.parts[unit])
+            text = "\0".join(normalised.tokens)
+            self._digests[key] = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], normalised.used
+        return self._digests[key]
 
     def _module(self, file: Path) -> _Module:
         if file not in self._modules:
@@ -287,137 +304,165 @@ class _Package:
 
 
 _package = functools.cache(_Package)
+#: The names that a module defines, and its keywords: cheaper to find than by parsing it.
+_FIRST_WORD = re.compile(r"^(?:def |class )?(\w+)", re.MULTILINE)
 
 
-# ---- what a unit is without its hints, words and imports
+# ---- a unit without its hints, messages and imports
 
 
-class _Strip(ast.NodeTransformer):
-    """Remove what changes no number, and collect what is imported."""
-
-    def __init__(self) -> None:
-        self.imports: dict[str, str] = {}
-        self._words = True
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        if getattr(node, "body", None) == []:
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node
-
-    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        self.imports |= dict(_sources(node))
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        self.visit_Import(node)
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        """Remove it; where nothing is left, one is put in."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if _is_text(node) else self.generic_visit(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        for part in node.body:
-            if isinstance(part, ast.AnnAssign):  # a field, whatever its hint
-                part.annotation = ast.Constant(...)
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if isinstance(node.annotation, ast.Constant) and node.annotation.value is ...:
-            return self.generic_visit(node)
-        return None if node.value is None else ast.Assign([node.target], self.visit(node.value), lineno=node.lineno)
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        node.msg = None
-        return self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        self._words = False
-        self.generic_visit(node)
-        self._words = True
-        return node
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        return self.generic_visit(node) if self._words else ast.Constant("words")
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return node if self._words or not isinstance(node.value, str) else ast.Constant("words")
+#: Fields of nodes that change no number: type hints, an assertion's message, and what follows from other fields.
+_DROPPED_FIELDS = {"annotation", "ctx", "kind", "msg", "returns", "type_comment"}
 
 
-class _Resolve(ast.NodeTransformer):
-    """Write what imported names stand for in their place, and collect the names of the package that are used."""
+class _Normalised:
+    """A unit's syntax tree as tokens, without what changes no number; imported names as what they stand for.
 
-    def __init__(self, package: _Package, module: _Module, imports: Mapping[str, str], global_: set[str]) -> None:
-        self._package, self._module, self._imports, self._global = package, module, imports, global_
+    Attributes:
+        tokens: the types of nodes and their values, in order.
+        used: the names of the package that the unit uses, each with its module.
+    """
+
+    def __init__(self, package: _Package, module: _Module, nodes: list[ast.stmt]) -> None:
+        self._package, self._module = package, module
+        #: Of the functions, classes and comprehensions around a node: name -> its source if it is imported there.
+        self._scopes: list[dict[str, str | None]] = []
+        self._in_raise = False
+        self.tokens: list[str] = []
         self.used: list[tuple[_Module, str]] = []
+        self._add(nodes)
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return self._resolved(node, node.id) or node
+    def _add(self, value: Any) -> None:
+        """Add a node, a list of nodes, or the value of a node's field."""
+        if isinstance(value, list):
+            self.tokens.append("[")
+            for part in value:
+                self._add(part)
+            self.tokens.append("]")
+        elif not isinstance(value, ast.AST):
+            self.tokens.append(repr(value))
+        elif isinstance(value, ast.Name | ast.Attribute):
+            self._add_name(value)
+        elif self._in_raise and _is_string(value):
+            self.tokens.append("message")
+        elif isinstance(value, _Scope):
+            self._add_scope(value)
+        elif isinstance(value, ast.AnnAssign):
+            if value.value is not None:
+                self._add_fields(ast.Assign([value.target], value.value))
+        elif not isinstance(value, ast.Import | ast.ImportFrom | ast.Pass) and not _is_docstring(value):
+            around, self._in_raise = self._in_raise, self._in_raise or isinstance(value, ast.Raise)
+            self._add_fields(value)
+            self._in_raise = around
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        return self._resolved(node, ast.unparse(node)) or self.generic_visit(node)
+    def _add_fields(self, node: ast.AST) -> None:
+        self.tokens.append(type(node).__name__)
+        for name in node._fields:
+            if name not in _DROPPED_FIELDS:
+                self._add(getattr(node, name, None))
 
-    def _resolved(self, node: ast.Name | ast.Attribute, written: str) -> ast.Name | None:
-        first, _, rest = written.partition(".")
-        if first not in self._global:
-            return None
-        if first not in self._imports:
-            if first in self._module.names:
-                self.used.append((self._module, first))
-            return None
-        source = f"{self._imports[first]}.{rest}".rstrip(".")
+    def _add_scope(self, node: ast.AST) -> None:
+        self.tokens.append(type(node).__name__)
+        inside = [name for name in node._fields if name in ("body", "generators", "elt", "key", "value")]
+        for name in node._fields:  # decorators, bases and defaults belong to the scope around it
+            if name not in inside and name not in _DROPPED_FIELDS:
+                self._add(getattr(node, name))
+        self._scopes.append(_local_names(node))
+        for name in inside:
+            value = getattr(node, name)
+            if isinstance(node, ast.ClassDef):  # a field, whatever its hint
+                value = [[part.target, part.value] if isinstance(part, ast.AnnAssign) else part for part in value]
+            self._add(value)
+        self._scopes.pop()
+
+    def _add_name(self, node: ast.Name | ast.Attribute) -> None:
+        dotted = _dotted_name(node)
+        if not dotted:
+            self._add_fields(node)
+            return
+        first, _, rest = dotted.partition(".")
+        scope = next((names for names in reversed(self._scopes) if first in names), self._module.imports)
+        source = scope.get(first)
+        if source:
+            dotted = self._resolve(f"{source}.{rest}".rstrip("."), rest)
+        elif scope is self._module.imports and first in self._module.names:
+            self.used.append((self._module, first))
+        self.tokens.append(dotted)
+
+    def _resolve(self, source: str, rest: str) -> str:
+        """Return what an import stands for; of the package, without the module that defines it."""
         if source.split(".")[0] != _OWN:
-            return ast.Name(source, node.ctx)
-        found = self._package.resolve(source)
-        if found is None:  # a module itself
-            return ast.Name(f"{_OWN}.{rest}", node.ctx)
-        module, name, rest = found
+            return source
+        resolved = self._package.resolve(source)
+        if resolved is None:  # a module itself
+            return f"{_OWN}.{rest}"
+        module, name, rest = resolved
         self.used.append((module, name))
-        return ast.Name(f"{name}.{rest}".rstrip("."), node.ctx)
+        return f"{name}.{rest}".rstrip(".")
 
 
-def _globals(nodes: Iterable[ast.stmt]) -> set[str]:
-    """Collect the names that are read and are no function's own."""
-    top = symtable.symtable("\n".join(map(ast.unparse, nodes)), _OWN, "exec")
-    found = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
-    waiting = top.get_children()
+def _local_names(scope: ast.AST) -> dict[str, str | None]:
+    """Return the names of a function, class or comprehension itself; each with its source if it is imported there."""
+    names: dict[str, str | None] = {}
+    arguments = getattr(scope, "args", None)
+    if arguments is not None:
+        names |= {part.arg: None for part in ast.walk(arguments) if isinstance(part, ast.arg)}
+    waiting = [part for name in ("body", "generators") for part in _listed(getattr(scope, name, None))]
+    not_local: set[str] = set()
     while waiting:
-        table = waiting.pop()
-        found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
-        waiting += table.get_children()
-    return found
+        node = waiting.pop()
+        if isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load):
+                names[node.id] = None
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= _imported_names(node)
+        elif isinstance(node, ast.Global):
+            not_local |= set(node.names)
+        elif isinstance(node, _Function | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            names[node.name] = None
+        if not isinstance(node, _Scope):
+            waiting += [part for name in node._fields for part in _listed(getattr(node, name, None))]
+    return {name: source for name, source in names.items() if name not in not_local}
 
 
-def _sources(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    """Yield each name that is imported, and what it stands for."""
-    for alias in node.names:
-        if isinstance(node, ast.ImportFrom):
-            yield alias.asname or alias.name, f"{node.module}.{alias.name}"
-        else:
-            yield (
-                alias.asname or alias.name.partition(".")[0],
-                alias.name if alias.asname else alias.name.partition(".")[0],
-            )
+def _listed(value: Any) -> list[ast.AST]:
+    """Return the nodes in a field of a node."""
+    return [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST)]
 
 
-def _stored(node: ast.AST) -> list[str]:
+def _imported_names(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
+    """Return the names that are imported, and the dotted names that they stand for."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    first_names = {alias.name.partition(".")[0] for alias in node.names if not alias.asname}
+    return {name: name for name in first_names} | {alias.asname: alias.name for alias in node.names if alias.asname}
+
+
+def _assigned_names(node: ast.AST) -> list[str]:
     return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
 
 
-def _is_text(node: ast.AST) -> bool:
-    """Check whether it is a text that nobody uses: a docstring."""
+def _dotted_name(node: ast.expr) -> str:
+    """Return `a.b.c` of names and attributes; "" where it begins with something else."""
+    attributes = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(attributes)]) if isinstance(node, ast.Name) else ""
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    """Check whether it is a string that nothing uses."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _runs_elsewhere(node: ast.stmt) -> bool:
+def _is_skipped_on_import(node: ast.stmt) -> bool:
     """Check whether it is for type checkers alone, or for the module as a program."""
-    return isinstance(node, ast.If) and ast.unparse(node.test).startswith(("TYPE_CHECKING", "__name__ =="))
+    return isinstance(node, ast.If) and any(
+        isinstance(part, ast.Name) and part.id in ("TYPE_CHECKING", "__name__") for part in ast.walk(node.test)
+    )

@@ -1,4 +1,4 @@
-"""What a running study shows: a live view on a terminal, plain lines elsewhere, nothing with --quiet."""
+"""The progress of a running study: a live view on a terminal, plain lines elsewhere, nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.table import Table
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 
-#: Of bytes, the largest first; and the share of one that three digits show as 1.
+#: Units of bytes, the largest first; and the fraction of a unit that is shown as 1.00 of it.
 _UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
 
 
 class Display(Protocol):
-    """What the driver talks to."""
+    """Shows the progress of a study; the driver calls it."""
 
     silent: bool
 
@@ -30,29 +30,29 @@ class Display(Protocol):
         return
 
     def say(self, text: str) -> None:
-        """A sentence that stays."""
+        """Show a message permanently."""
 
     def count(self, what: str, done: int, total: int) -> None:
-        """Something countable goes on; total 0 means: not known."""
+        """Show progress in counting `what`; a total of 0 means unknown."""
 
     def start_trials(self, done: int, total: int) -> None:
-        """The study's trials begin; `done` were recorded before; total 0 means: not known."""
+        """Show that the study's trials begin; `done` were recorded before; a total of 0 means unknown."""
 
     def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
-        """A trial was handed to a worker, so many seconds ago."""
+        """Show that a worker received a trial, `seconds` ago."""
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        """A trial ended an epoch."""
+        """Show the metrics of a trial's epoch."""
 
     def end_trial(self, key: str, text: str) -> None:
-        """A trial ended."""
+        """Show that a trial ended, and count it."""
 
     def stop_trial(self, key: str, text: str) -> None:
-        """A trial was stopped that is to run again: it does not count."""
+        """Show that a trial was stopped and will run again; it is not counted."""
 
 
 class SilentDisplay(Display):
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     silent = True
 
@@ -79,14 +79,14 @@ class SilentDisplay(Display):
 
 
 def format_metrics(record: EpochRecord) -> str:
-    """`train 98.1 %  val 91.3 %  gap +6.8`."""
+    """Format clean accuracies: `train 98.1 %  val 91.3 %  gap +6.8`, the gap in points."""
     metrics = record.metrics
     train, validation = 100 * metrics[Metric.TRAIN_ACCURACY], 100 * metrics[Metric.VAL_ACCURACY]
     return f"train {train:5.1f} %  val {validation:5.1f} %  gap {100 * metrics[Metric.GAP_ACCURACY]:+5.1f}"
 
 
 def format_duration(seconds: float) -> str:
-    """`1 h 05 min`, `2 min 07 s` or `9 s`."""
+    """Format a duration: `1 h 05 min`, `2 min 07 s` or `9 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -96,14 +96,14 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(count: int) -> str:
-    """Bytes as `2.6 GB`, with three digits, or `1,500 TB`."""
+    """Format a number of bytes with three significant digits: `2.6 GB`; above 999 TB `1,500 TB`."""
     one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])
     amount = count / one
     return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
 
 
 class _Clock:
-    """Time left, from the trials that ended in this call."""
+    """Estimates the remaining time from the trials that ended since it was started."""
 
     def __init__(self) -> None:
         self.done = self.before = self.total = 0
@@ -114,7 +114,8 @@ class _Clock:
         self.total = total
         self.started = time.monotonic()
 
-    def left(self) -> str:
+    def remaining(self) -> str:
+        """Return `about 5 min 00 s left`; "" if it is unknown or nothing is left."""
         ended = self.done - self.before
         if not ended or self.done >= self.total:
             return ""
@@ -122,7 +123,7 @@ class _Clock:
 
 
 class PlainDisplay(Display):
-    """Lines for logs and pipes."""
+    """A display that prints lines, for logs and pipes."""
 
     silent = False
 
@@ -149,7 +150,7 @@ class PlainDisplay(Display):
         self._write(f"{key}  {title}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        if not record.replayed:  # it was said when it was trained
+        if not record.replayed:  # it was printed when it was trained
             self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {format_metrics(record)}")
 
     def end_trial(self, key: str, text: str) -> None:
@@ -157,14 +158,14 @@ class PlainDisplay(Display):
         self._clock.done += trial
         done, total = self._clock.done, self._clock.total
         count = f"{done} of {total} trials" if total else f"{done} so far"
-        self._write(f"{key}  {text}{f'  ({count}) {self._clock.left()}' if trial else ''}".rstrip())
+        self._write(f"{key}  {text}{f'  ({count}) {self._clock.remaining()}' if trial else ''}".rstrip())
 
     def stop_trial(self, key: str, text: str) -> None:
         self._write(f"{key}  {text}")
 
 
 class LiveDisplay(Display):
-    """A bar for the study, and a line for each trial under way."""
+    """A display with a progress bar for the study and a line for each running trial."""
 
     silent = False
 
@@ -218,7 +219,7 @@ class LiveDisplay(Display):
         if not key.startswith("pretrain-"):
             self._clock.done += 1
             self.count("trials", self._clock.done, self._clock.total)
-            self._bars.update(self._tasks["trials"], note=self._clock.left())
+            self._bars.update(self._tasks["trials"], note=self._clock.remaining())
 
     def stop_trial(self, key: str, text: str) -> None:
         title = self._rows.pop(key, ("", 0, None, 0.0))[0]
@@ -226,7 +227,7 @@ class LiveDisplay(Display):
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for key, (title, epochs, record, started) in list(self._rows.items()):  # another thread draws than fills
+        for key, (title, epochs, record, started) in list(self._rows.items()):  # copied, because another thread draws
             seconds = format_duration(time.monotonic() - started)
             epoch = f"epoch {record.epoch}/{epochs}" if record else f"epoch 0/{epochs}"
             table.add_row(key, title, epoch, format_metrics(record) if record else "starting", seconds)
@@ -234,7 +235,7 @@ class LiveDisplay(Display):
 
 
 def choose_display(console: Console, quiet: bool) -> Display:
-    """The display that fits where the output goes."""
+    """Return the display that fits the console."""
     if quiet:
         return SilentDisplay()
     if console.is_terminal:

@@ -1,4 +1,4 @@
-"""Downloads by Keras' own downloader, with a checked hash; for users without network, what to put where."""
+"""Downloads by Keras' downloader, with a checked hash; errors tell users without network where to put the file."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from pathlib import Path
 from cnnstudy.errors import CnnstudyError
 from cnnstudy.system.cache import cache_folder, content_address, lock_for
 
-#: Where Keras puts them when its own folder can't be written.
-_ELSEWHERE = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
+#: Where Keras puts downloads when its own folder can't be written.
+_FALLBACK_FOLDER = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
 
 
 def keras_folder(subfolder: str) -> Path:
-    """Where Keras keeps its downloads: `$KERAS_HOME` or ~/.keras, then `subfolder`."""
+    """Return where Keras keeps its downloads: `subfolder` of `$KERAS_HOME` or ~/.keras."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / subfolder
 
 
 def download(
     url: str, file_name: str, file_hash: str, error: type[CnnstudyError], otherwise: str, subfolder: str = "datasets"
 ) -> Path:
-    """The file from Keras' cache, downloaded first where it is not there yet.
+    """Return the path of a file in Keras' cache, downloading it if it is not there.
 
     Args:
-        file_hash: MD5 or SHA-256 in hexadecimal digits; what is there or arrives must have it.
-        otherwise: what a user without network can write in the study file instead.
+        file_hash: MD5 or SHA-256 in hexadecimal digits, which the file must have.
+        error: the class of what is raised.
+        otherwise: ends the message: what a user without network can write in the study file instead.
 
     Raises:
-        error: the download failed or the file has another hash.
+        error: the download failed, or the file has another hash.
     """
     place = keras_folder(subfolder) / file_name
     if place.is_file() and not _has_hash(place, file_hash):
         # Keras would delete it and try the network
-        raise error(f"{place} is not the file that {url} gives: its hash is not {file_hash}. Remove it, or {otherwise}")
+        raise error(f"{place} is not the file at {url}: its hash is not {file_hash}. Remove it, or {otherwise}")
     lock = cache_folder() / "locks" / content_address(["download", str(place)])
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock_for(lock):
-        for there in (place, _ELSEWHERE / subfolder / file_name):
-            if there.is_file() and _has_hash(there, file_hash):
-                return there
-        return _downloaded(url, place, file_hash, error, otherwise, subfolder)
+        for existing in (place, _FALLBACK_FOLDER / subfolder / file_name):
+            if existing.is_file() and _has_hash(existing, file_hash):
+                return existing
+        return _fetch(url, place, file_hash, error, otherwise, subfolder)
 
 
-def _downloaded(
-    url: str, place: Path, file_hash: str, error: type[CnnstudyError], otherwise: str, subfolder: str
-) -> Path:
-    """By another name first: a process that is killed meanwhile leaves no half of a file that the next would refuse."""
+def _fetch(url: str, place: Path, file_hash: str, error: type[CnnstudyError], otherwise: str, subfolder: str) -> Path:
+    """Download under another name, then rename: a process killed meanwhile leaves no partial file behind."""
     import keras
 
     try:

@@ -1,8 +1,8 @@
-"""Python's garbage collector, kept from looking through what is no garbage.
+"""Faster imports: less garbage collection, and no optional libraries that nothing here uses.
 
-TensorFlow and MLflow make a million objects when they are imported, and all of them stay. The collector looks through
-them again and again meanwhile (a third of TensorFlow's import), then at each of its large rounds, and once more when
-the process ends, for most of a second.
+TensorFlow and MLflow create a million permanent objects when they are imported. Python's garbage collector traverses
+them again and again during the import (a third of TensorFlow's import time), at each full collection, and once more
+when the process ends, for most of a second.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ import gc
 import sys
 from collections.abc import Iterator, Sequence
 
-#: Keras imports them where they are installed, for data adapters, plots and wrappers that nothing here uses: a second
-#: and 150 MB of each worker.
+#: Keras imports these where they are installed, for data adapters, plots and wrappers that nothing here uses: it costs
+#: each worker a second and 150 MB.
 NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
-#: So does MLflow, for data sets and plots: 70 MB of a driver, which makes its tables when the study is over.
+#: MLflow imports these, for data sets and plots: 70 MB in a driver, which needs them only when the study is over.
 NOT_FOR_MLFLOW = ("matplotlib", "pandas", "pyarrow")
-#: Objects more than before until it looks for garbage among the youngest; Python's own number is 2,000 or 700.
+#: Allocations between collections of the youngest generation; Python's default is 2,000 or 700.
 YOUNGEST = 50_000
 
 
 @contextlib.contextmanager
 def fast_import(without: Sequence[str] = ()) -> Iterator[None]:
-    """Collect nothing meanwhile, and leave alone for good what is there at the end: garbage too, so do it once.
+    """Collect no garbage during the block, and exempt all objects that exist at its end from later collections.
+
+    That includes garbage: use it once.
 
     Args:
-        without: as for `hidden`.
+        without: libraries to hide, as in `without_modules`.
     """
-    collecting = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         with without_modules(without):
             yield
     finally:
         gc.freeze()
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
 @contextlib.contextmanager
 def without_modules(libraries: Sequence[str]) -> Iterator[None]:
-    """Libraries that what is imported meanwhile can do without, and would import if they were found.
+    """Hide installed libraries during the block, so that other libraries do not import them.
 
-    They can be imported afterwards.
+    A library that is imported already stays; the hidden ones can be imported afterwards.
     """
     absent = [name for name in libraries if name not in sys.modules]
     for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment] # an ImportError, as where it is not installed
+        sys.modules[name] = None  # type: ignore[assignment] # raises ImportError, as if it were not installed
     try:
         yield
     finally:
@@ -57,7 +59,7 @@ def without_modules(libraries: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reduce_garbage_collection() -> Iterator[None]:
-    """For a whole command: collect seldom, and nothing at the end of the process."""
+    """Collect garbage rarely during the block, a whole command, and not at all when the process ends."""
     gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])
     try:
         yield

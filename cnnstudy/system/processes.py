@@ -1,4 +1,7 @@
-"""How a command is asked to stop: once, and it ends cleanly; twice, and it leaves at once."""
+"""Processes: identify them, see whether they live, what they may use, and how a command is interrupted.
+
+A command that is interrupted once (Ctrl-C or SIGTERM) ends cleanly; twice, it may leave at once.
+"""
 
 from __future__ import annotations
 
@@ -21,69 +24,74 @@ from typing import Literal
 
 import psutil
 
+from cnnstudy.errors import EXIT_INTERRUPTED
 from cnnstudy.records import Record
 
-#: Linux' own space of process ids; a container has another.
-_WHOLE_MACHINE = "pid:[4026531836]"
-#: `started`, where it is not Linux'.
+#: Linux' initial namespace of process ids; a container has another.
+_INITIAL_NAMESPACE = "pid:[4026531836]"
+#: `Process.started` on systems other than Linux.
 _SECONDS = re.compile(r"\d+\.\d\d")
+
+
+# ---- identity
 
 
 @dataclass(frozen=True)
 class Process(Record):
-    """A process, by all that tells it from any other."""
+    """A process, identified across machines, reboots and containers."""
 
     host: str
     pid: int
-    started: str  # as the system has it
-    machine: str  # lasts as long as the installation
-    boot: str  # since the machine was started
-    space: str  # of process ids: a container's, or the machine's
+    started: str  # as `start_time` gives it
+    machine: str  # id of the installation
+    boot: str  # id that changes when the machine is started
+    space: str  # namespace of process ids: a container's, or the machine's
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}"
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """Return the process that calls this."""
     pid = os.getpid()
-    machine = _text("/etc/machine-id") if sys.platform == "linux" else f"{uuid.getnode():x}"
-    boot, space = _text("/proc/sys/kernel/random/boot_id"), ""
+    machine = _read_text("/etc/machine-id") if sys.platform == "linux" else f"{uuid.getnode():x}"
+    boot, space = _read_text("/proc/sys/kernel/random/boot_id"), ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
     return Process(socket.gethostname(), pid, start_time(pid), machine, boot, space)
 
 
 def is_alive(process: Process, seen_from: Process) -> Literal["gone", "alive", "unknown"]:
-    """Whether it lives; unknown where that can't be seen, as on another machine or in another container."""
+    """Check whether a process lives; "unknown" if that can't be seen, as on another machine or in another container."""
     here = seen_from
     if (process.machine, process.boot, process.space) == (here.machine, here.boot, here.space) and (
         process.boot or process.host == here.host
     ):
-        return _life_of_neighbour(process)
+        return _is_neighbour_alive(process)
     rebooted = process.boot != here.boot and process.machine == here.machine != "" and process.host == here.host
-    if rebooted and process.space == here.space == _WHOLE_MACHINE:
+    if rebooted and process.space == here.space == _INITIAL_NAMESPACE:
         return "gone"
     return "unknown"
 
 
-def _life_of_neighbour(process: Process) -> Literal["gone", "alive", "unknown"]:
-    """Return what has become of a process whose number means the same process here."""
+def _is_neighbour_alive(process: Process) -> Literal["gone", "alive", "unknown"]:
+    """Check whether a process of this namespace of process ids lives."""
     now = start_time(process.pid)
     if not now or process.started == now:
         return "alive" if now else "gone"
-    # earlier versions recorded the words of `ps`, which depend on its language, or nothing at all
+    # earlier versions recorded the output of `ps`, which depends on the language, or nothing
     from_earlier_version = sys.platform != "linux" and not _SECONDS.fullmatch(process.started)
     return "unknown" if from_earlier_version else "gone"
 
 
 def start_time(pid: int) -> str:
-    """Return when the process began; "" where there is no such process, or only its exit status is left.
+    """Return when the process started; "" if there is no such process, or it is a zombie.
 
-    Linux: clock ticks since the machine was started. psutil's seconds since 1970 change there when the clock is set.
+    On Linux in clock ticks since the machine was started, because psutil's seconds since 1970 change there when the
+    clock is set.
     """
     if sys.platform == "linux":
-        fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
         return fields[19] if fields and fields[0] != "Z" else ""
     try:
         process = psutil.Process(pid)
@@ -92,13 +100,16 @@ def start_time(pid: int) -> str:
         return ""
 
 
+# ---- resources
+
+
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """NVIDIA's names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    """Return the ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, given.split(","))))
@@ -108,103 +119,113 @@ def gpus() -> list[str]:
 @functools.cache
 def _all_gpus() -> list[str]:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        asked = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
-        return told.stdout.split()
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
     return []
 
 
 def resident_memory(pid: int) -> int | None:
-    """Return the bytes that the process has in memory; None where it has ended or is another user's."""
+    """Return the resident memory of a process in bytes; None if it has ended or belongs to another user."""
     try:
-        return psutil.Process(pid).memory_info().rss or None  # 0 of one that has ended
+        return psutil.Process(pid).memory_info().rss or None  # 0 for one that has ended
     except psutil.Error:
         return None
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
 
-#: Seconds: what wraps a command passes on a Ctrl-C that the command gets by itself too; that is asking once.
-SAME = 1.0
+# ---- interrupts
 
-INTERRUPTED = 130
-_asked: list[float] = []  # when
+#: Seconds within which two signals count as one: a program that wraps the command passes on a Ctrl-C that the command
+#: receives itself, too.
+SAME = 1.0
+#: Times (time.monotonic) of the interrupts since `terminate_as_interrupt`.
+_interrupts: list[float] = []
+#: How many `defer_interrupt` blocks are active.
 _deferring = 0
 
 
 @contextlib.contextmanager
 def terminate_as_interrupt(leave_at_once: bool = False) -> Iterator[None]:
-    """SIGTERM, as Slurm and Docker send it, ends a command as cleanly as Ctrl-C does.
+    """During the block, let SIGTERM, as Slurm and Docker send it, end the command as cleanly as Ctrl-C does.
 
     Args:
-        leave_at_once: when asked twice, end the process there and then. Only for what may be killed at any moment: to
-            be interrupted while it cleans up would be worse.
+        leave_at_once: end the process at the second interrupt. Only for commands that may be killed at any moment, for
+            which an interrupted clean-up would be worse.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM or SIGINT arrived.
     """
 
     def interrupt(*_: object) -> None:
         now = time.monotonic()
-        if _asked and now - _asked[0] < SAME:
+        if _interrupts and now - _interrupts[0] < SAME:
             return
-        if _asked and leave_at_once:
+        if _interrupts and leave_at_once:
             _leave()
-        _asked.append(now)
+        _interrupts.append(now)
         if not _deferring:
             raise KeyboardInterrupt
 
-    before = {}
+    handlers = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, interrupt)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
+            handlers[number] = signal.signal(number, interrupt)
+    except ValueError:  # not in the main thread: the caller handles signals
         yield
         return
-    _asked.clear()
+    _interrupts.clear()
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        _asked.clear()
+        _interrupts.clear()
 
 
 @contextlib.contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """An interrupt waits for the end of the block: half of what it does would be worse than all or nothing.
+    """Defer interrupts to the end of the block, which must be done completely or not at all.
 
-    In the main thread, that is: no other is interrupted.
+    This applies to the main thread; other threads are never interrupted.
+
+    Raises:
+        KeyboardInterrupt: at the end, if an interrupt arrived in the block.
     """
     global _deferring
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = len(_asked)
+    before = len(_interrupts)
     _deferring += 1
     try:
         yield
     finally:
         _deferring -= 1
-        if not _deferring and len(_asked) > asked:
+        if not _deferring and len(_interrupts) > before:
             raise KeyboardInterrupt
 
 
 def stop_if_asked() -> None:
-    """For a loop: Python loses an interrupt that comes while an object is being cleared away.
+    """Raise again an interrupt that was lost; call it in loops.
+
+    Python drops a KeyboardInterrupt that is raised while an object is being finalised.
 
     Raises:
-        KeyboardInterrupt: the command was asked to stop, and goes on all the same.
+        KeyboardInterrupt: the command was interrupted but still runs.
     """
-    if _asked:
+    if _interrupts:
         raise KeyboardInterrupt
 
 
 def _leave() -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), b"\x1b[?25h")  # a live view had hidden the cursor
-        os.write(sys.stderr.fileno(), b"stopped at once; the next call puts right what was left\n")
-    os._exit(INTERRUPTED)
+            os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the live view hides the cursor
+        os.write(sys.stderr.fileno(), b"stopped at once; the next command repairs what was left unfinished\n")
+    os._exit(EXIT_INTERRUPTED)

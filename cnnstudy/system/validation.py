@@ -1,4 +1,4 @@
-"""The base of everything read from a study file: frozen, and unknown keys are named with their nearest neighbour."""
+"""The base class of everything read from a study file: frozen, with suggestions for unknown keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from cnnstudy.errors import did_you_mean
 
 KeyPath = tuple[str | int, ...]
-# strict: neither true, nor "3", nor 3.0 is a whole number
+# strict: true, "3" and 3.0 are not whole numbers
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[Whole, Field(ge=1, le=10_000)]
 
 
 class StrictModel(BaseModel):
-    """A frozen model that refuses keys it does not know."""
+    """A frozen model that rejects unknown keys and suggests the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -27,10 +27,12 @@ class StrictModel(BaseModel):
         try:
             return check(given)
         except ValidationError as error:
-            raise validation_error(cls.__name__, [cls._named(details) for details in error.errors()]) from None
+            raise validation_error(
+                cls.__name__, [cls._with_suggestion(details) for details in error.errors()]
+            ) from None
 
     @classmethod
-    def _named(cls, details: Any) -> InitErrorDetails:
+    def _with_suggestion(cls, details: Any) -> InitErrorDetails:
         key: KeyPath = details["loc"]
         if len(key) == 1 and key[0] not in cls.model_fields:
             guess = did_you_mean(str(key[0]), cls.model_fields)
@@ -39,16 +41,16 @@ class StrictModel(BaseModel):
 
 
 def restated(details: Any) -> InitErrorDetails:
-    """Return the same problem, one of `ValidationError.errors()`, for another error to hold."""
+    """Return one of `ValidationError.errors()` in the form that a new ValidationError takes."""
     same = PydanticCustomError(details["type"], "{text}", {**details.get("ctx", {}), "text": details["msg"]})
     return InitErrorDetails(type=same, loc=details["loc"], input=details["input"])
 
 
 def problem(key: KeyPath, text: str) -> InitErrorDetails:
-    """A problem with that key, in a sentence that says what was given and what is allowed."""
+    """Return a problem with a key; the text says what was given and what is allowed."""
     return InitErrorDetails(type=PydanticCustomError("stated", "{text}", {"text": text}), loc=key, input=None)
 
 
 def validation_error(name: str, problems: list[InitErrorDetails]) -> ValidationError:
-    """All problems as one error, for a validator to raise."""
+    """Return all problems as one error, for a validator to raise."""
     return ValidationError.from_exception_data(name, problems)

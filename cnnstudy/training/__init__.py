@@ -27,5 +27,5 @@ export          export a saved model as SavedModel, ONNX or Keras file
 mistakes        a trial's mistakes, with Grad-CAM, beside similar training images
 test_split      evaluate models on the test images, which no training used
 
-May import: errors, names, records, system, data, architectures, and from config the factors.
+May import: errors, names, records, system, data, architectures.
 """

@@ -1,4 +1,4 @@
-"""What every network must keep, whatever it looks like inside. A new one is tested here by its name alone."""
+"""The contract that every network must fulfil. A new one is tested here without further changes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def kernels(network: architectures.Network) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def reloaded(build: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what each network makes of some images, and its saved model too; one process loads them all."""
+    """A folder with the predictions of each network and of its saved model; one process loads them all."""
     folder = tmp_path_factory.mktemp("saved")
     for name in NAMES:
         model = build(name, minimum(name)).inference
@@ -179,7 +179,7 @@ def test_dropout_is_the_rate_that_was_asked_for(name: str, build: Callable[..., 
 
 
 def test_dropout_layers_are_told_apart_by_their_names(name: str) -> None:
-    """A trial finds them so: each has the rate of the factor that its name stands for, in the backbone its own."""
+    """Each Dropout layer has the rate of the factor that its name selects; in the backbone a fixed one."""
     import keras
 
     def rates(dropout: float, auxiliary_dropout: float) -> dict[str, float]:

@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def content_of(folder: Path) -> list[str]:
-    """What lies in the cache, but for its locks."""
+    """What the cache contains, besides its locks."""
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix != ".lock")
 
 

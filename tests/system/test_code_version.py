@@ -1,4 +1,4 @@
-"""Code that is edited between two calls: what may change a number is told by its place, and what does not is no change.
+"""Edits of the code: those that may change a number are reported by place, and harmless ones are not.
 
 Each edit is made in a copy of the package, of which nothing is imported.
 """
@@ -6,6 +6,7 @@ Each edit is made in a copy of the package, of which nothing is imported.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,61 +20,63 @@ from cnnstudy.system.code_version import PACKAGES, Code, code_differences, netwo
 
 PACKAGE = Path(cnnstudy.__file__).parent
 NETWORKS = ("alexnet", "googlenet")
-LOOP, SPLITS, TRIAL, VERDICT = (f"training/{name}.py" for name in ("loop", "splits", "trial", "verdict"))
-OPTIMIZERS, TRANSFER, ALEXNET = "training/updates.py", "training/transfer.py", "architectures/alexnet.py"
-#: A file, what stands there ("": its end), what is written instead, and how the difference is told.
+TRAINER, TRIAL, VERDICT = "training/trainer.py", "training/trial.py", "training/verdict.py"
+SPLITS, ALEXNET, BUDGET = "data/splits.py", "architectures/alexnet.py", "study/budget.py"
+UPDATES, TRANSFER = "training/updates.py", "training/transfer.py"
+SGD = "class SGD(OneDevice, optimizers.SGD):\n"
+#: A file, the text that is replaced ("": its end), the new text, and how the difference is reported.
 MATTERS = [
-    (LOOP, "self.epoch += 1", "self.epoch += 2", f"{LOOP}: Trainer.run_epoch changed"),
-    (LOOP, "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", f"{LOOP}: REFERENCE_BATCH changed"),
+    (TRAINER, "self.epoch += 1", "self.epoch += 2", f"{TRAINER}: Trainer.run_epoch changed"),
+    (TRAINER, "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", f"{TRAINER}: REFERENCE_BATCH changed"),
+    (TRAINER, "rank > self", "rank >= self", f"{TRAINER}: BestEpoch.offer changed"),
     (SPLITS, "split.validation * len(members)", "split.test * len(members)", f"{SPLITS}: split_indices changed"),
-    (SPLITS, "max(1, round(split.test", "max(2, round(split.test", f"{SPLITS}: held_out_count changed"),
-    (SPLITS, "{salt}\\0{keys[i]}", "{salt}-{keys[i]}", f"{SPLITS}: ranked changed"),
+    (SPLITS, "max(1, round(split.test", "max(2, round(split.test", f"{SPLITS}: count_held_out changed"),
+    (SPLITS, "{salt}\\0{keys[i]}", "{salt}-{keys[i]}", f"{SPLITS}: rank_by_hash changed"),
     (SPLITS, "block: int | None = None", "block: int | None = 0", f"{SPLITS}: split_indices changed"),
-    (SPLITS, "import hashlib", "import other as hashlib", f"{SPLITS}: ranked changed"),
+    (SPLITS, "import hashlib", "import other as hashlib", f"{SPLITS}: rank_by_hash changed"),
     (SPLITS, "", "\n\ndef round(number: float) -> int:\n    return int(number)\n", f"{SPLITS}: round added"),
-    ("training/augmentation.py", "15 / 360", "20 / 360", "training/augmentation.py: layers changed"),
-    (OPTIMIZERS, "nesterov=True", "nesterov=False", f"{OPTIMIZERS}: build changed"),
-    (OPTIMIZERS, "(_OneKernel, optimizers.Adam)", "(optimizers.Adam)", f"{OPTIMIZERS}: Adam changed"),
-    (OPTIMIZERS, '"""Keras\' SGD."""', "nesterov = False", f"{OPTIMIZERS}: SGD changed"),
-    (OPTIMIZERS, '"""Keras\' SGD."""', "def apply(self): return 1", f"{OPTIMIZERS}: SGD.apply added"),
-    (TRANSFER, "def trains(", "@print\ndef trains(", f"{TRANSFER}: trains changed"),
+    ("training/augmentation.py", "15 / 360", "20 / 360", "training/augmentation.py: augmentation_layers changed"),
+    (UPDATES, "nesterov=True", "nesterov=False", f"{UPDATES}: build_optimizer changed"),
+    (UPDATES, "(_OneKernel, optimizers.Adam)", "(optimizers.Adam)", f"{UPDATES}: Adam changed"),
+    (UPDATES, SGD, f"{SGD}    nesterov = False\n", f"{UPDATES}: SGD changed"),
+    (UPDATES, SGD, f"{SGD}    def apply(self): return 1\n", f"{UPDATES}: SGD.apply added"),
+    (TRANSFER, "def is_trained_in(", "@print\ndef is_trained_in(", f"{TRANSFER}: is_trained_in changed"),
     (TRANSFER, "    epochs: int\n", "    epochs: int = 1\n", f"{TRANSFER}: Phase changed"),
     ("training/metrics.py", "np.float64", "np.float32", "training/metrics.py: clean_metrics changed"),
     (VERDICT, "= 0.01, 0.025", "= 0.05, 0.025", f"{VERDICT}: GUESSING_LEVEL, GAP_LEVEL changed"),
-    ("training/trainer.py", "rank > self", "rank >= self", "training/trainer.py: BestEpoch.offer changed"),
-    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", "judge removed"),
-    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.gradcam import", f"{TRIAL}: _run changed"),
+    (TRIAL, "cnnstudy.training.verdict import", "cnnstudy.training.nowhere import", "judge removed"),
     (TRIAL, "", "\nkeras.config.set_floatx('float16')\n", f"{TRIAL}: what it does on import added"),
-    ("data/decode.py", "BILINEAR", "NEAREST", "data/decode.py: in_size changed"),
+    (TRIAL, "", "\nkeras.mixed_precision.mine = 1\n", f"{TRIAL}: what it does on import added"),
+    ("data/decode.py", "BILINEAR", "NEAREST", "data/decode.py: resize changed"),
     (ALEXNET, '"conv1", 48,', '"conv1", 64,', f"{ALEXNET}: TABLE changed"),
     (ALEXNET, "1 / 255", "1 / 127.5", f"{ALEXNET}: build changed"),
     ("architectures/googlenet.py", "def build(", "def made(", "build removed"),
     ("architectures/__init__.py", "Dropout(dropout,", "Dropout(0.5,", "architectures/__init__.py: dense_head changed"),
     ("config/factors.py", '"batch_size", int, 32', '"batch_size", int, 16', "config/factors.py: FACTORS changed"),
-    ("study/budget.py", "fewest += 1", "fewest += 2", "study/budget.py: epochs_of_trial changed"),
+    (BUDGET, "def trial_epochs(", "@print\ndef trial_epochs(", f"{BUDGET}: trial_epochs changed"),
     ("records.py", "_ROUNDING = 1e-9", "_ROUNDING = 0", "records.py: _ROUNDING changed"),
     ("execution/local.py", 'ONEDNN_OPTS": "1"', 'ONEDNN_OPTS": "0"', "execution/local.py: WORKER_ENVIRONMENT changed"),
 ]
+RUN_EPOCH = "def run_epoch(self) -> EpochRecord:\n"
 HARMLESS = [
-    (LOOP, "self.epoch += 1", "self.epoch += 1  # the first one is 1"),
-    (LOOP, "self.epoch += 1", "self.epoch  +=  (\n            1\n        )"),
-    (LOOP, '"""One pass over the training images', '"""An epoch: one pass over them'),
-    (
-        LOOP,
-        '"""One pass over the training images',
-        "# a text that is no docstring\n        '''Text.'''\n        \"\"\"One",
-    ),
-    (LOOP, "the loss is not finite after epoch {self.epoch} (", "the loss is infinite now ("),
-    (LOOP, "def run_epoch(self) -> EpochRecord:", "def run_epoch(self):"),
-    (LOOP, "import math\n", "import math\nimport statistics\n"),
+    (TRAINER, "self.epoch += 1", "self.epoch += 1  # the first one is 1"),
+    (TRAINER, "self.epoch += 1", "self.epoch  +=  (\n            1\n        )"),
+    (TRAINER, RUN_EPOCH, f'{RUN_EPOCH}        """Another docstring."""\n'),
+    (TRAINER, RUN_EPOCH, f"{RUN_EPOCH}        # a comment\n        pass\n"),
+    (TRAINER, 'raise DivergedError(f"', 'raise DivergedError(f"in other words: {self.spec} '),
+    (TRAINER, "def run_epoch(self) -> EpochRecord:", "def run_epoch(self):"),
+    (TRAINER, "import math\n", "import math\nimport statistics\n"),
     (SPLITS, "\n", "\r\n"),
     (SPLITS, "import hashlib\n", "import os\nimport hashlib\n"),
     (SPLITS, "keys: Sequence[str], labels: Sequence[int], salt: str", "keys: list, labels: list, salt"),
+    (SPLITS, "parts: dict[str, list[list[int]]] = {", "parts = {"),
     (SPLITS, "", "\n\ndef nobody_calls_it() -> None:\n    pass\n"),
+    (SPLITS, "", "\n\ndef members() -> None:\n    pass\n"),  # a local name of the others
+    (SPLITS, "", "\n\nif __name__ == '__main__':\n    print(split_indices)\n"),
     (SPLITS, "from cnnstudy.records import Split\n", "from cnnstudy.records import Split\n__doc__: str\n"),
-    (OPTIMIZERS, '"""Keras\' SGD."""', '"""Stochastic gradient descent."""'),
-    (OPTIMIZERS, '"""Keras\' SGD."""', "pass"),
-    (OPTIMIZERS, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
+    (UPDATES, SGD, f'{SGD}    """Stochastic gradient descent."""\n'),
+    (UPDATES, SGD, f"{SGD}    pass\n"),
+    (UPDATES, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
     ("training/checkpoints.py", "WORTH, SHARE = 60.0, 0.05", "WORTH, SHARE = 30.0, 0.1"),
     ("training/model_package.py", "", "\nMORE = 1\n"),
     ("training/mistakes.py", "", "\nMORE = 1\n"),
@@ -81,21 +84,21 @@ HARMLESS = [
     ("architectures/brand_new.py", "", "ARCHITECTURE = None\n"),
     ("architectures/vgg16.py", "", "\nMORE = 1\n"),  # no network of the study
     ("results/network_drawing.py", "", "\nMORE = 1\n"),
-    ("datasets/brand_new.py", "", "MORE = 1\n"),
+    ("data/datasets/brand_new.py", "", "MORE = 1\n"),
     ("data/datasets/digits.py", "", "\nMORE = 1\n"),
     ("results/pages/svg.py", "", "\nMORE = 1\n"),
     ("cli/run.py", "", "\nMORE = 1\n"),
     ("tracking/client.py", "", "\nMORE = 1\n"),
     ("search/optuna_search.py", "", "\nMORE = 1\n"),
     ("records.py", "", "\nMORE = 1\n"),
-    ("config/factors.py", "horizontal flips", "flips to the left or right"),
+    ("config/factors.py", "AUGMENTATIONS = {", 'AUGMENTATIONS = {"other": "words",'),
     ("execution/local.py", "SECONDS_TO_ANSWER = 5", "SECONDS_TO_ANSWER = 7"),
     ("execution/worker.py", "", "\nMORE = 1\n"),
 ]
 
 
 def clear() -> None:
-    """What was read of the code."""
+    """Forget the code that was read."""
     code_version._units.cache_clear()
     code_version._package.cache_clear()
 
@@ -158,7 +161,7 @@ def test_the_digest_of_a_network_is_of_what_builds_it(copied: Copied) -> None:
 
     alexnet, vgg16 = digests()
     assert alexnet != vgg16
-    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    copied.edit(TRAINER, "self.epoch += 1", "self.epoch += 2")
     assert digests() == [alexnet, vgg16]
     copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
     changed, same = digests()
@@ -170,9 +173,9 @@ def test_the_digest_of_a_network_is_of_what_builds_it(copied: Copied) -> None:
 
 
 def test_only_what_differs_is_told(copied: Copied) -> None:
-    copied.edit(LOOP, "self.epoch += 1", "self.epoch += 2")
+    copied.edit(TRAINER, "self.epoch += 1", "self.epoch += 2")
     copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
-    assert copied.differences() == [f"{ALEXNET}: build changed", f"{LOOP}: Trainer.run_epoch changed"]
+    assert copied.differences() == [f"{ALEXNET}: build changed", f"{TRAINER}: Trainer.run_epoch changed"]
 
 
 @pytest.mark.parametrize("package", ["tensorflow", "keras", "numpy", "Pillow"])
@@ -200,18 +203,18 @@ def test_each_network_has_its_own_files() -> None:
     assert files == {name: {shared, f"architectures/{name}.py"} for name in architectures.names()}
 
 
-def test_everything_that_a_trial_imports_is_among_it(unedited: Code) -> None:
-    found = {file for file in unedited.files.values() if file.startswith("training/")}
-    unused = {"contents", "decoder", "export", "gallery", "gradcam", "held_out", "inference", "layout"}
-    unused |= {"mapped", "package", "pieces", "speed"}
-    unused |= {"__init__", "decoding"}  # nothing there changes a number; pixels.py decodes
-    assert found == {f"training/{path.name}" for path in (PACKAGE / "training").glob("*.py") if path.stem not in unused}
+def test_everything_that_a_trial_imports_is_counted(unedited: Code) -> None:
+    counted = {file for file in unedited.files.values() if file.startswith("training/")}
+    unused = {"__init__", "export", "mistakes", "model_files", "predict", "speed", "test_split"}
+    assert counted == {
+        f"training/{file.name}" for file in (PACKAGE / "training").glob("*.py") if file.stem not in unused
+    }
 
 
 def test_what_is_named_is_there() -> None:
     package = code_version._package(PACKAGE)
-    assert [name for name in sorted(code_version._APART) if not package.having(name)] == []
-    for name in (*code_version._ROOTS, code_version._BUILDS):
+    assert [name for name in sorted(code_version._APART) if not package.modules_with(name)] == []
+    for name in (*code_version._ROOTS, code_version._BUILDER):
         package.find(name)
     with pytest.raises(LookupError, match="not in one module"):
         package.find("ENVIRONMENT")
@@ -239,33 +242,35 @@ def identity() -> tuple[Code, str, str]:
 
 def test_modules_may_be_renamed(copied: Copied) -> None:
     before = identity()
-    rename_module(copied, LOOP, "training/trainer.py")
-    rename_module(copied, "training/trainer.py", "elsewhere/best.py")
+    rename_module(copied, TRAINER, "training/loop.py")
+    rename_module(copied, "training/loop.py", "elsewhere/epochs.py")
     assert identity() == before
     assert copied.differences() == []
-    copied.edit("training/trainer.py", "self.epoch += 1", "self.epoch += 2")
-    assert copied.differences() == ["training/trainer.py: Trainer.run_epoch changed"]
+    copied.edit("elsewhere/epochs.py", "self.epoch += 1", "self.epoch += 2")
+    assert copied.differences() == ["elsewhere/epochs.py: Trainer.run_epoch changed"]
 
 
 def test_modules_may_be_merged(copied: Copied) -> None:
-    """And what was an attribute of one of them is a name of the other."""
+    """An attribute of one module becomes an attribute of the other."""
     before = identity()
-    correctness = (copied.folder / "training/metrics.py").read_text(encoding="utf-8")
-    correctness = correctness.replace("from __future__ import annotations\n", "")
-    copied.edit("training/metrics.py", "", correctness)
-    (copied.folder / "training/metrics.py").unlink()
-    copied.edit(TRIAL, "checkpoints, correctness, devices", "checkpoints, metrics, devices")
-    copied.edit(TRIAL, "correctness.save(", "metrics.save(")
+    transfer = (copied.folder / TRANSFER).read_text(encoding="utf-8")
+    copied.edit("training/devices.py", "", transfer.replace("from __future__ import annotations\n", ""))
+    (copied.folder / TRANSFER).unlink()
+    for path in copied.folder.rglob("*.py"):
+        text = path.read_text(encoding="utf-8").replace("cnnstudy.training.transfer", "cnnstudy.training.devices")
+        text = re.sub(r"(from cnnstudy.training import .*)\btransfer\b", r"\1devices as transfer", text)
+        path.write_text(text, encoding="utf-8")
+    clear()
     assert identity() == before
 
 
 def test_a_module_may_be_split(copied: Copied) -> None:
     before = identity()
     text = (copied.folder / SPLITS).read_text(encoding="utf-8")
-    start, end = text.index("def held_out_count("), text.index("def ", text.index("def held_out_count(") + 4)
+    start, end = text.index("def count_held_out("), text.index("def ", text.index("def count_held_out(") + 4)
     (copied.folder / "counts.py").write_text(text[start:end], encoding="utf-8")
-    copied.edit(SPLITS, text[start:end], "from cnnstudy.counts import held_out_count as count\n\n\n")
-    copied.edit(SPLITS, "[held_out_count(", "[count(")
+    copied.edit(SPLITS, text[start:end], "from cnnstudy.counts import count_held_out as count\n\n\n")
+    copied.edit(SPLITS, "[count_held_out(", "[count(")
     assert copied.differences() == []
     assert identity() == before
 
@@ -277,10 +282,9 @@ def test_a_network_may_lie_in_another_folder(copied: Copied) -> None:
 
 
 def test_units_of_one_name_are_told_apart_by_what_they_are(copied: Copied) -> None:
-    assert copied.before.units["build"].count("+") == 2  # two networks' and the optimisers'
+    assert copied.before.units["build"].count("+") == 1  # two networks'
     copied.edit(ALEXNET, "1 / 255", "1 / 127.5")
-    copied.edit(OPTIMIZERS, "nesterov=True", "nesterov=False")
-    assert copied.differences() == [f"{ALEXNET}: build changed", f"{OPTIMIZERS}: build changed"]
+    assert copied.differences() == [f"{ALEXNET}: build changed"]
 
 
 def test_it_is_small_and_comes_back_from_json() -> None:

@@ -1,4 +1,4 @@
-"""What a running study shows."""
+"""The displays of a running study."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_pipe_gets_plain_lines(clock: Clock) -> None:
 
 
 def test_only_a_quiet_display_is_silent() -> None:
-    """What is only there to be read is not worked out for it."""
+    """Texts are not formatted for a display that shows nothing."""
     for terminal, quiet in ((True, False), (False, False), (True, True), (False, True)):
         console = Console(file=io.StringIO(), force_terminal=terminal)
         assert choose_display(console, quiet).silent is quiet
@@ -216,7 +216,7 @@ def test_plain_lines_without_a_total(clock: Clock) -> None:
 
 
 def test_the_live_view_of_what_began_before(clock: Clock) -> None:
-    """A view that comes later: for how long it runs already; what is stopped is gone and does not count."""
+    """A late display shows how long a trial has been running; a stopped trial is removed and not counted."""
     stream = io.StringIO()
     with choose_display(
         Console(file=stream, force_terminal=True, width=120, color_system=None), quiet=False

@@ -1,4 +1,4 @@
-"""Copies of folders that take no room."""
+"""Hard-linked folders."""
 
 from __future__ import annotations
 

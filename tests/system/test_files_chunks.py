@@ -1,4 +1,4 @@
-"""Files that large contents go to in pieces."""
+"""Files that are written in chunks."""
 
 from __future__ import annotations
 

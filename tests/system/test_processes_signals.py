@@ -70,14 +70,14 @@ def test_two_signals_at_once_are_one() -> None:
 
 LEAVE = """
 import os, signal
-from cnnstudy.system import processes as signals
-signals.SAME = 0.0
-with signals.terminate_as_interrupt(leave_at_once=True):
+from cnnstudy.system import processes
+processes.SAME = 0.0
+with processes.terminate_as_interrupt(leave_at_once=True):
     try:
         os.kill(os.getpid(), signal.SIGINT)
     finally:
         print("cleaning up", flush=True)
-        with signals.not_within():
+        with processes.defer_interrupt():
             os.kill(os.getpid(), signal.SIGINT)
         print("never comes here", flush=True)
 """
@@ -86,7 +86,7 @@ with signals.terminate_as_interrupt(leave_at_once=True):
 def test_who_asks_twice_is_obeyed_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "cleaning up\n")
-    assert "the next call puts right" in done.stderr
+    assert "repairs what was left unfinished" in done.stderr
 
 
 def test_where_it_does_not_leave_at_once_each_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,10 @@
 To add a data set, add a file here with `Options` (a DataOptions with the keys of its study-file entry) and
 `load(options) -> ImageSource`. The contract tests in tests/data/test_datasets.py run on it automatically. The module
 must be cheap to import: heavy imports belong inside `load`.
+
+Comes in: the `data` key of a study file. Goes out: an ImageSource, every image with its key and label.
+
+May import: errors, names, records, system, data.archives, data.image_tree.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which code and which packages made a result."""
+"""The version of the code in a checkout and installed, and the versions of packages."""
 
 from __future__ import annotations
 
