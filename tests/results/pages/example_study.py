@@ -9,10 +9,13 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cnnstudy.results.pages.report_data import ReportData, build_report_data
+from cnnstudy.results.pages.svg import inline_svg, svg_text
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 FACTORS: dict[str, list[Any]] = {
@@ -78,7 +81,7 @@ class Example:
             state = ("failed", "pruned")[place % 2]
             self.change(run, state=state, reason="oom" if state == "failed" else "", tags={"cnnstudy.verdict": ""})
 
-    def story(self, **changes: Any) -> ReportData:
+    def report(self, **changes: Any) -> ReportData:
         return build_report_data(self.study, self.runs, self.history, self.read_text, **changes)
 
     def history(self, run_id: str, name: str) -> Mapping[int, float]:
@@ -217,3 +220,14 @@ def mistakes(*entries: dict[str, Any]) -> dict[str, Any]:
 
 def close(one: float | None, other: float) -> bool:
     return one is not None and math.isclose(one, other, abs_tol=1e-9)
+
+
+def texts(figure: Figure) -> list[str]:
+    """What is written in it, once it is drawn."""
+    root = ElementTree.fromstring(inline_svg(svg_text(figure), "a", ""))
+    return ["".join(one.itertext()) for one in root.iter("text")]
+
+
+def trials(figure: Figure) -> list[str]:
+    root = ElementTree.fromstring(inline_svg(svg_text(figure), "a", ""))
+    return [trial for one in root.iter() if (trial := one.get("data-trial")) is not None]

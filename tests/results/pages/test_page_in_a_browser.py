@@ -25,8 +25,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example.change(example.runs[-1], tags={"cnnstudy.message": "/" + long})
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("page")
-    story = example.story(gallery=mistakes(entry(folder, key=long)), files={"example.yaml": f"name: {long}\n"})
-    return write_page(story, folder)
+    report = example.report(gallery=mistakes(entry(folder, key=long)), files={"example.yaml": f"name: {long}\n"})
+    return write_page(report, folder)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_paper_has_all_rows_in_light_and_no_controls(browser: Any, page_file: Pa
 
 
 def test_five_hundred_trials(browser: Any, tmp_path: Path) -> None:
-    file = write_page(Example(seeds=7, networks=("alexnet", "vgg16", "googlenet")).story(), tmp_path)
+    file = write_page(Example(seeds=7, networks=("alexnet", "vgg16", "googlenet")).report(), tmp_path)
     page, said = opened(browser, file, PHONE)
     assert len(rows_shown(page)) == 504
     page.locator(".filters [name=network]").select_option("googlenet")
