@@ -285,10 +285,7 @@ def _show_comparison_table(
         grid.add_column(headings[column], justify="left" if text else "right", no_wrap=not text)
 
     def cell(row: Sequence[str], column: int) -> str:
-        return (
-            row[column].partition(" [")[0]
-            if narrow and headings[column] in ("A", "B") and not settings
-            else row[column]
-        )
+        shorten = narrow and headings[column] in ("A", "B") and not settings
+        return row[column].partition(" [")[0] if shorten else row[column]
 
     _print_table(console, grid, ([cell(row, column) for column in shown] for row in rows))
