@@ -25,16 +25,16 @@ def predict(
     from cnnstudy.results.models import find_model
 
     with one_worker() as (executor, display, folder):
-        found = find_model(model, tracking_uri, folder)
-        note(found.note)
-        predictions = models.predict_files(found, images, top, executor, display)
-    if found.classes is None:
+        resolved = find_model(model, tracking_uri, folder)
+        note(resolved.note)
+        predictions = models.predict_files(resolved, images, top, executor, display)
+    if resolved.classes is None:
         note(f"{model} has no class names (classes.json); classes are numbered")
-    models.show_predictions(wide_console(), found.title, predictions)
+    models.show_predictions(wide_console(), resolved.title, predictions)
     if csv is not None:
         models.write_predictions_csv(predictions, csv)
     if json is not None:
-        models.write_predictions_json(found.title, predictions, json)
+        models.write_predictions_json(resolved.title, predictions, json)
     models.check_predictions(predictions)
 
 
@@ -52,10 +52,10 @@ def export(
 
     models.check_export_target(folder)
     with one_worker() as (executor, display, scratch):
-        found = find_model(model, tracking_uri, scratch)
-        note(found.note)
-        done = models.export_to(found, folder, format_, executor, display)
-    print(models.describe_export(found, folder, format_, done))
+        resolved = find_model(model, tracking_uri, scratch)
+        note(resolved.note)
+        done = models.export_to(resolved, folder, format_, executor, display)
+    print(models.describe_export(resolved, folder, format_, done))
 
 
 def describe(

@@ -50,10 +50,10 @@ def effects(
 
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
-    found = terminal.analyze_study(tracker, recorded, gap / 100)
+    analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
-        write_csv(effects_frame(found), csv)
-    terminal.show_effects(wide_console(), recorded.name, found)
+        write_csv(effects_frame(analyses), csv)
+    terminal.show_effects(wide_console(), recorded.name, analyses)
 
 
 def report(
@@ -127,14 +127,14 @@ def compare(
     from cnnstudy.results.terminal import compare_studies, show_comparison
     from cnnstudy.tracking import client
 
-    found = compare_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
-    show_comparison(wide_console(), found)
+    comparison = compare_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
+    show_comparison(wide_console(), comparison)
     if open_ and html is None:
-        html = Path(f"{found.a}-and-{found.b}.html")
+        html = Path(f"{comparison.a}-and-{comparison.b}.html")
     if html is not None:
         from cnnstudy.results.pages.comparison_page import write_comparison
 
-        write_comparison(found, html)
+        write_comparison(comparison, html)
         open_or_print(html.absolute().as_uri(), open_)
 
 

@@ -62,7 +62,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class TransferRow:
-    """How many parameters of the inference network a transfer mode trains."""
+    """The parameters of the inference network that a transfer mode trains, and those it freezes."""
 
     mode: str
     trains: int

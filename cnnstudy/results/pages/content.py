@@ -88,14 +88,18 @@ def describe_best(report: ReportData) -> str:
         return ""
     varied = varied_factors([one for one in report.runs if one.architecture == best["architecture"]])
     words = describe_levels(run.levels, varied)
+    by_accuracy = report.study.objective == Metric.VAL_ACCURACY
+    by_loss = "The trial with the best validation loss has a validation accuracy of"
+    subject = "The best validation accuracy is" if by_accuracy else by_loss
     text = (
-        f"The best validation accuracy is {100 * best['val_accuracy']:.1f} % ({best['trial']}"
+        f"{subject} {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
     )
-    if report.study.objective != Metric.VAL_ACCURACY:
-        text = text.replace("The best validation accuracy is", "The trial with the best validation loss has")
     if len(finished) > 1:
-        text += f" It was chosen as the best of {len(finished)} on these images, so that number is too high."
+        text += (
+            f" It is the best of {len(finished)} trials on the images that it was selected by, which overstates its "
+            "accuracy."
+        )
     return text
 
 

@@ -20,7 +20,6 @@ from cnnstudy.analysis.effects_text import describe_change
 from cnnstudy.analysis.importance import UNEXPLAINED
 from cnnstudy.analysis.intervals import CONFIDENCE
 from cnnstudy.analysis.observations import GAP, VALIDATION
-from cnnstudy.analysis.observations import VALIDATION as ACCURACY
 from cnnstudy.analysis.trial_plots import VALIDATION_COLOR
 from cnnstudy.config.factors import FACTORS, Choices, Levels, find_factor
 from cnnstudy.results.pages.report_data import ConfirmationData
@@ -203,7 +202,7 @@ GAPS = {
 OUTCOMES = {
     GAP: "gap, equal epochs",
     "updates/gap_accuracy": "gap, equal updates",
-    ACCURACY: "validation accuracy",
+    VALIDATION: "validation accuracy",
 }
 #: Rows that a forest has room for; the table has all.
 MOST_ROWS = 14
