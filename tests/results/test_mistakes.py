@@ -1,4 +1,4 @@
-"""The gallery of a recorded trial, and what is said where there is none."""
+"""The gallery of a recorded trial, and the reason if there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model by whatever it is named, and what is said where there is none."""
+"""Finding a model by every kind of name, and the errors if there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models for other programs, run by those programs."""
+"""Exported models, run by other programs."""
 
 from __future__ import annotations
 

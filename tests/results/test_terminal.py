@@ -1,4 +1,4 @@
-"""What a study came to, on the terminal."""
+"""A study's outcome on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view of a study that runs elsewhere, with a real MLflow database and a clock that only the test moves."""
+"""The live view of a study that runs elsewhere, with a real MLflow database and a fake clock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Told(Display):
-    """Keeps what it was told."""
+    """A display that records its calls."""
 
     silent = False
 
@@ -72,7 +72,7 @@ class Told(Display):
 
 
 class Elsewhere:
-    """A driver on another machine, and a view whose every sleep lets it go one step on."""
+    """A driver on another machine, and a view; each sleep of the view runs one step of the driver."""
 
     def __init__(self, folder: Path, tracker: Tracker, spec: TrialSpec) -> None:
         self.file = folder / "fake.yaml"
@@ -101,7 +101,7 @@ class Elsewhere:
         self.tracker.end_run(self.study.run_id, state, tags)
 
     def watch(self, steps: Iterator[None], tracker: Tracker | None = None, **options: Any) -> list[str]:
-        """What the view tells while the driver takes its steps; a step more than there are is Ctrl-C."""
+        """Return what the view shows while the driver takes its steps; after the last step comes Ctrl-C."""
 
         def sleep(seconds: float) -> None:
             self.sleeps += 1
@@ -217,7 +217,7 @@ def test_ctrl_c_ends_the_view_only(elsewhere: Elsewhere) -> None:
 
 
 class Shaky(Tracker):
-    """A server that is away for a while."""
+    """A server that is down for a while."""
 
     away = False
 
@@ -296,7 +296,7 @@ def test_a_configuration_of_another_version_has_no_total(tracker: Tracker) -> No
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
-    """The real displays, with a trial that is interrupted and runs again, and with a confirmation."""
+    """Show an interrupted and repeated trial, and a confirmation, on the real displays."""
     elsewhere.begin()
     one = elsewhere.start(0)
     elsewhere.epoch(one, 1)
@@ -328,7 +328,7 @@ def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
 
 
 def test_a_study_as_it_really_runs(own_places: Path, tracker: Tracker) -> None:
-    """Driver and view in lockstep: each sleep of the view lets the driver deal with one event."""
+    """Run driver and view in lockstep: each sleep of the view lets the driver handle one event."""
     (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
     go, arrived = threading.Semaphore(0), threading.Semaphore(0)
     failures: list[BaseException] = []

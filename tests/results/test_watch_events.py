@@ -1,4 +1,4 @@
-"""What is new from one snapshot of a study to the next, with a real MLflow database."""
+"""The events between two snapshots of a study, with a real MLflow database."""
 
 from __future__ import annotations
 

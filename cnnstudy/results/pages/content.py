@@ -88,9 +88,9 @@ def describe_best(report: ReportData) -> str:
         return ""
     varied = varied_factors([one for one in report.runs if one.architecture == best["architecture"]])
     words = describe_levels(run.levels, varied)
-    by_accuracy = report.study.objective == Metric.VAL_ACCURACY
-    by_loss = "The trial with the best validation loss has a validation accuracy of"
-    subject = "The best validation accuracy is" if by_accuracy else by_loss
+    subject = "The best validation accuracy is"
+    if report.study.objective != Metric.VAL_ACCURACY:
+        subject = "The trial with the best validation loss has a validation accuracy of"
     text = (
         f"{subject} {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."

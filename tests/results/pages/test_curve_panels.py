@@ -1,4 +1,4 @@
-"""Which learning curves are shown, and what their bands are."""
+"""Which learning curves are shown, and their bands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each figure of effects shows what it is given."""
+"""Figures of effects show their data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study's page tells, as plain data."""
+"""The data of a study's report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What confirming left behind, as the page shows it."""
+"""A recorded confirmation, as the page shows it."""
 
 from __future__ import annotations
 

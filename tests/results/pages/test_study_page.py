@@ -30,7 +30,7 @@ EMPTY = {"br", "img", "input", "link", "meta", "use", "path"}
 
 
 class Reader(HTMLParser):
-    """Texts by the id of the section that they are in; tags, and whether they nest."""
+    """A parsed page: texts by section id, tags, and tags that are not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def whole(example: Example, folder: Path, **changes: Any) -> tuple[str, Reader]:
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
-    """The page of a study that has everything."""
+    """The page of a study with every section."""
     example = Example(networks=("alexnet", "vgg16"), unfinished=3, silent=2)
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("rich")
@@ -271,7 +271,7 @@ def test_prose() -> None:
 
 
 def record(tracker: Tracker, spec: TrialSpec, numbers: range) -> None:
-    """Trials of a study that really is in MLflow."""
+    """Record trials of a study in MLflow."""
     config = {
         "objective": {"metric": "val/accuracy"},
         "factors": {"batch_size": [8, 16]},
@@ -331,7 +331,7 @@ def recorded_figures(tracker: Tracker, study: RecordedStudy) -> set[str]:
 
 @pytest.fixture
 def with_an_old_figure(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> RecordedStudy:
-    """A study whose earlier report had a figure that is no longer made; somebody put another picture beside it."""
+    """A study whose earlier report had a figure that is now obsolete; a user has put another picture beside it."""
     record(tracker, spec, range(1))
     study = tracker.study("fake")
     figures = tmp_path / "earlier" / "report" / "figures"

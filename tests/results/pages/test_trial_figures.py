@@ -1,4 +1,4 @@
-"""Each figure of trials shows what it is given, and a page has those that its study has numbers for."""
+"""Figures of trials show their data, and a page has the figures that its study has numbers for."""
 
 from __future__ import annotations
 
