@@ -25,10 +25,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Why does this convolutional network overfit? A study file becomes trained networks, a record in MLflow "
+    help="Find out why a convolutional network overfits. A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
-    epilog="Exit codes: 0 done; 2 a mistake in what was given; 3 something around the study is missing or broken; "
-    "4 done, but trials failed, or doctor found something; 130 stopped, the same command goes on.",
+    epilog="Exit codes: 0 done; 2 invalid input; 3 something the study needs is missing or broken; "
+    "4 done, but trials failed (or doctor found something); 130 stopped, and the same command resumes.",
 )
 app.command("run-study")(run.run_study)
 for _command in (
@@ -50,22 +50,22 @@ app.add_typer(maintenance.cache, name="cache")
 
 
 def main() -> None:
-    """Run a command; what goes wrong on purpose is one clear message, never a traceback."""
+    """Run a command. An expected error becomes one message and an exit code, never a traceback."""
     try:
         with imports.reduce_garbage_collection():
             app()
     except CnnstudyError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # the disk is full, a folder may not be written: the system's words say it
+    except OSError as error:  # such as a full disk or a read-only folder; the system's message names it
         Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(EnvironmentTrouble.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"cnnstudy {cnnstudy.__version__}")
         raise typer.Exit
 

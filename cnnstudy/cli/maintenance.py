@@ -1,4 +1,4 @@
-"""Commands for what lies on this disk: cache list, cache clear."""
+"""Commands for maintenance: doctor, cache list, cache clear."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri, wide_console
 
 
 def doctor(
-    repair: Annotated[bool, typer.Option("--repair", help="Put right what killed processes left.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Clean up after killed processes.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Check packages, machine, cache, database and studies. Exit code 4: something is to be looked at."""
+    """Check packages, machine, cache, database and studies. Exit code 4: a problem was found."""
     from cnnstudy.study import doctor as examination
     from cnnstudy.tracking import client
 
@@ -26,17 +26,18 @@ def doctor(
 
 
 cache = typer.Typer(
-    no_args_is_help=True, help="What is kept for all studies: images, weights, features, first epochs; and checkpoints."
+    no_args_is_help=True,
+    help="Manage the shared cache: images, weights, features, first epochs, checkpoints and saved estimates.",
 )
 Kind = Annotated[
     str | None,
-    typer.Option("--kind", help="Of one kind: images, weights, features, prefixes, checkpoints, forecasts."),
+    typer.Option("--kind", help="Only this kind: images, weights, features, prefixes, checkpoints or forecasts."),
 ]
 
 
 @cache.command("list")
 def list_cache(kind: Kind = None) -> None:
-    """Show what the cache holds, the largest first."""
+    """List the cache entries, largest first."""
     from datetime import datetime
 
     from rich import box
@@ -47,29 +48,30 @@ def list_cache(kind: Kind = None) -> None:
     from cnnstudy.system.cache import cache_folder
     from cnnstudy.system.display import format_size
 
-    found = cache.list_entries(kind)
+    entries = cache.list_entries(kind)
     console = wide_console()
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for heading in ("kind", "what", "size", "last used", "address"):
         grid.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
-    for entry in found:
+    for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d")
         grid.add_row(*map(Text, (entry.kind, entry.about, format_size(entry.bytes), used, entry.address)))
-    if found:
+    if entries:
         console.print(grid, markup=False, emoji=False)
-    total = format_size(sum(entry.bytes for entry in found))
-    console.print(f"{len(found)} entries, {total} in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+    total = format_size(sum(entry.bytes for entry in entries))
+    console.print(f"{len(entries)} entries, {total} in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
 
 
 @cache.command("clear")
 def clear_cache(
     kind: Kind = None,
     unused_for: Annotated[
-        float | None, typer.Option("--unused-for", min=0, metavar="DAYS", help="Only what was not used for so long.")
+        float | None,
+        typer.Option("--unused-for", min=0, metavar="DAYS", help="Only entries that were not used for this many days."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
 ) -> None:
-    """Remove entries; what a study needs again is made again."""
+    """Remove cache entries; a study that needs one again recreates it."""
     from cnnstudy.system import cache
     from cnnstudy.system.display import format_size
 

@@ -15,58 +15,60 @@ from cnnstudy.cli.options import ModelName, TrackingUri, note, one_worker, wide_
 def predict(
     model: ModelName,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
-    csv: Annotated[Path | None, typer.Option(help="Write them to this CSV file too.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write them to this JSON file too.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show for each image.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Also write the predictions to this CSV file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the predictions to this JSON file.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Say what a trained model sees on images: classes with probabilities, best first."""
+    """Classify images with a trained model: classes with probabilities, best first."""
     from cnnstudy.results import models
     from cnnstudy.results.models import find_model
 
     with one_worker() as (executor, display, folder):
-        found = find_model(model, tracking_uri, folder)
-        note(found.note)
-        predictions = models.predict_files(found, images, top, executor, display)
-    if found.classes is None:
-        note(f"{model} came without the names of its classes (classes.json); they are numbered")
-    models.show_predictions(wide_console(), found.title, predictions)
+        resolved = find_model(model, tracking_uri, folder)
+        note(resolved.note)
+        predictions = models.predict_files(resolved, images, top, executor, display)
+    if resolved.classes is None:
+        note(f"{model} has no class names (classes.json); classes are numbered")
+    models.show_predictions(wide_console(), resolved.title, predictions)
     if csv is not None:
         models.write_predictions_csv(predictions, csv)
     if json is not None:
-        models.write_predictions_json(found.title, predictions, json)
+        models.write_predictions_json(resolved.title, predictions, json)
     models.check_predictions(predictions)
 
 
 def export(
     model: ModelName,
-    folder: Annotated[Path, typer.Argument(help="Where to write it: a folder that is empty or not there yet.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; must be empty or not exist yet.")],
     format_: Annotated[
-        Literal["saved-model", "onnx", "keras"], typer.Option("--format", help="What to write.")
+        Literal["saved-model", "onnx", "keras"], typer.Option("--format", help="File format.")
     ] = "saved-model",
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write a trained model for other programs, checked to give the same probabilities."""
+    """Export a model as SavedModel, ONNX or Keras file, and check that its probabilities match."""
     from cnnstudy.results import models
     from cnnstudy.results.models import find_model
 
     models.check_export_target(folder)
-    with one_worker() as (executor, display, own):
-        found = find_model(model, tracking_uri, own)
-        note(found.note)
-        done = models.export_to(found, folder, format_, executor, display)
-    print(models.describe_export(found, folder, format_, done))
+    with one_worker() as (executor, display, scratch):
+        resolved = find_model(model, tracking_uri, scratch)
+        note(resolved.note)
+        done = models.export_to(resolved, folder, format_, executor, display)
+    print(models.describe_export(resolved, folder, format_, done))
 
 
 def describe(
     architecture: Annotated[str, typer.Argument(help=f"One of {', '.join(architectures.names())}.")],
-    image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
-    classes: Annotated[int, typer.Option(min=2, help="Classes that it tells apart.")] = 5,
-    png: Annotated[Path | None, typer.Option(help="Draw the structure here.", show_default="ARCHITECTURE.png")] = None,
+    image_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 5,
+    png: Annotated[
+        Path | None, typer.Option(help="PNG file to draw the structure to.", show_default="ARCHITECTURE.png")
+    ] = None,
 ) -> None:
-    """Print a network's layers and draw its structure."""
-    found = architectures.find(architecture)
-    found.check_size(image_size)
-    from cnnstudy.results.network_summary import print_summary as describe_network
+    """Print a network's layers, shapes and costs, and draw its structure."""
+    network = architectures.find(architecture)
+    network.check_size(image_size)
+    from cnnstudy.results.network_summary import print_summary
 
-    describe_network(found, image_size, classes, png or Path(f"{architecture}.png"), Console())
+    print_summary(network, image_size, classes, png or Path(f"{architecture}.png"), Console())

@@ -1,4 +1,4 @@
-"""What several commands take and use: options, the console, a worker for one job."""
+"""Shared by several commands: options, password hiding, the console, a worker for one job."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ _OPTION, _VARIABLE = "--tracking-uri", "MLFLOW_TRACKING_URI"
 
 
 def hide_secrets(uri: str | None) -> str | None:
-    """The same address, its secrets hidden. Where it stands on the command line, this process begins anew without it
-    there and with it in the environment, which only its user can read.
+    """Return the address unchanged, and hide the password in it, if any, from tracebacks and the process list.
+
+    If the address was given on the command line, restart this process (on POSIX) with the address in the environment
+    instead, which only its user can read.
     """
     if uri is not None and without_secrets(uri) != uri:
         _hide_in_tracebacks(uri)
@@ -38,47 +40,48 @@ def hide_secrets(uri: str | None) -> str | None:
 
 
 def _hide_in_process_list(uri: str) -> None:
-    kept = _without_option(sys.orig_argv)
-    if uri not in "\0".join(sys.orig_argv) or kept == sys.orig_argv:  # it came from the environment
+    arguments = _without_option(sys.orig_argv)
+    if uri not in "\0".join(sys.orig_argv) or arguments == sys.orig_argv:  # it came from the environment
         return
     print(
-        f"note: {_OPTION} holds a password, and the list of processes shows what stands on a command line; give the "
-        f"address as {_VARIABLE} in the environment",
+        f"note: {_OPTION} contains a password, and the process list shows command lines; set {_VARIABLE} in the "
+        "environment instead",
         file=sys.stderr,
         flush=True,
     )
-    if os.name == "posix":  # elsewhere it would be another process, that nobody waits for
+    if os.name == "posix":  # elsewhere execv starts a second process that the shell does not wait for
         os.environ[_VARIABLE] = uri
-        os.execv(sys.executable, [sys.executable, *kept[1:]])
+        os.execv(sys.executable, [sys.executable, *arguments[1:]])
 
 
 def _without_option(arguments: list[str]) -> list[str]:
-    kept, values = [], 0
+    remaining, skip_value = [], False
     for argument in arguments:
-        if values:
-            values -= 1
+        if skip_value:
+            skip_value = False
         elif argument == _OPTION:
-            values = 1
+            skip_value = True
         elif not argument.startswith(f"{_OPTION}="):
-            kept.append(argument)
-    return kept
+            remaining.append(argument)
+    return remaining
 
 
 def _hide_in_tracebacks(uri: str) -> None:
-    """Of errors that nobody expected; libraries may have the address, or its password alone, in theirs."""
+    """Mask the address and its password in uncaught errors, including those of libraries."""
     password = re.search(r"//[^:@/]*:(.*)@", uri)
-    hidden = {uri, *((password[1], unquote(password[1])) if password and password[1] else ())}
+    secrets = {uri, *((password[1], unquote(password[1])) if password and password[1] else ())}
 
     def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
-        for secret in sorted(hidden, key=len, reverse=True):
+        for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, without_secrets(uri) if secret == uri else "***")
         sys.stderr.write(without_secrets(text))
 
     sys.excepthook = show
-    threading.excepthook = lambda given: show(given.exc_type, given.exc_value, given.exc_traceback)
+    threading.excepthook = lambda failure: show(failure.exc_type, failure.exc_value, failure.exc_traceback)
 
 
+#: Exit codes.
 TRIALS_FAILED, INTERRUPTED = 4, EXIT_INTERRUPTED
 
 TrackingUri = Annotated[
@@ -96,31 +99,29 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="STUDY-OR-MODEL",
-        help="A study (its champion), STUDY/TRIAL, a models:/ address, a model's folder or a .keras file.",
+        help="A study (its champion), STUDY/TRIAL, a models:/ address, an MLflow model's folder or a .keras file.",
     ),
 ]
 StudyName = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study's name.", show_default="the latest one")
 ]
 TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Go on with a study that was begun elsewhere; that driver must be gone.")
+    bool, typer.Option("--take-over", help="Resume a study that was started elsewhere; its driver must be gone.")
 ]
-AcceptCode = Annotated[
-    bool, typer.Option("--accept-code", help="Go on though other code has trained the trials so far.")
-]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Workers that share the cores.")]
+AcceptCode = Annotated[bool, typer.Option("--accept-code", help="Resume even though the training code has changed.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Number of workers; they share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 def wide_console() -> Console:
-    """Standard output; what is not a terminal has no width that a table could be cut to."""
+    """Return a console on standard output, 160 columns wide where that is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
 
 @contextlib.contextmanager
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
-    """A worker for one job, a display of its progress that leaves standard output alone, and a folder for files."""
+    """Yield a worker for one job, a progress display on standard error, and a scratch folder."""
     from cnnstudy.execution import make_executor
     from cnnstudy.system.display import choose_display
     from cnnstudy.system.processes import terminate_as_interrupt
@@ -137,11 +138,13 @@ def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
 
 
 def note(text: str) -> None:
+    """Print a note to standard error; nothing for an empty text."""
     if text:
         print(f"note: {text}", file=sys.stderr)
 
 
 def open_or_print(url: str, open_: bool) -> None:
+    """Print an address, and open it in the browser if asked to."""
     import webbrowser
 
     print(url, flush=True)

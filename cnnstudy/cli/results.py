@@ -1,13 +1,15 @@
-"""Commands that show what is recorded: leaderboard, effects, report, compare, watch, ui."""
+"""Commands that show recorded studies: leaderboard, effects, report, ui, compare, watch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cnnstudy.cli.options import StudyName, TrackingUri, one_worker, open_or_print, wide_console
+
+TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in points, for the data-size projection.")]
 
 
 def leaderboard(
@@ -15,10 +17,10 @@ def leaderboard(
     csv: Annotated[Path | None, typer.Option(help="Write every column of every trial to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
     sort: Annotated[str | None, typer.Option(help="Sort by this column.", show_default="the study's objective")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Show only the best so many.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only this many of the best.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show a study's trials, best first."""
+    """List a study's trials, best first, as a table, CSV or Markdown."""
     from cnnstudy.analysis import leaderboard as table
     from cnnstudy.results import terminal
     from cnnstudy.tracking import client
@@ -26,21 +28,21 @@ def leaderboard(
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
     frame = terminal.trial_frame(tracker, recorded, sort)
-    wanted = frame if top is None else frame.head(top)
+    selected = frame if top is None else frame.head(top)
     if csv is not None:
-        table.write_csv(wanted, csv)
+        table.write_csv(selected, csv)
     if markdown is not None:
-        table.write_markdown(wanted, markdown)
+        table.write_markdown(selected, markdown)
     terminal.show_trials(wide_console(), recorded.name, frame, top)
 
 
 def effects(
     study: StudyName = None,
     csv: Annotated[Path | None, typer.Option(help="Write every effect and interaction to this CSV file.")] = None,
-    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    gap: TargetGap = 5.0,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Say which factor causes how many points of gap, with intervals."""
+    """Show how many points of gap each factor causes, with intervals."""
     from cnnstudy.analysis.causes import effects_frame
     from cnnstudy.analysis.leaderboard import write_csv
     from cnnstudy.results import terminal
@@ -48,26 +50,26 @@ def effects(
 
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
-    found = terminal.analyze_study(tracker, recorded, gap / 100)
+    analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
-        write_csv(effects_frame(found), csv)
-    terminal.show_effects(wide_console(), recorded.name, found)
+        write_csv(effects_frame(analyses), csv)
+    terminal.show_effects(wide_console(), recorded.name, analyses)
 
 
 def report(
     study: StudyName = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Where to write it.", show_default="STUDY-report"),
+        typer.Option("--out", metavar="FOLDER", help="Folder to write to.", show_default="STUDY-report"),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
-    gap: Annotated[float, typer.Option(min=0.1, max=50, help="Points of gap that the data law aims at.")] = 5.0,
+    gap: TargetGap = 5.0,
     gallery: Annotated[
-        bool, typer.Option("--gallery/--no-gallery", help="Show the best model's mistakes; takes a worker.")
+        bool, typer.Option("--gallery/--no-gallery", help="Show the best model's mistakes; this starts a worker.")
     ] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Tell a study in one HTML page: the answer, its figures, and every trial."""
+    """Write a one-page HTML report: the answer, its figures, and every trial."""
     from cnnstudy.results.mistakes import explain_study_mistakes
     from cnnstudy.results.pages.report_data import LEFT_OUT
     from cnnstudy.results.pages.study_page import write_report
@@ -77,8 +79,10 @@ def report(
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
-    with one_worker() as (executor, display, own):
-        mistakes = explain_study_mistakes(Registry(tracker), recorded, executor, display, own) if gallery else LEFT_OUT
+    mistakes: dict[str, Any] | str = LEFT_OUT
+    with one_worker() as (executor, display, scratch):
+        if gallery:
+            mistakes = explain_study_mistakes(Registry(tracker), recorded, executor, display, scratch)
         page = write_report(tracker, recorded, folder, mistakes, gap / 100)
     print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
     if open_:
@@ -89,12 +93,12 @@ def ui(
     study: StudyName = None,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="The port that MLflow listens on.", show_default="5000, or a free one"),
+        typer.Option(min=1, max=65535, help="Port that MLflow listens on.", show_default="5000, or a free one"),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the address in the browser.")] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Serve MLflow's UI on loopback, at the study's trials and gap charts."""
+    """Open MLflow's UI at the study's gap charts, served on loopback."""
     from cnnstudy.tracking import client
     from cnnstudy.tracking import ui_server as server
     from cnnstudy.tracking.ui_layout import study_url
@@ -106,43 +110,47 @@ def ui(
         return
     with server.serve(uri, port) as (base, process):
         open_or_print(study_url(base, recorded.experiment_id), open_)
-        print("Ctrl-C stops the server.", flush=True)
+        print("Press Ctrl-C to stop the server.", flush=True)
         process.wait()
 
 
 def compare(
     study_a: Annotated[str, typer.Argument(metavar="STUDY_A", help="A study's name.")],
     study_b: Annotated[str, typer.Argument(metavar="STUDY_B", help="Another study's name.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an HTML page too.")] = None,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open that page in the browser.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page to this file.")] = None,
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Write the HTML page and open it in the browser.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show two studies side by side: what differed, outcomes, effects and champions, with intervals."""
+    """Compare two studies side by side: settings, outcomes, effects and champions, with intervals."""
     from cnnstudy.results.terminal import compare_studies, show_comparison
     from cnnstudy.tracking import client
 
-    found = compare_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
-    show_comparison(wide_console(), found)
+    comparison = compare_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
+    show_comparison(wide_console(), comparison)
     if open_ and html is None:
-        html = Path(f"{found.a}-and-{found.b}.html")
+        html = Path(f"{comparison.a}-and-{comparison.b}.html")
     if html is not None:
         from cnnstudy.results.pages.comparison_page import write_comparison
 
-        write_comparison(found, html)
+        write_comparison(comparison, html)
         open_or_print(html.absolute().as_uri(), open_)
 
 
 def watch(
     study: StudyName = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until Ctrl-C, for the next driver too.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between looks.")] = 2.0,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Keep watching until Ctrl-C, even when no driver is running.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between updates.")] = 2.0,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Watch a study that runs elsewhere; Ctrl-C ends the view, not the study."""
-    from cnnstudy.results.watch import watch_study as look
+    """Show the live view of a study that runs elsewhere; Ctrl-C ends the view, not the study."""
+    from cnnstudy.results.watch import watch_study
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking import client
 
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
     with choose_display(wide_console(), quiet=False) as display:
-        look(tracker, study, display, every, until_done=not wait)
+        watch_study(tracker, study, display, every, until_done=not wait)

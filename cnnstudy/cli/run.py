@@ -1,4 +1,4 @@
-"""Commands that train: run-study and confirm."""
+"""Commands that train: run-study, confirm and reproduce."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from cnnstudy.cli.options import (
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnstudy.analysis.confirmation import Confirmation
     from cnnstudy.config.load import Study
     from cnnstudy.config.schema import StudyConfig
     from cnnstudy.execution import Workers
@@ -32,22 +35,27 @@ def run_study(
     study: Annotated[
         str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
     ] = "quickstart",
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search, instead of the file's budget.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
+    ] = None,
     jobs: Jobs = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as training.epochs=5.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, such as training.epochs=5."),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Equal to the last bit in every call, on CPUs; slower.")
+        bool, typer.Option("--deterministic", help="Results equal to the last bit in every call, on CPUs; slower.")
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
     accept_code: AcceptCode = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure what it would take, and record nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate time, memory and disk, and record nothing.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a study, or what is missing of it, and show its leaderboard."""
+    """Run a study, or resume an incomplete one, and show its leaderboard."""
     from cnnstudy.config.load import load_study
 
     overrides = list(set_ or [])
@@ -88,15 +96,15 @@ def _run(
     from cnnstudy.results import terminal
 
     if not quiet:
-        # who stops does not wait for an answer
-        patience = RetryPolicy(end=0.0) if outcome.interrupted else RetryPolicy()
-        patience.ask(lambda: terminal.show_outcome(console, tracker, outcome), note)
+        # after Ctrl-C the user is not kept waiting for MLflow
+        retry = RetryPolicy(end=0.0) if outcome.interrupted else RetryPolicy()
+        retry.ask(lambda: terminal.show_outcome(console, tracker, outcome), note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
-        found = terminal.analyze_ended_study(tracker, outcome.recorded, note)
-        if found is not None and not quiet:
-            terminal.show_effects(console, outcome.recorded.name, found)
+        analyses = terminal.analyze_ended_study(tracker, outcome.recorded, note)
+        if analyses is not None and not quiet:
+            terminal.show_effects(console, outcome.recorded.name, analyses)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
     if outcome.failed or outcome.missing:
@@ -104,56 +112,63 @@ def _run(
 
 
 def _workers(jobs: int, config: StudyConfig) -> Workers:
-    """Workers; once started, the first one decodes images while this process imports MLflow and opens its database."""
+    """Return workers; the first decodes images as soon as it starts, while this process imports MLflow."""
     from cnnstudy.execution import Executor, Workers, make_executor
     from cnnstudy.execution.jobs import images_job
 
-    def make(folder: Path) -> Executor:
+    def start_decoding(folder: Path) -> Executor:
         executor = make_executor(jobs, folder)
         executor.deterministic = config.training.deterministic
         executor.start_ahead(images_job(config, config.data, config.architectures))
         return executor
 
-    return Workers(make)
+    return Workers(start_decoding)
+
+
+def _plain_workers(jobs: int) -> Workers:
+    from cnnstudy.execution import Workers, make_executor
+
+    return Workers(lambda folder: make_executor(jobs, folder))
 
 
 def confirm(
     study: StudyName = None,
     top: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Candidates.", show_default="the file's, or 3")
+        int | None, typer.Option(min=1, max=100, help="Number of candidates.", show_default="the file's, or 3")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=2, max=100, help="Fresh seeds for each.", show_default="the file's, or 5")
+        int | None, typer.Option(min=2, max=100, help="Fresh seeds per candidate.", show_default="the file's, or 5")
     ] = None,
     most_seeds: Annotated[
-        int | None, typer.Option(min=2, max=200, help="Seeds where it is close.", show_default="twice the seeds")
+        int | None,
+        typer.Option(
+            min=2, max=200, help="Seeds per candidate when the result is close.", show_default="twice the seeds"
+        ),
     ] = None,
     jobs: Jobs = 1,
     open_test_again: Annotated[
-        bool, typer.Option("--open-test-again", help="Open the test split though it was opened for another champion.")
+        bool, typer.Option("--open-test-again", help="Open the test split again, for another champion.")
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
     accept_code: AcceptCode = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a study's best candidates again with fresh seeds; name the champion, and test it once."""
+    """Retrain a study's best candidates with fresh seeds, name the champion and test it once."""
     with fast_import(without=NOT_FOR_MLFLOW):
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
-    from cnnstudy.errors import InputError
-    from cnnstudy.execution import Workers, make_executor
     from cnnstudy.system.display import choose_display
 
     console = wide_console()
     tracker = client.Tracker(client.tracking_uri(tracking_uri))
-    given = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
+    overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(
             study,
-            {name: value for name, value in given.items() if value is not None},
+            {name: value for name, value in overrides.items() if value is not None},
             tracker,
-            Workers(lambda folder: make_executor(jobs, folder)),
+            _plain_workers(jobs),
             display,
             open_test_again,
             take_over,
@@ -161,23 +176,32 @@ def confirm(
         )
     if outcome.confirmed is None:
         raise typer.Exit(INTERRUPTED)
+    _show_champion(console, outcome.recorded.name, outcome.confirmed, quiet)
+
+
+def _show_champion(console: Console, study: str, confirmed: Confirmation, quiet: bool) -> None:
+    """Show a confirmation.
+
+    Raises:
+        InputError: the test split was not opened, since it had been opened for another champion.
+    """
+    from cnnstudy.errors import InputError
     from cnnstudy.results import terminal
 
     if not quiet:
-        terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
-    if outcome.confirmed.refusal:
-        raise InputError(outcome.confirmed.refusal)
+        terminal.show_confirmed(console, study, confirmed)
+    if confirmed.refusal:
+        raise InputError(confirmed.refusal)
 
 
 def reproduce(
-    trial: Annotated[str, typer.Argument(metavar="RUN", help="STUDY/TRIAL, or the id of a trial's run in MLflow.")],
+    trial: Annotated[str, typer.Argument(metavar="RUN", help="STUDY/TRIAL, or the ID of a trial's MLflow run.")],
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a trial again from its record alone, and tell how far it comes out otherwise."""
-    from cnnstudy.execution import Workers, make_executor
+    """Train a trial again from its record and report how much the results differ."""
     from cnnstudy.results import terminal
-    from cnnstudy.study.reproduce import reproduce_trial as train_again
+    from cnnstudy.study.reproduce import reproduce_trial
     from cnnstudy.system.display import choose_display
     from cnnstudy.system.processes import terminate_as_interrupt
     from cnnstudy.tracking import client
@@ -186,5 +210,5 @@ def reproduce(
     console = wide_console()
     registry = Registry(client.Tracker(client.tracking_uri(tracking_uri)))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
-        found = train_again(trial, registry, Workers(lambda folder: make_executor(1, folder)), display)
-    terminal.show_reproduction(console, found)
+        reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
+    terminal.show_reproduction(console, reproduction)

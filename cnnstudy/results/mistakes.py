@@ -1,4 +1,4 @@
-"""A trial's mistakes beside the training images that its model finds most alike, or why they can't be shown."""
+"""A model's mistakes next to the training images most similar to them, or the reason why they can't be shown."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import model_files
 
-#: Mistakes in a gallery.
+#: Number of mistakes in a gallery.
 COUNT = 12
-#: Factors that say which images a trial saw.
+#: Factors that determine which images a trial saw.
 _NEEDED = ("data_fraction", "shuffled_labels")
 
 
 def explain_study_mistakes(
     registry: Registry, study: RecordedStudy, executor: Executor, display: Display, folder: Path
 ) -> dict[str, Any] | str:
-    """The gallery of the champion's model, else of the best trial that kept one; or why there is none.
+    """Explain the mistakes of the champion's model, else of the best trial whose model was kept.
+
+    Returns:
+        The gallery (see `explain_trial_mistakes`) with the `trial`, or a sentence that says why there is none.
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -37,14 +40,13 @@ def explain_study_mistakes(
         champion = None
     run = next((run for run in runs if run.run_id == champion), None)
     if run is None:
-        kept = [run for run in runs if run.kind == "trial" and run.model]
-        run = best_single_trial(kept, study.rule)
+        run = best_single_trial([run for run in runs if run.kind == "trial" and run.model], study.rule)
     if run is None:
         return (
             f"No model of this study was kept. `python -m cnnstudy confirm {study.name}` keeps those of its candidates."
         )
-    found = explain_trial_mistakes(registry, study, run, executor, display, folder)
-    return found if isinstance(found, str) else {**found, "trial": run.trial}
+    gallery = explain_trial_mistakes(registry, study, run, executor, display, folder)
+    return gallery if isinstance(gallery, str) else {**gallery, "trial": run.trial}
 
 
 def explain_trial_mistakes(
@@ -56,60 +58,68 @@ def explain_trial_mistakes(
     folder: Path,
     count: int = COUNT,
 ) -> dict[str, Any] | str:
-    """What training/mistakes.py's `explain_errors` gives for a trial, with its pictures in `folder`; else why not.
+    """Explain a trial's mistakes.
+
+    Args:
+        folder: receives the pictures.
+        count: the most mistakes to explain.
+
+    Returns:
+        The answer of `explain_errors` in training/mistakes.py, or a sentence that says why there is none.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
     trial = f"{study.name}/{run.trial or run.name}"
-    with scratch_folder() as own:
-        spec = _spec_of(registry, run, trial, own)
+    with scratch_folder() as scratch:
+        spec = _read_spec(registry, run, trial, scratch)
         if isinstance(spec, str):
             return spec
         try:
-            file = _model_file(registry, run, trial, own)
+            file = _fetch_model_file(registry, run, trial, scratch)
             payload = {"spec": spec.to_json(), "model": str(file), "folder": str(folder.absolute()), "count": count}
-            found = run_job(executor, Job(f"gallery-{spec.key}", "explain_errors", payload), display)
+            answer = run_job(executor, Job(f"gallery-{spec.key}", "explain_errors", payload), display)
         except (DataError, ModelError, UnknownNameError) as reason:
             return _first_line(reason)
         except WorkerError as reason:
             return f"looking for the mistakes of {trial} failed: {_first_line(reason)}"
-    if not found["wrong"]:
-        return f"{trial} is right on all of its {found['validation']} validation images: there is no mistake to show."
-    return dict(found)
+    if not answer["wrong"]:
+        count = answer["validation"]
+        return f"{trial} classifies all of its {count} validation images correctly: there is no mistake to show."
+    return dict(answer)
 
 
-def _spec_of(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> TrialSpec | str:
-    """What the trial was asked to do, where its model and images can still be there; else why not."""
+def _read_spec(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> TrialSpec | str:
+    """Return the trial's specification if its model and images may still exist; else a sentence that says why not."""
     if not run.model:
-        return f"{trial} has no model; trials that finish keep theirs unless the study says `keep_models: false`."
+        return f"{trial} has no model; finished trials keep theirs unless the study file says `keep_models: false`."
     asked = registry.asked(run.run_id, folder)
     if asked is None:
-        return f"{trial} has no trial.json that can be read, so nobody knows which images it saw."
+        return f"{trial} has no readable trial.json, so it is not known which images it saw."
     try:
         spec = TrialSpec.from_json(asked)
-        images, known = Path(spec.images.folder), set(_NEEDED) <= set(spec.levels)
+        images, complete = Path(spec.images.folder), set(_NEEDED) <= set(spec.levels)
     except (TypeError, ValueError, AttributeError):
-        known = False
-    if not known:
-        return f"the trial.json of {trial} is of another version of cnnstudy; run the study again under another name."
+        complete = False
+    if not complete:
+        return f"the trial.json of {trial} is from another version of cnnstudy; run the study again under another name."
     if not all((images / name).is_file() for name in ("images.npy", "index.json")):
         return (
-            f"the decoded images that {trial} saw are not in {images} (removed, or on another machine); running one "
-            "more trial of the study, by a larger budget or more seeds, decodes them again."
+            f"the decoded images that {trial} saw are not in {images} (removed, or on another machine); to decode them "
+            "again, run one more trial of the study, with a larger budget or more seeds."
         )
     return spec
 
 
-def _model_file(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> Path:
-    """Raises ModelError or UnknownNameError where it is gone."""
-    place = registry.bring(registry.at(run.model), folder)
-    file = model_files.find_keras_file(place)
+def _fetch_model_file(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> Path:
+    """Return the path of the trial's Keras file; raise ModelError or UnknownNameError if it is gone."""
+    model = registry.bring(registry.at(run.model), folder)
+    file = model_files.find_keras_file(model)
     if file is None:
-        raise ModelError(f"the model of {trial} is gone: no {model_files.KERAS_FILE} is in {place}.")
+        raise ModelError(f"the model of {trial} is gone: there is no {model_files.KERAS_FILE} in {model}.")
     return file.absolute()
 
 
 def _first_line(reason: Exception) -> str:
-    """A worker's error may have a traceback below."""
+    """Return the message without a worker's traceback below it."""
     return str(reason).strip().split("\n")[0]

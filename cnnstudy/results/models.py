@@ -1,4 +1,7 @@
-"""A model for other programs: SavedModel, ONNX or Keras, whole and checked or not there at all."""
+"""Trained models: find one by name, classify images with it, export it for other programs.
+
+The heavy work is done by a worker; see training/predict.py and training/export.py.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.recorded import RecordedStudy
     from cnnstudy.tracking.registry import Registry, StoredModel
 
-
+#: What a user may give as a model.
 NAMES = (
     "a study (its champion), STUDY/TRIAL, a models:/ address of MLflow, a folder with a model of MLflow or Keras, "
     "or a .keras file"
@@ -41,73 +44,75 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Model:
-    """A Keras file on this disk, and the names of its classes in the order of its outputs, where they are known."""
+    """A Keras file on this disk, with the class names in the order of its outputs if they are known."""
 
     title: str
     file: Path
     classes: tuple[str, ...] | None
-    note: str = ""  # what its user should know
+    note: str = ""  # a remark for the user
 
     def class_name(self, index: int) -> str:
+        """Return the name of a class; `class 0` if names are not known."""
         return self.classes[index] if self.classes else f"class {index}"
 
 
 def find_model(given: str, uri: str | None, folder: Path) -> Model:
-    """The model that `given` names; see NAMES. A place on this disk comes before a study of the same name.
+    """Return the model that `given` names (see NAMES). A path takes precedence over a study of the same name.
 
     Args:
-        uri: where studies and addresses are looked up, as tracking_uri takes it; not needed for a place on this disk.
-        folder: for files that have to be downloaded.
+        uri: the tracking URI for studies and models:/ addresses, as `tracking_uri` takes it; not used for a path.
+        folder: receives files that have to be downloaded.
 
     Raises:
-        UnknownNameError: there is none.
-        ModelError: it is there in name only, or its classes' names can't be read.
+        UnknownNameError: there is no such model.
+        ModelError: the model is recorded but its files are missing or changed, or its class names can't be read.
+        TrackingError: MLflow does not answer.
     """
-    place = Path(given).expanduser()
-    file = None if given.startswith("models:") else model_files.find_keras_file(place)
+    path = Path(given).expanduser()
+    file = None if given.startswith("models:") else model_files.find_keras_file(path)
     if file is not None:
         return Model(given, file, model_files.read_classes(file))
-    if _is_place(given):
-        raise UnknownNameError(_no_model_there(given, place))
+    if _is_path(given):
+        raise UnknownNameError(_no_model_at(given, path))
     from cnnstudy.tracking.client import Tracker, tracking_uri
     from cnnstudy.tracking.registry import Registry
 
     registry = Registry(Tracker(tracking_uri(uri)))
-    stored, note = _stored(registry, given, place)
-    return replace(_brought(registry, stored, folder), note=note)
+    stored, note = _find_stored(registry, given, path)
+    return replace(_fetch_model(registry, stored, folder), note=note)
 
 
-def _is_place(given: str) -> bool:
-    """Whether it can be nothing but a path: a study's name has no separator and does not start with a dot."""
-    looks = given.startswith((".", "~")) or Path(given).is_absolute() or given.endswith((".keras", os.sep))
-    return not given.startswith("models:") and (looks or given.count("/") > 1)
+def _is_path(given: str) -> bool:
+    """Return whether it can only be a path: a study's name has no separator and does not start with a dot."""
+    path_like = given.startswith((".", "~")) or Path(given).is_absolute() or given.endswith((".keras", os.sep))
+    return not given.startswith("models:") and (path_like or given.count("/") > 1)
 
 
-def _no_model_there(given: str, place: Path) -> str:
-    if place.is_dir():
+def _no_model_at(given: str, path: Path) -> str:
+    if path.is_dir():
         return (
-            f"The folder {given} holds no Keras model: that is {model_files.MLFLOW_DATA}/{model_files.KERAS_FILE} as "
-            f"MLflow saves it, {model_files.KERAS_FILE}, or one .keras file."
+            f"The folder {given} holds no Keras model. Expected {model_files.MLFLOW_DATA}/{model_files.KERAS_FILE} (as "
+            f"MLflow saves it), {model_files.KERAS_FILE}, or exactly one .keras file."
         )
-    if place.exists():
-        return f"{given} is no .keras file, the only kind that is loaded."
+    if path.exists():
+        return f"{given} is not a .keras file; other kinds of files are not loaded."
     return f"There is no {given}. A model is {NAMES}."
 
 
-def _stored(registry: Registry, given: str, place: Path) -> tuple[StoredModel, str]:
+def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredModel, str]:
     if given.startswith("models:"):
         return registry.at(given), ""
     name, _, trial = given.partition("/")
     try:
         study = registry.tracker.study(name)
     except UnknownNameError as error:
-        hint = _no_model_there(given, place) if os.path.lexists(place) else f"A model is {NAMES}."
+        hint = _no_model_at(given, path) if os.path.lexists(path) else f"A model is {NAMES}."
         raise UnknownNameError(f"{error} {hint}") from error
-    return (registry.of_trial(study, trial), "") if trial else _champion(registry, study)
+    return (registry.of_trial(study, trial), "") if trial else _find_champion(registry, study)
 
 
-def _champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, str]:
-    """The champion; where none was confirmed yet, the best trial with a note that says so."""
+def _find_champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, str]:
+    """Return the champion; if none is confirmed yet, the best trial with a note that says so."""
     try:
         return registry.champion(study), ""
     except UnknownNameError:
@@ -115,21 +120,19 @@ def _champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, st
         best = best_single_trial(runs, study.rule)
         if best is None:
             raise
-        trial = best.trial
         note = (
-            f"{study.name} has no confirmed champion; this is {trial}, which validates best, perhaps by luck. "
-            f"`python -m cnnstudy confirm {study.name}` tells."
+            f"{study.name} has no confirmed champion; this is {best.trial}, which has the best validation score, "
+            f"perhaps by luck. `python -m cnnstudy confirm {study.name}` finds out."
         )
-        return registry.of_trial(study, trial), note
+        return registry.of_trial(study, best.trial), note
 
 
-def _brought(registry: Registry, stored: StoredModel, folder: Path) -> Model:
+def _fetch_model(registry: Registry, stored: StoredModel, folder: Path) -> Model:
     title = stored.trial or stored.address
-    place = registry.bring(stored, folder)
-    file = model_files.find_keras_file(place)
+    file = model_files.find_keras_file(registry.bring(stored, folder))
     if file is None:
         raise UnknownNameError(
-            f"{stored.address} is no Keras model: no {model_files.KERAS_FILE} is in {stored.location}."
+            f"{stored.address} is not a Keras model: there is no {model_files.KERAS_FILE} in {stored.location}."
         )
     return Model(title, file, model_files.read_classes(file) or registry.classes(stored, folder))
 
@@ -148,13 +151,15 @@ class Prediction:
 def predict_files(
     model: Model, given: Sequence[str], top: int, executor: Executor, display: Display
 ) -> list[Prediction | BadImage]:
-    """Return the `top` classes of every image, in the order given; of a folder the images in it, sorted.
+    """Return the `top` classes of every image, in the order given; a folder stands for its images, sorted.
+
+    An image that can't be used is in the result as a BadImage.
 
     Raises:
-        ModelError: the model can't be used. An image that can't be used is an answer of its own.
+        ModelError: the model can't be used.
     """
-    places = [image for place in given for image in _images_at(place)]
-    usable = [image for image in places if isinstance(image, str)]
+    images = [image for place in given for image in _list_images(place)]
+    usable = [image for image in images if isinstance(image, str)]
     answers: Iterator[Any] = iter(())
     if usable:
         payload = {
@@ -164,7 +169,7 @@ def predict_files(
             "top": top,
         }
         answers = iter(run_job(executor, Job("predict", "predict", payload), display))
-    return [image if isinstance(image, BadImage) else _prediction(image, next(answers), model) for image in places]
+    return [image if isinstance(image, BadImage) else _prediction(image, next(answers), model) for image in images]
 
 
 def _prediction(path: str, answer: dict[str, Any], model: Model) -> Prediction | BadImage:
@@ -173,8 +178,8 @@ def _prediction(path: str, answer: dict[str, Any], model: Model) -> Prediction |
     return Prediction(path, tuple((model.class_name(index), probability) for index, probability in answer["classes"]))
 
 
-def _images_at(place: str) -> Iterator[str | BadImage]:
-    """Yield the image files that a place stands for; a bad image where there is none."""
+def _list_images(place: str) -> Iterator[str | BadImage]:
+    """Yield a file, or the image files of a folder; a BadImage if there are none."""
     path = os.path.expanduser(place)
     if not os.path.isdir(path):
         yield place if os.path.exists(path) else BadImage(place, "there is no such file")
@@ -185,12 +190,12 @@ def _images_at(place: str) -> Iterator[str | BadImage]:
         images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)]
         names += [os.path.join(folder, name) for name in images]
     if not names:
-        yield BadImage(place, f"a folder without images; they end in {', '.join(IMAGE_SUFFIXES)}")
+        yield BadImage(place, f"a folder without images (files that end in {', '.join(IMAGE_SUFFIXES)})")
     yield from sorted(names)
 
 
 def show_predictions(console: Console, title: str, predictions: Sequence[Prediction | BadImage]) -> None:
-    """What could be predicted: a table on a terminal, else a line for each image and class that says it all."""
+    """Show the predictions: as a table on a terminal, else as one complete line for each image and class."""
     usable = [prediction for prediction in predictions if isinstance(prediction, Prediction)]
     if not usable:
         return
@@ -212,7 +217,7 @@ def show_predictions(console: Console, title: str, predictions: Sequence[Predict
 
 
 def _rows(prediction: Prediction, repeated: bool) -> list[tuple[str, str, str]]:
-    """The three cells of each class; the image in all of them, or in the first only."""
+    """Return the three cells of each class, with the image in every row or only in the first."""
     return [
         (_printable(prediction.path) if repeated or rank == 0 else "", _printable(name), f"{100 * probability:.1f} %")
         for rank, (name, probability) in enumerate(prediction.classes)
@@ -220,7 +225,7 @@ def _rows(prediction: Prediction, repeated: bool) -> list[tuple[str, str, str]]:
 
 
 def write_predictions_csv(predictions: Sequence[Prediction | BadImage], path: Path) -> None:
-    """A row for each image and class, with probabilities in [0, 1]; one for an image without.
+    """Write a row for each image and class, with probabilities in [0, 1]; an image that failed gets one row.
 
     Raises:
         InputError: the file can't be written.
@@ -234,7 +239,9 @@ def write_predictions_csv(predictions: Sequence[Prediction | BadImage], path: Pa
 
 
 def write_predictions_json(title: str, predictions: Sequence[Prediction | BadImage], path: Path) -> None:
-    """`{"model": ..., "images": [{"image": ..., "classes": [{"class": ..., "probability": ...}], "error": ...}]}`.
+    """Write the predictions as JSON: the `model`, and `images` with `image`, `classes` and `error` (or null) each.
+
+    A class has `class` and `probability`.
 
     Raises:
         InputError: the file can't be written.
@@ -263,7 +270,7 @@ def _error(one: Prediction | BadImage) -> str | None:
 
 
 def check_predictions(predictions: Sequence[Prediction | BadImage]) -> None:
-    """Raise DataError that names each image that could not be predicted, if any."""
+    """Raise DataError if an image could not be predicted; the message names all of them."""
     bad = [one for one in predictions if isinstance(one, BadImage)]
     if bad:
         lines = "".join(f"\n  {one}" for one in bad)
@@ -271,13 +278,13 @@ def check_predictions(predictions: Sequence[Prediction | BadImage]) -> None:
 
 
 def _printable(text: str) -> str:
-    """A file's name may hold bytes that are no text."""
+    """Escape what can't be encoded: a file name may contain bytes that are not valid text."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and the largest difference of a probability from Keras' on random images."""
+    """The exported model, and the largest difference of a probability from Keras on random images."""
 
     size: int  # pixels
     classes: int
@@ -287,38 +294,44 @@ class Exported:
 
 
 def check_export_target(folder: Path) -> None:
-    """Raise InputError where something is already at the place."""
+    """Raise InputError if the folder is not empty, or is a file."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"the folder {folder} is not empty; give one that is, or that is not there yet.")
+        raise InputError(f"the folder {folder} is not empty; give a folder that is empty or does not exist yet.")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder that is empty or not there yet.")
+        raise InputError(f"{folder} is a file; give a folder that is empty or does not exist yet.")
 
 
 def export_to(model: Model, folder: Path, name: str, executor: Executor, display: Display) -> Exported:
-    """Write the model into `folder` in a format of training/export.py.
+    """Write the model to `folder` in a format of training/export.py.
 
     Raises:
-        ModelError: it can't be loaded or exported, or gives other probabilities than Keras; nothing is left then.
+        InputError: the folder is not empty, or is a file.
+        ModelError: the model can't be loaded or exported, or its probabilities differ from Keras; nothing is written.
     """
     check_export_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-        whole = Path(parent).absolute() / "model"
-        payload = {"model": str(model.file.absolute()), "classes": model.classes, "folder": str(whole), "format": name}
+        complete = Path(parent).absolute() / "model"
+        payload = {
+            "model": str(model.file.absolute()),
+            "classes": model.classes,
+            "folder": str(complete),
+            "format": name,
+        }
         result = run_job(executor, Job("export", "export_model", payload), display)
         if folder.exists():
             folder.rmdir()
-        whole.rename(folder)
+        complete.rename(folder)
     return Exported(**result)
 
 
 def describe_export(model: Model, folder: Path, name: str, done: Exported) -> str:
-    """What was written, what it takes and gives, and how it was checked, in words."""
-    order = f"in the order of {model_files.CLASSES_FILE}" if model.classes else "whose classes have no names"
+    """Describe the exported model: its inputs, its outputs, and how it was checked."""
+    order = f"in the order of {model_files.CLASSES_FILE}" if model.classes else "of classes without names"
     return (
         f"{folder}: {model.title} as {name}\n"
-        f"takes RGB images [n, {done.size}, {done.size}, 3] of 0..255 (uint8), gives probabilities [n, {done.classes}] "
-        f"{order}\n"
-        f"on {done.images} random images they differ from Keras' by at most {done.difference:.1e} "
-        f"({done.tolerance:.0e} would pass)"
+        f"input: RGB images [n, {done.size}, {done.size}, 3] of 0..255 (uint8); output: probabilities "
+        f"[n, {done.classes}] {order}\n"
+        f"on {done.images} random images the probabilities differ from Keras by at most {done.difference:.1e} "
+        f"(tolerance {done.tolerance:.0e})"
     )

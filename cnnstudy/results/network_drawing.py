@@ -1,7 +1,7 @@
-"""The structure of a network as a picture: from top to bottom, wrapped into columns that fill a landscape page.
+"""Draw the structure of a network from top to bottom, wrapped into columns that fill a landscape page.
 
-Branches stand side by side under the layer they come from, auxiliary heads to the left of the layer they sit on.
-Lengths are inches.
+Branches are side by side under the layer that they start from, auxiliary heads to the left of the layer that they are
+attached to. Lengths are in inches.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from cnnstudy.architectures import AUXILIARY, HEAD
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer."""
+    """One layer of a network, as the table and the drawing show it."""
 
     name: str
     kind: str  # convolution, pooling, dense, dropout, merge, preprocessing or other
-    label: str  # with kernel and stride, as the table shows it
-    shape: tuple[int, ...]  # of the output, without the batch
+    label: str  # the kind with kernel and stride
+    shape: tuple[int, ...]  # of the output, without the batch dimension
     parameters: int
-    trainable: int  # of the parameters, those that an optimiser moves: no moving statistics
+    trainable: int  # parameters that an optimiser updates: without moving statistics
     multiply_adds: int
-    receptive_field: int | None  # pixels of the input across; None: all of them
+    receptive_field: int | None  # width in input pixels; None: the whole image
     part: str  # BACKBONE, HEAD or AUXILIARY
     inputs: tuple[str, ...]  # names of layers
 
@@ -53,15 +53,15 @@ COLOURS = {
 LEGEND = {"other": "flatten, softmax"}
 INK, PAPER = "#333333", "#f4f6f7"
 
-LEVEL, BOX_HEIGHT = 0.56, 0.36  # from layer to layer; of that the box
-LANE, BOX_WIDTH = 0.98, 0.84  # from branch to branch; of that the box
-TRUNK_WIDTH = 1.3  # of a box with nothing beside it
-LABEL = 0.22  # for the name of a stage, written upwards on its left
-GUTTER = 0.34  # between columns, for the arrow to the next one
-MARGIN, TOP = 0.15, 0.75  # TOP: title and legend
-PADDING = 0.06  # of a stage around its boxes
-NARROWEST = 6.0  # for title and legend
-LANDSCAPE, MOST_COLUMNS = 1.5, 5
+LEVEL, BOX_HEIGHT = 0.56, 0.36  # distance between layers, height of a box
+LANE, BOX_WIDTH = 0.98, 0.84  # distance between branches, width of a box
+TRUNK_WIDTH = 1.3  # width of a box with nothing beside it
+LABEL = 0.22  # space left of a stage for its name, written upwards
+GUTTER = 0.34  # space between columns, for the arrow to the next one
+MARGIN, TOP = 0.15, 0.75  # TOP: height of title and legend
+PADDING = 0.06  # around the boxes of a stage
+NARROWEST = 6.0  # width that title and legend need
+LANDSCAPE, MOST_COLUMNS = 1.5, 5  # LANDSCAPE: width to height of the page
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Box:
 
 
 def draw_network(rows: Sequence[LayerRow], title: str, path: Path) -> None:
-    """Draw the layers as PNG.
+    """Draw the layers to a PNG file.
 
     Raises:
         OSError: the file can't be written.
@@ -117,7 +117,7 @@ def draw_network(rows: Sequence[LayerRow], title: str, path: Path) -> None:
         handlelength=1.2,
         columnspacing=1.2,
     )
-    names: dict[str, str] = {}  # in a stage a layer need not repeat the stage's name
+    names: dict[str, str] = {}  # without the name of the stage that they are in
     for stage, boxes in layout.stages():
         _draw_stage(axes, stage, boxes)
         names |= {box.row.name: box.row.name.removeprefix(stage).lstrip("_") or box.row.name for box in boxes}
@@ -129,21 +129,23 @@ def draw_network(rows: Sequence[LayerRow], title: str, path: Path) -> None:
 
 
 def stage_of(name: str) -> str:
-    """The stage that begins a layer's name: `block5` of `block5_conv1`, `inception_4a` of `inception_4a_3x3`."""
+    """Return the stage in a layer's name: `block5` for `block5_conv1`, `inception_4a` for `inception_4a_3x3`."""
     if name.startswith(HEAD):
         return HEAD
-    found = re.match(r"(?:[^\W\d]+_)?[^\W_]*\d[^\W_]*(?=_|$)", name)
-    return found[0] if found else name
+    match = re.match(r"(?:[^\W\d]+_)?[^\W_]*\d[^\W_]*(?=_|$)", name)
+    return match[0] if match else name
 
 
 class _Layout:
-    """Where each layer goes."""
+    """The position of each layer."""
 
     def __init__(self, rows: Sequence[LayerRow]) -> None:
         self.rows = {row.name: row for row in rows}
         self.main = [row for row in rows if row.part != AUXILIARY]
         self.level: dict[str, int] = {}
-        self.seat: dict[str, int] = {}  # the level on the way to the head: its own, or of the layer its head sits on
+        self.seat: dict[
+            str, int
+        ] = {}  # the level on the main path; for an auxiliary head, that of the layer it is attached to
         for row in rows:
             self.level[row.name] = max((self.level[name] + 1 for name in row.inputs), default=0)
             self.seat[row.name] = self.seat[row.inputs[0]] if row.part == AUXILIARY else self.level[row.name]
@@ -156,7 +158,7 @@ class _Layout:
         self.boxes = {row.name: self._place(row) for row in rows}
 
     def _find_lanes(self) -> dict[str, tuple[int, int]]:
-        """Of each layer between a fork and a merge: which of how many branches it is in."""
+        """Return for each layer between a fork and a merge its branch and the number of branches."""
         lane: dict[str, tuple[int, int]] = {}
         for row in self.main:
             if len(row.inputs) != 1:
@@ -169,7 +171,7 @@ class _Layout:
         return lane
 
     def _choose_starts(self) -> tuple[int, ...]:
-        """The columns that let the picture be shown largest on a landscape page."""
+        """Return the first level of each column such that the drawing is largest on a landscape page."""
         possible = [level for level in range(1, max(self.seat.values()) + 1) if self._may_start(level)]
 
         def size(starts: tuple[int, ...]) -> tuple[float, int]:
@@ -182,7 +184,7 @@ class _Layout:
         return min(candidates, key=size)
 
     def _may_start(self, level: int) -> bool:
-        """Whether all that this level needs from above is one layer of another stage."""
+        """Return whether a column may start at this level: its only input from above is one layer of another stage."""
         crossing = {
             name for row in self.main for name in row.inputs if self.level[name] < level <= self.level[row.name]
         }
@@ -190,7 +192,7 @@ class _Layout:
         return len(crossing) == 1 and not stages & set(map(stage_of, crossing))
 
     def _tallest(self, starts: tuple[int, ...]) -> int:
-        """Levels in the longest column."""
+        """Return the number of levels in the longest column."""
         return 1 + max(
             self.level[name] - max(start for start in starts if start <= seat) for name, seat in self.seat.items()
         )
@@ -199,15 +201,15 @@ class _Layout:
         widths = []
         for start, end in itertools.pairwise((*starts, len(self.rows))):
             names = [row.name for row in self.main if start <= self.level[row.name] < end]
-            widths.append(self._side(names) + self._trunk(names) + GUTTER)
+            widths.append(self._side_width(names) + self._trunk_width(names) + GUTTER)
         return widths
 
-    def _trunk(self, names: Collection[str]) -> float:
+    def _trunk_width(self, names: Collection[str]) -> float:
         lanes = max((self.lane[name][1] for name in names if name in self.lane), default=1)
         return LABEL + max(TRUNK_WIDTH, lanes * LANE)
 
-    def _side(self, names: Collection[str]) -> float:
-        """Room for auxiliary heads beside these layers."""
+    def _side_width(self, names: Collection[str]) -> float:
+        """Return the width that auxiliary heads beside these layers need."""
         sources = {name for row in self.rows.values() if row.part == AUXILIARY for name in row.inputs}
         return LABEL + LANE if sources & set(names) else 0
 
@@ -217,24 +219,24 @@ class _Layout:
         y = TOP + (self.level[row.name] - self.starts[column] + 0.5) * LEVEL
         if row.part == AUXILIARY:
             return _Box(row, self.lefts[column] + LABEL + LANE / 2, y, BOX_WIDTH)
-        trunk = self._trunk(neighbours)
-        middle = self.lefts[column] + self._side(neighbours) + LABEL + (trunk - LABEL) / 2
+        trunk = self._trunk_width(neighbours)
+        middle = self.lefts[column] + self._side_width(neighbours) + LABEL + (trunk - LABEL) / 2
         if row.name in self.lane:
-            number, of = self.lane[row.name]
-            return _Box(row, middle + (number - (of - 1) / 2) * LANE, y, BOX_WIDTH)
+            number, count = self.lane[row.name]
+            return _Box(row, middle + (number - (count - 1) / 2) * LANE, y, BOX_WIDTH)
         merged = max((self.lane[name][1] for name in row.inputs if name in self.lane), default=1)
         wide = merged * LANE - (LANE - BOX_WIDTH) if len(row.inputs) > 1 else 0
         return _Box(row, middle, y, max(TRUNK_WIDTH, wide))
 
     def stages(self) -> list[tuple[str, list[_Box]]]:
-        """The stages of more than one layer."""
-        found: dict[str, list[_Box]] = {}
+        """Return the stages of more than one layer with their boxes."""
+        by_stage: dict[str, list[_Box]] = {}
         for name, box in self.boxes.items():
-            found.setdefault(stage_of(name), []).append(box)
-        return [(stage, boxes) for stage, boxes in found.items() if len(boxes) > 1]
+            by_stage.setdefault(stage_of(name), []).append(box)
+        return [(stage, boxes) for stage, boxes in by_stage.items() if len(boxes) > 1]
 
     def edges(self) -> Iterator[list[tuple[float, float]]]:
-        """The corners of each arrow."""
+        """Yield the corners of each arrow."""
         for target in self.boxes.values():
             for name in target.row.inputs:
                 yield self._route(self.boxes[name], target)
@@ -242,16 +244,16 @@ class _Layout:
     def _route(self, source: _Box, target: _Box) -> list[tuple[float, float]]:
         half_gap = (LEVEL - BOX_HEIGHT) / 2
         column = self.column[target.row.name]
-        if self.column[source.row.name] != column:  # along the gutter, to above the first layer of its column
+        if self.column[source.row.name] != column:  # through the gutter, to above the first layer of the next column
             gutter, below, above = self.lefts[column] - GUTTER / 2, source.bottom + half_gap, target.top - half_gap
             start = [(source.x, source.bottom), (source.x, below), (gutter, below)]
             return [*start, (gutter, above), (target.x, above), (target.x, target.top)]
         if target.row.part == AUXILIARY != source.row.part:
             return [(source.left, source.y), (target.x, source.y), (target.x, target.top)]
-        if target.top - source.bottom > LEVEL and source.x == target.x:  # a shortcut past the layers between
+        if target.top - source.bottom > LEVEL and source.x == target.x:  # a shortcut past the layers in between
             outside = max(source.right, target.right) + half_gap
             return [(source.right, source.y), (outside, source.y), (outside, target.y), (target.right, target.y)]
-        if source.width > TRUNK_WIDTH or target.width > TRUNK_WIDTH:  # a branch leaves or enters a wide box
+        if source.width > TRUNK_WIDTH or target.width > TRUNK_WIDTH:  # a branch starts or ends at a wide box
             x = min(source, target, key=lambda box: box.width).x
             return [(x, source.bottom), (x, target.top)]
         turn = target.top - half_gap
@@ -265,7 +267,7 @@ def _draw_stage(axes: Axes, stage: str, boxes: Sequence[_Box]) -> None:
         (left, top), right - left, bottom - top, "round,pad=0,rounding_size=0.06", fc=PAPER, ec="#c8cfd3", lw=0.6
     )
     axes.add_patch(shape)
-    label = f"{stage}, in training only" if boxes[0].row.part == AUXILIARY else stage
+    label = f"{stage}, training only" if boxes[0].row.part == AUXILIARY else stage
     axes.text(left + LABEL / 2, (top + bottom) / 2, label, fontsize=7, color=INK, rotation=90, ha="center", va="center")
 
 

@@ -1,6 +1,6 @@
-"""What a network consists of, layer by layer: the numbers that papers give, counted on the network that is built.
+"""The layers of a network with the numbers that papers give, counted on the built network.
 
-`layer_rows`, `totals` and `transfer_rows` count; `describe` prints what they found and has it drawn.
+`layer_rows`, `sum_layers` and `transfer_rows` count; `print_summary` prints the counts and draws the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "backbone"
 
-#: Class of a layer -> what it does, and how the table calls it. Others go by the name of their class.
+#: Class of a layer -> its kind and its label in the table. Other classes are labelled by their name.
 KINDS = {
     "InputLayer": ("preprocessing", "input"),
     "Rescaling": ("preprocessing", "rescale"),
@@ -45,24 +45,24 @@ KINDS = {
     "Concatenate": ("merge", "concatenate"),
     "Add": ("merge", "add"),
 }
-#: Layers after which each number depends on the whole image.
+#: Layers after which each value depends on the whole image.
 GLOBAL = ("Flatten", "GlobalAveragePooling2D")
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over layers; `inference` means without auxiliary heads."""
+    """Sums over all layers; `inference_` means without auxiliary heads."""
 
     parameters: int
     inference_parameters: int
-    inference_statistics: int  # of those, the ones that no optimiser moves
+    inference_statistics: int  # of those, the moving statistics, which no optimiser updates
     convolution_multiply_adds: int  # of inference
     inference_multiply_adds: int
 
 
 @dataclass(frozen=True)
 class TransferRow:
-    """How many parameters of the inference network a transfer mode trains."""
+    """The parameters of the inference network that a transfer mode trains, and those it freezes."""
 
     mode: str
     trains: int
@@ -70,9 +70,9 @@ class TransferRow:
 
 
 def layer_rows(network: Network) -> list[LayerRow]:
-    """The layers in the order in which data runs through them; an auxiliary head comes right after where it sits."""
+    """Return the layers in the order of the data flow; an auxiliary head follows the layer it is attached to."""
     rows: dict[str, LayerRow] = {}
-    jumps: dict[str, int] = {}  # pixels of the input between neighbours in the layer's output
+    jumps: dict[str, int] = {}  # input pixels between neighbouring positions of the layer's output
     for operation, inputs in _in_graph_order(network):
         field, jump = _receptive_field(operation, [(rows[name].receptive_field, jumps[name]) for name in inputs])
         kind, label = KINDS.get(type(operation).__name__, ("other", type(operation).__name__.lower()))
@@ -81,8 +81,8 @@ def layer_rows(network: Network) -> list[LayerRow]:
             kind=kind,
             label=_label(operation, label),
             shape=tuple(operation.output.shape[1:]),
-            parameters=_size_of(getattr(operation, "weights", ())),
-            trainable=_size_of(getattr(operation, "trainable_weights", ())),
+            parameters=_count_parameters(getattr(operation, "weights", ())),
+            trainable=_count_parameters(getattr(operation, "trainable_weights", ())),
             multiply_adds=_multiply_adds(operation),
             receptive_field=field,
             part=_part(operation.name, [rows[name].part for name in inputs]),
@@ -92,12 +92,12 @@ def layer_rows(network: Network) -> list[LayerRow]:
     return list(rows.values())
 
 
-def _size_of(variables: Iterable[keras.Variable]) -> int:
+def _count_parameters(variables: Iterable[keras.Variable]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _in_graph_order(network: Network) -> Iterator[tuple[keras.Operation, tuple[str, ...]]]:
-    """Each operation with the names of those it takes its input from. Not all are layers: VGG16 flips its channels."""
+    """Yield each operation with the names of its input operations. Not all are layers: VGG16 flips its channels."""
     producers = {
         id(operation.output): operation
         for model in (network.training, network.inference)
@@ -115,13 +115,13 @@ def _in_graph_order(network: Network) -> Iterator[tuple[keras.Operation, tuple[s
             yield from visit(source)
         yield operation, tuple(source.name for source in sources)
 
-    # The auxiliary heads first: each draws in only what lies before it.
+    # auxiliary heads first: each visits only the layers before it
     for output in (*network.training.outputs[1:], *network.inference.outputs):
         yield from visit(producers[id(output)])
 
 
 def _receptive_field(operation: keras.Operation, inputs: Sequence[tuple[int | None, int]]) -> tuple[int | None, int]:
-    """Receptive field and jump of an output, from those of its inputs."""
+    """Return receptive field and jump of an output, given those of its inputs."""
     if not inputs:
         return 1, 1
     fields = [field for field, _ in inputs]
@@ -133,7 +133,7 @@ def _receptive_field(operation: keras.Operation, inputs: Sequence[tuple[int | No
 
 
 def _window(operation: keras.Operation) -> tuple[int, int]:
-    """Kernel and stride; 1 and 1 for what looks at one place only."""
+    """Return kernel size and stride; 1 and 1 for an operation on single positions."""
     window = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
     return (window[0], operation.strides[0]) if window else (1, 1)
 
@@ -148,7 +148,7 @@ def _label(operation: keras.Operation, label: str) -> str:
 
 
 def _multiply_adds(operation: keras.Operation) -> int:
-    """Of a convolution: its kernel once at each place of its output; of a dense layer: its kernel."""
+    """Return the multiply-adds: the kernel size, for a convolution once per output position."""
     kernel = getattr(operation, "kernel", None)
     return 0 if kernel is None else math.prod(kernel.shape) * math.prod(operation.output.shape[1:-1])
 
@@ -157,11 +157,11 @@ def _part(name: str, inputs: Sequence[str]) -> str:
     for part in (HEAD, AUXILIARY):
         if name.startswith(part):
             return part
-    return HEAD if HEAD in inputs else BACKBONE  # softmax belongs to the head that it follows
+    return HEAD if HEAD in inputs else BACKBONE  # softmax belongs to the head it follows
 
 
 def sum_layers(rows: Sequence[LayerRow]) -> Totals:
-    """What the layers add up to."""
+    """Return the sums over the layers."""
     inference = [row for row in rows if row.part != AUXILIARY]
     return Totals(
         parameters=sum(row.parameters for row in rows),
@@ -173,21 +173,21 @@ def sum_layers(rows: Sequence[LayerRow]) -> Totals:
 
 
 def transfer_rows(rows: Sequence[LayerRow], architecture: Architecture) -> list[TransferRow]:
-    """The modes that leave part of the backbone frozen throughout."""
-    found = []
+    """Return the transfer modes that keep part of the backbone frozen throughout."""
+    modes = []
     for mode, stages in {"frozen": (), **architecture.cut_points}.items():
         trains = sum(
             row.trainable for row in rows if row.part == HEAD or (row.part == BACKBONE and row.name.startswith(stages))
         )
-        found.append(TransferRow(mode, trains, sum_layers(rows).inference_parameters - trains))
-    return found
+        modes.append(TransferRow(mode, trains, sum_layers(rows).inference_parameters - trains))
+    return modes
 
 
 def print_summary(architecture: Architecture, image_size: int, classes: int, png: Path, console: Console) -> None:
     """Print the network's layers and totals, and draw its structure.
 
     Raises:
-        ConfigError: the images are too small for it.
+        ConfigError: the images are too small for the network.
         InputError: the drawing can't be written.
     """
     architecture.check_size(image_size)
@@ -197,9 +197,9 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
 
     rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))
     title = f"{architecture.title}, {image_size} x {image_size} pixels, {classes} classes"
-    _print_whole(console, _layer_table(rows, title))
+    _print_table(console, _layer_table(rows, title))
     console.print("\n".join(_facts(architecture, sum_layers(rows))), markup=False, highlight=False, soft_wrap=True)
-    _print_whole(console, _transfer_table(transfer_rows(rows, architecture)))
+    _print_table(console, _transfer_table(transfer_rows(rows, architecture)))
     try:
         draw_network(rows, title, png)
     except OSError as error:
@@ -209,13 +209,13 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
 
 @contextmanager
 def _silent_start() -> Iterator[None]:
-    """Keep TensorFlow's greeting off the terminal.
+    """Hide TensorFlow's start-up messages.
 
-    While it is imported its C++ part writes straight to file descriptor 2, before TF_CPP_MIN_LOG_LEVEL counts. If the
-    import fails, what it wrote is shown after all.
+    During the import, its C++ part writes directly to file descriptor 2, before TF_CPP_MIN_LOG_LEVEL takes effect. If
+    the import fails, the messages are shown after all.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # shapes take no GPU, and TensorFlow would take all of its memory
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # no GPU is needed, and TensorFlow would allocate all of its memory
     with tempfile.TemporaryFile() as written:
         terminal = os.dup(2)
         os.dup2(written.fileno(), 2)
@@ -231,11 +231,11 @@ def _silent_start() -> Iterator[None]:
 
 
 def _layer_table(rows: Sequence[LayerRow], title: str) -> Table:
-    # One space between columns: the longest names of GoogLeNet then fit a terminal of 80.
+    # with one space between columns, GoogLeNet's longest names fit in 80 columns
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in ("layer", "kind", "output"):
         table.add_column(heading, overflow="fold")
-    for heading in ("params", "mult-\nadds, M", "sees\npx"):
+    for heading in ("params", "mult-\nadds, M", "field\npx"):
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("part", overflow="fold")
     for row in rows:
@@ -261,11 +261,11 @@ def _facts(architecture: Architecture, sums: Totals) -> list[str]:
     if sums.parameters != sums.inference_parameters:
         parameters += f"; {sums.parameters:,} with the auxiliary heads"
     if sums.inference_statistics:
-        parameters += f"; {sums.inference_statistics:,} of them are moving statistics, which no optimiser trains"
+        parameters += f"; {sums.inference_statistics:,} of them are moving statistics, which are not trained"
     return [
         "",
         f"parameters       {parameters}",
-        f"multiply-adds    {convolutions} M in the convolutions, {inference} M in all",
+        f"multiply-adds    {convolutions} M in the convolutions, {inference} M in total",
         f"smallest image   {architecture.minimum_size} x {architecture.minimum_size} pixels",
         f"preprocessing    {architecture.preprocessing}, inside the model",
         f"source           {architecture.source}",
@@ -276,15 +276,15 @@ def _facts(architecture: Architecture, sums: Totals) -> list[str]:
 def _transfer_table(rows: Sequence[TransferRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("transfer")
-    for heading in ("params that train", "frozen"):
+    for heading in ("trainable params", "frozen"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(row.mode, f"{row.trains:,}", f"{row.frozen:,}")
     return table
 
 
-def _print_whole(console: Console, table: Table) -> None:
-    """Print a table; into a file or a pipe as wide as it needs, for nothing there is too narrow."""
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; in a file or a pipe as wide as it needs."""
     if not console.is_terminal:
         unbounded = console.options.update(width=1000)
         console.width = max(console.width, console.measure(table, options=unbounded).maximum)

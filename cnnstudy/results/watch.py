@@ -1,4 +1,7 @@
-"""A live view of a study that another process runs, maybe on another machine: all of it is read from MLflow."""
+"""The live view of a study that another process runs, perhaps on another machine: all of it is read from MLflow.
+
+A snapshot is what MLflow has of a study; the events between two snapshots are what a display shows.
+"""
 
 from __future__ import annotations
 
@@ -16,44 +19,44 @@ from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
-#: Clocks of the machines that record may differ by so many milliseconds.
-_CLOCKS_DIFFER = 600_000
-#: The kinds of runs that are counted, each by itself.
+#: Tolerated difference, in milliseconds, between the clocks of the machines that record.
+_CLOCK_TOLERANCE = 600_000
+#: The kinds of runs that are counted, each separately.
 PHASES = ("trial", "confirm")
-#: What a display shows of an epoch.
+#: The metrics of an epoch that a display shows.
 _SHOWN = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A study's own run, and its trials, pretrainings and confirmations by run id, oldest first."""
+    """A study's own run, and the runs of its trials, pretrainings and confirmations by run id, oldest first."""
 
     study: RecordedRun
     runs: Mapping[str, RecordedRun]
 
     @property
     def running(self) -> bool:
-        """Whether a driver runs it, as far as MLflow knows."""
+        """Whether a driver runs the study, as far as MLflow knows."""
         return self.study.state == "running"
 
     @property
     def under_way(self) -> list[RecordedRun]:
-        """What trains now. A run without parameters is just being made."""
+        """The runs that train now; a run without parameters is still being created."""
         return [run for run in self.runs.values() if run.state == "running" and run.epochs is not None]
 
     @property
     def phase(self) -> str:
-        """What is counted: the one of PHASES that began last."""
+        """The one of PHASES that is counted: that of the newest run."""
         kinds = [run.kind for run in self.runs.values() if run.kind in PHASES]
         return kinds[-1] if kinds else "trial"
 
     def done(self, phase: str) -> dict[str, RecordedRun]:
-        """By trial the runs of that kind that count."""
+        """Return the ended runs of that kind that count, by trial."""
         return {run.trial: run for run in self.runs.values() if run.kind == phase and run.done}
 
     def total(self) -> int:
-        """How many trials there are to be; 0 where the configuration is another version's."""
-        # neither images nor weights need be on this machine
+        """Return how many trials the study has in all; 0 if another version wrote the configuration."""
+        # images and weights need not be on this machine
         config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
             return StudyConfig.model_validate(config).total_trials
@@ -62,7 +65,7 @@ class Snapshot:
 
 
 def first_snapshot(tracker: Tracker, study: RecordedStudy) -> Snapshot:
-    """All that is recorded.
+    """Read everything that is recorded.
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -71,15 +74,15 @@ def first_snapshot(tracker: Tracker, study: RecordedStudy) -> Snapshot:
 
 
 def next_snapshot(tracker: Tracker, study: RecordedStudy, before: Snapshot) -> Snapshot:
-    """The same later on, from what may have changed only.
+    """Read a later snapshot, asking only for runs that may have changed.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
-    since = max((run.ended for run in [before.study, *before.runs.values()]), default=0) - _CLOCKS_DIFFER
+    since = max((run.ended for run in [before.study, *before.runs.values()]), default=0) - _CLOCK_TOLERANCE
     recent = {run.run_id: run for run in tracker.recent_runs(study.experiment_id, max(0, since))}
     if any(run.state == "running" and run.run_id not in recent for run in before.runs.values()):
-        return first_snapshot(tracker, study)  # ended by a clock that is further behind
+        return first_snapshot(tracker, study)  # ended according to a clock that is further behind
     known = {before.study.run_id: before.study, **before.runs}
     return _snapshot(study.run_id, sorted({**known, **recent}.values(), key=lambda run: run.started))
 
@@ -93,10 +96,10 @@ def _snapshot(study: str, runs: Iterable[RecordedRun]) -> Snapshot:
 
 @dataclass(frozen=True)
 class CountChanged:
-    """Trials, or confirmations, begin or go on."""
+    """The trials or the confirmations begin or continue."""
 
     done: int
-    total: int  # 0: not known
+    total: int  # 0: unknown
 
     def tell(self, display: Display) -> None:
         display.start_trials(self.done, self.total)
@@ -104,7 +107,7 @@ class CountChanged:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """It began so many seconds ago."""
+    """A trial began `seconds` ago."""
 
     key: str
     title: str
@@ -117,7 +120,7 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """It ended an epoch."""
+    """A trial ended an epoch."""
 
     key: str
     record: EpochRecord
@@ -128,7 +131,7 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """It is done, or (`again`) was interrupted and is to run again."""
+    """A trial is done, or (`again`) was interrupted and will run again."""
 
     key: str
     text: str
@@ -142,25 +145,25 @@ News = CountChanged | TrialStarted | EpochEnded | TrialEnded
 
 
 def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterator[News]:
-    """What happened from one snapshot to the next, in the order in which the trials began.
+    """Yield what happened between two snapshots, in the order in which the trials began.
 
     Args:
-        before: None for the first one: what has ended by then is no news, it is only counted.
+        before: None for the first snapshot: runs that have ended are then only counted.
         clock: seconds since 1970.
     """
     known = before or Snapshot(now.study, {key: run for key, run in now.runs.items() if run.state != "running"})
     phase = now.phase if before is None else before.phase
     if before is None or (now.running and not before.running):
-        yield _counted(known, now, phase)
+        yield _count(known, now, phase)
     for run_id, run in now.runs.items():
-        if run.epochs is None:  # just being made, or its driver died over that
+        if run.epochs is None:  # still being created, or its driver died while creating it
             continue
         old = known.runs.get(run_id)
         key = run.trial
         if old is None or old.epochs is None:
             if run.kind in PHASES and run.kind != phase:
                 phase = run.kind
-                yield _counted(known, now, phase)
+                yield _count(known, now, phase)
             seconds = max(0.0, clock - run.started / 1000)
             yield TrialStarted(key, run.name.removeprefix(key).strip(), run.epochs, seconds)
         elif old.state != "running":
@@ -171,16 +174,16 @@ def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterato
             yield TrialEnded(key, describe_ending(run), not run.done)
 
 
-def _counted(known: Snapshot, now: Snapshot, phase: str) -> CountChanged:
+def _count(known: Snapshot, now: Snapshot, phase: str) -> CountChanged:
     return CountChanged(len(known.done(phase)), now.total() if phase == "trial" else 0)
 
 
 def describe_ending(run: RecordedRun) -> str:
-    """How a trial ended, in a few words."""
+    """Describe in a few words how a trial ended."""
     metrics = {name: run.metrics.get(best_name(name)) for name in _SHOWN}
     train, validation, gap = metrics.values()
     if run.reason == "interrupted":
-        return "interrupted; the next call runs it again"
+        return "interrupted; the next run of the study repeats it"
     if run.state == "failed":
         return f"failed ({run.reason}): {run.message}"
     if run.from_cache:
@@ -196,7 +199,7 @@ def describe_ending(run: RecordedRun) -> str:
     )
 
 
-#: After so many seconds without news the view says so: a driver that was killed says nothing any more.
+#: Seconds without news after which the view says so: a killed driver sends nothing.
 QUIET = 600.0
 
 
@@ -209,13 +212,13 @@ def watch_study(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Show a study until its driver ends; a study that none runs is told and left, unless it is to be waited for.
+    """Show a study until its driver ends; if no driver runs it, show where it stands and return.
 
-    KeyboardInterrupt ends the view, not the study. Where MLflow stops answering it is asked again and again.
+    KeyboardInterrupt ends the view, not the study. If MLflow stops answering, it is asked until it does.
 
     Args:
-        name: of the study; None: the one that was run last.
-        until_done: else it waits for the next driver, and is ended by KeyboardInterrupt alone.
+        name: the study's name; None: the latest study.
+        until_done: False: when no driver runs, wait for the next one; only KeyboardInterrupt ends the view then.
         clock: seconds since 1970.
 
     Raises:
@@ -224,70 +227,69 @@ def watch_study(
     """
     study = tracker.study(name)
     before, now = None, first_snapshot(tracker, study)
-    latest, silent = clock(), False
+    last_news, reported = clock(), False
     try:
         with terminate_as_interrupt():
             while True:
-                found = list(list_events(before, now, clock())) if now.running or before is not None else []
-                for one in found:
-                    one.tell(display)
+                events = list(list_events(before, now, clock())) if now.running or before is not None else []
+                for event in events:
+                    event.tell(display)
                 if before is None or before.running != now.running:
                     display.say(describe_standing(study.name, now))
                 if until_done and not now.running:
                     return
-                if found:
-                    latest, silent = clock(), False
-                elif now.running and not silent and clock() - latest >= QUIET:
-                    display.say(
-                        f"no news for {format_duration(clock() - latest)}: a long epoch, or its driver was killed"
-                    )
-                    silent = True
-                before, now = now, _next(tracker, study, now, display, lambda: sleep(poll_seconds))
+                if events:
+                    last_news, reported = clock(), False
+                elif now.running and not reported and clock() - last_news >= QUIET:
+                    silence = format_duration(clock() - last_news)
+                    display.say(f"no news for {silence}: a long epoch, or the driver was killed")
+                    reported = True
+                before, now = now, _wait_for_snapshot(tracker, study, now, display, lambda: sleep(poll_seconds))
     except KeyboardInterrupt:
-        display.say(f"The view ends; study {study.name} is left as it is.")
+        display.say(f"View closed; study {study.name} is not affected.")
         raise
 
 
-def _next(
+def _wait_for_snapshot(
     tracker: Tracker, study: RecordedStudy, before: Snapshot, display: Display, wait: Callable[[], None]
 ) -> Snapshot:
-    """The next snapshot that can be had."""
-    silent = False
+    """Return the next snapshot; if MLflow does not answer, say so once and ask again until it does."""
+    reported = False
     while True:
         wait()
         try:
-            found = next_snapshot(tracker, study, before)
+            snapshot = next_snapshot(tracker, study, before)
         except TrackingError as error:
-            if not silent:
-                display.say(f"{error}\nTrying again until it does; Ctrl-C ends the view.")
-            silent = True
+            if not reported:
+                display.say(f"{error}\nTrying again until it answers; Ctrl-C closes the view.")
+            reported = True
             continue
-        if silent:
+        if reported:
             display.say("MLflow answers again")
-        return found
+        return snapshot
 
 
 def describe_standing(name: str, now: Snapshot) -> str:
-    """Where the study of that name stands: how far it is, and how it ended where no driver runs it."""
+    """Describe a study's progress, and if no driver runs it, how it ended."""
     trials, total = now.done("trial"), now.total()
     states = [run.state for run in trials.values()]
     counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed")]
     missing = total - len(trials)
     if now.running:
-        counts.append(f"{len(now.under_way)} under way")
+        counts.append(f"{len(now.under_way)} running")
         missing -= sum(run.kind == "trial" for run in now.under_way)
-    counts += [f"{max(0, missing)} {'to begin' if now.running else 'missing'}"] if total else []
+    counts += [f"{max(0, missing)} {'to start' if now.running else 'missing'}"] if total else []
     if confirmations := now.done("confirm"):
         counts.append(f"{len(confirmations)} done with fresh seeds")
     text = f"study {name}: {', '.join(counts)}"
     if now.running:
-        return text if now.under_way else f"{text}; no trial is under way, its images or weights may be in the making"
+        return text if now.under_way else f"{text}; no trial is running, its images or weights may be in preparation"
     if now.study.reason == "interrupted":
-        ended = f"it was stopped; {resume_command(now.study)}"
+        ending = f"it was stopped; {resume_command(now.study)}"
     elif now.study.state == "failed" and now.study.message:
-        ended = f"it ended with an error: {now.study.message}"
+        ending = f"it ended with an error: {now.study.message}"
     elif now.study.state == "failed":
-        ended = f"it ended with trials missing; {missing_trials_command(now.study)}"
+        ending = f"it ended with trials missing; {missing_trials_command(now.study)}"
     else:
-        ended = "it is done"
-    return f"{text}. No driver is running: {ended}."
+        ending = "it is done"
+    return f"{text}. No driver is running: {ending}."

@@ -1,4 +1,4 @@
-"""What the commands say, and how they exit, when something is wrong: as a user sees it, in a process of their own."""
+"""Messages and exit codes of commands that fail, each run in its own process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ budget:
 
 
 def expect(answer: Answer, code: int, *fragments: str) -> None:
-    """That exit code, and a message with these parts instead of a traceback."""
+    """Check the exit code, and that a message with these fragments was printed instead of a traceback."""
     assert answer.code == code, answer.text
     assert "Traceback" not in answer.text
     assert [fragment for fragment in fragments if fragment not in answer.errors] == [], answer.errors
     assert answer.output == ""
 
 
-# ---- what was given: exit 2, before anything heavy is loaded
+# ---- invalid input: exit 2, before heavy imports
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_message_shows_what_the_user_wrote_as_it_is(tmp_path: Path) -> None:
-    """No markup and no wrapping."""
+    """Errors are printed without markup and without wrapping."""
     text = STUDY.replace("name: probe", 'name: "[red]x[/red] ' + "x" * 60 + '"')
     (tmp_path / "probe.yaml").write_text(text, encoding="utf-8")
     answer = call("run-study", "probe.yaml", folder=tmp_path, COLUMNS="40")
     expect(answer, 2, "'[red]x[/red] " + "x" * 60 + "'")
 
 
-# ---- the record: it is there, but not what was asked for
+# ---- the record is there, but not the requested study
 
 
 RECORD = """
@@ -119,7 +119,7 @@ def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
     expect(answer, 2, "there is no study 'porbe'", "did you mean 'probe'?", "There are probe.")
 
 
-# ---- the record: it can't be reached. Exit 3, soon, and no password on the screen
+# ---- the record can't be reached: exit 3, soon, without the password in the message
 
 SECRET = "s3cr3t-pa55"
 URIS = {
@@ -128,13 +128,13 @@ URIS = {
     "nobody listens": f"http://user:{SECRET}@127.0.0.1:9",
     "a database server": f"postgresql://user:{SECRET}@127.0.0.1:9/x",
 }
-#: Seconds; with nobody listening MLflow tries again a few times, about 15 s in all.
+#: Seconds; when nobody listens, MLflow retries for about 15 s.
 LIMIT = 50
 
 
 @pytest.fixture(scope="module")
 def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answer]:
-    """The answers of `leaderboard` for each URI; asked at once, for the most part is waiting."""
+    """The answers of `leaderboard` for each URI; run in parallel, since most of the time is waiting."""
     folder = tmp_path_factory.mktemp("unreachable")
     (folder / "notes.txt").write_text("no database, but a text of some length\n" * 50, encoding="utf-8")
     started = time.monotonic()

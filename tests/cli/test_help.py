@@ -1,4 +1,4 @@
-"""What `--help` shows: every parameter with its text, and every default."""
+"""`--help` shows the text and the default of every parameter."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_help_shows_each_text_and_each_default(path: tuple[str, ...]) -> None:
 
 
 def test_what_brackets_would_hide_is_shown() -> None:
-    """Defaults that are told in words, as far as users rely on them."""
+    """Defaults given in words, as far as users rely on them."""
     told = {
         (path[-1], parameter.name): parameter.show_default
         for path, command in COMMANDS.items()

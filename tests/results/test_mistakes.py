@@ -1,4 +1,4 @@
-"""The gallery of a recorded trial, and what is said where there is none."""
+"""The gallery of a recorded trial, and the reason if there is none."""
 
 from __future__ import annotations
 
@@ -111,7 +111,10 @@ def test_a_study_that_was_really_run(trained: Trained, tmp_path: Path) -> None:
     )
     accuracy = trained.run.metrics["best/val_accuracy"]
     if accuracy == 1:
-        assert found == f"{NAME}/alexnet-000 is right on all of its 9 validation images: there is no mistake to show."
+        assert (
+            found
+            == f"{NAME}/alexnet-000 classifies all of its 9 validation images correctly: there is no mistake to show."
+        )
     else:
         assert not isinstance(found, str), found
         assert 1 - found["wrong"] / found["validation"] == pytest.approx(accuracy)
@@ -124,14 +127,16 @@ def test_a_study_that_was_really_run(trained: Trained, tmp_path: Path) -> None:
 def test_no_mistakes(tracker: Tracker, given: TrialSpec, model: Path, show: Show, own_places: Path) -> None:
     right = dataclasses.replace(given, images=colours.prepared(own_places / "right", {}, {}))
     reason = show(recorded(tracker, right, {"model": str(model)}))
-    assert reason == "fake/alexnet-007 is right on all of its 12 validation images: there is no mistake to show."
+    assert (
+        reason == "fake/alexnet-007 classifies all of its 12 validation images correctly: there is no mistake to show."
+    )
     assert not (own_places / "gallery").exists()
 
 
 def test_no_model_was_kept(tracker: Tracker, given: TrialSpec, show: Show) -> None:
     reason = show(recorded(tracker, given, {}))
     assert reason == (
-        "fake/alexnet-007 has no model; trials that finish keep theirs unless the study says `keep_models: false`."
+        "fake/alexnet-007 has no model; finished trials keep theirs unless the study file says `keep_models: false`."
     )
 
 
@@ -143,7 +148,7 @@ def test_the_models_files_are_gone(tracker: Tracker, given: TrialSpec, model: Pa
     (place / "data" / "model.keras").write_text("no model")
     assert "model.keras is not the file that was recorded as the model of" in str(show(run))
     (place / "data" / "model.keras").unlink()
-    assert str(show(run)).startswith("the model of fake/alexnet-007 is gone: no model.keras is in ")
+    assert str(show(run)).startswith("the model of fake/alexnet-007 is gone: there is no model.keras in ")
     shutil.rmtree(place)
     assert str(show(run)).startswith(f"can't get the files of models:/{model_id} from ")
     tracker._client.delete_logged_model(model_id)
@@ -155,7 +160,7 @@ def test_the_images_left_the_cache(tracker: Tracker, given: TrialSpec, model: Pa
     (Path(given.images.folder) / "images.npy").unlink()
     reason = str(show(run))
     assert reason.startswith(f"the decoded images that fake/alexnet-007 saw are not in {given.images.folder} (removed,")
-    assert reason.endswith("running one more trial of the study, by a larger budget or more seeds, decodes them again.")
+    assert reason.endswith("to decode them again, run one more trial of the study, with a larger budget or more seeds.")
 
 
 def test_the_model_is_of_another_trial(tracker: Tracker, given: TrialSpec, model: Path, show: Show) -> None:
@@ -168,12 +173,12 @@ def test_the_model_is_of_another_trial(tracker: Tracker, given: TrialSpec, model
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda asked: "no JSON", "has no trial.json that can be read"),
-        (lambda asked: json.dumps([asked]), "is of another version of cnnstudy"),
-        (lambda asked: json.dumps({**asked, "colour_space": "RGB"}), "is of another version of cnnstudy"),
-        (lambda asked: json.dumps({**asked, "images": None}), "is of another version of cnnstudy"),
-        (lambda asked: json.dumps({**asked, "levels": {"data_fraction": 1.0}}), "is of another version of cnnstudy"),
-        (lambda asked: json.dumps({**asked, "levels": None}), "is of another version of cnnstudy"),
+        (lambda asked: "no JSON", "has no readable trial.json"),
+        (lambda asked: json.dumps([asked]), "is from another version of cnnstudy"),
+        (lambda asked: json.dumps({**asked, "colour_space": "RGB"}), "is from another version of cnnstudy"),
+        (lambda asked: json.dumps({**asked, "images": None}), "is from another version of cnnstudy"),
+        (lambda asked: json.dumps({**asked, "levels": {"data_fraction": 1.0}}), "is from another version of cnnstudy"),
+        (lambda asked: json.dumps({**asked, "levels": None}), "is from another version of cnnstudy"),
     ],
     ids=["no JSON", "a list", "an unknown key", "no images", "an older one", "no levels"],
 )
@@ -194,7 +199,7 @@ def test_nobody_knows_what_the_trial_was_asked(tracker: Tracker, given: TrialSpe
     run = recorded(tracker, given, {"model": str(model)})
     folder = Path(tracker._client.get_run(run.run_id).info.artifact_uri.removeprefix("file://"))
     (folder / "trial.json").unlink()
-    assert str(show(run)).startswith("fake/alexnet-007 has no trial.json that can be read")
+    assert str(show(run)).startswith("fake/alexnet-007 has no readable trial.json")
 
 
 def test_a_worker_that_dies_is_a_reason(tracker: Tracker, given: TrialSpec, model: Path, own_places: Path) -> None:

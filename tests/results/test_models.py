@@ -1,4 +1,4 @@
-"""A model by whatever it is named, and what is said where there is none."""
+"""Finding a model by every kind of name, and the errors if there is none."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ def test_another_model_of_the_same_run_is_not_held_against_its_hash(
         (f"models:/{NAME}", r"'models:/digits-in-files' is no address of a model; it is models:/NAME@ALIAS"),
         ("models:/", r"'models:/' is no address of a model"),
         ("models:/a/b/c", r"'models:/a/b/c' is no address of a model"),
-        ("photos", r"no study 'photos'.*The folder photos holds no Keras model: that is data/model.keras"),
+        ("photos", r"no study 'photos'.*The folder photos holds no Keras model. Expected data/model.keras"),
         ("./photos", r"The folder ./photos holds no Keras model"),
-        ("study.yaml", r"no study 'study.yaml'.*study.yaml is no .keras file"),
+        ("study.yaml", r"no study 'study.yaml'.*study.yaml is not a .keras file"),
         ("./gone", r"There is no ./gone\. A model is a study"),
         ("gone.keras", r"There is no gone.keras\. A model is"),
         ("a/b/c", r"There is no a/b/c\. A model is"),
@@ -179,7 +179,7 @@ def test_a_model_that_is_there_in_name_only(tracker: Tracker, tmp_path: Path) ->
     (tmp_path / "other" / "MLmodel").write_text("flavors: {}\n")
     tracker._client.log_model_artifacts(model.model_id, str(tmp_path / "other"))
     with pytest.raises(
-        UnknownNameError, match=rf"{address} is no Keras model: no model.keras is in .*{model.model_id}"
+        UnknownNameError, match=rf"{address} is not a Keras model: there is no model.keras in .*{model.model_id}"
     ):
         find_model(address, tracker.uri, tmp_path)
 
@@ -198,7 +198,7 @@ def test_of_two_keras_files_none_is_the_model(tmp_path: Path) -> None:
     (tmp_path / "first.keras").write_bytes(b"")
     assert find_model(str(tmp_path), None, tmp_path).file == tmp_path / "first.keras"
     (tmp_path / "second.keras").write_bytes(b"")
-    with pytest.raises(UnknownNameError, match=r"holds no Keras model: .*one \.keras file"):
+    with pytest.raises(UnknownNameError, match=r"holds no Keras model\. Expected .*one \.keras file"):
         find_model(str(tmp_path), None, tmp_path)
 
 

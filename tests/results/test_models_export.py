@@ -1,4 +1,4 @@
-"""Models for other programs, run by those programs."""
+"""Exported models, run by other programs."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: 
     nameless = Model("nameless", find_model(NAME, trained.uri, tmp_path).file, None)
     done = models.export_to(nameless, tmp_path / "empty", "keras", trained.executor, SilentDisplay())
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["model.keras"]
-    assert "takes RGB images [n, 64, 64, 3] of 0..255 (uint8)" in models.describe_export(
+    assert "input: RGB images [n, 64, 64, 3] of 0..255 (uint8)" in models.describe_export(
         nameless, tmp_path, "keras", done
     )
-    assert "whose classes have no names" in models.describe_export(nameless, tmp_path, "keras", done)
+    assert "of classes without names" in models.describe_export(nameless, tmp_path, "keras", done)
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o777 & ~umask
@@ -75,7 +75,7 @@ def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty; give one that is, or that is not there yet"):
+    with pytest.raises(InputError, match="is not empty; give a folder that is empty or does not exist yet"):
         models.check_export_target(tmp_path)
     with pytest.raises(InputError, match=r"notes\.txt is a file; give a folder"):
         models.check_export_target(tmp_path / "notes.txt")
@@ -101,7 +101,7 @@ def test_the_command_exports_a_model_that_the_other_command_takes(trained: Train
     assert answer.code == 0, answer.text
     first, *_, last = answer.output.splitlines()
     assert first == f"out: {NAME}/alexnet-000 as keras"
-    assert last == "on 16 random images they differ from Keras' by at most 0.0e+00 (1e-04 would pass)"
+    assert last == "on 16 random images the probabilities differ from Keras by at most 0.0e+00 (tolerance 1e-04)"
     model = find_model(str(tmp_path / "out"), None, tmp_path)
     (found,) = models.predict_files(
         model, [str(trained.folder / "photos" / "zero" / "3.png")], 1, trained.executor, SilentDisplay()

@@ -1,4 +1,4 @@
-"""What a trained model says of images: the numbers, the images that can't be used, and how it is all shown."""
+"""Predictions on images: the numbers, images that can't be used, and the output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registered model behind MLflow's own server, asked by HTTP as docs/commands.md says."""
+"""The registered model in MLflow's own server, called by HTTP as in docs/commands.md."""
 
 from __future__ import annotations
 

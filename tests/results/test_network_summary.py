@@ -1,4 +1,4 @@
-"""What `describe` counts, by hand; what it prints; what it draws."""
+"""What `describe` counts (compared with counts by hand), prints and draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study came to, on the terminal."""
+"""A study's outcome on the terminal."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def test_a_stopped_study_says_that_it_goes_on(console: Console, tracker: Tracker
     terminal.show_outcome(console, tracker, outcome(study, finished=0, missing=3, interrupted=True))
     shown = text(console)
     assert "0 finished, 0 pruned, 0 failed, 3 missing" in shown
-    assert "Stopped. The same command goes on where it ended." in shown
+    assert "Stopped. The same command resumes the study." in shown
     assert "champion" not in shown

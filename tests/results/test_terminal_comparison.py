@@ -1,4 +1,4 @@
-"""Two recorded studies side by side, from a real MLflow database to the terminal."""
+"""The comparison of two studies, from a real MLflow database to the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view of a study that runs elsewhere, with a real MLflow database and a clock that only the test moves."""
+"""The live view of a study that runs elsewhere, with a real MLflow database and a fake clock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Told(Display):
-    """Keeps what it was told."""
+    """A display that records its calls."""
 
     silent = False
 
@@ -72,7 +72,7 @@ class Told(Display):
 
 
 class Elsewhere:
-    """A driver on another machine, and a view whose every sleep lets it go one step on."""
+    """A driver on another machine, and a view; each sleep of the view runs one step of the driver."""
 
     def __init__(self, folder: Path, tracker: Tracker, spec: TrialSpec) -> None:
         self.file = folder / "fake.yaml"
@@ -101,7 +101,7 @@ class Elsewhere:
         self.tracker.end_run(self.study.run_id, state, tags)
 
     def watch(self, steps: Iterator[None], tracker: Tracker | None = None, **options: Any) -> list[str]:
-        """What the view tells while the driver takes its steps; a step more than there are is Ctrl-C."""
+        """Return what the view shows while the driver takes its steps; after the last step comes Ctrl-C."""
 
         def sleep(seconds: float) -> None:
             self.sleeps += 1
@@ -139,7 +139,7 @@ def test_a_study_is_followed_to_its_end(elsewhere: Elsewhere) -> None:
         "1 of 3",
         "start alexnet-001 2",
         "alexnet-001 epoch 1 val 0.10",
-        "study fake: 1 finished, 0 pruned, 0 failed, 1 under way, 1 to begin",
+        "study fake: 1 finished, 0 pruned, 0 failed, 1 running, 1 to start",
         "alexnet-001 epoch 2 val 0.20",
         "end alexnet-001 finished",
         "start alexnet-002 2",
@@ -197,12 +197,12 @@ def test_the_next_driver_can_be_waited_for(elsewhere: Elsewhere) -> None:
     assert elsewhere.display.lines == [
         "study fake: 0 finished, 0 pruned, 0 failed, 3 missing. No driver is running: it is done.",
         "0 of 3",
-        "study fake: 0 finished, 0 pruned, 0 failed, 0 under way, 3 to begin; no trial is under way, its images or "
-        "weights may be in the making",
+        "study fake: 0 finished, 0 pruned, 0 failed, 0 running, 3 to start; no trial is running, its images or weights "
+        "may be in preparation",
         "start alexnet-000 2",
         "end alexnet-000 finished",
         "study fake: 1 finished, 0 pruned, 0 failed, 2 missing. No driver is running: it is done.",
-        "The view ends; study fake is left as it is.",
+        "View closed; study fake is not affected.",
     ]
 
 
@@ -211,13 +211,13 @@ def test_ctrl_c_ends_the_view_only(elsewhere: Elsewhere) -> None:
     one = elsewhere.start(0)
     with pytest.raises(KeyboardInterrupt):
         elsewhere.watch(iter(()))
-    assert elsewhere.display.lines[-1] == "The view ends; study fake is left as it is."
+    assert elsewhere.display.lines[-1] == "View closed; study fake is not affected."
     states = {run.run_id: run.state for run in elsewhere.tracker.runs(elsewhere.study.experiment_id)}
     assert states == {elsewhere.study.run_id: "running", one.run_id: "running"}
 
 
 class Shaky(Tracker):
-    """A server that is away for a while."""
+    """A server that is down for a while."""
 
     away = False
 
@@ -245,7 +245,7 @@ def test_a_server_that_is_away_for_a_while(elsewhere: Elsewhere) -> None:
 
     assert elsewhere.watch(driver(), tracker)[2:] == [
         "MLflow at http://far does not answer as it should: connection refused\n"
-        "Trying again until it does; Ctrl-C ends the view.",
+        "Trying again until it answers; Ctrl-C closes the view.",
         "MLflow answers again",
         "start alexnet-000 2",
         "end alexnet-000 finished",
@@ -283,7 +283,7 @@ def test_silence_is_said_once(elsewhere: Elsewhere) -> None:
     with pytest.raises(KeyboardInterrupt):
         elsewhere.watch(driver())
     quiet = [line for line in elsewhere.display.lines if "no news" in line]
-    assert quiet == ["no news for 10 min 04 s: a long epoch, or its driver was killed"]
+    assert quiet == ["no news for 10 min 04 s: a long epoch, or the driver was killed"]
 
 
 def test_a_configuration_of_another_version_has_no_total(tracker: Tracker) -> None:
@@ -296,7 +296,7 @@ def test_a_configuration_of_another_version_has_no_total(tracker: Tracker) -> No
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
-    """The real displays, with a trial that is interrupted and runs again, and with a confirmation."""
+    """Show an interrupted and repeated trial, and a confirmation, on the real displays."""
     elsewhere.begin()
     one = elsewhere.start(0)
     elsewhere.epoch(one, 1)
@@ -318,7 +318,7 @@ def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
     with choose_display(Console(file=stream, force_terminal=terminal, width=120, color_system=None), False) as display:
         watch_study(elsewhere.tracker, "fake", display, sleep=lambda _: next(steps), clock=lambda: 0.0)
     text = stream.getvalue()
-    assert "interrupted; the next call runs it again" in text
+    assert "interrupted; the next run of the study repeats it" in text
     assert "finished, train 100.0 %, validation 62.5 %, gap +37.5 points at epoch 2: overfit" in text
     assert "1 done with fresh seeds" in text
     if not terminal:
@@ -328,7 +328,7 @@ def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
 
 
 def test_a_study_as_it_really_runs(own_places: Path, tracker: Tracker) -> None:
-    """Driver and view in lockstep: each sleep of the view lets the driver deal with one event."""
+    """Run driver and view in lockstep: each sleep of the view lets the driver handle one event."""
     (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
     go, arrived = threading.Semaphore(0), threading.Semaphore(0)
     failures: list[BaseException] = []

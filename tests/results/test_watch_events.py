@@ -1,4 +1,4 @@
-"""What is new from one snapshot of a study to the next, with a real MLflow database."""
+"""The events between two snapshots of a study, with a real MLflow database."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_an_interrupted_trial_runs_again(recorded: Recorded) -> None:
     recorded.news()
     recorded.interrupt(one)
     recorded.start(0)
-    text = "interrupted; the next call runs it again"
+    text = "interrupted; the next run of the study repeats it"
     assert recorded.news() == [TrialEnded("alexnet-000", text, again=True), started("alexnet-000")]
 
 

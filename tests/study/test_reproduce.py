@@ -82,7 +82,7 @@ def test_the_same_comes_out_and_nothing_is_recorded(registry: Registry) -> None:
         assert found.compared > 10
         assert found.changed == {}
     assert runs(registry) == before
-    assert f"all {found.compared} numbers of its record came out equal to the last bit" in told(found)
+    assert f"all {found.compared} recorded numbers are equal to the last bit" in told(found)
 
 
 def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) -> None:
@@ -91,8 +91,8 @@ def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) 
     assert sizes == sorted(sizes, reverse=True)
     assert {"val/accuracy", "best/val_accuracy"} <= {one.metric for one in found.differences}
     shown = told(found)
-    assert f"{len(found.differences)} of {found.compared} numbers of its record came out otherwise" in shown
-    assert "the largest differences" in shown
+    assert f"{len(found.differences)} of {found.compared} recorded numbers differ" in shown
+    assert "largest differences" in shown
 
 
 def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 Comes in: recorded studies with their analysis. Goes out: an HTML page, and its figures and tables as files.
 
+report_data      everything that a study's page shows, as plain data
 content          the page's numbers, sentences and tables
+curve_panels     which learning curves are shown, and together with which others
+trial_figures    learning curves, the Pareto front, classes
+effect_figures   the gap by level, variance shares, the gap by data size, effects, candidates
 svg              the style of figures, and figures as SVG that follows the page's theme
-curve_panels     trials that differ only by seed: which of their curves are shown
-figures          learning curves, effects, variance shares, the data law, classes, the Pareto front
-report_data      all that a study's page tells, as plain data
 study_page       the page as HTML and as files, with its illustrations
 comparison_page  the page of two studies side by side
 

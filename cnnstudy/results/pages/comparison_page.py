@@ -11,11 +11,11 @@ from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.comparison import Comparison
 from cnnstudy.analysis.effects_text import describe_change
 from cnnstudy.results.pages.content import Table
-from cnnstudy.results.pages.figures import EffectRow, effect_forest
+from cnnstudy.results.pages.effect_figures import EffectRow, effect_forest
 from cnnstudy.results.pages.study_page import Drawn, render
 from cnnstudy.results.pages.svg import inline_svg, svg_text
 
-#: Headings over text; numbers stand to the right.
+#: Headings of text columns; all others are numbers, aligned right.
 TEXTS = (
     *("network", "at the end of training", "B is", "by"),  # outcomes
     *("change", "on", "the effects"),
@@ -30,7 +30,7 @@ class _Section:
     id: str
     name: str
     table: Table
-    none: str  # what stands there without rows
+    none: str  # the text shown if the table has no rows
     texts: tuple[str, ...] = TEXTS
 
 
@@ -45,19 +45,19 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page as HTML; every text of the studies is escaped."""
+    """Return the page as HTML; every text of the studies is escaped."""
     return render(
         "compare.html",
         title=f"{comparison.a} and {comparison.b}",
         version=cnnstudy.__version__,
         comparison=comparison,
         lines=words.comparison_sentences(comparison),
-        drawn=_drawn(comparison),
-        tables=_tables(comparison),
+        drawn=_draw_forests(comparison),
+        tables=_list_tables(comparison),
     )
 
 
-def _tables(comparison: Comparison) -> list[_Section]:
+def _list_tables(comparison: Comparison) -> list[_Section]:
     def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         return Table(tuple(headings), tuple(tuple(row) for row in rows))
 
@@ -66,7 +66,7 @@ def _tables(comparison: Comparison) -> list[_Section]:
             "settings",
             "What differed",
             table(words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
-            "Nothing that is recorded.",
+            "No recorded setting differs.",
             words.DIFFERENCE_HEADINGS,
         ),
         _Section(
@@ -79,7 +79,7 @@ def _tables(comparison: Comparison) -> list[_Section]:
             "effects-table",
             "All effects",
             table(words.EFFECT_HEADINGS, words.effect_comparison_rows(comparison)),
-            "The studies have no change of a factor in common.",
+            "The studies have no factor change in common.",
         ),
         _Section(
             "champions",
@@ -90,8 +90,8 @@ def _tables(comparison: Comparison) -> list[_Section]:
     ]
 
 
-def _drawn(comparison: Comparison) -> list[Drawn]:
-    """A forest for each network: A's and B's effect on the gap, one below the other."""
+def _draw_forests(comparison: Comparison) -> list[Drawn]:
+    """Draw a forest for each network: A's and B's effect on the gap, one below the other."""
     outcomes = {"A": comparison.a, "B": comparison.b}
     drawn: list[Drawn] = []
     for network in dict.fromkeys(effect.a.architecture for effect in comparison.effects):

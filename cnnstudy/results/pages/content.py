@@ -1,4 +1,4 @@
-"""Cells of the page's tables: all trials, the best ones, effects."""
+"""The text of a study's page: its numbers, sentences and tables."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ from cnnstudy.training.verdict import VERDICTS
 
 @dataclass(frozen=True)
 class Fact:
-    """One number at the top of a page, with what it is."""
+    """A named value, with a note."""
 
     name: str
     value: str
     note: str = ""
 
 
-def facts(story: ReportData) -> list[Fact]:
-    """Trials, networks, images, the best validation with its gap, and what the gap is on average."""
-    frame = story.frame
+def facts(report: ReportData) -> list[Fact]:
+    """Return the numbers at the top of the page: trials, networks, data, best validation accuracy, mean gap."""
+    frame = report.frame
     states = frame["state"].value_counts() if len(frame) else pd.Series(dtype=int)
     others = [f"{states[state]} {state}" for state in ("pruned", "failed", "running") if state in states]
-    found = [Fact("Trials", f"{states.get('finished', 0)} finished", ", ".join(others) or "none pruned or failed")]
+    listed = [Fact("Trials", f"{states.get('finished', 0)} finished", ", ".join(others) or "none pruned or failed")]
     if len(frame):
         names, seeds = list(dict.fromkeys(frame["architecture"])), count_noun(frame["seed"].nunique(), "seed")
         several = Fact("Networks", str(len(names)), f"{', '.join(names)}; {seeds}")
-        found.append(several if len(names) > 1 else Fact("Network", names[0], seeds))
-    if (images := _images(story)) is not None:
-        found.append(images)
-    finished = story.finished
+        listed.append(several if len(names) > 1 else Fact("Network", names[0], seeds))
+    if (data := _data_fact(report)) is not None:
+        listed.append(data)
+    finished = report.finished
     learnt = finished[finished["verdict"] != "not-learning"] if len(finished) else finished
     if len(finished):
         best = finished.iloc[0]
         if pd.notna(best["val_accuracy"]):
             gap = f"gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
-            found.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
+            listed.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
     if len(learnt) and learnt["last_gap_accuracy"].notna().any():
         mean = 100 * learnt["last_gap_accuracy"].astype(float).mean()
-        note = f"points at the end, over the {len(learnt)} that learnt"
-        found.append(Fact("Mean gap", f"{mean:+.1f}", note))
-    return found
+        note = f"points after the last epoch, over the {len(learnt)} trials that learnt"
+        listed.append(Fact("Mean gap", f"{mean:+.1f}", note))
+    return listed
 
 
-def _images(story: ReportData) -> Fact | None:
-    for run in story.runs:
+def _data_fact(report: ReportData) -> Fact | None:
+    for run in report.runs:
         values = run.parameters
         if {Parameter.DATA, Parameter.CLASSES, Parameter.TRAIN_IMAGES, Parameter.VALIDATION_IMAGES} <= set(values):
             images = f"{run.train_images} train and {values[Parameter.VALIDATION_IMAGES]} validation images"
@@ -66,10 +66,10 @@ def _images(story: ReportData) -> Fact | None:
     return None
 
 
-def verdict_counts(story: ReportData) -> list[tuple[str, int]]:
-    """How many finished trials have each verdict, and how many did not finish, by their state."""
+def verdict_counts(report: ReportData) -> list[tuple[str, int]]:
+    """Return how many finished trials have each verdict, and how many of the others have each state."""
     counts = dict.fromkeys((*reversed(VERDICTS), "pruned", "failed"), 0)
-    for run in story.runs:
+    for run in report.runs:
         word = run.verdict if run.state in ("finished", "failed") else ""
         word = word or ("" if run.state == "finished" else run.state)
         if word:
@@ -77,45 +77,49 @@ def verdict_counts(story: ReportData) -> list[tuple[str, int]]:
     return [(word, count) for word, count in counts.items() if count]
 
 
-def describe_best(story: ReportData) -> str:
-    """The best trial of the study and how far that can be trusted; nothing where none finished."""
-    finished = story.finished
+def describe_best(report: ReportData) -> str:
+    """Describe the best trial and how far its score can be trusted; empty if no trial finished."""
+    finished = report.finished
     if not len(finished):
         return ""
     best = finished.iloc[0]
-    run = story.run_of(best["trial"])
+    run = report.run_of(best["trial"])
     if run is None or pd.isna(best["val_accuracy"]):
         return ""
-    varied = varied_factors([one for one in story.runs if one.architecture == best["architecture"]])
+    varied = varied_factors([one for one in report.runs if one.architecture == best["architecture"]])
     words = describe_levels(run.levels, varied)
+    subject = "The best validation accuracy is"
+    if report.study.objective != Metric.VAL_ACCURACY:
+        subject = "The trial with the best validation loss has a validation accuracy of"
     text = (
-        f"The best validation accuracy is {100 * best['val_accuracy']:.1f} % ({best['trial']}"
+        f"{subject} {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
     )
-    if story.study.objective != Metric.VAL_ACCURACY:
-        text = text.replace("The best validation accuracy is", "The trial with the best validation loss has")
     if len(finished) > 1:
-        text += f" It is the best of {len(finished)} on the images that it was chosen by, so that number is too high."
+        text += (
+            f" It is the best of {len(finished)} trials on the images that it was selected by, which overstates its "
+            "accuracy."
+        )
     return text
 
 
-def describe_missing(story: ReportData) -> str:
-    """Why there is no answer, where no trial has finished."""
-    if len(story.finished):
+def describe_missing(report: ReportData) -> str:
+    """Say why there is no answer; empty if a trial has finished."""
+    if len(report.finished):
         return ""
-    if not story.runs:
+    if not report.runs:
         return "This study has no trials yet."
-    return f"None of {count_noun(len(story.runs), 'trial')} has finished, so there is nothing to tell yet."
+    return f"None of {count_noun(len(report.runs), 'trial')} has finished, so there are no results yet."
 
 
 def confirmation_sentences(confirmed: ConfirmationData) -> list[str]:
-    """What fresh seeds and the test images said, most important first."""
+    """Return the results of the fresh seeds and of the test split, most important first."""
     return confirmed_sentences(confirmed.record)
 
 
-def describe_dates(story: ReportData) -> str:
-    """When the trials ran, in UTC."""
-    started = [run.started for run in story.runs]
+def describe_dates(report: ReportData) -> str:
+    """Return the first and last day on which trials started, in UTC; empty if there are none."""
+    started = [run.started for run in report.runs]
     if not started:
         return ""
     days = [
@@ -125,20 +129,20 @@ def describe_dates(story: ReportData) -> str:
     return " to ".join(dict.fromkeys(days))
 
 
-def provenance_facts(story: ReportData) -> list[Fact]:
-    """What made the numbers: code, packages, data, MLflow's ids."""
-    versions = _distinct(run.code_version for run in story.runs)
-    packages = [run.packages for run in story.runs if run.state == "finished"]
-    texts = _distinct(", ".join(f"{name} {version}" for name, version in of_run.items()) for of_run in packages)
+def provenance_facts(report: ReportData) -> list[Fact]:
+    """Return where the numbers come from: dates, code, packages, digests of data and weights, MLflow's ids."""
+    versions = _distinct(run.code_version for run in report.runs)
+    packages = [run.packages for run in report.runs if run.state == "finished"]
+    texts = _distinct(", ".join(f"{name} {version}" for name, version in one.items()) for one in packages)
     return [
         fact
         for fact in (
-            Fact("Trials ran", describe_dates(story)),
+            Fact("Trials ran", describe_dates(report)),
             Fact("Code", ", ".join(versions), "several versions: compare with care" if len(versions) > 1 else ""),
             Fact("Packages", "; ".join(texts)),
-            Fact("Data digest", ", ".join(_distinct(run.data_digest for run in story.runs))),
-            Fact("Weights digest", ", ".join(_distinct(run.weights_digest for run in story.runs))),
-            Fact("MLflow", f"experiment {story.study.experiment_id}, run {story.study.run_id}"),
+            Fact("Data digest", ", ".join(_distinct(run.data_digest for run in report.runs))),
+            Fact("Weights digest", ", ".join(_distinct(run.weights_digest for run in report.runs))),
+            Fact("MLflow", f"experiment {report.study.experiment_id}, run {report.study.run_id}"),
         )
         if fact.value
     ]
@@ -148,43 +152,43 @@ def _distinct(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def recorded_configuration(story: ReportData) -> str:
-    """As JSON, what the trials were run with."""
-    return json.dumps(story.study.config, indent=2, ensure_ascii=False)
+def recorded_configuration(report: ReportData) -> str:
+    """Return the configuration that the trials ran with, as JSON."""
+    return json.dumps(report.study.config, indent=2, ensure_ascii=False)
 
 
-def limitation_sentences(story: ReportData) -> list[str]:
-    """What the numbers say nothing about."""
+def limitation_sentences(report: ReportData) -> list[str]:
+    """Return the limits of what the numbers can show."""
     lines = []
-    strategy = story.study.config.get("strategy", {})
-    seeds = story.frame["seed"].nunique() if len(story.frame) else 0
+    strategy = report.study.config.get("strategy", {})
+    seeds = report.frame["seed"].nunique() if len(report.frame) else 0
     if strategy.get("kind") == "factorial" and seeds > 1:
         lines.append(
-            f"The intervals are over {seeds} seeds: of the split of the images, the initial weights and the order of "
-            "batches. They hold for these images and these levels, not for other data sets."
+            f"The intervals are over {seeds} seeds, which vary the split of the images, the initial weights and the "
+            "order of batches. They hold for these images and these levels, not for other data sets."
         )
     if seeds == 1:
-        lines.append("With one seed, what is luck of the split and the initial weights can't be told from an effect.")
-    if len(story.finished) and story.confirmed is None:
+        lines.append("With one seed, an effect cannot be distinguished from luck in the split and the initial weights.")
+    if len(report.finished) and report.confirmed is None:
         lines.append(
-            "No test images were looked at. The best trial was chosen by its validation images, which flatters it; "
-            f"`python -m cnnstudy confirm {story.study.name}` trains the best ones again with fresh seeds."
+            "The test split was not used. The best trial was selected by its validation score, which overstates its "
+            f"accuracy; `python -m cnnstudy confirm {report.study.name}` retrains the best trials with fresh seeds."
         )
     lines.append(
-        "A gap is compared where something else is equal: epochs, updates or train loss. The answer can depend on "
-        "which; where they disagree, the effect goes with how far a network was trained."
+        "Gaps are compared at equal epochs, equal updates or equal train loss. The answer can depend on which; where "
+        "they disagree, the effect is tied to how far a network was trained."
     )
-    lines.append("That an effect can't be told does not mean that there is none: more seeds narrow its interval.")
+    lines.append("An effect that is not significant may still exist: more seeds narrow its interval.")
     return lines
 
 
-#: Trials of the leaderboard.
+#: Trials in the leaderboard.
 TOP = 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and the number that it is sorted by (None: the text)."""
+    """A text, and the number that it is sorted by (None: by the text)."""
 
     text: str
     number: float | None = None
@@ -193,28 +197,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial of the table of all, with what it is filtered by."""
+    """One row of the table of all trials, with the values that it can be filtered by."""
 
     trial: str
     network: str
     transfer: str
     state: str
-    verdict: str  # or ""
-    front: bool
-    words: str  # what the page says of it where its point is touched
+    verdict: str  # "" if there is none
+    front: bool  # on the Pareto front
+    words: str  # its levels, shown when its point in a figure is touched
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; numbers stand to the right."""
+    """A table of texts."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    hidden: int = 0  # rows that are left out
+    hidden: int = 0  # number of rows left out
 
 
-#: Columns of the table of all trials, after the factors: name, heading, how it is shown, with which factor and sign.
+#: Measured columns of the table of all trials: name, heading, format, multiplier.
 _MEASURED = (
     ("train_accuracy", "train %", "{:.1f}", 100.0),
     ("val_accuracy", "val %", "{:.1f}", 100.0),
@@ -223,27 +227,27 @@ _MEASURED = (
     ("best_epoch", "epoch", "{:.0f}", 1.0),
     ("seconds", "seconds", "{:.0f}", 1.0),
 )
-#: After so many of them stands the verdict.
-_JUDGED = 4
+#: Number of measured columns before the verdict.
+_BEFORE_VERDICT = 4
 
 
-def trial_table(story: ReportData) -> tuple[list[str], list[TrialRow]]:
-    """Headings and rows of all trials, the best first."""
-    frame = story.frame
+def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
+    """Return the headings and rows of all trials, best first."""
+    frame = report.frame
     if frame.empty:
         return [], []
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     headings = ["trial", *(_heading(name) for name in factors), "seed"]
-    headings += [*(heading for _, heading, _, _ in _MEASURED[:_JUDGED]), "verdict"]
-    headings += [*(heading for _, heading, _, _ in _MEASURED[_JUDGED:]), "state"]
-    of_network: dict[str, list[RecordedRun]] = {}
-    for run in story.runs:
-        of_network.setdefault(run.architecture, []).append(run)
-    varied = {network: varied_factors(runs) for network, runs in of_network.items()}
+    headings += [*(heading for _, heading, _, _ in _MEASURED[:_BEFORE_VERDICT]), "verdict"]
+    headings += [*(heading for _, heading, _, _ in _MEASURED[_BEFORE_VERDICT:]), "state"]
+    runs_by_network: dict[str, list[RecordedRun]] = {}
+    for run in report.runs:
+        runs_by_network.setdefault(run.architecture, []).append(run)
+    varied = {network: varied_factors(runs) for network, runs in runs_by_network.items()}
     rows = []
-    by_trial = {run.trial: run for run in story.runs}
-    for row, front in zip(frame.to_dict("records"), story.front, strict=True):
-        measured = [_measured(row[column], text, scale) for column, _, text, scale in _MEASURED]
+    by_trial = {run.trial: run for run in report.runs}
+    for row, front in zip(frame.to_dict("records"), report.front, strict=True):
+        measured = [_measured_cell(row[column], form, scale) for column, _, form, scale in _MEASURED]
         verdict, state = row["verdict"] or "", row["state"]
         reason = " ".join(str(row["reason"]).split())
         rows.append(
@@ -257,11 +261,11 @@ def trial_table(story: ReportData) -> tuple[list[str], list[TrialRow]]:
                 words=describe_levels(by_trial[row["trial"]].levels, varied[row["architecture"]]),
                 cells=(
                     Cell(row["trial"]),
-                    *(_factor(row, name) for name in factors),
+                    *(_factor_cell(row, name) for name in factors),
                     Cell(str(row["seed"]), float(row["seed"]), True),
-                    *measured[:_JUDGED],
+                    *measured[:_BEFORE_VERDICT],
                     Cell(verdict),
-                    *measured[_JUDGED:],
+                    *measured[_BEFORE_VERDICT:],
                     Cell(f"{state}: {reason[:160]}" if reason else state),
                 ),
             )
@@ -270,7 +274,7 @@ def trial_table(story: ReportData) -> tuple[list[str], list[TrialRow]]:
 
 
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
-    """Within a network: between networks a default may differ."""
+    """Return whether a factor varies within a network; between networks its default may differ."""
     by_network = frame.groupby("architecture")[factor].nunique()
     return bool((by_network > 1).any())
 
@@ -279,7 +283,7 @@ def _heading(factor: str) -> str:
     return f"{FACTORS[factor].short_label} {FACTORS[factor].unit}".rstrip()
 
 
-def _factor(row: dict[Any, Any], factor: str) -> Cell:
+def _factor_cell(row: dict[Any, Any], factor: str) -> Cell:
     value = row[factor]
     if pd.isna(value):
         return Cell("", None, factor != "transfer")
@@ -288,13 +292,13 @@ def _factor(row: dict[Any, Any], factor: str) -> Cell:
     return Cell(FACTORS[factor].write(value, with_unit=False), float(value), True)
 
 
-def _measured(value: float | None, text: str, scale: float) -> Cell:
-    return Cell("", None, True) if pd.isna(value) else Cell(text.format(scale * float(value)), float(value), True)
+def _measured_cell(value: float | None, form: str, scale: float) -> Cell:
+    return Cell("", None, True) if pd.isna(value) else Cell(form.format(scale * float(value)), float(value), True)
 
 
-def best_trials(story: ReportData) -> Table:
-    """The best by the study's objective."""
-    finished = story.finished
+def best_trials(report: ReportData) -> Table:
+    """Return the best trials by the study's objective."""
+    finished = report.finished
     if finished.empty:
         return Table((), ())
     headings, rows = table(finished.head(TOP))
@@ -302,7 +306,7 @@ def best_trials(story: ReportData) -> Table:
 
 
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:
-    """The effects of one network with the answer and their intervals; of interactions those with an answer."""
+    """Return the effects of one network with answers and intervals; of interactions only those with an answer."""
     rows, hidden = effect_rows(causes, interactions)
     headings = (EFFECT_HEADINGS[0], EFFECT_HEADINGS[-1], *EFFECT_HEADINGS[1:-1])
     return Table(headings, tuple((row[0], row[-1], *row[1:-1]) for row in rows), hidden)

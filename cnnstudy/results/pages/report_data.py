@@ -1,4 +1,4 @@
-"""All that a study's page tells, as plain data."""
+"""Everything that a study's page shows, as plain data: confirmation, mistakes, classes, and the study itself."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.class_metrics import class_metric_names
-from cnnstudy.analysis.confirmation import RECORD, ChampionTest, Standing, confirmation_from_json
-from cnnstudy.analysis.confirmation import Confirmation as Record
+from cnnstudy.analysis.confirmation import RECORD, ChampionTest, Confirmation, Standing, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
 from cnnstudy.analysis.data_law import TARGET
 from cnnstudy.analysis.leaderboard import GOALS, leaderboard, pareto_front
@@ -29,21 +28,24 @@ from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, latest_trials
 
+#: Reads a text artifact of a run, by run id and path; None if there is none.
+ReadText = Callable[[str, str], str | None]
+
 
 @dataclass(frozen=True)
 class ConfirmationData:
-    """A recorded confirmation, for the figure and the table."""
+    """A recorded confirmation, as the figure and the table show it."""
 
-    record: Record
+    record: Confirmation
 
     @property
     def candidates(self) -> Sequence[Standing]:
-        """Best first."""
+        """The candidates, best first."""
         return self.record.standings
 
     @property
     def champion(self) -> str | None:
-        """The trial that stands for it."""
+        """The champion's trial; None if there is no champion."""
         return None if self.record.champion is None else self.record.champion.trial
 
     @property
@@ -56,7 +58,7 @@ class ConfirmationData:
 
     @property
     def percent(self) -> float:
-        """What values are shown times: accuracies in percent, losses as they are."""
+        """The multiplier for display: 100 for accuracies, 1 for losses."""
         return 100.0 if self.shows_accuracy else 1.0
 
     @property
@@ -79,25 +81,25 @@ class ConfirmationData:
 
 
 def read_confirmation(text: str) -> ConfirmationData:
-    """From the record's text.
+    """Read a confirmation from its recorded text.
 
     Raises:
-        ValueError: it is not what confirming writes; says what is wrong.
+        ValueError: the text is not a recorded confirmation; the message says what is wrong.
     """
     return ConfirmationData(confirmation_from_json(text))
 
 
-#: Pixels of the longer side, and mistakes that a page shows.
+#: Pixels of a picture's longer side, and the most mistakes that a page shows.
 _LONGEST, MOST_SHOWN = 144, 30
-#: Why a page shows none, where nobody looked for any.
-LEFT_OUT = "It was left out."
+#: The text that replaces the mistakes if none were asked for.
+LEFT_OUT = "Left out of this report."
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training image that resembles the wrong one."""
+    """A training image similar to the misclassified one."""
 
-    picture: str  # a data: address
+    picture: str  # a data: URL
     name: str  # its class
     key: str
     similarity: float  # cosine, -1..1
@@ -105,10 +107,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A validation image that the model takes for another class."""
+    """A misclassified validation image."""
 
-    picture: str  # a data: address
-    cams: tuple[tuple[str, str], ...]  # Grad-CAM: the class that it is for, a data: address
+    picture: str  # a data: URL
+    cams: tuple[tuple[str, str], ...]  # Grad-CAM maps: class, data: URL
     true: str
     predicted: str
     probability: float
@@ -118,21 +120,24 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What a model gets wrong, or why that can't be shown."""
+    """A model's mistakes, or the reason why they can't be shown."""
 
     mistakes: Sequence[Mistake] = ()
-    wrong: int = 0  # of its validation images, all of them
-    validation: int = 0
+    wrong: int = 0  # all misclassified validation images
+    validation: int = 0  # all validation images
     trial: str = ""
-    places: tuple[int, int] = (0, 0)  # rows and columns of the map that Grad-CAM is drawn from
+    places: tuple[int, int] = (0, 0)  # rows and columns of the feature map behind Grad-CAM
     reason: str = ""
 
 
 def read_gallery(given: Mapping[str, Any] | str) -> Gallery:
-    """A gallery from what a worker told (`entries`, `wrong`, `validation`, `map`, and `trial`), or from why it did not.
+    """Read a gallery from a worker's answer, or from the reason why there is none.
+
+    Args:
+        given: `entries`, `wrong`, `validation`, `map` and `trial`; or the reason.
 
     Raises:
-        DataError: an image that can't be decoded.
+        DataError: an image can't be decoded.
     """
     if isinstance(given, str):
         return Gallery(reason=given)
@@ -143,22 +148,25 @@ def read_gallery(given: Mapping[str, Any] | str) -> Gallery:
 
 
 def decode_mistakes(entries: Sequence[Mapping[str, Any]]) -> list[Mistake]:
-    """Entries of plain data as pictures: `image`, `true`, `predicted`, `probability`, `key`, and `neighbours` with
-    `image`, `class`, `similarity`, `key`; the maps are `cam_predicted` and `cam_true`. Images are paths of files.
+    """Return the first entries with their images as data: URLs.
+
+    Args:
+        entries: `image`, `true`, `predicted`, `probability`, `key`, the maps `cam_predicted` and `cam_true`, and
+            `neighbours` with `image`, `class`, `similarity` and `key`. Images are paths of files.
 
     Raises:
-        DataError: an image that can't be decoded.
+        DataError: an image can't be decoded.
     """
     return [
         Mistake(
-            picture=_address(entry["image"]),
-            cams=tuple((entry[of], _address(entry[f"cam_{of}"])) for of in ("predicted", "true")),
+            picture=_data_url(entry["image"]),
+            cams=tuple((entry[role], _data_url(entry[f"cam_{role}"])) for role in ("predicted", "true")),
             true=entry["true"],
             predicted=entry["predicted"],
             probability=entry["probability"],
             key=entry["key"],
             neighbours=tuple(
-                Neighbour(_address(near["image"]), near["class"], near["key"], near["similarity"])
+                Neighbour(_data_url(near["image"]), near["class"], near["key"], near["similarity"])
                 for near in entry["neighbours"]
             ),
         )
@@ -166,8 +174,8 @@ def decode_mistakes(entries: Sequence[Mapping[str, Any]]) -> list[Mistake]:
     ]
 
 
-def _address(file: str) -> str:
-    """The picture, no larger than it is shown, as a data: address."""
+def _data_url(file: str) -> str:
+    """Return the picture, scaled down to the size at which it is shown, as a data: URL."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -183,7 +191,7 @@ def _address(file: str) -> str:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """A class's recall (shares of 0..1): on validation, and on the training images of the probe where it is known."""
+    """A class's recall (0..1) on validation images, and on the training images of the probe if known."""
 
     name: str
     validation: float
@@ -194,54 +202,100 @@ class ClassAccuracy:
         return None if self.train is None else self.train - self.validation
 
 
-#: Reads a text among a run's artifacts; None where there is none.
-ReadText = Callable[[str, str], str | None]
-
-
 @dataclass(frozen=True)
 class Classes:
-    """One trial class by class, and all trials that learnt together."""
+    """Recall by class: of one trial, and the mean over the trials that learnt."""
 
     trial: str
     of_trial: tuple[ClassAccuracy, ...]
     mean: tuple[ClassAccuracy, ...]  # over the trials that learnt
-    trials: int  # so many
-    matrix: tuple[tuple[int, ...], ...]  # validation images: rows true class, columns predicted; () if not recorded
+    trials: int  # how many learnt
+    matrix: tuple[tuple[int, ...], ...]  # counts of validation images [true class][predicted class]; () if not recorded
+
+
+def _collect_classes(run: RecordedRun, finished: Sequence[RecordedRun], read_text: ReadText) -> Classes | None:
+    header, matrix = _parse_confusion_matrix(read_text(run.run_id, "confusion_matrix.csv"))
+    recalls = class_name(Metric.RECALL, "")
+    recorded = [name.removeprefix(recalls) for name in run.metrics if name.startswith(recalls)]
+    named = [name.removeprefix(recalls) for name in class_metric_names(_class_rows(header)) if name.startswith(recalls)]
+    names = dict(zip(named, header, strict=True)) if set(named) == set(recorded) else {name: name for name in recorded}
+    if not names:
+        return None
+    learnt = [one for one in finished if one.verdict != "not-learning"] or [run]
+    return Classes(
+        run.trial,
+        tuple(_class_accuracy(name, shown, [run]) for name, shown in names.items()),
+        tuple(_class_accuracy(name, shown, learnt) for name, shown in names.items()),
+        len(learnt),
+        matrix,
+    )
+
+
+def _class_rows(names: Sequence[str]) -> list[dict[str, float | str]]:
+    return [{"class": name, "recall": 0.0, "precision": 0.0} for name in names]
+
+
+def _class_accuracy(name: str, shown: str, runs: Sequence[RecordedRun]) -> ClassAccuracy:
+    validation, train = (
+        [run.metrics[metric] for run in runs if metric in run.metrics]
+        for metric in (class_name(Metric.RECALL, name), class_name(Metric.TRAIN_RECALL, name))
+    )
+    known = len(train) == len(validation) > 0
+    return ClassAccuracy(
+        shown, float(np.mean(validation)) if validation else math.nan, float(np.mean(train)) if known else None
+    )
+
+
+def _parse_confusion_matrix(text: str | None) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+    """Return the classes and counts of a recorded confusion matrix; both empty if the text is not one."""
+    rows = list(csv.reader((text or "").splitlines()))
+    try:
+        counts = tuple(tuple(int(cell) for cell in row[1:]) for row in rows[1:])
+    except ValueError:
+        return [], ()
+    names = [_unescape_formula(name) for name in rows[0][1:]] if rows else []
+    return (names, counts) if names and all(len(row) == len(names) == len(counts) for row in counts) else ([], ())
+
+
+def _unescape_formula(cell: str) -> str:
+    """Remove the apostrophe that kept a spreadsheet from evaluating the name as a formula."""
+    return cell[1:] if cell[:1] == "'" and escape_formula(cell[1:]) == cell else cell
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """A study with its trials and what they tell."""
+    """A study with its trials and their analysis."""
 
     study: RecordedStudy
-    runs: Sequence[RecordedRun]  # the run of each trial that counts
+    runs: Sequence[RecordedRun]  # the latest run of each trial
     frame: pd.DataFrame  # the leaderboard
-    front: pd.Series  # which of its rows are on the Pareto front
+    front: pd.Series  # whether each row is on the Pareto front
     causes: Sequence[NetworkAnalysis]
     curves: Mapping[str, Curve]  # of finished trials
     classes: Classes | None
     confirmed: ConfirmationData | None
     gallery: Gallery
-    files: Mapping[str, str]  # the study's files as they were given, by name
-    unreadable: Sequence[str] = ()  # what was recorded but can't be read, in sentences
+    files: Mapping[str, str]  # the study's files as given, by name
+    unreadable: Sequence[str] = ()  # sentences about records that can't be read
 
     @property
     def finished(self) -> pd.DataFrame:
-        """Of the leaderboard the trials that finished, best first."""
+        """The leaderboard's finished trials, best first."""
         return self.frame[self.frame["state"] == "finished"] if len(self.frame) else self.frame
 
     def run_of(self, trial: str) -> RecordedRun | None:
+        """Return the run of a trial; None if there is none."""
         return next((run for run in self.runs if run.trial == trial), None)
 
 
 def collect_report_data(
     tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = LEFT_OUT
 ) -> ReportData:
-    """The story of a recorded study.
+    """Collect the data of a recorded study's report.
 
     Args:
-        target_gap: the gap (0..1) that the data law aims at.
-        gallery: images that are wrong, or why there are none (gallery.read_gallery).
+        target_gap: the target gap (0..1) of the data-size projection.
+        gallery: the model's mistakes, or the reason why there are none (see read_gallery).
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -265,24 +319,25 @@ def build_report_data(
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
 ) -> ReportData:
-    """The story of trials, from whatever looks up their histories and texts."""
-    history = functools.cache(history)  # a call to MLflow takes milliseconds, and curves ask for the same again
+    """Build the data of a report from runs and from functions that read their histories and texts."""
+    history = functools.cache(
+        history
+    )  # each call to MLflow takes milliseconds, and curves need the same histories as the analysis
     frame = leaderboard(runs, study.objective)
-    confirmed, unreadable = _confirmed(study, read_text)
-    found = analyze_networks(study, runs, history, target_gap) if runs else []
+    confirmed, unreadable = _read_recorded_confirmation(study, read_text)
     finished = [run for run in runs if run.state == "finished"]
     by_trial = {run.trial: run for run in finished}
-    wanted = [confirmed.champion] if confirmed is not None else []
-    wanted += frame["trial"].tolist() if len(frame) else []
-    of_trial = next((by_trial[trial] for trial in wanted if trial in by_trial), None)
+    candidates = [confirmed.champion] if confirmed is not None else []
+    candidates += frame["trial"].tolist() if len(frame) else []
+    best = next((by_trial[trial] for trial in candidates if trial in by_trial), None)
     return ReportData(
         study=study,
         runs=runs,
         frame=frame,
         front=pareto_front(frame, study.goals or GOALS),
-        causes=found,
-        curves={run.trial: _curve(run, history) for run in finished},
-        classes=_classes(of_trial, finished, read_text) if of_trial is not None else None,
+        causes=analyze_networks(study, runs, history, target_gap) if runs else [],
+        curves={run.trial: _read_curve(run, history) for run in finished},
+        classes=_collect_classes(best, finished, read_text) if best is not None else None,
         confirmed=confirmed,
         gallery=read_gallery(gallery),
         files=files or {},
@@ -290,19 +345,19 @@ def build_report_data(
     )
 
 
-def _confirmed(study: RecordedStudy, read_text: ReadText) -> tuple[ConfirmationData | None, list[str]]:
+def _read_recorded_confirmation(study: RecordedStudy, read_text: ReadText) -> tuple[ConfirmationData | None, list[str]]:
     text = read_text(study.run_id, RECORD)
     if text is None:
         return None, []
     try:
         return read_confirmation(text), []
     except ValueError as error:
-        again = f"`python -m cnnstudy confirm {study.name}` writes it again"
-        return None, [f"{RECORD} of this study can't be read, so the confirmation is left out: {error}; {again}."]
+        fix = f"`python -m cnnstudy confirm {study.name}` writes it again"
+        return None, [f"{RECORD} of this study can't be read, so the confirmation is left out: {error}; {fix}."]
 
 
-def _curve(run: RecordedRun, history: History) -> Curve:
-    """Train accuracy is validation accuracy and gap together, which the analysis has asked for already."""
+def _read_curve(run: RecordedRun, history: History) -> Curve:
+    # train accuracy is validation accuracy plus gap, whose histories the analysis has read already
     validation, gap = history(run.run_id, Metric.VAL_ACCURACY), history(run.run_id, Metric.GAP_ACCURACY)
     epochs = tuple(sorted(set(validation) & set(gap)))
     return Curve(
@@ -310,52 +365,3 @@ def _curve(run: RecordedRun, history: History) -> Curve:
         tuple(validation[epoch] + gap[epoch] for epoch in epochs),
         tuple(validation[epoch] for epoch in epochs),
     )
-
-
-def _classes(run: RecordedRun, finished: Sequence[RecordedRun], read_text: ReadText) -> Classes | None:
-    header, matrix = _matrix(read_text(run.run_id, "confusion_matrix.csv"))
-    recalls = class_name(Metric.RECALL, "")
-    recorded = [name.removeprefix(recalls) for name in run.metrics if name.startswith(recalls)]
-    named = [name.removeprefix(recalls) for name in class_metric_names(_rows(header)) if name.startswith(recalls)]
-    names = dict(zip(named, header, strict=True)) if set(named) == set(recorded) else {name: name for name in recorded}
-    if not names:
-        return None
-    learnt = [one for one in finished if one.verdict != "not-learning"] or [run]
-    return Classes(
-        run.trial,
-        tuple(_accuracy(name, shown, [run]) for name, shown in names.items()),
-        tuple(_accuracy(name, shown, learnt) for name, shown in names.items()),
-        len(learnt),
-        matrix,
-    )
-
-
-def _rows(names: Sequence[str]) -> list[dict[str, float | str]]:
-    return [{"class": name, "recall": 0.0, "precision": 0.0} for name in names]
-
-
-def _accuracy(name: str, shown: str, runs: Sequence[RecordedRun]) -> ClassAccuracy:
-    validation, train = (
-        [run.metrics[metric] for run in runs if metric in run.metrics]
-        for metric in (class_name(Metric.RECALL, name), class_name(Metric.TRAIN_RECALL, name))
-    )
-    known = len(train) == len(validation) > 0
-    return ClassAccuracy(
-        shown, float(np.mean(validation)) if validation else math.nan, float(np.mean(train)) if known else None
-    )
-
-
-def _matrix(text: str | None) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
-    """The classes and the counts of a recorded confusion matrix; nothing where it is not one."""
-    rows = list(csv.reader((text or "").splitlines()))
-    try:
-        counts = tuple(tuple(int(cell) for cell in row[1:]) for row in rows[1:])
-    except ValueError:
-        return [], ()
-    names = [_as_named(name) for name in rows[0][1:]] if rows else []
-    return (names, counts) if names and all(len(row) == len(names) == len(counts) for row in counts) else ([], ())
-
-
-def _as_named(cell: str) -> str:
-    """A name without the apostrophe that kept a spreadsheet from taking it for a formula."""
-    return cell[1:] if cell[:1] == "'" and escape_formula(cell[1:]) == cell else cell

@@ -1,4 +1,4 @@
-"""The page of a study: one HTML file that loads nothing from anywhere, its figures beside it as PNG and SVG."""
+"""The page of a study: one self-contained HTML file, with its figures beside it as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ from cnnstudy.config.factors import Levels, find_factor
 from cnnstudy.errors import TrackingError
 from cnnstudy.results.pages import content
 from cnnstudy.results.pages.curve_panels import curve_panels
-from cnnstudy.results.pages.figures import (
+from cnnstudy.results.pages.effect_figures import (
     GAPS,
-    LARGEST_MATRIX,
-    MOST_CLASSES,
     MOST_ROWS,
     OUTCOMES,
     candidate_forest,
-    class_gaps,
     compares_levels,
-    confusion_figure,
     count_left_out,
     data_law,
     effect_forest,
     effect_forest_rows,
     gap_by_factor,
-    learning_curves,
     network_levels,
-    pareto_figure,
     shares_of_variance,
 )
 from cnnstudy.results.pages.report_data import LEFT_OUT, ReportData, collect_report_data
 from cnnstudy.results.pages.svg import inline_svg, save_png, svg_text
+from cnnstudy.results.pages.trial_figures import (
+    LARGEST_MATRIX,
+    MOST_CLASSES,
+    class_gaps,
+    confusion_figure,
+    learning_curves,
+    pareto_figure,
+)
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -59,77 +61,77 @@ SECTIONS = ("confirmed", "curves", "factors", "effects", "interactions", "law", 
 
 @dataclass(frozen=True)
 class Illustration:
-    """A figure, where it belongs, and what it shows for those who can't see it."""
+    """A figure, the section that it belongs to, and its text alternative."""
 
     section: str
-    group: str  # a network, or ""
+    group: str  # the network, or "" for all
     figure: Figure
     description: str
 
 
-def list_illustrations(story: ReportData) -> Iterator[Illustration]:
-    """All figures of the page, section by section."""
-    if story.confirmed is not None and story.confirmed.candidates:
+def list_illustrations(report: ReportData) -> Iterator[Illustration]:
+    """Yield all figures of the page, section by section."""
+    if report.confirmed is not None and report.confirmed.candidates:
         yield Illustration(
-            "confirmed", "", candidate_forest(story.confirmed), "Confirmed candidates with their 95 % intervals"
+            "confirmed", "", candidate_forest(report.confirmed), "Confirmed candidates with their 95 % intervals"
         )
-    yield from _curves(story)
-    for one in story.causes:
-        for factor, levels in _varied(story, one.architecture).items():
+    yield from _curve_illustrations(report)
+    for one in report.causes:
+        for factor, levels in _varied_factors(report, one.architecture).items():
             if not compares_levels(one.frame, factor):
                 continue
-            described = f"{one.architecture}: gap of each trial by {find_factor(factor).label}"
-            yield Illustration("factors", one.architecture, gap_by_factor(one.frame, factor, levels), described)
+            description = f"{one.architecture}: gap of each trial by {find_factor(factor).label}"
+            yield Illustration("factors", one.architecture, gap_by_factor(one.frame, factor, levels), description)
     for interactions, section, title, axis in (
         (False, "effects", "effects on the gap", "change of the gap, points"),
         (True, "interactions", "interactions", "how much larger the effect is there, points"),
     ):
-        for one in story.causes:
+        for one in report.causes:
             if rows := effect_forest_rows(one, interactions):
                 outcomes = OUTCOMES if interactions else GAPS
                 figure = effect_forest(f"{one.architecture}: {title}", rows, outcomes, axis)
                 yield Illustration(
                     section, one.architecture, figure, f"{one.architecture}: {title} with 95 % intervals"
                 )
-    for one in story.causes:
+    for one in report.causes:
         for law in one.laws:
             if law.gaps:
                 yield Illustration("law", one.architecture, data_law(law), f"{one.architecture}: {law.sentence()}")
-    if story.front.any():
-        yield Illustration("front", "", pareto_figure(story.frame, story.front), "Validation accuracy against gap")
-    for one in story.causes:
+    if report.front.any():
+        yield Illustration("front", "", pareto_figure(report.frame, report.front), "Validation accuracy against gap")
+    for one in report.causes:
         if any(one.importances.values()):
             title = f"{one.architecture}: share of the variance by factor"
             yield Illustration("importances", one.architecture, shares_of_variance(title, one.importances), title)
-    yield from _classes(story)
+    yield from _class_illustrations(report)
 
 
-def _curves(story: ReportData) -> Iterator[Illustration]:
-    for architecture in dict.fromkeys(run.architecture for run in story.runs):
-        runs = [run for run in story.runs if run.architecture == architecture and run.state == "finished"]
-        for panel in curve_panels(runs, story.curves):
-            figure = learning_curves(panel, _chance(story))
-            described = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
-            yield Illustration("curves", architecture, figure, described)
+def _curve_illustrations(report: ReportData) -> Iterator[Illustration]:
+    for architecture in dict.fromkeys(run.architecture for run in report.runs):
+        runs = [run for run in report.runs if run.architecture == architecture and run.state == "finished"]
+        for panel in curve_panels(runs, report.curves):
+            figure = learning_curves(panel, _chance_accuracy(report))
+            description = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
+            yield Illustration("curves", architecture, figure, description)
 
 
-def _varied(story: ReportData, architecture: str) -> dict[str, Levels]:
-    one = next(one for one in story.causes if one.architecture == architecture)
+def _varied_factors(report: ReportData, architecture: str) -> dict[str, Levels]:
+    one = next(one for one in report.causes if one.architecture == architecture)
     if one.frame.empty:
         return {}
     if architecture == NETWORKS:
         return {"network": network_levels(one.frame)}
-    return varied_levels(one.frame, recorded_factors(story.study.config, architecture))
+    return varied_levels(one.frame, recorded_factors(report.study.config, architecture))
 
 
-def _chance(story: ReportData) -> float | None:
-    """The accuracy of guessing one of the classes, where the runs tell how many there are."""
-    counts = {run.classes for run in story.runs if run.classes is not None}
+def _chance_accuracy(report: ReportData) -> float | None:
+    """Return the accuracy (0..1) of guessing a class; None if the number of classes is not known."""
+    counts = {run.classes for run in report.runs if run.classes is not None}
     return 1 / int(counts.pop()) if len(counts) == 1 else None
 
 
-def _classes(story: ReportData) -> Iterator[Illustration]:
-    classes = story.classes
+def _class_illustrations(report: ReportData) -> Iterator[Illustration]:
+    classes = report.classes
     if classes is None:
         return
     title = f"{classes.trial}: recall by class"
@@ -144,7 +146,7 @@ def _classes(story: ReportData) -> Iterator[Illustration]:
 
 
 PAGE, FIGURES = "report.html", "figures"
-#: Its folder among the artifacts of the study's run.
+#: The report's folder among the artifacts of the study's run.
 RECORDED = "report"
 
 
@@ -152,23 +154,23 @@ RECORDED = "report"
 class Drawn:
     """A figure inside the page."""
 
-    group: str  # a network, or ""
-    name: str  # of its files, without the ending
+    group: str  # the network, or "" for all
+    name: str  # of its files, without suffix
     svg: Markup
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of one network, in words, and how much its figures leave out."""
+    """The results of one network in words and tables, and how much its figures leave out."""
 
     network: str
     lines: Sequence[str]
     notes: Sequence[str]
-    left_out: int  # trials that learnt nothing
+    left_out: int  # trials that did not learn
     effects: content.Table
     interactions: content.Table
     laws: Sequence[str]
-    rows_not_drawn: Mapping[str, int]  # effects and interactions beyond those that their figures have room for
+    rows_not_drawn: Mapping[str, int]  # effects and interactions that their figures have no room for
 
 
 def write_report(
@@ -180,95 +182,97 @@ def write_report(
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
-    Figures of an earlier report that had others go, in MLflow as far as its store lets them.
+    Obsolete figures of an earlier report are deleted, in MLflow only if its artifact store permits it.
 
     Args:
-        gallery: images that are wrong beside those that they resemble, or why there are none (gallery.read_gallery).
-        gap: the gap (0..1) that the data law aims at.
+        gallery: the model's mistakes, or the reason why there are none (see report_data.read_gallery).
+        gap: the target gap (0..1) of the data-size projection.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        TrackingError: MLflow does not answer, or does not take the page: it lies in the folder then.
+        TrackingError: MLflow does not answer, or does not accept the page, which is in the folder then.
         DataError: an image of the gallery can't be decoded.
         OSError: the folder can't be written.
     """
-    story = collect_report_data(tracker, study, gap, gallery)
+    report = collect_report_data(tracker, study, gap, gallery)
     with scratch_folder() as scratch:
-        made = scratch / RECORDED
-        write_page(story, made)
+        new = scratch / RECORDED
+        write_page(report, new)
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
-        shutil.copytree(made, folder, dirs_exist_ok=True)
+        shutil.copytree(new, folder, dirs_exist_ok=True)
         try:
             tracker.log_files(study.run_id, scratch)
         except TrackingError as error:
-            raise TrackingError(f"{error} The page is in {folder / PAGE}, and only not recorded.") from error
-        _remove_recorded_figures(tracker, study, {path.name for path in (made / FIGURES).iterdir()})
+            raise TrackingError(
+                f"{error} The page is written to {folder / PAGE}, but not recorded in MLflow."
+            ) from error
+        _remove_obsolete_figures(tracker, study, {path.name for path in (new / FIGURES).iterdir()})
     return folder / PAGE
 
 
-def _remove_recorded_figures(tracker: Tracker, study: RecordedStudy, kept: Collection[str]) -> None:
-    """Those of an earlier report that this one has not made."""
+def _remove_obsolete_figures(tracker: Tracker, study: RecordedStudy, current: Collection[str]) -> None:
+    """Remove recorded figures of an earlier report that this one does not have."""
     registry = Registry(tracker)
     for path in map(Path, tracker.files(study.run_id, f"{RECORDED}/{FIGURES}")):
-        if _is_figure(path) and path.name not in kept:
+        if _is_figure(path) and path.name not in current:
             with contextlib.suppress(TrackingError):
                 registry.remove_files(study.run_id, path.as_posix())
 
 
 def _is_figure(path: Path) -> bool:
-    """Whether a report made it, and nobody else put it there."""
+    """Return whether a report wrote the file, rather than a user."""
     return path.suffix in (".png", ".svg") and path.name.split("-")[0] in SECTIONS
 
 
-def write_page(story: ReportData, folder: Path) -> Path:
-    """Write `folder`/report.html and its figures; the page's path."""
+def write_page(report: ReportData, folder: Path) -> Path:
+    """Write `folder`/report.html and its figures, and return the page's path."""
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     drawn: dict[str, list[Drawn]] = {}
-    for illustration in list_illustrations(story):
-        there = drawn.setdefault(illustration.section, [])
-        parts = (illustration.section, illustration.group, str(len(there) + 1))
+    for illustration in list_illustrations(report):
+        section = drawn.setdefault(illustration.section, [])
+        parts = (illustration.section, illustration.group, str(len(section) + 1))
         name = "-".join(re.sub(r"\W+", "-", part) for part in parts if part)
         text = svg_text(illustration.figure)
         (folder / FIGURES / f"{name}.svg").write_text(text, encoding="utf-8")
         save_png(illustration.figure, folder / FIGURES / f"{name}.png")
-        there.append(Drawn(illustration.group, name, inline_svg(text, name, illustration.description)))
+        section.append(Drawn(illustration.group, name, inline_svg(text, name, illustration.description)))
     page = folder / PAGE
-    page.write_text(study_page(story, drawn), encoding="utf-8")
+    page.write_text(study_page(report, drawn), encoding="utf-8")
     return page
 
 
-def study_page(story: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> str:
-    """The page as HTML; every text of the study is escaped.
+def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> str:
+    """Return the page as HTML; every text of the study is escaped.
 
     Args:
         figures: by section.
     """
-    headings, rows = content.trial_table(story)
-    common = common_notes(story.causes)
+    headings, rows = content.trial_table(report)
+    common = common_notes(report.causes)
     return render(
         "study.html",
-        story=story,
-        title=f"{story.study.name}: why does it overfit?",
-        answers=[_answer(one, common) for one in story.causes],
+        report=report,
+        title=f"{report.study.name}: why does it overfit?",
+        answers=[_answer(one, common) for one in report.causes],
         common=common,
         figures={section: figures.get(section, ()) for section in SECTIONS},
-        facts=content.facts(story),
-        verdicts=content.verdict_counts(story),
-        best=content.describe_best(story),
-        nothing=content.describe_missing(story),
-        dates=content.describe_dates(story),
-        confirmation=content.confirmation_sentences(story.confirmed) if story.confirmed is not None else [],
-        leaderboard=content.best_trials(story),
+        facts=content.facts(report),
+        verdicts=content.verdict_counts(report),
+        best=content.describe_best(report),
+        nothing=content.describe_missing(report),
+        dates=content.describe_dates(report),
+        confirmation=content.confirmation_sentences(report.confirmed) if report.confirmed is not None else [],
+        leaderboard=content.best_trials(report),
         headings=headings,
         rows=rows,
         front=[row for row in rows if row.front],
-        goals=story.study.goals or GOALS,
-        provenance=content.provenance_facts(story),
-        limits=content.limitation_sentences(story),
-        configuration=content.recorded_configuration(story),
+        goals=report.study.goals or GOALS,
+        provenance=content.provenance_facts(report),
+        limits=content.limitation_sentences(report),
+        configuration=content.recorded_configuration(report),
         version=cnnstudy.__version__,
         most_classes=MOST_CLASSES,
         largest_matrix=LARGEST_MATRIX,
@@ -276,9 +280,9 @@ def study_page(story: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> str
     )
 
 
-def common_notes(found: Sequence[NetworkAnalysis]) -> list[str]:
-    """The warnings that hold for each of several networks."""
-    each = [one.warnings for one in found if one.architecture != NETWORKS]
+def common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
+    """Return the warnings that all networks share; empty for a single network."""
+    each = [one.warnings for one in analyses if one.architecture != NETWORKS]
     return [note for note in each[0] if all(note in other for other in each)] if len(each) > 1 else []
 
 
@@ -299,8 +303,10 @@ def _answer(one: NetworkAnalysis, common: Sequence[str]) -> Answer:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package as HTML: values are escaped, style sheet and script are inside the page, and the
-    page's policy allows that script alone.
+    """Render a template of this package as HTML.
+
+    Values are escaped, style sheet and script are inlined, and the page's content security policy allows only that
+    script.
     """
     environment = Environment(
         loader=PackageLoader("cnnstudy.results.pages"),
@@ -321,9 +327,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def prose(text: str, capital: bool = False) -> Markup:
-    """A sentence (with a capital, where it is none of a name), and what stands between backquotes as code."""
+    """Return a sentence as HTML, with text between backquotes as code; `capital` capitalises its first letter."""
     parts = (text[:1].upper() + text[1:] if capital else text).split("`")
-    if len(parts) % 2 == 0:  # a backquote without its other half
+    if len(parts) % 2 == 0:  # an unpaired backquote
         return escape(text)
     return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 

@@ -1,4 +1,4 @@
-"""A figure as SVG inside a page, whose colours follow the page's theme, and as PNG and SVG files."""
+"""The style of the page's figures; figures as SVG in the colours of the page's theme, and as PNG files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cnnstudy.analysis.trial_plots import TRAIN_COLOR, VALIDATION_COLOR
 
 INK, MUTED, LINE, SURFACE = "#1c2126", "#5a646e", "#dfe3e8", "#fefefe"
 PURPLE, GREEN, GOLD, ROSE = "#7b4fa3", "#2f7d4f", "#9a7200", "#b03a6f"
-#: The variable of the page that stands for a figure's colour.
+#: A figure's colour -> the CSS variable of the page that replaces it.
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -34,16 +34,16 @@ VARIABLES = {
     GOLD: "--gold",
     ROSE: "--rose",
 }
-#: Groups that are compared in one figure: colour and marker of each.
+#: Colour and marker of each group in a figure that compares groups.
 SERIES = ((PURPLE, "o"), (GREEN, "s"), (GOLD, "^"), (ROSE, "D"), (INK, "v"), (MUTED, "P"))
 
-#: Widths in inches. On the page an inch is 96 pixels: a phone shows either nearly as it was drawn.
+#: Widths in inches. On the page an inch is 96 pixels, so a phone shows either at nearly its full size.
 PANEL, WIDE = 3.5, 4.9
 _SETTINGS: Any = {
     "font.size": 9,
     "font.family": ["sans-serif"],
     "text.color": INK,
-    # a study's names are names, and no mathematics
+    # names of studies and classes may contain $, which is not mathematics
     "text.parse_math": False,
     "axes.labelcolor": MUTED,
     "axes.labelsize": 9,
@@ -70,15 +70,15 @@ _SETTINGS: Any = {
     "savefig.facecolor": SURFACE,
     "lines.linewidth": 1.6,
     "svg.fonttype": "none",
-    # the same figure has the same text each time
+    # the same figure gives the same file each time
     "svg.hashsalt": "cnnstudy",
 }
-#: Decorates what makes or saves figures.
+#: Decorator of functions that make or save figures.
 styled = matplotlib.rc_context(_SETTINGS)
 
 
 def panel(title: str, width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one panel, with its title above (at most two lines).
+    """Return a figure of one panel, and its axes; the title is above (at most two lines).
 
     Args:
         width, height: inches.
@@ -91,18 +91,18 @@ def panel(title: str, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def wrap_text(text: str, width: int) -> list[str]:
-    """The text in lines of at most so many characters."""
+    """Return the text in lines of at most `width` characters."""
     import textwrap
 
     return textwrap.wrap(text, width, break_long_words=True) or [""]
 
 
 def legend_above(axes: Axes, columns: int) -> None:
-    """The legend between title and plot, where it covers nothing."""
+    """Put the legend between title and plot, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.01), ncols=columns, columnspacing=1.2, borderaxespad=0.0)
 
 
-#: No date and no version: the same figure is the same file.
+#: Without date and version, so that the same figure gives the same file.
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _MARK = "trials:"
 _DOTS_PER_INCH, _LARGEST_SCALE = 200, 1.25
@@ -113,20 +113,20 @@ _NUMBERS = ("d", "x", "y", "transform", "width", "height", "points")
 
 
 def mark_trials(artist: Artist, trials: Sequence[str]) -> None:
-    """Say whose the artist's points are, one trial each, in order; the page shows which on touch."""
+    """Record which trial each point of the artist is, in order; the page shows it on touch."""
     artist.set_gid(_MARK + "|".join(trials))
 
 
 def inline_svg(text: str, name: str, description: str) -> Markup:
-    """An SVG document of `svg_text` as an element of a page.
+    """Return an SVG document of `svg_text` as an element of a page.
 
     Args:
-        name: unique on the page; the ids within start with it.
-        description: for those who can't see it.
+        name: unique on the page; the prefix of the ids inside.
+        description: the text alternative, for screen readers.
     """
     root = ElementTree.fromstring(text)
-    _without_metadata(root)
-    used = {found for element in root.iter() for value in element.attrib.values() for found in _references(value)}
+    _remove_metadata_and_style(root)
+    used = {target for element in root.iter() for value in element.attrib.values() for target in _references(value)}
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         _mark_points(element)
@@ -134,7 +134,7 @@ def inline_svg(text: str, name: str, description: str) -> Markup:
         element.attrib.clear()
         for key, value in attributes.items():
             if key != "id" or value in used:
-                element.set(key, _attribute(key, value, name))
+                element.set(key, _page_attribute(key, value, name))
     width, height = (float(size) / 0.75 for size in root.attrib["viewBox"].split()[2:])  # points to pixels
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
@@ -149,27 +149,28 @@ def inline_svg(text: str, name: str, description: str) -> Markup:
 
 @styled
 def svg_text(figure: Figure) -> str:
-    """The figure as an SVG document."""
+    """Return the figure as an SVG document."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # what matplotlib's own font does not have, the reader's font may
+        # a glyph that matplotlib's font lacks may be in the reader's font
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         figure.savefig(file, format="svg", metadata=_METADATA)
-    # its places are found: a picture of the same figure has the same, and takes half the time
+    # the layout is computed: a PNG of the same figure then matches, and takes half the time
     figure.set_layout_engine("none")
     return file.getvalue().decode()
 
 
 @styled
 def save_png(figure: Figure, path: Path) -> None:
+    """Save the figure as PNG, at 200 dots per inch."""
     with warnings.catch_warnings():
-        # a box stands for a letter that matplotlib's font does not have
+        # matplotlib draws a box for a glyph that its font lacks
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _without_metadata(root: ElementTree.Element) -> None:
-    """Nor with its style sheet, which would hold for the whole page."""
+def _remove_metadata_and_style(root: ElementTree.Element) -> None:
+    """Remove the metadata, and the style sheet, which would apply to the whole page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
@@ -177,12 +178,14 @@ def _without_metadata(root: ElementTree.Element) -> None:
 
 
 def _references(value: str) -> list[str]:
+    """Return the ids that an attribute refers to."""
     return (
         [value[1:]] if value.startswith("#") and not _COLOUR.fullmatch(value) else re.findall(r"url\(#(.*?)\)", value)
     )
 
 
 def _mark_points(element: ElementTree.Element) -> None:
+    """Give the points of a marked group the names of their trials."""
     trials = element.get("id", "")
     if not trials.startswith(_MARK):
         return
@@ -193,7 +196,7 @@ def _mark_points(element: ElementTree.Element) -> None:
             point.set("data-trial", trial)
 
 
-def _attribute(key: str, value: str, name: str) -> str:
+def _page_attribute(key: str, value: str, name: str) -> str:
     if key == "id":
         return f"{name}-{value}"
     if key == "href":
@@ -201,15 +204,15 @@ def _attribute(key: str, value: str, name: str) -> str:
     if key == "clip-path":
         return value.replace("url(#", f"url(#{name}-")
     if key == "style":
-        coloured = _COLOUR.sub(lambda found: _variable(found[0]), value)
+        coloured = _COLOUR.sub(lambda match: _css_colour(match[0]), value)
         return _FONT.sub(
-            lambda found: f"font-size: {found[2]}px" + (f"; font-weight: {found[1]}" if found[1] else ""), coloured
+            lambda match: f"font-size: {match[2]}px" + (f"; font-weight: {match[1]}" if match[1] else ""), coloured
         )
     if key in _NUMBERS:
-        return _DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+        return _DECIMALS.sub(lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value)
     return value
 
 
-def _variable(colour: str) -> str:
-    known = VARIABLES.get(colour.lower())
-    return f"var({known})" if known else colour
+def _css_colour(colour: str) -> str:
+    variable = VARIABLES.get(colour.lower())
+    return f"var({variable})" if variable else colour

@@ -1,4 +1,4 @@
-"""Studies as MLflow would have recorded them, with all that a page tells of them; no MLflow."""
+"""Example studies as MLflow would have recorded them, without MLflow."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cnnstudy.results.pages.report_data import ReportData, build_report_data
+from cnnstudy.results.pages.svg import inline_svg, svg_text
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 FACTORS: dict[str, list[Any]] = {
@@ -27,7 +30,7 @@ ADDS = {"data_fraction": {0.25: 0.2, 0.5: 0.1, 1.0: 0.05}, "transfer": {"scratch
 
 
 class Example:
-    """A factorial study (or with `search` one that never repeats a seed); it answers for histories and texts.
+    """A factorial study (with `search`: a search, which never repeats a seed), with its histories and texts.
 
     Args:
         unfinished: trials at the end of the list that failed or were pruned, by turns.
@@ -78,7 +81,7 @@ class Example:
             state = ("failed", "pruned")[place % 2]
             self.change(run, state=state, reason="oom" if state == "failed" else "", tags={"cnnstudy.verdict": ""})
 
-    def story(self, **changes: Any) -> ReportData:
+    def report(self, **changes: Any) -> ReportData:
         return build_report_data(self.study, self.runs, self.history, self.read_text, **changes)
 
     def history(self, run_id: str, name: str) -> Mapping[int, float]:
@@ -89,7 +92,7 @@ class Example:
         return self.texts.get((run_id, path))
 
     def change(self, run: RecordedRun, tags: Mapping[str, str] | None = None, **changes: Any) -> None:
-        """Another run in its place."""
+        """Replace a run by a changed copy."""
         place = self.runs.index(run)
         values = {**vars(run), **changes, "tags": {**run.tags, **(tags or {})}}
         self.runs[place] = RecordedRun(**values)
@@ -143,7 +146,7 @@ class Example:
 
 
 def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
-    """The text of a confirm/confirm.json."""
+    """Return the text of a confirm/confirm.json."""
     candidates = [
         {
             "trial": trial,
@@ -187,14 +190,14 @@ def confirmation(champion: str | None = "alexnet-000", **changes: Any) -> str:
 
 
 def png(folder: Path, size: int = 16) -> str:
-    """The path of a picture."""
+    """Write a picture and return its path."""
     path = folder / f"{size}.png"
     Image.new("RGB", (size, size), "red").save(path)
     return str(path)
 
 
 def entry(folder: Path, **changes: Any) -> dict[str, Any]:
-    """A mistake of a gallery, with its pictures in the folder."""
+    """Return a gallery entry, with its pictures in the folder."""
     image = png(folder)
     near = {"image": image, "class": "tulip", "similarity": 0.97, "key": "tulip/3.jpg"}
     whole = {
@@ -210,10 +213,21 @@ def entry(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def mistakes(*entries: dict[str, Any]) -> dict[str, Any]:
-    """A gallery of all mistakes that a model makes on 200 images."""
+    """Return a gallery of all mistakes of a model on 200 images."""
     found = {"entries": list(entries), "wrong": len(entries), "validation": 200, "map": [13, 13]}
     return {**found, "trial": "alexnet-000"}
 
 
 def close(one: float | None, other: float) -> bool:
     return one is not None and math.isclose(one, other, abs_tol=1e-9)
+
+
+def texts(figure: Figure) -> list[str]:
+    """Return the texts of a drawn figure."""
+    root = ElementTree.fromstring(inline_svg(svg_text(figure), "a", ""))
+    return ["".join(one.itertext()) for one in root.iter("text")]
+
+
+def trials(figure: Figure) -> list[str]:
+    root = ElementTree.fromstring(inline_svg(svg_text(figure), "a", ""))
+    return [trial for one in root.iter() if (trial := one.get("data-trial")) is not None]

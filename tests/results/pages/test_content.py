@@ -15,7 +15,7 @@ def test_a_trial_is_named_by_what_varies_in_its_own_network() -> None:
         if run.tags["cnnstudy.architecture"] == "vgg16":
             levels = {**json.loads(run.tags["cnnstudy.levels"]), "batch_size": 32}
             example.change(run, tags={"cnnstudy.levels": json.dumps(levels)})
-    _, rows = trial_table(example.story())
+    _, rows = trial_table(example.report())
     words = {row.trial: row.words for row in rows}
     assert words["alexnet-001"] == "batch size 8, dropout 0.5"
     assert words["vgg16-001"] == "dropout 0.5", "all of its trials have the same batch size"

@@ -1,4 +1,4 @@
-"""Which learning curves are shown, and what their bands are."""
+"""Which learning curves are shown, and their bands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .example_study import Example
 
 
 def panels(example: Example, curves: dict[str, Curve] | None = None):  # type: ignore[no-untyped-def]
-    story = example.story()
-    finished = [run for run in story.runs if run.state == "finished"]
-    return curve_panels(finished, story.curves if curves is None else curves)
+    report = example.report()
+    finished = [run for run in report.runs if run.state == "finished"]
+    return curve_panels(finished, report.curves if curves is None else curves)
 
 
 def test_a_factorial_shows_its_modes_and_combinations_that_stand_for_all() -> None:

@@ -1,4 +1,4 @@
-"""The page of a study as a browser shows it, where there is one."""
+"""The page of a study in a browser, if one is installed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DESKTOP, PHONE = 1280, 390
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a study of two networks with everything, and with names that are too long."""
+    """The page of a study of two networks with every section, and with overlong names."""
     long = "a-very-long-name-without-a-place-to-break-" * 4
     example = Example(networks=("alexnet", "vgg16"), name=long, classes=(long, "dog"), unfinished=3, silent=2)
     example.change(example.runs[-1], tags={"cnnstudy.message": "/" + long})
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("page")
-    story = example.story(gallery=mistakes(entry(folder, key=long)), files={"example.yaml": f"name: {long}\n"})
-    return write_page(story, folder)
+    report = example.report(gallery=mistakes(entry(folder, key=long)), files={"example.yaml": f"name: {long}\n"})
+    return write_page(report, folder)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, file: Path, width: int = DESKTOP, **changes: Any) -> tuple[Any, list[str]]:
-    """The page, and what its console said and what it asked for, itself apart."""
+    """The page, its console messages, and the requests it makes besides itself."""
     page = browser.new_context(viewport={"width": width, "height": 800}, **changes).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -169,7 +169,7 @@ def test_paper_has_all_rows_in_light_and_no_controls(browser: Any, page_file: Pa
 
 
 def test_five_hundred_trials(browser: Any, tmp_path: Path) -> None:
-    file = write_page(Example(seeds=7, networks=("alexnet", "vgg16", "googlenet")).story(), tmp_path)
+    file = write_page(Example(seeds=7, networks=("alexnet", "vgg16", "googlenet")).report(), tmp_path)
     page, said = opened(browser, file, PHONE)
     assert len(rows_shown(page)) == 504
     page.locator(".filters [name=network]").select_option("googlenet")

@@ -1,4 +1,4 @@
-"""What confirming left behind, as the page shows it."""
+"""A recorded confirmation, as the page shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cnnstudy.analysis.confirmation import confirmation_from_json
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmed_sentences
 from cnnstudy.results.pages.content import confirmation_sentences as in_words
-from cnnstudy.results.pages.figures import candidate_forest
+from cnnstudy.results.pages.effect_figures import candidate_forest
 from cnnstudy.results.pages.report_data import ConfirmationData, read_confirmation
 
 from .example_study import confirmation

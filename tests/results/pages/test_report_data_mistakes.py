@@ -1,4 +1,4 @@
-"""Pictures of mistakes inside the page."""
+"""Pictures of mistakes in the page."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ EMPTY = {"br", "img", "input", "link", "meta", "use", "path"}
 
 
 class Reader(HTMLParser):
-    """Texts by the id of the section that they are in; tags, and whether they nest."""
+    """A parsed page: texts by section id, tags, and tags that are not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class Reader(HTMLParser):
 
 
 def whole(example: Example, folder: Path, **changes: Any) -> tuple[str, Reader]:
-    page = write_page(example.story(**changes), folder).read_text(encoding="utf-8")
+    page = write_page(example.report(**changes), folder).read_text(encoding="utf-8")
     return page, Reader(page)
 
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
-    """The page of a study that has everything."""
+    """The page of a study with every section."""
     example = Example(networks=("alexnet", "vgg16"), unfinished=3, silent=2)
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     folder = tmp_path_factory.mktemp("rich")
@@ -104,8 +104,8 @@ def test_without_a_champion_it_says_why_not(tmp_path: Path) -> None:
     example.texts["study-run", "confirm/confirm.json"] = json.dumps(data)
     _, reader = whole(example, tmp_path)
     assert "No champion: of 3 candidates 3 failed with a seed or more." in reader.sections["confirmed"]
-    assert "Why this one" not in reader.sections["confirmed"]
-    assert "Its model" not in reader.sections["confirmed"]
+    assert "Why this trial" not in reader.sections["confirmed"]
+    assert "champion’s model" not in reader.sections["confirmed"]
 
 
 def test_ids_are_unique(rich: tuple[str, Reader, Path]) -> None:
@@ -201,7 +201,7 @@ def test_nothing_was_learnt(tmp_path: Path) -> None:
     example = Example(seeds=2, factors=FEW, silent=1000)
     _, reader = whole(example, tmp_path)
     assert "learns nothing in any of" in reader.sections["answer"]
-    assert "No trial has learnt anything yet" in reader.sections["front"]
+    assert "No finished trial has learnt anything yet" in reader.sections["front"]
 
 
 def test_one_seed(tmp_path: Path) -> None:
@@ -227,12 +227,14 @@ def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
     assert "<code>confirm &lt;b&gt;</code>" in page
     assert reader.all("img") == []
     _, reader = whole(Example(seeds=1, factors={}), tmp_path)
-    assert "It was left out." in reader.sections["gallery"]
+    assert "Left out of this report." in reader.sections["gallery"]
 
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery=mistakes(*[entry(tmp_path)] * 40))
-    assert "The first 30 of 40 among 200 validation images: the surest ones" in reader.sections["gallery"]
+    assert (
+        "Shown are 30 of 40 mistakes among 200 validation images: the most confident ones" in reader.sections["gallery"]
+    )
     assert len(reader.all("img")) == 120
 
 
@@ -269,7 +271,7 @@ def test_prose() -> None:
 
 
 def record(tracker: Tracker, spec: TrialSpec, numbers: range) -> None:
-    """Trials of a study that really is in MLflow."""
+    """Record trials of a study in MLflow."""
     config = {
         "objective": {"metric": "val/accuracy"},
         "factors": {"batch_size": [8, 16]},
@@ -329,7 +331,7 @@ def recorded_figures(tracker: Tracker, study: RecordedStudy) -> set[str]:
 
 @pytest.fixture
 def with_an_old_figure(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> RecordedStudy:
-    """A study whose earlier report had a figure that is no longer made; somebody put another picture beside it."""
+    """A study whose earlier report had a figure that is now obsolete; a user has put another picture beside it."""
     record(tracker, spec, range(1))
     study = tracker.study("fake")
     figures = tmp_path / "earlier" / "report" / "figures"
@@ -374,4 +376,4 @@ def test_a_folder_that_cant_be_written(tracker: Tracker, spec: TrialSpec, tmp_pa
 
 
 def test_a_page_needs_no_figures() -> None:
-    assert "What it cannot tell" in study_page(Example(seeds=1).story(), {})
+    assert "Limitations" in study_page(Example(seeds=1).report(), {})

@@ -1,4 +1,4 @@
-"""Figures inside a page, and as files."""
+"""Figures in a page, and as files."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
     theme.textContent = "theme: " + next;
   });
 
-  // the section that is read
+  // highlight the link of the section in view
   const links = new Map([...document.querySelectorAll("nav .links a")].map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) links.get(entry.target.id)?.classList.toggle("here", entry.isIntersecting);
@@ -26,13 +26,13 @@
   const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
   function filter() {
-    const wanted = new FormData(form);
-    const words = (wanted.get("text") || "").toLowerCase().split(/\s+/).filter(Boolean);
+    const filters = new FormData(form);
+    const words = (filters.get("text") || "").toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
       const fits = words.every((word) => texts.get(row).includes(word)) &&
-        ["network", "transfer", "verdict", "state"].every((key) => !wanted.get(key) || row.dataset[key] === wanted.get(key)) &&
-        (!wanted.get("front") || "front" in row.dataset);
+        ["network", "transfer", "verdict", "state"].every((key) => !filters.get(key) || row.dataset[key] === filters.get(key)) &&
+        (!filters.get("front") || "front" in row.dataset);
       row.hidden = !fits;
       shown += fits;
     }
@@ -68,7 +68,7 @@
     });
   }
 
-  // points of figures
+  // points of figures: a tooltip, and a click that jumps to the row
   const tip = document.getElementById("tip");
   const cellUnder = (row, name) => {
     const place = [...table.tHead.rows[0].cells].findIndex((heading) => heading.textContent === name);
@@ -108,7 +108,7 @@
     addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   }
 
-  // on paper nothing is folded
+  // open all details for printing
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
