@@ -55,7 +55,7 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
         if isinstance(event, kind) and event.key == "alexnet-000":
             fill(small_disk)
 
-    with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is kept") as caught:
+    with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is safe") as caught:
         desk.run(on_event=told)
     assert caught.value.exit_code == 3
     assert waiting()

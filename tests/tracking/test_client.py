@@ -363,7 +363,7 @@ def test_without_a_name_the_study_that_was_run_last(tracker: Tracker, monkeypatc
 
 
 def test_an_unknown_study_is_answered_with_a_near_one(tracker: Tracker, study: RecordedStudy) -> None:
-    with pytest.raises(UnknownNameError, match=r"no study 'fakes'.*did you mean 'fake'\?.*There are fake"):
+    with pytest.raises(UnknownNameError, match=r"no study 'fakes'.*did you mean 'fake'\?.*Available studies: fake"):
         tracker.study("fakes")
 
 
