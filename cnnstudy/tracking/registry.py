@@ -65,8 +65,8 @@ class Registry:
             return self.at(f"models:/{study.name}@champion")
         except UnknownNameError:
             raise UnknownNameError(
-                f"study {study.name!r} has no champion yet. `python -m cnnstudy confirm {study.name}` selects one from "
-                f"its finished trials. `python -m cnnstudy leaderboard {study.name}` lists them; to use the model of one, "
+                f"study {study.name!r} has no champion yet. `python -m cnnstudy confirm {study.name}` selects one of "
+                f"its finished trials. `python -m cnnstudy leaderboard {study.name}` lists them; for the model of one, "
                 f"give {study.name}/TRIAL."
             ) from None
 
