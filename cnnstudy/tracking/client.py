@@ -11,7 +11,6 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -48,8 +47,9 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    current_time,
 )
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
 from cnnstudy.tracking.retry import is_transient
 from cnnstudy.tracking.sqlite import analyze_metrics, create_database
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
@@ -94,7 +94,7 @@ class Tracker:
         with self._translate_errors():
             names = {
                 experiment.experiment_id: experiment.name
-                for experiment in self._client.search_experiments(filter_string=f"tags.`{Tag.KIND}` = 'study'")
+                for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
@@ -139,7 +139,7 @@ class Tracker:
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
     ) -> None:
         """Mark the study as running, and record its file and its configuration, which may have changed."""
-        self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(_now())})
+        self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(current_time())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
             (folder / "study" / file.name).write_text(text, encoding="utf-8")
@@ -220,7 +220,7 @@ class Tracker:
     def find_run(self, experiment_id: str, token: str) -> str | None:
         """Return the id of the run with the token as a tag, even if it is deleted; None if there is none."""
         with self._translate_errors():
-            runs = self._client.search_runs([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", ViewType.ALL, 1)
+            runs = self._client.search_runs([experiment_id], tag_filter(Tag.TOKEN, token), ViewType.ALL, 1)
         return str(runs[0].info.run_id) if runs else None
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
@@ -231,7 +231,7 @@ class Tracker:
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = [Metric(key, value, at or _now(), step) for key, value in metrics.items()]
+        logged = [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -318,14 +318,21 @@ class Tracker:
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
             images = model.images
-            where = (attempt.at or _now(), model.step, model_id, images.name, shorten_digest(images.digest), run_id)
+            where = (
+                attempt.at or current_time(),
+                model.step,
+                model_id,
+                images.name,
+                shorten_digest(images.digest),
+                run_id,
+            )
             metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             self._client.log_batch(run_id, metrics, tags=[RunTag(key, text) for key, text in tags.items()])
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
-        found = self._client.search_logged_models([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", max_results=1)
+        found = self._client.search_logged_models([experiment_id], tag_filter(Tag.TOKEN, token), max_results=1)
         return found[0] if found else None
 
     def _has_output(self, run_id: str, model_id: str) -> bool:
@@ -338,7 +345,7 @@ class Tracker:
 
 def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
-    runs = client.search_runs(list(experiments), f"tags.`{Tag.KIND}` = 'study'") if experiments else []
+    runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
     # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
     return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
 
@@ -397,7 +404,3 @@ def _create_study_run(client: MlflowClient, experiment: str, name: str, config: 
 
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
     return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

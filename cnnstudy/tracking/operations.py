@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,11 @@ class Attempt:
 
 
 FIRST_ATTEMPT = Attempt()
+
+
+def current_time() -> int:
+    """Return the time of an operation that happens now, milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 def to_json(operation: Operation) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,8 +23,18 @@ from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.scratch import Scratch
 from cnnstudy.tracking import operations
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import Attempt, EndRun, LogFiles, LogMetrics, LogModel, Operation, SetTags, StartRun
-from cnnstudy.tracking.recorded import RecordedStudy
+from cnnstudy.tracking.operations import (
+    Attempt,
+    EndRun,
+    LogFiles,
+    LogMetrics,
+    LogModel,
+    Operation,
+    SetTags,
+    StartRun,
+    current_time,
+)
+from cnnstudy.tracking.recorded import RecordedStudy, tag_filter
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool, spool_folder_for
 
@@ -157,7 +166,7 @@ class _Writer:
         trial = start.tags.get(Tag.TRIAL)
         if start.tags.get(Tag.KIND) not in _ONE_PER_TRIAL:
             return
-        same_trial = self._tracker.runs(self._study.experiment_id, f"tags.`{Tag.TRIAL}` = '{trial}'")
+        same_trial = self._tracker.runs(self._study.experiment_id, tag_filter(Tag.TRIAL, trial or ""))
         others = (run for run in same_trial if run.done and run.kind in _ONE_PER_TRIAL and run.run_id != run_id)
         ended = next(others, None)
         if ended is not None:
@@ -186,7 +195,7 @@ class _Writer:
 
 def _envelope(run: str, operation: Operation, token: str = "", files: Path | None = None) -> Envelope:
     name, arguments = operations.to_json(operation)
-    return Envelope(name, _now(), run, arguments, token, files)
+    return Envelope(name, current_time(), run, arguments, token, files)
 
 
 def _operation_in(envelope: Envelope) -> Operation:
@@ -201,10 +210,6 @@ def _operation_in(envelope: Envelope) -> Operation:
         raise TrackingError(
             f"this version can't read a record of {envelope.what!r} ({error}); another version stored it for MLflow."
         ) from error
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 class _Pending:

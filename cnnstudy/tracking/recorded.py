@@ -260,6 +260,11 @@ def best_metrics(run: RecordedRun) -> dict[str, float]:
     return {name: run.metrics[best_name(name)] for name in CLEAN_METRICS if best_name(name) in run.metrics}
 
 
+def tag_filter(tag: str, value: str) -> str:
+    """Return a filter, in MLflow's search syntax, for runs or models with that tag."""
+    return f"tags.`{tag}` = '{value}'"
+
+
 # ---- configurations in tags
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -218,8 +219,11 @@ class Registry:
     def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
         """Return the versions of the study's registered model."""
         with self._translate_errors():
-            versions = self._client.search_model_versions(f"name='{study.name}'", max_results=1000)
+            versions = self._versions(study.name)
         return tuple(FoundVersion(version.name, str(version.version), str(version.status)) for version in versions)
+
+    def _versions(self, name: str) -> list[ModelVersion]:
+        return list(self._client.search_model_versions(f"name='{name}'", max_results=1000))
 
     def remove_version(self, name: str, version: str) -> None:
         """Delete a version of a registered model, but not the model itself."""
@@ -236,7 +240,7 @@ class Registry:
             if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)
             # an earlier call may have been killed after it created the version
-            versions = self._client.search_model_versions(f"name='{name}'", max_results=1000)
+            versions = self._versions(name)
             same = [version.version for version in versions if version.source == source]
             if same:
                 version = max(same, key=int)

@@ -17,13 +17,14 @@ from urllib.parse import quote, urlencode
 
 from cnnstudy.config.factors import ALWAYS_SHOWN
 from cnnstudy.names import Metric, Tag, best_name
+from cnnstudy.tracking.recorded import tag_filter
 
 _BEST_GAP, _BEST_VALIDATION = best_name(Metric.GAP_ACCURACY), best_name(Metric.VAL_ACCURACY)
 
 VIEW_KEY = "cnnstudy"
 #: The experiment tag that holds the layout; MLflow allows 20,000 characters.
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
-TRIALS_ONLY = f"tags.`{Tag.KIND}` = 'trial'"
+TRIALS_ONLY = tag_filter(Tag.KIND, "trial")
 COLUMNS = (
     "params.`architecture`",
     *(f"params.`{factor}`" for factor in ALWAYS_SHOWN),
