@@ -150,7 +150,7 @@ class Desk:
         self.said: list[str] = []
         self.on_say: Callable[[str], None] = lambda text: None
         self.executor: FakeExecutor | None = None
-        monkeypatch.setattr("cnnstudy.tracking.outbox._now", lambda: next(self.times))
+        monkeypatch.setattr("cnnstudy.tracking.outbox.current_time", lambda: next(self.times))
         leave_out_pictures(monkeypatch)
 
     def use(self, tracker: Tracker, fails: Callable[[int, str], str] = lambda number, name: "") -> None:

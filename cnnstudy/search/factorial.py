@@ -1,12 +1,12 @@
-"""A factorial: every cell once with each seed, in blocks.
+"""A factorial in blocks: every cell once with each seed.
 
-The trials of a block share a seed: its initial weights, its order of batches and its division into train and
-validation. So cells are compared within blocks, where all of that is the same. A block is complete before the next
-begins, for all networks, so that a study that was stopped is balanced; within a block the cells run in an order of
-chance, so that a machine that slows down or warms up does not look like an effect.
+The trials of a block share a seed, and with it the initial weights, the order of batches and the train/validation
+split, so that cells are compared within blocks. A block is complete, for all networks, before the next begins, so that
+a study that was stopped is balanced. Within a block the order of trials is random, so that a machine that slows down
+or warms up does not look like an effect.
 
-A trial's number is block * cells + the cell's place among the network's cells: more seeds add blocks, and what was
-recorded stays what it was.
+A trial's number is block * cells + index of the cell among the network's cells: with more seeds, blocks are added and
+recorded trials keep their numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cnnstudy.search.strategy import FixedList, PastTrial, Proposal, random_seed
 
 
 class FactorialStrategy(FixedList):
-    """The trials of a factorial that are not recorded; its cells and their order depend on the file only."""
+    """The trials of a factorial that are not recorded; its cells and their order depend on the study file only."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
         assert isinstance(config.strategy, schema.FactorialConfig)
@@ -39,30 +39,33 @@ class FactorialStrategy(FixedList):
 
 
 def _block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]], block: int) -> list[Proposal]:
-    """Every cell of every network once, in an order of chance."""
+    """Return every cell of every network once, in random order."""
     proposals = [
-        Proposal(name, block * len(cells[name]) + place, levels, config.seed + block, block)
+        Proposal(name, block * len(cells[name]) + index, levels, config.seed + block, block)
         for name in config.architectures
-        for place, levels in enumerate(cells[name])
+        for index, levels in enumerate(cells[name])
     ]
     random.Random(f"{config.seed}-block-{block}").shuffle(proposals)
     return proposals
 
 
 def list_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
-    """The complete levels of each cell of a network; no two cells have the same."""
+    """Return the complete levels of each cell of a network, all distinct."""
     strategy = config.strategy
     assert isinstance(strategy, schema.FactorialConfig)
     if strategy.design == "qmc":
-        return _spread_cells(config, name)
+        return _quasi_random_cells(config, name)
     points = config.grid_of(name)
     if strategy.fraction is not None:
         points = choose_fraction(points, strategy.fraction)
     return [_complete(name, config, point) for point in points]
 
 
-def _spread_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
-    """The first distinct points of the Sobol sequence; points that differ in factors only that do not act are one."""
+def _quasi_random_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
+    """Return the cells of the first points of the Sobol sequence.
+
+    Points that differ only in inactive factors are one cell.
+    """
     wanted = config.cells_of(name)
     factors, seed = config.factors_of(name), random_seed(config.seed, name, 0)
     cells: dict[tuple[tuple[str, Level], ...], dict[str, Level]] = {}
@@ -76,8 +79,10 @@ def _spread_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
 
 
 def _complete(name: str, config: StudyConfig, point: dict[str, Level]) -> dict[str, Level]:
-    """A point with the levels of the factors that do not vary, without those that do not act."""
-    found, factors = architectures.find(name), config.factors_of(name)
+    """Add the levels of the factors that do not vary to a point, and remove those of inactive factors."""
+    architecture, factors = architectures.find(name), config.factors_of(name)
     fixed = {factor: levels.values[0] for factor, levels in factors.items() if isinstance(levels, Choices)}
     levels = {**fixed, **point}
-    return complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: levels.get(factor.name))
+    return complete_levels(
+        architecture.has_auxiliary_heads, architecture.defaults, lambda factor: levels.get(factor.name)
+    )

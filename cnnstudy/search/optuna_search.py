@@ -1,8 +1,8 @@
-"""Optuna: the next trial of a search. No other module imports it.
+"""Search with Optuna; the only module that imports it.
 
-Optuna's studies live in memory, one per network with an equal share of the budget, and are rebuilt at every start from
-the trials that MLflow holds. The random numbers of a trial depend on the seed, the network and the trial's number only:
-a study that was stopped and goes on proposes what it would have proposed without the stop.
+Optuna's studies are in memory, one for each network with an equal share of the budget, and are rebuilt in each run
+from the trials that MLflow holds. A trial's random numbers depend only on the seed, the network and the trial's number,
+so that a study that was stopped and resumed proposes the same trials as without the stop.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ _OPTUNA_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, 
 
 
 class OptunaSearch:
-    """Proposes trials until every network has had its share of the budget."""
+    """Proposes trials until every network has used its share of the budget."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
         assert isinstance(config.strategy, schema.SearchConfig)
         self.config = config
         self.strategy = config.strategy
         self.prunes = config.strategy.pruner != "none"
-        self._grids = {name: self._grid(name) for name in config.architectures if self.strategy.sampler == "grid"}
-        self._studies = {name: self._rebuilt(name, past) for name in config.architectures}
+        self._grids = {
+            name: self._shuffled_grid(name) for name in config.architectures if self.strategy.sampler == "grid"
+        }
+        self._studies = {name: self._rebuild_study(name, past) for name in config.architectures}
         self._levels: dict[str, dict[int, dict[str, Level]]] = {
             name: {trial.number: dict(trial.levels) for trial in past if trial.architecture == name}
             for name in config.architectures
@@ -44,53 +46,53 @@ class OptunaSearch:
         self._trials: dict[tuple[str, int], optuna.Trial] = {}
 
     def next(self) -> Proposal | None:
-        """The next trial of the network that lies furthest behind; None when the budget is spent or under way."""
-        behind = [
-            (len(self._asked(name)) / self.config.trials_of(name), order, name)
+        """Return the next trial of the network that is furthest behind; None if all are done or running."""
+        candidates = [
+            (len(self._started_trials(name)) / self.config.trials_of(name), order, name)
             for order, name in enumerate(self.config.architectures)
-            if len(self._asked(name)) < self.config.trials_of(name)
+            if len(self._started_trials(name)) < self.config.trials_of(name)
         ]
-        if not behind:
+        if not candidates:
             return None
-        name = min(behind)[2]
+        name = min(candidates)[2]
         study = self._studies[name]
         waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
         number = waiting[0].number if waiting else len(study.trials)
-        if not waiting and (fixed := self._fixed_levels(name, number)):
+        if not waiting and (fixed := self._planned_levels(name, number)):
             study.enqueue_trial(fixed)
         study.sampler = self._sampler(name, number)
         trial = study.ask()
-        levels = self._choose(name, trial)
-        # by number, not by time: a trial that runs again keeps its seed
-        repeats = sum(other == levels for before, other in self._levels[name].items() if before < trial.number)
+        levels = self._choose_levels(name, trial)
+        # ordered by number, not time, so that a trial that runs again keeps its seed
+        repeats = sum(other == levels for number, other in self._levels[name].items() if number < trial.number)
         self._levels[name][trial.number] = levels
         self._trials[name, trial.number] = trial
         return Proposal(name, trial.number, levels, self.config.seed + repeats)
 
     def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
-        """Tell how far the trial is; whether to prune it."""
+        """Report the score after an epoch of the trial; return whether to prune it."""
         trial = self._trials[proposal.architecture, proposal.number]
         trial.report(score, epoch)
         return trial.should_prune()
 
     def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
-        """How the trial ended."""
+        """Report the end of the trial; the arguments are those of Strategy.tell."""
         trial = self._trials.pop((proposal.architecture, proposal.number))
-        _end(self._studies[proposal.architecture], trial, state, value, beyond)
+        _end_trial(self._studies[proposal.architecture], trial, state, value, beyond)
 
     @property
     def remaining(self) -> int:
-        """Trials that were not proposed yet."""
-        return sum(max(0, self.config.trials_of(name) - len(self._asked(name))) for name in self._studies)
+        """Return the number of trials not proposed yet."""
+        return sum(max(0, self.config.trials_of(name) - len(self._started_trials(name))) for name in self._studies)
 
-    def _asked(self, name: str) -> list[FrozenTrial]:
+    def _started_trials(self, name: str) -> list[FrozenTrial]:
         return [trial for trial in self._studies[name].trials if trial.state != TrialState.WAITING]
 
-    def _rebuilt(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
+    def _rebuild_study(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
         study = optuna.create_study(
             study_name=f"{self.config.name}-{name}",
             direction="maximize" if self.config.objective.rule.maximize else "minimize",
-            sampler=optuna.samplers.RandomSampler(seed=0),  # samples nothing: `next` sets each trial's own
+            sampler=optuna.samplers.RandomSampler(seed=0),  # a placeholder: `next` sets one for each trial
             pruner=self._pruner(name),
         )
         by_number = {trial.number: trial for trial in past if trial.architecture == name}
@@ -99,28 +101,28 @@ class OptunaSearch:
             if trial is not None and trial.done:
                 self._replay(study, name, trial)
                 continue
-            # it must run (again): waiting in its place, with its levels
-            fixed = self._varied(name, trial.levels) if trial else self._fixed_levels(name, number)
+            # it has not run, or must run again: enqueue it under its number, with its levels
+            fixed = self._varied_levels(name, trial.levels) if trial else self._planned_levels(name, number)
             study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed}))
         return study
 
     def _replay(self, study: optuna.Study, name: str, past: PastTrial) -> None:
-        """Let a past trial report and end again: Hyperband keeps what it compares trials by only as they report."""
-        params, factors = self._varied(name, past.levels), self.config.factors_of(name)
+        """Repeat the reports and the end of a past trial; Hyperband updates its state only in reports."""
+        params, factors = self._varied_levels(name, past.levels), self.config.factors_of(name)
         distributions = {factor: _distribution(factor, factors[factor]) for factor in params}
         study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
         trial = optuna.Trial(study, study.trials[-1]._trial_id)
         for epoch, value in sorted(past.reported.items()):
             trial.report(value, epoch)
             trial.should_prune()
-        _end(study, trial, past.state, past.value, past.beyond)
+        _end_trial(study, trial, past.state, past.value, past.beyond)
 
-    def _varied(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
-        """Of a trial's levels those that Optuna chooses."""
+    def _varied_levels(self, name: str, levels: Mapping[str, Level]) -> dict[str, Level]:
+        """Return those of a trial's levels that Optuna chooses."""
         factors = self.config.factors_of(name)
         return {factor: level for factor, level in levels.items() if has_several_levels(factors.get(factor))}
 
-    def _choose(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
+    def _choose_levels(self, name: str, trial: optuna.Trial) -> dict[str, Level]:
         architecture, factors = architectures.find(name), self.config.factors_of(name)
 
         def choose(factor: Factor) -> Level | None:
@@ -131,11 +133,11 @@ class OptunaSearch:
 
         return complete_levels(architecture.has_auxiliary_heads, architecture.defaults, choose)
 
-    def _fixed_levels(self, name: str, number: int) -> dict[str, Level]:
-        """The levels that trial `number` has by plan rather than by sampling."""
+    def _planned_levels(self, name: str, number: int) -> dict[str, Level]:
+        """Return the levels of trial `number` that are planned rather than sampled."""
         strategy = self.strategy
         if strategy.sampler == "grid":
-            return self._varied(name, self._grids[name][number])
+            return self._varied_levels(name, self._grids[name][number])
         planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
         if strategy.sampler == "qmc":
             seed = random_seed(self.config.seed, name, 0)
@@ -143,8 +145,8 @@ class OptunaSearch:
             return {**point, **planned}
         return planned
 
-    def _grid(self, name: str) -> list[dict[str, Level]]:
-        """Its points in the order in which they run."""
+    def _shuffled_grid(self, name: str) -> list[dict[str, Level]]:
+        """Return the points of a network's grid in the random order in which they run."""
         points = self.config.grid_of(name)
         random.Random(f"{self.config.seed}-{name}").shuffle(points)
         return points
@@ -153,7 +155,7 @@ class OptunaSearch:
         seed = random_seed(self.config.seed, name, number)
         if self.strategy.sampler == "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials())
-        # a grid and QMC fix every level before this one is asked
+        # for a grid and QMC, every level is planned and nothing is sampled
         return optuna.samplers.RandomSampler(seed=seed)
 
     def _startup_trials(self) -> int:
@@ -168,11 +170,11 @@ class OptunaSearch:
         return optuna.pruners.NopPruner()
 
 
-def _end(
+def _end_trial(
     study: optuna.Study, trial: optuna.Trial, state: str, value: float | None, beyond: Mapping[str, float]
 ) -> None:
-    for limit, by in beyond.items():
-        trial.set_constraint(limit, by)
+    for limit, excess in beyond.items():
+        trial.set_constraint(limit, excess)
     study.tell(trial, value if state == "finished" else None, state=_OPTUNA_STATES[state])
 
 

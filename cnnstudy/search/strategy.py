@@ -1,4 +1,4 @@
-"""What the driver and a strategy tell each other: the next trial, how it goes, and the trials there were before."""
+"""What the driver and a strategy exchange: past trials, proposals for the next one, and its progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnstudy.records import Level
 
 @dataclass(frozen=True)
 class PastTrial:
-    """A recorded trial. `done` is false for one that was interrupted: it runs again, with the same levels."""
+    """A recorded trial. If it was interrupted, `done` is false, and it runs again with the same levels."""
 
     architecture: str
     number: int
@@ -22,67 +22,73 @@ class PastTrial:
     done: bool
     value: float | None = None
     reported: Mapping[int, float] = field(default_factory=dict)  # epoch -> score
-    beyond: Mapping[str, float] = field(default_factory=dict)  # limit -> how far beyond it
+    beyond: Mapping[str, float] = field(default_factory=dict)  # limit -> amount by which it is exceeded
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The next trial: its complete levels, its seed, and where it belongs to one the block that has this seed."""
+    """The next trial: its complete levels, its seed and, in a factorial, its block."""
 
     architecture: str
     number: int
     levels: dict[str, Level]
     seed: int
-    block: int | None = None  # each divides train and validation anew
+    block: int | None = None  # trials of a block share a seed and a train/validation split
     purpose: str = "trial"  # or "confirm"
 
 
 class Strategy(Protocol):
-    """Proposes the trials that the record does not have yet; made new from the record in each call."""
+    """Proposes the trials that are not recorded yet; rebuilt from the record in each run of a study."""
 
-    #: Whether `report` may ever say so.
+    #: Whether `report` may ever return true.
     prunes: bool
 
     def next(self) -> Proposal | None:
-        """The next trial; None when all are done or under way."""
+        """Return the next trial; None if all are done or running."""
 
     def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
-        """Tell how far the trial is (Rule.score after an epoch); whether to prune it."""
+        """Report Rule.score after an epoch of the trial; return whether to prune it."""
 
     def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
-        """How the trial ended: one of records.STATES, its objective where it has one, and Rule.beyond."""
+        """Report the end of the trial.
+
+        Args:
+            state: one of records.STATES.
+            value: of the objective; None if the trial has none.
+            beyond: of Rule.beyond: limit -> amount by which it is exceeded.
+        """
 
     @property
     def remaining(self) -> int:
-        """Trials that were not proposed yet."""
+        """Return the number of trials not proposed yet."""
 
 
 class FixedList:
-    """A strategy whose trials stand fast, in an order: nothing depends on how they go."""
+    """A strategy with a fixed list of trials, independent of their results."""
 
     prunes = False
 
     def __init__(self, proposals: Iterable[Proposal]) -> None:
-        #: The trials that were not proposed yet, in the order in which they run.
+        #: The trials not proposed yet, in order.
         self.upcoming = collections.deque(proposals)
 
     def next(self) -> Proposal | None:
-        """The next trial; None when the last one is done or under way."""
+        """Return the next trial; None if all are done or running."""
         return self.upcoming.popleft() if self.upcoming else None
 
     def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
-        """Never prunes: trials that train for different times can't be compared."""
+        """Return false: trials are not pruned, so that they train equally long and can be compared."""
         return False
 
     def tell(self, proposal: Proposal, state: str, value: float | None, beyond: Mapping[str, float]) -> None:
-        """Nothing depends on how a trial ended."""
+        """Ignore the result."""
 
     @property
     def remaining(self) -> int:
-        """Trials that were not proposed yet."""
+        """Return the number of trials not proposed yet."""
         return len(self.upcoming)
 
 
 def random_seed(study_seed: int, name: str, number: int) -> int:
-    """A seed of 32 bits for the random choices of one trial of a network."""
+    """Return a 32-bit seed for the random choices of one trial of a network."""
     return int.from_bytes(hashlib.sha256(f"{study_seed}/{name}/{number}".encode()).digest()[:4])

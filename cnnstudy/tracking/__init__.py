@@ -3,5 +3,39 @@
 Comes in: runs, metrics, files and models of trials. Goes out: RecordedStudy and RecordedRun. While MLflow does not
 answer, records wait in the outbox and arrive exactly once. Only this room imports MLflow.
 
+    recorded     RecordedStudy and RecordedRun: what MLflow holds, as plain data
+    operations   the six ways to write to MLflow, as plain data
+    client       Tracker: reads and writes studies and runs
+    registry     Registry: models and the champion
+    entities     converts between cnnstudy's records and MLflow's entities and errors
+    outbox       Outbox: writes now if MLflow answers, otherwise later
+    spool        the outbox's records on disk
+    retry        which errors are transient, and how long to retry
+    sqlite       creates and tunes MLflow's SQLite database
+    ui_layout    what MLflow's UI shows of a study
+    ui_server    runs MLflow's UI
+
 May import: errors, names, records, system, config.factors, training.model_files.
 """
+
+import os
+
+REQUEST_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+REQUEST_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+#: Whether the request timeout is our default below, not the user's own.
+TIMEOUT_IS_DEFAULT = REQUEST_TIMEOUT not in os.environ
+
+# MLflow reads some of these while it is imported, so they are set before any module of this room imports it.
+for _name, _value in {
+    # report an unreachable server soon: MLflow's default retries take four minutes
+    REQUEST_RETRIES: "3",
+    # report a server that accepts requests but never replies soon: MLflow's default is two minutes per try
+    REQUEST_TIMEOUT: "15",
+    # keep studies private
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # a progress bar for each small file is noise
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # the terminal belongs to system/display.py
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,17 +1,16 @@
-"""MLflow: the durable record. Only this module and registry.py talk to its server.
+"""Read and write studies and runs in MLflow; registry.py does the same for models.
 
-An experiment per study. In it, as flat runs with the tag `cnnstudy.kind`:
+Each study is an experiment. In it are, without nesting, runs with a tag `cnnstudy.kind`:
 
-    study      the study's own run: its file
-    pretrain   one for each network that learnt source weights
+    study      the study's own run, with its file and configuration
+    pretrain   one for each network that was trained for source weights
     trial      one for each trial
-    confirm    one for each candidate and fresh seed
+    confirm    one for each candidate and new seed
 """
 
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -48,191 +47,149 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    current_time,
 )
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
 from cnnstudy.tracking.retry import is_transient
 from cnnstudy.tracking.sqlite import analyze_metrics, create_database
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
-
-
-def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
-    """The own runs of the studies with those experiments; of more than one of a study the one that counts first."""
-    runs = client.search_runs(list(experiments), f"tags.`{Tag.KIND}` = 'study'") if experiments else []
-    # a driver that has begun is not to lose its study to one whose clock is slow
-    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
-
-
-def find_or_create_study(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
-    """The study's own run, made where there is none, with the configuration recorded there.
-
-    To be called with requests that are sent once.
-
-    Raises:
-        TrackingError: its experiment was deleted.
-    """
-    experiment = client.get_experiment_by_name(name) or _new_experiment(client, name)
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
-        )
-    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
-    client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
-    runs = study_runs(client, [experiment.experiment_id])
-    return runs[0] if runs else _make(client, experiment.experiment_id, name, config)
-
-
-def _new_experiment(client: MlflowClient, name: str) -> Experiment:
-    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
-    try:
-        client.create_experiment(name, tags=tags)
-    except MlflowException as error:  # another driver's in the same moment, or our own, and the reply was lost
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
-            raise
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return found
-    return client.get_experiment_by_name(name)
-
-
-def _make(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
-    token, lost = uuid.uuid4().hex, None
-    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
-    try:
-        client.create_run(experiment, run_name=f"study {name}", tags=tags)
-    except MlflowException as error:
-        if not is_transient(error):
-            raise
-        lost = error  # or only its reply
-    runs = study_runs(client, [experiment])
-    if lost is not None and not runs:
-        raise lost
-    for run in runs[1:]:
-        if run.data.tags.get(Tag.TOKEN) == token:  # another driver's came first
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.delete_run(run.info.run_id)
-    return runs[0]
-
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def tracking_uri(given: str | None) -> str:
-    """The given one, else `MLFLOW_TRACKING_URI`, else mlflow.db in this folder."""
+    """Return the given URI, or `MLFLOW_TRACKING_URI`, or mlflow.db in the current folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 class Tracker:
-    """One tracking server or database."""
+    """The studies and runs of one tracking server or database.
+
+    Its methods raise TrackingError if MLflow refuses a request, TrackingUnavailableError if the same request may
+    succeed later.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._counted = False
-        with self._translated():
+        self._analyzed = False
+        with self._translate_errors():
             create_database(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:
                 self._client = MlflowClient(uri)
-            except ValueError as error:  # SQLAlchemy reads the port so
-                raise TrackingError(f"{uri} is no address that MLflow can use: {error}") from error
+            except ValueError as error:  # from SQLAlchemy, of an invalid port
+                raise TrackingError(f"MLflow can't use the tracking URI {uri}: {error}") from error
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_errors(self.uri)
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's own, for tracking/registry.py."""
+        """Return MLflow's own client, for tracking/registry.py."""
         return self._client
 
     # ---- studies
 
     def studies(self) -> list[RecordedStudy]:
-        """All studies, the one that was run last first."""
-        with self._translated():
+        """Return all studies, the most recently run first."""
+        with self._translate_errors():
             names = {
                 experiment.experiment_id: experiment.name
-                for experiment in self._client.search_experiments(filter_string=f"tags.`{Tag.KIND}` = 'study'")
+                for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
             }
             runs = study_runs(self._client, list(names))
-        own = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(own, key=lambda run: -int(run.data.tags.get(Tag.CALLED, run.info.start_time)))
+        by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
+        latest = sorted(by_study, key=lambda run: -int(run.data.tags.get(Tag.CALLED, run.info.start_time)))
         return [recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
-        """The study of that name; without a name the one that was run last.
+        """Return the study of that name; without a name, the most recently run.
 
         Raises:
-            UnknownNameError: there is none.
+            UnknownNameError: there is no such study.
         """
         studies = self.studies()
         where = without_secrets(self.uri)
         if not studies:
             raise UnknownNameError(
-                f"there is no study in {where} yet; `python -m cnnstudy run-study` makes one, and --tracking-uri or "
-                "MLFLOW_TRACKING_URI names another place."
+                f"there is no study in {where} yet. Create one with `python -m cnnstudy run-study`, or choose another "
+                "tracking server or database with --tracking-uri or MLFLOW_TRACKING_URI."
             )
         names = [study.name for study in studies]
         if name is None:
             return studies[0]
         if name not in names:
             raise UnknownNameError(
-                f"there is no study {name!r} in {where}{did_you_mean(name, names) or '.'} There are {', '.join(names)}."
+                f"there is no study {name!r} in {where}{did_you_mean(name, names)} Available studies: "
+                f"{', '.join(names)}."
             )
         return studies[names.index(name)]
 
     def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
-        """The study's experiment and run, made where there are none, with the configuration recorded there.
+        """Return the study; create its experiment and run, with the configuration, if there are none.
 
-        Drivers that make the same new study in the same moment get the same run, and so one of them its claim.
+        Drivers that create the same study at the same time get the same run, so that only one gets the driver lock.
+
+        Raises:
+            TrackingError: the study's experiment was deleted.
         """
-        with self._translated(), without_client_retries():
+        with self._translate_errors(), without_client_retries():
             return recorded_study(name, find_or_create_study(self._client, name, config))
 
     def start_study(
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
     ) -> None:
-        """Mark the study as running, with the configuration that holds from here (a larger budget, say)."""
-        self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(_now())})
+        """Mark the study as running, and record its file and its configuration, which may have changed."""
+        self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(current_time())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
             (folder / "study" / file.name).write_text(text, encoding="utf-8")
             self.log_files(study.run_id, folder)
 
     def restart_study(self, study: RecordedStudy, tags: Mapping[str, str] | None = None) -> None:
-        """Mark the study as running, with the configuration that it has."""
-        with self._translated():
+        """Mark the study as running, with its configuration unchanged."""
+        with self._translate_errors():
             self._client.update_run(study.run_id, status="RUNNING")
         self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
 
     def artifacts_of(self, experiment_id: str) -> str:
-        """Where the files of its runs go: a folder, or an address."""
-        with self._translated():
+        """Return where the files of the experiment's runs are stored: a folder's path or a URI."""
+        with self._translate_errors():
             return str(self._client.get_experiment(experiment_id).artifact_location)
 
     # ---- runs
 
     def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
-        """Every run of the experiment that cnnstudy made (and that MLflow's filter lets pass), oldest first."""
+        """Return the experiment's runs that cnnstudy created, oldest first.
+
+        Args:
+            where: a filter in MLflow's search syntax; "" for all runs.
+        """
         search, order = self._client.search_runs, ["start_time ASC"]
-        with self._translated():
+        with self._translate_errors():
             found = all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
         return [recorded_run(run) for run in found if Tag.KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
-        """Those under way, and those that ended at `since` (milliseconds since 1970) or later: quick, where all runs
-        would take a second for each 200."""
-        under_way = self.runs(experiment_id, "attributes.status = 'RUNNING'")
-        # asked for afterwards, so that a run that ends in between is not missed
+        """Return the experiment's runs that are running or ended at `since` or later.
+
+        Fast; reading all runs takes a second for each 200.
+
+        Args:
+            since: milliseconds since 1970.
+        """
+        running = self.runs(experiment_id, "attributes.status = 'RUNNING'")
+        # queried second, so that a run that ends in between is not missed
         ended = self.runs(experiment_id, f"attributes.end_time >= {since}")
-        return list({run.run_id: run for run in [*under_way, *ended]}.values())
+        return list({run.run_id: run for run in [*running, *ended]}.values())
 
     def write(self, operation: Operation, experiment_id: str, run_id: str, attempt: Attempt = FIRST_ATTEMPT) -> str:
         """Carry out an operation.
 
         Args:
-            run_id: "" to start a run.
+            run_id: of the run to write to; "" for StartRun.
 
         Returns:
-            What was made: a run's id or a model's address; else "".
+            The id of the run or the address of the model that was created; otherwise "".
         """
         match operation:
             case StartRun():
@@ -250,8 +207,8 @@ class Tracker:
         return ""
 
     def start_run(self, experiment_id: str, run: StartRun, attempt: Attempt = FIRST_ATTEMPT) -> str:
-        """A new run with its parameters and the data set as its input; its id."""
-        with self._translated(), without_client_retries():
+        """Create a run with its parameters and the data set as its input; return its id."""
+        with self._translate_errors(), without_client_retries():
             run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
                 tags = _with_token(run.tags, attempt)
@@ -261,103 +218,121 @@ class Tracker:
             return run_id
 
     def find_run(self, experiment_id: str, token: str) -> str | None:
-        """The id of the run that carries the token, were it deleted; None where there is none."""
-        with self._translated():
-            found = self._client.search_runs([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", ViewType.ALL, 1)
-        return str(found[0].info.run_id) if found else None
+        """Return the id of the run with the token as a tag, even if it is deleted; None if there is none."""
+        with self._translate_errors():
+            runs = self._client.search_runs([experiment_id], tag_filter(Tag.TOKEN, token), ViewType.ALL, 1)
+        return str(runs[0].info.run_id) if runs else None
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
-        """All metrics of one step, in calls of the 1000 that MLflow takes.
+        """Log all metrics of one step, in requests of 1000, MLflow's limit.
 
-        MLflow keeps a metric of the same name, value, step and time (`at`; None: now) once.
+        Repeating it changes nothing: MLflow stores metrics of equal name, value, step and time once.
+
+        Args:
+            at: milliseconds since 1970; None for now.
         """
-        logged = [Metric(key, value, at or _now(), step) for key, value in metrics.items()]
-        with self._translated(), without_client_retries():
+        logged = [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
+        with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
 
     def metric_history(self, run_id: str, key: str) -> dict[int, float]:
-        """Step -> value."""
-        if not self._counted:  # many requests like this one follow
-            self._counted = True
+        """Return the metric's values by step; {} if the run has no such metric."""
+        if not self._analyzed:  # before the first of many such queries
+            self._analyzed = True
             analyze_metrics(self.uri)
-        with self._translated():
+        with self._translate_errors():
             return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
 
     def log_files(self, run_id: str, folder: Path) -> None:
-        """The folder's content as the run's artifacts."""
-        with self._translated(), without_client_retries(), with_file_timeout():
+        """Log the folder's contents as artifacts of the run."""
+        with self._translate_errors(), without_client_retries(), with_file_timeout():
             self._client.log_artifacts(run_id, str(folder))
 
     def files(self, run_id: str, folder: str) -> list[str]:
-        """The paths of the run's artifacts in that folder of it, without those in its subfolders."""
-        with self._translated():
-            return [found.path for found in self._client.list_artifacts(run_id, folder) if not found.is_dir]
+        """Return the paths of the run's artifacts directly in that folder, without subfolders."""
+        with self._translate_errors():
+            return [entry.path for entry in self._client.list_artifacts(run_id, folder) if not entry.is_dir]
 
     def read_text(self, run_id: str, path: str) -> str | None:
-        """A text among the run's artifacts; None where there is none at that path."""
+        """Return the text of the run's artifact at that path; None if there is no such file."""
         if path not in self.files(run_id, path.rpartition("/")[0]):
             return None
-        with self._translated(), scratch_folder() as folder:
-            found = Path(self._client.download_artifacts(run_id, path, str(folder)))
-            return found.read_text(encoding="utf-8", errors="replace")
+        with self._translate_errors(), scratch_folder() as folder:
+            file = Path(self._client.download_artifacts(run_id, path, str(folder)))
+            return file.read_text(encoding="utf-8", errors="replace")
 
     def tags(self, run_id: str) -> dict[str, str]:
-        """As they are now."""
-        with self._translated():
+        """Return the run's current tags."""
+        with self._translate_errors():
             return dict(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tags may be cut to what MLflow takes.
+        """Set tags; values longer than MLflow allows are cut.
 
         Raises:
-            TrackingError: JSON that is longer; cut it would be none.
+            TrackingError: a value is JSON and too long, so that cutting would break it.
         """
         texts = {key: tag_text(key, value) for key, value in tags.items()}
-        with self._translated(), without_client_retries():
+        with self._translate_errors(), without_client_retries():
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None, at: int | None = None) -> None:
-        """The last word on a run: its state, and MLflow's status to match; `at`: milliseconds since 1970; None: now."""
+        """Set the final state of a run, and MLflow's status to match.
+
+        Args:
+            at: milliseconds since 1970; None for now.
+        """
         self.set_tags(run_id, {**(tags or {}), Tag.STATE: state})
         self.end_status(run_id, choose_mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
 
     def end_status(self, run_id: str, status: str, at: int | None = None) -> None:
-        """MLflow's own status of a run that has its state; `at`: milliseconds since 1970; None: now."""
-        with self._translated(), without_client_retries():
+        """Set only MLflow's status of a run.
+
+        Args:
+            at: milliseconds since 1970; None for now.
+        """
+        with self._translate_errors(), without_client_retries():
             self._client.set_terminated(run_id, status, at)
 
     # ---- models
 
     def log_model(self, experiment_id: str, run_id: str, model: LogModel, attempt: Attempt = FIRST_ATTEMPT) -> str:
-        """The model as an output of the run, with its metrics; `models:/<id>`.
+        """Log the model as an output of the run, with the model's metrics; return its address, `models:/<id>`.
 
-        MLflow itself says when a model was made.
+        The time of the attempt applies to the metrics; MLflow itself sets the model's creation time.
         """
-        with self._translated(), without_client_retries():
-            made = self._find_model(experiment_id, attempt.token) if attempt.again else None
-            if made is None:
-                made = self._client.create_logged_model(
+        with self._translate_errors(), without_client_retries():
+            logged = self._find_model(experiment_id, attempt.token) if attempt.again else None
+            if logged is None:
+                logged = self._client.create_logged_model(
                     experiment_id,
                     name=model.name,
                     source_run_id=run_id,
                     tags=_with_token(model.tags, attempt),
                     model_type="classifier",
                 )
-            model_id = made.model_id
-            log_model_files(self._client, made, model.folder)
+            model_id = logged.model_id
+            log_model_files(self._client, logged, model.folder)
             self._client.finalize_logged_model(model_id, "READY")
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
             images = model.images
-            where = (attempt.at or _now(), model.step, model_id, images.name, shorten_digest(images.digest), run_id)
-            logged = [Metric(key, value, *where) for key, value in model.metrics.items()]
-            about = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
-            self._client.log_batch(run_id, logged, tags=[RunTag(key, text) for key, text in about.items()])
+            where = (
+                attempt.at or current_time(),
+                model.step,
+                model_id,
+                images.name,
+                shorten_digest(images.digest),
+                run_id,
+            )
+            metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
+            tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
+            self._client.log_batch(run_id, metrics, tags=[RunTag(key, text) for key, text in tags.items()])
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
-        found = self._client.search_logged_models([experiment_id], f"tags.`{Tag.TOKEN}` = '{token}'", max_results=1)
+        found = self._client.search_logged_models([experiment_id], tag_filter(Tag.TOKEN, token), max_results=1)
         return found[0] if found else None
 
     def _has_output(self, run_id: str, model_id: str) -> bool:
@@ -365,9 +340,67 @@ class Tracker:
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
 
 
+# ---- a study's own run
+
+
+def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
+    """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
+    runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
+    # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
+    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
+
+
+def find_or_create_study(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
+    """Return the study's own run; create it, with the configuration, if there is none.
+
+    Call it within `without_client_retries`.
+
+    Raises:
+        TrackingError: the study's experiment was deleted.
+    """
+    experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
+        )
+    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
+    client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
+    runs = study_runs(client, [experiment.experiment_id])
+    return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
+
+
+def _create_experiment(client: MlflowClient, name: str) -> Experiment:
+    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
+    try:
+        client.create_experiment(name, tags=tags)
+    except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
+            raise
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment
+    return client.get_experiment_by_name(name)
+
+
+def _create_study_run(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
+    token, lost = uuid.uuid4().hex, None
+    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
+    try:
+        client.create_run(experiment, run_name=f"study {name}", tags=tags)
+    except MlflowException as error:
+        if not is_transient(error):
+            raise
+        lost = error  # MLflow may have created it and only the reply was lost
+    runs = study_runs(client, [experiment])
+    if lost is not None and not runs:
+        raise lost
+    for run in runs[1:]:
+        if run.data.tags.get(Tag.TOKEN) == token:  # another driver was first
+            client.set_terminated(run.info.run_id, "KILLED")
+            client.delete_run(run.info.run_id)
+    return runs[0]
+
+
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
     return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

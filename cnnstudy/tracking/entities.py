@@ -1,7 +1,6 @@
-"""cnnstudy's records as MLflow's entities and tags, and back; and how MLflow's client is to behave,
-with the files of models too.
+"""Convert cnnstudy's records to MLflow's entities and tags, and back; control how MLflow's client behaves.
 
-Only this module, client.py and registry.py know MLflow.
+Only this module, client.py and registry.py import MLflow.
 """
 
 from __future__ import annotations
@@ -17,102 +16,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
-from cnnstudy.names import Metric, Tag
-from cnnstudy.records import PreparedImages
-from cnnstudy.system.files import hardlink_tree
-from cnnstudy.system.processes import defer_interrupt
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, read_config
-from cnnstudy.tracking.retry import is_disk_full, is_transient
-
-# An unreachable server is to be said soon, not after MLflow's default of four minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-# What a study does is nobody else's business.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A bar for each small file, one after the other, is noise.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# The screen is the display's.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-for _name in ("mlflow", "alembic"):  # the tables of a fresh database are nobody's news
+from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.names import Metric, Tag
+from cnnstudy.records import INTERRUPTED, PreparedImages
+from cnnstudy.system.files import hardlink_tree
+from cnnstudy.system.processes import defer_interrupt
+from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
+from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, read_config
+from cnnstudy.tracking.retry import is_disk_full, is_transient
+
+for _name in ("mlflow", "alembic"):  # they report the tables of every new database
     logging.getLogger(_name).setLevel(logging.WARNING)
-for _name in ("mlflow.store.db", "urllib3.connectionpool"):  # what goes wrong there is told by our errors
+for _name in ("mlflow.store.db", "urllib3.connectionpool"):  # our own errors report what goes wrong there
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-# A server that takes a request and then says nothing is to be said soon too: the default is two minutes for each try.
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_timeout_is_ours = _TIMEOUT not in os.environ
-os.environ.setdefault(_TIMEOUT, "15")
 
-LONGEST_TAG = 5000  # characters
+# ---- how MLflow's client behaves
 
 
-class _Meanwhile:
-    """A value that an environment variable has while any thread is in such a block."""
+class _EnvironmentOverride:
+    """A value that an environment variable has while any thread is inside `applied`."""
 
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self._users = threading.Lock(), 0
         self._before: str | None = None
 
     @contextlib.contextmanager
-    def block(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         with self._lock:
-            if not self._inside:
+            if not self._users:
                 self._before = os.environ.get(self.name)
                 os.environ[self.name] = self.value
-            self._inside += 1
+            self._users += 1
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if not self._inside:
+                self._users -= 1
+                if not self._users:
                     os.environ.pop(self.name)
-                if not self._inside and self._before is not None:
+                if not self._users and self._before is not None:
                     os.environ[self.name] = self._before
 
 
-_once = _Meanwhile("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-_long = _Meanwhile(_TIMEOUT, "120")
+_no_retries = _EnvironmentOverride(REQUEST_RETRIES, "0")
+_file_timeout = _EnvironmentOverride(REQUEST_TIMEOUT, "120")
 
 
 def without_client_retries() -> AbstractContextManager[None]:
-    """MLflow's client sends a request again by itself where the reply was lost: a run would be made twice."""
-    return _once.block()
+    """Send each request within the block once.
+
+    By default MLflow's client repeats a request whose reply was lost, which would create a run twice.
+    """
+    return _no_retries.applied()
 
 
 def with_file_timeout() -> AbstractContextManager[None]:
-    """Files on their way to or from a server: where it has to bring a large one further, it answers late.
+    """Allow more time for each request within the block, to transfer files.
 
-    The user's own timeout, where there is one, holds for them too.
+    A server that passes a large file on to its own store replies late. A timeout that the user has set applies to
+    files too.
     """
-    return _long.block() if _timeout_is_ours else contextlib.nullcontext()
-
-
-def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
-    """The folder's files as those of the model; on this disk they are linked, where MLflow would copy all of them."""
-    if is_local_uri(model.artifact_location, is_tracking_or_registry_uri=False):
-        hardlink_tree(folder, Path(local_file_uri_to_path(model.artifact_location)))
-        return
-    with with_file_timeout():
-        client.log_model_artifacts(model.model_id, str(folder))
+    return _file_timeout.applied() if TIMEOUT_IS_DEFAULT else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """MLflow's, SQLAlchemy's, a missing database driver's and the network's errors as TrackingError.
+    """Raise errors of MLflow, SQLAlchemy, a missing database driver or the network as TrackingError.
 
-    An interrupt waits: within a transaction it would leave the database locked by this very process.
+    An interrupt is deferred: within a transaction it would leave the database locked by this very process.
 
     Raises:
-        TrackingUnavailableError: where the same may succeed later.
+        TrackingUnavailableError: the same call may succeed later.
+        TrackingError: it won't.
     """
     try:
         with defer_interrupt():
@@ -122,32 +105,48 @@ def translate_errors(uri: str) -> Iterator[None]:
         if not expected and "sqlalchemy" not in type(error).__module__:
             raise
         text = without_secrets(str(error)).split("\n")[0][:500]
-        message = f"MLflow at {without_secrets(uri)} does not answer as it should: {text}"
+        message = f"MLflow at {without_secrets(uri)} failed: {text}"
         if not is_transient(error):
             raise TrackingError(message) from error
         unavailable = TrackingUnavailableError(message)
-        here = isinstance(error, OSError) or uri.startswith("sqlite:")
-        unavailable.disk_full = here and is_disk_full(error)
+        on_this_machine = isinstance(error, OSError) or uri.startswith("sqlite:")
+        unavailable.disk_full = on_this_machine and is_disk_full(error)
         raise unavailable from error
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """What a search finds, told the token of each page."""
+    """Return the results of all pages of a search.
+
+    Args:
+        search: searches one page, given its token; None for the first.
+    """
     page = search(None)
-    found = list(page)
+    results = list(page)
     while page.token:
         page = search(page.token)
-        found.extend(page)
-    return found
+        results.extend(page)
+    return results
+
+
+def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
+    """Log the folder's files as those of the model; on this disk as hard links, where MLflow would copy them."""
+    if is_local_uri(model.artifact_location, is_tracking_or_registry_uri=False):
+        hardlink_tree(folder, Path(local_file_uri_to_path(model.artifact_location)))
+        return
+    with with_file_timeout():
+        client.log_model_artifacts(model.model_id, str(folder))
+
+
+# ---- from MLflow
 
 
 def recorded_study(name: str, run: Run) -> RecordedStudy:
-    """The study whose own run this is."""
+    """Return the study whose own run this is."""
     return RecordedStudy(name, run.info.experiment_id, run.info.run_id, read_config(run.data.tags))
 
 
 def recorded_run(run: Run) -> RecordedRun:
-    """A run that cnnstudy made."""
+    """Return the record of a run that cnnstudy created."""
     tags = run.data.tags
     return RecordedRun(
         run_id=run.info.run_id,
@@ -160,48 +159,13 @@ def recorded_run(run: Run) -> RecordedRun:
         metrics=run.data.metrics,
         tags=tags,
         ended=run.info.end_time or 0,
-        epoch=_epoch(run) if run.info.status == "RUNNING" else 0,
+        epoch=_last_epoch(run) if run.info.status == "RUNNING" else 0,
         status=run.info.status,
     )
 
 
-def _epoch(run: Run) -> int:
+def _last_epoch(run: Run) -> int:
     return max((metric.step for metric in run.data.to_proto().metrics if metric.key == Metric.VAL_ACCURACY), default=0)
-
-
-def dataset_input(images: PreparedImages) -> DatasetInput:
-    """The images as the data set that a run was trained with."""
-    counts = {"train": images.train, "validation": images.validation, "test": images.test}
-    dataset = Dataset(
-        name=images.name,
-        digest=shorten_digest(images.digest),
-        source_type="local",
-        source=json.dumps({"uri": images.folder}),
-        schema=json.dumps({"classes": list(images.classes)[:200], "pixels": images.size}),
-        profile=json.dumps({f"{part}_images": sum(of_class) for part, of_class in counts.items()}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def tag_text(key: str, value: str) -> str:
-    """A tag's value as MLflow takes it: cut, where it is long.
-
-    Raises:
-        TrackingError: it is long and JSON; cut it would be none.
-    """
-    text = value.encode(errors="replace").decode()
-    if len(text) > LONGEST_TAG and text.startswith(("{", "[")):
-        with contextlib.suppress(ValueError):
-            json.loads(text)
-            raise TrackingError(
-                f"the tag {key} is JSON of {len(text)} characters; MLflow takes {LONGEST_TAG} of a tag."
-            )
-    return text[:LONGEST_TAG]
-
-
-def shorten_digest(digest: str) -> str:
-    """MLflow takes digests of up to 36 characters."""
-    return digest[:36]
 
 
 @dataclass(frozen=True)
@@ -223,8 +187,46 @@ class FoundVersion:
     status: str  # MLflow's: PENDING_REGISTRATION, READY, FAILED_REGISTRATION
 
 
+# ---- to MLflow
+
+
+def dataset_input(images: PreparedImages) -> DatasetInput:
+    """Return the images as the data set that a run was trained on."""
+    counts = {"train": images.train, "validation": images.validation, "test": images.test}
+    dataset = Dataset(
+        name=images.name,
+        digest=shorten_digest(images.digest),
+        source_type="local",
+        source=json.dumps({"uri": images.folder}),
+        schema=json.dumps({"classes": list(images.classes)[:200], "pixels": images.size}),
+        profile=json.dumps({f"{part}_images": sum(by_class) for part, by_class in counts.items()}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def tag_text(key: str, value: str) -> str:
+    """Return a tag's value as MLflow accepts it: cut to LONGEST_TAG characters.
+
+    Raises:
+        TrackingError: the value is JSON and longer, so that cutting would break it.
+    """
+    text = value.encode(errors="replace").decode()
+    if len(text) > LONGEST_TAG and text.startswith(("{", "[")):
+        with contextlib.suppress(ValueError):
+            json.loads(text)
+            raise TrackingError(
+                f"the tag {key} is JSON of {len(text)} characters; MLflow allows {LONGEST_TAG} in a tag."
+            )
+    return text[:LONGEST_TAG]
+
+
+def shorten_digest(digest: str) -> str:
+    """Cut a digest to the 36 characters that MLflow allows."""
+    return digest[:36]
+
+
 def choose_mlflow_status(state: str, reason: str) -> str:
-    """MLflow's status of a run with that state and reason."""
-    if reason == "interrupted":
+    """Return MLflow's status for a run with that state and reason."""
+    if reason == INTERRUPTED:
         return "KILLED"
     return "FAILED" if state == "failed" else "FINISHED"

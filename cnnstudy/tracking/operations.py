@@ -1,8 +1,9 @@
-"""The six ways to write to MLflow, each as plain data: its arguments, and how they lie on disk."""
+"""The six ways to write to MLflow, as plain data, and their form on disk."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from cnnstudy.records import PreparedImages
 
 @dataclass(frozen=True)
 class StartRun:
-    """Make a run with its parameters, and with the data set as its input."""
+    """Create a run with its parameters, and the data set as its input."""
 
     name: str
     tags: Mapping[str, str]
@@ -31,21 +32,21 @@ class LogMetrics:
 
 @dataclass(frozen=True)
 class SetTags:
-    """Set tags, which may be cut to what MLflow takes."""
+    """Set tags; long values are cut to what MLflow accepts."""
 
     tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class LogFiles:
-    """Log the folder's content as the run's artifacts."""
+    """Log the folder's contents as artifacts of the run."""
 
     folder: Path
 
 
 @dataclass(frozen=True)
 class LogModel:
-    """Log the folder, a model that a worker packaged, as an output of the run, with its metrics."""
+    """Log the folder of a packaged model as an output of the run, with the model's metrics."""
 
     folder: Path
     name: str
@@ -57,7 +58,7 @@ class LogModel:
 
 @dataclass(frozen=True)
 class EndRun:
-    """Give the run its final state."""
+    """Set the final state of the run."""
 
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class EndRun:
 
 Operation = StartRun | LogMetrics | SetTags | LogFiles | LogModel | EndRun
 
-#: By the names that they have on disk: records that an earlier version left there are read by them.
+#: By their names on disk, which never change: records of an earlier version may still be there.
 _KINDS: dict[str, type[Operation]] = {
     "start_run": StartRun,
     "log_metrics": LogMetrics,
@@ -79,32 +80,37 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclass(frozen=True)
 class Attempt:
-    """When an operation was meant, and how to find what an earlier attempt at it has made."""
+    """The time of an operation, and how to find the result of an earlier attempt at it."""
 
     at: int | None = None  # milliseconds since 1970; None: now
-    token: str = ""  # a tag of the run or model that is made
-    again: bool = False  # it may be there already
+    token: str = ""  # value of a tag on the run or model that is created; "": untagged
+    again: bool = False  # an earlier attempt may have created it
 
 
 FIRST_ATTEMPT = Attempt()
 
 
+def current_time() -> int:
+    """Return the time of an operation that happens now, milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
 def to_json(operation: Operation) -> tuple[str, dict[str, Any]]:
-    """Return the operation's name and its arguments as JSON's types, without the folder."""
+    """Return the operation's name on disk and its arguments in JSON types, without the folder."""
     arguments = dataclasses.asdict(operation)
     arguments.pop("folder", None)
     return _NAMES[type(operation)], arguments
 
 
 def from_json(name: str, arguments: Mapping[str, Any], folder: Path | None) -> Operation:
-    """Return the operation that `to_json` told of, with its folder where it has one.
+    """Return the operation that `to_json` converted, with its folder if it has one.
 
     Raises:
-        KeyError, TypeError: this version knows no such operation.
+        KeyError, TypeError: this version has no such operation.
     """
-    given = dict(arguments)
-    if "images" in given:
-        given["images"] = PreparedImages.from_json(given["images"])
+    values = dict(arguments)
+    if "images" in values:
+        values["images"] = PreparedImages.from_json(values["images"])
     if folder is not None:
-        given["folder"] = folder
-    return _KINDS[name](**given)
+        values["folder"] = folder
+    return _KINDS[name](**values)

@@ -1,8 +1,8 @@
-"""What a study writes to MLflow: each record once, in order, with its time, whether MLflow answers or not.
+"""Write a study's records to MLflow: each once, in order and with its time, whether MLflow is available or not.
 
-While it answers, a write is a call that returns when it is done. Where it does not (a locked or read-only database, a
-server that is down, slow or restarting) the records go to disk and whoever writes goes on; Delivery brings them
-there later, and the next call does where this one ended before.
+While MLflow is available, a write returns when it is done. When it is not (a locked or read-only database; a server
+that is down, slow or restarting), records are stored on disk, the study continues, and Delivery sends them later. What
+has not been sent when a run ends, the next run sends first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,310 +23,46 @@ from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.scratch import Scratch
 from cnnstudy.tracking import operations
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import Attempt, EndRun, LogFiles, LogMetrics, LogModel, Operation, SetTags, StartRun
-from cnnstudy.tracking.recorded import RecordedStudy
+from cnnstudy.tracking.operations import (
+    Attempt,
+    EndRun,
+    LogFiles,
+    LogMetrics,
+    LogModel,
+    Operation,
+    SetTags,
+    StartRun,
+    current_time,
+)
+from cnnstudy.tracking.recorded import RecordedStudy, tag_filter
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool, spool_folder_for
+
+_TOKEN_PREFIX = "token-"
+#: Kinds of runs of which only one counts for each trial.
+_ONE_PER_TRIAL = ("trial", "confirm")
 
 Answer = TypeVar("Answer")
 
 
-class _Pending:
-    """A write on its way."""
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.waited_for = False
-        self.failures = 0
-        self.result: str | None = None  # "" is one, too
-        self.error: BaseException | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.result is not None or self.error is not None
-
-
-class Delivery:
-    """Apply writes in order, in a thread that lives while there are any; what can't be applied yet waits on disk.
-
-    Args:
-        apply: carry out a write and return its result; told whether it may have been done before.
-        say: for the user.
-    """
-
-    def __init__(
-        self, spool: Spool, apply: Callable[[Envelope, bool], str], say: Callable[[str], None], patience: RetryPolicy
-    ) -> None:
-        self._spool, self._apply, self._say, self._patience = spool, apply, say, patience
-        self._changed = threading.Condition()  # over all below
-        self._queue: deque[_Pending] = deque()
-        self._thread: threading.Thread | None = None
-        self._behind = False  # what comes now goes to disk
-        self._trouble: TrackingUnavailableError | None = None
-        self._halted: BaseException | None = None
-        self._full: Exception | None = None
-        self._closing = self._hurry = False
-        self._late = 0  # records that could not be delivered at once, since the last that could
-        self._said = self._said_slow = False  # that records wait
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is something that MLflow does not have."""
-        with self._changed:
-            return bool(self._queue)
-
-    def put(self, envelope: Envelope) -> str | None:
-        """Carry the write out now and return its result; None where it waits on disk instead.
-
-        Raises:
-            TrackingError: MLflow refuses it, or refused one that had been waiting.
-            DiskFullError: there is no room for it on disk.
-        """
-        pending = _Pending(envelope)
-        with self._changed:
-            self._raise_halted()
-            self._append(pending)
-            if not self._behind:
-                pending.waited_for = True
-                try:
-                    self._changed.wait_for(lambda: pending.ended or self._trouble, self._patience.answer)
-                finally:
-                    pending.waited_for = False
-                if pending.error is not None:
-                    raise pending.error
-                if pending.result is not None:
-                    return pending.result
-                self._behind = True
-            self._keep_all()
-            self._tell_late()
-            return None
-
-    def leave(self, envelope: Envelope) -> None:
-        """Put it on disk, whatever happened before: for those who are about to stop."""
-        with self._changed:
-            self._behind = True
-            self._append(_Pending(envelope))
-            self._keep_what_fits()
-
-    def deliver_left(self) -> None:
-        """Do what an earlier call left, and keep room on the disk for the last words of this one.
-
-        Raises:
-            TrackingError: MLflow does not take it.
-            DiskFullError: there is no room.
-        """
-        left = list(self._spool.load())
-        if left:
-            self._say(f"{_records(len(left))} of an earlier call waited for MLflow in {self._spool.folder}: delivering")
-        for count, envelope in enumerate(left):
-            try:
-                self._apply(envelope, True)
-            except TrackingError as error:
-                raise type(error)(f"{sentence(error)} {self._hint(len(left) - count)}") from error
-            self._spool.remove(envelope)
-        if left:
-            self._say("all of them have arrived")
-        try:
-            self._spool.reserve()
-        except OSError as error:
-            raise DiskFullError(f"there is no room for records that may have to wait for MLflow: {error}") from error
-
-    def settle(self) -> bool:
-        """Let what is on its way arrive, if that does not take long; whether everything has."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._queue or self._stuck(), self._patience.answer)
-            return not self._queue
-
-    def wait(self) -> None:
-        """Wait until everything has arrived. What has not when this ends, however it ends, lies on disk.
-
-        Raises:
-            TrackingUnavailableError: it has not within `patience.end`.
-        """
-        if self.settle():
-            return
-        with self._changed:
-            self._raise_halted()
-            self._hurry = True
-            self._changed.notify_all()
-        waiting = self._waiting(len(self._queue))
-        self._say(f"waiting for MLflow: {waiting}; Ctrl-C leaves them there, and the next call delivers them")
-        with self._changed:
-            try:
-                self._changed.wait_for(lambda: not self._queue or self._halted, self._patience.end)
-            finally:
-                self._keep_what_fits()
-            self._raise_halted()
-            if self._queue:
-                reason = sentence(self._trouble or "MLflow is slow")
-                raise TrackingUnavailableError(f"{reason} {self._hint(len(self._queue))}")
-
-    def ask(self, read: Callable[[], Answer]) -> Answer:
-        """What MLflow answers once everything has arrived; asked again, with pauses, while it does not answer.
-
-        Raises:
-            TrackingUnavailableError: it does not within `patience.end`.
-        """
-        self.wait()
-        return self._patience.ask(read, self._say)
-
-    def stop_if_full(self) -> None:
-        """Raise DiskFullError where a disk of this machine was found full; what was given here is kept."""
-        with self._changed:
-            full, waiting = self._full, f" ({self._waiting(len(self._queue))})" if self._queue else ""
-        if full is not None:
-            raise DiskFullError(
-                f"the disk is full: {sentence(full)} Everything recorded so far is kept{waiting}; make room, and the "
-                "same command goes on."
-            ) from full
-
-    def close(self) -> None:
-        """End the thread. What has not arrived lies on disk."""
-        with self._changed:
-            self._keep_what_fits()
-            self._closing = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join(self._patience.answer)
-        with self._changed:
-            if self._thread is None:  # else it may be reading files; it ends with the process
-                for pending in self._queue:
-                    self._spool.forget(pending.envelope)
-        self._spool.release()
-
-    # ---- the thread
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if self._closing or self._halted is not None or not self._queue:
-                    self._thread = None
-                    return
-                pending = self._queue[0]
-            try:
-                result = self._apply(pending.envelope, pending.failures > 0)
-            except TrackingUnavailableError as error:
-                self._on_trouble(pending, error)
-            except BaseException as error:
-                self._on_error(pending, error)
-            else:
-                self._on_done(pending, result)
-
-    def _on_done(self, pending: _Pending, result: str) -> None:
-        with self._changed:
-            self._queue.popleft()
-            self._spool.remove(pending.envelope)
-            pending.result = result
-            late, said = self._late, self._said
-            if not self._queue:
-                self._behind, self._trouble, self._full = False, None, None
-                self._late, self._said = 0, False
-            arrived = said and not self._queue
-            self._changed.notify_all()
-        if arrived:
-            self._say(f"MLflow answers again: {_records(late)} that waited {'has' if late == 1 else 'have'} arrived")
-
-    def _on_trouble(self, pending: _Pending, error: TrackingUnavailableError) -> None:
-        with self._changed:
-            pending.failures += 1
-            if pending.failures > 1:
-                self._trouble = error
-                self._full = error if error.disk_full else self._full
-                self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closing or self._hurry, self._patience.pause(pending.failures))
-            self._hurry = False
-
-    def _on_error(self, pending: _Pending, error: BaseException) -> None:
-        """Whoever waits for it gets the error; else it is for the next who writes, and nothing more is delivered."""
-        with self._changed:
-            if pending.waited_for:
-                self._queue.popleft()
-                self._spool.remove(pending.envelope)
-                pending.error = error
-            else:
-                self._halted = error
-                self._keep_what_fits()
-            self._changed.notify_all()
-
-    # ---- with the lock
-
-    def _append(self, pending: _Pending) -> None:
-        self._queue.append(pending)
-        if self._thread is None and self._halted is None:
-            self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
-            self._thread.start()
-
-    def _keep(self, pending: _Pending) -> None:
-        """On disk; the thread may be reading the files of the first."""
-        if pending.envelope.number:
-            return
-        try:
-            self._full = self._spool.add(pending.envelope, in_use=pending is self._queue[0]) or self._full
-        except OSError as error:
-            self._full = error
-            raise DiskFullError(f"a record for MLflow can't be kept in {self._spool.folder}: {error}") from error
-
-    def _keep_all(self) -> None:
-        for pending in self._queue:
-            self._keep(pending)
-
-    def _keep_what_fits(self) -> None:
-        with contextlib.suppress(DiskFullError):
-            self._keep_all()
-
-    def _stuck(self) -> bool:
-        return self._trouble is not None or self._halted is not None
-
-    def _raise_halted(self) -> None:
-        if isinstance(self._halted, TrackingError):
-            raise TrackingError(f"{sentence(self._halted)} {self._hint(len(self._queue))}") from self._halted
-        if self._halted is not None:
-            raise self._halted
-
-    def _tell_late(self) -> None:
-        """Say once that records wait, and why; a server that is just slow is worth one sentence a study."""
-        self._late += 1
-        if self._said or (self._said_slow and self._trouble is None):
-            return
-        self._said, self._said_slow = True, self._said_slow or self._trouble is None
-        reason = sentence(self._trouble or f"MLflow does not answer within {self._patience.answer:g} s")
-        self._say(f"{reason} The study goes on; its records wait in {self._spool.folder}")
-
-    def _waiting(self, count: int) -> str:
-        return f"{_records(count)} wait{'s' if count == 1 else ''} in {self._spool.folder}"
-
-    def _hint(self, count: int) -> str:
-        waiting = self._waiting(count)
-        return f"{waiting}; the same command delivers them first, and goes on. To give them up, remove that folder."
-
-
-def _records(count: int) -> str:
-    return f"{count} record{'' if count == 1 else 's'}"
-
-
-_TOKEN = "token-"
-#: Kinds of runs of which one of a trial counts.
-_RUN_ONCE = ("trial", "confirm")
-
-
 class Outbox:
-    """Writes to MLflow for one study, with the times.
+    """Writes one study's records to MLflow, each with its time.
 
-    A run is named by MLflow's id or, where MLflow did not answer when it was started, by a token that stands for it.
-    The token is on the run, and another on a model: where the reply was lost that it was made, it is found, not made
-    again.
+    A run is named by MLflow's id or, if MLflow was unavailable when the run started, by a token. The token is also a
+    tag of the run, and another one is a tag of each model: if the reply to their creation was lost, they are found by
+    it, not created again.
+
+    `delivery` holds the records that are on their way: use it to wait for them, or to read from MLflow after they
+    have arrived.
 
     Args:
-        say: for the user.
-        patience: None: the usual one.
-        check: called before anything but metrics is written, also late, to raise where that is no longer to be done.
+        say: receives messages for the user.
+        patience: how long to wait for MLflow; None for the defaults.
+        check: called before each write except metrics, delayed writes too; raises if this driver may not write.
 
-    `delivery` is what is on its way: to wait for it, or to read from MLflow once it has arrived.
-
-    What writes raises:
-        TrackingError: MLflow refuses the record, or refused one that had been waiting.
-        DiskFullError: there is no room for a record that has to wait.
+    Writing raises:
+        TrackingError: MLflow rejects the record, or rejected one that had been waiting.
+        DiskFullError: there is no space to store the record while MLflow is unavailable.
     """
 
     def __init__(
@@ -341,60 +76,60 @@ class Outbox:
         writer = _Writer(tracker, study, say, check)
         self.delivery = Delivery(Spool(study.name, tracker.uri), writer.apply, say, patience or RetryPolicy())
         self._scratch: Scratch | None = None
-        self._open: dict[str, None] = {}  # runs that were started here and not ended
+        self._open_runs: dict[str, None] = {}  # started here and not ended
 
     def start_run(self, run: StartRun) -> str:
-        """Start a run, and return what names it."""
-        token = _TOKEN + uuid.uuid4().hex
-        self._open[token] = None
+        """Start a run; return its id or token."""
+        token = _TOKEN_PREFIX + uuid.uuid4().hex
+        self._open_runs[token] = None
         name = self.delivery.put(_envelope(token, run, token)) or token
-        del self._open[token]
-        self._open[name] = None
+        del self._open_runs[token]
+        self._open_runs[name] = None
         return name
 
     def write(self, run: str, operation: LogMetrics | SetTags | LogFiles | LogModel | EndRun) -> None:
-        """Carry out an operation on the run; whoever gave a folder may remove it then."""
+        """Carry out an operation on the run; afterwards the caller may remove the operation's folder."""
         token, files = "", None
         if isinstance(operation, LogModel):
             token = uuid.uuid4().hex
         if isinstance(operation, LogModel | LogFiles):
-            files = self._own(operation.folder)
+            files = self._link_files(operation.folder)
         self.delivery.put(_envelope(run, operation, token, files))
         if isinstance(operation, EndRun):
-            self._open.pop(run, None)
+            self._open_runs.pop(run, None)
 
     def leave(self, run: str, end: EndRun) -> None:
-        """Leave the end of a run on disk, whatever happened before: for those who are about to stop."""
+        """Store the end of a run on disk, even after an error; for a driver that is about to stop."""
         self.delivery.leave(_envelope(run, end))
-        self._open.pop(run, None)
+        self._open_runs.pop(run, None)
 
     def leave_interrupted(self, tags: Mapping[str, str]) -> None:
-        """Leave the ends of all runs that were started here and not ended."""
-        for run in list(self._open):
+        """Store the ends of all runs that were started here and not ended."""
+        for run in list(self._open_runs):
             self.leave(run, EndRun("failed", tags))
 
     def close(self) -> None:
-        """End the delivery's thread. What has not arrived lies on disk."""
+        """End the delivery's thread; store on disk what has not been sent."""
         self.delivery.close()
         if self._scratch is not None:
             self._scratch.close()
 
-    def _own(self, folder: Path) -> Path:
-        """A folder with the same files, that nobody else removes."""
-        if self._scratch is None:  # nothing lies in it: who holds it has the folders that are named after it
+    def _link_files(self, folder: Path) -> Path:
+        """Return a folder with the same files that only the record uses."""
+        if self._scratch is None:  # it stays empty: while it is held, folders named after it are not removed
             self._scratch = Scratch()
         own = spool_folder_for(self._scratch)
         try:
-            own.mkdir(mode=0o700)  # nobody else's to read while MLflow does not have it
+            own.mkdir(mode=0o700)  # private until MLflow has the files
             hardlink_tree(folder, own)
         except OSError as error:
             shutil.rmtree(own, ignore_errors=True)
-            raise DiskFullError(f"the files of a trial can't be kept in {own.parent}: {error}") from error
+            raise DiskFullError(f"the files of a trial can't be stored in {own.parent}: {error}") from error
         return own
 
 
 class _Writer:
-    """Carries out what arrives: finds the run that a token stands for, and sees what other drivers did meanwhile."""
+    """Carries out writes: finds the run that a token stands for, and respects what other drivers did meanwhile."""
 
     def __init__(
         self, tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], check: Callable[[], None]
@@ -403,10 +138,10 @@ class _Writer:
         self._run_ids: dict[str, str] = {}  # by token
 
     def apply(self, envelope: Envelope, again: bool) -> str:
-        """Write it to MLflow, and return the id of the run that it starts or the address of the model that it makes.
+        """Carry out a write; return the id of the run or the address of the model that it creates, otherwise "".
 
         Args:
-            again: it may have been written before.
+            again: the write may have been carried out before.
         """
         operation, experiment = _operation_in(envelope), self._study.experiment_id
         attempt = Attempt(envelope.at, envelope.token, again)
@@ -417,59 +152,345 @@ class _Writer:
             if again:
                 self._give_up_if_another_ended(operation, started, envelope.at)
             return started
-        run_id = self._run_id(envelope.run)
-        if run_id is None and isinstance(operation, EndRun):  # it never came so far that there is something to end
+        run_id = self._find_run_id(envelope.run)
+        if run_id is None and isinstance(operation, EndRun):  # its start could not be stored: there is nothing to end
             return ""
         if run_id is None:
-            raise TrackingError(f"MLflow has no run with the tag {Tag.TOKEN} = {envelope.run}; somebody removed it.")
+            raise TrackingError(f"MLflow has no run with the tag {Tag.TOKEN} = {envelope.run}; it was deleted.")
         if again and self._is_given_up(operation, run_id):
             return ""
         return self._tracker.write(operation, experiment, run_id, attempt)
 
     def _give_up_if_another_ended(self, start: StartRun, run_id: str, at: int) -> None:
-        """Mark a run interrupted whose trial another driver has brought to its end before MLflow knew of this one."""
+        """Mark the run interrupted if another driver completed its trial before MLflow knew of this run."""
         trial = start.tags.get(Tag.TRIAL)
-        if start.tags.get(Tag.KIND) not in _RUN_ONCE:
+        if start.tags.get(Tag.KIND) not in _ONE_PER_TRIAL:
             return
-        same = self._tracker.runs(self._study.experiment_id, f"tags.`{Tag.TRIAL}` = '{trial}'")
-        ended = next((run for run in same if run.done and run.kind in _RUN_ONCE and run.run_id != run_id), None)
+        same_trial = self._tracker.runs(self._study.experiment_id, tag_filter(Tag.TRIAL, trial or ""))
+        others = (run for run in same_trial if run.done and run.kind in _ONE_PER_TRIAL and run.run_id != run_id)
+        ended = next(others, None)
         if ended is not None:
-            message = f"another driver took the study over and ran this trial to its end: run {ended.run_id}"
+            message = f"another driver took over the study and completed this trial: run {ended.run_id}"
             self._tracker.end_run(run_id, "failed", {Tag.REASON: INTERRUPTED, Tag.MESSAGE: message}, at)
-            self._say(f"{trial}: {message}. The record that waited here does not count")
+            self._say(f"{trial}: {message}. The record stored here is not counted")
 
     def _is_given_up(self, operation: Operation, run_id: str) -> bool:
-        """Whether another driver has marked the run interrupted meanwhile: its trial runs again."""
-        ends_so = isinstance(operation, EndRun | SetTags) and operation.tags.get(Tag.REASON) == INTERRUPTED
-        own = run_id == self._study.run_id or ends_so
-        return not own and self._tracker.tags(run_id).get(Tag.REASON) == INTERRUPTED
+        """Check whether another driver has marked the run interrupted, so that its trial runs again."""
+        marks_interrupted = isinstance(operation, EndRun | SetTags) and operation.tags.get(Tag.REASON) == INTERRUPTED
+        if marks_interrupted or run_id == self._study.run_id:
+            return False
+        return self._tracker.tags(run_id).get(Tag.REASON) == INTERRUPTED
 
-    def _run_id(self, run: str) -> str | None:
-        """MLflow's id of the run; None: it has none."""
-        if not run.startswith(_TOKEN):
+    def _find_run_id(self, run: str) -> str | None:
+        """Return MLflow's id of the run; None if MLflow has no such run."""
+        if not run.startswith(_TOKEN_PREFIX):
             return run
         if run not in self._run_ids:
-            found = self._tracker.find_run(self._study.experiment_id, run)
-            if found is None:
+            run_id = self._tracker.find_run(self._study.experiment_id, run)
+            if run_id is None:
                 return None
-            self._run_ids[run] = found
+            self._run_ids[run] = run_id
         return self._run_ids[run]
 
 
 def _envelope(run: str, operation: Operation, token: str = "", files: Path | None = None) -> Envelope:
     name, arguments = operations.to_json(operation)
-    return Envelope(name, _now(), run, arguments, token, files)
+    return Envelope(name, current_time(), run, arguments, token, files)
 
 
 def _operation_in(envelope: Envelope) -> Operation:
-    """Raises TrackingError where this version knows no such operation."""
+    """Return the operation in the envelope.
+
+    Raises:
+        TrackingError: this version has no such operation.
+    """
     try:
         return operations.from_json(envelope.what, envelope.arguments, envelope.files)
     except (KeyError, TypeError, AttributeError) as error:
         raise TrackingError(
-            f"a record of {envelope.what!r} is none of this version's ({error}); another version left it for MLflow."
+            f"this version can't read a record of {envelope.what!r} ({error}); another version stored it for MLflow."
         ) from error
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
+class _Pending:
+    """A write on its way."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.waited_for = False
+        self.failures = 0
+        self.result: str | None = None  # "" is a result too
+        self.error: BaseException | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+class Delivery:
+    """Carries out writes in order, in a thread that lives while there are any; stores on disk those that have to wait.
+
+    Args:
+        apply: carries out a write and returns its result; its second argument says whether the write may have been
+            carried out before.
+        say: receives messages for the user.
+        patience: how long to wait for MLflow.
+    """
+
+    def __init__(
+        self, spool: Spool, apply: Callable[[Envelope, bool], str], say: Callable[[str], None], patience: RetryPolicy
+    ) -> None:
+        self._spool, self._apply, self._say, self._retry_policy = spool, apply, say, patience
+        self._changed = threading.Condition()  # guards everything below
+        self._queue: deque[_Pending] = deque()
+        self._thread: threading.Thread | None = None
+        self._storing = False  # new writes are stored on disk
+        self._unavailable: TrackingUnavailableError | None = None  # why MLflow is unavailable
+        self._fatal: BaseException | None = None  # why nothing more is sent
+        self._disk_full: Exception | None = None
+        self._closing = self._retry_now = False
+        self._stored_count = 0  # records that had to wait since MLflow was last available
+        self._announced = self._announced_slow = False  # the user knows that records wait
+
+    @property
+    def waits(self) -> bool:
+        """Return whether there are records that MLflow does not have."""
+        with self._changed:
+            return bool(self._queue)
+
+    def put(self, envelope: Envelope) -> str | None:
+        """Carry out the write now and return its result; return None if it was stored on disk instead.
+
+        Raises:
+            TrackingError: MLflow rejects the record, or rejected one that had been waiting.
+            DiskFullError: there is no space to store the record.
+        """
+        pending = _Pending(envelope)
+        with self._changed:
+            self._raise_fatal()
+            self._append(pending)
+            if not self._storing:
+                pending.waited_for = True
+                try:
+                    self._changed.wait_for(lambda: pending.ended or self._unavailable, self._retry_policy.answer)
+                finally:
+                    pending.waited_for = False
+                if pending.error is not None:
+                    raise pending.error
+                if pending.result is not None:
+                    return pending.result
+                self._storing = True
+            self._store_all()
+            self._announce_waiting()
+            return None
+
+    def leave(self, envelope: Envelope) -> None:
+        """Store the write on disk, even after an error; for a driver that is about to stop."""
+        with self._changed:
+            self._storing = True
+            self._append(_Pending(envelope))
+            self._store_what_fits()
+
+    def deliver_left(self) -> None:
+        """Send the records that an earlier run stored, and reserve disk space for the final ones of this run.
+
+        Raises:
+            TrackingError: MLflow rejects a record or is unavailable.
+            DiskFullError: there is no space.
+        """
+        left = list(self._spool.load())
+        if left:
+            self._say(f"sending {_records(len(left))} that an earlier run stored for MLflow in {self._spool.folder}")
+        for count, envelope in enumerate(left):
+            try:
+                self._apply(envelope, True)
+            except TrackingError as error:
+                raise type(error)(f"{sentence(error)} {self._advice(len(left) - count)}") from error
+            self._spool.remove(envelope)
+        if left:
+            self._say("all of them were sent")
+        try:
+            self._spool.reserve()
+        except OSError as error:
+            raise DiskFullError(f"no disk space to store records while MLflow is unavailable: {error}") from error
+
+    def settle(self) -> bool:
+        """Wait briefly for the records on their way; return whether all have arrived."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue or self._stuck(), self._retry_policy.answer)
+            return not self._queue
+
+    def wait(self) -> None:
+        """Wait until all records have arrived. However this ends, those that have not are stored on disk.
+
+        Raises:
+            TrackingUnavailableError: they have not arrived within the retry policy's `end`.
+            TrackingError: MLflow rejects one.
+        """
+        if self.settle():
+            return
+        with self._changed:
+            self._raise_fatal()
+            self._retry_now = True
+            self._changed.notify_all()
+        stored = self._describe_stored(len(self._queue))
+        self._say(f"waiting for MLflow: {stored}; press Ctrl-C to stop, and the next run sends them")
+        with self._changed:
+            try:
+                self._changed.wait_for(lambda: not self._queue or self._fatal, self._retry_policy.end)
+            finally:
+                self._store_what_fits()
+            self._raise_fatal()
+            if self._queue:
+                reason = sentence(self._unavailable or "MLflow is slow")
+                raise TrackingUnavailableError(f"{reason} {self._advice(len(self._queue))}")
+
+    def ask(self, read: Callable[[], Answer]) -> Answer:
+        """Return the result of `read` after all records have arrived, retrying while MLflow is unavailable.
+
+        Raises:
+            TrackingUnavailableError: MLflow is unavailable for longer than the retry policy's `end`.
+        """
+        self.wait()
+        return self._retry_policy.ask(read, self._say)
+
+    def stop_if_full(self) -> None:
+        """Raise DiskFullError if a disk of this machine is full; all records so far are safe."""
+        with self._changed:
+            full, count = self._disk_full, len(self._queue)
+        if full is not None:
+            stored = f" ({self._describe_stored(count)})" if count else ""
+            raise DiskFullError(
+                f"the disk is full: {sentence(full)} Everything recorded so far is safe{stored}; free some space, then "
+                "run the same command to continue."
+            ) from full
+
+    def close(self) -> None:
+        """End the thread; store on disk what has not been sent."""
+        with self._changed:
+            self._store_what_fits()
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(self._retry_policy.answer)
+        with self._changed:
+            if self._thread is None:  # otherwise it may be reading files; it ends with the process
+                for pending in self._queue:
+                    self._spool.forget(pending.envelope)
+        self._spool.release()
+
+    # ---- in the thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._closing or self._fatal is not None or not self._queue:
+                    self._thread = None
+                    return
+                pending = self._queue[0]
+            try:
+                result = self._apply(pending.envelope, pending.failures > 0)
+            except TrackingUnavailableError as error:
+                self._on_unavailable(pending, error)
+            except BaseException as error:
+                self._on_error(pending, error)
+            else:
+                self._on_done(pending, result)
+
+    def _on_done(self, pending: _Pending, result: str) -> None:
+        with self._changed:
+            self._queue.popleft()
+            self._spool.remove(pending.envelope)
+            pending.result = result
+            stored, announced = self._stored_count, self._announced
+            if not self._queue:
+                self._storing, self._unavailable, self._disk_full = False, None, None
+                self._stored_count, self._announced = 0, False
+            recovered = announced and not self._queue
+            self._changed.notify_all()
+        if recovered:
+            self._say(f"MLflow is available again: sent {_records(stored)} that had been stored")
+
+    def _on_unavailable(self, pending: _Pending, error: TrackingUnavailableError) -> None:
+        with self._changed:
+            pending.failures += 1
+            if pending.failures > 1:
+                self._unavailable = error
+                self._disk_full = error if error.disk_full else self._disk_full
+                self._changed.notify_all()
+            pause = self._retry_policy.pause(pending.failures)
+            self._changed.wait_for(lambda: self._closing or self._retry_now, pause)
+            self._retry_now = False
+
+    def _on_error(self, pending: _Pending, error: BaseException) -> None:
+        """Hand the error to the caller that waits for this write; without one, stop sending."""
+        with self._changed:
+            if pending.waited_for:
+                self._queue.popleft()
+                self._spool.remove(pending.envelope)
+                pending.error = error
+            else:
+                self._fatal = error
+                self._store_what_fits()
+            self._changed.notify_all()
+
+    # ---- with the lock held
+
+    def _append(self, pending: _Pending) -> None:
+        self._queue.append(pending)
+        if self._thread is None and self._fatal is None:
+            self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
+            self._thread.start()
+
+    def _store(self, pending: _Pending) -> None:
+        if pending.envelope.number:
+            return
+        try:
+            # the thread may be reading the files of the first
+            problem = self._spool.add(pending.envelope, in_use=pending is self._queue[0])
+            self._disk_full = problem or self._disk_full
+        except OSError as error:
+            self._disk_full = error
+            raise DiskFullError(f"a record for MLflow can't be stored in {self._spool.folder}: {error}") from error
+
+    def _store_all(self) -> None:
+        for pending in self._queue:
+            self._store(pending)
+
+    def _store_what_fits(self) -> None:
+        with contextlib.suppress(DiskFullError):
+            self._store_all()
+
+    def _stuck(self) -> bool:
+        return self._unavailable is not None or self._fatal is not None
+
+    def _raise_fatal(self) -> None:
+        if isinstance(self._fatal, TrackingError):
+            raise TrackingError(f"{sentence(self._fatal)} {self._advice(len(self._queue))}") from self._fatal
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _announce_waiting(self) -> None:
+        """Tell the user once per outage that records wait, and why; once per study that MLflow is slow."""
+        self._stored_count += 1
+        if self._announced or (self._announced_slow and self._unavailable is None):
+            return
+        self._announced, self._announced_slow = True, self._announced_slow or self._unavailable is None
+        slow = f"MLflow did not answer within {self._retry_policy.answer:g} s"
+        self._say(
+            f"{sentence(self._unavailable or slow)} The study continues; its records are stored in {self._spool.folder}"
+        )
+
+    def _describe_stored(self, count: int) -> str:
+        return f"{_records(count)} {'is' if count == 1 else 'are'} stored in {self._spool.folder}"
+
+    def _advice(self, count: int) -> str:
+        return (
+            f"{self._describe_stored(count)}; run the same command to send them first and continue. To discard them, "
+            "delete that folder."
+        )
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"

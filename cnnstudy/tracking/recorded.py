@@ -1,4 +1,4 @@
-"""Which of a study's runs are its trials: one for each."""
+"""Studies and runs as MLflow holds them, as plain data, and configurations as tags."""
 
 from __future__ import annotations
 
@@ -9,44 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnstudy.names import CLEAN_METRICS, Metric, Parameter, Tag, best_name, computed_on_tag
-from cnnstudy.records import Level, Rule
+from cnnstudy.records import INTERRUPTED, Level, Rule
 
-
-def config_tags(config: dict[str, Any]) -> dict[str, str]:
-    """A configuration in the tags of a study's own run."""
-    return split_into_tags(Tag.CONFIG, config)
-
-
-def read_config(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration in the tags of a study's own run."""
-    return join_tags(Tag.CONFIG, tags)
-
-
-def split_into_tags(key: str, value: Mapping[str, Any]) -> dict[str, str]:
-    """JSON in as many tags as it takes: `<key>.0`, `<key>.1` and so on."""
-    text = json.dumps(value)
-    return {f"{key}.{number}": text[5000 * number :][:5000] for number in range(1 + len(text) // 5000)}
-
-
-def join_tags(key: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What `long_tags` made these of."""
-    text = "".join(itertools.takewhile(bool, (tags.get(f"{key}.{number}", "") for number in itertools.count())))
-    value, _ = json.JSONDecoder().raw_decode(text)  # a longer one that held before may have left tags behind
-    return dict(value)
-
-
-def config_differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two configurations differ: the dotted key and both values, None where one has no such key."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in [*one, *(name for name in other if name not in one)]:
-            yield from config_differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
-    elif one != other:
-        yield key, one, other
+LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run of a study as MLflow has it."""
+    """One run of a study as MLflow holds it."""
 
     run_id: str
     name: str
@@ -57,16 +27,16 @@ class RecordedRun:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]  # the latest value of each
     tags: Mapping[str, str]
-    ended: int = 0  # milliseconds since 1970; 0: not yet
-    epoch: int = 0  # while it is under way: the last that it reported
+    ended: int = 0  # milliseconds since 1970; 0 while it runs
+    epoch: int = 0  # the last reported epoch of a running trial; 0 if there is none
     status: str = ""  # MLflow's: RUNNING, FINISHED, FAILED, KILLED
 
     @property
     def done(self) -> bool:
-        """Whether the trial counts: it is neither under way, nor was it interrupted, nor does it run once more."""
-        return self.state != "running" and self.reason != "interrupted" and not self.retried
+        """Return whether the run is its trial's final result: not running, interrupted or retried."""
+        return self.state != "running" and self.reason != INTERRUPTED and not self.retried
 
-    # Texts are "" where the run has no such tag, metrics None.
+    # Without the tag, text properties return ""; without the metric or parameter, numbers return None.
 
     @property
     def trial(self) -> str:
@@ -102,7 +72,7 @@ class RecordedRun:
 
     @property
     def weights(self) -> str:
-        """Return where the source weights are from: `TrialSpec.weights_source`, or "none"."""
+        """Return the origin of the source weights: `TrialSpec.weights_source`, or "none"."""
         return self.tags.get(Tag.WEIGHTS, "")
 
     @property
@@ -116,17 +86,17 @@ class RecordedRun:
 
     @property
     def weights_recipe(self) -> str:
-        """Return the address of how the source weights are trained, without the code that does it."""
+        """Return the address of the settings that the source weights are trained with, without the code."""
         return self.tags.get(Tag.WEIGHTS_RECIPE, "")
 
     @property
     def from_cache(self) -> bool:
-        """Return whether this is a pretraining whose weights were in the cache."""
+        """Return whether this is a pretraining whose weights came from the cache."""
         return bool(self.tags.get(Tag.FROM_CACHE))
 
     @property
     def data_digest(self) -> str:
-        """Return the digest of every image, its label and the split."""
+        """Return the digest of all images, their labels and the split."""
         return self.tags.get(Tag.DATA_DIGEST, "")
 
     @property
@@ -135,7 +105,7 @@ class RecordedRun:
 
     @property
     def packages(self) -> dict[str, str]:
-        """Return the version of each package; {} where that was not recorded, or was cut to what MLflow takes."""
+        """Return each package's version; {} if it was not recorded, or was cut to the length of a tag."""
         try:
             return dict(json.loads(self.tags.get(Tag.PACKAGES, "{}")))
         except ValueError:
@@ -143,7 +113,7 @@ class RecordedRun:
 
     @property
     def verdict(self) -> str:
-        """Return one of training/verdict.py's; "" where the trial has not come to its end."""
+        """Return the trial's verdict, one of training/verdict.py's; "" before the trial ends."""
         return self.tags.get(Tag.VERDICT, "")
 
     @property
@@ -152,94 +122,97 @@ class RecordedRun:
 
     @property
     def message(self) -> str:
-        """Return the error in a line."""
+        """Return the error message, one line."""
         return self.tags.get(Tag.MESSAGE, "")
 
     @property
     def retried(self) -> bool:
-        """Return whether the run failed and its trial runs once more."""
+        """Return whether the run failed and its trial is run again."""
         return Tag.RETRIED in self.tags
 
     @property
     def model(self) -> str:
-        """Return the address `models:/...` of the trial's model; "" where it left none."""
+        """Return the address `models:/...` of the trial's model; "" if it has none."""
         return self.tags.get(Tag.MODEL, "")
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return the configuration, for the study's own run."""
+        """Return the configuration; only the study's own run has one."""
         return read_config(self.tags)
 
     @property
     def run_command(self) -> str:
-        """Return, for the study's own run, the last run-study."""
+        """Return the last run-study command; only the study's own run has one."""
         return self.tags.get(Tag.RUN_COMMAND, "")
 
     @property
     def last_command(self) -> str:
-        """Return, for the study's own run, the last command of any kind that ran trials."""
+        """Return the last command of any kind that ran trials; only the study's own run has one."""
         return self.tags.get(Tag.LAST_COMMAND, "")
 
     @property
     def test_split(self) -> str:
-        """Return, for the study's own run, the JSON that tells when its test split was opened; "" if it was not."""
+        """Return the JSON record of when the test split was used and for which models; "" if it was not.
+
+        Only the study's own run has one.
+        """
         return self.tags.get(Tag.TEST_SPLIT, "")
 
     def computed_on(self, what: str) -> str:
-        """Return one of `TrialResult.computed_on`, e.g. the `device`."""
+        """Return an entry of `TrialResult.computed_on`, such as `device`."""
         return self.tags.get(computed_on_tag(what), "")
 
     @property
     def epochs(self) -> int | None:
-        """Return how many epochs the trial trains at most; None where a driver died before it recorded parameters."""
-        return _whole(self.parameters.get(Parameter.EPOCHS))
+        """Return the maximum number of epochs; None if the driver died before it recorded parameters."""
+        return _to_int(self.parameters.get(Parameter.EPOCHS))
 
     @property
     def image_size(self) -> int | None:
-        """Return the images' side in pixels; None as for `epochs`."""
-        return _whole(self.parameters.get(Parameter.IMAGE_SIZE))
+        """Return the side of the square images in pixels; None as for `epochs`."""
+        return _to_int(self.parameters.get(Parameter.IMAGE_SIZE))
 
     @property
     def classes(self) -> int | None:
-        """Return how many classes the images have; None as for `epochs`."""
-        return _whole(self.parameters.get(Parameter.CLASSES))
+        """Return the number of classes; None as for `epochs`."""
+        return _to_int(self.parameters.get(Parameter.CLASSES))
 
     @property
     def train_images(self) -> int | None:
-        """Return how many training images there are; None as for `epochs`."""
-        return _whole(self.parameters.get(Parameter.TRAIN_IMAGES))
+        """Return the number of training images; None as for `epochs`."""
+        return _to_int(self.parameters.get(Parameter.TRAIN_IMAGES))
 
     @property
     def best_epoch(self) -> int | None:
-        """Return the epoch, from 1, whose weights the trial kept."""
-        return _whole(self.metrics.get(Metric.BEST_EPOCH))
+        """Return the epoch, from 1, whose weights were kept."""
+        return _to_int(self.metrics.get(Metric.BEST_EPOCH))
 
     @property
     def updates(self) -> int | None:
-        """Return how many updates the trial made."""
-        return _whole(self.metrics.get(Metric.UPDATES))
+        """Return the number of weight updates."""
+        return _to_int(self.metrics.get(Metric.UPDATES))
 
     @property
     def seconds(self) -> float | None:
-        """Return how long the trial trained."""
+        """Return the training time in seconds."""
         return self.metrics.get(Metric.TOTAL_SECONDS)
 
     @property
     def trainable_parameters(self) -> int | None:
-        return _whole(self.metrics.get(Metric.TRAINABLE_PARAMETERS))
+        return _to_int(self.metrics.get(Metric.TRAINABLE_PARAMETERS))
 
     @property
     def frozen_parameters(self) -> int | None:
-        return _whole(self.metrics.get(Metric.FROZEN_PARAMETERS))
+        return _to_int(self.metrics.get(Metric.FROZEN_PARAMETERS))
 
 
-def _whole(number: float | str | None) -> int | None:
+def _to_int(number: float | str | None) -> int | None:
     return None if number is None else int(number)
 
 
 @dataclass(frozen=True)
 class RecordedStudy:
-    """A study as MLflow has it: its experiment, and its own run with the configuration."""
+    """A study as MLflow holds it: its experiment, and its own run with the configuration."""
 
     name: str
     experiment_id: str
@@ -248,40 +221,85 @@ class RecordedStudy:
 
     @property
     def objective(self) -> str:
-        """The metric that makes one trial better than another."""
+        """Return the metric that trials are ranked by."""
         return self.rule.metric
 
     @property
     def goals(self) -> tuple[str, ...] | None:
-        """What the Pareto front weighs up; None: what is usual."""
+        """Return the objectives of the Pareto front; None for the default ones."""
         goals = self.config["objective"].get("goals")
         return tuple(goals) if goals else None
 
     @property
     def rule(self) -> Rule:
-        """What makes one trial better than another."""
-        given = self.config["objective"]
-        return Rule(given["metric"], given.get("maximum_gap"), given.get("minimum_accuracy"))
+        """Return the rule that ranks trials: the metric and its limits."""
+        objective = self.config["objective"]
+        return Rule(objective["metric"], objective.get("maximum_gap"), objective.get("minimum_accuracy"))
 
 
 def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
-    """By trial the run that counts: the last one, unless only an earlier one is done.
+    """Return the run that counts for each trial: the latest done one, otherwise the latest.
 
     Args:
-        runs: trials (or pretrainings), oldest first.
+        runs: of trials (or pretrainings), oldest first.
     """
     return {run.trial: run for run in sorted(runs, key=lambda run: run.done)}
 
 
+def latest_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    """Return the run that counts for each trial.
+
+    Args:
+        runs: all of the study's runs, of every kind, oldest first.
+    """
+    return list(latest_runs(run for run in runs if run.kind == "trial").values())
+
+
 def best_metrics(run: RecordedRun) -> dict[str, float]:
-    """A trial's clean metrics at its best epoch, by the names of an epoch's: `val/loss`; {} where it has none."""
+    """Return a trial's clean metrics at its best epoch, by their per-epoch names (`val/loss`); {} if it has none."""
     return {name: run.metrics[best_name(name)] for name in CLEAN_METRICS if best_name(name) in run.metrics}
 
 
-def latest_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    """The run of each trial that counts.
+def tag_filter(tag: str, value: str) -> str:
+    """Return a filter, in MLflow's search syntax, for runs or models with that tag."""
+    return f"tags.`{tag}` = '{value}'"
 
-    Args:
-        runs: of the study, of every kind, oldest first.
+
+# ---- configurations in tags
+
+
+def config_tags(config: dict[str, Any]) -> dict[str, str]:
+    """Return the tags that hold a configuration, for a study's own run."""
+    return split_into_tags(Tag.CONFIG, config)
+
+
+def read_config(tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration from the tags of a study's own run."""
+    return join_tags(Tag.CONFIG, tags)
+
+
+def split_into_tags(key: str, value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the value as JSON, split into as many tags as it needs: `<key>.0`, `<key>.1` and so on."""
+    text = json.dumps(value)
+    count = 1 + len(text) // LONGEST_TAG
+    return {f"{key}.{number}": text[LONGEST_TAG * number :][:LONGEST_TAG] for number in range(count)}
+
+
+def join_tags(key: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the value that `split_into_tags` split.
+
+    Raises:
+        ValueError: the tags hold none.
     """
-    return list(latest_runs(run for run in runs if run.kind == "trial").values())
+    text = "".join(itertools.takewhile(bool, (tags.get(f"{key}.{number}", "") for number in itertools.count())))
+    value, _ = json.JSONDecoder().raw_decode(text)  # tags of a longer, earlier value may follow
+    return dict(value)
+
+
+def config_differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two configurations differ: the dotted key and both values, None for a missing key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [*one, *(name for name in other if name not in one)]:
+            yield from config_differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    elif one != other:
+        yield key, one, other

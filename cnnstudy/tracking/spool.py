@@ -1,7 +1,7 @@
-"""Records on disk that MLflow has not taken yet: one folder a study, one JSON file a record, in order.
+"""Records on disk that MLflow does not have yet: a folder for each study, a numbered JSON file for each record.
 
-A record that is there is whole: it is written under another name, brought to the disk, and renamed. Its files lie
-beside it. Nobody's password is in it: where MLflow is, the next call knows.
+Records are written atomically: under another name, synced to disk, then renamed. A record's files are in a folder
+beside it. Records hold no password: the next run has the tracking URI itself.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.system.scratch import Scratch, is_held
 from cnnstudy.tracking.sqlite import sqlite_file
 
-#: Kept free for the last words: some hundred records without files.
+#: Disk space reserved for final records on a full disk: enough for about a hundred without files.
 RESERVE_BYTES = 1 << 20
-_ABOUT, _RESERVE = "about.json", "reserve"
+_DESCRIPTION_FILE, _RESERVE_FILE = "about.json", "reserve"
 
 
 @dataclass
 class Envelope:
-    """One write on its way, as plain data: which of tracking/operations.py's, with what, and when it was meant."""
+    """One write to MLflow, as plain data: an operation of tracking/operations.py, its arguments and its time."""
 
-    what: str
+    what: str  # the operation's name on disk
     at: int  # milliseconds since 1970
-    run: str  # MLflow's id of it, or the token of one that MLflow has not been seen to have
-    arguments: dict[str, Any] = field(default_factory=dict)  # of JSON's types
-    token: str = ""  # of what it makes: a run or a model that carries it is not made again
-    files: Path | None = None  # a folder that is nobody else's
-    number: int = 0  # in the spool, from 1; 0: not there
+    run: str  # the run's id, or the token of a run that MLflow may not have yet
+    arguments: dict[str, Any] = field(default_factory=dict)  # in JSON types
+    token: str = ""  # tag of the run or model that it creates: one with this tag is not created again
+    files: Path | None = None  # a folder that only this record uses
+    number: int = 0  # in the spool, from 1; 0: not in the spool
     kept: Path | None = None  # the folder that the record in the spool names
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Records of a study that wait for MLflow."""
+    """A study whose records are waiting for MLflow."""
 
     study: str
     tracking: str  # without secrets
@@ -55,73 +55,75 @@ class Waiting:
 
 
 class Spool:
-    """The folder of one study in one tracking store."""
+    """The folder of records for one study in one tracking store."""
 
     def __init__(self, study: str, uri: str) -> None:
-        self._about = {"study": study, "tracking": _place(uri)}
-        # two schemas of one database differ in the query alone, whose values are not shown
+        self._description = {"study": study, "tracking": _database_address(uri)}
+        # two schemas of one database differ only in the query, which `tracking` leaves out
         query = "" if sqlite_file(uri) else uri.rpartition("@")[2].partition("?")[2]
-        self.folder = _outbox() / content_address([self._about, query] if query else self._about)
+        self.folder = _outbox_folder() / content_address([self._description, query] if query else self._description)
         self._next = 1
 
     def reserve(self) -> None:
-        """Make the folder, with room for what has to be said on a full disk.
+        """Create the folder, and reserve disk space for final records on a full disk.
 
         Raises:
-            OSError: there is no room even for that.
+            OSError: there is no space for that.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._next = 1 + max((_number(path) for path in self.folder.glob("*.json")), default=0)
-        _write(self.folder / _ABOUT, json.dumps(self._about).encode())
-        if not (self.folder / _RESERVE).exists():
-            _write(self.folder / _RESERVE, os.urandom(RESERVE_BYTES))
+        _write(self.folder / _DESCRIPTION_FILE, json.dumps(self._description).encode())
+        if not (self.folder / _RESERVE_FILE).exists():
+            _write(self.folder / _RESERVE_FILE, os.urandom(RESERVE_BYTES))
 
     def release(self) -> None:
-        """Give up the room that was kept free; the folder too, where nothing is left in it."""
+        """Free the reserved disk space; remove the folder if it holds no records."""
         with contextlib.suppress(OSError):
-            (self.folder / _RESERVE).unlink(missing_ok=True)
+            (self.folder / _RESERVE_FILE).unlink(missing_ok=True)
             if not any(_number(path) for path in self.folder.glob("*.json")):
                 shutil.rmtree(self.folder)
 
     def add(self, envelope: Envelope, in_use: bool = False) -> OSError | None:
-        """Keep the record; the error where there was room only for the last words.
-
-        Its files stay where they are then, and belong to the record all the same.
+        """Store the record with its files.
 
         Args:
-            in_use: somebody is reading the files: they are to be where they are, too.
+            in_use: the files are being read: store them, but leave the originals where they are.
+
+        Returns:
+            An error if the disk is full and the record took reserved space, or its files had to stay where they are;
+            it refers to them there. Otherwise None.
 
         Raises:
-            OSError: there was no room for it at all.
+            OSError: there is no space for the record at all.
         """
-        with defer_interrupt():  # half a record would be taken for a whole one
-            trouble = self._keep(envelope)
+        with defer_interrupt():  # else an incomplete record would be taken for a complete one
+            problem = self._store(envelope)
         if not in_use:
             self.forget(envelope)
             envelope.files = envelope.kept
-        return trouble
+        return problem
 
-    def _keep(self, envelope: Envelope) -> OSError | None:
+    def _store(self, envelope: Envelope) -> OSError | None:
         if not self.folder.is_dir():
             self.reserve()
-        envelope.number, envelope.kept, trouble = self._next, envelope.files, None
+        envelope.number, envelope.kept, problem = self._next, envelope.files, None
         if envelope.files is not None:
             try:
-                envelope.kept = self._take(envelope.files, envelope.number)
+                envelope.kept = self._store_files(envelope.files, envelope.number)
             except OSError as error:
-                trouble = error
+                problem = error
         try:
-            trouble = self._write_record(envelope) or trouble
+            problem = self._write_record(envelope) or problem
         except OSError:
             if envelope.kept is not None and envelope.kept != envelope.files:
                 shutil.rmtree(envelope.kept, ignore_errors=True)
             envelope.number, envelope.kept = 0, None
             raise
         self._next += 1
-        return trouble
+        return problem
 
     def remove(self, envelope: Envelope) -> None:
-        """MLflow has it. What can't be removed is written once more by the next call, which changes nothing."""
+        """Remove a record that MLflow has, with its files; one that can't be removed is sent again, without effect."""
         if envelope.number:
             with contextlib.suppress(OSError):
                 self._path(envelope.number).unlink(missing_ok=True)
@@ -129,15 +131,15 @@ class Spool:
             shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self, envelope: Envelope) -> None:
-        """Remove the files that no record needs."""
+        """Remove the original files if the record has its own."""
         if envelope.files is not None and envelope.files != envelope.kept:
             shutil.rmtree(envelope.files, ignore_errors=True)
 
     def load(self) -> Iterator[Envelope]:
-        """What an earlier call left, in order.
+        """Yield the stored records in order.
 
         Raises:
-            TrackingError: a record that can't be read.
+            TrackingError: a record can't be read.
         """
         for path in sorted(self.folder.glob("*.json"), key=_number):
             if not _number(path):
@@ -150,8 +152,8 @@ class Spool:
                 yield Envelope(**{**values, "files": files, "kept": files})
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise TrackingError(
-                    f"the record {path}, which an earlier call left for MLflow, can't be read ({error}); remove that "
-                    "file to give it up."
+                    f"the record {path}, stored for MLflow by an earlier run, can't be read ({error}); delete that "
+                    "file to discard the record."
                 ) from error
 
     def _path(self, number: int) -> Path:
@@ -164,15 +166,15 @@ class Spool:
         try:
             _write(self._path(envelope.number), content)
         except OSError as error:
-            (self.folder / _RESERVE).unlink(missing_ok=True)
+            (self.folder / _RESERVE_FILE).unlink(missing_ok=True)
             _write(self._path(envelope.number), content)
             return error
         return None
 
-    def _take(self, files: Path, number: int) -> Path:
-        """The files beside the record; they are linked, not copied, where that can be."""
+    def _store_files(self, files: Path, number: int) -> Path:
+        """Copy the files beside the record, as hard links where possible; return their folder."""
         folder = self.folder / f"{number:08d}"
-        shutil.rmtree(folder, ignore_errors=True)  # without a record: left by a driver that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # a driver that was killed may have left it without a record
         try:
             folder.mkdir(mode=0o700)
             hardlink_tree(files, folder, durable=True)
@@ -183,47 +185,50 @@ class Spool:
 
 
 def spool_folder_for(scratch: Scratch) -> Path:
-    """A name for files of a record: in the temporary folder, for they may have to stay there, and a link costs nothing.
+    """Return a new path in the temporary folder for the files of a record.
+
+    They may have to stay there, and hard links from there cost no space.
 
     Args:
-        scratch: of the driver: while it is held, nobody removes them.
+        scratch: the driver's: while it is held, `remove_abandoned_files` leaves the files alone.
     """
     token = scratch.folder.name.removeprefix("cnnstudy-")
     return scratch.folder.with_name(f"cnnstudy-outbox-{token}-{secrets.token_hex(8)}")
 
 
 def remove_abandoned_files() -> None:
-    """Remove what drivers that were killed had set aside and no record names."""
-    needed = set()
-    for path in _outbox().glob("*/*.json"):
+    """Remove files of killed drivers in the temporary folder that no record names."""
+    in_use = set()
+    for path in _outbox_folder().glob("*/*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            needed.add(json.loads(path.read_text(encoding="utf-8")).get("files"))
+            in_use.add(json.loads(path.read_text(encoding="utf-8")).get("files"))
     for folder in Path(tempfile.gettempdir()).glob("cnnstudy-outbox-*"):
-        named = re.fullmatch(r"cnnstudy-outbox-([0-9a-f]{16})-[0-9a-f]{16}", folder.name)
-        holder = folder.with_name(f"cnnstudy-{named[1]}") if named else None
-        if holder is not None and str(folder) not in needed and not (holder.is_dir() and is_held(holder)):
+        match = re.fullmatch(r"cnnstudy-outbox-([0-9a-f]{16})-[0-9a-f]{16}", folder.name)
+        holder = folder.with_name(f"cnnstudy-{match[1]}") if match else None
+        if holder is not None and str(folder) not in in_use and not (holder.is_dir() and is_held(holder)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def waiting_for(study: str, uri: str) -> Waiting | None:
-    """The records of the study in that store that wait."""
-    place = Spool(study, uri).folder
-    return next((one for one in waiting() if one.folder == place), None)
+    """Return the records of the study that are waiting for that store; None if there are none."""
+    folder = Spool(study, uri).folder
+    return next((entry for entry in waiting() if entry.folder == folder), None)
 
 
 def waiting() -> list[Waiting]:
-    """All studies with records that wait."""
-    found = []
-    for folder in sorted(_outbox().glob("*/")):
+    """Return every study with records that are waiting for MLflow."""
+    studies = []
+    for folder in sorted(_outbox_folder().glob("*/")):
         records = sum(_number(path) > 0 for path in folder.glob("*.json"))
         with contextlib.suppress(OSError, ValueError):
-            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-            found += [Waiting(about["study"], about["tracking"], records, folder)] if records else []
-    return found
+            description = json.loads((folder / _DESCRIPTION_FILE).read_text(encoding="utf-8"))
+            if records:
+                studies.append(Waiting(description["study"], description["tracking"], records, folder))
+    return studies
 
 
 def _write(path: Path, content: bytes) -> None:
-    """The whole file or none, that a power cut leaves too."""
+    """Write the file atomically, so that even a power failure leaves all of it or nothing."""
     temporary = path.with_name(f".{path.name}")
     try:
         with temporary.open("wb") as file:
@@ -246,11 +251,11 @@ def _number(path: Path) -> int:
     return int(path.stem) if path.stem.isdigit() else 0
 
 
-def _outbox() -> Path:
+def _outbox_folder() -> Path:
     return cache_folder() / "outbox"
 
 
-def _place(uri: str) -> str:
-    """The same for all ways to write a database's file, and whoever's password is used."""
+def _database_address(uri: str) -> str:
+    """Return the URI without secrets; an SQLite file's path absolute and without options."""
     file = sqlite_file(uri)
     return without_secrets(uri) if file is None else f"sqlite:///{file}"

@@ -1,8 +1,8 @@
-"""The layout in which MLflow's UI shows a study: its trials, their columns and the gap charts.
+"""The layout of a study in MLflow's UI: its trials, their columns and the charts of the gap.
 
 The UI reads the layout of an experiment's page from an experiment tag, `mlflow.sharedViewState.<key>`, when the page's
-address names that key. This module makes the tag's value and the address; it talks to no server. The format is that of
-MLflow 3.17: useSharedExperimentViewState.ts, savedViewEnvelope.ts and runs-charts.types.ts in its server's sources.
+address contains that key. This module builds the tag's value and the address. The format is that of MLflow 3.17; see
+useSharedExperimentViewState.ts, savedViewEnvelope.ts and runs-charts.types.ts in its sources.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from urllib.parse import quote, urlencode
 
 from cnnstudy.config.factors import ALWAYS_SHOWN
 from cnnstudy.names import Metric, Tag, best_name
+from cnnstudy.tracking.recorded import tag_filter
 
 _BEST_GAP, _BEST_VALIDATION = best_name(Metric.GAP_ACCURACY), best_name(Metric.VAL_ACCURACY)
 
 VIEW_KEY = "cnnstudy"
-#: The experiment tag that holds the layout; MLflow takes up to 20,000 characters.
+#: The experiment tag that holds the layout; MLflow allows 20,000 characters.
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
-TRIALS_ONLY = f"tags.`{Tag.KIND}` = 'trial'"
+TRIALS_ONLY = tag_filter(Tag.KIND, "trial")
 COLUMNS = (
     "params.`architecture`",
     *(f"params.`{factor}`" for factor in ALWAYS_SHOWN),
@@ -47,8 +48,8 @@ class Section:
     cards: Sequence[Card]
 
 
-def _lines(*metrics: str) -> Card:
-    """A line for each trial and metric, against the epoch."""
+def _line_chart(*metrics: str) -> Card:
+    """Return a chart with a line for each trial and metric, by epoch."""
     return {
         "type": "LINE",
         "metricKey": metrics[0],
@@ -59,7 +60,7 @@ def _lines(*metrics: str) -> Card:
     }
 
 
-def _points(x: str, y: str) -> Card:
+def _scatter_chart(x: str, y: str) -> Card:
     return {"type": "SCATTER", "xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
 
 
@@ -68,7 +69,7 @@ SECTIONS = (
         "Overfitting",
         3,
         290,
-        (_lines(Metric.GAP_ACCURACY), _lines(Metric.GAP_LOSS), _points(_BEST_GAP, _BEST_VALIDATION)),
+        (_line_chart(Metric.GAP_ACCURACY), _line_chart(Metric.GAP_LOSS), _scatter_chart(_BEST_GAP, _BEST_VALIDATION)),
     ),
     Section(
         "Trials",
@@ -88,7 +89,7 @@ SECTIONS = (
         "Learning curves",
         2,
         360,
-        (_lines(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY), _lines(Metric.TRAIN_LOSS, Metric.VAL_LOSS)),
+        (_line_chart(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY), _line_chart(Metric.TRAIN_LOSS, Metric.VAL_LOSS)),
     ),
     Section(
         "Factors",
@@ -107,7 +108,7 @@ SECTIONS = (
 
 
 def layout_tag() -> str:
-    """The tag's value."""
+    """Return the value of VIEW_TAG."""
     charts: list[Card] = []
     headings: list[dict[str, Any]] = []
     flags = {"deleted": False, "isGenerated": False}
@@ -134,9 +135,9 @@ def layout_tag() -> str:
 
 
 def study_url(base: str, experiment_id: str, table: bool = False) -> str:
-    """The address at which the layout opens, as charts or as a table.
+    """Return the address that opens the layout, as charts or as a table.
 
-    It names no filter or order of its own: the UI ignores the layout if the address does.
+    It has no filter or order, with which the UI would ignore the layout.
     """
     query = {
         "viewStateShareKey": VIEW_KEY,

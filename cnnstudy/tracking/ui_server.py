@@ -1,4 +1,4 @@
-"""MLflow's own UI, on loopback, on the study's database."""
+"""Run MLflow's own UI on a study's database, on the loopback interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from cnnstudy.errors import TrackingError
 from cnnstudy.system.processes import terminate_as_interrupt
 
-#: No job execution, and no model that needs pickle: this server is for looking.
+#: The server is for viewing only: it executes no jobs and loads no pickled models.
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -28,25 +28,25 @@ SECONDS_TO_START = 120
 
 
 def is_server(uri: str) -> bool:
-    """Whether the tracking URI is a server that has a UI already."""
+    """Check whether the tracking URI is that of a server, which has its own UI."""
     return uri.startswith(("http://", "https://"))
 
 
 def without_login(uri: str) -> str:
-    """A server's address as it may be shown, and handed to a browser, which asks for user and password itself."""
+    """Return a server's address without login and query, for display and for a browser, which asks for the login."""
     return re.sub(r"//\S*@", "//", uri).partition("?")[0]
 
 
 @contextlib.contextmanager
 def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run MLflow's server on 127.0.0.1; gives its address, and the process, when it answers.
+    """Run MLflow's server on 127.0.0.1; yield its address and its process once it responds.
 
     Args:
-        uri: the database; handed over in the environment, for it may hold a password.
-        port: None takes 5000, or any free one where that is taken.
+        uri: of the database; passed in the environment, because it may contain a password.
+        port: None for 5000, or any free port if 5000 is in use.
 
     Raises:
-        TrackingError: the port is taken, or the server does not start.
+        TrackingError: the port is in use, or the server does not start.
     """
     chosen = _free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen), "--workers", "1"]
@@ -57,12 +57,12 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is ours to handle: the server's own children go with its group
+        start_new_session=True,  # Ctrl-C must reach only this process, which ends the server's whole process group
     )
     try:
         base = f"http://127.0.0.1:{chosen}"
         with terminate_as_interrupt():
-            _wait_until_it_answers(base, process)
+            _wait_until_ready(base, process)
             yield base, process
     finally:
         _end_group(process)
@@ -71,21 +71,21 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
 def _free_port(port: int | None) -> int:
     for candidate in [port] if port else [5000, 0]:
         with socket.socket() as probe:
-            # a server that just ended leaves the port waiting, which is no obstacle to the next one
+            # a port that a server has just left is in TIME_WAIT, but usable
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", candidate))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise TrackingError(f"port {port} is taken; give another with --port, or leave it out for a free one.")
+    raise TrackingError(f"port {port} is in use; choose another with --port, or omit --port to use any free port.")
 
 
-def _wait_until_it_answers(base: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise TrackingError(f"MLflow's server ended at once with exit code {process.returncode}.")
+            raise TrackingError(f"MLflow's server exited during startup with exit code {process.returncode}.")
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=2):
             return
         time.sleep(0.2)
@@ -93,8 +93,8 @@ def _wait_until_it_answers(base: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """The server and its worker processes."""
-    if sys.platform == "win32":  # it has no groups, nor the signal that ends one
+    """End the server and its worker processes."""
+    if sys.platform == "win32":  # no process groups and no SIGKILL
         process.kill()
     else:
         for number in (signal.SIGTERM, signal.SIGKILL):

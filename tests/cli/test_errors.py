@@ -116,7 +116,7 @@ def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
     (tmp_path / "probe.yaml").write_text(STUDY, encoding="utf-8")
     subprocess.run([sys.executable, "-c", RECORD], cwd=tmp_path, check=True)
     answer = call("leaderboard", "porbe", "--tracking-uri", "sqlite:///mine.db", folder=tmp_path)
-    expect(answer, 2, "there is no study 'porbe'", "did you mean 'probe'?", "There are probe.")
+    expect(answer, 2, "there is no study 'porbe'", "did you mean 'probe'?", "Available studies: probe.")
 
 
 # ---- the record can't be reached: exit 3, soon, without the password in the message
@@ -159,6 +159,6 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ans
 def test_a_record_out_of_reach(unreachable: Callable[[str], Answer], name: str) -> None:
     answer = unreachable(name)
     shown = URIS[name].replace(f"user:{SECRET}@", "***@")
-    expect(answer, 3, f"MLflow at {shown} does not answer as it should: ")
+    expect(answer, 3, f"MLflow at {shown} failed: ")
     assert SECRET not in answer.text
     assert answer.seconds < LIMIT

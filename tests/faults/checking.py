@@ -1,4 +1,4 @@
-"""What must hold of a study that was killed and continued: read from SQLite and from folders, without cnnstudy."""
+"""Check a study that was killed and resumed; reads SQLite and folders directly, without cnnstudy."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 TRIALS = {f"alexnet-{number:03d}" for number in range(3)}
 SEEDS = 2
 EPOCHS = [1, 2]
-#: What the files of a trial begin with.
+#: How the files of a trial begin.
 FILES = {
     "curves.png": "picture",
     "confusion_matrix.png": "picture",
     "per_class.csv": "class,",
     "confusion_matrix.csv": "true class,",
 }
-#: MLflow's numbers for the status of a model.
+#: MLflow's codes for the status of a model.
 PENDING, READY = 1, 2
 
 
 class Record:
-    """The database of a folder."""
+    """The contents of the MLflow database in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        # not for reading only: what was killed within a transaction is rolled back by the next that opens it
+        # not read-only: whoever opens the database next rolls back a transaction that was killed
         with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
 
             def rows(query: str) -> list[tuple]:
@@ -46,24 +46,24 @@ class Record:
             self.aliases = rows("SELECT alias, version FROM registered_model_aliases")
 
     def finished(self) -> dict[str, str]:
-        """By run id the trial of each that has finished."""
-        return {run: tags["trial"] for run, tags in self.tags.items() if self._kind(run) and self.is_finished(run)}
+        """Return the trial of each finished run, by run id."""
+        return {run: tags["trial"] for run, tags in self.tags.items() if self._has_trial(run) and self.is_finished(run)}
 
     def is_finished(self, run: str) -> bool:
         return self.tags[run].get("state") == "finished"
 
-    def _kind(self, run: str) -> bool:
+    def _has_trial(self, run: str) -> bool:
         return self.tags[run].get("kind") in ("trial", "confirm", "pretrain")
 
     def counts(self, run: str) -> bool:
-        """Whether the run is its trial's last word."""
+        """Return whether the run is its trial's final result."""
         tags = self.tags[run]
         ended = tags.get("state") in ("finished", "pruned", "failed")
         return ended and tags.get("reason") != "interrupted" and "retried" not in tags
 
 
 def troubles_at_rest(folder: Path) -> list[str]:
-    """What must not be once a driver has ended by itself, whatever it came to."""
+    """List what is wrong after a driver has ended by itself, whatever its outcome."""
     record = Record(folder)
     found = [f"run {run} is {status}" for run, status in record.status.items() if status in ("RUNNING", "SCHEDULED")]
     states = {run: tags.get("state", "running") for run, tags in record.tags.items()}
@@ -80,7 +80,7 @@ def troubles_at_rest(folder: Path) -> list[str]:
 
 
 def troubles_at_the_end(folder: Path) -> list[str]:
-    """What must not be once the study is complete."""
+    """List what is wrong after a study is complete."""
     record, found = Record(folder), troubles_at_rest(folder)
     done = Counter(tags["trial"] for run, tags in record.tags.items() if tags["kind"] == "trial" and record.counts(run))
     if done != Counter(dict.fromkeys(TRIALS, 1)):
@@ -110,7 +110,7 @@ def troubles_at_the_end(folder: Path) -> list[str]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The workers that have a folder there."""
+    """Return the process ids of workers whose folder is in this one."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

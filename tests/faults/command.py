@@ -1,7 +1,7 @@
-"""The command line with a worker whose trials take no time: everything is imported once, then each command is a fork.
+"""The command line with a worker whose trials take no time; each command is a fork of a process with all imports.
 
-A request is a line of JSON on standard input, {"arguments": [...], "folder": ..., "environment": {...}}; answered with
-the command's process id, and when it has ended with its exit code. What it says goes to FOLDER/said.txt.
+A request is a line of JSON on standard input, {"arguments": [...], "folder": ..., "environment": {...}}; the reply is
+the command's process id and, after it has ended, its exit code. Its output goes to FOLDER/said.txt.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def main() -> None:
     from cnnstudy.analysis import trial_plots
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.results.pages import study_page  # noqa: F401
-    from cnnstudy.tracking import client  # noqa: F401 - all that is heavy
+    from cnnstudy.tracking import client  # noqa: F401 - all heavy imports
 
     LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),),)
-    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # else it asks a database that is not there for 100 s
-    # drawing takes most of the time here and is tested elsewhere
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # otherwise MLflow retries a missing database for 100 s
+    # drawing would take most of the time, and is tested elsewhere
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
 
 
 def _run(request: dict[str, Any]) -> None:
-    """What the program does; never returns."""
+    """Run one command in the fork, which ends with it."""
     folder, code = Path(request["folder"]), 1
     said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server, where one is installed."""
+"""A PostgreSQL server, if one is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 @pytest.fixture
 def postgres() -> Iterator[tuple[str, Callable[[str], None]]]:
-    """A PostgreSQL server's address, and postgres(command) of its pg_ctl."""
+    """Yield a PostgreSQL server's URI, and a function that runs a command of its pg_ctl."""
     pytest.importorskip("psycopg2")
     found = [Path(tool).parent for tool in [shutil.which("pg_ctl")] if tool] + [
         *Path("/usr/lib/postgresql").glob("*/bin")

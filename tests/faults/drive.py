@@ -1,11 +1,11 @@
-"""Drivers to be killed: everything is imported once, then each is a fork of this process.
+"""Drivers to be killed; each is a fork of this process, which has all imports.
 
-A request is a line of JSON on standard input, {"folder": ..., "jobs": ..., "kill_at": ...}; answered with the driver's
-process id, and when it has ended with its exit code as `os.waitstatus_to_exitcode` has it.
+A request is a line of JSON on standard input, {"folder": ..., "jobs": ..., "kill_at": ...}; the reply is the driver's
+process id and, after it has ended, its exit code as `os.waitstatus_to_exitcode` gives it.
 
-With `kill_at` the driver kills itself before its durable operation of that number, from 1: a commit of MLflow's, or a
-file or folder that is made, opened to be written, renamed or removed. How many there were in all stands in
-`operations.txt` where it lived to its end.
+With `kill_at` the driver kills itself before its durable operation of that number, from 1: a database commit, or a
+file or folder that is created, opened for writing, renamed or removed. A driver that ends by itself writes their total
+to `operations.txt`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ confirm: {top: 1, seeds: 2, most_seeds: 2}
 def main() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from cnnstudy.analysis import trial_plots
-    from cnnstudy.study import run  # noqa: F401 - all that is heavy, before the forks
+    from cnnstudy.study import run  # noqa: F401 - all heavy imports, before the forks
     from cnnstudy.system import processes
 
-    processes.SAME = 0.0  # who asks twice here means it
+    processes.SAME = 0.0  # two interrupts count as two, however close together
 
-    # drawing takes most of the time here and is tested elsewhere
+    # drawing would take most of the time, and is tested elsewhere
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
 
 
 class Operations:
-    """Counts this process' durable operations, and kills it before one of them."""
+    """Counts this process's durable operations, and kills the process before one of them."""
 
     EVENTS = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"})
 
@@ -76,7 +76,7 @@ class Operations:
 
 
 def _run(request: dict[str, Any]) -> None:
-    """What the command does; never returns."""
+    """Run one driver in the fork, which ends with it."""
     code = 1
     folder = Path(request["folder"])
     log = (folder / "log.txt").open("a", encoding="utf-8")

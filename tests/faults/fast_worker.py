@@ -1,6 +1,6 @@
-"""A worker process that speaks as the real one does, and whose trials take no time: made-up curves and models.
+"""A worker process with the real one's protocol, whose trials take no time: their curves and models are made up.
 
-It writes into the cache and its folder bit by bit, so that a kill may come within a file.
+It writes into the cache and its folder in parts, so that a kill may hit it within a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cnnstudy.execution import Epoch, Job, Progress
 from cnnstudy.records import PreparedImages
 from cnnstudy.system import cache
 
-#: Seconds that a step takes at most.
+#: Longest duration of a step, seconds.
 STEP = 0.01
 
 
@@ -33,7 +33,7 @@ def pause() -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """In pieces."""
+    """Write the file in parts, with pauses."""
     with path.open("wb", buffering=0) as file:
         for start in range(0, len(content), 1 + len(content) // 3):
             file.write(content[start : start + 1 + len(content) // 3])
@@ -41,13 +41,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def as_npy(images: int, size: int) -> bytes:
-    """So many black images [images, size, size, 3] uint8 as a file of NumPy's."""
+    """Return black images [images, size, size, 3] uint8 as the content of an .npy file."""
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({images}, {size}, {size}, 3), }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + bytes(images * size * size * 3)
 
 
 class Fast(FakeExecutor):
-    """With images in the cache, and models written in pieces."""
+    """A fake executor that puts images into the cache, and writes models in parts."""
 
     def _prepare(self, job: Job) -> Work:
         yield Progress(job.key, "reading", 0, 0)

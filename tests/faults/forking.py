@@ -1,4 +1,4 @@
-"""Processes that are forked from one that has imported all that is heavy."""
+"""Processes forked from one that has done all heavy imports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 
 def serve(run: Callable[[dict[str, Any]], None]) -> None:
-    """For each line of JSON on standard input a fork that runs it and never returns; answered with the fork's process
-    id, and when it has ended with its exit code as `os.waitstatus_to_exitcode` has it.
+    """Fork for each line of JSON on standard input; print the fork's process id and, after it has ended, its exit code.
+
+    Args:
+        run: executes a request in the fork, and never returns.
     """
     print("ready", flush=True)
     for line in sys.stdin:

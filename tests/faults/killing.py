@@ -1,4 +1,4 @@
-"""Studies that are killed at moments of chance, again and again, and continued to their end."""
+"""Kill studies at random times, again and again, and resume them to their end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from checking import Record, processes_of, troubles_at_rest, troubles_at_the_end
 
 HERE = Path(__file__).parent
 KINDS = ("driver", "worker", "both", "terminate", "ctrl-c", "ctrl-c twice")
-#: A study that nobody kills says about so many lines.
+#: About as many lines as a study prints that is not killed.
 MOST_LINES = 30
-#: Seconds until something that does not end is an error.
+#: Seconds to wait for processes to end.
 PATIENCE = 120.0
 
 
@@ -43,14 +43,14 @@ class Drivers:
         assert self._line() == "ready"
 
     def start(self, folder: Path, jobs: int, **more: int) -> int:
-        """The process id of a driver that runs the study of the folder; `more` as drive.py takes it."""
+        """Start a driver of the study in the folder; return its process id. `more`: further keys of the request."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"folder": str(folder), "jobs": jobs, **more}) + "\n")
         self._process.stdin.flush()
         return int(self._line())
 
     def exit_code(self) -> int:
-        """Of the driver, once it has ended."""
+        """Wait for the driver to end; return its exit code."""
         return int(self._line())
 
     def close(self) -> None:
@@ -67,16 +67,16 @@ class Drivers:
 
 @dataclass
 class Tally:
-    """What came of it."""
+    """The results so far."""
 
-    kills: Counter[str] = field(default_factory=Counter)  # that hit something
+    kills: Counter[str] = field(default_factory=Counter)  # by kind, those that hit a process
     studies: int = 0
     troubles: list[str] = field(default_factory=list)
-    repeated: int = 0  # trials that were begun again
+    repeated: int = 0  # trials that were started again
 
 
 def new_study(folder: Path, database: Path) -> Path:
-    """A folder with an empty database for a study."""
+    """Create a folder with an empty database for a study."""
     (folder / "temporary").mkdir(parents=True)
     shutil.copy(database, folder / "mlflow.db")
     return folder
@@ -85,27 +85,27 @@ def new_study(folder: Path, database: Path) -> Path:
 def kill_and_continue(
     drivers: Drivers, folder: Path, database: Path, kinds: list[str], dice: random.Random, tally: Tally
 ) -> None:
-    """One study, with a kill of each of these kinds, each in a call of its own; then it runs to its end."""
+    """Run a study once for each kind of kill, killing it each time, then run it to its end."""
     new_study(folder, database)
     finished: dict[str, str] = {}
     jobs = dice.choice([1, 2])
     first = 0
     for kind in kinds:
-        at_rest = not troubles_at_rest(folder)  # else it may be stopped before it has put that right
+        at_rest = not troubles_at_rest(folder)  # otherwise it may be stopped before it has repaired that
         pid = drivers.start(folder, jobs)
-        first = first or pid  # the later ones have less to say
+        first = first or pid  # later drivers print less
         _wait_for_lines(folder, dice.randrange(MOST_LINES if pid == first else MOST_LINES // 4), pid)
         time.sleep(dice.uniform(0, 0.1))
         hit = _strike(kind, pid, folder)
         code = drivers.exit_code()
         tally.kills[kind] += hit
-        # images and source weights are had or not: without them nothing goes on, and the call says so
+        # 3: without images or source weights the study stops with an error
         if kind == "worker" and code not in (0, 3, 4):
             tally.troubles.append(f"{folder}: a killed worker ended the driver with exit code {code}")
         _wait_for_workers(folder, tally)
         if kind in ("terminate", "ctrl-c") and hit and at_rest:
             tally.troubles += [f"{folder}: after {kind}: {trouble}" for trouble in troubles_at_rest(folder)]
-            if code not in (0, 130, -signal.SIGTERM):  # the last: before it had begun
+            if code not in (0, 130, -signal.SIGTERM):  # -SIGTERM: before it handled signals
                 tally.troubles.append(f"{folder}: {kind} ended the driver with exit code {code}")
         now = Record(folder).finished()
         lost = {run: trial for run, trial in finished.items() if now.get(run) != trial}
@@ -115,7 +115,7 @@ def kill_and_continue(
 
 
 def count_operations(drivers: Drivers, folder: Path, database: Path) -> int:
-    """The durable operations of the driver of a study that nobody kills."""
+    """Return the number of durable operations of the driver of a study that is not killed."""
     new_study(folder, database)
     drivers.start(folder, jobs=1, kill_at=0)
     assert drivers.exit_code() == 0, (folder / "log.txt").read_text()
@@ -123,7 +123,7 @@ def count_operations(drivers: Drivers, folder: Path, database: Path) -> int:
 
 
 def kill_at_operation(drivers: Drivers, folder: Path, database: Path, number: int, tally: Tally) -> None:
-    """A study whose driver is killed before its durable operation of that number; then it runs to its end."""
+    """Run a study whose driver is killed before its durable operation of that number, then run it to its end."""
     new_study(folder, database)
     drivers.start(folder, jobs=1, kill_at=number)
     tally.kills["operation"] += drivers.exit_code() == -signal.SIGKILL
@@ -149,7 +149,7 @@ def _run_to_the_end(drivers: Drivers, folder: Path, jobs: int, finished: dict[st
 
 
 def _wait_for_lines(folder: Path, count: int, pid: int) -> None:
-    """Until the driver has said so many lines, or has ended."""
+    """Wait until the driver has printed so many lines, or has ended."""
     log = folder / "log.txt"
     before = _lines_of(log)
     while _lines_of(log) - before < count and _is_alive(pid):
@@ -168,7 +168,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _strike(kind: str, pid: int, folder: Path) -> bool:
-    """Whether something was there to be hit."""
+    """Kill; return whether there was a process to kill."""
     workers = processes_of(folder)
     while kind == "worker" and not workers and _is_alive(pid):
         time.sleep(0.005)
@@ -198,7 +198,7 @@ def _send(pid: int, number: signal.Signals) -> bool:
 
 
 def _wait_for_workers(folder: Path, tally: Tally) -> None:
-    """A worker that lost its driver ends by itself, and soon."""
+    """Wait for the workers to end, as they should soon after their driver."""
     deadline = time.monotonic() + PATIENCE
     while processes_of(folder):
         if time.monotonic() > deadline:
@@ -209,6 +209,6 @@ def _wait_for_workers(folder: Path, tally: Tally) -> None:
 
 @contextlib.contextmanager
 def drivers() -> Iterator[Drivers]:
-    """Ready to start."""
+    """Yield Drivers that are ready to start one."""
     with contextlib.closing(Drivers()) as made:
         yield made

@@ -1,9 +1,9 @@
-"""Kill drivers and workers so many times at moments of chance, and check what comes of their studies.
+"""Kill drivers and workers again and again, and check the studies afterwards.
 
-    python tests/faults/run.py --kills 100       at moments of chance, so many of each kind
-    python tests/faults/run.py --operations      before each durable operation of the driver, one after the other
+    python tests/faults/run.py --kills 100       at random times, 100 of each kind
+    python tests/faults/run.py --operations      before each durable operation of the driver in turn
 
-Exit code 0: nothing was lost, repeated or left behind. The folders of studies with troubles are kept.
+Exit code 0: nothing was lost, repeated or left behind. The folders of studies with problems are kept.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from killing import KINDS, Tally, count_operations, drivers, kill_and_continue, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="of each of the kinds")
+    parser.add_argument("--kills", type=int, default=100, help="kills of each kind")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--each", type=int, default=3, help="kills of one study")
+    parser.add_argument("--each", type=int, default=3, help="kills for each study")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--operations", action="store_true", help="before each durable operation of the driver")
-    parser.add_argument("--every", type=int, default=1, help="with --operations: only every so many")
+    parser.add_argument("--operations", action="store_true", help="kill before each durable operation of the driver")
+    parser.add_argument("--every", type=int, default=1, help="with --operations: only every N-th")
     arguments = parser.parse_args()
     dice, tally, started = random.Random(arguments.seed), Tally(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="kills-"))
@@ -47,25 +47,25 @@ def main() -> int:
             for number in range(1, total + 1, arguments.every):
                 folder, before = root / f"operation-{number:05d}", len(tally.troubles)
                 kill_at_operation(made, folder, database, number, tally)
-                _tell(folder, f"operation {number}", tally, before)
+                _report(folder, f"operation {number}", tally, before)
             arguments.kills = 0
         while missing := [kind for kind in arguments.kinds if tally.kills[kind] < arguments.kills]:
             folder, before = root / f"study-{tally.studies:04d}", len(tally.troubles)
             kinds = [dice.choice(missing) for _ in range(arguments.each)]
             kill_and_continue(made, folder, database, kinds, dice, tally)
-            _tell(folder, str(kinds), tally, before)
+            _report(folder, str(kinds), tally, before)
     print(
-        f"{tally.studies} studies, kills {dict(tally.kills)}, {tally.repeated} runs begun again, "
-        f"{len(tally.troubles)} troubles, {time.monotonic() - started:.0f} s"
+        f"{tally.studies} studies, kills {dict(tally.kills)}, {tally.repeated} trials started again, "
+        f"{len(tally.troubles)} problems, {time.monotonic() - started:.0f} s"
     )
     if not tally.troubles:
         shutil.rmtree(root)
     return 1 if tally.troubles else 0
 
 
-def _tell(folder: Path, how: str, tally: Tally, before: int) -> None:
+def _report(folder: Path, how: str, tally: Tally, before: int) -> None:
     for trouble in tally.troubles[before:]:
-        print(f"TROUBLE {how} {trouble}", flush=True)
+        print(f"PROBLEM {how} {trouble}", flush=True)
     if len(tally.troubles) == before:
         shutil.rmtree(folder)
     if tally.studies % 10 == 0:

@@ -1,4 +1,4 @@
-"""Real trials, whose worker and then whose driver are killed in the middle: no epoch but the one under way is lost."""
+"""Kill the worker, then the driver of a real trial: only the epoch that is running is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ budget: {{trials: 1}}
 
 
 class Place:
-    """A folder with a study, and what its drivers said."""
+    """A folder with a study, and its drivers' output."""
 
     def __init__(self, folder: Path, database: Path) -> None:
         self.folder = folder
@@ -53,7 +53,7 @@ class Place:
             return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True)
 
     def wait_for_checkpoint(self, epoch: int, driver: subprocess.Popen[str]) -> None:
-        """Until one of that epoch, or a later one, lies there."""
+        """Wait for a checkpoint of that epoch or a later one."""
         deadline = time.monotonic() + 240
         while driver.poll() is None and time.monotonic() < deadline:
             for folder in entry_folders(checkpoints.KIND):
@@ -67,7 +67,7 @@ class Place:
         return (self.folder / "log.txt").read_text()
 
     def trained(self) -> Counter[int]:
-        """How often each epoch was trained to its end, as the drivers said."""
+        """Return how often each epoch was completed, according to the drivers' output."""
         return Counter(int(epoch) for epoch in re.findall(rf"alexnet-000  epoch (\d+)/{EPOCHS}", self.log))
 
     def runs(self) -> list[RecordedRun]:

@@ -1,4 +1,4 @@
-"""A disk that is really full: a small one of this test's own, with everything of the study on it."""
+"""A study on a small disk of its own that is really full."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small disk can't be made here")
     before = Path.cwd()
     yield folder
-    os.chdir(before)  # monkeypatch would leave it later, and then it is gone
+    os.chdir(before)  # monkeypatch would leave the folder only after it is unmounted
     subprocess.run(["umount", "-l", folder], check=True)
 
 
@@ -45,7 +45,7 @@ def fill(folder: Path) -> None:
 def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
     small_disk: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Event]
 ) -> None:
-    """MLflow's database, its files and the outbox are on it."""
+    """MLflow's database, its files and the outbox are on the disk."""
     monkeypatch.chdir(small_disk)
     monkeypatch.setenv("CNNSTUDY_CACHE", str(small_disk / "cache"))
     desk = Desk(small_disk, monkeypatch)
@@ -55,7 +55,7 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
         if isinstance(event, kind) and event.key == "alexnet-000":
             fill(small_disk)
 
-    with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is kept") as caught:
+    with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is safe") as caught:
         desk.run(on_event=told)
     assert caught.value.exit_code == 3
     assert waiting()

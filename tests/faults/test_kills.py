@@ -1,4 +1,4 @@
-"""A seeded sample; `python tests/faults/run.py --kills 100` and `--operations` have the full count."""
+"""A seeded sample of kills; `python tests/faults/run.py --kills 100` and `--operations` are complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_killed_at_any_moment(made: Drivers, empty_database: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def operations(made: Drivers, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """How many durable operations the driver has in a study that nobody kills."""
+    """The number of durable operations of a driver that is not killed."""
     return count_operations(made, tmp_path_factory.mktemp("counted") / "study", empty_database)
 
 
@@ -53,7 +53,7 @@ def test_killed_before_a_durable_operation(
 
 @pytest.fixture(scope="module")
 def whole(made: Drivers, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that nobody killed."""
+    """The folder of a study that was not killed."""
     folder, tally = tmp_path_factory.mktemp("whole") / "study", Tally()
     kill_and_continue(made, folder, empty_database, [], random.Random(0), tally)
     assert tally.troubles == []

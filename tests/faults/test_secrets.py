@@ -1,5 +1,6 @@
-"""A password in the tracking address, and in the environment, is found nowhere else: a canary is looked for in every
-byte that commands write, and in the lists of processes while they run.
+"""A password in the tracking URI or the environment leaks nowhere.
+
+A canary is searched for in every byte that commands write, and in the command lines of processes while they run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HERE = Path(__file__).parent
 CANARY = "kanarienvogel7391"
 LOGIN = f"keeper:{CANARY}"
 NEEDLES = (CANARY.encode(), base64.b64encode(LOGIN.encode()))
-#: Seconds until something that does not happen is an error.
+#: Seconds to wait for an expected event.
 PATIENCE = 120.0
 FILE = """
 name: canary
@@ -52,14 +53,14 @@ def is_in(content: bytes) -> bool:
 
 
 def files_with_it(folder: Path) -> list[str]:
-    """Names count, too."""
+    """Return the files that contain the canary in their content or path."""
     found = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert found, "there is nothing to look through"
+    assert found, "there are no files to search"
     return [str(path) for path in found if is_in(os.fsencode(path)) or is_in(path.read_bytes())]
 
 
 class Watch(threading.Thread):
-    """Looks at the command lines of all processes, and at the environment of workers, as long as it is open."""
+    """Watches the command lines of all processes, and the environment of workers, within a `with` block."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -90,7 +91,7 @@ class Watch(threading.Thread):
 
 
 class Commands:
-    """Runs commands in a folder that everything they write goes to."""
+    """Runs commands that write only to one folder."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
         self.folder, self._process = folder, process
@@ -108,7 +109,7 @@ class Commands:
         }
 
     def run(self, uri: str, *arguments: str, until: str | None = None) -> tuple[int, str]:
-        """Exit code, and what it said; stopped by Ctrl-C when it has said `until`."""
+        """Return exit code and output; press Ctrl-C when the output contains `until`."""
         request = {
             "arguments": arguments,
             "folder": str(self.folder),
@@ -155,7 +156,7 @@ def commands(tmp_path: Path, forks: subprocess.Popen[str]) -> Commands:
 
 
 def run_all(commands: Commands, uri: str) -> Watch:
-    """A study, and all that looks at it."""
+    """Run a study and all commands that read it."""
     with Watch() as watch:
         assert commands.run(uri, "run-study", "canary.yaml")[0] == 0, commands.said
         for arguments in (
@@ -169,7 +170,7 @@ def run_all(commands: Commands, uri: str) -> Watch:
         ):
             code, said = commands.run(uri, *arguments)
             assert code in (0, 2, 3, 4), f"{arguments} ended with {code}: {said}"
-            # the fast worker knows no predictions: the traceback of a worker that crashes
+            # the fast worker can't predict: this is the traceback of a worker that crashes
             assert ("Traceback" in said) == (arguments[0] == "predict"), said
         code, said = commands.run(uri, "ui", "--no-open", until="/#/experiments/")
         assert "http://127.0.0.1:" in said
@@ -195,7 +196,7 @@ def test_a_password_of_a_database(
 
 
 def test_a_password_of_a_server(commands: Commands, empty_database: Path, tmp_path: Path) -> None:
-    """What the server keeps is looked through as well."""
+    """The server's files are searched too."""
     store = tmp_path / "store"
     store.mkdir()
     (store / "mlflow.db").write_bytes(empty_database.read_bytes())
@@ -242,7 +243,7 @@ def test_an_address_that_does_not_answer(commands: Commands, uri: str) -> None:
     ids=["signature", "login", "weights"],
 )
 def test_an_address_in_a_study_file(commands: Commands, change: str) -> None:
-    """It is refused, for no key takes one; what is said of it does not show its secret."""
+    """No key takes a URL; the error must not show its secret."""
     key = change.partition(":")[0]
     lines = [change if line.startswith(f"{key}:") else line for line in FILE.splitlines()]
     file = commands.folder.parent / "own.yaml"
@@ -256,7 +257,7 @@ def test_an_address_in_a_study_file(commands: Commands, change: str) -> None:
 def test_records_that_wait_on_disk(
     own_places: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The server goes in the midst of a study."""
+    """The server stops during a study."""
     desk, store = Desk(own_places, monkeypatch), tmp_path_factory.mktemp("store")
     (store / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
@@ -288,7 +289,7 @@ cli.main()
 
 
 def test_a_traceback() -> None:
-    """Of an error that nobody expected, in a library that puts the address into its words."""
+    """An unexpected error, of a library that puts the URI into its message."""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"postgresql://{LOGIN}@db.test/mlflow"}
     done = subprocess.run(
         [sys.executable, "-c", BROKEN], env=environment, cwd=HERE.parent.parent, capture_output=True, check=False
@@ -298,7 +299,7 @@ def test_a_traceback() -> None:
 
 
 def test_a_password_on_the_command_line_leaves_the_list_of_processes() -> None:
-    """The command asks a server that accepts and never answers; meanwhile its command line is read."""
+    """The command line is read while the command waits for a server that never replies."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         uri = f"http://{LOGIN}@127.0.0.1:{listener.getsockname()[1]}"

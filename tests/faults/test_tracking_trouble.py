@@ -1,6 +1,6 @@
-"""Real trouble with real stores, in the middle of a study: all of it arrives once, with its time.
+"""Real failures of real stores during a study: every record still arrives once, with its time.
 
-A study is run undisturbed, then disturbed from its first epoch on until it has nothing more to do than to wait.
+A study is run undisturbed, then again with a failure from its first epoch until all that is left to do is wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cnnstudy.tracking import ui_server
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.retry import RetryPolicy
 
-#: A record that does not arrive in this time waits on disk; tries follow each other quickly.
+#: Stores slow records on disk soon, and retries quickly.
 QUICK = RetryPolicy(answer=0.2, pauses=(0.05,), end=120)
 
 
@@ -34,7 +34,7 @@ def desk(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[], None]) -> None:
-    """Run the study twice, as the module says, and compare what is recorded."""
+    """Run the study undisturbed and disturbed, and compare the records."""
     desk.run(patience=QUICK)
     whole = desk.record()
     desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "undisturbed")
@@ -61,7 +61,7 @@ def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[
 
 
 def test_a_locked_database(desk: Desk, own_places: Path, empty_database: Path) -> None:
-    """Another process holds it, as a backup does."""
+    """Another process has locked it, as a backup does."""
     path = shutil.copy(empty_database, own_places / "mlflow.db")
     desk.use(Tracker(f"sqlite:///{path}"))
     code = (
@@ -89,7 +89,7 @@ def test_a_locked_database(desk: Desk, own_places: Path, empty_database: Path) -
 
 @pytest.fixture
 def read_only() -> Iterator[Callable[[Path, bool], None]]:
-    """read_only(folder, wanted): whether files in the folder can be written; for root, too, where the disk can."""
+    """read_only(folder, wanted): make the files in the folder read-only or writable, also for root if possible."""
     folders = []
 
     def set_to(folder: Path, wanted: bool) -> None:
@@ -107,7 +107,7 @@ def read_only() -> Iterator[Callable[[Path, bool], None]]:
 def test_a_read_only_database(
     desk: Desk, own_places: Path, empty_database: Path, read_only: Callable[[Path, bool], None]
 ) -> None:
-    # not pytest's folder: one that can't be removed should this end before its time
+    # not in pytest's folder, which pytest could not remove if this test were aborted
     with tempfile.TemporaryDirectory(prefix="read-only-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "database"
         folder.mkdir()
@@ -115,7 +115,7 @@ def test_a_read_only_database(
             read_only(folder, True)
             read_only(folder, False)
         except (OSError, subprocess.CalledProcessError):
-            pytest.skip("this disk has no files that root may not write")
+            pytest.skip("this file system can't make files read-only for root")
         shutil.copy(empty_database, folder / "mlflow.db")
         desk.use(Tracker(f"sqlite:///{folder / 'mlflow.db'}"))
         disturb(desk, own_places, lambda: read_only(folder, True), lambda: read_only(folder, False))
@@ -125,12 +125,12 @@ def test_a_read_only_database(
 
 
 class Way(threading.Thread):
-    """A way to a server through which requests go, or not, or from which a reply does not come back."""
+    """A proxy to a server that can lose a reply."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self.port = port
-        self.lose = b""  # the reply to the next request whose first line has this in it
+        self.lose = b""  # lose the reply to the next request with this in its first line
         self.lost = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -174,7 +174,7 @@ class Way(threading.Thread):
 def test_a_server_that_is_stopped_and_started_again(
     desk: Desk, own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a reply after each of the calls that make something, lost."""
+    """Also, a reply is lost after each kind of request that creates something."""
     path = shutil.copy(empty_database, own_places / "mlflow.db")
     with contextlib.ExitStack() as whole:
         running = whole.enter_context(contextlib.ExitStack())
@@ -218,7 +218,7 @@ def test_postgresql_stopped_and_started_again(
 def test_postgresql_restarted_between_two_writes(
     desk: Desk, own_places: Path, postgres: tuple[str, Callable[[str], None]]
 ) -> None:
-    """All its connections are broken, and nobody notices."""
+    """All its connections break; retries hide that."""
     uri, control = postgres
     desk.use(Tracker(uri))
     restarts: list[Event] = []

@@ -146,7 +146,7 @@ def test_the_models_files_are_gone(tracker: Tracker, given: TrialSpec, model: Pa
     place = Path(tracker._client.get_logged_model(model_id).artifact_location)
     (place / "data" / "model.keras").unlink()  # not to write into `model`, which it is a link to
     (place / "data" / "model.keras").write_text("no model")
-    assert "model.keras is not the file that was recorded as the model of" in str(show(run))
+    assert "model.keras does not match the recorded model of" in str(show(run))
     (place / "data" / "model.keras").unlink()
     assert str(show(run)).startswith("the model of fake/alexnet-007 is gone: there is no model.keras in ")
     shutil.rmtree(place)

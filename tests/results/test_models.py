@@ -133,16 +133,16 @@ def test_another_model_of_the_same_run_is_not_held_against_its_hash(
         ("digits-in-file/alexnet-000", r"no study 'digits-in-file'.*did you mean"),
         (
             f"{NAME}/alexnet-001",
-            r"no trial 'alexnet-001' in study.*did you mean 'alexnet-000'\?.*There are alex",
+            r"no trial 'alexnet-001' in study.*did you mean 'alexnet-000'\?.*Available trials: alex",
         ),
         (f"models:/{NAME}@chump", r"no model models:/digits-in-files@chump"),
         (f"models:/{NAME}/99", r"no model models:/digits-in-files/99"),
         (f"models:/{NAME}/new", r"no model models:/digits-in-files/new"),
         ("models:/nobodys@champion", r"no model models:/nobodys@champion"),
         ("models:/m-0123", r"no model models:/m-0123"),
-        (f"models:/{NAME}", r"'models:/digits-in-files' is no address of a model; it is models:/NAME@ALIAS"),
-        ("models:/", r"'models:/' is no address of a model"),
-        ("models:/a/b/c", r"'models:/a/b/c' is no address of a model"),
+        (f"models:/{NAME}", r"'models:/digits-in-files' is not a model address; use models:/NAME@ALIAS"),
+        ("models:/", r"'models:/' is not a model address"),
+        ("models:/a/b/c", r"'models:/a/b/c' is not a model address"),
         ("photos", r"no study 'photos'.*The folder photos holds no Keras model. Expected data/model.keras"),
         ("./photos", r"The folder ./photos holds no Keras model"),
         ("study.yaml", r"no study 'study.yaml'.*study.yaml is not a .keras file"),
@@ -164,7 +164,7 @@ def test_a_study_without_champion_and_trials_without_model(tracker: Tracker, tmp
         tracker._client.create_run(study.experiment_id, tags=tags)
     with pytest.raises(UnknownNameError, match=r"study 'young' has no champion yet.*leaderboard young.*young/TRIAL"):
         find_model("young", tracker.uri, tmp_path)
-    for trial, why in (("pruned", "was pruned"), ("failed", r"failed \(oom\)"), ("running", "is under way")):
+    for trial, why in (("pruned", "was pruned"), ("failed", r"failed \(oom\)"), ("running", "is still running")):
         with pytest.raises(UnknownNameError, match=f"trial '{trial}' of study 'young' has no model: it {why}"):
             find_model(f"young/{trial}", tracker.uri, tmp_path)
 

@@ -1187,7 +1187,7 @@ def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> No
     assert found is not None
     assert [one.architecture for one in found] == ["alexnet"]
     assert desk.tracker.read_text(study.run_id, "effects/answer.txt")
-    assert "Waiting for it" in desk.said[-1]
+    assert "Waiting for MLflow" in desk.said[-1]
 
 
 def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk) -> None:

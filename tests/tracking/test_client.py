@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -354,7 +353,7 @@ def test_a_long_configuration_comes_back_whole_and_may_get_shorter(tracker: Trac
 
 def test_without_a_name_the_study_that_was_run_last(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 2_000_000_000.0
-    monkeypatch.setattr("cnnstudy.tracking.client.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr("cnnstudy.tracking.client.current_time", lambda: int(now * 1000))
     for name in ("first", "second", "third", "first"):
         now += 1
         tracker.start_study(tracker.open_study(name, CONFIG), CONFIG, Path("study.yaml"), "")
@@ -363,7 +362,7 @@ def test_without_a_name_the_study_that_was_run_last(tracker: Tracker, monkeypatc
 
 
 def test_an_unknown_study_is_answered_with_a_near_one(tracker: Tracker, study: RecordedStudy) -> None:
-    with pytest.raises(UnknownNameError, match=r"no study 'fakes'.*did you mean 'fake'\?.*There are fake"):
+    with pytest.raises(UnknownNameError, match=r"no study 'fakes'.*did you mean 'fake'\?.*Available studies: fake"):
         tracker.study("fakes")
 
 

@@ -11,7 +11,8 @@ import threading
 import pytest
 
 from cnnstudy.errors import TrackingError
-from cnnstudy.tracking.entities import LONGEST_TAG, tag_text, with_file_timeout, without_client_retries
+from cnnstudy.tracking.entities import tag_text, with_file_timeout, without_client_retries
+from cnnstudy.tracking.recorded import LONGEST_TAG
 
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
@@ -49,7 +50,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_long_but_files_may_take_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(TIMEOUT, "15")
-    monkeypatch.setattr("cnnstudy.tracking.entities._timeout_is_ours", True)
+    monkeypatch.setattr("cnnstudy.tracking.entities.TIMEOUT_IS_DEFAULT", True)
     with with_file_timeout():
         assert os.environ[TIMEOUT] == "120"
     assert os.environ[TIMEOUT] == "15"
@@ -72,5 +73,5 @@ def test_a_long_text_is_cut_and_json_is_not() -> None:
     assert tag_text("message", "[Errno 28] " + "x" * 6000).startswith("[Errno 28] x")
     fits = json.dumps(["x" * (LONGEST_TAG - 4)])
     assert tag_text("list", fits) == fits
-    with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow takes 5000"):
+    with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow allows 5000"):
         tag_text("list", json.dumps(["x" * (LONGEST_TAG - 3)]))

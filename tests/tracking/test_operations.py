@@ -74,8 +74,8 @@ def test_what_an_earlier_version_left_arrives_whole(left: Path, tracker: Tracker
     outbox.delivery.deliver_left()
     outbox.close()
     assert said == [
-        f"6 records of an earlier call waited for MLflow in {left}: delivering",
-        "all of them have arrived",
+        f"sending 6 records that an earlier run stored for MLflow in {left}",
+        "all of them were sent",
     ]
     assert not left.exists()
     (run,) = [run for run in tracker.runs(study.experiment_id) if run.kind == "trial"]
@@ -115,6 +115,8 @@ def test_a_record_of_another_version_is_kept_and_named(
     folder = Spool("old", tracker.uri)
     folder.add(spool.Envelope(what, 1, "run", arguments))
     outbox = Outbox(tracker, study)
-    with pytest.raises(TrackingError, match=rf"a record of '{what}' .* another version left it.*1 record waits in"):
+    with pytest.raises(
+        TrackingError, match=rf"can't read a record of '{what}' .* another version stored it.*1 record is stored in"
+    ):
         outbox.delivery.deliver_left()
     assert [one.what for one in folder.load()] == [what]

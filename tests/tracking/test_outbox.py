@@ -69,7 +69,7 @@ def test_whichever_write_fails_the_record_is_the_same(desk: Own, own_places: Pat
         outcome = desk.run(ONE)
         assert (outcome.finished, outcome.missing) == (1, 0), (at, calls[at])
         assert desk.record() == whole, (at, calls[at])
-        assert len(desk.told("MLflow at")) == len(desk.told("MLflow answers again")), (at, calls[at])
+        assert len(desk.told("MLflow at")) == len(desk.told("MLflow is available again")), (at, calls[at])
         assert is_clean(own_places), (at, calls[at])
         waited += len(desk.told("MLflow at"))
     assert waited > 0
@@ -102,7 +102,7 @@ def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Own, own_places
     desk.run(ONE)
     whole = desk.record()
     desk.fresh("down", lambda number, name: when if number == at else "")
-    with pytest.raises(TrackingUnavailableError, match="does not answer"):
+    with pytest.raises(TrackingUnavailableError, match=r"^MLflow at .* failed"):
         desk.run(ONE)
     assert desk.trained == []
     assert is_clean(own_places)
@@ -133,8 +133,10 @@ def test_training_goes_on_while_the_store_is_down(desk: Own, own_places: Path) -
     assert (outcome.finished, outcome.missing) == (2, 0)
     assert desk.record() == whole
     (late,) = desk.told("MLflow at")
-    assert "the database is locked. The study goes on; its records wait in" in late
-    places = [desk.said.index(line) for line in (late, *desk.told("waiting for"), *desk.told("MLflow answers again"))]
+    assert "the database is locked. The study continues; its records are stored in" in late
+    places = [
+        desk.said.index(line) for line in (late, *desk.told("waiting for"), *desk.told("MLflow is available again"))
+    ]
     ended = next(place for place, line in enumerate(desk.said) if line.startswith("alexnet-001  finished"))
     assert places[0] < ended < places[1] < places[2], "the last trial ended before anything was waited for"
     assert is_clean(own_places)
@@ -154,7 +156,7 @@ def test_a_slow_store_holds_nothing_up(desk: Own, own_places: Path) -> None:
     desk.at_the_end(answers.set)
     assert desk.run(patience=RetryPolicy(answer=0.05, end=60)).finished == 2
     assert desk.record() == whole
-    assert len(desk.told("MLflow does not answer within 0.05 s. The study goes on")) == 1
+    assert len(desk.told("MLflow did not answer within 0.05 s. The study continues")) == 1
     assert is_clean(own_places)
 
 
@@ -173,17 +175,19 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
     assert kept
     assert {folder.stat().st_mode & 0o777 for folder in kept} == {0o700}, "what waits is nobody else's to read"
     assert caught.value.exit_code == 3
-    assert f"records wait in {left.folder}; the same command delivers them first" in str(caught.value)
+    assert f"records are stored in {left.folder}; run the same command to send them first" in str(caught.value)
     assert desk.trained == ["alexnet-000", "alexnet-001"]
 
-    with pytest.raises(TrackingUnavailableError, match="does not answer"):
+    with pytest.raises(TrackingUnavailableError, match=r"^MLflow at .* failed"):
         desk.run()
     assert waiting() == [left]
     desk.up()
     desk.said.clear()
     assert desk.run().finished == 2
     assert desk.trained == [], "nothing is trained twice"
-    assert desk.said[0].startswith(f"{left.records} records of an earlier call waited for MLflow in {left.folder}")
+    assert desk.said[0].startswith(
+        f"sending {left.records} records that an earlier run stored for MLflow in {left.folder}"
+    )
     ours, theirs = ([run for run in record["runs"] if run["name"] != "study fake"] for record in (whole, desk.record()))
     assert ours == theirs
     assert is_clean(own_places)
@@ -226,7 +230,7 @@ def test_ctrl_c_while_the_end_waits(desk: Own) -> None:
     desk.client.on_call = press
     with pytest.raises(KeyboardInterrupt):
         desk.run(on_event=desk.down)
-    assert desk.told("waiting for MLflow")[0].endswith("Ctrl-C leaves them there, and the next call delivers them")
+    assert desk.told("waiting for MLflow")[0].endswith("press Ctrl-C to stop, and the next run sends them")
     desk.client.on_call = lambda: None
     desk.up()
     assert desk.run().finished == 2
@@ -263,7 +267,7 @@ def test_a_driver_that_was_killed_while_records_waited(desk: Own, own_places: Pa
     desk.fresh("killed")
     code = f"""
 import sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(cnnstudy.__file__).parent.parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(cnnstudy.__file__).parent.parent)]!r}
 import pytest
 from pathlib import Path
 from faulty_store import Desk
@@ -410,11 +414,11 @@ def test_a_trial_that_another_machine_ran_meanwhile_counts_once(
     assert (outcome.finished, outcome.missing) == (1, 0)
     (late,) = [run for run in desk.runs() if run.run_id != other.run_id]
     assert (late.state, late.reason, late.status, late.done) == ("failed", "interrupted", "KILLED", False)
-    assert late.tags["cnnstudy.message"].endswith(f"ran this trial to its end: run {other.run_id}")
+    assert late.tags["cnnstudy.message"].endswith(f"completed this trial: run {other.run_id}")
     assert desk.tracker.files(late.run_id, "") == []
     assert latest_runs(desk.runs()) == {"alexnet-000": other}
     assert [one["run"] for one in desk.record()["models"]] == [other.name]
-    assert len(desk.told("alexnet-000: another driver took the study over")) == 1
+    assert len(desk.told("alexnet-000: another driver took over the study")) == 1
     assert is_clean(own_places / "first")
 
 
@@ -446,9 +450,9 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
     with pytest.raises(TrackingError, match="must be in the 'active' state") as caught:
         desk.run(on_event=desk.down)
     (left,) = waiting()
-    assert f"{left.records - 1} records wait in {left.folder}" in str(caught.value)
-    assert "To give them up, remove that folder." in str(caught.value)
-    with pytest.raises(TrackingError, match=f"{left.records} records wait"):
+    assert f"{left.records - 1} records are stored in {left.folder}" in str(caught.value)
+    assert "To discard them, delete that folder." in str(caught.value)
+    with pytest.raises(TrackingError, match=f"{left.records} records are stored"):
         desk.run()
     desk.client.client.restore_run(desk.deleted)
     assert desk.run().finished == 2
@@ -482,7 +486,7 @@ def test_a_full_disk_stops_the_study_and_loses_nothing(desk: Own, monkeypatch: p
     desk.fresh("full")
     monkeypatch.setattr(spool, "_write", writing)
     with pytest.raises(
-        DiskFullError, match=r"the disk is full: .*No space left.* is kept \(\d+ records wait"
+        DiskFullError, match=r"the disk is full: .*No space left.* is safe \(\d+ records are stored"
     ) as caught:
         desk.run("budget.trials=4", on_event=told)
     assert caught.value.exit_code == 3
@@ -501,7 +505,7 @@ def test_a_disk_too_full_to_begin_with(desk: Own, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(spool, "_write", full)
-    with pytest.raises(DiskFullError, match="no room for records that may have to wait"):
+    with pytest.raises(DiskFullError, match="no disk space to store records while MLflow is unavailable"):
         desk.run()
     assert desk.trained == []
 
@@ -518,8 +522,8 @@ def test_a_full_disk_below_mlflows_files(desk: Own, own_places: Path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
         hardlink_tree(source, target)
 
-    monkeypatch.setattr(entities, "link_tree", without_room)
-    with pytest.raises(DiskFullError, match="make room, and the same command goes on"):
+    monkeypatch.setattr(entities, "hardlink_tree", without_room)
+    with pytest.raises(DiskFullError, match="free some space, then run the same command"):
         desk.run()
     assert desk.runs("study")[0].state == "running", "what came after waits, too"
     room.append(True)

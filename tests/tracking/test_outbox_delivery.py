@@ -79,10 +79,10 @@ def test_what_is_down_gets_all_of_it_later_in_order(desk: Desk, store: Store) ->
         assert store.tries.acquire(timeout=60)
     store.up.set()
     desk.delivery.wait()
-    assert store.taken == [("a", True), ("b", False), ("c", False)], "what may have been done is said"
-    assert desk.said[0] == f"it is down. The study goes on; its records wait in {desk.spool.folder}"
-    assert desk.said[-1] == "MLflow answers again: 3 records that waited have arrived"
-    assert sum("The study goes on" in line for line in desk.said) == 1
+    assert store.taken == [("a", True), ("b", False), ("c", False)], "a repeated write is marked as one"
+    assert desk.said[0] == f"it is down. The study continues; its records are stored in {desk.spool.folder}"
+    assert desk.said[-1] == "MLflow is available again: sent 3 records that had been stored"
+    assert sum("The study continues" in line for line in desk.said) == 1
     assert put(desk, "d") == ["id of d"]
 
 
@@ -92,8 +92,8 @@ def test_every_outage_is_said_once(desk: Desk, store: Store) -> None:
         put(desk, "a", "b")
         store.up.set()
         desk.delivery.wait()
-    assert sum("The study goes on" in line for line in desk.said) == 2
-    assert sum("have arrived" in line for line in desk.said) == 2
+    assert sum("The study continues" in line for line in desk.said) == 2
+    assert sum("available again" in line for line in desk.said) == 2
 
 
 def test_one_failure_is_repeated_at_once(own_places: Path, store: Store) -> None:
@@ -143,7 +143,9 @@ def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: 
     put(desk, "a", "b", "c")
     store.up.set()
     for _ in range(2):
-        with pytest.raises(TrackingError, match=r"b is refused\. 2 records wait in .*; the same command delivers them"):
+        with pytest.raises(
+            TrackingError, match=r"b is refused\. 2 records are stored in .*; run the same command to send them"
+        ):
             desk.delivery.wait()
     with pytest.raises(TrackingError, match="b is refused"):
         put(desk, "d")
@@ -153,7 +155,7 @@ def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: 
     assert [one.run for one in desk.spool.load()] == ["b", "c", "e"]
 
     later = Desk(store, RetryPolicy())
-    with pytest.raises(TrackingError, match=r"b is refused\. 3 records wait"):
+    with pytest.raises(TrackingError, match=r"b is refused\. 3 records are stored"):
         later.delivery.deliver_left()
     store.refuses = ""
     later.delivery.deliver_left()
@@ -165,7 +167,7 @@ def test_a_slow_one_is_waited_for_no_longer_than_said(own_places: Path, store: S
     store.answers.clear()
     assert put(desk, "a", "b") == [None, None]
     assert desk.said == [
-        f"MLflow does not answer within 0.01 s. The study goes on; its records wait in {desk.spool.folder}"
+        f"MLflow did not answer within 0.01 s. The study continues; its records are stored in {desk.spool.folder}"
     ]
     store.answers.set()
     desk.delivery.wait()
@@ -177,7 +179,7 @@ def test_the_end_is_waited_for_no_longer_than_said(own_places: Path, store: Stor
     desk = Desk(store, RetryPolicy(answer=60, pauses=(0.001,), end=0))
     store.up.clear()
     put(desk, "a")
-    with pytest.raises(TrackingUnavailableError, match=r"it is down\. 1 record waits in .*; the same command delivers"):
+    with pytest.raises(TrackingUnavailableError, match=r"it is down\. 1 record is stored in .*; run the same command"):
         desk.delivery.wait()
     with pytest.raises(TrackingUnavailableError, match="it is down"):
         desk.delivery.ask(lambda: "answer")
@@ -200,7 +202,7 @@ def test_what_is_asked_is_asked_after_all_has_arrived_and_again(desk: Desk, stor
     assert desk.delivery.ask(read) == "answer"
     assert asked == [[("a", True)]] * 4
     assert [line for line in desk.said if "down again" in line] == [
-        "it is down again. Waiting for it; Ctrl-C stops, and the next call goes on."
+        "it is down again. Waiting for MLflow; press Ctrl-C to stop, and run again to continue."
     ]
 
 

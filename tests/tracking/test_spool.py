@@ -117,7 +117,7 @@ def test_a_record_that_cannot_be_read_is_named(spool: Spool, content: str) -> No
     spool.add(operation(1))
     path = spool.folder / "00000001.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(TrackingError, match=rf"the record {path}.*remove that file to give it up"):
+    with pytest.raises(TrackingError, match=rf"the record {path}.*delete that file to discard the record"):
         list(spool.load())
 
 
@@ -136,9 +136,9 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.room: int | None = None
-        self._write, self._link = module._write, module.link_tree
+        self._write, self._link = module._write, module.hardlink_tree
         monkeypatch.setattr(module, "_write", self.write)
-        monkeypatch.setattr(module, "link_tree", self.link)
+        monkeypatch.setattr(module, "hardlink_tree", self.link)
 
     def write(self, path: Path, content: bytes) -> None:
         self.check(path, len(content))
@@ -242,7 +242,7 @@ def test_files_that_a_killed_driver_had_set_aside_go_unless_a_record_names_them(
     stranger = own_places / "temporary" / "cnnstudy-outbox-of-somebody"
     for folder in (in_use, named, abandoned, stranger):
         folder.mkdir()
-    monkeypatch.setattr(Spool, "_take", lambda self, files, number: files)  # as where there is no room beside it
+    monkeypatch.setattr(Spool, "_store_files", lambda self, files, number: files)  # as where there is no room beside it
     spool.add(operation(files=named), in_use=True)
     dead.close()
     remove_abandoned_files()

@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(TrackingError, match=f"port {port} is taken; give another with --port"),
+            pytest.raises(TrackingError, match=f"port {port} is in use; choose another with --port"),
             serve(f"sqlite:///{tmp_path / 'mlflow.db'}", port),
         ):
             pass
