@@ -114,7 +114,7 @@ def test_luck_is_not_compared(make_run: MakeRun) -> None:
 def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
     found = compare_champions(champion(), champion(rule=LOSS))
     assert found.value is None
-    assert found.reason == "A is chosen by val/accuracy, B by val/loss"
+    assert found.reason == "A is selected by val/accuracy, B by val/loss"
     assert found.test is not None  # accuracy for both
     assert compare_champions(champion(), None).value is None
 
@@ -122,4 +122,4 @@ def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
 def test_one_fresh_seed_has_no_interval() -> None:
     found = compare_champions(champion(), champion([0.9]))
     assert found.value is not None
-    assert (found.value.low, found.reason) == (None, "one seed has no interval")
+    assert (found.value.low, found.reason) == (None, "one seed gives no interval")

@@ -62,17 +62,17 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "it is no JSON"),
-        ("", "it is no JSON"),
-        ("[]", "another type"),
-        ("null", "another type"),
+        ("{", "it is not JSON"),
+        ("", "it is not JSON"),
+        ("[]", "wrong type"),
+        ("null", "wrong type"),
         ("{}", "the key 'candidates' is missing"),
-        ({"candidates": None}, "another type"),
+        ({"candidates": None}, "wrong type"),
         ({"candidates": [{"trial": "a-1"}]}, "the key 'levels' is missing"),
         ({"test": {}}, "the key 'opened' is missing"),
-        ({"rule": {"minimum": 0.1}}, "another type"),
-        ({"best_validation": {"trial": "a", "value": "much"}}, "another type"),
-        ({"champion": "vgg16-999"}, "its champion 'vgg16-999' is none of its candidates"),
+        ({"rule": {"minimum": 0.1}}, "wrong type"),
+        ({"best_validation": {"trial": "a", "value": "much"}}, "wrong type"),
+        ({"champion": "vgg16-999"}, "its champion 'vgg16-999' is not among its candidates"),
     ],
 )
 def test_what_confirming_did_not_write_says_why(text: str | dict[str, Any], message: str) -> None:
