@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cnnstudy.analysis.causes import NETWORKS
-from cnnstudy.analysis.comparison import Champion, Comparison, EffectComparison, OutcomeComparison
+from cnnstudy.analysis.causes import NETWORKS, count_noun
+from cnnstudy.analysis.comparison import ONE_SEED, Champion, Comparison, EffectComparison, OutcomeComparison
 from cnnstudy.analysis.effects_text import describe_change, format_estimate
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.names import Metric
@@ -66,8 +66,10 @@ def _method(one: OutcomeComparison) -> str:
     if one.pairs and one.difference is not None:
         return f"{one.pairs} {one.method} over {one.difference.count} seeds"
     means = zip((one.a, one.b), one.samples, strict=True)
-    counts = [f"{mean.count} {sample}" for mean, sample in means if mean is not None]
-    return f"{one.method} of {' and '.join(counts)}" if counts else one.method
+    counts = " and ".join(count_noun(mean.count, noun.removesuffix("s")) for mean, noun in means if mean is not None)
+    if one.method == ONE_SEED:
+        return f"{one.method} ({counts})"
+    return f"{one.method} of {counts}" if one.method else ""
 
 
 def _mean(estimate: Estimate) -> str:

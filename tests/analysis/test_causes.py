@@ -1,4 +1,4 @@
-"""From a study's runs to the answer, in numbers and in words."""
+"""From a study's runs to the analysis of each network, in numbers and sentences."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> N
         for name in ("epochs/legacy_gap_accuracy", "parts/measuring_gap", "parts/updates_gap", "updates/gap_accuracy")
     ]
     estimates = [part.estimate for part in parts if part is not None]
-    # 6 points of measuring; the small batch's many updates make 2 points that the large one has not
+    # measuring adds 6 points; the small batch's larger number of updates costs 2 points, which the large one is spared
     assert estimates == pytest.approx([0.06, 0.06, -0.02, 0.02], abs=0.01)
     assert estimates[0] == pytest.approx(sum(estimates[1:]))
     (said,) = [line for line in effect_sentences(found) if "usual protocol" in line]
@@ -108,7 +108,7 @@ def test_an_adaptive_search_is_told_of() -> None:
     assert any("adaptive (tpe)" in warning for warning in found.warnings)
     (random,) = of(Simulated(seeds=1, strategy=strategy | {"sampler": "random"}, budget={"trials": 24}))
     assert not any("adaptive" in warning for warning in random.warnings)
-    # six random trials are too few to share anything out; 24 are enough
+    # six random trials are too few to estimate importances; 24 are enough
     assert found.importances != random.importances
 
 

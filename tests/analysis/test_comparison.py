@@ -1,4 +1,4 @@
-"""Two studies side by side: differences whose truth is known, and what can't be compared."""
+"""Comparison of two studies: known differences are found, and what can't be compared is said."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def side(simulated: Simulated, name: str = "a", trials: list[RecordedRun] | None
 
 
 def light_side(simulated: Simulated) -> Side:
-    """With nothing but effects, many times over."""
+    """Return a side with effects only, which is fast enough for many simulations."""
     found = []
     for observations in observe(simulated.trials, simulated.history):
         factors = recorded_factors(simulated.study.config, observations.architecture)
@@ -113,7 +113,7 @@ def test_a_study_under_other_noise_is_told_from_itself_as_rarely_as_promised(dig
 
 
 def test_pairs_are_exact_where_noise_is_shared() -> None:
-    """What a seed does to both studies cancels, whatever its size."""
+    """Noise that a seed adds to both studies cancels, whatever its size."""
     a = side(Simulated(by_seed=0.2, noise=0.0))
     b = side(Simulated(by_seed=0.2, noise=0.0, effects=STEEPER), "b")
     comparison = compare(a, b)
@@ -201,7 +201,7 @@ def test_a_search_is_compared_over_its_trials() -> None:
     assert any("B is a search" in note and "more often" in note for note in comparison.notes)
 
 
-# ---- what can't be told
+# ---- what can't be compared
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -298,7 +298,7 @@ def test_less_and_the_other_way_and_not_at_all() -> None:
 
 
 def test_what_one_can_tell_and_the_other_cannot_need_not_differ() -> None:
-    """That A tells an effect and B does not is no difference between them."""
+    """An effect that is known in A and not in B is not by itself a difference between them."""
     a, b = Simulated(noise=0.0), Simulated(noise=0.2, random=1, digest="other")
     line = said(compare(side(a), side(b, "b")), "frozen instead of scratch")
     assert "cannot tell in B" in line

@@ -1,4 +1,4 @@
-"""Two studies' champions: what confirming recorded, what stands in for it, and their difference."""
+"""Two studies' champions: confirmed ones, best trials in their place, and the difference."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_fresh_seeds_are_compared_by_welch() -> None:
 
 
 def test_tests_are_compared_by_both_intervals() -> None:
-    """Newcombe's interval for a difference of shares, in his own example (1998, table II (a): 56/70 and 48/80)."""
+    """Newcombe's interval for a difference of proportions, in his own example (1998, table II (a): 56/70 and 48/80)."""
     ends = [stats.binomtest(right, of).proportion_ci(0.95, "wilson") for right, of in ((48, 80), (56, 70))]
     tests = [
         {**TEST, "images": of, "values": [share], "mean": share, "low": end.low, "high": end.high}

@@ -1,4 +1,4 @@
-"""The record of a confirmation: what is written is read."""
+"""The record of a confirmation is read as it was written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def confirmed(rule: Rule = RULE, test: ChampionTest | None = TEST, **changes: An
 )
 def test_what_is_written_is_read(written: Confirmation) -> None:
     text = json.dumps(confirmation_to_json(written), allow_nan=False)
-    # repr: what is not a number is not equal to itself
+    # compared by repr, because NaN does not equal itself
     assert repr(confirmation_from_json(text)) == repr(written)
 
 

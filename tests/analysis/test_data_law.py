@@ -18,7 +18,7 @@ GAP = "epochs/gap_accuracy"
 def study(
     exponents: Sequence[float], fractions: Sequence[float] = (0.25, 0.5, 1.0), scale: float = 0.1
 ) -> pd.DataFrame:
-    """Trials of a seed for each exponent, with two levels of dropout that leave the gap as it is."""
+    """Return trials of one seed for each exponent, with two levels of dropout that do not change the gap."""
     rows = [
         {"seed": seed, "data_fraction": fraction, "dropout": dropout, GAP: scale * fraction**-exponent}
         for seed, exponent in enumerate(exponents)
@@ -59,7 +59,7 @@ def test_only_combinations_that_are_there_at_each_level_count() -> None:
     frame = study([0.5] * 3)
     frame.loc[frame["dropout"] == 0.5, GAP] += 0.1
     whole = fit(frame)
-    # without the match the gap at half the images would fall by the dropout that is missing there
+    # if combinations were not matched, the missing dropout would lower the gap at half the images
     gone = (frame["seed"] == 1) & (frame["data_fraction"] == 0.5) & (frame["dropout"] == 0.5)
     part = fit(frame[~gone])
     assert part.of_seeds[0] == whole.of_seeds[0]
@@ -94,7 +94,7 @@ def test_gaps_below_0_are_fitted_too() -> None:
     assert law.of_seeds[2][1] > 0.5
 
 
-# ---- what can't be told
+# ---- no law, or no projection
 
 
 def reason(law: DataLaw, gap: float = 0.05) -> str:
@@ -155,7 +155,7 @@ def test_no_gap_at_all() -> None:
     law = fit(frame.assign(**{GAP: -0.01}))
     assert law.reason == "there is no gap"
     assert "already" in reason(law)
-    # from a gap to none within the measured amounts: no power of n does that
+    # no power law falls from a gap to none within the measured amounts
     frame[GAP] = np.where(frame["data_fraction"] == 0.25, 0.2, 0.0)
     assert "too close to 0" in fit(frame).reason
 

@@ -97,7 +97,7 @@ def test_an_unknown_column_is_answered_with_a_near_one(make_run: MakeRun) -> Non
         leaderboard([make_run(1)], ACCURACY, "_place")
 
 
-# ---- what is not there
+# ---- missing values
 
 
 def test_factors_without_a_level_are_left_out(make_run: MakeRun) -> None:
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_written_is_the_users_mistake(make_run: MakeRun, t
             write(frame, tmp_path / "nowhere" / "file")
 
 
-# ---- tables for reading
+# ---- Markdown and table cells
 
 
 def test_cells_for_reading(make_run: MakeRun) -> None:
