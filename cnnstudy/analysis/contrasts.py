@@ -66,11 +66,11 @@ def varied_levels(frame: pd.DataFrame, factors: Mapping[str, Levels]) -> dict[st
         if len(present) < 2:
             continue
         if isinstance(levels, Choices):
-            found = [level for level in levels.values if level in present]
-            numbers = all(not isinstance(level, str) for level in found)
-            levels = Choices(tuple(sorted(found)) if numbers else tuple(found))
-            if len(found) < 2:
+            tried = [level for level in levels.values if level in present]
+            if len(tried) < 2:
                 continue
+            is_numeric = all(not isinstance(level, str) for level in tried)
+            levels = Choices(tuple(sorted(tried)) if is_numeric else tuple(tried))
         varied[name] = levels
     return varied
 

@@ -91,7 +91,9 @@ def test_any_column_sorts(make_run: MakeRun, column: str, expected: list[object]
 
 
 def test_an_unknown_column_is_answered_with_a_near_one(make_run: MakeRun) -> None:
-    with pytest.raises(InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? There are trial,"):
+    with pytest.raises(
+        InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? The columns are trial,"
+    ):
         leaderboard([make_run(1)], ACCURACY, "val_acuracy")
     with pytest.raises(InputError, match="'_place'"):
         leaderboard([make_run(1)], ACCURACY, "_place")
