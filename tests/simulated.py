@@ -1,4 +1,4 @@
-"""Studies as MLflow would have recorded them, with effects that are known."""
+"""Simulated studies, as MLflow would have recorded them, with known effects."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ FACTORS: dict[str, list[Any]] = {
     "dropout": [0.0, 0.5],
     "transfer": ["scratch", "frozen"],
 }
-#: By how much a level changes the gap (shares of 0..1) after the same epochs.
+#: What each level adds to the gap (share of 0..1) after the same number of epochs.
 EFFECTS = {"data_fraction": {0.25: 0.2, 0.5: 0.1, 1.0: 0.05}, "transfer": {"scratch": 0.04, "frozen": 0.0}}
 
 
 class Simulated:
-    """A factorial study of one network or more; `history` answers for its curves.
+    """A factorial study of one or more networks, with its trials and, through `history`, their curves.
 
     Args:
-        random: what the noise comes from.
-        by_seed: standard deviation of what all trials of a seed share; None: 0.02 more gap with each seed.
-        effects: instead of EFFECTS.
-        digest: of the images.
+        seeds: number of seeds.
+        architectures: the networks; vgg16 has 3 points more gap than the others.
+        noise: standard deviation of a trial's gap.
+        random: seed of the noise.
+        by_seed: standard deviation of what all trials of a seed share; None: each seed adds 0.02 to the gap.
+        effects: used instead of EFFECTS.
+        digest: data digest of the images.
+        changes: keys of the study file to replace; `strategy` and `factors` are merged with the defaults.
     """
 
     def __init__(
@@ -50,11 +54,13 @@ class Simulated:
             "run",
             {"factors": self.factors, "strategy": strategy, "training": {}, "architectures": architectures, **changes},
         )
-        self.dice = np.random.default_rng(random)
+        self.generator = np.random.default_rng(random)
         self.noise = noise
         self.effects = EFFECTS if effects is None else effects
         self.digest = digest
-        self.of_seeds = [0.02 * seed if by_seed is None else self.dice.normal(0, by_seed) for seed in range(seeds)]
+        self.seed_effects = [
+            0.02 * seed if by_seed is None else self.generator.normal(0, by_seed) for seed in range(seeds)
+        ]
         self.curves: dict[str, dict[str, dict[int, float]]] = {}
         self.trials = [
             self._trial(architecture, seed, dict(zip(self.factors, levels, strict=True)), number)
@@ -64,14 +70,17 @@ class Simulated:
         ]
 
     def history(self, run_id: str, name: str) -> Mapping[int, float]:
+        """Return a metric of a run by epoch."""
         return self.curves[run_id][name]
 
     def _trial(self, architecture: str, seed: int, levels: dict[str, Any], number: int) -> RecordedRun:
         gap = sum(by_level[levels[factor]] for factor, by_level in self.effects.items() if factor in levels)
-        gap += self.of_seeds[seed] + self.dice.normal(0, self.noise) + (0.03 if architecture == "vgg16" else 0.0)
+        gap += (
+            self.seed_effects[seed] + self.generator.normal(0, self.noise) + (0.03 if architecture == "vgg16" else 0.0)
+        )
         if levels.get("learning_rate") == 0.01:
             gap += 0.3
-        # what the usual protocol adds, and what goes with the number of updates
+        # the usual protocol adds 6 points to the large batch, and the number of updates 2 points to the small one
         legacy = gap + (0.06 if levels["batch_size"] == 64 else 0.0)
         updates = gap - (0.02 if levels["batch_size"] == 8 else 0.0)
         validation = 0.7 - gap / 2

@@ -1,4 +1,4 @@
-"""Why a study's networks overfit: all that its trials tell of it, network by network."""
+"""Analyze why a study's networks overfit, network by network: effects, data law and importances."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.schema import startup_count
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
-#: What stands in place of a network's name where several are compared with each other.
+#: The `architecture` of the analysis that compares networks with each other.
 NETWORKS = "the networks"
-#: The targets whose variance is shared out among the factors.
+#: The outcomes whose variance is divided among the factors.
 TARGETS = (GAP, VALIDATION)
-#: What the legacy protocol's gap is made of, part by part: how it is measured, the number of updates, what is left.
+#: Parts of the legacy protocol's gap: name -> (minuend, subtrahend). The first is due to how it is measured, the second
+#: to the number of updates; the gap at equal updates remains.
 PARTS = {
     "parts/measuring_gap": (LEGACY_GAP, GAP),
     "parts/updates_gap": (GAP, "updates/gap_accuracy"),
@@ -41,24 +42,24 @@ PARTS = {
 
 @dataclass(frozen=True)
 class NetworkAnalysis:
-    """What is known of one network."""
+    """The analysis of one network."""
 
     architecture: str
     observations: Observations
-    frame: pd.DataFrame  # what the effects are estimated on: the observations, with the tuned factors at their best
+    frame: pd.DataFrame  # the observations that effects are estimated from: tuned factors at their best level
     effects: Sequence[Effect]
     laws: Sequence[DataLaw]
     importances: Mapping[str, Mapping[str, float]]  # target -> factor -> share of its variance, 0..1
     warnings: Sequence[str]
 
     def effect(self, factor: str, level: object, column: str) -> Effect | None:
-        """The main effect of a level on the outcome in `column`, `<basis>/<outcome>`."""
-        basis, outcome = column.split("/")
-        wanted = (factor, level, None, basis, outcome)
-        for effect in self.effects:
-            if (effect.factor, effect.level, effect.second, effect.basis, effect.outcome) == wanted:
-                return effect
-        return None
+        """Return the main effect of a level on the outcome in `column` (`<basis>/<outcome>`), or None."""
+        matching = (one for one in self.main_effects(column) if (one.factor, one.level) == (factor, level))
+        return next(matching, None)
+
+    def main_effects(self, column: str) -> list[Effect]:
+        """Return the main effects on the outcome in `column`, `<basis>/<outcome>`."""
+        return [effect for effect in self.effects if effect.second is None and effect.column == column]
 
 
 def analyze_networks(
@@ -67,46 +68,52 @@ def analyze_networks(
     history: History,
     target_gap: float,
 ) -> list[NetworkAnalysis]:
-    """What the trials tell of each network, and of the networks among each other where there are several.
+    """Return the analysis of each network and, if several have trials, that of the networks compared with each other.
 
     Args:
-        target_gap: the gap (0..1) that the data law aims at.
+        trials: the run of each trial that counts.
+        history: looks up a metric of a run by epoch.
+        target_gap: the gap (0..1) that the data law projects to.
     """
     until = study.config["training"].get("until_train_loss")
-    found = []
-    for observations in observe(trials, history, until):
-        name, frame = observations.architecture, _with_parts(observations.frame)
-        factors = recorded_factors(study.config, name)
-        if frame.empty:
-            found.append(NetworkAnalysis(name, observations, frame, (), (), {}, _warnings(study.config, observations)))
-            continue
-        tune = study.config["strategy"].get("tune", ())
-        frame = choose_tuned_levels(frame, tune)
-        factors = {factor: levels for factor, levels in factors.items() if factor not in tune}
-        unbiased = frame[_unbiased(study.config, frame)]
-        found.append(
-            NetworkAnalysis(
-                name,
-                observations,
-                frame,
-                estimate_effects(frame, factors, _columns()),
-                _laws(frame, factors, _images_per_class(trials), target_gap),
-                {target: importances(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
-                [
-                    *_warnings(study.config, observations),
-                    *(describe_choices(frame, factor) for factor in tune if len(frame)),
-                ],
-            )
-        )
-    return [*found, _between(found, study.config)] if len([one for one in found if len(one.frame)]) > 1 else found
+    per_class = _images_per_class(trials)
+    analyses = [
+        _analyze_network(observations, study.config, per_class, target_gap)
+        for observations in observe(trials, history, until)
+    ]
+    if sum(not one.frame.empty for one in analyses) > 1:
+        analyses.append(_compare_networks(analyses, study.config))
+    return analyses
 
 
-def _between(found: Sequence[NetworkAnalysis], config: Mapping[str, Any]) -> NetworkAnalysis:
-    """The networks compared with each other, in cells that they share."""
-    frame = pd.concat([one.frame for one in found if len(one.frame)])
+def _analyze_network(
+    observations: Observations, config: Mapping[str, Any], images_per_class: float | None, target_gap: float
+) -> NetworkAnalysis:
+    name, frame = observations.architecture, _with_parts(observations.frame)
+    warnings = _warnings(config, observations)
+    if frame.empty:
+        return NetworkAnalysis(name, observations, frame, (), (), {}, warnings)
+    tune = config["strategy"].get("tune", ())
+    frame = choose_tuned_levels(frame, tune)
+    factors = {factor: levels for factor, levels in recorded_factors(config, name).items() if factor not in tune}
+    unbiased = frame[_is_unbiased(config, frame)]
+    return NetworkAnalysis(
+        name,
+        observations,
+        frame,
+        estimate_effects(frame, factors, _columns()),
+        _fit_laws(frame, factors, images_per_class, target_gap),
+        {target: importances(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
+        [*warnings, *(describe_choices(frame, factor) for factor in tune if len(frame))],
+    )
+
+
+def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, Any]) -> NetworkAnalysis:
+    """Estimate the effects that involve the network, in the cells that the networks share."""
+    frame = pd.concat([one.frame for one in analyses if len(one.frame)])
     frame = frame.assign(network=frame["architecture"], architecture=NETWORKS)
-    factors: dict[str, Levels] = {"network": Choices(tuple(one.architecture for one in found))}
-    for one in found:
+    factors: dict[str, Levels] = {"network": Choices(tuple(one.architecture for one in analyses))}
+    for one in analyses:
         for factor, levels in recorded_factors(config, one.architecture).items():
             if isinstance(levels, Choices) and isinstance(shared := factors.get(factor, levels), Choices):
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
@@ -120,20 +127,20 @@ def _columns() -> list[str]:
 
 
 def effects_frame(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
-    """Every effect as a row, for CSV; accuracies and gaps as shares of 0..1, losses in nats."""
+    """Return every effect as a row, for CSV; accuracies and gaps as shares of 0..1, losses in nats."""
     rows = [{**dataclasses.asdict(effect), "answer": effect.answer} for one in found for effect in one.effects]
     return pd.DataFrame(rows)
 
 
 def recorded_factors(config: Mapping[str, Any], architecture: str) -> dict[str, Levels]:
-    """The levels that a recorded study file gives for a network."""
-    found = {}
+    """Return the levels that a recorded study file gives for a network, by factor."""
+    factors = {}
     for factor, given in config["factors"].items():
-        by_network = isinstance(given, Mapping) and "low" not in given
-        levels = given.get(architecture) if by_network else given
+        is_by_network = isinstance(given, Mapping) and "low" not in given
+        levels = given.get(architecture) if is_by_network else given
         if levels is not None:
-            found[factor] = parse_levels(factor, levels)
-    return found
+            factors[factor] = parse_levels(factor, levels)
+    return factors
 
 
 def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -141,10 +148,10 @@ def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**parts)
 
 
-def _laws(
+def _fit_laws(
     frame: pd.DataFrame, factors: Mapping[str, Levels], images_per_class: float | None, target_gap: float
 ) -> list[DataLaw]:
-    """One for each transfer mode: what source weights know already changes what more images add."""
+    """Fit a data law for each transfer mode: pretrained weights change how much additional images help."""
     levels = factors.get("data_fraction")
     if images_per_class is None or not isinstance(levels, Choices) or len(levels.values) < 2:
         return []
@@ -156,15 +163,15 @@ def _laws(
 
 
 def _images_per_class(trials: Sequence[RecordedRun]) -> float | None:
-    """Training images a class at data_fraction 1, all classes together; None where no run tells."""
+    """Return the mean number of training images per class at data_fraction 1; None if no run has recorded it."""
     for run in trials:
         if run.train_images is not None and run.classes is not None:
             return run.train_images / run.classes
     return None
 
 
-def _unbiased(config: Mapping[str, Any], frame: pd.DataFrame) -> pd.Series:
-    """Which trials were not chosen by the outcomes of others."""
+def _is_unbiased(config: Mapping[str, Any], frame: pd.DataFrame) -> pd.Series:
+    """Return for each trial whether its levels were chosen without regard to the outcomes of other trials."""
     strategy = config["strategy"]
     if strategy["kind"] != "search" or strategy["sampler"] != "tpe":
         return pd.Series(True, index=frame.index)
@@ -177,41 +184,42 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     warnings = []
     if strategy["kind"] == "search":
         warnings.append(
-            "these trials come from a search with one seed for each combination: an interval says what other "
-            "combinations would do to it, not what other seeds would. A study with `strategy: {kind: factorial}` does."
+            "these trials come from a search with one seed per combination: intervals describe how results vary over "
+            "other combinations, not over other seeds. For the latter use a study with `strategy: {kind: factorial}`."
         )
         if strategy["sampler"] == "tpe":
             warnings.append(
-                "the search was adaptive (tpe): it tried what looked good more often, which bends effects. Importances "
-                "are from its random start-up trials only."
+                "the search was adaptive (tpe): it tried promising combinations more often, which biases effect "
+                "estimates. Importances are computed from its random start-up trials only."
             )
     pruned, failed = observations.left_out.get("pruned", 0), observations.left_out.get("failed", 0)
     if pruned:
         warnings.append(
-            f"{count_noun(pruned, 'trial')} pruned, the worst ones: what is left looks better than the factors are."
+            f"{count_noun(pruned, 'trial')} pruned, the worst ones: the remaining trials make the factors look better "
+            "than they are."
         )
     if failed:
-        warnings.append(f"{count_noun(failed, 'trial')} failed, missing in their pairs.")
+        warnings.append(f"{count_noun(failed, 'trial')} failed; their matched pairs are incomplete.")
     if not frame.empty:
         silent = frame[frame["verdict"] == "not-learning"]
         if len(silent):
             warnings.append(
-                f"{len(silent)} of {count_noun(len(frame), 'trial')} learnt nothing; they say nothing about the gap "
-                f"and are left out of it{_where(silent, frame)}."
+                f"{len(silent)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(silent, frame)}; they "
+                "are excluded from the gap."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:
-            warnings.append("one seed has no interval: raise strategy.seeds and run the study again, it goes on.")
+            warnings.append("one seed gives no interval: raise strategy.seeds and run the study again; it resumes.")
     return warnings
 
 
 def count_noun(number: int, what: str) -> str:
-    """`1 trial`, `2 trials`."""
+    """Return `1 trial`, `2 trials` and so on."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _where(silent: pd.DataFrame, frame: pd.DataFrame) -> str:
-    """The factor level that most of them share, if they do."""
+def _common_level(silent: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """Return the first factor level that at least 80 % of the silent trials share, in brackets, or nothing."""
     for factor in FACTORS:
         if factor not in frame or frame[factor].nunique() < 2:
             continue

@@ -1,4 +1,4 @@
-"""What a confusion matrix says of each class."""
+"""Precision, recall and F1 of each class, from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from cnnstudy.names import Metric, class_name
 def class_metrics(
     confusion: Sequence[Sequence[int]], classes: Sequence[str], train_confusion: Sequence[Sequence[int]] = ()
 ) -> list[dict[str, float | str]]:
-    """Precision, recall, F1 and the number of validation images of each class; 0 where nothing was predicted.
+    """Return precision, recall, F1 and the number of validation images of each class, all but the last 0..1.
 
-    With the probe's confusion also `train_recall`, and `gap`, by how much that is above the validation recall (shares
-    of 0..1); NaN for a class that the probe has no image of.
+    A class without images has recall 0, one that is never predicted has precision 0.
+
+    Args:
+        confusion: counts on validation, rows true class, columns predicted class.
+        train_confusion: the same on the probe. If given, each row also has `train_recall` (0..1) and `gap`, which is
+            `train_recall` minus `recall`; NaN for a class without probe images.
     """
     rows: list[dict[str, float | str]] = []
     for i, name in enumerate(classes):
@@ -25,15 +29,17 @@ def class_metrics(
         f1 = 2 * correct / max(1, predicted + images)
         rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "images": float(images)})
         if train_confusion:
-            of_class = sum(train_confusion[i])
-            train_recall = train_confusion[i][i] / of_class if of_class else math.nan
+            probe_images = sum(train_confusion[i])
+            train_recall = train_confusion[i][i] / probe_images if probe_images else math.nan
             rows[-1] |= {"train_recall": train_recall, "gap": train_recall - recall}
     return rows
 
 
 def class_metric_names(per_class: list[dict[str, float | str]]) -> dict[str, float]:
-    """Recall, precision and, where it is known, recall on the probe under names that MLflow takes; classes that look
-    alike there are numbered."""
+    """Return recall, precision and, where known, recall on the probe, under names that MLflow accepts.
+
+    Characters that MLflow rejects become `_`; classes whose names then coincide get their number appended.
+    """
     named: dict[str, float] = {}
     for number, row in enumerate(per_class):
         name = re.sub(r"[^\w .-]", "_", str(row["class"]), flags=re.ASCII)[:100]

@@ -1,4 +1,4 @@
-"""What confirming came to, and its record: the artifact confirm/confirm.json of the study's run."""
+"""Confirmation: the best candidates, their standings after fresh seeds, and the record confirm/confirm.json."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from cnnstudy.names import Metric
 from cnnstudy.records import Level, Rule
 from cnnstudy.tracking.recorded import RecordedRun, best_metrics
 
-#: What can become of a candidate.
+#: The record's path among the artifacts of the study's run.
+RECORD = "confirm/confirm.json"
+#: Standings of a candidate.
 CHAMPION, TIED, BEHIND, BEYOND, FAILED = "champion", "tied", "behind", "breaks the rule", "failed"
 UNLEARNT = "learnt nothing"
-#: Verdicts of a seed that has nothing to show.
-_NOTHING = ("not-learning", "diverged")
+#: Verdicts of seeds that did not learn.
+_UNLEARNT_VERDICTS = ("not-learning", "diverged")
 
 
 @dataclass(frozen=True)
@@ -28,78 +30,77 @@ class Candidate:
     """A combination of a network and levels that the study has tried."""
 
     architecture: str
-    number: int  # of the first trial that had it
+    number: int  # of its first trial
     levels: Mapping[str, Level]
     searched: float  # the study's metric at the best epoch, mean over its trials
     searched_gap: float  # of accuracy
 
     @property
     def trial(self) -> str:
-        """The trial that stands for it, e.g. `vgg16-007`."""
+        """The name of its first trial, e.g. `vgg16-007`."""
         return f"{self.architecture}-{self.number:03d}"
 
     @property
     def title(self) -> str:
-        """`vgg16, frozen, batch size 16, dropout 0.5`."""
+        """Network and levels, e.g. `vgg16, frozen, batch size 16, dropout 0.5`."""
         return ", ".join(filter(None, [self.architecture, describe_levels(self.levels, names_in_title(self.levels))]))
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A candidate after its fresh seeds; metrics as they are (accuracies 0..1, losses in nats)."""
+    """A candidate's results with fresh seeds and its standing; accuracies and gaps are 0..1, losses nats."""
 
     candidate: Candidate
     seeds: tuple[int, ...]
-    values: tuple[float, ...]  # of the study's metric, by `seeds`
+    values: tuple[float, ...]  # the study's metric of each of `seeds`
     gaps: tuple[float, ...]
-    mean: float
-    low: float | None  # None: fewer than two seeds
+    mean: float  # of `values`; NaN if all seeds failed
+    low: float | None  # 95 % interval of the mean; None: fewer than two seeds
     high: float | None
-    gap: float
-    keeps: bool  # the study's limits, on average; what learnt nothing keeps none
-    failed: int  # seeds that failed
+    gap: float  # mean of `gaps`
+    keeps: bool  # whether its mean is within the study's limits and it learnt
+    failed: int  # number of seeds that failed
     standing: str
 
     @property
     def trial(self) -> str:
-        """The candidate's."""
+        """The name of the candidate's first trial."""
         return self.candidate.trial
 
     @property
     def title(self) -> str:
-        """The candidate's."""
+        """The candidate's network and levels."""
         return self.candidate.title
 
     @property
     def searched(self) -> float:
-        """What the study had measured."""
+        """The candidate's value in the study."""
         return self.candidate.searched
 
 
 def rank_candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list[Candidate]:
-    """The best combinations, best first: by the mean over their finished trials, those within the limits first.
+    """Return the `top` best combinations, ranked by the mean metrics of their finished trials, best first.
 
-    Combinations that learnt nothing in any trial are none.
+    The rule ranks those within the study's limits first. Combinations that learnt in no trial are no candidates.
     """
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in sorted(trials, key=lambda run: (run.architecture, run.number)):
         if run.state == "finished" and best_metrics(run):
             groups.setdefault((run.architecture, json.dumps(run.levels, sort_keys=True)), []).append(run)
-    rated = []
+    ranked = []
     for (architecture, _), runs in groups.items():
-        learnt = [run for run in runs if run.verdict != "not-learning"]
-        if not learnt:
+        if all(run.verdict == "not-learning" for run in runs):
             continue
         mean = mean_metrics([best_metrics(run) for run in runs])
         first = runs[0]
         candidate = Candidate(architecture, first.number, first.levels, mean[rule.metric], mean[Metric.GAP_ACCURACY])
-        rated.append((rule.rank(mean), candidate))
-    # sorted is stable: between equals the first network and trial
-    return [candidate for _, candidate in sorted(rated, key=lambda pair: pair[0], reverse=True)[:top]]
+        ranked.append((rule.rank(mean), candidate))
+    # sorted is stable: of equal candidates the first network and trial comes first
+    return [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0], reverse=True)[:top]]
 
 
 def mean_metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric that all have."""
+    """Return the mean of each metric that all of them have."""
     names = set.intersection(*(set(one) for one in measured))
     return {name: float(np.mean([one[name] for one in measured])) for name in names}
 
@@ -110,97 +111,109 @@ def compare_candidates(
     looks: int = 1,
     verdicts: Mapping[str, Collection[str]] | None = None,
 ) -> list[Standing]:
-    """How the candidates stand to each other, best first.
+    """Return the candidates' standings, best first.
 
-    The champion is the best by mean of those that keep the limits on average, learnt something with a seed at least and
-    failed with none. Tied with it are those whose difference to it over the seeds that both have can't be told from 0:
-    Holm's correction over the candidates, at a level that is divided by the number of looks at the numbers.
+    The champion has the best mean of those whose mean is within the limits, that learnt with at least one seed, and
+    that failed with none. The others of these are compared with it by a paired t-test over the seeds that both have,
+    with Holm's correction over the candidates and a level divided by the number of looks. Those that differ are behind,
+    the rest are tied with it.
 
     Args:
-        measured: of each candidate the clean metrics at the best epoch, by seed; None for a seed that failed.
-        verdicts: by the candidate's trial the verdicts of its seeds; without any it counts as having learnt.
+        measured: each candidate with its clean metrics at the best epoch by seed; None for a seed that failed.
+        rule: how the study ranks.
+        looks: how often the comparison is made while seeds are being added.
+        verdicts: the verdicts of each candidate's seeds, by the candidate's trial; without any, it counts as learnt.
     """
-    of_trial = verdicts or {}
-    found = [_standing(one, of, rule, len(measured), of_trial.get(one.trial, ())) for one, of in measured]
-    found.sort(key=lambda one: _order(one, rule), reverse=True)
-    best = next((one for one in found if one.standing == TIED), None)
+    verdicts_by_trial = verdicts or {}
+    standings = [
+        _assess(candidate, by_seed, rule, len(measured), verdicts_by_trial.get(candidate.trial, ()))
+        for candidate, by_seed in measured
+    ]
+    standings.sort(key=lambda one: _sort_key(one, rule), reverse=True)
+    best = next((one for one in standings if one.standing == TIED), None)
     if best is None:
-        return found
-    rivals = [one for one in found if one.standing == TIED and one is not best]
-    p = holm_correction(np.array([_p(best, rival) for rival in rivals]))
-    names = {id(rival): BEHIND for rival, of_rival in zip(rivals, p, strict=True) if of_rival < LEVEL / looks}
-    names[id(best)] = CHAMPION
-    return [replace(one, standing=names.get(id(one), one.standing)) for one in found]
+        return standings
+    rivals = [one for one in standings if one.standing == TIED and one is not best]
+    adjusted = holm_correction(np.array([_paired_p(best, rival) for rival in rivals]))
+    changed = {id(rival): BEHIND for rival, p in zip(rivals, adjusted, strict=True) if p < LEVEL / looks}
+    changed[id(best)] = CHAMPION
+    return [replace(one, standing=changed.get(id(one), one.standing)) for one in standings]
 
 
-def _standing(
+def _assess(
     candidate: Candidate,
-    of: Mapping[int, Mapping[str, float] | None],
+    by_seed: Mapping[int, Mapping[str, float] | None],
     rule: Rule,
-    count: int,
+    candidates: int,
     verdicts: Collection[str],
 ) -> Standing:
-    there = {seed: metrics for seed, metrics in sorted(of.items()) if metrics is not None}
-    failed = len(of) - len(there)
-    values = [metrics[rule.metric] for metrics in there.values()]
-    mean = mean_metrics(list(there.values())) if there else {}
-    learnt = not verdicts or any(verdict not in _NOTHING for verdict in verdicts)
-    keeps = bool(there) and learnt and rule.keeps(mean)
-    low, high = _interval(values, count, rule.maximize)
+    """Return a candidate's standing before it is compared with the others: FAILED, UNLEARNT, BEYOND or else TIED."""
+    finished = {seed: metrics for seed, metrics in sorted(by_seed.items()) if metrics is not None}
+    failed = len(by_seed) - len(finished)
+    values = [metrics[rule.metric] for metrics in finished.values()]
+    mean = mean_metrics(list(finished.values())) if finished else {}
+    learnt = not verdicts or any(verdict not in _UNLEARNT_VERDICTS for verdict in verdicts)
+    keeps = bool(finished) and learnt and rule.keeps(mean)
+    low, high = _selection_interval(values, candidates, rule.maximize)
     return Standing(
         candidate=candidate,
-        seeds=tuple(there),
+        seeds=tuple(finished),
         values=tuple(values),
-        gaps=tuple(metrics[Metric.GAP_ACCURACY] for metrics in there.values()),
+        gaps=tuple(metrics[Metric.GAP_ACCURACY] for metrics in finished.values()),
         mean=mean.get(rule.metric, math.nan),
         low=low,
         high=high,
         gap=mean.get(Metric.GAP_ACCURACY, math.nan),
         keeps=keeps,
         failed=failed,
-        standing=FAILED if failed or not there else UNLEARNT if not learnt else TIED if keeps else BEYOND,
+        standing=FAILED if failed or not finished else UNLEARNT if not learnt else TIED if keeps else BEYOND,
     )
 
 
-def _order(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
+def _sort_key(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
     value = one.mean if rule.maximize else -one.mean
     return one.standing != FAILED, one.keeps, one.standing != UNLEARNT, -math.inf if math.isnan(value) else value
 
 
-def _interval(values: Sequence[float], count: int, maximize: bool) -> tuple[float | None, float | None]:
-    """The end on the side where the choice flatters is that of the best of `count`."""
+def _selection_interval(values: Sequence[float], candidates: int, maximize: bool) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of the mean, widened for the selection of the best.
+
+    The best of k candidates is selected by the same values, so the end that guards against too good a value uses the
+    t-quantile 1 - 0.025 / k (Bonferroni); the other end uses the usual 0.975.
+    """
     from scipy import stats
 
-    found = estimate_mean(values)
-    if found is None or found.low is None or found.high is None:
+    mean = estimate_mean(values)
+    if mean is None or mean.low is None or mean.high is None:
         return None, None
-    usual, wide = (float(stats.t.ppf(1 - LEVEL / 2 / k, len(values) - 1)) for k in (1, count))
+    usual, wide = (float(stats.t.ppf(1 - LEVEL / 2 / k, len(values) - 1)) for k in (1, candidates))
     if maximize:
-        return found.value - wide / usual * (found.value - found.low), found.high
-    return found.low, found.value + wide / usual * (found.high - found.value)
+        return mean.value - wide / usual * (mean.value - mean.low), mean.high
+    return mean.low, mean.value + wide / usual * (mean.high - mean.value)
 
 
-def _p(best: Standing, rival: Standing) -> float:
-    """Of the paired t-test over the seeds that both have; 1 where there are too few."""
-    ours, theirs = (dict(zip(one.seeds, one.values, strict=True)) for one in (best, rival))
-    found = estimate_mean([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
-    return 1.0 if found is None or found.p is None else found.p
+def _paired_p(best: Standing, rival: Standing) -> float:
+    """Return p of the paired t-test over the seeds that both have; 1 if there are fewer than two."""
+    best_values, rival_values = (dict(zip(one.seeds, one.values, strict=True)) for one in (best, rival))
+    shared = [seed for seed in best_values if seed in rival_values]
+    difference = estimate_mean([best_values[seed] - rival_values[seed] for seed in shared])
+    return 1.0 if difference is None or difference.p is None else difference.p
 
 
 def median_seed(standing: Standing) -> int:
-    """The seed with the median value (the lower one of two): its model is neither the luckiest nor the unluckiest."""
+    """Return the seed with the median value (the lower of two), whose model is neither lucky nor unlucky."""
     by_value = sorted(zip(standing.values, standing.seeds, strict=True))
     return by_value[(len(by_value) - 1) // 2][1]
 
 
 def best_single_trial(trials: Sequence[RecordedRun], rule: Rule) -> RecordedRun | None:
-    """The single trial that validates best: what a search without confirmation would call its result."""
-    rated = [run for run in trials if run.state == "finished" and best_metrics(run)]
-    return max(rated, key=lambda run: rule.rank(best_metrics(run), run.verdict), default=None)
+    """Return the finished trial that ranks first by the rule, which is a search's result without confirmation."""
+    finished = [run for run in trials if run.state == "finished" and best_metrics(run)]
+    return max(finished, key=lambda run: rule.rank(best_metrics(run), run.verdict), default=None)
 
 
 def standing_to_json(standing: Standing) -> dict[str, Any]:
-    """As plain data, for the record."""
+    """Return a standing as plain data, for the record."""
     candidate, own = standing.candidate, dict(vars(standing))
     del own["candidate"]
     return {
@@ -215,10 +228,12 @@ def standing_to_json(standing: Standing) -> dict[str, Any]:
 
 
 def standing_from_json(plain: Mapping[str, Any]) -> Standing:
-    """What `to_json` gave; what is beyond that is passed over.
+    """Return the standing that `standing_to_json` wrote; unknown keys are ignored.
 
     Raises:
-        KeyError, TypeError, ValueError: it is something else.
+        KeyError: a key is missing.
+        TypeError: a value has another type.
+        ValueError: a value has another type.
     """
     levels, number = dict(plain["levels"]), int(str(plain["trial"]).rpartition("-")[2])
     searched, searched_gap = float(plain["searched"]), float(plain["searched_gap"])
@@ -237,42 +252,36 @@ def standing_from_json(plain: Mapping[str, Any]) -> Standing:
     )
 
 
-def _number(run: RecordedRun) -> int:
-    return run.number
-
-
-#: Where the record is among the artifacts.
-RECORD = "confirm/confirm.json"
-
-
 @dataclass(frozen=True)
 class ChampionTest:
-    """What the champion's models say of the test split; accuracies 0..1, losses in nats."""
+    """The evaluation of the champion's models on the test split; accuracies 0..1, losses nats."""
 
-    opened: str  # ISO 8601, of the first opening for these models
-    champion: str  # the trial that stands for it
-    runs: tuple[str, ...]  # of its models, by seed
-    openings: int  # of the study's test split, in all
+    opened: str  # ISO 8601 time of the first evaluation of these models
+    champion: str  # the candidate's first trial
+    runs: tuple[str, ...]  # run IDs of its models, by seed
+    openings: int  # evaluations on the study's test split, in all
     images: int = 0
-    digest: str = ""
+    digest: str = ""  # of the images
     values: tuple[float, ...] = ()  # accuracy of each seed's model
     losses: tuple[float, ...] = ()
-    mean: float | None = None  # None: not measured yet
-    low: float | None = None  # Wilson's 95 % interval for so many images
+    mean: float | None = None  # mean accuracy; None: not measured yet
+    low: float | None = None  # Wilson's 95 % interval (1927) for this number of images
     high: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()  # of all models together: rows true class, columns predicted
 
     @property
     def loss(self) -> float:
-        """Mean of the models, nats."""
+        """The mean loss of the models, nats."""
         return sum(self.losses) / len(self.losses)
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """What `vars` gave; the confusion matrix may be left out, and what is beyond that is passed over.
+        """Return the test that `vars` wrote; the confusion matrix may be missing, and unknown keys are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError: a key is missing.
+            TypeError: a value has another type.
+            ValueError: a value has another type.
         """
         return cls(
             opened=str(plain["opened"]),
@@ -292,35 +301,35 @@ class ChampionTest:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What confirming came to."""
+    """The outcome of a confirmation."""
 
     rule: Rule
     standings: tuple[Standing, ...]  # best first
-    best_validation: tuple[str, float]  # the trial that validates best, and its value
+    best_validation: tuple[str, float]  # the single trial with the best validation score, and that score
     champion: Standing | None
-    model: str = ""
-    version: str = ""
-    reason: str = ""  # why this one is the champion, or why there is none
+    model: str = ""  # name of the registered model
+    version: str = ""  # of the registered model
+    reason: str = ""  # why this candidate is the champion, or why there is none
     test: ChampionTest | None = None
-    refusal: str = ""  # why the test split was not opened
+    refusal: str = ""  # why the test split was not evaluated
 
     @property
     def tested(self) -> float | None:
-        """The champion's accuracy on the test split, or its loss, whichever the study is chosen by; None: not known."""
+        """The champion's score on the test split: accuracy, or loss if the study minimizes loss; None: unknown."""
         if self.test is None or self.test.mean is None:
             return None
         return self.test.mean if self.rule.maximize else self.test.loss
 
     @property
     def optimism(self) -> float | None:
-        """By how much the best validation score of the study is better than the champion's test."""
+        """By how much the study's best validation score is better than the champion's test score; None: unknown."""
         if self.tested is None:
             return None
         return (self.best_validation[1] - self.tested) * (1 if self.rule.maximize else -1)
 
 
 def confirmation_to_json(confirmed: Confirmation) -> dict[str, Any]:
-    """As plain data, for the record."""
+    """Return a confirmation as plain data, for the record."""
     trial, value = confirmed.best_validation
     return {
         "rule": confirmed.rule.to_json(),
@@ -337,20 +346,19 @@ def confirmation_to_json(confirmed: Confirmation) -> dict[str, Any]:
 
 
 def confirmation_from_json(text: str) -> Confirmation:
-    """The record as it was written.
+    """Read a record.
 
     Raises:
-        ValueError: it is not what confirming writes; says what is wrong.
+        ValueError: the text is not a confirmation record; the message says what is wrong.
     """
     try:
         plain = json.loads(text)
         standings = tuple(map(standing_from_json, plain["candidates"]))
-        chosen = next((one for one in standings if one.trial == plain["champion"]), None)
-        found = Confirmation(
+        confirmation = Confirmation(
             rule=Rule.from_json(plain["rule"]),
             standings=standings,
             best_validation=(str(plain["best_validation"]["trial"]), float(plain["best_validation"]["value"])),
-            champion=chosen,
+            champion=next((one for one in standings if one.trial == plain["champion"]), None),
             model=str(plain["model"]),
             version=str(plain["version"]),
             reason=str(plain["reason"]),
@@ -358,11 +366,11 @@ def confirmation_from_json(text: str) -> Confirmation:
             refusal=str(plain["refusal"]),
         )
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not JSON: {error}") from error
     except KeyError as error:
         raise ValueError(f"the key {error} is missing") from error
     except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"a value has another type: {error}") from error
-    if found.champion is None and plain["champion"] is not None:
-        raise ValueError(f"its champion {plain['champion']!r} is none of its candidates")
-    return found
+        raise ValueError(f"a value has the wrong type: {error}") from error
+    if confirmation.champion is None and plain["champion"] is not None:
+        raise ValueError(f"its champion {plain['champion']!r} is not among its candidates")
+    return confirmation

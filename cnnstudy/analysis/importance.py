@@ -1,4 +1,4 @@
-"""How much of an outcome's variance each factor explains."""
+"""The share of an outcome's variance that each factor explains (omega squared)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,29 @@ from cnnstudy.analysis.regression import CodedModel, seeds_repeat
 from cnnstudy.config.factors import Levels
 
 UNEXPLAINED = "unexplained"
-#: So many trials for each coefficient let interactions be told, and main effects.
+#: Trials per coefficient that interactions, and main effects alone, take.
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 2, 1.5
 
 
 def importances(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_column: str) -> dict[str, float]:
-    """The share of the variance that each factor explains, 0..1, and under "unexplained" what is left.
+    """Return the share of the variance (0..1) that each factor explains, and the rest under "unexplained".
 
-    Omega squared (Hays 1963): the sums of squares of a type II analysis of variance, less what chance alone adds to
-    them. An interaction's share goes to its two factors in halves. Where seeds repeat, what they differ by is taken out
-    first. A range counts as far as it acts linearly (on its logarithm if it is logarithmic). Interactions that can't be
-    told from others are not counted, and a factor that can't be told from others is left out.
+    Omega squared (Hays 1963, "Statistics for Psychologists") from a type II analysis of variance:
+
+        share = max(0, (SS_term - df_term * MS_error) / (SS_total + MS_error))
+
+    SS_term is what the term explains beyond all terms that do not contain it. An interaction's share goes to its two
+    factors in halves. Where seeds repeat, their differences are removed first. A range counts as far as it acts
+    linearly (on its logarithm if it is logarithmic). Interactions that are aliased with other terms are not counted,
+    and factors that are aliased with others are omitted.
+
+    Args:
+        frame: finished trials of one network.
+        factors: the levels that the study file gives; factors that do not vary are ignored.
+        outcome_column: the outcome, `<basis>/<outcome>`.
 
     Returns:
-        Nothing where the trials are too few, or the outcome is the same in all.
+        An empty dictionary if there are too few trials, or the outcome is the same in all.
     """
     values = outcome_values(frame, outcome_column)
     frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
@@ -53,34 +62,40 @@ def importances(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_colu
         share = max(0.0, (squares - gained * noise) / (total + noise))
         for name in term:
             shares[name] = shares.get(name, 0.0) + share / len(term)
-    # what factors that are not balanced explain together can be more than the sum of what each does alone
-    whole = sum(shares.values())
-    told = min(1.0, max(whole, explained))
-    shares = {name: told * share / whole if whole > 0 else 0.0 for name, share in shares.items()}
-    return shares | {UNEXPLAINED: 1.0 - told}
+    # unbalanced factors can explain more together than the sum of what each explains alone
+    sum_of_shares = sum(shares.values())
+    total_share = min(1.0, max(sum_of_shares, explained))
+    shares = {name: total_share * share / sum_of_shares if sum_of_shares > 0 else 0.0 for name, share in shares.items()}
+    return shares | {UNEXPLAINED: 1.0 - total_share}
 
 
 class _Analysis:
-    """Least squares with some of the terms, and always with some columns: what they leave.
+    """Residuals of least squares with any set of terms, always with the columns `always`.
 
-    What is always there, a column for each seed among it, is taken out of all else once: a study of thousands of trials
-    has hundreds of seeds, and a dozen columns besides.
+    Values and terms are projected onto the complement of `always` once: a study of thousands of trials has hundreds of
+    seeds, with a column each, and a dozen other columns.
+
+    Args:
+        values: [trials], the outcome.
+        always: [trials, columns], the constant and the seeds.
+        terms: the columns of each term.
     """
 
     def __init__(self, values: np.ndarray, always: np.ndarray, terms: Mapping[tuple[str, ...], np.ndarray]) -> None:
         self._terms, self._always = terms, always.shape[1]
-        # terms of a fraction or of nested factors may depend on each other
+        # columns of a fraction or of nested factors may be linearly dependent
         basis = _basis(always)
         self._freedom = len(values) - basis.shape[1]
         self._values = _outside(basis, values)
-        self._outside = {term: _outside(basis, _of_length_1(columns)) for term, columns in terms.items()}
+        self._outside = {term: _outside(basis, _normalize(columns)) for term, columns in terms.items()}
 
     @property
     def coefficients(self) -> int:
+        """The number of coefficients with all terms."""
         return self._always + sum(columns.shape[1] for columns in self._terms.values())
 
     def residual(self, terms: Iterable[tuple[str, ...]]) -> tuple[float, int]:
-        """Sum of squares and degrees of freedom."""
+        """Return the residual sum of squares and degrees of freedom with these terms."""
         wanted = set(terms) & set(self._terms)
         columns = [columns for term, columns in self._outside.items() if term in wanted]
         basis = _basis(np.hstack([np.zeros((len(self._values), 0)), *columns]))
@@ -88,22 +103,22 @@ class _Analysis:
         return float(left @ left), self._freedom - basis.shape[1]
 
     def gain(self, term: tuple[str, ...], given: Iterable[tuple[str, ...]]) -> tuple[float, int]:
-        """What a term explains beyond the given ones: sum of squares and degrees of freedom."""
+        """Return the sum of squares that a term explains beyond the given ones, and its degrees of freedom."""
         given = set(given)
         without, with_it = self.residual(given), self.residual(given | {term})
         return without[0] - with_it[0], without[1] - with_it[1]
 
 
 def _basis(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal columns with the same span; what is not of rounding's size counts."""
+    """Return orthonormal columns with the same span, up to rounding."""
     left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
     return left[:, sizes > 1e-9 * max(1.0, *sizes)] if sizes.size else left
 
 
-def _outside(basis: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """What lies outside the span."""
-    return of - basis @ (basis.T @ of)
+def _outside(basis: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the component of the columns that is orthogonal to the basis."""
+    return columns - basis @ (basis.T @ columns)
 
 
-def _of_length_1(columns: np.ndarray) -> np.ndarray:
+def _normalize(columns: np.ndarray) -> np.ndarray:
     return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)

@@ -1,15 +1,16 @@
-"""Intervals and tests over few seeds, and the correction for many comparisons.
+"""Intervals and tests over few seeds, and the correction for multiple comparisons.
 
-An effect's interval and p-value are Student's t over its seeds, which covers as it should with few of them, with
-unequal noise too (Ibragimov and Mueller 2010, "t-Statistic Based Correlation and Heterogeneity Robust Inference").
-Narrower intervals were tried (benchmarks/intervals.py): with variances shrunk towards those of the study's other
-effects (Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression in microarray
-experiments") or pooled with them, 3 seeds cover only 76 to 88 % of an effect that differs from seed to seed; shrunk so
-little that they cover it, they are too wide elsewhere (98 %).
+An effect's interval and p-value are Student's t over its seeds, which keeps its coverage with few seeds and unequal
+noise (Ibragimov and Müller 2010, "t-Statistic Based Correlation and Heterogeneity Robust Inference"). Narrower
+intervals were tried (benchmarks/intervals.py). With variances shrunk towards those of the study's other effects (Smyth
+2004, "Linear Models and Empirical Bayes Methods for Assessing Differential Expression in Microarray Experiments"), or
+pooled with them, and 3 seeds, they cover an effect that differs from seed to seed in only 76 to 88 % of studies; a
+shrinkage weak enough to cover it makes them too wide elsewhere (98 %).
 
-By t alone few effects of 3 seeds would pass a correction for many comparisons. Holm's is therefore made on the p-values
-of the shrunk variances, and an effect has to pass both: its own t over the seeds, and Holm. In the simulations that
-finds more than twice as many effects of 3 seeds as Holm on t, and claims a given effect of 0 in 1 to 4 % of studies.
+With t-tests alone few effects would survive a correction for multiple comparisons with 3 seeds. Holm's correction is
+therefore applied to p-values with shrunk variances, and an effect must pass both its own t-test over the seeds and
+Holm. In simulations with 3 seeds this finds more than twice as many effects as Holm on t-tests, and claims a given
+effect of 0 in 1 to 4 % of studies.
 """
 
 from __future__ import annotations
@@ -20,33 +21,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: The coverage of all intervals, and the level of all tests.
 CONFIDENCE, LEVEL = 0.95, 0.05
-#: Differences below this are rounding of equal numbers.
+#: Numbers that differ by less are equal up to rounding.
 _ROUNDING = 1e-12
-#: A prior for variances is estimated from so many effects at least.
-_FEWEST_VARIANCES = 3
+#: The number of variances that estimating their prior takes.
+_MIN_VARIANCES = 3
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, and the p-value of its being 0; None where there is none (one seed)."""
+    """A number with its 95 % interval and its p-value (null hypothesis: 0); None where there is none (one seed)."""
 
     value: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    count: int = 1  # what it is over: seeds, trials; of a difference, those of the smaller side
+    count: int = 1  # sample size, in seeds or trials; of a difference that of the smaller sample
 
     @property
     def sign(self) -> int:
-        """1 above 0, -1 below 0; 0 where the interval holds 0 or there is none."""
+        """1 above 0, -1 below 0; 0 if the interval contains 0 or there is no interval."""
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
 def estimate_mean(sample: Sequence[float] | np.ndarray) -> Estimate | None:
-    """The mean of independent numbers with Student's interval; None without any."""
+    """Return the mean of independent numbers with Student's t-interval; None if there are no numbers."""
     if len(sample) == 0:
         return None
     (value, low, high, p), _ = (part[0] for part in test_over_seeds(np.array([sample], dtype=float), np.ones(1)))
@@ -56,8 +58,10 @@ def estimate_mean(sample: Sequence[float] | np.ndarray) -> Estimate | None:
 
 
 def welch_difference(one: Estimate, other: Estimate) -> Estimate:
-    """`other` less `one`, of independent samples whose noise may differ (Welch 1947); each has count - 1 degrees of
-    freedom. Without an interval where one of them has none."""
+    """Return `other` minus `one`, with the interval for independent samples of unequal variance (Welch 1947).
+
+    Each has count - 1 degrees of freedom. The difference has no interval if one of the two has none.
+    """
     from scipy import stats
 
     value, count = other.value - one.value, min(one.count, other.count)
@@ -76,8 +80,11 @@ def welch_difference(one: Estimate, other: Estimate) -> Estimate:
 
 
 def interval_difference(one: Estimate, other: Estimate) -> Estimate:
-    """`other` less `one` from the ends of their intervals, which need not lie evenly around them (Zou and Donner 2008;
-    of Wilson's intervals it is Newcombe's, 1998)."""
+    """Return `other` minus `one`, with an interval from the ends of theirs, which may be asymmetric.
+
+    The method is that of Zou and Donner (2008); for Wilson's intervals it gives Newcombe's (1998, method 10). The
+    difference has no interval if one of the two has none.
+    """
     value, count = other.value - one.value, min(one.count, other.count)
     if one.low is None or one.high is None or other.low is None or other.high is None:
         return Estimate(value, count=count)
@@ -87,15 +94,15 @@ def interval_difference(one: Estimate, other: Estimate) -> Estimate:
 
 
 def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Student's t over the seeds, and p-values of the shrunk variances.
+    """Test each contrast by Student's t over the seeds, and with shrunk variances.
 
     Args:
-        of_seeds: [contrasts, seeds], NaN where a seed has none.
-        spread: [contrasts], the variance of a seed's estimate where that of a trial is 1.
+        of_seeds: [contrasts, seeds], NaN where a seed has no estimate.
+        spread: [contrasts], the variance of a seed's estimate if that of a trial is 1.
 
     Returns:
-        [contrasts, 4], estimate, the ends of its 95 % interval and p, and [contrasts], the other p-values; NaN for what
-        can't be told.
+        [contrasts, 4]: estimate, the ends of its 95 % interval, and p; and [contrasts]: p with shrunk variances. NaN
+        where there is no estimate or test.
     """
     from scipy import stats
 
@@ -103,17 +110,17 @@ def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarra
     tests, variance = np.full((len(of_seeds), 4), math.nan), np.full(len(of_seeds), math.nan)
     for count in set(counts[counts > 0]):
         rows = counts == count
-        there = of_seeds[rows][np.isfinite(of_seeds[rows])].reshape(-1, count)
-        tests[rows, 0] = there.mean(axis=1)
+        samples = of_seeds[rows][np.isfinite(of_seeds[rows])].reshape(-1, count)
+        tests[rows, 0] = samples.mean(axis=1)
         if count == 1:
             continue
-        noisy = np.ptp(there, axis=1) > _ROUNDING
-        variance[rows] = np.where(noisy, there.var(axis=1, ddof=1), 0.0)
-        t, same = stats.ttest_1samp(there[noisy], 0.0, axis=1), there[~noisy, 0]
-        of_rows = np.empty((len(there), 3))
-        of_rows[noisy] = np.column_stack([*t.confidence_interval(CONFIDENCE), t.pvalue])
-        of_rows[~noisy] = np.column_stack([same, same, np.abs(same) < _ROUNDING])
-        tests[rows, 1:] = of_rows
+        noisy = np.ptp(samples, axis=1) > _ROUNDING
+        variance[rows] = np.where(noisy, samples.var(axis=1, ddof=1), 0.0)
+        t, constants = stats.ttest_1samp(samples[noisy], 0.0, axis=1), samples[~noisy, 0]
+        intervals_and_p = np.empty((len(samples), 3))
+        intervals_and_p[noisy] = np.column_stack([*t.confidence_interval(CONFIDENCE), t.pvalue])
+        intervals_and_p[~noisy] = np.column_stack([constants, constants, np.abs(constants) < _ROUNDING])
+        tests[rows, 1:] = intervals_and_p
     shrunk, freedom = shrunk_variances(variance, counts - 1, spread)
     p = tests[:, 3].copy()
     tested = shrunk > 0
@@ -123,20 +130,22 @@ def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarra
 
 
 def shrunk_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variances shrunk towards what they have in common, and their degrees of freedom (Smyth 2004, section 6.2).
+    """Return variances shrunk towards a common prior, and their degrees of freedom (Smyth 2004, section 6.2).
+
+    The total degrees of freedom of each are at most the sum of those of all contrasts.
 
     Args:
-        variance: [contrasts] over the seeds; NaN where there is one seed.
-        freedom: [contrasts] seeds less 1.
-        spread: [contrasts] the scale on which they are alike.
+        variance: [contrasts], over the seeds; NaN where there is one seed.
+        freedom: [contrasts], number of seeds minus 1.
+        spread: [contrasts], by which variances are divided to make them comparable.
     """
     from scipy import optimize, special
 
     shrunk, total = variance.copy(), freedom.astype(float)
-    told = np.isfinite(variance) & (spread > 0)
-    scaled, own = variance[told] / spread[told], total[told]
-    middle = float(np.median(scaled)) if told.any() else 0.0
-    if told.sum() < _FEWEST_VARIANCES or middle <= 0:
+    known = np.isfinite(variance) & (spread > 0)
+    scaled, own = variance[known] / spread[known], total[known]
+    middle = float(np.median(scaled)) if known.any() else 0.0
+    if known.sum() < _MIN_VARIANCES or middle <= 0:
         return shrunk, total
     logs = np.log(np.maximum(scaled, 1e-5 * middle)) - special.digamma(own / 2) + np.log(own / 2)
     excess = logs.var(ddof=1) - special.polygamma(1, own / 2).mean()
@@ -144,19 +153,20 @@ def shrunk_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
         half = math.exp(optimize.brentq(lambda log: special.polygamma(1, math.exp(log)) - excess, -20, 14))
         prior, common = 2 * half, math.exp(logs.mean() + special.digamma(half) - math.log(half))
         scaled = (prior * common + own * scaled) / (prior + own)
-    else:  # they differ no more than variances of so few seeds do
+    else:  # they differ no more than sampling error explains
         prior, scaled = math.inf, np.full(len(scaled), scaled.mean())
-    shrunk[told] = scaled * spread[told]
-    total[told] = np.minimum(prior + own, own.sum())
+    shrunk[known] = scaled * spread[known]
+    total[known] = np.minimum(prior + own, own.sum())
     return shrunk, total
 
 
 def adjusted_p(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> np.ndarray:
-    """Holm's correction of `shrunk_p`, main effects and interactions each by themselves; never below an effect's own p.
+    """Return max(p, Holm(shrunk_p)), with main effects and interactions as separate families.
 
     Args:
-        p, shrunk_p: [contrasts], NaN where there is no test.
-        interaction: [contrasts], whether it is one.
+        p: [contrasts], NaN where there is no test.
+        shrunk_p: [contrasts], with shrunk variances.
+        interaction: [contrasts], whether it is an interaction.
     """
     adjusted = np.full(len(p), math.nan)
     for family in (~interaction, interaction):
@@ -167,9 +177,9 @@ def adjusted_p(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> 
 
 
 def holm_correction(p: np.ndarray) -> np.ndarray:
-    """p-values with Holm's correction (1979) for their number.
+    """Return the p-values with the step-down correction of Holm (1979).
 
-    statsmodels' multipletests gives the same, but collects garbage first, 0.1 s each time.
+    statsmodels' multipletests gives the same numbers, but runs the garbage collector first, 0.1 s each time.
     """
     order = np.argsort(p)
     adjusted = np.empty(len(p))

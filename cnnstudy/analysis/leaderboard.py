@@ -1,4 +1,4 @@
-"""The leaderboard: one row a trial, as a frame, CSV, Markdown, and cells for the terminal."""
+"""The leaderboard, with one row per trial, as a frame, CSV, Markdown and table cells; and its Pareto front."""
 
 from __future__ import annotations
 
@@ -17,61 +17,8 @@ from cnnstudy.names import Metric, Parameter, best_name, column_name, equal_fit_
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.recorded import RecordedRun
 
-#: What counts unless other goals are given.
-GOALS: tuple[str, ...] = DEFAULT_GOALS
-#: A goal's value for each trial of a leaderboard, less is better.
-_COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "accuracy": lambda frame: -_numbers(frame, "val_accuracy"),
-    "loss": lambda frame: _numbers(frame, "val_loss"),
-    # better on validation than on train is luck with the draw of the images, no merit
-    "gap": lambda frame: _numbers(frame, "gap_accuracy").clip(lower=0.0),
-    "seconds": lambda frame: _numbers(frame, "seconds"),
-    "parameters": lambda frame: _numbers(frame, "trainable_parameters") + _numbers(frame, "frozen_parameters"),
-}
-
-
-def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series:
-    """Which trials are on the Pareto front, bool by the frame's index.
-
-    A trial is on it if no other trial is as good in every goal and better in one; of trials that are equal in all, all
-    are. Only finished trials count; those that learnt nothing do not, whose gap of 0 is no success, nor do those
-    without a value in one of the goals.
-
-    Args:
-        frame: a leaderboard.
-        goals: of "accuracy" and "loss" (validation), "gap" (below 0 counts as 0), "seconds", "parameters" (all that
-            the network has).
-
-    Raises:
-        InputError: no goal, or an unknown one.
-    """
-    if not goals:
-        raise InputError(f"give at least one goal of {', '.join(_COSTS)}.")
-    for goal in goals:
-        if goal not in _COSTS:
-            raise InputError(
-                f"there is no goal {goal!r}{did_you_mean(goal, _COSTS) or '.'} The goals are {', '.join(_COSTS)}."
-            )
-    if frame.empty:
-        return pd.Series(False, index=frame.index, dtype=bool)
-    costs = np.column_stack([_COSTS[goal](frame) for goal in goals])
-    learnt = (frame["state"] == "finished") & (frame["verdict"] != "not-learning")
-    counts = learnt.to_numpy() & np.isfinite(costs).all(axis=1)
-    rivals = costs[counts]
-    front = counts.copy()
-    for place in np.flatnonzero(counts):
-        as_good, better = rivals <= costs[place], rivals < costs[place]
-        front[place] = not (as_good.all(axis=1) & better.any(axis=1)).any()
-    return pd.Series(front, index=frame.index)
-
-
-def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
-    """NaN where a trial has none; where all failed, there is no number in it at all."""
-    return pd.to_numeric(frame[column]).astype(float)
-
-
-#: What a table for reading shows after the factors, and under which heading; the CSV has every column.
-_MEASURED = {
+#: Columns that tables show after the factors, with their headings; the CSV has every column.
+_SHOWN = {
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
@@ -83,7 +30,7 @@ _AT_THE_BEST = (
     *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.FULL_TRAIN_ACCURACY),
     *(Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
 )
-#: More columns of the CSV: the last weights, the same number of updates, the same fit, and what the gap is usually.
+#: More columns of the CSV: metrics of the last weights, at equal updates, at equal fit, and of the usual protocol.
 _AT_THE_END = {
     "last_train_accuracy": last_name(Metric.TRAIN_ACCURACY),
     "last_val_accuracy": last_name(Metric.VAL_ACCURACY),
@@ -97,21 +44,23 @@ _AT_THE_END = {
     "onset_epoch": Metric.ONSET_EPOCH,
     "val_loss_rise": Metric.VAL_LOSS_RISE,
 }
-#: Columns in which less is better; all other numbers are best when large.
+#: Words in the names of columns in which less is better; in all other columns of numbers more is.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
 _WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
-#: What is told of a trial that did not finish.
+#: The table of trials that did not finish.
 UNFINISHED_HEADINGS = ("trial", "state", "reason")
 
 
 def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
-    """A row for each trial: the finished ones, best first, then pruned, then failed.
+    """Return a row for each trial: finished ones, best first, then pruned ones, then all others.
 
     Args:
-        objective: the study's metric, `val/accuracy` or `val/loss`, which sorts unless `sort` names another column.
+        trials: the run of each trial that counts.
+        objective: the study's metric, `val/accuracy` or `val/loss`, which is sorted by unless `sort` is given.
+        sort: the column to sort by.
 
     Raises:
-        InputError: no such column.
+        InputError: there is no such column.
     """
     frame = pd.DataFrame([_row(trial) for trial in trials])
     if frame.empty:
@@ -122,7 +71,7 @@ def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None 
     if column not in frame:
         raise InputError(
             f"there is no column {column!r} to sort by{did_you_mean(column, frame.columns) or '.'} "
-            f"There are {', '.join(frame.columns)}."
+            f"The columns are {', '.join(frame.columns)}."
         )
     frame["_place"] = frame["state"].map({"finished": 0, "pruned": 1}).fillna(2)
     ascending = frame[column].dtype == object or any(word in column for word in _LESS_IS_BETTER)
@@ -142,7 +91,7 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
         **{factor: levels.get(factor) for factor in FACTORS},
         "weights": trial.weights,
         "seed": trial.seed,
-        # a driver that died may have left a run without parameters
+        # these are missing if the driver died before it recorded parameters
         "image_size": trial.image_size,
         "epochs": trial.epochs,
         "optimizer": parameters.get(Parameter.OPTIMIZER, ""),
@@ -164,7 +113,7 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
 
 
 def _number_or_text(text: str) -> float | int | str | None:
-    """A parameter as it was before MLflow made text of it."""
+    """Return a parameter's value, which MLflow stores as text."""
     if text == "None":
         return None
     for kind in (int, float):
@@ -174,7 +123,9 @@ def _number_or_text(text: str) -> float | int | str | None:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Numbers as their shortest text that reads back exactly; text never as a spreadsheet's formula.
+    """Write a frame as CSV, with the shortest text of each number that reads back exactly.
+
+    Text that a spreadsheet would read as a formula is escaped.
 
     Raises:
         InputError: the file can't be written.
@@ -182,7 +133,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     safe = frame.map(_csv_cell)
     for column in frame.select_dtypes(float).columns:
         if column in _WHOLE_NUMBERS:
-            safe[column] = frame[column].astype("Int64")  # a trial without a value had made floats of whole numbers
+            safe[column] = frame[column].astype("Int64")  # missing values turned them into floats
     try:
         safe.to_csv(path, index=False, encoding="utf-8")
     except OSError as error:
@@ -190,12 +141,12 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    """A carriage return by itself would not be quoted, and end the row."""
+    # pandas does not quote a lone carriage return, which would end the row
     return escape_formula(value).replace("\r", " ") if isinstance(value, str) else value
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:
-    """The tables for reading, as Markdown: the finished trials, and apart from them the others with the reason.
+    """Write the finished trials as a Markdown table, and the others with their reasons as a second one.
 
     Raises:
         InputError: the file can't be written.
@@ -218,7 +169,7 @@ def _markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def split_by_state(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The finished trials, and the others."""
+    """Return the finished trials, and the others."""
     if frame.empty:
         return frame, frame
     finished = frame["state"] == "finished"
@@ -226,21 +177,21 @@ def split_by_state(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
-    """Cells under UNFINISHED_HEADINGS."""
+    """Return cells under UNFINISHED_HEADINGS."""
     return [[str(trial[heading]) for heading in UNFINISHED_HEADINGS] for trial in others.to_dict("records")]
 
 
 def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells for reading: accuracies in percent, gaps in signed points, and the factors that vary."""
+    """Return headings and cells: the factors that vary, accuracies in percent, gaps in points with their sign."""
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
-    measured = [name for name in _MEASURED if name in frame and (name != "verdict" or frame[name].any())]
-    columns = [name for name in ("trial", *factors, *measured) if name in frame]
-    headings = [FACTORS[name].short_label if name in FACTORS else _MEASURED.get(name, name) for name in columns]
+    shown = [name for name in _SHOWN if name in frame and (name != "verdict" or frame[name].any())]
+    columns = [name for name in ("trial", *factors, *shown) if name in frame]
+    headings = [FACTORS[name].short_label if name in FACTORS else _SHOWN.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
 
 
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
-    """Within a network: between networks a default may differ."""
+    # within a network, because networks have different defaults
     return bool((frame.groupby("architecture")[factor].nunique() > 1).any())
 
 
@@ -260,12 +211,15 @@ def _cell(row: dict[Any, Any], column: str) -> str:
 
 
 def transfer_label(transfer: str, weights: str) -> str:
-    """The transfer mode, and a word where its source weights are random: its numbers say nothing then."""
+    """Return the transfer mode, marked if its source weights are random, which are for timing only."""
     return f"{transfer} (random weights)" if weights == "random" else transfer
 
 
 def best_by_transfer(frame: pd.DataFrame) -> list[str]:
-    """For each network, a line with the best finished trial of each transfer mode, where there are several modes."""
+    """Return a line for each network with several transfer modes: the best validation accuracy of each mode.
+
+    The number of finished trials follows in brackets.
+    """
     finished = frame[frame["state"] == "finished"]
     lines = []
     for architecture, trials in finished.groupby("architecture", sort=False):
@@ -282,3 +236,58 @@ def best_by_transfer(frame: pd.DataFrame) -> list[str]:
         shown = ", ".join(f"{name} {100 * value:.1f} % ({count})" for value, name, count in best)
         lines.append(f"{architecture}: {shown}")
     return lines
+
+
+# ---- the Pareto front
+
+#: The default goals.
+GOALS: tuple[str, ...] = DEFAULT_GOALS
+#: The cost of each trial of a leaderboard in each goal; less is better.
+_COSTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "accuracy": lambda frame: -_numbers(frame, "val_accuracy"),
+    "loss": lambda frame: _numbers(frame, "val_loss"),
+    # a validation accuracy above that on train is luck of the split, not merit
+    "gap": lambda frame: _numbers(frame, "gap_accuracy").clip(lower=0.0),
+    "seconds": lambda frame: _numbers(frame, "seconds"),
+    "parameters": lambda frame: _numbers(frame, "trainable_parameters") + _numbers(frame, "frozen_parameters"),
+}
+
+
+def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series:
+    """Return for each trial whether it is on the Pareto front, with the frame's index.
+
+    A trial is on the front if no other trial is at least as good in every goal and better in one; trials that are equal
+    in all goals are all on it. Only finished trials with a value in every goal count, and only those that learnt: at
+    chance level a gap of 0 is no success.
+
+    Args:
+        frame: a leaderboard.
+        goals: from "accuracy" and "loss" (validation), "gap" (below 0 counts as 0), "seconds", "parameters" (trainable
+            and frozen).
+
+    Raises:
+        InputError: there is no goal, or an unknown one.
+    """
+    if not goals:
+        raise InputError(f"give at least one goal; the goals are {', '.join(_COSTS)}.")
+    for goal in goals:
+        if goal not in _COSTS:
+            raise InputError(
+                f"there is no goal {goal!r}{did_you_mean(goal, _COSTS) or '.'} The goals are {', '.join(_COSTS)}."
+            )
+    if frame.empty:
+        return pd.Series(False, index=frame.index, dtype=bool)
+    costs = np.column_stack([_COSTS[goal](frame) for goal in goals])
+    learnt = (frame["state"] == "finished") & (frame["verdict"] != "not-learning")
+    counts = learnt.to_numpy() & np.isfinite(costs).all(axis=1)
+    rivals = costs[counts]
+    front = counts.copy()
+    for place in np.flatnonzero(counts):
+        as_good, better = rivals <= costs[place], rivals < costs[place]
+        front[place] = not (as_good.all(axis=1) & better.any(axis=1)).any()
+    return pd.Series(front, index=frame.index)
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as floats, NaN where a trial has none; if all failed, its type is not numeric."""
+    return pd.to_numeric(frame[column]).astype(float)

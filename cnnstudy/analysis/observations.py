@@ -1,12 +1,16 @@
-"""Trials as observations: one row each, with its factors, its seed, and what was measured on an equal basis.
+"""Trials as observations: a row each, with its factors, seed, and outcomes measured on three bases.
 
-A gap can only be compared where something else is equal. The bases, the part before the slash of an outcome:
+A gap can only be compared where something else is equal. The basis is the part before the slash of an outcome:
 
-    epochs       the last weights, after the same passes over the images
-    updates      the weights after as many updates as the trial with the fewest makes
-    train_loss   the weights when the clean train loss first comes down to what nine in ten trials reach
+    epochs       the last weights, after the same number of passes over the images
+    updates      the weights after the number of updates that the trial with the fewest makes
+    train_loss   the weights when the clean train loss first falls to what 90 % of the trials that learn reach
 
-The others hardly learn: they would push that loss up to where no trial has learnt anything yet, and are left out of it.
+The remaining 10 % hardly learn: they would raise that loss to where no trial has learnt anything yet. They have no
+value on that basis.
+
+Factors that a study tunes are no question of the study: each cell is represented by its best level of them
+(choose_tuned_levels).
 """
 
 from __future__ import annotations
@@ -23,118 +27,78 @@ from cnnstudy.config.factors import FACTORS
 from cnnstudy.names import Metric, equal_updates_name, last_name
 from cnnstudy.tracking.recorded import RecordedRun
 
-CHOOSES = "epochs/val_loss"
-
-
-def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:
-    """The trials at the level that the other seeds choose for their cell, one a cell and seed.
-
-    Args:
-        frame: finished trials of one network (observations.Observations).
-        tune: the factors that are tuned together; those that do not vary are passed over.
-    """
-    tune = [factor for factor in tune if factor in frame and frame[factor].nunique() > 1]
-    if not tune or frame["seed"].nunique() < 2:
-        return frame
-    others = [factor for factor in FACTORS if factor in frame and factor not in tune]
-    kept = []
-    for _, cell in frame.groupby(others, dropna=False, sort=False) if others else [((), frame)]:
-        losses = cell.pivot_table(index="seed", columns=tune, values=CHOOSES, aggfunc="mean", dropna=False)
-        for seed in losses.index:
-            of_others = losses.drop(index=seed)
-            # a level that failed in some seed is no choice that can be relied on
-            means = of_others.mean(skipna=False).to_numpy()
-            if not np.isfinite(means).any():
-                continue
-            best = losses.columns[int(np.nanargmin(means))]
-            chosen = best if isinstance(best, tuple) else (best,)
-            there = (cell["seed"] == seed) & (cell[tune] == list(chosen)).all(axis=1)
-            kept.append(cell[there])
-    return pd.concat(kept) if kept else frame.iloc[:0]
-
-
-def describe_choices(frame: pd.DataFrame, factor: str) -> str:
-    """Which levels of a tuned factor were chosen, and where batch size varies at which batch size."""
-    one, by = FACTORS[factor], FACTORS["batch_size"]
-    several = by.name in frame and frame[by.name].nunique() > 1
-    groups: list[tuple[Any, pd.DataFrame]] = list(frame.groupby(by.name, sort=True)) if several else [("", frame)]
-    texts = []
-    for level, trials in groups:
-        counts = trials[factor].value_counts(normalize=True)
-        shares = ", ".join(
-            f"{one.write(chosen)} in {100 * share:.0f} %" for chosen, share in zip(counts.index, counts, strict=True)
-        )
-        texts.append(f"{shares} at {by.describe(level)}" if several else shares)
-    return f"{one.label} has its best level in each cell, as the other seeds choose it: {'; '.join(texts)}."
-
-
 BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
-#: The outcomes that are spoken of most: columns of an observation.
+#: The columns of the outcomes that are reported most.
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
-#: So large a share of the trials that learn comes down to the train loss at which they are compared.
+#: The outcome by which tuned levels are chosen.
+CHOOSES = "epochs/val_loss"
+#: The share of the trials that learn which reaches the train loss at which trials are compared.
 REACH = 0.9
-#: A metric's values by epoch, of one run.
+#: Looks up a metric's values by epoch, given the run's ID and the metric's name.
 History = Callable[[str, str], Mapping[int, float]]
 
-_CURVES = {
+_METRICS = {
     "gap_accuracy": Metric.GAP_ACCURACY,
     "val_accuracy": Metric.VAL_ACCURACY,
     "val_loss": Metric.VAL_LOSS,
     "gap_loss": Metric.GAP_LOSS,
 }
-_NAMES = {"epochs": last_name, "updates": equal_updates_name}
+#: How a metric at the end of a basis is named, for the bases whose value is recorded.
+_RECORDED_NAMES = {"epochs": last_name, "updates": equal_updates_name}
 
 
 @dataclass(frozen=True)
 class Observations:
-    """The finished trials of one network: `frame` has a column for each factor, `architecture`, `seed`, `verdict`, and
-    `<basis>/<outcome>` for each outcome (NaN where a trial has none).
+    """The finished trials of one network.
 
-    `train_loss` (nats) is where the basis of that name compares; None where no trial learnt.
+    `frame` has a column for each factor, `architecture`, `number`, `seed`, `verdict`, and `<basis>/<outcome>` for each
+    outcome (NaN where a trial has none). `train_loss` (nats) is the loss at which the basis of that name compares; None
+    if no trial learnt.
     """
 
     architecture: str
     frame: pd.DataFrame
     train_loss: float | None
-    left_out: Mapping[str, int]  # trials that are no observation, by their state
+    left_out: Mapping[str, int]  # state -> number of trials that did not finish
 
 
 def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: float | None = None) -> list[Observations]:
-    """The observations of each network, from a study's trials.
+    """Return the observations of each network, from a study's trials.
 
     Args:
+        runs: the run of each trial that counts.
         history: looks up a metric of a run by epoch.
-        until_train_loss: the train loss (nats) that trials train down to, where the study file says so.
+        until_train_loss: the train loss (nats) at which trials stop, if the study file sets it.
     """
-    found = []
+    observations = []
     for architecture in dict.fromkeys(run.architecture for run in runs):
-        of_network = [run for run in runs if run.architecture == architecture]
-        finished = [run for run in of_network if run.state == "finished"]
-        states = [run.state for run in of_network if run.state != "finished"]
+        network_runs = [run for run in runs if run.architecture == architecture]
+        finished = [run for run in network_runs if run.state == "finished"]
+        unfinished = [run.state for run in network_runs if run.state != "finished"]
         curves = {run.run_id: _curves(run, history) for run in finished}
         lowest = [
             min(losses)
             for run in finished
             if run.verdict != "not-learning" and (losses := curves[run.run_id][Metric.TRAIN_LOSS])
         ]
-        reached = until_train_loss or _reached_by_most(lowest)
-        frame = pd.DataFrame([_observation(run, curves[run.run_id], reached) for run in finished])
-        left_out = {state: states.count(state) for state in dict.fromkeys(states)}
-        found.append(Observations(architecture, frame, reached, left_out))
-    return found
+        train_loss = until_train_loss or _loss_reached_by_most(lowest)
+        frame = pd.DataFrame([_observation(run, curves[run.run_id], train_loss) for run in finished])
+        left_out = {state: unfinished.count(state) for state in dict.fromkeys(unfinished)}
+        observations.append(Observations(architecture, frame, train_loss, left_out))
+    return observations
 
 
-def _reached_by_most(lowest: Sequence[float]) -> float | None:
-    """The train loss that REACH of the trials come down to."""
+def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
+    """Return the smallest train loss that a share REACH of the trials reaches, from the lowest loss of each."""
     return sorted(lowest)[math.ceil(REACH * len(lowest)) - 1] if lowest else None
 
 
 def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
-    """The clean train loss and the outcomes, epoch by epoch."""
-    named = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *_CURVES.values())}
-    epochs = sorted(set.intersection(*(set(values) for values in named.values())))
-    return {name: [values[epoch] for epoch in epochs] for name, values in named.items()}
+    """Return the clean train loss and the outcomes at each epoch that has all of them."""
+    by_epoch = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *_METRICS.values())}
+    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())))
+    return {name: [values[epoch] for epoch in epochs] for name, values in by_epoch.items()}
 
 
 def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss: float | None) -> dict[str, object]:
@@ -147,25 +111,77 @@ def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss
         "verdict": run.verdict,
         **{factor: levels.get(factor) for factor in FACTORS},
     }
-    for basis, name_of in _NAMES.items():
-        row |= {f"{basis}/{outcome}": run.metrics.get(name_of(name), math.nan) for outcome, name in _CURVES.items()}
-    at = math.inf if train_loss is None else train_loss
-    row |= {f"train_loss/{outcome}": _where_loss_is(at, curves, name) for outcome, name in _CURVES.items()}
+    for basis, recorded_name in _RECORDED_NAMES.items():
+        row |= {
+            f"{basis}/{outcome}": run.metrics.get(recorded_name(metric), math.nan)
+            for outcome, metric in _METRICS.items()
+        }
+    row |= {
+        f"train_loss/{outcome}": math.nan if train_loss is None else _interpolate_at_loss(train_loss, curves, metric)
+        for outcome, metric in _METRICS.items()
+    }
     row["epochs/train_accuracy"] = run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan)
     row["legacy_images"] = run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan)
     row[LEGACY_GAP] = run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan)
     return row
 
 
-def _where_loss_is(train_loss: float, curves: Mapping[str, list[float]], name: str) -> float:
-    """The metric where the clean train loss first comes down to `train_loss`, on the straight line between the epochs
-    around it; the first epoch's where the loss is lower there already."""
-    losses, values = curves[Metric.TRAIN_LOSS], curves[name]
+def _interpolate_at_loss(train_loss: float, curves: Mapping[str, list[float]], metric: str) -> float:
+    """Return the metric where the clean train loss first falls to `train_loss`, interpolated linearly between epochs.
+
+    It is the first epoch's value if the loss is already lower there, and NaN if the loss is never reached.
+    """
+    losses, values = curves[Metric.TRAIN_LOSS], curves[metric]
     for i, loss in enumerate(losses):
         if loss > train_loss:
             continue
-        if i == 0 or math.isinf(train_loss):
-            return values[0] if math.isfinite(train_loss) else math.nan
+        if i == 0:
+            return values[0]
         share = (losses[i - 1] - train_loss) / (losses[i - 1] - loss)
         return values[i - 1] + share * (values[i] - values[i - 1])
     return math.nan
+
+
+def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:
+    """Return the trials at the tuned factors' best level, one for each cell and seed.
+
+    For each seed, the best level is the one with the lowest mean validation loss at the last epoch over the *other*
+    seeds of the cell, so that no seed chooses by its own losses.
+
+    Args:
+        frame: finished trials of one network (Observations.frame).
+        tune: the factors that are tuned together; those that do not vary are ignored.
+    """
+    tune = [factor for factor in tune if factor in frame and frame[factor].nunique() > 1]
+    if not tune or frame["seed"].nunique() < 2:
+        return frame
+    others = [factor for factor in FACTORS if factor in frame and factor not in tune]
+    chosen_trials = []
+    for _, cell in frame.groupby(others, dropna=False, sort=False) if others else [((), frame)]:
+        losses = cell.pivot_table(index="seed", columns=tune, values=CHOOSES, aggfunc="mean", dropna=False)
+        for seed in losses.index:
+            # a level that is missing in any of the other seeds is not chosen
+            means = losses.drop(index=seed).mean(skipna=False).to_numpy()
+            if not np.isfinite(means).any():
+                continue
+            best = losses.columns[int(np.nanargmin(means))]
+            levels = list(best) if isinstance(best, tuple) else [best]
+            chosen_trials.append(cell[(cell["seed"] == seed) & (cell[tune] == levels).all(axis=1)])
+    return pd.concat(chosen_trials) if chosen_trials else frame.iloc[:0]
+
+
+def describe_choices(frame: pd.DataFrame, factor: str) -> str:
+    """Return a sentence on how often each level of a tuned factor was chosen, by batch size if that varies."""
+    tuned, batch_size = FACTORS[factor], FACTORS["batch_size"]
+    is_by_batch_size = batch_size.name in frame and frame[batch_size.name].nunique() > 1
+    groups: list[tuple[Any, pd.DataFrame]] = (
+        list(frame.groupby(batch_size.name, sort=True)) if is_by_batch_size else [("", frame)]
+    )
+    texts = []
+    for size, trials in groups:
+        counts = trials[factor].value_counts(normalize=True)
+        shares = ", ".join(
+            f"{tuned.write(level)} in {100 * share:.0f} %" for level, share in zip(counts.index, counts, strict=True)
+        )
+        texts.append(f"{shares} at {batch_size.describe(size)}" if is_by_batch_size else shares)
+    return f"{tuned.label} is at its best level in each cell, chosen by the other seeds: {'; '.join(texts)}."

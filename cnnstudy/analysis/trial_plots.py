@@ -1,7 +1,7 @@
-"""Pictures of a trial: its learning curves with the gap, and its confusion matrix.
+"""Plots of a trial: its learning curves with the gap, and its confusion matrix.
 
-All trials of a study have the same ones but for their numbers. To make axes, ticks and legends takes as long as to draw
-them, so the last picture of a kind is kept and only what differs is set anew.
+The plots of a study's trials differ in their numbers only. Creating axes, ticks and legends takes as long as drawing
+them, so the last figure of each kind is reused with new data.
 """
 
 from __future__ import annotations
@@ -19,22 +19,42 @@ from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 
 TRAIN_COLOR, VALIDATION_COLOR, GAP_COLOR = "#0b6e99", "#c4521b", "#f1c9a5"
-#: Classes of whose matrix the counts are written into the cells, at most.
+#: With more classes, the counts are not written into the cells of the confusion matrix.
 WRITTEN = 20
 
 
 def draw_curves(records: Sequence[EpochRecord], best_epoch: int, title: str, path: Path) -> None:
-    """Clean train and validation accuracy and loss by epoch as PNG, the gap between them shaded."""
+    """Write a PNG with clean train and validation accuracy and loss by epoch, the gap between them shaded.
+
+    Args:
+        records: the trial's epochs.
+        best_epoch: the epoch to mark; 0 for none.
+        title: above the plot.
+        path: the file.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     _curves(bool(best_epoch)).draw(records, best_epoch, title, path)
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
-    """The confusion matrix of validation as PNG, coloured by the share of the true class."""
+    """Write a PNG with the confusion matrix on validation, coloured by the share of the true class.
+
+    Args:
+        matrix: counts, rows true class, columns predicted class.
+        classes: their names.
+        title: above the plot.
+        path: the file.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     _confusion(tuple(classes)).draw(matrix, title, path)
 
 
 class _Panel:
-    """Train and validation of one metric by epoch."""
+    """One metric on train and validation by epoch."""
 
     def __init__(self, axes: Axes, names: tuple[str, str], label: str, has_best: bool) -> None:
         self._axes = axes
@@ -61,12 +81,12 @@ class _Panel:
 
 
 class _Curves:
-    """The panels of accuracy and loss; with a mark of the best epoch, or without."""
+    """A figure with panels for accuracy and loss, with or without a mark at the best epoch."""
 
     def __init__(self, has_best: bool) -> None:
         self._figure = Figure(figsize=(9, 3.8))
         self._title = self._figure.suptitle("", fontsize=11)
-        # a layout engine would draw everything twice, and of texts all that differs is the title
+        # a layout engine would draw everything twice, and only the title's text differs
         self._figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.9, wspace=0.2)
         labels = {
             "accuracy": (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY),
@@ -85,7 +105,7 @@ class _Curves:
 
 
 class _Confusion:
-    """The matrix of so many classes."""
+    """A figure with the confusion matrix of these classes."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         size = min(14.0, 2.5 + 0.5 * len(classes))
@@ -95,7 +115,7 @@ class _Confusion:
         self._axes.set(xlabel="predicted", ylabel="true", title=" ")
         self._axes.title.set_fontsize(10)
         ticks = range(len(classes))
-        names = [_shown(name) for name in classes]
+        names = [_tick_label(name) for name in classes]
         self._axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
         self._axes.set_yticks(ticks, names, fontsize=8)
         cells = [(row, column) for row in ticks for column in ticks] if len(classes) <= WRITTEN else []
@@ -112,7 +132,7 @@ class _Confusion:
             text.set_text(str(matrix[row][column]))
             text.set_color("white" if shares[row][column] > 0.5 else "k")
         _save(self._figure, path)
-        # the room that the names take is found: no other trial needs more
+        # the layout now fits the class names, which are the same in every trial
         self._figure.set_layout_engine("none")
 
 
@@ -120,13 +140,13 @@ _curves = functools.lru_cache(maxsize=2)(_Curves)
 _confusion = functools.lru_cache(maxsize=1)(_Confusion)
 
 
-def _shown(name: str) -> str:
-    """A class's name at a length that leaves room for the matrix; `$` is a dollar there and no mathematics."""
+def _tick_label(name: str) -> str:
+    """Return a class name, shortened to leave room for the matrix, with `$` escaped (matplotlib's mathematics)."""
     return (name if len(name) <= 30 else f"{name[:29]}…").replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # a box stands for a letter that matplotlib's font does not have
+        # letters that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         figure.savefig(path, dpi=110)

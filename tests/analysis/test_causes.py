@@ -1,4 +1,4 @@
-"""From a study's runs to the answer, in numbers and in words."""
+"""From a study's runs to the analysis of each network, in numbers and sentences."""
 
 from __future__ import annotations
 
@@ -42,25 +42,29 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> N
         for name in ("epochs/legacy_gap_accuracy", "parts/measuring_gap", "parts/updates_gap", "updates/gap_accuracy")
     ]
     estimates = [part.estimate for part in parts if part is not None]
-    # 6 points of measuring; the small batch's many updates make 2 points that the large one has not
+    # measuring adds 6 points; the small batch's larger number of updates costs 2 points, which the large one is spared
     assert estimates == pytest.approx([0.06, 0.06, -0.02, 0.02], abs=0.01)
     assert estimates[0] == pytest.approx(sum(estimates[1:]))
     (said,) = [line for line in effect_sentences(found) if "usual protocol" in line]
     assert "batch size 64 instead of 8 changes the gap by +6." in said
-    assert "(it looks at 240 validation images at batch size 8 and 192 validation images at batch size 64)" in said
+    assert "(it uses 240 validation images at batch size 8 and 192 validation images at batch size 64)" in said
 
 
 def test_the_answer_comes_first_and_in_words(found: NetworkAnalysis) -> None:
     lines = effect_sentences(found)
     assert lines[0].startswith("alexnet overfits: at the end of training the gap is +")
-    assert "96 trials, 4 seeds). With their best weights 96 of the 96 that learnt have the verdict overfit." in lines[0]
+    assert (
+        "96 trials, 4 seeds). With their best weights, 96 of the 96 trials that learnt have the verdict overfit."
+        in lines[0]
+    )
     assert lines[1].startswith("4 times the training images lower the gap: -1")
     assert "at the same train loss (0.50 nats)" in lines[1]
     assert any(line.startswith("Frozen instead of scratch lowers the gap: -") for line in lines)
     (unknown,) = [line for line in lines if line.startswith("Cannot tell")]
     assert "dropout 0.5 instead of 0" in unknown
-    assert any("images a class" in line and line.startswith("scratch: ") for line in lines)
-    assert any(line.startswith("Share of what makes the gap differ between trials: data fraction") for line in lines)
+    assert any("images per class" in line and line.startswith("scratch: ") for line in lines)
+    shares = "Share of the variance of the gap between trials that each factor explains: data fraction"
+    assert any(line.startswith(shares) for line in lines)
 
 
 def test_the_table_has_an_answer_for_each_level(found: NetworkAnalysis) -> None:
@@ -81,7 +85,7 @@ def test_trials_that_learnt_nothing_are_told_of(monkeypatch: pytest.MonkeyPatch)
         for run in simulated.trials
     ]
     (found,) = of(simulated, trials)
-    assert any("12 of 96 trials learnt nothing" in warning for warning in found.warnings)
+    assert any("12 of 96 trials did not learn" in warning for warning in found.warnings)
     assert any("(all with batch size 64)" in warning for warning in found.warnings)
     effect = found.effect("batch_size", 64, "epochs/gap_accuracy")
     assert effect is not None
@@ -104,7 +108,7 @@ def test_an_adaptive_search_is_told_of() -> None:
     assert any("adaptive (tpe)" in warning for warning in found.warnings)
     (random,) = of(Simulated(seeds=1, strategy=strategy | {"sampler": "random"}, budget={"trials": 24}))
     assert not any("adaptive" in warning for warning in random.warnings)
-    # six random trials are too few to share anything out; 24 are enough
+    # six random trials are too few to estimate importances; 24 are enough
     assert found.importances != random.importances
 
 
@@ -137,7 +141,7 @@ def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
     ]
     (found,) = of(simulated, silent)
     assert effect_sentences(found)[0] == (
-        "alexnet learns nothing in any of 48 trials, 2 seeds: there is no overfitting to explain."
+        "alexnet did not learn in any of 48 trials, 2 seeds: there is no overfitting to explain."
     )
 
 

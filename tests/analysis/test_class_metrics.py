@@ -1,4 +1,4 @@
-"""What a confusion matrix says of each class, by hand."""
+"""Metrics of each class, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_class_metrics_by_hand() -> None:
         "images": 5.0,
     }
     assert (rows[1]["precision"], rows[1]["recall"]) == (3 / 4, 3 / 5)
-    # never predicted: no division by nothing
+    # never predicted: no division by zero
     assert rows[2] == {"class": "eel", "precision": 0.0, "recall": 0.0, "f1": 0.0, "images": 1.0}
 
 
@@ -33,7 +33,7 @@ def test_a_class_without_images_divides_by_nothing() -> None:
 def test_the_probe_gives_each_class_a_gap() -> None:
     rows = class_metrics(((4, 1), (2, 3)), ("cat", "dog"), ((3, 0), (0, 0)))
     assert (rows[0]["train_recall"], rows[0]["gap"]) == (1.0, pytest.approx(0.2))
-    # no image of the class in the probe: nothing is known, and nothing is recorded
+    # without probe images of the class nothing is known, and nothing is recorded
     assert math.isnan(float(rows[1]["train_recall"]))
     named = class_metric_names(rows)
     assert (named["train_recall/cat"], named["recall/cat"]) == (1.0, 0.8)

@@ -1,4 +1,4 @@
-"""Two studies side by side: differences whose truth is known, and what can't be compared."""
+"""Comparison of two studies: known differences are found, and what can't be compared is said."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def side(simulated: Simulated, name: str = "a", trials: list[RecordedRun] | None
 
 
 def light_side(simulated: Simulated) -> Side:
-    """With nothing but effects, many times over."""
+    """Return a side with effects only, which is fast enough for many simulations."""
     found = []
     for observations in observe(simulated.trials, simulated.history):
         factors = recorded_factors(simulated.study.config, observations.architecture)
@@ -113,7 +113,7 @@ def test_a_study_under_other_noise_is_told_from_itself_as_rarely_as_promised(dig
 
 
 def test_pairs_are_exact_where_noise_is_shared() -> None:
-    """What a seed does to both studies cancels, whatever its size."""
+    """Noise that a seed adds to both studies cancels, whatever its size."""
     a = side(Simulated(by_seed=0.2, noise=0.0))
     b = side(Simulated(by_seed=0.2, noise=0.0, effects=STEEPER), "b")
     comparison = compare(a, b)
@@ -138,7 +138,7 @@ def test_the_same_numbers_are_the_same() -> None:
     assert {one.answer for one in comparison.outcomes} == {"equal"}
     assert {one.answer for one in comparison.effects} == {"cannot tell"}
     assert comparison.differences == ()
-    assert said(comparison, "Nothing that is recorded differs")
+    assert said(comparison, "No recorded setting differs")
     assert "alexnet: the gap is the same in both (16.7 in A, 16.7 in B)." in comparison_sentences(comparison)
 
 
@@ -148,7 +148,7 @@ def test_the_same_numbers_are_the_same() -> None:
 def test_other_images_are_not_matched() -> None:
     comparison = compare(side(Simulated()), side(Simulated(digest="other"), "b"))
     assert {one.method for one in (*comparison.outcomes, *comparison.effects)} == {WELCH}
-    assert any("did not see the same images" in note for note in comparison.notes)
+    assert any("used different images" in note for note in comparison.notes)
     assert ("data digest", "d" * 24, "other") in [(one.key, one.a, one.b) for one in comparison.differences]
 
 
@@ -201,7 +201,7 @@ def test_a_search_is_compared_over_its_trials() -> None:
     assert any("B is a search" in note and "more often" in note for note in comparison.notes)
 
 
-# ---- what can't be told
+# ---- what can't be compared
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -210,7 +210,7 @@ def test_one_seed_has_no_interval() -> None:
     assert (found.method, found.answer) == (ONE_SEED, "cannot tell")
     assert found.difference is not None
     assert found.difference.low is None
-    assert "for B has one seed and no interval" in said(comparison, "the gap: cannot tell")
+    assert "because B has one seed and so no interval" in said(comparison, "the gap: cannot tell")
     assert {one.answer for one in comparison.effects} == {"cannot tell"}
     assert {one.p_adjusted for one in comparison.effects} == {None}
 
@@ -225,7 +225,7 @@ def test_networks_of_one_study_are_said() -> None:
         side(Simulated(architectures=("alexnet", "vgg16"))), side(Simulated(architectures=("alexnet",)), "b")
     )
     assert {one.architecture for one in comparison.outcomes} == {"alexnet"}
-    assert any(note.startswith("vgg16: trials have finished in A alone") for note in comparison.notes)
+    assert any(note.startswith("vgg16: only A has finished trials") for note in comparison.notes)
     nothing = compare(side(Simulated(architectures=("vgg16",))), side(Simulated(), "b"))
     assert (nothing.outcomes, nothing.effects) == ((), ())
 
@@ -249,9 +249,9 @@ def test_what_learnt_nothing_counts_for_accuracy_not_for_the_gap() -> None:
     comparison = compare(side(Simulated(noise=0.0)), side(silent, "b"))
     assert outcome(comparison).b is None
     assert outcome(comparison).answer == "cannot tell"
-    assert said(comparison, "the gap can't be compared: no trial of B has one (a gap counts only where")
+    assert said(comparison, "the gap can't be compared: no trial of B has one (only trials that learnt")
     assert outcome(comparison, "val_accuracy").answer == "lower"
-    assert any("96 of 96 trials learnt nothing" in note for note in comparison.notes)
+    assert any("96 of 96 trials did not learn" in note for note in comparison.notes)
 
 
 def test_a_study_without_a_finished_trial() -> None:
@@ -269,7 +269,7 @@ def test_what_failed_is_left_out_and_said() -> None:
     trials = [dataclasses.replace(simulated.trials[0], state="failed", reason="oom"), *simulated.trials[1:]]
     comparison = compare(side(simulated, "a", trials), side(Simulated(random=1), "b"))
     assert outcome(comparison).pairs == 95
-    assert "alexnet in A: 1 trial failed, left out." in comparison.notes
+    assert "alexnet in A: 1 trial failed, excluded." in comparison.notes
 
 
 # ---- words
@@ -292,16 +292,16 @@ def test_less_and_the_other_way_and_not_at_all() -> None:
         side(Simulated()), side(Simulated(effects={"data_fraction": {0.25: 0, 0.5: 0, 1: 0}}, random=1), "b")
     )
     line = said(none, "frozen instead of scratch lowers")
-    assert "lowers the gap in A; in B that can't be told" in line
+    assert "lowers the gap in A; cannot tell in B" in line
     assert "the two differ: +" in line
-    assert "batch size 64 instead of 8" in said(none, "In neither study")
+    assert "batch size 64 instead of 8" in said(none, "Cannot tell in either study")
 
 
 def test_what_one_can_tell_and_the_other_cannot_need_not_differ() -> None:
-    """That A tells an effect and B does not is no difference between them."""
+    """An effect that is known in A and not in B is not by itself a difference between them."""
     a, b = Simulated(noise=0.0), Simulated(noise=0.2, random=1, digest="other")
     line = said(compare(side(a), side(b, "b")), "frozen instead of scratch")
-    assert "in B that can't be told" in line
+    assert "cannot tell in B" in line
     assert "cannot tell whether the two differ" in line
 
 

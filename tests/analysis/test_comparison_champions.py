@@ -1,4 +1,4 @@
-"""Two studies' champions: what confirming recorded, what stands in for it, and their difference."""
+"""Two studies' champions: confirmed ones, best trials in their place, and the difference."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_fresh_seeds_are_compared_by_welch() -> None:
 
 
 def test_tests_are_compared_by_both_intervals() -> None:
-    """Newcombe's interval for a difference of shares, in his own example (1998, table II (a): 56/70 and 48/80)."""
+    """Newcombe's interval for a difference of proportions, in his own example (1998, table II (a): 56/70 and 48/80)."""
     ends = [stats.binomtest(right, of).proportion_ci(0.95, "wilson") for right, of in ((48, 80), (56, 70))]
     tests = [
         {**TEST, "images": of, "values": [share], "mean": share, "low": end.low, "high": end.high}
@@ -114,7 +114,7 @@ def test_luck_is_not_compared(make_run: MakeRun) -> None:
 def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
     found = compare_champions(champion(), champion(rule=LOSS))
     assert found.value is None
-    assert found.reason == "A is chosen by val/accuracy, B by val/loss"
+    assert found.reason == "A is selected by val/accuracy, B by val/loss"
     assert found.test is not None  # accuracy for both
     assert compare_champions(champion(), None).value is None
 
@@ -122,4 +122,4 @@ def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
 def test_one_fresh_seed_has_no_interval() -> None:
     found = compare_champions(champion(), champion([0.9]))
     assert found.value is not None
-    assert (found.value.low, found.reason) == (None, "one seed has no interval")
+    assert (found.value.low, found.reason) == (None, "one seed gives no interval")

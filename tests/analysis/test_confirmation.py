@@ -113,7 +113,7 @@ def test_the_best_by_mean_is_champion_and_what_is_clearly_worse_is_behind() -> N
 
 
 def test_pairs_count_and_not_the_spread_between_seeds() -> None:
-    """A seed that is hard for both does not hide that one is always better."""
+    """A seed that is hard for both candidates does not hide that one is always better."""
     hard = [0.5, 0.9, 0.6, 0.8, 0.7]
     found = compare_candidates(
         [
@@ -168,7 +168,7 @@ def test_limits_hold_on_average_and_a_failed_seed_is_no_champion() -> None:
 @pytest.mark.parametrize("rule", [ACCURACY, Rule("val/accuracy", maximum_gap=0.12)])
 @pytest.mark.parametrize("verdict", ["not-learning", "diverged"])
 def test_what_learnt_nothing_with_any_seed_is_no_champion(rule: Rule, verdict: str) -> None:
-    """It has no gap and so keeps every limit by its numbers; nor is it champion where there are no limits."""
+    """Its gap of 0 is within any limit, but it can't be champion, with limits or without."""
     silent, other = (candidate(0), measured([0.5, 0.5], gap=0.0)), (candidate(1), measured([0.4, 0.42], gap=0.1))
     told = {silent[0].trial: [verdict, verdict], other[0].trial: ["overfit", "not-learning"]}
     found = compare_candidates([silent, other], rule, verdicts=told)
@@ -181,7 +181,7 @@ def test_what_learnt_nothing_with_any_seed_is_no_champion(rule: Rule, verdict: s
 
 
 def test_many_rivals_are_corrected_by_holm() -> None:
-    """The same three differences (p = 0.03) tell of one rival, and not of each of two."""
+    """The same three differences (p = 0.03) are significant for one rival, but not for two."""
     differences = [0.02, 0.03, 0.05, 0.01]
     best, less = [0.8, 0.81, 0.82, 0.83], lambda: measured([0.8 + 0.01 * i - by for i, by in enumerate(differences)])
     assert 0.025 < stats.ttest_1samp(differences, 0).pvalue < 0.05
@@ -231,7 +231,7 @@ def test_the_champions_interval_covers_the_truth_at_its_rate_and_the_naive_best_
     dice, count = np.random.default_rng(5), 400
     found = [champions.simulate(dice) for _ in range(count)]
     covered = sum(one.covered for one in found)
-    # 95 %, give or take what 400 simulations can't tell; at most what Bonferroni gives away
+    # 95 %, within the error of 400 simulations; at most what Bonferroni is conservative by
     assert stats.binomtest(covered, count, 0.95).pvalue > 0.01 or covered / count > 0.95
     assert covered / count <= 0.99
     assert sum(one.naive_covered for one in found) / count < 0.7

@@ -1,4 +1,4 @@
-"""The record of a confirmation: what is written is read."""
+"""The record of a confirmation is read as it was written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def confirmed(rule: Rule = RULE, test: ChampionTest | None = TEST, **changes: An
 )
 def test_what_is_written_is_read(written: Confirmation) -> None:
     text = json.dumps(confirmation_to_json(written), allow_nan=False)
-    # repr: what is not a number is not equal to itself
+    # compared by repr, because NaN does not equal itself
     assert repr(confirmation_from_json(text)) == repr(written)
 
 
@@ -62,17 +62,17 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "it is no JSON"),
-        ("", "it is no JSON"),
-        ("[]", "another type"),
-        ("null", "another type"),
+        ("{", "it is not JSON"),
+        ("", "it is not JSON"),
+        ("[]", "wrong type"),
+        ("null", "wrong type"),
         ("{}", "the key 'candidates' is missing"),
-        ({"candidates": None}, "another type"),
+        ({"candidates": None}, "wrong type"),
         ({"candidates": [{"trial": "a-1"}]}, "the key 'levels' is missing"),
         ({"test": {}}, "the key 'opened' is missing"),
-        ({"rule": {"minimum": 0.1}}, "another type"),
-        ({"best_validation": {"trial": "a", "value": "much"}}, "another type"),
-        ({"champion": "vgg16-999"}, "its champion 'vgg16-999' is none of its candidates"),
+        ({"rule": {"minimum": 0.1}}, "wrong type"),
+        ({"best_validation": {"trial": "a", "value": "much"}}, "wrong type"),
+        ({"champion": "vgg16-999"}, "its champion 'vgg16-999' is not among its candidates"),
     ],
 )
 def test_what_confirming_did_not_write_says_why(text: str | dict[str, Any], message: str) -> None:

@@ -50,10 +50,10 @@ def test_the_champion_then_ties_then_the_rest_each_by_its_reason() -> None:
     assert lines == [
         "Champion: vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25), validation accuracy 80.0 % [70.0, 90.0] over "
         "2 fresh seeds, gap +5.0 points.",
-        "Not to be told from it: vgg16-001 (79.0 %). Any of these may be as good; choose among them by cost.",
-        "Worse than it beyond chance: vgg16-002 (60.0 %).",
-        "Beyond the limits () on average over the fresh seeds: vgg16-003.",
-        "Failed with a seed or more, and no champion for that: vgg16-004.",
+        "Statistically tied with it: vgg16-001 (79.0 %). Any of these may be as good; choose among them by cost.",
+        "Significantly worse: vgg16-002 (60.0 %).",
+        "Outside the limits () on average over the fresh seeds: vgg16-003.",
+        "Failed with at least one seed, so cannot be champion: vgg16-004.",
     ]
     assert len(list(champion_sentences(found[:1], found[0], ACCURACY))) == 1
 
@@ -61,7 +61,7 @@ def test_the_champion_then_ties_then_the_rest_each_by_its_reason() -> None:
 def test_what_learnt_nothing_is_said() -> None:
     found = [standing(0, CHAMPION), standing(1, UNLEARNT)]
     assert list(champion_sentences(found, found[0], ACCURACY))[1:] == [
-        "Learnt nothing with any fresh seed, and no champion for that: vgg16-001."
+        "Did not learn with any fresh seed, so cannot be champion: vgg16-001."
     ]
 
 
@@ -72,13 +72,13 @@ NEAREST = "the best of them vgg16-003 with a gap of +30.0 points"
 @pytest.mark.parametrize(
     ("standings", "reason"),
     [
-        ([BEYOND], f"of 1 candidate 1 is beyond the limits {LIMITS}, {NEAREST}"),
-        ([BEYOND, BEYOND], f"of 2 candidates 2 are beyond the limits {LIMITS}, {NEAREST}"),
-        ([FAILED, FAILED], "of 2 candidates 2 failed with a seed or more"),
+        ([BEYOND], f"of 1 candidate, 1 is outside the limits {LIMITS}, {NEAREST}"),
+        ([BEYOND, BEYOND], f"of 2 candidates, 2 are outside the limits {LIMITS}, {NEAREST}"),
+        ([FAILED, FAILED], "of 2 candidates, 2 failed with at least one seed"),
         (
             [BEYOND, UNLEARNT, FAILED],
-            f"of 3 candidates 1 is beyond the limits {LIMITS}, {NEAREST}; 1 learnt nothing with any fresh seed; 1 "
-            "failed with a seed or more",
+            f"of 3 candidates, 1 is outside the limits {LIMITS}, {NEAREST}; 1 did not learn with any fresh seed; 1 "
+            "failed with at least one seed",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_why_there_is_no_champion(standings: list[str], reason: str) -> None:
 def test_why_it_is_the_champion() -> None:
     assert champion_reason([standing(0, CHAMPION), standing(1, TIED)], ACCURACY) == (
         "vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25): the best of 2 by mean val/accuracy over 2 fresh seeds, "
-        "0.8000, gap +5.0 points; not to be told from vgg16-001; this model is that of the median seed"
+        "0.8000, gap +5.0 points; statistically tied with vgg16-001; this is the model of the median seed"
     )
 
 
@@ -99,26 +99,26 @@ def test_all_of_a_confirmation() -> None:
     best = standing(0, CHAMPION)
     test = ChampionTest("2026-11-24", "vgg16-000", ("a", "b"), 2, 50, "d", (0.7, 0.72), (0.5, 0.4), 0.71, 0.6, 0.8)
     confirmed = Confirmation(ACCURACY, (best,), ("vgg16-001", 0.9), best, test=test, refusal="")
-    first, tested, flattered = confirmed_sentences(confirmed)
+    first, tested, optimism = confirmed_sentences(confirmed)
     assert first.startswith("Champion: vgg16-000")
     assert tested == (
-        "Test split: accuracy 71.0 % [60.0, 80.0] on 50 images that no trial has seen, mean of the 2 models (opened "
-        "2026-11-24, opening 2 of this study's test split)."
+        "Test split: accuracy 71.0 % [60.0, 80.0] on 50 images that no trial has seen, mean of the 2 models (evaluated "
+        "2026-11-24, evaluation 2 of this study's test split)."
     )
-    assert "19.0 points better than its test" in flattered
+    assert "19.0 points better than its test score" in optimism
     refused = confirmed_sentences(dataclasses.replace(confirmed, test=None, refusal="it was opened"))
     assert refused[1] == "Not tested: it was opened"
     none = dataclasses.replace(confirmed, standings=(standing(0, FAILED),), champion=None)
-    assert confirmed_sentences(none) == ["No champion: of 1 candidate 1 failed with a seed or more."]
+    assert confirmed_sentences(none) == ["No champion: of 1 candidate, 1 failed with at least one seed."]
 
 
 @pytest.mark.parametrize(
     ("best", "test", "optimism", "rule", "end"),
     [
         (0.9, 0.7, 0.2, ACCURACY, "90.0 % (a-1): 10.0 points better than the champion with fresh seeds, 20.0 points "
-         "better than its test (70.0 %). So much it flatters to choose by it."),
+         "better than its test score (70.0 %). Selecting by validation score overstates accuracy by this much."),
         (0.8, 0.85, -0.05, ACCURACY, "80.0 % (a-1): 0.0 points better than the champion with fresh seeds, 5.0 points "
-         "worse than its test (85.0 %)."),
+         "worse than its test score (85.0 %)."),
         (0.5, None, None, Rule("val/loss"), "0.500 nats (a-1): 0.300 nats better than the champion with fresh seeds."),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How often intervals hold the truth: a few scenarios of benchmarks/coverage.py, with fewer studies."""
+"""Coverage of the intervals: a few scenarios of benchmarks/coverage.py, with fewer studies."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ GAP = "epochs/gap_accuracy"
 def study(
     exponents: Sequence[float], fractions: Sequence[float] = (0.25, 0.5, 1.0), scale: float = 0.1
 ) -> pd.DataFrame:
-    """Trials of a seed for each exponent, with two levels of dropout that leave the gap as it is."""
+    """Return trials of one seed for each exponent, with two levels of dropout that do not change the gap."""
     rows = [
         {"seed": seed, "data_fraction": fraction, "dropout": dropout, GAP: scale * fraction**-exponent}
         for seed, exponent in enumerate(exponents)
@@ -59,7 +59,7 @@ def test_only_combinations_that_are_there_at_each_level_count() -> None:
     frame = study([0.5] * 3)
     frame.loc[frame["dropout"] == 0.5, GAP] += 0.1
     whole = fit(frame)
-    # without the match the gap at half the images would fall by the dropout that is missing there
+    # if combinations were not matched, the missing dropout would lower the gap at half the images
     gone = (frame["seed"] == 1) & (frame["data_fraction"] == 0.5) & (frame["dropout"] == 0.5)
     part = fit(frame[~gone])
     assert part.of_seeds[0] == whole.of_seeds[0]
@@ -94,7 +94,7 @@ def test_gaps_below_0_are_fitted_too() -> None:
     assert law.of_seeds[2][1] > 0.5
 
 
-# ---- what can't be told
+# ---- no law, or no projection
 
 
 def reason(law: DataLaw, gap: float = 0.05) -> str:
@@ -108,7 +108,7 @@ def test_one_level_or_none_in_common() -> None:
         law = fit(frame)
         assert law.exponent is None
         assert "at two levels" in reason(law)
-        assert "can't be told" in law.sentence()
+        assert "cannot tell how the gap depends" in law.sentence()
     frame = study([0.5] * 3, (0.5, 1.0))
     apart = frame[(frame["dropout"] == 0.0) == (frame["data_fraction"] == 1.0)]
     assert fit(apart).exponent is None
@@ -125,7 +125,7 @@ def test_a_gap_that_may_not_fall() -> None:
     law = fit(study([0.5, 0.1, -0.1]))
     assert law.low is not None
     assert law.low < 0
-    assert "from chance" in reason(law)
+    assert "cannot tell whether the gap falls" in reason(law)
     # five seeds can have an interval above 0 with one seed below
     assert "in one of the seeds" in reason(fit(study([0.5, 0.45, 0.5, 0.55, -0.01])))
 
@@ -155,7 +155,7 @@ def test_no_gap_at_all() -> None:
     law = fit(frame.assign(**{GAP: -0.01}))
     assert law.reason == "there is no gap"
     assert "already" in reason(law)
-    # from a gap to none within the measured amounts: no power of n does that
+    # no power law falls from a gap to none within the measured amounts
     frame[GAP] = np.where(frame["data_fraction"] == 0.25, 0.2, 0.0)
     assert "too close to 0" in fit(frame).reason
 
@@ -170,10 +170,10 @@ def test_a_gap_of_0_is_never_reached() -> None:
 
 def test_the_sentence() -> None:
     assert fit(study([0.5, 0.6, 0.55])).sentence() == (
-        "vgg16, scratch: from 100 to 400 images a class the gap goes from 21.5 to 10.0 points; twice the images make "
-        "0.68 times the gap (95 %: 0.63 to 0.74). About 1020 more images a class (666 to 1493) would bring it down to "
-        "5 points."
+        "vgg16, scratch: from 100 to 400 images per class the gap goes from 21.5 to 10.0 points; doubling the images "
+        "multiplies the gap by 0.68 (95 % interval 0.63 to 0.74). About 1020 more images per class (666 to 1493) would "
+        "reduce it to 5 points."
     )
     few = fit(study([0.5, 0.6, 0.55], (0.5, 1.0)), target=0.02).sentence()
-    assert "two amounts can't show whether that goes on" in few
-    assert "down to 2 points: that takes more than 10 times" in few
+    assert "two amounts can't show whether that continues" in few
+    assert "How many images reduce it to 2 points: that takes more than 10 times" in few

@@ -24,7 +24,7 @@ Truth = Callable[[Mapping[str, Any]], float]
 
 
 def study(factors: Mapping[str, Levels], gap: Truth, seeds: int = 3, noise: float = 0.0) -> pd.DataFrame:
-    """A full factorial; a seed adds the same to all of its trials."""
+    """Return a full factorial; a seed adds the same to all of its trials."""
     names = list(factors)
     lists = [levels.values for levels in factors.values() if isinstance(levels, Choices)]
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*lists)]
@@ -161,7 +161,7 @@ def test_a_factor_active_on_one_side_is_averaged_over() -> None:
     assert (transfer.estimate, transfer.pairs) == (pytest.approx(-0.08), 6)
     multiplier = of(effects, "backbone_learning_rate_multiplier", 1.0)
     assert (multiplier.estimate, multiplier.pairs) == (pytest.approx(0.04), 6)
-    # where one of two is not active they have no interaction
+    # two factors of which one is not active have no interaction
     assert {(effect.factor, effect.second) for effect in effects if effect.second} == {
         ("transfer", "dropout"),
         ("dropout", "backbone_learning_rate_multiplier"),
@@ -230,7 +230,7 @@ def test_an_unknown_outcome() -> None:
 
 
 def half(factors: Mapping[str, Levels], gap: Truth, seeds: int = 3, noise: float = 0.0) -> pd.DataFrame:
-    """Half of a factorial with two levels each: no two cells differ in one factor alone."""
+    """In half of a two-level factorial no two cells differ in one factor alone."""
     lists = [levels.values for levels in factors.values() if isinstance(levels, Choices)]
     points = [point for point in itertools.product((0, 1), repeat=len(lists)) if sum(point) % 2 == 0]
     rows = [

@@ -119,7 +119,7 @@ def test_interactions_that_are_one_in_a_fraction_are_not_counted() -> None:
     factors: dict[str, Levels] = {name: Choices((0, 1)) for name in names}
     shares = importances(frame, factors, GAP)
     assert [shares["dropout"], shares["unexplained"]] == pytest.approx([0.5, 0.5], abs=0.05)
-    # two factors that are one: neither can be told
+    # two aliased factors: neither has a share
     shares = importances(frame.assign(protocol=frame["dropout"]), factors, GAP)
     assert "dropout" not in shares
     assert "protocol" not in shares

@@ -14,8 +14,10 @@ from cnnstudy.analysis.intervals import (
     adjusted_p,
     estimate_mean,
     shrunk_variances,
-    test_over_seeds,
     welch_difference,
+)
+from cnnstudy.analysis.intervals import (
+    test_over_seeds as t_test_over_seeds,
 )
 
 NONE = math.nan
@@ -23,7 +25,7 @@ NONE = math.nan
 
 def test_each_contrast_has_the_t_test_of_its_own_seeds() -> None:
     of_seeds = np.array([[0.01, 0.03, 0.04, 0.02], [0.05, NONE, 0.01, NONE], [0.02, NONE, NONE, NONE], [NONE] * 4])
-    tests, _ = test_over_seeds(of_seeds, np.ones(4))
+    tests, _ = t_test_over_seeds(of_seeds, np.ones(4))
     for row, there in zip(tests, ([0.01, 0.03, 0.04, 0.02], [0.05, 0.01]), strict=False):
         t = stats.ttest_1samp(there, 0.0)
         assert row == pytest.approx([np.mean(there), *t.confidence_interval(0.95), t.pvalue])
@@ -32,7 +34,7 @@ def test_each_contrast_has_the_t_test_of_its_own_seeds() -> None:
 
 
 def test_seeds_that_agree_to_the_last_digit() -> None:
-    tests, p = test_over_seeds(np.array([[0.1 + 0.2, 0.3, 0.3], [0.0, 1e-17, -1e-17]]), np.ones(2))
+    tests, p = t_test_over_seeds(np.array([[0.1 + 0.2, 0.3, 0.3], [0.0, 1e-17, -1e-17]]), np.ones(2))
     assert tests[0] == pytest.approx([0.3, 0.3, 0.3, 0.0])
     assert tests[1] == pytest.approx([0.0, 0.0, 0.0, 1.0])
     assert list(p) == [0.0, 1.0]

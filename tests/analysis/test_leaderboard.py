@@ -91,13 +91,15 @@ def test_any_column_sorts(make_run: MakeRun, column: str, expected: list[object]
 
 
 def test_an_unknown_column_is_answered_with_a_near_one(make_run: MakeRun) -> None:
-    with pytest.raises(InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? There are trial,"):
+    with pytest.raises(
+        InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? The columns are trial,"
+    ):
         leaderboard([make_run(1)], ACCURACY, "val_acuracy")
     with pytest.raises(InputError, match="'_place'"):
         leaderboard([make_run(1)], ACCURACY, "_place")
 
 
-# ---- what is not there
+# ---- missing values
 
 
 def test_factors_without_a_level_are_left_out(make_run: MakeRun) -> None:
@@ -195,7 +197,7 @@ def test_a_file_that_cannot_be_written_is_the_users_mistake(make_run: MakeRun, t
             write(frame, tmp_path / "nowhere" / "file")
 
 
-# ---- tables for reading
+# ---- Markdown and table cells
 
 
 def test_cells_for_reading(make_run: MakeRun) -> None:

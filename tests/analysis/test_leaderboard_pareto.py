@@ -1,4 +1,4 @@
-"""The trials that no other is better than in all that counts."""
+"""The Pareto front of a leaderboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def front(rows: list[dict[str, Any]], goals: tuple[str, ...] = GOALS) -> list[bo
 
 
 def by_brute_force(trials: pd.DataFrame, goals: tuple[str, ...]) -> list[bool]:
-    """Every pair of trials, goal by goal."""
+    """Compute the front by comparing every pair of trials, goal by goal."""
 
     def costs(trial: dict[Any, Any]) -> list[float]:
         return [

@@ -1,4 +1,4 @@
-"""From recorded trials to observations on an equal basis."""
+"""Observations of recorded trials on each basis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Curves = dict[str, dict[str, dict[int, float]]]
 
 @pytest.fixture
 def study(make_run: MakeRun) -> tuple[list[RecordedRun], Curves]:
-    """Two trials that learn, the second less well; one that learns nothing, one pruned."""
+    """Return two trials that learn, the second less well, one that does not, and a pruned one."""
     train = {"run0": [1.2, 0.8, 0.2], "run1": [1.4, 1.0, 0.6], "run2": [1.6, 1.6, 1.6], "run3": [1.5]}
     gaps = {"run0": [0.0, 0.1, 0.3], "run1": [0.0, 0.05, 0.1], "run2": [0.0] * 3, "run3": [0.0]}
     curves: Curves = {
@@ -52,7 +52,7 @@ def test_each_basis_has_its_own_numbers(study: tuple[list[RecordedRun], Curves])
     (found,) = observe(runs, history(curves))
     first = found.frame.iloc[0]
     assert (first["epochs/gap_accuracy"], first["updates/gap_accuracy"], first[LEGACY_GAP]) == (0.3, 0.2, 0.4)
-    # the second trial comes down to 0.6, the worst of those that learn; the first passes it a third on its last way
+    # the second trial only reaches 0.6, the higher of the two; the first passes it a third into its last epoch
     assert found.train_loss == pytest.approx(0.6)
     assert first["train_loss/gap_accuracy"] == pytest.approx(0.1 + 0.2 / 3)
     assert found.frame["train_loss/gap_accuracy"].iloc[1] == pytest.approx(0.1)

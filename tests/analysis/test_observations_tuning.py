@@ -1,4 +1,4 @@
-"""Factors at their best level in each cell, chosen by the other seeds."""
+"""Tuned factors: the best level of each cell, chosen by the other seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cnnstudy.analysis.observations import choose_tuned_levels
 
 
 def study(losses: dict[tuple[int, float], list[float]]) -> pd.DataFrame:
-    """A trial for each batch size, learning rate and seed, with its validation loss."""
+    """Return a trial for each batch size, learning rate and seed, with its validation loss."""
     return pd.DataFrame(
         [
             {"batch_size": size, "learning_rate": rate, "seed": seed, "epochs/val_loss": loss}
@@ -31,7 +31,7 @@ def test_each_cell_has_its_own_best() -> None:
 
 
 def test_a_seed_does_not_choose_for_itself() -> None:
-    # seed 0 alone finds 0.2 better, by luck; the others find 0.1 better
+    # only in seed 0 is 0.2 better, by luck; in the others 0.1 is
     frame = study({(8, 0.1): [1.0, 0.4, 0.4], (8, 0.2): [0.1, 0.5, 0.5]})
     found = choose_tuned_levels(frame, ["learning_rate"])
     assert chosen(found)[(8, 0)] == 0.1

@@ -1,4 +1,4 @@
-"""Pictures of a trial."""
+"""Plots of a trial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def records(epochs: int) -> list[EpochRecord]:
 
 
 def size(path: Path) -> tuple[int, int]:
-    """In pixels, after the whole file was read."""
+    """Return width and height in pixels, after reading the whole file."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         image.load()
@@ -36,7 +36,7 @@ def has_colour(path: Path, colour: str) -> bool:
 
 
 def check_that_earlier_ones_leave_nothing(pictures: Sequence[Callable[[], bytes]]) -> None:
-    """Different pictures, drawn one after the other, are those that each of them is by itself."""
+    """Plots drawn one after the other with a reused figure equal those drawn with a new one."""
     one_after_the_other = [draw() for draw in pictures]
     by_themselves = []
     for draw in pictures:

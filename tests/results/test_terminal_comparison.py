@@ -115,7 +115,7 @@ def test_what_the_terminal_shows(studies: Tracker) -> None:
     for title in ("what differed", "outcomes at the end of training", "effects in points", "champions"):
         assert title in text
     assert "training.weight_decay" in text
-    assert "Cannot tell which champion is better: +5.0 points of validation" in text
+    assert "Cannot tell which champion is better: +5.0 points on validation" in text
 
 
 def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:
@@ -140,7 +140,7 @@ def test_confirmed_champions(studies: Tracker, tmp_path: Path) -> None:
     assert found.value.sign == 1
     text = shown(comparison, 200)
     assert "B's champion is better with fresh seeds: +6.0 [" in text
-    assert "On the test split it can't be told which champion is better: +6.0 [-8.1, +20.1] points." in text
+    assert "Cannot tell which champion is better on the test split: +6.0 [-8.1, +20.1] points." in text
 
 
 def test_a_confirmation_that_cannot_be_read(studies: Tracker, tmp_path: Path) -> None:

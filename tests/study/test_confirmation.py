@@ -258,7 +258,7 @@ def test_more_seeds_where_it_is_close(desk: Desk) -> None:
     assert desk.trained == [*keys([0, 1, 2], range(3)), *keys([0, 1], [3])]
     assert [len(one.seeds) for one in confirmed.standings] == [4, 4, 3]
     assert [one.standing for one in confirmed.standings] == ["champion", "tied", "behind"]
-    assert any("Not to be told from it" in line for line in confirmed_sentences(confirmed))
+    assert any("Statistically tied with it" in line for line in confirmed_sentences(confirmed))
 
 
 @pytest.mark.parametrize("stop", range(1, 14, 2))
@@ -286,7 +286,7 @@ def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> N
     assert desk.opened == 0
     assert Tag.TEST_SPLIT not in desk.own.tags
     assert desk.tracker._client.search_registered_models() == []
-    assert "2 are beyond the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
+    assert "2 are outside the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
     assert desk.record()["champion"] is None
 
 
@@ -295,8 +295,8 @@ def test_where_all_fail_that_is_the_recorded_reason(desk: Desk) -> None:
     failures = {key: Failed(key, "diverged", "the loss is not finite", "Traceback") for key in keys([0, 1], range(2))}
     confirmed = done(desk.confirm(failures=failures))
     assert confirmed.champion is None
-    assert desk.record()["reason"] == "of 2 candidates 2 failed with a seed or more"
-    assert confirmed_sentences(confirmed) == ["No champion: of 2 candidates 2 failed with a seed or more."]
+    assert desk.record()["reason"] == "of 2 candidates, 2 failed with at least one seed"
+    assert confirmed_sentences(confirmed) == ["No champion: of 2 candidates, 2 failed with at least one seed."]
 
 
 def test_a_candidate_that_learns_nothing_with_fresh_seeds_is_no_champion(desk: Desk) -> None:
@@ -346,7 +346,7 @@ def test_a_candidate_that_fails_with_a_seed_is_no_champion(desk: Desk) -> None:
     confirmed = done(desk.confirm(accuracy=TURNED, failures={key: broken}))
     assert [(one.candidate.number, one.standing) for one in confirmed.standings] == [(0, "champion"), (1, "failed")]
     assert any(
-        "Failed with a seed or more" in line and "alexnet-001" in line for line in confirmed_sentences(confirmed)
+        "Failed with at least one seed" in line and "alexnet-001" in line for line in confirmed_sentences(confirmed)
     )
 
 

@@ -200,7 +200,7 @@ def test_only_failed_trials(tmp_path: Path) -> None:
 def test_nothing_was_learnt(tmp_path: Path) -> None:
     example = Example(seeds=2, factors=FEW, silent=1000)
     _, reader = whole(example, tmp_path)
-    assert "learns nothing in any of" in reader.sections["answer"]
+    assert "did not learn in any of" in reader.sections["answer"]
     assert "No finished trial has learnt anything yet" in reader.sections["front"]
 
 
