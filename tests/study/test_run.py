@@ -1158,8 +1158,8 @@ def test_trials_under_way_are_left_to_the_driver_that_took_the_study(desk: Desk)
 
     with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
         desk.run(slots=2, on_event=take)
-    assert "alexnet-001  left to the driver that has the study now" in desk.said
-    assert not any("the next call runs it again" in line for line in desk.said)
+    assert "alexnet-001  left to the study's new driver" in desk.said
+    assert not any("resuming the study runs it again" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("ends", ["well", "interrupted", "badly"])
