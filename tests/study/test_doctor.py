@@ -91,10 +91,10 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
     Path(f"{scratch}.lock").touch()
     expected = [
         f"cache: {broken} is broken: index.json is missing",
-        f"processes: {building} was left by a process that is gone",
-        f"processes: {scratch} was left by a process that is gone",
-        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that is gone",
-        "study fake: study fake was left unfinished by a driver that is gone",
+        f"processes: {building} was left by a process that no longer exists",
+        f"processes: {scratch} was left by a process that no longer exists",
+        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that no longer exists",
+        "study fake: study fake was left unfinished by a driver that no longer exists",
     ]
     assert sorted(troubles(doctor.examine(tracker.uri))) == sorted(expected)
     assert all(one.mendable for one in doctor.examine(tracker.uri) if one.trouble)
@@ -128,11 +128,11 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
     found = doctor.examine(tracker.uri)
     assert len(troubles(found)) == 3
     assert (
-        f"checkpoints: checkpoint of alexnet-000 of study fake, {of_ended}, is of a trial that has ended"
+        f"checkpoints: checkpoint of alexnet-000 of study fake, {of_ended}, belongs to a trial that has ended"
         in troubles(found)
     )
     assert any(
-        f"{old}, is of no trial under way that MLflow has here, and was not written to for 40 days" in one.text
+        f"{old}, belongs to no trial under way that this MLflow knows, and was last written 40 days ago" in one.text
         for one in found
     )
     assert any(one.text.startswith(f"{broken} is broken") for one in found)

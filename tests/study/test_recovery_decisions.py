@@ -151,10 +151,10 @@ def test_a_worker_is_ended_before_its_folder_is_removed() -> None:
 
 def test_each_decision_is_a_sentence() -> None:
     (left,) = decide_recovery(study(run("running", "", "RUNNING")))
-    said = "alexnet-000 scratch was left unfinished by a driver that is gone: marked interrupted, to run again"
+    said = "alexnet-000 scratch was left unfinished by a driver that no longer exists: marked interrupted, to run again"
     assert str(left) == said
     (left,) = decide_recovery(study(run("finished", "", "RUNNING")))
-    assert str(left).endswith("is finished, and MLflow still has it as RUNNING: given the status that its state says")
+    assert str(left).endswith("is finished, but MLflow still shows RUNNING: MLflow's status corrected")
 
 
 # ---- checkpoints
@@ -170,7 +170,7 @@ def test_a_checkpoint(ended: bool | None, days: float, removed: bool) -> None:
     decisions = decide_recovery(found)
     assert [(one.what, one.key, one.becomes) for one in decisions] == [("checkpoint", "/c/a", REMOVED)] * removed
     if ended:
-        told = "checkpoint of alexnet-001 of study probe, /c/a, is of a trial that has ended: removed"
+        told = "checkpoint of alexnet-001 of study probe, /c/a, belongs to a trial that has ended: removed"
         assert [str(one) for one in decisions] == [told]
 
 
