@@ -93,7 +93,8 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
         f"cache: {broken} is broken: index.json is missing",
         f"processes: {building} was left by a process that no longer exists",
         f"processes: {scratch} was left by a process that no longer exists",
-        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that no longer exists",
+        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that no longer "
+        "exists",
         "study fake: study fake was left unfinished by a driver that no longer exists",
     ]
     assert sorted(troubles(doctor.examine(tracker.uri))) == sorted(expected)

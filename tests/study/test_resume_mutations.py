@@ -185,7 +185,7 @@ def test_an_edit_that_matters_is_refused(recorded: Recorded, name: str, before: 
     message = str(caught.value)
     assert re.search(rf"^  (data\.classes: )?{re.escape(told)}", message, flags=re.MULTILINE), message
     assert f"{name}.yaml: study '{name}' has trials recorded with other settings" in message
-    assert "Take the change back" in message
+    assert "Undo the change" in message
     assert f"--set name={name}-2" in message
     assert recorded.executor is None
     assert recorded.tracker.study(name).config == held
