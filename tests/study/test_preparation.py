@@ -88,7 +88,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
     runs: dict[str, RecordedRun] = {}
 
     def say(text: str) -> None:
-        if "another process is learning the source weights of alexnet" in text:
+        if "another process is training the source weights of alexnet" in text:
             waits.set()
 
     def learn(name: str, tracker: Tracker, on_event: Callable[[Event], None] = lambda event: None) -> None:
@@ -127,7 +127,7 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
 ) -> None:
     trained = []
     for name, code in (("one", "a"), ("same", "a"), ("changed", "b")):
-        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        monkeypatch.setattr(preparation, "network_code_digest", lambda of, code=code: f"{of} {code}")
         tracker = make_tracker(name)
         recorder = Recorder(tracker, tracker.open_study("probe", config.model_dump(mode="json")))
         executor = FakeExecutor(own_places / name)
@@ -146,7 +146,7 @@ def test_a_study_goes_on_with_the_weights_that_it_began_with(
     for call, code in enumerate(("a", "b", "b")):
         if call == 2:
             cache.clear_entries(cache.list_entries("weights"))
-        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        monkeypatch.setattr(preparation, "network_code_digest", lambda of, code=code: f"{of} {code}")
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / str(call))
         with contextlib.closing(recorder.outbox):
             preparing = Preparation(config, executor, recorder, recorder.runs(), PlainDisplay(print))

@@ -217,8 +217,11 @@ def test_weights_that_were_replaced_are_refused(recorded: Recorded) -> None:
     finally:
         file.write_text(whole, encoding="utf-8")
     message = str(caught.value)
-    assert "source weights of alexnet in weights.h5 are not those that study 'searched' was begun with" in message
-    assert f"their digest is {'0' * 24}" in message
+    assert (
+        "source weights of alexnet in weights.h5 differ from those of the recorded trials of study 'searched'"
+        in message
+    )
+    assert f"(digest {'0' * 24} instead of" in message
     assert "--set name=searched-2" in message
     assert recorded.executor is not None
     assert recorded.executor.trials == []

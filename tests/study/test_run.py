@@ -640,10 +640,10 @@ def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
     (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
     whole = entry.read_bytes()
     np.savez(entry, whose="somebody else's")
-    with pytest.raises(StudyChangedError, match="learnt anew by other code"):
+    with pytest.raises(StudyChangedError, match="pretrained again by other code"):
         desk.run(*frozen, PRETRAIN, "budget.trials=2")
     entry.write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next call learns them again"):
+    with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next run trains them again"):
         desk.run(*frozen, PRETRAIN, "budget.trials=2")
     entry.write_bytes(whole)
     assert desk.run(*frozen, PRETRAIN, "budget.trials=2").finished == 2
