@@ -291,7 +291,7 @@ def test_features_and_the_memory_of_all_workers_are_told(
     desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed = Speed(1000, 1.0, (8,), ((0.1,),), 0.0, features_bytes=3_000_000, peak_bytes=2_000_000_000)
-    monkeypatch.setattr(estimate, "_measured", lambda *given: speed)
+    monkeypatch.setattr(estimate, "_measure_speed", lambda *given: speed)
     specs = [changed(trial, transfer="frozen", number=number) for number in (1, 2)]
     told = " of disk for models, 3 MB in the cache for features, up to 2 GB of memory"
     assert desk.tell(specs)[-1].endswith(told)
