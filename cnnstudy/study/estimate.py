@@ -86,7 +86,7 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         executor.deterministic = config.training.deterministic
         preparation = Preparation(config, executor, Unrecorded(recorded), runs, display)
         images = preparation.images(config.data, config.architectures)
-        weights = SourceWeights("random", None)
+        weights = SourceWeights("random", None)  # as fast as the real ones
         specs = [trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
         seconds = describe_cost(specs, runs, artifacts, executor, display)
     if seconds is not None and not past and _may_end_early(config):
@@ -364,7 +364,7 @@ _FILE = "seconds.json"
 
 
 def save_forecast(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
-    """Save the estimate of a dry run in the cache, in place of an earlier one; a cache that can't be written is no error.
+    """Save the estimate of a dry run in the cache, if that can be written; it replaces an earlier one.
 
     Args:
         trials: the missing trials that it covers.
