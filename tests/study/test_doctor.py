@@ -66,7 +66,7 @@ def ended(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, number: int) 
 def test_a_database_that_is_not_there_is_not_made(own_places: Path) -> None:
     found = doctor.examine("sqlite:///not-there.db")
     assert troubles(found) == []
-    assert any("not-there.db is not there yet" in one.text for one in found)
+    assert any("not-there.db does not exist yet" in one.text for one in found)
     assert not Path("not-there.db").exists()
     assert doctor.repair("sqlite:///not-there.db") == []
 
@@ -77,7 +77,7 @@ def test_all_is_well(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) ->
     found = doctor.examine(tracker.uri)
     assert troubles(found) == []
     assert "study fake: in order; trials done: 1" in [f"{one.area}: {one.text}" for one in found]
-    assert any(one.text.endswith("can be written; studies: 1") for one in found)
+    assert any(one.text.endswith("is writable; studies: 1") for one in found)
 
 
 def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
@@ -137,7 +137,7 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
         for one in found
     )
     assert any(one.text.startswith(f"{broken} is broken") for one in found)
-    assert any(one.text.startswith("of 3 trials under way, or that MLflow does not have here") for one in found)
+    assert any(one.text.startswith("of 3 trials under way or unknown to this MLflow") for one in found)
     assert len(doctor.repair(tracker.uri)) == 3
     assert [path.exists() for path in (of_ended, waiting, of_another, old, broken)] == [False, True, True, False, False]
     assert troubles(doctor.examine(tracker.uri)) == []
@@ -197,7 +197,7 @@ def test_a_study_whose_records_wait_is_told_and_left_alone(
     spool.add(Envelope("end_run", 1, run_id, {"state": "finished", "tags": {}}))
     found = doctor.examine(tracker.uri)
     assert troubles(found) == []
-    told = f"1 record waits for MLflow in {spool.folder}; the next call that runs the study delivers them"
+    told = f"1 record waits for MLflow in {spool.folder}; the study's next run delivers them"
     assert told in [one.text for one in found]
     assert doctor.repair(tracker.uri) == []
     assert {run.status for run in tracker.runs(study.experiment_id)} == {"RUNNING"}
@@ -208,7 +208,7 @@ def test_files_of_finished_trials_that_are_gone(tracker: Tracker, study: Recorde
     tracker.end_run(study.run_id, "finished")
     root = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
     shutil.rmtree(root / ids[0])
-    told = ["study fake: files of finished trials are gone: alexnet-000: its files"]
+    told = ["study fake: files of finished trials are missing: alexnet-000: its files"]
     assert troubles(doctor.examine(tracker.uri)) == told
     doctor.repair(tracker.uri)
     assert troubles(doctor.examine(tracker.uri)) == told
@@ -247,7 +247,7 @@ def test_how_it_is_shown() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     doctor.show_findings(console, [Finding("a", "fine [bold]"), Finding("b", "not [red]", True, "do [this]")], ["it"])
     text = console.export_text()
-    for words in ("repaired: it", "fine [bold]", "not [red]", "-> do [this]", "1 to look at"):
+    for words in ("repaired: it", "fine [bold]", "not [red]", "-> do [this]", "problems found: 1"):
         assert words in text
 
 
