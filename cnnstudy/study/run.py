@@ -119,7 +119,7 @@ def confirm_study(
     Raises:
         UnknownNameError: there is no such study.
         ConfigError: an option is out of range.
-        NothingToConfirmError: no trial has finished and learned anything.
+        NothingToConfirmError: no trial has finished and learnt anything.
         StudyBusyError, StudyChangedError: as run_study.
         DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
