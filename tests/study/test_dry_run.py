@@ -158,4 +158,4 @@ def test_a_cache_that_takes_no_forecast_is_no_matter(
 ) -> None:
     (own_places / "no folder").write_text("")
     monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "no folder"))
-    assert any("learning source weights" in line for line in desk.plan())
+    assert any("pretraining the source weights" in line for line in desk.plan())

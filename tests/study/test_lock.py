@@ -87,7 +87,7 @@ def test_one_elsewhere_is_refused_until_somebody_says_that_it_is_gone(tracker: T
     theirs = DriverLock(tracker, study, ELSEWHERE)
     theirs.take()
     assert read_driver(tracker, study) == ("unknown", "pid 7 on elsewhere")
-    with pytest.raises(StudyBusyError, match=r"begun by pid 7 on elsewhere, .*--take-over"):
+    with pytest.raises(StudyBusyError, match=r"started by pid 7 on elsewhere; .*--take-over"):
         DriverLock(tracker, study).take()
     theirs.check()
     DriverLock(tracker, study).take(take_over=True)

@@ -120,7 +120,7 @@ def test_other_packages_are_told(registry: Registry) -> None:
     ("given", "message"),
     [
         ("fake/alexnet-009", r"no trial 'alexnet-009' in study 'fake'; did you mean 'alexnet-00"),
-        ("fake/alexnet-003", r"fake/alexnet-003 can't be compared with itself: it is failed"),
+        ("fake/alexnet-003", r"fake/alexnet-003 can't be reproduced: it is failed"),
         ("other/alexnet-000", r"'other/alexnet-000' is neither STUDY/TRIAL nor .*The studies are fake\."),
         ("0" * 32, r"neither STUDY/TRIAL nor the id of a trial's run"),
     ],

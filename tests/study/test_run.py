@@ -504,8 +504,8 @@ def test_other_images_are_refused(desk: Desk) -> None:
 
 def test_a_second_driver_is_refused(desk: Desk) -> None:
     code = (
-        "import sys\nfrom cnnstudy.study.lock import hold_study_lock as one_driver\n"
-        "with one_driver(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
+        "import sys\nfrom cnnstudy.study.lock import hold_study_lock\n"
+        "with hold_study_lock(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, "fake", desk.tracker.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -632,7 +632,7 @@ def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
     (own_places / "weights.h5").touch()
     given = (*frozen, "weights={default: {source: file, file: weights.h5}}", "name=given")
     desk.run(*given, "budget.trials=1", weights_digest="1" * 64)
-    with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*'given' was begun with .*1{64}.*=given-2"):
+    with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*study 'given' .*1{64}.*=given-2"):
         desk.run(*given, "budget.trials=2", weights_digest="2" * 64)
     assert desk.trained == []
     assert desk.run(*given, "budget.trials=2", weights_digest="1" * 64).finished == 2
