@@ -1,4 +1,4 @@
-"""The whole examination, on real databases and leftovers."""
+"""The doctor's checks and repairs, with real databases and leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONFIG = {"objective": {"metric": "val/accuracy"}}
 def _own_temporary_folder(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own_places / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
-    # the machine's other processes are not a test's business
+    # leave the machine's other processes alone
     monkeypatch.setattr("cnnstudy.study.recovery.workers_here", dict)
 
 
@@ -152,7 +152,7 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
 def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """A study of the same name, in another database, that uses the same cache."""
+    """It belongs to a study of the same name in another database that shares the cache."""
     ended(tracker, study, spec, 0)
     tracker.end_run(study.run_id, "finished")
     folder = write_checkpoint(dataclasses.replace(spec, number=0))
@@ -168,7 +168,7 @@ def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
 def test_a_checkpoint_of_a_trial_whose_status_was_not_written_any_more(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """Its driver was killed between the state that it wrote and MLflow's status, with the time of its end."""
+    """Its driver was killed after writing the state, and before MLflow's status and end time."""
     run_id = Recorder(tracker, study).start(spec).run_id
     tracker.set_tags(run_id, {Tag.STATE: "finished"})
     tracker.end_run(study.run_id, "finished")
@@ -191,7 +191,7 @@ def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy,
 def test_a_study_whose_records_wait_is_told_and_left_alone(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """Its trial has ended: that is to be delivered first."""
+    """The records that wait contain the end of its trial, and are delivered first."""
     run_id = Recorder(tracker, study).start(spec).run_id
     spool = Spool(study.name, tracker.uri)
     spool.add(Envelope("end_run", 1, run_id, {"state": "finished", "tags": {}}))

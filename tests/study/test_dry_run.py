@@ -1,4 +1,4 @@
-"""What a study would take, told without a trial and without a record."""
+"""A dry run estimates a study without training a trial or recording anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a trial again: from a made-up record, and once really."""
+"""Reproducing a trial: from a simulated record, and once from a real one."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_other_source_weights_are_refused(registry: Registry, own_places: Path) 
 
 
 def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Registry, own_places: Path) -> None:
-    """Neither the runs, nor who runs the study: another driver may be at work."""
+    """Neither runs nor the driver's tag change: another driver may be running the study."""
     shutil.rmtree(own_places / "cache" / "weights")
     before = [dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)]
     frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
@@ -156,7 +156,7 @@ def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Re
 
     assert reproduce_trial(f"fake/{frozen}", registry, Workers(make), SilentDisplay()).differences == ()
     assert executors[0].trials == ["pretrain-alexnet", frozen]
-    # all of it is trained again
+    # every epoch is trained again
     assert [job.payload["share_epochs"] for job in executors[0].jobs if job.kind == "run_trial"] == [False, False]
     assert [
         dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)
@@ -198,7 +198,7 @@ def test_a_record_that_says_nothing(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_really(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained.folder)  # where its photos are
+    monkeypatch.chdir(trained.folder)  # its photos are here
     make = partial(LocalExecutor, 1)
     found = reproduce_trial(f"{NAME}/alexnet-000", Registry(Tracker(trained.uri)), Workers(make), SilentDisplay())
     assert found.differences == ()

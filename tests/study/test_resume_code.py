@@ -94,7 +94,7 @@ def recorded(
 
 @pytest.fixture
 def versioned(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """versioned(text): the code's version from here on; no commit is made."""
+    """Return a function that sets the code's version, without a commit."""
     return lambda text: monkeypatch.setattr(resume, "code_version", lambda: text)
 
 
@@ -150,7 +150,7 @@ def test_code_is_accepted_once_and_the_study_says_so(recorded: Recorded, version
     assert json.loads(recorded.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
     (warning,) = [text for text in recorded.said if "more than one version of the training code" in text]
     assert warning.endswith("\n  training/trainer.py: Trainer.run_epoch changed")
-    assert recorded.run(4).finished == 4  # it is the study's code now
+    assert recorded.run(4).finished == 4  # now recorded as the study's code
     recorded.edit(EDIT[0], EDIT[2], EDIT[1])
     with pytest.raises(StudyChangedError):
         recorded.run(5)
@@ -208,7 +208,7 @@ def test_a_study_of_an_earlier_version_is_taken_as_it_is(recorded: Recorded) -> 
 
 @pytest.fixture
 def recorded_by_file(recorded: Recorded) -> Recorded:
-    """A study whose code was recorded by a version that did so file by file."""
+    """A study whose code was recorded file by file, by an earlier version."""
     study, versions = recorded.tracker.study("coded"), code_version.training_versions()
     before = {
         "version": "0.1.0+g1a2b3c4d5e6f",

@@ -40,7 +40,7 @@ def commands(tracker: Tracker) -> tuple[str, str]:
 def test_a_stopped_run_and_a_stopped_confirm(
     own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    """Wherever the view is, the command that it tells finds the file, which is not named as the study is."""
+    """The recorded command finds the study's file from any folder, though its name differs from the study's."""
     leave_out_pictures(monkeypatch)
     file = own_places / "my studies" / "one.yaml"
     file.parent.mkdir()

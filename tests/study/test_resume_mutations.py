@@ -53,7 +53,7 @@ strategy: {kind: factorial, seeds: 1}
 seed: 5
 """
 FILES = {"searched": SEARCH, "crossed": FACTORIAL}
-#: The study, what stands in its file, what is written instead, and how the difference is told.
+#: Study, text in its file, replacement, and the reported difference.
 MATTERS = [
     ("searched", "folder, path: photos, classes: [cat, dog, owl]", "digits", 'data.name: "folder" -> "digits"'),
     ("searched", "classes: [cat, dog, owl]", "classes: [cat, dog]", 'data.classes: ["cat", "dog", "owl"] -> ["cat", '),
@@ -122,7 +122,7 @@ HARMLESS = [
 
 
 class Engine(FakeExecutor):
-    """Weights of a file have the digest that it holds."""
+    """The digest of source weights is the text of their file."""
 
     def _check(self, job: Job) -> Work:
         file = job.payload["file"]
@@ -130,7 +130,7 @@ class Engine(FakeExecutor):
 
 
 class Recorded:
-    """A folder with both studies, and their record."""
+    """Both study files in a folder, and the records of both studies."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.folder, self.tracker = folder, tracker
