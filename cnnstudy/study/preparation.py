@@ -181,9 +181,9 @@ class Preparation:
                 self.display.say(f"{spec.key}: another process is training {what}; waiting for it")
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
-        found = architectures.find(name)
+        network = architectures.find(name)
         fixed: dict[str, Level] = {"transfer": "scratch", "batch_size": weights.batch_size}
-        levels = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: fixed.get(factor.name))
+        levels = complete_levels(network.has_auxiliary_heads, network.defaults, lambda factor: fixed.get(factor.name))
         assert weights.data is not None  # schema.Weights requires both
         assert weights.epochs is not None
         return TrialSpec(
