@@ -154,6 +154,7 @@ def _run_seeds(
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
     resources.display.say(f"confirming {names} with {len(numbers)} fresh seeds each")
+    resources.prepare()
     Driver(resources, FixedList(proposals)).run(len(candidates) * len(numbers))
     return resources.recorder.runs()
 

@@ -34,7 +34,12 @@ def at_work(workers: Workers) -> Iterator[Workers]:
 
 
 class Driver:
-    """Keeps the workers busy until the strategy has nothing more to propose."""
+    """Keeps the workers busy until the strategy has nothing more to propose.
+
+    Args:
+        resources: prepared.
+        strategy: proposes the trials.
+    """
 
     def __init__(self, resources: StudyResources, strategy: Strategy) -> None:
         self.resources = resources
@@ -59,7 +64,6 @@ class Driver:
             RepeatedFailureError: too many consecutive trials failed in the same way.
             TakenOverError: another driver has taken over the study.
         """
-        self.resources.prepare()
         self.display.start_trials(total - self.strategy.remaining, total)
         try:
             self._fill_slots()

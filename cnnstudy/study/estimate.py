@@ -359,6 +359,7 @@ def local_folder(address: str) -> Path | None:
     return None if len(parts.scheme) > 1 else Path(address).absolute()  # a scheme of one letter is a Windows drive
 
 
+#: Estimates that dry runs save in the cache, and the file in each entry.
 KIND = "forecasts"
 _FILE = "seconds.json"
 

@@ -46,22 +46,18 @@ class StudyResources:
         self.display = display
         self.workers = workers
         self._accept_code = accept_code
-        self._code_is_checked = False
+        self._prepared = False
 
     def prepare(self) -> None:
-        """Check the training code and prepare images and weights now, before the first trial.
+        """Check and record the training code, then build images and weights; do nothing the second time.
 
         Raises:
-            StudyChangedError: as `check_code`.
+            StudyChangedError: other code trained the recorded trials; or as the class.
         """
-        self.check_code()
-        _ = self.images, self.weights
-
-    def check_code(self) -> None:
-        """Record the training code; raise StudyChangedError if other code trained the recorded trials."""
-        if not self._code_is_checked:
+        if not self._prepared:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
-        self._code_is_checked = True
+            _ = self.images, self.weights
+            self._prepared = True
 
     @property
     def folder(self) -> Path:
