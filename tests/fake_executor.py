@@ -1,4 +1,4 @@
-"""An executor in this process whose trials take no time: made-up learning curves and models, and faults on demand."""
+"""An executor within the test process: simulated learning curves and models that take no time, and faults on demand."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
 from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
 
-#: Yields events; after an Epoch it is sent whether to go on.
+#: Yields events; after an Epoch it is sent the answer: True to train on.
 Work = Generator[Event, bool, None]
 DIGEST = "0123456789abcdef01234567"
 
 
 class FakeExecutor:
-    """Deals out the events of its jobs in turn; a job whose epoch was not answered has to wait.
+    """Delivers the events of its jobs in turn; a job whose epoch was not answered waits.
 
-    Trials with a checkpoint after every epoch write it, and go on from it.
+    Trials with a checkpoint after every epoch write it, and resume from it.
 
     Args:
         folder: for the files of trials.
-        failures: by a job's key, the event that it ends with, or those that its first tries end with; a trial fails
-            after the first epoch of each try.
+        failures: by a job's key, the event that ends it, or those that end its first attempts; a trial fails after the
+            first epoch of each attempt.
         accuracy: by a trial's key, its validation accuracy after the last epoch.
-        interrupt_at: how many events come before a KeyboardInterrupt.
+        interrupt_at: the number of events before a KeyboardInterrupt.
         digest: of the images that `prepare_images` finds.
-        on_event: told of each event before it is dealt out.
+        on_event: called with each event before it is delivered.
         weights_digest: of the source weights in any file.
-        hangs: by a job's key how often it is begun and never says anything; meanwhile `now` goes on.
-        alive: those that hang give signs of life.
-        shared: by a trial's key, how many of its epochs another trial has trained.
+        hangs: by a job's key, how many of its attempts hang without an event, while `now` advances.
+        alive: jobs that hang send signs of life.
+        shared: by a trial's key, how many of its epochs are shared with another trial.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FakeExecutor:
 
     @property
     def trials(self) -> list[str]:
-        """The keys of the trials that were submitted, pretraining among them."""
+        """The keys of the submitted trials, including pretraining."""
         return [job.key for job in self.jobs if job.kind == "run_trial"]
 
     def start_ahead(self, job: Job) -> None:
@@ -149,14 +149,14 @@ class FakeExecutor:
         yield self._end(job, {"file": job.payload["file"] or "/weights.h5", "digest": self.weights_digest})
 
     def _measure(self, job: Job) -> Work:
-        """One second an update for each image of a batch, and a hundredth for each that is evaluated."""
+        """Report one second per update and image of the batch, and a hundredth per evaluated image."""
         sizes = job.payload["batch_sizes"]
         phases = 2 if job.payload["spec"]["levels"]["transfer"] == "two-phase" else 1
         speed = Speed(1000, 10.0, tuple(sizes), (tuple(map(float, sizes)),) * phases, 0.01)
         yield self._end(job, speed.to_json())
 
     def _open_test(self, job: Job) -> Work:
-        """0.7 for the first model, 0.72 for the second and so on, of 50 images."""
+        """Report an accuracy of 0.7 for the first model, 0.72 for the second and so on, on 50 images."""
         assert all(Path(file).is_file() for file in job.payload["models"])
         accuracy = [0.7 + 0.02 * number for number in range(len(job.payload["models"]))]
         measured = {"images": 50, "digest": "t" * 64, "accuracy": accuracy, "loss": [1 - one for one in accuracy]}
@@ -188,14 +188,14 @@ class FakeExecutor:
         yield self._end(job, replace(result, shared_epochs=sum(record.shared for record in records)).to_json())
 
     def _explain(self, job: Job) -> Work:
-        """A model without mistakes."""
+        """Report a model without mistakes."""
         yield self._end(job, {"wrong": 0, "validation": 1, "layer": "conv5", "map": [3, 3], "entries": []})
 
     def _end(self, job: Job, result: Any) -> Event:
         return self._fault[job.key] or Done(job.key, json.loads(json.dumps(result)))
 
     def _epoch(self, spec: TrialSpec, epoch: int) -> dict[str, float]:
-        """Validation climbs evenly from chance to where it ends; the gap opens, less with dropout."""
+        """Return metrics: validation rises linearly from chance to its end; the gap widens, less with dropout."""
         dice = random.Random(f"{spec.architecture} {spec.seed} {sorted(spec.levels.items())}")
         end = self.accuracy.get(spec.key, dice.uniform(0.5, 0.9))
         chance = 1 / len(spec.images.classes)

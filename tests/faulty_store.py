@@ -1,4 +1,4 @@
-"""A study on a tracking store that breaks on demand; and all that MLflow holds of it, to compare."""
+"""A study on a tracking store that fails on demand, and its whole record in MLflow, for comparison."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ WRITES = (
 
 
 class FaultyClient:
-    """MLflow's client, whose calls that write are counted, and fail where `fails` says so.
+    """MLflow's client; calls that write are counted, and fail on demand.
 
     Args:
-        fails: told the number of the call, from 0, and its name; "before" it is done, or "after" that, or "".
+        fails: given the number of the call, from 0, and its name, returns "before" or "after" for a failure before or
+            after the call, or "" for none.
     """
 
     def __init__(self, client: Any, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
         self.client, self.fails = client, fails
         self.calls: list[str] = []
-        self.down = False  # no call gets anywhere
+        self.down = False  # every call fails
         self.on_call: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
@@ -65,7 +66,7 @@ class FaultyClient:
 
 
 def whole_record(tracker: Tracker, experiment: str, times: bool = True) -> dict[str, Any]:
-    """Everything of an experiment, by names instead of ids, less what differs between two studies by nature."""
+    """Return everything in an experiment, by names instead of ids, without what always differs between studies."""
     client = getattr(tracker._client, "client", tracker._client)
     runs = list(client.search_runs([experiment], run_view_type=ViewType.ALL))
     names = {run.info.run_id: run.info.run_name for run in runs}
@@ -113,7 +114,7 @@ def _model(model: Any, names: dict[str, str], times: bool, uri: str) -> dict[str
 
 
 def _files(location: str, uri: str) -> dict[str, str]:
-    """By path what is in them, less the name of the temporary folder that the images' place has here."""
+    """Return the contents by path, without the name of the temporary folder of the images."""
     folder = Path(location.removeprefix("file://"))
     if location.startswith("mlflow-artifacts:"):
         folder = Path(download_artifacts(artifact_uri=location, dst_path=tempfile.mkdtemp(), tracking_uri=uri))
@@ -135,14 +136,14 @@ strategy: {sampler: grid}
 budget: {trials: 2}
 """
 ONE = "budget.trials=1"
-#: A record is waited for until it has arrived or failed: which, no clock decides.
+#: Wait until each record has arrived or failed, however long that takes.
 SURE = RetryPolicy(answer=60, pauses=(0.01,), end=60)
-#: At the end nothing is waited for.
+#: Wait for nothing at the end.
 BRIEF = RetryPolicy(answer=60, pauses=(0.001,), end=0)
 
 
 class Desk:
-    """Runs a study on a tracker whose client may be faulty, with times that count up from 1."""
+    """Runs a study on a tracker whose client may fail, with times that count up from 1."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.file = folder / "fake.yaml"
@@ -154,7 +155,7 @@ class Desk:
         leave_out_pictures(monkeypatch)
 
     def use(self, tracker: Tracker, fails: Callable[[int, str], str] = lambda number, name: "") -> None:
-        """Begin anew on this tracker."""
+        """Start over with this tracker."""
         self.tracker = tracker
         self.client = tracker._client = FaultyClient(tracker._client, fails)
         self.begin()
@@ -195,15 +196,15 @@ class Desk:
         return whole_record(self.tracker, self.tracker.study("fake").experiment_id, times)
 
     def down(self, event: Event) -> None:
-        """An executor's `on_event`: the store is down from the first epoch on."""
+        """Take the store down from the first epoch on; for an executor's `on_event`."""
         self.client.down = self.client.down or isinstance(event, Epoch)
 
     def at_the_end(self, act: Callable[[], None]) -> None:
-        """Do something when the study has nothing more to do than to wait for MLflow."""
+        """Call `act` when the study is done, and only waits for MLflow."""
         self.on_say = lambda text: act() if text.startswith("waiting for MLflow") else None
 
     def up(self) -> None:
-        """The store answers again."""
+        """Bring the store back."""
         self.client.down = False
 
     def told(self, beginning: str) -> list[str]:
@@ -211,5 +212,5 @@ class Desk:
 
 
 def is_clean(folder: Path) -> bool:
-    """Whether nothing waits, and no files of the outbox are left."""
+    """Check that no records wait, and no files of the outbox are left."""
     return not waiting() and not any((folder / "cache" / "outbox").glob("*/"))

@@ -1,8 +1,19 @@
-"""A study from its file to its end.
+"""Run a study: everything that happens between reading its file and reporting its results.
 
-Comes in: a StudyConfig, a Tracker and an Executor. Goes out: recorded trials, a confirmed champion, an opened test
-split; or, for a dry run, what the study would take. `run` reads from top to bottom; `driver` is its loop; `resume`,
-`recovery` and `lock` decide what a call finds and may do. `doctor` checks that all of it is in order.
+Input: a StudyConfig, a Tracker and an Executor. Output: recorded trials, a confirmed champion and its test result; for
+a dry run, an estimate of time, memory and disk.
+
+    run            the steps of a study, in order
+    lock           one driver per study
+    recovery       finds and cleans up what killed processes left behind
+    resume         compares a resumed study with its record: settings, images, code, finished trials
+    resources      what trials need, built on first use: workers, images (preparation), epochs and updates (budget)
+    driver         the loop that hands out trials and reacts to failures
+    recorder       writes trials to MLflow
+    estimate       --dry-run: time, memory and disk that the trials will take
+    confirmation   retrains the best candidates and evaluates the champion on the test split
+    reproduce      retrains one recorded trial and compares the numbers
+    doctor         checks the installation, the cache, the database and the studies
 
 May import: every room above.
 """

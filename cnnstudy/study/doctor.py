@@ -1,4 +1,7 @@
-"""Is everything in order: packages, machine, cache, database, studies; and what killed processes left, put right."""
+"""Check the packages, the machine, the cache, the database and the studies; repair what killed processes left behind.
+
+`examine` looks and changes nothing; `repair` is --repair; `show_findings` prints a table.
+"""
 
 from __future__ import annotations
 
@@ -54,25 +57,91 @@ from cnnstudy.training import checkpoints, shared_epochs
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    area: str  # "packages", "machine", "cache", "database", "study NAME", "processes"
+    area: str  # "packages", "machine", "cache", "database", "processes", "checkpoints", "study NAME"
     text: str
     trouble: bool = False
-    remedy: str = ""  # what to do about it
-    mendable: bool = False  # --repair does it
+    remedy: str = ""  # what to do about the trouble
+    mendable: bool = False  # --repair fixes it
 
 
-#: Where a module has another name than its package.
+#: Packages whose module has another name.
 _MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "ruamel.yaml": "ruamel"}
 LEAST_PYTHON = (3, 11)
-#: Bytes. With less, a study stops in its midst.
+#: Bytes. With less, a study is likely to fail before its end.
 LEAST_DISK = 10**9
 LEAST_MEMORY = 2 * 10**9
+#: Seconds after which a locked database is reported.
+_PATIENCE = 5
+
+
+def examine(uri: str) -> list[Finding]:
+    """Run all checks and return their findings, good and bad; change nothing.
+
+    Args:
+        uri: of the tracking server or database.
+    """
+    tracker, database = _open_tracker(uri)
+    studies = _studies(tracker) if tracker is not None else []
+    artifacts = local_folder(tracker.artifacts_of(studies[0].experiment_id)) if tracker and studies else None
+    found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
+    if tracker is not None:
+        found += _check_checkpoints(tracker, studies)
+        for study in studies:
+            found += _check_study(tracker, study)
+    return found
+
+
+def repair(uri: str) -> list[str]:
+    """Repair everything that can be repaired, and return a sentence for each repair."""
+    done = list(map(str, tidy_machine()))
+    for folder, why in broken_entries().items():
+        with try_lock(folder) as lock:  # otherwise another process is rebuilding it
+            if lock is not None:
+                remove_tree(folder)
+                done.append(f"{folder} was broken ({why}): removed")
+    tracker, _ = _open_tracker(uri)
+    if tracker is None:
+        return done
+    studies = _studies(tracker)
+    abandoned = decide_recovery(Found(checkpoints=inspect_checkpoints(tracker, studies)))
+    apply_decisions(abandoned)
+    done += map(str, abandoned)
+    for study in studies:
+        with while_nobody_runs(study.name, uri) as free:
+            # records that wait on this disk may include the end of a trial: the next run delivers them first
+            if free and DriverLock(tracker, study).driver()[0] == "gone" and waiting_for(study.name, uri) is None:
+                decisions = decide_recovery(Found(studies=(inspect_study(tracker, study, "gone"),)))
+                apply_decisions(decisions, tracker)
+                done += map(str, decisions)
+    return done
+
+
+def show_findings(console: Console, findings: Sequence[Finding], done: Sequence[str] | None = None) -> None:
+    """Print the findings as a table, trouble with its remedy.
+
+    Args:
+        done: what --repair did, printed first; None: without --repair.
+    """
+    for line in done or ():
+        console.print(f"repaired: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if done is not None and not done:
+        console.print("nothing to repair")
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for heading in ("", "area", "finding"):
+        grid.add_column(heading)
+    for finding in findings:
+        remedy = f"\n-> {finding.remedy}" if finding.trouble and finding.remedy else ""
+        mark = Text("!", "bold red") if finding.trouble else Text("ok", "green")
+        grid.add_row(mark, Text(finding.area), Text(finding.text + remedy))
+    console.print(grid)
+    troubles = sum(finding.trouble for finding in findings)
+    console.print(f"problems found: {troubles}" if troubles else "no problems found", highlight=False)
 
 
 def check_packages() -> Iterator[Finding]:
-    """Python, and each package that cnnstudy asks for: is it there, and new enough?"""
+    """Check the versions of Python and of each package that cnnstudy requires."""
     yield Finding(
         "packages",
         f"Python {platform.python_version()}",
@@ -87,16 +156,16 @@ def check_packages() -> Iterator[Finding]:
             yield Finding("packages", f"{name} is not installed", True, install)
             continue
         if not allowed.contains(version, prereleases=True):
-            yield Finding("packages", f"{name} {version} is not supported; it takes {allowed}", True, install)
+            yield Finding("packages", f"{name} {version} is not supported; cnnstudy needs {allowed}", True, install)
         elif importlib.util.find_spec(_MODULES.get(name, name)) is None:
             again = f"python -m pip install --force-reinstall {name}"
-            yield Finding("packages", f"{name} {version} is installed, and its module is not there", True, again)
+            yield Finding("packages", f"{name} {version} is installed, but its module is missing", True, again)
         else:
             yield Finding("packages", f"{name} {version}")
 
 
 def requirements() -> dict[str, SpecifierSet]:
-    """Return the versions allowed of each package, by the checkout's file, else by the installed package's metadata."""
+    """Return the required versions of each package: from pyproject.toml, or the metadata of the installed package."""
     project = Path(cnnstudy.__file__).parent.parent / "pyproject.toml"
     lines: list[str] = []
     if project.is_file():
@@ -104,47 +173,60 @@ def requirements() -> dict[str, SpecifierSet]:
     else:
         lines = metadata.requires("cnnstudy") or []
     wanted = [Requirement(line) for line in lines]
-    # without those of an extra, such as `pytest>=8.3; extra == "test"`
+    # leave out the requirements of extras, such as `pytest>=8.3; extra == "test"`
     return {
         one.name.lower(): one.specifier for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})
     }
 
 
 def check_machine(artifacts: Path | None) -> Iterator[Finding]:
-    """Cores, memory, and room on the disks.
+    """Check cores, GPUs, available memory and disk space.
 
     Args:
-        artifacts: the folder that MLflow's files go to; None where that is on another machine.
+        artifacts: the folder of MLflow's files; None if they are on another machine.
     """
     yield Finding("machine", f"{cores()} cores")
     if gpus():
-        has_libraries = _is_there("nvidia.cudnn") or find_library("cudnn") is not None
-        without = "" if has_libraries else ", and no CUDA libraries: TensorFlow trains on the processor"
+        has_libraries = _has_module("nvidia.cudnn") or find_library("cudnn") is not None
+        without = "" if has_libraries else ", but no CUDA libraries: TensorFlow trains on the CPU"
         install = "python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
         count = f"{len(gpus())} NVIDIA GPU{'s' if len(gpus()) > 1 else ''}"
         yield Finding("machine", f"{count}{without}", not has_libraries, install)
     memory = psutil.virtual_memory().available
-    remedy = "end other programs, or train smaller batches with fewer workers"
+    remedy = "close other programs, or train smaller batches with fewer workers"
     yield Finding("machine", f"{format_size(memory)} of memory available", memory < LEAST_MEMORY, remedy)
     places = {"cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
     if artifacts is not None:
         places["MLflow's files"] = artifacts
     for what, folder in places.items():
-        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(there).free
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
         yield Finding(
-            "machine", f"{format_size(free)} free for {what}, {folder}", free < LEAST_DISK, f"make room in {there}"
+            "machine",
+            f"{format_size(free)} free for {what}, {folder}",
+            free < LEAST_DISK,
+            f"free some space in {existing}",
         )
 
 
-def _is_there(module: str) -> bool:
-    with contextlib.suppress(ModuleNotFoundError):  # of what it is a part of
+def _has_module(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # raised for a missing parent package
         return importlib.util.find_spec(module) is not None
     return False
 
 
+def check_cache() -> Iterator[Finding]:
+    """Check the cache entries: a finding for each broken one, or one for all if none is."""
+    broken = broken_entries()
+    remedy = "--repair removes it; the next study that needs it rebuilds it"
+    for folder, why in broken.items():
+        yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=True)
+    if not broken:
+        yield Finding("cache", f"all entries in {cache_folder()} are intact")
+
+
 def broken_entries() -> dict[Path, str]:
-    """Cache entries that can't be what was built, and why."""
+    """Return the damaged cache entries, and what is wrong with each."""
     checks: dict[str, Callable[[Path], str]] = {
         "images": _why_images_are_broken,
         "weights": _why_weights_are_broken,
@@ -160,25 +242,15 @@ def broken_entries() -> dict[Path, str]:
     return found
 
 
-def check_cache() -> Iterator[Finding]:
-    """A finding for each broken entry, or one for all when they are whole."""
-    broken = broken_entries()
-    remedy = "--repair removes it; the next study that needs it builds it again"
-    for folder, why in broken.items():
-        yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=True)
-    if not broken:
-        yield Finding("cache", f"all entries in {cache_folder()} are whole")
-
-
 def _why_images_are_broken(folder: Path) -> str:
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         images, labels = len(index["keys"]), len(index["labels"])
         pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return _in_words(error)
+        return _describe(error)
     if not len(pixels) == images == labels:
-        return f"images.npy holds {len(pixels)} images, and index.json names {images} with {labels} labels"
+        return f"images.npy holds {len(pixels)} images, and index.json lists {images} with {labels} labels"
     return ""
 
 
@@ -186,126 +258,45 @@ def _why_weights_are_broken(folder: Path) -> str:
     try:
         json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return _in_words(error)
+        return _describe(error)
     if not zipfile.is_zipfile(folder / "backbone.npz"):
-        return "backbone.npz is missing or cut off"
+        return "backbone.npz is missing or incomplete"
     return "" if (folder / "model" / "MLmodel").is_file() else "model/MLmodel is missing"
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     return f"{type(error).__name__}: {error}"
 
 
-def missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:
-    """`TRIAL: what` for each finished trial whose files are gone; [] where they lie on another machine."""
-    root = local_folder(tracker.artifacts_of(study.experiment_id))
-    if root is None:
-        return []
-    gone = []
-    for run in found.runs:
-        if run.kind == "study" or run.state != "finished":
-            continue
-        key = run.trial or run.name
-        if not (root / run.run_id / "artifacts" / "trial.json").is_file():
-            gone.append(f"{key}: its files")
-        model = run.model.removeprefix("models:/")
-        if model and not (root / "models" / model / "artifacts" / "MLmodel").is_file():
-            gone.append(f"{key}: its model")
-    return gone
-
-
-_REPAIRABLE = "--repair does it, and so does the next call that runs the study"
-#: Of a database that is locked for so many seconds, it is said.
-_PATIENCE = 5
-
-
-def examine(uri: str) -> list[Finding]:
-    """All that there is to be said, whether all is well or not; nothing is changed.
-
-    Args:
-        uri: of the tracking server or database.
-    """
-    tracker, of_database = _open(uri)
-    studies = _studies(tracker) if tracker is not None else []
-    artifacts = local_folder(tracker.artifacts_of(studies[0].experiment_id)) if tracker and studies else None
-    found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_processes(), *of_database]
-    if tracker is not None:
-        found += _checkpoints(tracker, studies)
-        for study in studies:
-            found += _of_study(tracker, study)
-    return found
-
-
-def repair(uri: str) -> list[str]:
-    """Put right what can be, and say each thing that was done."""
-    done = list(map(str, tidy_machine()))
-    for folder, why in broken_entries().items():
-        with try_lock(folder) as lock:  # else another process builds it anew
-            if lock is not None:
-                remove_tree(folder)
-                done.append(f"{folder} was broken ({why}): removed")
-    tracker, _ = _open(uri)
-    if tracker is None:
-        return done
-    studies = _studies(tracker)
-    abandoned = decide_recovery(Found(checkpoints=inspect_checkpoints(tracker, studies)))
-    apply_decisions(abandoned)
-    done += map(str, abandoned)
-    for study in studies:
-        with while_nobody_runs(study.name, uri) as free:
-            # a trial whose last word waits on this disk has ended
-            if free and DriverLock(tracker, study).driver()[0] == "gone" and waiting_for(study.name, uri) is None:
-                decisions = decide_recovery(Found(studies=(inspect_study(tracker, study, "gone"),)))
-                apply_decisions(decisions, tracker)
-                done += map(str, decisions)
-    return done
-
-
-def show_findings(console: Console, findings: Sequence[Finding], done: Sequence[str] | None = None) -> None:
-    """The findings by area, trouble with its remedy; before that what --repair did."""
-    for line in done or ():
-        console.print(f"repaired: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
-    if done is not None and not done:
-        console.print("nothing to repair")
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for heading in ("", "area", "what"):
-        grid.add_column(heading)
-    for finding in findings:
-        remedy = f"\n-> {finding.remedy}" if finding.trouble and finding.remedy else ""
-        mark = Text("!", "bold red") if finding.trouble else Text("ok", "green")
-        grid.add_row(mark, Text(finding.area), Text(finding.text + remedy))
-    console.print(grid)
-    troubles = sum(finding.trouble for finding in findings)
-    console.print(f"{troubles} to look at" if troubles else "all is well", highlight=False)
-
-
-def _open(uri: str) -> tuple[Tracker | None, list[Finding]]:
-    """The tracker, if it answers; and what is to be said of it. A database that is not there is not made."""
+def _open_tracker(uri: str) -> tuple[Tracker | None, list[Finding]]:
+    """Return the tracker, or None if it can't be used, and a finding about it; never creates a database."""
     shown, path = without_secrets(uri), sqlite_file(uri)
     if path is not None:
         if not path.exists():
-            return None, [Finding("database", f"{path} is not there yet; the first run-study makes it")]
-        trouble = _trouble_of(path)
+            return None, [Finding("database", f"{path} does not exist yet; the first run-study creates it")]
+        trouble = _check_sqlite(path)
         if trouble is not None:
             return None, [trouble]
     try:
         tracker = Tracker(uri)
         count = len(tracker.studies())
     except TrackingError as error:
-        upgrade = f"`mlflow db upgrade {shown}` after a copy was made" if "db upgrade" in str(error) else ""
-        return None, [Finding("database", str(error), True, upgrade or "check the address, and that it is running")]
-    return tracker, [Finding("database", f"{shown} answers{', and can be written' if path else ''}; studies: {count}")]
+        upgrade = f"make a copy, then run `mlflow db upgrade {shown}`" if "db upgrade" in str(error) else ""
+        return None, [
+            Finding("database", str(error), True, upgrade or "check the address, and that the server is running")
+        ]
+    return tracker, [Finding("database", f"{shown} answers{', and is writable' if path else ''}; studies: {count}")]
 
 
-def _trouble_of(path: Path) -> Finding | None:
-    """What keeps an SQLite database from being read and written, if anything does."""
+def _check_sqlite(path: Path) -> Finding | None:
+    """Return a finding if an SQLite database can't be read and written; None if it can."""
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            # of a file that nobody may write, SQLite only says so when something is written
+            # SQLite reports a read-only file only when something is written
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             connection.execute(f"PRAGMA user_version = {int(version)}")
             connection.execute("ROLLBACK")
@@ -314,8 +305,8 @@ def _trouble_of(path: Path) -> Finding | None:
             connection.close()
     except sqlite3.Error as error:
         locked = "locked" in str(error)
-        remedy = "find the process that holds it" if locked else "see that file and folder can be written, or restore"
-        return Finding("database", f"{path}: {error}", True, f"{remedy}; `lsof {path}` tells who has it open")
+        remedy = "find the process that holds it" if locked else "make file and folder writable, or restore a copy"
+        return Finding("database", f"{path}: {error}", True, f"{remedy}; `lsof {path}` shows who has it open")
     if answer != "ok":
         return Finding("database", f"{path} is damaged: {answer}", True, "restore it from a copy")
     return None
@@ -325,18 +316,18 @@ def _studies(tracker: Tracker) -> list[RecordedStudy]:
     return sorted(tracker.studies(), key=lambda study: study.name)
 
 
-def _processes() -> Iterator[Finding]:
-    """Workers and folders whose process is gone."""
+def _check_processes() -> Iterator[Finding]:
+    """Check for workers and folders whose driver no longer exists."""
     folders, workers = inspect_machine()
     decisions = decide_recovery(Found(folders=folders, workers=workers))
     for decision in decisions:
-        yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair does it", mendable=True)
+        yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair fixes it", mendable=True)
     if not decisions:
-        yield Finding("processes", "no process has left anything behind")
+        yield Finding("processes", "killed processes have left nothing behind")
 
 
-def _checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:
-    """Those that no trial will go on from; the others are named."""
+def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:
+    """Check for checkpoints from which no trial will resume; count the others."""
     found = inspect_checkpoints(tracker, studies)
     decisions = decide_recovery(Found(checkpoints=found))
     for decision in decisions:
@@ -344,29 +335,53 @@ def _checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator
     waiting = len(found) - len(decisions)
     if waiting:
         trials = "1 trial" if waiting == 1 else f"{waiting} trials"
-        yield Finding("checkpoints", f"of {trials} under way, or that MLflow does not have here; the next call goes on")
+        yield Finding("checkpoints", f"of {trials} under way or unknown to this MLflow; kept for resuming")
 
 
-def _of_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
+def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
     area = f"study {study.name}"
     driver, who = read_driver(tracker, study)
     found = inspect_study(tracker, study, driver)
     if driver == "alive":
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":
-        yield Finding(area, f"was begun by {who}, and nothing here can tell whether that still runs it")
+        yield Finding(area, f"was started by {who}; whether that is still running can't be seen from here")
     late = waiting_for(study.name, tracker.uri)
     if late is not None:
         records = f"{late.records} record{' waits' if late.records == 1 else 's wait'}"
-        yield Finding(area, f"{records} for MLflow in {late.folder}; the next call that runs the study delivers them")
+        yield Finding(area, f"{records} for MLflow in {late.folder}; the study's next run delivers them")
     decisions = decide_recovery(Found(studies=(found,))) if late is None else []
     for decision in decisions:
-        yield Finding(area, f"{decision.name} {decision.why}", True, _REPAIRABLE, mendable=True)
-    gone = missing_files(tracker, study, found)
-    if gone:
-        shown = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
-        remedy = "restore them from a copy; the numbers are in the database and hold"
-        yield Finding(area, f"files of finished trials are gone: {shown}", True, remedy)
-    if driver == "gone" and late is None and not decisions and not gone:
+        yield Finding(
+            area,
+            f"{decision.name} {decision.why}",
+            True,
+            "fixed by --repair, or by the study's next run",
+            mendable=True,
+        )
+    missing = missing_files(tracker, study, found)
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        remedy = "restore them from a copy; the numbers in the database are intact"
+        yield Finding(area, f"files of finished trials are missing: {shown}", True, remedy)
+    if driver == "gone" and late is None and not decisions and not missing:
         trials = sum(run.kind == "trial" and run.done for run in found.runs)
         yield Finding(area, f"in order; trials done: {trials}")
+
+
+def missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:
+    """Return `TRIAL: what` for each finished trial with missing files; [] if MLflow's files are on another machine."""
+    root = local_folder(tracker.artifacts_of(study.experiment_id))
+    if root is None:
+        return []
+    missing = []
+    for run in found.runs:
+        if run.kind == "study" or run.state != "finished":
+            continue
+        key = run.trial or run.name
+        if not (root / run.run_id / "artifacts" / "trial.json").is_file():
+            missing.append(f"{key}: its files")
+        model = run.model.removeprefix("models:/")
+        if model and not (root / "models" / model / "artifacts" / "MLmodel").is_file():
+            missing.append(f"{key}: its model")
+    return missing

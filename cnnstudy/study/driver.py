@@ -1,4 +1,4 @@
-"""The workers at their work: a study's images and weights, and the loop that hands out trials and records them."""
+"""The driver of a study: the loop that hands out trials to workers, records them, and reacts to failures."""
 
 from __future__ import annotations
 
@@ -22,99 +22,10 @@ from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
 
-#: Another try may end otherwise; a loss that is not finite, or images that are gone, would be so again.
-WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
-MOST_ATTEMPTS = 2
-_ADVICE = {
-    "oom": "Smaller batch_size or image_size, or fewer --jobs, take less memory.",
-    "timeout": "Where an epoch takes that long by right, training.timeout gives the seconds that it may take.",
-    "crash": "The traceback is among the run's files in MLflow, as traceback.txt.",
-    "data": "`python -m cnnstudy doctor` looks at the cache.",
-}
-
-
-def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
-    """By trial, how many of its runs failed and did not count."""
-    return Counter(run.trial for run in recorded if run.retried)
-
-
-class FailureCounter:
-    """Counts them, for one driver.
-
-    Args:
-        attempts: by trial, how many runs failed before and did not count.
-        most_alike: so many in a row stop the study.
-    """
-
-    def __init__(self, attempts: Counter[str], most_alike: int) -> None:
-        self._attempts = attempts
-        self._most_alike = most_alike
-        self._out_of_memory: set[str] = set()  # trials whose last try ended so
-        self._last: tuple[str, str] | None = None
-        self._in_a_row = 0
-
-    def attempt(self, key: str) -> int:
-        """Which try of the trial the next one is, from 1."""
-        return self._attempts[key] + 1
-
-    def runs_again(self, failed: Failed) -> bool:
-        """Whether the trial has another try; it is taken then.
-
-        What was raised on purpose is said of the trial, and holds in the next try too.
-        """
-        again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
-        self._attempts[failed.key] += again
-        # a worker that was killed from outside may have had a batch that fits: its next try comes to the same numbers
-        if failed.reason == "oom" and "killed by signal" not in failed.message:
-            self._out_of_memory.add(failed.key)
-        return again
-
-    def micro_batch(self, key: str, batch: int) -> int | None:
-        """Images at once in the trial's next try: half a batch after one that ran out of memory; None: a batch."""
-        return max(1, batch // 2) if key in self._out_of_memory else None
-
-    def ended_well(self) -> None:
-        """A trial came to its end: the row of failures is broken."""
-        self._last, self._in_a_row = None, 0
-
-    def count(self, failed: Failed) -> None:
-        """A trial failed for good.
-
-        Raises:
-            RepeatedFailureError: it is one in a row that failed alike. A loss that is not finite is an answer to what
-                the study asks, and never stops it.
-        """
-        if failed.reason == "diverged":
-            self.ended_well()
-            return
-        message = failed.message.split("\n")[0]
-        alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))
-        self._in_a_row = self._in_a_row + 1 if alike == self._last else 1
-        self._last = alike
-        if self._in_a_row >= self._most_alike:
-            raise RepeatedFailureError(
-                f"{self._in_a_row} trials in a row failed alike ({failed.reason}), {failed.key} the last: {message}. "
-                f"The study was stopped. {_ADVICE.get(failed.reason, '')} All is recorded; the same command goes on "
-                "with the trials that are left."
-            )
-
-
-def memory_note(result: TrialResult) -> str:
-    """What became of a trial whose batches did not fit into memory."""
-    said = []
-    if result.micro_batch:
-        said.append(
-            f"each batch that is larger was trained in parts of at most {result.micro_batch} images, their gradients "
-            "added up: the update of the whole batch, but for what dropout and augmentation draw"
-        )
-    if result.evaluation_batch:
-        said.append(f"at most {result.evaluation_batch} images at once were evaluated")
-    return f"the memory did not suffice for whole batches; {', and '.join(said)}."
-
 
 @contextlib.contextmanager
 def at_work(workers: Workers) -> Iterator[Workers]:
-    """End the workers after the block, and remove what they left, in the cache too."""
+    """Close the workers after the block, and remove what they left on this machine, in the cache too."""
     try:
         yield workers
     finally:
@@ -123,7 +34,12 @@ def at_work(workers: Workers) -> Iterator[Workers]:
 
 
 class Driver:
-    """Keeps the workers busy until the strategy has nothing more to propose."""
+    """Keeps the workers busy until the strategy has nothing more to propose.
+
+    Args:
+        resources: prepared.
+        strategy: proposes the trials.
+    """
 
     def __init__(self, resources: StudyResources, strategy: Strategy) -> None:
         self.resources = resources
@@ -133,33 +49,32 @@ class Driver:
         self.executor = resources.executor
         self.display = resources.display
         self._failures = FailureCounter(count_attempts(resources.recorded), resources.config.training.equal_failures)
-        self._reported: dict[str, int] = {}  # by trial, the last epoch that the strategy was told of
+        self._reported: dict[str, int] = {}  # trial -> the last epoch reported to the strategy
         self._watchdog = Watchdog(resources.config.training.timeout)
         self._running: dict[str, tuple[Proposal, TrialRecording]] = {}
 
     def run(self, total: int) -> None:
-        """All trials that are missing of so many."""
-        self.resources.prepare()
+        """Run the strategy's remaining trials.
+
+        Args:
+            total: trials of the study, those already recorded among them.
+
+        Raises:
+            KeyboardInterrupt: interrupted; what the workers had reported is recorded.
+            RepeatedFailureError: too many consecutive trials failed in the same way.
+            TakenOverError: another driver has taken over the study.
+        """
         self.display.start_trials(total - self.strategy.remaining, total)
         try:
             self._fill_slots()
             while self._running:
-                event = next_event(self.executor, self._watchdog)
-                if isinstance(event, Epoch):
-                    self._on_epoch(event)
-                elif isinstance(event, Done):
-                    with defer_interrupt():  # whoever asks to stop waits for it: hours may lie in it
-                        self._on_done(event)
-                elif isinstance(event, Failed):
-                    self._on_failed(event)
-                elif isinstance(event, Progress):
-                    self.display.count(f"{event.key}: {event.what}", event.done, event.total)
+                self._handle_next_event()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                with contextlib.suppress(CnnstudyError):  # MLflow may be what is broken
-                    self._record_what_was_said()
-            taken = isinstance(error, TakenOverError)
-            why = "left to the driver that has the study now" if taken else "interrupted; the next call runs it again"
+                with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
+                    self._record_reported()
+            taken_over = isinstance(error, TakenOverError)
+            why = "left to the study's new driver" if taken_over else "interrupted; resuming the study runs it again"
             for key in self._running:
                 self.display.say(f"{key}  {why}")
             raise
@@ -185,17 +100,29 @@ class Driver:
         self._watchdog.begin(spec.key, spec.architecture, images)
         self.display.start_trial(spec.key, recording.title, spec.epochs)
 
+    def _handle_next_event(self) -> None:
+        event = next_event(self.executor, self._watchdog)
+        if isinstance(event, Epoch):
+            self._on_epoch(event)
+        elif isinstance(event, Done):
+            with defer_interrupt():  # the result of hours of training is recorded before the interrupt takes effect
+                self._on_done(event)
+        elif isinstance(event, Failed):
+            self._on_failed(event)
+        elif isinstance(event, Progress):
+            self.display.count(f"{event.key}: {event.what}", event.done, event.total)
+
     def _on_epoch(self, event: Epoch) -> None:
         proposal, recording = self._running[event.key]
         epoch, prune = event.record.epoch, False
-        # what a first try reported led to going on, and does so again
+        # epochs that an earlier attempt reported already did not lead to pruning, and do not now
         if epoch > self._reported.get(event.key, 0):
             worse = self.strategy.report(proposal, epoch, self.rule.score(event.record.metrics))
-            prune = worse and not event.record.replayed  # it went on then
+            prune = worse and not event.record.replayed
             self._reported[event.key] = epoch
         if event.asks:
             self.executor.answer(event.key, not prune)
-        # the worker trains on while the epoch is recorded
+        # recorded after the answer, so that the worker trains on meanwhile
         self.recorder.epoch(recording, event.record)
         self.display.epoch(event.key, event.record)
 
@@ -207,7 +134,7 @@ class Driver:
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
         self._failures.ended_well()
         del self._running[event.key]
-        try:  # the worker trains on while pictures are drawn and the trial is recorded
+        try:  # the next trial starts first, so that the worker trains while plots are drawn and this one is recorded
             self._fill_slots()
         finally:
             self._record(recording, result)
@@ -215,21 +142,15 @@ class Driver:
             self.display.say(f"{event.key}  {result.checkpoint_note}")
         if result.micro_batch or result.evaluation_batch:
             self.display.say(f"{event.key}  {memory_note(result)}")
-        self.display.end_trial(
-            event.key,
-            f"{result.state}, train {100 * summary[Metric.TRAIN_ACCURACY]:.1f} %, validation "
-            f"{100 * summary[Metric.VAL_ACCURACY]:.1f} %, gap {100 * summary[Metric.GAP_ACCURACY]:+.1f} points "
-            f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
-            f"{result.frozen_parameters:,} frozen{_shared(result)}",
-        )
+        self.display.end_trial(event.key, _describe_result(result))
 
     def _record(self, recording: TrialRecording, result: TrialResult) -> None:
         self.recorder.finish(recording, result)
         remove_trial_files(result)
         checkpoints.remove_checkpoint(recording.spec)
 
-    def _record_what_was_said(self) -> None:
-        """Trials that have ended, and epochs, of which nobody has taken note yet."""
+    def _record_reported(self) -> None:
+        """Record the epochs and results that workers have reported and no event loop has handled yet."""
         while (event := self.executor.next_event(timeout=0)) is not None:
             if isinstance(event, Epoch):
                 self.recorder.epoch(self._running[event.key][1], event.record)
@@ -242,7 +163,7 @@ class Driver:
         again = self._failures.runs_again(event)
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
-        # what it left half written would be in the way of another try
+        # half-written files would get in the way of another attempt
         shutil.rmtree(self.resources.folder / event.key, ignore_errors=True)
         if again:
             self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
@@ -255,6 +176,104 @@ class Driver:
         self._fill_slots()
 
 
-def _shared(result: TrialResult) -> str:
-    shared, epochs = result.shared_epochs, result.epochs
-    return f"; {shared} of its {epochs} epochs shared with another trial" if shared else ""
+def _describe_result(result: TrialResult) -> str:
+    summary, shared = result.summary, result.shared_epochs
+    text = (
+        f"{result.state}, train {100 * summary[Metric.TRAIN_ACCURACY]:.1f} %, validation "
+        f"{100 * summary[Metric.VAL_ACCURACY]:.1f} %, gap {100 * summary[Metric.GAP_ACCURACY]:+.1f} points "
+        f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
+        f"{result.frozen_parameters:,} frozen"
+    )
+    return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
+
+
+def memory_note(result: TrialResult) -> str:
+    """Describe how a trial whose batches did not fit into memory was trained and evaluated."""
+    notes = []
+    if result.micro_batch:
+        notes.append(
+            f"larger batches were trained in parts of at most {result.micro_batch} images, their gradients "
+            "added up: the same update as with the whole batch, except for the random draws of dropout and augmentation"
+        )
+    if result.evaluation_batch:
+        notes.append(f"at most {result.evaluation_batch} images at once were evaluated")
+    return f"whole batches did not fit into memory; {', and '.join(notes)}."
+
+
+#: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
+WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
+MOST_ATTEMPTS = 2
+_ADVICE = {
+    "oom": "To use less memory, lower batch_size, image_size or --jobs.",
+    "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
+    "crash": "The traceback is in MLflow, among the run's files, as traceback.txt.",
+    "data": "`python -m cnnstudy doctor` checks the cache.",
+}
+
+
+def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
+    """Count the failed attempts of each trial that were followed by a retry."""
+    return Counter(run.trial for run in recorded if run.retried)
+
+
+class FailureCounter:
+    """Counts a driver's failed trials; decides which are retried, and when the study stops.
+
+    Args:
+        attempts: by trial, the failed attempts before this driver.
+        most_alike: stop after this many consecutive identical failures.
+    """
+
+    def __init__(self, attempts: Counter[str], most_alike: int) -> None:
+        self._attempts = attempts
+        self._most_alike = most_alike
+        self._out_of_memory: set[str] = set()  # trials whose last attempt ran out of memory
+        self._last: tuple[str, str] | None = None
+        self._in_a_row = 0
+
+    def attempt(self, key: str) -> int:
+        """Return the number of the trial's next attempt, from 1."""
+        return self._attempts[key] + 1
+
+    def runs_again(self, failed: Failed) -> bool:
+        """Return whether the trial gets another attempt, and count it.
+
+        Errors raised on purpose are not retried: they would occur again.
+        """
+        again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
+        self._attempts[failed.key] += again
+        # a worker killed from outside may have had a batch that fits: its retry keeps the batch, for identical numbers
+        if failed.reason == "oom" and "killed by signal" not in failed.message:
+            self._out_of_memory.add(failed.key)
+        return again
+
+    def micro_batch(self, key: str, batch: int) -> int | None:
+        """Return half the batch size if the trial's last attempt ran out of memory; None: train whole batches."""
+        return max(1, batch // 2) if key in self._out_of_memory else None
+
+    def ended_well(self) -> None:
+        """Forget the consecutive failures: a trial has finished."""
+        self._last, self._in_a_row = None, 0
+
+    def count(self, failed: Failed) -> None:
+        """Count a trial that failed for good.
+
+        A diverged trial is an answer to the study's question: it never stops the study.
+
+        Raises:
+            RepeatedFailureError: as many trials in a row as are allowed failed for the same reason and with the same
+                message, numbers aside.
+        """
+        if failed.reason == "diverged":
+            self.ended_well()
+            return
+        message = failed.message.split("\n")[0]
+        alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))
+        self._in_a_row = self._in_a_row + 1 if alike == self._last else 1
+        self._last = alike
+        if self._in_a_row >= self._most_alike:
+            raise RepeatedFailureError(
+                f"{self._in_a_row} trials in a row failed alike ({failed.reason}), the last one {failed.key}: "
+                f"{message}. The study was stopped. {_ADVICE.get(failed.reason, '')} Everything is recorded; the same "
+                "command resumes the study with the remaining trials."
+            )

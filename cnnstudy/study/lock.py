@@ -1,8 +1,8 @@
-"""One driver per study: who runs it, and nobody else while it lives.
+"""One driver per study: `hold_study_lock` on this machine, DriverLock across machines.
 
-On one machine a lock says so, which goes with the process. For all machines that share a tracking server the study's
-own run names its driver. No clock is asked: a driver that was stopped for a night still has its study, and one that
-can't be seen from here is taken to live until somebody says otherwise.
+On one machine a file lock, which the system releases when its process ends. For all machines that share a tracking
+server, a tag on the study's own run names its driver. No timeouts are involved: a driver that was suspended overnight
+still has its study, and a driver on another machine counts as alive until the user says otherwise (--take-over).
 """
 
 from __future__ import annotations
@@ -21,39 +21,38 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
 from cnnstudy.tracking.sqlite import sqlite_file
 
-#: Seconds: who only looks whether somebody runs the study has the lock for a moment.
+#: Seconds to wait for the lock: a process that only checks whether a study is being run holds it for a moment.
 PATIENCE = 2.0
 
 
 @contextlib.contextmanager
 def hold_study_lock(name: str, uri: str) -> Iterator[None]:
-    """Hold the study on this machine; the lock goes with the process, whatever ends it.
+    """Hold the study's lock on this machine; it is released with the process, however that ends.
 
     Raises:
         StudyBusyError: another process holds it.
+        DataError: the cache folder can't be written.
     """
-    path = _path(name, uri)
+    path = _lock_path(name, uri)
     with try_lock(path, PATIENCE) as lock:
         if lock is None:
-            raise StudyBusyError(
-                f"study {name!r} is being run by another process, {_holder(name, uri)}; wait for it, or stop it first."
-            )
+            raise StudyBusyError(_busy_message(name, _read_holder(name, uri)))
         path.with_suffix(".holder").write_text(str(this_process()), encoding="utf-8")
         yield
 
 
 @contextlib.contextmanager
 def while_nobody_runs(name: str, uri: str) -> Iterator[bool]:
-    """Whether no process of this machine runs the study; then none can begin to within the block."""
-    with try_lock(_path(name, uri)) as lock:
+    """Yield whether no process on this machine runs the study; if so, none can start within the block."""
+    with try_lock(_lock_path(name, uri)) as lock:
         yield lock is not None
 
 
 class DriverLock:
-    """A study's driver as its run in MLflow names it.
+    """The tag on a study's run in MLflow that names its driver.
 
     Args:
-        process: this one, if it is not another for a test's sake.
+        process: the process to act for; None: this one.
     """
 
     def __init__(self, tracker: Tracker, study: RecordedStudy, process: Process | None = None) -> None:
@@ -62,77 +61,77 @@ class DriverLock:
         self.process = process or this_process()
 
     def driver(self) -> tuple[Driver, Process | None]:
-        """Whether a driver other than this process runs the study, and which it is, or was."""
-        told = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
-        named = Process.from_json(json.loads(told)) if told else None
+        """Return whether a process other than this one runs the study, and the process that the tag names."""
+        tag = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
+        named = Process.from_json(json.loads(tag)) if tag else None
         if named is None or named == self.process:
             return "gone", named
         return is_alive(named, self.process), named
 
     def take(self, take_over: bool = False) -> None:
-        """Become the study's driver. To be called while `one_driver` holds it.
+        """Become the study's driver; the caller holds `hold_study_lock`.
 
         Args:
-            take_over: also from a driver of which nobody here can tell whether it lives.
+            take_over: take it even from a driver on another machine, which may still be alive.
 
         Raises:
-            StudyBusyError: another driver runs it, or may.
+            StudyBusyError: another driver runs it, or may be running it.
+            TakenOverError: another driver took it at the same moment.
         """
-        life, named = self.driver()
-        if life == "alive" or (life == "unknown" and not take_over):
-            raise StudyBusyError(self._refusal(life, named))
+        state, named = self.driver()
+        if state == "alive" or (state == "unknown" and not take_over):
+            raise StudyBusyError(self._refusal(state, named))
         self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: json.dumps(self.process.to_json())})
-        self.check()  # two may have begun in the same moment: the later word holds
+        self.check()  # two drivers may have started at the same moment: the last one to write the tag has the study
 
     def give_up(self) -> None:
-        """The study is nobody's, if it is this process'."""
+        """Release the study if this process is its driver."""
         _, named = self.driver()
         if named == self.process:
             self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: ""})
 
     def check(self) -> None:
-        """See that the study is still this process' to run.
-
-        Raises:
-            TakenOverError: it is another's.
-        """
+        """Raise TakenOverError if another process has become the study's driver."""
         _, named = self.driver()
         if named is not None and named != self.process:
-            raise TakenOverError(f"study {self.study.name!r} was taken over by {named}; nothing more is done here.")
+            raise TakenOverError(f"study {self.study.name!r} was taken over by {named}; this process stops.")
 
-    def _refusal(self, life: Driver, named: Process | None) -> str:
-        name = self.study.name
-        if life == "alive":
-            return f"study {name!r} is being run by another process, {named}; wait for it, or stop it first."
+    def _refusal(self, state: Driver, named: Process | None) -> str:
+        if state == "alive":
+            return _busy_message(self.study.name, str(named))
         return (
-            f"study {name!r} was begun by {named}, and nothing on {self.process.host} can tell whether that still runs "
-            "it. Where it does, wait for it or stop it; where you know that it is gone, give --take-over."
+            f"study {self.study.name!r} was started by {named}; from {self.process.host} it can't be seen whether that "
+            "process is still running. If it is, wait for it or stop it; if you know that it is not, give --take-over."
         )
 
 
 def read_driver(tracker: Tracker, study: RecordedStudy) -> tuple[Driver, str]:
-    """Whether anybody runs the study, and who as far as that is known."""
+    """Return whether any process runs the study, and a description of that process; "" if none is known."""
     with while_nobody_runs(study.name, tracker.uri) as free:
         pass
     if not free:
-        return "alive", _holder(study.name, tracker.uri)
-    life, named = DriverLock(tracker, study).driver()
-    return life, str(named or "")
+        return "alive", _read_holder(study.name, tracker.uri)
+    state, named = DriverLock(tracker, study).driver()
+    return state, str(named or "")
 
 
-def _holder(name: str, uri: str) -> str:
-    """`pid 123 on host`: the process of this machine that holds the study, or the last that did."""
-    holder = _path(name, uri).with_suffix(".holder")
+def _busy_message(name: str, process: str) -> str:
+    return f"study {name!r} is being run by another process, {process}; wait for it, or stop it first."
+
+
+def _read_holder(name: str, uri: str) -> str:
+    """Return `pid 123 on host`: the process on this machine that holds the study, or was the last to hold it."""
+    holder = _lock_path(name, uri).with_suffix(".holder")
     return holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
 
 
-def _path(name: str, uri: str) -> Path:
+def _lock_path(name: str, uri: str) -> Path:
     folder = cache_folder() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise DataError(
-            f"the cache folder {cache_folder()} can't be used ({reason.strerror}); set CNNSTUDY_CACHE to a folder that "
-            "can be written."
+            f"the cache folder {cache_folder()} can't be used ({reason.strerror}); set CNNSTUDY_CACHE to a writable "
+            "folder."
         ) from reason
     return folder / content_address([name, str(sqlite_file(uri) or uri)])

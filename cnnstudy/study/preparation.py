@@ -1,4 +1,4 @@
-"""What a study needs before its first trial: decoded images, and source weights for the modes that start from them."""
+"""Prepare what a study needs before its first trial: decoded images, and source weights for transfer learning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,24 +29,24 @@ from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
 
-#: Part of the address of pretrained weights: raise it when the same pretraining would give other weights.
+#: Part of the address of pretrained weights: raise it when the same recipe leads to different weights.
 PRETRAINING_VERSION = 2
 
 
 @dataclass(frozen=True)
 class SourceWeights:
-    """Where a network's trials take their source weights from, and what tables and tags say of it."""
+    """A network's source weights: the source as shown in tables and tags, and the file."""
 
     source: str
     file: str | None
-    digest: str = ""  # of the weights themselves; "": there are none, or random ones
+    digest: str = ""  # of the weights; "" if there are none, or random ones
 
 
 class Preparation:
     """Runs the jobs that come before the trials, one after the other.
 
     Args:
-        recorded: the study's runs, before anything was prepared.
+        recorded: the study's runs when the command began.
     """
 
     def __init__(
@@ -65,13 +64,14 @@ class Preparation:
         self.display = display
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
-        """The data set at each network's image size, by the network's name.
+        """Decode the data set at each network's image size, and return it by the network's name.
 
         Raises:
-            DataError: images that are missing or can't be used.
+            DataError: images are missing or can't be used.
+            WorkerError: the worker failed.
         """
-        found = self._result(images_job(self.config, options, names))
-        prepared = [PreparedImages.from_json(entry) for entry in found]
+        result = run_job(self.executor, images_job(self.config, options, names), self.display)
+        prepared = [PreparedImages.from_json(entry) for entry in result]
         skipped = prepared[0].skipped
         if skipped:
             shown = "\n  ".join(map(str, skipped[:20])) + (
@@ -84,11 +84,14 @@ class Preparation:
         return {name: by_size[self.config.size_of(name)] for name in names}
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
-        """Source weights for each network, where this study's transfer modes need them.
+        """Return the source weights of each network; source "none" where the study's transfer modes need none.
+
+        Args:
+            classes: the number of classes.
 
         Raises:
-            WeightsError: they can't be had; nothing has been trained for the study then.
-            StudyChangedError: trials are recorded that started from others.
+            WeightsError: they can't be loaded or pretrained; no trial has been trained yet.
+            StudyChangedError: the recorded trials used other source weights.
         """
         found = {name: SourceWeights("none", None) for name in self.config.architectures}
         wanted = {
@@ -96,57 +99,60 @@ class Preparation:
             for name in self.config.architectures
             if set(self.config.transfer_modes_of(name)) & set(NEED_WEIGHTS)
         }
-        # what only has to be checked comes before what has to be trained
+        # check files before spending time on pretraining
         for name, weights in wanted.items():
-            assert weights is not None  # config checks it
+            assert weights is not None  # checked with the study file
             if weights.source == "random":
                 found[name] = SourceWeights("random", None)
             elif weights.source != "pretrain":
-                payload = {
-                    "architecture": name,
-                    "image_size": self.config.size_of(name),
-                    "classes": classes,
-                    "file": str(weights.file) if weights.file else None,
-                }
-                checked = self._result(Job(f"weights-{name}", "check_weights", payload))
-                found[name] = SourceWeights(weights.source, checked["file"], checked["digest"])
-        self._refuse_others(found)
-        learning = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
+                found[name] = self._check_weights(name, weights, classes)
+        self._refuse_other_weights(found)
+        pretrained = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
         images: dict[str, PreparedImages] = {}
-        for name, weights in learning.items():
-            if name not in images and weights.data is not None:  # once for all that learn on the same data
-                same = tuple(other for other in learning if learning[other].data == weights.data)
-                images |= self.images(weights.data, same)
+        for name, weights in pretrained.items():
+            if name not in images and weights.data is not None:  # decoded once for all networks pretrained on it
+                same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
+                images |= self.images(weights.data, same_data)
             found[name] = self._pretrained(name, weights, images[name])
-        self._refuse_others({name: found[name] for name in learning})
+        self._refuse_other_weights({name: found[name] for name in pretrained})
         return found
 
-    def _refuse_others(self, found: Mapping[str, SourceWeights]) -> None:
-        """Raise StudyChangedError where trials are recorded that started from other source weights."""
+    def _check_weights(self, name: str, weights: Weights, classes: int) -> SourceWeights:
+        payload = {
+            "architecture": name,
+            "image_size": self.config.size_of(name),
+            "classes": classes,
+            "file": str(weights.file) if weights.file else None,
+        }
+        checked = run_job(self.executor, Job(f"weights-{name}", "check_weights", payload), self.display)
+        return SourceWeights(weights.source, checked["file"], checked["digest"])
+
+    def _refuse_other_weights(self, found: Mapping[str, SourceWeights]) -> None:
+        """Raise StudyChangedError if the recorded trials used other source weights."""
         given = {name: weights for name, weights in found.items() if weights.digest}
         for name, weights in given.items():
             others = {run.weights_digest for run in self.recorded if run.architecture == name} - {"", weights.digest}
             if others:
                 study = self.recorder.study.name
                 raise StudyChangedError(
-                    f"the source weights of {name} in {weights.file} are not those that study {study!r} was begun with "
-                    f"(their digest is {weights.digest}, not {', '.join(sorted(others))}): the file was changed, or "
-                    "learnt anew by other code, on another machine or on a GPU, which rounds otherwise each time. "
-                    "Trials of both would not be comparable. Put the file back, or "
+                    f"the source weights of {name} in {weights.file} differ from those of the recorded trials of study "
+                    f"{study!r} (digest {weights.digest} instead of {', '.join(sorted(others))}): the file was "
+                    "changed, or pretrained again by other code, on another machine or on a GPU, whose results are not "
+                    "reproducible to the last bit. Old and new trials would not be comparable. Restore the file, or "
                     f"give the study another name (`name:` in the file, or --set name={study}-2)."
                 )
 
     def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
-        """Weights learnt on the source data: from the cache, or trained now. Either way MLflow has a run of it."""
+        """Return weights pretrained on the source data, from the cache or trained now; MLflow gets a run either way."""
         spec = self._pretraining_spec(name, weights, images)
         recipe = recipe_of(spec)
-        address = self._begun_with(recipe) or content_address([recipe, network_code_digest(name)])
+        address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
         tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
         trained: list[tuple[TrialRecording, TrialResult]] = []
         if not folder.is_dir():
-            self._tell_if_another_does(folder, spec)
-        # trained while the entry is locked: who waits for it takes these very weights, and records their curves
+            self._report_if_locked(folder, spec)
+        # the entry stays locked during training: a process that waits for it uses the same weights and curves
         build_entry("weights", address, lambda building: trained.append(self._pretrain(spec, tags, building)))
         for recording, result in trained:
             self.recorder.finish(recording, result)
@@ -154,31 +160,31 @@ class Preparation:
             self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
         if not trained:
             self._record_from_cache(spec, tags, folder)
-        checkpoints.remove_checkpoint(spec)  # of this call, or of one that was killed when it had put the weights there
+        checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
         file = folder / "backbone.npz"
         return SourceWeights("pretrain", str(file), digest_of(file))
 
-    def _begun_with(self, recipe: str) -> str:
-        """The address of the weights that the study has trials of, where the cache has them; else "".
+    def _recorded_address(self, recipe: str) -> str:
+        """Return the cache address of the weights that recorded trials used, if the cache still has them; else "".
 
-        Only who accepts that the network's code is another one by now gets here with such: trials of both are to start
-        from the same weights.
+        It differs from the current address when the user accepted a change of the network's code: old and new trials
+        start from the same weights all the same.
         """
         addresses = [run.weights_address for run in self.recorded if run.weights_recipe == recipe]
         return next((address for address in addresses if address and entry_folder("weights", address).is_dir()), "")
 
-    def _tell_if_another_does(self, folder: Path, spec: TrialSpec) -> None:
+    def _report_if_locked(self, folder: Path, spec: TrialSpec) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with try_lock(folder) as lock:
             if lock is None:
                 what = f"the source weights of {spec.architecture}"
-                self.display.say(f"{spec.key}: another process is learning {what}; waiting for it")
+                self.display.say(f"{spec.key}: another process is training {what}; waiting for it")
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
-        found = architectures.find(name)
+        network = architectures.find(name)
         fixed: dict[str, Level] = {"transfer": "scratch", "batch_size": weights.batch_size}
-        levels = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: fixed.get(factor.name))
-        assert weights.data is not None  # schema.Weights checks both
+        levels = complete_levels(network.has_auxiliary_heads, network.defaults, lambda factor: fixed.get(factor.name))
+        assert weights.data is not None  # schema.Weights requires both
         assert weights.epochs is not None
         return TrialSpec(
             study=self.config.name,
@@ -204,14 +210,14 @@ class Preparation:
         )
 
     def _pretrain(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[TrialRecording, TrialResult]:
-        """Train the source weights and put them, with their curves and model, into that folder of the cache."""
+        """Train the source weights, and put them with their curves and model into the cache entry's folder."""
         recording = self.recorder.start(spec, tags)
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
         outcome = run_watched(self.executor, job, self.display, lambda record: self._epoch(recording, record))
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
-            if outcome.reason == "diverged":  # else the next call goes on from there
+            if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
                 checkpoints.remove_checkpoint(spec)
             raise WeightsError(
                 f"pretraining {spec.architecture} on {spec.images.name} failed ({outcome.reason}): {outcome.message}"
@@ -231,39 +237,40 @@ class Preparation:
         self.display.epoch(recording.spec.key, record)
 
     def _record_from_cache(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> None:
-        """A run with the curves and the model, where this study has none of these weights yet."""
-        same = [run for run in self.recorded if run.weights_address == tags[Tag.WEIGHTS_ADDRESS]]
-        if any(run.state == "finished" for run in same):
+        """Record a run with the cached curves and model, unless the study has one of these weights already."""
+        address = tags[Tag.WEIGHTS_ADDRESS]
+        if any(run.weights_address == address and run.state == "finished" for run in self.recorded):
             return
         cached = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         recording = self.recorder.start(spec, {**tags, Tag.FROM_CACHE: "true"})
         for entry in cached["epochs"]:
             self.recorder.epoch(recording, EpochRecord.from_json(entry))
         result = TrialResult.from_json(cached["result"])
-        with scratch_folder() as own:  # MLflow may link what it gets, and the cache's files are no study's own
+        with (
+            scratch_folder() as own
+        ):  # a copy: MLflow may hardlink the files it gets, and the cache's files must stay its own
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.say(f"{spec.key}: source weights from the cache, {folder}")
 
-    def _result(self, job: Job) -> Any:
-        """Run a job that can only succeed or end the study."""
-        return run_job(self.executor, job, self.display)
-
 
 def recipe_of(spec: TrialSpec) -> str:
-    """Return a content address of what source weights are learnt by, but for the code; studies have it on record."""
+    """Return a content address of everything but the code that determines source weights; recorded as a tag."""
     asked = spec.fields_that_change("training", "record")
-    del asked["features"], asked["xla"]  # it has no features, and the other says how, not what is learnt
-    # not the study nor where the images lie, but what they are and how large
+    del (
+        asked["features"],
+        asked["xla"],
+    )  # pretraining uses no cached features, and XLA changes how it computes, not what
+    # the images count by content and size, whatever study asks and wherever they are
     asked |= {"study": "", "images": [spec.images.digest, spec.images.size]}
     return content_address([PRETRAINING_VERSION, asked])
 
 
 def digest_of(file: Path) -> str:
-    """Over every byte of the arrays in an .npz, whichever way they are packed.
+    """Return a SHA-256 digest of the names, shapes, types and bytes of the arrays in an .npz, however it is compressed.
 
     Raises:
-        WeightsError: it can't be read.
+        WeightsError: the file can't be read.
     """
     total = hashlib.sha256()
     try:
@@ -274,6 +281,6 @@ def digest_of(file: Path) -> str:
                 total.update(np.ascontiguousarray(array).data)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f"can't read the source weights in {file}: {error}. Remove {file.parent}; the next call learns them again."
+            f"can't read the source weights in {file}: {error}. Remove {file.parent}; the next run trains them again."
         ) from error
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""A trial's way into MLflow: parameters and tags at its start, metrics each epoch, files and model at its end."""
+"""Record trials in MLflow: parameters and tags at the start, metrics after each epoch, files and model at the end."""
 
 from __future__ import annotations
 
@@ -37,71 +37,43 @@ from cnnstudy.tracking.spool import remove_abandoned_files
 from cnnstudy.training import model_files
 
 
-def write_tables(
-    folder: Path, classes: Sequence[str], result: TrialResult, per_class: Sequence[Mapping[str, float | str]]
-) -> None:
-    """Per-class metrics and the confusion matrix as CSV, and which images it had right, where the worker left that."""
-    _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
-    rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
-    _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
-    if "correctness" in result.files:
-        shutil.copy(result.files["correctness"], folder / "correctness.npz")
-
-
-def write_spec(folder: Path, spec: TrialSpec) -> None:
-    """All that the worker was told."""
-    (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
-
-
-def remove_trial_files(result: TrialResult) -> None:
-    """What the worker left on disk; MLflow has it now."""
-    for path in map(Path, result.files.values()):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerows([escape_formula(cell) for cell in row] for row in (header, *rows))
-
-
 @dataclass
 class TrialRecording:
-    """One trial on its way: its run, and what it reported so far."""
+    """A trial under way: its run in MLflow, and the epochs reported so far."""
 
     spec: TrialSpec
-    run_id: str  # or what names it in the outbox
+    run_id: str  # or its token in the outbox
     title: str
     epochs: list[EpochRecord] = field(default_factory=list)
 
 
 class TrialRecorder(Protocol):
-    """Takes what a trial reports, from its start to its end."""
+    """The interface for recording a trial from its start to its end."""
 
     @property
     def study(self) -> RecordedStudy:
-        """The study that the trials belong to."""
+        """The study to which the trials belong."""
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
-        """Begin a trial, with all that is known before it trains."""
+        """Record the start of a trial, with everything known before it trains."""
 
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
-        """Take the metrics of an epoch."""
+        """Record the metrics of an epoch."""
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
-        """Take what a trial came to."""
+        """Record the result of a trial."""
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:
-        """Take why a trial failed.
+        """Record why a trial failed.
 
         Args:
-            again: the trial runs once more; this run does not count.
+            again: the trial is retried; this run does not count.
         """
 
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """A TrialRecorder that writes nothing: for a dry run, and where another driver may be at work in the study."""
+    """A TrialRecorder that writes nothing: for dry runs and reproductions, which may run beside the study's driver."""
 
     study: RecordedStudy
 
@@ -119,16 +91,16 @@ class Unrecorded:
 
 
 class Recorder:
-    """Writes the trials of one study to MLflow: a TrialRecorder.
+    """The TrialRecorder that writes the trials of one study to MLflow, through an outbox.
 
     Args:
-        check: called before anything but metrics is written, to raise where that is no longer to be done.
-        outbox: one with the same check; None: one whose records nobody has left, and nobody is told of.
+        check: called before anything but metrics is written; raises TakenOverError once another driver has the study.
+        outbox: with the same check; None: a new one, without records from earlier drivers and without messages.
 
-    Raises, whatever it writes:
-        TakenOverError: as `check` does.
-        TrackingError: MLflow refuses it; while MLflow only does not answer, the outbox has it.
-        DiskFullError: when a record is complete, where the disk is full; or before, where it can't be kept.
+    Raises, from every method that writes:
+        TakenOverError: as `check`.
+        TrackingError: MLflow refuses a record; while MLflow merely does not answer, the outbox keeps it.
+        DiskFullError: the disk is full; raised once the current record is complete, or at once if it can't be kept.
     """
 
     def __init__(
@@ -145,15 +117,15 @@ class Recorder:
         self._code_version = code_version()
 
     def runs(self) -> list[RecordedRun]:
-        """Every run of the study, oldest first, once all that was written has arrived.
+        """Return every run of the study, oldest first, once all records have arrived in MLflow.
 
         Raises:
-            TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
+            TrackingUnavailableError: MLflow did not answer within the outbox's retry policy.
         """
         return self.outbox.delivery.ask(lambda: self.tracker.runs(self.study.experiment_id))
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
-        """A run for the trial, with all that is known before it trains."""
+        """Create the trial's run, with all parameters and tags known before it trains."""
         title = trial_title(spec)
         parameters = {
             Parameter.ARCHITECTURE: spec.architecture,
@@ -202,14 +174,14 @@ class Recorder:
         self.outbox.delivery.stop_if_full()
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
-        """Summary metrics, pictures, per-class metrics, the model; then the state."""
+        """Write summary and per-class metrics, plots, tables and the model; the final state comes last."""
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
         metrics = {
-            **({} if has_model else best),  # else they come with the model, which has them too then
+            **({} if has_model else best),  # with a model they are logged together with it, for both
             Metric.TOTAL_SECONDS: result.seconds,
             Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
             Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
@@ -218,7 +190,7 @@ class Recorder:
         }
         self.outbox.write(run_id, LogMetrics(metrics, result.epochs))
         with scratch_folder() as folder:
-            self._write_files(folder, recording, result, per_class)
+            _write_trial_files(folder, recording, result, per_class)
             self.outbox.write(run_id, LogFiles(folder))
         if has_model:
             model = Path(result.files["model"])
@@ -228,30 +200,14 @@ class Recorder:
                 Tag.MODEL_HASH: model_files.hash_keras_file(model) or "",
             }
             self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about))
-        tags = {
-            Tag.PACKAGES: json.dumps({**driver_versions(), **result.versions}),
-            Tag.ENDED_BY: result.ended_by,
-            **_not_trained(recording),
-        }
-        if result.checkpoint_note:
-            tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
-        if result.verdict:
-            tags |= {Tag.VERDICT: result.verdict, Tag.VERDICT_REASON: result.verdict_reason}
-        if result.features:
-            tags |= {Tag.FEATURES: result.features, Tag.FEATURES_NOTE: result.features_note}
-        tags |= {computed_on_tag(name): value for name, value in result.computed_on.items()}
-        sizes = {Tag.MICRO_BATCH: result.micro_batch, Tag.EVALUATION_BATCH: result.evaluation_batch}
-        tags |= {name: str(images) for name, images in sizes.items() if images}
-        if result.frozen_digest:
-            tags[Tag.FROZEN_DIGEST] = result.frozen_digest
-        self.outbox.write(run_id, EndRun(result.state, tags))
+        self.outbox.write(run_id, EndRun(result.state, _result_tags(recording, result)))
         self.outbox.delivery.stop_if_full()
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:
-        """The reason, the traceback as a file, and the curves so far.
+        """Write the reason, the traceback as a file, and the curves so far.
 
         Args:
-            again: the trial runs once more; this run does not count.
+            again: the trial is retried; this run does not count.
         """
         with scratch_folder() as folder:
             (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
@@ -261,7 +217,11 @@ class Recorder:
 
                 draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
             self.outbox.write(recording.run_id, LogFiles(folder))
-        tags = {Tag.REASON: failed.reason, Tag.MESSAGE: failed.message.split("\n")[0], **_not_trained(recording)}
+        tags = {
+            Tag.REASON: failed.reason,
+            Tag.MESSAGE: failed.message.split("\n")[0],
+            **_untrained_epoch_tags(recording),
+        }
         if failed.reason == "diverged":
             tags |= {Tag.VERDICT: "diverged", Tag.VERDICT_REASON: tags[Tag.MESSAGE]}
         if again:
@@ -270,64 +230,50 @@ class Recorder:
         self.outbox.delivery.stop_if_full()
 
     def put_right(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
-        """Put right what was stopped from outside, the study's own run aside.
+        """Mark trials that were stopped from outside as interrupted, and remove what they left; not the study's run.
 
-        Only for the study's one driver: what is under way then is its own, or was left by one that is gone. All that
-        was written has arrived before: a trial whose last word waits in the outbox has ended.
+        Only for the study's driver: no other may have trials under way. All records are delivered first, because a
+        trial whose end still waits in the outbox has ended.
 
         Returns:
-            The runs that are to run again, and all runs of the study as they are now.
+            The interrupted runs, to be run again; and all runs of the study as they are now.
 
         Raises:
-            TrackingUnavailableError: MLflow does not answer, for longer than the outbox' patience.
+            TrackingUnavailableError: MLflow did not answer within the outbox's retry policy.
         """
-        found, decisions = self.outbox.delivery.ask(self._put_right)
+        before, decisions = self.outbox.delivery.ask(self._recover)
         changed = any(decision.what == "run" for decision in decisions)
-        return _interrupted(found, decisions), self.runs() if changed else list(found)
+        return _interrupted_runs(before, decisions), self.runs() if changed else list(before)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
-        """The same for those who are about to stop and wait for nothing.
+        """Do the same as `put_right` without waiting for MLflow, and return the interrupted runs.
 
-        While MLflow does not answer, the runs of this recorder are marked in the outbox, and none are returned.
+        While MLflow does not answer, this recorder's runs are marked in the outbox, and none are returned.
         """
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.delivery.settle():
-                return _interrupted(*self._put_right())
+                return _interrupted_runs(*self._recover())
         self.outbox.leave_interrupted({Tag.REASON: INTERRUPTED})
         return []
 
-    def _put_right(self) -> tuple[Sequence[RecordedRun], list[Decision]]:
-        """The study's runs as they were, and what was done."""
+    def _recover(self) -> tuple[Sequence[RecordedRun], list[Decision]]:
+        """Return the study's runs as they were, and the decisions that were carried out."""
         self._check()
         found = inspect_study(self.tracker, self.study, "gone")
-        kept = inspect_checkpoints(self.tracker, [self.study], {found.name: found.runs})
-        others = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
-        decisions = decide_recovery(Found((others,), checkpoints=tuple(one for one in kept if one.study == found.name)))
+        trials = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
+        on_disk = inspect_checkpoints(self.tracker, [self.study], {found.name: found.runs})
+        own = tuple(checkpoint for checkpoint in on_disk if checkpoint.study == found.name)
+        decisions = decide_recovery(Found((trials,), checkpoints=own))
         apply_decisions(decisions, self.tracker)
         return found.runs, decisions
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
-        """The last word on the study, whatever comes of it; it is nobody's then."""
+        """Record how the study ended, and release it; never waits for MLflow."""
         last = {**tags, Tag.DRIVER: ""}
         if self.outbox.delivery.waits:
             self.outbox.leave(self.study.run_id, EndRun(state, last))
         else:
             self.tracker.end_run(self.study.run_id, state, last)
-
-    def _write_files(
-        self, folder: Path, recording: TrialRecording, result: TrialResult, per_class: list[dict[str, float | str]]
-    ) -> None:
-        from cnnstudy.analysis.trial_plots import (
-            draw_confusion,
-            draw_curves,  # while the next trial trains
-        )
-
-        classes = recording.spec.images.classes
-        title = f"{recording.spec.key}  {recording.title}"
-        draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")
-        draw_confusion(result.confusion, classes, f"validation, {title}", folder / "confusion_matrix.png")
-        write_tables(folder, classes, result, per_class)
-        write_spec(folder, recording.spec)
 
 
 @contextlib.contextmanager
@@ -338,10 +284,10 @@ def open_recorder(
     patience: RetryPolicy | None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Recorder]:
-    """A recorder of the study; what an earlier call left for MLflow has arrived.
+    """Open a recorder for the study, after delivering the records that an earlier driver left behind.
 
     Raises:
-        TrackingError: that can't be delivered.
+        TrackingError: they can't be delivered.
         DiskFullError: there is no room for a record that may have to wait.
     """
     with contextlib.closing(Outbox(tracker, study, say, patience, check)) as outbox:
@@ -351,23 +297,84 @@ def open_recorder(
 
 
 def trial_title(spec: TrialSpec) -> str:
-    """The trial in a few words: `frozen, batch size 32, dropout 0.5`."""
+    """Return a short description of the trial: `frozen, batch size 32, dropout 0.5`."""
     transfer, *others = names_in_title(spec.levels)
     random_weights = spec.weights_source == "random" and spec.levels[transfer] != "scratch"
     first = f"{describe_levels(spec.levels, [transfer])}{' (random weights)' if random_weights else ''}"
     return ", ".join(filter(None, [first, describe_levels(spec.levels, others)]))
 
 
-def _interrupted(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> list[RecordedRun]:
+def _interrupted_runs(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> list[RecordedRun]:
     ids = {decision.key for decision in decisions if decision.becomes == INTERRUPTED}
     return [run for run in runs if run.run_id in ids]
 
 
-def _not_trained(recording: TrialRecording) -> dict[str, str]:
-    """How many epochs another trial trained, and which one an earlier try came to, if this one went on from there."""
+def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, str]:
+    tags = {
+        Tag.PACKAGES: json.dumps({**driver_versions(), **result.versions}),
+        Tag.ENDED_BY: result.ended_by,
+        **_untrained_epoch_tags(recording),
+    }
+    if result.checkpoint_note:
+        tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
+    if result.verdict:
+        tags |= {Tag.VERDICT: result.verdict, Tag.VERDICT_REASON: result.verdict_reason}
+    if result.features:
+        tags |= {Tag.FEATURES: result.features, Tag.FEATURES_NOTE: result.features_note}
+    tags |= {computed_on_tag(name): value for name, value in result.computed_on.items()}
+    sizes = {Tag.MICRO_BATCH: result.micro_batch, Tag.EVALUATION_BATCH: result.evaluation_batch}
+    tags |= {name: str(images) for name, images in sizes.items() if images}
+    if result.frozen_digest:
+        tags[Tag.FROZEN_DIGEST] = result.frozen_digest
+    return tags
+
+
+def _untrained_epoch_tags(recording: TrialRecording) -> dict[str, str]:
+    """Return the number of epochs shared with another trial, and the epoch that an earlier attempt had reached."""
     shared = [record for record in recording.epochs if record.shared]
     before = [record.epoch for record in recording.epochs if record.replayed and not record.shared]
     return {
         **({Tag.SHARED_EPOCHS: str(len(shared))} if shared else {}),
         **({Tag.RESUMED_FROM_EPOCH: str(before[-1])} if before else {}),
     }
+
+
+def _write_trial_files(
+    folder: Path, recording: TrialRecording, result: TrialResult, per_class: list[dict[str, float | str]]
+) -> None:
+    from cnnstudy.analysis.trial_plots import draw_confusion, draw_curves  # slow: imported while the next trial trains
+
+    classes = recording.spec.images.classes
+    title = f"{recording.spec.key}  {recording.title}"
+    draw_curves(recording.epochs, result.best_epoch, title, folder / "curves.png")
+    draw_confusion(result.confusion, classes, f"validation, {title}", folder / "confusion_matrix.png")
+    write_tables(folder, classes, result, per_class)
+    write_spec(folder, recording.spec)
+
+
+def write_tables(
+    folder: Path, classes: Sequence[str], result: TrialResult, per_class: Sequence[Mapping[str, float | str]]
+) -> None:
+    """Write per-class metrics and the confusion matrix as CSV, and the per-image correctness if the worker saved it."""
+    _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
+    rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
+    _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
+    if "correctness" in result.files:
+        shutil.copy(result.files["correctness"], folder / "correctness.npz")
+
+
+def write_spec(folder: Path, spec: TrialSpec) -> None:
+    """Write the trial's specification as trial.json."""
+    (folder / "trial.json").write_text(json.dumps(spec.to_json(), indent=2), encoding="utf-8")
+
+
+def remove_trial_files(result: TrialResult) -> None:
+    """Remove the files that the worker wrote; MLflow has copies."""
+    for path in map(Path, result.files.values()):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([escape_formula(cell) for cell in row] for row in (header, *rows))

@@ -1,4 +1,8 @@
-"""What killed processes left, looked for in MLflow and on this machine, and put right as `leftovers.decide` says."""
+"""Find what killed processes left behind, on this machine and in MLflow, and clean it up.
+
+`inspect_machine`, `inspect_checkpoints` and `inspect_study` look; `decide_recovery`, a pure function, decides what
+becomes of each leftover; `apply_decisions` carries that out.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +28,35 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import checkpoints
 
-#: Of a study: is somebody running it? Unknown: a driver on another machine is recorded, and nothing here can tell.
+#: Whether a study's driver is running; "unknown": it is recorded as a process on another machine.
 Driver = Literal["gone", "alive", "unknown"]
-#: What becomes of a leftover.
-# INTERRUPTED: a trial's run: state failed, reason interrupted, its files removed
-STOPPED = "stopped"  # a study's own run: the same, and it keeps its files
-MATCHED = "matched"  # a run: MLflow's status becomes what its state says
+
+#: Values of Decision.becomes, besides INTERRUPTED: a trial's run gets state failed, reason interrupted, and its files
+#: are removed.
+STOPPED = "stopped"  # a study's own run: as INTERRUPTED, but it keeps its files
+MATCHED = "matched"  # a run: MLflow's status is set to agree with its state
 DISCARDED = "discarded"  # a model: marked as failed, and deleted with its files
-REMOVED = "removed"  # a folder, or a model's version
+REMOVED = "removed"  # a folder, or a model version
 ENDED = "ended"  # a process
-#: How each is said.
 _WORDS = {
     INTERRUPTED: "marked interrupted, to run again",
-    STOPPED: "marked stopped; the next call goes on",
-    MATCHED: "given the status that its state says",
+    STOPPED: "marked stopped; run the study again to resume it",
+    MATCHED: "MLflow's status corrected",
     DISCARDED: "deleted with its files",
     REMOVED: "removed",
     ENDED: "ended",
 }
-#: Days after which a checkpoint is nobody's, where MLflow does not know its study.
+#: Days without a write after which a checkpoint of a study that MLflow does not know is removed.
 ABANDONED_AFTER = 30
+#: Seconds by which a file server's clock may be ahead of this machine's.
+CLOCKS_APART = 60.0
 _UNENDED = ("RUNNING", "SCHEDULED")
+_WORKER = "cnnstudy.execution.worker"
 
 
 @dataclass(frozen=True)
 class FoundStudy:
-    """What MLflow has of one study."""
+    """What MLflow holds of one study."""
 
     name: str
     driver: Driver
@@ -60,11 +67,11 @@ class FoundStudy:
 
 @dataclass(frozen=True)
 class FoundFolder:
-    """A folder that a process made for itself: in the cache an entry that is being built, elsewhere files of trials."""
+    """A folder that belongs to one process: a cache entry being built, or a scratch folder."""
 
     path: str
-    held: bool  # its lock, by a living process
-    building: bool = False
+    held: bool  # a living process holds its lock
+    building: bool = False  # a cache entry
 
 
 @dataclass(frozen=True)
@@ -77,18 +84,18 @@ class FoundWorker:
 
 @dataclass(frozen=True)
 class FoundCheckpoint:
-    """A checkpoint of a trial."""
+    """A trial's checkpoint on this machine."""
 
     path: str
     study: str
     trial: str
-    days: float  # since it was written
-    ended: bool | None  # whether its trial has; None: this MLflow has no such study
+    days: float  # since the last write
+    ended: bool | None  # whether the trial has ended; None: MLflow does not know
 
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that may be left over."""
+    """Everything that may be a leftover."""
 
     studies: tuple[FoundStudy, ...] = ()
     folders: tuple[FoundFolder, ...] = ()
@@ -105,25 +112,25 @@ class Decision:
     name: str  # for people
     becomes: str
     why: str
-    status: str = ""  # MATCHED: MLflow's
+    status: str = ""  # MLflow's new status, for MATCHED
 
     def __str__(self) -> str:
         return f"{self.name} {self.why}: {_WORDS[self.becomes]}"
 
 
 def decide_recovery(found: Found) -> list[Decision]:
-    """What becomes of each leftover, in the order in which it is to be done; nothing for what is in use or whole.
+    """Decide what becomes of each leftover, in the order to carry it out; whatever is complete or in use is left alone.
 
-    A model goes before its run is marked, so that a repair that is stopped itself finds on its next call what is left.
+    Models come before their runs: if the cleanup is itself interrupted, the next one still finds what remains.
     """
-    decisions = [decision for study in found.studies for decision in _of_study(study)]
+    decisions = [decision for study in found.studies for decision in _decide_study(study)]
     for worker in found.workers:
         if not worker.driver_lives:
-            why = "works for a driver that is gone"
+            why = "works for a driver that no longer exists"
             decisions.append(Decision("worker", str(worker.pid), f"worker process {worker.pid}", ENDED, why))
     for folder in found.folders:
         if not folder.held:
-            why = "was left by a process that is gone"
+            why = "was left by a process that no longer exists"
             what: Literal["building", "folder"] = "building" if folder.building else "folder"
             decisions.append(Decision(what, folder.path, folder.path, REMOVED, why))
     for checkpoint in found.checkpoints:
@@ -134,7 +141,7 @@ def decide_recovery(found: Found) -> list[Decision]:
     return decisions
 
 
-def _of_study(study: FoundStudy) -> Iterator[Decision]:
+def _decide_study(study: FoundStudy) -> Iterator[Decision]:
     if study.driver != "gone":
         return
     by_run = {run.run_id: run for run in study.runs}
@@ -144,109 +151,99 @@ def _of_study(study: FoundStudy) -> Iterator[Decision]:
             yield Decision("model", model.model_id, f"model {model.name} of study {study.name}", DISCARDED, why)
     for version in study.versions:
         if version.status == "PENDING_REGISTRATION":
-            key, why = f"{version.name}/{version.version}", "was never registered to its end"
+            key, why = f"{version.name}/{version.version}", "was not registered completely"
             yield Decision("version", key, f"version {version.version} of {version.name}", REMOVED, why)
-    # the study's own run comes last: it says that something was under way
+    # the study's own run comes last: until then it shows that the study was under way
     for run in sorted(study.runs, key=lambda run: run.kind == "study"):
         name = f"study {study.name}" if run.kind == "study" else run.name
         if run.state not in STATES:
             becomes = STOPPED if run.kind == "study" else INTERRUPTED
-            yield Decision("run", run.run_id, name, becomes, "was left unfinished by a driver that is gone")
+            yield Decision("run", run.run_id, name, becomes, "was left unfinished by a driver that no longer exists")
         elif run.status in _UNENDED:
-            why = f"is {run.state}, and MLflow still has it as {run.status}"
+            why = f"is {run.state}, but MLflow still shows {run.status}"
             yield Decision("run", run.run_id, name, MATCHED, why, choose_mlflow_status(run.state, run.reason))
-
-
-def _why_abandoned(checkpoint: FoundCheckpoint) -> str:
-    if checkpoint.ended:
-        return "is of a trial that has ended"
-    if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER:  # it may be of another MLflow's study
-        return f"is of no trial under way that MLflow has here, and was not written to for {checkpoint.days:.0f} days"
-    return ""
 
 
 def _why_discarded(model: FoundModel, run: RecordedRun | None) -> str:
     if model.status == "PENDING":
-        return "was never stored to its end"
+        return "was not stored completely"
     if run is not None and (run.state not in STATES or run.reason == "interrupted"):
         return "belongs to a run that did not end"
     return ""
 
 
-_WORKER = "cnnstudy.execution.worker"
-#: Seconds by which a file server's clock may be ahead of this machine's.
-CLOCKS_APART = 60.0
+def _why_abandoned(checkpoint: FoundCheckpoint) -> str:
+    if checkpoint.ended:
+        return "belongs to a trial that has ended"
+    # if MLflow does not know: the trial may be another tracking store's
+    if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER:
+        return (
+            f"belongs to no trial under way that this MLflow knows, and was last written {checkpoint.days:.0f} days ago"
+        )
+    return ""
 
 
 def inspect_study(tracker: Tracker, study: RecordedStudy, driver: Driver) -> FoundStudy:
-    """What MLflow has of a study.
+    """Return what MLflow holds of a study.
 
     Args:
-        driver: whether somebody runs it, which MLflow can't say.
+        driver: the state of its driver, which MLflow does not know.
     """
     registry = Registry(tracker)
-    # the models first: a run that ends in between is then none that has left its model
+    # models before runs: a run that ends in between does not look like one whose model was left behind
     models, versions = registry.models_of(study), registry.versions_of(study)
     return FoundStudy(study.name, driver, tuple(tracker.runs(study.experiment_id)), models, versions)
 
 
+def inspect_checkpoints(
+    tracker: Tracker, studies: Sequence[RecordedStudy], known: Mapping[str, Sequence[RecordedRun]] | None = None
+) -> tuple[FoundCheckpoint, ...]:
+    """Return the checkpoints on this machine, and what MLflow knows of their trials.
+
+    Args:
+        studies: all studies in MLflow.
+        known: by study name, runs that were read from MLflow already.
+    """
+    found, runs_by_study = [], dict(known or {})
+    by_name = {study.name: study for study in studies}
+    for folder in entry_folders(checkpoints.KIND):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # removed meanwhile, or broken: the doctor reports it
+            study, trial = checkpoints.read_owner(folder)
+            written = (folder / checkpoints.FILE).stat().st_mtime
+            if study in by_name and study not in runs_by_study:
+                runs_by_study[study] = tracker.runs(by_name[study].experiment_id)
+            ended = _has_ended(trial, written, runs_by_study.get(study))
+            days = (time.time() - written) / (24 * 3600)
+            found.append(FoundCheckpoint(str(folder), study, trial, days, ended))
+    return tuple(found)
+
+
+def _has_ended(trial: str, written: float, runs: Sequence[RecordedRun] | None) -> bool | None:
+    """Return whether the trial has ended whose checkpoint was written at that time; None: MLflow does not know."""
+    if runs is None:
+        return None
+    done = [run for run in runs if run.done and run.trial == trial]
+    if any(not run.ended or written < run.ended / 1000 + CLOCKS_APART for run in done):
+        return True
+    return None if done else False  # a later checkpoint may be of a study of the same name in another tracking store
+
+
 def inspect_machine() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]:
-    """The folders of this user's processes in the cache and the temporary folder, and the workers on this machine."""
+    """Return this user's process folders, in the cache and the temporary folder, and worker processes."""
     building = [FoundFolder(str(folder), held, True) for folder, held in find_unfinished().items()]
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
     workers = [FoundWorker(pid, not _driver_is_gone(pid, folder)) for pid, folder in workers_here().items()]
     return (*building, *scratch), tuple(workers)
 
 
-def inspect_checkpoints(
-    tracker: Tracker, studies: Sequence[RecordedStudy], known: Mapping[str, Sequence[RecordedRun]] | None = None
-) -> tuple[FoundCheckpoint, ...]:
-    """The checkpoints on this machine, and what MLflow has of their trials.
-
-    Args:
-        studies: all that MLflow has.
-        known: by a study's name its runs, where MLflow was asked for them already.
-    """
-    found, asked = [], dict(known or {})
-    by_name = {study.name: study for study in studies}
-    for folder in entry_folders(checkpoints.KIND):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # gone since; or broken, which is another finding
-            study, trial = checkpoints.read_owner(folder)
-            written = (folder / checkpoints.FILE).stat().st_mtime
-            if study in by_name and study not in asked:
-                asked[study] = tracker.runs(by_name[study].experiment_id)
-            runs = asked.get(study)
-            days = (time.time() - written) / (24 * 3600)
-            found.append(FoundCheckpoint(str(folder), study, trial, days, _has_ended(trial, written, runs)))
-    return tuple(found)
-
-
-def _has_ended(trial: str, written: float, runs: Sequence[RecordedRun] | None) -> bool | None:
-    """Whether the trial of a checkpoint has, that was written at that time; None where it is not known here."""
-    if runs is None:
-        return None
-    done = [run for run in runs if run.done and run.trial == trial]
-    if any(not run.ended or written < run.ended / 1000 + CLOCKS_APART for run in done):
-        return True
-    return None if done else False  # one that is written later may be of a study of that name in another store
-
-
-def tidy_machine() -> list[Decision]:
-    """Put right what killed processes left on this machine; what that was."""
-    folders, workers = inspect_machine()
-    decisions = decide_recovery(Found(folders=folders, workers=workers))
-    apply_decisions(decisions)
-    return decisions
-
-
 def workers_here() -> dict[int, Path]:
-    """The worker processes of this user that have a scratch folder, and that folder.
+    """Return this user's worker processes on this machine, each with its scratch folder.
 
-    Of one that works in another folder, a test's say, nothing tells whether its driver lives.
+    Workers in other folders, such as those of tests, are left out: nothing shows whether their driver is alive.
     """
     found, user = {}, psutil.Process().username()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # ended since, or another user's
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile, or belongs to another user
             words = process.cmdline()
             folder = Path(next((word for word in words if word.startswith("--folder=")), "").removeprefix("--folder="))
             if _WORKER in words and is_scratch(folder) and process.username() == user:
@@ -255,27 +252,37 @@ def workers_here() -> dict[int, Path]:
 
 
 def _driver_is_gone(pid: int, folder: Path) -> bool:
-    """Whether the worker's scratch folder was abandoned, and that can be seen: the worker's is the one that is here.
+    """Check whether the worker's scratch folder is abandoned, and is certainly the folder of that path here.
 
-    Another's temporary folder may be a private one, or tidied by others. Then the worker is left: it ends by itself
-    when its driver does.
+    A worker in a container may see another temporary folder. It is then left alone: it ends by itself with its driver.
     """
-    with contextlib.suppress(OSError):  # it has ended, or there is no such folder here or there
+    with contextlib.suppress(OSError):  # the worker ended meanwhile, or the folder does not exist
         # on Linux a process may have a file system of its own
         seen = Path(f"/proc/{pid}/root{folder}") if sys.platform == "linux" else folder
         return os.path.samestat(seen.stat(), folder.stat()) and is_abandoned(folder)
     return False
 
 
+def tidy_machine() -> list[Decision]:
+    """Clean up what killed processes left on this machine, and return what was done."""
+    folders, workers = inspect_machine()
+    decisions = decide_recovery(Found(folders=folders, workers=workers))
+    apply_decisions(decisions)
+    return decisions
+
+
 def apply_decisions(decisions: Sequence[Decision], tracker: Tracker | None = None) -> None:
-    """Do what was decided, in that order. Whatever stops it, it can be begun again.
+    """Carry out the decisions in order; may be interrupted and repeated.
+
+    Args:
+        tracker: needed for runs, models and versions; None: these are skipped.
 
     Raises:
-        TrackingError: MLflow does not take it.
+        TrackingError: MLflow refuses a change.
     """
     for decision in decisions:
         if decision.what == "worker":
-            _end(int(decision.key))
+            _end_worker(int(decision.key))
         elif decision.what == "building":
             remove_unfinished(Path(decision.key))
         elif decision.what == "folder":
@@ -283,10 +290,16 @@ def apply_decisions(decisions: Sequence[Decision], tracker: Tracker | None = Non
         elif decision.what == "checkpoint":
             checkpoints.remove_entry(Path(decision.key))
         elif tracker is not None:
-            _carry_out_in_mlflow(decision, tracker)
+            _apply_in_mlflow(decision, tracker)
 
 
-def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
+def _end_worker(pid: int) -> None:
+    if pid in workers_here():  # the process id may belong to another process by now
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+
+
+def _apply_in_mlflow(decision: Decision, tracker: Tracker) -> None:
     registry = Registry(tracker)
     if decision.what == "model":
         registry.discard_model(decision.key)
@@ -296,15 +309,9 @@ def _carry_out_in_mlflow(decision: Decision, tracker: Tracker) -> None:
     elif decision.becomes == MATCHED:
         tracker.end_status(decision.key, decision.status)
     elif decision.becomes == INTERRUPTED:
-        # a store may let nobody delete; the run is marked all the same, and nothing reads its files
+        # some stores forbid deleting; the run is marked all the same, and nothing reads its files
         with contextlib.suppress(TrackingError):
             registry.remove_files(decision.key)
         tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted"})
     elif decision.becomes == STOPPED:
         tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted", Tag.MESSAGE: "its driver was killed"})
-
-
-def _end(pid: int) -> None:
-    if pid in workers_here():  # and not another process that has its number by now
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()

@@ -1,4 +1,4 @@
-"""A trial trained again from its record alone, and how far what comes out is from what was recorded."""
+"""Train a trial again from its record alone, and compare the numbers with the recorded ones."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, latest_runs
 from cnnstudy.tracking.registry import Registry
 
-#: Metrics that tell of the machine and not of the trial.
-_OF_THE_MACHINE = "time/"
+#: Metrics that depend on the machine are not compared.
+_MACHINE_METRICS = "time/"
 
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One number of the record that came out otherwise."""
+    """A recorded number that the reproduction did not match."""
 
     metric: str
-    epoch: int | None  # None: of the whole trial
+    epoch: int | None  # None: a metric of the whole trial
     recorded: float
     again: float
 
@@ -41,37 +41,36 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of training a trial again."""
+    """The comparison of a trial with its reproduction."""
 
     trial: str  # STUDY/TRIAL
-    compared: int  # numbers
-    differences: tuple[MetricDifference, ...]  # those that are not equal to the last bit, the largest first
-    changed: Mapping[str, tuple[str, str]]  # what it runs on that is not as it was: name -> then, now
+    compared: int  # how many numbers
+    differences: tuple[MetricDifference, ...]  # numbers not equal to the last bit, the largest difference first
+    changed: Mapping[str, tuple[str, str]]  # versions and devices that differ: name -> then, now
 
 
 def reproduce_trial(given: str, registry: Registry, workers: Workers, display: Display) -> Reproduction:
-    """Train a trial again with the specification that its run holds; nothing is recorded of it.
+    """Train a trial again with the specification in its run, and compare the numbers; record nothing.
 
     Args:
         given: STUDY/TRIAL, or the id of a run in MLflow.
         workers: closed at the end.
 
     Raises:
-        UnknownNameError: no such trial, it did not finish, or its record lacks what it was asked to do.
-        StudyChangedError: the images or the source weights are no longer those that it was trained with.
+        UnknownNameError: there is no such trial, it did not finish, or its record lacks the specification.
+        StudyChangedError: the images or the source weights differ from those of the trial.
         DataError, WeightsError, WorkerError: it can't be trained.
     """
-    study, run = _find(given, registry.tracker)
+    study, run = _find_trial(given, registry.tracker)
     with scratch_folder() as folder:
-        asked = registry.asked(run.run_id, folder)
+        recorded_spec = registry.asked(run.run_id, folder)
     try:
-        spec = TrialSpec.from_json(asked)
+        spec = TrialSpec.from_json(recorded_spec)
     except (TypeError, KeyError, AttributeError) as reason:
         raise UnknownNameError(
-            f"the run of {given} does not hold what it was asked to do (trial.json), or another version "
-            f"wrote it: {reason}"
+            f"the run of {given} has no specification (trial.json), or another version of cnnstudy wrote it: {reason}"
         ) from reason
-    # images and weights of this one network, and no others, are to be had; and all is trained again
+    # prepare images and weights for this network alone, and train every epoch instead of sharing some
     config = recorded_config(study)
     training = config.training.model_copy(update={"share_epochs": False})
     config = config.model_copy(update={"architectures": (spec.architecture,), "training": training})
@@ -80,18 +79,22 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
         executor = workers.executor
         executor.deterministic = config.training.deterministic
         if spec.purpose != "pretrain":
-            # images and weights may lie elsewhere by now; that they are the same ones is checked by their digests
+            # images and weights may have moved since; their digests show that they are the same
             preparation = Preparation(config, executor, Unrecorded(study), recorded, display)
-            spec = _with_inputs(spec, preparation)
+            spec = _locate_inputs(spec, preparation)
         spec = replace(spec, keep_model=False, checkpoints="none", share_epochs=False)
         executor.deterministic = spec.deterministic
         epochs, result = _train(given, spec, executor, display)
     compared, differences = _compare(registry.tracker, run, epochs, result)
-    return Reproduction(f"{study.name}/{spec.key}", compared, differences, _changed(run, result))
+    return Reproduction(f"{study.name}/{spec.key}", compared, differences, _changed_environment(run, result))
 
 
-def _with_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
-    """Return the specification with the places of its images and source weights, as they are to be had now."""
+def _locate_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
+    """Return the specification with the present paths of its images and source weights.
+
+    Raises:
+        StudyChangedError: they are not the same ones.
+    """
     config, name = preparation.config, spec.architecture
     images = preparation.images(config.data, config.architectures)
     refuse_other_images(preparation.recorder.study.name, preparation.recorded, images[name])
@@ -102,7 +105,7 @@ def _with_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
 
 
 def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) -> tuple[list[EpochRecord], TrialResult]:
-    """Train the trial.
+    """Train the trial, and return its epochs and result.
 
     Raises:
         WorkerError: it failed.
@@ -116,13 +119,14 @@ def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) ->
     display.start_trial(spec.key, "again", spec.epochs)
     outcome = run_watched(executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
     if isinstance(outcome, Failed):
-        raise WorkerError(f"{given} failed this time ({outcome.reason}): {outcome.message}")
+        raise WorkerError(f"the reproduction of {given} failed ({outcome.reason}): {outcome.message}")
     result = TrialResult.from_json(outcome.result)
     display.end_trial(spec.key, result.state)
     return epochs, result
 
 
-def _find(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
+def _find_trial(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
+    """Return the trial's study and run; raise UnknownNameError if there is none, or it did not finish."""
     studies = tracker.studies()
     name, _, trial = given.partition("/")
     for study in studies:
@@ -133,7 +137,7 @@ def _find(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
         found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
         if found is not None:
             if found.state != "finished":
-                raise UnknownNameError(f"{given} can't be compared with itself: it is {found.state}, not finished.")
+                raise UnknownNameError(f"{given} can't be reproduced: it is {found.state}, not finished.")
             return study, found
         if trial:
             raise UnknownNameError(f"there is no trial {trial!r} in study {name!r}{did_you_mean(trial, by_name)}")
@@ -144,8 +148,8 @@ def _find(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
 def _compare(
     tracker: Tracker, run: RecordedRun, epochs: list[EpochRecord], result: TrialResult
 ) -> tuple[int, tuple[MetricDifference, ...]]:
-    """How many numbers were compared, and those that differ."""
-    again: dict[tuple[str, int | None], float] = {}
+    """Return how many numbers were compared, and those that differ."""
+    again: dict[tuple[str, int | None], float] = {}  # metric, epoch -> value
     for record in epochs:
         again |= {(name, record.epoch): value for name, value in record.metrics.items()}
     again |= {(best_name(name), None): value for name, value in result.summary.items()}
@@ -154,12 +158,13 @@ def _compare(
     for name in {name for name, epoch in again if epoch is not None}:
         recorded |= {(name, epoch): value for epoch, value in tracker.metric_history(run.run_id, name).items()}
     recorded |= {(name, None): run.metrics[name] for name, epoch in again if epoch is None and name in run.metrics}
-    both = [key for key in recorded if key in again and not key[0].startswith(_OF_THE_MACHINE)]
-    found = [MetricDifference(*key, recorded[key], again[key]) for key in both if recorded[key] != again[key]]
-    return len(both), tuple(sorted(found, key=lambda one: (-one.size, one.metric, one.epoch or 0)))
+    both = [key for key in recorded if key in again and not key[0].startswith(_MACHINE_METRICS)]
+    differences = [MetricDifference(*key, recorded[key], again[key]) for key in both if recorded[key] != again[key]]
+    return len(both), tuple(sorted(differences, key=lambda one: (-one.size, one.metric, one.epoch or 0)))
 
 
-def _changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
+def _changed_environment(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
+    """Return the versions and devices that differ from those of the recorded run: name -> then, now."""
     then = {**run.packages, "code": run.code_version}
     then |= {name: value for name in result.computed_on if (value := run.computed_on(name))}
     now = {**driver_versions(), **result.versions, "code": code_version(), **result.computed_on}

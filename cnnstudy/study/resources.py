@@ -1,4 +1,4 @@
-"""What the trials of a study need: workers, images, source weights."""
+"""The resources that a study's trials share: workers, images and source weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cnnstudy.tracking.recorded import RecordedRun
 
 
 class StudyResources:
-    """What trials of a study need: workers, images, source weights. Each is made when it is first asked for.
+    """The resources that a study's trials share: workers, images and source weights, each built on first use.
 
     Args:
-        recorded: the study's runs when the call began, by which its images and weights are to be the same.
-        workers: the caller's to close.
-        accept_code: trials may be trained by other code than those that are recorded.
+        recorded: the study's runs when the command began; images and weights must be the ones they used.
+        workers: closed by the caller.
+        accept_code: allow training code that differs from the code of the recorded trials.
 
-    Raises, when images and weights are:
-        StudyChangedError: trials are recorded that saw other images.
-        DataError, WeightsError, WorkerError: they can't be had.
+    Raises, on first use of images or weights:
+        StudyChangedError: the recorded trials used other images or source weights.
+        DataError, WeightsError, WorkerError: they can't be prepared.
     """
 
     def __init__(
@@ -46,26 +46,22 @@ class StudyResources:
         self.display = display
         self.workers = workers
         self._accept_code = accept_code
-        self._code_is_checked = False
+        self._prepared = False
 
     def prepare(self) -> None:
-        """Make all of it now, before the first trial.
+        """Check and record the training code, then build images and weights; do nothing the second time.
 
         Raises:
-            StudyChangedError: as `check_code`.
+            StudyChangedError: other code trained the recorded trials; or as the class.
         """
-        self.check_code()
-        _ = self.images, self.weights
-
-    def check_code(self) -> None:
-        """Raise StudyChangedError where trials are recorded that other code has trained; else record which does."""
-        if not self._code_is_checked:
+        if not self._prepared:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
-        self._code_is_checked = True
+            _ = self.images, self.weights
+            self._prepared = True
 
     @property
     def folder(self) -> Path:
-        """For files; it goes with the workers."""
+        """The folder for trial files; removed when the workers are closed."""
         return self.workers.folder
 
     @functools.cached_property
@@ -76,14 +72,14 @@ class StudyResources:
 
     @functools.cached_property
     def images(self) -> dict[str, PreparedImages]:
-        """By network."""
+        """The decoded images of each network."""
         images = self._preparation.images(self.config.data, self.config.architectures)
         refuse_other_images(self.recorder.study.name, self.recorded, next(iter(images.values())))
         return images
 
     @functools.cached_property
     def weights(self) -> dict[str, SourceWeights]:
-        """By network."""
+        """The source weights of each network."""
         return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
 
     @functools.cached_property
@@ -91,13 +87,17 @@ class StudyResources:
         return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
 
     def spec_of(self, proposal: Proposal) -> TrialSpec:
-        """The whole of a trial, as a worker needs it."""
+        """Return a proposal's TrialSpec, with this study's images and source weights."""
         name = proposal.architecture
         return trial_spec(self.config, proposal, self.images[name], self.weights[name])
 
 
 def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:
-    """The whole of a trial, as a worker needs it, with its network's images and source weights."""
+    """Return everything a worker needs to run the proposed trial, given its network's images and source weights.
+
+    Raises:
+        ConfigError: as `trial_epochs`.
+    """
     training, name = config.training, proposal.architecture
     epochs = trial_epochs(config, name, proposal.levels, images)
     return TrialSpec(
@@ -119,12 +119,12 @@ def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, 
         updates=training.updates,
         until_train_loss=training.until_train_loss,
         deterministic=training.deterministic,
-        # a champion without a model would be of no use
+        # the champion is chosen among these, and its model is what confirming is for
         keep_model=training.keep_models or proposal.purpose == "confirm",
         equal_updates=equal_updates(config, name, images),
         block=proposal.block,
         checkpoints=training.checkpoint_mode,
-        # a pruner would have no say in epochs that are shared
+        # a pruner could not stop a trial during shared epochs
         share_epochs=training.share_epochs and config.pruner == "none",
         precision=training.precision,
         xla=None if training.xla == "auto" else training.xla,

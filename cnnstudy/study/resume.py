@@ -1,4 +1,9 @@
-"""What a call of run-study finds when it starts: a changed file, other images, trials that are recorded already."""
+"""Resume a study: compare the command at hand with what is recorded, and read the trials that are done.
+
+Settings, training code and images must be those of the recorded trials: `refuse_changes`, `refuse_other_code` and
+`refuse_other_images` raise StudyChangedError otherwise. Commands are recorded too, so that a stopped study can say how
+to resume it.
+"""
 
 from __future__ import annotations
 
@@ -32,202 +37,166 @@ from cnnstudy.tracking.recorded import (
     split_into_tags,
 )
 
+#: Keys that may change when a study is resumed: how much to run, and whatever does not affect the recorded trials.
+#: Paths may change too: images and source weights are compared by their content.
+_HARMLESS_KEYS = (
+    *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
+    *("training.timeout", "training.equal_failures"),
+    *("training.checkpoints", "training.share_epochs", "training.keep_models"),
+    *("data.path", "weights.*.file", "weights.*.data.path"),
+)
+#: What trials did before these keys existed and were recorded.
+_EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto"}
+#: The most code differences to list, and the most code versions of a study to keep on record.
+_MOST_LISTED, _MOST_VERSIONS = 30, 20
 
-def run_command(study: Study) -> dict[str, str]:
-    """The tags of a run-study."""
-    overrides = [word for override in study.overrides for word in ("--set", override)]
-    command = _command("run-study", _file(study), *overrides)
-    return {Tag.RUN_COMMAND: command, Tag.LAST_COMMAND: command}
+
+def tidy_up(display: Display) -> None:
+    """Clean up what killed processes, of any study, left on this machine."""
+    for decision in tidy_machine():
+        display.say(str(decision))
 
 
-def confirm_command(name: str, options: Mapping[str, int], again: bool) -> dict[str, str]:
-    """The tags of a confirm of the study of that name.
+def recorded_config(study: RecordedStudy) -> StudyConfig:
+    """Return the settings that a study was recorded with.
 
-    Args:
-        options: those that were given.
-        again: with --open-test-again.
+    Raises:
+        StudyChangedError: another version of cnnstudy recorded them, and this one can't read them.
     """
-    given = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", str(value))]
-    return {Tag.LAST_COMMAND: _command("confirm", name, *given, *(["--open-test-again"] if again else []))}
+    try:
+        return StudyConfig.model_validate(study.config)
+    except ValueError as error:
+        raise StudyChangedError(
+            f"study {study.name!r} was recorded by another version of cnnstudy; this one can't read its settings: "
+            f"{error}"
+        ) from error
 
 
-def resume_command(own: RecordedRun) -> str:
-    """How to go on with what was stopped, from the study's own run."""
-    return _said(own.last_command or own.run_command)
+def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
+    """Raise StudyChangedError if trials are recorded with settings that differ in a key that matters."""
+    changes = [
+        f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
+        for key, old, new in config_differences(recorded.config, given)
+        if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS)
+        and (old, new) != (None, _EARLIER_VALUES.get(key))
+    ]
+    if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
+        raise StudyChangedError(
+            f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
+            + "\n".join(changes)
+            + f"\nOld and new trials would not be comparable. {_undo_or_rename(study.config.name)}"
+        )
 
 
-def missing_trials_command(own: RecordedRun) -> str:
-    """How to run the trials that are missing, from the study's own run."""
-    return _said(own.run_command)
+def refuse_other_images(study: str, runs: Iterable[RecordedRun], images: PreparedImages) -> None:
+    """Raise StudyChangedError if trials of the study are recorded that used other images or another split."""
+    others = {run.data_digest for run in runs if run.kind == "trial"} - {images.digest}
+    if others:
+        raise StudyChangedError(
+            f"the images of {images.name} differ from those of the recorded trials of study {study!r} (digest "
+            f"{images.digest} instead of {', '.join(sorted(others))}): files were added, removed or changed. "
+            f"Old and new trials would not be comparable. {_undo_or_rename(study)}"
+        )
 
 
-def _said(command: str) -> str:
-    return f"`{command}` goes on" if command else "the command that ran it goes on"
-
-
-def _file(study: Study) -> str:
-    """Its name where it comes with cnnstudy, which is known everywhere; else where it lies."""
-    path = study.path.absolute()
-    shipped = path.suffix == ".yaml" and path.resolve().parent == SHIPPED.resolve()
-    return path.stem if shipped else str(path)
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["python", "-m", "cnnstudy", *words])
-
-
-#: Of differences, so many are told; and of versions that a study had so many are kept.
-_MOST_TOLD, _MOST_VERSIONS = 30, 20
+def _undo_or_rename(name: str) -> str:
+    return f"Undo the change, or give the study another name (`name:` in the file, or --set name={name}-2)."
 
 
 def refuse_other_code(
     recorder: Recorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
 ) -> None:
-    """Record the code that trains, unless the study's trials are from it already.
+    """Record the training code of the study's trials, unless it is recorded already.
 
     Args:
         runs: of the study.
         networks: of the study.
-        accepted: it may be another one; the study's run has the versions of both from then on.
+        accepted: other code is allowed; the study's run then lists the versions of both.
 
     Raises:
-        StudyChangedError: trials are recorded that are from other code, and that is not accepted.
+        StudyChangedError: other code trained the recorded trials, and that is not accepted.
     """
     study, now, version = recorder.study, training_code(networks), code_version()
     tags = recorder.outbox.delivery.ask(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
-        held = join_tags(Tag.CODE, tags)
-        then = Code.from_json(held)
+        recorded = join_tags(Tag.CODE, tags)
+        then, old_version = Code.from_json(recorded), recorded["version"]
         comparable, changes = then.form == now.form, code_differences(then, now)
         if comparable and not changes:
             return
-        told = _listed(changes)
+        listed = _list_changes(changes)
         if not accepted:
-            raise StudyChangedError(_refusal(study, told, held["version"], then, version, comparable))
-        if comparable:
-            warning = f"trials of study {study.name!r} are from more than one code from here on:\n{told}"
-        else:
-            warning = (
-                f"trials of study {study.name!r} may be from more than one code from here on: "
-                f"{_not_comparable(held['version'], version)}{told and _SINCE}{told}"
-            )
-        display.say(f"WARNING: {warning}")
-        before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [held["version"]]
+            raise StudyChangedError(_code_refusal(study, listed, old_version, then, version, comparable))
+        display.say(f"WARNING: {_mixed_code_warning(study, listed, old_version, version, comparable)}")
+        before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [old_version]
         new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
     recorder.outbox.write(study.run_id, SetTags(new))
 
 
-def _refusal(study: RecordedStudy, told: str, version: str, then: Code, now: str, comparable: bool) -> str:
+def _list_changes(changes: Sequence[str]) -> str:
+    more = [f"and {len(changes) - _MOST_LISTED} more"] if len(changes) > _MOST_LISTED else []
+    return "\n".join(f"  {change}" for change in [*changes[:_MOST_LISTED], *more])
+
+
+def _mixed_code_warning(study: RecordedStudy, changes: str, version: str, now: str, comparable: bool) -> str:
+    if comparable:
+        return f"trials of study {study.name!r} are from more than one version of the training code now:\n{changes}"
+    return (
+        f"trials of study {study.name!r} may be from more than one version of the training code now: "
+        f"{_not_comparable(version, now, changes)}"
+    )
+
+
+def _code_refusal(study: RecordedStudy, changes: str, version: str, then: Code, now: str, comparable: bool) -> str:
+    """Say what changed in the training code since it was recorded, and what to do.
+
+    Args:
+        changes: one a line, or "".
+        version: of cnnstudy, when the code was recorded.
+        then: the recorded code.
+        now: the version of cnnstudy now.
+        comparable: the recorded code has the form that this version can compare.
+    """
     packages = ", ".join(f"{name} {number}" for name, number in then.versions.items())
     commit = re.search(r"\+g([0-9a-f]+)$", version)
     checkout = f" (`git checkout {commit[1]}`)" if commit and version != now else ""
     ways_out = (
         f"Go back to that code{checkout}, which ran with {packages}; "
-        f"give the study another name (`name:` in the file, or --set name={study.name}-2); or, where you know that "
+        f"or give the study another name (`name:` in the file, or --set name={study.name}-2); or, if you know that "
     )
     if comparable:
         return (
-            f"study {study.name!r} has trials recorded that other code has trained (cnnstudy {version}; now it is "
-            f"{now}):\n{told}\nTrials of both may not be comparable. {ways_out}"
-            "the change makes no difference to them, go on all the same with --accept-code."
+            f"study {study.name!r} has trials recorded that were trained by other code (cnnstudy {version}; now it is "
+            f"{now}):\n{changes}\nOld and new trials may not be comparable. {ways_out}"
+            "the change does not affect the trials, resume with --accept-code."
         )
     return (
-        f"study {study.name!r} has trials recorded that may be of other code: {_not_comparable(version, now)}"
-        f"{told and _SINCE}{told}\n{ways_out}no change since then makes a difference to them, go on with "
-        "--accept-code; from then on the code is recorded in the way of this version."
+        f"study {study.name!r} has trials recorded that may have been trained by other code: "
+        f"{_not_comparable(version, now, changes)}\n{ways_out}no change since then affects the trials, resume with "
+        "--accept-code; the code is then recorded in the form of this version."
     )
 
 
-#: Before the versions of packages that changed.
-_SINCE = " These packages have changed:\n"
-
-
-def _not_comparable(version: str, now: str) -> str:
+def _not_comparable(version: str, now: str, changes: str) -> str:
+    since = f" These packages have changed:\n{changes}" if changes else ""
     return (
-        f"cnnstudy {version} recorded the training code in another way than this version ({now}) does, "
-        "so unchanged code can't be told from changed code."
+        f"cnnstudy {version} recorded the training code in another form than this version ({now}) does, "
+        f"so it can't be compared.{since}"
     )
-
-
-def _listed(changes: Sequence[str]) -> str:
-    more = [f"and {len(changes) - _MOST_TOLD} more"] if len(changes) > _MOST_TOLD else []
-    return "\n".join(f"  {change}" for change in [*changes[:_MOST_TOLD], *more])
-
-
-def tidy_up(display: Display) -> None:
-    """Put right what killed processes, of this study or of others, left on this machine."""
-    for decision in tidy_machine():
-        display.say(str(decision))
-
-
-#: May change between calls: how much to run, and what the trials already recorded do not depend on. Where files lie is
-#: neither here nor there: images and source weights are compared by their content.
-_HARMLESS = (
-    *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
-    *("training.timeout", "training.equal_failures"),
-    *("training.checkpoints", "training.share_epochs", "training.keep_models"),
-    *("data.path", "weights.*.file", "weights.*.data.path"),
-)
-#: What trials did before these keys were there to be recorded.
-_BEFORE = {"training.precision": "float32", "training.xla": "auto"}
-
-
-def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
-    """Raise StudyChangedError where trials are recorded under other settings."""
-    changes = [
-        f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in config_differences(recorded.config, given)
-        if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS) and (old, new) != (None, _BEFORE.get(key))
-    ]
-    if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
-        raise StudyChangedError(
-            f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
-            + "\n".join(changes)
-            + f"\nTrials of both would not be comparable. {_ways_out(study.config.name)}"
-        )
-
-
-def refuse_other_images(study: str, runs: Iterable[RecordedRun], images: PreparedImages) -> None:
-    """Raise StudyChangedError where trials of the study are recorded that saw other images or another split."""
-    others = {run.data_digest for run in runs if run.kind == "trial"} - {images.digest}
-    if others:
-        raise StudyChangedError(
-            f"the images of {images.name} are not those that study {study!r} was begun with (their "
-            f"digest is {images.digest}, not {', '.join(sorted(others))}): files were added, removed or changed. "
-            f"Trials of both would not be comparable. {_ways_out(study)}"
-        )
-
-
-def recorded_config(study: RecordedStudy) -> StudyConfig:
-    """The settings that a study was recorded with.
-
-    Raises:
-        StudyChangedError: another version wrote them, and this one can't read them.
-    """
-    try:
-        return StudyConfig.model_validate(study.config)
-    except ValueError as error:
-        raise StudyChangedError(
-            f"study {study.name!r} was recorded by another version, whose settings this one can't read: {error}"
-        ) from error
-
-
-def _ways_out(name: str) -> str:
-    return f"Take the change back, or give the study another name (`name:` in the file, or --set name={name}-2)."
 
 
 def recorded_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
-    """The runs that MLflow holds. One that still counts as running was left by a driver that died: interrupted."""
+    """Return the study's runs in MLflow, after marking those left unfinished by an earlier driver as interrupted."""
     interrupted, runs = recorder.put_right()
     for run in interrupted:
-        display.say(f"{run.name} was left unfinished by a driver that is gone: marked interrupted")
+        display.say(f"{run.name} was left unfinished by a driver that no longer exists: marked interrupted")
     return runs
 
 
 def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[RecordedRun]) -> list[PastTrial]:
-    """The trials among the study's runs, each as it was recorded last."""
+    """Return the trials among the study's runs; of repeated ones the first that is done, else the latest."""
     rule = config.objective.rule
     latest: dict[tuple[str, int], PastTrial] = {}
     for run in runs:
@@ -235,25 +204,15 @@ def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[Recorded
             continue
         past = past_trial(run, rule)
         if past.done and config.pruner != "none":
-            past = replace(past, reported=_scores(recorder, run, rule))
+            past = replace(past, reported=_epoch_scores(recorder, run, rule))
         key = (past.architecture, past.number)
         if key not in latest or not latest[key].done:
             latest[key] = past
     return list(latest.values())
 
 
-def _scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
-    """What a pruner was told of the trial, epoch by epoch."""
-    names = {rule.metric, *([Metric.GAP_ACCURACY] if rule.maximum_gap is not None else [])}
-    ask, history = recorder.outbox.delivery.ask, recorder.tracker.metric_history
-    histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
-    needed = Rule(rule.metric, rule.maximum_gap)
-    epochs = set.intersection(*(set(history) for history in histories.values()))
-    return {epoch: needed.score({name: of[epoch] for name, of in histories.items()}) for epoch in sorted(epochs)}
-
-
 def past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
-    """A recorded trial as a strategy takes it, without what it reported."""
+    """Return a recorded trial in the form that strategies take, without its scores by epoch."""
     metrics = best_metrics(run)
     return PastTrial(
         architecture=run.architecture,
@@ -264,3 +223,60 @@ def past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
         value=metrics.get(rule.metric),
         beyond=rule.beyond(metrics, run.verdict) if metrics else {},
     )
+
+
+def _epoch_scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
+    """Return the trial's score after each epoch, as the pruner saw it."""
+    names = {rule.metric, *([Metric.GAP_ACCURACY] if rule.maximum_gap is not None else [])}
+    ask, history = recorder.outbox.delivery.ask, recorder.tracker.metric_history
+    histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
+    pruning_rule = Rule(rule.metric, rule.maximum_gap)
+    epochs = set.intersection(*(set(values) for values in histories.values()))
+    return {
+        epoch: pruning_rule.score({name: values[epoch] for name, values in histories.items()})
+        for epoch in sorted(epochs)
+    }
+
+
+def run_command(study: Study) -> dict[str, str]:
+    """Return the tags that record a run-study command."""
+    overrides = [word for override in study.overrides for word in ("--set", override)]
+    command = _shell_command("run-study", _name_or_path(study), *overrides)
+    return {Tag.RUN_COMMAND: command, Tag.LAST_COMMAND: command}
+
+
+def confirm_command(name: str, options: Mapping[str, int], again: bool) -> dict[str, str]:
+    """Return the tags that record a confirm command.
+
+    Args:
+        name: of the study.
+        options: those given.
+        again: with --open-test-again.
+    """
+    given = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", str(value))]
+    return {Tag.LAST_COMMAND: _shell_command("confirm", name, *given, *(["--open-test-again"] if again else []))}
+
+
+def resume_command(own: RecordedRun) -> str:
+    """Say how to resume a stopped study, given its own run."""
+    return _describe_command(own.last_command or own.run_command)
+
+
+def missing_trials_command(own: RecordedRun) -> str:
+    """Say how to run a study's missing trials, given its own run."""
+    return _describe_command(own.run_command)
+
+
+def _describe_command(command: str) -> str:
+    return f"`{command}` resumes it" if command else "the command that ran it resumes it"
+
+
+def _name_or_path(study: Study) -> str:
+    """Return the name of a study that is shipped with cnnstudy, which is valid in every folder; otherwise the path."""
+    path = study.path.absolute()
+    shipped = path.suffix == ".yaml" and path.resolve().parent == SHIPPED.resolve()
+    return path.stem if shipped else str(path)
+
+
+def _shell_command(*words: str) -> str:
+    return shlex.join(["python", "-m", "cnnstudy", *words])

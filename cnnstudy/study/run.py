@@ -1,6 +1,6 @@
-"""A study from its file to its end: the one place that sees search, execution, confirmation and tracking together.
+"""Run a study from its file to its end, or resume it: `run_study` and `confirm_study`.
 
-It may be stopped at any moment and called again: what MLflow holds is taken up, what is missing is run.
+A study may be stopped at any moment and run again: trials that MLflow holds are kept, missing ones are run.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from cnnstudy.tracking.operations import EndRun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.tracking.retry import RetryPolicy
 
+#: The fields of Outcome that are recorded as tags.
 COUNTS = ("finished", "pruned", "failed", "missing")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of run-study ended."""
+    """The state of a study after run-study or confirm, in numbers of trials."""
 
     recorded: RecordedStudy
     finished: int
     pruned: int
     failed: int
-    missing: int  # trials that are still to be run
+    missing: int  # still to be run
     interrupted: bool
     confirmed: Confirmation | None = None
 
@@ -62,34 +63,34 @@ def run_study(
     patience: RetryPolicy | None = None,
     accept_code: bool = False,
 ) -> Outcome:
-    """Run what is missing of the study; KeyboardInterrupt ends it cleanly.
+    """Run the study's missing trials, then confirm it if its file says so; KeyboardInterrupt ends it cleanly.
 
     Args:
-        workers: closed before MLflow is waited for at the end.
-        take_over: also from a driver on another machine, of which nobody here can tell whether it lives.
-        patience: how long MLflow is waited for; None: the usual one.
-        accept_code: trials may be trained by other code than those that are recorded.
+        workers: closed before waiting for MLflow at the end.
+        take_over: take the study even from a driver on another machine, which may still be alive.
+        patience: how long to wait for MLflow; None: the default.
+        accept_code: allow training code that differs from the code of the recorded trials.
 
     Raises:
-        KeyboardInterrupt: where it can't be said how far the study is, for MLflow does not answer.
-        DiskFullError: nothing recorded is lost.
-        StudyBusyError: another driver runs it.
-        StudyChangedError: its file, its images or the code that trains no longer fit the trials that MLflow holds.
-        DataError, WeightsError, TrackingError, WorkerError: before the first trial, with nothing lost.
+        KeyboardInterrupt: interrupted while MLflow does not answer, so that the study's state is unknown.
+        DiskFullError: the disk is full; nothing recorded is lost.
+        StudyBusyError: another driver is running the study.
+        StudyChangedError: the settings, the images or the training code differ from those of the recorded trials.
+        DataError, WeightsError, TrackingError, WorkerError: before the first trial; nothing is lost.
     """
     config, name = study.config.model_dump(mode="json"), study.config.name
     with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         tidy_up(display)
         recorded = tracker.open_study(name, config)
-        with _driving(DriverLock(tracker, recorded), display, patience, take_over) as call:
+        with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
             refuse_changes(recorded, config, tracker, study)
-            call.running = True
+            session.running = True
             tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
-            runs = recorded_runs(call.recorder, display)
+            runs = recorded_runs(session.recorder, display)
             with at_work(workers):
-                resources = StudyResources(study.config, call.recorder, runs, workers, display, accept_code)
+                resources = StudyResources(study.config, session.recorder, runs, workers, display, accept_code)
                 outcome = _run_and_confirm(resources)
-            _end(call.recorder, outcome)
+            _end_study(session.recorder, outcome)
     return outcome
 
 
@@ -104,75 +105,40 @@ def confirm_study(
     patience: RetryPolicy | None = None,
     accept_code: bool = False,
 ) -> Outcome:
-    """Confirm a recorded study, or what is missing of that; KeyboardInterrupt ends it cleanly.
+    """Confirm a recorded study, or resume its confirmation; KeyboardInterrupt ends it cleanly.
 
     Args:
         name: of the study; None: the one that was run last.
-        options: keys of `confirm` that are to be others than in its file (or than the usual ones).
+        options: keys of `confirm` that replace those of the study's file, or the defaults.
         workers: as for run_study.
-        again: open the test split though it was opened for another champion.
+        again: evaluate on the test split even if it was already used for another champion.
         take_over: as for run_study.
-        patience: how long MLflow is waited for; None: the usual one.
+        patience: as for run_study.
         accept_code: as for run_study.
 
     Raises:
         UnknownNameError: there is no such study.
-        NothingToConfirmError: no trial has finished and learnt something.
+        ConfigError: an option is out of range.
+        NothingToConfirmError: no trial has finished and learnt anything.
         StudyBusyError, StudyChangedError: as run_study.
         DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
-    found = tracker.study(name)
-    with hold_study_lock(found.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
+    recorded = tracker.study(name)
+    with hold_study_lock(recorded.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         tidy_up(display)
-        config = recorded_config(found)
+        config = recorded_config(recorded)
         chosen = _confirm_options(config, options)
-        with _driving(DriverLock(tracker, found), display, patience, take_over) as call:
-            # before the study is marked as running: else it would end as failed
-            find_candidates(found.name, call.recorder.runs(), config.objective.rule, chosen.top)
-            call.running = True
-            tracker.restart_study(found, resume.confirm_command(found.name, options, again))
-            _, runs = call.recorder.put_right()
+        with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
+            # before the study is marked as running: otherwise it would end as failed
+            find_candidates(recorded.name, session.recorder.runs(), config.objective.rule, chosen.top)
+            session.running = True
+            tracker.restart_study(recorded, resume.confirm_command(recorded.name, options, again))
+            _, runs = session.recorder.put_right()
             with at_work(workers):
-                resources = StudyResources(config, call.recorder, runs, workers, display, accept_code)
+                resources = StudyResources(config, session.recorder, runs, workers, display, accept_code)
                 outcome = _confirm(resources, chosen, again)
-            _end(call.recorder, outcome)
+            _end_study(session.recorder, outcome)
     return outcome
-
-
-@dataclass
-class _Call:
-    """A call that is the study's one driver."""
-
-    recorder: Recorder
-    running: bool = False  # the study is marked so, or is about to be
-
-
-@contextlib.contextmanager
-def _driving(claim: DriverLock, display: Display, patience: RetryPolicy | None, take_over: bool) -> Iterator[_Call]:
-    """Be the study's one driver, with what an earlier call left delivered.
-
-    Whatever stops a call before the study is marked as running leaves it for others to run; whatever stops it later
-    leaves no run as running.
-    """
-    call: _Call | None = None
-    try:
-        claim.take(take_over)
-        with open_recorder(claim.tracker, claim.study, display.say, patience, claim.check) as recorder:
-            claim.take()  # what was left may have ended with the words that give the study up
-            call = _Call(recorder)
-            try:
-                yield call
-            except TakenOverError:  # all of it is another driver's now
-                raise
-            except BaseException as error:
-                if call.running:
-                    _end_as_failed(recorder, error)
-                raise
-    except BaseException:
-        if call is None or not call.running:
-            with contextlib.suppress(CnnstudyError):  # MLflow itself may be what is broken
-                claim.give_up()
-        raise
 
 
 def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
@@ -183,16 +149,53 @@ def _confirm_options(config: StudyConfig, given: Mapping[str, int]) -> Confirm:
         raise ConfigError("; ".join(f"--{option} {text}" for option, text in options.items())) from None
 
 
+@dataclass
+class _Session:
+    """This process while it is the study's driver."""
+
+    recorder: Recorder
+    running: bool = False  # the study is marked as running, or is about to be
+
+
+@contextlib.contextmanager
+def _become_driver(
+    lock: DriverLock, display: Display, patience: RetryPolicy | None, take_over: bool
+) -> Iterator[_Session]:
+    """Become the study's driver, and deliver the records that an earlier driver left behind.
+
+    An error before the study is marked as running releases the study; a later one ends all its runs as failed.
+    """
+    session: _Session | None = None
+    try:
+        lock.take(take_over)
+        with open_recorder(lock.tracker, lock.study, display.say, patience, lock.check) as recorder:
+            lock.take()  # again: the records just delivered may have ended with the one that releases the study
+            session = _Session(recorder)
+            try:
+                yield session
+            except TakenOverError:  # the runs belong to another driver now
+                raise
+            except BaseException as error:
+                if session.running:
+                    _end_as_failed(recorder, error)
+                raise
+    except BaseException:
+        if session is None or not session.running:
+            with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
+                lock.give_up()
+        raise
+
+
 def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
-    """Leave no run as running, and say on the study's own run what ended it."""
+    """Mark unfinished runs as interrupted, and record the error on the study's own run."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
-    with contextlib.suppress(CnnstudyError):  # the tracking server itself may be what is broken
+    with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
         recorder.interrupt_unfinished()
         recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
 
 
 def _run_and_confirm(resources: StudyResources) -> Outcome:
-    """Run the missing trials, and confirm the study where its file says so; how far it is where that is interrupted."""
+    """Run the missing trials, then confirm the study if its file says so; return the state reached if interrupted."""
     config, study = resources.config, resources.recorder.study
     try:
         runs = _run_missing(resources)
@@ -204,53 +207,18 @@ def _run_and_confirm(resources: StudyResources) -> Outcome:
         resources.display.say(str(nothing))
         return outcome
     except KeyboardInterrupt:
-        return _interrupted(resources)
-
-
-def _confirm(resources: StudyResources, options: Confirm, again: bool) -> Outcome:
-    """Confirm the study; how far it is where that is interrupted."""
-    try:
-        confirmed = confirm(resources, resources.recorded, options, again)
-    except KeyboardInterrupt:
-        return _interrupted(resources)
-    outcome = _outcome(resources.config, resources.recorder.study, resources.recorded, interrupted=False)
-    return replace(outcome, confirmed=confirmed)
-
-
-def _interrupted(resources: StudyResources) -> Outcome:
-    """How far the study is.
-
-    Raises:
-        KeyboardInterrupt: MLflow does not answer; who stops does not wait for that.
-    """
-    recorder = resources.recorder
-    recorder.interrupt_unfinished()
-    if recorder.outbox.delivery.waits:
-        raise KeyboardInterrupt
-    try:
-        runs = recorder.tracker.runs(recorder.study.experiment_id)
-    except TrackingUnavailableError:
-        raise KeyboardInterrupt from None
-    return _outcome(resources.config, recorder.study, runs, interrupted=True)
-
-
-def _end(recorder: Recorder, outcome: Outcome) -> None:
-    tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
-    tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
-    tags[Tag.DRIVER] = ""
-    recorder.outbox.write(recorder.study.run_id, EndRun("failed" if outcome.missing else "finished", tags))
-    recorder.outbox.delivery.wait()
+        return _interrupted_outcome(resources)
 
 
 def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
-    """Run the trials that are missing; the study's runs after that."""
+    """Run the missing trials, and return all of the study's runs."""
     config, recorder, display = resources.config, resources.recorder, resources.display
     past = past_trials(config, recorder, resources.recorded)
     factorial = FactorialStrategy(config, past) if isinstance(config.strategy, schema.FactorialConfig) else None
     strategy: Strategy = factorial or OptunaSearch(config, past)
     if factorial is not None:
         describe_size(config, factorial.remaining, display)
-    if strategy.remaining <= 0:  # below 0 where the budget was lowered
+    if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
     resources.prepare()
     driver = Driver(resources, strategy)
@@ -268,6 +236,33 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     return recorder.runs()
 
 
+def _confirm(resources: StudyResources, options: Confirm, again: bool) -> Outcome:
+    """Confirm the study; return the state reached if interrupted."""
+    try:
+        confirmed = confirm(resources, resources.recorded, options, again)
+    except KeyboardInterrupt:
+        return _interrupted_outcome(resources)
+    outcome = _outcome(resources.config, resources.recorder.study, resources.recorded, interrupted=False)
+    return replace(outcome, confirmed=confirmed)
+
+
+def _interrupted_outcome(resources: StudyResources) -> Outcome:
+    """Mark unfinished runs as interrupted, and return the state reached.
+
+    Raises:
+        KeyboardInterrupt: MLflow does not answer; an interrupted study does not wait for it.
+    """
+    recorder = resources.recorder
+    recorder.interrupt_unfinished()
+    if recorder.outbox.delivery.waits:
+        raise KeyboardInterrupt
+    try:
+        runs = recorder.tracker.runs(recorder.study.experiment_id)
+    except TrackingUnavailableError:
+        raise KeyboardInterrupt from None
+    return _outcome(resources.config, recorder.study, runs, interrupted=True)
+
+
 def _outcome(config: StudyConfig, study: RecordedStudy, runs: Sequence[RecordedRun], interrupted: bool) -> Outcome:
     done = [run for run in runs if run.kind == "trial" and run.done]
     return Outcome(
@@ -275,13 +270,13 @@ def _outcome(config: StudyConfig, study: RecordedStudy, runs: Sequence[RecordedR
         finished=sum(run.state == "finished" for run in done),
         pruned=sum(run.state == "pruned" for run in done),
         failed=sum(run.state == "failed" for run in done),
-        missing=_missing(config, done),
+        missing=_count_missing(config, done),
         interrupted=interrupted,
     )
 
 
-def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
-    """A search needs so many trials of each network, a factorial those with the numbers of its cells and seeds."""
+def _count_missing(config: StudyConfig, done: list[RecordedRun]) -> int:
+    """Count the trials still to be run: a search counts them per network, a factorial by cell and seed."""
     missing = 0
     for name in config.architectures:
         numbers = {run.number for run in done if run.architecture == name}
@@ -289,3 +284,12 @@ def _missing(config: StudyConfig, done: list[RecordedRun]) -> int:
             numbers = {number for number in numbers if number < config.trials_of(name)}
         missing += max(0, config.trials_of(name) - len(numbers))
     return missing
+
+
+def _end_study(recorder: Recorder, outcome: Outcome) -> None:
+    """Record how the study ended, release it, and wait until MLflow has every record."""
+    tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
+    tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
+    tags[Tag.DRIVER] = ""
+    recorder.outbox.write(recorder.study.run_id, EndRun("failed" if outcome.missing else "finished", tags))
+    recorder.outbox.delivery.wait()

@@ -152,11 +152,11 @@ def test_a_study_is_followed_to_its_end(elsewhere: Elsewhere) -> None:
     ("state", "tags", "told"),
     [
         ("finished", {}, "No driver is running: it is done."),
-        ("failed", {Tag.REASON: "interrupted"}, "it was stopped; `go on` goes on."),
-        ("failed", {Tag.REASON: "interrupted", Tag.LAST_COMMAND: "confirm"}, "it was stopped; `confirm` goes on."),
+        ("failed", {Tag.REASON: "interrupted"}, "it was stopped; `go on` resumes it."),
+        ("failed", {Tag.REASON: "interrupted", Tag.LAST_COMMAND: "confirm"}, "it was stopped; `confirm` resumes it."),
         ("failed", {"cnnstudy.message": "no images"}, "it ended with an error: no images."),
-        ("failed", {}, "it ended with trials missing; `go on` goes on."),
-        ("failed", {Tag.LAST_COMMAND: "confirm"}, "it ended with trials missing; `go on` goes on."),
+        ("failed", {}, "it ended with trials missing; `go on` resumes it."),
+        ("failed", {Tag.LAST_COMMAND: "confirm"}, "it ended with trials missing; `go on` resumes it."),
     ],
 )
 def test_a_study_that_nobody_runs_is_told_and_left(
@@ -175,7 +175,7 @@ def test_a_study_of_a_version_that_did_not_record_its_call(elsewhere: Elsewhere)
     elsewhere.begin()
     elsewhere.end("failed", **{Tag.REASON: "interrupted"})
     (line,) = elsewhere.watch(iter(()))
-    assert line.endswith("it was stopped; the command that ran it goes on.")
+    assert line.endswith("it was stopped; the command that ran it resumes it.")
 
 
 def test_the_next_driver_can_be_waited_for(elsewhere: Elsewhere) -> None:

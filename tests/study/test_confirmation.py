@@ -1,4 +1,4 @@
-"""Confirming, with made-up trials and a real MLflow database; at the end once with real ones."""
+"""Confirming: simulated trials with a real MLflow database, and at the end a real study."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def keys(numbers: list[int], seeds: range | list[int]) -> list[str]:
 
 
 class Desk:
-    """Runs and confirms a study on one database as the commands do."""
+    """Runs and confirms a study on one database, as the commands do."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.tracker, self.file = tracker, folder / "fake.yaml"
@@ -64,7 +64,7 @@ class Desk:
         return Workers(make)
 
     def search(self, *overrides: str, **script: Any) -> Outcome:
-        # 0.9, 0.8, 0.7 and 0.6 in the search, unless said otherwise
+        # by default 0.9, 0.8, 0.7 and 0.6 in the search
         accuracy = {f"alexnet-{n:03d}": 0.9 - 0.1 * n for n in range(4)} | script.pop("accuracy", {})
         study = load_study(str(self.file), overrides)
         return run_study(study, self.tracker, self.make(accuracy=accuracy, **script), PlainDisplay(self.said.append))
@@ -114,7 +114,7 @@ def done(outcome: Outcome) -> Confirmation:
     return outcome.confirmed
 
 
-#: With fresh seeds the second candidate is better than the first, clearly.
+#: With fresh seeds the second candidate is clearly better than the first.
 TURNED = {key: 0.6 + 0.01 * n for n, key in enumerate(keys([0], range(4)))} | {
     key: 0.8 + 0.01 * n for n, key in enumerate(keys([1], range(4)))
 }
@@ -353,7 +353,7 @@ def test_a_candidate_that_fails_with_a_seed_is_no_champion(desk: Desk) -> None:
 def test_run_study_confirms_where_the_file_asks_for_it(desk: Desk) -> None:
     ask = "confirm={top: 2, seeds: 2, most_seeds: 2}"
     assert desk.search(accuracy=TURNED).confirmed is None
-    outcome = desk.search(ask, accuracy=TURNED)  # asking for it is no change of the study
+    outcome = desk.search(ask, accuracy=TURNED)  # asking to confirm does not change the study
     assert desk.trained == keys([0, 1], range(2))
     assert done(outcome).champion is not None
     assert desk.search(ask).confirmed is not None
@@ -401,7 +401,7 @@ def test_ctrl_c_in_an_epoch_leaves_nothing_running(desk: Desk) -> None:
 
 
 def test_really(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trained study, its test split opened by a real worker: what it says is what the model says of those images."""
+    """A trained study whose test split is opened by a real worker: the result agrees with the model's predictions."""
     shutil.copytree(trained.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("mlruns"))
     monkeypatch.chdir(tmp_path / "copy")
     tracker = Tracker(f"sqlite:///{tmp_path / 'copy' / 'mlflow.db'}")

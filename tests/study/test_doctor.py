@@ -1,4 +1,4 @@
-"""The whole examination, on real databases and leftovers."""
+"""The doctor's checks and repairs, with real databases and leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONFIG = {"objective": {"metric": "val/accuracy"}}
 def _own_temporary_folder(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own_places / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
-    # the machine's other processes are not a test's business
+    # leave the machine's other processes alone
     monkeypatch.setattr("cnnstudy.study.recovery.workers_here", dict)
 
 
@@ -66,7 +66,7 @@ def ended(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, number: int) 
 def test_a_database_that_is_not_there_is_not_made(own_places: Path) -> None:
     found = doctor.examine("sqlite:///not-there.db")
     assert troubles(found) == []
-    assert any("not-there.db is not there yet" in one.text for one in found)
+    assert any("not-there.db does not exist yet" in one.text for one in found)
     assert not Path("not-there.db").exists()
     assert doctor.repair("sqlite:///not-there.db") == []
 
@@ -77,7 +77,7 @@ def test_all_is_well(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) ->
     found = doctor.examine(tracker.uri)
     assert troubles(found) == []
     assert "study fake: in order; trials done: 1" in [f"{one.area}: {one.text}" for one in found]
-    assert any(one.text.endswith("can be written; studies: 1") for one in found)
+    assert any(one.text.endswith("is writable; studies: 1") for one in found)
 
 
 def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
@@ -91,10 +91,11 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
     Path(f"{scratch}.lock").touch()
     expected = [
         f"cache: {broken} is broken: index.json is missing",
-        f"processes: {building} was left by a process that is gone",
-        f"processes: {scratch} was left by a process that is gone",
-        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that is gone",
-        "study fake: study fake was left unfinished by a driver that is gone",
+        f"processes: {building} was left by a process that no longer exists",
+        f"processes: {scratch} was left by a process that no longer exists",
+        "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that no longer "
+        "exists",
+        "study fake: study fake was left unfinished by a driver that no longer exists",
     ]
     assert sorted(troubles(doctor.examine(tracker.uri))) == sorted(expected)
     assert all(one.mendable for one in doctor.examine(tracker.uri) if one.trouble)
@@ -128,15 +129,15 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
     found = doctor.examine(tracker.uri)
     assert len(troubles(found)) == 3
     assert (
-        f"checkpoints: checkpoint of alexnet-000 of study fake, {of_ended}, is of a trial that has ended"
+        f"checkpoints: checkpoint of alexnet-000 of study fake, {of_ended}, belongs to a trial that has ended"
         in troubles(found)
     )
     assert any(
-        f"{old}, is of no trial under way that MLflow has here, and was not written to for 40 days" in one.text
+        f"{old}, belongs to no trial under way that this MLflow knows, and was last written 40 days ago" in one.text
         for one in found
     )
     assert any(one.text.startswith(f"{broken} is broken") for one in found)
-    assert any(one.text.startswith("of 3 trials under way, or that MLflow does not have here") for one in found)
+    assert any(one.text.startswith("of 3 trials under way or unknown to this MLflow") for one in found)
     assert len(doctor.repair(tracker.uri)) == 3
     assert [path.exists() for path in (of_ended, waiting, of_another, old, broken)] == [False, True, True, False, False]
     assert troubles(doctor.examine(tracker.uri)) == []
@@ -151,7 +152,7 @@ def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedS
 def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """A study of the same name, in another database, that uses the same cache."""
+    """It belongs to a study of the same name in another database that shares the cache."""
     ended(tracker, study, spec, 0)
     tracker.end_run(study.run_id, "finished")
     folder = write_checkpoint(dataclasses.replace(spec, number=0))
@@ -167,7 +168,7 @@ def test_a_checkpoint_that_is_written_after_its_trial_ended_is_of_another_store(
 def test_a_checkpoint_of_a_trial_whose_status_was_not_written_any_more(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """Its driver was killed between the state that it wrote and MLflow's status, with the time of its end."""
+    """Its driver was killed after writing the state, and before MLflow's status and end time."""
     run_id = Recorder(tracker, study).start(spec).run_id
     tracker.set_tags(run_id, {Tag.STATE: "finished"})
     tracker.end_run(study.run_id, "finished")
@@ -190,13 +191,13 @@ def test_a_study_under_way_is_left_alone(tracker: Tracker, study: RecordedStudy,
 def test_a_study_whose_records_wait_is_told_and_left_alone(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
-    """Its trial has ended: that is to be delivered first."""
+    """The records that wait contain the end of its trial, and are delivered first."""
     run_id = Recorder(tracker, study).start(spec).run_id
     spool = Spool(study.name, tracker.uri)
     spool.add(Envelope("end_run", 1, run_id, {"state": "finished", "tags": {}}))
     found = doctor.examine(tracker.uri)
     assert troubles(found) == []
-    told = f"1 record waits for MLflow in {spool.folder}; the next call that runs the study delivers them"
+    told = f"1 record waits for MLflow in {spool.folder}; the study's next run delivers them"
     assert told in [one.text for one in found]
     assert doctor.repair(tracker.uri) == []
     assert {run.status for run in tracker.runs(study.experiment_id)} == {"RUNNING"}
@@ -207,7 +208,7 @@ def test_files_of_finished_trials_that_are_gone(tracker: Tracker, study: Recorde
     tracker.end_run(study.run_id, "finished")
     root = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
     shutil.rmtree(root / ids[0])
-    told = ["study fake: files of finished trials are gone: alexnet-000: its files"]
+    told = ["study fake: files of finished trials are missing: alexnet-000: its files"]
     assert troubles(doctor.examine(tracker.uri)) == told
     doctor.repair(tracker.uri)
     assert troubles(doctor.examine(tracker.uri)) == told
@@ -246,7 +247,7 @@ def test_how_it_is_shown() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     doctor.show_findings(console, [Finding("a", "fine [bold]"), Finding("b", "not [red]", True, "do [this]")], ["it"])
     text = console.export_text()
-    for words in ("repaired: it", "fine [bold]", "not [red]", "-> do [this]", "1 to look at"):
+    for words in ("repaired: it", "fine [bold]", "not [red]", "-> do [this]", "problems found: 1"):
         assert words in text
 
 

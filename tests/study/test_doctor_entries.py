@@ -54,7 +54,7 @@ def test_broken_images(images: Path) -> None:
     cut(images / "images.npy")
     assert "mmap" in doctor.broken_entries()[images]
     np.save(images / "images.npy", np.zeros((4, 4, 4, 3), np.uint8))
-    assert "holds 4 images, and index.json names 5" in doctor.broken_entries()[images]
+    assert "holds 4 images, and index.json lists 5" in doctor.broken_entries()[images]
     (images / "images.npy").unlink()
     assert doctor.broken_entries()[images] == "images.npy is missing"
     (images / "images.npy").write_bytes(whole)
@@ -69,7 +69,7 @@ def test_broken_weights(weights: Path) -> None:
     assert doctor.broken_entries()[weights] == "model/MLmodel is missing"
     cut(weights / "backbone.npz")
     assert not zipfile.is_zipfile(weights / "backbone.npz")
-    assert doctor.broken_entries()[weights] == "backbone.npz is missing or cut off"
+    assert doctor.broken_entries()[weights] == "backbone.npz is missing or incomplete"
     (weights / "record.json").unlink()
     (found,) = doctor.check_cache()
     assert found.text == f"{weights} is broken: record.json is missing"

@@ -51,8 +51,8 @@ def test_a_package_that_is_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "keras" else object())
     found = list(doctor.check_packages())
     assert troubles(found) == [
-        "mlflow 3.9.9 is not supported; it takes >=3.17",
-        "keras 3.15 is installed, and its module is not there",
+        "mlflow 3.9.9 is not supported; cnnstudy needs >=3.17",
+        "keras 3.15 is installed, but its module is missing",
         "optuna is not installed",
     ]
     assert found[1].remedy == 'python -m pip install "mlflow>=3.17"'
@@ -97,7 +97,7 @@ def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free
     ]
     assert [finding.trouble for finding in found] == [trouble] * 3
     assert f"for MLflow's files, {tmp_path / 'not' / 'there yet'}" in found[-1].text
-    assert found[-1].remedy == f"make room in {tmp_path}"
+    assert found[-1].remedy == f"free some space in {tmp_path}"
     assert sum(" free for " in finding.text for finding in doctor.check_machine(None)) == 2
 
 
@@ -118,7 +118,7 @@ def test_gpus_and_their_libraries(
     assert [finding.trouble for finding in found] == told
     for finding in found:
         assert finding.text.startswith(f"{len(cards)} NVIDIA GPU")
-        assert ("TensorFlow trains on the processor" in finding.text) == finding.trouble
+        assert ("TensorFlow trains on the CPU" in finding.text) == finding.trouble
 
 
 @pytest.mark.parametrize(("memory", "trouble"), [(2 * 10**9, False), (10**9, True)])

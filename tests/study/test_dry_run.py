@@ -1,4 +1,4 @@
-"""What a study would take, told without a trial and without a record."""
+"""A dry run estimates a study without training a trial or recording anything."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_search_is_told_and_nothing_is_trained_or_recorded(desk: Desk) -> None
     assert "alexnet scratch" in told
     assert "alexnet frozen" in told
     assert "of disk" in told
-    assert any("learning source weights for alexnet comes on top" in line for line in said)
+    assert any("plus pretraining the source weights of alexnet, once" in line for line in said)
     assert desk.kinds == {"prepare_images", "measure_speed"}
     assert desk.tracker.studies() == []
 
@@ -95,7 +95,7 @@ def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
     factorial = ["strategy={kind: factorial, seeds: 2}", "budget=", "factors.dropout=0.5", *more]
     said = desk.plan(*factorial)
     assert said[0] == "factorial: 1 network x 6 cells x 2 seeds = 12 trials (0 recorded, 12 to run)"
-    confirming = [line for line in said if "confirming takes 2 x 3 trials more" in line]
+    confirming = [line for line in said if "plus 2 x 3 trials to confirm" in line]
     assert len(confirming) == len(more)
 
 
@@ -137,7 +137,7 @@ def test_the_newest_forecast_counts_once(desk: Desk) -> None:
     for seconds in (7.0, 90.0):
         estimate.save_forecast(config, 6, 2, seconds)
     (entry,) = cache.list_entries("forecasts")
-    assert entry.about == "6 trials of study fake: 1 min 30 s foretold"
+    assert entry.about == "6 trials of study fake: 1 min 30 s estimated"
     asked = ((6, 1), (5, 2), (6, 2), (6, 2))
     assert [estimate.take_forecast(config, *given) for given in asked] == [None, None, 90.0, None]
     assert cache.list_entries("forecasts") == []
@@ -158,4 +158,4 @@ def test_a_cache_that_takes_no_forecast_is_no_matter(
 ) -> None:
     (own_places / "no folder").write_text("")
     monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "no folder"))
-    assert any("learning source weights" in line for line in desk.plan())
+    assert any("pretraining the source weights" in line for line in desk.plan())

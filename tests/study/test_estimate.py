@@ -1,4 +1,4 @@
-"""What is told of a factorial before it starts."""
+"""The size and cost of a study that are reported before it starts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def training_seconds(trial: TrialSpec, sizes: tuple[int, ...], *phases: tuple[fl
         ({"batch_size": 200}, 10),
         ({"data_fraction": 0.5}, 70),
         ({"data_fraction": 0.001}, 10),  # one image a class
-        ({"protocol": "legacy"}, 65),  # 12 full batches, then what is left over
+        ({"protocol": "legacy"}, 65),  # 12 full batches and a partial one
         ({"updates": 26}, 26),
         ({"updates": 1000}, 130),
     ],
@@ -75,7 +75,7 @@ def test_the_head_alone_is_faster(trial: TrialSpec) -> None:
 
 
 def test_every_evaluated_image_counts(trial: TrialSpec) -> None:
-    """Probe and validation after each epoch; at the end they and all of train with the last and the best weights."""
+    """Probe and validation after each epoch; these and all training images at the end, with last and best weights."""
     speed = Speed(1000, 7.0, (8,), ((0.0,),), 1.0)
     probe = 10 + 60
     assert trial_seconds(trial, speed) == 7 + (10 + 2) * (probe + 90) + 2 * 100
@@ -149,7 +149,7 @@ def test_each_worker_compiles_and_one_extracts_features() -> None:
 
 
 class Desk:
-    """Tells the cost of trials, and keeps what was said and run."""
+    """Reports the cost of trials, and keeps the messages and jobs."""
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         self.recorder = Recorder(tracker, tracker.open_study("fake", {"objective": {"metric": "val/accuracy"}}))
@@ -189,7 +189,7 @@ def desk(tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def costs(trial: TrialSpec) -> float:
-    """Seconds of a trial at the made-up speed: one an update for each image of a batch."""
+    """Return the seconds of a trial at the simulated speed: one per update and image of the batch."""
     return trial_seconds(trial, Speed(1000, 10.0, (8, 32), ((8.0, 32.0),), 0.01))
 
 
@@ -210,7 +210,7 @@ def test_each_network_and_mode_is_measured_once_at_its_smallest_and_largest_batc
     ]
     assert said[3].startswith(f"  about {format_duration(sum(map(costs, specs)))} (measured: ")
     assert f"alexnet scratch {format_duration(sum(map(costs, specs[:3])) / 3)} a trial" in said[3]
-    assert said[3].endswith("a trial), about 1.22 MB of disk for models")  # six times 1000 weights and the pictures
+    assert said[3].endswith("a trial), about 1.22 MB of disk for models")  # six times 1000 weights, and the plots
     assert len(said) == 4
 
 
@@ -241,7 +241,7 @@ def test_to_save_and_record_a_trial_takes_its_time_too(
 def test_the_driver_records_one_trial_after_the_other(
     slots: int, each: float, to_record: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the same played through: a worker gets its next trial before the one that ended is recorded."""
+    """Compare with a simulation: a worker gets its next trial before the finished one is recorded."""
     monkeypatch.setattr(estimate, "SECONDS_TO_RECORD", to_record)
     trials, driver_free = 24, 0.0
     begun, training = slots, [each] * slots  # when each worker is done
@@ -291,7 +291,7 @@ def test_features_and_the_memory_of_all_workers_are_told(
     desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed = Speed(1000, 1.0, (8,), ((0.1,),), 0.0, features_bytes=3_000_000, peak_bytes=2_000_000_000)
-    monkeypatch.setattr(estimate, "_measured", lambda *given: speed)
+    monkeypatch.setattr(estimate, "_measure_speed", lambda *given: speed)
     specs = [changed(trial, transfer="frozen", number=number) for number in (1, 2)]
     told = " of disk for models, 3 MB in the cache for features, up to 2 GB of memory"
     assert desk.tell(specs)[-1].endswith(told)
@@ -342,7 +342,7 @@ def test_a_disk_that_is_too_small_is_told(
     if warns:
         assert "4.2 MB will not fit into the 4.2 MB that are free in " in last
         assert "`keep_models: false`" in last
-    # MLflow makes the folder with the first file, so that one above it is asked
+    # MLflow creates the folder with the first file: until then an existing parent is measured
     (folder,) = asked
     assert folder.exists()
     assert desk.folder in (folder, *folder.parents)

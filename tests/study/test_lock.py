@@ -1,4 +1,4 @@
-"""Who runs a study, where several machines share a tracking server."""
+"""The driver of a study, on one machine and where several share a tracking server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_claim_is_taken_and_kept(tracker: Tracker, study: RecordedStudy) -> No
     claim.take()
     claim.check()
     assert Process.from_json(json.loads(tracker.tags(study.run_id)[Tag.DRIVER])) == this_process()
-    DriverLock(tracker, study).take()  # what this process left of an earlier call
+    DriverLock(tracker, study).take()  # left from an earlier run of this process
 
 
 def test_one_that_lives_on_this_machine_is_not_taken_over(
@@ -87,7 +87,7 @@ def test_one_elsewhere_is_refused_until_somebody_says_that_it_is_gone(tracker: T
     theirs = DriverLock(tracker, study, ELSEWHERE)
     theirs.take()
     assert read_driver(tracker, study) == ("unknown", "pid 7 on elsewhere")
-    with pytest.raises(StudyBusyError, match=r"begun by pid 7 on elsewhere, .*--take-over"):
+    with pytest.raises(StudyBusyError, match=r"started by pid 7 on elsewhere; .*--take-over"):
         DriverLock(tracker, study).take()
     theirs.check()
     DriverLock(tracker, study).take(take_over=True)

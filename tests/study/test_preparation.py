@@ -1,4 +1,4 @@
-"""What comes before the first trial: images, from a real worker, and source weights."""
+"""Preparation before the first trial: images, decoded by a real worker, and source weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
     with contextlib.closing(LocalExecutor(1, own_places / "trials")) as executor:
         preparation = Preparation(config, executor, None, [], PlainDisplay(told.append))  # type: ignore[arg-type]
         found = preparation.images(config.data, ("alexnet",))
-        assert found["alexnet"].skipped == found["alexnet"].warnings == ()  # not for every trial's specification
+        assert (
+            found["alexnet"].skipped == found["alexnet"].warnings == ()
+        )  # reported once, and left out of every trial's specification
         assert "folder: 1 images can't be used and are skipped:\n  pear/\\x1b[31mred.png: an empty file" in told
         copies = "WARNING: folder: an image is in more than one class, as byte-identical copies; remove the wrong ones:"
         assert f"{copies}\n  apple/0.png = pear/same.png" in told
@@ -72,7 +74,7 @@ budget: {trials: 1}
 
 @pytest.fixture
 def config(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
-    """Of a study that learns source weights."""
+    """Settings of a study that pretrains source weights."""
     leave_out_pictures(monkeypatch)
     (own_places / "probe.yaml").write_text(LEARNING)
     return load_study("probe.yaml", ()).config
@@ -81,14 +83,14 @@ def config(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
 def test_two_studies_that_need_the_same_weights_learn_them_once(
     own_places: Path, make_tracker: Callable[[str], Tracker], config: StudyConfig
 ) -> None:
-    """Begun together: the second waits, and has a run with the curves of the weights that its trials start from."""
+    """They start together: the second one waits, and gets a run with the curves of the weights that its trials use."""
     waits = threading.Event()
     found: dict[str, SourceWeights] = {}
     trained: dict[str, list[str]] = {}
     runs: dict[str, RecordedRun] = {}
 
     def say(text: str) -> None:
-        if "another process is learning the source weights of alexnet" in text:
+        if "another process is training the source weights of alexnet" in text:
             waits.set()
 
     def learn(name: str, tracker: Tracker, on_event: Callable[[Event], None] = lambda event: None) -> None:
@@ -118,7 +120,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
     in_cache = [path for path in models if path.is_relative_to(cache_folder())]
     assert len(in_cache) == 1
     assert len(models) >= 3, "each study has one in MLflow"
-    for path in set(models) - set(in_cache):  # who changes that of a study changes no other's
+    for path in set(models) - set(in_cache):  # editing one study's copy must not edit another's
         assert not path.samefile(in_cache[0]), path
 
 
@@ -127,7 +129,7 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
 ) -> None:
     trained = []
     for name, code in (("one", "a"), ("same", "a"), ("changed", "b")):
-        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        monkeypatch.setattr(preparation, "network_code_digest", lambda of, code=code: f"{of} {code}")
         tracker = make_tracker(name)
         recorder = Recorder(tracker, tracker.open_study("probe", config.model_dump(mode="json")))
         executor = FakeExecutor(own_places / name)
@@ -140,13 +142,13 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
 def test_a_study_goes_on_with_the_weights_that_it_began_with(
     own_places: Path, tracker: Tracker, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where its user accepts that the network's code has changed; but not where the cache has them no longer."""
+    """The user accepted a change of the network's code; the weights are used as long as the cache has them."""
     study = tracker.open_study("probe", config.model_dump(mode="json"))
     trained, files = [], []
     for call, code in enumerate(("a", "b", "b")):
         if call == 2:
             cache.clear_entries(cache.list_entries("weights"))
-        monkeypatch.setattr(preparation, "digest_of_network", lambda of, code=code: f"{of} {code}")
+        monkeypatch.setattr(preparation, "network_code_digest", lambda of, code=code: f"{of} {code}")
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / str(call))
         with contextlib.closing(recorder.outbox):
             preparing = Preparation(config, executor, recorder, recorder.runs(), PlainDisplay(print))

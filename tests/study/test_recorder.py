@@ -1,4 +1,4 @@
-"""A trial's way into MLflow."""
+"""Recording trials in MLflow."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_
         assert files[name].startswith(b"\x89PNG")
         assert min(struct.unpack(">II", files[name][16:24])) > 200
     rows = list(csv.DictReader(files["per_class.csv"].decode().splitlines()))
-    # a class is never a spreadsheet's formula
+    # a class name must not become a spreadsheet formula
     assert [row["class"] for row in rows] == ["'=cmd()", 'dög, "wild"']
     assert [float(row["recall"]) for row in rows] == [0.75, 0.5]
     assert [float(row["precision"]) for row in rows] == [3 / 5, 2 / 3]

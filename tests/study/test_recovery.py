@@ -1,4 +1,4 @@
-"""Leftovers in a real MLflow database and of real processes."""
+"""Recovery, with a real MLflow database and real processes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
 
 
 class Forbidding:
-    """Files that nobody may delete, as MLflow's class for a store."""
+    """An MLflow artifact store that forbids deleting."""
 
     error: Exception
 
@@ -170,7 +170,7 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     @contextlib.contextmanager
     def hang(folder: Path) -> Iterator[subprocess.Popen[str]]:
-        """One that does not see that its driver is gone."""
+        """A worker that does not notice the end of its driver."""
         command = [sys.executable, "-c", ORPHAN, "cnnstudy.execution.worker", f"--folder={folder}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
@@ -183,7 +183,7 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     left, tidied = (tmp_path / "temporary" / f"cnnstudy-{digit * 16}" for digit in "01")
     left.mkdir()
     left.with_name(f"{left.name}.lock").touch()
-    tidied.mkdir()  # something that tidies the temporary folder removed the lock
+    tidied.mkdir()  # a cleaner of the temporary folder removed the lock
     elsewhere = Path("/private/tmp/cnnstudy-0123456789abcdef")  # a temporary folder that this process does not see
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(scratch_folder())
@@ -207,7 +207,7 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_worker_that_sees_another_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a container has the machine's processes, and a temporary folder of its own at the same path."""
+    """Simulates a container that sees the machine's processes, but has its own temporary folder at the same path."""
     left = tmp_path / "cnnstudy-0123456789abcdef"
     left.mkdir()
     Path(f"{left}.lock").touch()

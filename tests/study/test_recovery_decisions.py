@@ -1,4 +1,4 @@
-"""What becomes of each thing that a killed process left."""
+"""The decisions on everything that a killed process may leave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cnnstudy.tracking.entities import FoundModel, FoundVersion, choose_mlflow_s
 from cnnstudy.tracking.recorded import RecordedRun
 
 DRIVERS: tuple[Driver, ...] = ("gone", "alive", "unknown")
-#: Every state that a run may be found in, with its reason.
+#: Every state that a run may have, with its reason.
 STATES = [("running", ""), ("", ""), ("finished", ""), ("pruned", ""), *(("failed", why) for why in FAILURE_REASONS)]
 
 
@@ -65,9 +65,9 @@ def test_a_run_whose_driver_is_gone(state: str, reason: str, status: str, kind: 
 @pytest.mark.parametrize(
     ("state", "reason", "status", "expected"),
     [
-        ("running", "", "RUNNING", [(STOPPED, "")]),  # or before its first tags, between two calls of MLflow
+        ("running", "", "RUNNING", [(STOPPED, "")]),  # or before its first tags were written
         ("running", "", "FINISHED", [(STOPPED, "")]),
-        ("finished", "", "RUNNING", [(MATCHED, "FINISHED")]),  # as it began again, or as it ended
+        ("finished", "", "RUNNING", [(MATCHED, "FINISHED")]),  # killed as it was restarted, or as it ended
         ("failed", "interrupted", "RUNNING", [(MATCHED, "KILLED")]),
         ("failed", "", "RUNNING", [(MATCHED, "FAILED")]),
         ("finished", "", "FINISHED", []),
@@ -103,7 +103,7 @@ def test_the_studys_own_run_comes_last() -> None:
         ("READY", "failed", "interrupted", True),
         ("FAILED", "running", "", True),
         ("READY", "finished", "", False),
-        ("READY", "failed", "crash", False),  # somebody's own, it may be
+        ("READY", "failed", "crash", False),  # may be the user's own
         ("FAILED", "finished", "", False),
     ],
 )
@@ -151,10 +151,10 @@ def test_a_worker_is_ended_before_its_folder_is_removed() -> None:
 
 def test_each_decision_is_a_sentence() -> None:
     (left,) = decide_recovery(study(run("running", "", "RUNNING")))
-    said = "alexnet-000 scratch was left unfinished by a driver that is gone: marked interrupted, to run again"
+    said = "alexnet-000 scratch was left unfinished by a driver that no longer exists: marked interrupted, to run again"
     assert str(left) == said
     (left,) = decide_recovery(study(run("finished", "", "RUNNING")))
-    assert str(left).endswith("is finished, and MLflow still has it as RUNNING: given the status that its state says")
+    assert str(left).endswith("is finished, but MLflow still shows RUNNING: MLflow's status corrected")
 
 
 # ---- checkpoints
@@ -170,7 +170,7 @@ def test_a_checkpoint(ended: bool | None, days: float, removed: bool) -> None:
     decisions = decide_recovery(found)
     assert [(one.what, one.key, one.becomes) for one in decisions] == [("checkpoint", "/c/a", REMOVED)] * removed
     if ended:
-        told = "checkpoint of alexnet-001 of study probe, /c/a, is of a trial that has ended: removed"
+        told = "checkpoint of alexnet-001 of study probe, /c/a, belongs to a trial that has ended: removed"
         assert [str(one) for one in decisions] == [told]
 
 
@@ -200,7 +200,7 @@ def random_found(dice: random.Random) -> Found:
 
 
 def applied(found: Found, decisions: list[Decision]) -> Found:
-    """What there would be once some of it is done."""
+    """Return the leftovers that remain after some decisions were carried out."""
     by_key = {(one.what, one.key): one for one in decisions}
 
     def after(one: RecordedRun) -> RecordedRun:
@@ -232,7 +232,7 @@ def test_whatever_is_found(seed: int) -> None:
     dice = random.Random(seed)
     found = random_found(dice)
     decisions = decide_recovery(found)
-    # what is done once need not be done again, and a repair that was stopped anywhere ends as the whole
+    # repairs are idempotent, and an interrupted repair can be completed
     after = applied(found, decisions)
     assert decide_recovery(after) == []
     halfway = applied(found, decisions[: dice.randint(0, len(decisions))])

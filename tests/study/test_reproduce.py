@@ -1,4 +1,4 @@
-"""Training a trial again: from a made-up record, and once really."""
+"""Reproducing a trial: from a simulated record, and once from a real one."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) 
 def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = {"cnnstudy.device": "H100", "cnnstudy.threads": "2", "cnnstudy.xla": "on"}
     registry.tracker.set_tags(runs(registry)["alexnet-000"], tags)
-    original = reproduction._changed
+    original = reproduction._changed_environment
 
     def changed(run: RecordedRun, result: TrialResult) -> dict[str, tuple[str, str]]:
         return original(run, dataclasses.replace(result, computed_on={"device": "EPYC", "threads": "2", "tf32": "on"}))
 
-    monkeypatch.setattr(reproduction, "_changed", changed)
+    monkeypatch.setattr(reproduction, "_changed_environment", changed)
     found = reproduce_trial("fake/alexnet-000", registry, made(), SilentDisplay())
     assert found.changed == {"device": ("H100", "EPYC")}
     assert "note: device was H100 and is EPYC" in told(found)
@@ -120,7 +120,7 @@ def test_other_packages_are_told(registry: Registry) -> None:
     ("given", "message"),
     [
         ("fake/alexnet-009", r"no trial 'alexnet-009' in study 'fake'; did you mean 'alexnet-00"),
-        ("fake/alexnet-003", r"fake/alexnet-003 can't be compared with itself: it is failed"),
+        ("fake/alexnet-003", r"fake/alexnet-003 can't be reproduced: it is failed"),
         ("other/alexnet-000", r"'other/alexnet-000' is neither STUDY/TRIAL nor .*The studies are fake\."),
         ("0" * 32, r"neither STUDY/TRIAL nor the id of a trial's run"),
     ],
@@ -131,7 +131,7 @@ def test_what_can_not_be_trained_again(registry: Registry, given: str, message: 
 
 
 def test_other_images_are_refused(registry: Registry) -> None:
-    with pytest.raises(StudyChangedError, match="the images of digits are not those"):
+    with pytest.raises(StudyChangedError, match="the images of digits differ from those"):
         reproduce_trial("fake/alexnet-000", registry, made(digest="f" * 24), SilentDisplay())
 
 
@@ -139,12 +139,12 @@ def test_other_source_weights_are_refused(registry: Registry, own_places: Path) 
     (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
     np.savez(entry, whose="somebody else's")
     frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
-    with pytest.raises(StudyChangedError, match=r"the source weights of alexnet in .* are not those"):
+    with pytest.raises(StudyChangedError, match=r"the source weights of alexnet in .* differ from those"):
         reproduce_trial(f"fake/{frozen}", registry, made(), SilentDisplay())
 
 
 def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Registry, own_places: Path) -> None:
-    """Neither the runs, nor who runs the study: another driver may be at work."""
+    """Neither runs nor the driver's tag change: another driver may be running the study."""
     shutil.rmtree(own_places / "cache" / "weights")
     before = [dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)]
     frozen = next(run.tags["cnnstudy.trial"] for run in trials(registry) if run.parameters["transfer"] == "frozen")
@@ -156,7 +156,7 @@ def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Re
 
     assert reproduce_trial(f"fake/{frozen}", registry, Workers(make), SilentDisplay()).differences == ()
     assert executors[0].trials == ["pretrain-alexnet", frozen]
-    # all of it is trained again
+    # every epoch is trained again
     assert [job.payload["share_epochs"] for job in executors[0].jobs if job.kind == "run_trial"] == [False, False]
     assert [
         dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)
@@ -186,19 +186,19 @@ def test_only_the_one_networks_weights_are_prepared(own_places: Path, tracker: T
 
 def test_a_trial_that_fails_this_time(registry: Registry) -> None:
     failed = Failed("alexnet-000", "oom", "no memory", "Traceback")
-    with pytest.raises(WorkerError, match=r"fake/alexnet-000 failed this time \(oom\): no memory"):
+    with pytest.raises(WorkerError, match=r"the reproduction of fake/alexnet-000 failed \(oom\): no memory"):
         reproduce_trial("fake/alexnet-000", registry, made(failures={"alexnet-000": failed}), SilentDisplay())
 
 
 def test_a_record_that_says_nothing(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "trial.json").write_text('{"study": "fake"}')
     registry.tracker._client.log_artifact(runs(registry)["alexnet-000"], str(tmp_path / "trial.json"))
-    with pytest.raises(UnknownNameError, match=r"does not hold what it was asked to do \(trial.json\)"):
+    with pytest.raises(UnknownNameError, match=r"has no specification \(trial.json\)"):
         reproduce_trial("fake/alexnet-000", registry, made(), SilentDisplay())
 
 
 def test_really(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained.folder)  # where its photos are
+    monkeypatch.chdir(trained.folder)  # its photos are here
     make = partial(LocalExecutor, 1)
     found = reproduce_trial(f"{NAME}/alexnet-000", Registry(Tracker(trained.uri)), Workers(make), SilentDisplay())
     assert found.differences == ()

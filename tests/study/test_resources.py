@@ -1,4 +1,4 @@
-"""How long trials train."""
+"""The epochs and updates of trials."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_trial_makes_the_updates_at_which_they_are_compared(config: MakeCo
     made = [count_updates(images, size, 10, "clean") for images in (25, 50) for size in (8, 32)]
     assert min(made) == found
     legacy = equal_updates(config("factors.protocol=[clean, legacy]", "factors.batch_size=[8, 16]"), "alexnet", IMAGES)
-    # 25 images in batches of 16: one full batch, then one of what is left
+    # 25 images in batches of 16: one full batch and a partial one
     assert legacy == count_updates(25, 16, 10, "legacy") == 10
 
 
@@ -72,7 +72,7 @@ def test_epochs_follow_from_updates(config: MakeConfig) -> None:
 
 def test_updates_out_of_reach_are_named(config: MakeConfig) -> None:
     with pytest.raises(
-        ConfigError, match=r"training.updates: 21 are not reached within the 20 epochs.*batch_size 32 \(20 updates"
+        ConfigError, match=r"training.updates: \w+ with batch_size 32 makes only 20 of 21 updates within the 20 epochs"
     ):
         trial_epochs(config("training.updates=21", "training.epochs=20"), "alexnet", levels(32, 0.5), IMAGES)
 

@@ -1,6 +1,4 @@
-"""A study whose code was edited between two calls: refused with what changed and the ways out, or gone on with all the
-same.
-"""
+"""A study whose code changed before it was resumed: refused, with what changed and what to do; or accepted."""
 
 from __future__ import annotations
 
@@ -96,7 +94,7 @@ def recorded(
 
 @pytest.fixture
 def versioned(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """versioned(text): the code's version from here on; no commit is made."""
+    """Return a function that sets the code's version, without a commit."""
     return lambda text: monkeypatch.setattr(resume, "code_version", lambda: text)
 
 
@@ -104,7 +102,7 @@ EDIT = ("training/trainer.py", "self.epoch += 1", "self.epoch += 2")
 
 
 def test_the_code_is_recorded_when_the_first_trial_begins(recorded: Recorded) -> None:
-    held = resume.long_value(Tag.CODE, recorded.tags)
+    held = resume.join_tags(Tag.CODE, recorded.tags)
     assert held["version"] == "0.1.0+g1a2b3c4d5e6f"
     assert held["form"] == code_version.FORM
     assert "Trainer.run_epoch" in held["units"]
@@ -120,7 +118,7 @@ def test_other_code_is_refused_with_what_changed_and_the_ways_out(
     recorded.edit(*EDIT)
     recorded.edit("architectures/alexnet.py", "1 / 255", "1 / 127.5")
     versions = {**code_version.training_versions(), "tensorflow": "99.0.0"}
-    monkeypatch.setattr(code_version, "versions", lambda: versions)
+    monkeypatch.setattr(code_version, "training_versions", lambda: versions)
     before = recorded.tags
     with pytest.raises(StudyChangedError) as caught:
         recorded.run(4)
@@ -150,9 +148,9 @@ def test_code_is_accepted_once_and_the_study_says_so(recorded: Recorded, version
     recorded.edit(*EDIT)
     assert recorded.run(3, accept_code=True).finished == 3
     assert json.loads(recorded.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
-    (warning,) = [text for text in recorded.said if "more than one code" in text]
+    (warning,) = [text for text in recorded.said if "more than one version of the training code" in text]
     assert warning.endswith("\n  training/trainer.py: Trainer.run_epoch changed")
-    assert recorded.run(4).finished == 4  # it is the study's code now
+    assert recorded.run(4).finished == 4  # now recorded as the study's code
     recorded.edit(EDIT[0], EDIT[2], EDIT[1])
     with pytest.raises(StudyChangedError):
         recorded.run(5)
@@ -210,7 +208,7 @@ def test_a_study_of_an_earlier_version_is_taken_as_it_is(recorded: Recorded) -> 
 
 @pytest.fixture
 def recorded_by_file(recorded: Recorded) -> Recorded:
-    """A study whose code was recorded by a version that did so file by file."""
+    """A study whose code was recorded file by file, by an earlier version."""
     study, versions = recorded.tracker.study("coded"), code_version.training_versions()
     before = {
         "version": "0.1.0+g1a2b3c4d5e6f",
@@ -221,7 +219,7 @@ def recorded_by_file(recorded: Recorded) -> Recorded:
         },
         "versions": dict(versions),
     }
-    tags = resume.long_tags(Tag.CODE, before)
+    tags = resume.split_into_tags(Tag.CODE, before)
     for key in set(recorded.tags) - set(tags):
         if key.startswith(f"{Tag.CODE}."):
             recorded.tracker._client.delete_tag(study.run_id, key)
@@ -237,15 +235,15 @@ def test_code_recorded_in_another_way_is_refused_with_the_reason(
         recorded_by_file.run(3)
     message = str(caught.value)
     assert (
-        "cnnstudy 0.1.0+g1a2b3c4d5e6f recorded the training code in another way than this version "
-        "(0.1.0+g999999999999) does, so unchanged code can't be told from changed code.\nGo back to that code "
+        "cnnstudy 0.1.0+g1a2b3c4d5e6f recorded the training code in another form than this version "
+        "(0.1.0+g999999999999) does, so it can't be compared.\nGo back to that code "
         "(`git checkout 1a2b3c4d5e6f`), which ran with python 3."
     ) in message
     assert "--set name=coded-2" in message
     assert "--accept-code" in message
     assert " removed" not in message
     assert " added" not in message
-    monkeypatch.setattr(code_version, "versions", lambda: {**before_versions(before), "tensorflow": "99.0.0"})
+    monkeypatch.setattr(code_version, "training_versions", lambda: {**before_versions(before), "tensorflow": "99.0.0"})
     with pytest.raises(StudyChangedError, match=r"These packages have changed:\n  tensorflow \S+ -> 99\.0\.0\nGo back"):
         recorded_by_file.run(3)
     assert recorded_by_file.executor is None, "nothing was begun"
@@ -253,13 +251,15 @@ def test_code_recorded_in_another_way_is_refused_with_the_reason(
 
 
 def before_versions(tags: dict[str, str]) -> dict[str, str]:
-    return dict(resume.long_value(Tag.CODE, tags)["versions"])
+    return dict(resume.join_tags(Tag.CODE, tags)["versions"])
 
 
 def test_code_recorded_in_another_way_is_accepted_once(recorded_by_file: Recorded) -> None:
     assert recorded_by_file.run(3, accept_code=True).finished == 3
-    (warning,) = [text for text in recorded_by_file.said if "more than one code" in text]
-    assert "may be from more than one code from here on: cnnstudy 0.1.0+g1a2b3c4d5e6f recorded" in warning
+    (warning,) = [text for text in recorded_by_file.said if "more than one version of the training code" in text]
+    assert (
+        "may be from more than one version of the training code now: cnnstudy 0.1.0+g1a2b3c4d5e6f recorded" in warning
+    )
     assert json.loads(recorded_by_file.tags[Tag.CODE_VERSIONS]) == ["0.1.0+g1a2b3c4d5e6f", "0.1.0+g999999999999"]
     assert recorded_by_file.run(4).finished == 4
     recorded_by_file.edit(*EDIT)

@@ -1,4 +1,4 @@
-"""The command that goes on with a study, as its run keeps it."""
+"""The command that resumes a study, as its run records it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def commands(tracker: Tracker) -> tuple[str, str]:
     (own,) = (run for run in tracker.runs(tracker.study("its-name").experiment_id) if run.kind == "study")
     found = resume_command(own), missing_trials_command(own)
     texts = [text.removeprefix("`").partition("`") for text in found]
-    assert [rest for _, _, rest in texts] == [" goes on"] * 2
+    assert [rest for _, _, rest in texts] == [" resumes it"] * 2
     return texts[0][0], texts[1][0]
 
 
@@ -40,7 +40,7 @@ def commands(tracker: Tracker) -> tuple[str, str]:
 def test_a_stopped_run_and_a_stopped_confirm(
     own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    """Wherever the view is, the command that it tells finds the file, which is not named as the study is."""
+    """The recorded command finds the study's file from any folder, though its name differs from the study's."""
     leave_out_pictures(monkeypatch)
     file = own_places / "my studies" / "one.yaml"
     file.parent.mkdir()
@@ -57,7 +57,7 @@ def test_a_stopped_run_and_a_stopped_confirm(
         else:
             options = {name.removeprefix("--"): int(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
             confirm_study(given, options, tracker, Workers(make), SilentDisplay(), again=False)
-        return commands(tracker.tags(tracker.study("its-name").run_id))
+        return commands(tracker)
 
     given = [word for override in overrides for word in ("--set", override)]
     first = stopped(3, ["run-study", "my studies/one.yaml", *given])

@@ -53,7 +53,7 @@ strategy: {kind: factorial, seeds: 1}
 seed: 5
 """
 FILES = {"searched": SEARCH, "crossed": FACTORIAL}
-#: The study, what stands in its file, what is written instead, and how the difference is told.
+#: Study, text in its file, replacement, and the reported difference.
 MATTERS = [
     ("searched", "folder, path: photos, classes: [cat, dog, owl]", "digits", 'data.name: "folder" -> "digits"'),
     ("searched", "classes: [cat, dog, owl]", "classes: [cat, dog]", 'data.classes: ["cat", "dog", "owl"] -> ["cat", '),
@@ -122,7 +122,7 @@ HARMLESS = [
 
 
 class Engine(FakeExecutor):
-    """Weights of a file have the digest that it holds."""
+    """The digest of source weights is the text of their file."""
 
     def _check(self, job: Job) -> Work:
         file = job.payload["file"]
@@ -130,7 +130,7 @@ class Engine(FakeExecutor):
 
 
 class Recorded:
-    """A folder with both studies, and their record."""
+    """Both study files in a folder, and the records of both studies."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.folder, self.tracker = folder, tracker
@@ -185,7 +185,7 @@ def test_an_edit_that_matters_is_refused(recorded: Recorded, name: str, before: 
     message = str(caught.value)
     assert re.search(rf"^  (data\.classes: )?{re.escape(told)}", message, flags=re.MULTILINE), message
     assert f"{name}.yaml: study '{name}' has trials recorded with other settings" in message
-    assert "Take the change back" in message
+    assert "Undo the change" in message
     assert f"--set name={name}-2" in message
     assert recorded.executor is None
     assert recorded.tracker.study(name).config == held
@@ -217,8 +217,11 @@ def test_weights_that_were_replaced_are_refused(recorded: Recorded) -> None:
     finally:
         file.write_text(whole, encoding="utf-8")
     message = str(caught.value)
-    assert "source weights of alexnet in weights.h5 are not those that study 'searched' was begun with" in message
-    assert f"their digest is {'0' * 24}" in message
+    assert (
+        "source weights of alexnet in weights.h5 differ from those of the recorded trials of study 'searched'"
+        in message
+    )
+    assert f"(digest {'0' * 24} instead of" in message
     assert "--set name=searched-2" in message
     assert recorded.executor is not None
     assert recorded.executor.trials == []

@@ -1,4 +1,4 @@
-"""The driver, with made-up trials and a real MLflow database."""
+"""Running and resuming a study, with simulated trials and a real MLflow database."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ PRETRAIN = "weights={default: {source: pretrain, epochs: 2, data: {name: digits,
 
 
 class Desk:
-    """Runs a study on one database as the command does, and looks up what came of it."""
+    """Runs a study on one database as the command does, and reads what was recorded."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -88,11 +88,11 @@ class Desk:
 
     @property
     def trained(self) -> list[str]:
-        """What the last call trained."""
+        """Return the keys of the trials that the last run trained."""
         return [] if self.executor is None else self.executor.trials
 
     def jobs(self, kind: str) -> list[dict[str, Any]]:
-        """What the last call's jobs of that kind were given."""
+        """Return the payloads of the last run's jobs of that kind."""
         return [] if self.executor is None else [job.payload for job in self.executor.jobs if job.kind == kind]
 
     def study(self, name: str = "fake") -> RecordedStudy:
@@ -108,7 +108,7 @@ class Desk:
         return str(self.tracker._client.get_run(run_id).info.status)
 
     def statuses(self, name: str = "fake") -> list[str]:
-        """MLflow's status of every run, the study's own among them."""
+        """Return MLflow's status of every run, including the study's own."""
         return [self.status(run.run_id) for run in self.tracker.runs(self.study(name).experiment_id)]
 
 
@@ -191,7 +191,7 @@ def test_a_pruned_trial_counts_and_keeps_its_curves(desk: Desk) -> None:
     assert desk.status(desk.runs()[1].run_id) == "FINISHED"
     assert list(desk.tracker.metric_history(desk.runs()[1].run_id, "val/accuracy")) == [1]
     assert "cnnstudy.model" not in desk.runs()[1].tags
-    # the next call knows the curves of the trials before
+    # the next run knows the curves of the earlier trials
     assert desk.run(*pruning, accuracy=accuracy).pruned == 2
     assert desk.trained == ["alexnet-002"]
 
@@ -335,7 +335,7 @@ def test_a_tracking_server_that_breaks_ends_the_call_and_the_next_goes_on(
         patch.setattr(Tracker, "log_files", broken)
         with pytest.raises(TrackingError, match="no space left"):
             desk.run()
-    # the trial that could not be recorded, and the next one that was under way by then
+    # the trial that could not be recorded, and the next one, already under way
     assert [(run.state, run.reason) for run in desk.runs()] == 2 * [("failed", "interrupted")]
     assert "RUNNING" not in desk.statuses()
     assert desk.runs("study")[0].tags["cnnstudy.message"] == "no space left"
@@ -462,7 +462,7 @@ def test_a_study_without_trials_may_change(desk: Desk) -> None:
 def test_mlflow_is_asked_for_all_runs_a_few_times_only(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """With thousands of runs, and a server far away, each time takes seconds."""
+    """With thousands of runs on a distant server, each request takes seconds."""
     more = {"search": (), "factorial": FACTORIAL, "source weights": (TRANSFER, PRETRAIN)}[strategy]
     fewer, all_ = (
         ("strategy.seeds=1", "strategy.seeds=2") if strategy == "factorial" else ("budget.trials=2", "budget.trials=3")
@@ -504,8 +504,8 @@ def test_other_images_are_refused(desk: Desk) -> None:
 
 def test_a_second_driver_is_refused(desk: Desk) -> None:
     code = (
-        "import sys\nfrom cnnstudy.study.lock import hold_study_lock as one_driver\n"
-        "with one_driver(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
+        "import sys\nfrom cnnstudy.study.lock import hold_study_lock\n"
+        "with hold_study_lock(sys.argv[1], sys.argv[2]):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, "fake", desk.tracker.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -590,7 +590,7 @@ def test_a_study_of_failures_has_no_champion(desk: Desk) -> None:
 
 
 def test_source_weights_belong_to_their_image_size(desk: Desk) -> None:
-    """The images are the same, their digest too, and what is learnt on them at another size is not."""
+    """Images and digest are the same, but weights learnt at another image size are not."""
     for name, size in (("small", 64), ("large", 96), ("small-again", 64)):
         desk.run("factors={transfer: frozen}", PRETRAIN, "budget.trials=1", f"image_size={size}", f"name={name}")
         assert ("pretrain-alexnet" in desk.trained) == (name != "small-again")
@@ -627,12 +627,12 @@ def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
 
 
 def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
-    """A file that was overwritten between two calls, and weights that were learnt again and came out otherwise."""
+    """The file was overwritten between two runs, or pretraining was repeated with another result."""
     frozen = ("factors={transfer: frozen, batch_size: [8, 16]}", "strategy.sampler=grid")
     (own_places / "weights.h5").touch()
     given = (*frozen, "weights={default: {source: file, file: weights.h5}}", "name=given")
     desk.run(*given, "budget.trials=1", weights_digest="1" * 64)
-    with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*'given' was begun with .*1{64}.*=given-2"):
+    with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*study 'given' .*1{64}.*=given-2"):
         desk.run(*given, "budget.trials=2", weights_digest="2" * 64)
     assert desk.trained == []
     assert desk.run(*given, "budget.trials=2", weights_digest="1" * 64).finished == 2
@@ -640,10 +640,10 @@ def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
     (entry,) = (own_places / "cache" / "weights").glob("*/backbone.npz")
     whole = entry.read_bytes()
     np.savez(entry, whose="somebody else's")
-    with pytest.raises(StudyChangedError, match="learnt anew by other code"):
+    with pytest.raises(StudyChangedError, match="pretrained again by other code"):
         desk.run(*frozen, PRETRAIN, "budget.trials=2")
     entry.write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next call learns them again"):
+    with pytest.raises(WeightsError, match=r"can't read the source weights in .*the next run trains them again"):
         desk.run(*frozen, PRETRAIN, "budget.trials=2")
     entry.write_bytes(whole)
     assert desk.run(*frozen, PRETRAIN, "budget.trials=2").finished == 2
@@ -661,18 +661,18 @@ FACTORIAL = (
 
 
 def design(desk: Desk, name: str = "fake") -> list[tuple[str, str, str]]:
-    """What was done, by key: the seed and the batch size."""
+    """Return the seed and the batch size of each trial that is done, by key."""
     done = [run for run in desk.runs(name=name) if run.done]
     return sorted((run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"], run.parameters["batch_size"]) for run in done)
 
 
 def expected(seeds: int) -> list[tuple[str, str, str]]:
-    """Two cells with the seeds 7, 8 and so on."""
+    """Return the design of two cells with the seeds 7, 8 and so on."""
     return [(f"alexnet-{number:03d}", str(7 + number // 2), ("8", "32")[number % 2]) for number in range(2 * seeds)]
 
 
 def kinds(desk: Desk) -> list[str]:
-    """The kinds of the last call's jobs."""
+    """Return the kinds of the last run's jobs."""
     return [] if desk.executor is None else [job.kind for job in desk.executor.jobs]
 
 
@@ -692,7 +692,7 @@ def test_a_factorial_runs_every_cell_once_with_each_seed(desk: Desk) -> None:
 
 
 def test_a_trial_that_ended_as_the_study_was_stopped_is_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last epoch and its result had been said, and nobody had taken note of them yet."""
+    """Its last epoch and its result were reported, but not handled yet."""
     queue: list[Event] = []
     original = FakeExecutor.next_event
 
@@ -731,7 +731,7 @@ def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:
 
 @pytest.mark.parametrize(("at", "slots", "left"), [(2, 1, 4), (4, 1, 4), (6, 1, 3), (8, 2, 2)])
 def test_a_factorial_that_was_stopped_ends_as_the_whole(desk: Desk, at: int, slots: int, left: int) -> None:
-    """While the speed is measured, in the first trial, in the second block, and in two trials at once."""
+    """Stopped while the speed is measured, in the first trial, in the second block, and in two trials at once."""
     outcome = desk.run(*FACTORIAL, interrupt_at=at, slots=slots)
     assert (outcome.interrupted, outcome.finished, outcome.missing) == (True, 4 - left, left)
     assert "RUNNING" not in desk.statuses()
@@ -748,7 +748,7 @@ def test_finished_trials_tell_the_time_of_those_that_are_left(desk: Desk) -> Non
     desk.run(*FACTORIAL, "strategy.seeds=3")
     assert "measure_speed" not in kinds(desk)
     assert desk.said[0].endswith("= 6 trials (4 recorded, 2 to run)")
-    # the made-up trials take one second an epoch, and to save the model of one takes 0.3
+    # simulated trials take one second per epoch, and 0.3 s to save the model
     assert any("(measured: alexnet scratch 1.3 s a trial)" in line for line in desk.said)
 
 
@@ -763,7 +763,7 @@ def test_more_seeds_add_blocks_and_fewer_leave_what_is_there(desk: Desk) -> None
 
 
 def test_what_is_missing_of_the_seeds_that_are_left_is_run(desk: Desk) -> None:
-    """Trials of a block that is no longer wanted do not stand in for those of one that is."""
+    """Trials of a removed block do not count for one that is still wanted."""
     desk.run(*FACTORIAL, slots=2)
     stopped = next(run for run in desk.runs() if run.tags["cnnstudy.trial"] == "alexnet-001")
     desk.tracker.end_run(stopped.run_id, "failed", {Tag.REASON: "interrupted"})
@@ -828,7 +828,7 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
 
 
 def attempts(desk: Desk) -> list[tuple[str, str, str, bool]]:
-    """Of each run the trial, which try it is, how it ended, and whether it counts."""
+    """Return the trial, attempt, state and retried flag of each run."""
     return [
         (run.tags["cnnstudy.trial"], run.tags["cnnstudy.attempt"], run.reason or run.state, run.done)
         for run in desk.runs()
@@ -852,7 +852,7 @@ def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings
     assert desk.status(first.run_id) == "FAILED"
     assert len(terminal.trial_frame(desk.tracker, desk.study())) == total
     assert any("runs once more" in line for line in desk.said)
-    # what ran out of memory starts with half a batch at once, and says so
+    # after running out of memory the retry starts with half a batch, and says so
     spec = json.loads(second.tags["cnnstudy.levels"])
     micro_batch = str(spec["batch_size"] // 2) if reason == "oom" else None
     assert second.tags.get("cnnstudy.micro_batch") == micro_batch
@@ -877,7 +877,7 @@ def test_what_would_fail_again_is_not_tried_again(desk: Desk, reason: str, error
 
 
 def test_a_try_that_was_interrupted_is_no_try(desk: Desk) -> None:
-    """The images take two events, each trial three, and a failed try two."""
+    """The images take two events, each trial three, and a failed attempt two."""
     for at in (2 + 2, 2 + 2 + 1):  # before the second try said anything, and after its first epoch
         name = f"name=at-{at}"
         assert desk.run(
@@ -903,7 +903,7 @@ def test_a_driver_that_died_between_two_tries_left_one(desk: Desk, monkeypatch: 
 
 
 def test_another_try_is_pruned_as_the_first_was(desk: Desk) -> None:
-    """Optuna warns where an epoch is reported twice."""
+    """Optuna warns if an epoch is reported twice."""
     pruning = ("strategy.pruner=median", "strategy.startup_trials=1", "training.epochs=3")
     accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.95, "alexnet-002": 0.5}
     failures = {"alexnet-001": [failed("alexnet-001", "oom")]}
@@ -917,7 +917,7 @@ EVERY_EPOCH = ("training.checkpoints=every-epoch", "training.epochs=3")
 
 
 def epochs_trained(desk: Desk, key: str) -> list[int]:
-    """In the last call."""
+    """Return the epochs that the last run trained."""
     assert desk.executor is not None
     told = [event for event in desk.executor.dealt if isinstance(event, Epoch) and event.key == key]
     return [event.record.epoch for event in told if not event.record.replayed]
@@ -953,7 +953,7 @@ def test_a_trial_that_fails_for_good_leaves_none(desk: Desk) -> None:
 
 
 def test_the_next_call_goes_on_from_the_checkpoint(desk: Desk) -> None:
-    """The images take two events; the trial is stopped when its second epoch was told and not answered."""
+    """The images take two events; the trial is stopped after its second epoch was reported, and before the answer."""
     few = (*EVERY_EPOCH, "budget.trials=1")
     assert desk.run(*few, interrupt_at=4).interrupted
     assert len(checkpoints_left()) > 0
@@ -973,7 +973,7 @@ def test_checkpoints_may_be_switched_between_calls(desk: Desk) -> None:
 
 
 def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
-    """Images and images of the source take two events each."""
+    """The images and the source images take two events each."""
     few = (*EVERY_EPOCH, PRETRAIN.replace("epochs: 2", "epochs: 3"), TRANSFER, "budget.trials=1")
     assert desk.run(*few, interrupt_at=4 + 2).interrupted
     assert desk.run(*few).finished == 1
@@ -997,7 +997,7 @@ def test_shared_epochs_are_recorded_and_told(desk: Desk) -> None:
 
 
 def test_a_killed_trial_that_shared_epochs_tells_both(desk: Desk) -> None:
-    """Two events of the images, two shared epochs and one trained, whose checkpoint is written."""
+    """The images take two events; then come two shared epochs and a trained one with a checkpoint."""
     few = (*EVERY_EPOCH, "training.epochs=4", "budget.trials=1")
     assert desk.run(*few, shared={"alexnet-000": 2}, interrupt_at=2 + 4).interrupted
     assert desk.run(*few).finished == 1
@@ -1011,7 +1011,7 @@ def test_a_killed_trial_that_shared_epochs_tells_both(desk: Desk) -> None:
     [
         ("training.share_epochs=true", True),
         ("training.share_epochs=false", False),
-        # what it would have pruned is told of only when it can't be any more
+        # what it would have pruned is reported only once that is no longer possible
         ("strategy.pruner=median", False),
     ],
 )
@@ -1022,7 +1022,7 @@ def test_which_trials_may_share_epochs(desk: Desk, override: str, shares: bool) 
 
 
 def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: Desk) -> None:
-    """The median prunes the second trial after its first epoch; a driver that pruned nothing let that pass."""
+    """The median pruner stops the second trial after its first epoch; an earlier driver did not prune it."""
     pruning = (*EVERY_EPOCH, "strategy.pruner=median", "strategy.startup_trials=1")
     accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5}
     with pytest.MonkeyPatch.context() as patch:
@@ -1080,7 +1080,7 @@ def test_a_loss_that_is_not_finite_is_an_answer(desk: Desk) -> None:
 
 
 def on_fake_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog has the time of the desk's executor."""
+    """Give the watchdog the clock of the desk's executor."""
     monkeypatch.setattr(
         "cnnstudy.execution.jobs.monotonic", lambda: 0.0 if desk.executor is None else desk.executor.now
     )
@@ -1158,8 +1158,8 @@ def test_trials_under_way_are_left_to_the_driver_that_took_the_study(desk: Desk)
 
     with pytest.raises(TakenOverError, match="pid 7 on elsewhere"):
         desk.run(slots=2, on_event=take)
-    assert "alexnet-001  left to the driver that has the study now" in desk.said
-    assert not any("the next call runs it again" in line for line in desk.said)
+    assert "alexnet-001  left to the study's new driver" in desk.said
+    assert not any("resuming the study runs it again" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("ends", ["well", "interrupted", "badly"])
