@@ -40,9 +40,9 @@ MEMORY, FLAT, EPOCH = 300e6, 10e6, 0.005
 
 def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
     """Run the study here; by trial the memory in bytes and seconds since the start, by epoch the processor seconds."""
-    from cnnstudy.system.imports import NOT_FOR_MLFLOW, YOUNGEST, fast_import
+    from cnnstudy.system.imports import COLLECTION_THRESHOLD, NOT_FOR_MLFLOW, fast_import
 
-    gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])  # as the command does
+    gc.set_threshold(COLLECTION_THRESHOLD, *gc.get_threshold()[1:])  # as the command does
     with fast_import(without=NOT_FOR_MLFLOW):
         from cnnstudy.study import driver
         from cnnstudy.study import run as study

@@ -99,7 +99,7 @@ def theirs(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
     measured = tuple(np.concatenate([getattr(part, kind)[:] for part in parts]) for kind in ("pixels", "labels"))
 
     def work() -> dict[str, Any]:
-        order = np.concatenate(list(batches.of_epoch(next(epochs))))
+        order = np.concatenate(list(batches.iterate_epoch(next(epochs))))
         pixels, labels = images.train.pixels[order], images.train.labels[order]
         started = time.perf_counter()
         # the order is that of our batches already

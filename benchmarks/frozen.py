@@ -112,7 +112,7 @@ def _write_inputs(folder: Path) -> None:
     os.environ.update(WORKER_ENVIRONMENT)
     classes = int(os.environ["BENCHMARK_CLASSES"])
     config = load_study(str(HERE / "frozen.yaml"), [f"data.classes={list(range(classes))}"]).config
-    size = config.size_of("vgg16")
+    size = config.image_size_of("vgg16")
     images = write_images(config, size, folder / "images.npz")
     network = architectures.build_network(architectures.find("vgg16"), size, classes, dropout=0.0)
     write_weights(network, config.seed, folder / "weights.npz")

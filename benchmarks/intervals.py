@@ -17,7 +17,7 @@ from simulated_studies import OUTCOME, SCENARIOS, Scenario, studies, truth
 from statsmodels.stats.multitest import multipletests
 
 from cnnstudy.analysis.contrasts import Cells, list_contrasts, varied_levels
-from cnnstudy.analysis.intervals import shrunk_variances
+from cnnstudy.analysis.intervals import shrink_variances
 
 
 def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
@@ -28,7 +28,7 @@ def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str,
     for frame in studies(scenario, count, rng):
         varied = varied_levels(frame, scenario.factors)
         contrasts = list_contrasts(frame, varied)
-        matched = Cells(frame, varied, frame[[OUTCOME]].to_numpy()).matched(contrasts)
+        matched = Cells(frame, varied, frame[[OUTCOME]].to_numpy()).match_pairs(contrasts)
         of_seeds, spread = matched.values[:, :, 0], matched.spread[:, 0]
         true = np.array([truth(scenario, contrast) for contrast in contrasts])
         main = np.array([contrast.second is None for contrast in contrasts])
@@ -52,10 +52,10 @@ def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str,
 def ways(of_seeds: np.ndarray, spread: np.ndarray, main: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Variances of the seeds' estimates and their degrees of freedom, [contrasts], from which an interval is made."""
     own, freedom = of_seeds.var(axis=1, ddof=1), np.full(len(of_seeds), of_seeds.shape[1] - 1)
-    shrunk, total = shrunk_variances(own, freedom, spread)
+    shrunk, total = shrink_variances(own, freedom, spread)
     apart, apart_total = own.copy(), freedom.astype(float)
     for kind in (main, ~main):
-        apart[kind], apart_total[kind] = shrunk_variances(own[kind], freedom[kind], spread[kind])
+        apart[kind], apart_total[kind] = shrink_variances(own[kind], freedom[kind], spread[kind])
     common = np.mean(own / spread) * spread
     capped = (common + freedom * own) / (1 + freedom)
     return {

@@ -40,11 +40,11 @@ def write_inputs(folder: Path, quick: bool) -> None:
 
     os.environ.update(WORKER_ENVIRONMENT)
     config = load_study(str(HERE / "mixed.yaml"), settings(quick)).config
-    images = write_images(config, config.size_of("vgg16"), folder / "images.npz")
+    images = write_images(config, config.image_size_of("vgg16"), folder / "images.npz")
     needed = 0.0
     for name in config.architectures:
         found = architectures.find(name)
-        network = architectures.build_network(found, config.size_of(name), len(config.data.classes), dropout=0.0)
+        network = architectures.build_network(found, config.image_size_of(name), len(config.data.classes), dropout=0.0)
         write_weights(network, config.seed, folder / f"{name}.npz")
         # two of the three modes train all layers in each epoch, the third needs one pass for all of them
         trained = config.trials_of(name) * 2 / 3 * config.training.epochs

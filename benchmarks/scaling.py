@@ -66,11 +66,11 @@ def cost(trials: int, images: int, workers: int) -> tuple[float, float]:
 def search_seconds(trials: int) -> list[float]:
     """Of TPE's choice of each trial, by its number; their outcomes are of chance."""
     from cnnstudy.config.load import load_study
-    from cnnstudy.search.optuna_search import OptunaSearch
+    from cnnstudy.search.optuna_search import OptunaStrategy
 
     Path("images").mkdir()
     Path("scaling.yaml").write_text(SEARCH.format(trials=trials), encoding="utf-8")
-    search, dice, found = OptunaSearch(load_study("scaling.yaml", []).config, []), np.random.default_rng(0), []
+    search, dice, found = OptunaStrategy(load_study("scaling.yaml", []).config, []), np.random.default_rng(0), []
     while True:
         started = time.perf_counter()
         proposal = search.next()

@@ -85,7 +85,7 @@ def fitted(spec: TrialSpec) -> tuple[float, float]:
     from cnnstudy.training import transfer, trial, weights
 
     images = trial.load_images(spec)
-    order = next(iter(Batches(len(images.train), BATCH, spec.seed).of_epoch(1)))
+    order = next(iter(Batches(len(images.train), BATCH, spec.seed).iterate_epoch(1)))
     pixels, labels = images.train.pixels[order], images.train.labels[order]
     started = time.perf_counter()
     network = architectures.build_network(

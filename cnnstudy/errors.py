@@ -138,7 +138,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def sentence(error: BaseException | str) -> str:
+def as_sentence(error: BaseException | str) -> str:
     """Return a message with exactly one period at its end, so that another sentence may follow."""
     return f"{str(error).rstrip('.')}."
 

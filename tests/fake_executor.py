@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
-from cnnstudy.training.checkpoints import EVERY_EPOCH, Checkpoints, Reached
+from cnnstudy.training.checkpoints import EVERY_EPOCH, TrialCheckpoints, TrialProgress
 
 #: Yields events; after an Epoch it is sent the answer: True to train on.
 Work = Generator[Event, bool, None]
@@ -165,7 +165,7 @@ class FakeExecutor:
     def _train(self, job: Job) -> Work:
         spec = TrialSpec.from_json(job.payload)
         best, state = self._epoch(spec, 1), "finished"
-        kept = Checkpoints(spec, "")
+        kept = TrialCheckpoints(spec, "")
         found = kept.read()
         shared = range(1, 1 + self.shared.get(spec.key, 0) * spec.share_epochs)
         records = [EpochRecord(epoch, self._epoch(spec, epoch), shared=True) for epoch in shared]
@@ -218,9 +218,9 @@ class FakeExecutor:
         return {"model": str(model), "backbone": str(backbone)}
 
 
-def _reached(address: str, records: list[EpochRecord]) -> Reached:
+def _reached(address: str, records: list[EpochRecord]) -> TrialProgress:
     epoch = len(records)
-    return Reached(address, "", 0, epoch, epoch, 3 * epoch, 0, float(epoch), epoch, (), tuple(records), ())
+    return TrialProgress(address, "", 0, epoch, epoch, 3 * epoch, 0, float(epoch), epoch, (), tuple(records), ())
 
 
 def _result(spec: TrialSpec, best: dict[str, float], epoch: int, state: str, files: dict[str, str]) -> TrialResult:

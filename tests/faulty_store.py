@@ -25,7 +25,7 @@ from cnnstudy.system.display import PlainDisplay
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.tracking.retry import RetryPolicy
-from cnnstudy.tracking.spool import waiting
+from cnnstudy.tracking.spool import list_waiting
 
 WRITES = (
     *("create_run", "update_run", "set_terminated", "log_batch", "log_inputs", "log_outputs", "log_artifacts"),
@@ -164,7 +164,7 @@ class Desk:
         self.times = itertools.count(1)
         self.said.clear()
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self.said.append(text)
         self.on_say(text)
 
@@ -176,13 +176,13 @@ class Desk:
             return self.executor
 
         study = load_study(str(self.file), overrides)
-        return run_study(study, self.tracker, Workers(make), PlainDisplay(self.say), take_over, patience)
+        return run_study(study, self.tracker, Workers(make), PlainDisplay(self.show_message), take_over, patience)
 
     def confirm(self, patience: RetryPolicy = SURE, **script: Any) -> Outcome:
         options = {"top": 2, "seeds": 2, "most_seeds": 2}
         make = lambda folder: FakeExecutor(folder, **script)  # noqa: E731
         return confirm_study(
-            "fake", options, self.tracker, Workers(make), PlainDisplay(self.say), False, patience=patience
+            "fake", options, self.tracker, Workers(make), PlainDisplay(self.show_message), False, patience=patience
         )
 
     @property
@@ -213,4 +213,4 @@ class Desk:
 
 def is_clean(folder: Path) -> bool:
     """Check that no records wait, and no files of the outbox are left."""
-    return not waiting() and not any((folder / "cache" / "outbox").glob("*/"))
+    return not list_waiting() and not any((folder / "cache" / "outbox").glob("*/"))

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from cnnstudy import errors
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, did_you_mean, sentence, without_secrets
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, InputError, as_sentence, did_you_mean, without_secrets
 
 
 def subclasses(cls: type[CnnstudyError]) -> list[type[CnnstudyError]]:
@@ -51,7 +51,7 @@ def test_did_you_mean(given: str, expected: str) -> None:
 
 
 def test_a_sentence_ends_once() -> None:
-    assert sentence("it is down") == sentence(CnnstudyError("it is down.")) == "it is down."
+    assert as_sentence("it is down") == as_sentence(CnnstudyError("it is down.")) == "it is down."
 
 
 def test_did_you_mean_gives_the_nearest_as_it_is_spelt() -> None:

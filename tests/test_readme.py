@@ -12,11 +12,11 @@ from typer.main import get_command
 
 from cnnstudy import architectures, cli
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.config.load import SHIPPED, load_study
-from cnnstudy.config.schema import KINDS, Confirm, Objective, StudyConfig, Training, Weights
+from cnnstudy.config.load import SHIPPED_STUDIES, load_study
+from cnnstudy.config.schema import STRATEGY_KINDS, Confirm, Objective, StudyConfig, Training, Weights
 from cnnstudy.data import datasets
 
-ROOT = SHIPPED.parent
+ROOT = SHIPPED_STUDIES.parent
 PACKAGE = ROOT / "cnnstudy"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ MODELS: dict[str, list[type[BaseModel]]] = {
     "": [StudyConfig],
     "training": [Training],
     "weights": [Weights],
-    "strategy": list(KINDS.values()),
+    "strategy": list(STRATEGY_KINDS.values()),
     "objective": [Objective],
     "confirm": [Confirm],
 }
@@ -140,7 +140,7 @@ def test_the_readme_links_every_page() -> None:
     assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
-@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(SHIPPED_STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_study_opens_as_a_lab_note(file: Path) -> None:
     note = file.read_text(encoding="utf-8").partition("\n\n")[0]
     assert [word for word in ("Question", "Command", "Time", "Result") if f"# {word}:" not in note] == []

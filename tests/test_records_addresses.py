@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cnnstudy.records import TRAINING, Optimizer, PreparedImages, Record, Rule, Split, TrialSpec
-from cnnstudy.study.preparation import recipe_of
+from cnnstudy.study.preparation import pretraining_recipe
 from cnnstudy.training import checkpoints, shared_epochs
 
 IMAGES = PreparedImages("digits", "/cache/images/0", "0" * 64, 32, ("zero", "one"), (3, 4), (1, 1), (1, 1))
@@ -50,7 +50,7 @@ DIFFERENCES: dict[str, set[str]] = {
 ADDRESSES: dict[str, tuple[Callable[[TrialSpec], str], tuple[str, ...]]] = {
     "checkpoints": (checkpoints.checkpoint_address, ("training", "record")),
     "shared epochs": (lambda spec: shared_epochs._trained_as(spec, "w", {"device": "cpu"}), ("training",)),
-    "source weights": (recipe_of, ("training", "record")),
+    "source weights": (pretraining_recipe, ("training", "record")),
 }
 
 
@@ -86,7 +86,7 @@ def test_a_field_of_the_images_does_too(which: str, name: str) -> None:
 
 
 def test_source_weights_have_the_address_that_studies_have_on_record() -> None:
-    assert recipe_of(SPEC) == "f64e2f7176215431a2714a0b"
+    assert pretraining_recipe(SPEC) == "f64e2f7176215431a2714a0b"
 
 
 def test_a_field_that_does_not_say_what_it_changes_is_an_error() -> None:

@@ -186,7 +186,7 @@ def test_a_light_module_loads_nothing_heavy(room: str) -> None:
 def test_a_driver_makes_no_tables() -> None:
     code = (
         "import sys\n"
-        "from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import\n"
+        "from cnnstudy.system.imports import NOT_FOR_MLFLOW; from cnnstudy.system.imports import fast_import\n"
         "with fast_import(without=NOT_FOR_MLFLOW):\n"
         "    from cnnstudy.study import run\n"
         "    from cnnstudy.tracking import client\n"

@@ -1,6 +1,6 @@
 """Statistics on recorded trials: leaderboard, effects, champion, comparison of studies.
 
-Input: RecordedRuns with their metric histories. Output: tables, estimates with intervals, and the sentences that state
+Comes in: RecordedRuns with their metric histories. Goes out: tables, estimates with intervals, and the sentences that state
 them. Nothing here reads MLflow; files are written only by leaderboard and trial_plots.
 
 leaderboard       one row per trial; the Pareto front

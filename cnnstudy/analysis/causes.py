@@ -11,7 +11,7 @@ import pandas as pd
 
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, estimate_effects
-from cnnstudy.analysis.importance import importances
+from cnnstudy.analysis.importance import variance_shares
 from cnnstudy.analysis.observations import (
     BASES,
     GAP,
@@ -21,11 +21,11 @@ from cnnstudy.analysis.observations import (
     History,
     Observations,
     choose_tuned_levels,
-    describe_choices,
+    describe_tuned_levels,
     observe,
 )
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
-from cnnstudy.config.schema import startup_count
+from cnnstudy.config.schema import count_startup_trials
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 #: The `architecture` of the analysis that compares networks with each other.
@@ -34,7 +34,7 @@ NETWORKS = "the networks"
 TARGETS = (GAP, VALIDATION)
 #: Parts of the legacy protocol's gap: name -> (minuend, subtrahend). The first is due to how it is measured, the second
 #: to the number of updates; the gap at equal updates remains.
-PARTS = {
+LEGACY_GAP_PARTS = {
     "parts/measuring_gap": (LEGACY_GAP, GAP),
     "parts/updates_gap": (GAP, "updates/gap_accuracy"),
 }
@@ -52,7 +52,7 @@ class NetworkAnalysis:
     importances: Mapping[str, Mapping[str, float]]  # target -> factor -> share of its variance, 0..1
     warnings: Sequence[str]
 
-    def effect(self, factor: str, level: object, column: str) -> Effect | None:
+    def find_effect(self, factor: str, level: object, column: str) -> Effect | None:
         """Return the main effect of a level on the outcome in `column` (`<basis>/<outcome>`), or None."""
         matching = (one for one in self.main_effects(column) if (one.factor, one.level) == (factor, level))
         return next(matching, None)
@@ -103,8 +103,8 @@ def _analyze_network(
         frame,
         estimate_effects(frame, factors, _columns()),
         _fit_laws(frame, factors, images_per_class, target_gap),
-        {target: importances(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
-        [*warnings, *(describe_choices(frame, factor) for factor in tune if len(frame))],
+        {target: variance_shares(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
+        [*warnings, *(describe_tuned_levels(frame, factor) for factor in tune if len(frame))],
     )
 
 
@@ -123,7 +123,7 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
 
 
 def _columns() -> list[str]:
-    return [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES] + [LEGACY_GAP, *PARTS]
+    return [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES] + [LEGACY_GAP, *LEGACY_GAP_PARTS]
 
 
 def effects_frame(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def recorded_factors(config: Mapping[str, Any], architecture: str) -> dict[str, 
 
 
 def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:
-    parts = {name: frame[whole] - frame[rest] for name, (whole, rest) in PARTS.items()} if len(frame) else {}
+    parts = {name: frame[whole] - frame[rest] for name, (whole, rest) in LEGACY_GAP_PARTS.items()} if len(frame) else {}
     return frame.assign(**parts)
 
 
@@ -176,7 +176,7 @@ def _is_unbiased(config: Mapping[str, Any], frame: pd.DataFrame) -> pd.Series:
     if strategy["kind"] != "search" or strategy["sampler"] != "tpe":
         return pd.Series(True, index=frame.index)
     share = -(-config["budget"]["trials"] // len(config["architectures"]))
-    return frame["number"] < startup_count(strategy["startup_trials"], share)
+    return frame["number"] < count_startup_trials(strategy["startup_trials"], share)
 
 
 def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str]:

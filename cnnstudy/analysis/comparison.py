@@ -21,10 +21,10 @@ from cnnstudy.analysis.effects import PAIRS, Effect
 from cnnstudy.analysis.intervals import (
     LEVEL,
     Estimate,
-    adjusted_p,
+    adjust_p_values,
+    difference_from_intervals,
     estimate_mean,
-    interval_difference,
-    test_over_seeds,
+    t_test_over_seeds,
     welch_difference,
 )
 from cnnstudy.analysis.observations import GAP, VALIDATION
@@ -35,7 +35,7 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, best_metrics,
 
 TRAIN = "epochs/train_accuracy"
 #: Columns of the observations: outcomes whose means are compared, and outcomes on which effects are compared.
-OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
+COMPARED_OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
 #: How a difference was estimated, besides effects.PAIRS.
 WELCH, ONE_SEED = "two samples", "one seed gives no interval"
 #: Standings of a champion.
@@ -63,7 +63,7 @@ class Comparison:
 
     a: str
     b: str
-    differences: tuple[Difference, ...]
+    differences: tuple[SettingDifference, ...]
     outcomes: tuple[OutcomeComparison, ...]
     effects: tuple[EffectComparison, ...]
     effects_of_one: tuple[tuple[str, Effect], ...]  # "A" or "B", and an effect that only this study has
@@ -71,7 +71,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(a: Side, b: Side) -> Comparison:
+def compare_studies(a: Side, b: Side) -> Comparison:
     """Compare two studies; what cannot be compared is omitted, with a note that says so."""
     same_images = data_digests(a.trials) == data_digests(b.trials) != []
     outcomes: list[OutcomeComparison] = []
@@ -81,10 +81,10 @@ def compare(a: Side, b: Side) -> Comparison:
         network_a, network_b = _find_network(a, name), _find_network(b, name)
         if network_a is None or network_b is None or network_a.frame.empty or network_b.frame.empty:
             continue
-        pairing = Paired(network_a.frame, network_b.frame, [*_tuned_factors(a), *_tuned_factors(b)])
+        pairing = PairedTrials(network_a.frame, network_b.frame, [*_tuned_factors(a), *_tuned_factors(b)])
         paired = pairing if same_images and not (a.searched or b.searched) else None
         if name != NETWORKS:
-            compared = [_compare_outcome(a, b, network_a, network_b, column, paired) for column in OUTCOMES]
+            compared = [_compare_outcome(a, b, network_a, network_b, column, paired) for column in COMPARED_OUTCOMES]
             outcomes += compared
             if not pairing.same_cells:
                 notes.append(_different_cells_note(name, compared[0]))
@@ -93,7 +93,7 @@ def compare(a: Side, b: Side) -> Comparison:
     return Comparison(
         a.study.name,
         b.study.name,
-        tuple(differing_settings(a.study, a.trials, b.study, b.trials)),
+        tuple(list_setting_differences(a.study, a.trials, b.study, b.trials)),
         tuple(outcomes),
         tuple(effects),
         tuple(_effects_of_one(a, b)),
@@ -114,7 +114,7 @@ def _find_network(side: Side, name: str) -> NetworkAnalysis | None:
 
 
 @dataclass(frozen=True)
-class Difference:
+class SettingDifference:
     """A setting that differs; None on the side that does not have it."""
 
     key: str
@@ -122,12 +122,12 @@ class Difference:
     b: Any
 
 
-def differing_settings(
+def list_setting_differences(
     a: RecordedStudy, trials_a: Sequence[RecordedRun], b: RecordedStudy, trials_b: Sequence[RecordedRun]
-) -> list[Difference]:
+) -> list[SettingDifference]:
     """Return the keys of the study files that differ (except the name), then differing data, code and packages."""
     configured = [
-        Difference(key, value_a, value_b)
+        SettingDifference(key, value_a, value_b)
         for key, value_a, value_b in config_differences(a.config, b.config)
         if key != "name"
     ]
@@ -141,7 +141,7 @@ def differing_settings(
         ),
     ]
     return configured + [
-        Difference(key, ", ".join(values_a) or None, ", ".join(values_b) or None)
+        SettingDifference(key, ", ".join(values_a) or None, ", ".join(values_b) or None)
         for key, values_a, values_b in recorded
         if values_a != values_b
     ]
@@ -196,7 +196,7 @@ class OutcomeComparison:
 
 
 def _compare_outcome(
-    a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: Paired | None
+    a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> OutcomeComparison:
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
     pairs = paired.level(column) if paired is not None else None
@@ -250,7 +250,7 @@ class EffectComparison:
 
 
 def _compare_effects(
-    network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: Paired | None
+    network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> list[EffectComparison]:
     """Compare the main effects on an outcome that both have, with Holm's correction over them."""
     effects_b = {_effect_key(effect): effect for effect in network_b.main_effects(column)}
@@ -268,7 +268,7 @@ def _compare_effects(
     ]
     p = np.array([math.nan if difference.p is None else difference.p for difference, _ in differences])
     shrunk_p = np.array([own if pairs is None else pairs.shrunk_p for own, pairs in zip(p, matched, strict=True)])
-    adjusted = adjusted_p(p, shrunk_p, np.zeros(len(p), dtype=bool))
+    adjusted = adjust_p_values(p, shrunk_p, np.zeros(len(p), dtype=bool))
     return [
         EffectComparison(effect_a, effect_b, difference, None if math.isnan(holm) else float(holm), method)
         for (effect_a, effect_b), (difference, method), holm in zip(effects, differences, adjusted, strict=True)
@@ -311,7 +311,7 @@ class Pairs:
     pairs: int  # for an effect: matched fours
 
 
-class Paired:
+class PairedTrials:
     """The trials of one network in both studies, matched by levels and seed.
 
     Args:
@@ -359,9 +359,9 @@ class Paired:
             return []
         varied = {**self._factors, _STUDY: Choices((_A, _B))}
         cells = Cells(self._frame, varied, outcome_values(self._frame, column)[:, None])
-        matched = cells.matched(contrasts)
+        matched = cells.match_pairs(contrasts)
         seed_estimates = matched.values[:, :, 0]
-        tests, shrunk_p = test_over_seeds(seed_estimates, matched.spread[:, 0])
+        tests, shrunk_p = t_test_over_seeds(seed_estimates, matched.spread[:, 0])
         counts = np.isfinite(seed_estimates).sum(axis=1)
         # pairs within one seed give no interval; two samples still may
         return [
@@ -450,7 +450,7 @@ def compare_champions(a: Champion | None, b: Champion | None) -> ChampionCompari
     """
     if a is None or b is None:
         return ChampionComparison(a, b, None, None, "a study without a finished trial has no champion")
-    test = interval_difference(a.test, b.test) if a.test is not None and b.test is not None else None
+    test = difference_from_intervals(a.test, b.test) if a.test is not None and b.test is not None else None
     if a.metric != b.metric:
         return ChampionComparison(a, b, None, test, f"A is selected by {a.metric}, B by {b.metric}")
     mean_a, mean_b = estimate_mean(a.values), estimate_mean(b.values)

@@ -50,7 +50,7 @@ def _outcome(one: OutcomeComparison) -> str:
     means = f"{_mean(one.a)} in A, {_mean(one.b)} in B"
     if one.answer == "equal":
         return f"{what} is the same in both ({means})."
-    difference = f"{format_signed(one.difference)} points"
+    difference = f"{format_points(one.difference)} points"
     if one.difference.low is None:
         single = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean.count < 2)
         return (
@@ -90,8 +90,8 @@ def _effect_clause(one: EffectComparison) -> str:
     what = describe_change(one.a)
     plural = what.endswith("images")
     verbs = [effect.answer[:-1] if plural else effect.answer for effect in (one.a, one.b)]
-    sizes = f"{format_signed(one.a.to_estimate())} points in A, {format_signed(one.b.to_estimate())} points in B"
-    difference = f"{format_signed(one.difference)} points"
+    sizes = f"{format_points(one.a.to_estimate())} points in A, {format_points(one.b.to_estimate())} points in B"
+    difference = f"{format_points(one.difference)} points"
     if one.a.answer == one.b.answer:
         sign = 1 if one.a.estimate > 0 else -1
         more = "more" if sign * one.difference.value > 0 else "less"
@@ -112,7 +112,7 @@ def _effect_clause(one: EffectComparison) -> str:
 
 def _unknown_in_both(effects: Sequence[EffectComparison]) -> Iterator[str]:
     unknown = [
-        f"{describe_change(one.a)} ({one.a.architecture}; B - A {format_signed(one.difference)}"
+        f"{describe_change(one.a)} ({one.a.architecture}; B - A {format_points(one.difference)}"
         f"{', which differs' if one.answer == 'differs' else ''})"
         for one in effects
         if (one.a.answer, one.b.answer) == ("cannot tell", "cannot tell")
@@ -126,7 +126,7 @@ def _effects_of_one(comparison: Comparison) -> Iterator[str]:
     networks = {one.architecture for one in comparison.outcomes}
     for name in ("A", "B"):
         effects = [
-            f"{describe_change(effect)} ({effect.architecture}, {format_signed(effect.to_estimate())})"
+            f"{describe_change(effect)} ({effect.architecture}, {format_points(effect.to_estimate())})"
             for study, effect in comparison.effects_of_one
             if study == name and effect.architecture in networks
         ]
@@ -160,7 +160,7 @@ def _champions(comparison: Comparison) -> Iterator[str]:
             -1: "A's champion is better",
             0: "Cannot tell which champion is better",
         }
-        yield f"{answer[champions.test.sign]} on the test split: {format_signed(champions.test)} points."
+        yield f"{answer[champions.test.sign]} on the test split: {format_points(champions.test)} points."
 
 
 def _scores(champion: Champion) -> str:
@@ -181,7 +181,7 @@ def _format_metric(estimate: Estimate, metric: str, signed: bool = False) -> str
     return format_estimate(estimate, is_loss=metric == Metric.VAL_LOSS, signed=signed)
 
 
-def format_signed(estimate: Estimate) -> str:
+def format_points(estimate: Estimate) -> str:
     """Return `-6.1 [-8.3, -4.0]`, in points; without the brackets if there is no interval."""
     return format_estimate(estimate)
 
@@ -213,7 +213,7 @@ def outcome_rows(comparison: Comparison) -> list[list[str]]:
                 "" if mean is None else format_estimate(mean, signed=one.outcome == "gap_accuracy")
                 for mean in (one.a, one.b)
             ),
-            "" if one.difference is None else format_signed(one.difference),
+            "" if one.difference is None else format_points(one.difference),
             one.answer,
             _method(one),
         ]
@@ -228,8 +228,8 @@ def effect_comparison_rows(comparison: Comparison) -> list[list[str]]:
             one.a.architecture,
             describe_change(one.a),
             _WORDS[one.a.outcome],
-            *(format_signed(effect.to_estimate()) for effect in (one.a, one.b)),
-            format_signed(one.difference),
+            *(format_points(effect.to_estimate()) for effect in (one.a, one.b)),
+            format_points(one.difference),
             {"differs": "differ", "cannot tell": "cannot tell"}[one.answer],
             one.method,
         ]
@@ -248,6 +248,6 @@ def champion_rows(comparison: Comparison) -> list[list[str]]:
             rows.append([name, f"{one.trial} ({one.title})", value, test, gap, one.standing])
     if champions.a is not None and champions.b is not None:
         value = "" if champions.value is None else _format_metric(champions.value, champions.a.metric, signed=True)
-        test = "" if champions.test is None else format_signed(champions.test)
+        test = "" if champions.test is None else format_points(champions.test)
         rows.append(["B - A", "", value, test, "", champions.reason])
     return rows

@@ -11,15 +11,15 @@ from typing import Any, Self
 import numpy as np
 
 from cnnstudy.analysis.intervals import LEVEL, estimate_mean, holm_correction
-from cnnstudy.config.factors import describe_levels, names_in_title
+from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.names import Metric
 from cnnstudy.records import Level, Rule
 from cnnstudy.tracking.recorded import RecordedRun, best_metrics
 
 #: The record's path among the artifacts of the study's run.
-RECORD = "confirm/confirm.json"
+RECORD_PATH = "confirm/confirm.json"
 #: Standings of a candidate.
-CHAMPION, TIED, BEHIND, BEYOND, FAILED = "champion", "tied", "behind", "breaks the rule", "failed"
+CHAMPION, TIED, BEHIND, OUTSIDE_LIMITS, FAILED = "champion", "tied", "behind", "breaks the rule", "failed"
 UNLEARNT = "learnt nothing"
 #: Verdicts of seeds that did not learn.
 _UNLEARNT_VERDICTS = ("not-learning", "diverged")
@@ -43,7 +43,7 @@ class Candidate:
     @property
     def title(self) -> str:
         """Network and levels, e.g. `vgg16, frozen, batch size 16, dropout 0.5`."""
-        return ", ".join(filter(None, [self.architecture, describe_levels(self.levels, names_in_title(self.levels))]))
+        return ", ".join(filter(None, [self.architecture, describe_levels(self.levels, title_factors(self.levels))]))
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _assess(
         gap=mean.get(Metric.GAP_ACCURACY, math.nan),
         keeps=keeps,
         failed=failed,
-        standing=FAILED if failed or not finished else UNLEARNT if not learnt else TIED if keeps else BEYOND,
+        standing=FAILED if failed or not finished else UNLEARNT if not learnt else TIED if keeps else OUTSIDE_LIMITS,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cnnstudy.analysis.confirmation import BEHIND, BEYOND, FAILED, TIED, UNLEARNT, Confirmation, Standing
+from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
 from cnnstudy.records import Rule
 
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
@@ -26,7 +26,7 @@ def standing_rows(standings: Sequence[Standing], rule: Rule) -> list[list[str]]:
     ]
 
 
-def confirmed_sentences(confirmed: Confirmation) -> list[str]:
+def confirmation_sentences(confirmed: Confirmation) -> list[str]:
     """Return sentences on the champion, the other candidates, the test split, and the optimism of selection."""
     champion, rule, test = confirmed.champion, confirmed.rule, confirmed.test
     lines = list(champion_sentences(confirmed.standings, champion, rule))
@@ -62,7 +62,7 @@ def champion_sentences(standings: Sequence[Standing], champion: Standing | None,
     behind = [f"{one.trial} ({format_value(one.mean, rule)})" for one in standings if one.standing == BEHIND]
     if behind:
         yield f"Significantly worse: {', '.join(behind)}."
-    beyond = [one.trial for one in standings if one.standing == BEYOND]
+    beyond = [one.trial for one in standings if one.standing == OUTSIDE_LIMITS]
     if beyond:
         yield f"Outside the limits ({limits}) on average over the fresh seeds: {', '.join(beyond)}."
     silent = [one.trial for one in standings if one.standing == UNLEARNT]
@@ -143,7 +143,7 @@ def champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
 def no_champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
     """Return why none of the candidates is champion, and how many each reason applies to."""
     beyond, silent, failed = (
-        [one for one in standings if one.standing == standing] for standing in (BEYOND, UNLEARNT, FAILED)
+        [one for one in standings if one.standing == standing] for standing in (OUTSIDE_LIMITS, UNLEARNT, FAILED)
     )
     reasons = []
     if beyond:

@@ -18,7 +18,7 @@ from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import Level
 
 #: Pairs are used for a contrast if at least this share of its trials is in one; in a fraction of a factorial few are.
-SMALLEST_SHARE = 1 / 3
+MIN_PAIRED_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class BlockedContrasts:
+class SeedEstimates:
     """Contrasts, estimated within each seed."""
 
     values: np.ndarray  # [contrasts, seeds, outcomes], in the outcomes' units; NaN where a seed has no estimate
@@ -150,7 +150,7 @@ class Cells:
         np.add.at(count, place.ravel(), finite)
         self._values = _divide(total, count)
 
-    def matched(self, contrasts: Sequence[Contrast]) -> BlockedContrasts:
+    def match_pairs(self, contrasts: Sequence[Contrast]) -> SeedEstimates:
         """Return each contrast's mean over the matched pairs of each seed.
 
         Pairs agree in all other factors that are active on both sides. A factor that is active on one side only is
@@ -158,7 +158,7 @@ class Cells:
         """
         combined = [_combine(*self._corner_tables(contrast)) for contrast in contrasts]
         values, spread, pairs = (np.array(parts) for parts in zip(*combined, strict=True))
-        return BlockedContrasts(values, spread, pairs)
+        return SeedEstimates(values, spread, pairs)
 
     def _corner_tables(self, contrast: Contrast) -> tuple[list[int], list[np.ndarray]]:
         """Return each corner's sign and values, [seeds, what pairs agree in, what is averaged over, outcomes]."""
@@ -210,7 +210,7 @@ def _combine(signs: Sequence[int], tables: Sequence[np.ndarray]) -> tuple[np.nda
         [paired.any(axis=tuple(other for other in axes if other != axis)).sum(axis=(1, 2)) for axis in axes]
     )
     finished = sum(np.isfinite(table).sum(axis=(0, 1, 2)) for table in tables)
-    enough = used.sum(axis=(0, 1)) >= SMALLEST_SHARE * np.maximum(finished, 1)
+    enough = used.sum(axis=(0, 1)) >= MIN_PAIRED_SHARE * np.maximum(finished, 1)
     values = nanmean(nanmean(difference, 1).reshape(blocks, -1, outcomes), 1)
     values[:, ~enough] = math.nan
     spread = nanmean(_divide(np.ones(used.shape), used).sum(axis=0), 0)

@@ -20,12 +20,12 @@ from cnnstudy.analysis.contrasts import level_indices, outcome_values
 from cnnstudy.analysis.intervals import estimate_mean
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.data.batches import count_used
+from cnnstudy.data.batches import count_used_images
 
 #: The default target gap: 5 points.
-TARGET = 0.05
+DEFAULT_TARGET_GAP = 0.05
 #: No projection goes beyond this multiple of the largest amount measured.
-FURTHEST = 10.0
+MAX_EXTRAPOLATION = 10.0
 #: Bound of the exponent's absolute value in the fit.
 _MAX_EXPONENT = 10.0
 
@@ -60,10 +60,10 @@ class DataLaw:
     low: float | None  # 95 % interval of b
     high: float | None
     of_seeds: tuple[tuple[float, float], ...]  # (a, b) of each seed
-    target: float = TARGET
+    target: float = DEFAULT_TARGET_GAP
     reason: str = ""
 
-    def images_for(self, gap: float | None = None) -> MoreImages:
+    def estimate_images_for(self, gap: float | None = None) -> MoreImages:
         """Estimate how many more images per class reduce the gap to `gap` (share of 0..1, above 0; None: the target).
 
         Raises:
@@ -87,9 +87,11 @@ class DataLaw:
         middle, low, high = _mean_and_interval([math.log(scale / gap) / exponent for scale, exponent in self.of_seeds])
         assert low is not None
         assert high is not None
-        limit = math.log(FURTHEST)
+        limit = math.log(MAX_EXTRAPOLATION)
         if middle > limit:
-            return _no_estimate(gap, f"that takes more than {FURTHEST:g} times what was measured, too far to project")
+            return _no_estimate(
+                gap, f"that takes more than {MAX_EXTRAPOLATION:g} times what was measured, too far to project"
+            )
         count, fewest = (round(most * math.expm1(end)) for end in (middle, max(0.0, low)))
         return MoreImages(gap, count, fewest, round(most * math.expm1(high)) if high <= limit else None)
 
@@ -111,10 +113,12 @@ class DataLaw:
         return f"{factor} (95 % interval {2**-self.high:.2f} to {2**-self.low:.2f}){few}."
 
     def _projection(self, gap: float) -> str:
-        more, points = self.images_for(gap), f"{100 * gap:g} points"
+        more, points = self.estimate_images_for(gap), f"{100 * gap:g} points"
         if more.count is None:
             return f"How many images reduce it to {points}: {more.reason}."
-        high = f"{more.high}" if more.high is not None else f"more than {round((FURTHEST - 1) * self.images[-1])}"
+        high = (
+            f"{more.high}" if more.high is not None else f"more than {round((MAX_EXTRAPOLATION - 1) * self.images[-1])}"
+        )
         return f"About {more.count} more images per class ({more.low} to {high}) would reduce it to {points}."
 
 
@@ -122,7 +126,7 @@ def fit_data_law(
     frame: pd.DataFrame,
     group: str,
     images_per_class: float,
-    target: float = TARGET,
+    target: float = DEFAULT_TARGET_GAP,
     column: str = GAP,
 ) -> DataLaw:
     """Fit the law to the trials in `frame`, from the gap at two or more levels of data_fraction.
@@ -146,7 +150,7 @@ def fit_data_law(
     table = cells.mean().unstack()
     table = table.loc[:, table.notna().mean() >= 0.5]
     matched = table.dropna().groupby(level=0).mean()
-    images = tuple(count_used(round(images_per_class), float(fraction)) for fraction in table.columns)
+    images = tuple(count_used_images(round(images_per_class), float(fraction)) for fraction in table.columns)
     if len(images) < 2 or matched.empty:
         reason = "that takes trials that differ in data_fraction alone, at two levels or, better, three"
         return _no_law(group, images, (), target, reason)

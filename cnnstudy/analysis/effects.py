@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import BlockedContrasts, Cells, Contrast, list_contrasts, outcome_values, varied_levels
-from cnnstudy.analysis.intervals import LEVEL, Estimate, adjusted_p, test_over_seeds
+from cnnstudy.analysis.contrasts import Cells, Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
+from cnnstudy.analysis.intervals import LEVEL, Estimate, adjust_p_values, t_test_over_seeds
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
-from cnnstudy.analysis.regression import estimate_by_block, estimate_over_all
+from cnnstudy.analysis.regression import estimate_over_all_trials, estimate_within_seeds
 from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import Level
 
@@ -105,15 +105,19 @@ def estimate_effects(
     for place, column in enumerate(columns):
         outcome = values[:, place]
         seed_estimates = estimates.values[:, :, place]
-        tests, shrunk_p = test_over_seeds(seed_estimates, estimates.spread[:, place])
+        tests, shrunk_p = t_test_over_seeds(seed_estimates, estimates.spread[:, place])
         seeds = np.isfinite(seed_estimates).sum(axis=1)
         all_trials = methods[:, place] == ALL_TRIALS
         if all_trials.any():
-            tests[all_trials] = estimate_over_all(frame, varied, contrasts, outcome)[all_trials]
+            tests[all_trials] = estimate_over_all_trials(frame, varied, contrasts, outcome)[all_trials]
             shrunk_p[all_trials] = tests[all_trials, 3]
             seeds[all_trials] = frame["seed"][np.isfinite(outcome)].nunique()
         table = _TestedContrasts(
-            tests, adjusted_p(tests[:, 3], shrunk_p, interaction), seeds, estimates.pairs[:, place], methods[:, place]
+            tests,
+            adjust_p_values(tests[:, 3], shrunk_p, interaction),
+            seeds,
+            estimates.pairs[:, place],
+            methods[:, place],
         )
         effects += _list_effects(network, column, contrasts, table)
     return effects
@@ -172,18 +176,18 @@ def _outcome_columns(frame: pd.DataFrame, columns: Sequence[str] | None) -> Sequ
 
 def _estimate_by_seed(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
-) -> tuple[BlockedContrasts, np.ndarray]:
+) -> tuple[SeedEstimates, np.ndarray]:
     """Estimate each contrast within each seed, and return the method used for each.
 
     Returns:
         The estimates, NaN where the contrast has to be estimated over all trials; the methods [contrasts, outcomes].
     """
     lists = all(isinstance(levels, Choices) for levels in varied.values())
-    paired = Cells(frame, varied, values).matched(contrasts) if lists else None
+    paired = Cells(frame, varied, values).match_pairs(contrasts) if lists else None
     by_pairs = np.isfinite(paired.values).any(axis=1) if paired else np.zeros((len(contrasts), values.shape[1]), bool)
     if paired and by_pairs.all():
         return paired, np.full(by_pairs.shape, PAIRS)
-    fitted = estimate_by_block(frame, varied, contrasts, values)
+    fitted = estimate_within_seeds(frame, varied, contrasts, values)
     # trials of a search that happen to share a seed are not a block
     repeated = (np.isfinite(fitted.values).sum(axis=1) > 1) | (lists and frame["seed"].nunique() == 1)
     estimates = np.where(repeated[:, None], fitted.values, math.nan)
@@ -191,4 +195,4 @@ def _estimate_by_seed(
         estimates = np.where(by_pairs[:, None], paired.values, estimates)
     spread = np.where(by_pairs, paired.spread, fitted.spread) if paired else fitted.spread
     methods = np.where(by_pairs, PAIRS, np.where(repeated, LEAST_SQUARES, ALL_TRIALS))
-    return BlockedContrasts(estimates, spread, paired.pairs if paired else fitted.pairs), methods
+    return SeedEstimates(estimates, spread, paired.pairs if paired else fitted.pairs), methods

@@ -112,9 +112,9 @@ def _known_effects(causes: NetworkAnalysis) -> Iterator[str]:
             f"{format_effect(other)} {words}{_loss_reached(causes, basis)}"
             for basis, words in _BASES.items()
             if basis != "epochs"
-            and (other := causes.effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
+            and (other := causes.find_effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
         ]
-        accuracy = causes.effect(effect.factor, effect.level, VALIDATION)
+        accuracy = causes.find_effect(effect.factor, effect.level, VALIDATION)
         accuracy_sentence = ""
         if accuracy is not None:
             change = "may or may not change:" if accuracy.answer == "cannot tell" else "changes by"
@@ -144,10 +144,10 @@ def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:
 def _batch_size_parts(causes: NetworkAnalysis) -> Iterator[str]:
     """Split the batch size's effect on the legacy protocol's gap into its parts (causes.PARTS)."""
     for usual in _largest_first(causes, LEGACY_GAP):
-        clean = causes.effect("batch_size", usual.level, GAP)
-        measuring = causes.effect("batch_size", usual.level, "parts/measuring_gap")
-        updates = causes.effect("batch_size", usual.level, "parts/updates_gap")
-        left = causes.effect("batch_size", usual.level, "updates/gap_accuracy")
+        clean = causes.find_effect("batch_size", usual.level, GAP)
+        measuring = causes.find_effect("batch_size", usual.level, "parts/measuring_gap")
+        updates = causes.find_effect("batch_size", usual.level, "parts/updates_gap")
+        left = causes.find_effect("batch_size", usual.level, "updates/gap_accuracy")
         if usual.factor != "batch_size" or None in (clean, measuring, updates, left):
             continue
         assert measuring is not None

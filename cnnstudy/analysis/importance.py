@@ -16,7 +16,7 @@ UNEXPLAINED = "unexplained"
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 2, 1.5
 
 
-def importances(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_column: str) -> dict[str, float]:
+def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_column: str) -> dict[str, float]:
     """Return the share of the variance (0..1) that each factor explains, and the rest under "unexplained".
 
     Omega squared (Hays 1963, "Statistics for Psychologists") from a type II analysis of variance:

@@ -51,7 +51,7 @@ def estimate_mean(sample: Sequence[float] | np.ndarray) -> Estimate | None:
     """Return the mean of independent numbers with Student's t-interval; None if there are no numbers."""
     if len(sample) == 0:
         return None
-    (value, low, high, p), _ = (part[0] for part in test_over_seeds(np.array([sample], dtype=float), np.ones(1)))
+    (value, low, high, p), _ = (part[0] for part in t_test_over_seeds(np.array([sample], dtype=float), np.ones(1)))
     if math.isnan(low):
         return Estimate(float(value))
     return Estimate(float(value), float(low), float(high), float(p), len(sample))
@@ -79,7 +79,7 @@ def welch_difference(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, value - width, value + width, p, count)
 
 
-def interval_difference(one: Estimate, other: Estimate) -> Estimate:
+def difference_from_intervals(one: Estimate, other: Estimate) -> Estimate:
     """Return `other` minus `one`, with an interval from the ends of theirs, which may be asymmetric.
 
     The method is that of Zou and Donner (2008); for Wilson's intervals it gives Newcombe's (1998, method 10). The
@@ -93,7 +93,7 @@ def interval_difference(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, value - down, value + up, count=count)
 
 
-def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def t_test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Test each contrast by Student's t over the seeds, and with shrunk variances.
 
     Args:
@@ -121,7 +121,7 @@ def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarra
         intervals_and_p[noisy] = np.column_stack([*t.confidence_interval(CONFIDENCE), t.pvalue])
         intervals_and_p[~noisy] = np.column_stack([constants, constants, np.abs(constants) < _ROUNDING])
         tests[rows, 1:] = intervals_and_p
-    shrunk, freedom = shrunk_variances(variance, counts - 1, spread)
+    shrunk, freedom = shrink_variances(variance, counts - 1, spread)
     p = tests[:, 3].copy()
     tested = shrunk > 0
     error = np.sqrt(shrunk[tested] / counts[tested])
@@ -129,7 +129,7 @@ def test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarra
     return tests, p
 
 
-def shrunk_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return variances shrunk towards a common prior, and their degrees of freedom (Smyth 2004, section 6.2).
 
     The total degrees of freedom of each are at most the sum of those of all contrasts.
@@ -160,7 +160,7 @@ def shrunk_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     return shrunk, total
 
 
-def adjusted_p(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> np.ndarray:
+def adjust_p_values(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> np.ndarray:
     """Return max(p, Holm(shrunk_p)), with main effects and interactions as separate families.
 
     Args:

@@ -51,7 +51,7 @@ _WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_pa
 UNFINISHED_HEADINGS = ("trial", "state", "reason")
 
 
-def leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
+def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
     """Return a row for each trial: finished ones, best first, then pruned ones, then all others.
 
     Args:
@@ -152,7 +152,7 @@ def write_markdown(frame: pd.DataFrame, path: Path) -> None:
         InputError: the file can't be written.
     """
     finished, others = split_by_state(frame)
-    tables = [_markdown(*table(finished))] if len(finished) else []
+    tables = [_markdown(*leaderboard_table(finished))] if len(finished) else []
     tables += ["Not finished:", _markdown(list(UNFINISHED_HEADINGS), unfinished_rows(others))] if len(others) else []
     try:
         path.write_text("\n\n".join(tables or ["No trials yet."]) + "\n", encoding="utf-8")
@@ -181,7 +181,7 @@ def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
     return [[str(trial[heading]) for heading in UNFINISHED_HEADINGS] for trial in others.to_dict("records")]
 
 
-def table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def leaderboard_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells: the factors that vary, accuracies in percent, gaps in points with their sign."""
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     shown = [name for name in _SHOWN if name in frame and (name != "verdict" or frame[name].any())]

@@ -32,9 +32,9 @@ OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 #: The columns of the outcomes that are reported most.
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
 #: The outcome by which tuned levels are chosen.
-CHOOSES = "epochs/val_loss"
+TUNING_LOSS = "epochs/val_loss"
 #: The share of the trials that learn which reaches the train loss at which trials are compared.
-REACH = 0.9
+REACHED_BY_SHARE = 0.9
 #: Looks up a metric's values by epoch, given the run's ID and the metric's name.
 History = Callable[[str, str], Mapping[int, float]]
 
@@ -91,7 +91,7 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
 
 def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
     """Return the smallest train loss that a share REACH of the trials reaches, from the lowest loss of each."""
-    return sorted(lowest)[math.ceil(REACH * len(lowest)) - 1] if lowest else None
+    return sorted(lowest)[math.ceil(REACHED_BY_SHARE * len(lowest)) - 1] if lowest else None
 
 
 def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
@@ -158,7 +158,7 @@ def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFram
     others = [factor for factor in FACTORS if factor in frame and factor not in tune]
     chosen_trials = []
     for _, cell in frame.groupby(others, dropna=False, sort=False) if others else [((), frame)]:
-        losses = cell.pivot_table(index="seed", columns=tune, values=CHOOSES, aggfunc="mean", dropna=False)
+        losses = cell.pivot_table(index="seed", columns=tune, values=TUNING_LOSS, aggfunc="mean", dropna=False)
         for seed in losses.index:
             # a level that is missing in any of the other seeds is not chosen
             means = losses.drop(index=seed).mean(skipna=False).to_numpy()
@@ -170,7 +170,7 @@ def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFram
     return pd.concat(chosen_trials) if chosen_trials else frame.iloc[:0]
 
 
-def describe_choices(frame: pd.DataFrame, factor: str) -> str:
+def describe_tuned_levels(frame: pd.DataFrame, factor: str) -> str:
     """Return a sentence on how often each level of a tuned factor was chosen, by batch size if that varies."""
     tuned, batch_size = FACTORS[factor], FACTORS["batch_size"]
     is_by_batch_size = batch_size.name in frame and frame[batch_size.name].nunique() > 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import BlockedContrasts, Contrast, level_indices, nanmean
+from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, level_indices, nanmean
 from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import Level
 
@@ -140,9 +140,9 @@ class _Solution:
         self.spread = np.where(self.estimable, (self.weights**2).sum(axis=1), math.nan)
 
 
-def estimate_by_block(
+def estimate_within_seeds(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
-) -> BlockedContrasts:
+) -> SeedEstimates:
     """Estimate each contrast by least squares within each seed.
 
     Main effects come from the model with interactions if its variance is at most twice that of the model without, else
@@ -177,10 +177,10 @@ def estimate_by_block(
     # one model for all seeds, so that a difference between models does not look like one between seeds
     use_full = interaction | (full <= _MAX_VARIANCE_RATIO * plain).all(axis=1, keepdims=True)
     spread = nanmean(np.where(use_full, spreads[1], spreads[0]), 1)
-    return BlockedContrasts(np.where(use_full, estimates[1], estimates[0]), spread, np.zeros(spread.shape, dtype=int))
+    return SeedEstimates(np.where(use_full, estimates[1], estimates[0]), spread, np.zeros(spread.shape, dtype=int))
 
 
-def estimate_over_all(
+def estimate_over_all_trials(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
 ) -> np.ndarray:
     """Estimate each contrast over all trials, where seeds do not repeat.
@@ -222,7 +222,7 @@ def estimate_over_all(
         weights = np.array([row for row, is_estimable in zip(rows, estimable, strict=True) if is_estimable])
         with np.errstate(divide="ignore", invalid="ignore"):  # trials without noise
             test = fitted.t_test(weights @ right[independent].T / sizes[independent])
-            tests[estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
+            tests[estimable] = np.column_stack([test.find_effect, test.conf_int(), test.pvalue])
         break
     return tests
 

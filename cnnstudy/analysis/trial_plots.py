@@ -20,7 +20,7 @@ from cnnstudy.records import EpochRecord
 
 TRAIN_COLOR, VALIDATION_COLOR, GAP_COLOR = "#0b6e99", "#c4521b", "#f1c9a5"
 #: With more classes, the counts are not written into the cells of the confusion matrix.
-WRITTEN = 20
+MAX_CLASSES_WITH_COUNTS = 20
 
 
 def draw_curves(records: Sequence[EpochRecord], best_epoch: int, title: str, path: Path) -> None:
@@ -118,7 +118,7 @@ class _Confusion:
         names = [_tick_label(name) for name in classes]
         self._axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
         self._axes.set_yticks(ticks, names, fontsize=8)
-        cells = [(row, column) for row in ticks for column in ticks] if len(classes) <= WRITTEN else []
+        cells = [(row, column) for row in ticks for column in ticks] if len(classes) <= MAX_CLASSES_WITH_COUNTS else []
         self._counts = {
             (row, column): self._axes.text(column, row, "", ha="center", va="center", fontsize=8)
             for row, column in cells

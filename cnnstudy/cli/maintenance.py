@@ -75,7 +75,11 @@ def clear_cache(
     from cnnstudy.system import cache
     from cnnstudy.system.display import format_size
 
-    chosen = cache.list_entries(kind) if unused_for is None else cache.unused_for(cache.list_entries(kind), unused_for)
+    chosen = (
+        cache.list_entries(kind)
+        if unused_for is None
+        else cache.entries_unused_for(cache.list_entries(kind), unused_for)
+    )
     if not chosen:
         print("nothing to remove")
         return

@@ -106,7 +106,7 @@ def ui(
     uri = client.tracking_uri(tracking_uri)
     recorded = client.Tracker(uri).study(study)
     if server.is_server(uri):
-        open_or_print(study_url(server.without_login(uri), recorded.experiment_id), open_)
+        open_or_print(study_url(server.strip_login(uri), recorded.experiment_id), open_)
         return
     with server.serve(uri, port) as (base, process):
         open_or_print(study_url(base, recorded.experiment_id), open_)
@@ -124,10 +124,10 @@ def compare(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Compare two studies side by side: settings, outcomes, effects and champions, with intervals."""
-    from cnnstudy.results.terminal import compare_studies, show_comparison
+    from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
     from cnnstudy.tracking import client
 
-    comparison = compare_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
+    comparison = compare_recorded_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
     show_comparison(wide_console(), comparison)
     if open_ and html is None:
         html = Path(f"{comparison.a}-and-{comparison.b}.html")

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.config.designs import MOST_TO_CHOOSE_FROM, minimum_points
-from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_level_of
-from cnnstudy.config.schema import NEED_WEIGHTS, FactorialConfig, SearchConfig, StudyConfig
+from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, minimum_points
+from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, FactorialConfig, SearchConfig, StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import did_you_mean
 from cnnstudy.system.validation import KeyPath
 
-MOST_GRID_POINTS = 100_000
+MAX_GRID_POINTS = 100_000
 
 
 def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -60,7 +60,7 @@ def _by_network_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
 def _image_size_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     for name in config.architectures:
         key: KeyPath = ("image_size",) if isinstance(config.image_size, int) else ("image_size", name)
-        size = config.size_of(name)
+        size = config.image_size_of(name)
         smallest = architectures.find(name).minimum_size
         if not smallest <= size <= 1024:
             yield key, f"is {size}; {name} takes images of {smallest} to 1024 pixels."
@@ -77,7 +77,7 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
         if given.data is not None and _share_images(given.data, config.data):
             yield (*key, "data"), "has images of the study's own data; source weights must come from other images."
     for name in config.architectures:
-        modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in NEED_WEIGHTS]
+        modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in MODES_WITH_SOURCE_WEIGHTS]
         weights = config.weights_of(name)
         if modes and weights is None:
             yield (
@@ -166,7 +166,7 @@ def _ranges(config: StudyConfig) -> list[str]:
 def _start_problem(factor: str, level: Any, levels: Levels | None, config: StudyConfig) -> str | None:
     if levels is None:
         return f"is not among the study's factors{did_you_mean(factor, config.factors)}"
-    if is_level_of(level, levels):
+    if is_one_of(level, levels):
         return None
     if isinstance(levels, Choices):
         return f"{level!r} is not among its levels {list(levels.values)}."
@@ -195,10 +195,10 @@ def _budget_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tupl
 def _grid_problems(config: StudyConfig, name: str, share: int) -> Iterator[tuple[KeyPath, str]]:
     lists = [levels.values for levels in config.factors_of(name).values() if isinstance(levels, Choices)]
     combinations = math.prod(map(len, lists))
-    if combinations > MOST_GRID_POINTS:
+    if combinations > MAX_GRID_POINTS:
         yield (
             ("strategy", "sampler"),
-            f"{name}'s lists have {combinations:,} combinations, and a grid takes at most {MOST_GRID_POINTS:,}; list "
+            f"{name}'s lists have {combinations:,} combinations, and a grid takes at most {MAX_GRID_POINTS:,}; list "
             "fewer levels, or use another sampler.",
         )
         return
@@ -255,11 +255,11 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
             ("factors",),
             "none varies, and a factorial compares cells; give a factor several levels, or list several architectures.",
         )
-    elif config.total_trials > MOST_GRID_POINTS:
+    elif config.total_trials > MAX_GRID_POINTS:
         yield (
             ("strategy", "seeds"),
             f"{factorial.seeds} seeds make {config.total_trials:,} trials, and a study takes at most "
-            f"{MOST_GRID_POINTS:,}; use fewer seeds or cells.",
+            f"{MAX_GRID_POINTS:,}; use fewer seeds or cells.",
         )
     if factorial.fraction is not None:
         yield from _fraction_problems(config, factorial.fraction)
@@ -274,7 +274,7 @@ def _size_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[
                 f"{name}'s levels have {combinations} combinations, fewer than the {factorial.cells} cells; give at "
                 f"most {combinations}, or use design full.",
             )
-        most = {"full": MOST_GRID_POINTS, "fractional": MOST_TO_CHOOSE_FROM}.get(factorial.design)
+        most = {"full": MAX_GRID_POINTS, "fractional": MAX_FRACTION_CANDIDATES}.get(factorial.design)
         if most is not None and combinations > most:
             yield (
                 ("strategy", "design"),

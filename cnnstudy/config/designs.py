@@ -7,12 +7,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, Range, grid_points, level_at
+from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, Range, grid_points, pick_level
 from cnnstudy.records import Level
 
 Point = dict[str, Level]
 #: A fraction is chosen from at most this many combinations, because the choice compares each with each.
-MOST_TO_CHOOSE_FROM = 2000
+MAX_FRACTION_CANDIDATES = 2000
 #: The choice of a fraction makes _STARTS starts, or _STARTS_TIMES_POINTS / points where that is fewer, and then more
 #: (up to _MOST_STARTS), until a fraction can estimate all main effects; only a few small grids need those.
 _STARTS, _STARTS_TIMES_POINTS, _MOST_STARTS = 20, 5000, 200
@@ -161,7 +161,7 @@ def _exchange_points(similarity: Any, start: Sequence[int]) -> list[int]:
 # ---- space-filling points
 
 
-def quasi_random(factors: Mapping[str, Levels], seed: int, first: int, count: int) -> list[Point]:
+def quasi_random_points(factors: Mapping[str, Levels], seed: int, first: int, count: int) -> list[Point]:
     """Return points `first` to `first + count - 1` of the scrambled Sobol sequence (Sobol 1967, Owen 1998).
 
     The points have levels of the factors that vary; the seed scrambles the sequence.
@@ -179,7 +179,7 @@ def quasi_random(factors: Mapping[str, Levels], seed: int, first: int, count: in
         sequence.fast_forward(first)
     return [
         {
-            name: level_at(FACTORS[name], levels, float(position))
+            name: pick_level(FACTORS[name], levels, float(position))
             for (name, levels), position in zip(varied.items(), point, strict=True)
         }
         for point in sequence.random(count)

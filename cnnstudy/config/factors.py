@@ -90,7 +90,7 @@ class Factor:
     multiples_of: str = ""  # effects are written as multiples of this instead of as two levels
     always_shown: bool = False  # in every table and title, varied or not
 
-    def only(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
+    def with_condition(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
         """Return the same factor with a condition, and the condition in words."""
         return dataclasses.replace(self, active=active, active_where=where, looks_at=looks_at)
 
@@ -175,15 +175,15 @@ FACTORS: dict[str, Factor] = {
         Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
         Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
-        Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).only(
+        Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
             _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
-        Factor("auxiliary_weight", float, None, low=0.0, high=10.0).only(
+        Factor("auxiliary_weight", float, None, low=0.0, high=10.0).with_condition(
             _trains_auxiliary_heads,
             "it is active in networks with auxiliary heads, with transfer scratch, fine-tune and two-phase",
             ("transfer",),
         ),
-        Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).only(
+        Factor("auxiliary_dropout", float, None, low=0.0, high=0.95).with_condition(
             _weighs_auxiliary_heads,
             "it is active where auxiliary_weight is active and not 0",
             ("transfer", "auxiliary_weight"),
@@ -206,7 +206,7 @@ def describe_levels(levels: Mapping[str, Level], names: Iterable[str]) -> str:
     return ", ".join(FACTORS[name].describe(levels[name]) for name in names if name in levels)
 
 
-def names_in_title(levels: Mapping[str, Level]) -> list[str]:
+def title_factors(levels: Mapping[str, Level]) -> list[str]:
     """Return the factors to mention in a trial's title: those always shown, and those not at their default."""
     return [
         name
@@ -297,7 +297,7 @@ def format_given(given: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def is_level_of(level: Level, levels: Levels) -> bool:
+def is_one_of(level: Level, levels: Levels) -> bool:
     """Check whether a level is one of these levels."""
     if isinstance(levels, Choices):
         return level in levels.values
@@ -307,7 +307,7 @@ def is_level_of(level: Level, levels: Levels) -> bool:
     return levels.step is None or abs(steps - round(steps)) < 1e-8
 
 
-def level_at(factor: Factor, levels: Levels, position: float) -> Level:
+def pick_level(factor: Factor, levels: Levels, position: float) -> Level:
     """Return the level at `position` in [0, 1) of a range or list; equal intervals map to equally many levels."""
     if isinstance(levels, Choices):
         return levels.values[int(position * len(levels.values))]

@@ -24,7 +24,7 @@ from cnnstudy.system.validation import KeyPath
 #: The YAML tags that are harmless: they only repeat the type that a value has anyway.
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
 #: The study files that come with cnnstudy, if it runs from a checkout.
-SHIPPED = Path(cnnstudy.__file__).parent.parent / "experiments"
+SHIPPED_STUDIES = Path(cnnstudy.__file__).parent.parent / "experiments"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _find_file(name_or_path: str) -> Path:
             raise ConfigError(f"{given} is a folder; give a study file in it, as {given / 'study.yaml'}.")
     except (OSError, RuntimeError) as error:  # the name is too long, or `~` names no user
         raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
-    folders = [Path("experiments"), SHIPPED]
+    folders = [Path("experiments"), SHIPPED_STUDIES]
     if given.suffix not in (".yaml", ".yml"):
         for folder in folders:
             if (folder / f"{name_or_path}.yaml").is_file():

@@ -40,7 +40,7 @@ from cnnstudy.data import datasets
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.records import Level, Rule
-from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, problem, restated, validation_error
+from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, problem, restate_problem, validation_error
 
 # ---- objective
 
@@ -95,7 +95,7 @@ class Confirm(StrictModel):
         return self
 
     @property
-    def seeds_where_close(self) -> int:
+    def maximum_seeds(self) -> int:
         """Seeds of each candidate that is still statistically tied with the best after the first `seeds`."""
         return self.most_seeds or 2 * self.seeds
 
@@ -124,7 +124,7 @@ Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_parse_data)]
 
 
 #: The transfer modes that start from source weights.
-NEED_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
+MODES_WITH_SOURCE_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
 
 
 def _is_file(path: Path) -> bool:
@@ -189,7 +189,7 @@ def _parse_start_levels(given: Any) -> Any:
 StartLevels = Annotated[dict[str, Level], BeforeValidator(_parse_start_levels)]
 
 
-def startup_count(given: int | None, trials: int) -> int:
+def count_startup_trials(given: int | None, trials: int) -> int:
     """Return how many of a network's trials run before TPE or the median pruner decide.
 
     Args:
@@ -237,7 +237,10 @@ class FactorialConfig(StrictModel):
         return self
 
 
-KINDS: dict[str, type[SearchConfig] | type[FactorialConfig]] = {"search": SearchConfig, "factorial": FactorialConfig}
+STRATEGY_KINDS: dict[str, type[SearchConfig] | type[FactorialConfig]] = {
+    "search": SearchConfig,
+    "factorial": FactorialConfig,
+}
 
 
 def _parse_strategy(given: Any) -> Any:
@@ -245,23 +248,25 @@ def _parse_strategy(given: Any) -> Any:
     if isinstance(given, SearchConfig | FactorialConfig):
         return given
     kind = given.get("kind", "search") if isinstance(given, Mapping) else "search"
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in STRATEGY_KINDS:
         text = f"must be 'search' (finds the best) or 'factorial' (explains), not {format_given(kind)}."
         raise validation_error("strategy", [problem(("kind",), text)])
     try:
-        return KINDS[kind].model_validate(given)
+        return STRATEGY_KINDS[kind].model_validate(given)
     except ValidationError as error:
         raise validation_error("strategy", [_name_other_kind(kind, details) for details in error.errors()]) from None
 
 
 def _name_other_kind(kind: str, details: Any) -> InitErrorDetails:
     """Return the problem; if its key belongs to another kind of strategy, say so."""
-    key, keys = details["loc"], KINDS[kind].model_fields
+    key, keys = details["loc"], STRATEGY_KINDS[kind].model_fields
     other = (
-        next((name for name, model in KINDS.items() if key[0] in model.model_fields), None) if len(key) == 1 else None
+        next((name for name, model in STRATEGY_KINDS.items() if key[0] in model.model_fields), None)
+        if len(key) == 1
+        else None
     )
     if other is None or key[0] in keys:
-        return restated(details)
+        return restate_problem(details)
     default = " (the default)" if kind == "search" else ""
     return problem(key, f"belongs to kind {other}; this is kind {kind}{default}. The keys here are {', '.join(keys)}.")
 
@@ -472,7 +477,7 @@ class StudyConfig(StrictModel):
             )
         return given
 
-    def size_of(self, architecture: str) -> int:
+    def image_size_of(self, architecture: str) -> int:
         """Return the network's image size in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[architecture]
 

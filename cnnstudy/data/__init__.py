@@ -1,8 +1,8 @@
 """Images: from a data set's files to the arrays that a trial trains on.
 
-Input: the `data` key of a study file (DataOptions) and the files it points to. Output: PreparedImages, a cache entry of
-decoded images with labels and keys, and from it the train, validation and probe images, cut into batches. Only
-`training.test_split` opens the test split.
+Comes in: the `data` key of a study file (DataOptions) and the files it points to. Goes out: PreparedImages, a cache
+entry of decoded images with labels and keys, and from it the train, validation and probe images, cut into batches.
+Only `training.test_split` opens the test split.
 
 The path of one image file, in reading order:
 

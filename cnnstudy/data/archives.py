@@ -22,11 +22,11 @@ from cnnstudy.errors import DataError
 
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
 #: A member, and all members together, that claim more are treated as a decompression bomb.
-MOST_MEMBER_BYTES = 512 * 2**20
-MOST_TOTAL_BYTES = 4 * 2**30
-MOST_MEMBERS = 500_000
+MAX_MEMBER_BYTES = 512 * 2**20
+MAX_TOTAL_BYTES = 4 * 2**30
+MAX_MEMBERS = 500_000
 #: Characters in a member's path; Linux accepts no longer ones.
-MOST_NAME = 4096
+MAX_NAME_LENGTH = 4096
 #: Bytes of a member read at a time.
 _CHUNK_BYTES = 2**20
 #: Bytes that tarfile may read at a time: for a long name it would read as many as a header claims.
@@ -100,10 +100,10 @@ def archive_members(path: Path, wanted: Callable[[Parts], bool]) -> Iterator[tup
 
 def _check_totals(path: Path, size: int, count: int) -> None:
     excess = ""
-    if size > MOST_TOTAL_BYTES:
-        excess = f"{MOST_TOTAL_BYTES / 2**30:g} GiB"
-    elif count > MOST_MEMBERS:
-        excess = f"{MOST_MEMBERS:,} files"
+    if size > MAX_TOTAL_BYTES:
+        excess = f"{MAX_TOTAL_BYTES / 2**30:g} GiB"
+    elif count > MAX_MEMBERS:
+        excess = f"{MAX_MEMBERS:,} files"
     if excess:
         raise DataError(f"{path} holds more than {excess}; unpack it and give the folder.")
 
@@ -111,14 +111,14 @@ def _check_totals(path: Path, size: int, count: int) -> None:
 def _check_name(path: Path, name: str) -> None:
     if "\0" in name:  # other programs may take the part before it for the name
         raise DataError(f"{name!r} in {path} has a zero byte in its name; create the archive again.")
-    if len(name) > MOST_NAME:
-        raise DataError(f"{name[:40]!r}... in {path} has a name of more than {MOST_NAME:,} characters.")
+    if len(name) > MAX_NAME_LENGTH:
+        raise DataError(f"{name[:40]!r}... in {path} has a name of more than {MAX_NAME_LENGTH:,} characters.")
 
 
 def _read_member(path: Path, member: _Member) -> bytes:
-    if member.size > MOST_MEMBER_BYTES:
+    if member.size > MAX_MEMBER_BYTES:
         raise DataError(
-            f"{member.name!r} in {path} has {member.size:,} bytes unpacked; the most is {MOST_MEMBER_BYTES:,}."
+            f"{member.name!r} in {path} has {member.size:,} bytes unpacked; the most is {MAX_MEMBER_BYTES:,}."
         )
     stream = member.open()
     assert stream is not None  # it is a regular file

@@ -24,7 +24,7 @@ class Batches:
         self.seed = seed
         self.legacy = protocol == "legacy"
 
-    def of_epoch(self, epoch: int) -> Iterator[np.ndarray]:
+    def iterate_epoch(self, epoch: int) -> Iterator[np.ndarray]:
         """Yield the images of each batch, as indices from 0, in epoch `epoch` (from 1)."""
         start, end, pass_number = 0, self.images, epoch
         full = count_in_full_batches(self.images, self.size)
@@ -36,7 +36,7 @@ class Batches:
             yield order[first : min(first + self.size, end)]
 
 
-def count_used(images: int, data_fraction: float) -> int:
+def count_used_images(images: int, data_fraction: float) -> int:
     """Return how many of a class's training images a trial with this `data_fraction` uses."""
     return max(1, round(data_fraction * images))
 

@@ -20,9 +20,9 @@ DECODER_VERSION = 3
 #: The formats that are tried, whatever a file's name. Not all of Pillow's: for PostScript it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 #: Larger images are refused by their header, before any pixels are decoded.
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 #: Larger files are not read into memory.
-MOST_FILE_BYTES = 512 * 2**20
+MAX_FILE_BYTES = 512 * 2**20
 
 #: EXIF orientation -> how to turn the image upright. ImageOps.exif_transpose would also rewrite the EXIF data, and fail
 #: where that is impossible.
@@ -61,8 +61,8 @@ def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return BadImage(name, "it is not a regular file", "unreadable")
-            if status.st_size > MOST_FILE_BYTES:
-                return BadImage(name, f"a file of {status.st_size:,} bytes; the most is {MOST_FILE_BYTES:,}")
+            if status.st_size > MAX_FILE_BYTES:
+                return BadImage(name, f"a file of {status.st_size:,} bytes; the most is {MAX_FILE_BYTES:,}")
             return file.readall()
     except OSError as error:
         return BadImage(name, error.strerror or str(error), "unreadable")
@@ -88,7 +88,7 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
     except Image.UnidentifiedImageError:
         return BadImage(name, _describe_content(content))
     except Image.DecompressionBombError:  # Pillow's own limit, for even larger images
-        return BadImage(name, f"can't be decoded (far more than {MOST_PIXELS:,} pixels, the most)")
+        return BadImage(name, f"can't be decoded (far more than {MAX_PIXELS:,} pixels, the most)")
     except MemoryError:
         raise
     except Exception as reason:  # Pillow raises a dozen kinds on broken files, struct.error and TypeError among them
@@ -98,8 +98,8 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
 def _open(content: bytes, size: int) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         width, height = picture.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"{width} x {height} pixels; the most is {MOST_PIXELS:,}")
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels; the most is {MAX_PIXELS:,}")
         # a JPEG can be decoded at a half, quarter or eighth of its size: at least twice the size that is needed
         picture.draft("RGB", (2 * size, 2 * size))
         picture.load()

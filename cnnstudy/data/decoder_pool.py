@@ -22,17 +22,17 @@ import cnnstudy
 from cnnstudy.data.datasets import SourceImage
 from cnnstudy.data.decode import resize
 from cnnstudy.data.decoder_process import Request, read_answers, write_requests
-from cnnstudy.data.image_tree import UNREAD_SUFFIXES
+from cnnstudy.data.image_tree import UNSUPPORTED_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.records import BadImage, Decoded
-from cnnstudy.system.processes import cores
+from cnnstudy.system.processes import count_cores
 
 #: Limits for decoding one image, at all its sizes: bytes of memory, and seconds of CPU time.
-MOST_MEMORY_BYTES = 3 * 2**30
-MOST_SECONDS = 60
+MAX_MEMORY_BYTES = 3 * 2**30
+MAX_CPU_SECONDS = 60
 #: Images in one request to a decoder: a round trip takes as long as decoding a small image.
-MOST_AT_ONCE = 16
-ENVIRONMENT = {
+IMAGES_PER_REQUEST = 16
+DECODER_ENVIRONMENT = {
     # decoders do no linear algebra, and its threads would reserve memory for each core
     "OPENBLAS_NUM_THREADS": "1",
     # have glibc keep an image's memory for the next one: a third less time for photos at 224 pixels
@@ -102,8 +102,8 @@ class Decoders:
                         store(index, size, np.frombuffer(pixels, np.uint8).reshape(size, size, 3))
             return [result if isinstance(result, BadImage) else None for result in results]
 
-        count, threads = len(images), cores()
-        chunk_size = max(1, min(MOST_AT_ONCE, count // (2 * threads)))
+        count, threads = len(images), count_cores()
+        chunk_size = max(1, min(IMAGES_PER_REQUEST, count // (2 * threads)))
         chunks = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
         with ThreadPoolExecutor(threads) as pool:
             results = (result for chunk in pool.map(decode_and_store, chunks) for result in chunk)
@@ -158,7 +158,7 @@ def _decode_here(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage
     if isinstance(image.content, np.ndarray):
         picture = Image.fromarray(image.content).convert("RGB")
         return Decoded(tuple(resize(picture, size).tobytes() for size in sizes))
-    for suffix in UNREAD_SUFFIXES:
+    for suffix in UNSUPPORTED_SUFFIXES:
         if image.key.lower().endswith(suffix):
             return BadImage(image.key, f"files that end in {suffix} are not supported; save it as JPEG or PNG")
     return None
@@ -186,7 +186,7 @@ def _blame_image(image: SourceImage, exit_code: int) -> BadImage:
     """
     name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"exit code {exit_code:#x}"
     if name == "SIGPROF":
-        return BadImage(image.key, f"can't be decoded (takes more than {MOST_SECONDS} seconds)")
+        return BadImage(image.key, f"can't be decoded (takes more than {MAX_CPU_SECONDS} seconds)")
     if name in _CRASHES or exit_code >= 0xC0000000:  # Windows has these codes instead of signals
         return BadImage(image.key, f"can't be decoded (its decoder crashed, {name})")
     hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
@@ -205,11 +205,11 @@ class _Decoder:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "cnnstudy.data.decoder_process"),
-                    *(f"--memory={MOST_MEMORY_BYTES}", f"--seconds={MOST_SECONDS}"),
+                    *(f"--memory={MAX_MEMORY_BYTES}", f"--seconds={MAX_CPU_SECONDS}"),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths, **ENVIRONMENT},
+                env={**os.environ, "PYTHONPATH": paths, **DECODER_ENVIRONMENT},
             )
         except OSError as error:
             raise WorkerError(f"can't start a process that decodes images: {error}") from error

@@ -15,10 +15,10 @@ from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import DataError, printable
 from cnnstudy.records import BadImage, Split
-from cnnstudy.system.processes import cores
+from cnnstudy.system.processes import count_cores
 
 #: Copies, and files that can't be read, that a message lists.
-MOST_NAMED = 20
+MAX_LISTED = 20
 
 
 def image_digests(images: Sequence[SourceImage], progress: Progress) -> list[bytes]:
@@ -29,7 +29,7 @@ def image_digests(images: Sequence[SourceImage], progress: Progress) -> list[byt
     """
     digests: list[bytes] = []
     unreadable: list[str] = []
-    with ThreadPoolExecutor(min(8, cores() + 2)) as pool:
+    with ThreadPoolExecutor(min(8, count_cores() + 2)) as pool:
         for done, digest in enumerate(pool.map(_digest, images), 1):
             if isinstance(digest, BadImage):
                 unreadable.append(printable(f"{digest.path}: {digest.cause}"))
@@ -57,8 +57,8 @@ def _digest(image: SourceImage) -> bytes | BadImage:
 
 def format_list(lines: Sequence[str]) -> str:
     """Return each of the first MOST_NAMED lines on an indented line of its own, and how many more there are."""
-    more = f"\n  and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
-    return "".join(f"\n  {line}" for line in lines[:MOST_NAMED]) + more
+    more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return "".join(f"\n  {line}" for line in lines[:MAX_LISTED]) + more
 
 
 def duplicate_warnings(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: Image formats that are not supported. They are listed all the same, so that they are reported as bad images: silently
 #: ignored, they would not be missed.
-UNREAD_SUFFIXES = (
+UNSUPPORTED_SUFFIXES = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
     *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"),
 )
@@ -60,7 +60,7 @@ ExistingFolder = Annotated[Path, AfterValidator(partial(_require_existing, archi
 _Classes = TypeVar("_Classes", bound="tuple[str | int, ...] | None")
 
 
-def require_distinct(classes: _Classes) -> _Classes:
+def require_distinct_classes(classes: _Classes) -> _Classes:
     """Return the classes.
 
     Raises:
@@ -71,7 +71,7 @@ def require_distinct(classes: _Classes) -> _Classes:
     return classes
 
 
-def require_known(known: Sequence[str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+def require_known_classes(known: Sequence[str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     """Return a validator that raises ValueError for a class that is not among the known ones."""
 
     def check(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ def _normalise(path: Path, name: str) -> str:
 
 
 def _is_image(parts: Parts) -> bool:
-    return _strip_end(parts[-1]).lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
+    return _strip_end(parts[-1]).lower().endswith((*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES))
 
 
 def _strip_end(name: str) -> str:

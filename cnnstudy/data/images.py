@@ -20,7 +20,7 @@ import PIL
 from numpy.typing import DTypeLike
 
 from cnnstudy.data import datasets
-from cnnstudy.data.batches import count_used
+from cnnstudy.data.batches import count_used_images
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
@@ -277,7 +277,7 @@ def load_for_training(
     decoded = open_decoded(images)
     pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
     parts = split_indices([decoded.keys[i] for i in usable], labels[usable].tolist(), split, block)
-    train = [members[: count_used(len(members), data_fraction)] for members in parts["train"]]
+    train = [members[: count_used_images(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 
     if shuffled_labels:
@@ -304,7 +304,7 @@ def _shuffle_labels(labels: np.ndarray, train: np.ndarray, share: float, seed: i
     return shuffled
 
 
-def open_all_but_test(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def open_train_and_validation(images: PreparedImages, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Open the images that training may see in any block: all but the test split.
 
     Returns:

@@ -17,11 +17,11 @@ from cnnstudy.system.display import Display
 from cnnstudy.system.processes import stop_if_asked
 
 #: Seconds without any event before a worker is considered hung; an epoch may always take this long.
-PATIENCE = 600.0
+SILENCE_LIMIT = 600.0
 #: An epoch may take this many times as long, per image, as the slowest epoch so far.
-SLOWNESS = 10.0
+SLOWDOWN_LIMIT = 10.0
 #: Of the time between two checks at most these seconds count: a driver that checks later was itself busy or suspended.
-AWAY = 60.0
+LONGEST_GAP = 60.0
 #: Seconds between two checks for hung workers.
 _CHECK_INTERVAL = 10.0
 
@@ -77,30 +77,30 @@ class Watchdog:
         """Stop watching the job."""
         self._watched.pop(key, None)
 
-    def overdue(self) -> list[tuple[str, str]]:
+    def find_hung(self) -> list[tuple[str, str]]:
         """Return the keys of the jobs that hang, each with the reason. Call it only when no event is waiting."""
         now = self._clock()
         away, self._last_check = now - self._last_check, now
-        if away > AWAY:
+        if away > LONGEST_GAP:
             for job in self._watched.values():
-                job.last_event = min(now, job.last_event + away - AWAY)
-                job.last_epoch = min(now, job.last_epoch + away - AWAY)
+                job.last_event = min(now, job.last_event + away - LONGEST_GAP)
+                job.last_epoch = min(now, job.last_epoch + away - LONGEST_GAP)
         reasons = ((key, self._overdue_reason(job, now)) for key, job in self._watched.items())
         return [(key, reason) for key, reason in reasons if reason]
 
     def _overdue_reason(self, job: _Watched, now: float) -> str:
         """Return why the job is considered hung; "" if it is not."""
-        if now - job.last_event > PATIENCE:
-            return f"the worker process gave no sign of life for {PATIENCE / 60:g} minutes"
+        if now - job.last_event > SILENCE_LIMIT:
+            return f"the worker process gave no sign of life for {SILENCE_LIMIT / 60:g} minutes"
         if job.images and self._limit is not None:
             if now - job.last_epoch > self._limit:
                 return f"no epoch ended within {self._limit:g} s, the limit set by training.timeout"
         elif job.images and job.kind in self._slowest:
-            limit = max(PATIENCE, SLOWNESS * self._slowest[job.kind] * job.images)
+            limit = max(SILENCE_LIMIT, SLOWDOWN_LIMIT * self._slowest[job.kind] * job.images)
             if now - job.last_epoch > limit:
                 return (
-                    f"no epoch ended within {limit / 60:.0f} minutes, {SLOWNESS:g} times the longest of {job.kind} so "
-                    "far; if epochs may take longer, set training.timeout to the seconds that one may take"
+                    f"no epoch ended within {limit / 60:.0f} minutes, {SLOWDOWN_LIMIT:g} times the longest of "
+                    f"{job.kind} so far; if epochs may take longer, set training.timeout (seconds)"
                 )
         return ""
 
@@ -110,12 +110,12 @@ def images_job(config: StudyConfig, options: DataOptions, names: Sequence[str]) 
 
     Its result is a list with one entry per size, in ascending order.
     """
-    sizes = sorted({config.size_of(name) for name in names})
+    sizes = sorted({config.image_size_of(name) for name in names})
     payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": config.seed}
     return Job(f"images-{options.name}", "prepare_images", payload)
 
 
-def next_event(executor: Executor, watchdog: Watchdog) -> Event:
+def wait_for_event(executor: Executor, watchdog: Watchdog) -> Event:
     """Wait for the next event of a running job and return it; a job that hangs is stopped and returned as Failed.
 
     Signs of life are not returned.
@@ -127,7 +127,7 @@ def next_event(executor: Executor, watchdog: Watchdog) -> Event:
         stop_if_asked()
         event = executor.next_event(timeout=0)
         if event is None:  # only then is the watchdog up to date
-            for key, reason in watchdog.overdue():
+            for key, reason in watchdog.find_hung():
                 watchdog.end(key)
                 return Failed(key, "timeout", reason, executor.stop(key))
             event = executor.next_event(timeout=_CHECK_INTERVAL)
@@ -143,7 +143,7 @@ def next_event(executor: Executor, watchdog: Watchdog) -> Event:
             return event
 
 
-def run_watched(
+def run_to_end(
     executor: Executor, job: Job, display: Display, on_epoch: Callable[[EpochRecord], None] = lambda record: None
 ) -> Done | Failed:
     """Run one job on its own and return its last event; no epoch is pruned.
@@ -155,7 +155,7 @@ def run_watched(
     executor.submit(job)
     watchdog.begin(job.key, job.key)
     while True:
-        event = next_event(executor, watchdog)
+        event = wait_for_event(executor, watchdog)
         if isinstance(event, Progress):
             display.count(event.what, event.done, event.total)
         elif isinstance(event, Epoch):
@@ -172,7 +172,7 @@ def run_job(executor: Executor, job: Job, display: Display) -> Any:
     Raises:
         CnnstudyError: the error that the job raised on purpose; a WorkerError if it failed in any other way.
     """
-    outcome = run_watched(executor, job, display)
+    outcome = run_to_end(executor, job, display)
     if isinstance(outcome, Failed):
         error_class = errors.BY_NAME.get(outcome.error or "", WorkerError)
         detail = "" if outcome.error else f"\n{outcome.traceback}"

@@ -20,7 +20,7 @@ import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
-from cnnstudy.system.processes import cores, gpus, resident_memory
+from cnnstudy.system.processes import count_cores, list_gpus, resident_memory
 
 #: Set before TensorFlow is imported and whatever the user's environment says, so that all trials of a study compute in
 #: the same way. oneDNN is off by default on processors without AVX-512, where it makes a step of these networks 1.3 to
@@ -34,9 +34,9 @@ WORKER_ENVIRONMENT = {
 
 WORKER = ("-m", "cnnstudy.execution.worker")
 #: Seconds that a hung worker has to write its stack traces.
-SECONDS_TO_ANSWER = 5
+STACK_TRACE_SECONDS = 5
 #: A worker that has grown by more than this many bytes, and to more than twice its first size, is replaced.
-MEMORY_TO_SPARE = 2**30
+MEMORY_GROWTH_LIMIT = 2**30
 
 
 class LocalExecutor:
@@ -50,7 +50,7 @@ class LocalExecutor:
     def __init__(self, workers: int, folder: Path, program: Sequence[str] = WORKER) -> None:
         self.slots = workers
         self.deterministic = False
-        self._threads = max(1, cores() // workers)
+        self._threads = max(1, count_cores() // workers)
         self._folder = folder
         self._program = program
         self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue()
@@ -92,7 +92,7 @@ class LocalExecutor:
 
     def _choose_gpu(self) -> str | None:
         """Return the GPU that the fewest workers use; None unless there are several."""
-        names = gpus()
+        names = list_gpus()
         in_use = [process.gpu for process in [*self._idle, *self._busy.values()]]
         return min(names, key=in_use.count) if len(names) > 1 else None
 
@@ -107,7 +107,7 @@ class LocalExecutor:
             del self._busy[event.key]
             # after running out of memory a process may not release it, and a GPU library that failed once fails again
             unusable = isinstance(event, Failed) and (
-                event.reason == "oom" or (event.reason == "crash" and bool(gpus()))
+                event.reason == "oom" or (event.reason == "crash" and bool(list_gpus()))
             )
             if unusable or not process.is_alive() or process.has_grown():
                 process.end()
@@ -198,7 +198,7 @@ class _Process:
         if now is None:
             return False
         first = self._memory.setdefault(self._kind, now)
-        return now > max(2 * first, first + MEMORY_TO_SPARE)
+        return now > max(2 * first, first + MEMORY_GROWTH_LIMIT)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -210,7 +210,7 @@ class _Process:
         # Windows has no such signal and raises ValueError; the process is then only killed
         with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
             self._process.send_signal(signal.SIGABRT)
-            self._process.wait(SECONDS_TO_ANSWER)
+            self._process.wait(STACK_TRACE_SECONDS)
 
     def log(self) -> str:
         """Return the end of what the process wrote besides its events.

@@ -55,8 +55,8 @@ def main() -> None:
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
     worker = Worker(events, messages, arguments.threads, arguments.deterministic)
     if arguments.ahead:
-        worker.get_ready()
-    Heartbeat(threading.get_ident(), worker.tell_that_it_gets_on).start()
+        worker.warm_up()
+    Heartbeat(threading.get_ident(), worker.send_alive).start()
     while True:
         worker.run(messages.get())
 
@@ -125,7 +125,7 @@ class Worker:
                 error=type(error).__name__ if isinstance(error, CnnstudyError) else None,
             )
 
-    def tell_that_it_gets_on(self) -> None:
+    def send_alive(self) -> None:
         """Send a sign of life if a job is running; for use by another thread."""
         if self._key is not None:
             self._send("alive", self._key)
@@ -242,7 +242,7 @@ class Worker:
             self._compiled = CompiledNetworks()
         return self._compiled
 
-    def get_ready(self) -> None:
+    def warm_up(self) -> None:
         """Import what trials need before the first job comes."""
         with contextlib.suppress(Exception), fast_import():  # the job that needs it will report the error
             self._set_up_tensorflow()
@@ -292,12 +292,12 @@ class Heartbeat:
         def watch() -> None:
             while True:
                 time.sleep(INTERVAL)
-                if self.has_got_on():
+                if self.has_run():
                     self._tell()
 
         threading.Thread(target=watch, daemon=True).start()
 
-    def has_got_on(self) -> bool:
+    def has_run(self) -> bool:
         """Check whether the thread has used the processor since the last check."""
         before, self._used = self._used, self._processor_time()
         return self._used > before

@@ -17,7 +17,7 @@ from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import model_files
 
 #: Number of mistakes in a gallery.
-COUNT = 12
+MOST_MISTAKES = 12
 #: Factors that determine which images a trial saw.
 _NEEDED = ("data_fraction", "shuffled_labels")
 
@@ -56,7 +56,7 @@ def explain_trial_mistakes(
     executor: Executor,
     display: Display,
     folder: Path,
-    count: int = COUNT,
+    count: int = MOST_MISTAKES,
 ) -> dict[str, Any] | str:
     """Explain a trial's mistakes.
 
@@ -93,7 +93,7 @@ def _read_spec(registry: Registry, run: RecordedRun, trial: str, folder: Path) -
     """Return the trial's specification if its model and images may still exist; else a sentence that says why not."""
     if not run.model:
         return f"{trial} has no model; finished trials keep theirs unless the study file says `keep_models: false`."
-    asked = registry.asked(run.run_id, folder)
+    asked = registry.read_trial_json(run.run_id, folder)
     if asked is None:
         return f"{trial} has no readable trial.json, so it is not known which images it saw."
     try:
@@ -113,7 +113,7 @@ def _read_spec(registry: Registry, run: RecordedRun, trial: str, folder: Path) -
 
 def _fetch_model_file(registry: Registry, run: RecordedRun, trial: str, folder: Path) -> Path:
     """Return the path of the trial's Keras file; raise ModelError or UnknownNameError if it is gone."""
-    model = registry.bring(registry.at(run.model), folder)
+    model = registry.fetch_folder(registry.at(run.model), folder)
     file = model_files.find_keras_file(model)
     if file is None:
         raise ModelError(f"the model of {trial} is gone: there is no {model_files.KERAS_FILE} in {model}.")

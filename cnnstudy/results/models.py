@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.registry import Registry, StoredModel
 
 #: What a user may give as a model.
-NAMES = (
+MODEL_FORMS = (
     "a study (its champion), STUDY/TRIAL, a models:/ address of MLflow, a folder with a model of MLflow or Keras, "
     "or a .keras file"
 )
@@ -96,7 +96,7 @@ def _no_model_at(given: str, path: Path) -> str:
         )
     if path.exists():
         return f"{given} is not a .keras file; other kinds of files are not loaded."
-    return f"There is no {given}. A model is {NAMES}."
+    return f"There is no {given}. A model is {MODEL_FORMS}."
 
 
 def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredModel, str]:
@@ -106,7 +106,7 @@ def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredMode
     try:
         study = registry.tracker.study(name)
     except UnknownNameError as error:
-        hint = _no_model_at(given, path) if os.path.lexists(path) else f"A model is {NAMES}."
+        hint = _no_model_at(given, path) if os.path.lexists(path) else f"A model is {MODEL_FORMS}."
         raise UnknownNameError(f"{error} {hint}") from error
     return (registry.of_trial(study, trial), "") if trial else _find_champion(registry, study)
 
@@ -129,7 +129,7 @@ def _find_champion(registry: Registry, study: RecordedStudy) -> tuple[StoredMode
 
 def _fetch_model(registry: Registry, stored: StoredModel, folder: Path) -> Model:
     title = stored.trial or stored.address
-    file = model_files.find_keras_file(registry.bring(stored, folder))
+    file = model_files.find_keras_file(registry.fetch_folder(stored, folder))
     if file is None:
         raise UnknownNameError(
             f"{stored.address} is not a Keras model: there is no {model_files.KERAS_FILE} in {stored.location}."

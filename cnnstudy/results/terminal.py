@@ -12,30 +12,29 @@ from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, effects_frame
-from cnnstudy.analysis.comparison import Comparison, Side, compare, find_champion
-from cnnstudy.analysis.confirmation import Confirmation
-from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmed_sentences, standing_rows
-from cnnstudy.analysis.data_law import TARGET
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
+from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
+from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows, effect_sentences
 from cnnstudy.analysis.leaderboard import (
     GOALS,
     UNFINISHED_HEADINGS,
     best_by_transfer,
-    leaderboard,
+    build_leaderboard,
+    leaderboard_table,
     pareto_front,
     split_by_state,
-    table,
     unfinished_rows,
     write_csv,
 )
-from cnnstudy.errors import InputError, TrackingError, sentence
-from cnnstudy.study.confirmation import RECORD
+from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.run import COUNTS, Outcome
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
-from cnnstudy.tracking.recorded import latest_trials as trials_among
+from cnnstudy.tracking.recorded import counted_trials as trials_among
 from cnnstudy.tracking.retry import RetryPolicy
 
 #: Terminal columns that the complete table of effects needs.
@@ -66,7 +65,7 @@ def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
 
 def trial_frame(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """Return the study's leaderboard. A trial that was interrupted and ran again appears with its last run only."""
-    frame = leaderboard(latest_trials(tracker, study), study.objective, sort)
+    frame = build_leaderboard(latest_trials(tracker, study), study.objective, sort)
     return frame if frame.empty else frame.assign(pareto_front=pareto_front(frame, study.goals or GOALS))
 
 
@@ -77,7 +76,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         return
     finished, others = split_by_state(frame)
     if len(finished):
-        headings, rows = table(finished if top is None else finished.head(top))
+        headings, rows = leaderboard_table(finished if top is None else finished.head(top))
         grid = plain_table(f"study {name}: best first, by validation")
         for heading in headings:
             left = heading in ("trial", "transfer", "verdict")
@@ -119,7 +118,7 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
 
 def show_confirmed(console: Console, name: str, confirmed: Confirmation) -> None:
     """Show the champion in words, then all candidates."""
-    for line in confirmed_sentences(confirmed):
+    for line in confirmation_sentences(confirmed):
         print_line(console, line)
     grid = plain_table(f"study {name}: candidates with fresh seeds, 95 % intervals")
     for heading in STANDING_HEADINGS:
@@ -159,7 +158,9 @@ def show_reproduction(console: Console, found: Reproduction) -> None:
         print_line(console, f"note: {name} was {then} and is {now}")
 
 
-def analyze_study(tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET) -> list[NetworkAnalysis]:
+def analyze_study(
+    tracker: Tracker, study: RecordedStudy, target_gap: float = DEFAULT_TARGET_GAP
+) -> list[NetworkAnalysis]:
     """Analyse why the study's networks overfit.
 
     Args:
@@ -194,7 +195,7 @@ def analyze_ended_study(
         retry.ask(lambda: record_effects(tracker, study, found), say)
     except TrackingError as error:
         say(
-            f"{sentence(error)} The study itself is recorded; its effects are not. `python -m cnnstudy effects "
+            f"{as_sentence(error)} The study itself is recorded; its effects are not. `python -m cnnstudy effects "
             f"{study.name}` shows them."
         )
         return None
@@ -229,7 +230,7 @@ def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> No
     _print_table(console, grid, ([row[column] for column in shown] for row in rows))
 
 
-def compare_studies(tracker: Tracker, name_a: str, name_b: str) -> Comparison:
+def compare_recorded_studies(tracker: Tracker, name_a: str, name_b: str) -> Comparison:
     """Compare two recorded studies.
 
     Raises:
@@ -240,16 +241,16 @@ def compare_studies(tracker: Tracker, name_a: str, name_b: str) -> Comparison:
     a, b = tracker.study(name_a), tracker.study(name_b)
     if a.name == b.name:
         raise InputError(f"{name_a!r} can't be compared with itself; give two studies.")
-    return compare(_read_side(tracker, a), _read_side(tracker, b))
+    return compare_studies(_read_side(tracker, a), _read_side(tracker, b))
 
 
 def _read_side(tracker: Tracker, study: RecordedStudy) -> Side:
-    trials, record = latest_trials(tracker, study), tracker.read_text(study.run_id, RECORD)
+    trials, record = latest_trials(tracker, study), tracker.read_text(study.run_id, RECORD_PATH)
     try:
         champion = find_champion(record, trials, study.rule)
     except ValueError as error:
         raise TrackingError(
-            f"{RECORD} of study {study.name!r} can't be used: {error}. `python -m cnnstudy confirm {study.name}` "
+            f"{RECORD_PATH} of study {study.name!r} can't be used: {error}. `python -m cnnstudy confirm {study.name}` "
             "writes it again."
         ) from error
     return Side(study, trials, analyze_study(tracker, study), champion)

@@ -40,7 +40,7 @@ class Snapshot:
         return self.study.state == "running"
 
     @property
-    def under_way(self) -> list[RecordedRun]:
+    def running_trials(self) -> list[RecordedRun]:
         """The runs that train now; a run without parameters is still being created."""
         return [run for run in self.runs.values() if run.state == "running" and run.epochs is not None]
 
@@ -141,10 +141,10 @@ class TrialEnded:
         (display.stop_trial if self.again else display.end_trial)(self.key, self.text)
 
 
-News = CountChanged | TrialStarted | EpochEnded | TrialEnded
+Event = CountChanged | TrialStarted | EpochEnded | TrialEnded
 
 
-def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterator[News]:
+def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterator[Event]:
     """Yield what happened between two snapshots, in the order in which the trials began.
 
     Args:
@@ -171,14 +171,14 @@ def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterato
         if run.epoch > (old.epoch if old else 0) and all(name in run.metrics for name in _SHOWN):
             yield EpochEnded(key, EpochRecord(run.epoch, {name: run.metrics[name] for name in _SHOWN}))
         if run.state != "running":
-            yield TrialEnded(key, describe_ending(run), not run.done)
+            yield TrialEnded(key, describe_end(run), not run.done)
 
 
 def _count(known: Snapshot, now: Snapshot, phase: str) -> CountChanged:
     return CountChanged(len(known.done(phase)), now.total() if phase == "trial" else 0)
 
 
-def describe_ending(run: RecordedRun) -> str:
+def describe_end(run: RecordedRun) -> str:
     """Describe in a few words how a trial ended."""
     metrics = {name: run.metrics.get(best_name(name)) for name in _SHOWN}
     train, validation, gap = metrics.values()
@@ -200,7 +200,7 @@ def describe_ending(run: RecordedRun) -> str:
 
 
 #: Seconds without news after which the view says so: a killed driver sends nothing.
-QUIET = 600.0
+QUIET_SECONDS = 600.0
 
 
 def watch_study(
@@ -235,18 +235,18 @@ def watch_study(
                 for event in events:
                     event.tell(display)
                 if before is None or before.running != now.running:
-                    display.say(describe_standing(study.name, now))
+                    display.show_message(describe_progress(study.name, now))
                 if until_done and not now.running:
                     return
                 if events:
                     last_news, reported = clock(), False
-                elif now.running and not reported and clock() - last_news >= QUIET:
+                elif now.running and not reported and clock() - last_news >= QUIET_SECONDS:
                     silence = format_duration(clock() - last_news)
-                    display.say(f"no news for {silence}: a long epoch, or the driver was killed")
+                    display.show_message(f"no news for {silence}: a long epoch, or the driver was killed")
                     reported = True
                 before, now = now, _wait_for_snapshot(tracker, study, now, display, lambda: sleep(poll_seconds))
     except KeyboardInterrupt:
-        display.say(f"View closed; study {study.name} is not affected.")
+        display.show_message(f"View closed; study {study.name} is not affected.")
         raise
 
 
@@ -261,29 +261,31 @@ def _wait_for_snapshot(
             snapshot = next_snapshot(tracker, study, before)
         except TrackingError as error:
             if not reported:
-                display.say(f"{error}\nTrying again until it answers; Ctrl-C closes the view.")
+                display.show_message(f"{error}\nTrying again until it answers; Ctrl-C closes the view.")
             reported = True
             continue
         if reported:
-            display.say("MLflow answers again")
+            display.show_message("MLflow answers again")
         return snapshot
 
 
-def describe_standing(name: str, now: Snapshot) -> str:
+def describe_progress(name: str, now: Snapshot) -> str:
     """Describe a study's progress, and if no driver runs it, how it ended."""
     trials, total = now.done("trial"), now.total()
     states = [run.state for run in trials.values()]
     counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed")]
     missing = total - len(trials)
     if now.running:
-        counts.append(f"{len(now.under_way)} running")
-        missing -= sum(run.kind == "trial" for run in now.under_way)
+        counts.append(f"{len(now.running_trials)} running")
+        missing -= sum(run.kind == "trial" for run in now.running_trials)
     counts += [f"{max(0, missing)} {'to start' if now.running else 'missing'}"] if total else []
     if confirmations := now.done("confirm"):
         counts.append(f"{len(confirmations)} done with fresh seeds")
     text = f"study {name}: {', '.join(counts)}"
     if now.running:
-        return text if now.under_way else f"{text}; no trial is running, its images or weights may be in preparation"
+        return (
+            text if now.running_trials else f"{text}; no trial is running, its images or weights may be in preparation"
+        )
     if now.study.reason == "interrupted":
         ending = f"it was stopped; {resume_command(now.study)}"
     elif now.study.state == "failed" and now.study.message:

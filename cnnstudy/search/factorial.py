@@ -16,14 +16,14 @@ from collections.abc import Sequence
 
 from cnnstudy import architectures
 from cnnstudy.config import schema
-from cnnstudy.config.designs import choose_fraction, quasi_random
+from cnnstudy.config.designs import choose_fraction, quasi_random_points
 from cnnstudy.config.factors import Choices, complete_levels
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.records import Level
-from cnnstudy.search.strategy import FixedList, PastTrial, Proposal, random_seed
+from cnnstudy.search.strategy import FixedStrategy, PastTrial, Proposal, derive_seed
 
 
-class FactorialStrategy(FixedList):
+class FactorialStrategy(FixedStrategy):
     """The trials of a factorial that are not recorded; its cells and their order depend on the study file only."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
@@ -67,11 +67,11 @@ def _quasi_random_cells(config: StudyConfig, name: str) -> list[dict[str, Level]
     Points that differ only in inactive factors are one cell.
     """
     wanted = config.cells_of(name)
-    factors, seed = config.factors_of(name), random_seed(config.seed, name, 0)
+    factors, seed = config.factors_of(name), derive_seed(config.seed, name, 0)
     cells: dict[tuple[tuple[str, Level], ...], dict[str, Level]] = {}
     first, count = 0, 1
     while len(cells) < wanted:
-        for point in quasi_random(factors, seed, first, count):
+        for point in quasi_random_points(factors, seed, first, count):
             levels = _complete(name, config, point)
             cells.setdefault(tuple(levels.items()), levels)
         first, count = first + count, first + count  # 1 point, then 1, 2, 4 and so on

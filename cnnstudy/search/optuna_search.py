@@ -16,18 +16,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cnnstudy import architectures
 from cnnstudy.config import schema
-from cnnstudy.config.designs import has_several_levels, quasi_random
+from cnnstudy.config.designs import has_several_levels, quasi_random_points
 from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, complete_levels
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.records import Level
-from cnnstudy.search.strategy import PastTrial, Proposal, random_seed
+from cnnstudy.search.strategy import PastTrial, Proposal, derive_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _OPTUNA_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-class OptunaSearch:
+class OptunaStrategy:
     """Proposes trials until every network has used its share of the budget."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
@@ -140,8 +140,8 @@ class OptunaSearch:
             return self._varied_levels(name, self._grids[name][number])
         planned = dict(strategy.start_with[number]) if number < len(strategy.start_with) else {}
         if strategy.sampler == "qmc":
-            seed = random_seed(self.config.seed, name, 0)
-            (point,) = quasi_random(self.config.factors_of(name), seed, number, 1)
+            seed = derive_seed(self.config.seed, name, 0)
+            (point,) = quasi_random_points(self.config.factors_of(name), seed, number, 1)
             return {**point, **planned}
         return planned
 
@@ -152,7 +152,7 @@ class OptunaSearch:
         return points
 
     def _sampler(self, name: str, number: int) -> optuna.samplers.BaseSampler:
-        seed = random_seed(self.config.seed, name, number)
+        seed = derive_seed(self.config.seed, name, number)
         if self.strategy.sampler == "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials())
         # for a grid and QMC, every level is planned and nothing is sampled
@@ -160,7 +160,7 @@ class OptunaSearch:
 
     def _startup_trials(self) -> int:
         share = max(self.config.trials_of(name) for name in self.config.architectures)
-        return schema.startup_count(self.strategy.startup_trials, share)
+        return schema.count_startup_trials(self.strategy.startup_trials, share)
 
     def _pruner(self, name: str) -> optuna.pruners.BasePruner:
         if self.strategy.pruner == "hyperband":

@@ -63,7 +63,7 @@ class Strategy(Protocol):
         """Return the number of trials not proposed yet."""
 
 
-class FixedList:
+class FixedStrategy:
     """A strategy with a fixed list of trials, independent of their results."""
 
     prunes = False
@@ -89,6 +89,6 @@ class FixedList:
         return len(self.upcoming)
 
 
-def random_seed(study_seed: int, name: str, number: int) -> int:
+def derive_seed(study_seed: int, name: str, number: int) -> int:
     """Return a 32-bit seed for the random choices of one trial of a network."""
     return int.from_bytes(hashlib.sha256(f"{study_seed}/{name}/{number}".encode()).digest()[:4])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cnnstudy.config.factors import FACTORS, Choices
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.data.batches import count_updates, count_used
+from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import ConfigError
 from cnnstudy.records import Level, PreparedImages
 
@@ -53,7 +53,7 @@ def equal_updates(config: StudyConfig, name: str, images: PreparedImages) -> int
 
 
 def _total_updates(levels: Mapping[str, Level], images: PreparedImages, epochs: int) -> int:
-    train = sum(count_used(class_images, float(levels["data_fraction"])) for class_images in images.train)
+    train = sum(count_used_images(class_images, float(levels["data_fraction"])) for class_images in images.train)
     return count_updates(train, int(levels["batch_size"]), epochs, str(levels["protocol"]))
 
 

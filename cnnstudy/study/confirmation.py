@@ -15,7 +15,7 @@ from typing import Any
 
 from cnnstudy.analysis.confirmation import (
     CHAMPION,
-    RECORD,
+    RECORD_PATH,
     TIED,
     Candidate,
     ChampionTest,
@@ -34,14 +34,14 @@ from cnnstudy.execution import Job
 from cnnstudy.execution.jobs import run_job
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import Rule, Split
-from cnnstudy.search.strategy import FixedList, Proposal
+from cnnstudy.search.strategy import FixedStrategy, Proposal
 from cnnstudy.study.driver import Driver
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.cache import content_address
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.operations import LogFiles, LogMetrics, SetTags
-from cnnstudy.tracking.recorded import RecordedRun, best_metrics, latest_runs, latest_trials
+from cnnstudy.tracking.recorded import RecordedRun, best_metrics, counted_runs, counted_trials
 from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import model_files
 
@@ -105,7 +105,7 @@ def find_candidates(
     Raises:
         NothingToConfirmError: there is no candidate.
     """
-    trials = latest_trials(recorded)
+    trials = counted_trials(recorded)
     candidates, best = rank_candidates(trials, rule, top), best_single_trial(trials, rule)
     if not candidates or best is None:
         raise NothingToConfirmError(
@@ -128,13 +128,13 @@ def _run_candidates(
         The study's runs with those of the candidates, and the candidates' standings.
     """
     recorded = _run_seeds(resources, recorded, candidates, range(options.seeds))
-    looks = 2 if options.seeds_where_close > options.seeds and len(candidates) > 1 else 1
+    looks = 2 if options.maximum_seeds > options.seeds and len(candidates) > 1 else 1
     # decided by the first seeds alone, so that a resumed confirmation decides the same
     first = _compare(resources, recorded, candidates, options.seeds, rule, looks)
     close = [standing.trial for standing in first if standing.standing in (CHAMPION, TIED)]
     if looks == 1 or len(close) < 2:
         return recorded, first
-    close_candidates, most = [one for one in candidates if one.trial in close], options.seeds_where_close
+    close_candidates, most = [one for one in candidates if one.trial in close], options.maximum_seeds
     recorded = _run_seeds(resources, recorded, close_candidates, range(options.seeds, most))
     return recorded, _compare(resources, recorded, candidates, most, rule, looks)
 
@@ -153,9 +153,9 @@ def _run_seeds(
     if not proposals:
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
-    resources.display.say(f"confirming {names} with {len(numbers)} fresh seeds each")
+    resources.display.show_message(f"confirming {names} with {len(numbers)} fresh seeds each")
     resources.prepare()
-    Driver(resources, FixedList(proposals)).run(len(candidates) * len(numbers))
+    Driver(resources, FixedStrategy(proposals)).run(len(candidates) * len(numbers))
     return resources.recorder.runs()
 
 
@@ -174,7 +174,7 @@ def _trial_key(candidate: Candidate, seed: int) -> str:
 
 def _confirming_runs(recorded: Sequence[RecordedRun]) -> dict[str, RecordedRun]:
     """Return the confirming runs that count, by trial key."""
-    latest = latest_runs(run for run in recorded if run.kind == "confirm")
+    latest = counted_runs(run for run in recorded if run.kind == "confirm")
     return {key: run for key, run in latest.items() if run.done}
 
 
@@ -208,7 +208,7 @@ def _compare(
 def _record_confirmation(recorder: Recorder, confirmed: Confirmation) -> None:
     """Write the whole confirmation as JSON to the study's run, and as metrics the numbers to sort studies by."""
     with scratch_folder() as folder:
-        path = folder / RECORD
+        path = folder / RECORD_PATH
         path.parent.mkdir()
         path.write_text(json.dumps(confirmation_to_json(confirmed), indent=2), encoding="utf-8")
         recorder.outbox.write(recorder.study.run_id, LogFiles(folder))
@@ -325,7 +325,7 @@ def _evaluate(resources: StudyResources, champion: Standing, runs: Sequence[Reco
     models = []
     for run in runs:
         stored = resources.recorder.outbox.delivery.ask(functools.partial(registry.at, run.model))
-        place = registry.bring(stored, resources.folder / run.run_id)
+        place = registry.fetch_folder(stored, resources.folder / run.run_id)
         models.append(str(model_files.find_keras_file(place) or place))
     images = resources.images[champion.candidate.architecture]
     split = Split(config.data.validation, config.data.test, config.seed)

@@ -33,10 +33,10 @@ from rich.text import Text
 import cnnstudy
 from cnnstudy.errors import TrackingError, without_secrets
 from cnnstudy.study.estimate import local_folder
-from cnnstudy.study.lock import DriverLock, read_driver, while_nobody_runs
+from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
-    Found,
     FoundStudy,
+    Leftovers,
     apply_decisions,
     decide_recovery,
     inspect_checkpoints,
@@ -46,11 +46,11 @@ from cnnstudy.study.recovery import (
 )
 from cnnstudy.system.cache import cache_folder, entry_folders, try_lock
 from cnnstudy.system.display import format_size
-from cnnstudy.system.processes import cores, gpus
+from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
-from cnnstudy.tracking.spool import waiting_for
+from cnnstudy.tracking.spool import find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
 
@@ -84,7 +84,7 @@ def examine(uri: str) -> list[Finding]:
     """
     tracker, database = _open_tracker(uri)
     studies = _studies(tracker) if tracker is not None else []
-    artifacts = local_folder(tracker.artifacts_of(studies[0].experiment_id)) if tracker and studies else None
+    artifacts = local_folder(tracker.artifact_location(studies[0].experiment_id)) if tracker and studies else None
     found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
     if tracker is not None:
         found += _check_checkpoints(tracker, studies)
@@ -96,7 +96,7 @@ def examine(uri: str) -> list[Finding]:
 def repair(uri: str) -> list[str]:
     """Repair everything that can be repaired, and return a sentence for each repair."""
     done = list(map(str, tidy_machine()))
-    for folder, why in broken_entries().items():
+    for folder, why in find_broken_entries().items():
         with try_lock(folder) as lock:  # otherwise another process is rebuilding it
             if lock is not None:
                 remove_tree(folder)
@@ -105,14 +105,14 @@ def repair(uri: str) -> list[str]:
     if tracker is None:
         return done
     studies = _studies(tracker)
-    abandoned = decide_recovery(Found(checkpoints=inspect_checkpoints(tracker, studies)))
+    abandoned = decide_recovery(Leftovers(checkpoints=inspect_checkpoints(tracker, studies)))
     apply_decisions(abandoned)
     done += map(str, abandoned)
     for study in studies:
-        with while_nobody_runs(study.name, uri) as free:
+        with try_study_lock(study.name, uri) as free:
             # records that wait on this disk may include the end of a trial: the next run delivers them first
-            if free and DriverLock(tracker, study).driver()[0] == "gone" and waiting_for(study.name, uri) is None:
-                decisions = decide_recovery(Found(studies=(inspect_study(tracker, study, "gone"),)))
+            if free and DriverLock(tracker, study).driver()[0] == "gone" and find_waiting(study.name, uri) is None:
+                decisions = decide_recovery(Leftovers(studies=(inspect_study(tracker, study, "gone"),)))
                 apply_decisions(decisions, tracker)
                 done += map(str, decisions)
     return done
@@ -185,12 +185,12 @@ def check_machine(artifacts: Path | None) -> Iterator[Finding]:
     Args:
         artifacts: the folder of MLflow's files; None if they are on another machine.
     """
-    yield Finding("machine", f"{cores()} cores")
-    if gpus():
+    yield Finding("machine", f"{count_cores()} cores")
+    if list_gpus():
         has_libraries = _has_module("nvidia.cudnn") or find_library("cudnn") is not None
         without = "" if has_libraries else ", but no CUDA libraries: TensorFlow trains on the CPU"
         install = "python -m pip install -c constraints.txt 'tensorflow[and-cuda]'"
-        count = f"{len(gpus())} NVIDIA GPU{'s' if len(gpus()) > 1 else ''}"
+        count = f"{len(list_gpus())} NVIDIA GPU{'s' if len(list_gpus()) > 1 else ''}"
         yield Finding("machine", f"{count}{without}", not has_libraries, install)
     memory = psutil.virtual_memory().available
     remedy = "close other programs, or train smaller batches with fewer workers"
@@ -217,7 +217,7 @@ def _has_module(module: str) -> bool:
 
 def check_cache() -> Iterator[Finding]:
     """Check the cache entries: a finding for each broken one, or one for all if none is."""
-    broken = broken_entries()
+    broken = find_broken_entries()
     remedy = "--repair removes it; the next study that needs it rebuilds it"
     for folder, why in broken.items():
         yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=True)
@@ -225,13 +225,13 @@ def check_cache() -> Iterator[Finding]:
         yield Finding("cache", f"all entries in {cache_folder()} are intact")
 
 
-def broken_entries() -> dict[Path, str]:
+def find_broken_entries() -> dict[Path, str]:
     """Return the damaged cache entries, and what is wrong with each."""
     checks: dict[str, Callable[[Path], str]] = {
         "images": _why_images_are_broken,
         "weights": _why_weights_are_broken,
-        checkpoints.KIND: checkpoints.why_broken,
-        shared_epochs.KIND: shared_epochs.why_broken,
+        checkpoints.KIND: checkpoints.broken_reason,
+        shared_epochs.KIND: shared_epochs.broken_reason,
     }
     found = {}
     for kind, check in checks.items():
@@ -319,7 +319,7 @@ def _studies(tracker: Tracker) -> list[RecordedStudy]:
 def _check_processes() -> Iterator[Finding]:
     """Check for workers and folders whose driver no longer exists."""
     folders, workers = inspect_machine()
-    decisions = decide_recovery(Found(folders=folders, workers=workers))
+    decisions = decide_recovery(Leftovers(folders=folders, workers=workers))
     for decision in decisions:
         yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair fixes it", mendable=True)
     if not decisions:
@@ -329,7 +329,7 @@ def _check_processes() -> Iterator[Finding]:
 def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:
     """Check for checkpoints from which no trial will resume; count the others."""
     found = inspect_checkpoints(tracker, studies)
-    decisions = decide_recovery(Found(checkpoints=found))
+    decisions = decide_recovery(Leftovers(checkpoints=found))
     for decision in decisions:
         yield Finding("checkpoints", f"{decision.name} {decision.why}", True, "--repair removes it", mendable=True)
     waiting = len(found) - len(decisions)
@@ -346,11 +346,11 @@ def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":
         yield Finding(area, f"was started by {who}; whether that is still running can't be seen from here")
-    late = waiting_for(study.name, tracker.uri)
+    late = find_waiting(study.name, tracker.uri)
     if late is not None:
         records = f"{late.records} record{' waits' if late.records == 1 else 's wait'}"
         yield Finding(area, f"{records} for MLflow in {late.folder}; the study's next run delivers them")
-    decisions = decide_recovery(Found(studies=(found,))) if late is None else []
+    decisions = decide_recovery(Leftovers(studies=(found,))) if late is None else []
     for decision in decisions:
         yield Finding(
             area,
@@ -359,7 +359,7 @@ def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
             "fixed by --repair, or by the study's next run",
             mendable=True,
         )
-    missing = missing_files(tracker, study, found)
+    missing = find_missing_files(tracker, study, found)
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         remedy = "restore them from a copy; the numbers in the database are intact"
@@ -369,9 +369,9 @@ def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         yield Finding(area, f"in order; trials done: {trials}")
 
 
-def missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:
+def find_missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:
     """Return `TRIAL: what` for each finished trial with missing files; [] if MLflow's files are on another machine."""
-    root = local_folder(tracker.artifacts_of(study.experiment_id))
+    root = local_folder(tracker.artifact_location(study.experiment_id))
     if root is None:
         return []
     missing = []

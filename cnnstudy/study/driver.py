@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from cnnstudy.errors import CnnstudyError, RepeatedFailureError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
-from cnnstudy.execution.jobs import Watchdog, next_event
+from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
@@ -24,7 +24,7 @@ from cnnstudy.training import checkpoints
 
 
 @contextlib.contextmanager
-def at_work(workers: Workers) -> Iterator[Workers]:
+def closing_workers(workers: Workers) -> Iterator[Workers]:
     """Close the workers after the block, and remove what they left on this machine, in the cache too."""
     try:
         yield workers
@@ -76,7 +76,7 @@ class Driver:
             taken_over = isinstance(error, TakenOverError)
             why = "left to the study's new driver" if taken_over else "interrupted; resuming the study runs it again"
             for key in self._running:
-                self.display.say(f"{key}  {why}")
+                self.display.show_message(f"{key}  {why}")
             raise
 
     def _fill_slots(self) -> None:
@@ -87,9 +87,9 @@ class Driver:
             self._start(proposal)
 
     def _start(self, proposal: Proposal) -> None:
-        spec = self.resources.spec_of(proposal)
+        spec = self.resources.build_spec(proposal)
         spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
-        tags = {Tag.ATTEMPT: str(self._failures.attempt(spec.key))}
+        tags = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
         digest = self.resources.weights[proposal.architecture].digest
         if digest and spec.levels["transfer"] != "scratch":
             tags[Tag.WEIGHTS_DIGEST] = digest
@@ -101,7 +101,7 @@ class Driver:
         self.display.start_trial(spec.key, recording.title, spec.epochs)
 
     def _handle_next_event(self) -> None:
-        event = next_event(self.executor, self._watchdog)
+        event = wait_for_event(self.executor, self._watchdog)
         if isinstance(event, Epoch):
             self._on_epoch(event)
         elif isinstance(event, Done):
@@ -132,16 +132,16 @@ class Driver:
         summary = result.summary
         beyond = self.rule.beyond(summary, result.verdict)
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
-        self._failures.ended_well()
+        self._failures.reset()
         del self._running[event.key]
         try:  # the next trial starts first, so that the worker trains while plots are drawn and this one is recorded
             self._fill_slots()
         finally:
             self._record(recording, result)
         if result.checkpoint_note:
-            self.display.say(f"{event.key}  {result.checkpoint_note}")
+            self.display.show_message(f"{event.key}  {result.checkpoint_note}")
         if result.micro_batch or result.evaluation_batch:
-            self.display.say(f"{event.key}  {memory_note(result)}")
+            self.display.show_message(f"{event.key}  {describe_memory_limits(result)}")
         self.display.end_trial(event.key, _describe_result(result))
 
     def _record(self, recording: TrialRecording, result: TrialResult) -> None:
@@ -160,13 +160,13 @@ class Driver:
 
     def _on_failed(self, event: Failed) -> None:
         proposal, recording = self._running[event.key]
-        again = self._failures.runs_again(event)
+        again = self._failures.take_retry(event)
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
         # half-written files would get in the way of another attempt
         shutil.rmtree(self.resources.folder / event.key, ignore_errors=True)
         if again:
-            self.display.say(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
+            self.display.show_message(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
             self._start(proposal)
             return
         checkpoints.remove_checkpoint(recording.spec)
@@ -187,7 +187,7 @@ def _describe_result(result: TrialResult) -> str:
     return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 
 
-def memory_note(result: TrialResult) -> str:
+def describe_memory_limits(result: TrialResult) -> str:
     """Describe how a trial whose batches did not fit into memory was trained and evaluated."""
     notes = []
     if result.micro_batch:
@@ -201,8 +201,8 @@ def memory_note(result: TrialResult) -> str:
 
 
 #: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
-WORTH_ANOTHER_TRY = ("crash", "timeout", "oom")
-MOST_ATTEMPTS = 2
+RETRYABLE_REASONS = ("crash", "timeout", "oom")
+MAX_ATTEMPTS = 2
 _ADVICE = {
     "oom": "To use less memory, lower batch_size, image_size or --jobs.",
     "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
@@ -231,16 +231,18 @@ class FailureCounter:
         self._last: tuple[str, str] | None = None
         self._in_a_row = 0
 
-    def attempt(self, key: str) -> int:
+    def next_attempt(self, key: str) -> int:
         """Return the number of the trial's next attempt, from 1."""
         return self._attempts[key] + 1
 
-    def runs_again(self, failed: Failed) -> bool:
+    def take_retry(self, failed: Failed) -> bool:
         """Return whether the trial gets another attempt, and count it.
 
         Errors raised on purpose are not retried: they would occur again.
         """
-        again = failed.reason in WORTH_ANOTHER_TRY and failed.error is None and self.attempt(failed.key) < MOST_ATTEMPTS
+        again = (
+            failed.reason in RETRYABLE_REASONS and failed.error is None and self.next_attempt(failed.key) < MAX_ATTEMPTS
+        )
         self._attempts[failed.key] += again
         # a worker killed from outside may have had a batch that fits: its retry keeps the batch, for identical numbers
         if failed.reason == "oom" and "killed by signal" not in failed.message:
@@ -251,7 +253,7 @@ class FailureCounter:
         """Return half the batch size if the trial's last attempt ran out of memory; None: train whole batches."""
         return max(1, batch // 2) if key in self._out_of_memory else None
 
-    def ended_well(self) -> None:
+    def reset(self) -> None:
         """Forget the consecutive failures: a trial has finished."""
         self._last, self._in_a_row = None, 0
 
@@ -265,7 +267,7 @@ class FailureCounter:
                 message, numbers aside.
         """
         if failed.reason == "diverged":
-            self.ended_well()
+            self.reset()
             return
         message = failed.message.split("\n")[0]
         alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))

@@ -19,19 +19,19 @@ from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.load import Study
 from cnnstudy.config.schema import FactorialConfig, StudyConfig
-from cnnstudy.data.batches import count_updates, count_used
+from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.execution import Executor, Failed, Job, Workers
-from cnnstudy.execution.jobs import run_watched
+from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import Speed, TrialSpec
 from cnnstudy.search.factorial import FactorialStrategy
-from cnnstudy.search.optuna_search import OptunaSearch
+from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
-from cnnstudy.study.driver import at_work
+from cnnstudy.study.driver import closing_workers
 from cnnstudy.study.preparation import Preparation, SourceWeights
-from cnnstudy.study.recorder import Recorder, Unrecorded
-from cnnstudy.study.resources import trial_spec
+from cnnstudy.study.recorder import NullRecorder, Recorder
+from cnnstudy.study.resources import build_trial_spec
 from cnnstudy.study.resume import past_trial
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.system.display import Display, format_duration, format_size
@@ -45,7 +45,7 @@ BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
 #: (measured on two cores with a model of 20 MB).
 SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
 #: Trials that share a measurement: network, transfer mode, augmentation (which rules out cached features).
-Kind = tuple[str, str, str]
+TrialKind = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,22 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
     if isinstance(strategy, FactorialStrategy):
         describe_size(config, len(missing), display)
     else:
-        display.say(f"search: {config.total_trials} trials, {len(missing)} to run")
+        display.show_message(f"search: {config.total_trials} trials, {len(missing)} to run")
     if not missing:
         return
-    artifacts = tracker.artifacts_of(recorded.experiment_id) if recorded.experiment_id else ""
-    with at_work(workers):
+    artifacts = tracker.artifact_location(recorded.experiment_id) if recorded.experiment_id else ""
+    with closing_workers(workers):
         executor = workers.executor
         executor.deterministic = config.training.deterministic
-        preparation = Preparation(config, executor, Unrecorded(recorded), runs, display)
+        preparation = Preparation(config, executor, NullRecorder(recorded), runs, display)
         images = preparation.images(config.data, config.architectures)
         weights = SourceWeights("random", None)  # as fast as the real ones
-        specs = [trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
+        specs = [build_trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
         seconds = describe_cost(specs, runs, artifacts, executor, display)
     if seconds is not None and not past and _may_end_early(config):
-        display.say("  less where trials are pruned or stop before their last epoch")
+        display.show_message("  less where trials are pruned or stop before their last epoch")
     if seconds is not None and not isinstance(strategy, FactorialStrategy):  # a factorial measures again when it runs
-        save_forecast(config, len(missing), executor.slots, seconds)
+        save_estimate(config, len(missing), executor.slots, seconds)
     _describe_extras(config, display)
 
 
@@ -102,10 +102,10 @@ def _describe_extras(config: StudyConfig, display: Display) -> None:
         name for name in config.architectures if (weights := config.weights_of(name)) and weights.source == "pretrain"
     }
     if pretrained:
-        display.say(f"  plus pretraining the source weights of {', '.join(sorted(pretrained))}, once")
+        display.show_message(f"  plus pretraining the source weights of {', '.join(sorted(pretrained))}, once")
     if config.confirm is not None:
-        seeds, most = config.confirm.seeds, config.confirm.seeds_where_close
-        display.say(
+        seeds, most = config.confirm.seeds, config.confirm.maximum_seeds
+        display.show_message(
             f"  plus {config.confirm.top} x {seeds} trials to confirm, up to {most} seeds each if the result is close"
         )
 
@@ -127,7 +127,9 @@ def _find_recorded(tracker: Tracker, name: str) -> tuple[RecordedStudy, list[Rec
 def _missing_trials(config: StudyConfig, past: list[PastTrial]) -> tuple[Strategy, list[Proposal]]:
     """Return the strategy and all its proposals; a search makes them without results, as while trials are running."""
     strategy: Strategy = (
-        FactorialStrategy(config, past) if isinstance(config.strategy, FactorialConfig) else OptunaSearch(config, past)
+        FactorialStrategy(config, past)
+        if isinstance(config.strategy, FactorialConfig)
+        else OptunaStrategy(config, past)
     )
     return strategy, list(iter(strategy.next, None))
 
@@ -139,7 +141,7 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
     cells = [_count_cells(config, name) for name in names]
     networks = f"{len(names)} network{'s' if len(names) > 1 else ''}"
     shown = f"{networks} x {cells[0]} cells" if len(set(cells)) == 1 else f"{networks}, {' + '.join(cells)} cells"
-    display.say(
+    display.show_message(
         f"factorial: {shown} x {strategy.seeds} seed{'s' if strategy.seeds > 1 else ''} = {total} trials "
         f"({total - remaining} recorded, {remaining} to run)"
     )
@@ -148,7 +150,7 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
         lines = {"": lines[names[0]]}
     for name, line in lines.items():
         if line:
-            display.say(f"  {name}{': ' if name else ''}{line}")
+            display.show_message(f"  {name}{': ' if name else ''}{line}")
 
 
 def _count_cells(config: StudyConfig, name: str) -> str:
@@ -183,11 +185,11 @@ def describe_cost(
     if display.silent:
         return None
     finished = [run for run in recorded if run.state == "finished"]
-    by_kind: dict[Kind, list[TrialSpec]] = {}
+    by_kind: dict[TrialKind, list[TrialSpec]] = {}
     for spec in specs:
         by_kind.setdefault(_kind(spec.architecture, spec.levels), []).append(spec)
     names = _name_kinds(by_kind)
-    costs: dict[Kind, Cost] = {}
+    costs: dict[TrialKind, Cost] = {}
     memory = 0
     for kind, alike in sorted(by_kind.items()):
         cost = _recorded_cost(kind, alike, finished)
@@ -195,7 +197,7 @@ def describe_cost(
             measured = _measure_speed(names[kind], alike, executor, display)
             if isinstance(measured, Failed):
                 why = measured.message.split("\n")[0]
-                display.say(f"  {names[kind]}: its speed can't be measured ({measured.reason}): {why}")
+                display.show_message(f"  {names[kind]}: its speed can't be measured ({measured.reason}): {why}")
                 continue
             memory = max(memory, measured.peak_bytes)
             seconds = setup_seconds(measured, min(executor.slots, len(alike)))
@@ -210,17 +212,17 @@ def describe_cost(
     return _total_seconds(costs, by_kind, executor.slots) if complete and costs else None
 
 
-def _kind(architecture: str, levels: Mapping[str, Any]) -> Kind:
+def _kind(architecture: str, levels: Mapping[str, Any]) -> TrialKind:
     return architecture, str(levels["transfer"]), str(levels.get("augmentation", "none"))
 
 
-def _name_kinds(kinds: Iterable[Kind]) -> dict[Kind, str]:
+def _name_kinds(kinds: Iterable[TrialKind]) -> dict[TrialKind, str]:
     """Return each kind's name for people; the augmentation is left out if it does not vary."""
     augmentations = {augmentation for *_, augmentation in kinds}
     return {kind: " ".join(kind if len(augmentations) > 1 else kind[:2]) for kind in kinds}
 
 
-def _recorded_cost(kind: Kind, specs: Sequence[TrialSpec], finished: Sequence[RecordedRun]) -> Cost | None:
+def _recorded_cost(kind: TrialKind, specs: Sequence[TrialSpec], finished: Sequence[RecordedRun]) -> Cost | None:
     """Return the cost estimated from finished trials of that kind; None if there are none."""
     alike = [run for run in finished if run.kind == "trial" and _kind(run.architecture, run.parameters) == kind]
     if not alike:
@@ -234,7 +236,7 @@ def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, di
     display.count(f"measuring the speed of {name}", 0, 0)
     sizes = {int(spec.levels["batch_size"]) for spec in specs}
     payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
-    outcome = run_watched(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
+    outcome = run_to_end(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
     return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
 
 
@@ -244,7 +246,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     Each epoch evaluates the probe and the validation images. The end of the trial evaluates those and all training
     images, both with the last weights and with the best.
     """
-    used = [count_used(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
+    used = [count_used_images(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
     probe = sum(map(min, used, spec.images.validation))
     two_phase = len(speed.seconds_per_update) > 1
     epochs = (spec.head_epochs, spec.epochs - spec.head_epochs) if two_phase else (spec.epochs,)
@@ -278,13 +280,13 @@ def _cost(specs: Sequence[TrialSpec], seconds: float, parameters: int) -> Cost:
     return Cost(seconds + SECONDS_TO_SAVE * len(specs), disk)
 
 
-def _total_seconds(costs: dict[Kind, Cost], by_kind: dict[Kind, list[TrialSpec]], slots: int) -> float:
-    return combined_seconds(
+def _total_seconds(costs: dict[TrialKind, Cost], by_kind: dict[TrialKind, list[TrialSpec]], slots: int) -> float:
+    return wall_clock_seconds(
         sum(cost.seconds for cost in costs.values()), sum(len(by_kind[kind]) for kind in costs), slots
     )
 
 
-def combined_seconds(of_workers: float, trials: int, slots: int) -> float:
+def wall_clock_seconds(of_workers: float, trials: int, slots: int) -> float:
     """Return the seconds from the start of the first trial until the last one is recorded.
 
     Workers train in parallel; the driver records one trial at a time, while the workers train the next ones. Either
@@ -300,9 +302,9 @@ def combined_seconds(of_workers: float, trials: int, slots: int) -> float:
 
 
 def _report_costs(
-    costs: dict[Kind, Cost],
-    by_kind: dict[Kind, list[TrialSpec]],
-    names: dict[Kind, str],
+    costs: dict[TrialKind, Cost],
+    by_kind: dict[TrialKind, list[TrialSpec]],
+    names: dict[TrialKind, str],
     slots: int,
     memory: int,
     display: Display,
@@ -313,7 +315,7 @@ def _report_costs(
     models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
     features = _features_bytes(costs)
     workers = f" a worker, {format_size(slots * memory)} with {slots}" if slots > 1 else ""
-    display.say(
+    display.show_message(
         f"  about {format_duration(_total_seconds(costs, by_kind, slots))}{without} "
         f"(measured: {', '.join(each)}), about {format_size(sum(cost.bytes for cost in costs.values()))} of disk"
         + (" for models" if models else "")
@@ -322,7 +324,7 @@ def _report_costs(
     )
 
 
-def _features_bytes(costs: Mapping[Kind, Cost]) -> int:
+def _features_bytes(costs: Mapping[TrialKind, Cost]) -> int:
     """Return the bytes of cached features.
 
     Two-phase trials share those of frozen ones; features of flipped images include those of the images as they are.
@@ -338,14 +340,14 @@ def _short(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
 
 
-def _warn_if_disk_too_small(costs: dict[Kind, Cost], artifacts: str, display: Display) -> None:
+def _warn_if_disk_too_small(costs: dict[TrialKind, Cost], artifacts: str, display: Display) -> None:
     folder = local_folder(artifacts)
     if folder is None:
         return
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free, needed = shutil.disk_usage(existing).free, sum(cost.bytes for cost in costs.values())
     if needed > free:
-        display.say(
+        display.show_message(
             f"  WARNING: {format_size(needed)} will not fit into the {format_size(free)} that are free in {existing}; "
             "free some space, or write `keep_models: false` under `training`"
         )
@@ -364,7 +366,7 @@ KIND = "forecasts"
 _FILE = "seconds.json"
 
 
-def save_forecast(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
+def save_estimate(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
     """Save the estimate of a dry run in the cache, if that can be written; it replaces an earlier one.
 
     Args:
@@ -384,7 +386,7 @@ def save_forecast(config: StudyConfig, trials: int, workers: int, seconds: float
         build_entry(KIND, address, write)
 
 
-def take_forecast(config: StudyConfig, trials: int, workers: int) -> float | None:
+def pop_estimate(config: StudyConfig, trials: int, workers: int) -> float | None:
     """Return the seconds estimated for exactly these trials, and remove the estimate; None if there was no dry run."""
     folder = entry_folder(KIND, _estimate_address(config, trials, workers))
     try:
@@ -395,12 +397,12 @@ def take_forecast(config: StudyConfig, trials: int, workers: int) -> float | Non
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def compare_forecast(estimated: float, taken: float, recorder: Recorder, display: Display) -> None:
+def report_estimate_error(estimated: float, taken: float, recorder: Recorder, display: Display) -> None:
     """Report and record the estimated and the actual seconds of the trials."""
     tags = {Tag.SECONDS_FORETOLD: f"{estimated:.1f}", Tag.SECONDS_TAKEN: f"{taken:.1f}"}
     recorder.outbox.write(recorder.study.run_id, SetTags(tags))
     off = 100 * (taken / estimated - 1) if estimated else 0.0
-    display.say(
+    display.show_message(
         f"the trials took {format_duration(taken)}; the estimate was {format_duration(estimated)} ({off:+.0f} %)"
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
 from cnnstudy.names import Tag
-from cnnstudy.study.recovery import Driver
+from cnnstudy.study.recovery import DriverState
 from cnnstudy.system.cache import cache_folder, content_address, try_lock
 from cnnstudy.system.processes import Process, is_alive, this_process
 from cnnstudy.tracking.client import Tracker
@@ -42,7 +42,7 @@ def hold_study_lock(name: str, uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def while_nobody_runs(name: str, uri: str) -> Iterator[bool]:
+def try_study_lock(name: str, uri: str) -> Iterator[bool]:
     """Yield whether no process on this machine runs the study; if so, none can start within the block."""
     with try_lock(_lock_path(name, uri)) as lock:
         yield lock is not None
@@ -60,7 +60,7 @@ class DriverLock:
         self.study = study
         self.process = process or this_process()
 
-    def driver(self) -> tuple[Driver, Process | None]:
+    def driver(self) -> tuple[DriverState, Process | None]:
         """Return whether a process other than this one runs the study, and the process that the tag names."""
         tag = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
         named = Process.from_json(json.loads(tag)) if tag else None
@@ -96,7 +96,7 @@ class DriverLock:
         if named is not None and named != self.process:
             raise TakenOverError(f"study {self.study.name!r} was taken over by {named}; this process stops.")
 
-    def _refusal(self, state: Driver, named: Process | None) -> str:
+    def _refusal(self, state: DriverState, named: Process | None) -> str:
         if state == "alive":
             return _busy_message(self.study.name, str(named))
         return (
@@ -105,9 +105,9 @@ class DriverLock:
         )
 
 
-def read_driver(tracker: Tracker, study: RecordedStudy) -> tuple[Driver, str]:
+def read_driver(tracker: Tracker, study: RecordedStudy) -> tuple[DriverState, str]:
     """Return whether any process runs the study, and a description of that process; "" if none is known."""
-    with while_nobody_runs(study.name, tracker.uri) as free:
+    with try_study_lock(study.name, tracker.uri) as free:
         pass
     if not free:
         return "alive", _read_holder(study.name, tracker.uri)

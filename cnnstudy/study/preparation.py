@@ -14,11 +14,11 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.factors import complete_levels
-from cnnstudy.config.schema import NEED_WEIGHTS, StudyConfig, Weights
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, WeightsError
 from cnnstudy.execution import Executor, Failed, Job
-from cnnstudy.execution.jobs import images_job, run_job, run_watched
+from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
@@ -77,11 +77,13 @@ class Preparation:
             shown = "\n  ".join(map(str, skipped[:20])) + (
                 f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else ""
             )
-            self.display.say(f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}")
+            self.display.show_message(
+                f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}"
+            )
         for warning in prepared[0].warnings:
-            self.display.say(f"WARNING: {options.name}: {warning}")
+            self.display.show_message(f"WARNING: {options.name}: {warning}")
         by_size = {entry.size: replace(entry, skipped=(), warnings=()) for entry in prepared}
-        return {name: by_size[self.config.size_of(name)] for name in names}
+        return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
         """Return the source weights of each network; source "none" where the study's transfer modes need none.
@@ -97,7 +99,7 @@ class Preparation:
         wanted = {
             name: self.config.weights_of(name)
             for name in self.config.architectures
-            if set(self.config.transfer_modes_of(name)) & set(NEED_WEIGHTS)
+            if set(self.config.transfer_modes_of(name)) & set(MODES_WITH_SOURCE_WEIGHTS)
         }
         # check files before spending time on pretraining
         for name, weights in wanted.items():
@@ -120,7 +122,7 @@ class Preparation:
     def _check_weights(self, name: str, weights: Weights, classes: int) -> SourceWeights:
         payload = {
             "architecture": name,
-            "image_size": self.config.size_of(name),
+            "image_size": self.config.image_size_of(name),
             "classes": classes,
             "file": str(weights.file) if weights.file else None,
         }
@@ -145,7 +147,7 @@ class Preparation:
     def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
         """Return weights pretrained on the source data, from the cache or trained now; MLflow gets a run either way."""
         spec = self._pretraining_spec(name, weights, images)
-        recipe = recipe_of(spec)
+        recipe = pretraining_recipe(spec)
         address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
         tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
@@ -162,7 +164,7 @@ class Preparation:
             self._record_from_cache(spec, tags, folder)
         checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
         file = folder / "backbone.npz"
-        return SourceWeights("pretrain", str(file), digest_of(file))
+        return SourceWeights("pretrain", str(file), weights_digest(file))
 
     def _recorded_address(self, recipe: str) -> str:
         """Return the cache address of the weights that recorded trials used, if the cache still has them; else "".
@@ -178,7 +180,7 @@ class Preparation:
         with try_lock(folder) as lock:
             if lock is None:
                 what = f"the source weights of {spec.architecture}"
-                self.display.say(f"{spec.key}: another process is training {what}; waiting for it")
+                self.display.show_message(f"{spec.key}: another process is training {what}; waiting for it")
 
     def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
         network = architectures.find(name)
@@ -214,7 +216,7 @@ class Preparation:
         recording = self.recorder.start(spec, tags)
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
-        outcome = run_watched(self.executor, job, self.display, lambda record: self._epoch(recording, record))
+        outcome = run_to_end(self.executor, job, self.display, lambda record: self._epoch(recording, record))
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
             if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
@@ -251,10 +253,10 @@ class Preparation:
         ):  # a copy: MLflow may hardlink the files it gets, and the cache's files must stay its own
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
-        self.display.say(f"{spec.key}: source weights from the cache, {folder}")
+        self.display.show_message(f"{spec.key}: source weights from the cache, {folder}")
 
 
-def recipe_of(spec: TrialSpec) -> str:
+def pretraining_recipe(spec: TrialSpec) -> str:
     """Return a content address of everything but the code that determines source weights; recorded as a tag."""
     asked = spec.fields_that_change("training", "record")
     del (
@@ -266,7 +268,7 @@ def recipe_of(spec: TrialSpec) -> str:
     return content_address([PRETRAINING_VERSION, asked])
 
 
-def digest_of(file: Path) -> str:
+def weights_digest(file: Path) -> str:
     """Return a SHA-256 digest of the names, shapes, types and bytes of the arrays in an .npz, however it is compressed.
 
     Raises:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
-from cnnstudy.config.factors import describe_levels, names_in_title
+from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.recovery import (
     Decision,
-    Found,
+    Leftovers,
     apply_decisions,
     decide_recovery,
     inspect_checkpoints,
@@ -72,7 +72,7 @@ class TrialRecorder(Protocol):
 
 
 @dataclass(frozen=True)
-class Unrecorded:
+class NullRecorder:
     """A TrialRecorder that writes nothing: for dry runs and reproductions, which may run beside the study's driver."""
 
     study: RecordedStudy
@@ -171,7 +171,7 @@ class Recorder:
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         recording.epochs.append(record)
         self.outbox.write(recording.run_id, LogMetrics(record.metrics, record.epoch))
-        self.outbox.delivery.stop_if_full()
+        self.outbox.delivery.raise_if_disk_full()
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
         """Write summary and per-class metrics, plots, tables and the model; the final state comes last."""
@@ -201,7 +201,7 @@ class Recorder:
             }
             self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about))
         self.outbox.write(run_id, EndRun(result.state, _result_tags(recording, result)))
-        self.outbox.delivery.stop_if_full()
+        self.outbox.delivery.raise_if_disk_full()
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:
         """Write the reason, the traceback as a file, and the curves so far.
@@ -227,9 +227,9 @@ class Recorder:
         if again:
             tags[Tag.RETRIED] = "true"
         self.outbox.write(recording.run_id, EndRun("failed", tags))
-        self.outbox.delivery.stop_if_full()
+        self.outbox.delivery.raise_if_disk_full()
 
-    def put_right(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
+    def recover_interrupted(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
         """Mark trials that were stopped from outside as interrupted, and remove what they left; not the study's run.
 
         Only for the study's driver: no other may have trials under way. All records are delivered first, because a
@@ -253,7 +253,7 @@ class Recorder:
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.delivery.settle():
                 return _interrupted_runs(*self._recover())
-        self.outbox.leave_interrupted({Tag.REASON: INTERRUPTED})
+        self.outbox.store_interrupted_ends({Tag.REASON: INTERRUPTED})
         return []
 
     def _recover(self) -> tuple[Sequence[RecordedRun], list[Decision]]:
@@ -263,14 +263,14 @@ class Recorder:
         trials = replace(found, runs=tuple(run for run in found.runs if run.kind != "study"))
         on_disk = inspect_checkpoints(self.tracker, [self.study], {found.name: found.runs})
         own = tuple(checkpoint for checkpoint in on_disk if checkpoint.study == found.name)
-        decisions = decide_recovery(Found((trials,), checkpoints=own))
+        decisions = decide_recovery(Leftovers((trials,), checkpoints=own))
         apply_decisions(decisions, self.tracker)
         return found.runs, decisions
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """Record how the study ended, and release it; never waits for MLflow."""
         last = {**tags, Tag.DRIVER: ""}
-        if self.outbox.delivery.waits:
+        if self.outbox.delivery.has_pending:
             self.outbox.leave(self.study.run_id, EndRun(state, last))
         else:
             self.tracker.end_run(self.study.run_id, state, last)
@@ -291,14 +291,14 @@ def open_recorder(
         DiskFullError: there is no room for a record that may have to wait.
     """
     with contextlib.closing(Outbox(tracker, study, say, patience, check)) as outbox:
-        outbox.delivery.deliver_left()
+        outbox.delivery.send_stored()
         remove_abandoned_files()
         yield Recorder(tracker, study, check, outbox)
 
 
 def trial_title(spec: TrialSpec) -> str:
     """Return a short description of the trial: `frozen, batch size 32, dropout 0.5`."""
-    transfer, *others = names_in_title(spec.levels)
+    transfer, *others = title_factors(spec.levels)
     random_weights = spec.weights_source == "random" and spec.levels[transfer] != "scratch"
     first = f"{describe_levels(spec.levels, [transfer])}{' (random weights)' if random_weights else ''}"
     return ", ".join(filter(None, [first, describe_levels(spec.levels, others)]))
@@ -342,7 +342,10 @@ def _untrained_epoch_tags(recording: TrialRecording) -> dict[str, str]:
 def _write_trial_files(
     folder: Path, recording: TrialRecording, result: TrialResult, per_class: list[dict[str, float | str]]
 ) -> None:
-    from cnnstudy.analysis.trial_plots import draw_confusion, draw_curves  # slow: imported while the next trial trains
+    from cnnstudy.analysis.trial_plots import (
+        draw_confusion,
+        draw_curves,  # slow: imported while the next trial trains
+    )
 
     classes = recording.spec.images.classes
     title = f"{recording.spec.key}  {recording.title}"

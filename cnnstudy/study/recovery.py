@@ -29,7 +29,7 @@ from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import checkpoints
 
 #: Whether a study's driver is running; "unknown": it is recorded as a process on another machine.
-Driver = Literal["gone", "alive", "unknown"]
+DriverState = Literal["gone", "alive", "unknown"]
 
 #: Values of Decision.becomes, besides INTERRUPTED: a trial's run gets state failed, reason interrupted, and its files
 #: are removed.
@@ -47,9 +47,9 @@ _WORDS = {
     ENDED: "ended",
 }
 #: Days without a write after which a checkpoint of a study that MLflow does not know is removed.
-ABANDONED_AFTER = 30
+ABANDONED_AFTER_DAYS = 30
 #: Seconds by which a file server's clock may be ahead of this machine's.
-CLOCKS_APART = 60.0
+MAX_CLOCK_SKEW = 60.0
 _UNENDED = ("RUNNING", "SCHEDULED")
 _WORKER = "cnnstudy.execution.worker"
 
@@ -59,7 +59,7 @@ class FoundStudy:
     """What MLflow holds of one study."""
 
     name: str
-    driver: Driver
+    driver: DriverState
     runs: tuple[RecordedRun, ...]
     models: tuple[FoundModel, ...] = ()
     versions: tuple[FoundVersion, ...] = ()
@@ -94,7 +94,7 @@ class FoundCheckpoint:
 
 
 @dataclass(frozen=True)
-class Found:
+class Leftovers:
     """Everything that may be a leftover."""
 
     studies: tuple[FoundStudy, ...] = ()
@@ -118,7 +118,7 @@ class Decision:
         return f"{self.name} {self.why}: {_WORDS[self.becomes]}"
 
 
-def decide_recovery(found: Found) -> list[Decision]:
+def decide_recovery(found: Leftovers) -> list[Decision]:
     """Decide what becomes of each leftover, in the order to carry it out; whatever is complete or in use is left alone.
 
     Models come before their runs: if the cleanup is itself interrupted, the next one still finds what remains.
@@ -176,14 +176,14 @@ def _why_abandoned(checkpoint: FoundCheckpoint) -> str:
     if checkpoint.ended:
         return "belongs to a trial that has ended"
     # if MLflow does not know: the trial may be another tracking store's
-    if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER:
+    if checkpoint.ended is None and checkpoint.days > ABANDONED_AFTER_DAYS:
         return (
             f"belongs to no trial under way that this MLflow knows, and was last written {checkpoint.days:.0f} days ago"
         )
     return ""
 
 
-def inspect_study(tracker: Tracker, study: RecordedStudy, driver: Driver) -> FoundStudy:
+def inspect_study(tracker: Tracker, study: RecordedStudy, driver: DriverState) -> FoundStudy:
     """Return what MLflow holds of a study.
 
     Args:
@@ -191,7 +191,7 @@ def inspect_study(tracker: Tracker, study: RecordedStudy, driver: Driver) -> Fou
     """
     registry = Registry(tracker)
     # models before runs: a run that ends in between does not look like one whose model was left behind
-    models, versions = registry.models_of(study), registry.versions_of(study)
+    models, versions = registry.list_models(study), registry.list_versions(study)
     return FoundStudy(study.name, driver, tuple(tracker.runs(study.experiment_id)), models, versions)
 
 
@@ -223,7 +223,7 @@ def _has_ended(trial: str, written: float, runs: Sequence[RecordedRun] | None) -
     if runs is None:
         return None
     done = [run for run in runs if run.done and run.trial == trial]
-    if any(not run.ended or written < run.ended / 1000 + CLOCKS_APART for run in done):
+    if any(not run.ended or written < run.ended / 1000 + MAX_CLOCK_SKEW for run in done):
         return True
     return None if done else False  # a later checkpoint may be of a study of the same name in another tracking store
 
@@ -232,11 +232,11 @@ def inspect_machine() -> tuple[tuple[FoundFolder, ...], tuple[FoundWorker, ...]]
     """Return this user's process folders, in the cache and the temporary folder, and worker processes."""
     building = [FoundFolder(str(folder), held, True) for folder, held in find_unfinished().items()]
     scratch = [FoundFolder(str(folder), held) for folder, held in scratch_folders().items()]
-    workers = [FoundWorker(pid, not _driver_is_gone(pid, folder)) for pid, folder in workers_here().items()]
+    workers = [FoundWorker(pid, not _driver_is_gone(pid, folder)) for pid, folder in find_workers().items()]
     return (*building, *scratch), tuple(workers)
 
 
-def workers_here() -> dict[int, Path]:
+def find_workers() -> dict[int, Path]:
     """Return this user's worker processes on this machine, each with its scratch folder.
 
     Workers in other folders, such as those of tests, are left out: nothing shows whether their driver is alive.
@@ -266,7 +266,7 @@ def _driver_is_gone(pid: int, folder: Path) -> bool:
 def tidy_machine() -> list[Decision]:
     """Clean up what killed processes left on this machine, and return what was done."""
     folders, workers = inspect_machine()
-    decisions = decide_recovery(Found(folders=folders, workers=workers))
+    decisions = decide_recovery(Leftovers(folders=folders, workers=workers))
     apply_decisions(decisions)
     return decisions
 
@@ -294,7 +294,7 @@ def apply_decisions(decisions: Sequence[Decision], tracker: Tracker | None = Non
 
 
 def _end_worker(pid: int) -> None:
-    if pid in workers_here():  # the process id may belong to another process by now
+    if pid in find_workers():  # the process id may belong to another process by now
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()
 
@@ -307,7 +307,7 @@ def _apply_in_mlflow(decision: Decision, tracker: Tracker) -> None:
         name, _, version = decision.key.rpartition("/")
         registry.remove_version(name, version)
     elif decision.becomes == MATCHED:
-        tracker.end_status(decision.key, decision.status)
+        tracker.set_status(decision.key, decision.status)
     elif decision.becomes == INTERRUPTED:
         # some stores forbid deleting; the run is marked all the same, and nothing reads its files
         with contextlib.suppress(TrackingError):

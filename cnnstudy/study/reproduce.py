@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
 from cnnstudy.execution import Executor, Failed, Job, Workers
-from cnnstudy.execution.jobs import run_watched
+from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import best_name
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.study.driver import at_work
+from cnnstudy.study.driver import closing_workers
 from cnnstudy.study.preparation import Preparation
-from cnnstudy.study.recorder import Unrecorded
+from cnnstudy.study.recorder import NullRecorder
 from cnnstudy.study.resume import recorded_config, refuse_other_images
 from cnnstudy.system.code_version import code_version, driver_versions
 from cnnstudy.system.display import Display
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.tracking.registry import Registry
 
 #: Metrics that depend on the machine are not compared.
@@ -63,7 +63,7 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
     """
     study, run = _find_trial(given, registry.tracker)
     with scratch_folder() as folder:
-        recorded_spec = registry.asked(run.run_id, folder)
+        recorded_spec = registry.read_trial_json(run.run_id, folder)
     try:
         spec = TrialSpec.from_json(recorded_spec)
     except (TypeError, KeyError, AttributeError) as reason:
@@ -75,12 +75,12 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
     training = config.training.model_copy(update={"share_epochs": False})
     config = config.model_copy(update={"architectures": (spec.architecture,), "training": training})
     recorded = registry.tracker.runs(study.experiment_id)
-    with at_work(workers):
+    with closing_workers(workers):
         executor = workers.executor
         executor.deterministic = config.training.deterministic
         if spec.purpose != "pretrain":
             # images and weights may have moved since; their digests show that they are the same
-            preparation = Preparation(config, executor, Unrecorded(study), recorded, display)
+            preparation = Preparation(config, executor, NullRecorder(study), recorded, display)
             spec = _locate_inputs(spec, preparation)
         spec = replace(spec, keep_model=False, checkpoints="none", share_epochs=False)
         executor.deterministic = spec.deterministic
@@ -117,7 +117,7 @@ def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) ->
         display.epoch(spec.key, record)
 
     display.start_trial(spec.key, "again", spec.epochs)
-    outcome = run_watched(executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
+    outcome = run_to_end(executor, Job(spec.key, "run_trial", spec.to_json()), display, on_epoch)
     if isinstance(outcome, Failed):
         raise WorkerError(f"the reproduction of {given} failed ({outcome.reason}): {outcome.message}")
     result = TrialResult.from_json(outcome.result)
@@ -133,7 +133,7 @@ def _find_trial(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRu
         if trial and study.name != name:
             continue
         runs = [run for run in tracker.runs(study.experiment_id) if run.trial]
-        by_name = latest_runs(runs)
+        by_name = counted_runs(runs)
         found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
         if found is not None:
             if found.state != "finished":

@@ -86,13 +86,15 @@ class StudyResources:
     def _preparation(self) -> Preparation:
         return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
 
-    def spec_of(self, proposal: Proposal) -> TrialSpec:
+    def build_spec(self, proposal: Proposal) -> TrialSpec:
         """Return a proposal's TrialSpec, with this study's images and source weights."""
         name = proposal.architecture
-        return trial_spec(self.config, proposal, self.images[name], self.weights[name])
+        return build_trial_spec(self.config, proposal, self.images[name], self.weights[name])
 
 
-def trial_spec(config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights) -> TrialSpec:
+def build_trial_spec(
+    config: StudyConfig, proposal: Proposal, images: PreparedImages, weights: SourceWeights
+) -> TrialSpec:
     """Return everything a worker needs to run the proposed trial, given its network's images and source weights.
 
     Raises:

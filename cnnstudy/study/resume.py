@@ -16,7 +16,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cnnstudy.config.load import SHIPPED, Study
+from cnnstudy.config.load import SHIPPED_STUDIES, Study
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import StudyChangedError
 from cnnstudy.names import Metric, Tag
@@ -51,10 +51,10 @@ _EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto"}
 _MOST_LISTED, _MOST_VERSIONS = 30, 20
 
 
-def tidy_up(display: Display) -> None:
+def clean_machine(display: Display) -> None:
     """Clean up what killed processes, of any study, left on this machine."""
     for decision in tidy_machine():
-        display.say(str(decision))
+        display.show_message(str(decision))
 
 
 def recorded_config(study: RecordedStudy) -> StudyConfig:
@@ -129,7 +129,7 @@ def refuse_other_code(
         listed = _list_changes(changes)
         if not accepted:
             raise StudyChangedError(_code_refusal(study, listed, old_version, then, version, comparable))
-        display.say(f"WARNING: {_mixed_code_warning(study, listed, old_version, version, comparable)}")
+        display.show_message(f"WARNING: {_mixed_code_warning(study, listed, old_version, version, comparable)}")
         before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [old_version]
         new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
     recorder.outbox.write(study.run_id, SetTags(new))
@@ -187,11 +187,11 @@ def _not_comparable(version: str, now: str, changes: str) -> str:
     )
 
 
-def recorded_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
+def recover_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
     """Return the study's runs in MLflow, after marking those left unfinished by an earlier driver as interrupted."""
-    interrupted, runs = recorder.put_right()
+    interrupted, runs = recorder.recover_interrupted()
     for run in interrupted:
-        display.say(f"{run.name} was left unfinished by a driver that no longer exists: marked interrupted")
+        display.show_message(f"{run.name} was left unfinished by a driver that no longer exists: marked interrupted")
     return runs
 
 
@@ -274,7 +274,7 @@ def _describe_command(command: str) -> str:
 def _name_or_path(study: Study) -> str:
     """Return the name of a study that is shipped with cnnstudy, which is valid in every folder; otherwise the path."""
     path = study.path.absolute()
-    shipped = path.suffix == ".yaml" and path.resolve().parent == SHIPPED.resolve()
+    shipped = path.suffix == ".yaml" and path.resolve().parent == SHIPPED_STUDIES.resolve()
     return path.stem if shipped else str(path)
 
 

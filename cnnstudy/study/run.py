@@ -20,16 +20,16 @@ from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, Tracking
 from cnnstudy.execution import Workers
 from cnnstudy.names import Tag, count_tag
 from cnnstudy.search.factorial import FactorialStrategy
-from cnnstudy.search.optuna_search import OptunaSearch
+from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import Strategy
 from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
-from cnnstudy.study.driver import Driver, at_work
-from cnnstudy.study.estimate import compare_forecast, describe_cost, describe_size, take_forecast
+from cnnstudy.study.driver import Driver, closing_workers
+from cnnstudy.study.estimate import describe_cost, describe_size, pop_estimate, report_estimate_error
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
-from cnnstudy.study.resume import past_trials, recorded_config, recorded_runs, refuse_changes, tidy_up
+from cnnstudy.study.resume import clean_machine, past_trials, recorded_config, recover_runs, refuse_changes
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.tracking.client import Tracker
@@ -80,14 +80,14 @@ def run_study(
     """
     config, name = study.config.model_dump(mode="json"), study.config.name
     with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
-        tidy_up(display)
+        clean_machine(display)
         recorded = tracker.open_study(name, config)
         with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
             refuse_changes(recorded, config, tracker, study)
             session.running = True
             tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
-            runs = recorded_runs(session.recorder, display)
-            with at_work(workers):
+            runs = recover_runs(session.recorder, display)
+            with closing_workers(workers):
                 resources = StudyResources(study.config, session.recorder, runs, workers, display, accept_code)
                 outcome = _run_and_confirm(resources)
             _end_study(session.recorder, outcome)
@@ -125,7 +125,7 @@ def confirm_study(
     """
     recorded = tracker.study(name)
     with hold_study_lock(recorded.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
-        tidy_up(display)
+        clean_machine(display)
         config = recorded_config(recorded)
         chosen = _confirm_options(config, options)
         with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
@@ -133,8 +133,8 @@ def confirm_study(
             find_candidates(recorded.name, session.recorder.runs(), config.objective.rule, chosen.top)
             session.running = True
             tracker.restart_study(recorded, resume.confirm_command(recorded.name, options, again))
-            _, runs = session.recorder.put_right()
-            with at_work(workers):
+            _, runs = session.recorder.recover_interrupted()
+            with closing_workers(workers):
                 resources = StudyResources(config, session.recorder, runs, workers, display, accept_code)
                 outcome = _confirm(resources, chosen, again)
             _end_study(session.recorder, outcome)
@@ -168,7 +168,7 @@ def _become_driver(
     session: _Session | None = None
     try:
         lock.take(take_over)
-        with open_recorder(lock.tracker, lock.study, display.say, patience, lock.check) as recorder:
+        with open_recorder(lock.tracker, lock.study, display.show_message, patience, lock.check) as recorder:
             lock.take()  # again: the records just delivered may have ended with the one that releases the study
             session = _Session(recorder)
             try:
@@ -204,7 +204,7 @@ def _run_and_confirm(resources: StudyResources) -> Outcome:
             return outcome
         return replace(outcome, confirmed=confirm(resources, runs, config.confirm))
     except NothingToConfirmError as nothing:
-        resources.display.say(str(nothing))
+        resources.display.show_message(str(nothing))
         return outcome
     except KeyboardInterrupt:
         return _interrupted_outcome(resources)
@@ -215,7 +215,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     config, recorder, display = resources.config, resources.recorder, resources.display
     past = past_trials(config, recorder, resources.recorded)
     factorial = FactorialStrategy(config, past) if isinstance(config.strategy, schema.FactorialConfig) else None
-    strategy: Strategy = factorial or OptunaSearch(config, past)
+    strategy: Strategy = factorial or OptunaStrategy(config, past)
     if factorial is not None:
         describe_size(config, factorial.remaining, display)
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
@@ -223,16 +223,16 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     resources.prepare()
     driver = Driver(resources, strategy)
     if factorial is None:
-        estimate = take_forecast(config, strategy.remaining, resources.executor.slots)
+        estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)
     else:
-        specs = [resources.spec_of(proposal) for proposal in factorial.upcoming]
+        specs = [resources.build_spec(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
-        artifacts = recorder.outbox.delivery.ask(lambda: recorder.tracker.artifacts_of(experiment))
+        artifacts = recorder.outbox.delivery.ask(lambda: recorder.tracker.artifact_location(experiment))
         estimate = describe_cost(specs, resources.recorded, artifacts, resources.executor, display)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
-        compare_forecast(estimate, time.monotonic() - started, recorder, display)
+        report_estimate_error(estimate, time.monotonic() - started, recorder, display)
     return recorder.runs()
 
 
@@ -254,7 +254,7 @@ def _interrupted_outcome(resources: StudyResources) -> Outcome:
     """
     recorder = resources.recorder
     recorder.interrupt_unfinished()
-    if recorder.outbox.delivery.waits:
+    if recorder.outbox.delivery.has_pending:
         raise KeyboardInterrupt
     try:
         runs = recorder.tracker.runs(recorder.study.experiment_id)

@@ -216,7 +216,7 @@ def clear_entries(chosen: Sequence[CacheEntry]) -> None:
             shutil.rmtree(leaving)
 
 
-def unused_for(found: Sequence[CacheEntry], days: float) -> list[CacheEntry]:
+def entries_unused_for(found: Sequence[CacheEntry], days: float) -> list[CacheEntry]:
     """Return the entries that have not been used for more than this many days."""
     return [entry for entry in found if time.time() - entry.used > days * 24 * 3600]
 

@@ -48,7 +48,15 @@ _APART = {
     *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
     *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
     # checkpoints: what they contain is counted; when and how they are written is not
-    *("BROKEN", "Checkpoint", "Checkpoints", "Reached", "serialize_checkpoint", "read_file", "refuse_to_fill_the_disk"),
+    *(
+        "READ_ERRORS",
+        "Checkpoint",
+        "TrialCheckpoints",
+        "TrialProgress",
+        "serialize_checkpoint",
+        "read_checkpoint",
+        "check_free_space",
+    ),
     *("remove_entry",),
     # the files of a saved model
     "_save_model_files",

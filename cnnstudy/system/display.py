@@ -29,7 +29,7 @@ class Display(Protocol):
     def __exit__(self, *_: object) -> None:
         return
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Show a message permanently."""
 
     def count(self, what: str, done: int, total: int) -> None:
@@ -56,7 +56,7 @@ class SilentDisplay(Display):
 
     silent = True
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         return
 
     def count(self, what: str, done: int, total: int) -> None:
@@ -133,7 +133,7 @@ class PlainDisplay(Display):
         self._epochs: dict[str, int] = {}
         self._last = ("", 0)
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self._write(text)
 
     def count(self, what: str, done: int, total: int) -> None:
@@ -193,7 +193,7 @@ class LiveDisplay(Display):
             self._bars.update(task, visible=False)
         self._live.__exit__(None, None, None)
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def count(self, what: str, done: int, total: int) -> None:
@@ -223,7 +223,7 @@ class LiveDisplay(Display):
 
     def stop_trial(self, key: str, text: str) -> None:
         title = self._rows.pop(key, ("", 0, None, 0.0))[0]
-        self.say(f"{key}  {title}: {text}")
+        self.show_message(f"{key}  {title}: {text}")
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

@@ -79,7 +79,7 @@ def _link(source: str, target: Path) -> None:
 
 #: Bytes per write call. With 4 MB and more per call, writing 71 MB took 0.19 s instead of 0.014 s (Linux 6.18, ext4, in
 #: a virtual machine).
-PIECE = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 class ChunkedWriter(io.BufferedWriter):
@@ -95,8 +95,8 @@ class ChunkedWriter(io.BufferedWriter):
     def write(self, content: ReadableBuffer) -> int:
         """Write all of the content; return the number of bytes."""
         whole = memoryview(content).cast("B")
-        for start in range(0, len(whole), PIECE):
-            super().write(whole[start : start + PIECE])
+        for start in range(0, len(whole), CHUNK_BYTES):
+            super().write(whole[start : start + CHUNK_BYTES])
         return len(whole)
 
 

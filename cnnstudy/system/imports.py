@@ -18,7 +18,7 @@ NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
 #: MLflow imports these, for data sets and plots: 70 MB in a driver, which needs them only when the study is over.
 NOT_FOR_MLFLOW = ("matplotlib", "pandas", "pyarrow")
 #: Allocations between collections of the youngest generation; Python's default is 2,000 or 700.
-YOUNGEST = 50_000
+COLLECTION_THRESHOLD = 50_000
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def without_modules(libraries: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def reduce_garbage_collection() -> Iterator[None]:
     """Collect garbage rarely during the block, a whole command, and not at all when the process ends."""
-    gc.set_threshold(YOUNGEST, *gc.get_threshold()[1:])
+    gc.set_threshold(COLLECTION_THRESHOLD, *gc.get_threshold()[1:])
     try:
         yield
     finally:

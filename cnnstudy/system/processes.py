@@ -103,12 +103,12 @@ def start_time(pid: int) -> str:
 # ---- resources
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """Return the ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
@@ -143,7 +143,7 @@ def _read_text(path: str) -> str:
 
 #: Seconds within which two signals count as one: a program that wraps the command passes on a Ctrl-C that the command
 #: receives itself, too.
-SAME = 1.0
+SAME_INTERRUPT_SECONDS = 1.0
 #: Times (time.monotonic) of the interrupts since `terminate_as_interrupt`.
 _interrupts: list[float] = []
 #: How many `defer_interrupt` blocks are active.
@@ -164,7 +164,7 @@ def terminate_as_interrupt(leave_at_once: bool = False) -> Iterator[None]:
 
     def interrupt(*_: object) -> None:
         now = time.monotonic()
-        if _interrupts and now - _interrupts[0] < SAME:
+        if _interrupts and now - _interrupts[0] < SAME_INTERRUPT_SECONDS:
             return
         if _interrupts and leave_at_once:
             _leave()

@@ -37,10 +37,10 @@ class StrictModel(BaseModel):
         if len(key) == 1 and key[0] not in cls.model_fields:
             guess = did_you_mean(str(key[0]), cls.model_fields)
             return problem(key, f"unknown key{guess} The keys here are {', '.join(cls.model_fields)}.")
-        return restated(details)
+        return restate_problem(details)
 
 
-def restated(details: Any) -> InitErrorDetails:
+def restate_problem(details: Any) -> InitErrorDetails:
     """Return one of `ValidationError.errors()` in the form that a new ValidationError takes."""
     same = PydanticCustomError(details["type"], "{text}", {**details.get("ctx", {}), "text": details["msg"]})
     return InitErrorDetails(type=same, loc=details["loc"], input=details["input"])

@@ -25,14 +25,14 @@ from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, witho
 from cnnstudy.names import Tag
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.entities import (
-    all_pages,
     choose_mlflow_status,
-    dataset_input,
+    fit_tag,
     log_model_files,
-    recorded_run,
-    recorded_study,
+    search_all_pages,
     shorten_digest,
-    tag_text,
+    to_dataset_input,
+    to_recorded_run,
+    to_recorded_study,
     translate_errors,
     with_file_timeout,
     without_client_retries,
@@ -96,10 +96,10 @@ class Tracker:
                 experiment.experiment_id: experiment.name
                 for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
             }
-            runs = study_runs(self._client, list(names))
+            runs = _study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
         latest = sorted(by_study, key=lambda run: -int(run.data.tags.get(Tag.CALLED, run.info.start_time)))
-        return [recorded_study(names[run.info.experiment_id], run) for run in latest]
+        return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
         """Return the study of that name; without a name, the most recently run.
@@ -133,7 +133,7 @@ class Tracker:
             TrackingError: the study's experiment was deleted.
         """
         with self._translate_errors(), without_client_retries():
-            return recorded_study(name, find_or_create_study(self._client, name, config))
+            return to_recorded_study(name, _find_or_create_study_run(self._client, name, config))
 
     def start_study(
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
@@ -151,7 +151,7 @@ class Tracker:
             self._client.update_run(study.run_id, status="RUNNING")
         self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
 
-    def artifacts_of(self, experiment_id: str) -> str:
+    def artifact_location(self, experiment_id: str) -> str:
         """Return where the files of the experiment's runs are stored: a folder's path or a URI."""
         with self._translate_errors():
             return str(self._client.get_experiment(experiment_id).artifact_location)
@@ -166,8 +166,8 @@ class Tracker:
         """
         search, order = self._client.search_runs, ["start_time ASC"]
         with self._translate_errors():
-            found = all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
-        return [recorded_run(run) for run in found if Tag.KIND in run.data.tags]
+            found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+        return [to_recorded_run(run) for run in found if Tag.KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
         """Return the experiment's runs that are running or ended at `since` or later.
@@ -214,7 +214,7 @@ class Tracker:
                 tags = _with_token(run.tags, attempt)
                 run_id = str(self._client.create_run(experiment_id, attempt.at, tags, run.name).info.run_id)
             self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in run.parameters.items()])
-            self._client.log_inputs(run_id, [dataset_input(run.images)])
+            self._client.log_inputs(run_id, [to_dataset_input(run.images)])
             return run_id
 
     def find_run(self, experiment_id: str, token: str) -> str | None:
@@ -273,7 +273,7 @@ class Tracker:
         Raises:
             TrackingError: a value is JSON and too long, so that cutting would break it.
         """
-        texts = {key: tag_text(key, value) for key, value in tags.items()}
+        texts = {key: fit_tag(key, value) for key, value in tags.items()}
         with self._translate_errors(), without_client_retries():
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
 
@@ -284,9 +284,9 @@ class Tracker:
             at: milliseconds since 1970; None for now.
         """
         self.set_tags(run_id, {**(tags or {}), Tag.STATE: state})
-        self.end_status(run_id, choose_mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
+        self.set_status(run_id, choose_mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
 
-    def end_status(self, run_id: str, status: str, at: int | None = None) -> None:
+    def set_status(self, run_id: str, status: str, at: int | None = None) -> None:
         """Set only MLflow's status of a run.
 
         Args:
@@ -343,14 +343,14 @@ class Tracker:
 # ---- a study's own run
 
 
-def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
+def _study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
     runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
     # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
     return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
 
 
-def find_or_create_study(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
+def _find_or_create_study_run(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
     """Return the study's own run; create it, with the configuration, if there is none.
 
     Call it within `without_client_retries`.
@@ -365,7 +365,7 @@ def find_or_create_study(client: MlflowClient, name: str, config: dict[str, Any]
         )
     client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
     client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
-    runs = study_runs(client, [experiment.experiment_id])
+    runs = _study_runs(client, [experiment.experiment_id])
     return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
 
 
@@ -392,7 +392,7 @@ def _create_study_run(client: MlflowClient, experiment: str, name: str, config: 
         if not is_transient(error):
             raise
         lost = error  # MLflow may have created it and only the reply was lost
-    runs = study_runs(client, [experiment])
+    runs = _study_runs(client, [experiment])
     if lost is not None and not runs:
         raise lost
     for run in runs[1:]:

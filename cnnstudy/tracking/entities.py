@@ -114,7 +114,7 @@ def translate_errors(uri: str) -> Iterator[None]:
         raise unavailable from error
 
 
-def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+def search_all_pages(search: Callable[[str | None], Any]) -> list[Any]:
     """Return the results of all pages of a search.
 
     Args:
@@ -140,12 +140,12 @@ def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> N
 # ---- from MLflow
 
 
-def recorded_study(name: str, run: Run) -> RecordedStudy:
+def to_recorded_study(name: str, run: Run) -> RecordedStudy:
     """Return the study whose own run this is."""
     return RecordedStudy(name, run.info.experiment_id, run.info.run_id, read_config(run.data.tags))
 
 
-def recorded_run(run: Run) -> RecordedRun:
+def to_recorded_run(run: Run) -> RecordedRun:
     """Return the record of a run that cnnstudy created."""
     tags = run.data.tags
     return RecordedRun(
@@ -190,7 +190,7 @@ class FoundVersion:
 # ---- to MLflow
 
 
-def dataset_input(images: PreparedImages) -> DatasetInput:
+def to_dataset_input(images: PreparedImages) -> DatasetInput:
     """Return the images as the data set that a run was trained on."""
     counts = {"train": images.train, "validation": images.validation, "test": images.test}
     dataset = Dataset(
@@ -204,7 +204,7 @@ def dataset_input(images: PreparedImages) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def tag_text(key: str, value: str) -> str:
+def fit_tag(key: str, value: str) -> str:
     """Return a tag's value as MLflow accepts it: cut to LONGEST_TAG characters.
 
     Raises:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError, sentence
+from cnnstudy.errors import DiskFullError, TrackingError, TrackingUnavailableError, as_sentence
 from cnnstudy.names import Tag
 from cnnstudy.records import INTERRUPTED
 from cnnstudy.system.files import hardlink_tree
@@ -103,7 +103,7 @@ class Outbox:
         self.delivery.leave(_envelope(run, end))
         self._open_runs.pop(run, None)
 
-    def leave_interrupted(self, tags: Mapping[str, str]) -> None:
+    def store_interrupted_ends(self, tags: Mapping[str, str]) -> None:
         """Store the ends of all runs that were started here and not ended."""
         for run in list(self._open_runs):
             self.leave(run, EndRun("failed", tags))
@@ -253,7 +253,7 @@ class Delivery:
         self._announced = self._announced_slow = False  # the user knows that records wait
 
     @property
-    def waits(self) -> bool:
+    def has_pending(self) -> bool:
         """Return whether there are records that MLflow does not have."""
         with self._changed:
             return bool(self._queue)
@@ -291,7 +291,7 @@ class Delivery:
             self._append(_Pending(envelope))
             self._store_what_fits()
 
-    def deliver_left(self) -> None:
+    def send_stored(self) -> None:
         """Send the records that an earlier run stored, and reserve disk space for the final ones of this run.
 
         Raises:
@@ -305,7 +305,7 @@ class Delivery:
             try:
                 self._apply(envelope, True)
             except TrackingError as error:
-                raise type(error)(f"{sentence(error)} {self._advice(len(left) - count)}") from error
+                raise type(error)(f"{as_sentence(error)} {self._advice(len(left) - count)}") from error
             self._spool.remove(envelope)
         if left:
             self._say("all of them were sent")
@@ -342,7 +342,7 @@ class Delivery:
                 self._store_what_fits()
             self._raise_fatal()
             if self._queue:
-                reason = sentence(self._unavailable or "MLflow is slow")
+                reason = as_sentence(self._unavailable or "MLflow is slow")
                 raise TrackingUnavailableError(f"{reason} {self._advice(len(self._queue))}")
 
     def ask(self, read: Callable[[], Answer]) -> Answer:
@@ -354,15 +354,15 @@ class Delivery:
         self.wait()
         return self._retry_policy.ask(read, self._say)
 
-    def stop_if_full(self) -> None:
+    def raise_if_disk_full(self) -> None:
         """Raise DiskFullError if a disk of this machine is full; all records so far are safe."""
         with self._changed:
             full, count = self._disk_full, len(self._queue)
         if full is not None:
             stored = f" ({self._describe_stored(count)})" if count else ""
             raise DiskFullError(
-                f"the disk is full: {sentence(full)} Everything recorded so far is safe{stored}; free some space, then "
-                "run the same command to continue."
+                f"the disk is full: {as_sentence(full)} Everything recorded so far is safe{stored}; free some space, "
+                "then run the same command to continue."
             ) from full
 
     def close(self) -> None:
@@ -467,7 +467,7 @@ class Delivery:
 
     def _raise_fatal(self) -> None:
         if isinstance(self._fatal, TrackingError):
-            raise TrackingError(f"{sentence(self._fatal)} {self._advice(len(self._queue))}") from self._fatal
+            raise TrackingError(f"{as_sentence(self._fatal)} {self._advice(len(self._queue))}") from self._fatal
         if self._fatal is not None:
             raise self._fatal
 
@@ -479,7 +479,8 @@ class Delivery:
         self._announced, self._announced_slow = True, self._announced_slow or self._unavailable is None
         slow = f"MLflow did not answer within {self._retry_policy.answer:g} s"
         self._say(
-            f"{sentence(self._unavailable or slow)} The study continues; its records are stored in {self._spool.folder}"
+            f"{as_sentence(self._unavailable or slow)} The study continues; its records are stored in "
+            f"{self._spool.folder}"
         )
 
     def _describe_stored(self, count: int) -> str:

@@ -237,7 +237,7 @@ class RecordedStudy:
         return Rule(objective["metric"], objective.get("maximum_gap"), objective.get("minimum_accuracy"))
 
 
-def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
+def counted_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
     """Return the run that counts for each trial: the latest done one, otherwise the latest.
 
     Args:
@@ -246,13 +246,13 @@ def latest_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
     return {run.trial: run for run in sorted(runs, key=lambda run: run.done)}
 
 
-def latest_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+def counted_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
     """Return the run that counts for each trial.
 
     Args:
         runs: all of the study's runs, of every kind, oldest first.
     """
-    return list(latest_runs(run for run in runs if run.kind == "trial").values())
+    return list(counted_runs(run for run in runs if run.kind == "trial").values())
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

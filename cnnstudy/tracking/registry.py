@@ -23,12 +23,12 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.entities import (
     FoundModel,
     FoundVersion,
-    all_pages,
+    search_all_pages,
     translate_errors,
     with_file_timeout,
     without_client_retries,
 )
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, latest_runs
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.training import model_files
 
 #: The forms of a model's address.
@@ -77,7 +77,7 @@ class Registry:
         Raises:
             UnknownNameError: there is no such trial, or it has no model.
         """
-        by_name = latest_runs(run for run in self.tracker.runs(study.experiment_id) if run.trial)
+        by_name = counted_runs(run for run in self.tracker.runs(study.experiment_id) if run.trial)
         if trial not in by_name:
             names = ", ".join(list(by_name)[:12]) or "none"
             raise UnknownNameError(
@@ -121,7 +121,7 @@ class Registry:
         recorded = tags.get(Tag.MODEL_HASH, "") if tags.get(Tag.MODEL) == source else ""
         return StoredModel(address, str(location), run_id or None, trial, recorded)
 
-    def bring(self, model: StoredModel, folder: Path) -> Path:
+    def fetch_folder(self, model: StoredModel, folder: Path) -> Path:
         """Return the model's folder on this disk; download it into `folder` if it is elsewhere.
 
         Raises:
@@ -157,12 +157,12 @@ class Registry:
         Args:
             folder: for downloaded files.
         """
-        spec = None if model.run_id is None else self.asked(model.run_id, folder)
+        spec = None if model.run_id is None else self.read_trial_json(model.run_id, folder)
         with contextlib.suppress(KeyError, TypeError):  # a trial.json of another version or program
             return tuple(map(str, spec["images"]["classes"]))  # type: ignore[index]
         return None
 
-    def asked(self, run_id: str, folder: Path) -> Any:
+    def read_trial_json(self, run_id: str, folder: Path) -> Any:
         """Return the contents of a run's trial.json, its TrialSpec; None if it has none that is JSON.
 
         Its keys are not checked: another version or program may have written it.
@@ -181,11 +181,11 @@ class Registry:
             return json.loads(Path(path).read_text(encoding="utf-8"))
         return None
 
-    def models_of(self, study: RecordedStudy) -> tuple[FoundModel, ...]:
+    def list_models(self, study: RecordedStudy) -> tuple[FoundModel, ...]:
         """Return the models that the study's runs logged and that were not deleted."""
         search = self._client.search_logged_models
         with self._translate_errors():
-            models = all_pages(lambda token: search([study.experiment_id], page_token=token))
+            models = search_all_pages(lambda token: search([study.experiment_id], page_token=token))
         return tuple(
             FoundModel(model.model_id, model.name, str(model.status), model.source_run_id or "") for model in models
         )
@@ -216,7 +216,7 @@ class Registry:
         except (NotImplementedError, PermissionError) as reason:  # neither is transient
             raise TrackingError(without_secrets(f"the files at {address} can't be deleted: {reason}")) from reason
 
-    def versions_of(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
+    def list_versions(self, study: RecordedStudy) -> tuple[FoundVersion, ...]:
         """Return the versions of the study's registered model."""
         with self._translate_errors():
             versions = self._versions(study.name)

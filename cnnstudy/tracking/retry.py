@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cnnstudy.errors import TrackingUnavailableError, sentence
+from cnnstudy.errors import TrackingUnavailableError, as_sentence
 
 #: MLflow's codes for transient errors; a locked, read-only or restarting database is temporarily unavailable.
 _TRANSIENT_CODES = {
@@ -77,7 +77,7 @@ class RetryPolicy:
                 if time.monotonic() + pause >= deadline:
                     raise
                 if failures == 2:
-                    say(f"{sentence(error)} Waiting for MLflow; press Ctrl-C to stop, and run again to continue.")
+                    say(f"{as_sentence(error)} Waiting for MLflow; press Ctrl-C to stop, and run again to continue.")
                 time.sleep(pause)
 
 

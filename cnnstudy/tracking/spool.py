@@ -45,7 +45,7 @@ class Envelope:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingRecords:
     """A study whose records are waiting for MLflow."""
 
     study: str
@@ -209,13 +209,13 @@ def remove_abandoned_files() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def waiting_for(study: str, uri: str) -> Waiting | None:
+def find_waiting(study: str, uri: str) -> WaitingRecords | None:
     """Return the records of the study that are waiting for that store; None if there are none."""
     folder = Spool(study, uri).folder
-    return next((entry for entry in waiting() if entry.folder == folder), None)
+    return next((entry for entry in list_waiting() if entry.folder == folder), None)
 
 
-def waiting() -> list[Waiting]:
+def list_waiting() -> list[WaitingRecords]:
     """Return every study with records that are waiting for MLflow."""
     studies = []
     for folder in sorted(_outbox_folder().glob("*/")):
@@ -223,7 +223,7 @@ def waiting() -> list[Waiting]:
         with contextlib.suppress(OSError, ValueError):
             description = json.loads((folder / _DESCRIPTION_FILE).read_text(encoding="utf-8"))
             if records:
-                studies.append(Waiting(description["study"], description["tracking"], records, folder))
+                studies.append(WaitingRecords(description["study"], description["tracking"], records, folder))
     return studies
 
 

@@ -32,7 +32,7 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def without_login(uri: str) -> str:
+def strip_login(uri: str) -> str:
     """Return a server's address without login and query, for display and for a browser, which asks for the login."""
     return re.sub(r"//\S*@", "//", uri).partition("?")[0]
 

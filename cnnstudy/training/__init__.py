@@ -1,6 +1,6 @@
 """Train one trial in a worker process. TensorFlow is imported here and in `architectures`, nowhere else.
 
-Input: a TrialSpec. Output: an EpochRecord after each epoch, and a TrialResult with a folder of files.
+Comes in: a TrialSpec. Goes out: an EpochRecord after each epoch, and a TrialResult with a folder of files.
 
 trial           run one trial: set up, train, measure, save
 phases          run the phases of a trial (head, then fine-tuning): resume, checkpoint, stop

@@ -40,15 +40,15 @@ VERSION = 1
 #: Values of TrialSpec.checkpoints.
 NONE, SPARING, EVERY_EPOCH = "none", "sparing", "every-epoch"
 #: SPARING: seconds of training between two checkpoints, and the share of the time that writing may take.
-WORTH, SHARE = 60.0, 0.05
+MIN_INTERVAL, WRITE_SHARE = 60.0, 0.05
 #: The share of the free disk space that a checkpoint may take; MLflow needs space too.
 SHARE_OF_FREE = 0.25
 #: Exceptions that reading a broken file raises.
-BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
-class Reached:
+class TrialProgress:
     """The progress of a trial."""
 
     address: str
@@ -72,11 +72,11 @@ class Reached:
 class Checkpoint:
     """The contents of a checkpoint file."""
 
-    reached: Reached
+    reached: TrialProgress
     arrays: Mapping[str, np.ndarray]
 
 
-class Checkpoints:
+class TrialCheckpoints:
     """Reads and writes the checkpoints of one running trial, and keeps its time.
 
     Args:
@@ -100,14 +100,14 @@ class Checkpoints:
         self._earlier_seconds = self._write_seconds = 0.0
 
     @property
-    def seconds_of_this_try(self) -> float:
+    def seconds_of_this_attempt(self) -> float:
         """Seconds since this attempt started."""
         return self._clock() - self._started
 
     @property
     def seconds(self) -> float:
         """Seconds spent on the trial so far, in all its attempts."""
-        return self._earlier_seconds + self.seconds_of_this_try
+        return self._earlier_seconds + self.seconds_of_this_attempt
 
     @property
     def is_due(self) -> bool:
@@ -115,7 +115,7 @@ class Checkpoints:
         if self._spec.checkpoints == EVERY_EPOCH:
             return True
         passed = self._clock() - self._last_write
-        return self._spec.checkpoints == SPARING and passed >= max(WORTH, self._write_seconds / SHARE)
+        return self._spec.checkpoints == SPARING and passed >= max(MIN_INTERVAL, self._write_seconds / WRITE_SHARE)
 
     def read(self) -> Checkpoint | None:
         """Return the checkpoint that an earlier attempt left; None if there is none or it can't be used."""
@@ -123,8 +123,8 @@ class Checkpoints:
         if not self.address or not path.exists():
             return None
         try:
-            checkpoint = read_file(path)
-        except BROKEN as error:
+            checkpoint = read_checkpoint(path)
+        except READ_ERRORS as error:
             self.note(f"the checkpoint {path} can't be read ({type(error).__name__}: {error})")
             return None
         if (checkpoint.reached.address, checkpoint.reached.begun_with) != (self.address, self.begun_with):
@@ -132,15 +132,15 @@ class Checkpoints:
             return None
         return checkpoint
 
-    def take_up(self, reached: Reached) -> None:
+    def take_up(self, reached: TrialProgress) -> None:
         """Count the time of the earlier attempts: the trial continues from there."""
         self._earlier_seconds = reached.seconds
 
-    def write(self, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
+    def write(self, reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a checkpoint in place of the previous one; if that fails, note it and let the trial go on."""
         started = self._clock()
         try:
-            refuse_to_fill_the_disk(sum(array.nbytes for array in arrays.values()))
+            check_free_space(sum(array.nbytes for array in arrays.values()))
             _write_entry(self._spec, reached, arrays)
         except OSError as error:
             self.note(f"no checkpoint could be written: {error}")
@@ -177,12 +177,12 @@ def remove_entry(folder: Path) -> None:
         Path(lock_for(folder).lock_file).unlink()
 
 
-def why_broken(folder: Path) -> str:
+def broken_reason(folder: Path) -> str:
     """Return why no trial can continue from the checkpoint; "" if one can."""
     try:
-        read_file(folder / FILE)
+        read_checkpoint(folder / FILE)
         read_owner(folder)
-    except BROKEN as error:
+    except READ_ERRORS as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -197,7 +197,7 @@ def read_owner(folder: Path) -> tuple[str, str]:
     return owner["study"], owner["key"]
 
 
-def read_file(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint in a file.
 
     Raises:
@@ -210,10 +210,10 @@ def read_file(path: Path) -> Checkpoint:
     given["records"] = tuple(map(EpochRecord.from_json, given["records"]))
     given["sources"] = tuple(map(tuple, given["sources"]))
     given["best_rank"] = tuple(given["best_rank"])
-    return Checkpoint(Reached(**given), arrays)
+    return Checkpoint(TrialProgress(**given), arrays)
 
 
-def _write_entry(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_entry(spec: TrialSpec, reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> None:
     contents, folder = serialize_checkpoint(reached, arrays), entry_folder(KIND, reached.address)
 
     def build(entry: Path) -> None:
@@ -229,7 +229,7 @@ def _write_entry(spec: TrialSpec, reached: Reached, arrays: Mapping[str, np.ndar
         _flush_folder(folder.parent)
 
 
-def serialize_checkpoint(reached: Reached, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def serialize_checkpoint(reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays of a checkpoint file."""
     text = json.dumps(dataclasses.asdict(reached))
     return {**arrays, "reached": np.frombuffer(text.encode(), np.uint8)}
@@ -261,7 +261,7 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def refuse_to_fill_the_disk(needed: int) -> None:
+def check_free_space(needed: int) -> None:
     """Raise OSError if `needed` bytes are too large a share of the free disk space."""
     folder = cache_folder()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

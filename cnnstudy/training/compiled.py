@@ -28,7 +28,7 @@ from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
 
 #: Kept from trial to trial at most: networks, updates per network, and bytes of weights and optimiser states.
-NETWORKS, UPDATES, BYTES = 4, 6, 1 << 30
+MAX_NETWORKS, MAX_UPDATES, MAX_BYTES = 4, 6, 1 << 30
 #: Networks are built with this dropout rate; each trial sets its own. At 0 Keras would create no random stream.
 _INITIAL_DROPOUT = 0.5
 
@@ -112,7 +112,7 @@ class CompiledNetwork:
         forward = self._forward(None, cut)
         return self.micro_batches.evaluate(pixels, lambda part: forward(part).numpy())
 
-    def forget_updates(self, kept: int) -> None:
+    def drop_updates(self, kept: int) -> None:
         """Drop all updates but so many, those used last."""
         while len(self._updates) > kept:
             self._updates.popitem(last=False)
@@ -161,7 +161,7 @@ class CompiledNetworks:
     """
 
     def __init__(self) -> None:
-        keras_internals.check()
+        keras_internals.check_versions()
         self._networks: OrderedDict[tuple[str, int, int], CompiledNetwork] = OrderedDict()
 
     def start(self, spec: TrialSpec) -> CompiledNetwork:
@@ -187,7 +187,7 @@ class CompiledNetworks:
         """Drop everything but the network and the update in use; return whether anything was dropped."""
         before, used = self._count(), self._networks[key]
         self._networks = OrderedDict({key: used})
-        used.forget_updates(1)
+        used.drop_updates(1)
         if self._count() < before:
             _free_functions()
         return self._count() < before
@@ -204,10 +204,12 @@ class CompiledNetworks:
             needed: networks, the most recent ones, that must stay.
         """
         before = self._count()
-        while len(self._networks) >= NETWORKS + needed or (len(self._networks) > needed and self._bytes() > BYTES):
+        while len(self._networks) >= MAX_NETWORKS + needed or (
+            len(self._networks) > needed and self._bytes() > MAX_BYTES
+        ):
             self._networks.popitem(last=False)
         for network in self._networks.values():
-            network.forget_updates(UPDATES if self._bytes() <= BYTES else 1)
+            network.drop_updates(MAX_UPDATES if self._bytes() <= MAX_BYTES else 1)
         if self._count() < before:
             _free_functions()
 

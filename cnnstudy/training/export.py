@@ -51,7 +51,7 @@ def export_model(
     if name == "onnx":
         check_onnx_packages()
     progress("loading the model", 0, 0)
-    model = model_package.load_model(file)
+    model = model_package.load_saved_model(file)
     pixels = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *model.input_shape[1:]), dtype=np.uint8)
     expected = predict_probabilities(model, file, pixels)
     progress(f"exporting as {name}", 0, 0)
@@ -122,7 +122,7 @@ def _write_keras(model: keras.Model, file: Path, folder: Path) -> None:
 
 
 def _load_keras(folder: Path) -> Run:
-    model = model_package.load_model(folder / model_files.KERAS_FILE)
+    model = model_package.load_saved_model(folder / model_files.KERAS_FILE)
     return lambda pixels: model.predict_on_batch(pixels)
 
 

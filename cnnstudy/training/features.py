@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from cnnstudy.data.batches import evaluation_batch_size
 from cnnstudy.data.decoder_pool import Progress
-from cnnstudy.data.images import open_all_but_test
+from cnnstudy.data.images import open_train_and_validation
 from cnnstudy.errors import DataError
 from cnnstudy.records import TrialSpec
 from cnnstudy.system.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder
@@ -42,7 +42,7 @@ LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
 #: Part of the cache address: raise it when the same images and weights would give different features.
 VERSION = 4
 #: File in a cache entry: how many images went through the network at once, if memory did not suffice for whole batches.
-AT_ONCE = "at-once.txt"
+BATCH_SIZE_FILE = "at-once.txt"
 #: Source.what: features of the images, features of the images and their mirror images, or no features.
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"
 
@@ -59,14 +59,14 @@ class Features:
         """Return the features [k, ...] of the unflipped images with these indices in the data set."""
         return self.views[0][np.searchsorted(self.places, places)]
 
-    def all_views_of(self, places: np.ndarray) -> list[np.ndarray]:
+    def select_views(self, places: np.ndarray) -> list[np.ndarray]:
         """Return the features [k, ...] of these images in each view."""
         rows = np.searchsorted(self.places, places)
         return [view[rows] for view in self.views]
 
-    def views_of(self, places: np.ndarray) -> np.ndarray:
+    def update_inputs(self, places: np.ndarray) -> np.ndarray:
         """Return what an update takes: features [k, ...], or [k, 2, ...] if there are two views."""
-        views = self.all_views_of(places)
+        views = self.select_views(places)
         return np.stack(views, axis=1) if len(views) > 1 else views[0]
 
 
@@ -105,7 +105,7 @@ def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> P
     if spec.levels.get("auxiliary_weight"):
         return "the auxiliary heads train on earlier layers"
     backbone = {layer.name: layer for layer in weights.backbone_layers(compiled.network.logits)}
-    cut = compiled.graph.last_constant(
+    cut = compiled.graph.find_last_constant(
         lambda name: name not in backbone or transfer.is_trained_in(backbone[name], phase.backbone)
     )
     if cut is None:
@@ -132,7 +132,7 @@ def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, pro
     plan = plan_features(compiled, spec, phase)
     if isinstance(plan, str):
         return Source(None, FULL_FORWARD, plan)
-    pixels, places = open_all_but_test(spec.images, spec.split)
+    pixels, places = open_train_and_validation(spec.images, spec.split)
     address = _address(compiled, spec, plan.cut)
     addresses = [content_address([address, "flipped"]) if view else address for view in range(plan.views)]
     missing = [address for address in addresses if not entry_folder(KIND, address).is_dir()]
@@ -173,7 +173,7 @@ def placeholder_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phas
     if isinstance(plan, str):
         return None
     zeros = np.zeros((plan.images, *plan.shape), np.float32)
-    return Features(plan.cut, open_all_but_test(spec.images, spec.split)[1], (zeros,) * plan.views)
+    return Features(plan.cut, open_train_and_validation(spec.images, spec.split)[1], (zeros,) * plan.views)
 
 
 def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
@@ -200,7 +200,7 @@ def _limit_evaluation_batch(compiled: CompiledNetwork, address: str) -> str:
         A note for the user; "" if the features were computed in whole batches.
     """
     try:
-        at_once = int((entry_folder(KIND, address) / AT_ONCE).read_text(encoding="ascii"))
+        at_once = int((entry_folder(KIND, address) / BATCH_SIZE_FILE).read_text(encoding="ascii"))
     except FileNotFoundError:
         return ""
     compiled.micro_batches.limit("evaluation", at_once)
@@ -243,7 +243,7 @@ def _extract(
     features.flush()
     at_once = compiled.micro_batches.at_once["evaluation"]
     if at_once is not None:
-        path.with_name(AT_ONCE).write_text(str(at_once), encoding="ascii")
+        path.with_name(BATCH_SIZE_FILE).write_text(str(at_once), encoding="ascii")
 
 
 def _free_bytes() -> int:

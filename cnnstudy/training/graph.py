@@ -91,7 +91,7 @@ class Graph:
         kept = noise >= self._rates[layer.name]
         return tf.where(kept, x * tf.cast(self._scales[layer.name], x.dtype), tf.zeros((), x.dtype))
 
-    def last_constant(self, changes: Callable[[str], bool]) -> str | None:
+    def find_last_constant(self, changes: Callable[[str], bool]) -> str | None:
         """Find the last operation whose output for an image never changes and that all paths to the logits go through.
 
         Args:

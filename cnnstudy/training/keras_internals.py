@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-class OneDevice:
+class SingleDeviceOptimizer:
     """A mixin for optimisers that does not sum gradients over devices.
 
     Keras sums them with a custom-gradient operation. TensorFlow never frees it, nor the graph and the weights of every
@@ -88,7 +88,7 @@ def clear_kernel_cache() -> None:
 
 
 @functools.cache
-def check() -> None:
+def check_versions() -> None:
     """Check that the installed Keras and TensorFlow have everything that training relies on.
 
     Raises:

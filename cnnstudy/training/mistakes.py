@@ -68,7 +68,7 @@ def explain_errors(
         ModelError: the model can't be loaded, does not fit the trial's images, or has no map to show.
     """
     progress("loading the model", 0, 0)
-    model = model_package.load_model(file)
+    model = model_package.load_saved_model(file)
     model_package.check_fits(model, file, spec.images, f"{spec.study}/{spec.key}")
     parts = split_classifier(model, file)
     images = load_images(spec)

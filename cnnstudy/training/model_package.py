@@ -119,7 +119,7 @@ def _write_yaml(file: Path, content: dict[str, Any]) -> None:
         writer.dump(content, stream)
 
 
-def load_model(file: Path) -> keras.Model:
+def load_saved_model(file: Path) -> keras.Model:
     """Load a `.keras` file in Keras' safe mode, in which no code from the file is run.
 
     Raises:

@@ -15,7 +15,7 @@ from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.training import transfer
-from cnnstudy.training.checkpoints import Checkpoint, Checkpoints, Reached
+from cnnstudy.training.checkpoints import Checkpoint, TrialCheckpoints, TrialProgress
 from cnnstudy.training.features import Source, prepare_source
 from cnnstudy.training.keras_internals import random_state
 from cnnstudy.training.metrics import Measurement
@@ -39,7 +39,7 @@ class PhaseRunner:
         trainer: Trainer,
         best: BestEpoch,
         phases: Sequence[Phase],
-        checkpoints: Checkpoints,
+        checkpoints: TrialCheckpoints,
         shared_epochs: SharedEpochs,
         computed_on: Mapping[str, str],
     ) -> None:
@@ -61,7 +61,7 @@ class PhaseRunner:
         self._run_phases(report, progress)
         self.trainer.check_features()
         # a trial with more epochs could resume here, unless early stopping would have ended it
-        if self.ended_by == "epochs" and not self.best.is_long_ago(self.trainer.epoch):
+        if self.ended_by == "epochs" and not self.best.patience_exhausted(self.trainer.epoch):
             self._share((len(self.phases) - 1, self.phases[-1].epochs))
 
     def _run_phases(self, report: Report, progress: Progress) -> None:
@@ -75,12 +75,12 @@ class PhaseRunner:
             for number in range(done + 1, phase.epochs + 1):
                 record = self.trainer.run_epoch()
                 self.records.append(record)
-                self.best.offer(record)
+                self.best.update_if_better(record)
                 reason = self._reason_to_end(record, wanted=report(record))
                 if reason is not None:
                     self.ended_by = reason
                     return
-                stops_early = self.best.is_long_ago(record.epoch) and number < phase.epochs
+                stops_early = self.best.patience_exhausted(record.epoch) and number < phase.epochs
                 self._save((index + 1, 0) if stops_early or number == phase.epochs else (index, number))
                 if stops_early:
                     self.ended_by = "early stopping"  # of this phase; the next one may still improve
@@ -108,7 +108,7 @@ class PhaseRunner:
                 progress("epochs trained before", len(self.records), self.trainer.spec.epochs)
                 return checkpoint.reached.phase, checkpoint.reached.done
             self._checkpoints.note("the checkpoint does not match the trial")
-        for shared in self._shared_epochs.found():
+        for shared in self._shared_epochs.find_states():
             if self._restore(shared, progress):
                 progress("epochs shared with another trial", len(self.records), self.trainer.spec.epochs)
                 return shared.reached.phase, shared.reached.done
@@ -165,17 +165,17 @@ class PhaseRunner:
         state = self.trainer, self.best, self.phases, at
         self._shared_epochs.keep(
             at,
-            self._checkpoints.seconds_of_this_try,
+            self._checkpoints.seconds_of_this_attempt,
             estimate_state_bytes(*state),
             lambda address: (replace(reached, address=address), resumable_state(*state)),
         )
 
-    def _describe_state(self, at: Place, address: str) -> Reached:
+    def _describe_state(self, at: Place, address: str) -> TrialProgress:
         trainer, best = self.trainer, self.best
         at_once = trainer.compiled.micro_batches.at_once
         if (at_once["training"], at_once["evaluation"]) != (trainer.spec.micro_batch, None):
             self._trained_as = ""  # when the batches were split depends on the free memory
-        return Reached(
+        return TrialProgress(
             address=address,
             begun_with=self._checkpoints.begun_with,
             phase=at[0],

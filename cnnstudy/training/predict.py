@@ -17,14 +17,14 @@ from cnnstudy.training import model_package
 from cnnstudy.training.micro_batches import MicroBatches
 
 #: Indices and probabilities of classes, the most probable first.
-Shares = list[tuple[int, float]]
+RankedClasses = list[tuple[int, float]]
 #: Number of images decoded and classified together.
-AT_ONCE = 64
+BATCH_SIZE = 64
 
 
 def predict_images(
     file: Path, classes: int | None, images: Sequence[str], top: int, progress: Progress
-) -> list[Shares | BadImage]:
+) -> list[RankedClasses | BadImage]:
     """Return for each image its `top` classes, the most probable first, or why it can't be used.
 
     Args:
@@ -36,23 +36,23 @@ def predict_images(
         ModelError: the model can't be loaded, has another number of classes, or does not return probabilities.
     """
     progress("loading the model", 0, 0)
-    model = model_package.load_model(file)
+    model = model_package.load_saved_model(file)
     if classes not in (None, model.output_shape[1]):
         raise ModelError(
             f"{file} has {model.output_shape[1]} outputs, but {classes} class names were saved with it; they don't "
             "belong together."
         )
-    answers: list[Shares | BadImage] = []
+    answers: list[RankedClasses | BadImage] = []
     with Decoders() as decoders:
-        for start in range(0, len(images), AT_ONCE):
-            answers += _predict_part(model, file, images[start : start + AT_ONCE], top, decoders)
+        for start in range(0, len(images), BATCH_SIZE):
+            answers += _predict_part(model, file, images[start : start + BATCH_SIZE], top, decoders)
             progress("predicting images", len(answers), len(images))
     return answers
 
 
 def _predict_part(
     model: keras.Model, file: Path, images: Sequence[str], top: int, decoders: Decoders
-) -> list[Shares | BadImage]:
+) -> list[RankedClasses | BadImage]:
     size = model_package.model_image_size(model)
     pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     sources = [SourceImage(str(number), 0, Path(image)) for number, image in enumerate(images)]
@@ -60,7 +60,7 @@ def _predict_part(
     def store(index: int, size: int, decoded: np.ndarray) -> None:
         pixels[index] = decoded
 
-    answers: dict[int, Shares | BadImage] = {
+    answers: dict[int, RankedClasses | BadImage] = {
         int(bad.path): replace(bad, path=images[int(bad.path)])
         for bad in decoders.decode_all(sources, [size], store, lambda *_: None)
     }

@@ -26,7 +26,7 @@ from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_fol
 from cnnstudy.system.code_version import training_code
 from cnnstudy.system.files import ChunkedWriter
 from cnnstudy.training import checkpoints
-from cnnstudy.training.checkpoints import BROKEN, Checkpoint, Reached
+from cnnstudy.training.checkpoints import READ_ERRORS, Checkpoint, TrialProgress
 from cnnstudy.training.transfer import Phase
 
 KIND, FILE = "prefixes", "state.npz"
@@ -35,9 +35,9 @@ VERSION = 1
 #: Bytes that all states may take in the cache, and the share of them that one state may take.
 LIMIT, SHARE_OF_LIMIT = 2 << 30, 0.5
 #: The share of the training time that writing a state may take.
-SHARE = 0.03
+WRITE_SHARE = 0.03
 #: Bytes of the smallest state whose writing is timed.
-ENOUGH_TO_TIME = 1_000_000
+MIN_TIMED_BYTES = 1_000_000
 #: Fields and levels that change the training but are in the address in another form:
 _LEFT_OUT = {
     *("epochs", "head_epochs"),  # as phases
@@ -58,7 +58,7 @@ class _Disk:
 
     def written(self, bytes_: int, seconds: float) -> None:
         """Record how long it took to write a state."""
-        if bytes_ >= ENOUGH_TO_TIME:
+        if bytes_ >= MIN_TIMED_BYTES:
             self.bytes_per_second = bytes_ / max(seconds, 1e-9)
 
 
@@ -89,7 +89,7 @@ class SharedEpochs:
         self.trained_as = _trained_as(spec, begun_with, computed_on) if spec.share_epochs else ""
         self._spec, self._phases, self._begun_with, self._tell = spec, phases, begun_with, tell
 
-    def found(self) -> Iterator[Checkpoint]:
+    def find_states(self) -> Iterator[Checkpoint]:
         """Yield the states from which the trial can continue, the longest first; none of them is its last one."""
         cached = {folder.name for folder in entry_folders(KIND)} if self.trained_as else set()
         for at in self._places() if cached else ():
@@ -107,7 +107,7 @@ class SharedEpochs:
         at: Place,
         trained: float,
         bytes_: int,
-        state: Callable[[str], tuple[Reached, Mapping[str, np.ndarray]]],
+        state: Callable[[str], tuple[TrialProgress, Mapping[str, np.ndarray]]],
     ) -> None:
         """Write the current state, unless it is cached already or writing it would take too long.
 
@@ -123,10 +123,10 @@ class SharedEpochs:
         if folder.is_dir():
             _mark_as_used(folder)
             return
-        if bytes_ > SHARE_OF_LIMIT * LIMIT or bytes_ / disk.bytes_per_second > SHARE * trained:
+        if bytes_ > SHARE_OF_LIMIT * LIMIT or bytes_ / disk.bytes_per_second > WRITE_SHARE * trained:
             return
         try:
-            checkpoints.refuse_to_fill_the_disk(bytes_)
+            checkpoints.check_free_space(bytes_)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with try_lock(folder) as lock:
                 if lock is None:  # another worker is writing it
@@ -155,10 +155,10 @@ class SharedEpochs:
     def _read(self, address: str, at: Place) -> Checkpoint | None:
         folder = entry_folder(KIND, address)
         try:
-            found = checkpoints.read_file(folder / FILE)
+            found = checkpoints.read_checkpoint(folder / FILE)
             if (found.reached.address, found.reached.trained_as) != (address, self.trained_as):
                 raise ValueError("it belongs to other trials")
-        except BROKEN as error:
+        except READ_ERRORS as error:
             if folder.is_dir():  # otherwise another worker has just removed it to make room
                 self._tell(
                     f"the epochs in {folder} can't be shared ({type(error).__name__}: {error}); the entry is removed"
@@ -170,7 +170,7 @@ class SharedEpochs:
         reached = replace(found.reached, phase=at[0], done=at[1], begun_with=self._begun_with, records=records)
         return _with_own_measurement(Checkpoint(reached, found.arrays), self._spec.equal_updates)
 
-    def _write(self, entry: Path, reached: Reached, arrays: Mapping[str, np.ndarray]) -> None:
+    def _write(self, entry: Path, reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> None:
         spec = self._spec
         about = f"{spec.architecture}, epochs 1 to {reached.epoch} of {spec.key} of study {spec.study}"
         (entry / ABOUT).write_text(about, encoding="utf-8", errors="replace")
@@ -178,12 +178,12 @@ class SharedEpochs:
             np.savez(file, allow_pickle=False, **checkpoints.serialize_checkpoint(reached, arrays))
 
 
-def why_broken(folder: Path) -> str:
+def broken_reason(folder: Path) -> str:
     """Return why no trial can continue from the state; "" if one can."""
     try:
-        if checkpoints.read_file(folder / FILE).reached.address != folder.name:
+        if checkpoints.read_checkpoint(folder / FILE).reached.address != folder.name:
             return "it belongs to another address"
-    except BROKEN as error:
+    except READ_ERRORS as error:
         return f"{type(error).__name__}: {error}"
     return ""
 

@@ -16,13 +16,13 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 
 
-def held_out_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
+def test_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
     """Return the indices of the test images of all classes, in ascending order."""
     by_class = rank_for_split(keys, labels, split)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
 
 
-def load_test(images: PreparedImages, split: Split) -> Images:
+def load_test_images(images: PreparedImages, split: Split) -> Images:
     """Return all test images.
 
     Raises:
@@ -30,7 +30,7 @@ def load_test(images: PreparedImages, split: Split) -> Images:
     """
     decoded = open_decoded(images)
     usable = decoded.usable
-    chosen = held_out_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
+    chosen = test_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
     rows = usable[chosen]
     return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 
@@ -54,16 +54,16 @@ def evaluate_on_test(
     from cnnstudy.training import model_package, predict
     from cnnstudy.training.metrics import clean_metrics, confusion_matrix
 
-    test = load_test(images, split)
+    test = load_test_images(images, split)
     if not len(test):
         raise DataError(f"{images.name} has no test images.")
     measured, matrix = [], np.zeros((len(images.classes), len(images.classes)), dtype=int)
     for number, file in enumerate(models):
         progress("opening the test split", number, len(models))
-        model = model_package.load_model(file)
+        model = model_package.load_saved_model(file)
         model_package.check_fits(model, file, images, "the study")
-        starts = range(0, len(test), predict.AT_ONCE)
-        parts = [predict.predict_probabilities(model, file, test.pixels[s : s + predict.AT_ONCE]) for s in starts]
+        starts = range(0, len(test), predict.BATCH_SIZE)
+        parts = [predict.predict_probabilities(model, file, test.pixels[s : s + predict.BATCH_SIZE]) for s in starts]
         # logarithms of probabilities serve as logits; a probability of 0 was too small for float32
         logits = np.log(np.maximum(np.concatenate(parts), np.finfo(np.float32).tiny))
         measured.append(clean_metrics(logits, test.labels))

@@ -27,7 +27,7 @@ from cnnstudy.training.features import Features
 from cnnstudy.training.metrics import Measurement, clean_metrics
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.updates import AT_ONCE
+from cnnstudy.training.updates import MAX_UPDATES_PER_CALL
 
 Item = TypeVar("Item")
 Batch = tuple[np.ndarray, ...]
@@ -35,10 +35,10 @@ Batch = tuple[np.ndarray, ...]
 #: The batch size at which a scaled learning rate equals the rate in the study file.
 REFERENCE_BATCH = 32
 #: Limits of one compiled call: bytes of its batches, and seconds, during which the worker can't be reached.
-BYTES_OF_CALL, SECONDS_OF_CALL = 32 << 20, 0.25
+MAX_CALL_BYTES, MAX_CALL_SECONDS = 32 << 20, 0.25
 #: Images for which features are compared with the whole network at the end of each phase trained on features. Few are
 #: enough: changed weights show in any image.
-CHECKED = 2
+CHECKED_IMAGES = 2
 
 
 class DivergedError(Exception):
@@ -61,7 +61,7 @@ class Trainer:
         self.at_equal_updates: Measurement | None = None
         self._features: Features | None = None
         self._may_split = False  # whether some phase's batches can be split
-        self._seconds = SECONDS_OF_CALL  # per update; measured from the first one on
+        self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
         self._bytes = 0  # of an update's inputs, per image
         size = int(spec.levels["batch_size"])
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
@@ -96,8 +96,8 @@ class Trainer:
         )
         self._update = self.compiled.update(kind)
         self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
-        self._may_split |= self._update.can_be_in_parts
-        self._seconds = SECONDS_OF_CALL
+        self._may_split |= self._update.can_split
+        self._seconds = MAX_CALL_SECONDS
         self._bytes = self._load_batch(np.arange(1))[0].nbytes
 
     @property
@@ -173,7 +173,10 @@ class Trainer:
         if self._features is None:
             return
         validation = self.images.validation
-        pixels, views = validation.pixels[:CHECKED], self._features.all_views_of(validation.places[:CHECKED])
+        pixels, views = (
+            validation.pixels[:CHECKED_IMAGES],
+            self._features.select_views(validation.places[:CHECKED_IMAGES]),
+        )
         for view, features in zip((pixels, pixels[:, :, ::-1]), views, strict=False):
             whole = self.compiled.logits(view)
             difference = float(np.abs(whole - self.compiled.logits(features, self._features.cut)).max())
@@ -196,7 +199,7 @@ class Trainer:
         train = self.images.train
         if self._features is None:
             return train.pixels[chosen], train.labels[chosen]
-        return self._features.views_of(train.places[chosen]), train.labels[chosen]
+        return self._features.update_inputs(train.places[chosen]), train.labels[chosen]
 
     def _train_on_all_batches(self) -> dict[str, float]:
         totals, seen = np.zeros(3), 0
@@ -233,7 +236,7 @@ class Trainer:
         """
         size = self._batches.size
         updates, group, limit = self.updates, list[np.ndarray](), self.at_once(size, self._seconds)
-        for batch in self._batches.of_epoch(self.epoch):
+        for batch in self._batches.iterate_epoch(self.epoch):
             group.append(batch)
             updates += 1
             if updates in (self.spec.equal_updates, self.spec.updates) or len(group) == limit:
@@ -248,8 +251,8 @@ class Trainer:
         """Return how many updates one call makes, given the batch size and the seconds that an update takes."""
         if self.compiled.micro_batches.at_once["training"] is not None:
             return 1  # memory has run out before
-        fit = BYTES_OF_CALL // (self._bytes * size)
-        return max(1, min(AT_ONCE, fit, int(SECONDS_OF_CALL / seconds)))
+        fit = MAX_CALL_BYTES // (self._bytes * size)
+        return max(1, min(MAX_UPDATES_PER_CALL, fit, int(MAX_CALL_SECONDS / seconds)))
 
     def _legacy_metrics(self, measured: Measurement, running_accuracy: float) -> dict[str, float]:
         """Return validation accuracy and gap as the running metric and `validation_steps = images // batch_size` give.
@@ -285,13 +288,13 @@ class BestEpoch:
         self.rank: tuple[float, ...] = (-np.inf,) * 3
         self.weights: Mapping[str, np.ndarray] = {}
 
-    def offer(self, record: EpochRecord) -> None:
+    def update_if_better(self, record: EpochRecord) -> None:
         """Keep the epoch and the current weights if it is better than the best so far."""
         rank = self.spec.rule.rank(record.metrics)
         if rank > self.rank:
             self.take_up(record.epoch, rank, self.now())
 
-    def is_long_ago(self, epoch: int) -> bool:
+    def patience_exhausted(self, epoch: int) -> bool:
         """Check whether early stopping ends the phase after that epoch."""
         return self.spec.patience is not None and epoch - self.epoch >= self.spec.patience
 

@@ -17,7 +17,7 @@ from cnnstudy.data.images import TrainingImages, load_for_training
 from cnnstudy.names import Metric, equal_updates_name, last_name
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
-from cnnstudy.training.checkpoints import Checkpoints
+from cnnstudy.training.checkpoints import TrialCheckpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.metrics import Measurement, confusion_matrix, curve_metrics
 from cnnstudy.training.phases import PhaseRunner, Report
@@ -91,7 +91,7 @@ class _Trial:
     compiled: CompiledNetwork
     trainer: Trainer
     best: BestEpoch
-    checkpoints: Checkpoints
+    checkpoints: TrialCheckpoints
     runner: PhaseRunner
     frozen_layers: Sequence[keras.layers.Layer]
     frozen_digests: dict[str, str]
@@ -112,7 +112,7 @@ def _set_up(spec: TrialSpec, networks: CompiledNetworks, progress: Progress) -> 
     network = compiled.network
     phases = transfer.plan_phases(spec, dict(network.architecture.cut_points))
     source_digest = _digest_source(compiled, spec)
-    trial_checkpoints = Checkpoints(spec, source_digest, note)
+    trial_checkpoints = TrialCheckpoints(spec, source_digest, note)
     computed_on = devices.describe_device(spec)
     shared_epochs = SharedEpochs(spec, phases, source_digest, computed_on, note)
     trainer = Trainer(compiled, load_images(spec), spec)

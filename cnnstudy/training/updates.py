@@ -17,12 +17,12 @@ from cnnstudy.records import Optimizer
 from cnnstudy.training import augmentation, keras_internals, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.graph import Graph, keeps_statistics
-from cnnstudy.training.keras_internals import OneDevice
+from cnnstudy.training.keras_internals import SingleDeviceOptimizer
 from cnnstudy.training.micro_batches import MicroBatches, is_out_of_memory
 
 Result = TypeVar("Result")
 #: Updates per call at most: enough to make the cost of the call itself negligible.
-AT_ONCE = 64
+MAX_UPDATES_PER_CALL = 64
 #: The first loss scale of a phase, and consecutive updates with finite gradients after which it doubles: as in Keras.
 FIRST_SCALE, STEPS_TO_GROW = 2.0**15, 2000
 
@@ -80,7 +80,9 @@ class Update:
         self._changes_started, self._changes_completed = (
             tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2)
         )
-        self._measured = tf.Variable(tf.zeros((AT_ONCE, 3)), trainable=False)  # one row per update of a call
+        self._measured = tf.Variable(
+            tf.zeros((MAX_UPDATES_PER_CALL, 3)), trainable=False
+        )  # one row per update of a call
         inputs = graph.signature(kind.cut, views=1 if kind.cut is None else len(VIEWS[kind.augmentation]))
         batch = [inputs, tf.TensorSpec((None,), tf.int64)]
         gradients = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self._trained]
@@ -102,7 +104,7 @@ class Update:
             self._loss_scale.start()
 
     @property
-    def can_be_in_parts(self) -> bool:
+    def can_split(self) -> bool:
         """Whether a batch can be split: whether its parts' gradients add up to its own."""
         return not self._with_statistics
 
@@ -149,7 +151,7 @@ class Update:
 
     def _train_whole_batches(self, inputs: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return [k, 3] of the first k batches: all of them, or those completed when memory ran out."""
-        if self.can_be_in_parts and self._micro_batches.at_once["training"] is not None:
+        if self.can_split and self._micro_batches.at_once["training"] is not None:
             return np.empty((0, 3), np.float32)
         completed_before = int(self._changes_completed.numpy())
         try:
@@ -179,7 +181,7 @@ class Update:
 
     def _check_can_split(self, size: int, error: tf.errors.OpError) -> None:
         """Raise MemoryError if parts would make a different update; statistics may have changed already as well."""
-        if not self.can_be_in_parts:
+        if not self.can_split:
             layer = self._with_statistics[0]
             raise MemoryError(
                 f"a batch of {size} images does not fit into memory, and it can't be split: the output of {layer.name} "
@@ -351,7 +353,7 @@ class LossScale:
 # ---- optimisers
 
 
-class _OneKernel(OneDevice):
+class _OneKernel(SingleDeviceOptimizer):
     """Adam's update in one pass over memory, where Keras takes several: memory bandwidth limits large heads.
 
     The formula is Keras' own (Kingma & Ba 2014, the form before section 2.1); only the rounding of sums differs.
@@ -384,11 +386,11 @@ class AdamW(_OneKernel, optimizers.AdamW):
     """Keras' AdamW."""
 
 
-class SGD(OneDevice, optimizers.SGD):
+class SGD(SingleDeviceOptimizer, optimizers.SGD):
     """Keras' SGD."""
 
 
-class RMSprop(OneDevice, optimizers.RMSprop):
+class RMSprop(SingleDeviceOptimizer, optimizers.RMSprop):
     """Keras' RMSprop."""
 
 

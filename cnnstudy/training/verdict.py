@@ -19,7 +19,7 @@ VERDICTS = ("not-learning", "underfit", "fit", "overfit", "diverged")
 #: Significance levels of the tests against guessing and for the gap.
 GUESSING_LEVEL, GAP_LEVEL = 0.01, 0.025
 #: The smallest gap that is overfitting, and the probe accuracy below which a trial underfits.
-SMALLEST_GAP, LEARNT = 0.05, 0.9
+SMALLEST_GAP, UNDERFIT_BELOW = 0.05, 0.9
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,6 @@ def judge(train_accuracy: float, train_images: int, validation_accuracy: float, 
     outcomes = [[train_right, train_images - train_right], [validation_right, images - validation_right]]
     if gap >= SMALLEST_GAP and fisher_exact(outcomes, alternative="greater").pvalue < GAP_LEVEL:
         return Verdict("overfit", f"{measured}: a gap of {100 * gap:+.1f} points, more than chance")
-    if train_accuracy < LEARNT:
-        return Verdict("underfit", f"{measured}: train below {100 * LEARNT:.0f} %, and no gap beyond chance")
+    if train_accuracy < UNDERFIT_BELOW:
+        return Verdict("underfit", f"{measured}: train below {100 * UNDERFIT_BELOW:.0f} %, and no gap beyond chance")
     return Verdict("fit", f"{measured}: no gap beyond chance")

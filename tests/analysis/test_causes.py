@@ -24,21 +24,21 @@ def found() -> NetworkAnalysis:
 
 
 def test_planted_effects_come_back(found: NetworkAnalysis) -> None:
-    data = found.effect("data_fraction", 1.0, "epochs/gap_accuracy")
+    data = found.find_effect("data_fraction", 1.0, "epochs/gap_accuracy")
     assert data is not None
     assert data.estimate == pytest.approx(-0.15, abs=0.01)
     assert (data.answer, data.baseline, data.seeds) == ("lowers", 0.25, 4)
-    frozen = found.effect("transfer", "frozen", "epochs/gap_accuracy")
+    frozen = found.find_effect("transfer", "frozen", "epochs/gap_accuracy")
     assert frozen is not None
     assert frozen.estimate == pytest.approx(-0.04, abs=0.01)
-    dropout = found.effect("dropout", 0.5, "epochs/gap_accuracy")
+    dropout = found.find_effect("dropout", 0.5, "epochs/gap_accuracy")
     assert dropout is not None
     assert dropout.answer == "cannot tell"
 
 
 def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> None:
     parts = [
-        found.effect("batch_size", 64, name)
+        found.find_effect("batch_size", 64, name)
         for name in ("epochs/legacy_gap_accuracy", "parts/measuring_gap", "parts/updates_gap", "updates/gap_accuracy")
     ]
     estimates = [part.estimate for part in parts if part is not None]
@@ -87,7 +87,7 @@ def test_trials_that_learnt_nothing_are_told_of(monkeypatch: pytest.MonkeyPatch)
     (found,) = of(simulated, trials)
     assert any("12 of 96 trials did not learn" in warning for warning in found.warnings)
     assert any("(all with batch size 64)" in warning for warning in found.warnings)
-    effect = found.effect("batch_size", 64, "epochs/gap_accuracy")
+    effect = found.find_effect("batch_size", 64, "epochs/gap_accuracy")
     assert effect is not None
     assert effect.seeds == 3
 
@@ -121,7 +121,7 @@ def test_one_seed_can_not_tell() -> None:
 def test_networks_are_compared_with_each_other() -> None:
     alexnet, vgg16, between = of(Simulated(architectures=("alexnet", "vgg16")))
     assert (alexnet.architecture, vgg16.architecture, between.architecture) == ("alexnet", "vgg16", NETWORKS)
-    effect = between.effect("network", "vgg16", "epochs/gap_accuracy")
+    effect = between.find_effect("network", "vgg16", "epochs/gap_accuracy")
     assert effect is not None
     assert effect.estimate == pytest.approx(0.03, abs=0.01)
     assert effect_sentences(between)[0].startswith("Vgg16 instead of alexnet raises the gap: +")

@@ -20,7 +20,7 @@ from cnnstudy.analysis.comparison import (
     EffectComparison,
     OutcomeComparison,
     Side,
-    compare,
+    compare_studies,
 )
 from cnnstudy.analysis.comparison_text import comparison_sentences, effect_comparison_rows, outcome_rows
 from cnnstudy.analysis.effects import PAIRS, estimate_effects
@@ -80,7 +80,7 @@ def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(method: st
     for number in range(200):
         of_b = {"effects": STEEPER, "random": 2 * number + 1, "digest": "d" * 24 if method == PAIRS else "other"}
         a, b = (Simulated(noise=0.02, by_seed=0.02, factors=SMALL, **of) for of in ({"random": 2 * number}, of_b))
-        comparison = compare(light_side(a), light_side(b))
+        comparison = compare_studies(light_side(a), light_side(b))
         of_level = outcome(comparison)
         assert of_level.method == method
         for key, true in truth.items():
@@ -108,7 +108,7 @@ def test_a_study_under_other_noise_is_told_from_itself_as_rarely_as_promised(dig
     for number in range(200):
         a = Simulated(noise=0.02, by_seed=0.02, factors=SMALL, random=2 * number)
         b = Simulated(noise=0.02, by_seed=0.02, factors=SMALL, random=2 * number + 1, digest=digest)
-        told.append(outcome(compare(light_side(a), light_side(b))).answer != "cannot tell")
+        told.append(outcome(compare_studies(light_side(a), light_side(b))).answer != "cannot tell")
     assert np.mean(told) <= 0.05 + 2.6 * 0.0154
 
 
@@ -116,7 +116,7 @@ def test_pairs_are_exact_where_noise_is_shared() -> None:
     """Noise that a seed adds to both studies cancels, whatever its size."""
     a = side(Simulated(by_seed=0.2, noise=0.0))
     b = side(Simulated(by_seed=0.2, noise=0.0, effects=STEEPER), "b")
-    comparison = compare(a, b)
+    comparison = compare_studies(a, b)
     found = outcome(comparison)
     assert found.method == PAIRS
     assert found.pairs == len(a.trials)
@@ -134,7 +134,7 @@ def test_pairs_are_exact_where_noise_is_shared() -> None:
 
 
 def test_the_same_numbers_are_the_same() -> None:
-    comparison = compare(side(Simulated()), side(Simulated(), "b"))
+    comparison = compare_studies(side(Simulated()), side(Simulated(), "b"))
     assert {one.answer for one in comparison.outcomes} == {"equal"}
     assert {one.answer for one in comparison.effects} == {"cannot tell"}
     assert comparison.differences == ()
@@ -146,7 +146,7 @@ def test_the_same_numbers_are_the_same() -> None:
 
 
 def test_other_images_are_not_matched() -> None:
-    comparison = compare(side(Simulated()), side(Simulated(digest="other"), "b"))
+    comparison = compare_studies(side(Simulated()), side(Simulated(digest="other"), "b"))
     assert {one.method for one in (*comparison.outcomes, *comparison.effects)} == {WELCH}
     assert any("used different images" in note for note in comparison.notes)
     assert ("data digest", "d" * 24, "other") in [(one.key, one.a, one.b) for one in comparison.differences]
@@ -156,7 +156,7 @@ def test_a_level_that_neither_varies_is_what_differs() -> None:
     """The learning rate is not a factor of either, so trials with the same other levels are pairs."""
     a = Simulated(factors={**SMALL, "learning_rate": [0.001]})
     b = Simulated(factors={**SMALL, "learning_rate": [0.01]})
-    comparison = compare(side(a), side(b, "b"))
+    comparison = compare_studies(side(a), side(b, "b"))
     assert outcome(comparison).method == PAIRS
     difference = outcome(comparison).difference
     assert difference is not None
@@ -166,7 +166,7 @@ def test_a_level_that_neither_varies_is_what_differs() -> None:
 
 def test_only_shared_combinations_and_seeds_are_matched() -> None:
     a, b = Simulated(seeds=4, noise=0.0), Simulated(seeds=3, noise=0.0, factors={"batch_size": [8, 32]})
-    comparison = compare(side(a), side(b, "b"))
+    comparison = compare_studies(side(a), side(b, "b"))
     found = outcome(comparison)
     assert (found.method, found.pairs) == (PAIRS, 3 * 12)  # batch size 8, with the first 3 seeds
     assert found.difference is not None
@@ -181,7 +181,7 @@ def test_a_tuned_factor_makes_no_other_combination() -> None:
     strategy = {"tune": ["learning_rate"]}
     a = Simulated(strategy=strategy, factors={**SMALL, "learning_rate": [0.001, 0.002]})
     b = Simulated(strategy=strategy, factors={**SMALL, "learning_rate": [0.0005, 0.002]}, random=1)
-    comparison = compare(side(a), side(b, "b"))
+    comparison = compare_studies(side(a), side(b, "b"))
     assert (outcome(comparison).method, outcome(comparison).pairs) == (PAIRS, 4 * 8)
 
 
@@ -191,7 +191,7 @@ def test_a_search_is_compared_over_its_trials() -> None:
     )
     for number, run in enumerate(searched.trials):
         searched.trials[number] = dataclasses.replace(run, tags={**run.tags, "cnnstudy.seed": str(1000 + number)})
-    comparison = compare(side(Simulated()), side(searched, "b"))
+    comparison = compare_studies(side(Simulated()), side(searched, "b"))
     found = outcome(comparison)
     assert found.method == WELCH
     assert found.samples == ("seeds", "trials")
@@ -205,7 +205,7 @@ def test_a_search_is_compared_over_its_trials() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    comparison = compare(side(Simulated()), side(Simulated(seeds=1, digest="other"), "b"))
+    comparison = compare_studies(side(Simulated()), side(Simulated(seeds=1, digest="other"), "b"))
     found = outcome(comparison)
     assert (found.method, found.answer) == (ONE_SEED, "cannot tell")
     assert found.difference is not None
@@ -216,23 +216,25 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_one_shared_seed_is_not_enough_for_pairs() -> None:
-    found = outcome(compare(side(Simulated(seeds=1)), side(Simulated(seeds=1, random=1), "b")))
+    found = outcome(compare_studies(side(Simulated(seeds=1)), side(Simulated(seeds=1, random=1), "b")))
     assert (found.method, found.pairs) == (ONE_SEED, 0)
 
 
 def test_networks_of_one_study_are_said() -> None:
-    comparison = compare(
+    comparison = compare_studies(
         side(Simulated(architectures=("alexnet", "vgg16"))), side(Simulated(architectures=("alexnet",)), "b")
     )
     assert {one.architecture for one in comparison.outcomes} == {"alexnet"}
     assert any(note.startswith("vgg16: only A has finished trials") for note in comparison.notes)
-    nothing = compare(side(Simulated(architectures=("vgg16",))), side(Simulated(), "b"))
+    nothing = compare_studies(side(Simulated(architectures=("vgg16",))), side(Simulated(), "b"))
     assert (nothing.outcomes, nothing.effects) == ((), ())
 
 
 def test_networks_are_compared_in_both() -> None:
     both = ("alexnet", "vgg16")
-    comparison = compare(side(Simulated(architectures=both)), side(Simulated(architectures=both, random=1), "b"))
+    comparison = compare_studies(
+        side(Simulated(architectures=both)), side(Simulated(architectures=both, random=1), "b")
+    )
     found = effect(comparison, "network", "vgg16", "the networks")
     assert found.method == PAIRS
     assert said(comparison, "In both studies vgg16 instead of alexnet raises the gap")
@@ -246,7 +248,7 @@ def test_what_learnt_nothing_counts_for_accuracy_not_for_the_gap() -> None:
             metrics={**run.metrics, "last/gap_accuracy": 0.0, "last/val_accuracy": 0.2},
             tags={**run.tags, "cnnstudy.verdict": "not-learning"},
         )
-    comparison = compare(side(Simulated(noise=0.0)), side(silent, "b"))
+    comparison = compare_studies(side(Simulated(noise=0.0)), side(silent, "b"))
     assert outcome(comparison).b is None
     assert outcome(comparison).answer == "cannot tell"
     assert said(comparison, "the gap can't be compared: no trial of B has one (only trials that learnt")
@@ -256,10 +258,10 @@ def test_what_learnt_nothing_counts_for_accuracy_not_for_the_gap() -> None:
 
 def test_a_study_without_a_finished_trial() -> None:
     running = [dataclasses.replace(run, state="running", metrics={}) for run in Simulated().trials[:2]]
-    comparison = compare(side(Simulated()), side(Simulated(), "b", running))
+    comparison = compare_studies(side(Simulated()), side(Simulated(), "b", running))
     assert comparison.outcomes == ()
     assert "no trial of B has finished." in comparison.notes
-    empty = compare(side(Simulated(), "a", []), side(Simulated(), "b", []))
+    empty = compare_studies(side(Simulated(), "a", []), side(Simulated(), "b", []))
     assert (empty.outcomes, empty.effects) == ((), ())
     assert "no trial of A has finished." in empty.notes
 
@@ -267,7 +269,7 @@ def test_a_study_without_a_finished_trial() -> None:
 def test_what_failed_is_left_out_and_said() -> None:
     simulated = Simulated()
     trials = [dataclasses.replace(simulated.trials[0], state="failed", reason="oom"), *simulated.trials[1:]]
-    comparison = compare(side(simulated, "a", trials), side(Simulated(random=1), "b"))
+    comparison = compare_studies(side(simulated, "a", trials), side(Simulated(random=1), "b"))
     assert outcome(comparison).pairs == 95
     assert "alexnet in A: 1 trial failed, excluded." in comparison.notes
 
@@ -276,7 +278,9 @@ def test_what_failed_is_left_out_and_said() -> None:
 
 
 def test_more_images_lower_the_gap_by_more() -> None:
-    line = said(compare(side(Simulated()), side(Simulated(effects=STEEPER, random=1), "b")), "4 times the training")
+    line = said(
+        compare_studies(side(Simulated()), side(Simulated(effects=STEEPER, random=1), "b")), "4 times the training"
+    )
     assert line.startswith("alexnet: in both studies 4 times the training images lower the gap (-15.0 [")
     assert "points in A, -20.0 [" in line or "points in A, -19.9 [" in line
     assert "; in B by " in line
@@ -285,10 +289,10 @@ def test_more_images_lower_the_gap_by_more() -> None:
 
 def test_less_and_the_other_way_and_not_at_all() -> None:
     flatter = {"data_fraction": {0.25: 0.12, 0.5: 0.1, 1.0: 0.05}, "transfer": {"scratch": 0.0, "frozen": 0.04}}
-    comparison = compare(side(Simulated()), side(Simulated(effects=flatter, random=1), "b"))
+    comparison = compare_studies(side(Simulated()), side(Simulated(effects=flatter, random=1), "b"))
     assert said(comparison, "4 times the training").endswith("points less.")
     assert "lowers the gap in A and raises it in B" in said(comparison, "frozen instead of scratch")
-    none = compare(
+    none = compare_studies(
         side(Simulated()), side(Simulated(effects={"data_fraction": {0.25: 0, 0.5: 0, 1: 0}}, random=1), "b")
     )
     line = said(none, "frozen instead of scratch lowers")
@@ -300,7 +304,7 @@ def test_less_and_the_other_way_and_not_at_all() -> None:
 def test_what_one_can_tell_and_the_other_cannot_need_not_differ() -> None:
     """An effect that is known in A and not in B is not by itself a difference between them."""
     a, b = Simulated(noise=0.0), Simulated(noise=0.2, random=1, digest="other")
-    line = said(compare(side(a), side(b, "b")), "frozen instead of scratch")
+    line = said(compare_studies(side(a), side(b, "b")), "frozen instead of scratch")
     assert "cannot tell in B" in line
     assert "cannot tell whether the two differ" in line
 
@@ -309,7 +313,7 @@ def test_tables_have_a_cell_under_each_heading() -> None:
     from cnnstudy.analysis import comparison_text as words
 
     a, b = Simulated(), Simulated(seeds=2, effects=STEEPER, training={"epochs": 3})
-    comparison = compare(side(a), side(b, "b"))
+    comparison = compare_studies(side(a), side(b, "b"))
     tables = [
         (words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
         (words.OUTCOME_HEADINGS, outcome_rows(comparison)),
@@ -329,7 +333,7 @@ def test_code_and_packages_that_differ() -> None:
     simulated = Simulated()
     a, b = made_with(simulated, "0.1.0", "3.14"), made_with(simulated, "0.2.0", "3.15")
     a[0] = dataclasses.replace(a[0], tags={**a[0].tags, "cnnstudy.code_version": "0.1.0+dirty"})
-    found = compare(side(simulated, "a", a), side(simulated, "b", b)).differences
+    found = compare_studies(side(simulated, "a", a), side(simulated, "b", b)).differences
     assert [(one.key, one.a, one.b) for one in found] == [
         ("code version", "0.1.0, 0.1.0+dirty", "0.2.0"),
         ("packages.keras", "3.14", "3.15"),

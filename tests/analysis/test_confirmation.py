@@ -14,9 +14,9 @@ from scipy import stats
 
 from cnnstudy.analysis.confirmation import (
     BEHIND,
-    BEYOND,
     CHAMPION,
     FAILED,
+    OUTSIDE_LIMITS,
     TIED,
     UNLEARNT,
     Candidate,
@@ -154,12 +154,12 @@ def test_limits_hold_on_average_and_a_failed_seed_is_no_champion() -> None:
         ],
         rule,
     )
-    assert named(found) == {1: CHAMPION, 0: BEYOND, 2: FAILED}
+    assert named(found) == {1: CHAMPION, 0: OUTSIDE_LIMITS, 2: FAILED}
     assert [one.failed for one in found] == [0, 0, 1]
     none = compare_candidates(
         [(candidate(0), measured([0.9, 0.9], gap=0.2)), (candidate(2), measured([None, None]))], rule
     )
-    assert [one.standing for one in none] == [BEYOND, FAILED]
+    assert [one.standing for one in none] == [OUTSIDE_LIMITS, FAILED]
     assert math.isnan(none[1].mean)
     assert standing_to_json(none[1])["mean"] is None
     json.dumps([standing_to_json(one) for one in none], allow_nan=False)

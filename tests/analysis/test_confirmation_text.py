@@ -6,9 +6,9 @@ import pytest
 
 from cnnstudy.analysis.confirmation import (
     BEHIND,
-    BEYOND,
     CHAMPION,
     FAILED,
+    OUTSIDE_LIMITS,
     TIED,
     UNLEARNT,
     Candidate,
@@ -20,7 +20,7 @@ from cnnstudy.analysis.confirmation_text import (
     STANDING_HEADINGS,
     champion_reason,
     champion_sentences,
-    confirmed_sentences,
+    confirmation_sentences,
     no_champion_reason,
     optimism_sentence,
     standing_rows,
@@ -32,7 +32,7 @@ ACCURACY, LIMITED = Rule("val/accuracy"), Rule("val/loss", maximum_gap=0.1, mini
 
 def standing(number: int, standing: str, mean: float = 0.8, gap: float = 0.05, failed: int = 0) -> Standing:
     candidate = Candidate("vgg16", number, {"transfer": "frozen", "batch_size": 8, "dropout": 0.25}, 0.9, 0.1)
-    keeps = standing not in (BEYOND, UNLEARNT)
+    keeps = standing not in (OUTSIDE_LIMITS, UNLEARNT)
     return Standing(
         candidate, (1, 2), (mean, mean), (gap, gap), mean, mean - 0.1, mean + 0.1, gap, keeps, failed, standing
     )
@@ -43,7 +43,7 @@ def test_the_champion_then_ties_then_the_rest_each_by_its_reason() -> None:
         standing(0, CHAMPION),
         standing(1, TIED, 0.79),
         standing(2, BEHIND, 0.6),
-        standing(3, BEYOND, gap=0.3),
+        standing(3, OUTSIDE_LIMITS, gap=0.3),
         standing(4, FAILED, failed=1),
     ]
     lines = list(champion_sentences(found, found[0], ACCURACY))
@@ -72,11 +72,11 @@ NEAREST = "the best of them vgg16-003 with a gap of +30.0 points"
 @pytest.mark.parametrize(
     ("standings", "reason"),
     [
-        ([BEYOND], f"of 1 candidate, 1 is outside the limits {LIMITS}, {NEAREST}"),
-        ([BEYOND, BEYOND], f"of 2 candidates, 2 are outside the limits {LIMITS}, {NEAREST}"),
+        ([OUTSIDE_LIMITS], f"of 1 candidate, 1 is outside the limits {LIMITS}, {NEAREST}"),
+        ([OUTSIDE_LIMITS, OUTSIDE_LIMITS], f"of 2 candidates, 2 are outside the limits {LIMITS}, {NEAREST}"),
         ([FAILED, FAILED], "of 2 candidates, 2 failed with at least one seed"),
         (
-            [BEYOND, UNLEARNT, FAILED],
+            [OUTSIDE_LIMITS, UNLEARNT, FAILED],
             f"of 3 candidates, 1 is outside the limits {LIMITS}, {NEAREST}; 1 did not learn with any fresh seed; 1 "
             "failed with at least one seed",
         ),
@@ -99,17 +99,17 @@ def test_all_of_a_confirmation() -> None:
     best = standing(0, CHAMPION)
     test = ChampionTest("2026-11-24", "vgg16-000", ("a", "b"), 2, 50, "d", (0.7, 0.72), (0.5, 0.4), 0.71, 0.6, 0.8)
     confirmed = Confirmation(ACCURACY, (best,), ("vgg16-001", 0.9), best, test=test, refusal="")
-    first, tested, optimism = confirmed_sentences(confirmed)
+    first, tested, optimism = confirmation_sentences(confirmed)
     assert first.startswith("Champion: vgg16-000")
     assert tested == (
         "Test split: accuracy 71.0 % [60.0, 80.0] on 50 images that no trial has seen, mean of the 2 models (evaluated "
         "2026-11-24, evaluation 2 of this study's test split)."
     )
     assert "19.0 points better than its test score" in optimism
-    refused = confirmed_sentences(dataclasses.replace(confirmed, test=None, refusal="it was opened"))
+    refused = confirmation_sentences(dataclasses.replace(confirmed, test=None, refusal="it was opened"))
     assert refused[1] == "Not tested: it was opened"
     none = dataclasses.replace(confirmed, standings=(standing(0, FAILED),), champion=None)
-    assert confirmed_sentences(none) == ["No champion: of 1 candidate, 1 failed with at least one seed."]
+    assert confirmation_sentences(none) == ["No champion: of 1 candidate, 1 failed with at least one seed."]
 
 
 @pytest.mark.parametrize(

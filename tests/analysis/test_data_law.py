@@ -38,10 +38,10 @@ def test_a_law_without_noise_is_found() -> None:
     assert law.gaps == pytest.approx((0.2, 0.1 * math.sqrt(2), 0.1))
     assert [law.exponent, law.low, law.high] == pytest.approx([0.5] * 3, abs=1e-5)
     assert law.of_seeds[0] == pytest.approx((0.1, 0.5), abs=1e-5)
-    more = law.images_for()
+    more = law.estimate_images_for()
     # half the gap takes 4 times the images: 1200 more
     assert (more.target, more.count, more.low, more.high, more.reason) == (0.05, 1200, 1200, 1200, "")
-    assert law.images_for(0.08).count == 225  # (0.1 / 0.08)^2 = 1.5625
+    assert law.estimate_images_for(0.08).count == 225  # (0.1 / 0.08)^2 = 1.5625
 
 
 def test_intervals_are_students_over_the_seeds() -> None:
@@ -49,7 +49,7 @@ def test_intervals_are_students_over_the_seeds() -> None:
     law = fit(study(exponents))
     low, high = stats.ttest_1samp(exponents, 0).confidence_interval(0.95)
     assert [law.exponent, law.low, law.high] == pytest.approx([0.5875, low, high], abs=1e-4)
-    more = law.images_for()
+    more = law.estimate_images_for()
     logs = [math.log(2) / exponent for exponent in exponents]
     ends = [np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval(0.95)]
     assert [more.count, more.low, more.high] == pytest.approx([400 * math.expm1(end) for end in ends], abs=1)
@@ -98,7 +98,7 @@ def test_gaps_below_0_are_fitted_too() -> None:
 
 
 def reason(law: DataLaw, gap: float = 0.05) -> str:
-    more = law.images_for(gap)
+    more = law.estimate_images_for(gap)
     assert (more.count, more.low, more.high) == (None, None, None)
     return more.reason
 
@@ -143,8 +143,8 @@ def test_a_gap_that_is_small_already() -> None:
 def test_no_answer_beyond_10_times_what_was_measured() -> None:
     law = fit(study([0.2] * 3))  # half the gap takes 32 times the images
     assert "more than 10 times" in reason(law)
-    assert law.images_for(0.07).count is not None
-    wide = fit(study([0.3, 0.4, 0.5])).images_for()
+    assert law.estimate_images_for(0.07).count is not None
+    wide = fit(study([0.3, 0.4, 0.5])).estimate_images_for()
     assert wide.count is not None
     assert wide.high is None
     assert "more than 3600" in fit(study([0.3, 0.4, 0.5])).sentence()
@@ -162,7 +162,7 @@ def test_no_gap_at_all() -> None:
 
 def test_a_gap_of_0_is_never_reached() -> None:
     with pytest.raises(ValueError, match="never reached"):
-        fit(study([0.5] * 3)).images_for(0.0)
+        fit(study([0.5] * 3)).estimate_images_for(0.0)
 
 
 # ---- in words

@@ -11,13 +11,11 @@ from statsmodels.stats.multitest import multipletests
 
 from cnnstudy.analysis.intervals import (
     Estimate,
-    adjusted_p,
+    adjust_p_values,
     estimate_mean,
-    shrunk_variances,
+    shrink_variances,
+    t_test_over_seeds,
     welch_difference,
-)
-from cnnstudy.analysis.intervals import (
-    test_over_seeds as t_test_over_seeds,
 )
 
 NONE = math.nan
@@ -46,7 +44,7 @@ def test_the_prior_of_variances_is_found() -> None:
     true = 6 * 2.0 / rng.chisquare(6, 4000)
     spread = rng.choice([0.5, 3.0], 4000)
     seen = spread * true * rng.chisquare(4, 4000) / 4
-    shrunk, freedom = shrunk_variances(seen, np.full(4000, 4), spread)
+    shrunk, freedom = shrink_variances(seen, np.full(4000, 4), spread)
     assert freedom == pytest.approx(4 + 6, rel=0.1)
     expected = spread * (6 * 2.0 + 4 * seen / spread) / 10
     assert shrunk == pytest.approx(expected, rel=0.15)
@@ -54,22 +52,22 @@ def test_the_prior_of_variances_is_found() -> None:
 
 
 def test_variances_that_do_not_differ_are_one() -> None:
-    shrunk, freedom = shrunk_variances(np.array([1.0, 1.1, 0.9, 4.0]), np.full(4, 2), np.array([1.0, 1.0, 1.0, 4.0]))
+    shrunk, freedom = shrink_variances(np.array([1.0, 1.1, 0.9, 4.0]), np.full(4, 2), np.array([1.0, 1.0, 1.0, 4.0]))
     assert shrunk == pytest.approx([1.0, 1.0, 1.0, 4.0])
     assert list(freedom) == [8.0] * 4  # no more than there are in all
 
 
 def test_two_variances_make_no_prior() -> None:
     given = np.array([1.0, 9.0, NONE])
-    shrunk, freedom = shrunk_variances(given, np.array([2, 2, 0]), np.ones(3))
+    shrunk, freedom = shrink_variances(given, np.array([2, 2, 0]), np.ones(3))
     assert list(shrunk[:2]) == [1.0, 9.0]
     assert list(freedom) == [2.0, 2.0, 0.0]
 
 
 def test_one_variance_of_0_among_others() -> None:
-    shrunk, _ = shrunk_variances(np.array([0.0, 1.0, 2.0, 1.5]), np.full(4, 2), np.ones(4))
+    shrunk, _ = shrink_variances(np.array([0.0, 1.0, 2.0, 1.5]), np.full(4, 2), np.ones(4))
     assert (shrunk > 0).all()
-    shrunk, _ = shrunk_variances(np.zeros(4), np.full(4, 2), np.ones(4))
+    shrunk, _ = shrink_variances(np.zeros(4), np.full(4, 2), np.ones(4))
     assert list(shrunk) == [0.0] * 4
 
 
@@ -77,13 +75,13 @@ def test_holm_is_that_of_statsmodels_in_each_family() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(12) ** 4
     interaction = np.arange(12) >= 5
-    adjusted = adjusted_p(np.zeros(12), p, interaction)
+    adjusted = adjust_p_values(np.zeros(12), p, interaction)
     for family in (interaction, ~interaction):
         assert adjusted[family] == pytest.approx(multipletests(p[family], method="holm")[1])
 
 
 def test_an_effect_has_to_pass_both_tests() -> None:
-    adjusted = adjusted_p(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, NONE]), np.zeros(3, dtype=bool))
+    adjusted = adjust_p_values(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, NONE]), np.zeros(3, dtype=bool))
     assert adjusted == pytest.approx([0.3, 0.04, NONE], nan_ok=True)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from cnnstudy.analysis.leaderboard import (
     best_by_transfer,
-    leaderboard,
-    table,
+    build_leaderboard,
+    leaderboard_table,
     unfinished_rows,
     write_csv,
     write_markdown,
@@ -48,13 +48,13 @@ def test_the_best_is_first_and_what_did_not_finish_last(
     make_run: MakeRun, failed: RecordedRun, pruned: RecordedRun
 ) -> None:
     runs = [failed, pruned, make_run(1, 0.5), make_run(2, 0.75), make_run(3, 0.25)]
-    frame = leaderboard(runs, ACCURACY)
+    frame = build_leaderboard(runs, ACCURACY)
     assert list(frame["trial"]) == [f"alexnet-{number:03d}" for number in (2, 1, 3, 9, 8)]
     assert list(frame.index) == [0, 1, 2, 3, 4]
 
 
 def test_a_loss_is_best_when_small(make_run: MakeRun, failed: RecordedRun) -> None:
-    frame = leaderboard([failed, *(make_run(number, number / 10) for number in (2, 4, 3))], "val/loss")
+    frame = build_leaderboard([failed, *(make_run(number, number / 10) for number in (2, 4, 3))], "val/loss")
     assert list(frame["val_loss"])[:3] == [0.6, 0.7, 0.8]
     assert frame["trial"].iloc[-1] == failed.name
 
@@ -63,7 +63,7 @@ def test_between_equals_the_lower_loss_then_the_name(make_run: MakeRun) -> None:
     runs = [make_run(number) for number in range(40)]
     for number in (5, 30):
         runs[number] = make_run(number, metrics={**runs[number].metrics, "best/val_loss": 0.1})
-    frame = leaderboard(list(reversed(runs)), ACCURACY)
+    frame = build_leaderboard(list(reversed(runs)), ACCURACY)
     expected = [5, 30, *(number for number in range(40) if number not in (5, 30))]
     assert list(frame["trial"]) == [f"alexnet-{number:03d}" for number in expected]
 
@@ -87,39 +87,39 @@ def test_any_column_sorts(make_run: MakeRun, column: str, expected: list[object]
         metrics = {"best/gap_accuracy": (0.5, 0.25, 0.75)[number], "time/total_seconds": (2.0, 3.0, 1.0)[number]}
         metrics |= {"best/train_loss": (0.2, 0.3, 0.1)[number]}
         runs.append(make_run(number, levels=levels, metrics={"best/val_accuracy": 0.5, **metrics}))
-    assert list(leaderboard(runs, ACCURACY, column)[column]) == expected
+    assert list(build_leaderboard(runs, ACCURACY, column)[column]) == expected
 
 
 def test_an_unknown_column_is_answered_with_a_near_one(make_run: MakeRun) -> None:
     with pytest.raises(
         InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? The columns are trial,"
     ):
-        leaderboard([make_run(1)], ACCURACY, "val_acuracy")
+        build_leaderboard([make_run(1)], ACCURACY, "val_acuracy")
     with pytest.raises(InputError, match="'_place'"):
-        leaderboard([make_run(1)], ACCURACY, "_place")
+        build_leaderboard([make_run(1)], ACCURACY, "_place")
 
 
 # ---- missing values
 
 
 def test_factors_without_a_level_are_left_out(make_run: MakeRun) -> None:
-    columns = leaderboard([make_run(1)], ACCURACY).columns
+    columns = build_leaderboard([make_run(1)], ACCURACY).columns
     assert "auxiliary_weight" not in columns
     assert "data_fraction" in columns
 
 
 def test_a_study_without_trials(tmp_path: Path) -> None:
-    frame = leaderboard([], ACCURACY)
+    frame = build_leaderboard([], ACCURACY)
     assert frame.empty
     write_csv(frame, tmp_path / "none.csv")
     write_markdown(frame, tmp_path / "none.md")
     assert read(tmp_path / "none.csv") == []
     assert (tmp_path / "none.md").read_text() == "No trials yet.\n"
-    assert table(frame) == ([], [])
+    assert leaderboard_table(frame) == ([], [])
 
 
 def test_a_study_of_failures(failed: RecordedRun, make_run: MakeRun, tmp_path: Path) -> None:
-    frame = leaderboard([failed, make_run(3, None, state="failed", reason="diverged")], ACCURACY)
+    frame = build_leaderboard([failed, make_run(3, None, state="failed", reason="diverged")], ACCURACY)
     assert unfinished_rows(frame) == [
         ["alexnet-003", "failed", "diverged"],
         ["alexnet-008", "failed", "oom: no | memory"],
@@ -130,7 +130,7 @@ def test_a_study_of_failures(failed: RecordedRun, make_run: MakeRun, tmp_path: P
 
 
 def test_a_run_whose_driver_died_at_its_start(make_run: MakeRun, tmp_path: Path) -> None:
-    frame = leaderboard([make_run(1), make_run(2, None, state="running", parameters={})], ACCURACY)
+    frame = build_leaderboard([make_run(1), make_run(2, None, state="running", parameters={})], ACCURACY)
     write_csv(frame, tmp_path / "all.csv")
     assert [row["epochs"] for row in read(tmp_path / "all.csv")] == ["3", ""]
 
@@ -141,7 +141,7 @@ def test_a_run_whose_driver_died_at_its_start(make_run: MakeRun, tmp_path: Path)
 def test_numbers_in_the_csv_read_back_exactly(make_run: MakeRun, failed: RecordedRun, tmp_path: Path) -> None:
     values = [1 / 3, 0.1 + 0.2, 1e-17, math.nextafter(1.0, 0.0)]
     runs = [make_run(number, value, {"dropout": value / 7}) for number, value in enumerate(values)]
-    frame = leaderboard([*runs, failed], ACCURACY, "trial")
+    frame = build_leaderboard([*runs, failed], ACCURACY, "trial")
     write_csv(frame, tmp_path / "all.csv")
     rows = read(tmp_path / "all.csv")
     assert [row["val_accuracy"] for row in rows] == [*map(repr, values), ""]
@@ -150,7 +150,7 @@ def test_numbers_in_the_csv_read_back_exactly(make_run: MakeRun, failed: Recorde
 
 
 def test_whole_numbers_stay_whole_beside_a_failed_trial(make_run: MakeRun, failed: RecordedRun, tmp_path: Path) -> None:
-    write_csv(leaderboard([make_run(1), failed], ACCURACY), tmp_path / "all.csv")
+    write_csv(build_leaderboard([make_run(1), failed], ACCURACY), tmp_path / "all.csv")
     finished, other = read(tmp_path / "all.csv")
     whole = ("batch_size", "best_epoch", "updates", "trainable_parameters", "frozen_parameters", "seed", "epochs")
     assert [finished[column] for column in whole] == ["16", "2", "30", "10000000", "0", "0", "3"]
@@ -170,7 +170,7 @@ def test_text_is_never_a_spreadsheets_formula(make_run: MakeRun, tmp_path: Path,
         run_id=text,
         parameters={"optimizer": text, "epochs": "3", "image_size": "64"},
     )
-    write_csv(leaderboard([run], ACCURACY), tmp_path / "all.csv")
+    write_csv(build_leaderboard([run], ACCURACY), tmp_path / "all.csv")
     (row,) = read(tmp_path / "all.csv")
     texts = {column: cell for column, cell in row.items() if "1+1" in cell}
     named = {"trial", "architecture", "transfer", "augmentation", "weights", "optimizer", "state", "run_id", "model"}
@@ -180,18 +180,18 @@ def test_text_is_never_a_spreadsheets_formula(make_run: MakeRun, tmp_path: Path,
 
 def test_text_with_line_ends_stays_in_its_row(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run(number, None, state="failed", reason=f"a{end}b,c") for number, end in enumerate("\n\r")]
-    write_csv(leaderboard(runs, ACCURACY), tmp_path / "all.csv")
+    write_csv(build_leaderboard(runs, ACCURACY), tmp_path / "all.csv")
     assert [row["reason"].split() for row in read(tmp_path / "all.csv")] == [["a", "b,c"]] * 2
 
 
 def test_negative_numbers_stay_numbers(make_run: MakeRun, tmp_path: Path) -> None:
-    write_csv(leaderboard([make_run(1, 0.99)], ACCURACY), tmp_path / "all.csv")
+    write_csv(build_leaderboard([make_run(1, 0.99)], ACCURACY), tmp_path / "all.csv")
     assert float(read(tmp_path / "all.csv")[0]["gap_accuracy"]) == 0.95 - 0.99
     assert escape_formula(-0.5) == -0.5
 
 
 def test_a_file_that_cannot_be_written_is_the_users_mistake(make_run: MakeRun, tmp_path: Path) -> None:
-    frame = leaderboard([make_run(1)], ACCURACY)
+    frame = build_leaderboard([make_run(1)], ACCURACY)
     for write in (write_csv, write_markdown):
         with pytest.raises(InputError, match=r"can't write .*nowhere"):
             write(frame, tmp_path / "nowhere" / "file")
@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_written_is_the_users_mistake(make_run: MakeRun, t
 
 
 def test_cells_for_reading(make_run: MakeRun) -> None:
-    headings, rows = table(leaderboard([make_run(1, 0.875)], ACCURACY))
+    headings, rows = leaderboard_table(build_leaderboard([make_run(1, 0.875)], ACCURACY))
     shown = dict(zip(headings, rows[0], strict=True))
     assert shown == {
         "trial": "alexnet-001",
@@ -217,25 +217,25 @@ def test_cells_for_reading(make_run: MakeRun) -> None:
 
 def test_a_gap_of_nothing_learnt_is_told_from_a_small_one(make_run: MakeRun) -> None:
     runs = [make_run(1, tags={"cnnstudy.verdict": "not-learning"}), make_run(2, tags={"cnnstudy.verdict": "fit"})]
-    headings, rows = table(leaderboard(runs, ACCURACY))
+    headings, rows = leaderboard_table(build_leaderboard(runs, ACCURACY))
     assert sorted(row[headings.index("verdict")] for row in rows) == ["fit", "not-learning"]
 
 
 def test_a_factor_that_varies_gets_a_column(make_run: MakeRun) -> None:
     runs = [make_run(number, levels={"data_fraction": fraction}) for number, fraction in enumerate((0.25, 1.0))]
-    headings, rows = table(leaderboard(runs, ACCURACY))
+    headings, rows = leaderboard_table(build_leaderboard(runs, ACCURACY))
     assert sorted(row[headings.index("data")] for row in rows) == ["100 %", "25 %"]
 
 
 def test_random_weights_are_said(make_run: MakeRun) -> None:
     random_weights = make_run(1, levels={"transfer": "frozen"}, tags={"cnnstudy.weights": "random"})
-    assert table(leaderboard([random_weights], ACCURACY))[1][0][1] == "frozen (random weights)"
+    assert leaderboard_table(build_leaderboard([random_weights], ACCURACY))[1][0][1] == "frozen (random weights)"
 
 
 def test_markdown_keeps_what_did_not_finish_apart(
     make_run: MakeRun, failed: RecordedRun, pruned: RecordedRun, tmp_path: Path
 ) -> None:
-    write_markdown(leaderboard([make_run(1), failed, pruned], ACCURACY), tmp_path / "all.md")
+    write_markdown(build_leaderboard([make_run(1), failed, pruned], ACCURACY), tmp_path / "all.md")
     finished, _, others = (tmp_path / "all.md").read_text().partition("Not finished:")
     assert "alexnet-001" in finished
     assert "alexnet-009" not in finished
@@ -246,7 +246,7 @@ def test_markdown_keeps_what_did_not_finish_apart(
 def test_markdown_cells_hold_no_column_or_line_ends(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(1, levels={"transfer": "a|b"})
     broken = make_run(2, None, state="failed", reason="x|y\nz")
-    write_markdown(leaderboard([run, broken], ACCURACY), tmp_path / "all.md")
+    write_markdown(build_leaderboard([run, broken], ACCURACY), tmp_path / "all.md")
     lines = [line for line in (tmp_path / "all.md").read_text().splitlines() if line.startswith("|")]
     assert [line.replace("\\|", "").count("|") for line in lines] == [9] * 3 + [4] * 3
     assert "x\\|y z" in lines[-1]
@@ -256,6 +256,6 @@ def test_the_best_of_each_transfer_mode(make_run: MakeRun) -> None:
     modes = [("scratch", 0.5), ("scratch", 0.6), ("frozen", 0.9), ("fine-tune", 0.7)]
     runs = [make_run(number, accuracy, {"transfer": mode}) for number, (mode, accuracy) in enumerate(modes)]
     unfinished = make_run(9, 0.99, {"transfer": "scratch"}, state="pruned")
-    (line,) = best_by_transfer(leaderboard([*runs, unfinished], ACCURACY))
+    (line,) = best_by_transfer(build_leaderboard([*runs, unfinished], ACCURACY))
     assert line == "alexnet: frozen 90.0 % (1), fine-tune 70.0 % (1), scratch 60.0 % (2)"
-    assert best_by_transfer(leaderboard(runs[:2], ACCURACY)) == []
+    assert best_by_transfer(build_leaderboard(runs[:2], ACCURACY)) == []

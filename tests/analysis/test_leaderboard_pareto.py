@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnnstudy.analysis.leaderboard import GOALS, leaderboard, pareto_front
+from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard, pareto_front
 from cnnstudy.errors import InputError
 
 ALL = (*GOALS, "loss")
@@ -123,17 +123,17 @@ def test_frozen_parameters_count_too() -> None:
 
 def test_on_a_leaderboard(make_run: Any) -> None:
     runs = [make_run(1, 0.5), make_run(2, 0.75), make_run(3, None, state="failed")]
-    board = leaderboard(runs, "val/accuracy")
+    board = build_leaderboard(runs, "val/accuracy")
     assert board["trial"][pareto_front(board)].tolist() == ["alexnet-002"]
 
 
 def test_only_failed_trials(make_run: Any) -> None:
-    board = leaderboard([make_run(1, None, state="failed"), make_run(2, None, state="failed")], "val/accuracy")
+    board = build_leaderboard([make_run(1, None, state="failed"), make_run(2, None, state="failed")], "val/accuracy")
     assert pareto_front(board).tolist() == [False, False]
 
 
 def test_no_trials() -> None:
-    assert pareto_front(leaderboard([], "val/accuracy")).tolist() == []
+    assert pareto_front(build_leaderboard([], "val/accuracy")).tolist() == []
 
 
 def test_an_unknown_goal_is_refused() -> None:

@@ -18,9 +18,9 @@ from cnnstudy.config.designs import (
     fraction_size,
     has_several_levels,
     minimum_points,
-    quasi_random,
+    quasi_random_points,
 )
-from cnnstudy.config.factors import Choices, Levels, Range, grid_points, is_level_of
+from cnnstudy.config.factors import Choices, Levels, Range, grid_points, is_one_of
 from cnnstudy.records import Level
 
 DEFAULTS: dict[str, Level] = {
@@ -219,15 +219,15 @@ VARIED: dict[str, Levels] = {
 
 
 def test_a_part_of_the_sequence_is_the_same_in_one_go_and_in_several() -> None:
-    whole = quasi_random(VARIED, 5, 0, 8)
-    assert [point for first in range(8) for point in quasi_random(VARIED, 5, first, 1)] == whole
-    assert [*quasi_random(VARIED, 5, 0, 4), *quasi_random(VARIED, 5, 4, 4)] == whole
-    assert quasi_random(VARIED, 6, 0, 8) != whole
+    whole = quasi_random_points(VARIED, 5, 0, 8)
+    assert [point for first in range(8) for point in quasi_random_points(VARIED, 5, first, 1)] == whole
+    assert [*quasi_random_points(VARIED, 5, 0, 4), *quasi_random_points(VARIED, 5, 4, 4)] == whole
+    assert quasi_random_points(VARIED, 6, 0, 8) != whole
     for point in whole:
         assert list(point) == ["batch_size", "dropout"], "what does not vary is not in it"
-        assert all(is_level_of(level, VARIED[name]) for name, level in point.items())
+        assert all(is_one_of(level, VARIED[name]) for name, level in point.items())
     assert {int(float(point["dropout"]) / 0.1) for point in whole} == set(range(8)), "one in each eighth"
 
 
 def test_where_nothing_varies_all_points_are_one() -> None:
-    assert quasi_random({"batch_size": Choices((8,))}, 5, 0, 2) == [{}, {}]
+    assert quasi_random_points({"batch_size": Choices((8,))}, 5, 0, 2) == [{}, {}]

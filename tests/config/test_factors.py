@@ -29,10 +29,10 @@ from cnnstudy.config.factors import (
     find_factor,
     format_given,
     grid_points,
-    is_level_of,
-    level_at,
-    names_in_title,
+    is_one_of,
     parse_levels,
+    pick_level,
+    title_factors,
 )
 from cnnstudy.records import Level
 from cnnstudy.study import budget, preparation
@@ -161,9 +161,9 @@ def test_shown_is_what_stands_in_the_file_and_never_long() -> None:
 def test_equal_shares_fall_to_each_level_of_a_list(count: int) -> None:
     levels = Choices(tuple(f"level{number}" for number in range(count)))
     parts = 50 * count
-    found = collections.Counter(level_at(FACTORS["transfer"], levels, part / parts) for part in range(parts))
+    found = collections.Counter(pick_level(FACTORS["transfer"], levels, part / parts) for part in range(parts))
     assert found == dict.fromkeys(levels.values, 50)
-    assert level_at(FACTORS["transfer"], levels, math.nextafter(1, 0)) == levels.values[-1]
+    assert pick_level(FACTORS["transfer"], levels, math.nextafter(1, 0)) == levels.values[-1]
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_equal_shares_fall_to_each_level_of_a_list(count: int) -> None:
 )
 def test_equal_shares_fall_to_each_step_of_a_range(name: str, levels: Range, expected: list[float]) -> None:
     parts = 100 * len(expected)
-    found = collections.Counter(level_at(FACTORS[name], levels, (part + 0.5) / parts) for part in range(parts))
+    found = collections.Counter(pick_level(FACTORS[name], levels, (part + 0.5) / parts) for part in range(parts))
     assert found == dict.fromkeys(expected, 100)
     for position in (0.0, math.nextafter(1, 0)):
-        assert level_at(FACTORS[name], levels, position) in expected
+        assert pick_level(FACTORS[name], levels, position) in expected
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -188,17 +188,17 @@ def test_equal_parts_of_a_range_get_equal_shares(log: bool) -> None:
     levels = Range(1e-5, 1e-1, log=log)
     scale = math.log if log else float
     ends = scale(levels.low), scale(levels.high)
-    found = [level_at(FACTORS["learning_rate"], levels, (part + 0.5) / 400) for part in range(400)]
+    found = [pick_level(FACTORS["learning_rate"], levels, (part + 0.5) / 400) for part in range(400)]
     shares = collections.Counter(int(4 * (scale(level) - ends[0]) / (ends[1] - ends[0])) for level in found)
     assert shares == dict.fromkeys(range(4), 100)
     assert found == sorted(found)
-    assert level_at(FACTORS["learning_rate"], levels, 0.0) == pytest.approx(levels.low)
+    assert pick_level(FACTORS["learning_rate"], levels, 0.0) == pytest.approx(levels.low)
     assert levels.low <= min(found) < max(found) <= levels.high
 
 
 def test_a_log_range_of_whole_numbers_gives_each_octave_its_share() -> None:
     levels = Range(1, 64, log=True)
-    found = [level_at(FACTORS["batch_size"], levels, (part + 0.5) / 7000) for part in range(7000)]
+    found = [pick_level(FACTORS["batch_size"], levels, (part + 0.5) / 7000) for part in range(7000)]
     assert {type(level) for level in found} == {int}
     assert set(found) == set(range(1, 65))
     small = sum(level <= 8 for level in found if isinstance(level, int))
@@ -219,8 +219,8 @@ def test_a_log_range_of_whole_numbers_gives_each_octave_its_share() -> None:
 )
 def test_a_level_at_any_position_is_one_of_the_levels(name: str, levels: Levels) -> None:
     for position in [*(part / 997 for part in range(997)), math.nextafter(1, 0)]:
-        level = level_at(FACTORS[name], levels, position)
-        assert is_level_of(level, levels), (position, level)
+        level = pick_level(FACTORS[name], levels, position)
+        assert is_one_of(level, levels), (position, level)
         assert type(level) is FACTORS[name].kind
 
 
@@ -238,7 +238,7 @@ def test_a_level_at_any_position_is_one_of_the_levels(name: str, levels: Levels)
     ],
 )
 def test_is_among(level: Level, levels: Levels, expected: bool) -> None:
-    assert is_level_of(level, levels) is expected
+    assert is_one_of(level, levels) is expected
 
 
 # ---- which factors are active
@@ -415,10 +415,10 @@ def test_all_levels_of_a_study_in_words() -> None:
 
 def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() -> None:
     levels = complete_levels(False, ALEXNET.defaults, lambda factor: {"batch_size": 8}.get(factor.name))
-    assert tuple(names_in_title(levels)) == ALWAYS_SHOWN
-    assert describe_levels(levels, names_in_title(levels)) == "scratch, batch size 8, dropout 0.5"
+    assert tuple(title_factors(levels)) == ALWAYS_SHOWN
+    assert describe_levels(levels, title_factors(levels)) == "scratch, batch size 8, dropout 0.5"
     others = levels | {"data_fraction": 0.5, "protocol": "legacy", "learning_rate": 0.1}
-    assert describe_levels(others, names_in_title(others)) == (
+    assert describe_levels(others, title_factors(others)) == (
         "scratch, batch size 8, dropout 0.5, 50 % of the data, legacy protocol"
     )
     assert describe_levels({"dropout": 0.25}, ["dropout", "auxiliary_weight"]) == "dropout 0.25"

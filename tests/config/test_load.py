@@ -1000,7 +1000,7 @@ def test_a_study_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytes
     assert load_study("experiments/mine.yaml").config == load_study("mine").config
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_study("~/experiments/mine.yaml").config == load_study("mine").config
-    assert load_study("tiny").path == load.SHIPPED / "tiny.yaml"
+    assert load_study("tiny").path == load.SHIPPED_STUDIES / "tiny.yaml"
     found = complaint("mien")
     assert "there is no study file 'mien'; did you mean 'mine'?" in found
     assert "mine, " in found
@@ -1019,6 +1019,6 @@ def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
     assert complaint(str(tmp_path)).startswith(f"{tmp_path} is a folder; give a study file in it")
 
 
-@pytest.mark.parametrize("path", sorted(load.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(load.SHIPPED_STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_along_can_be_used(path: Path) -> None:
     assert load_study(str(path)).config.name == path.stem

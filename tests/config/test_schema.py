@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cnnstudy import architectures
 from cnnstudy.config.factors import TRANSFER_MODES, Choices, Range
-from cnnstudy.config.schema import NEED_WEIGHTS, StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
 from cnnstudy.data import datasets
 
 PRETRAIN = {"source": "pretrain", "data": {"name": "digits", "classes": [5, 6]}, "epochs": 2}
@@ -73,10 +73,10 @@ def test_a_value_for_all_networks_or_for_each() -> None:
         image_size={"alexnet": 64, "vgg16": 32, "googlenet": 48},
         training={"epochs": {"alexnet": 3, "vgg16": 9, "googlenet": 1}},
     )
-    assert [config.size_of(name) for name in config.architectures] == [64, 32, 48]
+    assert [config.image_size_of(name) for name in config.architectures] == [64, 32, 48]
     assert [config.epochs_of(name) for name in config.architectures] == [3, 9, 1]
     assert [config.head_epochs_of(name) for name in config.architectures] == [1, 3, 1]
-    assert {study().size_of(name) for name in config.architectures} == {224}
+    assert {study().image_size_of(name) for name in config.architectures} == {224}
     assert {study(training={"epochs": 6, "head_epochs": 5}).head_epochs_of(name) for name in ("alexnet", "vgg16")} == {
         5
     }
@@ -93,7 +93,7 @@ def test_transfer_modes_of_a_network() -> None:
     config = study(factors={"transfer": {"alexnet": ["frozen", "scratch"]}}, weights={"default": PRETRAIN})
     assert config.transfer_modes_of("alexnet") == ("frozen", "scratch")
     assert config.transfer_modes_of("vgg16") == ("scratch",)
-    assert {*NEED_WEIGHTS, "scratch"} == set(TRANSFER_MODES)
+    assert {*MODES_WITH_SOURCE_WEIGHTS, "scratch"} == set(TRANSFER_MODES)
 
 
 def test_weights_of_a_network_or_the_default() -> None:

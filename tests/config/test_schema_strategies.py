@@ -11,7 +11,7 @@ import pytest
 from mistakes import check_mistake, complaint, written
 
 from cnnstudy.config.load import load_study
-from cnnstudy.config.schema import KINDS, FactorialConfig, SearchConfig, StudyConfig
+from cnnstudy.config.schema import STRATEGY_KINDS, FactorialConfig, SearchConfig, StudyConfig
 
 STUDY = """\
 name: probe
@@ -250,4 +250,4 @@ def test_a_strategy_survives_json(strategy: dict[str, Any]) -> None:
     assert {key: plain["strategy"][key] for key in strategy} == strategy
     again = StudyConfig.model_validate(plain)
     assert again == config
-    assert type(again.strategy) is KINDS[plain["strategy"]["kind"]]
+    assert type(again.strategy) is STRATEGY_KINDS[plain["strategy"]["kind"]]

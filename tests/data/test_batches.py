@@ -12,7 +12,7 @@ from cnnstudy.data.batches import Batches, count_in_full_batches, count_updates,
 def test_clean_epochs_hold_every_image_once(size: int) -> None:
     batches = Batches(364, size, seed=1)
     for epoch in (1, 2, 3):
-        parts = list(batches.of_epoch(epoch))
+        parts = list(batches.iterate_epoch(epoch))
         assert sorted(np.concatenate(parts)) == list(range(364))
         assert {len(part) for part in parts[:-1]} <= {size}
 
@@ -29,7 +29,7 @@ def test_clean_epochs_hold_every_image_once(size: int) -> None:
 )
 def test_legacy_epochs_go_on_where_the_iterator_stands(size: int, expected: list[int]) -> None:
     batches = Batches(364, size, seed=1, protocol="legacy")
-    epochs = [np.concatenate(list(batches.of_epoch(epoch))) for epoch in (1, 2, 3, 4)]
+    epochs = [np.concatenate(list(batches.iterate_epoch(epoch))) for epoch in (1, 2, 3, 4)]
     assert [len(epoch) for epoch in epochs] == expected
     if len(set(expected)) > 1:
         assert sorted(np.concatenate(epochs[:2])) == list(range(364))
@@ -40,13 +40,13 @@ def test_legacy_epochs_go_on_where_the_iterator_stands(size: int, expected: list
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_updates_are_counted_as_they_are_made(protocol: str, size: int, epochs: int) -> None:
     batches = Batches(364, size, seed=0, protocol=protocol)
-    made = sum(len(list(batches.of_epoch(epoch))) for epoch in range(1, epochs + 1))
+    made = sum(len(list(batches.iterate_epoch(epoch))) for epoch in range(1, epochs + 1))
     assert count_updates(364, size, epochs, protocol) == made
 
 
 def test_the_order_is_the_seeds_and_the_epochs() -> None:
     def order(seed: int, size: int, epoch: int) -> list[int]:
-        return np.concatenate(list(Batches(50, size, seed).of_epoch(epoch))).tolist()
+        return np.concatenate(list(Batches(50, size, seed).iterate_epoch(epoch))).tolist()
 
     assert order(1, 8, 1) == order(1, 16, 1)
     assert order(1, 8, 1) != order(1, 8, 2)

@@ -202,7 +202,7 @@ def test_archives(
 ) -> None:
     make, becomes = ALL_ARCHIVES[name]
     path = make(tmp_path / "input")
-    monkeypatch.setattr(archives, "MOST_MEMBERS", 10_000)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10_000)
     nothing_escapes()
     if isinstance(becomes, str) and becomes:
         text = refusal(path)

@@ -284,10 +284,10 @@ def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
 def test_bombs_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(kind, tmp_path, PLAIN | {"pear/3.png": bytes(5_000_000)})
     assert path.stat().st_size < 50_000
-    monkeypatch.setattr(archives, "MOST_MEMBER_BYTES", 1_000_000)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1_000_000)
     with pytest.raises(DataError, match=r"'pear/3.png' in .* has 5,000,000 bytes unpacked; the most is 1,000,000"):
         read_tree(path)
-    monkeypatch.setattr(archives, "MOST_TOTAL_BYTES", 2**20)
+    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 2**20)
     with pytest.raises(DataError, match=r"holds more than 0.000976562 GiB; unpack it and give the folder"):
         read_tree(path)
 
@@ -295,7 +295,7 @@ def test_bombs_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_bomb_beside_the_images_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_TOTAL_BYTES", 1_000_000)
+    monkeypatch.setattr(archives, "MAX_TOTAL_BYTES", 1_000_000)
     path = write_tar(tmp_path / "1.tgz", {"pear/zeros.bin": bytes(5_000_000)} | PLAIN)
     with pytest.raises(DataError, match="holds more than"):
         read_tree(path)

@@ -6,5 +6,5 @@ from cnnstudy.execution import worker
 from cnnstudy.training import shared_epochs
 
 if __name__ == "__main__":
-    shared_epochs.SHARE = 1e9
+    shared_epochs.WRITE_SHARE = 1e9
     worker.main()

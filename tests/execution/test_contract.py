@@ -431,7 +431,7 @@ def test_a_worker_that_hangs_is_stopped_and_says_where(executor: Executor, site:
 
 
 def test_a_worker_that_cannot_even_say_where_it_hangs(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.execution.local.SECONDS_TO_ANSWER", 0.1)
+    monkeypatch.setattr("cnnstudy.execution.local.STACK_TRACE_SECONDS", 0.1)
     executor.submit(images_job("hangs"))
     (hung,) = pids(executor)
     os.kill(hung, signal.SIGSTOP)

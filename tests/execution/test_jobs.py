@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnnstudy.execution.jobs import AWAY, PATIENCE, SLOWNESS, Watchdog
+from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
         end, late = self.now + seconds, []
         while self.now < end:
             self.now = min(end, self.now + 10)
-            late += [key for key, _ in watchdog.overdue()]
+            late += [key for key, _ in watchdog.find_hung()]
         return late
 
 
@@ -37,17 +37,17 @@ def test_silence(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("silent", "alexnet", 10)
     watchdog.begin("other")
     for _ in range(3):
-        assert clock.wait(watchdog, PATIENCE) == []
+        assert clock.wait(watchdog, SILENCE_LIMIT) == []
         watchdog.sign("silent")
         watchdog.sign("other")
     watchdog.end("other")
-    assert set(clock.wait(watchdog, PATIENCE + 10)) == {"silent"}
-    ((_, why),) = watchdog.overdue()
+    assert set(clock.wait(watchdog, SILENCE_LIMIT + 10)) == {"silent"}
+    ((_, why),) = watchdog.find_hung()
     assert why == "the worker process gave no sign of life for 10 minutes"
     watchdog.end("silent")
     watchdog.end("never begun")
     watchdog.sign("never begun")
-    assert watchdog.overdue() == []
+    assert watchdog.find_hung() == []
 
 
 def spin(watchdog: Watchdog, clock: Clock, key: str, seconds: float) -> list[str]:
@@ -70,9 +70,9 @@ def test_an_epoch_that_never_ends(watchdog: Watchdog, clock: Clock) -> None:
     assert spin(watchdog, clock, "b", 100) == []
     watchdog.epoch("b")
     # ten times the longest, which was 200 s for 100 images
-    assert spin(watchdog, clock, "b", SLOWNESS * 200) == []
+    assert spin(watchdog, clock, "b", SLOWDOWN_LIMIT * 200) == []
     assert set(spin(watchdog, clock, "b", 100)) == {"b"}
-    ((_, why),) = watchdog.overdue()
+    ((_, why),) = watchdog.find_hung()
     assert "within 33 minutes, 10 times the longest of alexnet so far" in why
     assert "training.timeout" in why
 
@@ -83,7 +83,7 @@ def test_an_epoch_of_more_images_may_take_longer(watchdog: Watchdog, clock: Cloc
     watchdog.epoch("few")
     watchdog.end("few")
     watchdog.begin("many", "alexnet", 1000)
-    assert spin(watchdog, clock, "many", SLOWNESS * 100 * 100) == []
+    assert spin(watchdog, clock, "many", SLOWDOWN_LIMIT * 100 * 100) == []
     assert set(spin(watchdog, clock, "many", 100)) == {"many"}
 
 
@@ -91,7 +91,7 @@ def test_short_epochs_have_ten_minutes_at_least(watchdog: Watchdog, clock: Clock
     watchdog.begin("a", "alexnet", 10)
     clock.wait(watchdog, 1)
     watchdog.epoch("a")
-    assert spin(watchdog, clock, "a", PATIENCE) == []
+    assert spin(watchdog, clock, "a", SILENCE_LIMIT) == []
     assert set(spin(watchdog, clock, "a", 100)) == {"a"}
 
 
@@ -103,18 +103,18 @@ def test_what_the_file_says_holds_instead(clock: Clock) -> None:
     watchdog.begin("trial", "alexnet", 10)
     assert spin(watchdog, clock, "trial", 2000) == []
     assert clock.wait(watchdog, 10) == ["trial"]
-    ((_, why),) = watchdog.overdue()
+    ((_, why),) = watchdog.find_hung()
     assert why == "no epoch ended within 2000 s, the limit set by training.timeout"
     watchdog.epoch("trial")
     assert spin(watchdog, clock, "trial", 2000) == []
 
 
 def test_a_worker_that_hangs_is_found_whatever_the_file_says_of_epochs(clock: Clock) -> None:
-    watchdog = Watchdog(10 * PATIENCE, clock)
+    watchdog = Watchdog(10 * SILENCE_LIMIT, clock)
     watchdog.begin("trial", "alexnet", 10)
-    assert clock.wait(watchdog, PATIENCE) == []
+    assert clock.wait(watchdog, SILENCE_LIMIT) == []
     assert clock.wait(watchdog, 10) == ["trial"]
-    ((_, why),) = watchdog.overdue()
+    ((_, why),) = watchdog.find_hung()
     assert why == "the worker process gave no sign of life for 10 minutes"
 
 
@@ -123,6 +123,6 @@ def test_a_driver_that_was_away_blames_nobody(watchdog: Watchdog, clock: Clock) 
     clock.wait(watchdog, 10)
     watchdog.epoch("a")
     clock.now += 100_000
-    assert watchdog.overdue() == []
-    assert clock.wait(watchdog, PATIENCE - AWAY) == []
+    assert watchdog.find_hung() == []
+    assert clock.wait(watchdog, SILENCE_LIMIT - LONGEST_GAP) == []
     assert set(clock.wait(watchdog, 20)) == {"a"}

@@ -23,15 +23,15 @@ def test_a_thread_that_waits_does_not_get_on() -> None:
     thread.start()
     assert thread.ident is not None
     watched = Heartbeat(thread.ident, lambda: None)
-    while watched.has_got_on():  # until it waits
+    while watched.has_run():  # until it waits
         time.sleep(0.01)
-    assert not watched.has_got_on()
+    assert not watched.has_run()
     go.set()
     done.wait()
-    assert watched.has_got_on()
-    while watched.has_got_on():
+    assert watched.has_run()
+    while watched.has_run():
         time.sleep(0.01)
-    assert not watched.has_got_on()
+    assert not watched.has_run()
     end.set()
     thread.join()
 
@@ -50,5 +50,5 @@ def test_where_a_thread_has_no_clock_of_its_own_the_process_has(monkeypatch: pyt
 
     monkeypatch.setattr(worker, "time", SimpleNamespace(process_time=process_time, thread_time=lambda: now[1]))
     watched = Heartbeat(1, lambda: None)
-    assert not watched.has_got_on()
-    assert watched.has_got_on()
+    assert not watched.has_run()
+    assert watched.has_run()

@@ -41,7 +41,7 @@ def main() -> None:
     from cnnstudy.study import run  # noqa: F401 - all heavy imports, before the forks
     from cnnstudy.system import processes
 
-    processes.SAME = 0.0  # two interrupts count as two, however close together
+    processes.SAME_INTERRUPT_SECONDS = 0.0  # two interrupts count as two, however close together
 
     # drawing would take most of the time, and is tested elsewhere
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")

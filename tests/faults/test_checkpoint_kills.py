@@ -57,7 +57,7 @@ class Place:
         deadline = time.monotonic() + 240
         while driver.poll() is None and time.monotonic() < deadline:
             for folder in entry_folders(checkpoints.KIND):
-                if checkpoints.read_file(folder / checkpoints.FILE).reached.epoch >= epoch:
+                if checkpoints.read_checkpoint(folder / checkpoints.FILE).reached.epoch >= epoch:
                     return
             time.sleep(0.02)
         raise AssertionError(f"no checkpoint of epoch {epoch}: {self.log}")

@@ -15,7 +15,7 @@ from faulty_store import Desk
 from cnnstudy.errors import DiskFullError
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.spool import waiting
+from cnnstudy.tracking.spool import list_waiting
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
     with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is safe") as caught:
         desk.run(on_event=told)
     assert caught.value.exit_code == 3
-    assert waiting()
+    assert list_waiting()
     (small_disk / "filler").unlink()
     assert desk.run().finished == 2
     ended = kind is Done  # a trial that had ended is not run again
@@ -66,4 +66,4 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
     done = [run for run in desk.runs() if run.done]
     assert sorted(run.tags["cnnstudy.trial"] for run in done) == ["alexnet-000", "alexnet-001"]
     assert all("cnnstudy.model" in run.tags for run in done)
-    assert not waiting()
+    assert not list_waiting()

@@ -26,7 +26,7 @@ from faulty_store import BRIEF, Desk
 from cnnstudy.errors import TrackingError
 from cnnstudy.tracking import ui_server
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.spool import waiting
+from cnnstudy.tracking.spool import list_waiting
 
 HERE = Path(__file__).parent
 CANARY = "kanarienvogel7391"
@@ -266,8 +266,8 @@ def test_records_that_wait_on_disk(
         desk.use(Tracker(base.replace("//", f"//{LOGIN}@")))
         with pytest.raises(TrackingError) as caught:
             desk.run(patience=BRIEF, on_event=lambda event: running.close() if desk.trained else None)
-    assert waiting()
-    assert not is_in(f"{caught.value} {waiting()} {desk.said}".encode())
+    assert list_waiting()
+    assert not is_in(f"{caught.value} {list_waiting()} {desk.said}".encode())
     assert not is_in("".join(traceback.format_exception_only(caught.value)).encode())
     assert files_with_it(own_places) == []
 

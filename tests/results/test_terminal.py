@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from cnnstudy.analysis.leaderboard import leaderboard
+from cnnstudy.analysis.leaderboard import build_leaderboard
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult, TrialSpec
 from cnnstudy.results import terminal
@@ -78,7 +78,7 @@ def test_finished_trials_and_apart_from_them_the_others(console: Console, make_r
         make_run(3, None, state="failed", reason="oom", tags=message),
         make_run(4, 0.9, state="pruned"),
     ]
-    terminal.show_trials(console, "fake", leaderboard(runs, "val/accuracy"), None)
+    terminal.show_trials(console, "fake", build_leaderboard(runs, "val/accuracy"), None)
     finished, _, others = text(console).partition("not finished")
     assert finished.index("alexnet-002") < finished.index("alexnet-001")
     assert "75.0 %" in finished
@@ -90,19 +90,19 @@ def test_finished_trials_and_apart_from_them_the_others(console: Console, make_r
 
 def test_only_the_best(console: Console, make_run: MakeRun) -> None:
     runs = [make_run(number, 0.5 + number / 10) for number in range(4)]
-    terminal.show_trials(console, "fake", leaderboard(runs, "val/accuracy"), 2)
+    terminal.show_trials(console, "fake", build_leaderboard(runs, "val/accuracy"), 2)
     assert "alexnet-003" in text(console)
     assert "alexnet-001" not in text(console)
     assert "and 2 more" in text(console)
 
 
 def test_nothing_to_show(console: Console) -> None:
-    terminal.show_trials(console, "fake", leaderboard([], "val/accuracy"), None)
+    terminal.show_trials(console, "fake", build_leaderboard([], "val/accuracy"), None)
     assert text(console) == "study fake has no trials yet\n"
 
 
 def test_a_study_of_failures_is_shown(console: Console, make_run: MakeRun) -> None:
-    frame = leaderboard([make_run(1, None, state="failed", reason="diverged")], "val/accuracy")
+    frame = build_leaderboard([make_run(1, None, state="failed", reason="diverged")], "val/accuracy")
     terminal.show_trials(console, "fake", frame, 5)
     assert "diverged" in text(console)
     assert "best first" not in text(console)

@@ -17,7 +17,7 @@ from cnnstudy.analysis.comparison import CONFIRMED, UNCONFIRMED, Comparison
 from cnnstudy.errors import InputError, TrackingError, UnknownNameError
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult, TrialSpec
-from cnnstudy.results.terminal import compare_studies, show_comparison
+from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
 from cnnstudy.study.confirmation import RECORD
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
@@ -89,7 +89,7 @@ def shown(comparison: Comparison, width: int) -> str:
 
 
 def test_two_studies_side_by_side(studies: Tracker) -> None:
-    comparison = compare_studies(studies, "plain", "decayed")
+    comparison = compare_recorded_studies(studies, "plain", "decayed")
     assert (comparison.a, comparison.b) == ("plain", "decayed")
     assert [(one.key, one.a, one.b) for one in comparison.differences] == [("training.weight_decay", None, 0.01)]
     gap = comparison.outcomes[0]
@@ -107,7 +107,7 @@ def test_two_studies_side_by_side(studies: Tracker) -> None:
 
 
 def test_what_the_terminal_shows(studies: Tracker) -> None:
-    text = shown(compare_studies(studies, "plain", "decayed"), 200)
+    text = shown(compare_recorded_studies(studies, "plain", "decayed"), 200)
     first, *_ = text.splitlines()
     assert first.startswith("A is plain, B is decayed")
     assert "alexnet: the gap is lower in B: -5.0 [-5.0, -5.0] points" in text
@@ -119,7 +119,7 @@ def test_what_the_terminal_shows(studies: Tracker) -> None:
 
 
 def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:
-    comparison = compare_studies(studies, "plain", "decayed")
+    comparison = compare_recorded_studies(studies, "plain", "decayed")
     _, _, tables = shown(comparison, 80).partition("outcomes at the end")
     assert max(map(len, tables.splitlines())) <= 80
     assert "network" not in tables  # there is one only
@@ -132,7 +132,7 @@ def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:
 def test_confirmed_champions(studies: Tracker, tmp_path: Path) -> None:
     confirmed(studies, "plain", tmp_path / "a", champion([0.80, 0.81, 0.79]))
     confirmed(studies, "decayed", tmp_path / "b", champion([0.85, 0.86, 0.87]))
-    comparison = compare_studies(studies, "plain", "decayed")
+    comparison = compare_recorded_studies(studies, "plain", "decayed")
     found = comparison.champions
     assert found.a is not None
     assert (found.a.standing, found.a.values) == (CONFIRMED, (0.80, 0.81, 0.79))
@@ -148,21 +148,21 @@ def test_a_confirmation_that_cannot_be_read(studies: Tracker, tmp_path: Path) ->
     with pytest.raises(
         TrackingError, match=r"confirm/confirm.json of study 'decayed' can't be used: .*confirm decayed"
     ):
-        compare_studies(studies, "plain", "decayed")
+        compare_recorded_studies(studies, "plain", "decayed")
 
 
 def test_a_study_and_itself(studies: Tracker) -> None:
     with pytest.raises(InputError, match="'plain' can't be compared with itself; give two studies"):
-        compare_studies(studies, "plain", "plain")
+        compare_recorded_studies(studies, "plain", "plain")
 
 
 def test_an_unknown_study(studies: Tracker) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'plain'"):
-        compare_studies(studies, "decayed", "plane")
+        compare_recorded_studies(studies, "decayed", "plane")
 
 
 def test_text_of_others_is_no_markup(studies: Tracker, tmp_path: Path) -> None:
     record = json.loads(champion([0.8, 0.9]))
     record["candidates"][0]["levels"]["transfer"] = "[red]alexnet[/red] :smile:"
     confirmed(studies, "plain", tmp_path, json.dumps(record))
-    assert "[red]alexnet[/red] :smile:" in shown(compare_studies(studies, "plain", "decayed"), 200)
+    assert "[red]alexnet[/red] :smile:" in shown(compare_recorded_studies(studies, "plain", "decayed"), 200)

@@ -19,7 +19,7 @@ from cnnstudy.errors import TrackingError, UnknownNameError
 from cnnstudy.execution import Event, Workers
 from cnnstudy.names import Tag
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.results.watch import QUIET, watch_study
+from cnnstudy.results.watch import QUIET_SECONDS, watch_study
 from cnnstudy.study.recorder import Recorder, TrialRecording
 from cnnstudy.study.run import run_study
 from cnnstudy.system.display import Display, SilentDisplay, choose_display
@@ -52,7 +52,7 @@ class Told(Display):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self.lines.append(text)
 
     def start_trials(self, done: int, total: int) -> None:
@@ -277,7 +277,7 @@ def test_silence_is_said_once(elsewhere: Elsewhere) -> None:
 
     def driver() -> Iterator[None]:
         for _ in range(4):
-            elsewhere.now += QUIET / 2
+            elsewhere.now += QUIET_SECONDS / 2
             yield
 
     with pytest.raises(KeyboardInterrupt):

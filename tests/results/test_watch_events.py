@@ -17,11 +17,11 @@ from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.results.watch import (
     CountChanged,
     EpochEnded,
-    News,
+    Event,
     Snapshot,
     TrialEnded,
     TrialStarted,
-    describe_ending,
+    describe_end,
     first_snapshot,
     list_events,
     next_snapshot,
@@ -67,7 +67,7 @@ class Recorded:
     def interrupt(self, recording: TrialRecording) -> None:
         self.tracker.end_run(recording.run_id, "failed", {Tag.REASON: "interrupted"})
 
-    def news(self) -> list[News]:
+    def news(self) -> list[Event]:
         """Since the last call."""
         before = self.latest
         self.latest = first_snapshot(self.tracker, self.study) if before is None else self._next(before)
@@ -164,7 +164,7 @@ def test_confirming_counts_anew(recorded: Recorded) -> None:
 def test_how_long_it_has_run_already(recorded: Recorded) -> None:
     recorded.start(0)
     now = first_snapshot(recorded.tracker, recorded.study)
-    (run,) = now.under_way
+    (run,) = now.running_trials
     seen = [one for one in list_events(None, now, run.started / 1000 + 75) if isinstance(one, TrialStarted)]
     assert [one.seconds for one in seen] == [pytest.approx(75)]
 
@@ -224,5 +224,5 @@ def test_a_study_that_was_deleted(recorded: Recorded) -> None:
 def test_an_end_without_metrics() -> None:
     tags = {"cnnstudy.from_cache": "true"}
     run = RecordedRun("id", "name", "pretrain", "finished", "", 0, {}, {}, tags)
-    assert describe_ending(run) == "source weights from the cache"
-    assert describe_ending(dataclasses.replace(run, tags={})) == "finished"
+    assert describe_end(run) == "source weights from the cache"
+    assert describe_end(dataclasses.replace(run, tags={})) == "finished"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cnnstudy import architectures
-from cnnstudy.config.factors import FACTORS, is_level_of
+from cnnstudy.config.factors import FACTORS, is_one_of
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.records import Level
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
@@ -83,7 +83,7 @@ def test_cells_are_complete_allowed_and_distinct(design: str) -> None:
                     so_far[factor.name] = cell[factor.name]
                     assert type(cell[factor.name]) is factor.kind
                     if factor.name in given:
-                        assert is_level_of(cell[factor.name], given[factor.name])
+                        assert is_one_of(cell[factor.name], given[factor.name])
             assert cell["augmentation"] == "flip", "a factor with one level has it"
             assert cell["learning_rate"] == network.defaults["learning_rate"], "one that is not named has its default"
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cnnstudy import architectures
-from cnnstudy.config.factors import FACTORS, is_level_of
+from cnnstudy.config.factors import FACTORS, is_one_of
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.records import Level
-from cnnstudy.search.optuna_search import OptunaSearch
+from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal
 
 SAMPLERS = ["tpe", "random", "qmc", "grid"]
@@ -66,7 +66,7 @@ def outcome_of(proposal: Proposal) -> Outcome:
 
 
 def run(
-    search: OptunaSearch, outcome: Callable[[Proposal], Outcome] = outcome_of, most: int | None = None
+    search: OptunaStrategy, outcome: Callable[[Proposal], Outcome] = outcome_of, most: int | None = None
 ) -> list[PastTrial]:
     """Run what the search proposes, as the driver does; the record of it."""
     done = []
@@ -91,7 +91,7 @@ def record(
 
 def proposals(config: StudyConfig, past: Sequence[PastTrial] = ()) -> list[Proposal]:
     """All that a search proposes, one after the other."""
-    search, found = OptunaSearch(config, past), []
+    search, found = OptunaStrategy(config, past), []
     while proposal := search.next():
         state, value, _ = outcome_of(proposal)
         search.tell(proposal, state, value, {})
@@ -129,22 +129,22 @@ def test_global_random_numbers_do_not_matter() -> None:
 @pytest.mark.parametrize("pruner", ["none", "median", "hyperband"])
 def test_stopped_after_any_trial_it_goes_on_as_without_the_stop(sampler: str, pruner: str) -> None:
     config = study(sampler=sampler, strategy={"pruner": pruner})
-    whole = run(OptunaSearch(config, []))
+    whole = run(OptunaStrategy(config, []))
     assert len(whole) == 12
     assert len({trial.state for trial in whole}) > 1
     for stop in range(len(whole) + 1):
-        assert run(OptunaSearch(config, whole[:stop])) == whole[stop:], f"stopped after {stop}"
+        assert run(OptunaStrategy(config, whole[:stop])) == whole[stop:], f"stopped after {stop}"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_stop_in_every_trial_changes_nothing(sampler: str) -> None:
     """The last trial is interrupted, proposed again as it was, and all goes on as without."""
     config = study(sampler=sampler)
-    whole = run(OptunaSearch(config, []))
+    whole = run(OptunaStrategy(config, []))
     seeds = [proposal.seed for proposal in proposals(config)]
     for stop in range(len(whole)):
         interrupted = dataclasses.replace(whole[stop], state="failed", done=False, value=None, reported={})
-        again = OptunaSearch(config, [*whole[:stop], interrupted])
+        again = OptunaStrategy(config, [*whole[:stop], interrupted])
         assert again.remaining == len(whole) - stop
         first = again.next()
         assert first is not None
@@ -157,14 +157,14 @@ def test_a_stop_in_every_trial_changes_nothing(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_interrupted_trial_in_the_middle_runs_again_with_its_number_and_levels(sampler: str) -> None:
     config = study(sampler=sampler)
-    whole = run(OptunaSearch(config, []))
+    whole = run(OptunaStrategy(config, []))
     for middle in range(7):
         past = [
             dataclasses.replace(trial, state="failed", done=False, value=None) if place == middle else trial
             for place, trial in enumerate(whole[:8])
         ]
         # MLflow's order is not that of the numbers
-        found = run(OptunaSearch(config, past[::-1]))
+        found = run(OptunaStrategy(config, past[::-1]))
         assert plain([whole[middle]])[0] in plain(found)
         mine = [trial for trial in found if trial.architecture == whole[middle].architecture]
         assert mine[0].number == whole[middle].number, "it comes first"
@@ -179,9 +179,9 @@ def test_an_interrupted_trial_in_the_middle_runs_again_with_its_number_and_level
 def test_a_trial_that_was_never_recorded_is_proposed_in_its_place() -> None:
     for sampler in SAMPLERS:
         config = study(sampler=sampler)
-        whole = run(OptunaSearch(config, []))
+        whole = run(OptunaStrategy(config, []))
         found = run(
-            OptunaSearch(config, [trial for trial in whole if trial.number != 2 or trial.architecture != "alexnet"])
+            OptunaStrategy(config, [trial for trial in whole if trial.number != 2 or trial.architecture != "alexnet"])
         )
         assert [(trial.architecture, trial.number) for trial in found] == [("alexnet", 2)]
         if sampler != "tpe":
@@ -191,8 +191,8 @@ def test_a_trial_that_was_never_recorded_is_proposed_in_its_place() -> None:
 def test_a_larger_budget_goes_on_where_the_smaller_one_ended() -> None:
     for sampler in SAMPLERS:
         small, large = study(6, sampler=sampler), study(12, sampler=sampler)
-        past = run(OptunaSearch(small, []))
-        assert plain([*past, *run(OptunaSearch(large, past))]) == plain(run(OptunaSearch(large, [])))
+        past = run(OptunaStrategy(small, []))
+        assert plain([*past, *run(OptunaStrategy(large, past))]) == plain(run(OptunaStrategy(large, [])))
 
 
 # ---- the budget
@@ -202,7 +202,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_never_more_than_the_budget_in_equal_shares_one_after_the_other(trials: int, sampler: str) -> None:
     config = study(trials, sampler=sampler)
-    search = OptunaSearch(config, [])
+    search = OptunaStrategy(config, [])
     names = []
     for left in range(trials, 0, -1):
         assert search.remaining == left
@@ -219,7 +219,7 @@ def test_never_more_than_the_budget_in_equal_shares_one_after_the_other(trials: 
 
 def test_trials_under_way_count_and_have_numbers_of_their_own() -> None:
     for sampler in SAMPLERS:
-        search = OptunaSearch(study(sampler=sampler), [])
+        search = OptunaStrategy(study(sampler=sampler), [])
         at_once = [search.next() for _ in range(12)]
         assert search.next() is None
         keys = {(proposal.architecture, proposal.number) for proposal in at_once if proposal}
@@ -229,23 +229,23 @@ def test_trials_under_way_count_and_have_numbers_of_their_own() -> None:
 def test_failed_and_pruned_trials_count() -> None:
     config = study(6)
     for state in ("failed", "pruned"):
-        done = run(OptunaSearch(config, []), lambda proposal, state=state: (state, None, {}))
+        done = run(OptunaStrategy(config, []), lambda proposal, state=state: (state, None, {}))
         assert [trial.state for trial in done] == [state] * 6
-        assert OptunaSearch(config, done).next() is None
-        assert OptunaSearch(config, done).remaining == 0
+        assert OptunaStrategy(config, done).next() is None
+        assert OptunaStrategy(config, done).remaining == 0
 
 
 def test_a_smaller_budget_proposes_nothing_more_and_owes_nothing() -> None:
-    past = run(OptunaSearch(study(12), []))
+    past = run(OptunaStrategy(study(12), []))
     for trials in (2, 6, 11):
-        assert OptunaSearch(study(trials), past).next() is None
-        assert OptunaSearch(study(trials), past).remaining == 0
+        assert OptunaStrategy(study(trials), past).next() is None
+        assert OptunaStrategy(study(trials), past).remaining == 0
 
 
 def test_what_one_network_has_too_much_is_not_taken_from_another() -> None:
-    whole = run(OptunaSearch(study(12), []))
+    whole = run(OptunaStrategy(study(12), []))
     past = [trial for trial in whole if trial.architecture == "alexnet" or trial.number == 0]
-    smaller = OptunaSearch(study(6), past)
+    smaller = OptunaStrategy(study(6), past)
     assert smaller.remaining == 2
     assert {trial.architecture for trial in run(smaller)} == {"googlenet"}
 
@@ -267,7 +267,7 @@ def test_levels_are_complete_allowed_and_only_where_they_are_active(sampler: str
                 so_far[factor.name] = levels[factor.name]
                 assert type(levels[factor.name]) is factor.kind
                 given = config.factors_of(proposal.architecture).get(factor.name)
-                assert given is None or is_level_of(levels[factor.name], given), (factor.name, levels)
+                assert given is None or is_one_of(levels[factor.name], given), (factor.name, levels)
             kinds["with" if factor.name in levels else "without"].add(factor.name)
     assert kinds["with"] == set(FACTORS), "every factor was active somewhere"
     assert kinds["without"] == {
@@ -311,9 +311,9 @@ def test_the_first_trials_of_every_network_are_those_of_start_with(sampler: str)
 
 def test_start_with_holds_after_a_stop() -> None:
     config = study(8, strategy={"start_with": [{"transfer": "frozen"}, {"transfer": "scratch"}, {"batch_size": 5}]})
-    whole = run(OptunaSearch(config, []))
+    whole = run(OptunaStrategy(config, []))
     for stop in range(8):
-        assert run(OptunaSearch(config, whole[:stop])) == whole[stop:]
+        assert run(OptunaStrategy(config, whole[:stop])) == whole[stop:]
 
 
 # ---- seeds
@@ -324,7 +324,7 @@ def test_a_repeat_of_the_same_levels_gets_the_next_seed() -> None:
     assert [(proposal.architecture, proposal.seed) for proposal in proposals(config)] == [
         (name, 40 + repeat) for repeat in range(3) for name in ("alexnet", "googlenet")
     ]
-    past = run(OptunaSearch(config, []), most=3)
+    past = run(OptunaStrategy(config, []), most=3)
     assert [proposal.seed for proposal in proposals(config, past)] == [41, 42, 42]
 
 
@@ -341,7 +341,7 @@ def test_other_levels_get_the_seed_of_the_study() -> None:
 
 def test_a_trial_that_runs_again_keeps_its_seed_though_a_later_one_has_the_same_levels() -> None:
     config = study(6, seed=40, factors={"batch_size": 8})
-    past = run(OptunaSearch(config, []))
+    past = run(OptunaStrategy(config, []))
     past[2] = dataclasses.replace(past[2], state="failed", done=False)
     assert [(proposal.number, proposal.seed) for proposal in proposals(config, past)] == [(1, 41)]
 
@@ -399,7 +399,7 @@ def test_tpe_learns_what_random_does_not() -> None:
     def distance(sampler: str) -> float:
         config = study(40, sampler=sampler, architectures=["alexnet"], factors={"dropout": {"low": 0.0, "high": 0.9}})
         done = run(
-            OptunaSearch(config, []),
+            OptunaStrategy(config, []),
             lambda proposal: ("finished", 1 - abs(float(proposal.levels["dropout"]) - 0.2), {}),
         )
         return sum(1 - (trial.value or 0) for trial in done[10:]) / 30
@@ -416,7 +416,7 @@ def test_the_objective_says_which_way_is_better() -> None:
             factors={"dropout": {"low": 0.0, "high": 0.9}},
             objective={"metric": metric},
         )
-        done = run(OptunaSearch(config, []), lambda proposal: ("finished", float(proposal.levels["dropout"]), {}))
+        done = run(OptunaStrategy(config, []), lambda proposal: ("finished", float(proposal.levels["dropout"]), {}))
         found[metric] = sum(trial.value or 0 for trial in done[10:]) / 30
     assert found["val/loss"] < 0.3 < 0.6 < found["val/accuracy"]
 
@@ -432,7 +432,7 @@ def test_tpe_seeks_the_best_that_keeps_the_limits() -> None:
         factors={"dropout": {"low": 0.0, "high": 0.9}},
         objective={"maximum_gap": 0.2},
     )
-    search, tried = OptunaSearch(config, []), []
+    search, tried = OptunaStrategy(config, []), []
     while proposal := search.next():
         dropout = float(proposal.levels["dropout"])
         metrics = {"val/accuracy": 1 - dropout, "gap/accuracy": 0.5 - dropout, "val/loss": dropout}
@@ -448,7 +448,7 @@ def test_tpe_seeks_the_best_that_keeps_the_limits() -> None:
 def test_limits_hold_after_a_stop(pruner: str) -> None:
     config = study(30, architectures=["alexnet"], objective={"maximum_gap": 0.2}, strategy={"pruner": pruner})
 
-    def on(search: OptunaSearch, most: int) -> list[PastTrial]:
+    def on(search: OptunaStrategy, most: int) -> list[PastTrial]:
         done: list[PastTrial] = []
         while len(done) < most and (proposal := search.next()):
             dropout = float(proposal.levels["dropout"])
@@ -460,9 +460,9 @@ def test_limits_hold_after_a_stop(pruner: str) -> None:
             done.append(dataclasses.replace(record(proposal, state, 1 - dropout, reported), beyond=beyond))
         return done
 
-    whole = on(OptunaSearch(config, []), 30)
-    first = on(OptunaSearch(config, []), 17)
-    assert plain(first + on(OptunaSearch(config, first), 30)) == plain(whole)
+    whole = on(OptunaStrategy(config, []), 30)
+    first = on(OptunaStrategy(config, []), 17)
+    assert plain(first + on(OptunaStrategy(config, first), 30)) == plain(whole)
 
 
 # ---- pruning
@@ -473,7 +473,7 @@ def pruned_at(
 ) -> list[int | None]:
     """The epoch at which each trial was pruned: trial i reports its quality, a little more every epoch."""
     found: list[int | None] = []
-    search = OptunaSearch(config, past)
+    search = OptunaStrategy(config, past)
     epochs = config.epochs_of("alexnet")
     for quality in levels_of_quality:
         proposal = search.next()
@@ -526,7 +526,7 @@ def test_a_pruner_knows_the_trials_before_a_stop(pruner: str) -> None:
         quality = next(qualities)
         return "finished", quality, {epoch: quality + epoch / 1000 for epoch in range(1, 10)}
 
-    past = run(OptunaSearch(config, []), good, most=10)
+    past = run(OptunaStrategy(config, []), good, most=10)
     assert pruned_at(config, [0.1] * 10, past) == whole[10:]
 
 
@@ -542,7 +542,7 @@ def test_no_pruner_prunes_nothing() -> None:
 
 def test_one_network_is_not_measured_by_another() -> None:
     config = study(20, strategy={"pruner": "median", "startup_trials": 2})
-    search = OptunaSearch(config, [])
+    search = OptunaStrategy(config, [])
     pruned = []
     for _ in range(20):
         proposal = search.next()

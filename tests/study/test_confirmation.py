@@ -12,8 +12,8 @@ from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 from trained_study import NAME, Trained
 
-from cnnstudy.analysis.confirmation import RECORD, Confirmation, confirmation_from_json, confirmation_to_json
-from cnnstudy.analysis.confirmation_text import confirmed_sentences
+from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, confirmation_from_json, confirmation_to_json
+from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.config.load import load_study
 from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed, Workers
@@ -95,7 +95,7 @@ class Desk:
         return self.tracker._client.get_model_version_by_alias("fake", "champion")
 
     def record(self) -> dict[str, Any]:
-        path = self.tracker._client.download_artifacts(self.own.run_id, RECORD)
+        path = self.tracker._client.download_artifacts(self.own.run_id, RECORD_PATH)
         return json.loads(Path(path).read_text(encoding="utf-8"))
 
     def is_at_rest(self) -> bool:
@@ -196,7 +196,7 @@ def test_a_second_opening_is_refused_unless_it_is_asked_for(desk: Desk) -> None:
     assert desk.opened == 1
     assert third.test is not None
     assert (third.test.openings, len(third.test.runs)) == (2, 3)
-    assert any("opening 2 of this study's test split" in line for line in confirmed_sentences(third))
+    assert any("opening 2 of this study's test split" in line for line in confirmation_sentences(third))
 
 
 def test_an_opening_that_was_cut_off_is_finished_and_counts_once(desk: Desk) -> None:
@@ -258,7 +258,7 @@ def test_more_seeds_where_it_is_close(desk: Desk) -> None:
     assert desk.trained == [*keys([0, 1, 2], range(3)), *keys([0, 1], [3])]
     assert [len(one.seeds) for one in confirmed.standings] == [4, 4, 3]
     assert [one.standing for one in confirmed.standings] == ["champion", "tied", "behind"]
-    assert any("Statistically tied with it" in line for line in confirmed_sentences(confirmed))
+    assert any("Statistically tied with it" in line for line in confirmation_sentences(confirmed))
 
 
 @pytest.mark.parametrize("stop", range(1, 14, 2))
@@ -286,7 +286,7 @@ def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> N
     assert desk.opened == 0
     assert Tag.TEST_SPLIT not in desk.own.tags
     assert desk.tracker._client.search_registered_models() == []
-    assert "2 are outside the limits (gap at most 1 points)" in confirmed_sentences(confirmed)[0]
+    assert "2 are outside the limits (gap at most 1 points)" in confirmation_sentences(confirmed)[0]
     assert desk.record()["champion"] is None
 
 
@@ -296,7 +296,7 @@ def test_where_all_fail_that_is_the_recorded_reason(desk: Desk) -> None:
     confirmed = done(desk.confirm(failures=failures))
     assert confirmed.champion is None
     assert desk.record()["reason"] == "of 2 candidates, 2 failed with at least one seed"
-    assert confirmed_sentences(confirmed) == ["No champion: of 2 candidates, 2 failed with at least one seed."]
+    assert confirmation_sentences(confirmed) == ["No champion: of 2 candidates, 2 failed with at least one seed."]
 
 
 def test_a_candidate_that_learns_nothing_with_fresh_seeds_is_no_champion(desk: Desk) -> None:
@@ -346,7 +346,7 @@ def test_a_candidate_that_fails_with_a_seed_is_no_champion(desk: Desk) -> None:
     confirmed = done(desk.confirm(accuracy=TURNED, failures={key: broken}))
     assert [(one.candidate.number, one.standing) for one in confirmed.standings] == [(0, "champion"), (1, "failed")]
     assert any(
-        "Failed with at least one seed" in line and "alexnet-001" in line for line in confirmed_sentences(confirmed)
+        "Failed with at least one seed" in line and "alexnet-001" in line for line in confirmation_sentences(confirmed)
     )
 
 

@@ -31,7 +31,7 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
 from cnnstudy.tracking.spool import Envelope, Spool
 from cnnstudy.training import checkpoints
-from cnnstudy.training.checkpoints import Reached
+from cnnstudy.training.checkpoints import TrialProgress
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 
@@ -41,7 +41,7 @@ def _own_temporary_folder(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (own_places / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
     # leave the machine's other processes alone
-    monkeypatch.setattr("cnnstudy.study.recovery.workers_here", dict)
+    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
 def write_checkpoint(spec: TrialSpec) -> Path:
     asked = dataclasses.replace(spec, checkpoints="every-epoch")
     address = checkpoints.checkpoint_address(asked)
-    reached = Reached(address, "", 0, 1, 1, 3, 50, 1.0, 1, (), (), ())
-    checkpoints.Checkpoints(asked, "").write(reached, {"weights/a/0": np.zeros(500)})
+    reached = TrialProgress(address, "", 0, 1, 1, 3, 50, 1.0, 1, (), (), ())
+    checkpoints.TrialCheckpoints(asked, "").write(reached, {"weights/a/0": np.zeros(500)})
     return entry_folder(checkpoints.KIND, address)
 
 
@@ -206,7 +206,7 @@ def test_a_study_whose_records_wait_is_told_and_left_alone(
 def test_files_of_finished_trials_that_are_gone(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     ids = [ended(tracker, study, spec, number) for number in range(2)]
     tracker.end_run(study.run_id, "finished")
-    root = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
+    root = Path(tracker.artifact_location(study.experiment_id).removeprefix("file://"))
     shutil.rmtree(root / ids[0])
     told = ["study fake: files of finished trials are missing: alexnet-000: its files"]
     assert troubles(doctor.examine(tracker.uri)) == told

@@ -44,7 +44,7 @@ def cut(path: Path) -> None:
 def test_whole_entries(images: Path, weights: Path) -> None:
     (images.parent / ".hidden").mkdir()
     (images.parent / "notes.txt").touch()
-    assert doctor.broken_entries() == {}
+    assert doctor.find_broken_entries() == {}
     (found,) = doctor.check_cache()
     assert not found.trouble
 
@@ -52,24 +52,24 @@ def test_whole_entries(images: Path, weights: Path) -> None:
 def test_broken_images(images: Path) -> None:
     whole = (images / "images.npy").read_bytes()
     cut(images / "images.npy")
-    assert "mmap" in doctor.broken_entries()[images]
+    assert "mmap" in doctor.find_broken_entries()[images]
     np.save(images / "images.npy", np.zeros((4, 4, 4, 3), np.uint8))
-    assert "holds 4 images, and index.json lists 5" in doctor.broken_entries()[images]
+    assert "holds 4 images, and index.json lists 5" in doctor.find_broken_entries()[images]
     (images / "images.npy").unlink()
-    assert doctor.broken_entries()[images] == "images.npy is missing"
+    assert doctor.find_broken_entries()[images] == "images.npy is missing"
     (images / "images.npy").write_bytes(whole)
-    assert doctor.broken_entries() == {}
+    assert doctor.find_broken_entries() == {}
     for content in ("{", "[]", '{"keys": []}'):
         (images / "index.json").write_text(content)
-        assert images in doctor.broken_entries()
+        assert images in doctor.find_broken_entries()
 
 
 def test_broken_weights(weights: Path) -> None:
     (weights / "model" / "MLmodel").unlink()
-    assert doctor.broken_entries()[weights] == "model/MLmodel is missing"
+    assert doctor.find_broken_entries()[weights] == "model/MLmodel is missing"
     cut(weights / "backbone.npz")
     assert not zipfile.is_zipfile(weights / "backbone.npz")
-    assert doctor.broken_entries()[weights] == "backbone.npz is missing or incomplete"
+    assert doctor.find_broken_entries()[weights] == "backbone.npz is missing or incomplete"
     (weights / "record.json").unlink()
     (found,) = doctor.check_cache()
     assert found.text == f"{weights} is broken: record.json is missing"

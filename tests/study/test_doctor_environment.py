@@ -112,7 +112,7 @@ def test_room_on_the_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free
 def test_gpus_and_their_libraries(
     cards: list[str], library: str | None, told: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "gpus", lambda: cards)
+    monkeypatch.setattr(doctor, "list_gpus", lambda: cards)
     monkeypatch.setattr(doctor, "find_library", lambda name: library)
     found = [finding for finding in doctor.check_machine(None) if "NVIDIA" in finding.text]
     assert [finding.trouble for finding in found] == told

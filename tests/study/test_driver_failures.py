@@ -7,7 +7,7 @@ import pytest
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
 from cnnstudy.records import TrialResult
-from cnnstudy.study.driver import FailureCounter, memory_note
+from cnnstudy.study.driver import FailureCounter, describe_memory_limits
 
 
 def failed(reason: str = "crash", message: str = "it broke", error: str | None = None) -> Failed:
@@ -27,16 +27,16 @@ def failed(reason: str = "crash", message: str = "it broke", error: str | None =
 )
 def test_which_failures_are_worth_another_try(reason: str, error: str | None, again: bool) -> None:
     failures = FailureCounter(Counter(), 3)
-    assert failures.attempt("alexnet-000") == 1
-    assert failures.runs_again(failed(reason, error=error)) == again
-    assert failures.attempt("alexnet-000") == 1 + again
-    assert not failures.runs_again(failed(reason, error=error))
+    assert failures.next_attempt("alexnet-000") == 1
+    assert failures.take_retry(failed(reason, error=error)) == again
+    assert failures.next_attempt("alexnet-000") == 1 + again
+    assert not failures.take_retry(failed(reason, error=error))
 
 
 def test_tries_of_an_earlier_call_are_counted() -> None:
     failures = FailureCounter(Counter({"alexnet-000": 1}), 3)
-    assert failures.attempt("alexnet-000") == 2
-    assert not failures.runs_again(failed())
+    assert failures.next_attempt("alexnet-000") == 2
+    assert not failures.take_retry(failed())
 
 
 def test_numbers_make_no_difference_and_words_do() -> None:
@@ -55,7 +55,7 @@ def test_what_breaks_the_row(between: str) -> None:
     for _ in range(3):
         failures.count(failed())
         if between == "a trial that ends":
-            failures.ended_well()
+            failures.reset()
         else:
             failures.count(failed("diverged" if between == "diverged" else "oom"))
     failures.count(failed())
@@ -65,9 +65,9 @@ def test_what_breaks_the_row(between: str) -> None:
 
 def test_after_memory_ran_out_the_next_try_takes_half_a_batch() -> None:
     failures = FailureCounter(Counter(), 3)
-    failures.runs_again(failed("crash"))
+    failures.take_retry(failed("crash"))
     assert failures.micro_batch("alexnet-000", 32) is None
-    failures.runs_again(failed("oom"))
+    failures.take_retry(failed("oom"))
     assert failures.micro_batch("alexnet-000", 32) == 16
     assert failures.micro_batch("alexnet-000", 1) == 1
     assert failures.micro_batch("alexnet-001", 32) is None
@@ -81,7 +81,7 @@ def test_what_is_said_of_memory(
     micro_batch: int | None, evaluation_batch: int | None, said: str, not_said: str
 ) -> None:
     sizes = {"micro_batch": micro_batch, "evaluation_batch": evaluation_batch}
-    text = memory_note(
+    text = describe_memory_limits(
         TrialResult("finished", 1, 1, 1.0, {}, (), 0, 0, None, **sizes)  # type: ignore[arg-type]
     )
     assert said in text

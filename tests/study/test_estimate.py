@@ -164,7 +164,7 @@ class Desk:
     @property
     def recorded(self) -> tuple[list[RecordedRun], str]:
         tracker, experiment = self.recorder.tracker, self.recorder.study.experiment_id
-        return tracker.runs(experiment), tracker.artifacts_of(experiment)
+        return tracker.runs(experiment), tracker.artifact_location(experiment)
 
     @property
     def measured(self) -> dict[str, list[int]]:
@@ -253,13 +253,13 @@ def test_the_driver_records_one_trial_after_the_other(
             begun += 1
             training.append(now + each)
         driver_free = now + to_record
-    found = estimate.combined_seconds(trials * each, trials, slots)
+    found = estimate.wall_clock_seconds(trials * each, trials, slots)
     assert found == pytest.approx(driver_free, rel=0.1)
     assert found <= driver_free
 
 
 def test_more_workers_than_trials_are_of_no_use() -> None:
-    assert estimate.combined_seconds(20.0, 2, 8) == estimate.combined_seconds(20.0, 2, 4) > 10.0
+    assert estimate.wall_clock_seconds(20.0, 2, 8) == estimate.wall_clock_seconds(20.0, 2, 4) > 10.0
 
 
 def test_finished_trials_are_the_better_measurement(desk: Desk, trial: TrialSpec) -> None:
@@ -352,7 +352,7 @@ def test_a_disk_elsewhere_is_not_looked_at(
     desk: Desk, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch, make_tracker: Callable[[str], Tracker]
 ) -> None:
     monkeypatch.setattr("cnnstudy.study.estimate.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
-    monkeypatch.setattr(Tracker, "artifacts_of", lambda tracker, experiment: "mlflow-artifacts:/1")
+    monkeypatch.setattr(Tracker, "artifact_location", lambda tracker, experiment: "mlflow-artifacts:/1")
     assert "WARNING" not in "".join(desk.tell([trial]))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
 from cnnstudy.names import Tag
-from cnnstudy.study.lock import DriverLock, hold_study_lock, read_driver, while_nobody_runs
+from cnnstudy.study.lock import DriverLock, hold_study_lock, read_driver, try_study_lock
 from cnnstudy.system.processes import Process, start_time, this_process
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -114,14 +114,14 @@ def test_the_lock_of_this_machine(tracker: Tracker, study: RecordedStudy, monkey
     assert read_driver(tracker, study) == ("gone", "")
     with hold_study_lock("fake", tracker.uri):
         assert read_driver(tracker, study) == ("alive", str(this_process()))
-        with while_nobody_runs("fake", tracker.uri) as free:
+        with try_study_lock("fake", tracker.uri) as free:
             assert not free
         with (
             pytest.raises(StudyBusyError, match=rf"pid {os.getpid()} on"),
             hold_study_lock("fake", tracker.uri),
         ):
             pass
-        with while_nobody_runs("other", tracker.uri) as free:
+        with try_study_lock("other", tracker.uri) as free:
             assert free
-    with while_nobody_runs("fake", tracker.uri) as free:
+    with try_study_lock("fake", tracker.uri) as free:
         assert free

@@ -89,7 +89,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
     trained: dict[str, list[str]] = {}
     runs: dict[str, RecordedRun] = {}
 
-    def say(text: str) -> None:
+    def show_message(text: str) -> None:
         if "another process is training the source weights of alexnet" in text:
             waits.set()
 
@@ -97,7 +97,9 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
         study = tracker.open_study("probe", config.model_dump(mode="json"))
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / name, on_event=on_event)
         with contextlib.closing(recorder.outbox):
-            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(say)).source_weights(3)["alexnet"]
+            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(show_message)).source_weights(3)[
+                "alexnet"
+            ]
             (runs[name],) = [run for run in recorder.runs() if run.kind == "pretrain"]
         trained[name] = executor.trials
 

@@ -24,12 +24,12 @@ from cnnstudy.study.recovery import (
     MATCHED,
     REMOVED,
     STOPPED,
-    Found,
+    Leftovers,
     apply_decisions,
     decide_recovery,
+    find_workers,
     inspect_machine,
     inspect_study,
-    workers_here,
 )
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
@@ -71,7 +71,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     tracker.set_tags(status_behind, {Tag.STATE: "failed", Tag.REASON: "crash"})
     pending = tracker._client.create_logged_model(study.experiment_id, name="x", source_run_id=left).model_id
 
-    decisions = decide_recovery(Found(studies=(inspect_study(tracker, study, "gone"),)))
+    decisions = decide_recovery(Leftovers(studies=(inspect_study(tracker, study, "gone"),)))
     assert {(one.becomes, one.key) for one in decisions} == {
         (DISCARDED, models[left]),
         (DISCARDED, pending),
@@ -82,7 +82,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     where = Path(str(tracker._client.get_logged_model(models[left]).artifact_location).removeprefix("file://"))
     assert where.is_dir()
     apply_decisions(decisions, tracker)
-    assert decide_recovery(Found(studies=(inspect_study(tracker, study, "gone"),))) == []
+    assert decide_recovery(Leftovers(studies=(inspect_study(tracker, study, "gone"),))) == []
     statuses = {one.run_id: (one.state, one.reason, one.status) for one in tracker.runs(study.experiment_id)}
     assert statuses == {
         ended: ("finished", "", "FINISHED"),
@@ -93,7 +93,7 @@ def test_what_a_killed_driver_left_of_a_study(tracker: Tracker, study: RecordedS
     assert files_of(tracker, ended) == files_of(tracker, status_behind) == ["curves.png"]
     assert files_of(tracker, left) == []
     assert files_of(tracker, study.run_id) == ["study"]
-    kept = {model.model_id for model in Registry(tracker).models_of(study)}
+    kept = {model.model_id for model in Registry(tracker).list_models(study)}
     assert kept == {models[ended], models[status_behind]}
     assert not where.exists()
 
@@ -130,11 +130,11 @@ def test_where_nobody_may_delete_files_the_study_goes_on(
         error.response.status_code = 403
     monkeypatch.setattr(Forbidding, "error", error, raising=False)
     monkeypatch.setattr("cnnstudy.tracking.registry.get_artifact_repository", Forbidding)
-    interrupted, now = recorder.put_right()
+    interrupted, now = recorder.recover_interrupted()
     assert [run.run_id for run in interrupted] == [run_id]
     assert {run.run_id: run.reason for run in now} == {study.run_id: "", run_id: "interrupted"}
-    assert recorder.put_right() == ([], now)
-    assert Registry(tracker).models_of(study) == ()
+    assert recorder.recover_interrupted() == ([], now)
+    assert Registry(tracker).list_models(study) == ()
     with pytest.raises(TrackingError) as caught:
         Registry(tracker).remove_files(run_id)
     assert not isinstance(caught.value, TrackingUnavailableError), "to wait is no use"
@@ -150,9 +150,9 @@ def test_a_call_that_was_killed_before_the_alias_leaves_no_second_version(
     tracker._client.create_registered_model("fake")
     tracker._client.create_model_version("fake", run.tags["cnnstudy.model"], run_id)
     assert registry.register_champion("fake", run, "the best") == "1"
-    assert [(one.version, one.status) for one in registry.versions_of(study)] == [("1", "READY")]
+    assert [(one.version, one.status) for one in registry.list_versions(study)] == [("1", "READY")]
     registry.remove_version("fake", "1")
-    assert registry.versions_of(study) == ()
+    assert registry.list_versions(study) == ()
 
 
 ORPHAN = """
@@ -191,12 +191,12 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             stack.enter_context(hang(folder)) for folder in (held, left, tidied, elsewhere, tmp_path)
         )
         started = [own.pid, orphan.pid, unknown.pid, private.pid]
-        found = workers_here()
+        found = find_workers()
         assert found.items() >= dict(zip(started, [held, left, tidied, elsewhere], strict=True)).items()
         assert other.pid not in found
         folders, workers = inspect_machine()
         mine = tuple(worker for worker in workers if worker.pid in started)
-        decisions = decide_recovery(Found(folders=folders, workers=mine))
+        decisions = decide_recovery(Leftovers(folders=folders, workers=mine))
         assert {(one.becomes, one.key) for one in decisions} == {(ENDED, str(orphan.pid)), (REMOVED, str(left))}
         apply_decisions(decisions)
         assert orphan.wait(60) < 0
@@ -211,7 +211,7 @@ def test_a_worker_that_sees_another_folder_of_that_name(tmp_path: Path, monkeypa
     left = tmp_path / "cnnstudy-0123456789abcdef"
     left.mkdir()
     Path(f"{left}.lock").touch()
-    monkeypatch.setattr("cnnstudy.study.recovery.workers_here", lambda: {os.getpid(): left})
+    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", lambda: {os.getpid(): left})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert [worker.driver_lives for worker in inspect_machine()[1]] == [False]
     monkeypatch.setattr("os.path.samestat", lambda seen, here: False)

@@ -16,18 +16,18 @@ from cnnstudy.study.recovery import (
     REMOVED,
     STOPPED,
     Decision,
-    Driver,
-    Found,
+    DriverState,
     FoundCheckpoint,
     FoundFolder,
     FoundStudy,
     FoundWorker,
+    Leftovers,
     decide_recovery,
 )
 from cnnstudy.tracking.entities import FoundModel, FoundVersion, choose_mlflow_status
 from cnnstudy.tracking.recorded import RecordedRun
 
-DRIVERS: tuple[Driver, ...] = ("gone", "alive", "unknown")
+DRIVERS: tuple[DriverState, ...] = ("gone", "alive", "unknown")
 #: Every state that a run may have, with its reason.
 STATES = [("running", ""), ("", ""), ("finished", ""), ("pruned", ""), *(("failed", why) for why in FAILURE_REASONS)]
 
@@ -36,11 +36,11 @@ def run(state: str = "finished", reason: str = "", status: str = "FINISHED", kin
     return RecordedRun("run", "alexnet-000 scratch", kind, state, reason, 0, {}, {}, {}, status=status)
 
 
-def study(*runs: RecordedRun, driver: Driver = "gone", models: tuple[FoundModel, ...] = ()) -> Found:
-    return Found(studies=(FoundStudy("probe", driver, runs, models),))
+def study(*runs: RecordedRun, driver: DriverState = "gone", models: tuple[FoundModel, ...] = ()) -> Leftovers:
+    return Leftovers(studies=(FoundStudy("probe", driver, runs, models),))
 
 
-def becomes(found: Found) -> list[tuple[str, str]]:
+def becomes(found: Leftovers) -> list[tuple[str, str]]:
     return [(decision.becomes, decision.status) for decision in decide_recovery(found)]
 
 
@@ -79,7 +79,7 @@ def test_a_studys_own_run(state: str, reason: str, status: str, expected: list[t
 
 
 @pytest.mark.parametrize("driver", ["alive", "unknown"])
-def test_what_a_living_driver_may_be_at_work_on_is_not_touched(driver: Driver) -> None:
+def test_what_a_living_driver_may_be_at_work_on_is_not_touched(driver: DriverState) -> None:
     runs = [run(state, reason, status) for (state, reason), status in itertools.product(STATES, ("RUNNING", "FAILED"))]
     models = tuple(FoundModel("m-1", "alexnet-000", status, "run") for status in ("PENDING", "READY"))
     assert becomes(study(*runs, driver=driver, models=models)) == []
@@ -124,7 +124,7 @@ def test_a_model_of_no_known_run(status: str, discarded: bool) -> None:
 
 @pytest.mark.parametrize(("status", "removed"), [("PENDING_REGISTRATION", True), ("READY", False)])
 def test_a_version(status: str, removed: bool) -> None:
-    found = Found(studies=(FoundStudy("probe", "gone", (), versions=(FoundVersion("probe", "2", status),)),))
+    found = Leftovers(studies=(FoundStudy("probe", "gone", (), versions=(FoundVersion("probe", "2", status),)),))
     assert [(one.becomes, one.key) for one in decide_recovery(found)] == [(REMOVED, "probe/2")] * removed
 
 
@@ -134,18 +134,18 @@ def test_a_version(status: str, removed: bool) -> None:
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(("building", "what"), [(True, "building"), (False, "folder")])
 def test_a_folder(held: bool, building: bool, what: str) -> None:
-    found = decide_recovery(Found(folders=(FoundFolder("/tmp/it", held, building),)))
+    found = decide_recovery(Leftovers(folders=(FoundFolder("/tmp/it", held, building),)))
     assert [(one.what, one.becomes, one.key) for one in found] == [(what, REMOVED, "/tmp/it")] * (not held)
 
 
 @pytest.mark.parametrize("lives", [True, False])
 def test_a_worker(lives: bool) -> None:
-    found = decide_recovery(Found(workers=(FoundWorker(7, lives),)))
+    found = decide_recovery(Leftovers(workers=(FoundWorker(7, lives),)))
     assert [(one.becomes, one.key) for one in found] == [(ENDED, "7")] * (not lives)
 
 
 def test_a_worker_is_ended_before_its_folder_is_removed() -> None:
-    found = Found(folders=(FoundFolder("/tmp/it", False),), workers=(FoundWorker(7, False),))
+    found = Leftovers(folders=(FoundFolder("/tmp/it", False),), workers=(FoundWorker(7, False),))
     assert [becomes for becomes, _ in becomes(found)] == [ENDED, REMOVED]
 
 
@@ -166,7 +166,7 @@ def test_each_decision_is_a_sentence() -> None:
     ids=["ended", "to go on, however old", "another MLflow's perhaps", "still", "nobody's"],
 )
 def test_a_checkpoint(ended: bool | None, days: float, removed: bool) -> None:
-    found = Found(checkpoints=(FoundCheckpoint("/c/a", "probe", "alexnet-001", days, ended),))
+    found = Leftovers(checkpoints=(FoundCheckpoint("/c/a", "probe", "alexnet-001", days, ended),))
     decisions = decide_recovery(found)
     assert [(one.what, one.key, one.becomes) for one in decisions] == [("checkpoint", "/c/a", REMOVED)] * removed
     if ended:
@@ -177,7 +177,7 @@ def test_a_checkpoint(ended: bool | None, days: float, removed: bool) -> None:
 # ---- whatever is found
 
 
-def random_found(dice: random.Random) -> Found:
+def random_found(dice: random.Random) -> Leftovers:
     studies = []
     for name in range(dice.randint(0, 3)):
         runs = []
@@ -196,10 +196,10 @@ def random_found(dice: random.Random) -> Found:
         studies.append(FoundStudy(f"s{name}", dice.choice(DRIVERS), tuple(runs), models, versions))
     folders = tuple(FoundFolder(f"/{n}", dice.random() < 0.5, dice.random() < 0.5) for n in range(dice.randint(0, 3)))
     workers = tuple(FoundWorker(n, dice.random() < 0.5) for n in range(dice.randint(0, 3)))
-    return Found(tuple(studies), folders, workers)
+    return Leftovers(tuple(studies), folders, workers)
 
 
-def applied(found: Found, decisions: list[Decision]) -> Found:
+def applied(found: Leftovers, decisions: list[Decision]) -> Leftovers:
     """Return the leftovers that remain after some decisions were carried out."""
     by_key = {(one.what, one.key): one for one in decisions}
 
@@ -212,7 +212,7 @@ def applied(found: Found, decisions: list[Decision]) -> Found:
         assert decision.becomes in (INTERRUPTED, STOPPED)
         return dataclasses.replace(one, state="failed", reason="interrupted", status="KILLED")
 
-    return Found(
+    return Leftovers(
         tuple(
             dataclasses.replace(
                 one,

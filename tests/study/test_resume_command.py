@@ -9,7 +9,7 @@ import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 
-from cnnstudy.config.load import SHIPPED, load_study
+from cnnstudy.config.load import SHIPPED_STUDIES, load_study
 from cnnstudy.execution import Workers
 from cnnstudy.names import Tag
 from cnnstudy.study.resume import confirm_command, missing_trials_command, resume_command, run_command
@@ -72,7 +72,11 @@ def test_a_stopped_run_and_a_stopped_confirm(
 
 
 def test_a_study_that_comes_along_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for folder, given in [(SHIPPED.parent, "quickstart"), (SHIPPED, "quickstart.yaml"), (tmp_path, "quickstart")]:
+    for folder, given in [
+        (SHIPPED_STUDIES.parent, "quickstart"),
+        (SHIPPED_STUDIES, "quickstart.yaml"),
+        (tmp_path, "quickstart"),
+    ]:
         monkeypatch.chdir(folder)
         assert run_command(load_study(given))[Tag.LAST_COMMAND] == "python -m cnnstudy run-study quickstart"
     (tmp_path / "experiments").mkdir()

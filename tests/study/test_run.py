@@ -36,10 +36,10 @@ from cnnstudy.execution import Done, Epoch, Event, Failed, Workers
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialSpec
 from cnnstudy.results import terminal
-from cnnstudy.search.optuna_search import OptunaSearch
+from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.lock import DriverLock
-from cnnstudy.study.preparation import digest_of
+from cnnstudy.study.preparation import weights_digest
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.run import Outcome, run_study
 from cnnstudy.system.cache import cache_folder
@@ -569,7 +569,7 @@ def test_random_weights_are_said_everywhere(desk: Desk) -> None:
     assert run.parameters["weights"] == run.tags["cnnstudy.weights"] == "random"
     assert "frozen (random weights)" in run.name
     frame = terminal.trial_frame(desk.tracker, desk.study())
-    _, rows = leaderboard.table(frame[frame["run_id"] == run.run_id])
+    _, rows = leaderboard.leaderboard_table(frame[frame["run_id"] == run.run_id])
     assert "frozen (random weights)" in rows[0]
     assert leaderboard.best_by_transfer(frame)[0].count("(random weights)") == 1
 
@@ -623,7 +623,7 @@ def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
     desk.run("factors={transfer: [scratch, frozen]}", PRETRAIN, "budget.trials=2", "strategy.sampler=grid")
     digests = {run.tags["cnnstudy.transfer"]: run.tags.get("cnnstudy.weights_digest") for run in desk.runs()}
     (file,) = {job["weights_file"] for job in desk.jobs("run_trial") if job["weights_file"]}
-    assert digests == {"scratch": None, "frozen": digest_of(Path(file))}
+    assert digests == {"scratch": None, "frozen": weights_digest(Path(file))}
 
 
 def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
@@ -1026,17 +1026,17 @@ def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: 
     pruning = (*EVERY_EPOCH, "strategy.pruner=median", "strategy.startup_trials=1")
     accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OptunaSearch, "report", lambda *given: False)
+        patch.setattr(OptunaStrategy, "report", lambda *given: False)
         assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy, interrupt_at=2 + 4 + 2).interrupted
     told = []
-    terminal = OptunaSearch.report
+    terminal = OptunaStrategy.report
 
-    def listen(search: OptunaSearch, proposal: Proposal, epoch: int, score: float) -> bool:
+    def listen(search: OptunaStrategy, proposal: Proposal, epoch: int, score: float) -> bool:
         told.append((proposal.number, epoch, terminal(search, proposal, epoch, score)))
         return told[-1][-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OptunaSearch, "report", listen)
+        patch.setattr(OptunaStrategy, "report", listen)
         assert desk.run(*pruning, "budget.trials=2", accuracy=accuracy).pruned == 1
     assert told == [(1, 1, True), (1, 2, True)]  # and not pruned at the first
     assert epochs_trained(desk, "alexnet-001") == [2]

@@ -77,8 +77,8 @@ def test_what_was_not_used_for_long() -> None:
     old, new = build("images", "a", 10), build("images", "b", 10)
     long_ago = cache.list_entries()[0].used - 40 * 24 * 3600
     os.utime(entry_folder("images", old) / "data", (long_ago, long_ago))
-    assert [entry.address for entry in cache.unused_for(cache.list_entries(), 30)] == [old]
-    assert {entry.address for entry in cache.unused_for(cache.list_entries(), 0)} >= {old, new} - {new}
+    assert [entry.address for entry in cache.entries_unused_for(cache.list_entries(), 30)] == [old]
+    assert {entry.address for entry in cache.entries_unused_for(cache.list_entries(), 0)} >= {old, new} - {new}
 
 
 def test_not_while_a_study_runs(own_places: Path) -> None:

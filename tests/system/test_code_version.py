@@ -23,12 +23,12 @@ NETWORKS = ("alexnet", "googlenet")
 TRAINER, TRIAL, VERDICT = "training/trainer.py", "training/trial.py", "training/verdict.py"
 SPLITS, ALEXNET, BUDGET = "data/splits.py", "architectures/alexnet.py", "study/budget.py"
 UPDATES, TRANSFER = "training/updates.py", "training/transfer.py"
-SGD = "class SGD(OneDevice, optimizers.SGD):\n"
+SGD = "class SGD(SingleDeviceOptimizer, optimizers.SGD):\n"
 #: A file, the text that is replaced ("": its end), the new text, and how the difference is reported.
 MATTERS = [
     (TRAINER, "self.epoch += 1", "self.epoch += 2", f"{TRAINER}: Trainer.run_epoch changed"),
     (TRAINER, "REFERENCE_BATCH = 32", "REFERENCE_BATCH = 64", f"{TRAINER}: REFERENCE_BATCH changed"),
-    (TRAINER, "rank > self", "rank >= self", f"{TRAINER}: BestEpoch.offer changed"),
+    (TRAINER, "rank > self", "rank >= self", f"{TRAINER}: BestEpoch.update_if_better changed"),
     (SPLITS, "split.validation * len(members)", "split.test * len(members)", f"{SPLITS}: split_indices changed"),
     (SPLITS, "max(1, round(split.test", "max(2, round(split.test", f"{SPLITS}: count_held_out changed"),
     (SPLITS, "{salt}\\0{keys[i]}", "{salt}-{keys[i]}", f"{SPLITS}: rank_by_hash changed"),
@@ -77,7 +77,7 @@ HARMLESS = [
     (UPDATES, SGD, f'{SGD}    """Stochastic gradient descent."""\n'),
     (UPDATES, SGD, f"{SGD}    pass\n"),
     (UPDATES, "assert isinstance(self, optimizers.Adam)", "assert isinstance(self, optimizers.Adam), 'another'"),
-    ("training/checkpoints.py", "WORTH, SHARE = 60.0, 0.05", "WORTH, SHARE = 30.0, 0.1"),
+    ("training/checkpoints.py", "MIN_INTERVAL, WRITE_SHARE = 60.0, 0.05", "MIN_INTERVAL, WRITE_SHARE = 30.0, 0.1"),
     ("training/model_package.py", "", "\nMORE = 1\n"),
     ("training/mistakes.py", "", "\nMORE = 1\n"),
     ("training/brand_new.py", "", "MORE = 1\n"),
@@ -92,7 +92,7 @@ HARMLESS = [
     ("search/optuna_search.py", "", "\nMORE = 1\n"),
     ("records.py", "", "\nMORE = 1\n"),
     ("config/factors.py", "AUGMENTATIONS = {", 'AUGMENTATIONS = {"other": "words",'),
-    ("execution/local.py", "SECONDS_TO_ANSWER = 5", "SECONDS_TO_ANSWER = 7"),
+    ("execution/local.py", "STACK_TRACE_SECONDS = 5", "STACK_TRACE_SECONDS = 7"),
     ("execution/worker.py", "", "\nMORE = 1\n"),
 ]
 

@@ -44,7 +44,7 @@ def play(display: Display, clock: Clock) -> Iterator[str]:
     """A study of three trials, the first of them recorded before; yields what goes on after each step."""
     display.count("decoding [x]", 50, 100)
     yield "decoding"
-    display.say("digits: [1] image is skipped")
+    display.show_message("digits: [1] image is skipped")
     display.start_trial("pretrain-alexnet", "on digits", 1)
     display.epoch("pretrain-alexnet", epoch(1))
     display.end_trial("pretrain-alexnet", "validation 90.0 %")

@@ -12,7 +12,9 @@ from cnnstudy.system import files
 from cnnstudy.system.files import ChunkedWriter
 
 
-@pytest.mark.parametrize("size", [0, 1, files.PIECE - 1, files.PIECE, files.PIECE + 1, 3 * files.PIECE + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, files.CHUNK_BYTES - 1, files.CHUNK_BYTES, files.CHUNK_BYTES + 1, 3 * files.CHUNK_BYTES + 7]
+)
 def test_all_of_it_arrives(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     with ChunkedWriter(tmp_path / "file") as file:
@@ -37,7 +39,7 @@ def test_no_call_of_the_system_gets_more_than_a_piece(tmp_path: Path, monkeypatc
     with ChunkedWriter(tmp_path / "file.npz") as file:
         np.savez(file, array=array, turned=array.T)
     assert sum(written) > 2 * array.nbytes
-    assert max(written) <= files.PIECE
+    assert max(written) <= files.CHUNK_BYTES
     with np.load(tmp_path / "file.npz") as loaded:
         assert (loaded["array"] == array).all()
         assert (loaded["turned"] == array.T).all()

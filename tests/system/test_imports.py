@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cnnstudy.data.datasets.digits import Options, load
-from cnnstudy.system.imports import YOUNGEST, fast_import, reduce_garbage_collection, without_modules
+from cnnstudy.system.imports import COLLECTION_THRESHOLD, fast_import, reduce_garbage_collection, without_modules
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_what_is_there_already_is_not_left_out(library: str) -> None:
 
 def test_a_command_collects_seldom_and_nothing_at_its_end() -> None:
     with reduce_garbage_collection():
-        assert gc.get_threshold()[0] == YOUNGEST
+        assert gc.get_threshold()[0] == COLLECTION_THRESHOLD
         assert gc.isenabled()
     assert gc.get_freeze_count() > 1000
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from cnnstudy.system import processes
-from cnnstudy.system.processes import Process, gpus, is_alive, resident_memory, start_time, this_process
+from cnnstudy.system.processes import Process, is_alive, list_gpus, resident_memory, start_time, this_process
 
 WHOLE = "pid:[4026531836]"
 HERE = Process("here", 1, "1", "machine", "boot", WHOLE)
@@ -33,7 +33,7 @@ def test_this_process_lives_until_it_has_ended() -> None:
 )
 def test_the_gpus_that_the_user_gives(given: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert gpus() == expected
+    assert list_gpus() == expected
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_gpus_of_the_machine(
         (tmp_path / "nvidia-smi").chmod(0o755)
     processes._all_gpus.cache_clear()
     try:
-        assert gpus() == expected
+        assert list_gpus() == expected
     finally:
         processes._all_gpus.cache_clear()
 

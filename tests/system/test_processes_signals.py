@@ -90,7 +90,7 @@ def test_who_asks_twice_is_obeyed_at_once() -> None:
 
 
 def test_where_it_does_not_leave_at_once_each_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "SAME", 0.0)
+    monkeypatch.setattr(processes, "SAME_INTERRUPT_SECONDS", 0.0)
     heard = 0
     with terminate_as_interrupt():
         for _ in range(2):

@@ -170,7 +170,7 @@ def test_where_files_go(tracker: Tracker, study: RecordedStudy, tmp_path: Path) 
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "note.txt").write_text("text")
     tracker.log_files(study.run_id, tmp_path / "files")
-    folder = Path(tracker.artifacts_of(study.experiment_id).removeprefix("file://"))
+    folder = Path(tracker.artifact_location(study.experiment_id).removeprefix("file://"))
     assert list(folder.rglob("note.txt")) == [folder / study.run_id / "artifacts" / "note.txt"]
 
 

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from cnnstudy.errors import TrackingError
-from cnnstudy.tracking.entities import tag_text, with_file_timeout, without_client_retries
+from cnnstudy.tracking.entities import fit_tag, with_file_timeout, without_client_retries
 from cnnstudy.tracking.recorded import LONGEST_TAG
 
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -69,9 +69,9 @@ def test_the_users_own_timeout_holds(given: str | None, plain: str, files: str) 
 
 
 def test_a_long_text_is_cut_and_json_is_not() -> None:
-    assert tag_text("message", "x" * 6000) == "x" * LONGEST_TAG
-    assert tag_text("message", "[Errno 28] " + "x" * 6000).startswith("[Errno 28] x")
+    assert fit_tag("message", "x" * 6000) == "x" * LONGEST_TAG
+    assert fit_tag("message", "[Errno 28] " + "x" * 6000).startswith("[Errno 28] x")
     fits = json.dumps(["x" * (LONGEST_TAG - 4)])
-    assert tag_text("list", fits) == fits
+    assert fit_tag("list", fits) == fits
     with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow allows 5000"):
-        tag_text("list", json.dumps(["x" * (LONGEST_TAG - 3)]))
+        fit_tag("list", json.dumps(["x" * (LONGEST_TAG - 3)]))

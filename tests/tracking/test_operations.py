@@ -71,7 +71,7 @@ def test_what_an_earlier_version_left_arrives_whole(left: Path, tracker: Tracker
     study = tracker.open_study("old", {"objective": {"metric": "val/accuracy"}})
     said: list[str] = []
     outbox = Outbox(tracker, study, said.append)
-    outbox.delivery.deliver_left()
+    outbox.delivery.send_stored()
     outbox.close()
     assert said == [
         f"sending 6 records that an earlier run stored for MLflow in {left}",
@@ -118,5 +118,5 @@ def test_a_record_of_another_version_is_kept_and_named(
     with pytest.raises(
         TrackingError, match=rf"can't read a record of '{what}' .* another version stored it.*1 record is stored in"
     ):
-        outbox.delivery.deliver_left()
+        outbox.delivery.send_stored()
     assert [one.what for one in folder.load()] == [what]

@@ -30,9 +30,9 @@ from cnnstudy.tracking import entities, spool
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun
 from cnnstudy.tracking.outbox import Outbox
-from cnnstudy.tracking.recorded import RecordedRun, latest_runs
+from cnnstudy.tracking.recorded import RecordedRun, counted_runs
 from cnnstudy.tracking.retry import RetryPolicy
-from cnnstudy.tracking.spool import waiting
+from cnnstudy.tracking.spool import list_waiting
 
 
 class Own(Desk):
@@ -166,7 +166,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
     desk.fresh("down")
     with pytest.raises(TrackingUnavailableError) as caught:
         desk.run(patience=BRIEF, on_event=desk.down)
-    (left,) = waiting()
+    (left,) = list_waiting()
     assert (left.study, left.tracking) == ("fake", desk.tracker.uri)
     temporary = Path(tempfile.gettempdir())
     kept = [
@@ -180,7 +180,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
 
     with pytest.raises(TrackingUnavailableError, match=r"^MLflow at .* failed"):
         desk.run()
-    assert waiting() == [left]
+    assert list_waiting() == [left]
     desk.up()
     desk.said.clear()
     assert desk.run().finished == 2
@@ -210,7 +210,7 @@ def test_ctrl_c_while_records_wait_leaves_them_for_the_next_call(desk: Own, own_
     with pytest.raises(KeyboardInterrupt):
         desk.run("budget.trials=4", interrupt_at=6, on_event=desk.down)
     assert desk.trained == ["alexnet-000", "alexnet-001", "alexnet-002"]
-    assert waiting()
+    assert list_waiting()
     desk.up()
     assert desk.run("budget.trials=4").finished == 4
     assert desk.trained == ["alexnet-002", "alexnet-003"], "those that ended are not run again"
@@ -283,11 +283,11 @@ desk.run(on_event=desk.down)
         assert driver.stdout is not None
         assert any(line.startswith("waiting for MLflow") for line in driver.stdout)
         driver.kill()
-    assert waiting()
+    assert list_waiting()
     assert desk.run().finished == 2
     assert desk.trained == []
     assert desk.record(times=False) == whole
-    assert not waiting()
+    assert not list_waiting()
 
 
 def test_source_weights_learnt_while_the_store_is_down_are_recorded_once(desk: Own) -> None:
@@ -349,10 +349,10 @@ def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> 
         desk.run(on_event=desk.down)
     assert [run.state for run in desk.runs()] == ["running"]
     assert desk.runs("study")[0].state == "running"
-    (left,) = waiting()
+    (left,) = list_waiting()
     with pytest.raises(StudyBusyError, match="give --take-over"):
         desk.run()
-    assert waiting() == [left]
+    assert list_waiting() == [left]
     assert desk.run(take_over=True).finished == 2
     assert desk.trained == []
     assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
@@ -416,7 +416,7 @@ def test_a_trial_that_another_machine_ran_meanwhile_counts_once(
     assert (late.state, late.reason, late.status, late.done) == ("failed", "interrupted", "KILLED", False)
     assert late.tags["cnnstudy.message"].endswith(f"completed this trial: run {other.run_id}")
     assert desk.tracker.files(late.run_id, "") == []
-    assert latest_runs(desk.runs()) == {"alexnet-000": other}
+    assert counted_runs(desk.runs()) == {"alexnet-000": other}
     assert [one["run"] for one in desk.record()["models"]] == [other.name]
     assert len(desk.told("alexnet-000: another driver took over the study")) == 1
     assert is_clean(own_places / "first")
@@ -449,7 +449,7 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
     desk.at_the_end(delete)
     with pytest.raises(TrackingError, match="must be in the 'active' state") as caught:
         desk.run(on_event=desk.down)
-    (left,) = waiting()
+    (left,) = list_waiting()
     assert f"{left.records - 1} records are stored in {left.folder}" in str(caught.value)
     assert "To discard them, delete that folder." in str(caught.value)
     with pytest.raises(TrackingError, match=f"{left.records} records are stored"):
@@ -462,7 +462,7 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
 def test_records_can_be_given_up(desk: Own) -> None:
     with pytest.raises(TrackingUnavailableError):
         desk.run(patience=BRIEF, on_event=desk.down)
-    shutil.rmtree(waiting()[0].folder)
+    shutil.rmtree(list_waiting()[0].folder)
     desk.up()
     assert desk.run().finished == 2
     assert sorted(desk.trained) == ["alexnet-000", "alexnet-001"]

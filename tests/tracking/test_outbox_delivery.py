@@ -11,7 +11,7 @@ import pytest
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking.outbox import Delivery
 from cnnstudy.tracking.retry import RetryPolicy
-from cnnstudy.tracking.spool import Envelope, Spool, waiting
+from cnnstudy.tracking.spool import Envelope, Spool, list_waiting
 
 
 class Store:
@@ -64,7 +64,7 @@ def put(desk: Desk, *names: str) -> list[str | None]:
 def test_what_is_up_is_written_to_at_once(desk: Desk, store: Store) -> None:
     assert put(desk, "a", "b") == ["id of a", "id of b"]
     assert store.taken == [("a", False), ("b", False)]
-    assert not desk.delivery.waits
+    assert not desk.delivery.has_pending
     assert not desk.spool.folder.exists()
     assert desk.said == []
 
@@ -72,7 +72,7 @@ def test_what_is_up_is_written_to_at_once(desk: Desk, store: Store) -> None:
 def test_what_is_down_gets_all_of_it_later_in_order(desk: Desk, store: Store) -> None:
     store.up.clear()
     assert put(desk, "a", "b", "c") == [None, None, None]
-    assert desk.delivery.waits
+    assert desk.delivery.has_pending
     assert [one.run for one in desk.spool.load()] == ["a", "b", "c"]
     assert not desk.delivery.settle()
     for _ in range(5):
@@ -134,7 +134,7 @@ def test_an_error_is_for_whoever_waits_for_it(desk: Desk, store: Store) -> None:
     with pytest.raises(TrackingError, match=r"^b is refused\.$"):
         put(desk, "b")
     assert put(desk, "c") == ["id of c"]
-    assert not waiting()
+    assert not list_waiting()
 
 
 def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: Store) -> None:
@@ -156,9 +156,9 @@ def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: 
 
     later = Desk(store, RetryPolicy())
     with pytest.raises(TrackingError, match=r"b is refused\. 3 records are stored"):
-        later.delivery.deliver_left()
+        later.delivery.send_stored()
     store.refuses = ""
-    later.delivery.deliver_left()
+    later.delivery.send_stored()
     assert store.taken == [("a", True), ("b", True), ("c", True), ("e", True)]
 
 
@@ -248,4 +248,4 @@ def test_files_are_read_to_their_end_though_their_owner_is_gone(own_places: Path
     desk.delivery.close()
     assert seen == ["a", "b"]
     assert not files.exists()
-    assert not waiting()
+    assert not list_waiting()

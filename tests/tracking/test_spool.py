@@ -13,7 +13,14 @@ import pytest
 from cnnstudy.errors import TrackingError
 from cnnstudy.system.scratch import Scratch
 from cnnstudy.tracking import spool as module
-from cnnstudy.tracking.spool import Envelope, Spool, remove_abandoned_files, spool_folder_for, waiting, waiting_for
+from cnnstudy.tracking.spool import (
+    Envelope,
+    Spool,
+    find_waiting,
+    list_waiting,
+    remove_abandoned_files,
+    spool_folder_for,
+)
 
 URI = "postgresql://bob:geheim@host/db"
 
@@ -195,12 +202,12 @@ def test_without_any_room_the_record_is_not_half_there(spool: Spool, disk: Disk,
 
 
 def test_what_waits_is_listed_without_secrets(spool: Spool) -> None:
-    assert waiting() == []
+    assert list_waiting() == []
     spool.reserve()
-    assert waiting() == []
+    assert list_waiting() == []
     for step in range(2):
         spool.add(operation(step))
-    (found,) = waiting()
+    (found,) = list_waiting()
     assert (found.study, found.tracking, found.records) == ("fake", "postgresql://***@host/db", 2)
     assert found.folder == spool.folder
     written = "".join(path.read_text(encoding="utf-8") for path in spool.folder.glob("*.json"))
@@ -224,12 +231,12 @@ def test_what_a_record_says_can_be_read(spool: Spool) -> None:
 
 
 def test_which_study_waits_is_told_by_its_store(spool: Spool) -> None:
-    assert waiting_for("fake", URI) is None
+    assert find_waiting("fake", URI) is None
     spool.add(operation())
-    found = waiting_for("fake", URI)
+    found = find_waiting("fake", URI)
     assert found is not None
     assert (found.study, found.records, found.folder) == ("fake", 1, spool.folder)
-    assert waiting_for("fake", "postgresql://host/other") is None
+    assert find_waiting("fake", "postgresql://host/other") is None
 
 
 def test_files_that_a_killed_driver_had_set_aside_go_unless_a_record_names_them(

@@ -70,7 +70,7 @@ def test_a_process_that_is_stopped_while_it_is_made_leaves_none(tmp_path: Path) 
 def test_mlflow_finds_in_it_what_it_needs(own_places: Path) -> None:
     study = Tracker("sqlite:///fresh.db").open_study("fake", {"objective": {"metric": "val/accuracy"}})
     assert Tracker(f"sqlite:///{own_places}/fresh.db").study("fake").run_id == study.run_id
-    assert str(own_places / "mlruns") in Tracker("sqlite:///fresh.db").artifacts_of(study.experiment_id)
+    assert str(own_places / "mlruns") in Tracker("sqlite:///fresh.db").artifact_location(study.experiment_id)
 
 
 def index_of_a_history(path: Path) -> str:

@@ -15,7 +15,7 @@ from cnnstudy.records import EpochRecord, Optimizer, TrialSpec
 from cnnstudy.system import code_version
 from cnnstudy.system.cache import ABOUT, entry_folder
 from cnnstudy.training import checkpoints, devices, phases, trial, weights
-from cnnstudy.training.checkpoints import FILE, KIND, Checkpoints, Reached
+from cnnstudy.training.checkpoints import FILE, KIND, TrialCheckpoints, TrialProgress
 from cnnstudy.training.compiled import CompiledNetworks
 
 from .tries import KilledError, cut, flip_a_bit, shared_networks, tried
@@ -87,7 +87,7 @@ def test_a_phase_that_stopped_early_is_over(make_spec: MakeSpec, source: Path, t
 def test_seconds_and_curves_are_those_of_all_tries(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(epochs=3, checkpoints="every-epoch")
     first = tried(spec, tmp_path / "a", killed_in=3)
-    kept = Checkpoints(spec, "").read()
+    kept = TrialCheckpoints(spec, "").read()
     assert kept is not None
     again = tried(spec, tmp_path / "b")
     assert [(record.epoch, record.replayed) for record in again.told] == [(1, True), (2, True), (3, False)]
@@ -102,7 +102,7 @@ def test_what_stays_frozen_is_not_written(make_spec: MakeSpec, source: Path, tmp
     layers = []
     for killed_in in (2, 3, 4):
         tried(spec, tmp_path / str(killed_in), killed_in)
-        found = Checkpoints(spec, weights_of(spec)).read()
+        found = TrialCheckpoints(spec, weights_of(spec)).read()
         assert found is not None
         names = {name.split("/")[1] for name in found.arrays if name.startswith("weights/")}
         layers.append(("conv1" in names, "head_dense1" in names, any(name.startswith("opt") for name in found.arrays)))
@@ -200,17 +200,19 @@ def test_a_broken_checkpoint_is_ignored_and_written_anew(
     assert tried(spec, tmp_path / "c").trained == [3]
 
 
-def reached(spec: TrialSpec, epoch: int = 1) -> Reached:
+def reached(spec: TrialSpec, epoch: int = 1) -> TrialProgress:
     records = tuple(EpochRecord(number, {"val/loss": 0.1 * number}) for number in range(1, epoch + 1))
     rest = {"seconds": 1.5, "best_epoch": 1, "best_rank": (-0.0, 0.1, -1e-17), "records": records}
-    return Reached(checkpoints.checkpoint_address(spec), "", 0, epoch, epoch, 3, 50, sources=(("cached", "x"),), **rest)
+    return TrialProgress(
+        checkpoints.checkpoint_address(spec), "", 0, epoch, epoch, 3, 50, sources=(("cached", "x"),), **rest
+    )
 
 
 def test_what_is_written_comes_back(make_spec: MakeSpec) -> None:
     spec = make_spec(checkpoints="every-epoch")
     for epoch in (1, 2):
-        Checkpoints(spec, "").write(reached(spec, epoch), {"weights/a/0": np.full((2, 3), epoch, np.float32)})
-        (found,) = [Checkpoints(spec, "").read()]
+        TrialCheckpoints(spec, "").write(reached(spec, epoch), {"weights/a/0": np.full((2, 3), epoch, np.float32)})
+        (found,) = [TrialCheckpoints(spec, "").read()]
         assert found is not None
         assert found.reached == reached(spec, epoch)
         assert np.array_equal(found.arrays["weights/a/0"], np.full((2, 3), epoch, np.float32))
@@ -218,16 +220,16 @@ def test_what_is_written_comes_back(make_spec: MakeSpec) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [ABOUT, FILE, checkpoints.TRIAL]
     assert (folder / ABOUT).read_text() == "alexnet-000 of study test, under way"
     assert checkpoints.read_owner(folder) == ("test", "alexnet-000")
-    assert checkpoints.why_broken(folder) == ""
+    assert checkpoints.broken_reason(folder) == ""
     cut(folder / FILE)
-    assert checkpoints.why_broken(folder)
+    assert checkpoints.broken_reason(folder)
 
 
 def test_a_kill_while_one_is_written_leaves_the_one_before(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(checkpoints="every-epoch")
-    kept = Checkpoints(spec, "")
+    kept = TrialCheckpoints(spec, "")
     kept.write(reached(spec), {})
     half = entry_of(spec) / ".half.npz"
     half.write_bytes(b"PK")  # what a kill leaves
@@ -290,7 +292,7 @@ class Clock:
 def test_when_one_is_due(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a minute of training, and for a costly one after twenty times what the last one took."""
     clock, spec = Clock(), make_spec(checkpoints="sparing")
-    kept = Checkpoints(spec, "", clock=clock)
+    kept = TrialCheckpoints(spec, "", clock=clock)
     due = []
 
     def write(*given: Any) -> None:
@@ -304,8 +306,8 @@ def test_when_one_is_due(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -
             kept.write(reached(spec), {})
     assert due == [False, True, False, False, True]
     assert kept.seconds == 260 + 20
-    assert Checkpoints(make_spec(checkpoints="every-epoch"), "", clock=clock).is_due
-    assert not Checkpoints(make_spec(), "", clock=clock).is_due
+    assert TrialCheckpoints(make_spec(checkpoints="every-epoch"), "", clock=clock).is_due
+    assert not TrialCheckpoints(make_spec(), "", clock=clock).is_due
 
 
 def test_short_trials_write_none(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +318,7 @@ def test_short_trials_write_none(make_spec: MakeSpec, tmp_path: Path, monkeypatc
 def test_removing_what_is_not_there_is_no_trouble(make_spec: MakeSpec) -> None:
     spec = make_spec(checkpoints="sparing")
     checkpoints.remove_checkpoint(spec)
-    Checkpoints(spec, "").write(reached(spec), {})
+    TrialCheckpoints(spec, "").write(reached(spec), {})
     checkpoints.remove_checkpoint(spec)
     checkpoints.remove_checkpoint(spec)
-    assert Checkpoints(spec, "").read() is None
+    assert TrialCheckpoints(spec, "").read() is None

@@ -114,7 +114,7 @@ def test_a_network_comes_back_after_others(
     for number in range(2):
         assert outcome(spec, tmp_path / f"{number}", networks) == alone
         assert outcome(make_spec("googlenet", epochs=1), tmp_path / f"other{number}", networks).summary
-        monkeypatch.setattr(compiled, "NETWORKS", 1)  # the second time all are built anew
+        monkeypatch.setattr(compiled, "MAX_NETWORKS", 1)  # the second time all are built anew
 
 
 def built(networks: CompiledNetworks, monkeypatch: pytest.MonkeyPatch) -> list[str]:

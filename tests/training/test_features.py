@@ -21,7 +21,7 @@ from cnnstudy.system import cache
 from cnnstudy.training import devices, features, transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
-from cnnstudy.training.test_split import held_out_indices
+from cnnstudy.training.test_split import test_indices
 
 from .tries import shared_networks
 
@@ -239,7 +239,7 @@ def test_no_test_image_is_looked_at(frozen: TrialSpec, monkeypatch: pytest.Monke
     source, _ = source_of(frozen)
     folder = Path(frozen.images.folder)
     entry = json.loads((folder / "index.json").read_text())
-    test = held_out_indices(entry["keys"], entry["labels"], frozen.split)
+    test = test_indices(entry["keys"], entry["labels"], frozen.split)
     images = np.load(folder / "images.npy")
     assert source.features is not None
     assert len(seen) == len(source.features.places) == 75

@@ -21,9 +21,9 @@ VERSIONS = {"keras": ("3.15", "3.15.1"), "tensorflow": ("2.20", "2.21.0")}
 
 @pytest.fixture(autouse=True)
 def unchecked() -> Iterator[None]:
-    keras_internals.check.cache_clear()
+    keras_internals.check_versions.cache_clear()
     yield
-    keras_internals.check.cache_clear()
+    keras_internals.check_versions.cache_clear()
 
 
 @pytest.mark.parametrize("address", keras_internals.METHODS)
@@ -89,9 +89,11 @@ def test_without_an_attribute_nothing_is_trained(change: str, missing: str, monk
 def test_what_is_replaced_is_what_keras_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """If Keras no longer called the override, its own code would run and memory would grow."""
     called = []
-    monkeypatch.setattr(keras_internals.OneDevice, "_backend_update_step", lambda self, *given: called.append(given))
+    monkeypatch.setattr(
+        keras_internals.SingleDeviceOptimizer, "_backend_update_step", lambda self, *given: called.append(given)
+    )
 
-    class Optimizer(keras_internals.OneDevice, keras.optimizers.SGD):
+    class Optimizer(keras_internals.SingleDeviceOptimizer, keras.optimizers.SGD):
         pass
 
     variable = keras.Variable([1.0])

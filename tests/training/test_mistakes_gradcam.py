@@ -142,7 +142,7 @@ def test_of_each_network_it_is_the_last_convolution(
     model = build_network(find(name), size, 5, 0.5).inference
     if size < 224:
         model.save(tmp_path / "saved.keras")
-        model = model_package.load_model(tmp_path / "saved.keras")
+        model = model_package.load_saved_model(tmp_path / "saved.keras")
     parts = mistakes.split_classifier(model, FILE)
     assert parts.layer == layer
     assert parts.maps.output_shape == (None, *shape)

@@ -55,7 +55,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_model_comes_back_as_it_was(saved: Saved) -> None:
     model = classifier()
-    loaded = model_package.load_model(saved(model))
+    loaded = model_package.load_saved_model(saved(model))
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.testing.assert_array_equal(loaded.predict_on_batch(images), model.predict_on_batch(images))
     assert model_package.model_image_size(loaded) == 8
@@ -66,13 +66,13 @@ def test_on_a_gpu_keras_does_not_compile_it_anew(saved: Saved, monkeypatch: pyte
     card = SimpleNamespace(device_type="GPU")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [card])
     assert classifier().jit_compile is True
-    assert model_package.load_model(saved(classifier())).jit_compile is False
+    assert model_package.load_saved_model(saved(classifier())).jit_compile is False
 
 
 def test_a_model_with_a_function_in_it_is_not_loaded(saved: Saved) -> None:
     file = saved(classifier(layers.Lambda(lambda x: x * 2)))
     with pytest.raises(ModelError, match=r"saved.keras is not safe to load.*Lambda.*Only models of Keras' own layers"):
-        model_package.load_model(file)
+        model_package.load_saved_model(file)
 
 
 @pytest.mark.parametrize("kind", ["layer", "function"])
@@ -91,7 +91,7 @@ def test_a_model_that_names_code_from_elsewhere_runs_none_of_it(saved: Saved, tm
 
     edit(file, change)
     with pytest.raises(ModelError, match=r"not safe to load: it needs code that is not part of Keras \(Could not loc"):
-        model_package.load_model(file)
+        model_package.load_saved_model(file)
     assert not ran.exists()
 
 
@@ -112,14 +112,14 @@ def test_what_is_no_keras_file(tmp_path: Path, content: bytes | None, message: s
     else:
         file.write_bytes(content)
     with pytest.raises(ModelError, match=message):
-        model_package.load_model(file)
+        model_package.load_saved_model(file)
 
 
 def test_a_file_that_was_cut_off(saved: Saved) -> None:
     file = saved(classifier())
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"not a complete \.keras file"):
-        model_package.load_model(file)
+        model_package.load_saved_model(file)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_model_of_something_else(saved: Saved, size: tuple[int, ...], classes:
         ModelError,
         match=r"saved.keras has the input shape \(None, 8.*; an image classifier has .* \(None, size, size, 3",
     ):
-        model_package.load_model(saved(classifier(size=size, classes=classes)))
+        model_package.load_saved_model(saved(classifier(size=size, classes=classes)))
 
 
 def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from cnnstudy.architectures import build_network, find
 from cnnstudy.records import BadImage, EpochRecord, Optimizer, Rule, Split, TrialSpec
-from cnnstudy.study.doctor import broken_entries
+from cnnstudy.study.doctor import find_broken_entries
 from cnnstudy.system import cache, code_version
 from cnnstudy.system.cache import entry_folder, entry_folders, try_lock
 from cnnstudy.training import checkpoints, features, shared_epochs, transfer, trial, weights
-from cnnstudy.training.checkpoints import Reached
+from cnnstudy.training.checkpoints import TrialProgress
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.shared_epochs import FILE, KIND, SharedEpochs
 from cnnstudy.training.trainer import DivergedError
@@ -31,7 +31,7 @@ TWO_PHASES: dict[str, Any] = {"transfer": "two-phase", "head_epochs": 2, "epochs
 @pytest.fixture(autouse=True)
 def _own_and_worth_it(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the test's own, and all are worth their time."""
-    monkeypatch.setattr(shared_epochs, "SHARE", 1e9)
+    monkeypatch.setattr(shared_epochs, "WRITE_SHARE", 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def write(spec: TrialSpec, bytes_: int, more: dict[str, np.ndarray] | None = Non
     """One of so many bytes."""
     written = SharedEpochs(spec, PHASES, "", {})
 
-    def state(address: str) -> tuple[Reached, dict[str, np.ndarray]]:
-        reached = Reached(address, "", 1, 0, 2, 8, 50, 1.0, 1, (), (), (), written.trained_as, spec.equal_updates)
+    def state(address: str) -> tuple[TrialProgress, dict[str, np.ndarray]]:
+        reached = TrialProgress(address, "", 1, 0, 2, 8, 50, 1.0, 1, (), (), (), written.trained_as, spec.equal_updates)
         return reached, {"weights/a/0": np.zeros(bytes_, np.uint8), **(more or {})}
 
     written.keep((1, 0), 60.0, bytes_, state)
@@ -316,7 +316,7 @@ def test_measured_at_equal_updates(of_first: int | None, of_second: int | None, 
     """What the second trial would have measured in the first one's 8 updates, that one must have measured."""
     first = make(equal_updates=of_first)
     write(first, 100, {"equal updates/train": np.zeros(3)} if of_first and of_first <= 8 else {})
-    found = list(SharedEpochs(dataclasses.replace(first, equal_updates=of_second), PHASES, "", {}).found())
+    found = list(SharedEpochs(dataclasses.replace(first, equal_updates=of_second), PHASES, "", {}).find_states())
     assert [one.reached.epoch for one in found] == [shared] * bool(shared)
     for one in found:
         assert ("equal updates/train" in one.arrays) == (of_second is not None and of_second <= 8)
@@ -385,7 +385,7 @@ def test_batches_that_were_split_and_features_without_room_leave_none(
 def test_whatever_is_not_worth_its_time_is_not_written(
     make: MakeSpec, networks: CompiledNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_epochs, "SHARE", 1e-6)
+    monkeypatch.setattr(shared_epochs, "WRITE_SHARE", 1e-6)
     tried(make(), tmp_path / "a", networks=networks)
     assert entries() == []
 
@@ -424,7 +424,7 @@ def test_epochs_of_unknown_origin_are_not_shared(make: MakeSpec, networks: Compi
 
 
 def of_another_place(path: Path) -> None:
-    found = checkpoints.read_file(path)
+    found = checkpoints.read_checkpoint(path)
     reached = dataclasses.replace(found.reached, trained_as="other")
     np.savez(path, allow_pickle=False, **checkpoints.serialize_checkpoint(reached, found.arrays))
 
@@ -436,13 +436,13 @@ def test_a_broken_one_is_removed_and_written_anew(
     tried(make(epochs=1), tmp_path / "a", networks=networks)
     (folder,) = entries()
     damage(folder / FILE)
-    assert (folder in broken_entries()) == (damage is not of_another_place)
+    assert (folder in find_broken_entries()) == (damage is not of_another_place)
     found = tried(make(epochs=2), tmp_path / "b", networks=networks)
     assert shared_by(found) == 0
     assert any(f"the epochs in {folder} can't be shared" in line for line in found.said)
     assert not folder.exists()
     tried(make(epochs=1), tmp_path / "c", networks=networks)
-    assert broken_entries() == {}
+    assert find_broken_entries() == {}
     assert shared_by(tried(make(epochs=3), tmp_path / "d", networks=networks)) == 2
 
 
@@ -451,8 +451,8 @@ def test_one_that_does_not_fit_is_left_for_a_shorter_one(
 ) -> None:
     for epochs in (1, 2):
         tried(make(epochs=epochs), tmp_path / str(epochs), networks=networks)
-    longest = next(folder for folder in entries() if checkpoints.read_file(folder / FILE).reached.epoch == 2)
-    found = checkpoints.read_file(longest / FILE)
+    longest = next(folder for folder in entries() if checkpoints.read_checkpoint(folder / FILE).reached.epoch == 2)
+    found = checkpoints.read_checkpoint(longest / FILE)
     arrays = {name: array for name, array in found.arrays.items() if name != "optimizer/0"}
     np.savez(longest / FILE, allow_pickle=False, **checkpoints.serialize_checkpoint(found.reached, arrays))
     own = tried(alone(make(epochs=3)), tmp_path / "alone", networks=networks)
@@ -468,7 +468,7 @@ def test_all_of_them_take_no_more_than_their_limit(make: MakeSpec, monkeypatch: 
         folders.append(write(make(seed=seed), 3_000_000))
         os.utime(folders[-1] / FILE, (1e9 + seed, 1e9 + seed))
         if seed == 2:  # the first is used
-            list(SharedEpochs(make(seed=0), PHASES, "", {}).found())
+            list(SharedEpochs(make(seed=0), PHASES, "", {}).find_states())
     assert [folder.exists() for folder in folders] == [True, False, True, True]
     assert not write(make(seed=5), 5_000_001).exists()  # too large a share
     assert [path.name for path in folders[0].parent.iterdir() if path.name.startswith(folders[1].name)] == []
@@ -480,7 +480,7 @@ def test_all_of_them_take_no_more_than_their_limit(make: MakeSpec, monkeypatch: 
 
 def test_what_is_worth_its_time(make: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of a minute, by the speed of the last one."""
-    monkeypatch.setattr(shared_epochs, "SHARE", 0.02)
+    monkeypatch.setattr(shared_epochs, "WRITE_SHARE", 0.02)
     monkeypatch.setattr(shared_epochs.disk, "bytes_per_second", 1e6)
     assert not write(make(seed=1), 1_200_001).exists()
     assert write(make(seed=2), 999_999).exists()

@@ -56,7 +56,7 @@ def test_short_updates_are_timed_as_training_makes_them(make_spec: MakeSpec, mon
         return original(trainer, batches)
 
     monkeypatch.setattr(loop.Trainer, "update_several", several)
-    monkeypatch.setattr(loop, "SECONDS_OF_CALL", 1e9)
+    monkeypatch.setattr(loop, "MAX_CALL_SECONDS", 1e9)
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     found = measure_speed(make_spec(transfer="frozen"), [4])
     assert calls == [1, 1, 1, 1, loop.AT_ONCE]

@@ -49,7 +49,7 @@ def poisoned(make_spec: Callable[..., TrialSpec], tmp_path: Path) -> tuple[Prepa
     spec = make_spec()
     before, folder = Path(spec.images.folder), tmp_path / "poisoned"
     shutil.copytree(before, folder)
-    rows = test_split.load_test(spec.images, spec.split).places
+    rows = test_split.load_test_images(spec.images, spec.split).places
     pixels = np.load(folder / "images.npy", mmap_mode="r+")
     pixels[rows] = np.random.default_rng(0).integers(0, 256, pixels[rows].shape)
     pixels.flush()
@@ -61,7 +61,7 @@ def test_no_block_and_no_fraction_reaches_a_held_out_image(
     make_spec: Callable[..., TrialSpec], poisoned: tuple[PreparedImages, PreparedImages], block: int | None
 ) -> None:
     spec = make_spec()
-    test = set(test_split.load_test(spec.images, spec.split).places.tolist())
+    test = set(test_split.load_test_images(spec.images, spec.split).places.tolist())
     assert len(test) == sum(spec.images.test) == 25
     for fraction in (0.3, 1.0):
         clean, dirty = (load_for_training(images, spec.split, fraction, block, 0.5, 1) for images in poisoned)
@@ -101,7 +101,7 @@ def test_what_it_says_is_what_the_model_says_of_each_image(make_spec: Callable[.
     result = run_trial(spec, tmp_path / "trial", lambda record: True, shared_networks())
     file = Path(result.files["model"]) / "data" / "model.keras"
     told = test_split.evaluate_on_test([file, file], spec.images, spec.split, lambda *_: None)
-    test = test_split.load_test(spec.images, spec.split)
+    test = test_split.load_test_images(spec.images, spec.split)
     chances = np.asarray(keras.saving.load_model(file).predict(test.pixels[:], verbose=0), dtype=np.float64)
     right = chances.argmax(axis=1) == test.labels
     assert told["accuracy"] == [pytest.approx(right.mean())] * 2
@@ -113,4 +113,4 @@ def test_what_it_says_is_what_the_model_says_of_each_image(make_spec: Callable[.
             [file], dataclasses.replace(spec.images, classes=("a", "b")), spec.split, lambda *_: None
         )
     with pytest.raises(DataError, match="are gone"):
-        test_split.load_test(dataclasses.replace(spec.images, folder="/gone"), spec.split)
+        test_split.load_test_images(dataclasses.replace(spec.images, folder="/gone"), spec.split)

@@ -325,7 +325,7 @@ def start_of(spec: TrialSpec) -> tuple[list[np.ndarray], TrainingImages, list[np
     """Return the initial weights, the images, and the first epoch's image indices in order."""
     images = trial.load_images(spec)
     network = started(spec).network
-    batches = Batches(len(images.train), int(spec.levels["batch_size"]), spec.seed).of_epoch(1)
+    batches = Batches(len(images.train), int(spec.levels["batch_size"]), spec.seed).iterate_epoch(1)
     return network.training.get_weights(), images, [np.concatenate(list(batches))]
 
 

@@ -55,7 +55,7 @@ def test_a_trial_in_half_precision_is_close_to_one_in_float32(name: str, make_sp
             assert difference <= LOSSES[precision], metric
         assert half.summary != alone.summary, "it would be float32"
         assert ("optimizer/skipped_updates" in record.metrics) == (precision == "mixed_float16")
-        model = model_package.load_model(Path(half.files["model"]) / "data" / "model.keras")
+        model = model_package.load_saved_model(Path(half.files["model"]) / "data" / "model.keras")
         assert {layer.compute_dtype for layer in model.layers} == {"float32"}
         validation = trial.load_images(spec).validation
         measured = clean_metrics(np.log(model.predict_on_batch(validation.pixels[:])), validation.labels)

@@ -12,7 +12,7 @@ import pytest
 
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import trainer, trial
-from cnnstudy.training.updates import AT_ONCE, Update
+from cnnstudy.training.updates import MAX_UPDATES_PER_CALL, Update
 
 from .tries import shared_networks
 
@@ -72,7 +72,7 @@ def test_the_number_of_calls_changes_nothing(
     together, epochs = run(spec, tmp_path / "together")
     of_together = calls[:]
     calls.clear()
-    monkeypatch.setattr(trainer, "AT_ONCE", 1)
+    monkeypatch.setattr(trainer, "MAX_UPDATES_PER_CALL", 1)
     alone, expected = run(spec, tmp_path / "alone")
     assert epochs == expected
     assert (together.summary, together.final) == (alone.summary, alone.final)
@@ -94,21 +94,21 @@ def test_a_call_has_no_more_than_so_many_updates_bytes_and_seconds(
 ) -> None:
     spec = make_spec(batch_size=1, epochs=1, keep_model=False)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "AT_ONCE", 20)
+        patch.setattr(trainer, "MAX_UPDATES_PER_CALL", 20)
         run(spec, tmp_path / "updates")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "BYTES_OF_CALL", 30 * 64 * 64 * 3)
+        patch.setattr(trainer, "MAX_CALL_BYTES", 30 * 64 * 64 * 3)
         run(spec, tmp_path / "bytes")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "BYTES_OF_CALL", 1)
-        patch.setattr(trainer, "AT_ONCE", 2)
+        patch.setattr(trainer, "MAX_CALL_BYTES", 1)
+        patch.setattr(trainer, "MAX_UPDATES_PER_CALL", 2)
         run(spec, tmp_path / "one")
     assert [len(sizes) for sizes in calls] == [20, 20, 10, 30, 20, *[1] * 50]
     calls.clear()
     monkeypatch.setattr(trainer.Trainer, "_seconds", property(lambda self: 0.03, lambda self, value: None))
     run(spec, tmp_path / "seconds")
     assert [len(sizes) for sizes in calls] == [8] * 6 + [2]  # of a quarter of a second
-    assert AT_ONCE >= 20
+    assert MAX_UPDATES_PER_CALL >= 20
 
 
 def test_how_long_an_update_takes_is_seen_from_the_first_one_on(

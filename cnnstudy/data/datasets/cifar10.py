@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from cnnstudy.data.archives import archive_members
 from cnnstudy.data.datasets import DataOptions, ImageSource
-from cnnstudy.data.image_tree import ExistingPath, require_distinct, require_known, select_classes
+from cnnstudy.data.image_tree import ExistingPath, require_distinct_classes, require_known_classes, select_classes
 from cnnstudy.errors import DataError
 from cnnstudy.system.download import download
 
@@ -40,7 +40,10 @@ class Options(DataOptions):
 
     path: ExistingPath | None = None
     classes: Annotated[
-        tuple[str, ...], Field(min_length=2), AfterValidator(require_distinct), AfterValidator(require_known(CLASSES))
+        tuple[str, ...],
+        Field(min_length=2),
+        AfterValidator(require_distinct_classes),
+        AfterValidator(require_known_classes(CLASSES)),
     ] = CLASSES
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
-from cnnstudy.data.image_tree import require_distinct
+from cnnstudy.data.image_tree import require_distinct_classes
 from cnnstudy.system.imports import without_modules
 
 
@@ -19,7 +19,7 @@ class Options(DataOptions):
     """The options of the digits. `classes`: the digits to use; labels are numbered in this order."""
 
     classes: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(require_distinct)
+        tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=2), AfterValidator(require_distinct_classes)
     ] = tuple(range(10))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource
-from cnnstudy.data.image_tree import ExistingFolder, require_distinct, require_known, select_classes
+from cnnstudy.data.image_tree import ExistingFolder, require_distinct_classes, require_known_classes, select_classes
 from cnnstudy.errors import DataError
 from cnnstudy.system.download import download
 
@@ -56,7 +56,10 @@ class Options(DataOptions):
 
     path: ExistingFolder | None = None
     classes: Annotated[
-        tuple[str, ...], Field(min_length=2), AfterValidator(require_distinct), AfterValidator(require_known(CLASSES))
+        tuple[str, ...],
+        Field(min_length=2),
+        AfterValidator(require_distinct_classes),
+        AfterValidator(require_known_classes(CLASSES)),
     ] = CLASSES
 
 

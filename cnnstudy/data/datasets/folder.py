@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource
-from cnnstudy.data.image_tree import ExistingPath, read_tree, require_distinct
+from cnnstudy.data.image_tree import ExistingPath, read_tree, require_distinct_classes
 
 #: YAML reads a folder name such as 7 as a number.
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
@@ -23,7 +23,9 @@ class Options(DataOptions):
     """
 
     path: ExistingPath
-    classes: Annotated[tuple[ClassName, ...] | None, Field(min_length=2), AfterValidator(require_distinct)] = None
+    classes: Annotated[tuple[ClassName, ...] | None, Field(min_length=2), AfterValidator(require_distinct_classes)] = (
+        None
+    )
 
 
 def load(options: Options) -> ImageSource:

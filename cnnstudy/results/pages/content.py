@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 
 from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
-from cnnstudy.analysis.confirmation_text import confirmed_sentences
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
-from cnnstudy.analysis.leaderboard import table, transfer_label
+from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
 from cnnstudy.names import Metric, Parameter
 from cnnstudy.results.pages.curve_panels import varied_factors
-from cnnstudy.results.pages.report_data import ConfirmationData, ReportData
+from cnnstudy.results.pages.report_data import ReportData
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training.verdict import VERDICTS
 
@@ -110,11 +109,6 @@ def describe_missing(report: ReportData) -> str:
     if not report.runs:
         return "This study has no trials yet."
     return f"None of {count_noun(len(report.runs), 'trial')} has finished, so there are no results yet."
-
-
-def confirmation_sentences(confirmed: ConfirmationData) -> list[str]:
-    """Return the results of the fresh seeds and of the test split, most important first."""
-    return confirmed_sentences(confirmed.record)
 
 
 def describe_dates(report: ReportData) -> str:
@@ -301,7 +295,7 @@ def best_trials(report: ReportData) -> Table:
     finished = report.finished
     if finished.empty:
         return Table((), ())
-    headings, rows = table(finished.head(TOP))
+    headings, rows = leaderboard_table(finished.head(TOP))
     return Table(tuple(headings), tuple(map(tuple, rows)), max(0, len(finished) - TOP))
 
 

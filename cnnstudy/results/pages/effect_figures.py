@@ -150,7 +150,7 @@ def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]
 
 
 @styled
-def data_law(law: DataLaw) -> Figure:
+def data_law_figure(law: DataLaw) -> Figure:
     """Draw the gap (points) against training images per class, on a logarithmic axis.
 
     Shown are the means over the seeds, each seed's power law, and the mean law with its 95 % interval, dashed where it

@@ -16,17 +16,17 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.class_metrics import class_metric_names
-from cnnstudy.analysis.confirmation import RECORD, ChampionTest, Confirmation, Standing, confirmation_from_json
+from cnnstudy.analysis.confirmation import RECORD_PATH, ChampionTest, Confirmation, Standing, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
-from cnnstudy.analysis.data_law import TARGET
-from cnnstudy.analysis.leaderboard import GOALS, leaderboard, pareto_front
+from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
+from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard, pareto_front
 from cnnstudy.analysis.observations import History
 from cnnstudy.errors import DataError
 from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, latest_trials
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_trials
 
 #: Reads a text artifact of a run, by run id and path; None if there is none.
 ReadText = Callable[[str, str], str | None]
@@ -289,7 +289,10 @@ class ReportData:
 
 
 def collect_report_data(
-    tracker: Tracker, study: RecordedStudy, target_gap: float = TARGET, gallery: Mapping[str, Any] | str = LEFT_OUT
+    tracker: Tracker,
+    study: RecordedStudy,
+    target_gap: float = DEFAULT_TARGET_GAP,
+    gallery: Mapping[str, Any] | str = LEFT_OUT,
 ) -> ReportData:
     """Collect the data of a recorded study's report.
 
@@ -306,7 +309,7 @@ def collect_report_data(
         for path in tracker.files(study.run_id, "study")
         if (text := tracker.read_text(study.run_id, path)) is not None
     }
-    runs = latest_trials(tracker.runs(study.experiment_id))
+    runs = counted_trials(tracker.runs(study.experiment_id))
     return build_report_data(study, runs, tracker.metric_history, tracker.read_text, target_gap, gallery, files)
 
 
@@ -315,7 +318,7 @@ def build_report_data(
     runs: Sequence[RecordedRun],
     history: History,
     read_text: ReadText,
-    target_gap: float = TARGET,
+    target_gap: float = DEFAULT_TARGET_GAP,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
 ) -> ReportData:
@@ -323,7 +326,7 @@ def build_report_data(
     history = functools.cache(
         history
     )  # each call to MLflow takes milliseconds, and curves need the same histories as the analysis
-    frame = leaderboard(runs, study.objective)
+    frame = build_leaderboard(runs, study.objective)
     confirmed, unreadable = _read_recorded_confirmation(study, read_text)
     finished = [run for run in runs if run.state == "finished"]
     by_trial = {run.trial: run for run in finished}
@@ -346,14 +349,14 @@ def build_report_data(
 
 
 def _read_recorded_confirmation(study: RecordedStudy, read_text: ReadText) -> tuple[ConfirmationData | None, list[str]]:
-    text = read_text(study.run_id, RECORD)
+    text = read_text(study.run_id, RECORD_PATH)
     if text is None:
         return None, []
     try:
         return read_confirmation(text), []
     except ValueError as error:
         fix = f"`python -m cnnstudy confirm {study.name}` writes it again"
-        return None, [f"{RECORD} of this study can't be read, so the confirmation is left out: {error}; {fix}."]
+        return None, [f"{RECORD_PATH} of this study can't be read, so the confirmation is left out: {error}; {fix}."]
 
 
 def _read_curve(run: RecordedRun, history: History) -> Curve:

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 import cnnstudy
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, recorded_factors
+from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.analysis.contrasts import varied_levels
-from cnnstudy.analysis.data_law import TARGET
+from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects_text import effect_sentences
 from cnnstudy.analysis.leaderboard import GOALS
 from cnnstudy.config.factors import Levels, find_factor
@@ -33,7 +34,7 @@ from cnnstudy.results.pages.effect_figures import (
     candidate_forest,
     compares_levels,
     count_left_out,
-    data_law,
+    data_law_figure,
     effect_forest,
     effect_forest_rows,
     gap_by_factor,
@@ -96,7 +97,9 @@ def list_illustrations(report: ReportData) -> Iterator[Illustration]:
     for one in report.causes:
         for law in one.laws:
             if law.gaps:
-                yield Illustration("law", one.architecture, data_law(law), f"{one.architecture}: {law.sentence()}")
+                yield Illustration(
+                    "law", one.architecture, data_law_figure(law), f"{one.architecture}: {law.sentence()}"
+                )
     if report.front.any():
         yield Illustration("front", "", pareto_figure(report.frame, report.front), "Validation accuracy against gap")
     for one in report.causes:
@@ -147,7 +150,7 @@ def _class_illustrations(report: ReportData) -> Iterator[Illustration]:
 
 PAGE, FIGURES = "report.html", "figures"
 #: The report's folder among the artifacts of the study's run.
-RECORDED = "report"
+ARTIFACT_FOLDER = "report"
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def write_report(
     study: RecordedStudy,
     folder: Path,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
-    gap: float = TARGET,
+    gap: float = DEFAULT_TARGET_GAP,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
@@ -198,7 +201,7 @@ def write_report(
     """
     report = collect_report_data(tracker, study, gap, gallery)
     with scratch_folder() as scratch:
-        new = scratch / RECORDED
+        new = scratch / ARTIFACT_FOLDER
         write_page(report, new)
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
@@ -216,7 +219,7 @@ def write_report(
 def _remove_obsolete_figures(tracker: Tracker, study: RecordedStudy, current: Collection[str]) -> None:
     """Remove recorded figures of an earlier report that this one does not have."""
     registry = Registry(tracker)
-    for path in map(Path, tracker.files(study.run_id, f"{RECORDED}/{FIGURES}")):
+    for path in map(Path, tracker.files(study.run_id, f"{ARTIFACT_FOLDER}/{FIGURES}")):
         if _is_figure(path) and path.name not in current:
             with contextlib.suppress(TrackingError):
                 registry.remove_files(study.run_id, path.as_posix())
@@ -264,7 +267,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         best=content.describe_best(report),
         nothing=content.describe_missing(report),
         dates=content.describe_dates(report),
-        confirmation=content.confirmation_sentences(report.confirmed) if report.confirmed is not None else [],
+        confirmation=confirmation_sentences(report.confirmed.record) if report.confirmed is not None else [],
         leaderboard=content.best_trials(report),
         headings=headings,
         rows=rows,

@@ -67,7 +67,7 @@ class Example:
         self.study = RecordedStudy(name, "1", "study-run", config)
         self.texts: dict[tuple[str, str], str] = {}
         self.histories: dict[tuple[str, str], dict[int, float]] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.read_trial_json: list[tuple[str, str]] = []
         self.dice = random.Random(0)
         combinations = list(itertools.product(*self.factors.values()))
         self.runs: list[RecordedRun] = []
@@ -85,7 +85,7 @@ class Example:
         return build_report_data(self.study, self.runs, self.history, self.read_text, **changes)
 
     def history(self, run_id: str, name: str) -> Mapping[int, float]:
-        self.asked.append((run_id, name))
+        self.read_trial_json.append((run_id, name))
         return self.histories.get((run_id, name), {})
 
     def read_text(self, run_id: str, path: str) -> str | None:

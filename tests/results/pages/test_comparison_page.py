@@ -7,7 +7,7 @@ import pytest
 from simulated import Simulated
 
 from cnnstudy.analysis.causes import analyze_networks
-from cnnstudy.analysis.comparison import Comparison, Side, compare, find_champion
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
 from cnnstudy.results.pages.comparison_page import comparison_page, write_comparison
 
 EVIL = '<script>alert("x")</script>'
@@ -22,7 +22,7 @@ def side(name: str, **changes: object) -> Side:
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return compare(side("before"), side(EVIL, seeds=3, noise=0.01))
+    return compare_studies(side("before"), side(EVIL, seeds=3, noise=0.01))
 
 
 def test_the_page_has_the_words_the_tables_and_a_figure(comparison: Comparison) -> None:
@@ -47,6 +47,6 @@ def test_it_is_written_with_its_folder(comparison: Comparison, tmp_path: Path) -
 
 def test_studies_that_have_nothing_in_common_say_so() -> None:
     a, b = side("a"), side("b", architectures=("vgg16",))
-    page = comparison_page(compare(a, b))
+    page = comparison_page(compare_studies(a, b))
     assert "The studies have no network in common." in page
     assert "<svg" not in page

@@ -12,7 +12,7 @@ from cnnstudy.results.pages.effect_figures import (
     MOST_ROWS,
     candidate_forest,
     count_left_out,
-    data_law,
+    data_law_figure,
     effect_forest,
     effect_forest_rows,
     gap_by_factor,
@@ -89,12 +89,12 @@ LAW = DataLaw("frozen", (10, 20, 40), (0.1, 0.08, 0.05), 0.5, 0.3, 0.7, ((0.05, 
 
 
 def test_the_data_law_and_where_it_is_not_told() -> None:
-    assert {"10", "20", "40", "law", "measured", "5 points", "frozen"} <= set(texts(data_law(LAW)))
+    assert {"10", "20", "40", "law", "measured", "5 points", "frozen"} <= set(texts(data_law_figure(LAW)))
     none = DataLaw("frozen", (10, 20), (0.1, 0.08), None, None, None, (), reason="too few")
-    assert "law" not in texts(data_law(none))
-    assert "measured" in texts(data_law(none))
+    assert "law" not in texts(data_law_figure(none))
+    assert "measured" in texts(data_law_figure(none))
     one_seed = DataLaw("frozen", (10, 20), (0.1, 0.08), 0.3, None, None, ((0.08, 0.3),))
-    assert "law" in texts(data_law(one_seed))
+    assert "law" in texts(data_law_figure(one_seed))
 
 
 def test_importances_in_percent() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 
-from cnnstudy.analysis.leaderboard import leaderboard
+from cnnstudy.analysis.leaderboard import build_leaderboard
 from cnnstudy.results.pages import content
 from cnnstudy.results.pages.content import best_trials, effect_table, trial_table
 
@@ -14,7 +14,7 @@ from .example_study import Example, close, confirmation
 def test_no_history_is_asked_for_twice() -> None:
     example = Example(networks=("alexnet", "vgg16"))
     example.report()
-    counts = collections.Counter(example.asked)
+    counts = collections.Counter(example.read_trial_json)
     assert counts.most_common(1)[0][1] == 1
     # what the analysis takes is enough for the curves too
     assert len(counts) == 5 * len(example.runs)
@@ -120,7 +120,7 @@ def test_the_table_of_all_trials() -> None:
     headings, rows = trial_table(report)
     assert headings[:6] == ["trial", "transfer", "batch", "dropout", "data %", "seed"]
     assert all(len(row.cells) == len(headings) for row in rows)
-    assert [row.trial for row in rows] == leaderboard(report.runs, "val/accuracy")["trial"].tolist()
+    assert [row.trial for row in rows] == build_leaderboard(report.runs, "val/accuracy")["trial"].tolist()
     assert collections.Counter(row.state for row in rows)["failed"] == 2
     assert {row.network for row in rows} == {"alexnet", "vgg16"}
     best = rows[0]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from cnnstudy.analysis.confirmation import confirmation_from_json
-from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmed_sentences
-from cnnstudy.results.pages.content import confirmation_sentences as in_words
+from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences
 from cnnstudy.results.pages.effect_figures import candidate_forest
 from cnnstudy.results.pages.report_data import ConfirmationData, read_confirmation
 
@@ -23,8 +22,9 @@ def confirmed(**changes: Any) -> ConfirmationData:
 
 
 def test_the_page_says_what_the_terminal_says() -> None:
-    assert in_words(confirmed()) == confirmed_sentences(confirmation_from_json(confirmation()))
-    assert in_words(confirmed())[0].startswith("Champion: alexnet-000 (alexnet, scratch, batch size 8), ")
+    sentences = confirmation_sentences(confirmed().record)
+    assert sentences == confirmation_sentences(confirmation_from_json(confirmation()))
+    assert sentences[0].startswith("Champion: alexnet-000 (alexnet, scratch, batch size 8), ")
 
 
 def test_the_table() -> None:
