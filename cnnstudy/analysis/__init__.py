@@ -1,7 +1,7 @@
 """Statistics on recorded trials: leaderboard, effects, champion, comparison of studies.
 
-Comes in: RecordedRuns with their metric histories. Goes out: tables, estimates with intervals, and the sentences that state
-them. Nothing here reads MLflow; files are written only by leaderboard and trial_plots.
+Comes in: RecordedRuns with their metric histories. Goes out: tables, estimates with intervals, and the sentences that
+state them. Nothing here reads MLflow; files are written only by leaderboard and trial_plots.
 
 leaderboard       one row per trial; the Pareto front
 class_metrics     precision and recall of each class

@@ -1,7 +1,7 @@
 """Run a study: everything that happens between reading its file and reporting its results.
 
-Comes in: a StudyConfig, a Tracker and an Executor. Goes out: recorded trials, a confirmed champion and its test result; for
-a dry run, an estimate of time, memory and disk.
+Comes in: a StudyConfig, a Tracker and an Executor. Goes out: recorded trials, a confirmed champion and its test
+result; for a dry run, an estimate of time, memory and disk.
 
     run            the steps of a study, in order
     lock           one driver per study
