@@ -175,6 +175,7 @@ FACTORS: dict[str, Factor] = {
         Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
         Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
+        Factor("label_smoothing", float, 0.0, low=0.0, high=0.5),  # Szegedy et al. 2016, section 7
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
             _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),

@@ -85,17 +85,19 @@ class Trainer:
             features: trained on and measured on instead of images.
         """
         self._features = features
+        label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))  # not in records of earlier versions
         kind = UpdateKind(
             backbone=phase.backbone,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
+            smooths_labels=label_smoothing > 0,
             cut=features.cut if features is not None else None,
             precision=devices.choose_precision(self.spec.precision),
             xla=devices.uses_xla(self.spec),
         )
         self._update = self.compiled.update(kind)
-        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier)
+        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier, label_smoothing)
         self._may_split |= self._update.can_split
         self._seconds = MAX_CALL_SECONDS
         self._bytes = self._load_batch(np.arange(1))[0].nbytes

@@ -35,6 +35,7 @@ class UpdateKind:
     auxiliary: bool  # whether auxiliary heads add to the loss
     optimizer: Optimizer
     augmentation: str
+    smooths_labels: bool = False
     cut: str | None = None  # operation whose outputs are the inputs; None: images are
     precision: str = "float32"  # or Keras' policies "mixed_float16", "mixed_bfloat16"
     xla: bool = False  # one program per batch size; dropout draws other numbers from the same random streams
@@ -73,6 +74,7 @@ class Update:
         self._with_statistics = [layer for layer in (*head, *backbone) if keeps_statistics(layer)]
         self._augment = augment
         self._auxiliary_weight = auxiliary_weight
+        self._label_smoothing = tf.Variable(0.0, trainable=False)
         self._micro_batches = micro_batches
         self._trained = [variable.value for variables, _ in self._groups for variable in variables]
         self._loss_scale = LossScale() if kind.precision == "mixed_float16" else None
@@ -94,8 +96,9 @@ class Update:
         )
         self._finish_parts = tf.function(self._change_weights, input_signature=[gradients], autograph=False)
 
-    def start(self, learning_rate: float, backbone_learning_rate: float) -> None:
-        """Reset the optimisers and set the learning rates of the heads and of the backbone."""
+    def start(self, learning_rate: float, backbone_learning_rate: float, label_smoothing: float = 0.0) -> None:
+        """Reset the optimisers; set the learning rates of the heads and of the backbone, and the label smoothing."""
+        self._label_smoothing.assign(label_smoothing)
         for (_, optimizer), rate in zip(self._groups, (learning_rate, backbone_learning_rate), strict=False):
             for variable in optimizer.variables:
                 weights.assign(variable, tf.raw_ops.ZerosLike(x=variable.value))  # tf.zeros takes ten times as long
@@ -249,7 +252,12 @@ class Update:
                 logits, *auxiliary = graph.run(wanted, known, training=True)
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])
-            total = share * (loss + self._auxiliary_weight * auxiliary_loss)
+            objective = loss + self._auxiliary_weight * auxiliary_loss
+            if self._kind.smooths_labels:
+                uniform = tf.add_n([_uniform_cross_entropy(one) for one in auxiliary] or [0.0])
+                uniform = _uniform_cross_entropy(logits) + self._auxiliary_weight * uniform
+                objective += self._label_smoothing * (uniform - objective)
+            total = share * objective
             scaled = total if self._loss_scale is None else self._loss_scale.value * total
         gradients = tape.gradient(scaled, self._trained)
         if self._loss_scale is not None:
@@ -291,6 +299,11 @@ class Update:
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def _uniform_cross_entropy(logits: tf.Tensor) -> tf.Tensor:
+    """Return the mean cross-entropy against labels that are spread evenly over all classes."""
+    return -tf.reduce_mean(tf.nn.log_softmax(logits))
 
 
 # ---- half precision

@@ -213,6 +213,7 @@ LEVELS: dict[str, Any] = {
     "shuffled_labels": 0.2,
     "protocol": "legacy",
     "augmentation": "flip",
+    "label_smoothing": 0.1,
     "auxiliary_weight": 0.3,
     "a factor to come": 1.0,
 }
