@@ -89,6 +89,8 @@ class Factor:
     phrase: str = "{label} {level}"  # a level in a sentence
     multiples_of: str = ""  # effects are written as multiples of this instead of as two levels
     always_shown: bool = False  # in every table and title, varied or not
+    # only studies that name it have its levels: a new factor leaves the records and content addresses of others alone
+    optional: bool = False
 
     def with_condition(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:
         """Return the same factor with a condition, and the condition in words."""
@@ -175,7 +177,7 @@ FACTORS: dict[str, Factor] = {
         Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
         Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
-        Factor("label_smoothing", float, 0.0, low=0.0, high=0.5),  # Szegedy et al. 2016, section 7
+        Factor("label_smoothing", float, 0.0, low=0.0, high=0.5, optional=True),  # Szegedy et al. 2016, section 7
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
             _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
@@ -344,6 +346,8 @@ def complete_levels(
         if not factor.active(levels, has_auxiliary_heads):
             continue
         level = choose(factor)
+        if level is None and factor.optional:
+            continue
         if level is None:
             level = defaults.get(factor.name, factor.default)
         assert level is not None, f"{factor.name} has no default"

@@ -85,7 +85,7 @@ class Trainer:
             features: trained on and measured on instead of images.
         """
         self._features = features
-        label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))  # not in records of earlier versions
+        label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))
         kind = UpdateKind(
             backbone=phase.backbone,
             auxiliary=bool(self.auxiliary_weight),

@@ -63,7 +63,9 @@ def test_the_measured_loss_is_that_of_the_true_labels(make_spec: MakeSpec) -> No
     images = load_for_training(spec.images, SPLIT, 1.0, None, 0.0, 0).train
     measured = []
     for smooths in (False, True):
-        update = networks.start(spec).update(UpdateKind(("",), False, Optimizer("sgd", momentum=0.0), "none", smooths_labels=smooths))
+        update = networks.start(spec).update(
+            UpdateKind(("",), False, Optimizer("sgd", momentum=0.0), "none", smooths_labels=smooths)
+        )
         update.start(RATE, RATE, 0.3)
         measured.append(update(np.array(images.pixels[:8]), np.array(images.labels[:8]), [8]))
     np.testing.assert_array_equal(*measured)
@@ -82,12 +84,6 @@ def test_zero_is_the_default_and_levels_share_what_is_compiled(make_spec: MakeSp
     assert counts == [1, 1, 2, 2], "each level sets a variable; none compiles anew"
 
 
-def test_records_of_earlier_versions_have_no_such_level(make_spec: MakeSpec, tmp_path: Path) -> None:
-    spec = make_spec(epochs=1, keep_model=False)
-    del (levels := dict(spec.levels))["label_smoothing"]
-    earlier = TrialSpec.from_json({**spec.to_json(), "levels": levels})
-    summaries = [
-        trial.run_trial(one, tmp_path / name, lambda record: True, shared_networks()).summary
-        for name, one in (("now", spec), ("earlier", earlier))
-    ]
-    assert summaries[0] == summaries[1]
+def test_only_studies_that_name_it_have_a_level(make_spec: MakeSpec) -> None:
+    assert "label_smoothing" not in make_spec().levels, "so that recorded studies and their addresses stay as they are"
+    assert make_spec(label_smoothing=0.0).levels["label_smoothing"] == 0.0
