@@ -201,11 +201,11 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     if failed:
         warnings.append(f"{count_noun(failed, 'trial')} failed; their matched pairs are incomplete.")
     if not frame.empty:
-        silent = frame[frame["verdict"] == "not-learning"]
-        if len(silent):
+        unlearnt = frame[frame["verdict"] == "not-learning"]
+        if len(unlearnt):
             warnings.append(
-                f"{len(silent)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(silent, frame)}; they "
-                "are excluded from the gap."
+                f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(unlearnt, frame)}; "
+                "they are excluded from the gap."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:
@@ -218,13 +218,13 @@ def count_noun(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _common_level(silent: pd.DataFrame, frame: pd.DataFrame) -> str:
-    """Return the first factor level that at least 80 % of the silent trials share, in brackets, or nothing."""
+def _common_level(unlearnt: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """Return, in brackets, the first level that at least 80 % of the trials that did not learn share; "" if none."""
     for factor in FACTORS:
         if factor not in frame or frame[factor].nunique() < 2:
             continue
-        counts = silent[factor].value_counts()
-        if len(counts) and counts.iloc[0] >= 0.8 * len(silent):
-            whose = "all" if counts.iloc[0] == len(silent) else f"{counts.iloc[0]} of them"
+        counts = unlearnt[factor].value_counts()
+        if len(counts) and counts.iloc[0] >= 0.8 * len(unlearnt):
+            whose = "all" if counts.iloc[0] == len(unlearnt) else f"{counts.iloc[0]} of them"
             return f" ({whose} with {FACTORS[factor].describe(counts.index[0])})"
     return ""

@@ -1,7 +1,8 @@
 """Compare two studies: settings, outcomes, effects and champions.
 
 A difference is B minus A, with a 95 % interval. If both studies are factorials on the same images it comes from pairs
-of trials with the same levels and seed (class Paired), otherwise from the two studies' own intervals (Welch 1947).
+of trials with the same levels and seed (class PairedTrials), otherwise from the two studies' own intervals (Welch
+1947).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Side:
     """One of the two studies, with its analysis."""
 
     study: RecordedStudy
-    trials: Sequence[RecordedRun]  # the run of each trial that counts
+    trials: Sequence[RecordedRun]  # for each trial, the run that counts
     causes: Sequence[NetworkAnalysis]
     champion: Champion | None  # None: no trial has finished
 
@@ -199,7 +200,7 @@ def _compare_outcome(
     a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> OutcomeComparison:
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
-    pairs = paired.level(column) if paired is not None else None
+    pairs = paired.outcome_difference(column) if paired is not None else None
     difference, method = (None, "") if mean_a is None or mean_b is None else _difference(mean_a, mean_b, pairs)
     return OutcomeComparison(
         network_a.architecture,
@@ -261,7 +262,11 @@ def _compare_effects(
     ]
     if not effects:
         return []
-    matched = paired.effects([effect for effect, _ in effects], column) if paired is not None else [None] * len(effects)
+    matched = (
+        paired.effect_differences([effect for effect, _ in effects], column)
+        if paired is not None
+        else [None] * len(effects)
+    )
     differences = [
         _difference(effect_a.to_estimate(), effect_b.to_estimate(), pairs)
         for (effect_a, effect_b), pairs in zip(effects, matched, strict=True)
@@ -300,10 +305,10 @@ _STUDY, _A, _B = "study", "A", "B"
 
 @dataclass(frozen=True)
 class Pairs:
-    """A difference between the studies over the seeds that both have, from matched pairs.
+    """A difference between the studies, from matched pairs within the seeds that both have.
 
     `shrunk_p` is its p-value with a shrunk variance, for the correction for multiple comparisons
-    (intervals.adjusted_p).
+    (intervals.adjust_p_values).
     """
 
     difference: Estimate  # B minus A
@@ -338,16 +343,16 @@ class PairedTrials:
         cells = [_distinct_cells(frame, list(self._factors)) for frame in frames]
         self.same_cells = cells[0] == cells[1]
 
-    def level(self, column: str) -> Pairs | None:
+    def outcome_difference(self, column: str) -> Pairs | None:
         """Return the difference of an outcome; None if there are no matched pairs, or too few."""
         return self._match([Contrast(_STUDY, _A, _B)], column)[0]
 
-    def effects(self, effects: Sequence[Effect], column: str) -> list[Pairs | None]:
-        """Return the difference of each of these main effects on an outcome; None where pairs do not give it."""
+    def effect_differences(self, effects: Sequence[Effect], column: str) -> list[Pairs | None]:
+        """Return the difference of each of these main effects on an outcome; None where pairs cannot estimate it."""
         contrasts: list[Contrast | None] = []
         for effect in effects:
             known: tuple[Level, ...] = self._factors[effect.factor].values if effect.factor in self._factors else ()
-            # no trial need have the ends of a range as levels
+            # the effect of a range compares its two ends, which need not be levels of any trial
             is_listed = effect.baseline in known and effect.level in known
             contrast = Contrast(effect.factor, effect.baseline, effect.level, _STUDY, _A, _B)
             contrasts.append(contrast if is_listed else None)
@@ -446,7 +451,7 @@ def _best_trial(trials: Sequence[RecordedRun], rule: Rule, standing: str) -> Cha
 def compare_champions(a: Champion | None, b: Champion | None) -> ChampionComparison:
     """Compare two champions: validation over the fresh seeds by Welch's interval, test accuracy by Wilson's intervals.
 
-    The latter is the method of Newcombe (1998), see intervals.interval_difference.
+    The latter is the method of Newcombe (1998), see intervals.difference_from_intervals.
     """
     if a is None or b is None:
         return ChampionComparison(a, b, None, None, "a study without a finished trial has no champion")
@@ -494,12 +499,12 @@ def _list_notes(a: Side, b: Side, same_images: bool) -> list[str]:
 
 def _excluded_trials_notes(name: str, network: NetworkAnalysis) -> list[str]:
     frame, where = network.frame, f"{network.architecture} in {name}"
-    silent = int((frame["verdict"] == "not-learning").sum()) if len(frame) else 0
+    unlearnt = int((frame["verdict"] == "not-learning").sum()) if len(frame) else 0
     missing = [f"{count_noun(count, 'trial')} {state}" for state, count in network.observations.left_out.items()]
     notes = [f"{where}: {', '.join(missing)}, excluded."] if missing else []
-    if silent:
+    if unlearnt:
         notes.append(
-            f"{where}: {silent} of {count_noun(len(frame), 'trial')} did not learn; they count for accuracy, not for "
+            f"{where}: {unlearnt} of {count_noun(len(frame), 'trial')} did not learn; they count for accuracy, not for "
             "the gap."
         )
     return notes

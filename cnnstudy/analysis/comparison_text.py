@@ -27,12 +27,16 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
     return [
         f"A is {comparison.a}, B is {comparison.b}; differences are B minus A, with 95 % intervals.",
         *([] if comparison.differences else ["No recorded setting differs: B repeats A."]),
-        *(_outcome(one) for one in comparison.outcomes if one.outcome != "train_accuracy"),
-        *(_effect(one) for one in sorted(gaps, key=_sort_key) if "cannot tell" not in (one.a.answer, one.b.answer)),
-        *(_effect(one) for one in sorted(gaps, key=_sort_key) if _is_known_in_one(one)),
-        *_unknown_in_both(gaps),
-        *_effects_of_one(comparison),
-        *_champions(comparison),
+        *(_outcome_sentence(one) for one in comparison.outcomes if one.outcome != "train_accuracy"),
+        *(
+            _effect_sentence(one)
+            for one in sorted(gaps, key=_sort_key)
+            if "cannot tell" not in (one.a.answer, one.b.answer)
+        ),
+        *(_effect_sentence(one) for one in sorted(gaps, key=_sort_key) if _is_known_in_one(one)),
+        *_unknown_effects_sentence(gaps),
+        *_effects_of_one_sentences(comparison),
+        *_champion_sentences(comparison),
     ]
 
 
@@ -41,13 +45,13 @@ def _sort_key(effect: EffectComparison) -> tuple[bool, float]:
     return effect.answer == "cannot tell", -max(abs(effect.a.estimate), abs(effect.b.estimate))
 
 
-def _outcome(one: OutcomeComparison) -> str:
+def _outcome_sentence(one: OutcomeComparison) -> str:
     what = f"{one.architecture}: {'the ' * (one.outcome == 'gap_accuracy')}{_WORDS[one.outcome]}"
     if one.difference is None or one.a is None or one.b is None:
         missing = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean is None)
         why = " (only trials that learnt have a gap)" * (one.outcome == "gap_accuracy")
         return f"{what} can't be compared: no trial of {missing} has one{why}."
-    means = f"{_mean(one.a)} in A, {_mean(one.b)} in B"
+    means = f"{_format_mean(one.a)} in A, {_format_mean(one.b)} in B"
     if one.answer == "equal":
         return f"{what} is the same in both ({means})."
     difference = f"{format_points(one.difference)} points"
@@ -58,11 +62,11 @@ def _outcome(one: OutcomeComparison) -> str:
             f"({means})."
         )
     if one.answer == "cannot tell":
-        return f"{what}: cannot tell whether it differs: {difference} ({means}; {_method(one)})."
-    return f"{what} is {one.answer} in B: {difference} ({means}; {_method(one)})."
+        return f"{what}: cannot tell whether it differs: {difference} ({means}; {_describe_method(one)})."
+    return f"{what} is {one.answer} in B: {difference} ({means}; {_describe_method(one)})."
 
 
-def _method(one: OutcomeComparison) -> str:
+def _describe_method(one: OutcomeComparison) -> str:
     if one.pairs and one.difference is not None:
         return f"{one.pairs} {one.method} over {one.difference.count} seeds"
     means = zip((one.a, one.b), one.samples, strict=True)
@@ -72,7 +76,7 @@ def _method(one: OutcomeComparison) -> str:
     return f"{one.method} of {counts}" if one.method else ""
 
 
-def _mean(estimate: Estimate) -> str:
+def _format_mean(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}"
 
 
@@ -80,7 +84,7 @@ def _is_known_in_one(one: EffectComparison) -> bool:
     return (one.a.answer == "cannot tell") != (one.b.answer == "cannot tell")
 
 
-def _effect(one: EffectComparison) -> str:
+def _effect_sentence(one: EffectComparison) -> str:
     """Return the sentence on an effect on the gap that is known in A, B or both."""
     text = _effect_clause(one)
     return text[:1].upper() + text[1:] if one.a.architecture == NETWORKS else f"{one.a.architecture}: {text}"
@@ -96,7 +100,7 @@ def _effect_clause(one: EffectComparison) -> str:
         sign = 1 if one.a.estimate > 0 else -1
         more = "more" if sign * one.difference.value > 0 else "less"
         rest = (
-            f"in B by {_size(one.difference)} points {more}"
+            f"in B by {_format_size(one.difference)} points {more}"
             if one.answer == "differs"
             else f"cannot tell whether by the same amount ({difference})"
         )
@@ -110,7 +114,7 @@ def _effect_clause(one: EffectComparison) -> str:
     return f"{what} {verb} the gap in {known}; cannot tell in {unknown} ({sizes}); {certainty}: {difference}."
 
 
-def _unknown_in_both(effects: Sequence[EffectComparison]) -> Iterator[str]:
+def _unknown_effects_sentence(effects: Sequence[EffectComparison]) -> Iterator[str]:
     unknown = [
         f"{describe_change(one.a)} ({one.a.architecture}; B - A {format_points(one.difference)}"
         f"{', which differs' if one.answer == 'differs' else ''})"
@@ -121,7 +125,7 @@ def _unknown_in_both(effects: Sequence[EffectComparison]) -> Iterator[str]:
         yield f"Cannot tell in either study how these changes affect the gap: {'; '.join(unknown)}."
 
 
-def _effects_of_one(comparison: Comparison) -> Iterator[str]:
+def _effects_of_one_sentences(comparison: Comparison) -> Iterator[str]:
     # a network that only one study has is mentioned in a note
     networks = {one.architecture for one in comparison.outcomes}
     for name in ("A", "B"):
@@ -134,11 +138,12 @@ def _effects_of_one(comparison: Comparison) -> Iterator[str]:
             yield f"Effects on the gap that only {name} has: {'; '.join(effects)}."
 
 
-def _champions(comparison: Comparison) -> Iterator[str]:
+def _champion_sentences(comparison: Comparison) -> Iterator[str]:
     champions = comparison.champions
     for name, champion in (("A", champions.a), ("B", champions.b)):
         if champion is not None:
-            yield f"Champion of {name}: {champion.trial} ({champion.title}), {_scores(champion)}; {champion.standing}."
+            scores = _describe_scores(champion)
+            yield f"Champion of {name}: {champion.trial} ({champion.title}), {scores}; {champion.standing}."
     if champions.value is not None and champions.a is not None:
         unit = _unit(champions.a.metric)
         difference = _format_metric(champions.value, champions.a.metric, signed=True)
@@ -163,7 +168,7 @@ def _champions(comparison: Comparison) -> Iterator[str]:
         yield f"{answer[champions.test.sign]} on the test split: {format_points(champions.test)} points."
 
 
-def _scores(champion: Champion) -> str:
+def _describe_scores(champion: Champion) -> str:
     unit = "nats" if champion.metric == Metric.VAL_LOSS else "%"
     parts = [f"validation {_format_metric(champion.value, champion.metric)} {unit}"]
     if champion.gap is not None:
@@ -186,7 +191,7 @@ def format_points(estimate: Estimate) -> str:
     return format_estimate(estimate)
 
 
-def _size(estimate: Estimate) -> str:
+def _format_size(estimate: Estimate) -> str:
     """Return the absolute value of a difference whose interval excludes 0, as `3.1 [0.4, 5.8]`, in points."""
     low, high = estimate.low, estimate.high
     if estimate.value < 0 and low is not None and high is not None:
@@ -196,10 +201,10 @@ def _size(estimate: Estimate) -> str:
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
     """Return cells under DIFFERENCE_HEADINGS."""
-    return [[one.key, _setting(one.a), _setting(one.b)] for one in comparison.differences]
+    return [[one.key, _format_setting(one.a), _format_setting(one.b)] for one in comparison.differences]
 
 
-def _setting(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -215,7 +220,7 @@ def outcome_rows(comparison: Comparison) -> list[list[str]]:
             ),
             "" if one.difference is None else format_points(one.difference),
             one.answer,
-            _method(one),
+            _describe_method(one),
         ]
         for one in comparison.outcomes
     ]

@@ -147,7 +147,7 @@ def _assess(
     candidates: int,
     verdicts: Collection[str],
 ) -> Standing:
-    """Return a candidate's standing before it is compared with the others: FAILED, UNLEARNT, BEYOND or else TIED."""
+    """Return a candidate's standing before comparisons: FAILED, UNLEARNT, OUTSIDE_LIMITS or else TIED."""
     finished = {seed: metrics for seed, metrics in sorted(by_seed.items()) if metrics is not None}
     failed = len(by_seed) - len(finished)
     values = [metrics[rule.metric] for metrics in finished.values()]

@@ -65,9 +65,9 @@ def champion_sentences(standings: Sequence[Standing], champion: Standing | None,
     beyond = [one.trial for one in standings if one.standing == OUTSIDE_LIMITS]
     if beyond:
         yield f"Outside the limits ({limits}) on average over the fresh seeds: {', '.join(beyond)}."
-    silent = [one.trial for one in standings if one.standing == UNLEARNT]
-    if silent:
-        yield f"Did not learn with any fresh seed, so cannot be champion: {', '.join(silent)}."
+    unlearnt = [one.trial for one in standings if one.standing == UNLEARNT]
+    if unlearnt:
+        yield f"Did not learn with any fresh seed, so cannot be champion: {', '.join(unlearnt)}."
     failed = [one.trial for one in standings if one.standing == FAILED]
     if failed:
         yield f"Failed with at least one seed, so cannot be champion: {', '.join(failed)}."
@@ -142,7 +142,7 @@ def champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
 
 def no_champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
     """Return why none of the candidates is champion, and how many each reason applies to."""
-    beyond, silent, failed = (
+    beyond, unlearnt, failed = (
         [one for one in standings if one.standing == standing] for standing in (OUTSIDE_LIMITS, UNLEARNT, FAILED)
     )
     reasons = []
@@ -152,8 +152,8 @@ def no_champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
             f"average over fresh seeds, the best of them {beyond[0].trial} with a gap of {100 * beyond[0].gap:+.1f} "
             "points"
         )
-    if silent:
-        reasons.append(f"{len(silent)} did not learn with any fresh seed")
+    if unlearnt:
+        reasons.append(f"{len(unlearnt)} did not learn with any fresh seed")
     if failed:
         reasons.append(f"{len(failed)} failed with at least one seed")
     return f"of {len(standings)} candidate{'s' * (len(standings) > 1)}, {'; '.join(reasons)}"

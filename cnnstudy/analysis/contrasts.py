@@ -196,7 +196,7 @@ class Cells:
 
 
 def _combine(signs: Sequence[int], tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return one contrast's values [seeds, outcomes], spread and pairs [outcomes], as in BlockedContrasts."""
+    """Return one contrast's values [seeds, outcomes], spread and pairs [outcomes], as in SeedEstimates."""
     blocks, keys, _, outcomes = tables[0].shape
     sides = [table.shape[2] for table in tables]
     axes = tuple(range(2, 2 + len(sides)))  # one for each corner: what is averaged over in it

@@ -55,7 +55,7 @@ class Effect:
 
     @property
     def column(self) -> str:
-        """The observations' column it was estimated from, `<basis>/<outcome>`."""
+        """The column of the observations from which it was estimated, `<basis>/<outcome>`."""
         return f"{self.basis}/{self.outcome}"
 
     @property
@@ -77,7 +77,7 @@ def estimate_effects(
 
     Factors with listed levels are compared by matched pairs where there are enough, else by least squares within each
     seed; ranges always by least squares. Where seeds do not repeat (a search), least squares runs over all trials, and
-    the interval says nothing about other seeds. Listed levels with a single seed in all have no interval. Contrasts
+    the interval says nothing about other seeds. With a single seed, listed levels have no interval. Contrasts
     that the trials cannot estimate are omitted.
 
     Args:
@@ -102,12 +102,12 @@ def estimate_effects(
     estimates, methods = _estimate_by_seed(frame, varied, contrasts, values)
     interaction = np.array([contrast.second is not None for contrast in contrasts])
     network, effects = "" if "architecture" in varied else networks[0], []
-    for place, column in enumerate(columns):
-        outcome = values[:, place]
-        seed_estimates = estimates.values[:, :, place]
-        tests, shrunk_p = t_test_over_seeds(seed_estimates, estimates.spread[:, place])
+    for index, column in enumerate(columns):
+        outcome = values[:, index]
+        seed_estimates = estimates.values[:, :, index]
+        tests, shrunk_p = t_test_over_seeds(seed_estimates, estimates.spread[:, index])
         seeds = np.isfinite(seed_estimates).sum(axis=1)
-        all_trials = methods[:, place] == ALL_TRIALS
+        all_trials = methods[:, index] == ALL_TRIALS
         if all_trials.any():
             tests[all_trials] = estimate_over_all_trials(frame, varied, contrasts, outcome)[all_trials]
             shrunk_p[all_trials] = tests[all_trials, 3]
@@ -116,8 +116,8 @@ def estimate_effects(
             tests,
             adjust_p_values(tests[:, 3], shrunk_p, interaction),
             seeds,
-            estimates.pairs[:, place],
-            methods[:, place],
+            estimates.pairs[:, index],
+            methods[:, index],
         )
         effects += _list_effects(network, column, contrasts, table)
     return effects
@@ -182,14 +182,14 @@ def _estimate_by_seed(
     Returns:
         The estimates, NaN where the contrast has to be estimated over all trials; the methods [contrasts, outcomes].
     """
-    lists = all(isinstance(levels, Choices) for levels in varied.values())
-    paired = Cells(frame, varied, values).match_pairs(contrasts) if lists else None
+    all_listed = all(isinstance(levels, Choices) for levels in varied.values())
+    paired = Cells(frame, varied, values).match_pairs(contrasts) if all_listed else None
     by_pairs = np.isfinite(paired.values).any(axis=1) if paired else np.zeros((len(contrasts), values.shape[1]), bool)
     if paired and by_pairs.all():
         return paired, np.full(by_pairs.shape, PAIRS)
     fitted = estimate_within_seeds(frame, varied, contrasts, values)
     # trials of a search that happen to share a seed are not a block
-    repeated = (np.isfinite(fitted.values).sum(axis=1) > 1) | (lists and frame["seed"].nunique() == 1)
+    repeated = (np.isfinite(fitted.values).sum(axis=1) > 1) | (all_listed and frame["seed"].nunique() == 1)
     estimates = np.where(repeated[:, None], fitted.values, math.nan)
     if paired:
         estimates = np.where(by_pairs[:, None], paired.values, estimates)

@@ -142,7 +142,7 @@ def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:
 
 
 def _batch_size_parts(causes: NetworkAnalysis) -> Iterator[str]:
-    """Split the batch size's effect on the legacy protocol's gap into its parts (causes.PARTS)."""
+    """Split the batch size's effect on the legacy protocol's gap into its parts (causes.LEGACY_GAP_PARTS)."""
     for usual in _largest_first(causes, LEGACY_GAP):
         clean = causes.find_effect("batch_size", usual.level, GAP)
         measuring = causes.find_effect("batch_size", usual.level, "parts/measuring_gap")

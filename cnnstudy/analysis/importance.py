@@ -44,15 +44,15 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
     terms = CodedModel(frame, varied, True, seeds_repeat(frame)).terms
     blocks = terms.pop(("seed",), np.zeros((len(frame), 0)))
     analysis = _Analysis(values, np.hstack([np.ones((len(frame), 1)), blocks]), terms)
-    products = [term for term in terms if len(term) == 2]
-    aliased = [term for term in products if analysis.gain(term, set(terms) - {term})[1] < terms[term].shape[1]]
-    for product in products if analysis.coefficients * _TRIALS_WITH_INTERACTIONS > len(frame) else aliased:
-        del terms[product]
+    interactions = [term for term in terms if len(term) == 2]
+    aliased = [term for term in interactions if analysis.gain(term, set(terms) - {term})[1] < terms[term].shape[1]]
+    for interaction in interactions if analysis.coefficients * _TRIALS_WITH_INTERACTIONS > len(frame) else aliased:
+        del terms[interaction]
     if analysis.coefficients * _TRIALS > len(frame):
         return {}
-    (total, most), (left, freedom) = analysis.residual(()), analysis.residual(terms)
-    noise = left / freedom
-    explained = max(0.0, (total - left - (most - freedom) * noise) / (total + noise))
+    (total, total_freedom), (residual, freedom) = analysis.residual(()), analysis.residual(terms)
+    noise = residual / freedom
+    explained = max(0.0, (total - residual - (total_freedom - freedom) * noise) / (total + noise))
     shares: dict[str, float] = {}
     for term, columns in terms.items():
         # type II: given all terms that do not contain this one
@@ -86,8 +86,8 @@ class _Analysis:
         # columns of a fraction or of nested factors may be linearly dependent
         basis = _basis(always)
         self._freedom = len(values) - basis.shape[1]
-        self._values = _outside(basis, values)
-        self._outside = {term: _outside(basis, _normalize(columns)) for term, columns in terms.items()}
+        self._values = _orthogonal_part(basis, values)
+        self._orthogonal_terms = {term: _orthogonal_part(basis, _normalize(columns)) for term, columns in terms.items()}
 
     @property
     def coefficients(self) -> int:
@@ -97,9 +97,9 @@ class _Analysis:
     def residual(self, terms: Iterable[tuple[str, ...]]) -> tuple[float, int]:
         """Return the residual sum of squares and degrees of freedom with these terms."""
         wanted = set(terms) & set(self._terms)
-        columns = [columns for term, columns in self._outside.items() if term in wanted]
+        columns = [columns for term, columns in self._orthogonal_terms.items() if term in wanted]
         basis = _basis(np.hstack([np.zeros((len(self._values), 0)), *columns]))
-        left = _outside(basis, self._values)
+        left = _orthogonal_part(basis, self._values)
         return float(left @ left), self._freedom - basis.shape[1]
 
     def gain(self, term: tuple[str, ...], given: Iterable[tuple[str, ...]]) -> tuple[float, int]:
@@ -115,7 +115,7 @@ def _basis(columns: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-9 * max(1.0, *sizes)] if sizes.size else left
 
 
-def _outside(basis: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _orthogonal_part(basis: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the component of the columns that is orthogonal to the basis."""
     return columns - basis @ (basis.T @ columns)
 

@@ -90,7 +90,7 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
 
 
 def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
-    """Return the smallest train loss that a share REACH of the trials reaches, from the lowest loss of each."""
+    """Return the train loss that REACHED_BY_SHARE of the trials reach, given the lowest loss of each."""
     return sorted(lowest)[math.ceil(REACHED_BY_SHARE * len(lowest)) - 1] if lowest else None
 
 

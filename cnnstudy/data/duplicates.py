@@ -56,7 +56,7 @@ def _digest(image: SourceImage) -> bytes | BadImage:
 
 
 def format_list(lines: Sequence[str]) -> str:
-    """Return each of the first MOST_NAMED lines on an indented line of its own, and how many more there are."""
+    """Return each of the first MAX_LISTED lines on an indented line of its own, and how many more there are."""
     more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
     return "".join(f"\n  {line}" for line in lines[:MAX_LISTED]) + more
 

@@ -33,12 +33,12 @@ class FactorialStrategy(FixedStrategy):
         super().__init__(
             proposal
             for block in range(config.strategy.seeds)
-            for proposal in _block(config, cells, block)
+            for proposal in _propose_block(config, cells, block)
             if (proposal.architecture, proposal.number) not in done
         )
 
 
-def _block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]], block: int) -> list[Proposal]:
+def _propose_block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]], block: int) -> list[Proposal]:
     """Return every cell of every network once, in random order."""
     proposals = [
         Proposal(name, block * len(cells[name]) + index, levels, config.seed + block, block)
@@ -58,7 +58,7 @@ def list_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
     points = config.grid_of(name)
     if strategy.fraction is not None:
         points = choose_fraction(points, strategy.fraction)
-    return [_complete(name, config, point) for point in points]
+    return [_complete_point(name, config, point) for point in points]
 
 
 def _quasi_random_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
@@ -72,13 +72,13 @@ def _quasi_random_cells(config: StudyConfig, name: str) -> list[dict[str, Level]
     first, count = 0, 1
     while len(cells) < wanted:
         for point in quasi_random_points(factors, seed, first, count):
-            levels = _complete(name, config, point)
+            levels = _complete_point(name, config, point)
             cells.setdefault(tuple(levels.items()), levels)
         first, count = first + count, first + count  # 1 point, then 1, 2, 4 and so on
     return list(cells.values())[:wanted]
 
 
-def _complete(name: str, config: StudyConfig, point: dict[str, Level]) -> dict[str, Level]:
+def _complete_point(name: str, config: StudyConfig, point: dict[str, Level]) -> dict[str, Level]:
     """Add the levels of the factors that do not vary to a point, and remove those of inactive factors."""
     architecture, factors = architectures.find(name), config.factors_of(name)
     fixed = {factor: levels.values[0] for factor, levels in factors.items() if isinstance(levels, Choices)}

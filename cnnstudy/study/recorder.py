@@ -246,7 +246,7 @@ class Recorder:
         return _interrupted_runs(before, decisions), self.runs() if changed else list(before)
 
     def interrupt_unfinished(self) -> list[RecordedRun]:
-        """Do the same as `put_right` without waiting for MLflow, and return the interrupted runs.
+        """Do the same as `recover_interrupted` without waiting for MLflow, and return the interrupted runs.
 
         While MLflow does not answer, this recorder's runs are marked in the outbox, and none are returned.
         """

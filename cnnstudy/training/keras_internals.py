@@ -1,9 +1,9 @@
 """The undocumented parts of Keras and TensorFlow that training relies on, in one place.
 
 Compiled updates that are reused across trials, with one pass over memory per optimiser step, need more than the public
-API. Any release may change the rest without notice, so `check` is called before the first network is compiled: if
-something is missing or has other parameters, training stops and lists it, rather than train differently from what is
-recorded. Tests compare the behaviour with plain Keras: test_updates_optimizers.py, test_graph_dense.py and
+API. Any release may change the rest without notice, so `check_versions` is called before the first network is
+compiled. If something is missing or has other parameters, training stops and lists it, rather than train differently
+from what is recorded. Tests compare the behaviour with plain Keras: test_updates_optimizers.py, test_graph_dense.py and
 test_compiled.py.
 
 Tested versions, lowest allowed and newest:
@@ -26,7 +26,7 @@ from cnnstudy.errors import WorkerError
 
 #: Functions as `module:name`, and their parameters in order.
 METHODS: dict[str, tuple[str, ...]] = {
-    # OneDevice overrides it and calls `update_step`, which updates.py overrides for Adam
+    # SingleDeviceOptimizer overrides it and calls `update_step`, which updates.py overrides for Adam
     "keras.optimizers:Optimizer._backend_update_step": ("self", "grads", "trainable_variables", "learning_rate"),
     "keras.optimizers:Optimizer._get_variable_index": ("self", "variable"),
     "keras.optimizers:SGD.update_step": ("self", "gradient", "variable", "learning_rate"),
