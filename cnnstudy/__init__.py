@@ -10,7 +10,7 @@ A study is one question in one YAML file. It becomes trained networks, a record 
        |          training     in the worker: images -> network -> transfer -> epochs -> TrialResult
        |      tracking     writes metrics, curves and models to MLflow
        v  analysis      leaderboard, effects, champion: statistics on the records
-       v  results       tables, pages and models for people
+       v  results       what users see: tables, pages, models
        v  cli           the commands
 
 The driver owns Optuna and MLflow, is the only writer, and never imports TensorFlow. A worker gets plain data, trains,
@@ -23,15 +23,15 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     records          TrialSpec, EpochRecord, TrialResult: the messages between driver and worker
     system/          files, cache, processes, display: the machine; nothing about networks
     data/            images from folders and archives, decoded, split and cut into batches
-    architectures/   one file a network: a table and a block
+    architectures/   the networks, one file each
     config/          a study file becomes a checked StudyConfig; the factors
     training/        one trial, in a worker
-    execution/       workers: one file an engine that runs them
+    execution/       executors, which run jobs in workers
     search/          which trial comes next
     tracking/        MLflow: the durable record
     analysis/        statistics on recorded trials
     study/           a study from its file to its end
-    results/         the output for people: tables, pages, models
+    results/         what users see: tables, pages, models
     cli/             the commands
 """
 

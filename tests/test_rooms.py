@@ -131,7 +131,7 @@ def test_a_room_imports_what_it_says(room: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("room", ["analysis", "results.pages", "training"])
+@pytest.mark.parametrize("room", ["analysis", "cli", "results", "results.pages", "system", "training"])
 def test_a_room_lists_its_modules(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / Path(*room.split("."))).glob("*.py")} - {"__init__"}
     paragraphs = [re.findall(r"^(\w+)", part, flags=re.MULTILINE) for part in described(room).split("\n\n")]

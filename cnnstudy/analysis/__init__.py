@@ -13,7 +13,7 @@ intervals         intervals over few seeds, and corrections for multiple compari
 effects           the effect of each factor on each outcome
 data_law          the gap as a power of the number of training images
 importance        the share of an outcome's variance that each factor explains
-causes            all of these, network by network
+causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words

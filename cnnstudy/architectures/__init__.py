@@ -1,14 +1,14 @@
 """The networks, one file each, found by name.
 
-To add one, add a file here with `ARCHITECTURE`: a table, a block that turns a row into layers, and the cut points for
-transfer; the contract tests in tests/architectures run on it by themselves. A module must be light to import: Keras is
-imported inside its `build`.
+To add one, add a file here with a function `build` and an `ARCHITECTURE`, which describes the network and names the
+stages that each transfer mode trains. The contract tests in tests/architectures run on it automatically. A module must
+be light to import: Keras is imported inside its `build`.
 
 Comes in: image size, number of classes and dropout rates. Goes out: a Network, three views of the same Keras layers.
 
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
-`auxiliary`. Everything else that has weights is the backbone. By the same names each trial finds the Dropout layers
-whose rates it sets (`dropout_factor`); they are Keras' own.
+`auxiliary`. Everything else that has weights is the backbone. A trial finds the Dropout layers whose rates it sets
+by the same names (`dropout_factor`).
 
 May import: errors, names, records, system, data.
 """

@@ -3,6 +3,12 @@
 Comes in: the user's arguments. Goes out: calls of `study` and `results`, and an exit code. A command parses its
 arguments and calls one function; errors raised on purpose end it with one message.
 
+run          run-study, confirm, reproduce
+results      leaderboard, effects, report, ui, compare, watch
+models       predict, export, describe
+maintenance  doctor, cache
+options      what several commands share: options, the console, a worker for one job
+
 May import: every room above.
 """
 

@@ -3,11 +3,10 @@
 Comes in: a YAML file, and `--set` on top of it. Goes out: a checked and frozen StudyConfig, or a ConfigError that names
 file and line.
 
-Everything that can be checked without training is checked here, before TensorFlow is imported; errors name the file and
-the line.
+Everything that can be checked without training is checked here, before TensorFlow is imported.
 
     load     load_study: read the YAML, apply --set, run the checks, report problems by line
-    schema   the keys of a study file, and what each key allows by itself
+    schema   the keys of a study file, and what each key allows on its own
     checks   combinations of keys that contradict each other
     factors  everything that a study can vary, one entry each
     designs  which combinations of levels a study runs

@@ -1,4 +1,5 @@
-"""Executors: they run jobs in workers. This module is the protocol; each other file is one executor or serves them.
+"""Executors: they run jobs in workers. This module is the protocol; each other module is an
+executor or part of one.
 
 __init__   the protocol: Job, the events, Executor; Workers; make_executor, which chooses the executor
 local      the executor of all commands: worker processes on this machine

@@ -3,5 +3,14 @@
 Comes in: recorded studies and their analysis. Goes out: text, HTML, images and model files. Nothing here decides
 anything about a study.
 
+terminal         recorded studies on the terminal: trials, effects, champion, comparison
+watch            the live view of a study that another process runs
+models           find a trained model, classify images with it, export it
+mistakes         a model's mistakes, explained by a worker
+network_summary  the layers of a network, counted and printed
+network_drawing  a network as a picture
+
+The HTML pages are in the room `pages`.
+
 May import: every room above.
 """

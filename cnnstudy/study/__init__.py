@@ -7,7 +7,9 @@ result; for a dry run, an estimate of time, memory and disk.
     lock           one driver per study
     recovery       finds and cleans up what killed processes left behind
     resume         compares a resumed study with its record: settings, images, code, finished trials
-    resources      what trials need, built on first use: workers, images (preparation), epochs and updates (budget)
+    resources      what trials need, built on first use: workers, images and source weights
+    preparation    decodes the images, and loads or pretrains the source weights
+    budget         how many epochs a trial trains, and after how many updates trials are compared
     driver         the loop that hands out trials and reacts to failures
     recorder       writes trials to MLflow
     estimate       --dry-run: time, memory and disk that the trials will take

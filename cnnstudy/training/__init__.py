@@ -1,4 +1,4 @@
-"""Train one trial in a worker process. TensorFlow is imported here and in `architectures`, nowhere else.
+"""Train one trial in a worker process. Of all rooms, only this one and `execution` import TensorFlow directly.
 
 Comes in: a TrialSpec. Goes out: an EpochRecord after each epoch, and a TrialResult with a folder of files.
 
@@ -20,12 +20,12 @@ shared_epochs   first epochs that several trials have in common, trained once
 metrics         compute accuracies, confusion matrices and per-image correctness from logits
 verdict         overfit, underfit, fit or not learning, with the test behind it
 speed           measure how fast a network trains
-model_files     where the parts of a saved model lie
+model_files     find the parts of a saved model
 model_package   save the model with its preprocessing as an MLflow model
 predict         apply a saved model to image files
 export          export a saved model as SavedModel, ONNX or Keras file
 mistakes        a trial's mistakes, with Grad-CAM, beside similar training images
-test_split      evaluate models on the test images, which no training used
+test_split      evaluate models on the test images, which no training sees
 
 May import: errors, names, records, system, data, architectures.
 """
