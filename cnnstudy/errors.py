@@ -55,7 +55,7 @@ class StudyChangedError(InputError):
     """A study whose file, data or code changed in a way that its recorded trials depend on."""
 
 
-class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, not an error by itself
+class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, not itself an error
     """Something around the study is missing or broken."""
 
     exit_code = 3

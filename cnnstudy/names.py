@@ -51,10 +51,10 @@ class Tag:
     VERDICT = "cnnstudy.verdict"  # one of training/verdict.py's
     VERDICT_REASON = "cnnstudy.verdict_reason"  # the numbers behind the verdict
     FEATURES = "cnnstudy.features"  # what it trained on, phase by phase: "cached", "two views" or "full forward"
-    FEATURES_NOTE = "cnnstudy.features_note"  # where the features lie and how large they are, or why there are none
+    FEATURES_NOTE = "cnnstudy.features_note"  # where the features are and how large they are, or why there are none
     CHECKPOINT_NOTE = "cnnstudy.checkpoint_note"  # what went wrong with its checkpoints
     SHARED_EPOCHS = "cnnstudy.shared_epochs"  # how many of its epochs another trial trained
-    RESUMED_FROM_EPOCH = "cnnstudy.resumed_from_epoch"  # the last epoch of the earlier try, from which it resumed
+    RESUMED_FROM_EPOCH = "cnnstudy.resumed_from_epoch"  # the last epoch of the earlier attempt, from which it resumed
     MICRO_BATCH = "cnnstudy.micro_batch"  # images processed at once in an update, if a batch did not fit into memory
     EVALUATION_BATCH = "cnnstudy.evaluation_batch"  # the same in evaluation
     FROZEN_DIGEST = "cnnstudy.frozen_digest"  # of the weights that no phase trains
@@ -112,7 +112,7 @@ class Metric:
     EQUAL_FIT_EPOCH = "equal_fit/epoch"  # where the train accuracy first reaches the one at which trials are compared
 
     # of a study's own run, from confirm
-    BEST_VALIDATION = "selection/best_validation"  # the study's metric of the trial that validates best
+    BEST_VALIDATION = "selection/best_validation"  # the best value of the study's metric in any trial
     CONFIRMED = "selection/confirmed"  # the champion's mean of the study's metric with fresh seeds
     OPTIMISM = "selection/optimism"  # by how much the best validation overstates the test
     TEST_ACCURACY = "test/accuracy"  # the champion's mean

@@ -151,7 +151,7 @@ class Rule(Record):
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """Return by how much the clean metrics exceed each limit; 0 or less: the limit is met.
 
-        If there are limits, having learnt is one of them, because a network that learns nothing has no gap.
+        If there are limits, having learnt is one of them, because at chance level there is no gap.
         """
         excess = {}
         if self.maximum_gap is not None:
@@ -233,7 +233,7 @@ class EpochRecord(Record):
 
     epoch: int  # from 1
     metrics: dict[str, float]
-    replayed: bool = False  # trained in an earlier try or by another trial, and reported again
+    replayed: bool = False  # trained in an earlier attempt or by another trial, and reported again
     shared: bool = False  # trained by another trial that begins in the same way (training/shared_epochs.py)
 
 

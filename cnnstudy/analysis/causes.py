@@ -1,4 +1,4 @@
-"""Analyze why a study's networks overfit, network by network: effects, data law and importances."""
+"""Analyse why a study's networks overfit, network by network: effects, data law and importances."""
 
 from __future__ import annotations
 

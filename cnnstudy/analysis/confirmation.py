@@ -58,7 +58,7 @@ class Standing:
     low: float | None  # 95 % interval of the mean; None: fewer than two seeds
     high: float | None
     gap: float  # mean of `gaps`
-    keeps: bool  # whether its mean is within the study's limits and it learnt
+    keeps: bool  # whether its mean keeps the study's limits, and it learnt
     failed: int  # number of seeds that failed
     standing: str
 
@@ -81,7 +81,7 @@ class Standing:
 def rank_candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list[Candidate]:
     """Return the `top` best combinations, ranked by the mean metrics of their finished trials, best first.
 
-    The rule ranks those within the study's limits first. Combinations that learnt in no trial are no candidates.
+    The rule ranks those within the study's limits first. Combinations that learnt in no trial are not candidates.
     """
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in sorted(trials, key=lambda run: (run.architecture, run.number)):
@@ -315,7 +315,7 @@ class Confirmation:
 
     @property
     def tested(self) -> float | None:
-        """The champion's score on the test split: accuracy, or loss if the study minimizes loss; None: unknown."""
+        """The champion's score on the test split: accuracy, or loss if the study minimises loss; None: unknown."""
         if self.test is None or self.test.mean is None:
             return None
         return self.test.mean if self.rule.maximize else self.test.loss

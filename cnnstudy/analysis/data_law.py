@@ -152,7 +152,7 @@ def fit_data_law(
     matched = table.dropna().groupby(level=0).mean()
     images = tuple(count_used_images(round(images_per_class), float(fraction)) for fraction in table.columns)
     if len(images) < 2 or matched.empty:
-        reason = "that takes trials that differ in data_fraction alone, at two levels or, better, three"
+        reason = "this takes trials that differ in data_fraction alone, at two levels or, better, three"
         return _no_law(group, images, (), target, reason)
     gaps = tuple(float(gap) for gap in matched.mean())
     if max(gaps) <= 0:

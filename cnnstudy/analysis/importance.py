@@ -12,7 +12,7 @@ from cnnstudy.analysis.regression import CodedModel, seeds_repeat
 from cnnstudy.config.factors import Levels
 
 UNEXPLAINED = "unexplained"
-#: Trials per coefficient that interactions, and main effects alone, take.
+#: The least trials per coefficient with interactions, and with main effects alone.
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 2, 1.5
 
 
@@ -23,10 +23,10 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
 
         share = max(0, (SS_term - df_term * MS_error) / (SS_total + MS_error))
 
-    SS_term is what the term explains beyond all terms that do not contain it. An interaction's share goes to its two
-    factors in halves. Where seeds repeat, their differences are removed first. A range counts as far as it acts
-    linearly (on its logarithm if it is logarithmic). Interactions that are aliased with other terms are not counted,
-    and factors that are aliased with others are omitted.
+    SS_term is what the term explains beyond all terms that do not contain it. An interaction's share is split equally
+    between its two factors. Where seeds repeat, their differences are removed first. Only the linear part of a range's
+    effect counts (linear in the logarithm if the range is logarithmic). Interactions that are aliased with other terms
+    are not counted, and factors that are aliased with others are omitted.
 
     Args:
         frame: finished trials of one network.

@@ -6,10 +6,10 @@ A gap can only be compared where something else is equal. The basis is the part 
     updates      the weights after the number of updates that the trial with the fewest makes
     train_loss   the weights when the clean train loss first falls to what 90 % of the trials that learn reach
 
-The remaining 10 % hardly learn: they would raise that loss to where no trial has learnt anything yet. They have no
-value on that basis.
+The remaining 10 % hardly learn: including them would raise that loss to a level at which no trial has learnt anything
+yet. They have no value on that basis.
 
-Factors that a study tunes are no question of the study: each cell is represented by its best level of them
+The study asks nothing about the factors that it tunes: each cell is represented by its best level of them
 (choose_tuned_levels).
 """
 
@@ -33,7 +33,7 @@ OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
 #: The outcome by which tuned levels are chosen.
 TUNING_LOSS = "epochs/val_loss"
-#: The share of the trials that learn which reaches the train loss at which trials are compared.
+#: Of the trials that learn, the share that reaches the train loss at which trials are compared.
 REACHED_BY_SHARE = 0.9
 #: Looks up a metric's values by epoch, given the run's ID and the metric's name.
 History = Callable[[str, str], Mapping[int, float]]

@@ -20,9 +20,9 @@ from cnnstudy.records import Level
 
 #: Main effects come from the model with interactions if that increases their variance at most by this factor.
 _MAX_VARIANCE_RATIO = 2.0
-#: Trials per coefficient that estimating interactions, and main effects alone, over all trials takes.
+#: The least trials per coefficient for estimates over all trials with interactions, and with main effects alone.
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 3, 1.5
-#: A trial of more leverage determines a coefficient by itself: its residual says nothing about noise.
+#: A trial with more leverage determines a coefficient alone, so its residual says nothing about noise.
 _MAX_LEVERAGE = 0.999
 #: Singular values below this share of the largest count as 0.
 _NEGLIGIBLE = 1e-9
@@ -31,7 +31,7 @@ _NEGLIGIBLE = 1e-9
 def code_factor(column: pd.Series, levels: Levels) -> np.ndarray:
     """Return a factor's columns of the model matrix, [trials, coefficients].
 
-    A range has one coefficient, a list one fewer than levels.
+    A range has one coefficient, a list one fewer than it has levels.
 
     Args:
         column: the factor's level in each trial.

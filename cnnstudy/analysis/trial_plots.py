@@ -1,6 +1,6 @@
 """Plots of a trial: its learning curves with the gap, and its confusion matrix.
 
-The plots of a study's trials differ in their numbers only. Creating axes, ticks and legends takes as long as drawing
+The plots of a study's trials differ only in their numbers. Creating axes, ticks and legends takes as long as drawing
 them, so the last figure of each kind is reused with new data.
 """
 

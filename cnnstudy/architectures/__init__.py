@@ -143,6 +143,6 @@ def find(name: str) -> Architecture:
     """
     if name not in names():
         raise UnknownNameError(
-            f"unknown architecture {name!r}{did_you_mean(name, names())} There are {', '.join(names())}."
+            f"unknown architecture {name!r}{did_you_mean(name, names())} The architectures are {', '.join(names())}."
         )
     return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE

@@ -45,7 +45,7 @@ def run_study(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, such as training.epochs=5."),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Results equal to the last bit in every call, on CPUs; slower.")
+        bool, typer.Option("--deterministic", help="Results equal to the last bit in every run, on CPUs; slower.")
     ] = False,
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,

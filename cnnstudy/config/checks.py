@@ -1,4 +1,4 @@
-"""Checks for keys of a study file that are valid by themselves but contradict each other.
+"""Checks for keys of a study file that are valid on their own but contradict each other.
 
 Each check yields the key and a sentence that follows it in the message.
 """

@@ -36,7 +36,7 @@ def count_points(
         name: math.inf if _is_continuous(FACTORS[name], levels) else len(listed[name])
         for name, levels in factors.items()
     }
-    # one level is enough of a factor that no condition reads: all its levels occur in the same combinations
+    # for a factor that no condition reads, one level is enough: all its levels occur in the same combinations
     reduced: dict[str, Levels] = {
         name: Choices(levels if name in in_conditions else levels[:1]) for name, levels in listed.items()
     }
@@ -81,7 +81,7 @@ def choose_fraction(points: Sequence[Point], fraction: int) -> list[Point]:
     The similarity of two points is the product, over the factors in which they agree, of the number of levels plus one;
     the fraction is the one with the least total similarity. This minimises the discrete discrepancy (Hickernell and Liu
     2002), which is least when each level, then each pair of levels, then each triple occurs equally often, as in an
-    orthogonal array. A factor that is not active in a point counts as having a level of its own there. Points are
+    orthogonal array. A factor that is not active in a point is treated as being at a separate level there. Points are
     exchanged one for one as long as that helps, from several starts. A fraction that can estimate all main effects, and
     so contains every level, is preferred to any that can't.
     """

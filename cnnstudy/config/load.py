@@ -195,7 +195,7 @@ def _line_of(node: Any, key: KeyPath) -> int | None:
     return line
 
 
-#: pydantic's types of errors, in words for somebody who writes YAML.
+#: pydantic's types of errors, in words for someone who writes YAML.
 _EXPLANATIONS = {
     "int": "must be a whole number",
     "float": "must be a number",

@@ -1,4 +1,4 @@
-"""The keys of a study file, as frozen pydantic models, and what each key allows by itself.
+"""The keys of a study file, as frozen pydantic models, and what each key allows on its own.
 
 In this order: `objective`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and StudyConfig,
 the whole file. Combinations of keys are checked in `checks`; study files are read only by `load.load_study`.
@@ -53,7 +53,7 @@ DEFAULT_GOALS: tuple[Goal, ...] = ("accuracy", "gap", "seconds", "parameters")
 def _refuse_gap(given: Any) -> Any:
     if isinstance(given, str) and given.startswith("gap"):
         raise ValueError(
-            f"{format_given(given)} by itself is smallest if a network learns nothing: at chance level there is no "
+            f"{format_given(given)} alone is smallest if a network learns nothing: at chance level there is no "
             "gap. Give val/accuracy or val/loss, and the largest gap that you accept as objective.maximum_gap."
         )
     return given

@@ -29,7 +29,7 @@ MAX_MEMBERS = 500_000
 MAX_NAME_LENGTH = 4096
 #: Bytes of a member read at a time.
 _CHUNK_BYTES = 2**20
-#: Bytes that tarfile may read at a time: for a long name it would read as many as a header claims.
+#: Bytes that tarfile may read at a time: for a long name it would read however many a header claims.
 _MOST_HEADER_BYTES = 16 * 2**20
 #: The folders and the name of a file, from the root.
 Parts = tuple[str, ...]

@@ -1,6 +1,6 @@
 """Which images form a batch, in the clean and in the legacy protocol.
 
-Clean: every training image once per epoch. Legacy reproduces what tutorials get that give `fit` an iterator and
+Clean: every training image once per epoch. Legacy does what happens in tutorials that give `fit` an iterator and
 `steps_per_epoch = images // batch_size`: Keras does not restart the iterator, so an epoch of full batches is followed
 by an epoch of the remaining images, and so on. With 364 images and batches of 128, the epochs see 256, 108, 256, 108
 images (measured with Keras 3.15). Validation is cut to `images // batch_size` full batches of images sorted by class,
@@ -42,7 +42,7 @@ def count_used_images(images: int, data_fraction: float) -> int:
 
 
 def count_updates(images: int, size: int, epochs: int, protocol: str) -> int:
-    """Return the number of updates in so many epochs of batches of that size."""
+    """Return the number of updates in `epochs` epochs with batches of `size` images."""
     full = count_in_full_batches(images, size)
     if protocol == "legacy" and full < images:
         full_batches, remainder_batches = math.ceil(full / size), 1
@@ -61,5 +61,5 @@ def legacy_validation_indices(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def evaluation_batch_size(image_size: int) -> int:
-    """Return the images per batch in evaluation; by image size (pixels) alone, so that no factor changes it."""
+    """Return how many images are evaluated per batch; depends only on their size (pixels), so no factor changes it."""
     return max(16, min(256, 32 * 224 * 224 // image_size**2))

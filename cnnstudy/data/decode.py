@@ -83,7 +83,7 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
         MemoryError: decoding takes more memory than there is.
     """
     try:
-        # decoded once per size: at what scale a JPEG is decoded must not depend on a study's other sizes
+        # decoded once per size: the scale at which a JPEG is decoded must not depend on a study's other sizes
         return Decoded(tuple(resize(_open(content, size), size).tobytes() for size in sizes))
     except Image.UnidentifiedImageError:
         return BadImage(name, _describe_content(content))
@@ -107,7 +107,7 @@ def _open(content: bytes, size: int) -> Image.Image:
 
 
 def _describe_content(content: bytes) -> str:
-    """Say what a file is that has none of FORMATS."""
+    """Describe a file that is in none of FORMATS."""
     if not content:
         return "an empty file"
     for offset, signatures, name in _UNSUPPORTED_FORMATS:
@@ -122,7 +122,7 @@ def _describe_content(content: bytes) -> str:
 
 
 def _turn_upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF data says; leave it as stored where they are broken, as image viewers do."""
+    """Turn a picture as its EXIF data says; leave it as stored if that data is broken, as image viewers do."""
     try:
         rotation = _ROTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # on broken EXIF data Pillow raises errors of any kind

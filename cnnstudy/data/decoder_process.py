@@ -1,7 +1,7 @@
 """A process that decodes images under limits: `python -m cnnstudy.data.decoder_process`.
 
-The content of an image file is not trusted. A decoder that crashes, hangs or takes all memory ends this process and
-nothing else, and it can write no file. Requests come on standard input and answers go to standard output; each is a
+The content of an image file is not trusted. A decoder that crashes, hangs or takes all memory ends only this
+process, and it can write no file. Requests come on standard input and answers go to standard output; each is a
 line of JSON that says how many bytes follow, as written and read by the functions at the end of this module. The
 process ends when its input ends, so it does not outlive the worker that started it.
 """
@@ -30,7 +30,7 @@ from cnnstudy.records import BadImage, Decoded, Record
 resource: Any
 try:
     import resource
-except ImportError:  # on Windows decoders run without limits, though still in processes of their own
+except ImportError:  # on Windows decoders run without limits, though still in separate processes
     resource = None
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     os.dup2(2, 1)  # so that nothing a library prints gets between the answers
     # Pillow warns about odd metadata and large images; whether an image is usable is decided here
     warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = None  # decode.py has a limit of its own
+    Image.MAX_IMAGE_PIXELS = None  # decode.py has its own limit
     _limit_resources(arguments.memory)
     write_answers(output, [])  # tells the pool that the process has started
     for line in requests:
@@ -82,7 +82,7 @@ def _limit_resources(memory: int) -> None:
 
 
 def _limit_cpu_time(seconds: int) -> None:
-    """Have the system end this process after so many seconds of CPU time, even in native code; 0: never."""
+    """Have the system end this process after this many seconds of CPU time, even in native code; 0: never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -17,7 +17,7 @@ from cnnstudy.errors import DataError, printable
 from cnnstudy.records import BadImage, Split
 from cnnstudy.system.processes import count_cores
 
-#: Copies, and files that can't be read, that a message lists.
+#: The most copies, or files that can't be read, that a message lists.
 MAX_LISTED = 20
 
 
@@ -70,7 +70,7 @@ def duplicate_warnings(
     see images that it is evaluated on.
 
     Args:
-        usable: the places in `source.images` of the images that can be decoded.
+        usable: the indices in `source.images` of the images that can be decoded.
     """
     places_by_digest: dict[bytes, list[int]] = {}
     for place in usable:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: Image formats that are not supported. They are listed all the same, so that they are reported as bad images: silently
-#: ignored, they would not be missed.
+#: ignored, they would go unnoticed.
 UNSUPPORTED_SUFFIXES = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
     *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"),
@@ -248,7 +248,7 @@ def _normalise(path: Path, name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-# ---- what lies in a folder or an archive
+# ---- the contents of a folder or an archive
 
 
 def _is_image(parts: Parts) -> bool:

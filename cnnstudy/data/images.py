@@ -39,7 +39,7 @@ class Pixels:
 
     Args:
         mapped: all images of the data set.
-        places: [n], the places of these images among them.
+        places: [n], the indices of these images among them.
     """
 
     def __init__(self, mapped: np.ndarray, places: np.ndarray) -> None:
@@ -59,7 +59,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Images:
-    """Images [n, size, size, 3] uint8 with their labels [n] int64, and their places in the data set [n] int64."""
+    """Images [n, size, size, 3] uint8 with their labels [n] int64, and their indices in the data set [n] int64."""
 
     pixels: Pixels | np.ndarray
     labels: np.ndarray
@@ -71,12 +71,12 @@ class Images:
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A cache entry: the whole data set, including the test images. Only a split says what training may see."""
+    """A cache entry: the whole data set, including the test images. A split decides which of them training may see."""
 
     pixels: np.ndarray  # [n, size, size, 3] uint8, a memory map
     keys: tuple[str, ...]  # n of them
     labels: np.ndarray  # [n] int64
-    usable: np.ndarray  # places of the images that could be decoded
+    usable: np.ndarray  # indices of the images that could be decoded
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def image_keys(images: PreparedImages) -> list[str]:
-    """Return the key of every image in the data set, by its place."""
+    """Return the key of every image in the data set, by its index."""
     return list(_read_index(Path(images.folder))["keys"])
 
 
@@ -291,7 +291,7 @@ def load_for_training(
 
 
 def _places(usable: np.ndarray, indices: Iterable[list[int]]) -> np.ndarray:
-    """Return the sorted places in the data set of images given, class by class, as indices into `usable`."""
+    """Return the sorted indices in the data set of images that are given, class by class, as indices into `usable`."""
     return usable[sorted(index for members in indices for index in members)]
 
 
@@ -308,7 +308,7 @@ def open_train_and_validation(images: PreparedImages, split: Split) -> tuple[np.
     """Open the images that training may see in any block: all but the test split.
 
     Returns:
-        Pixels [all, size, size, 3] uint8 of the whole data set, a memory map; the places [n] of the images in it that
+        Pixels [all, size, size, 3] uint8 of the whole data set, a memory map; the indices [n] of the images in it that
         are not in the test split.
 
     Raises:

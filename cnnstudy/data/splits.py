@@ -21,7 +21,7 @@ def rank_by_hash(keys: Sequence[str], labels: Sequence[int], salt: str) -> list[
 
 
 def rank_for_split(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[list[int]]:
-    """Return the images of each class, as indices, in the order of a study's split; the first ones are the test's."""
+    """Return the images of each class, as indices, in the order of a study's split, its test images first."""
     return rank_by_hash(keys, labels, f"split-{split.seed}")
 
 

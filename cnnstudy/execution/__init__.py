@@ -15,7 +15,7 @@ May import: errors, names, records, system, data, architectures, config, trainin
       answer(key, go_on)    ------------->
                             <-------------    Done, or Failed
 
-Where a trial may be pruned (`Job.asks`), the worker waits after each epoch until the driver answers whether to go on;
+Where a trial may be pruned (`Job.asks`), the worker waits after each epoch for the driver to say whether to continue;
 otherwise it never waits for the driver.
 
 To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`,
@@ -52,7 +52,7 @@ class Job:
     key: str
     kind: Kind
     payload: dict[str, Any]
-    asks: bool = False  # after each epoch, whether to go on
+    asks: bool = False  # whether the worker asks after each epoch if it should continue
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ Event = Alive | Progress | Epoch | Done | Failed
 
 
 class Executor(Protocol):
-    """What runs up to `slots` jobs at once."""
+    """Runs up to `slots` jobs at the same time."""
 
     slots: int
     #: Whether results must be bit-identical whatever the number of slots and cores; set before the first job.
@@ -178,7 +178,7 @@ class Workers:
         _ = self.executor
 
     def close(self) -> None:
-        """End the workers and remove their files; do nothing where there are none."""
+        """End the workers and remove their files, if there are any."""
         executor, scratch = self._executor, self._scratch
         self._executor = self._scratch = None
         if executor is not None:

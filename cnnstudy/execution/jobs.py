@@ -20,7 +20,7 @@ from cnnstudy.system.processes import stop_if_asked
 SILENCE_LIMIT = 600.0
 #: An epoch may take this many times as long, per image, as the slowest epoch so far.
 SLOWDOWN_LIMIT = 10.0
-#: Of the time between two checks at most these seconds count: a driver that checks later was itself busy or suspended.
+#: At most this many seconds between two checks count: a driver that checks later was itself busy or suspended.
 LONGEST_GAP = 60.0
 #: Seconds between two checks for hung workers.
 _CHECK_INTERVAL = 10.0

@@ -73,7 +73,7 @@ def _log_stacks_on_abort() -> None:
 def _read_messages(stream: TextIO, messages: queue.Queue[dict[str, Any]]) -> None:
     for line in stream:
         messages.put(json.loads(line))
-    os._exit(0)  # the driver is gone, and with it whoever wanted the results
+    os._exit(0)  # the driver has gone, so the results are no longer needed
 
 
 class Worker:

@@ -57,7 +57,7 @@ class Model:
 
 
 def find_model(given: str, uri: str | None, folder: Path) -> Model:
-    """Return the model that `given` names (see NAMES). A path takes precedence over a study of the same name.
+    """Return the model that `given` names (see MODEL_FORMS). A path takes precedence over a study of the same name.
 
     Args:
         uri: the tracking URI for studies and models:/ addresses, as `tracking_uri` takes it; not used for a path.

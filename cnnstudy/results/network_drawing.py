@@ -1,7 +1,7 @@
 """Draw the structure of a network from top to bottom, wrapped into columns that fill a landscape page.
 
-Branches are side by side under the layer that they start from, auxiliary heads to the left of the layer that they are
-attached to. Lengths are in inches.
+Branches are drawn side by side below the layer that they start from, auxiliary heads to the left of the layer that they
+are attached to. Lengths are in inches.
 """
 
 from __future__ import annotations
@@ -143,22 +143,24 @@ class _Layout:
         self.rows = {row.name: row for row in rows}
         self.main = [row for row in rows if row.part != AUXILIARY]
         self.level: dict[str, int] = {}
-        self.seat: dict[
-            str, int
-        ] = {}  # the level on the main path; for an auxiliary head, that of the layer it is attached to
+        # the level on the main path; for a layer of an auxiliary head, that of the layer the head is attached to
+        self.main_level: dict[str, int] = {}
         for row in rows:
             self.level[row.name] = max((self.level[name] + 1 for name in row.inputs), default=0)
-            self.seat[row.name] = self.seat[row.inputs[0]] if row.part == AUXILIARY else self.level[row.name]
+            is_auxiliary = row.part == AUXILIARY
+            self.main_level[row.name] = self.main_level[row.inputs[0]] if is_auxiliary else self.level[row.name]
         self.lane = self._find_lanes()
         self.starts = self._choose_starts()  # the first level of each column
-        self.column = {name: sum(seat >= start for start in self.starts) - 1 for name, seat in self.seat.items()}
+        self.column = {
+            name: sum(level >= start for start in self.starts) - 1 for name, level in self.main_level.items()
+        }
         self.lefts = list(itertools.accumulate(self._widths(self.starts), initial=MARGIN))
         self.width = max(self.lefts[-1] - GUTTER + MARGIN, NARROWEST)
         self.height = TOP + self._tallest(self.starts) * LEVEL + MARGIN
         self.boxes = {row.name: self._place(row) for row in rows}
 
     def _find_lanes(self) -> dict[str, tuple[int, int]]:
-        """Return for each layer between a fork and a merge its branch and the number of branches."""
+        """Return, for each layer between a fork and a merge, the index of its branch and the number of branches."""
         lane: dict[str, tuple[int, int]] = {}
         for row in self.main:
             if len(row.inputs) != 1:
@@ -172,7 +174,7 @@ class _Layout:
 
     def _choose_starts(self) -> tuple[int, ...]:
         """Return the first level of each column such that the drawing is largest on a landscape page."""
-        possible = [level for level in range(1, max(self.seat.values()) + 1) if self._may_start(level)]
+        possible = [level for level in range(1, max(self.main_level.values()) + 1) if self._may_start(level)]
 
         def size(starts: tuple[int, ...]) -> tuple[float, int]:
             tallest = self._tallest(starts)
@@ -194,7 +196,8 @@ class _Layout:
     def _tallest(self, starts: tuple[int, ...]) -> int:
         """Return the number of levels in the longest column."""
         return 1 + max(
-            self.level[name] - max(start for start in starts if start <= seat) for name, seat in self.seat.items()
+            self.level[name] - max(start for start in starts if start <= level)
+            for name, level in self.main_level.items()
         )
 
     def _widths(self, starts: tuple[int, ...]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A factorial in blocks: every cell once with each seed.
+"""Propose the trials of a factorial in blocks: every cell once with each seed.
 
 The trials of a block share a seed, and with it the initial weights, the order of batches and the train/validation
 split, so that cells are compared within blocks. A block is complete, for all networks, before the next begins, so that

@@ -327,7 +327,7 @@ def _report_costs(
 def _features_bytes(costs: Mapping[TrialKind, Cost]) -> int:
     """Return the bytes of cached features.
 
-    Two-phase trials share those of frozen ones; features of flipped images include those of the images as they are.
+    Two-phase trials share those of frozen ones; features of flipped images include those of the unflipped ones.
     """
     largest: dict[tuple[str, str], int] = {}
     for (architecture, transfer, _), cost in costs.items():

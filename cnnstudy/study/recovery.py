@@ -254,10 +254,10 @@ def find_workers() -> dict[int, Path]:
 def _driver_is_gone(pid: int, folder: Path) -> bool:
     """Check whether the worker's scratch folder is abandoned, and is certainly the folder of that path here.
 
-    A worker in a container may see another temporary folder. It is then left alone: it ends by itself with its driver.
+    A worker in a container may see another temporary folder. It is then left alone: it ends when its driver does.
     """
     with contextlib.suppress(OSError):  # the worker ended meanwhile, or the folder does not exist
-        # on Linux a process may have a file system of its own
+        # on Linux a process may see another file system
         seen = Path(f"/proc/{pid}/root{folder}") if sys.platform == "linux" else folder
         return os.path.samestat(seen.stat(), folder.stat()) and is_abandoned(folder)
     return False

@@ -1,4 +1,4 @@
-"""The cache: folders under content addresses, each complete or absent. What is cleared is only made again.
+"""The cache: folders under content addresses, each complete or absent. Clearing it costs only time.
 
     cache_folder() / kind / address         an entry
     cache_folder() / kind / .address-xxxx   an entry that is being built, or was when its process was killed
@@ -93,7 +93,7 @@ def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
 
 
 def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str, Path]], None]) -> None:
-    """Build several entries at once: `build({address: folder})` fills the folders of those that are missing."""
+    """Build several entries together: `build({address: folder})` fills the folders of those that are missing."""
     with contextlib.ExitStack() as stack:
         missing = sorted({address for address in addresses if not entry_folder(kind, address).is_dir()})
         for address in missing:  # the same order in all processes, to avoid deadlock
@@ -190,7 +190,7 @@ def list_entries(kind: str | None = None) -> list[CacheEntry]:
 
 
 def clear_entries(chosen: Sequence[CacheEntry]) -> None:
-    """Remove entries; studies make again what they need.
+    """Remove entries; studies rebuild those that they need.
 
     Raises:
         StudyBusyError: a study is running on this machine and may be using them.

@@ -1,14 +1,14 @@
 """Identify the code that trains, to detect that a study's trials were run by different code.
 
-Counted is every function, method, class and constant that a trial can reach: the walk starts at _ROOTS and at the
-study's networks, and follows names through imports. Each of these units has a digest of its syntax tree without what
-changes no number: comments, docstrings, formatting, type hints and error messages. Imports are resolved and then
+Every function, method, class and constant that a trial can reach counts: the walk starts at _ROOTS and at the study's
+networks, and follows names through imports. Each of these units has a digest of its syntax tree, without whatever
+affects no number: comments, docstrings, formatting, type hints and error messages. Imports are resolved and then
 dropped, so code may move between modules, and modules may be renamed, merged or split; only a renamed unit counts as
 changed.
 
-Not counted are units that nothing reaches and those in _APART. Data sets are not counted either: the digest of the
-images covers them. Other packages count by their versions. The code is parsed, never imported. Syntax trees differ
-between minor versions of Python: another minor version is a difference by itself, and the units are not compared then.
+Units that nothing reaches, and those in _APART, do not count. Neither do data sets: the digest of the images covers
+them. Other packages count by their versions. The code is parsed, never imported. Syntax trees differ between minor
+versions of Python, so another minor version is itself a difference, and the units are then not compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import cnnstudy
 
 #: Packages whose versions count as part of the code that trains.
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
-#: Raise it when the same code gets other digests: digests of different forms can't be compared.
+#: Raise it when the same code would get other digests: digests of different forms can't be compared.
 FORM = 3
 #: Where the walk starts: running a trial, decoding images, setting up a worker; levels, epochs and the best epoch.
 _ROOTS = (
@@ -155,7 +155,7 @@ class Code:
 
 
 def training_code(architectures: Iterable[str]) -> Code:
-    """Return the identity of the code here that trains these networks; it is read once in a process."""
+    """Return the identity of the running code that trains these networks; it is read once per process."""
     units, files = _units(Path(cnnstudy.__file__).parent, (*_ROOTS, _BUILDER), tuple(sorted(architectures)))
     return Code(units, training_versions(), files=files)
 

@@ -26,7 +26,7 @@ def hardlink_tree(source: Path, target: Path, durable: bool = False) -> None:
 
     Neither folder's files may be written to afterwards, only renamed or removed. A hard link keeps the file's group and
     permissions: if new files in the target get others, from its setgid bit or its default access control list, files
-    are copied. So they are across disks, and on file systems without hard links.
+    are copied. They are also copied across disks, and on file systems without hard links.
 
     Args:
         durable: sync the files to disk, so that they survive a power cut.

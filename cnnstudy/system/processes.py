@@ -1,6 +1,6 @@
 """Processes: identify them, see whether they live, what they may use, and how a command is interrupted.
 
-A command that is interrupted once (Ctrl-C or SIGTERM) ends cleanly; twice, it may leave at once.
+A command that is interrupted once (Ctrl-C or SIGTERM) ends cleanly; interrupted twice, it may end immediately.
 """
 
 from __future__ import annotations
@@ -227,5 +227,5 @@ def _leave() -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the live view hides the cursor
-        os.write(sys.stderr.fileno(), b"stopped at once; the next command repairs what was left unfinished\n")
+        os.write(sys.stderr.fileno(), b"stopped immediately; the next command repairs what was left unfinished\n")
     os._exit(EXIT_INTERRUPTED)

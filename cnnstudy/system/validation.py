@@ -10,7 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from cnnstudy.errors import did_you_mean
 
 KeyPath = tuple[str | int, ...]
-# strict: true, "3" and 3.0 are not whole numbers
+# strict, so that true, "3" and 3.0 are refused as whole numbers
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[Whole, Field(ge=1, le=10_000)]

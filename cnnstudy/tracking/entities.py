@@ -41,7 +41,7 @@ for _name in ("mlflow.store.db", "urllib3.connectionpool"):  # our own errors re
 
 
 class _EnvironmentOverride:
-    """A value that an environment variable has while any thread is inside `applied`."""
+    """A value that an environment variable has while any thread is in an `applied` block."""
 
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value

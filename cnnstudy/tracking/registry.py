@@ -233,7 +233,7 @@ class Registry:
     def register_champion(self, name: str, run: RecordedRun, reason: str) -> str:
         """Give the run's model the alias `champion`, with the reason as its description; return its version.
 
-        A model that is a version already does not become another one.
+        A model that is already a version gets no second one.
         """
         source = run.model
         with self._translate_errors(), without_client_retries(), _environment_uri(self.tracker.uri):

@@ -52,9 +52,9 @@ class RetryPolicy:
     end: float = 3600.0  # for all records, when nothing can continue without them
 
     def pause(self, failures: int) -> float:
-        """Return the pause before the next try, after so many failures.
+        """Return the pause before the next try, after this many failures.
 
-        The first failure is retried at once: a connection may have been broken by a restart.
+        The first failure is retried immediately: a connection may have been broken by a restart.
         """
         return 0.0 if failures <= 1 else self.pauses[min(failures - 2, len(self.pauses) - 1)]
 

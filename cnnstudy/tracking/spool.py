@@ -1,7 +1,7 @@
 """Records on disk that MLflow does not have yet: a folder for each study, a numbered JSON file for each record.
 
 Records are written atomically: under another name, synced to disk, then renamed. A record's files are in a folder
-beside it. Records hold no password: the next run has the tracking URI itself.
+beside it. Records contain no password: the next run gets the tracking URI from its user.
 """
 
 from __future__ import annotations

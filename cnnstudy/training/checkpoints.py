@@ -137,7 +137,7 @@ class TrialCheckpoints:
         self._earlier_seconds = reached.seconds
 
     def write(self, reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a checkpoint in place of the previous one; if that fails, note it and let the trial go on."""
+        """Write a checkpoint in place of the previous one; if that fails, note it and let the trial continue."""
         started = self._clock()
         try:
             check_free_space(sum(array.nbytes for array in arrays.values()))

@@ -41,7 +41,7 @@ KIND = "features"
 LIMIT, SHARE_OF_FREE = 4 << 30, 0.1
 #: Part of the cache address: raise it when the same images and weights would give different features.
 VERSION = 4
-#: File in a cache entry: how many images went through the network at once, if memory did not suffice for whole batches.
+#: File in a cache entry: how many images went through the network at a time, if whole batches did not fit into memory.
 BATCH_SIZE_FILE = "at-once.txt"
 #: Source.what: features of the images, features of the images and their mirror images, or no features.
 CACHED, TWO_VIEWS, FULL_FORWARD = "cached", "two views", "full forward"

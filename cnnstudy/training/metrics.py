@@ -1,4 +1,4 @@
-"""A trial's metrics: of the network at one moment, and of the learning curves.
+"""A trial's metrics: those of the network at one moment, and those of the learning curves.
 
 From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, save_correctness.
 From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
@@ -17,8 +17,8 @@ from cnnstudy.data.images import TrainingImages
 from cnnstudy.names import Metric, equal_fit_name
 from cnnstudy.records import EpochRecord
 
-#: A final validation loss this share above the lowest one is overfitting (Prechelt 1998, "Early stopping - but when?",
-#: criterion GL with alpha 5).
+#: A final validation loss this share above the lowest one counts as overfitting (Prechelt 1998, "Early stopping - but
+#: when?", criterion GL with alpha 5).
 RISE = 0.05
 #: The clean train accuracy at which trials are compared at equal fit.
 EQUAL_FIT = 0.9

@@ -13,7 +13,7 @@ Use = Literal["training", "evaluation"]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Check whether it means that memory ran out, on a GPU also while an array was copied to it."""
+    """Check whether the error means that memory ran out, even while an array was copied to a GPU."""
     return isinstance(error, tf.errors.ResourceExhaustedError) or (
         isinstance(error, tf.errors.InternalError) and "Dst tensor is not initialized" in str(error)
     )
@@ -42,7 +42,7 @@ class MicroBatches:
         self.at_once: dict[Use, int | None] = {"training": training, "evaluation": None}
 
     def limit(self, use: Use, images: int) -> None:
-        """Limit the images at once; a lower limit stays."""
+        """Limit the images processed at once; a limit that is already lower stays."""
         self.at_once[use] = min(images, self.at_once[use] or images)
 
     def run(self, use: Use, images: int, do: Callable[[Sequence[slice]], Result]) -> Result:

@@ -34,7 +34,7 @@ PICTURE = 160
 #: The colour of heat maps (RGB), and the opacity where a map is largest.
 _HEAT, _COVER = (255, 80, 0), 0.75
 _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
-#: Layers that add nothing to a convolution's map: they have fewer places, or only a border more.
+#: Layers that add nothing to a convolution's map: they only leave out positions, or add a border.
 _PASS_ON = (
     layers.MaxPooling2D,
     layers.AveragePooling2D,
@@ -230,8 +230,8 @@ def split_classifier(model: keras.Model, file: Path) -> SplitClassifier:
     """Split a loaded model; the parts share its weights.
 
     The map is the output of the last layer that all paths through the network pass and whose output has more than one
-    place: in GoogLeNet the last concatenation, not one of its branches; elsewhere a convolution rather than the pooling
-    layer after it, which has only a quarter of the places.
+    position: in GoogLeNet the last concatenation, not one of its branches; elsewhere a convolution rather than the
+    pooling layer after it, which has only a quarter of the positions.
 
     Args:
         file: for error messages.
@@ -249,7 +249,7 @@ def split_classifier(model: keras.Model, file: Path) -> SplitClassifier:
     ]
     if not candidates:
         raise ModelError(
-            f"{file} has no convolution whose map has more than one place, so Grad-CAM can't show where it looked."
+            f"{file} has no convolution whose map has more than one position, so Grad-CAM can't show where it looked."
         )
     last = candidates[-1]
     dense = [operation for operation in operations if isinstance(operation, layers.Dense)]

@@ -132,7 +132,7 @@ def _set_up(spec: TrialSpec, networks: CompiledNetworks, progress: Progress) -> 
 
 
 def _digest_source(compiled: CompiledNetwork, spec: TrialSpec) -> str:
-    """Return a digest of the source weights that the trial starts from; "" if it has none or nothing asks for it."""
+    """Return a digest of the source weights that the trial starts from; "" if it has none, or no file needs it."""
     needed = spec.checkpoints != checkpoints.NONE or spec.share_epochs
     if not needed or spec.weights_file is None or spec.levels["transfer"] == "scratch":
         return ""

@@ -30,7 +30,7 @@ FILE_TYPES = (".npz", ".keras", ".h5")
 
 
 def initialise(network: Network, seed: int, source: Path | None = None, kept: Collection[str] = ()) -> None:
-    """Initialise the weights, drawn from the seed and each layer's name; the backbone's come from a file if given.
+    """Draw initial weights from the seed and each layer's name; load the backbone's from a file if one is given.
 
     A layer therefore starts the same whatever else is in the network: dropout or none, auxiliary heads or none. Moving
     statistics, such as BatchNormalization's, are reset as well.

@@ -68,7 +68,7 @@ def expect(answer: Answer, code: int, *fragments: str) -> None:
         (["export", "gone.keras", "probe.yaml"], ["probe.yaml is a file"]),
         (["export", "gone.keras", "out"], ["There is no gone.keras."]),
         (["describe", "alexnett"], ["unknown architecture 'alexnett'", "did you mean 'alexnet'?"]),
-        (["describe", "zzz"], ["unknown architecture 'zzz'. There are alexnet"]),
+        (["describe", "zzz"], ["unknown architecture 'zzz'. The architectures are alexnet"]),
         (["describe", "alexnet", "--image-size", "63"], ["at least 64 x 64 pixels, not 63"]),
         (["describe", "alexnet", "--classes", "1"], ["Invalid value for '--classes'"]),
         (["describe"], ["Missing argument"]),

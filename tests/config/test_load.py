@@ -582,7 +582,7 @@ MISTAKES = [
         "  metric: val/loss",
         "  metric: gap/accuracy #!",
         "objective.metric",
-        ["'gap/accuracy' by itself is smallest if a network learns nothing", "objective.maximum_gap"],
+        ["'gap/accuracy' alone is smallest if a network learns nothing", "objective.maximum_gap"],
     ),
     (
         "  metric: val/loss",

@@ -194,7 +194,7 @@ def test_a_network_whose_logits_are_means_of_maps() -> None:
 
 
 def test_models_without_a_map_or_a_softmax() -> None:
-    with pytest.raises(ModelError, match=r"some\.keras has no convolution whose map has more than one place"):
+    with pytest.raises(ModelError, match=r"some\.keras has no convolution whose map has more than one position"):
         mistakes.split_classifier(classifier(layers.Rescaling(1 / 255)), FILE)
     with pytest.raises(ModelError, match="no convolution whose map"):
         mistakes.split_classifier(classifier(layers.Conv2D(4, 8)), FILE)
