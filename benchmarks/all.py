@@ -1,9 +1,9 @@
-"""All rows in turn, and one table at the end.
+"""Run all benchmarks in turn, and print one table at the end.
 
     python benchmarks/all.py [--quick] [--only epoch mixed] [--results FOLDER]
 
-With --quick each has its smallest sizes, to see that all of them work: the numbers say nothing and are not recorded. A
-benchmark that fails does not stop the others; the exit code is 1 then.
+With --quick each runs at its smallest sizes, to check that all of them work: the numbers mean nothing and are not
+recorded. A benchmark that fails does not stop the others; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from compared import HERE, parser, read, tables
 
-#: In this order; the last one reads what the others have recorded.
+#: In the order in which they run; the last one reads what the others have recorded.
 SCRIPTS = (
     "epoch",
     "warm_graphs",

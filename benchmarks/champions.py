@@ -1,9 +1,9 @@
-"""How often the champion's interval holds the truth, and by how much the best single score is too high.
+"""Measure how often the champion's interval contains the truth, and by how much the best single score is too high.
 
     python benchmarks/champions.py [--searches 2000]
 
-simulates searches whose true accuracies are known: sixty combinations, each tried once; the best three confirmed with
-five fresh seeds, or ten where it is close. It asks analysis/confirmation.py, the very code that `confirm` uses.
+simulates searches whose true accuracies are known: sixty combinations, each tried once; the best three are confirmed
+with five fresh seeds, or ten if the result is close. It runs analysis/confirmation.py, the code that `confirm` uses.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 from cnnstudy.analysis.confirmation import CHAMPION, TIED, Candidate, Standing, compare_candidates
 from cnnstudy.records import Rule
 
-#: Accuracies, shares of 0..1: how combinations differ, what one trial's noise is, what seeds do to all and to each.
+#: The number of combinations; the mean of their true accuracies (0..1) and its standard deviation; the standard
+#: deviations of a trial's noise, and of a seed's effect on all combinations and on each.
 COMBINATIONS, TRUE_MEAN, TRUE_SPREAD, NOISE, SHARED, OWN = 60, 0.75, 0.02, 0.03, 0.02, 0.02
 
 
 @dataclass(frozen=True)
 class Searched:
-    """One simulated search: the best single score and the champion, each with its truth."""
+    """One simulated search: the best single score and the champion, each with its true accuracy."""
 
     naive: float
     naive_truth: float
@@ -32,18 +33,18 @@ class Searched:
 
     @property
     def covered(self) -> bool:
-        """Whether the champion's interval holds its true accuracy."""
+        """Whether the champion's interval contains its true accuracy."""
         low, high = self.champion.low, self.champion.high
         return low is not None and high is not None and low <= self.truth <= high
 
     @property
     def naive_covered(self) -> bool:
-        """The same for the best single score, had one trial's noise been known."""
+        """The same for the best single score, if the noise of a trial were known."""
         return abs(self.naive - self.naive_truth) <= 1.96 * NOISE
 
 
 def simulate(dice: np.random.Generator) -> Searched:
-    """A search, and the confirmation of its best three."""
+    """Simulate a search, and the confirmation of its best three combinations."""
     truth = dice.normal(TRUE_MEAN, TRUE_SPREAD, COMBINATIONS)
     tried = truth + dice.normal(0, NOISE, COMBINATIONS)
     naive = int(tried.argmax())

@@ -1,6 +1,8 @@
-"""Rows of the benchmarks: results.json, results.md made from it, and the table in docs/performance.md that quotes it.
+"""The results of the benchmarks: results.json, and the tables made from it in results.md and docs/performance.md.
 
-python benchmarks/compared.py    makes both tables anew
+    python benchmarks/compared.py
+
+writes both tables again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: seconds of each round of both sides, and what was checked to be equal."""
+    """One comparison: the seconds that each side took in each round, and what was checked to be equal."""
 
     work: str
     against: str
@@ -30,7 +32,7 @@ class Row:
     theirs: tuple[float, ...]
     equal: str
     goal: str = ""  # times faster
-    limit: str = ""  # how near ours is to what the machine can do
+    limit: str = ""  # how close ours comes to the machine's limit
     date: str = ""  # on which it was recorded
 
     @property
@@ -39,12 +41,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times faster ours is, by the medians."""
+        """How many times as fast ours is, by the medians."""
         return statistics.median(self.theirs) / statistics.median(self.ours)
 
     @property
     def met(self) -> str:
-        """`yes` or `no` to the goal, or nothing."""
+        """Whether the goal was met, `yes` or `no`; "" if there is none."""
         return "" if not self.goal else "yes" if self.ratio >= float(self.goal) else "no"
 
     HEADINGS = (
@@ -62,13 +64,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement of ours alone: what it came to and, where there is a goal, the number that it is held to."""
+    """One measurement of ours alone: its result and, if there is a goal, the number that is compared with it."""
 
     work: str
     value: str
     command: str
     number: float | None = None
-    goal: float | None = None  # at most so much
+    goal: float | None = None  # the most allowed
     unit: str = ""
     points: tuple[tuple[float, float], ...] = ()  # what a line was fitted to
     date: str = ""  # on which it was recorded
@@ -93,7 +95,7 @@ Results = dict[str, dict[str, dict[str, Any]]]  # kind -> key -> fields
 
 
 def parser(description: str | None, rounds: int = 3) -> argparse.ArgumentParser:
-    """What every benchmark takes."""
+    """Return a parser of the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds, help="how often each side is timed")
     made.add_argument("--quick", action="store_true", help="the smallest sizes: to see that it works; records nothing")
@@ -104,7 +106,7 @@ def parser(description: str | None, rounds: int = 3) -> argparse.ArgumentParser:
 
 
 def tell(row: Row | Measured, given: argparse.Namespace) -> None:
-    """Print the row, and put it into the results in place of an earlier one of the same work."""
+    """Print the row, and record it in place of an earlier one of the same work."""
     for heading, cell in zip(row.HEADINGS, row.cells, strict=True):
         if cell:
             print(f"{heading:>12}  {cell}")
@@ -115,7 +117,7 @@ def tell(row: Row | Measured, given: argparse.Namespace) -> None:
 
 
 def record(row: Row | Measured, folder: Path) -> None:
-    """Put the row, with today's date, into results.json and results.md of that folder."""
+    """Record the row, with today's date, in results.json and results.md of that folder."""
     folder.mkdir(parents=True, exist_ok=True)
     results = read(folder)
     kind = next(name for name, of in KINDS.items() if isinstance(row, of))
@@ -128,13 +130,13 @@ def record(row: Row | Measured, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """What results.json holds; nothing where there is none."""
+    """Return the contents of results.json; empty if there is none."""
     path = folder / "results.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def tables(results: Results) -> str:
-    """All rows as Markdown, by machine."""
+    """Return all rows as Markdown tables, by machine."""
     parts = []
     for where in _machines(results):
         parts.append(f"On {where}:")
@@ -147,7 +149,7 @@ def tables(results: Results) -> str:
 
 
 def quoted(results: Results) -> str:
-    """Return the table of docs/performance.md: the comparisons with a goal, how many times faster on each machine."""
+    """Return the table of docs/performance.md: how many times as fast ours is on each machine, if it has a goal."""
     places = _machines(results)
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for fields in results.get("comparisons", {}).values():
@@ -173,7 +175,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(_line(cells) for cells in (headings, ["---"] * len(headings), *rows))
 
 
-#: Around the table in docs/performance.md.
+#: The markers around the table in docs/performance.md.
 BEGINNING, END = "<!-- benchmarks/results.json, by python benchmarks/compared.py -->\n", "\n<!-- end -->"
 
 
@@ -195,7 +197,7 @@ def _row(of: type[Row] | type[Measured], fields: Mapping[str, Any]) -> Row | Mea
 
 
 def machine() -> str:
-    """The processor, in words; with AVX-512 TensorFlow takes other kernels of itself."""
+    """Return the processor in words, with AVX-512 if it has it: TensorFlow then uses other kernels by default."""
     name, instructions, lines = platform.machine(), "", Path("/proc/cpuinfo")
     if lines.exists():
         text = lines.read_text()
@@ -206,7 +208,7 @@ def machine() -> str:
 
 
 def today() -> str:
-    """As 2026-11-28, in universal time."""
+    """Return today's date in UTC, as 2026-11-28."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -215,13 +217,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _spread(seconds: Sequence[float]) -> str:
-    """The median, and from where to where it went."""
+    """Return the median, and the smallest and largest value."""
     middle, least, most = map(_digits, (statistics.median(seconds), min(seconds), max(seconds)))
     return middle if len(seconds) == 1 else f"{middle} ({least} to {most})"
 
 
 def _digits(number: float) -> str:
-    """Three of them, or all before the point."""
+    """Return the number with three significant digits, or with all digits before the point."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 

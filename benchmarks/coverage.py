@@ -1,11 +1,11 @@
-"""How often `python -m cnnstudy effects` is right, on simulated studies whose truth is known.
+"""Measure how often `python -m cnnstudy effects` is right, on simulated studies whose truth is known.
 
     python benchmarks/coverage.py [--studies 1000]
 
-prints a line for each scenario: how many planted effects lie in their 95 % intervals (that is to be 93..97 %), how many
-effects of 0 are answered with "cannot tell" (93 % at least), in how many studies no effect of 0 is claimed, how wide
-the intervals of main effects are, and how many planted effects of 5 points are found. It asks estimate_effects, the
-very code that the command uses.
+prints a line for each scenario: how many planted effects are in their 95 % intervals (the target is 93 to 97 %), how
+many effects of 0 are answered with "cannot tell" (at least 93 %), in how many studies no effect of 0 is claimed, how
+wide the intervals of main effects are, and how many planted effects of 5 points are found. It runs estimate_effects,
+the code that the command uses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cnnstudy.analysis.effects import estimate_effects
 
 @dataclass
 class Rates:
-    """What a scenario comes to; shares of 0..1, width in points."""
+    """The results of a scenario: shares of 0..1, the width in points."""
 
     main: float  # planted main effects in their intervals, and the worst of them
     worst: float
@@ -88,7 +88,7 @@ def _mean(lists: list[list[bool]]) -> float:
 
 
 def law_covers(count: int, rng: np.random.Generator, seeds: int = 3, exponent: float = 0.5) -> float:
-    """In how many studies the exponent of the data law lies in its interval; its 4 cells share a seed's noise."""
+    """Return in what share of studies the data law's exponent is in its interval; its 4 cells share a seed's noise."""
     fractions, cells = (0.25, 0.5, 1.0), (0.0, 0.2, 0.4, 0.6)
     trials = pd.DataFrame(
         [(seed, fraction, dropout) for seed in range(seeds) for fraction in fractions for dropout in cells],

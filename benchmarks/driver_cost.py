@@ -1,10 +1,10 @@
-"""What the driver itself takes while a study runs: memory over 200 trials, and processor time of each epoch.
+"""Measure what the driver itself uses while a study runs: memory over 200 trials, and processor time per epoch.
 
     python benchmarks/driver_cost.py [--trials 200] [--epochs 5]
 
-A real driver, record and pictures, with a worker whose trials take no time (tests/faults/fast_worker.py). Everything is
-counted within the driver's process: resident memory after each trial, and processor seconds of all its threads between
-an epoch's arrival and the end of its handling.
+The driver, the record and the plots are real; the worker's trials take no time (tests/faults/fast_worker.py).
+Everything is measured within the driver's process: resident memory after each trial, and processor seconds of all its
+threads between an epoch's arrival and the end of its handling.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ training: {{epochs: {epochs}}}
 strategy: {{sampler: {sampler}}}
 budget: {{trials: {trials}}}
 """
-#: Bytes that the driver may hold, growth over the later half that is none, and processor seconds of an epoch.
+#: The goals: bytes of memory, growth in bytes over the later half that counts as none, processor seconds per epoch.
 MEMORY, FLAT, EPOCH = 300e6, 10e6, 0.005
 
 
 def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
-    """Run the study here; by trial the memory in bytes and seconds since the start, by epoch the processor seconds."""
+    """Run the study here; return memory (bytes) and seconds so far by trial, and processor seconds by epoch."""
     from cnnstudy.system.imports import COLLECTION_THRESHOLD, NOT_FOR_MLFLOW, fast_import
 
     gc.set_threshold(COLLECTION_THRESHOLD, *gc.get_threshold()[1:])  # as the command does
@@ -87,7 +87,7 @@ def drive(trials: int, epochs: int, sampler: str) -> dict[str, Any]:
 
 
 def driven(trials: int, epochs: int, sampler: str = "random") -> dict[str, Any]:
-    """`drive` in a process and a folder of its own."""
+    """Call `drive` in a separate process and folder."""
     with tempfile.TemporaryDirectory() as name:
         way = ["--way", sampler, "--trials", str(trials), "--epochs", str(epochs)]
         return dict(answer_of(run([sys.executable, __file__, *way], Path(name), CNNSTUDY_CACHE=name)))

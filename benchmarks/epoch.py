@@ -1,9 +1,9 @@
-"""An epoch of a network that trains as a whole, against Keras' `fit` on the same arrays.
+"""Compare an epoch of a network of which every layer trains with Keras' `fit` on the same arrays.
 
     python benchmarks/epoch.py [--network vgg16 --size 32] [--images-per-class 60] [--rounds 5]
 
-Both sides live in processes of their own and train an epoch in turn: ours with the settings of a worker, `fit` in an
-environment with none (or with what that is on other processors). Same network (the logits model, compiled by Keras),
+Both sides run in separate processes and take turns to train an epoch: ours with the settings of a worker, `fit` with
+TensorFlow's defaults (or with those of another kind of processor). Same network (the logits model, compiled by Keras),
 initial weights, order of batches and optimiser, dropout 0; both measure validation and the probe, which is as large,
 after the epoch. The losses of the first epoch are compared.
 """
@@ -24,7 +24,7 @@ from sides import ONEDNN, add_onednn, in_environment, rounds, side
 if TYPE_CHECKING:
     from cnnstudy.records import TrialSpec
 
-#: (network, pixels) -> times faster that it is to be.
+#: (network, pixels) -> how many times as fast it should be.
 GOALS = {
     ("alexnet", 64): "1.7",
     ("googlenet", 80): "1.5",
@@ -36,9 +36,9 @@ GOALS = {
 #: Images of each of ten classes at 224 pixels, at most: an epoch takes seconds an image there.
 LARGE, IMAGES_WHEN_LARGE = 128, 10
 BATCH, LEARNING_RATE = 16, 1e-4
-#: How far apart the losses of the first epoch may be, relative to theirs, in training and measured after it, by
-#: the peer's oneDNN: sums are rounded in another order, by other kernels where it is off, and every update carries that
-#: on. So VGG16's losses at 32 px came out 1.7 % apart with the same kernels; with others 0.5 and 5.8 %.
+#: The largest relative difference between the losses of the first epoch, in training and measured after it, with the
+#: peer's oneDNN on or off: sums are rounded in another order, and by other kernels if it is off, and every update
+#: amplifies that. VGG16's losses at 32 px differed by 1.7 % with the same kernels; with others by 0.5 and 5.8 %.
 TOLERANCE = {"on": (0.02, 0.02), "off": (0.02, 0.1)}
 
 
@@ -102,7 +102,7 @@ def theirs(spec: TrialSpec) -> Callable[[], dict[str, Any]]:
         order = np.concatenate(list(batches.iterate_epoch(next(epochs))))
         pixels, labels = images.train.pixels[order], images.train.labels[order]
         started = time.perf_counter()
-        # the order is that of our batches already
+        # already in the order of our batches
         history = model.fit(
             pixels, labels, batch_size=BATCH, epochs=1, shuffle=False, validation_data=measured, verbose=0
         ).history

@@ -1,4 +1,4 @@
-"""What something costs against how much of it there is: a fixed and a marginal cost, by least squares; and its plot."""
+"""Fit a fixed and a marginal cost to measurements by least squares, and plot them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Line:
 
     fixed: float
     marginal: float
-    off: float  # how far a point lies from the line at most, relative to the cost there
+    off: float  # the largest distance of a point from the line, relative to the cost there
 
     def at(self, much: float) -> float:
-        """The cost of so much."""
+        """Return the cost of this much."""
         return self.fixed + self.marginal * much
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Line:
 
 
 def fit(points: Points) -> Line:
-    """The line through two points or more that has the least squares relative to the cost: small ones count too."""
+    """Fit the line to two or more points by least squares of the relative error, so that small costs count too."""
     much, cost = (np.array(column, float) for column in zip(*points, strict=True))
     matrix = np.stack([np.ones_like(much), much], axis=1) / cost[:, None]
     (fixed, marginal), *_ = np.linalg.lstsq(matrix, np.ones_like(cost), rcond=None)
@@ -37,13 +37,13 @@ def fit(points: Points) -> Line:
 
 
 def exponent(points: Points) -> float:
-    """Of the growth between the last two points: 1 is in proportion, 2 with the square."""
+    """Return the exponent of the growth between the last two points: 1 is proportional, 2 is quadratic."""
     (n, a), (m, b) = points[-2:]
     return float(np.log(b / a) / np.log(m / n))
 
 
 def through(points: Points, much: float) -> float:
-    """The cost of so much where it grows as a power from each point to the next, and so on beyond them."""
+    """Return the cost of this much, interpolated as a power from each point to the next, and extrapolated."""
     x, y = (np.log(np.array(column, float)) for column in zip(*points, strict=True))
     last = int(np.clip(np.searchsorted(x, np.log(much)), 1, len(x) - 1))
     slope = (y[last] - y[last - 1]) / (x[last] - x[last - 1])
@@ -51,7 +51,7 @@ def through(points: Points, much: float) -> float:
 
 
 def plot(of: Mapping[str, Points], path: Path) -> None:
-    """One panel for each, with its line."""
+    """Plot each in its own panel, with its line."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,12 +1,12 @@
-"""Trials of a frozen VGG16, whole processes: `run-study benchmarks/frozen.yaml` against what one would write today.
+"""Compare trials of a frozen VGG16 as whole processes: `run-study benchmarks/frozen.yaml` against a usual script.
 
     python benchmarks/frozen.py [--trials 6|24] [--peer optuna|kerastuner] [--onednn on|off] [--rounds 1]
 
 Both sides get the same images, split, source weights, epochs, grid and cores; ours starts with an empty cache. Without
-options: all rows. The peers take `pip install -c constraints.txt -e '.[bench]'`.
+options: all rows. The peers need `pip install -c constraints.txt -e '.[bench]'`.
 
-The limit is the floor of such a process: to start TensorFlow, and to push each image through the convolutions once at
-the speed of a matrix product.
+The limit is the least that such a process can take: starting TensorFlow, and computing the convolutions of each image
+once at the speed of a matrix product.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EPOCHS, CLASSES = 5, 5
 PEERS = {"optuna": "optuna_autolog.py", "kerastuner": "keras_tuner_grid.py"}
 NAMES = {"optuna": "Optuna + mlflow.tensorflow.autolog", "kerastuner": "KerasTuner GridSearch"}
-#: Best validation accuracies, mean of the trials: how far the sides may be apart. The heads' initial weights differ.
+#: The largest difference between the sides' mean best validation accuracies. The heads' initial weights differ.
 TOLERANCE = 0.05
 
 
@@ -102,7 +102,7 @@ def _compare(trials: int, peer: str, onednn: str, given: argparse.Namespace) -> 
 
 
 def _write_inputs(folder: Path) -> None:
-    """What the peers get, and the least seconds that the convolutions take."""
+    """Write the peers' inputs; return the least seconds that the convolutions can take."""
     import os
 
     from cnnstudy import architectures
@@ -121,7 +121,7 @@ def _write_inputs(folder: Path) -> None:
 
 
 def write_images(config: StudyConfig, size: int, path: Path) -> int:
-    """The study's own train and validation images, for the peers; how many they are."""
+    """Write the study's train and validation images for the peers; return their number."""
     from cnnstudy.data.images import load_for_training, prepare_images
     from cnnstudy.records import Split
 
@@ -135,7 +135,7 @@ def write_images(config: StudyConfig, size: int, path: Path) -> int:
 
 
 def write_weights(network: Network, seed: int, path: Path) -> None:
-    """The source weights of the study's trials, by layer: the peers start from the same."""
+    """Write the source weights of the study's trials by layer: the peers start from the same ones."""
     from cnnstudy.training import weights
 
     weights.initialise(network, seed)
@@ -163,7 +163,7 @@ def _our_scores(folder: Path) -> list[float]:
 
 
 def scores_in(database: Path) -> list[float]:
-    """The best validation accuracy of each trial that MLflow has there."""
+    """Return the best validation accuracy of each trial in that folder's MLflow database."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("select value from latest_metrics where key = 'best/val_accuracy'").fetchall()
     return [value for (value,) in rows]

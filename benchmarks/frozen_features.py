@@ -1,9 +1,9 @@
-"""An epoch of VGG16's last block and head on features of its frozen layers, against the same with the whole network.
+"""Compare an epoch of VGG16's last block and head on cached features with an epoch of the whole network.
 
     python benchmarks/frozen_features.py [--images-per-class 120] [--size 64] [--rounds 5]
 
-Both sides are trials of this program in one process, epoch by epoch in turn; the features are in the cache when the
-time starts. The losses of each epoch are compared, and it ends with an error where they are more than 0.0001 apart.
+Both sides are trials of cnnstudy in one process, which take turns epoch by epoch; the features are in the cache when
+the clock starts. The losses of each epoch are compared; a difference of more than 0.0001 is an error.
 """
 
 from __future__ import annotations

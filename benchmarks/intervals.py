@@ -1,9 +1,9 @@
-"""Ways to make intervals over few seeds, compared: why `python -m cnnstudy effects` has the one it has.
+"""Compare methods for intervals over few seeds: why `python -m cnnstudy effects` uses the one it does.
 
     python benchmarks/intervals.py [--studies 1000]
 
-prints how many main effects lie in their 95 % intervals, on average and the worst of them, and how many of 5 points
-pass Holm's correction by that way's p-values.
+prints how many main effects are in their 95 % intervals, on average and for the worst effect, and how many effects of
+5 points pass Holm's correction with that method's p-values.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cnnstudy.analysis.intervals import shrink_variances
 
 
 def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
-    """Ways to make intervals: main effects covered on average and the worst of them, and the share of effects of 5
-    points that pass Holm's correction."""
+    """Return by method the share of main effects covered, on average and for the worst one, and the share of effects
+    of 5 points that pass Holm's correction."""
     gc.freeze()  # multipletests collects garbage at each call
     results: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for frame in studies(scenario, count, rng):
@@ -50,7 +50,7 @@ def tried(scenario: Scenario, count: int, rng: np.random.Generator) -> dict[str,
 
 
 def ways(of_seeds: np.ndarray, spread: np.ndarray, main: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Variances of the seeds' estimates and their degrees of freedom, [contrasts], from which an interval is made."""
+    """Return by method the variances of the seeds' estimates and their degrees of freedom, [contrasts]."""
     own, freedom = of_seeds.var(axis=1, ddof=1), np.full(len(of_seeds), of_seeds.shape[1] - 1)
     shrunk, total = shrink_variances(own, freedom, spread)
     apart, apart_total = own.copy(), freedom.astype(float)

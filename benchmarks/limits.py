@@ -1,4 +1,4 @@
-"""What the machine can do, by short probes in the same run as a benchmark, and what a network takes of it."""
+"""Measure the machine's limits by short probes in the same run as a benchmark, and count what a network needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def operations_per_second(size: int = 2048, seconds: float = 1.0) -> float:
-    """Floating point operations, by TensorFlow's product of two matrices [size, size] float32; the best of a second."""
+    """Return the operations per second of TensorFlow's product of two float32 matrices [size, size], at best."""
     import tensorflow as tf
 
     a = tf.random.normal((size, size))
@@ -28,7 +28,7 @@ def operations_per_second(size: int = 2048, seconds: float = 1.0) -> float:
 
 
 def bytes_per_second(size: int = 1 << 28, seconds: float = 1.0) -> float:
-    """Of memory, read and written, by copying an array of `size` bytes; the best of a second."""
+    """Return the bytes per second read and written when an array of `size` bytes is copied, at best."""
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
     best, until = 0.0, time.perf_counter() + seconds
     while best == 0 or time.perf_counter() < until:
@@ -39,14 +39,14 @@ def bytes_per_second(size: int = 1 << 28, seconds: float = 1.0) -> float:
 
 
 def seconds_to_start(folder: Path) -> float:
-    """Of a process that imports TensorFlow and Keras and does nothing."""
+    """Return the seconds of a process that imports TensorFlow and Keras and does nothing else."""
     started = time.perf_counter()
     run([sys.executable, "-c", "import keras, tensorflow"], folder)
     return time.perf_counter() - started
 
 
 def multiply_adds(network: Network, without: frozenset[str] = frozenset()) -> int:
-    """Of one image through the inference network, but for the operations named."""
+    """Return the multiply-adds of one image in the inference network, except for the operations named."""
     from cnnstudy.architectures import AUXILIARY
     from cnnstudy.results.network_summary import layer_rows
 
@@ -55,7 +55,8 @@ def multiply_adds(network: Network, without: frozenset[str] = frozenset()) -> in
 
 
 def operations(forward: int, trained_images: int, evaluated_images: int) -> float:
-    """Of an epoch: an update takes a multiply-add three times (forward, and the gradients of outputs and weights)."""
+    """Return the operations of an epoch: an update takes each multiply-add three times (forward, and the gradients of
+    outputs and weights)."""
     return 2.0 * forward * (3 * trained_images + evaluated_images)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: trials on digits, in processes that start TensorFlow as a worker does."""
+"""Shared by the benchmarks of training: trials on digits, in processes that start TensorFlow as a worker does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLIT = Split(0.2, 0.15, 0)
 
 
 def digits(images_per_class: int | None, size: int, classes: int = 10) -> PreparedImages:
-    """The first so many digits, enlarged to `size` pixels."""
+    """Return the first digits, enlarged to `size` pixels."""
     options = find_data("digits").Options(
         name="digits",
         classes=tuple(range(classes)),
@@ -28,7 +28,7 @@ def digits(images_per_class: int | None, size: int, classes: int = 10) -> Prepar
 
 
 def specification(architecture: str, images: PreparedImages, epochs: int, **levels: Any) -> TrialSpec:
-    """A trial with fresh weights, also where the transfer mode takes them from elsewhere: that costs the same."""
+    """Return the specification of a trial with fresh weights, whatever its transfer mode: that costs the same."""
     found = architectures.find(architecture)
     complete = complete_levels(found.has_auxiliary_heads, found.defaults, lambda factor: levels.get(factor.name))
     return TrialSpec(
@@ -51,12 +51,12 @@ def specification(architecture: str, images: PreparedImages, epochs: int, **leve
 
 
 def without_times(records: list[EpochRecord]) -> list[dict[str, float]]:
-    """The epochs' metrics but for how long they took."""
+    """Return the epochs' metrics without the durations."""
     return [{name: of for name, of in one.metrics.items() if not name.startswith("time/")} for one in records]
 
 
 def start_tensorflow() -> None:
-    """As a worker does, in a process that has not imported it."""
+    """Start TensorFlow as a worker does, in a process that has not imported it yet."""
     os.environ.update(WORKER_ENVIRONMENT)
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""A study of three networks and three transfer modes, whole processes, against what one would write today.
+"""Compare a study of three networks and three transfer modes with a usual script, as whole processes.
 
     python benchmarks/mixed.py [--onednn on|off] [--rounds 1]
 
@@ -22,18 +22,18 @@ from frozen import scores_in, write_images, write_weights
 from limits import multiply_adds, operations, operations_per_second, seconds_to_start
 from sides import ONEDNN, add_onednn, in_environment, in_turn, run
 
-#: Best validation accuracies, mean of the trials: how far the sides may be apart. Initial weights of heads differ.
+#: The largest difference between the sides' mean best validation accuracies. The heads' initial weights differ.
 TOLERANCE = 0.1
 
 
 def settings(quick: bool) -> list[str]:
-    """Of the study, beyond its file."""
+    """Return the study's settings besides those of its file."""
     smaller = ["data.classes=[0, 1]", "data.images_per_class=20", "training.epochs=1"]
     return [*smaller, "factors.dropout=0.2", "budget.trials=9"] if quick else []
 
 
 def write_inputs(folder: Path, quick: bool) -> None:
-    """What the peer gets; and how many seconds the arithmetic takes at a matrix product's speed."""
+    """Write the peer's inputs; return the seconds that the arithmetic takes at the speed of a matrix product."""
     from cnnstudy import architectures
     from cnnstudy.config.load import load_study
     from cnnstudy.execution.local import WORKER_ENVIRONMENT

@@ -1,10 +1,10 @@
-"""A search that prunes, against the same search that trains every trial to its end.
+"""Compare a search that prunes with the same search without pruning.
 
     python benchmarks/pruning.py [--pruner hyperband|median] [--rounds 1]
 
 `run-study` as a whole process, each time with an empty cache: AlexNets from scratch with the same random proposals,
-some with learning rates that lead nowhere. Every epoch that both trained must have the same metrics exactly (trials
-are deterministic for that), and the best validation accuracies may lie so far apart as TOLERANCE.
+some with learning rates at which they do not learn. Every epoch that both trained must have exactly the same metrics
+(for that, trials are deterministic), and the best validation accuracies may differ by at most TOLERANCE.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Epochs = dict[tuple[str, int], dict[str, float]]
 
 
 def epochs_in(database: Path) -> Epochs:
-    """What MLflow has of each epoch of each trial."""
+    """Return the metrics in MLflow of each epoch of each trial."""
     found: Epochs = {}
     for trial, name, epoch, value in metrics_in(database):
         if epoch and name.startswith(("train/", "val/", "running/")):

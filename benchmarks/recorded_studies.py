@@ -1,9 +1,10 @@
-"""How leaderboard, effects and report take longer with the number of trials that MLflow has.
+"""Measure how the time of leaderboard, effects and report grows with the number of recorded trials.
 
     python benchmarks/recorded_studies.py [--trials 100 1000 4000 10000]
 
-Writes a simulated factorial study (tests/simulated.py: 24 cells, so many seeds, 8 epochs) into an SQLite database, with
-rows copied from a run that MLflow made itself, and times each command as a whole process, with its memory.
+Writes a simulated factorial study (tests/simulated.py: 24 cells, as many seeds as needed, 8 epochs) into an SQLite
+database, with rows copied from a run that MLflow itself made, and measures time and memory of each command as a whole
+process.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ CELLS = 24
 
 
 def write_study(folder: Path, trials: int) -> int:
-    """A study with at least so many trials in mlflow.db there; how many it has."""
+    """Write a study with at least this many trials to mlflow.db in the folder; return how many it has."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from simulated import Simulated
 
@@ -83,7 +84,7 @@ def write_study(folder: Path, trials: int) -> int:
 def _rows(
     template: dict[str, Any], run_id: str, number: int, trial: Any, curves: dict[str, dict[int, float]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What MLflow has of a trial, table by table."""
+    """Return the rows that MLflow has of a trial, by table."""
     at = template["start_time"] + 1000 * number
     place = {"artifact_uri": template["artifact_uri"].replace(template["run_uuid"], run_id)}
     times = {"start_time": at, "end_time": at + 900}
@@ -110,7 +111,7 @@ def _rows(
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds of `python -m cnnstudy`, and its memory at most in MB."""
+    """Return the seconds that `python -m cnnstudy` takes, and its peak memory in MB."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(

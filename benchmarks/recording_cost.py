@@ -1,10 +1,10 @@
-"""What recording a trial costs, against what `mlflow.tensorflow.autolog` adds to `fit`.
+"""Compare the cost of recording a trial with what `mlflow.tensorflow.autolog` adds to `fit`.
 
     python benchmarks/recording_cost.py [--epochs 5] [--rounds 3]
 
-Both sides live in processes of their own and train in turn: ours real trials of AlexNet (64 px) in a worker, of which
-the recorder's seconds count (start, every epoch, curves, the model's upload) and the model's package in the worker; the
-other `fit` with autolog and without, whose difference counts. Both must leave every epoch's metrics and a model.
+Both sides run in separate processes and train in turn. Ours trains AlexNet (64 px) in a worker; the seconds of the
+recorder (start, every epoch, curves, the model's upload) and of packaging the model count. The other calls `fit` with
+and without autolog; the difference counts. Both must record every epoch's metrics and a model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from compared import HERE, Row, parser, tell
 from sides import rounds, side
 
-#: A trial of so many seconds is not to notice it.
+#: Seconds of a trial for which recording should be negligible.
 TRIAL = 60.0
 
 
 def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[str, Any]]:
-    """A trial each round; the driver's part as study/driver.py has it."""
+    """Return a function that runs and records a trial, as study/driver.py does."""
     from dataclasses import replace
 
     from measuring import digits, specification
@@ -78,7 +78,7 @@ def ours(folder: Path, epochs: int, images_per_class: int) -> Callable[[], dict[
 
 
 def theirs(epochs: int, images_per_class: int) -> Callable[[], dict[str, Any]]:
-    """The same network with `fit`, without autolog and with it."""
+    """Return a function that trains the same network with `fit`, without autolog and with it."""
     import keras
     import mlflow
     from measuring import digits, specification
@@ -120,7 +120,7 @@ def theirs(epochs: int, images_per_class: int) -> Callable[[], dict[str, Any]]:
 
 
 def _left(uri: str) -> dict[str, int]:
-    """Of the last run: how many epochs' validation accuracy, and models, MLflow has."""
+    """Return how many epochs' validation accuracies, and how many models, MLflow has of the last run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)

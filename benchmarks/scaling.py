@@ -1,10 +1,11 @@
-"""What a study costs against trials, images and workers; and where 100 times as much would break first.
+"""Measure how a study's cost grows with trials, images and workers; and predict what 100 times as much would break.
 
     python benchmarks/scaling.py [--plot scaling.png]
 
 Whole `run-study` processes of AlexNet (64 px, 2 epochs) over noisy images in a folder, each with an empty cache: 1 to
-32 trials, 200 to 3,200 images, 1 and 2 workers. TPE's choice of the next trial, and what the driver and MLflow's
-database grow by with each trial (driver_cost.py), are measured beside. Lines are least squares, their end arithmetic.
+32 trials, 200 to 3,200 images, 1 and 2 workers. TPE's choice of the next trial, and the growth of the driver and of
+MLflow's database with each trial (driver_cost.py), are also measured. Lines are fitted by least squares and
+extrapolated.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CLASSES, MORE = 4, 100
 
 
 def write_images(folder: Path, count: int) -> None:
-    """So many images of noise, 64 px, around a colour for each class."""
+    """Write this many images of noise, 64 px, around a colour for each class."""
     from PIL import Image
 
     dice = np.random.default_rng(0)
@@ -53,7 +54,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def cost(trials: int, images: int, workers: int) -> tuple[float, float]:
-    """Seconds of the whole process, and MB of its largest process."""
+    """Return the seconds of the whole study, and the MB of its largest process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder / "images", images)
@@ -64,7 +65,7 @@ def cost(trials: int, images: int, workers: int) -> tuple[float, float]:
 
 
 def search_seconds(trials: int) -> list[float]:
-    """Of TPE's choice of each trial, by its number; their outcomes are of chance."""
+    """Return the seconds of TPE's choice of each trial, by its number; the trials' outcomes are random."""
     from cnnstudy.config.load import load_study
     from cnnstudy.search.optuna_search import OptunaStrategy
 
@@ -81,13 +82,13 @@ def search_seconds(trials: int) -> list[float]:
 
 
 def choosing(trials: int) -> list[float]:
-    """`search_seconds` in a process of its own."""
+    """Call `search_seconds` in a separate process."""
     with tempfile.TemporaryDirectory() as name:
         return list(answer_of(run([sys.executable, __file__, "--way", str(trials)], Path(name))))
 
 
 def foretold(lines: dict[str, Line], given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """What the lines say about 100 times as much: arithmetic, not a measurement."""
+    """Return what the lines predict for 100 times as much: an extrapolation, not a measurement."""
     trials, images = MORE * max(given.trials), MORE * max(given.images)
     database, artifacts, memory, choice = (found[name] for name in ("database", "artifacts", "memory", "choice"))
     asked = choice.fixed * trials + choice.marginal * trials**2 / 2

@@ -1,4 +1,4 @@
-"""A second study on the same images and frozen network, against the first: the cache has what frozen layers make.
+"""Compare a second study on the same images and frozen network with the first: the features are in the cache.
 
     python benchmarks/second_study.py [--images-per-class 120] [--size 64] [--rounds 3]
 
@@ -24,7 +24,7 @@ from sides import answer_of, in_turn, run
 
 
 def stage(images_per_class: int, size: int) -> dict[str, Any]:
-    """Seconds of the stage, and a digest of what it gives."""
+    """Return the seconds of the stage, and a digest of its result."""
     from limits import multiply_adds, operations_per_second
     from measuring import digits, specification, start_tensorflow
 

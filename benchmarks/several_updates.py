@@ -1,10 +1,10 @@
-"""An epoch of updates with as many as take a quarter of a second in one call, against one update a call.
+"""Compare an epoch with a quarter of a second of updates per call with an epoch of one update per call.
 
     python benchmarks/several_updates.py [--network googlenet] [--images-per-class 120] [--rounds 5]
 
-Frozen networks at 64 pixels, whose heads train on features that are in the cache: an update takes a millisecond or a
-few there, and what a call costs counts. Both sides are whole trials in one process; all metrics of all epochs must be
-equal bit by bit.
+Frozen networks at 64 pixels, whose heads train on features that are in the cache: an update takes one or a few
+milliseconds there, so the cost of a call matters. Both sides are whole trials in one process; all metrics of all epochs
+must be equal bit by bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIZE, BATCH = 64, 16
 
 
 def measure(network: str, images_per_class: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the updates of each epoch but the first, by side."""
+    """Return the seconds of the updates of each epoch except the first, by side."""
     from cnnstudy.records import EpochRecord
     from cnnstudy.training import trainer, trial
     from cnnstudy.training.compiled import CompiledNetworks

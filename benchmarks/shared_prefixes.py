@@ -1,4 +1,4 @@
-"""Trials that share the head's phase, against the same trials that train it anew.
+"""Compare trials that share the head's phase with the same trials that each train it.
 
     python benchmarks/shared_prefixes.py [--rounds 1]
 
@@ -41,7 +41,7 @@ Metrics = list[tuple[str, str, int, float]]
 
 
 def metrics_in(database: Path) -> Metrics:
-    """All that MLflow has of the trials but for what tells of the machine."""
+    """Return all metrics of the trials in MLflow except durations."""
     question = (
         "select tags.value, metrics.key, metrics.step, metrics.value from metrics "
         "join tags on tags.run_uuid = metrics.run_uuid and tags.key = 'cnnstudy.trial' "
@@ -52,7 +52,7 @@ def metrics_in(database: Path) -> Metrics:
 
 
 def shared_in(database: Path) -> list[int]:
-    """Of each trial that shared epochs, how many."""
+    """Return how many epochs each trial shared, for those that shared any."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("select value from tags where key = 'cnnstudy.shared_epochs'").fetchall()
     return [int(value) for (value,) in rows]

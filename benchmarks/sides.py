@@ -1,6 +1,7 @@
-"""The two sides of a benchmark as processes: whole ones in turn, or two that live on and do a round when asked.
+"""Run the two sides of a benchmark as processes: anew for each round, or two that stay and do a round when asked.
 
-A program with rounds calls `rounds(work)`: for each line on standard input it does a round and answers with JSON.
+The program of a side that stays calls `rounds(work)`: for each line on standard input it does a round and answers with
+JSON.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What TensorFlow does of itself depends on the processor: with AVX-512 oneDNN is on, on others (most laptops) off. So
-#: a peer runs as it is here, and as it would be there.
+#: TensorFlow's default depends on the processor: oneDNN is on with AVX-512, and off on others (most laptops). So a peer
+#: runs with the default here, and with the other one.
 ONEDNN: Mapping[str, Mapping[str, str]] = {
     "on": {"TF_ENABLE_ONEDNN_OPTS": "1"},
     "off": {"TF_ENABLE_ONEDNN_OPTS": "0"},
@@ -27,19 +28,19 @@ _PROCESSORS = {"on": "with", "off": "without"}
 
 
 def add_onednn(parsing: argparse.ArgumentParser) -> None:
-    """The option that chooses among ONEDNN."""
+    """Add the option that chooses among ONEDNN."""
     parsing.add_argument(
         "--onednn", choices=list(ONEDNN), help="of the peer; off: TensorFlow's default without AVX-512  [default: both]"
     )
 
 
 def in_environment(name: str, onednn: str) -> str:
-    """The peer's name in a table."""
+    """Return the peer's name in a table."""
     return f"{name}, oneDNN {onednn} (the default {_PROCESSORS[onednn]} AVX-512)"
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both sides, ours and theirs in turn."""
+    """Return the seconds of both sides, which run in turn."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, run in zip(seconds, (ours, theirs), strict=True):
@@ -50,14 +51,14 @@ def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: in
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process' own, without what an earlier one left of TensorFlow's and MLflow's settings."""
+    """Return this process' environment without TensorFlow's and MLflow's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "MLFLOW_"))}
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), kept.get("PYTHONPATH")]))
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true", **variables}
 
 
 def run(command: Sequence[str], folder: Path, **variables: str) -> str:
-    """A whole process; its output, and where it fails its errors too."""
+    """Run a process and return its output; exit with its output and errors if it fails."""
     done = subprocess.run(command, cwd=folder, env=environment(**variables), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(
@@ -67,7 +68,7 @@ def run(command: Sequence[str], folder: Path, **variables: str) -> str:
 
 
 def answer_of(output: str) -> Any:
-    """The JSON in the last line that a program printed."""
+    """Return the JSON in the last line that a program printed."""
     return json.loads(output.splitlines()[-1])
 
 
@@ -87,7 +88,7 @@ class Side:
         )
 
     def round(self) -> dict[str, Any]:
-        """Do one; what it says of it."""
+        """Have the process do a round; return its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -101,14 +102,14 @@ class Side:
         raise SystemExit(f"{self._process.args} ended with {self._process.returncode}:\n{self._log.read()[-4000:]}")
 
     def end(self) -> None:
-        """It ends with its input."""
+        """End the process by closing its input."""
         self._process.communicate()
         self._log.close()
 
 
 @contextlib.contextmanager
 def side(command: Sequence[str], folder: Path, **variables: str) -> Iterator[Side]:
-    """One that ends with the block."""
+    """Yield a side that ends with the block."""
     made = Side(command, folder, variables)
     try:
         yield made
@@ -117,6 +118,6 @@ def side(command: Sequence[str], folder: Path, **variables: str) -> Iterator[Sid
 
 
 def rounds(work: Callable[[], Mapping[str, Any]]) -> None:
-    """What a program of a side does."""
+    """Do a round for each line on standard input, and print its result as JSON."""
     for _ in sys.stdin:
         print(json.dumps(work()), flush=True)

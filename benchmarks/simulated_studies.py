@@ -1,8 +1,8 @@
 """Simulated studies whose truth is known, as frames like those of observations.observe.
 
-Accuracies are those of a network that overfits: a gap of 30 points, more or less by the planted effects. Where trials
-go missing by what they are (a pruner takes the worst), the truth is additive: with an interaction, the average over the
-pairs that are left would be another one than over all.
+Accuracies are those of a network that overfits, with a gap of 30 points plus or minus the planted effects. Where trials
+go missing because of their outcomes (a pruner ends the worst), the truth is additive: with an interaction, the average
+over the remaining pairs would differ from that over all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NOISE, SEED, DIFFERS = 3.0, 3.0, 3.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """A study, and what is hard about it."""
+    """A simulated study, and what makes its analysis difficult."""
 
     name: str
     seeds: int = 3
@@ -86,7 +86,7 @@ SCENARIOS = (
 
 
 def design(scenario: Scenario, rng: np.random.Generator) -> pd.DataFrame:
-    """The trials of a study, without outcomes."""
+    """Return the trials of a study, without outcomes."""
     if scenario.design in ("full", "half"):
         lists = [levels.values for levels in scenario.factors.values() if isinstance(levels, Choices)]
         cells = list(itertools.product(*(range(len(values)) for values in lists)))
@@ -110,7 +110,7 @@ def design(scenario: Scenario, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def at(levels: Levels, position: float) -> Level:
-    """The level at a position in [0, 1)."""
+    """Return the level at a position in [0, 1)."""
     if isinstance(levels, Choices):
         return levels.values[int(position * len(levels.values))]
     if levels.log:
@@ -119,7 +119,7 @@ def at(levels: Levels, position: float) -> Level:
 
 
 def share(column: pd.Series, levels: Levels) -> np.ndarray:
-    """[trials] how far a level is from the baseline (0) to the last level or the range's end (1)."""
+    """Return, [trials], how far a level is from the baseline (0) to the last level or the range's end (1)."""
     if isinstance(levels, Choices):
         return column.map(
             {level: place / (len(levels.values) - 1) for place, level in enumerate(levels.values)}
@@ -129,7 +129,7 @@ def share(column: pd.Series, levels: Levels) -> np.ndarray:
 
 
 def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterator[pd.DataFrame]:
-    """Simulated studies as frames of finished trials."""
+    """Yield simulated studies as frames of finished trials."""
     trials = design(scenario, rng)
     shares = {name: share(trials[name], levels) for name, levels in scenario.factors.items()}
     gap = 30.0 + sum(points * shares[name] for name, points in MAIN.items())
@@ -152,7 +152,7 @@ def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
 
 
 def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[trials] gaps in points as they are measured: true gaps with a trial's noise."""
+    """Return the measured gaps in points, [trials]: the true ones with a trial's noise."""
     if scenario.tails == "heavy":
         return true + noise * rng.standard_t(3, len(true)) / math.sqrt(3)
     if scenario.tails == "binomial":
@@ -162,7 +162,7 @@ def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.ra
 
 
 def truth(scenario: Scenario, contrast: Contrast) -> float:
-    """What a contrast is in the design's cells, as a share of 0..1."""
+    """Return a contrast's true value in the design's cells, as a share of 0..1."""
     if contrast.second is None:
         return MAIN.get(contrast.factor, 0.0) / 100 * step(scenario, contrast.factor, contrast.baseline, contrast.level)
     points = INTERACTION.get((contrast.factor, contrast.second), 0.0) if scenario.interactions else 0.0
@@ -173,6 +173,6 @@ def truth(scenario: Scenario, contrast: Contrast) -> float:
 
 
 def step(scenario: Scenario, factor: str, baseline: Level, level: Level) -> float:
-    """The share of the way from the first to the last level."""
+    """Return the share of the way from the first to the last level."""
     low, high = share(pd.Series([baseline, level]), scenario.factors[factor])
     return float(high - low)

@@ -1,4 +1,4 @@
-"""A worker that also writes how long each trial's model took to package: package_seconds.json beside the model."""
+"""A worker that also writes the time to package each trial's model, to package_seconds.json beside the model."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""How much sooner the second trial of a network and transfer mode makes its first update than the first one.
+"""Measure how much sooner a network's second trial in a transfer mode makes its first update than its first trial.
 
     python benchmarks/warm_graphs.py [--network vgg16] [--size 64] [--rounds 3]
 
 Seconds from a trial's start to the end of its first update, in a worker that has TensorFlow: with nothing compiled, and
-after a trial of another dropout rate, learning rate and batch size. Both come to the same numbers bit by bit, or it
-ends with an error.
+after a trial with another dropout rate, learning rate and batch size. Unless both give bit-identical numbers, it ends
+with an error.
 
-A second row has what one would write today: the same network built anew, compiled and given to Keras' `fit`, in the
-same process and environment, with its images in memory already. It starts from the same weights (laid in while the
-clock stands) and the first batch of both must have the same loss, for which dropout and auxiliary heads are off there.
+A second row shows the usual way: the same network built anew, compiled and given to Keras' `fit`, in the same process
+and environment, with its images already in memory. It starts from the same weights (loaded while the clock is stopped),
+and the first batch of both must have the same loss, so dropout and auxiliary heads are off there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODES = ("scratch", "frozen", "last-block", "fine-tune")
 OTHER = {"dropout": 0.1, "learning_rate": 1e-3, "batch_size": 8}
 GOALS = {"googlenet": "15", "vgg16": "5", "alexnet": "5"}
 BATCH, LEARNING_RATE = 16, 1e-4
-#: What makes the first batch's loss comparable: Keras' dropout draws from other streams.
+#: These make the first batch's loss comparable: Keras' dropout draws from other streams.
 PLAIN = {"dropout": 0.0, "auxiliary_weight": 0.0, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
 #: How far apart the first batch's losses may be, relative: features of frozen layers are computed in larger batches.
 TOLERANCE = 1e-3
@@ -52,7 +52,7 @@ class Timed:
 
 
 def timed(spec: TrialSpec, networks: Any) -> Timed:
-    """One of our trials."""
+    """Time one of our trials."""
     from cnnstudy.training import trial
     from cnnstudy.training.updates import Update
 
@@ -78,7 +78,7 @@ def timed(spec: TrialSpec, networks: Any) -> Timed:
 
 
 def fitted(spec: TrialSpec) -> tuple[float, float]:
-    """Seconds to the end of the first update of Keras' `fit`, and that batch's loss."""
+    """Return the seconds to the end of the first update of Keras' `fit`, and that batch's loss."""
     import keras
 
     from cnnstudy.data.batches import Batches
@@ -132,7 +132,7 @@ def measure(name: str, mode: str, size: int, rounds: int) -> dict[str, list[floa
 
 
 def rows(name: str, mode: str, given: argparse.Namespace) -> list[Row]:
-    """Measured in a process of its own."""
+    """Return the rows, measured in a separate process."""
     command = [sys.executable, __file__, "--size", str(given.size), "--rounds", str(given.rounds)]
     with tempfile.TemporaryDirectory() as cache:
         found = answer_of(run([*command, "--way", f"{name}/{mode}"], Path(cache), CNNSTUDY_CACHE=cache))
@@ -161,7 +161,7 @@ def main() -> None:
     parsing = parser(__doc__)
     parsing.add_argument("--network", choices=architectures.names(), help="[default: all]")
     parsing.add_argument("--size", type=int, default=64, help="of images, pixels")
-    parsing.add_argument("--way", help=argparse.SUPPRESS)  # what a process of its own is to time
+    parsing.add_argument("--way", help=argparse.SUPPRESS)  # which way the separate process times
     given = parsing.parse_args()
     if given.way:
         start_tensorflow()

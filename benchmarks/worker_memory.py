@@ -1,11 +1,11 @@
-"""What a worker's memory comes to over 200 trials that are as mixed as a search makes them.
+"""Measure a worker's memory over 200 trials that are as mixed as those of a search.
 
     python benchmarks/worker_memory.py [--trials 200] [--epochs 2]
 
 One worker trains them all: two networks in turn, every transfer mode, other batch sizes, dropout rates, learning rates
 and seeds each time, each trial with its model on disk as in a study. Usually a worker that has grown is replaced; here
-it goes on, and how often it would have been replaced is counted. Memory is what is resident after each trial. What it
-goes up and down by from one kind of trial to another is no growth: the later half is judged by the medians of its first
+it continues, and the benchmark counts how often it would have been replaced. Memory is the resident memory after each
+trial. Changes from one kind of trial to another are not growth: the later half is judged by the medians of its first
 and its last fifth.
 """
 
@@ -31,12 +31,12 @@ from sides import answer_of, run
 NETWORKS = {"alexnet": 64, "googlenet": 32}
 BATCH_SIZES = (4, 8, 12, 16, 24)
 SHOWN = (1, 10, 50, 100, 200)
-#: Growth over the later half that is none.
+#: Growth over the later half that counts as none.
 FLAT = 0.1
 
 
 def train(trials: int, epochs: int, folder: Path) -> dict[str, Any]:
-    """Train them in one worker; its memory after each in bytes, and how often another would have taken its place."""
+    """Train the trials in one worker; return its memory in bytes after each, and how often it would be replaced."""
     from measuring import digits, specification
 
     from cnnstudy.config.factors import TRANSFER_MODES
@@ -89,7 +89,7 @@ def train(trials: int, epochs: int, folder: Path) -> dict[str, Any]:
 
 
 def growth(memory: list[int]) -> float:
-    """By which share it grew over the later half."""
+    """Return the relative growth over the later half."""
     later = memory[len(memory) // 2 :]
     fifth = max(1, len(later) // 5)
     return statistics.median(later[-fifth:]) / statistics.median(later[:fifth]) - 1

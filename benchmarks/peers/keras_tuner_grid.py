@@ -1,4 +1,4 @@
-"""The same with KerasTuner's GridSearch.
+"""What a user would write today: KerasTuner's GridSearch.
 
 python benchmarks/peers/keras_tuner_grid.py IMAGES.npz TRIALS EPOCHS RESULT.json
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def frozen_vgg16(source: Path, size: int, classes: int, dropout: float, learning_rate: float) -> keras.Model:
-    """Compiled, with the source weights in `source` (.npz), those of benchmarks/frozen.yaml's trials."""
+    """Return the compiled network, with the source weights of benchmarks/frozen.yaml's trials from `source` (.npz)."""
     backbone = keras.applications.VGG16(include_top=False, weights=None, input_shape=(size, size, 3))
     with np.load(source) as arrays:
         for layer in backbone.layers:

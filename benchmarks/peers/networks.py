@@ -1,5 +1,5 @@
-"""The three networks as tutorials write them with Keras. Layers are called by the papers' names, so that source weights
-(.npz, `<layer>/<n>`) can be laid into them; GoogLeNet has its auxiliary heads, with losses of weight 0.3.
+"""The three networks as tutorials write them with Keras. Layers have the papers' names, so that source weights (.npz,
+`<layer>/<n>`) can be loaded into them; GoogLeNet has its auxiliary heads, with losses of weight 0.3.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ BUILDERS = {"alexnet": alexnet, "googlenet": googlenet, "vgg16": vgg16}
 
 
 def build(name: str, transfer: str, source: Path, size: int, classes: int, dropout: float) -> keras.Model:
-    """Compiled, with the source weights and frozen where the transfer mode asks for it."""
+    """Return the compiled network, with source weights and frozen layers as the transfer mode requires."""
     model = BUILDERS[name](size, classes, dropout)
     if transfer != "scratch":
         with np.load(source) as arrays:
