@@ -146,8 +146,8 @@ def as_sentence(error: BaseException | str) -> str:
 def without_secrets(text: str) -> str:
     """Return the text with the secrets in its URLs replaced by `***`.
 
-    These are user and password, which may contain `@` and `/`, and all values of a query: a signature or a key may have
-    any name. So are the values of assignments such as `password=...`.
+    The secrets are user and password, which may contain `@` and `/`, and all values of a query, where a signature or a
+    key may have any name. The values of assignments such as `password=...` are replaced too.
     """
     hidden = re.sub(r"//\S*@", "//***@", text)
     hidden = re.sub(r"(\w:/)\S*:\S*@", r"\1***@", hidden)  # a URL that was taken for a path

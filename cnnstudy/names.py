@@ -133,7 +133,7 @@ CLEAN_METRICS = (
 
 
 class Parameter:
-    """Parameters of a trial's run beside its levels, which are recorded by the names of their factors."""
+    """Parameters of a trial's run besides its levels, which are recorded by the names of their factors."""
 
     ARCHITECTURE = "architecture"
     WEIGHTS = "weights"  # as Tag.WEIGHTS

@@ -1,7 +1,7 @@
 """Print the test files nearest to what differs from main: `scripts/check --changed` runs them.
 
 For a module of cnnstudy: its own test files, `tests/<room>/test_<module>.py` and `test_<module>_<part>.py`, and those
-that import it. If there are none: the own test files of the modules that import it. If many test files import it
+that import it. If there are none: the test files named after the modules that import it. If many test files import it
 (records.py, errors.py): only its own, with a note on standard error. For a helper among the tests: the test files that
 import it, directly or through other helpers. Changes are those since the merge base with main, uncommitted ones
 included.
@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 MOST_IMPORTERS = 6
 #: If more test files are affected, only changed ones and those of changed modules are run.
 MOST_FILES = 10
-#: Test files of other files, by the beginning of their path.
+#: Beginning of another file's path -> its test file.
 OTHER_FILES = {
     "README.md": "tests/test_readme.py",
     "docs/": "tests/test_readme.py",
@@ -108,7 +108,7 @@ def tests_near(
 def own_tests(path: str, tests: list[str], modules: list[str]) -> set[str]:
     """Return the test files named after a module of cnnstudy; if there are none, those named after its folder.
 
-    `test_effects_text_x.py` is of effects_text, not of effects. Of a folder's `__init__`: `test_contract.py` too.
+    `test_effects_text_x.py` belongs to effects_text, not to effects; `test_contract.py` to its folder's `__init__`.
     """
     place = PurePosixPath(path)
     is_folder = place.name == "__init__.py"

@@ -16,7 +16,7 @@ DIFFERENCE_HEADINGS = ("setting", "A", "B")
 OUTCOME_HEADINGS = ("network", "at the end of training", "A", "B", "B - A", "B is", "method")
 EFFECT_HEADINGS = ("network", "change", "outcome", "A", "B", "B - A", "the effects", "method")
 CHAMPION_HEADINGS = ("study", "champion", "validation", "test", "gap", "standing")
-#: The headings of columns of numbers in all tables but that of settings.
+#: The headings of columns of numbers, in all tables except that of settings.
 NUMBERS = ("A", "B", "B - A", "validation", "test", "gap")
 _WORDS = {"gap_accuracy": "gap", "train_accuracy": "train accuracy", "val_accuracy": "validation accuracy"}
 

@@ -58,7 +58,7 @@ class Standing:
     low: float | None  # 95 % interval of the mean; None: fewer than two seeds
     high: float | None
     gap: float  # mean of `gaps`
-    keeps: bool  # whether its mean keeps the study's limits, and it learnt
+    keeps: bool  # whether its mean meets the study's limits, and it learnt
     failed: int  # number of seeds that failed
     standing: str
 

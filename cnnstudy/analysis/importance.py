@@ -34,7 +34,7 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
         outcome_column: the outcome, `<basis>/<outcome>`.
 
     Returns:
-        An empty dictionary if there are too few trials, or the outcome is the same in all.
+        An empty dictionary if there are too few trials, or the outcome is the same in all of them.
     """
     values = outcome_values(frame, outcome_column)
     frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]

@@ -44,7 +44,7 @@ _AT_THE_END = {
     "onset_epoch": Metric.ONSET_EPOCH,
     "val_loss_rise": Metric.VAL_LOSS_RISE,
 }
-#: Words in the names of columns in which less is better; in all other columns of numbers more is.
+#: Words in the names of columns in which less is better; in all other columns of numbers, more is better.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
 _WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
 #: The table of trials that did not finish.

@@ -75,7 +75,7 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
                 f"is neither `default` nor one of this study's architectures ({', '.join(config.architectures)}).",
             )
         if given.data is not None and _share_images(given.data, config.data):
-            yield (*key, "data"), "has images of the study's own data; source weights must come from other images."
+            yield (*key, "data"), "shares images with the study's own data; source weights must come from other images."
     for name in config.architectures:
         modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in MODES_WITH_SOURCE_WEIGHTS]
         weights = config.weights_of(name)
@@ -119,7 +119,8 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     if training.deterministic and training.xla is True:
         yield (
             ("training", "xla"),
-            "does not go with deterministic, because XLA has no deterministic gradient of max-pooling; leave it out.",
+            "can't be combined with deterministic, because XLA has no deterministic gradient of max-pooling; "
+            "leave it out.",
         )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
         yield ("training", "momentum"), f"{training.optimizer} has no momentum, only sgd and rmsprop do; leave it out."
@@ -145,7 +146,10 @@ def _search_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tupl
         for factor in _ranges(config):
             yield ("factors", factor), "is a range, and a grid needs lists; list the levels, or use another sampler."
     if search.sampler == "grid" and search.start_with:
-        yield ("strategy", "start_with"), "does not go with a grid, which has its own order of points; leave it out."
+        yield (
+            ("strategy", "start_with"),
+            "can't be combined with a grid, which has its own order of points; leave it out.",
+        )
     for number, start in enumerate(search.start_with):
         for factor, level in start.items():
             for name in config.architectures:
@@ -237,8 +241,8 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
     if config.training.early_stopping is not None:
         yield (
             ("training", "early_stopping"),
-            "does not go with a factorial, whose cells train equally long to be comparable; leave it out (the best "
-            "epoch is recorded anyway).",
+            "can't be combined with a factorial, whose cells train equally long so that they can be compared; "
+            "leave it out (the best epoch is recorded anyway).",
         )
     ranges = _ranges(config) if factorial.design != "qmc" else []
     for factor in ranges:

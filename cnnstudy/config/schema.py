@@ -472,8 +472,8 @@ class StudyConfig(StrictModel):
             raise ValueError("is missing; for a search it must hold `trials`, the total number of trials.")
         if isinstance(strategy, FactorialConfig) and given is not None:
             raise ValueError(
-                "does not go with a factorial, which runs every cell once with each seed; leave it (and --trials) out, "
-                "and give the number of seeds as strategy.seeds."
+                "can't be combined with a factorial, which runs every cell once with each seed; leave it "
+                "(and --trials) out, and give the number of seeds as strategy.seeds."
             )
         return given
 

@@ -151,7 +151,7 @@ class Prediction:
 def predict_files(
     model: Model, given: Sequence[str], top: int, executor: Executor, display: Display
 ) -> list[Prediction | BadImage]:
-    """Return the `top` classes of every image, in the order given; a folder stands for its images, sorted.
+    """Return the `top` classes of every image, in the order given; a folder means its images, sorted.
 
     An image that can't be used is in the result as a BadImage.
 

@@ -1,4 +1,4 @@
-"""Downloads by Keras' downloader, with a checked hash; errors tell users without network where to put the file."""
+"""Downloads by Keras' downloader, with a checked hash; errors say where to put the file without network access."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def download(
     Args:
         file_hash: MD5 or SHA-256 in hexadecimal digits, which the file must have.
         error: the class of what is raised.
-        otherwise: ends the message: what a user without network can write in the study file instead.
+        otherwise: ends the message: what to write in the study file without network access.
 
     Raises:
         error: the download failed, or the file has another hash.
@@ -56,7 +56,7 @@ def _fetch(url: str, place: Path, file_hash: str, error: type[CnnstudyError], ot
         return Path(part).replace(Path(part).with_name(place.name))
     except Exception as reason:  # get_file raises bare Exception where the network fails
         raise error(
-            f"can't download {url}: {reason}. Without network: put the file at {place} "
+            f"can't download {url}: {reason}. Without network access: put the file at {place} "
             f"(its hash must be {file_hash}), or {otherwise}"
         ) from reason
 

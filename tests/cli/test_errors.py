@@ -51,7 +51,7 @@ def expect(answer: Answer, code: int, *fragments: str) -> None:
         (["run-study", "probe.yaml", "--trials", "100001"], ["budget.trials", "less than or equal to 100000"]),
         (
             ["run-study", "probe.yaml", "--set", "strategy={kind: factorial}", "--trials", "5"],
-            ["budget: does not go with a factorial", "leave it (and --trials) out", "strategy.seeds"],
+            ["budget: can't be combined with a factorial", "leave it (and --trials) out", "strategy.seeds"],
         ),
         (["run-study", "probe.yaml", "--seed", "-1"], ["Invalid value for '--seed'"]),
         (["run-study", "probe.yaml", "--seed", "2147483648"], ["seed", "less than 2147483648"]),

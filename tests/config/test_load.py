@@ -330,7 +330,7 @@ MISTAKES = [
         "  momentum: 0.9",
         "  momentum: 0.9\n  deterministic: true\n  xla: true #!",
         "training.xla",
-        ["does not go with deterministic", "leave it out"],
+        ["can't be combined with deterministic", "leave it out"],
     ),
     ("  momentum: 0.9", "  momentum: .inf #!", "training.momentum", ["must be a number", "not inf."]),
     (
@@ -719,7 +719,7 @@ def test_a_group_that_holds_no_keys(tmp_path: Path, group: str, given: str) -> N
             "factors.dropout",
             ["is a range, and a grid needs lists", "another sampler"],
         ),
-        (["strategy.sampler=grid", "factors.dropout=0.5"], "strategy.start_with", ["does not go with a grid"]),
+        (["strategy.sampler=grid", "factors.dropout=0.5"], "strategy.start_with", ["can't be combined with a grid"]),
         (
             ["strategy.sampler=grid", "factors.dropout=0.5", "strategy.start_with=[]", "budget.trials=19"],
             "budget.trials",

@@ -1,4 +1,4 @@
-"""The keys of `strategy`, what each kind takes, and what does not go with a factorial."""
+"""The keys of `strategy`, what each kind takes, and what can't be combined with a factorial."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ MISTAKES = [
         "  seeds: 3\n",
         "  seeds: 3\nbudget: #!\n  trials: 9\n",
         "budget",
-        ["does not go with a factorial", "(and --trials)", "strategy.seeds."],
+        ["can't be combined with a factorial", "(and --trials)", "strategy.seeds."],
     ),
     (
         "  epochs: 4",
         "  epochs: 4\n  early_stopping: 2 #!",
         "training.early_stopping",
-        ["does not go with a factorial", "leave it out", "the best epoch is recorded anyway"],
+        ["can't be combined with a factorial", "leave it out", "the best epoch is recorded anyway"],
     ),
     (
         "  dropout: [0.0, 0.5]",
