@@ -84,10 +84,10 @@ class NullRecorder:
         recording.epochs.append(record)
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
-        """Nothing is written."""
+        """Write nothing."""
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:
-        """Nothing is written."""
+        """Write nothing."""
 
 
 class Recorder:
