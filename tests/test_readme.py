@@ -13,7 +13,8 @@ from typer.main import get_command
 from cnnstudy import architectures, cli
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.load import SHIPPED_STUDIES, load_study
-from cnnstudy.config.schema import STRATEGY_KINDS, Confirm, Objective, StudyConfig, Training, Weights
+from cnnstudy.config.schema import Confirm, Objective, StudyConfig, Training, Weights
+from cnnstudy.config.strategies import STRATEGY_KINDS
 from cnnstudy.data import datasets
 
 ROOT = SHIPPED_STUDIES.parent

@@ -25,7 +25,7 @@ from cnnstudy.analysis.observations import (
     observe,
 )
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
-from cnnstudy.config.schema import count_startup_trials
+from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
 #: The `architecture` of the analysis that compares networks with each other.

@@ -112,13 +112,8 @@ def estimate_effects(
             tests[all_trials] = estimate_over_all_trials(frame, varied, contrasts, outcome)[all_trials]
             shrunk_p[all_trials] = tests[all_trials, 3]
             seeds[all_trials] = frame["seed"][np.isfinite(outcome)].nunique()
-        table = _TestedContrasts(
-            tests,
-            adjust_p_values(tests[:, 3], shrunk_p, interaction),
-            seeds,
-            estimates.pairs[:, index],
-            methods[:, index],
-        )
+        p_values = adjust_p_values(tests[:, 3], shrunk_p, interaction)
+        table = _TestedContrasts(tests, p_values, seeds, estimates.pairs[:, index], methods[:, index])
         effects += _list_effects(network, column, contrasts, table)
     return effects
 

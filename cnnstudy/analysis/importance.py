@@ -63,10 +63,9 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
         for name in term:
             shares[name] = shares.get(name, 0.0) + share / len(term)
     # unbalanced factors can explain more together than the sum of what each explains alone
-    sum_of_shares = sum(shares.values())
-    total_share = min(1.0, max(sum_of_shares, explained))
-    shares = {name: total_share * share / sum_of_shares if sum_of_shares > 0 else 0.0 for name, share in shares.items()}
-    return shares | {UNEXPLAINED: 1.0 - total_share}
+    total_share = min(1.0, max(sum(shares.values()), explained))
+    scale = total_share / sum(shares.values()) if sum(shares.values()) > 0 else 0.0
+    return {name: scale * share for name, share in shares.items()} | {UNEXPLAINED: 1.0 - total_share}
 
 
 class _Analysis:

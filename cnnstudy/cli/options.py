@@ -122,7 +122,7 @@ def wide_console() -> Console:
 @contextlib.contextmanager
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     """Yield a worker for one job, a progress display on standard error, and a scratch folder."""
-    from cnnstudy.execution import make_executor
+    from cnnstudy.execution.selection import make_executor
     from cnnstudy.system.display import choose_display
     from cnnstudy.system.processes import terminate_as_interrupt
     from cnnstudy.system.scratch import scratch_folder

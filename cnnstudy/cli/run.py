@@ -113,8 +113,9 @@ def _run(
 
 def _workers(jobs: int, config: StudyConfig) -> Workers:
     """Return workers; the first decodes images as soon as it starts, while this process imports MLflow."""
-    from cnnstudy.execution import Executor, Workers, make_executor
+    from cnnstudy.execution import Executor, Workers
     from cnnstudy.execution.jobs import images_job
+    from cnnstudy.execution.selection import make_executor
 
     def start_decoding(folder: Path) -> Executor:
         executor = make_executor(jobs, folder)
@@ -126,7 +127,8 @@ def _workers(jobs: int, config: StudyConfig) -> Workers:
 
 
 def _plain_workers(jobs: int) -> Workers:
-    from cnnstudy.execution import Workers, make_executor
+    from cnnstudy.execution import Workers
+    from cnnstudy.execution.selection import make_executor
 
     return Workers(lambda folder: make_executor(jobs, folder))
 

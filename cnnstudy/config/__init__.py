@@ -5,11 +5,12 @@ file and line.
 
 Everything that can be checked without training is checked here, before TensorFlow is imported.
 
-    load     load_study: read the YAML, apply --set, run the checks, report problems by line
-    schema   the keys of a study file, and what each key allows on its own
-    checks   combinations of keys that contradict each other
-    factors  everything that a study can vary, one entry each
-    designs  which combinations of levels a study runs
+    load        load_study: read the YAML, apply --set, run the checks, report problems by line
+    schema      the keys of a study file, and what each key allows on its own
+    strategies  the keys of `strategy`
+    checks      combinations of keys that contradict each other
+    factors     everything that a study can vary, one entry each
+    designs     which combinations of levels a study runs
 
 This file imports nothing, so that the factors can be imported without the rest.
 

@@ -12,7 +12,8 @@ from typing import Any
 from cnnstudy import architectures
 from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, minimum_points
 from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, FactorialConfig, SearchConfig, StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
+from cnnstudy.config.strategies import FactorialConfig, SearchConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import did_you_mean
 from cnnstudy.system.validation import KeyPath

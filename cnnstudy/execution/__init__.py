@@ -1,7 +1,7 @@
-"""Executors: they run jobs in workers. This module is the protocol; each other module is an
-executor or part of one.
+"""Executors: they run jobs in workers. This module is the protocol; each other module is an executor or part of one.
 
-__init__   the protocol: Job, the events, Executor; Workers; make_executor, which chooses the executor
+__init__   the protocol: Job, the events, Executor; Workers
+selection  which executor runs a command's jobs
 local      the executor of all commands: worker processes on this machine
 worker     the program that those processes run: jobs in, events out
 jobs       run one job to its end; the watchdog that finds jobs that hang
@@ -18,9 +18,9 @@ May import: errors, names, records, system, data, architectures, config, trainin
 Where a trial may be pruned (`Job.asks`), the worker waits after each epoch for the driver to say whether to continue;
 otherwise it never waits for the driver.
 
-To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`,
-and add it to EXECUTORS in tests/execution/test_contract.py, whose tests every executor must pass. The rest of the
-package knows only this module. docs/development.md has the details.
+To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`
+in selection, and add it to EXECUTORS in tests/execution/test_contract.py, whose tests every executor must pass. The
+rest of the package knows only this module. docs/development.md has the details.
 """
 
 from __future__ import annotations
@@ -134,17 +134,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End all workers now; running jobs get no more events."""
-
-
-def make_executor(slots: int, folder: Path) -> Executor:
-    """Return the executor that all commands use: worker processes on this machine.
-
-    Args:
-        folder: for the files of trials.
-    """
-    from cnnstudy.execution.local import LocalExecutor
-
-    return LocalExecutor(slots, folder)
 
 
 class Workers:

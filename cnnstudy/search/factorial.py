@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 
 from cnnstudy import architectures
-from cnnstudy.config import schema
+from cnnstudy.config import strategies
 from cnnstudy.config.designs import choose_fraction, quasi_random_points
 from cnnstudy.config.factors import Choices, complete_levels
 from cnnstudy.config.schema import StudyConfig
@@ -27,7 +27,7 @@ class FactorialStrategy(FixedStrategy):
     """The trials of a factorial that are not recorded; its cells and their order depend on the study file only."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
-        assert isinstance(config.strategy, schema.FactorialConfig)
+        assert isinstance(config.strategy, strategies.FactorialConfig)
         done = {(trial.architecture, trial.number) for trial in past if trial.done}
         cells = {name: list_cells(config, name) for name in config.architectures}
         super().__init__(
@@ -52,7 +52,7 @@ def _propose_block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]]
 def list_cells(config: StudyConfig, name: str) -> list[dict[str, Level]]:
     """Return the complete levels of each cell of a network, all distinct."""
     strategy = config.strategy
-    assert isinstance(strategy, schema.FactorialConfig)
+    assert isinstance(strategy, strategies.FactorialConfig)
     if strategy.design == "qmc":
         return _quasi_random_cells(config, name)
     points = config.grid_of(name)

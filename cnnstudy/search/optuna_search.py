@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cnnstudy import architectures
-from cnnstudy.config import schema
+from cnnstudy.config import strategies
 from cnnstudy.config.designs import has_several_levels, quasi_random_points
 from cnnstudy.config.factors import FACTORS, Choices, Factor, Levels, complete_levels
 from cnnstudy.config.schema import StudyConfig
@@ -31,7 +31,7 @@ class OptunaStrategy:
     """Proposes trials until every network has used its share of the budget."""
 
     def __init__(self, config: StudyConfig, past: Sequence[PastTrial]) -> None:
-        assert isinstance(config.strategy, schema.SearchConfig)
+        assert isinstance(config.strategy, strategies.SearchConfig)
         self.config = config
         self.strategy = config.strategy
         self.prunes = config.strategy.pruner != "none"
@@ -160,7 +160,7 @@ class OptunaStrategy:
 
     def _startup_trials(self) -> int:
         share = max(self.config.trials_of(name) for name in self.config.architectures)
-        return schema.count_startup_trials(self.strategy.startup_trials, share)
+        return strategies.count_startup_trials(self.strategy.startup_trials, share)
 
     def _pruner(self, name: str) -> optuna.pruners.BasePruner:
         if self.strategy.pruner == "hyperband":

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.load import Study
-from cnnstudy.config.schema import FactorialConfig, StudyConfig
+from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.execution import Executor, Failed, Job, Workers

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from cnnstudy.analysis.confirmation import Confirmation
-from cnnstudy.config import schema
+from cnnstudy.config import strategies
 from cnnstudy.config.load import Study
 from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
@@ -214,7 +214,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     """Run the missing trials, and return all of the study's runs."""
     config, recorder, display = resources.config, resources.recorder, resources.display
     past = past_trials(config, recorder, resources.recorded)
-    factorial = FactorialStrategy(config, past) if isinstance(config.strategy, schema.FactorialConfig) else None
+    factorial = FactorialStrategy(config, past) if isinstance(config.strategy, strategies.FactorialConfig) else None
     strategy: Strategy = factorial or OptunaStrategy(config, past)
     if factorial is not None:
         describe_size(config, factorial.remaining, display)
@@ -280,7 +280,7 @@ def _count_missing(config: StudyConfig, done: list[RecordedRun]) -> int:
     missing = 0
     for name in config.architectures:
         numbers = {run.number for run in done if run.architecture == name}
-        if isinstance(config.strategy, schema.FactorialConfig):
+        if isinstance(config.strategy, strategies.FactorialConfig):
             numbers = {number for number in numbers if number < config.trials_of(name)}
         missing += max(0, config.trials_of(name) - len(numbers))
     return missing

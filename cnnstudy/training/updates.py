@@ -55,9 +55,8 @@ class Update:
     ) -> None:
         layers = (network.training if kind.auxiliary else network.logits).layers
         head = [layer for layer in layers if layer.name.startswith((HEAD, AUXILIARY))]
-        backbone = [
-            layer for layer in weights.backbone_layers(network.logits) if transfer.is_trained_in(layer, kind.backbone)
-        ]
+        carried_over = weights.backbone_layers(network.logits)
+        backbone = [layer for layer in carried_over if transfer.is_trained_in(layer, kind.backbone)]
         self._groups = [
             (
                 [variable for layer in group for variable in layer.trainable_variables],
@@ -82,9 +81,8 @@ class Update:
         self._changes_started, self._changes_completed = (
             tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2)
         )
-        self._measured = tf.Variable(
-            tf.zeros((MAX_UPDATES_PER_CALL, 3)), trainable=False
-        )  # one row per update of a call
+        # one row per update of a call
+        self._measured = tf.Variable(tf.zeros((MAX_UPDATES_PER_CALL, 3)), trainable=False)
         inputs = graph.signature(kind.cut, views=1 if kind.cut is None else len(VIEWS[kind.augmentation]))
         batch = [inputs, tf.TensorSpec((None,), tf.int64)]
         gradients = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self._trained]

@@ -12,7 +12,8 @@ from mistakes import check_mistake, complaint, written
 from cnnstudy.config import load
 from cnnstudy.config.factors import Choices, Range
 from cnnstudy.config.load import load_study
-from cnnstudy.config.schema import Budget, Confirm, SearchConfig, StudyConfig
+from cnnstudy.config.schema import Budget, Confirm, StudyConfig
+from cnnstudy.config.strategies import SearchConfig
 
 STUDY = """\
 name: probe

@@ -11,7 +11,8 @@ import pytest
 from mistakes import check_mistake, complaint, written
 
 from cnnstudy.config.load import load_study
-from cnnstudy.config.schema import STRATEGY_KINDS, FactorialConfig, SearchConfig, StudyConfig
+from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.strategies import STRATEGY_KINDS, FactorialConfig, SearchConfig
 
 STUDY = """\
 name: probe

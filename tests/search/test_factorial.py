@@ -78,7 +78,8 @@ def test_cells_are_complete_allowed_and_distinct(design: str) -> None:
         for cell in cells:
             so_far: dict[str, Level] = {}
             for factor in FACTORS.values():
-                assert (factor.name in cell) is factor.active(so_far, network.has_auxiliary_heads)
+                named = not factor.optional or factor.name in given
+                assert (factor.name in cell) is (named and factor.active(so_far, network.has_auxiliary_heads))
                 if factor.name in cell:
                     so_far[factor.name] = cell[factor.name]
                     assert type(cell[factor.name]) is factor.kind

@@ -1,0 +1,129 @@
+"""The keys of `strategy` in a study file: a search, which finds the best, or a factorial, which explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from cnnstudy.config.factors import (
+    Choices,
+    format_given,
+    parse_levels,
+)
+from cnnstudy.records import Level
+from cnnstudy.system.validation import StrictModel, Whole, problem, restate_problem, validation_error
+
+
+def _parse_start_levels(given: Any) -> Any:
+    """Return the levels of one trial, each of its factor's type."""
+    if not isinstance(given, Mapping):
+        raise ValueError("must hold factors, each with one level, as in {transfer: scratch}.")
+    parsed, problems = {}, []
+    for name, level in given.items():
+        try:
+            if isinstance(level, list | Mapping):
+                raise ValueError("must be one level here, not several.")
+            levels = parse_levels(str(name), level)
+            assert isinstance(levels, Choices)
+            parsed[str(name)] = levels.values[0]
+        except ValueError as error:
+            problems.append(problem((name,), str(error)))
+    if problems:
+        raise validation_error("start_with", problems)
+    return parsed
+
+
+StartLevels = Annotated[dict[str, Level], BeforeValidator(_parse_start_levels)]
+
+
+def count_startup_trials(given: int | None, trials: int) -> int:
+    """Return how many of a network's trials run before TPE or the median pruner decide.
+
+    Args:
+        given: `strategy.startup_trials`.
+    """
+    return given or min(10, max(2, trials // 3))
+
+
+class SearchConfig(StrictModel):
+    """A search: Optuna samples trials, and may prune them, to find the best combination."""
+
+    kind: Literal["search"] = "search"
+    sampler: Literal["tpe", "random", "qmc", "grid"] = "tpe"
+    pruner: Literal["hyperband", "median", "none"] = "none"
+    startup_trials: Whole | None = Field(
+        None, ge=1, description="trials of each network before TPE or the median pruner decide"
+    )
+    start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
+
+
+class FactorialConfig(StrictModel):
+    """A factorial: balanced cells, each run with the same seeds, to estimate effects."""
+
+    kind: Literal["factorial"] = "factorial"
+    design: Literal["full", "fractional", "qmc"] = "full"
+    seeds: Whole = Field(5, ge=1, le=1000, description="blocks: each runs every cell once, with a seed of its own")
+    fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: run about one in this many cells")
+    cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
+    tune: tuple[str, ...] = Field(
+        (), description="factors, such as learning_rate, that take their best level in each cell"
+    )
+
+    @model_validator(mode="after")
+    def _check_design_keys(self) -> FactorialConfig:
+        needed = {"fractional": "fraction", "qmc": "cells"}.get(self.design)
+        problems = []
+        for key, design in (("fraction", "fractional"), ("cells", "qmc")):
+            given = getattr(self, key) is not None
+            if given and key != needed:
+                problems.append(problem((key,), f"belongs to design {design}, not to {self.design}; remove it."))
+            elif key == needed and not given:
+                problems.append(problem((key,), f"is missing; design {design} needs it."))
+        if problems:
+            raise validation_error("strategy", problems)
+        return self
+
+
+STRATEGY_KINDS: dict[str, type[SearchConfig] | type[FactorialConfig]] = {
+    "search": SearchConfig,
+    "factorial": FactorialConfig,
+}
+
+
+def parse_strategy(given: Any) -> Any:
+    """Return the strategy that `kind` names; without it a search."""
+    if isinstance(given, SearchConfig | FactorialConfig):
+        return given
+    kind = given.get("kind", "search") if isinstance(given, Mapping) else "search"
+    if not isinstance(kind, str) or kind not in STRATEGY_KINDS:
+        text = f"must be 'search' (finds the best) or 'factorial' (explains), not {format_given(kind)}."
+        raise validation_error("strategy", [problem(("kind",), text)])
+    try:
+        return STRATEGY_KINDS[kind].model_validate(given)
+    except ValidationError as error:
+        raise validation_error("strategy", [_name_other_kind(kind, details) for details in error.errors()]) from None
+
+
+def _name_other_kind(kind: str, details: Any) -> InitErrorDetails:
+    """Return the problem; if its key belongs to another kind of strategy, say so."""
+    key, keys = details["loc"], STRATEGY_KINDS[kind].model_fields
+    other = (
+        next((name for name, model in STRATEGY_KINDS.items() if key[0] in model.model_fields), None)
+        if len(key) == 1
+        else None
+    )
+    if other is None or key[0] in keys:
+        return restate_problem(details)
+    default = " (the default)" if kind == "search" else ""
+    return problem(key, f"belongs to kind {other}; this is kind {kind}{default}. The keys here are {', '.join(keys)}.")
+
+
+AnyStrategy = Annotated[SearchConfig | FactorialConfig, Field(discriminator="kind"), BeforeValidator(parse_strategy)]
