@@ -262,14 +262,16 @@ def test_levels_are_complete_allowed_and_only_where_they_are_active(sampler: str
         network, levels = architectures.find(proposal.architecture), proposal.levels
         so_far: dict[str, Level] = {}
         for factor in FACTORS.values():
-            assert (factor.name in levels) is factor.active(so_far, network.has_auxiliary_heads)
+            named = not factor.optional or factor.name in config.factors_of(proposal.architecture)
+            assert (factor.name in levels) is (named and factor.active(so_far, network.has_auxiliary_heads))
             if factor.name in levels:
                 so_far[factor.name] = levels[factor.name]
                 assert type(levels[factor.name]) is factor.kind
                 given = config.factors_of(proposal.architecture).get(factor.name)
                 assert given is None or is_one_of(levels[factor.name], given), (factor.name, levels)
-            kinds["with" if factor.name in levels else "without"].add(factor.name)
-    assert kinds["with"] == set(FACTORS), "every factor was active somewhere"
+            if named:
+                kinds["with" if factor.name in levels else "without"].add(factor.name)
+    assert kinds["with"] == {name for name, factor in FACTORS.items() if not factor.optional}, "every factor was active somewhere"
     assert kinds["without"] == {
         "backbone_learning_rate_multiplier",
         "auxiliary_weight",
