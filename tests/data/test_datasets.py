@@ -18,7 +18,7 @@ from cnnstudy.data.images import load_for_training, prepare_images
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.records import Split
-from cnnstudy.training.test_split import test_indices
+from cnnstudy.training import test_split
 
 from .samples import MAKERS
 
@@ -98,7 +98,7 @@ def test_splits_are_disjoint_stratified_and_need_no_order(options: DataOptions) 
 
     def split(order: list[int]) -> dict[str, list[list[str]]]:
         keys, labels = [source.images[i].key for i in order], [source.images[i].label for i in order]
-        held_out = test_indices(keys, labels, SPLIT)
+        held_out = test_split.test_indices(keys, labels, SPLIT)
         by_label = [[i for i in held_out if labels[i] == label] for label in range(len(source.classes))]
         return {
             part: [sorted(keys[i] for i in members) for members in by_class]

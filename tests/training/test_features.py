@@ -18,10 +18,9 @@ from cnnstudy.architectures import build_network, find, names
 from cnnstudy.data.images import load_for_training
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.system import cache
-from cnnstudy.training import devices, features, transfer, trial, weights
+from cnnstudy.training import devices, features, test_split, transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
-from cnnstudy.training.test_split import test_indices
 
 from .tries import shared_networks
 
@@ -239,7 +238,7 @@ def test_no_test_image_is_looked_at(frozen: TrialSpec, monkeypatch: pytest.Monke
     source, _ = source_of(frozen)
     folder = Path(frozen.images.folder)
     entry = json.loads((folder / "index.json").read_text())
-    test = test_indices(entry["keys"], entry["labels"], frozen.split)
+    test = test_split.test_indices(entry["keys"], entry["labels"], frozen.split)
     images = np.load(folder / "images.npy")
     assert source.features is not None
     assert len(seen) == len(source.features.places) == 75
