@@ -16,7 +16,7 @@ import tensorflow as tf
 from cnnstudy.architectures import Network, dropout_factor
 from cnnstudy.records import Level
 from cnnstudy.training import devices
-from cnnstudy.training.keras_internals import random_state
+from cnnstudy.training.keras_internals import call_arguments, random_state
 
 
 class Graph:
@@ -80,14 +80,17 @@ class Graph:
             return self._drop_out(operation, inputs[0]) if training else inputs[0]
         if type(operation) is keras.layers.Dense and training:
             return apply_dense(operation, inputs[0])
-        arguments = inputs if isinstance(operation.input, list) else inputs[0]
+        arguments, named = call_arguments(operation, inputs)
         if _takes_training(operation):
-            return operation(arguments, training=training)
-        return operation(arguments)
+            named = {**named, "training": training}
+        return operation(*arguments, **named)
 
     def _drop_out(self, layer: keras.layers.Dropout, x: tf.Tensor) -> tf.Tensor:
         """Apply dropout with the same random numbers as the layer. At a rate of 0 numbers are drawn as well."""
-        noise = keras.random.uniform(tf.shape(x), seed=layer.seed_generator)
+        shape = tf.shape(x)
+        if layer.noise_shape is not None:  # as where whole branches are dropped; None stands for the size of x
+            shape = tf.stack([shape[axis] if size is None else size for axis, size in enumerate(layer.noise_shape)])
+        noise = keras.random.uniform(shape, seed=layer.seed_generator)
         kept = noise >= self._rates[layer.name]
         return tf.where(kept, x * tf.cast(self._scales[layer.name], x.dtype), tf.zeros((), x.dtype))
 

@@ -18,6 +18,7 @@ import functools
 import inspect
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -72,6 +73,15 @@ def random_state(layer: keras.layers.Layer) -> keras.Variable | None:
     """Return the state [2] int64 of a layer's random stream, initially [seed, 0]; None if it has no random stream."""
     generators = (getattr(layer, name, None) for name in ("seed_generator", "generator"))
     return next((one.state for one in generators if isinstance(one, keras.random.SeedGenerator)), None)
+
+
+def call_arguments(operation: keras.Operation, inputs: list[tf.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that the network calls the operation with, `inputs` in the place of its input tensors.
+
+    Such as the constant in `x / 127.5`, which `operation.input` does not list.
+    """
+    node = operation._inbound_nodes[0]
+    return node.arguments.fill_in({id(one): value for one, value in zip(node.input_tensors, inputs, strict=True)})
 
 
 def draw_flips(layer: keras.layers.RandomFlip, images: tf.Tensor) -> tf.Tensor:
@@ -156,6 +166,12 @@ def _models_have_operations() -> bool:
     return first.output is inputs and last.input is inputs and last.output is outputs
 
 
+def _operations_keep_their_arguments() -> bool:
+    operation = keras.Model(x := keras.Input((2,), name="checked_input"), x - 3.0).operations[-1]
+    arguments, named = call_arguments(operation, [tf.constant(5.0)])
+    return [*map(float, (*arguments, *named.values()))] == [5.0, 3.0]
+
+
 def _precision_can_be_set() -> bool:
     layer = keras.layers.Dense(1, name="checked")
     layer.dtype_policy = keras.dtype_policies.DTypePolicy("mixed_float16")
@@ -169,5 +185,6 @@ ATTRIBUTES: dict[str, Callable[[], bool]] = {
     "seed_generator.state of keras.layers.Dropout, generator.state of random layers": _random_layers_have_states,
     'get_random_transformation(...)["flips"] of keras.layers.RandomFlip': _flips_can_be_drawn,
     "keras.Model.operations, keras.Operation.input and .output": _models_have_operations,
+    "keras.Operation._inbound_nodes, input_tensors and arguments.fill_in of a node": _operations_keep_their_arguments,
     "keras.layers.Layer.dtype_policy (set while a graph is traced)": _precision_can_be_set,
 }

@@ -123,6 +123,15 @@ def test_each_weight_is_backbone_head_or_auxiliary(name: str, build: Callable[..
     assert network.training.output_names[0].startswith(HEAD)
 
 
+def test_each_layer_is_called_once(name: str, build: Callable[..., Network]) -> None:
+    """Training runs a network by the names of its operations, so each must have one output."""
+    operations = build(name, minimum(name)).training.operations
+    outputs = {id(operation.output) for operation in operations}
+    for operation in operations[1:]:
+        inputs = operation.input if isinstance(operation.input, list) else [operation.input]
+        assert {id(tensor) for tensor in inputs} <= outputs, f"an input of {operation.name} is a layer's second output"
+
+
 def test_cut_points_name_stages_of_the_backbone(name: str, build: Callable[..., Network]) -> None:
     network = build(name, minimum(name))
     backbone = [layer.name for layer in weights.backbone_layers(network.logits)]
