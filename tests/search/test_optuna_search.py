@@ -271,7 +271,9 @@ def test_levels_are_complete_allowed_and_only_where_they_are_active(sampler: str
                 assert given is None or is_one_of(levels[factor.name], given), (factor.name, levels)
             if named:
                 kinds["with" if factor.name in levels else "without"].add(factor.name)
-    assert kinds["with"] == {name for name, factor in FACTORS.items() if not factor.optional}, "every factor was active somewhere"
+    assert kinds["with"] == {name for name, factor in FACTORS.items() if not factor.optional}, (
+        "every factor was active somewhere"
+    )
     assert kinds["without"] == {
         "backbone_learning_rate_multiplier",
         "auxiliary_weight",
