@@ -43,7 +43,7 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as name:
         folder = (given.results or (Path(name) if given.quick else HERE)).absolute()
-        for script in [one for one in SCRIPTS if one in given.with_condition]:
+        for script in [one for one in SCRIPTS if one in given.only]:
             print(f"== {script}", flush=True)
             started = time.perf_counter()
             more = ["--quick"] if given.quick else []

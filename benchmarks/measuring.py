@@ -9,8 +9,9 @@ from cnnstudy import architectures
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.data.datasets import find as find_data
 from cnnstudy.data.images import prepare_images
-from cnnstudy.execution.local import WORKER_ENVIRONMENT, cores
+from cnnstudy.execution.local import WORKER_ENVIRONMENT
 from cnnstudy.records import EpochRecord, Optimizer, PreparedImages, Rule, Split, TrialSpec
+from cnnstudy.system.processes import count_cores
 
 SPLIT = Split(0.2, 0.15, 0)
 
@@ -60,5 +61,5 @@ def start_tensorflow() -> None:
     os.environ.update(WORKER_ENVIRONMENT)
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(cores())
-    tf.config.threading.set_inter_op_parallelism_threads(min(2, cores()))
+    tf.config.threading.set_intra_op_parallelism_threads(count_cores())
+    tf.config.threading.set_inter_op_parallelism_threads(min(2, count_cores()))

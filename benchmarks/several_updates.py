@@ -35,9 +35,9 @@ def measure(network: str, images_per_class: int, rounds: int) -> dict[str, list[
         network, digits(images_per_class, SIZE), 1 + rounds, transfer="frozen", batch_size=BATCH, auxiliary_weight=0.0
     )
     networks, seconds, metrics = CompiledNetworks(), dict[str, list[float]](), dict[str, Any]()
-    at_once = trainer.AT_ONCE
+    at_once = trainer.MAX_UPDATES_PER_CALL
     for side, most in (("warm", at_once), ("ours", at_once), ("theirs", 1)):
-        trainer.AT_ONCE = most
+        trainer.MAX_UPDATES_PER_CALL = most
         records: list[EpochRecord] = []
         with tempfile.TemporaryDirectory() as folder:
             trial.run_trial(spec, Path(folder) / "trial", lambda record, of=records: not of.append(record), networks)

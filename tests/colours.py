@@ -17,7 +17,7 @@ from cnnstudy.data.datasets import find
 from cnnstudy.data.images import prepare_images
 from cnnstudy.data.splits import split_indices
 from cnnstudy.records import PreparedImages, Split
-from cnnstudy.training.test_split import test_indices
+from cnnstudy.training.test_split import list_test_indices
 
 if TYPE_CHECKING:
     import keras
@@ -33,7 +33,7 @@ LABELS = [CLASSES.index(key.split("/")[0]) for key in KEYS]
 def keys_in(part: str, name: str, block: int | None = None) -> list[str]:
     """The keys of a class in train, validation or test."""
     if part == "test":
-        return [KEYS[i] for i in test_indices(KEYS, LABELS, SPLIT) if LABELS[i] == CLASSES.index(name)]
+        return [KEYS[i] for i in list_test_indices(KEYS, LABELS, SPLIT) if LABELS[i] == CLASSES.index(name)]
     return [KEYS[i] for i in split_indices(KEYS, LABELS, SPLIT, block)[part][CLASSES.index(name)]]
 
 

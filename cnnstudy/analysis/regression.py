@@ -222,7 +222,7 @@ def estimate_over_all_trials(
         weights = np.array([row for row, is_estimable in zip(rows, estimable, strict=True) if is_estimable])
         with np.errstate(divide="ignore", invalid="ignore"):  # trials without noise
             test = fitted.t_test(weights @ right[independent].T / sizes[independent])
-            tests[estimable] = np.column_stack([test.find_effect, test.conf_int(), test.pvalue])
+            tests[estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
         break
     return tests
 

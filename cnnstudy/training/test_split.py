@@ -16,7 +16,7 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 
 
-def test_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
+def list_test_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
     """Return the indices of the test images of all classes, in ascending order."""
     by_class = rank_for_split(keys, labels, split)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
@@ -30,7 +30,7 @@ def load_test_images(images: PreparedImages, split: Split) -> Images:
     """
     decoded = open_decoded(images)
     usable = decoded.usable
-    chosen = test_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
+    chosen = list_test_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
     rows = usable[chosen]
     return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 

@@ -98,7 +98,7 @@ def test_splits_are_disjoint_stratified_and_need_no_order(options: DataOptions) 
 
     def split(order: list[int]) -> dict[str, list[list[str]]]:
         keys, labels = [source.images[i].key for i in order], [source.images[i].label for i in order]
-        held_out = test_split.test_indices(keys, labels, SPLIT)
+        held_out = test_split.list_test_indices(keys, labels, SPLIT)
         by_label = [[i for i in held_out if labels[i] == label] for label in range(len(source.classes))]
         return {
             part: [sorted(keys[i] for i in members) for members in by_class]

@@ -373,7 +373,7 @@ def test_each_worker_takes_a_card(
     cards: list[str], workers: int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("cnnstudy.execution.local.gpus", lambda: cards)
+    monkeypatch.setattr("cnnstudy.execution.local.list_gpus", lambda: cards)
     with contextlib.closing(LocalExecutor(workers, tmp_path, ("-c", SAYS_ITS_CARD))) as executor:
         assert cards_of(executor, workers) == expected
 
@@ -382,7 +382,7 @@ def test_each_worker_takes_a_card(
 def test_a_worker_whose_gpu_may_be_broken_is_replaced(
     cards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnnstudy.execution.local.gpus", lambda: cards)
+    monkeypatch.setattr("cnnstudy.execution.local.list_gpus", lambda: cards)
     with contextlib.closing(LocalExecutor(1, tmp_path, ("-c", SAYS_ITS_CARD))) as executor:
         cards_of(executor, 1)
         (worker,) = pids(executor)

@@ -91,7 +91,7 @@ def test_a_file_that_was_changed_is_refused(trained: Trained, tmp_path: Path, gi
             find(given, trained, tmp_path)
     finally:
         file.write_bytes(whole)
-    for part in (str(file), expected, hashlib.sha256(changed).hexdigest(), "restore it from a copy"):
+    for part in (str(file), expected, hashlib.sha256(changed).hexdigest(), "restore it from a backup"):
         assert part in str(caught.value)
     assert find(given, trained, tmp_path).file == file
 
@@ -119,7 +119,9 @@ def test_another_model_of_the_same_run_is_not_held_against_its_hash(
     tracker._client.create_registered_model("own")
     tracker._client.create_model_version("own", str(folder), run_id)
     assert find_model("models:/own/1", tracker.uri, tmp_path).file == folder / "data" / "model.keras"
-    with pytest.raises(ModelError, match=f"the model of fake/alexnet-000: its SHA-256 is .*{'0' * 64} was recorded"):
+    with pytest.raises(
+        ModelError, match=f"the recorded model of fake/alexnet-000: its SHA-256 is .*{'0' * 64} was recorded"
+    ):
         find_model("fake/alexnet-000", tracker.uri, tmp_path)
 
 

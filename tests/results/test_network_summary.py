@@ -214,7 +214,7 @@ def test_a_terminal_of_80_shows_each_row_whole(name: str, build: Callable[..., N
 def test_nothing_is_cut_on_a_narrow_terminal_or_in_a_pipe(tmp_path: Path) -> None:
     assert "…" not in as_printed("alexnet", tmp_path, width=50, terminal=True)
     piped = as_printed("alexnet", tmp_path, width=20, terminal=False)
-    assert "conv1            conv 11x11/4 55x55x48     17,472    52.7   11 backbone" in piped
+    assert "conv1            conv 11x11/4 55x55x48     17,472    52.7    11 backbone" in piped
     for fact in ("14,591,685", "295.5 M", "309.2 M", "64 x 64 pixels", "RGB / 255", "Krizhevsky et al. 2012"):
         assert fact in piped
 

@@ -14,11 +14,11 @@ from pictures import leave_out_pictures
 from rich.console import Console
 
 from cnnstudy.analysis.comparison import CONFIRMED, UNCONFIRMED, Comparison
+from cnnstudy.analysis.confirmation import RECORD_PATH
 from cnnstudy.errors import InputError, TrackingError, UnknownNameError
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult, TrialSpec
 from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
-from cnnstudy.study.confirmation import RECORD
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
 
@@ -62,8 +62,8 @@ def studies(tracker: Tracker, spec: TrialSpec) -> Tracker:
 
 
 def confirmed(tracker: Tracker, name: str, folder: Path, text: str) -> None:
-    (folder / "out" / RECORD).parent.mkdir(parents=True, exist_ok=True)
-    (folder / "out" / RECORD).write_text(text, encoding="utf-8")
+    (folder / "out" / RECORD_PATH).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "out" / RECORD_PATH).write_text(text, encoding="utf-8")
     tracker.log_files(tracker.study(name).run_id, folder / "out")
 
 

@@ -196,7 +196,7 @@ def test_a_second_opening_is_refused_unless_it_is_asked_for(desk: Desk) -> None:
     assert desk.opened == 1
     assert third.test is not None
     assert (third.test.openings, len(third.test.runs)) == (2, 3)
-    assert any("opening 2 of this study's test split" in line for line in confirmation_sentences(third))
+    assert any("evaluation 2 of this study's test split" in line for line in confirmation_sentences(third))
 
 
 def test_an_opening_that_was_cut_off_is_finished_and_counts_once(desk: Desk) -> None:

@@ -94,7 +94,7 @@ def test_a_worker_imports_nothing_that_only_keras_asks_for() -> None:
         "import queue, sys\n"
         "from cnnstudy.execution.worker import Worker\n"
         "from cnnstudy.system.imports import NOT_FOR_TENSORFLOW\n"
-        "Worker(sys.stdout, queue.Queue(), threads=1, deterministic=False).get_ready()\n"
+        "Worker(sys.stdout, queue.Queue(), threads=1, deterministic=False).warm_up()\n"
         "assert 'cnnstudy.training.trial' in sys.modules\n"
         "print('LOADED', sorted({*NOT_FOR_TENSORFLOW, 'mlflow'} & set(sys.modules)))\n"
         "import pandas, keras\n"

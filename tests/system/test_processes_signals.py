@@ -71,7 +71,7 @@ def test_two_signals_at_once_are_one() -> None:
 LEAVE = """
 import os, signal
 from cnnstudy.system import processes
-processes.SAME = 0.0
+processes.SAME_INTERRUPT_SECONDS = 0.0
 with processes.terminate_as_interrupt(leave_at_once=True):
     try:
         os.kill(os.getpid(), signal.SIGINT)

@@ -20,10 +20,10 @@ import pytest
 from faulty_store import BRIEF, ONE, Desk, is_clean
 
 import cnnstudy
+from cnnstudy.analysis.confirmation import RECORD_PATH
 from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, TrackingError, TrackingUnavailableError
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.names import Tag
-from cnnstudy.study.confirmation import RECORD
 from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import Process, this_process
 from cnnstudy.tracking import entities, spool
@@ -308,7 +308,7 @@ def test_a_store_that_breaks_while_a_champion_is_confirmed(desk: Own, own_places
     assert outcome.confirmed is not None
     assert outcome.confirmed.test is not None
     assert len(desk.runs("confirm")) == 4
-    assert desk.client.client.download_artifacts(desk.runs("study")[0].run_id, RECORD)
+    assert desk.client.client.download_artifacts(desk.runs("study")[0].run_id, RECORD_PATH)
     assert is_clean(own_places)
 
 

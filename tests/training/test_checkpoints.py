@@ -129,7 +129,7 @@ def test_other_trials_find_none(make_spec: MakeSpec, monkeypatch: pytest.MonkeyP
     assert checkpoints.checkpoint_address(
         dataclasses.replace(spec, checkpoints="sparing")
     ) == checkpoints.checkpoint_address(spec)
-    monkeypatch.setattr(code_version, "versions", lambda: {"tensorflow": "0.0.0"})
+    monkeypatch.setattr(code_version, "training_versions", lambda: {"tensorflow": "0.0.0"})
     assert checkpoints.checkpoint_address(spec) not in addresses
 
 
@@ -184,7 +184,7 @@ def pickled(path: Path) -> None:
         (flip_a_bit, "can't be read (BadZipFile"),
         (lambda path: path.write_bytes(b""), "can't be read"),
         (pickled, "can't be read"),
-        (without_an_array, "does not fit"),
+        (without_an_array, "does not match"),
     ],
     ids=["cut off", "a bit flipped", "empty", "pickled", "an array short"],
 )
@@ -298,7 +298,7 @@ def test_when_one_is_due(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -
     def write(*given: Any) -> None:
         clock.now += 10
 
-    monkeypatch.setattr(checkpoints, "_write", write)
+    monkeypatch.setattr(checkpoints, "_write_entry", write)
     for seconds in (59, 1, 100, 99, 1):
         clock.now += seconds
         due.append(kept.is_due)
@@ -311,7 +311,7 @@ def test_when_one_is_due(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_short_trials_write_none(make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "_variables", lambda *given: pytest.fail("looked at"))
+    monkeypatch.setattr(phases, "_changing_variables", lambda *given: pytest.fail("looked at"))
     assert tried(make_spec(epochs=2, checkpoints="sparing"), tmp_path).trained == [1, 2]
 
 

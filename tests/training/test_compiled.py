@@ -145,7 +145,7 @@ def test_what_is_compiled_serves_every_rate_and_batch(
     assert [function.experimental_get_tracing_count() for function in functions] == [1, 1]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("NETWORKS", 1), ("BYTES", 1)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_NETWORKS", 1), ("MAX_BYTES", 1)])
 def test_only_so_much_is_kept(
     limit: str, value: int, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

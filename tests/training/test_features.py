@@ -238,7 +238,7 @@ def test_no_test_image_is_looked_at(frozen: TrialSpec, monkeypatch: pytest.Monke
     source, _ = source_of(frozen)
     folder = Path(frozen.images.folder)
     entry = json.loads((folder / "index.json").read_text())
-    test = test_split.test_indices(entry["keys"], entry["labels"], frozen.split)
+    test = test_split.list_test_indices(entry["keys"], entry["labels"], frozen.split)
     images = np.load(folder / "images.npy")
     assert source.features is not None
     assert len(seen) == len(source.features.places) == 75

@@ -252,7 +252,7 @@ def test_trials_that_differ_have_other_addresses(make: MakeSpec, monkeypatch: py
     found += [address(spec, [dataclasses.replace(head, **change), PHASES[1]]) for change in ({"epochs": 3},)]
     found += [address(spec, [dataclasses.replace(head, backbone=("conv5",)), PHASES[1]])]
     found += [address(spec, begun_with="other weights"), address(spec, device="another")]
-    monkeypatch.setattr(code_version, "versions", lambda: {"tensorflow": "0.0.0"})
+    monkeypatch.setattr(code_version, "training_versions", lambda: {"tensorflow": "0.0.0"})
     found.append(address(spec))
     assert len(set(found)) == len(found)
 

@@ -31,12 +31,12 @@ def users_of(pattern: str) -> set[str]:
 
 def test_only_confirm_asks_for_the_test_split() -> None:
     """One module computes which images it has, one function of the worker calls that, one job leads there."""
-    assert users_of(r"\b(held_out_indices|load_test)\(") == {"training/test_split.py"}
-    assert users_of(r"import held_out\b|training\.held_out\b") == {"execution/worker.py"}
+    assert users_of(r"\b(list_test_indices|load_test_images)\(") == {"training/test_split.py"}
+    assert users_of(r"import test_split\b|training\.test_split import") == {"execution/worker.py"}
     assert users_of(r"\"open_test\"") == {"execution/__init__.py", "execution/worker.py", "study/confirmation.py"}
-    assert users_of(r"import opening|cnnstudy\.opening") == {"study/confirmation.py"}
+    assert users_of(r"[^_]\bopen_test\(") == {"study/confirmation.py"}
     assert users_of(r"\bconfirm\(\s*resources") == {"study/confirmation.py", "study/run.py"}
-    assert users_of(r"held_out_count|ranked_by") == {
+    assert users_of(r"count_held_out|rank_for_split") == {
         "training/test_split.py",
         "data/images.py",  # how many they are
         "data/splits.py",  # to leave them out

@@ -103,7 +103,7 @@ def test_without_a_champion_it_says_why_not(tmp_path: Path) -> None:
         one["standing"] = "failed"
     example.texts["study-run", "confirm/confirm.json"] = json.dumps(data)
     _, reader = whole(example, tmp_path)
-    assert "No champion: of 3 candidates 3 failed with a seed or more." in reader.sections["confirmed"]
+    assert "No champion: of 3 candidates, 3 failed with at least one seed." in reader.sections["confirmed"]
     assert "Why this trial" not in reader.sections["confirmed"]
     assert "champion’s model" not in reader.sections["confirmed"]
 
