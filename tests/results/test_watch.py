@@ -255,7 +255,7 @@ def test_a_server_that_is_away_for_a_while(elsewhere: Elsewhere) -> None:
 
 def test_a_server_that_does_not_answer_at_the_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:1 failed"):
+    with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:1 failed"):
         watch_study(Tracker("http://127.0.0.1:1"), "fake", SilentDisplay())
 
 

@@ -217,7 +217,7 @@ def test_what_is_named_is_there() -> None:
     for name in (*code_version._ROOTS, code_version._BUILDER):
         package.find(name)
     with pytest.raises(LookupError, match="not in one module"):
-        package.find("WRITE_SHARE")
+        package.find("build")
 
 
 # ---- where it lies
