@@ -111,14 +111,16 @@ def test_the_command_prints_the_address_and_leaves_no_server(number: int, tmp_pa
     study = tracker.open_study("shown-study", {})
     command = [sys.executable, "-m", "cnnstudy", "ui", "shown-study", "--no-open", "--tracking-uri", tracker.uri]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        base = address.partition("/#")[0]
-        assert address == study_url(base, study.experiment_id)
-        assert process.stdout.readline().startswith("Ctrl-C")
-        with urllib.request.urlopen(f"{base}/health") as answer:
-            assert answer.status == 200
-        process.send_signal(number)
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            base = address.partition("/#")[0]
+            assert address == study_url(base, study.experiment_id)
+            assert process.stdout.readline() == "Press Ctrl-C to stop the server.\n"
+            with urllib.request.urlopen(f"{base}/health") as answer:
+                assert answer.status == 200
+        finally:  # or a failed assertion would wait for the server
+            process.send_signal(number)
         assert process.wait() in (0, 130)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{base}/health")
