@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from narrow import narrow_networks
 
 from cnnstudy.architectures import build_network, find
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.data.datasets import find as find_data
 from cnnstudy.data.images import prepare_images
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
+from cnnstudy.training.compiled import CompiledNetworks
+
+from . import tries
 
 SPLIT = Split(0.25, 0.25, 0)
+
+
+@pytest.fixture(scope="session")
+def narrow_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("narrow-cache")
+
+
+@pytest.fixture(scope="session")
+def narrow_compiled() -> CompiledNetworks:
+    return CompiledNetworks()
+
+
+@pytest.fixture(autouse=True)
+def _narrow(request: pytest.FixtureRequest, narrow_cache: Path, narrow_compiled: CompiledNetworks) -> Iterator[None]:
+    """Train narrow networks, with a cache of their own, except in tests marked full_width."""
+    if request.node.get_closest_marker("full_width"):
+        yield
+        return
+    with narrow_networks(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNNSTUDY_CACHE", str(narrow_cache))
+        patch.setattr(tries, "networks_of_tests", narrow_compiled)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from cnnstudy.training.features import CACHED, FULL_FORWARD, TWO_VIEWS, Source
 
 from .tries import shared_networks
 
+pytestmark = pytest.mark.full_width
+
 MakeSpec = Callable[..., TrialSpec]
 Started = tuple[CompiledNetwork, TrialSpec, transfer.Phase]
 #: How far numbers may be apart: features and logits by their largest, losses in nats.

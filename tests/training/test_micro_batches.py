@@ -20,6 +20,8 @@ from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.trainer import Trainer
 from cnnstudy.training.transfer import apply_phase, plan_phases
 
+pytestmark = pytest.mark.full_width
+
 MakeSpec = Callable[..., TrialSpec]
 #: How far weights may be apart, relative to the largest change among those of their kind; and the rounding of float32.
 TOLERANCE, ROUNDING = 1e-4, 2**-22

@@ -14,6 +14,8 @@ from cnnstudy.architectures import build_network, find
 from cnnstudy.errors import ModelError
 from cnnstudy.training import mistakes, model_package
 
+pytestmark = pytest.mark.full_width
+
 FILE = Path("some.keras")
 DICE = np.random.default_rng(0)
 KERNEL, BIAS = DICE.normal(size=(3, 4)), DICE.normal(size=4)

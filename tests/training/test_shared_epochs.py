@@ -24,6 +24,8 @@ from cnnstudy.training.trainer import DivergedError
 
 from .tries import Tried, cut, flip_a_bit, tried
 
+pytestmark = pytest.mark.full_width
+
 MakeSpec = Callable[..., TrialSpec]
 TWO_PHASES: dict[str, Any] = {"transfer": "two-phase", "head_epochs": 2, "epochs": 3}
 

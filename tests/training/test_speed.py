@@ -17,6 +17,8 @@ from cnnstudy.training import trainer as loop
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.speed import measure_speed
 
+pytestmark = pytest.mark.full_width
+
 MakeSpec = Callable[..., TrialSpec]
 
 

@@ -23,6 +23,8 @@ from cnnstudy.training.trainer import BestEpoch, DivergedError
 
 from .tries import shared_networks
 
+pytestmark = pytest.mark.full_width
+
 MakeSpec = Callable[..., TrialSpec]
 #: At AlexNet's own rate 50 images teach it nothing.
 LEARNS = 1e-4

@@ -14,6 +14,8 @@ from cnnstudy.architectures import Network, build_network, find
 from cnnstudy.errors import WeightsError
 from cnnstudy.training import model_package, weights
 
+pytestmark = pytest.mark.full_width
+
 
 def fresh(seed: int, name: str = "alexnet") -> Network:
     network = build_network(find(name), find(name).minimum_size, 5, 0.5)

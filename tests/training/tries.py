@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import zipfile
 from pathlib import Path
@@ -42,10 +41,13 @@ class Tried:
         return result, epochs, [one.epoch for one in self.told], self.weights
 
 
-@functools.cache
+#: What `shared_networks` returns; others where networks are narrow.
+networks_of_tests = CompiledNetworks()
+
+
 def shared_networks() -> CompiledNetworks:
     """Return the networks that tests share as a worker's trials do: to build and trace one takes most of a trial."""
-    return CompiledNetworks()
+    return networks_of_tests
 
 
 def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledNetworks | None = None) -> Tried:
