@@ -23,11 +23,7 @@ from cnnstudy.training.metrics import clean_metrics
 from cnnstudy.training.updates import FIRST_SCALE, LossScale, UpdateKind, use_precision
 
 MakeSpec = Callable[..., TrialSpec]
-HALVES = {  # what differs between the halves is no network's
-    "alexnet": ("mixed_float16", "mixed_bfloat16"),
-    "vgg16": ("mixed_float16",),
-    "googlenet": ("mixed_float16",),
-}
+HALVES = ("mixed_float16", "mixed_bfloat16")
 #: How far losses (nats) may be from those of float32 after two epochs.
 LOSSES = {"mixed_float16": 0.03, "mixed_bfloat16": 0.03}
 
@@ -51,7 +47,8 @@ def test_a_trial_in_half_precision_is_close_to_one_in_float32(name: str, make_sp
     spec = make_spec(name, batch_size=16, learning_rate=1e-4)
     networks = CompiledNetworks()
     alone, last = run(spec, tmp_path / "alone")
-    for precision in HALVES[name]:
+    # what differs between the halves is no network's: one has both
+    for precision in HALVES if name == "alexnet" else HALVES[:1]:
         half, record = run(dataclasses.replace(spec, precision=precision), tmp_path / precision, networks)
         assert half.verdict == alone.verdict
         for metric in ("train/loss", "val/loss", "running/loss"):
