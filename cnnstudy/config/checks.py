@@ -255,10 +255,11 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
     yield from too_many
     if ranges or too_many:
         return
-    if sum(map(config.cells_of, config.architectures)) < 2:
+    if sum(map(config.cells_of, config.architectures)) < 2 and factorial.seeds < 2:
         yield (
-            ("factors",),
-            "none varies, and a factorial compares cells; give a factor several levels, or list several architectures.",
+            ("strategy", "seeds"),
+            "is 1, and no factor varies: this is a single trial, which shows no spread; use several seeds, give a "
+            "factor several levels, or list several architectures.",
         )
     elif config.total_trials > MAX_GRID_POINTS:
         yield (

@@ -25,7 +25,7 @@ from cnnstudy.errors import UnknownNameError
 from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric, Tag
-from cnnstudy.records import Speed, TrialSpec
+from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
@@ -87,6 +87,8 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         executor.deterministic = config.training.deterministic
         preparation = Preparation(config, executor, NullRecorder(recorded), runs, display)
         images = preparation.images(config.data, config.architectures)
+        if isinstance(strategy, FactorialStrategy):
+            report_power(config, images, runs, display)
         weights = SourceWeights("random", None)  # as fast as the real ones
         specs = [build_trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
         seconds = describe_cost(specs, runs, artifacts, executor, display)
@@ -152,6 +154,40 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
     for name, line in lines.items():
         if line:
             display.show_message(f"  {name}{': ' if name else ''}{line}")
+
+
+def report_power(
+    config: StudyConfig, images: Mapping[str, PreparedImages], recorded: Sequence[RecordedRun], display: Display
+) -> None:
+    """Report which difference in the gap a factorial can tell, for each network.
+
+    Args:
+        images: the decoded images of each network.
+        recorded: the study's runs.
+    """
+    import pandas as pd
+
+    from cnnstudy.analysis.power import describe_power
+
+    if display.silent:
+        return
+    assert isinstance(config.strategy, FactorialConfig)
+    planned, tuned = FactorialStrategy(config, []).upcoming, config.strategy.tune
+    sentences = {}
+    for name in config.architectures:
+        rows = [
+            {factor: level for factor, level in one.levels.items() if factor not in tuned} | {"seed": one.seed}
+            for one in planned
+            if one.architecture == name
+        ]
+        factors = {factor: levels for factor, levels in config.factors_of(name).items() if factor not in tuned}
+        finished = [run for run in recorded if (run.kind, run.architecture, run.state) == ("trial", name, "finished")]
+        trials = pd.DataFrame(rows).drop_duplicates()
+        sentences[name] = describe_power(trials, factors, images[name], finished)
+    shared = len(set(sentences.values())) == 1
+    for name, sentence in list(sentences.items())[: 1 if shared else None]:
+        if sentence:
+            display.show_message(f"  {'' if shared else f'{name}: '}{sentence}")
 
 
 def _count_cells(config: StudyConfig, name: str) -> str:

@@ -25,7 +25,7 @@ from cnnstudy.search.strategy import Strategy
 from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.study.driver import Driver, closing_workers
-from cnnstudy.study.estimate import describe_cost, describe_size, pop_estimate, report_estimate_error
+from cnnstudy.study.estimate import describe_cost, describe_size, pop_estimate, report_estimate_error, report_power
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
@@ -225,6 +225,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     if factorial is None:
         estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)
     else:
+        report_power(config, resources.images, resources.recorded, display)
         specs = [resources.build_spec(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.delivery.ask(lambda: recorder.tracker.artifact_location(experiment))

@@ -153,8 +153,11 @@ def test_every_key_of_a_factorial_has_at_least_two_mistakes_above() -> None:
             "strategy.fraction",
             ["one in 2 of alexnet's 4 cells leaves 2", "takes 3; use design full."],
         ),
-        (["factors={batch_size: 8}", "architectures=[alexnet]"], "factors", ["none varies", "several architectures."]),
-        (["factors={}", "architectures=[alexnet]"], "factors", ["none varies"]),
+        (
+            ["factors={batch_size: 8}", "architectures=[alexnet]", "strategy.seeds=1"],
+            "strategy.seeds",
+            ["no factor varies", "a single trial", "use several seeds"],
+        ),
         (
             ["strategy.design=fractional", "strategy.fraction=2", "factors.dropout={low: 0, high: 0.5}"],
             "factors.dropout",
@@ -182,6 +185,7 @@ def test_keys_that_do_not_go_together(tmp_path: Path, overrides: list[str], key:
         (["strategy.design=qmc", "strategy.cells=8"], 2 * 8 * 3),
         (["strategy.design=qmc", "strategy.cells=30", "factors.dropout={low: 0, high: 0.5}"], 2 * 30 * 3),
         (["factors={}"], 2 * 3),
+        (["factors={}", "architectures=[alexnet]"], 3),
         (["budget="], 2 * 8 * 3),
         (["training.early_stopping="], 2 * 8 * 3),
         # the network with one factor has nothing to leave out

@@ -1,0 +1,109 @@
+"""Which difference a factorial can tell before it runs, checked against the effects of simulated studies."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import MakeRun
+
+from cnnstudy.analysis.effects import estimate_effects
+from cnnstudy.analysis.observations import GAP
+from cnnstudy.analysis.power import describe_power, detectable_differences, trial_noise
+from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import PreparedImages, TrialSpec
+
+FACTORS: dict[str, Levels] = {
+    "batch_size": Choices((8, 64)),
+    "data_fraction": Choices((0.25, 0.5, 1.0)),
+    "dropout": Choices((0.0, 0.5)),
+}
+
+
+def planned(factors: Mapping[str, Levels], seeds: int) -> pd.DataFrame:
+    cells = list(itertools.product(*(levels.values for levels in factors.values() if isinstance(levels, Choices))))
+    return pd.DataFrame([(seed, *cell) for seed in range(seeds) for cell in cells], columns=["seed", *factors])
+
+
+@pytest.fixture
+def images(spec: TrialSpec) -> PreparedImages:
+    return dataclasses.replace(spec.images, train=(300, 300), validation=(80, 80))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_four_in_five_studies_find_that_difference(seeds: int) -> None:
+    noise = trial_noise(160, 160)
+    trials = planned(FACTORS, seeds).assign(architecture="alexnet", verdict="overfit")
+    (difference,) = [
+        one.difference for one in detectable_differences(trials, FACTORS, noise) if one.factor == "batch_size"
+    ]
+    assert difference is not None
+    random, found = np.random.default_rng(0), []
+    for _ in range(150):
+        gap = 0.2 - difference * (trials["batch_size"] == 64) + random.normal(0, noise, len(trials))
+        effects = estimate_effects(trials.assign(**{GAP: gap}), FACTORS, [GAP])
+        found.append(next(one.answer for one in effects if one.factor == "batch_size" and one.second is None))
+    assert 0.65 < found.count("lowers") / len(found) < 0.92
+    assert "raises" not in found
+
+
+def test_more_seeds_and_more_trials_at_a_level_tell_smaller_differences() -> None:
+    noise = trial_noise(160, 160)
+
+    def of(factors: Mapping[str, Levels], seeds: int) -> dict[str, float]:
+        found = detectable_differences(planned(factors, seeds), factors, noise)
+        return {one.factor: one.difference for one in found if one.difference is not None}
+
+    three, five = of(FACTORS, 3), of(FACTORS, 5)
+    assert set(three) == set(five) == set(FACTORS)
+    assert all(five[name] < three[name] for name in FACTORS)
+    assert five["batch_size"] < five["data_fraction"], "a third of the trials are at each of its levels"
+    assert of({"batch_size": Choices((8, 64))}, 5)["batch_size"] > five["batch_size"]
+
+
+def test_the_sentence_names_seeds_images_and_points(images: PreparedImages) -> None:
+    noise = trial_noise(160, 160)
+    trials = planned(FACTORS, 5)
+    points = {one.factor: one.difference for one in detectable_differences(trials, FACTORS, noise)}
+    assert points["dropout"] is not None
+    sentence = describe_power(trials, FACTORS, images, [])
+    assert sentence.startswith("power: with 5 seeds and 160 validation images, 80 % of studies find a difference")
+    assert f"dropout {100 * points['dropout']:.0f}" in sentence
+    assert sentence.endswith("(noise assumed until trials measure it)")
+
+
+@pytest.mark.parametrize(("seeds", "few"), [(1, "1 seed;"), (2, "2 seeds;")])
+def test_few_seeds_tell_nothing_from_chance(images: PreparedImages, seeds: int, few: str) -> None:
+    assert describe_power(planned(FACTORS, seeds), FACTORS, images, []) == (
+        f"power: none with {few} at least 3 can tell a difference from chance"
+    )
+
+
+def test_without_a_varied_factor_there_is_no_difference_to_tell(images: PreparedImages) -> None:
+    assert describe_power(planned({"batch_size": Choices((8,))}, 5), {}, images, []) == ""
+
+
+def test_trials_that_have_run_measure_the_noise(images: PreparedImages, make_run: MakeRun) -> None:
+    trials, random = planned(FACTORS, 3), np.random.default_rng(0)
+    runs = []
+    for number, row in enumerate(trials.to_dict("records")):
+        levels = {name: row[name] for name in FACTORS}
+        run = make_run(number, levels=levels, tags={"cnnstudy.seed": str(row["seed"])})
+        metrics = {**run.metrics, "last/gap_accuracy": float(random.normal(0.2, 0.2))}
+        runs.append(dataclasses.replace(run, metrics=metrics))
+    calm = [dataclasses.replace(run, metrics={**run.metrics, "last/gap_accuracy": 0.2}) for run in runs]
+    assumed = describe_power(trials, FACTORS, images, [])
+    noisy = describe_power(trials, FACTORS, images, runs)
+    assert noisy.endswith("(noise measured so far)")
+    assert float(noisy.split("batch size ")[1].split(",")[0]) > float(assumed.split("batch size ")[1].split(",")[0])
+    assert describe_power(trials, FACTORS, images, calm[:4]) == assumed, "one seed measures no noise"
+
+
+def test_a_fraction_that_cannot_separate_a_factor_says_so(images: PreparedImages) -> None:
+    trials = planned(FACTORS, 5)
+    mixed = trials[(trials["batch_size"] == 8) == (trials["dropout"] == 0.0)]
+    assert "none of batch size, dropout, which the design cannot separate" in describe_power(mixed, FACTORS, images, [])
