@@ -79,6 +79,11 @@ class Metric:
     VAL_LOSS = "val/loss"
     GAP_ACCURACY = "gap/accuracy"  # train minus validation
     GAP_LOSS = "gap/loss"  # validation minus train
+    TRAIN_BALANCED_ACCURACY = "train/balanced_accuracy"  # mean recall over the classes that have images
+    VAL_BALANCED_ACCURACY = "val/balanced_accuracy"
+    GAP_BALANCED_ACCURACY = "gap/balanced_accuracy"  # train minus validation
+    TRAIN_MACRO_F1 = "train/macro_f1"  # mean F1 over the classes that have images or are predicted
+    VAL_MACRO_F1 = "val/macro_f1"
     HIDDEN_GAP_ACCURACY = "gap/hidden_accuracy"  # clean train minus running
     HIDDEN_GAP_LOSS = "gap/hidden_loss"  # running minus clean train
     RUNNING_ACCURACY = "running/accuracy"  # mean over the epoch's updates, in training mode
@@ -129,6 +134,8 @@ CLEAN_METRICS = (
     *(Metric.TRAIN_ACCURACY, Metric.TRAIN_LOSS),
     *(Metric.VAL_ACCURACY, Metric.VAL_LOSS),
     *(Metric.GAP_ACCURACY, Metric.GAP_LOSS),
+    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
+    *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1),
 )
 
 

@@ -140,13 +140,13 @@ class Optimizer(Record):
 class Rule(Record):
     """How epochs and trials are ranked: by a metric, subject to the study's limits."""
 
-    metric: str = Metric.VAL_ACCURACY  # or "val/loss"
+    metric: str = Metric.VAL_ACCURACY  # or one of the other metrics of config.schema.Objective
     maximum_gap: float | None = None  # of clean accuracy, as a fraction
     minimum_accuracy: float | None = None  # on validation, as a fraction
 
     @property
     def maximize(self) -> bool:
-        return self.metric == Metric.VAL_ACCURACY
+        return self.metric != Metric.VAL_LOSS
 
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """Return by how much the clean metrics exceed each limit; 0 or less: the limit is met.

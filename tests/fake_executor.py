@@ -38,6 +38,7 @@ class FakeExecutor:
         hangs: by a job's key, how many of its attempts hang without an event, while `now` advances.
         alive: jobs that hang send signs of life.
         shared: by a trial's key, how many of its epochs are shared with another trial.
+        train: training images of each class; (): 6 of each.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class FakeExecutor:
         alive: bool = False,
         weights_digest: str = "1" * 64,
         shared: Mapping[str, int] | None = None,
+        train: tuple[int, ...] = (),
     ) -> None:
+        self.train = train
         self.shared = shared or {}
         self.weights_digest = weights_digest
         self.slots = slots
@@ -138,7 +141,11 @@ class FakeExecutor:
     def _prepare(self, job: Job) -> Work:
         yield Progress(job.key, "reading", 0, 0)
         classes = tuple(f"class {label}" for label in job.payload["options"]["classes"])
-        counts = {"train": (6,) * len(classes), "validation": (4,) * len(classes), "test": (2,) * len(classes)}
+        counts = {
+            "train": self.train or (6,) * len(classes),
+            "validation": (4,) * len(classes),
+            "test": (2,) * len(classes),
+        }
         prepared = [
             PreparedImages(job.payload["options"]["name"], str(self.folder), self.digest, size, classes, **counts)
             for size in job.payload["sizes"]
@@ -203,6 +210,7 @@ class FakeExecutor:
         train = validation + (1 - validation) * (1 - float(spec.levels["dropout"])) * epoch / spec.epochs / 2
         metrics = {"train/accuracy": train, "val/accuracy": validation, "gap/accuracy": train - validation}
         metrics |= {"train/loss": -math.log(train), "val/loss": -math.log(validation)}
+        metrics |= {f"{part}/balanced_accuracy": metrics[f"{part}/accuracy"] for part in ("train", "val", "gap")}
         return {**metrics, "gap/loss": metrics["val/loss"] - metrics["train/loss"], "optimizer/updates": 3.0 * epoch}
 
     def _write_files(self, spec: TrialSpec) -> dict[str, str]:

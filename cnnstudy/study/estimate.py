@@ -30,6 +30,7 @@ from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
+from cnnstudy.study.objective import choose_metric, keep_recorded_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import NullRecorder, Recorder
 from cnnstudy.study.resources import build_trial_spec
@@ -71,8 +72,8 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         WorkerError: the worker failed.
         TrackingError: MLflow does not answer.
     """
-    config = study.config
-    recorded, runs = _find_recorded(tracker, config.name)
+    recorded, runs = _find_recorded(tracker, study.config.name)
+    config = keep_recorded_metric(study.config, recorded, lambda: runs)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     strategy, missing = _missing_trials(config, past)
     if isinstance(strategy, FactorialStrategy):
@@ -87,6 +88,9 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         executor.deterministic = config.training.deterministic
         preparation = Preparation(config, executor, NullRecorder(recorded), runs, display)
         images = preparation.images(config.data, config.architectures)
+        config, text = choose_metric(config, next(iter(images.values())), runs)
+        if text:
+            display.show_message(text)
         weights = SourceWeights("random", None)  # as fast as the real ones
         specs = [build_trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
         seconds = describe_cost(specs, runs, artifacts, executor, display)

@@ -25,11 +25,20 @@ EQUAL_FIT = 0.9
 
 
 def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the `loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
+    """Return metrics of logits [n, classes] against labels [n]: `loss` in nats, the others in 0..1.
+
+    Balanced accuracy (Brodersen et al. 2010) is the mean recall over the classes that have images; macro-F1 the mean F1
+    over the classes that have images or are predicted, as scikit-learn has it.
+    """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    counts = np.array(confusion_matrix(logits, labels))
+    right, of_class, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    present, mentioned = of_class > 0, of_class + predicted > 0
     return {
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "balanced_accuracy": float((right[present] / of_class[present]).mean()),
+        "macro_f1": float((2 * right[mentioned] / (of_class + predicted)[mentioned]).mean()),
     }
 
 
@@ -42,6 +51,11 @@ def name_metrics(train: dict[str, float], validation: dict[str, float]) -> dict[
         Metric.VAL_ACCURACY: validation["accuracy"],
         Metric.GAP_ACCURACY: train["accuracy"] - validation["accuracy"],
         Metric.GAP_LOSS: validation["loss"] - train["loss"],
+        Metric.TRAIN_BALANCED_ACCURACY: train["balanced_accuracy"],
+        Metric.VAL_BALANCED_ACCURACY: validation["balanced_accuracy"],
+        Metric.GAP_BALANCED_ACCURACY: train["balanced_accuracy"] - validation["balanced_accuracy"],
+        Metric.TRAIN_MACRO_F1: train["macro_f1"],
+        Metric.VAL_MACRO_F1: validation["macro_f1"],
     }
 
 
