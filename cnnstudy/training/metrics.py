@@ -1,12 +1,12 @@
 """A trial's metrics: those of the network at one moment, and those of the learning curves.
 
-From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, save_correctness.
+From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, pack_correctness, save_correctness.
 From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from cnnstudy.records import EpochRecord
 RISE = 0.05
 #: The clean train accuracy at which trials are compared at equal fit.
 EQUAL_FIT = 0.9
+#: The images that are measured after every epoch.
+MEASURED_PARTS = ("probe", "validation")
 
 
 def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -84,17 +86,42 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int,
     return tuple(tuple(int(count) for count in row) for row in counts.reshape(classes, classes))
 
 
-def save_correctness(path: Path, images: TrainingImages, restored: Measurement, last: Measurement) -> None:
-    """Write which images are classified correctly to `path` (.npz), for each of the parts "probe" and "validation":
+def pack_correctness(measured: Measurement) -> dict[str, np.ndarray]:
+    """Return for each of MEASURED_PARTS which images are classified correctly, [n] packed: np.unpackbits(..., count=n)."""
+    correct = (
+        measured.train.argmax(axis=1) == measured.train_labels,
+        measured.validation.argmax(axis=1) == measured.validation_labels,
+    )
+    return {part: np.packbits(of_part) for part, of_part in zip(MEASURED_PARTS, correct, strict=True)}
+
+
+def save_correctness(
+    path: Path,
+    images: TrainingImages,
+    restored: Measurement,
+    last: Measurement,
+    by_epoch: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Write which images are classified correctly to `path` (.npz), for each of MEASURED_PARTS:
 
     `<part>_places`      [n] int64, the images' indices in the data set
+    `<part>_labels`      [n] int64, their classes; of the probe those trained on, which may be shuffled
     `<part>_restored`    correct or not with the restored weights, packed: np.unpackbits(..., count=n)
     `<part>_last`        the same with the last weights
+    `<part>_by_epoch`    [epochs, n] packed: np.unpackbits(..., axis=1, count=n); row i is after epoch i + 1
+
+    Files of earlier versions lack the labels and the epochs.
+
+    Args:
+        by_epoch: for each part, the result of `pack_correctness` after every epoch.
     """
-    arrays = {"probe_places": images.probe.places, "validation_places": images.validation.places}
-    for moment, measured in (("restored", restored), ("last", last)):
-        arrays[f"probe_{moment}"] = np.packbits(measured.train.argmax(axis=1) == measured.train_labels)
-        arrays[f"validation_{moment}"] = np.packbits(measured.validation.argmax(axis=1) == measured.validation_labels)
+    arrays: dict[str, np.ndarray] = {}
+    packed_restored, packed_last = pack_correctness(restored), pack_correctness(last)
+    for part, of_part in zip(MEASURED_PARTS, (images.probe, images.validation), strict=True):
+        arrays[f"{part}_places"] = of_part.places
+        arrays[f"{part}_labels"] = of_part.labels.astype(np.int64)
+        arrays[f"{part}_restored"], arrays[f"{part}_last"] = packed_restored[part], packed_last[part]
+        arrays[f"{part}_by_epoch"] = np.stack(by_epoch[part])
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 

@@ -18,7 +18,7 @@ from cnnstudy.training import transfer
 from cnnstudy.training.checkpoints import Checkpoint, TrialCheckpoints, TrialProgress
 from cnnstudy.training.features import Source, prepare_source
 from cnnstudy.training.keras_internals import random_state
-from cnnstudy.training.metrics import Measurement
+from cnnstudy.training.metrics import MEASURED_PARTS, Measurement
 from cnnstudy.training.shared_epochs import Place, SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, Trainer
 from cnnstudy.training.transfer import Phase
@@ -209,6 +209,7 @@ def resumable_state(
     arrays = {name: np.asarray(variable) for name, variable in variables.items()}
     if best.epoch != trainer.epoch:  # otherwise the best weights are the current ones
         arrays |= {f"best/{name}": best.weights[name] for name in _trained_names(best, variables)}
+    arrays |= {f"correct/{part}": np.stack(rows) for part, rows in trainer.correct_by_epoch.items()}
     if trainer.at_equal_updates is not None:
         arrays |= {f"equal updates/{name}": array for name, array in vars(trainer.at_equal_updates).items()}
     return arrays
@@ -233,11 +234,15 @@ def restore_state(checkpoint: Checkpoint, trainer: Trainer, best: BestEpoch, pha
     expected: dict[str, Any] = {**variables, **{f"best/{name}": best.variables[name] for name in best_names}}
     if not all(name in arrays and _has_form_of(arrays[name], variable) for name, variable in expected.items()):
         return False
+    correct = {part: arrays.get(f"correct/{part}", ()) for part in MEASURED_PARTS}
+    if any(len(rows) != reached.epoch for rows in correct.values()):
+        return False
     for name, variable in variables.items():
         variable.assign(arrays[name])
     weights = {**best.now(), **{name: arrays[f"best/{name}"] for name in best_names}}
     best.take_up(reached.best_epoch, reached.best_rank, weights)
     trainer.epoch, trainer.updates, trainer.images_seen = reached.epoch, reached.updates, reached.images_seen
+    trainer.correct_by_epoch = {part: list(rows) for part, rows in correct.items()}
     measured = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith("equal updates/")}
     trainer.at_equal_updates = Measurement(**measured) if measured else None
     return True

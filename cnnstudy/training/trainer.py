@@ -24,7 +24,7 @@ from cnnstudy.system.cache import cache_folder
 from cnnstudy.training import devices
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
-from cnnstudy.training.metrics import Measurement, clean_metrics
+from cnnstudy.training.metrics import MEASURED_PARTS, Measurement, clean_metrics, pack_correctness
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
 from cnnstudy.training.updates import MAX_UPDATES_PER_CALL
@@ -59,6 +59,8 @@ class Trainer:
         self.images_seen = 0
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
+        #: By part, the images that were right after each epoch (metrics.pack_correctness).
+        self.correct_by_epoch: dict[str, list[np.ndarray]] = {part: [] for part in MEASURED_PARTS}
         self._features: Features | None = None
         self._may_split = False  # whether some phase's batches can be split
         self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
@@ -128,6 +130,8 @@ class Trainer:
         running = self._train_on_all_batches()
         trained = time.perf_counter()
         measured = self.latest = self.measure()
+        for part, correct in pack_correctness(measured).items():
+            self.correct_by_epoch[part].append(correct)
         if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}

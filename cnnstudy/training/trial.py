@@ -222,7 +222,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         [sum(row) for row in matrix],
     )
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
-    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last)
+    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last, trainer.correct_by_epoch)
     return TrialResult(
         state=trial.state,
         best_epoch=trial.best.epoch,

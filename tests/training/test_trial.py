@@ -380,10 +380,15 @@ def test_shuffled_labels_can_only_be_memorised(make_spec: MakeSpec, tmp_path: Pa
 
 def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(epochs=5, batch_size=8)
-    result, _ = run(spec, tmp_path)
+    result, records = run(spec, tmp_path)
     images = trial.load_images(spec)
     with np.load(result.files["correctness"], allow_pickle=False) as kept:
         places = {part: kept[f"{part}_places"] for part in ("probe", "validation")}
+        by_epoch = {
+            part: np.unpackbits(kept[f"{part}_by_epoch"], axis=1, count=len(places[part])).astype(bool)
+            for part in places
+        }
+        labels = {part: kept[f"{part}_labels"] for part in places}
         right = {
             (part, moment): np.unpackbits(kept[f"{part}_{moment}"], count=len(places[part])).mean()
             for part in places
@@ -394,6 +399,12 @@ def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path)
     assert right["validation", "restored"] == result.summary["val/accuracy"]
     assert right["validation", "last"] == result.final["last/val_accuracy"]
     assert right["probe", "restored"] == result.summary["train/accuracy"]
+    for part, name in (("probe", "train"), ("validation", "val")):
+        assert np.array_equal(labels[part], getattr(images, part).labels)
+        assert by_epoch[part].mean(axis=1).tolist() == [record.metrics[f"{name}/accuracy"] for record in records]
+        recalls = [[row[labels[part] == label].mean() for label in range(5)] for row in by_epoch[part]]
+        found = [record.metrics[f"{name}/balanced_accuracy"] for record in records]
+        assert np.mean(recalls, axis=1).tolist() == pytest.approx(found)
 
 
 @pytest.mark.parametrize(("rule", "rate"), [("fixed", 0.001), ("linear", 0.0005), ("square-root", 0.001 / 2**0.5)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import trial
@@ -27,6 +28,7 @@ class Tried:
     told: list[EpochRecord]
     said: list[str]
     weights: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    correct: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def trained(self) -> list[int]:
@@ -38,7 +40,7 @@ class Tried:
         assert self.result is not None
         result = dataclasses.replace(self.result, seconds=0.0, files={}, checkpoint_note="", shared_epochs=0)
         epochs = [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.told]
-        return result, epochs, [one.epoch for one in self.told], self.weights
+        return result, epochs, [one.epoch for one in self.told], self.weights, self.correct
 
 
 #: What `shared_networks` returns; others where networks are narrow.
@@ -71,6 +73,8 @@ def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledN
         found.result = trial.run_trial(spec, folder, report, networks or shared_networks(), progress)
     except KilledError:
         return found
+    with np.load(found.result.files["correctness"], allow_pickle=False) as kept:
+        found.correct.update({name: kept[name].tobytes() for name in kept.files})
     with zipfile.ZipFile(Path(found.result.files["model"]) / "data" / "model.keras") as archive:
         file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
     file.visititems(lambda name, one: found.weights.update({name: one[()].tobytes()} if hasattr(one, "shape") else {}))
