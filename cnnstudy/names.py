@@ -72,7 +72,8 @@ class Tag:
 class Metric:
     """Metrics; losses in nats, accuracies and gaps as shares of 0..1. The UI groups them by what precedes the slash."""
 
-    # after each epoch; clean: main head, inference mode, every image once
+    # after each epoch, those of train/, val/ and gap/accuracy to macro_f1 before the first update too, as step 0;
+    # clean: main head, inference mode, every image once
     TRAIN_ACCURACY = "train/accuracy"  # clean, on the probe
     TRAIN_LOSS = "train/loss"
     VAL_ACCURACY = "val/accuracy"  # clean, on validation

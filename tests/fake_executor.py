@@ -39,6 +39,7 @@ class FakeExecutor:
         alive: jobs that hang send signs of life.
         shared: by a trial's key, how many of its epochs are shared with another trial.
         train: training images of each class; (): 6 of each.
+        measures_start: trials report epoch 0 too.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class FakeExecutor:
         weights_digest: str = "1" * 64,
         shared: Mapping[str, int] | None = None,
         train: tuple[int, ...] = (),
+        measures_start: bool = False,
     ) -> None:
         self.train = train
+        self.measures_start = measures_start
         self.shared = shared or {}
         self.weights_digest = weights_digest
         self.slots = slots
@@ -177,6 +180,11 @@ class FakeExecutor:
         shared = range(1, 1 + self.shared.get(spec.key, 0) * spec.share_epochs)
         records = [EpochRecord(epoch, self._epoch(spec, epoch), shared=True) for epoch in shared]
         records = list(found.reached.records) if found else records
+        if self.measures_start:
+            start = {
+                name: of for name, of in self._epoch(spec, 0).items() if name.startswith(("train/", "val/", "gap/"))
+            }
+            yield Epoch(job.key, EpochRecord(0, start, replayed=found is not None))
         for record in records:
             yield Epoch(job.key, replace(record, replayed=True))
         for epoch in range(1 + len(records), spec.epochs + 1):

@@ -248,8 +248,8 @@ def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, di
 def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     """Return the seconds that a trial takes at that speed, from its updates and evaluated images.
 
-    Each epoch evaluates the probe and the validation images. The end of the trial evaluates those and all training
-    images, both with the last weights and with the best.
+    Before the first update and after each epoch the probe and the validation images are evaluated. The end of the trial
+    evaluates those and all training images, both with the last weights and with the best.
     """
     used = [count_used_images(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
     probe = sum(map(min, used, spec.images.validation))
@@ -262,7 +262,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
         number * _interpolate(size, speed.batch_sizes, seconds)
         for number, seconds in zip(updates, speed.seconds_per_update, strict=True)
     )
-    evaluated = (spec.epochs + 2) * (probe + sum(spec.images.validation)) + 2 * sum(used)
+    evaluated = (spec.epochs + 3) * (probe + sum(spec.images.validation)) + 2 * sum(used)
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
 
 

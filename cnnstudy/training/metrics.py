@@ -1,6 +1,7 @@
 """A trial's metrics: those of the network at one moment, and those of the learning curves.
 
-From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, pack_correctness, save_correctness.
+From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, and which images are right:
+pack_correctness, save_correctness.
 From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
 """
 
@@ -87,7 +88,7 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int,
 
 
 def pack_correctness(measured: Measurement) -> dict[str, np.ndarray]:
-    """Return for each of MEASURED_PARTS which images are classified correctly, [n] packed: np.unpackbits(..., count=n)."""
+    """Return which images of each of MEASURED_PARTS are classified correctly, packed: np.unpackbits(..., count=n)."""
     correct = (
         measured.train.argmax(axis=1) == measured.train_labels,
         measured.validation.argmax(axis=1) == measured.validation_labels,

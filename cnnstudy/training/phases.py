@@ -23,15 +23,16 @@ from cnnstudy.training.shared_epochs import Place, SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, Trainer
 from cnnstudy.training.transfer import Phase
 
-#: Called with each epoch's record; returns False to prune the trial. Epochs trained by an earlier attempt or by another
-#: trial are reported first; what is returned for them is ignored.
+#: Called with each epoch's record, from epoch 0 on; returns False to prune the trial. Epochs trained by an earlier
+#: attempt or by another trial are reported first; what is returned for these and for epoch 0 is ignored.
 Report = Callable[[EpochRecord], bool]
 
 
 class PhaseRunner:
     """Runs the epochs of every phase of a trial.
 
-    After `run`: `records` of all epochs; `sources`, what each phase trained on; `ended_by`, as in TrialResult.
+    After `run`: `start`, epoch 0; `records` of all epochs from 1; `sources`, what each phase trained on; `ended_by`, as
+    in TrialResult.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PhaseRunner:
         computed_on: Mapping[str, str],
     ) -> None:
         self.trainer, self.best, self.phases = trainer, best, phases
+        self.start: EpochRecord | None = None
         self.records: list[EpochRecord] = []
         self.sources: list[Source] = []
         self.ended_by = "epochs"
@@ -66,11 +68,14 @@ class PhaseRunner:
 
     def _run_phases(self, report: Report, progress: Progress) -> None:
         first, done = self._resume(progress)
-        for record in self.records:
+        for record in filter(None, (self.start, *self.records)):
             report(replace(record, replayed=True))
         for index, phase in enumerate(self.phases[first:], first):
             if not done:
                 self._start_phase(phase, progress)
+            if self.trainer.epoch == 0:
+                self.start = self.trainer.measure_start()
+                report(self.start)
             self.ended_by = "epochs"
             for number in range(done + 1, phase.epochs + 1):
                 record = self.trainer.run_epoch()
@@ -128,7 +133,7 @@ class PhaseRunner:
         if reached.trained_as != self._trained_as:
             self._trained_as = ""
         self.sources[:0] = [Source(None, *source) for source in reached.sources]
-        self.records[:] = reached.records
+        self.start, self.records[:] = reached.start, reached.records
         return True
 
     def _start_phase(self, phase: Phase, progress: Progress) -> None:
@@ -186,6 +191,7 @@ class PhaseRunner:
             seconds=self._checkpoints.seconds,
             best_epoch=best.epoch,
             best_rank=best.rank,
+            start=self.start,
             records=tuple(self.records),
             sources=tuple((source.what, source.why) for source in self.sources),
             trained_as=self._trained_as,

@@ -119,6 +119,16 @@ class Trainer:
         """Whether the update budget is exhausted."""
         return self.updates == self.spec.updates
 
+    def measure_start(self) -> EpochRecord:
+        """Measure the clean metrics before the first update, as epoch 0.
+
+        Raises:
+            DivergedError: the loss is not finite with the weights that training starts from.
+        """
+        metrics = self.measure().metrics
+        self._check_is_finite(metrics)
+        return EpochRecord(0, metrics)
+
     def run_epoch(self) -> EpochRecord:
         """Train one epoch, using every training image once, then measure the clean metrics.
 
@@ -135,8 +145,7 @@ class Trainer:
         if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
-        if not math.isfinite(metrics[Metric.RUNNING_LOSS] + metrics[Metric.VAL_LOSS] + metrics[Metric.TRAIN_LOSS]):
-            raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
+        self._check_is_finite(metrics)
         # the part of the usual gap that comes from dropout, augmentation and changing weights, not from overfitting
         metrics[Metric.HIDDEN_GAP_ACCURACY] = metrics[Metric.TRAIN_ACCURACY] - metrics[Metric.RUNNING_ACCURACY]
         metrics[Metric.HIDDEN_GAP_LOSS] = metrics[Metric.RUNNING_LOSS] - metrics[Metric.TRAIN_LOSS]
@@ -150,6 +159,11 @@ class Trainer:
         """Measure the probe and the validation set with the current weights, every image once."""
         probe, validation = self.images.probe, self.images.validation
         return Measurement(self.logits(probe), probe.labels, self.logits(validation), validation.labels)
+
+    def _check_is_finite(self, metrics: Mapping[str, float]) -> None:
+        losses = [metrics.get(name, 0.0) for name in (Metric.RUNNING_LOSS, Metric.VAL_LOSS, Metric.TRAIN_LOSS)]
+        if not math.isfinite(sum(losses)):
+            raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
 
     def measure_full_train(self) -> dict[str, float]:
         """Return clean metrics on every training image, not only on the probe."""

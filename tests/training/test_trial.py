@@ -35,7 +35,9 @@ def run(
 ) -> tuple[TrialResult, list[EpochRecord]]:
     """Run a trial, on the networks that tests share unless others are given."""
     records: list[EpochRecord] = []
-    result = trial.run_trial(spec, folder, lambda record: not records.append(record), networks or shared_networks())
+    result = trial.run_trial(
+        spec, folder, lambda record: not (record.epoch and records.append(record)), networks or shared_networks()
+    )
     return result, records
 
 

@@ -27,6 +27,7 @@ class Tried:
     result: TrialResult | None
     told: list[EpochRecord]
     said: list[str]
+    start: list[EpochRecord] = dataclasses.field(default_factory=list)  # epoch 0
     weights: dict[str, bytes] = dataclasses.field(default_factory=dict)
     correct: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
@@ -39,7 +40,9 @@ class Tried:
         """Everything that does not depend on the machine."""
         assert self.result is not None
         result = dataclasses.replace(self.result, seconds=0.0, files={}, checkpoint_note="", shared_epochs=0)
-        epochs = [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.told]
+        epochs = [
+            {name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.start + self.told
+        ]
         return result, epochs, [one.epoch for one in self.told], self.weights, self.correct
 
 
@@ -61,9 +64,9 @@ def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledN
     found = Tried(None, [], [])
 
     def report(record: EpochRecord) -> bool:
-        if record.epoch == killed_in and not record.replayed:
+        if record.epoch == killed_in > 0 and not record.replayed:
             raise KilledError
-        found.told.append(record)
+        (found.told if record.epoch else found.start).append(record)
         return True
 
     def progress(what: str, done: int, total: int) -> None:
