@@ -109,6 +109,7 @@ class Metric:
     # at the end of a trial
     FULL_TRAIN_ACCURACY = "full_train/accuracy"  # clean, on all training images; at the best and the last epoch
     FULL_TRAIN_LOSS = "full_train/loss"
+    FULL_TRAIN_BALANCED_ACCURACY = "full_train/balanced_accuracy"
     BEST_EPOCH = "best/epoch"  # from 1; the others of `best/`: best_name()
     TOTAL_SECONDS = "time/total_seconds"  # of training
     TRAINABLE_PARAMETERS = "parameters/trainable"

@@ -30,7 +30,7 @@ _AT_THE_BEST = (
     *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.FULL_TRAIN_ACCURACY),
     *(Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
     *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
-    *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1),
+    *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1, Metric.FULL_TRAIN_BALANCED_ACCURACY),
 )
 #: More columns of the CSV: metrics of the last weights, at equal updates, at equal fit, and of the usual protocol.
 _AT_THE_END = {
@@ -38,6 +38,8 @@ _AT_THE_END = {
     "last_val_accuracy": last_name(Metric.VAL_ACCURACY),
     "last_gap_accuracy": last_name(Metric.GAP_ACCURACY),
     "last_gap_loss": last_name(Metric.GAP_LOSS),
+    "last_full_train_accuracy": last_name(Metric.FULL_TRAIN_ACCURACY),
+    "last_full_train_balanced_accuracy": last_name(Metric.FULL_TRAIN_BALANCED_ACCURACY),
     "last_train_balanced_accuracy": last_name(Metric.TRAIN_BALANCED_ACCURACY),
     "last_val_balanced_accuracy": last_name(Metric.VAL_BALANCED_ACCURACY),
     "last_gap_balanced_accuracy": last_name(Metric.GAP_BALANCED_ACCURACY),

@@ -1,7 +1,7 @@
 """A trial's metrics: those of the network at one moment, and those of the learning curves.
 
-From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, and which images are right:
-pack_correctness, save_correctness.
+From logits, computed in inference mode: clean_metrics, Measurement, FullTrain, confusion_matrix, and which images are
+right: pack_correctness, save_correctness.
 From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from scipy.special import log_softmax
@@ -77,6 +78,31 @@ class Measurement:
         return name_metrics(
             clean_metrics(self.train, self.train_labels), clean_metrics(self.validation, self.validation_labels)
         )
+
+
+@dataclass(frozen=True)
+class FullTrain:
+    """What all training images tell of the network at one moment.
+
+    Args:
+        metrics: by their names in MLflow.
+        confusion: [classes, classes] images: rows are the classes trained on, which may be shuffled; columns the
+            predicted ones.
+    """
+
+    metrics: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Self:
+        """Return what logits [n, classes] and labels [n] tell."""
+        measured = clean_metrics(logits, labels)
+        metrics = {
+            Metric.FULL_TRAIN_LOSS: measured["loss"],
+            Metric.FULL_TRAIN_ACCURACY: measured["accuracy"],
+            Metric.FULL_TRAIN_BALANCED_ACCURACY: measured["balanced_accuracy"],
+        }
+        return cls(metrics, confusion_matrix(logits, labels))
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:

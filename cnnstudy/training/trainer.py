@@ -24,7 +24,7 @@ from cnnstudy.system.cache import cache_folder
 from cnnstudy.training import devices
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
-from cnnstudy.training.metrics import MEASURED_PARTS, Measurement, clean_metrics, pack_correctness
+from cnnstudy.training.metrics import MEASURED_PARTS, FullTrain, Measurement, clean_metrics, pack_correctness
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
 from cnnstudy.training.updates import MAX_UPDATES_PER_CALL
@@ -165,11 +165,9 @@ class Trainer:
         if not math.isfinite(sum(losses)):
             raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
 
-    def measure_full_train(self) -> dict[str, float]:
-        """Return clean metrics on every training image, not only on the probe."""
-        train = self.images.train
-        measured = clean_metrics(self.logits(train), train.labels)
-        return {Metric.FULL_TRAIN_LOSS: measured["loss"], Metric.FULL_TRAIN_ACCURACY: measured["accuracy"]}
+    def measure_full_train(self) -> FullTrain:
+        """Measure every image that the trial trains on, not only the probe."""
+        return FullTrain.of(self.logits(self.images.train), self.images.train.labels)
 
     def logits(self, images: Images) -> np.ndarray:
         """Return the logits [n, classes] of all images in inference mode."""

@@ -356,13 +356,27 @@ def test_last_and_restored_weights_and_equal_updates(make_spec: MakeSpec, tmp_pa
     result, records = run(spec, tmp_path / "whole")
     assert result.final["last/val_loss"] == pytest.approx(records[-1].metrics["val/loss"], abs=1e-6)
     assert result.summary["val/loss"] == pytest.approx(records[result.best_epoch - 1].metrics["val/loss"], abs=1e-6)
-    assert {"last/full_train_accuracy", "last/gap_accuracy"} <= set(result.final)
+    assert {"last/full_train_accuracy", "last/full_train_balanced_accuracy", "last/gap_accuracy"} <= set(result.final)
     # a trial that ends there has the same weights
     short, _ = run(make_spec(epochs=4, batch_size=16, updates=6, equal_updates=6, learning_rate=0.003), tmp_path / "6")
     assert (short.ended_by, short.epochs) == ("updates", 2)
     for name in ("train_accuracy", "val_loss", "gap_loss"):
         assert result.final[f"equal_updates/{name}"] == pytest.approx(short.final[f"last/{name}"], abs=1e-6)
         assert short.final[f"equal_updates/{name}"] == short.final[f"last/{name}"]
+
+
+def test_all_training_images_are_measured_at_the_end(make_spec: MakeSpec, tmp_path: Path) -> None:
+    import keras
+
+    spec = make_spec(epochs=3, batch_size=8, data_fraction=0.8, shuffled_labels=0.5)
+    result, _ = run(spec, tmp_path)
+    train = trial.load_images(spec).train
+    model = keras.saving.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
+    right = model.predict(train.pixels[:], verbose=0).argmax(axis=1) == train.labels
+    assert len(right) == 40
+    assert result.summary["full_train/accuracy"] == right.mean()
+    recalls = [right[train.labels == label].mean() for label in range(5)]
+    assert result.summary["full_train/balanced_accuracy"] == pytest.approx(np.mean(recalls))
 
 
 def test_it_ends_at_the_train_loss_that_was_asked_for(make_spec: MakeSpec, tmp_path: Path) -> None:
