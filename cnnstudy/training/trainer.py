@@ -27,7 +27,7 @@ from cnnstudy.training.features import Features
 from cnnstudy.training.metrics import MEASURED_PARTS, FullTrain, Measurement, clean_metrics, pack_correctness
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.updates import MAX_UPDATES_PER_CALL
+from cnnstudy.training.updates import MAX_UPDATES_PER_CALL, balanced_class_weights
 
 Item = TypeVar("Item")
 Batch = tuple[np.ndarray, ...]
@@ -88,18 +88,26 @@ class Trainer:
         """
         self._features = features
         label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))
+        weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         kind = UpdateKind(
             backbone=phase.backbone,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
             smooths_labels=label_smoothing > 0,
+            weighs_classes=weighs_classes,
             cut=features.cut if features is not None else None,
             precision=devices.choose_precision(self.spec.precision),
             xla=devices.uses_xla(self.spec),
         )
         self._update = self.compiled.update(kind)
-        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier, label_smoothing)
+        class_weights = balanced_class_weights(self.images.train.labels, len(self.spec.images.classes))
+        self._update.start(
+            self.learning_rate,
+            self.learning_rate * phase.multiplier,
+            label_smoothing,
+            class_weights if weighs_classes else None,
+        )
         self._may_split |= self._update.can_split
         self._seconds = MAX_CALL_SECONDS
         self._bytes = self._load_batch(np.arange(1))[0].nbytes
