@@ -64,9 +64,9 @@ class TrialProgress:
     records: tuple[EpochRecord, ...]
     sources: tuple[tuple[str, str], ...]  # `what` and `why` of the features.Source of each phase so far
     trained_as: str = ""  # SharedEpochs.trained_as, if the same for all epochs; "" otherwise, or if not known
-    start: EpochRecord | None = None  # epoch 0
     equal_updates: int | None = None  # TrialSpec.equal_updates
     computed_on: str = ""  # the device, in words; "" if not known
+    start: EpochRecord | None = None  # epoch 0
 
 
 @dataclass(frozen=True)

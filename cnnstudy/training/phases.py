@@ -191,12 +191,12 @@ class PhaseRunner:
             seconds=self._checkpoints.seconds,
             best_epoch=best.epoch,
             best_rank=best.rank,
-            start=self.start,
             records=tuple(self.records),
             sources=tuple((source.what, source.why) for source in self.sources),
             trained_as=self._trained_as,
             equal_updates=trainer.spec.equal_updates,
             computed_on=self._computed_on,
+            start=self.start,
         )
 
 
