@@ -40,7 +40,12 @@ def measure(network: str, images_per_class: int, rounds: int) -> dict[str, list[
         trainer.MAX_UPDATES_PER_CALL = most
         records: list[EpochRecord] = []
         with tempfile.TemporaryDirectory() as folder:
-            trial.run_trial(spec, Path(folder) / "trial", lambda record, of=records: not of.append(record), networks)
+            trial.run_trial(
+                spec,
+                Path(folder) / "trial",
+                lambda record, of=records: not (record.epoch and of.append(record)),
+                networks,
+            )
         seconds[side] = [record.metrics["time/training_seconds"] for record in records[1:]]
         metrics[side] = without_times(records)
     if metrics["ours"] != metrics["theirs"]:

@@ -72,7 +72,9 @@ def timed(spec: TrialSpec, networks: Any) -> Timed:
     records: list[EpochRecord] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        trial.run_trial(spec, Path(folder) / "trial", lambda record: not records.append(record), networks)
+        trial.run_trial(
+            spec, Path(folder) / "trial", lambda record: not (record.epoch and records.append(record)), networks
+        )
     Update.__call__ = original  # type: ignore[method-assign]
     return Timed(ends[0] - started, (ends[1] - ends[0]) / updates[1], losses[0], without_times(records))
 

@@ -72,13 +72,19 @@ class Tag:
 class Metric:
     """Metrics; losses in nats, accuracies and gaps as shares of 0..1. The UI groups them by what precedes the slash."""
 
-    # after each epoch; clean: main head, inference mode, every image once
+    # after each epoch, those of train/, val/ and gap/accuracy to macro_f1 before the first update too, as step 0;
+    # clean: main head, inference mode, every image once
     TRAIN_ACCURACY = "train/accuracy"  # clean, on the probe
     TRAIN_LOSS = "train/loss"
     VAL_ACCURACY = "val/accuracy"  # clean, on validation
     VAL_LOSS = "val/loss"
     GAP_ACCURACY = "gap/accuracy"  # train minus validation
     GAP_LOSS = "gap/loss"  # validation minus train
+    TRAIN_BALANCED_ACCURACY = "train/balanced_accuracy"  # mean recall over the classes that have images
+    VAL_BALANCED_ACCURACY = "val/balanced_accuracy"
+    GAP_BALANCED_ACCURACY = "gap/balanced_accuracy"  # train minus validation
+    TRAIN_MACRO_F1 = "train/macro_f1"  # mean F1 over the classes that have images or are predicted
+    VAL_MACRO_F1 = "val/macro_f1"
     HIDDEN_GAP_ACCURACY = "gap/hidden_accuracy"  # clean train minus running
     HIDDEN_GAP_LOSS = "gap/hidden_loss"  # running minus clean train
     RUNNING_ACCURACY = "running/accuracy"  # mean over the epoch's updates, in training mode
@@ -103,6 +109,7 @@ class Metric:
     # at the end of a trial
     FULL_TRAIN_ACCURACY = "full_train/accuracy"  # clean, on all training images; at the best and the last epoch
     FULL_TRAIN_LOSS = "full_train/loss"
+    FULL_TRAIN_BALANCED_ACCURACY = "full_train/balanced_accuracy"
     BEST_EPOCH = "best/epoch"  # from 1; the others of `best/`: best_name()
     TOTAL_SECONDS = "time/total_seconds"  # of training
     TRAINABLE_PARAMETERS = "parameters/trainable"
@@ -129,6 +136,8 @@ CLEAN_METRICS = (
     *(Metric.TRAIN_ACCURACY, Metric.TRAIN_LOSS),
     *(Metric.VAL_ACCURACY, Metric.VAL_LOSS),
     *(Metric.GAP_ACCURACY, Metric.GAP_LOSS),
+    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
+    *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1),
 )
 
 

@@ -140,13 +140,13 @@ class Optimizer(Record):
 class Rule(Record):
     """How epochs and trials are ranked: by a metric, subject to the study's limits."""
 
-    metric: str = Metric.VAL_ACCURACY  # or "val/loss"
+    metric: str = Metric.VAL_ACCURACY  # or one of the other metrics of config.schema.Objective
     maximum_gap: float | None = None  # of clean accuracy, as a fraction
     minimum_accuracy: float | None = None  # on validation, as a fraction
 
     @property
     def maximize(self) -> bool:
-        return self.metric == Metric.VAL_ACCURACY
+        return self.metric != Metric.VAL_LOSS
 
     def beyond(self, metrics: Mapping[str, float], verdict: str = "") -> dict[str, float]:
         """Return by how much the clean metrics exceed each limit; 0 or less: the limit is met.
@@ -229,9 +229,13 @@ class TrialSpec(Record):
 
 @dataclass(frozen=True)
 class EpochRecord(Record):
-    """The metrics after one epoch, by their names in MLflow; the UI groups them by the part before the slash."""
+    """The metrics after one epoch, by their names in MLflow; the UI groups them by the part before the slash.
 
-    epoch: int  # from 1
+    Epoch 0 is the measurement before the first update, of clean metrics only. It is no epoch of training: it is never
+    the best, and neither counted, shown as progress, nor compared by pruners.
+    """
+
+    epoch: int  # from 1, or 0
     metrics: dict[str, float]
     replayed: bool = False  # trained in an earlier attempt or by another trial, and reported again
     shared: bool = False  # trained by another trial that begins in the same way (training/shared_epochs.py)

@@ -38,6 +38,8 @@ class FakeExecutor:
         hangs: by a job's key, how many of its attempts hang without an event, while `now` advances.
         alive: jobs that hang send signs of life.
         shared: by a trial's key, how many of its epochs are shared with another trial.
+        train: training images of each class; (): 6 of each.
+        measures_start: trials report epoch 0 too.
     """
 
     def __init__(
@@ -53,7 +55,11 @@ class FakeExecutor:
         alive: bool = False,
         weights_digest: str = "1" * 64,
         shared: Mapping[str, int] | None = None,
+        train: tuple[int, ...] = (),
+        measures_start: bool = False,
     ) -> None:
+        self.train = train
+        self.measures_start = measures_start
         self.shared = shared or {}
         self.weights_digest = weights_digest
         self.slots = slots
@@ -138,7 +144,11 @@ class FakeExecutor:
     def _prepare(self, job: Job) -> Work:
         yield Progress(job.key, "reading", 0, 0)
         classes = tuple(f"class {label}" for label in job.payload["options"]["classes"])
-        counts = {"train": (6,) * len(classes), "validation": (4,) * len(classes), "test": (2,) * len(classes)}
+        counts = {
+            "train": self.train or (6,) * len(classes),
+            "validation": (4,) * len(classes),
+            "test": (2,) * len(classes),
+        }
         prepared = [
             PreparedImages(job.payload["options"]["name"], str(self.folder), self.digest, size, classes, **counts)
             for size in job.payload["sizes"]
@@ -170,6 +180,11 @@ class FakeExecutor:
         shared = range(1, 1 + self.shared.get(spec.key, 0) * spec.share_epochs)
         records = [EpochRecord(epoch, self._epoch(spec, epoch), shared=True) for epoch in shared]
         records = list(found.reached.records) if found else records
+        if self.measures_start:
+            start = {
+                name: of for name, of in self._epoch(spec, 0).items() if name.startswith(("train/", "val/", "gap/"))
+            }
+            yield Epoch(job.key, EpochRecord(0, start, replayed=found is not None))
         for record in records:
             yield Epoch(job.key, replace(record, replayed=True))
         for epoch in range(1 + len(records), spec.epochs + 1):
@@ -203,6 +218,7 @@ class FakeExecutor:
         train = validation + (1 - validation) * (1 - float(spec.levels["dropout"])) * epoch / spec.epochs / 2
         metrics = {"train/accuracy": train, "val/accuracy": validation, "gap/accuracy": train - validation}
         metrics |= {"train/loss": -math.log(train), "val/loss": -math.log(validation)}
+        metrics |= {f"{part}/balanced_accuracy": metrics[f"{part}/accuracy"] for part in ("train", "val", "gap")}
         return {**metrics, "gap/loss": metrics["val/loss"] - metrics["train/loss"], "optimizer/updates": 3.0 * epoch}
 
     def _write_files(self, spec: TrialSpec) -> dict[str, str]:

@@ -315,10 +315,13 @@ class Confirmation:
 
     @property
     def tested(self) -> float | None:
-        """The champion's score on the test split: accuracy, or loss if the study minimises loss; None: unknown."""
+        """The champion's score on the test split, in the study's metric; None: unknown, as macro-F1 always is."""
         if self.test is None or self.test.mean is None:
             return None
-        return self.test.mean if self.rule.maximize else self.test.loss
+        if self.rule.metric == Metric.VAL_BALANCED_ACCURACY:
+            recalls = [row[label] / sum(row) for label, row in enumerate(self.test.confusion) if sum(row)]
+            return sum(recalls) / len(recalls) if recalls else None
+        return {Metric.VAL_ACCURACY: self.test.mean, Metric.VAL_LOSS: self.test.loss}.get(self.rule.metric)
 
     @property
     def optimism(self) -> float | None:

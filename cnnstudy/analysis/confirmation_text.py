@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
+from cnnstudy.names import Metric
 from cnnstudy.records import Rule
 
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
@@ -89,7 +90,7 @@ def optimism_sentence(
     better = f"{_better(sign * (best[1] - confirmed), rule)} than the champion with fresh seeds"
     if test is not None and optimism is not None:
         better += f", {_better(optimism, rule)} than its test score ({format_value(test, rule)})"
-    effect = "overstates accuracy" if rule.maximize else "understates loss"
+    effect = f"{'overstates' if rule.maximize else 'understates'} {describe_metric(rule).replace('validation ', '')}"
     conclusion = (
         f" Selecting by validation score {effect} by this much." if optimism is not None and optimism > 0 else ""
     )
@@ -113,7 +114,8 @@ def format_interval(low: float | None, high: float | None, rule: Rule) -> str:
 
 def describe_metric(rule: Rule) -> str:
     """Return the name of the metric that candidates are compared by."""
-    return "validation accuracy" if rule.maximize else "validation loss"
+    words = {Metric.VAL_BALANCED_ACCURACY: "balanced validation accuracy", Metric.VAL_MACRO_F1: "validation macro-F1"}
+    return words.get(rule.metric, "validation accuracy" if rule.maximize else "validation loss")
 
 
 def describe_limits(rule: Rule) -> str:

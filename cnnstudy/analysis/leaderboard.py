@@ -29,6 +29,8 @@ _SHOWN = {
 _AT_THE_BEST = (
     *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.FULL_TRAIN_ACCURACY),
     *(Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
+    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
+    *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1, Metric.FULL_TRAIN_BALANCED_ACCURACY),
 )
 #: More columns of the CSV: metrics of the last weights, at equal updates, at equal fit, and of the usual protocol.
 _AT_THE_END = {
@@ -36,6 +38,13 @@ _AT_THE_END = {
     "last_val_accuracy": last_name(Metric.VAL_ACCURACY),
     "last_gap_accuracy": last_name(Metric.GAP_ACCURACY),
     "last_gap_loss": last_name(Metric.GAP_LOSS),
+    "last_full_train_accuracy": last_name(Metric.FULL_TRAIN_ACCURACY),
+    "last_full_train_balanced_accuracy": last_name(Metric.FULL_TRAIN_BALANCED_ACCURACY),
+    "last_train_balanced_accuracy": last_name(Metric.TRAIN_BALANCED_ACCURACY),
+    "last_val_balanced_accuracy": last_name(Metric.VAL_BALANCED_ACCURACY),
+    "last_gap_balanced_accuracy": last_name(Metric.GAP_BALANCED_ACCURACY),
+    "last_train_macro_f1": last_name(Metric.TRAIN_MACRO_F1),
+    "last_val_macro_f1": last_name(Metric.VAL_MACRO_F1),
     "equal_updates_gap_accuracy": equal_updates_name(Metric.GAP_ACCURACY),
     "equal_updates_val_accuracy": equal_updates_name(Metric.VAL_ACCURACY),
     "equal_fit_gap_accuracy": equal_fit_name(Metric.GAP_ACCURACY),
@@ -56,7 +65,7 @@ def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str |
 
     Args:
         trials: the run of each trial that counts.
-        objective: the study's metric, `val/accuracy` or `val/loss`, which is sorted by unless `sort` is given.
+        objective: the study's metric, such as `val/accuracy`, which is sorted by unless `sort` is given.
         sort: the column to sort by.
 
     Raises:

@@ -95,9 +95,9 @@ def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
 
 
 def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
-    """Return the clean train loss and the outcomes at each epoch that has all of them."""
+    """Return the clean train loss and the outcomes at each epoch, from 1, that has all of them."""
     by_epoch = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *_METRICS.values())}
-    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())))
+    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())) - {0})
     return {name: [values[epoch] for epoch in epochs] for name, values in by_epoch.items()}
 
 

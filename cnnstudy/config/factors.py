@@ -38,6 +38,10 @@ LEARNING_RATE_SCALINGS = {
     "linear": "multiplied by batch size / 32 (Goyal et al. 2017)",
     "square-root": "multiplied by the square root of batch size / 32 (Krizhevsky 2014)",
 }
+CLASS_WEIGHTS = {
+    "none": "every image counts the same in the loss that training minimises",
+    "balanced": "images count inversely to how many training images their class has",
+}
 PROTOCOLS = {
     "clean": "every training image once per epoch",
     "legacy": "as in tutorials with `steps_per_epoch = total // batch_size`: the iterator is not restarted, so that "
@@ -178,6 +182,8 @@ FACTORS: dict[str, Factor] = {
         Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
         Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
         Factor("label_smoothing", float, 0.0, low=0.0, high=0.5, optional=True),  # Szegedy et al. 2016, section 7
+        # King & Zeng 2001, in the form of scikit-learn and Keras
+        Factor("class_weights", str, "none", choices=tuple(CLASS_WEIGHTS), phrase="{level} {label}", optional=True),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
             _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),

@@ -61,7 +61,9 @@ def _refuse_gap(given: Any) -> Any:
 class Objective(StrictModel):
     """The metric of the clean evaluation, within limits, that ranks epochs and trials."""
 
-    metric: Annotated[Literal["val/accuracy", "val/loss"], BeforeValidator(_refuse_gap)] = "val/accuracy"
+    metric: Annotated[
+        Literal["val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/loss"], BeforeValidator(_refuse_gap)
+    ] = "val/accuracy"
     maximum_gap: Number | None = Field(
         None, ge=0, lt=1, description="largest acceptable gap of accuracy: 0.1 is 10 points"
     )

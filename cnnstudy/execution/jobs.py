@@ -133,7 +133,7 @@ def wait_for_event(executor: Executor, watchdog: Watchdog) -> Event:
             event = executor.next_event(timeout=_CHECK_INTERVAL)
         if event is None:
             continue
-        if isinstance(event, Epoch):
+        if isinstance(event, Epoch) and event.record.epoch:  # epoch 0 ends none
             watchdog.epoch(event.key)
         elif isinstance(event, Done | Failed):
             watchdog.end(event.key)

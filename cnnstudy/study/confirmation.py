@@ -215,12 +215,10 @@ def _record_confirmation(recorder: Recorder, confirmed: Confirmation) -> None:
     metrics = {Metric.BEST_VALIDATION: confirmed.best_validation[1]}
     if confirmed.champion is not None:
         metrics[Metric.CONFIRMED] = confirmed.champion.mean
-    if confirmed.test is not None and confirmed.test.mean is not None and confirmed.optimism is not None:
-        metrics |= {
-            Metric.TEST_ACCURACY: confirmed.test.mean,
-            Metric.TEST_LOSS: confirmed.test.loss,
-            Metric.OPTIMISM: confirmed.optimism,
-        }
+    if confirmed.test is not None and confirmed.test.mean is not None:
+        metrics |= {Metric.TEST_ACCURACY: confirmed.test.mean, Metric.TEST_LOSS: confirmed.test.loss}
+    if confirmed.optimism is not None:
+        metrics[Metric.OPTIMISM] = confirmed.optimism
     recorder.outbox.write(recorder.study.run_id, LogMetrics(metrics, 0))
 
 

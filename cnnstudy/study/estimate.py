@@ -30,6 +30,7 @@ from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
+from cnnstudy.study.objective import choose_metric, keep_recorded_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import NullRecorder, Recorder
 from cnnstudy.study.resources import build_trial_spec
@@ -71,8 +72,8 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         WorkerError: the worker failed.
         TrackingError: MLflow does not answer.
     """
-    config = study.config
-    recorded, runs = _find_recorded(tracker, config.name)
+    recorded, runs = _find_recorded(tracker, study.config.name)
+    config = keep_recorded_metric(study.config, recorded, lambda: runs)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     strategy, missing = _missing_trials(config, past)
     if isinstance(strategy, FactorialStrategy):
@@ -87,6 +88,9 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
         executor.deterministic = config.training.deterministic
         preparation = Preparation(config, executor, NullRecorder(recorded), runs, display)
         images = preparation.images(config.data, config.architectures)
+        config, text = choose_metric(config, next(iter(images.values())), runs)
+        if text:
+            display.show_message(text)
         if isinstance(strategy, FactorialStrategy):
             report_power(config, images, runs, display)
         weights = SourceWeights("random", None)  # as fast as the real ones
@@ -280,8 +284,8 @@ def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, di
 def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     """Return the seconds that a trial takes at that speed, from its updates and evaluated images.
 
-    Each epoch evaluates the probe and the validation images. The end of the trial evaluates those and all training
-    images, both with the last weights and with the best.
+    Before the first update and after each epoch the probe and the validation images are evaluated. The end of the trial
+    evaluates those and all training images, both with the last weights and with the best.
     """
     used = [count_used_images(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
     probe = sum(map(min, used, spec.images.validation))
@@ -294,7 +298,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
         number * _interpolate(size, speed.batch_sizes, seconds)
         for number, seconds in zip(updates, speed.seconds_per_update, strict=True)
     )
-    evaluated = (spec.epochs + 2) * (probe + sum(spec.images.validation)) + 2 * sum(used)
+    evaluated = (spec.epochs + 3) * (probe + sum(spec.images.validation)) + 2 * sum(used)
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
 
 

@@ -331,8 +331,9 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
 
 def _untrained_epoch_tags(recording: TrialRecording) -> dict[str, str]:
     """Return the number of epochs shared with another trial, and the epoch that an earlier attempt had reached."""
-    shared = [record for record in recording.epochs if record.shared]
-    before = [record.epoch for record in recording.epochs if record.replayed and not record.shared]
+    trained = [record for record in recording.epochs if record.epoch]
+    shared = [record for record in trained if record.shared]
+    before = [record.epoch for record in trained if record.replayed and not record.shared]
     return {
         **({Tag.SHARED_EPOCHS: str(len(shared))} if shared else {}),
         **({Tag.RESUMED_FROM_EPOCH: str(before[-1])} if before else {}),

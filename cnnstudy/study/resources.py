@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.config.schema import StudyConfig
@@ -11,11 +12,13 @@ from cnnstudy.execution import Executor, Workers
 from cnnstudy.records import Optimizer, PreparedImages, Split, TrialSpec
 from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.budget import equal_updates, trial_epochs
+from cnnstudy.study.objective import choose_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.resume import refuse_other_code, refuse_other_images
 from cnnstudy.system.display import Display
-from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.operations import SetTags
+from cnnstudy.tracking.recorded import RecordedRun, config_tags
 
 
 class StudyResources:
@@ -56,8 +59,18 @@ class StudyResources:
         """
         if not self._prepared:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
-            _ = self.images, self.weights
+            self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
+            _ = self.weights
             self._prepared = True
+
+    def _choose_metric(self, images: PreparedImages) -> None:
+        """Choose the objective's metric if the study file names none, say so, and record it."""
+        self.config, text = choose_metric(self.config, images, self.recorded)
+        if text:
+            self.display.show_message(text)
+            config, study = self.config.model_dump(mode="json"), self.recorder.study
+            self.recorder.study = replace(study, config=config)
+            self.recorder.outbox.write(study.run_id, SetTags(config_tags(config)))
 
     @property
     def folder(self) -> Path:
@@ -82,7 +95,7 @@ class StudyResources:
         """The source weights of each network."""
         return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
 
-    @functools.cached_property
+    @property
     def _preparation(self) -> Preparation:
         return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
 

@@ -231,7 +231,7 @@ def _epoch_scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int,
     ask, history = recorder.outbox.delivery.ask, recorder.tracker.metric_history
     histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
     pruning_rule = Rule(rule.metric, rule.maximum_gap)
-    epochs = set.intersection(*(set(values) for values in histories.values()))
+    epochs = set.intersection(*(set(values) for values in histories.values())) - {0}
     return {
         epoch: pruning_rule.score({name: values[epoch] for name, values in histories.items()})
         for epoch in sorted(epochs)

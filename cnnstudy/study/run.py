@@ -27,6 +27,7 @@ from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_can
 from cnnstudy.study.driver import Driver, closing_workers
 from cnnstudy.study.estimate import describe_cost, describe_size, pop_estimate, report_estimate_error, report_power
 from cnnstudy.study.lock import DriverLock, hold_study_lock
+from cnnstudy.study.objective import keep_recorded_metric
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.study.resume import clean_machine, past_trials, recorded_config, recover_runs, refuse_changes
@@ -83,6 +84,8 @@ def run_study(
         clean_machine(display)
         recorded = tracker.open_study(name, config)
         with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
+            kept = keep_recorded_metric(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
+            study, config = replace(study, config=kept), kept.model_dump(mode="json")
             refuse_changes(recorded, config, tracker, study)
             session.running = True
             tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
@@ -196,10 +199,10 @@ def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
 
 def _run_and_confirm(resources: StudyResources) -> Outcome:
     """Run the missing trials, then confirm the study if its file says so; return the state reached if interrupted."""
-    config, study = resources.config, resources.recorder.study
+    config = resources.config
     try:
         runs = _run_missing(resources)
-        outcome = _outcome(config, study, runs, interrupted=False)
+        outcome = _outcome(config, resources.recorder.study, runs, interrupted=False)
         if config.confirm is None or outcome.missing or not outcome.finished:
             return outcome
         return replace(outcome, confirmed=confirm(resources, runs, config.confirm))

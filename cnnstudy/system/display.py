@@ -42,7 +42,7 @@ class Display(Protocol):
         """Show that a worker received a trial, `seconds` ago."""
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        """Show the metrics of a trial's epoch."""
+        """Show the metrics of a trial's epoch; nothing for epoch 0, the measurement before the first update."""
 
     def end_trial(self, key: str, text: str) -> None:
         """Show that a trial ended, and count it."""
@@ -150,7 +150,7 @@ class PlainDisplay(Display):
         self._write(f"{key}  {title}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        if not record.replayed:  # it was printed when it was trained
+        if record.epoch and not record.replayed:  # it was printed when it was trained
             self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {format_metrics(record)}")
 
     def end_trial(self, key: str, text: str) -> None:
@@ -212,7 +212,7 @@ class LiveDisplay(Display):
 
     def epoch(self, key: str, record: EpochRecord) -> None:
         title, epochs, _, started = self._rows[key]
-        self._rows[key] = (title, epochs, record, started)
+        self._rows[key] = (title, epochs, record if record.epoch else None, started)
 
     def end_trial(self, key: str, text: str) -> None:
         self.stop_trial(key, text)

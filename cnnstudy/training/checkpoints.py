@@ -66,6 +66,7 @@ class TrialProgress:
     trained_as: str = ""  # SharedEpochs.trained_as, if the same for all epochs; "" otherwise, or if not known
     equal_updates: int | None = None  # TrialSpec.equal_updates
     computed_on: str = ""  # the device, in words; "" if not known
+    start: EpochRecord | None = None  # epoch 0
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         arrays = {name: file[name] for name in file.files}  # checks each array's checksum
     given = json.loads(arrays.pop("reached").tobytes())
     given["records"] = tuple(map(EpochRecord.from_json, given["records"]))
+    given["start"] = given["start"] and EpochRecord.from_json(given["start"])
     given["sources"] = tuple(map(tuple, given["sources"]))
     given["best_rank"] = tuple(given["best_rank"])
     return Checkpoint(TrialProgress(**given), arrays)

@@ -1,14 +1,16 @@
 """A trial's metrics: those of the network at one moment, and those of the learning curves.
 
-From logits, computed in inference mode: clean_metrics, Measurement, confusion_matrix, save_correctness.
+From logits, computed in inference mode: clean_metrics, Measurement, FullTrain, confusion_matrix, and which images are
+right: pack_correctness, save_correctness.
 From the records of all epochs: curve_metrics, with the onset of overfitting and the gap at equal fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from scipy.special import log_softmax
@@ -22,14 +24,25 @@ from cnnstudy.records import EpochRecord
 RISE = 0.05
 #: The clean train accuracy at which trials are compared at equal fit.
 EQUAL_FIT = 0.9
+#: The images that are measured after every epoch.
+MEASURED_PARTS = ("probe", "validation")
 
 
 def clean_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the `loss` (nats) and `accuracy` (0..1) of logits [n, classes] against labels [n]."""
+    """Return metrics of logits [n, classes] against labels [n]: `loss` in nats, the others in 0..1.
+
+    Balanced accuracy (Brodersen et al. 2010) is the mean recall over the classes that have images; macro-F1 the mean F1
+    over the classes that have images or are predicted, as scikit-learn has it.
+    """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    counts = np.array(confusion_matrix(logits, labels))
+    right, of_class, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    present, mentioned = of_class > 0, of_class + predicted > 0
     return {
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "balanced_accuracy": float((right[present] / of_class[present]).mean()),
+        "macro_f1": float((2 * right[mentioned] / (of_class + predicted)[mentioned]).mean()),
     }
 
 
@@ -42,6 +55,11 @@ def name_metrics(train: dict[str, float], validation: dict[str, float]) -> dict[
         Metric.VAL_ACCURACY: validation["accuracy"],
         Metric.GAP_ACCURACY: train["accuracy"] - validation["accuracy"],
         Metric.GAP_LOSS: validation["loss"] - train["loss"],
+        Metric.TRAIN_BALANCED_ACCURACY: train["balanced_accuracy"],
+        Metric.VAL_BALANCED_ACCURACY: validation["balanced_accuracy"],
+        Metric.GAP_BALANCED_ACCURACY: train["balanced_accuracy"] - validation["balanced_accuracy"],
+        Metric.TRAIN_MACRO_F1: train["macro_f1"],
+        Metric.VAL_MACRO_F1: validation["macro_f1"],
     }
 
 
@@ -62,6 +80,31 @@ class Measurement:
         )
 
 
+@dataclass(frozen=True)
+class FullTrain:
+    """What all training images tell of the network at one moment.
+
+    Args:
+        metrics: by their names in MLflow.
+        confusion: [classes, classes] images: rows are the classes trained on, which may be shuffled; columns the
+            predicted ones.
+    """
+
+    metrics: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Self:
+        """Return what logits [n, classes] and labels [n] tell."""
+        measured = clean_metrics(logits, labels)
+        metrics = {
+            Metric.FULL_TRAIN_LOSS: measured["loss"],
+            Metric.FULL_TRAIN_ACCURACY: measured["accuracy"],
+            Metric.FULL_TRAIN_BALANCED_ACCURACY: measured["balanced_accuracy"],
+        }
+        return cls(metrics, confusion_matrix(logits, labels))
+
+
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """Return counts [classes, classes]: rows are the true classes, columns the predicted ones."""
     classes = logits.shape[1]
@@ -70,17 +113,42 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[int,
     return tuple(tuple(int(count) for count in row) for row in counts.reshape(classes, classes))
 
 
-def save_correctness(path: Path, images: TrainingImages, restored: Measurement, last: Measurement) -> None:
-    """Write which images are classified correctly to `path` (.npz), for each of the parts "probe" and "validation":
+def pack_correctness(measured: Measurement) -> dict[str, np.ndarray]:
+    """Return which images of each of MEASURED_PARTS are classified correctly, packed: np.unpackbits(..., count=n)."""
+    correct = (
+        measured.train.argmax(axis=1) == measured.train_labels,
+        measured.validation.argmax(axis=1) == measured.validation_labels,
+    )
+    return {part: np.packbits(of_part) for part, of_part in zip(MEASURED_PARTS, correct, strict=True)}
+
+
+def save_correctness(
+    path: Path,
+    images: TrainingImages,
+    restored: Measurement,
+    last: Measurement,
+    by_epoch: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Write which images are classified correctly to `path` (.npz), for each of MEASURED_PARTS:
 
     `<part>_places`      [n] int64, the images' indices in the data set
+    `<part>_labels`      [n] int64, their classes; of the probe those trained on, which may be shuffled
     `<part>_restored`    correct or not with the restored weights, packed: np.unpackbits(..., count=n)
     `<part>_last`        the same with the last weights
+    `<part>_by_epoch`    [epochs, n] packed: np.unpackbits(..., axis=1, count=n); row i is after epoch i + 1
+
+    Files of earlier versions lack the labels and the epochs.
+
+    Args:
+        by_epoch: for each part, the result of `pack_correctness` after every epoch.
     """
-    arrays = {"probe_places": images.probe.places, "validation_places": images.validation.places}
-    for moment, measured in (("restored", restored), ("last", last)):
-        arrays[f"probe_{moment}"] = np.packbits(measured.train.argmax(axis=1) == measured.train_labels)
-        arrays[f"validation_{moment}"] = np.packbits(measured.validation.argmax(axis=1) == measured.validation_labels)
+    arrays: dict[str, np.ndarray] = {}
+    packed_restored, packed_last = pack_correctness(restored), pack_correctness(last)
+    for part, of_part in zip(MEASURED_PARTS, (images.probe, images.validation), strict=True):
+        arrays[f"{part}_places"] = of_part.places
+        arrays[f"{part}_labels"] = of_part.labels.astype(np.int64)
+        arrays[f"{part}_restored"], arrays[f"{part}_last"] = packed_restored[part], packed_last[part]
+        arrays[f"{part}_by_epoch"] = np.stack(by_epoch[part])
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 

@@ -18,20 +18,21 @@ from cnnstudy.training import transfer
 from cnnstudy.training.checkpoints import Checkpoint, TrialCheckpoints, TrialProgress
 from cnnstudy.training.features import Source, prepare_source
 from cnnstudy.training.keras_internals import random_state
-from cnnstudy.training.metrics import Measurement
+from cnnstudy.training.metrics import MEASURED_PARTS, Measurement
 from cnnstudy.training.shared_epochs import Place, SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, Trainer
 from cnnstudy.training.transfer import Phase
 
-#: Called with each epoch's record; returns False to prune the trial. Epochs trained by an earlier attempt or by another
-#: trial are reported first; what is returned for them is ignored.
+#: Called with each epoch's record, from epoch 0 on; returns False to prune the trial. Epochs trained by an earlier
+#: attempt or by another trial are reported first; what is returned for these and for epoch 0 is ignored.
 Report = Callable[[EpochRecord], bool]
 
 
 class PhaseRunner:
     """Runs the epochs of every phase of a trial.
 
-    After `run`: `records` of all epochs; `sources`, what each phase trained on; `ended_by`, as in TrialResult.
+    After `run`: `start`, epoch 0; `records` of all epochs from 1; `sources`, what each phase trained on; `ended_by`, as
+    in TrialResult.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PhaseRunner:
         computed_on: Mapping[str, str],
     ) -> None:
         self.trainer, self.best, self.phases = trainer, best, phases
+        self.start: EpochRecord | None = None
         self.records: list[EpochRecord] = []
         self.sources: list[Source] = []
         self.ended_by = "epochs"
@@ -66,11 +68,14 @@ class PhaseRunner:
 
     def _run_phases(self, report: Report, progress: Progress) -> None:
         first, done = self._resume(progress)
-        for record in self.records:
+        for record in filter(None, (self.start, *self.records)):
             report(replace(record, replayed=True))
         for index, phase in enumerate(self.phases[first:], first):
             if not done:
                 self._start_phase(phase, progress)
+            if self.trainer.epoch == 0:
+                self.start = self.trainer.measure_start()
+                report(self.start)
             self.ended_by = "epochs"
             for number in range(done + 1, phase.epochs + 1):
                 record = self.trainer.run_epoch()
@@ -128,7 +133,7 @@ class PhaseRunner:
         if reached.trained_as != self._trained_as:
             self._trained_as = ""
         self.sources[:0] = [Source(None, *source) for source in reached.sources]
-        self.records[:] = reached.records
+        self.start, self.records[:] = reached.start, reached.records
         return True
 
     def _start_phase(self, phase: Phase, progress: Progress) -> None:
@@ -191,6 +196,7 @@ class PhaseRunner:
             trained_as=self._trained_as,
             equal_updates=trainer.spec.equal_updates,
             computed_on=self._computed_on,
+            start=self.start,
         )
 
 
@@ -209,6 +215,7 @@ def resumable_state(
     arrays = {name: np.asarray(variable) for name, variable in variables.items()}
     if best.epoch != trainer.epoch:  # otherwise the best weights are the current ones
         arrays |= {f"best/{name}": best.weights[name] for name in _trained_names(best, variables)}
+    arrays |= {f"correct/{part}": np.stack(rows) for part, rows in trainer.correct_by_epoch.items()}
     if trainer.at_equal_updates is not None:
         arrays |= {f"equal updates/{name}": array for name, array in vars(trainer.at_equal_updates).items()}
     return arrays
@@ -233,11 +240,15 @@ def restore_state(checkpoint: Checkpoint, trainer: Trainer, best: BestEpoch, pha
     expected: dict[str, Any] = {**variables, **{f"best/{name}": best.variables[name] for name in best_names}}
     if not all(name in arrays and _has_form_of(arrays[name], variable) for name, variable in expected.items()):
         return False
+    correct = {part: arrays.get(f"correct/{part}", ()) for part in MEASURED_PARTS}
+    if any(len(rows) != reached.epoch for rows in correct.values()):
+        return False
     for name, variable in variables.items():
         variable.assign(arrays[name])
     weights = {**best.now(), **{name: arrays[f"best/{name}"] for name in best_names}}
     best.take_up(reached.best_epoch, reached.best_rank, weights)
     trainer.epoch, trainer.updates, trainer.images_seen = reached.epoch, reached.updates, reached.images_seen
+    trainer.correct_by_epoch = {part: list(rows) for part, rows in correct.items()}
     measured = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith("equal updates/")}
     trainer.at_equal_updates = Measurement(**measured) if measured else None
     return True

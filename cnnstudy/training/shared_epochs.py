@@ -166,8 +166,15 @@ class SharedEpochs:
                 checkpoints.remove_entry(folder)
             return None
         _mark_as_used(folder)
-        records = tuple(replace(record, replayed=False, shared=True) for record in found.reached.records)
-        reached = replace(found.reached, phase=at[0], done=at[1], begun_with=self._begun_with, records=records)
+        start, records = found.reached.start, found.reached.records
+        reached = replace(
+            found.reached,
+            phase=at[0],
+            done=at[1],
+            begun_with=self._begun_with,
+            start=start and replace(start, replayed=False, shared=True),
+            records=tuple(replace(record, replayed=False, shared=True) for record in records),
+        )
         return _with_own_measurement(Checkpoint(reached, found.arrays), self._spec.equal_updates)
 
     def _write(self, entry: Path, reached: TrialProgress, arrays: Mapping[str, np.ndarray]) -> None:

@@ -24,10 +24,10 @@ from cnnstudy.system.cache import cache_folder
 from cnnstudy.training import devices
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
-from cnnstudy.training.metrics import Measurement, clean_metrics
+from cnnstudy.training.metrics import MEASURED_PARTS, FullTrain, Measurement, clean_metrics, pack_correctness
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.updates import MAX_UPDATES_PER_CALL
+from cnnstudy.training.updates import MAX_UPDATES_PER_CALL, balanced_class_weights
 
 Item = TypeVar("Item")
 Batch = tuple[np.ndarray, ...]
@@ -59,6 +59,8 @@ class Trainer:
         self.images_seen = 0
         self.latest: Measurement | None = None  # after the last epoch
         self.at_equal_updates: Measurement | None = None
+        #: By part, the images that were right after each epoch (metrics.pack_correctness).
+        self.correct_by_epoch: dict[str, list[np.ndarray]] = {part: [] for part in MEASURED_PARTS}
         self._features: Features | None = None
         self._may_split = False  # whether some phase's batches can be split
         self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
@@ -86,18 +88,26 @@ class Trainer:
         """
         self._features = features
         label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))
+        weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         kind = UpdateKind(
             backbone=phase.backbone,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),
             smooths_labels=label_smoothing > 0,
+            weighs_classes=weighs_classes,
             cut=features.cut if features is not None else None,
             precision=devices.choose_precision(self.spec.precision),
             xla=devices.uses_xla(self.spec),
         )
         self._update = self.compiled.update(kind)
-        self._update.start(self.learning_rate, self.learning_rate * phase.multiplier, label_smoothing)
+        class_weights = balanced_class_weights(self.images.train.labels, len(self.spec.images.classes))
+        self._update.start(
+            self.learning_rate,
+            self.learning_rate * phase.multiplier,
+            label_smoothing,
+            class_weights if weighs_classes else None,
+        )
         self._may_split |= self._update.can_split
         self._seconds = MAX_CALL_SECONDS
         self._bytes = self._load_batch(np.arange(1))[0].nbytes
@@ -117,6 +127,16 @@ class Trainer:
         """Whether the update budget is exhausted."""
         return self.updates == self.spec.updates
 
+    def measure_start(self) -> EpochRecord:
+        """Measure the clean metrics before the first update, as epoch 0.
+
+        Raises:
+            DivergedError: the loss is not finite with the weights that training starts from.
+        """
+        metrics = self.measure().metrics
+        self._check_is_finite(metrics)
+        return EpochRecord(0, metrics)
+
     def run_epoch(self) -> EpochRecord:
         """Train one epoch, using every training image once, then measure the clean metrics.
 
@@ -128,11 +148,12 @@ class Trainer:
         running = self._train_on_all_batches()
         trained = time.perf_counter()
         measured = self.latest = self.measure()
+        for part, correct in pack_correctness(measured).items():
+            self.correct_by_epoch[part].append(correct)
         if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
-        if not math.isfinite(metrics[Metric.RUNNING_LOSS] + metrics[Metric.VAL_LOSS] + metrics[Metric.TRAIN_LOSS]):
-            raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
+        self._check_is_finite(metrics)
         # the part of the usual gap that comes from dropout, augmentation and changing weights, not from overfitting
         metrics[Metric.HIDDEN_GAP_ACCURACY] = metrics[Metric.TRAIN_ACCURACY] - metrics[Metric.RUNNING_ACCURACY]
         metrics[Metric.HIDDEN_GAP_LOSS] = metrics[Metric.RUNNING_LOSS] - metrics[Metric.TRAIN_LOSS]
@@ -147,11 +168,14 @@ class Trainer:
         probe, validation = self.images.probe, self.images.validation
         return Measurement(self.logits(probe), probe.labels, self.logits(validation), validation.labels)
 
-    def measure_full_train(self) -> dict[str, float]:
-        """Return clean metrics on every training image, not only on the probe."""
-        train = self.images.train
-        measured = clean_metrics(self.logits(train), train.labels)
-        return {Metric.FULL_TRAIN_LOSS: measured["loss"], Metric.FULL_TRAIN_ACCURACY: measured["accuracy"]}
+    def _check_is_finite(self, metrics: Mapping[str, float]) -> None:
+        losses = [metrics.get(name, 0.0) for name in (Metric.RUNNING_LOSS, Metric.VAL_LOSS, Metric.TRAIN_LOSS)]
+        if not math.isfinite(sum(losses)):
+            raise DivergedError(f"the loss is not finite after epoch {self.epoch} ({self.updates} updates)")
+
+    def measure_full_train(self) -> FullTrain:
+        """Measure every image that the trial trains on, not only the probe."""
+        return FullTrain.of(self.logits(self.images.train), self.images.train.labels)
 
     def logits(self, images: Images) -> np.ndarray:
         """Return the logits [n, classes] of all images in inference mode."""

@@ -19,7 +19,7 @@ from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
 from cnnstudy.training.checkpoints import TrialCheckpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
-from cnnstudy.training.metrics import Measurement, confusion_matrix, curve_metrics
+from cnnstudy.training.metrics import FullTrain, Measurement, confusion_matrix, curve_metrics
 from cnnstudy.training.phases import PhaseRunner, Report
 from cnnstudy.training.shared_epochs import SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, DivergedError, Trainer
@@ -149,15 +149,15 @@ class _Measured:
     """What is measured after training: with the last epoch's weights, and with the best epoch's restored.
 
     Args:
-        last_full, restored_full: metrics on all training images.
+        last_full, restored_full: of all training images.
         seconds: of training; does not include the wait for the model's file.
         model_files: paths by artifact name; empty if no model is kept.
     """
 
     last: Measurement
-    last_full: dict[str, float]
+    last_full: FullTrain
     restored: Measurement
-    restored_full: dict[str, float]
+    restored_full: FullTrain
     frozen_digests: dict[str, str]
     seconds: float
     model_files: dict[str, str]
@@ -213,7 +213,7 @@ def _save_model_files(network: Network, spec: TrialSpec, folder: Path) -> dict[s
 def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResult:
     trainer, runner, inference = trial.trainer, trial.runner, trial.compiled.network.inference
     last, restored = measured.last, measured.restored
-    summary = {**restored.metrics, **measured.restored_full}
+    summary = {**restored.metrics, **measured.restored_full.metrics}
     matrix = confusion_matrix(restored.validation, restored.validation_labels)
     verdict = judge(
         summary[Metric.TRAIN_ACCURACY],
@@ -222,7 +222,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         [sum(row) for row in matrix],
     )
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
-    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last)
+    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last, trainer.correct_by_epoch)
     return TrialResult(
         state=trial.state,
         best_epoch=trial.best.epoch,
@@ -253,7 +253,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
 def _final_metrics(trial: _Trial, measured: _Measured) -> dict[str, float]:
     at_equal_updates = trial.trainer.at_equal_updates
     return {
-        **{last_name(name): value for name, value in (measured.last.metrics | measured.last_full).items()},
+        **{last_name(name): value for name, value in (measured.last.metrics | measured.last_full.metrics).items()},
         **{
             equal_updates_name(name): value
             for name, value in (at_equal_updates.metrics if at_equal_updates else {}).items()

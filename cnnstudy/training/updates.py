@@ -36,6 +36,7 @@ class UpdateKind:
     optimizer: Optimizer
     augmentation: str
     smooths_labels: bool = False
+    weighs_classes: bool = False
     cut: str | None = None  # operation whose outputs are the inputs; None: images are
     precision: str = "float32"  # or Keras' policies "mixed_float16", "mixed_bfloat16"
     xla: bool = False  # one program per batch size; dropout draws other numbers from the same random streams
@@ -74,6 +75,7 @@ class Update:
         self._augment = augment
         self._auxiliary_weight = auxiliary_weight
         self._label_smoothing = tf.Variable(0.0, trainable=False)
+        self._class_weights = tf.Variable(tf.ones(network.logits.output_shape[-1]), trainable=False)
         self._micro_batches = micro_batches
         self._trained = [variable.value for variables, _ in self._groups for variable in variables]
         self._loss_scale = LossScale() if kind.precision == "mixed_float16" else None
@@ -94,9 +96,20 @@ class Update:
         )
         self._finish_parts = tf.function(self._change_weights, input_signature=[gradients], autograph=False)
 
-    def start(self, learning_rate: float, backbone_learning_rate: float, label_smoothing: float = 0.0) -> None:
-        """Reset the optimisers; set the learning rates of the heads and of the backbone, and the label smoothing."""
+    def start(
+        self,
+        learning_rate: float,
+        backbone_learning_rate: float,
+        label_smoothing: float = 0.0,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
+        """Reset the optimisers; set the learning rates of the heads and of the backbone, and how the loss is weighed.
+
+        Args:
+            class_weights: [classes], by which the losses of their images are multiplied if the kind weighs classes.
+        """
         self._label_smoothing.assign(label_smoothing)
+        self._class_weights.assign(np.ones(self._class_weights.shape) if class_weights is None else class_weights)
         for (_, optimizer), rate in zip(self._groups, (learning_rate, backbone_learning_rate), strict=False):
             for variable in optimizer.variables:
                 weights.assign(variable, tf.raw_ops.ZerosLike(x=variable.value))  # tf.zeros takes ten times as long
@@ -251,9 +264,13 @@ class Update:
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])
             objective = loss + self._auxiliary_weight * auxiliary_loss
+            weights = tf.gather(self._class_weights, labels) if self._kind.weighs_classes else None
+            if weights is not None:
+                weighted = tf.add_n([_cross_entropy(labels, one, weights) for one in auxiliary] or [0.0])
+                objective = _cross_entropy(labels, logits, weights) + self._auxiliary_weight * weighted
             if self._kind.smooths_labels:
-                uniform = tf.add_n([_uniform_cross_entropy(one) for one in auxiliary] or [0.0])
-                uniform = _uniform_cross_entropy(logits) + self._auxiliary_weight * uniform
+                uniform = tf.add_n([_uniform_cross_entropy(one, weights) for one in auxiliary] or [0.0])
+                uniform = _uniform_cross_entropy(logits, weights) + self._auxiliary_weight * uniform
                 objective += self._label_smoothing * (uniform - objective)
             total = share * objective
             scaled = total if self._loss_scale is None else self._loss_scale.value * total
@@ -295,13 +312,28 @@ class Update:
         return augmentation.flipped_view(self._augment, inputs) if self._augment else inputs
 
 
-def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """Return the mean over the images, each times its weight [n]; as in Keras not over the weights: parts add up."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.reduce_mean(losses if weights is None else weights * losses)
 
 
-def _uniform_cross_entropy(logits: tf.Tensor) -> tf.Tensor:
-    """Return the mean cross-entropy against labels that are spread evenly over all classes."""
-    return -tf.reduce_mean(tf.nn.log_softmax(logits))
+def _uniform_cross_entropy(logits: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Return the same against labels that are spread evenly over all classes."""
+    losses = tf.nn.log_softmax(logits)
+    return -tf.reduce_mean(losses if weights is None else weights[:, None] * losses)
+
+
+def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return n / (classes with images * images of the class), [classes] float32; 0 for a class without images.
+
+    It is scikit-learn's "balanced". The mean over the images is 1, so that the learning rate keeps its meaning.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.zeros(classes, np.float32)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights
 
 
 # ---- half precision

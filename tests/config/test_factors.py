@@ -385,6 +385,7 @@ def test_each_factor_is_written_without_its_name_in_the_code(factor: space.Facto
         ("augmentation", "flip", "flip", "flip augmentation"),
         ("augmentation", "none", "none", "no augmentation"),
         ("label_smoothing", 0.1, "0.1", "label smoothing 0.1"),
+        ("class_weights", "balanced", "balanced", "balanced class weights"),
         ("auxiliary_weight", 0.3, "0.3", "auxiliary weight 0.3"),
         ("network", "vgg16", "vgg16", "vgg16"),
     ],

@@ -575,9 +575,14 @@ MISTAKES = [
         "  metric: val/loss",
         "  metric: test/loss #!",
         "objective.metric",
-        ["'val/accuracy' or 'val/loss'", "not 'test/loss'."],
+        ["'val/accuracy', 'val/balanced_accuracy', 'val/macro_f1' or 'val/loss'", "not 'test/loss'."],
     ),
-    ("  metric: val/loss", "  metric: 1 #!", "objective.metric", ["'val/accuracy' or 'val/loss'", "not 1."]),
+    (
+        "  metric: val/loss",
+        "  metric: 1 #!",
+        "objective.metric",
+        ["'val/accuracy', 'val/balanced_accuracy', 'val/macro_f1' or 'val/loss'", "not 1."],
+    ),
     ("objective:\n  metric: val/loss", "objective: val/loss #!", "objective", ["must hold keys", "not 'val/loss'."]),
     (
         "  metric: val/loss",

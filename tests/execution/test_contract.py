@@ -141,7 +141,9 @@ def test_progress_comes_before_the_result(executor: Executor) -> None:
 
 
 def test_a_trial_tells_of_each_epoch_then_of_its_result(warm: Executor, spec: TrialSpec) -> None:
-    first, second, done = run(warm, trial_job(spec))
+    start, first, second, done = run(warm, trial_job(spec))
+    assert isinstance(start, Epoch)
+    assert start.record.epoch == 0, "the measurement before the first update"
     assert isinstance(first, Epoch)
     assert isinstance(second, Epoch)
     assert (first.record.epoch, second.record.epoch) == (1, 2)
@@ -202,7 +204,7 @@ def test_the_mistakes_of_a_trial_come_with_their_pictures(warm: Executor, spec: 
 
 
 def test_an_answer_of_no_prunes(warm: Executor, spec: TrialSpec) -> None:
-    epoch, done = run(warm, trial_job(spec, number=1), go_on=lambda epoch: False)
+    _, epoch, done = run(warm, trial_job(spec, number=1), go_on=lambda epoch: False)
     assert isinstance(epoch, Epoch)
     assert isinstance(done, Done)
     result = TrialResult.from_json(done.result)

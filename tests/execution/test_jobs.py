@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog
+import pytest
+from fake_executor import FakeExecutor
+
+from cnnstudy.execution import Epoch
+from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog, wait_for_event
+from cnnstudy.records import EpochRecord
 
 
 class Clock:
@@ -75,6 +80,19 @@ def test_an_epoch_that_never_ends(watchdog: Watchdog, clock: Clock) -> None:
     ((_, why),) = watchdog.find_hung()
     assert "within 33 minutes, 10 times the longest of alexnet so far" in why
     assert "training.timeout" in why
+
+
+def test_the_measurement_before_the_first_update_ends_no_epoch(tmp_path: Path, clock: Clock) -> None:
+    limit, events = 2000.0, [Epoch("a", EpochRecord(number, {}), asks=False) for number in (0, 1)]
+    executor = FakeExecutor(tmp_path)
+    executor.next_event = lambda timeout: events.pop(0)  # type: ignore[method-assign]
+    watchdog = Watchdog(limit, clock)
+    watchdog.begin("a", "alexnet", 10)
+    assert spin(watchdog, clock, "a", limit) == []
+    wait_for_event(executor, watchdog)
+    assert set(spin(watchdog, clock, "a", 100)) == {"a"}
+    wait_for_event(executor, watchdog)
+    assert spin(watchdog, clock, "a", limit) == []
 
 
 def test_an_epoch_of_more_images_may_take_longer(watchdog: Watchdog, clock: Clock) -> None:

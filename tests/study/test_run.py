@@ -196,6 +196,23 @@ def test_a_pruned_trial_counts_and_keeps_its_curves(desk: Desk) -> None:
     assert desk.trained == ["alexnet-002"]
 
 
+def test_the_measurement_before_the_first_update_is_recorded_and_decides_nothing(desk: Desk) -> None:
+    pruning = ("strategy.pruner=median", "strategy.startup_trials=1", "training.epochs=3")
+    accuracy = {"alexnet-000": 0.9, "alexnet-001": 0.5, "alexnet-002": 0.5}
+    desk.run(*pruning, "name=without", accuracy=accuracy)
+    plain = [line for line in desk.said if "  epoch " in line]
+    desk.said.clear()
+    desk.run(*pruning, "budget.trials=2", accuracy=accuracy, measures_start=True)
+    desk.run(*pruning, accuracy=accuracy, measures_start=True)  # the pruner knows the earlier trials from their curves
+    assert [line for line in desk.said if "  epoch " in line] == plain
+    histories = [desk.tracker.metric_history(run.run_id, "val/accuracy") for run in desk.runs()]
+    assert [list(history) for history in histories] == [[0, 1, 2, 3], [0, 1], [0, 1]]
+    assert {history[0] for history in histories} == {1 / 3}
+    assert 0 not in desk.tracker.metric_history(desk.runs()[0].run_id, "optimizer/updates")
+    for run, without in zip(desk.runs(), desk.runs(name="without"), strict=True):
+        assert (run.state, run.epoch, run.metrics) == (without.state, without.epoch, without.metrics)
+
+
 # ---- interruptions
 
 

@@ -50,6 +50,7 @@ def play(display: Display, clock: Clock) -> Iterator[str]:
     display.end_trial("pretrain-alexnet", "validation 90.0 %")
     display.start_trials(1, 3)
     display.start_trial("alexnet-001", "frozen, batch 8", 5)
+    display.epoch("alexnet-001", epoch(0))  # before the first update
     yield "started"
     display.epoch("alexnet-001", epoch(4))
     clock.now += 125

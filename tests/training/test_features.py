@@ -61,7 +61,9 @@ def frozen(make_spec: MakeSpec, sources: Callable[..., Path]) -> TrialSpec:
 
 def run(spec: TrialSpec, folder: Path) -> tuple[TrialResult, list[EpochRecord]]:
     records: list[EpochRecord] = []
-    return trial.run_trial(spec, folder, lambda record: not records.append(record), shared_networks()), records
+    return trial.run_trial(
+        spec, folder, lambda record: not (record.epoch and records.append(record)), shared_networks()
+    ), records
 
 
 def source_of(spec: TrialSpec) -> tuple[Source, CompiledNetwork]:

@@ -216,6 +216,7 @@ LEVELS: dict[str, Any] = {
     "protocol": "legacy",
     "augmentation": "flip",
     "label_smoothing": 0.1,
+    "class_weights": "balanced",
     "auxiliary_weight": 0.3,
     "a factor to come": 1.0,
 }

@@ -35,7 +35,9 @@ def run(
 ) -> tuple[TrialResult, list[EpochRecord]]:
     """Run a trial, on the networks that tests share unless others are given."""
     records: list[EpochRecord] = []
-    result = trial.run_trial(spec, folder, lambda record: not records.append(record), networks or shared_networks())
+    result = trial.run_trial(
+        spec, folder, lambda record: not (record.epoch and records.append(record)), networks or shared_networks()
+    )
     return result, records
 
 
@@ -354,13 +356,27 @@ def test_last_and_restored_weights_and_equal_updates(make_spec: MakeSpec, tmp_pa
     result, records = run(spec, tmp_path / "whole")
     assert result.final["last/val_loss"] == pytest.approx(records[-1].metrics["val/loss"], abs=1e-6)
     assert result.summary["val/loss"] == pytest.approx(records[result.best_epoch - 1].metrics["val/loss"], abs=1e-6)
-    assert {"last/full_train_accuracy", "last/gap_accuracy"} <= set(result.final)
+    assert {"last/full_train_accuracy", "last/full_train_balanced_accuracy", "last/gap_accuracy"} <= set(result.final)
     # a trial that ends there has the same weights
     short, _ = run(make_spec(epochs=4, batch_size=16, updates=6, equal_updates=6, learning_rate=0.003), tmp_path / "6")
     assert (short.ended_by, short.epochs) == ("updates", 2)
     for name in ("train_accuracy", "val_loss", "gap_loss"):
         assert result.final[f"equal_updates/{name}"] == pytest.approx(short.final[f"last/{name}"], abs=1e-6)
         assert short.final[f"equal_updates/{name}"] == short.final[f"last/{name}"]
+
+
+def test_all_training_images_are_measured_at_the_end(make_spec: MakeSpec, tmp_path: Path) -> None:
+    import keras
+
+    spec = make_spec(epochs=3, batch_size=8, data_fraction=0.8, shuffled_labels=0.5)
+    result, _ = run(spec, tmp_path)
+    train = trial.load_images(spec).train
+    model = keras.saving.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
+    right = model.predict(train.pixels[:], verbose=0).argmax(axis=1) == train.labels
+    assert len(right) == 40
+    assert result.summary["full_train/accuracy"] == right.mean()
+    recalls = [right[train.labels == label].mean() for label in range(5)]
+    assert result.summary["full_train/balanced_accuracy"] == pytest.approx(np.mean(recalls))
 
 
 def test_it_ends_at_the_train_loss_that_was_asked_for(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -380,10 +396,15 @@ def test_shuffled_labels_can_only_be_memorised(make_spec: MakeSpec, tmp_path: Pa
 
 def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(epochs=5, batch_size=8)
-    result, _ = run(spec, tmp_path)
+    result, records = run(spec, tmp_path)
     images = trial.load_images(spec)
     with np.load(result.files["correctness"], allow_pickle=False) as kept:
         places = {part: kept[f"{part}_places"] for part in ("probe", "validation")}
+        by_epoch = {
+            part: np.unpackbits(kept[f"{part}_by_epoch"], axis=1, count=len(places[part])).astype(bool)
+            for part in places
+        }
+        labels = {part: kept[f"{part}_labels"] for part in places}
         right = {
             (part, moment): np.unpackbits(kept[f"{part}_{moment}"], count=len(places[part])).mean()
             for part in places
@@ -394,6 +415,12 @@ def test_correctness_is_kept_image_by_image(make_spec: MakeSpec, tmp_path: Path)
     assert right["validation", "restored"] == result.summary["val/accuracy"]
     assert right["validation", "last"] == result.final["last/val_accuracy"]
     assert right["probe", "restored"] == result.summary["train/accuracy"]
+    for part, name in (("probe", "train"), ("validation", "val")):
+        assert np.array_equal(labels[part], getattr(images, part).labels)
+        assert by_epoch[part].mean(axis=1).tolist() == [record.metrics[f"{name}/accuracy"] for record in records]
+        recalls = [[row[labels[part] == label].mean() for label in range(5)] for row in by_epoch[part]]
+        found = [record.metrics[f"{name}/balanced_accuracy"] for record in records]
+        assert np.mean(recalls, axis=1).tolist() == pytest.approx(found)
 
 
 @pytest.mark.parametrize(("rule", "rate"), [("fixed", 0.001), ("linear", 0.0005), ("square-root", 0.001 / 2**0.5)])

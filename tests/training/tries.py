@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import trial
@@ -26,7 +27,9 @@ class Tried:
     result: TrialResult | None
     told: list[EpochRecord]
     said: list[str]
+    start: list[EpochRecord] = dataclasses.field(default_factory=list)  # epoch 0
     weights: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    correct: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def trained(self) -> list[int]:
@@ -37,8 +40,10 @@ class Tried:
         """Everything that does not depend on the machine."""
         assert self.result is not None
         result = dataclasses.replace(self.result, seconds=0.0, files={}, checkpoint_note="", shared_epochs=0)
-        epochs = [{name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.told]
-        return result, epochs, [one.epoch for one in self.told], self.weights
+        epochs = [
+            {name: of for name, of in one.metrics.items() if "time/" not in name} for one in self.start + self.told
+        ]
+        return result, epochs, [one.epoch for one in self.told], self.weights, self.correct
 
 
 #: What `shared_networks` returns; others where networks are narrow.
@@ -59,9 +64,9 @@ def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledN
     found = Tried(None, [], [])
 
     def report(record: EpochRecord) -> bool:
-        if record.epoch == killed_in and not record.replayed:
+        if record.epoch == killed_in > 0 and not record.replayed:
             raise KilledError
-        found.told.append(record)
+        (found.told if record.epoch else found.start).append(record)
         return True
 
     def progress(what: str, done: int, total: int) -> None:
@@ -71,6 +76,8 @@ def tried(spec: TrialSpec, folder: Path, killed_in: int = 0, networks: CompiledN
         found.result = trial.run_trial(spec, folder, report, networks or shared_networks(), progress)
     except KilledError:
         return found
+    with np.load(found.result.files["correctness"], allow_pickle=False) as kept:
+        found.correct.update({name: kept[name].tobytes() for name in kept.files})
     with zipfile.ZipFile(Path(found.result.files["model"]) / "data" / "model.keras") as archive:
         file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
     file.visititems(lambda name, one: found.weights.update({name: one[()].tobytes()} if hasattr(one, "shape") else {}))

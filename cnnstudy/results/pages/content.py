@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
+from cnnstudy.analysis.confirmation_text import describe_metric
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
 from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
@@ -89,7 +90,7 @@ def describe_best(report: ReportData) -> str:
     words = describe_levels(run.levels, varied)
     subject = "The best validation accuracy is"
     if report.study.objective != Metric.VAL_ACCURACY:
-        subject = "The trial with the best validation loss has a validation accuracy of"
+        subject = f"The trial with the best {describe_metric(report.study.rule)} has a validation accuracy of"
     text = (
         f"{subject} {100 * best['val_accuracy']:.1f} % ({best['trial']}"
         f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
