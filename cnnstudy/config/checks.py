@@ -31,6 +31,7 @@ def combination_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     yield from _weights_problems(config)
     yield from _training_problems(config)
     yield from _factor_problems(config)
+    yield from _question_problems(config)
     if isinstance(config.strategy, FactorialConfig):
         yield from _factorial_problems(config, config.strategy)
     else:
@@ -230,6 +231,23 @@ def _tuning_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterato
     varied = {name for name in config.factors if any(_has_several(config, name, one) for one in config.architectures)}
     if factorial.tune and varied <= set(factorial.tune):
         yield ("strategy", "tune"), "lists every factor that varies; leave at least one out, to study its effect."
+
+
+def _question_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Check that the study can answer its question: the factors asked for vary, and are not tuned."""
+    tuned = config.strategy.tune if isinstance(config.strategy, FactorialConfig) else ()
+    asked = config.question.factors or ()
+    for number, factor in enumerate(asked):
+        key: KeyPath = ("question", "factors", number)
+        if factor in asked[:number]:
+            yield key, f"{factor!r} is listed twice; remove one."
+        elif not any(_has_several(config, factor, one) for one in config.architectures):
+            yield key, f"{factor!r} does not vary in this study{did_you_mean(factor, config.factors)}"
+        elif factor in tuned:
+            yield (
+                key,
+                f"{factor!r} is tuned (strategy.tune), so that its effect is not estimated; remove it here or there.",
+            )
 
 
 def _has_several(config: StudyConfig, factor: str, architecture: str) -> bool:

@@ -1,7 +1,8 @@
 """The keys of a study file, as frozen pydantic models, and what each key allows on its own.
 
-In this order: `objective`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and StudyConfig,
-the whole file. Combinations of keys are checked in `checks`; study files are read only by `load.load_study`.
+In this order: `objective`, `question`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and
+StudyConfig, the whole file. Combinations of keys are checked in `checks`; study files are read only by
+`load.load_study`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ class Objective(StrictModel):
     def rule(self) -> Rule:
         """Metric and limits as plain data, for a TrialSpec."""
         return Rule(self.metric, self.maximum_gap, self.minimum_accuracy)
+
+
+# ---- question
+
+
+class Question(StrictModel):
+    """What the study is asked: its answers are one family, with 5 % for any false one; all else is exploratory."""
+
+    outcome: Literal["gap", "accuracy", "balanced-accuracy"] = Field(
+        "gap", description="gap of accuracy, validation accuracy, or balanced validation accuracy, at the last epoch"
+    )
+    factors: tuple[str, ...] | None = Field(
+        None, min_length=1, description="the factors whose effects are asked for; default: all that vary"
+    )
 
 
 # ---- confirm
@@ -324,6 +339,7 @@ class StudyConfig(StrictModel):
     weights: dict[str, Weights] = Field(default_factory=dict, description="per network, or `default` for the others")
     strategy: AnyStrategy = SearchConfig()
     objective: Objective = Objective()
+    question: Question = Question()
     confirm: Confirm | None = Field(None, description="choose the champion with fresh seeds once the trials are done")
     budget: Budget | None = Field(
         None, validate_default=True, description="required by a search, not allowed in a factorial"

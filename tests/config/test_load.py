@@ -621,6 +621,19 @@ MISTAKES = [
         "objective.goals.2",
         ["'accuracy', 'loss', 'gap', 'seconds' or 'parameters'", "not 'cost'."],
     ),
+    # question
+    ("seed: 3", "question: gap #!", "question", ["must hold keys", "not 'gap'."]),
+    ("seed: 3", "question: {outcom: gap} #!", "question.outcom", ["unknown key; did you mean 'outcome'?"]),
+    ("seed: 3", "question: {outcome: loss} #!", "question.outcome", ["'gap', 'accuracy'", "not 'loss'."]),
+    (
+        "seed: 3",
+        "question: {factors: [dropuot]} #!",
+        "question.factors.0",
+        ["does not vary", "did you mean 'dropout'?"],
+    ),
+    ("seed: 3", "question: {factors: [dropout, dropout]} #!", "question.factors.1", ["is listed twice"]),
+    ("seed: 3", "question: {outcome: 1} #!", "question.outcome", ["'gap', 'accuracy'", "not 1."]),
+    ("seed: 3", "question: {factors: []} #!", "question.factors", ["at least 1"]),
     # confirm
     ("seed: 3", "confirm: 3 #!", "confirm", ["must hold keys", "not 3."]),
     ("seed: 3", "confirm: {topp: 3} #!", "confirm.topp", ["unknown key; did you mean 'top'?"]),
@@ -659,7 +672,7 @@ def test_a_mistake_is_named_with_file_line_key_what_was_given_and_what_is_allowe
 
 def test_every_key_of_a_study_file_has_at_least_two_mistakes_above() -> None:
     named = [key for _, _, key, fragments in MISTAKES if fragments]
-    groups = {"data", "factors", "training", "weights", "strategy", "objective", "budget", "confirm"}
+    groups = {"data", "factors", "training", "weights", "strategy", "objective", "question", "budget", "confirm"}
     for field in StudyConfig.model_fields:
         at_it = [key for key in named if key == field or key.startswith(f"{field}.")]
         assert len(at_it) >= 2, field
