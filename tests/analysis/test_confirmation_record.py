@@ -85,6 +85,11 @@ def test_the_best_score_flatters_by_accuracy_or_by_loss() -> None:
     assert confirmed().optimism == pytest.approx(0.9 - 0.75)
     by_loss = confirmed(Rule("val/loss"), best_validation=("vgg16-012", 0.3))
     assert (by_loss.tested, by_loss.optimism) == (pytest.approx(0.5), pytest.approx(0.2))
+    test = dataclasses.replace(TEST, confusion=((90, 10, 0), (3, 3, 0), (0, 0, 0)))
+    balanced = confirmed(Rule("val/balanced_accuracy"), best_validation=("vgg16-012", 0.8), test=test)
+    assert (balanced.tested, balanced.optimism) == (pytest.approx((0.9 + 0.5) / 2), pytest.approx(0.1))
+    macro = confirmed(Rule("val/macro_f1"), test=test)
+    assert (macro.tested, macro.optimism) == (None, None)
     opened = dataclasses.replace(TEST, mean=None, values=(), losses=())  # and stopped before it was measured
     assert confirmed(test=opened).optimism is None
     assert confirmed(test=None).optimism is None

@@ -95,6 +95,19 @@ def test_why_it_is_the_champion() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("val/accuracy", "accuracy"),
+        ("val/balanced_accuracy", "balanced accuracy"),
+        ("val/macro_f1", "macro-F1"),
+    ],
+)
+def test_the_metric_is_named(metric: str, words: str) -> None:
+    text = optimism_sentence(("vgg16-001", 0.9), 0.8, 0.7, 0.2, Rule(metric))
+    assert text.endswith(f"Selecting by validation score overstates {words} by this much.")
+
+
 def test_all_of_a_confirmation() -> None:
     best = standing(0, CHAMPION)
     test = ChampionTest("2026-11-24", "vgg16-000", ("a", "b"), 2, 50, "d", (0.7, 0.72), (0.5, 0.4), 0.71, 0.6, 0.8)
