@@ -61,8 +61,8 @@ def find_aliases(
     Args:
         frame: trials of an incomplete factorial.
         varied: the factors that vary, lists only (from `varied_levels`).
-        contrasts: what is estimated; interactions are mixed with none, because they are estimated beside all others.
-        estimate: the estimator that is used on the outcome.
+        contrasts: main effects.
+        estimate: the estimator that is used on the outcome, of these contrasts.
     """
     pairs, columns = _interaction_columns(frame, varied)
     if not pairs:
@@ -70,14 +70,8 @@ def find_aliases(
     # an interaction column of +-1 makes a difference of differences of 4
     shares = np.abs(np.nan_to_num(estimate(columns))) / 4
     return [
-        list(
-            dict.fromkeys(
-                pair
-                for pair, part in zip(pairs, row, strict=True)
-                if contrast.second is None and part >= _MIXED_SHARE
-            )
-        )
-        for contrast, row in zip(contrasts, shares, strict=True)
+        list(dict.fromkeys(pair for pair, part in zip(pairs, row, strict=True) if part >= _MIXED_SHARE))
+        for row in shares
     ]
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from cnnstudy.analysis.aliases import describe_aliases
 from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
 from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
-from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, adjust_p_values, compare_seeds
+from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, correct_family, compare_seeds
 from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
 from cnnstudy.analysis.regression import estimate_over_all_trials
@@ -155,7 +155,7 @@ def correct_together(effects: Sequence[Effect]) -> list[Effect]:
     """Return the effects with p_adjusted and repeats for one family per outcome.
 
     Over all effects on an outcome, those of all networks and interactions included, the probability of any false
-    `raises` or `lowers` is at most 5 % (intervals.adjust_p_values). Effects that cannot be answered because of the
+    `raises` or `lowers` is at most 5 % (intervals.correct_family). Effects that cannot be answered because of the
     design are not in the family.
 
     Args:
@@ -165,7 +165,7 @@ def correct_together(effects: Sequence[Effect]) -> list[Effect]:
     for column in dict.fromkeys(effect.column for effect in effects):
         places = [place for place, effect in enumerate(effects) if effect.column == column]
         family = [effects[place] for place in places]
-        adjusted, levels = adjust_p_values(
+        adjusted, levels = correct_family(
             np.array([_or_nan(effect.p) for effect in family]),
             np.array([_or_nan(effect.p_shrunk) for effect in family]),
             np.array([effect.second is not None for effect in family]),
@@ -224,7 +224,7 @@ def _test_contrasts(
     found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images))
     tests, shrunk_p, error, freedom = found.tests, found.shrunk_p, found.error, found.freedom
     seeds = np.isfinite(of_seeds).sum(axis=1)
-    everywhere = methods == ALL_TRIALS
+    everywhere = (methods == ALL_TRIALS) & (not design.repeats_cells)
     if everywhere.any():
         tests[everywhere] = estimate_over_all_trials(design.frame, design.varied, design.contrasts, outcome)[everywhere]
         shrunk_p[everywhere] = tests[everywhere, 3]
@@ -232,12 +232,12 @@ def _test_contrasts(
         freedom[everywhere] = math.inf
         seeds[everywhere] = design.frame["seed"][np.isfinite(outcome)].nunique()
     missing, text = np.zeros(len(tests)), ""
-    bounds = design.bound_missing(outcome, is_share(column, outcome))
-    if bounds is not None and not everywhere.any():
+    bounds = design.bound_missing(outcome)
+    if bounds is not None:
         low, high, half = tests[:, 1].copy(), tests[:, 2].copy(), (tests[:, 2] - tests[:, 1]) / 2
         tests[:, 1], tests[:, 2] = np.fmin(low, bounds.low - half), np.fmax(high, bounds.high + half)
         missing = np.where(tests[:, 0] > 0, low - tests[:, 1], tests[:, 2] - high)
-        text = describe_missing(bounds, len(outcome), is_share(column, outcome))
+        text = describe_missing(bounds, int(np.isfinite(outcome).sum()), is_share(column, outcome))
     most = np.array([possible_difference(column, outcome, one.second is not None) for one in design.contrasts])
     tests[:, 1], tests[:, 2] = np.maximum(tests[:, 1], -most), np.minimum(tests[:, 2], most)
     trials = np.array([design.count_trials(contrast, outcome) for contrast in design.contrasts])

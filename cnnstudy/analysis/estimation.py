@@ -60,6 +60,8 @@ class Design:
     def __init__(self, frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast]) -> None:
         self.frame, self.varied, self.contrasts = frame, varied, contrasts
         self._complete: CompleteDesign | None = complete_design(frame, varied) if _are_listed(varied) else None
+        #: whether seeds repeat the same cells, so that nothing is estimated over all trials
+        self.repeats_cells = self._complete is not None
         #: [trials], whether a trial is not used because less than half of its seed's trials are there
         self.is_left_out = np.zeros(len(frame), bool) if self._complete is None else self._complete.of_trial < 0
 
@@ -67,27 +69,28 @@ class Design:
     def aliases(self) -> list[list[tuple[str, str]]]:
         """For each contrast the two-factor interactions that it is mixed with; none for designs with ranges."""
         none: list[list[tuple[str, str]]] = [[] for _ in self.contrasts]
-        if not _are_listed(self.varied):
+        frame = self.frame if self._complete is None else self._complete.frame
+        is_block = self._complete is not None or frame["seed"].nunique() == 1
+        if not _are_listed(self.varied) or (is_block and is_complete(frame, self.varied)):
             return none
-        if self._complete is None:
-            if self.frame["seed"].nunique() == 1 and is_complete(self.frame, self.varied):
-                return none
-            return find_aliases(self.frame, self.varied, self.contrasts, self._estimator(self.frame))
-        if is_complete(self._complete.frame, self.varied):
-            return none
-        block = self._complete.frame[self._complete.frame["seed"] == self._complete.frame["seed"].iloc[0]]
-        return find_aliases(block, self.varied, self.contrasts, self._estimator(block))
+        if is_block:  # all seeds have the same cells
+            frame = frame[frame["seed"] == frame["seed"].iloc[0]]
+        # interactions are estimated beside all others, or not at all
+        main = [contrast for contrast in self.contrasts if contrast.second is None]
+        estimate = functools.partial(_estimate, frame, self.varied, main, not is_block)
+        found = find_aliases(frame, self.varied, main, estimate)
+        return [*found, *none[len(found) :]]
 
-    def bound_missing(self, outcome: np.ndarray, is_share: bool) -> Bounds | None:
+    def bound_missing(self, outcome: np.ndarray) -> Bounds | None:
         """Return the bounds of each contrast if the missing trials' outcomes lie anywhere; None if none is missing.
 
         Args:
             outcome: [trials], NaN where a trial has none.
-            is_share: whether the outcome lies in -1..1.
         """
         if self._complete is None:
             return None
-        return bound_estimates(self._complete, outcome, self._estimator(self._complete.frame), is_share)
+        estimate = functools.partial(_estimate, self._complete.frame, self.varied, self.contrasts, False)
+        return bound_estimates(self._complete, outcome, estimate)
 
     def count_trials(self, contrast: Contrast, outcome: np.ndarray) -> int:
         """Return the number of trials with an outcome at the levels that a contrast compares, or on its ranges."""
@@ -102,21 +105,20 @@ class Design:
                 chosen = chosen & is_there.to_numpy()
         return int(chosen.sum())
 
-    def _estimator(self, frame: pd.DataFrame) -> functools.partial[np.ndarray]:
-        return functools.partial(_estimate, frame, self.varied, self.contrasts)
-
 
 def _estimate(
-    frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
+    frame: pd.DataFrame,
+    varied: Mapping[str, Levels],
+    contrasts: Sequence[Contrast],
+    over_all: bool,
+    values: np.ndarray,
 ) -> np.ndarray:
     """Return the contrasts' estimates, the mean over the seeds or over all trials, [contrasts, outcomes]."""
     found, methods = estimate_by_seed(frame, varied, contrasts, values)
     estimates = nanmean(found.values, 1)
-    if (methods == ALL_TRIALS).any():
-        over_all = np.column_stack(
-            [estimate_over_all_trials(frame, varied, contrasts, outcome)[:, 0] for outcome in values.T]
-        )
-        estimates = np.where(methods == ALL_TRIALS, over_all, estimates)
+    if over_all and (methods == ALL_TRIALS).any():
+        fitted = [estimate_over_all_trials(frame, varied, contrasts, outcome)[:, 0] for outcome in values.T]
+        estimates = np.where(methods == ALL_TRIALS, np.column_stack(fitted), estimates)
     return estimates
 
 

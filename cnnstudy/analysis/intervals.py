@@ -140,7 +140,7 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
         spread: [contrasts], the variance of a seed's estimate if that of a trial is 1.
         resolution: of the outcome in one trial.
     """
-    from scipy import stats
+    from scipy import special
 
     counts = np.isfinite(of_seeds).sum(axis=1)
     tests, variance = np.full((len(of_seeds), 4), math.nan), np.full(len(of_seeds), math.nan)
@@ -156,15 +156,15 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
         error = np.sqrt(own / count)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(error > 0, np.abs(mean) / error, np.where(np.abs(mean) < _ROUNDING, 0.0, math.inf))
-        p = np.where(np.isnan(error), math.nan, 2 * stats.t.sf(t, count - 1))
-        width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error
+        p = np.where(np.isnan(error), math.nan, 2 * special.stdtr(count - 1, -t))
+        width = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
         tests[rows, 1:] = np.column_stack([mean - width, mean + width, p])
     shrunk, freedom = shrink_variances(variance, counts - 1, spread)
     p = tests[:, 3].copy()
     tested = shrunk > 0
     error = np.full(len(of_seeds), math.nan)
     error[counts > 1] = np.sqrt(shrunk[counts > 1] / counts[counts > 1])
-    p[tested] = 2 * stats.t.sf(np.abs(tests[tested, 0]) / error[tested], freedom[tested])
+    p[tested] = 2 * special.stdtr(freedom[tested], -np.abs(tests[tested, 0]) / error[tested])
     return SeedTests(tests, p, error, freedom)
 
 
@@ -199,7 +199,12 @@ def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     return shrunk, total
 
 
-def adjust_p_values(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def adjust_p_values(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> np.ndarray:
+    """Return max(p, weighted Holm(shrunk_p)) of one family; the arguments are those of `correct_family`."""
+    return correct_family(p, shrunk_p, interaction)[0]
+
+
+def correct_family(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return max(p, weighted Holm(shrunk_p)), and the level at which each contrast is tested.
 
     All contrasts are one family. Main effects share MAIN_WEIGHT of the level, interactions the rest: a page makes both

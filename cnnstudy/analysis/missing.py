@@ -3,11 +3,14 @@
 A trial may be missing because of what its outcome would have been: a pruner ends the worst. Effects among the remaining
 trials are then biased, and no method can tell from these trials alone by how much. Bounds can (Manski 1990; Horowitz
 and Manski 2000): the missing outcomes are taken to lie anywhere in a plausible range, and the estimate over the
-complete design is computed at its extremes.
+complete design is computed at its extremes. The plausible range of a trial is that of a 99.7 % prediction interval
+around what its cell has with the other seeds, and its seed in the other cells: even the worst trial of a cell is then
+hardly outside.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,8 +22,10 @@ from cnnstudy.config.factors import Levels
 
 #: Trials are of one design with missing ones if at least this share of its cells and seeds is there.
 _MIN_PRESENT = 0.5
-#: By how much the plausible range is wider than the observed one on each side, as a share of it; with few trials more.
-_WIDER, _WIDER_FOR_FEW = 0.1, 2.0
+#: The probability with which a missing outcome lies in its plausible range, if it is missing by chance.
+_PLAUSIBLE = 0.997
+#: Rounds in which cells and seeds are fitted in turn.
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,18 @@ class Bounds:
     low: np.ndarray  # [contrasts]
     high: np.ndarray  # [contrasts]
     missing: int  # trials
-    range: tuple[float, float]  # of the outcome
+    margin: float  # the largest distance of a missing outcome from what its cell and its seed suggest
 
 
-def bound_estimates(design: CompleteDesign, values: np.ndarray, estimate: Estimator, is_share: bool) -> Bounds | None:
-    """Return the bounds of each contrast; None if no trial is missing.
+def bound_estimates(design: CompleteDesign, values: np.ndarray, estimate: Estimator) -> Bounds | None:
+    """Return the bounds of each contrast; None if no trial is missing, or there are too few to tell what they may be.
 
     The estimates are linear in the outcomes, so that each missing outcome has a weight, and the extremes are reached
-    where all of them lie at the ends of the range that their weights' signs choose.
+    where all of them lie at the ends of their ranges that their weights' signs choose.
 
     Args:
         values: [trials] of the study, NaN where a trial has none.
         estimate: the estimator over the complete design's trials.
-        is_share: whether the outcome lies in -1..1.
     """
     total, count = np.zeros((2, len(design.frame)))
     used = np.isfinite(values) & (design.of_trial >= 0)
@@ -82,29 +86,49 @@ def bound_estimates(design: CompleteDesign, values: np.ndarray, estimate: Estima
     missing = np.flatnonzero(count == 0)
     if len(missing) == 0 or not used.any():
         return None
-    low, high = _plausible_range(values[used], is_share)
-    outcomes = np.zeros((len(design.frame), 1 + len(missing)))
-    outcomes[:, 0] = np.where(count > 0, total / np.maximum(count, 1), (low + high) / 2)
-    outcomes[missing, 1 + np.arange(len(missing))] = 1.0
-    estimates = estimate(outcomes)
-    half = np.abs(estimates[:, 1:]).sum(axis=1) * (high - low) / 2
-    return Bounds(estimates[:, 0] - half, estimates[:, 0] + half, len(missing), (low, high))
+    seeds = design.frame["seed"].nunique()
+    outcomes = np.where(count > 0, total / np.maximum(count, 1), math.nan).reshape(seeds, -1)
+    expected, margins = _predict(outcomes)
+    filled = np.zeros((len(design.frame), 1 + len(missing)))
+    filled[:, 0] = np.where(np.isfinite(outcomes), outcomes, expected).ravel()
+    filled[missing, 1 + np.arange(len(missing))] = 1.0
+    estimates = estimate(filled)
+    half = np.abs(estimates[:, 1:]) @ margins.ravel()[missing]
+    return Bounds(
+        estimates[:, 0] - half, estimates[:, 0] + half, len(missing), float(margins.ravel()[missing].max())
+    )
 
 
-def _plausible_range(values: np.ndarray, is_share: bool) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    wider = (high - low) * (_WIDER + _WIDER_FOR_FEW / len(values))
-    low, high = low - wider, high + wider
-    if is_share:
-        low, high = max(low, -1.0 if values.min() < 0 else 0.0), min(high, 1.0)
-    return low, high
+def _predict(outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each trial is expected to have from its cell and its seed, and the margin of that prediction.
+
+    Args:
+        outcomes: [seeds, cells], NaN where a trial is missing.
+    """
+    from scipy import special
+
+    there = np.isfinite(outcomes)
+    of_cells, of_seeds = np.maximum(there.sum(axis=0), 1), np.maximum(there.sum(axis=1), 1)
+    cells, seeds = np.full(outcomes.shape[1], np.nanmean(outcomes)), np.zeros(outcomes.shape[0])
+    for _ in range(_ROUNDS):
+        rest = np.where(there, outcomes - seeds[:, None], 0.0).sum(axis=0)
+        cells = np.where(there.any(axis=0), rest / of_cells, np.nanmean(outcomes))
+        seeds = np.where(there, outcomes - cells, 0.0).sum(axis=1) / of_seeds
+    expected = cells + seeds[:, None]
+    freedom = int(there.sum()) - int(there.any(axis=0).sum()) - len(seeds) + 1
+    if freedom < 1:
+        return expected, np.full(outcomes.shape, np.nanmax(outcomes) - np.nanmin(outcomes))
+    error = math.sqrt(float((np.where(there, outcomes - expected, 0.0) ** 2).sum()) / freedom)
+    quantile = float(special.stdtrit(freedom, (1 + _PLAUSIBLE) / 2))
+    whole = np.where(there.any(axis=0), 0.0, np.nanmax(outcomes) - np.nanmin(outcomes))  # a cell without any trial
+    return expected, quantile * error * np.sqrt(1 + 1 / of_cells + 1 / of_seeds[:, None]) + whole
 
 
 def describe_missing(bounds: Bounds, trials: int, is_share: bool) -> str:
     """Return why an effect has no answer where missing trials could overturn it."""
     scale, unit = (100, " points") if is_share else (1, "")
-    low, high = (f"{scale * end:.3g}" for end in bounds.range)
     return (
-        f"{bounds.missing} trial{'s are' if bounds.missing > 1 else ' is'} missing beside the {trials} that are there, "
-        f"and outcomes of {low} to {high}{unit} in them could overturn what the others say"
+        f"{bounds.missing} trial{'s are' if bounds.missing > 1 else ' is'} missing beside the {trials} that are there; "
+        f"if they were missing because of their outcomes, up to {scale * bounds.margin:.2g}{unit} from those of similar "
+        "trials, that could overturn what the others say"
     )

@@ -34,7 +34,7 @@ def probability_of_repeat(
         level: at which the contrast is tested among all of the family.
         missing: how far missing trials widen the interval.
     """
-    from scipy import stats
+    from scipy import special
 
     if not error > 0:
         return math.nan
@@ -47,8 +47,8 @@ def probability_of_repeat(
     weight = min(own_freedom / freedom, 1.0)
     shrunk_error = scale * np.sqrt(weight * own + (1 - weight) * other)
     limit = np.maximum(
-        stats.t.ppf((1 + CONFIDENCE) / 2, own_freedom) * own_error + missing,
-        stats.t.ppf(1 - level / 2, freedom) * shrunk_error,
+        special.stdtrit(own_freedom, (1 + CONFIDENCE) / 2) * own_error + missing,
+        special.stdtrit(freedom, 1 - level / 2) * shrunk_error,
     )
     raises, lowers = float((found > limit).mean()), float((found < -limit).mean())
     return {"raises": raises, "lowers": lowers}.get(answer, 1 - raises - lowers)
