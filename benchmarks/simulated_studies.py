@@ -1,7 +1,7 @@
 """Simulated studies whose truth is known, as frames like those of observations.observe.
 
-Accuracies are those of a network that overfits, with a gap of 30 points plus or minus the planted effects. Truth is that
-of the whole design, also where trials are missing.
+Accuracies are those of a network that overfits, with a gap of 30 points plus or minus the planted effects. Truth is
+that of the whole design, also where trials are missing.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Scenario:
     design: str = "full"  # or "half", "points" (of ranges, in every seed), "search" (each trial its own seed)
     trials: int = 0  # of points and search
     interactions: bool = True
-    # "random" (13 % of the trials), "few" (2 %), "cells" (more often in the worst cells), "outcome" (the worst quarter, more often
-    # than not), "pruned" (the worst quarter of each seed, always)
+    # "random" (13 % of the trials), "few" (2 %), "cells" (more often in the worst cells), "outcome" (the worst quarter,
+    # more often than not), "pruned" (the worst quarter of each seed, always)
     missing: str = ""
     unequal: bool = False  # noise is three times as large at the last level of batch_size
     differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
@@ -95,14 +95,18 @@ SCENARIOS = (
         tails="binomial",
     ),
     Scenario("5 seeds, 2^3, 6.6 points", seeds=5, factors=THREE_FACTORS, main=LARGE, noise=LOUD),
-    Scenario("5 seeds, 2^3, 6.6 points, 3 networks", seeds=5, factors=THREE_FACTORS, main=LARGE, noise=LOUD, networks=3),
+    Scenario(
+        "5 seeds, 2^3, 6.6 points, 3 networks", seeds=5, factors=THREE_FACTORS, main=LARGE, noise=LOUD, networks=3
+    ),
     Scenario("2 seeds, balanced", seeds=2),
     Scenario("2 seeds, probes of 25 images", seeds=2, tails="binomial", images=25),
     Scenario("3 seeds, probes of 25 images", tails="binomial", images=25),
     Scenario("5 seeds, probes of 25 images", seeds=5, tails="binomial", images=25),
     Scenario("3 seeds, probes of 25 images, no effects", tails="binomial", images=25, main=NOTHING, interactions=False),
     Scenario("3 seeds, ceiling: 1 % wrong of 160", tails="binomial", gap=1.0, main=NOTHING, interactions=False),
-    Scenario("5 seeds, ceiling: 1 % wrong of 25", 5, tails="binomial", images=25, gap=1.0, main=NOTHING, interactions=False),
+    Scenario(
+        "5 seeds, ceiling: 1 % wrong of 25", 5, tails="binomial", images=25, gap=1.0, main=NOTHING, interactions=False
+    ),
     Scenario("5 seeds, heavy tails", seeds=5, tails="heavy"),
     Scenario("5 seeds, noise differs threefold", seeds=5, unequal=True),
     Scenario("3 seeds, no effects", main=NOTHING, interactions=False),
@@ -188,7 +192,9 @@ def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
         gap = gap + sum(
             points * (shares[one] - 0.5) * (shares[two] - 0.5) for (one, two), points in interaction(scenario).items()
         )
-    noise = np.full(len(trials), scenario.noise if scenario.tails != "binomial" else min(scenario.noise, scenario.gap / 10))
+    noise = np.full(
+        len(trials), scenario.noise if scenario.tails != "binomial" else min(scenario.noise, scenario.gap / 10)
+    )
     if scenario.unequal:
         noise = noise * np.where(shares["batch_size"] == 1, 3.0, 1.0) / math.sqrt(5)
     seeds = trials["seed"].to_numpy()
@@ -242,7 +248,11 @@ def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.ra
 def truth(scenario: Scenario, contrast: Contrast) -> float:
     """Return a contrast's true value in the design's cells, as a share of 0..1."""
     if contrast.second is None:
-        return scenario.main.get(contrast.factor, 0.0) / 100 * step(scenario, contrast.factor, contrast.baseline, contrast.level)
+        return (
+            scenario.main.get(contrast.factor, 0.0)
+            / 100
+            * step(scenario, contrast.factor, contrast.baseline, contrast.level)
+        )
     points = interaction(scenario).get((contrast.factor, contrast.second), 0.0) if scenario.interactions else 0.0
     assert contrast.second_baseline is not None
     assert contrast.second_level is not None

@@ -75,9 +75,7 @@ def find_aliases(
     ]
 
 
-def _interaction_columns(
-    frame: pd.DataFrame, varied: Mapping[str, Levels]
-) -> tuple[list[tuple[str, str]], np.ndarray]:
+def _interaction_columns(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> tuple[list[tuple[str, str]], np.ndarray]:
     """Return the factors of each interaction column, and the columns [trials, columns]."""
     codes, names = cell_codes(frame, varied), list(varied)
     coded = [_deviations(column) for column in codes.T]
@@ -98,10 +96,11 @@ def _deviations(codes: np.ndarray) -> np.ndarray:
 
 def describe_aliases(pairs: Sequence[tuple[str, str]]) -> str:
     """Return `mixed with batch size x dropout: these trials cannot separate them`."""
-    named = [" x ".join(_label(name) for name in pair) for pair in pairs]
+    named = [" x ".join(name_factor(name) for name in pair) for pair in pairs]
     shown = ", ".join(named[:3]) + (f" and {len(named) - 3} more interactions" if len(named) > 3 else "")
     return f"mixed with {shown}: these trials cannot separate them"
 
 
-def _label(name: str) -> str:
+def name_factor(name: str) -> str:
+    """Return a factor's label, also of one that cnnstudy does not have."""
     return FACTORS[name].label if name in FACTORS else name.replace("_", " ")

@@ -17,12 +17,12 @@ import pandas as pd
 from cnnstudy.analysis.aliases import describe_aliases
 from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
 from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
-from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, correct_family, compare_seeds
+from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, Resolution, compare_seeds, correct_family
 from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
 from cnnstudy.analysis.regression import estimate_over_all_trials
 from cnnstudy.analysis.repeats import probability_of_repeat
-from cnnstudy.analysis.resolution import find_resolution, is_share, possible_difference
+from cnnstudy.analysis.resolution import NEAR_LIMIT, find_resolution, is_share, log_odds, possible_difference
 from cnnstudy.config.factors import Levels
 from cnnstudy.records import Level
 
@@ -66,6 +66,7 @@ class Effect:
     missing: float = 0.0  # by how much the interval reaches further towards 0 because of missing trials
     repeats: float | None = None  # how probable it is that a repeat of the study gives the same answer, 0..1
     doubt: str = ""  # why there is no answer, whatever the interval
+    ceiling: bool = False  # whether an interaction cannot be told from 0 on the logit scale
 
     @property
     def column(self) -> str:
@@ -74,7 +75,7 @@ class Effect:
 
     @property
     def answer(self) -> str:
-        """`raises` or `lowers`; `cannot tell` if the interval contains 0, p_adjusted is 5 % or more, or with a doubt."""
+        """`raises` or `lowers`; `cannot tell` if the interval contains 0, p_adjusted is 5 % or more, or by a doubt."""
         if self.doubt or self.low is None or self.high is None or self.p_adjusted is None or self.p_adjusted >= LEVEL:
             return "cannot tell"
         return "raises" if self.low > 0 else "lowers" if self.high < 0 else "cannot tell"
@@ -93,7 +94,14 @@ class Effect:
         if self.answer == "cannot tell":
             return f"the 95 % interval excludes 0, but that may be chance: {corrected}"
         over = "" if self.method != ALL_TRIALS else "; it holds for other combinations of levels, not for other seeds"
+        if self.ceiling:
+            over += "; in log odds it cannot be told from 0, so that it may be only a ceiling: little is left to change"
         return f"the 95 % interval excludes 0, and {corrected}{over}"
+
+    def to_contrast(self) -> Contrast:
+        """Return what is compared."""
+        second = (self.second, self.second_baseline, self.second_level)
+        return Contrast(self.factor, self.baseline, self.level, *second)
 
     def to_estimate(self) -> Estimate:
         """Return the number, its interval, its unadjusted p-value and the number of seeds."""
@@ -147,8 +155,28 @@ def estimate_effects(
             estimates.values[:, :, [index]], estimates.spread[:, [index]], estimates.pairs[:, [index]]
         )
         table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images)
-        effects += _list_effects(network, column, contrasts, table, doubts)
+        listed = _list_effects(network, column, contrasts, table, doubts)
+        effects += _mark_ceilings(design, listed, column, values[:, index], images)
     return correct_together(effects)
+
+
+def _mark_ceilings(
+    design: Design, effects: list[Effect], column: str, outcome: np.ndarray, images: int | None
+) -> list[Effect]:
+    """Mark the interactions of an accuracy near 0 or 1 whose interval in log odds contains 0."""
+    finite = outcome[np.isfinite(outcome)]
+    is_accuracy = is_share(column, outcome) and "gap" not in column and bool((finite >= 0).all())
+    if not is_accuracy or (finite.min() > NEAR_LIMIT and finite.max() < 1 - NEAR_LIMIT):
+        return effects
+    logits = log_odds(outcome, images)[:, None]
+    estimates, _ = estimate_by_seed(design.frame, design.varied, design.contrasts, logits)
+    tests = compare_seeds(estimates.values[:, :, 0], estimates.spread[:, 0], Resolution(0.0, math.nan)).tests
+    vanishing = {
+        contrast
+        for contrast, (_, low, high, _) in zip(design.contrasts, tests, strict=True)
+        if contrast.second is not None and low <= 0 <= high
+    }
+    return [dataclasses.replace(effect, ceiling=effect.to_contrast() in vanishing) for effect in effects]
 
 
 def correct_together(effects: Sequence[Effect]) -> list[Effect]:

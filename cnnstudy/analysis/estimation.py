@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.aliases import find_aliases, is_complete
-from cnnstudy.analysis.contrasts import Cells, Contrast, SeedEstimates, nanmean
+from cnnstudy.analysis.aliases import describe_aliases, find_aliases, is_complete, name_factor
+from cnnstudy.analysis.contrasts import Cells, Contrast, SeedEstimates, list_contrasts, nanmean, varied_levels
 from cnnstudy.analysis.missing import Bounds, CompleteDesign, bound_estimates, complete_design
 from cnnstudy.analysis.regression import estimate_over_all_trials, estimate_within_seeds
 from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import Level
 
 #: How an effect was estimated.
 PAIRS, LEAST_SQUARES, ALL_TRIALS = "matched pairs", "least squares in each seed", "least squares over all trials"
@@ -104,6 +105,26 @@ class Design:
                 is_there = column.isin(list(ends)) if isinstance(self.varied[name], Choices) else column.notna()
                 chosen = chosen & is_there.to_numpy()
         return int(chosen.sum())
+
+
+def describe_mixed_effects(cells: Sequence[Mapping[str, Level]], factors: Mapping[str, Levels]) -> list[str]:
+    """Return, for each factor whose main effect these cells mix with interactions, `batch size: mixed with ...`.
+
+    Args:
+        cells: the levels of each cell of a design, which all seeds have.
+        factors: the levels that a study gives.
+    """
+    frame = pd.DataFrame(list(cells)).assign(seed=0)
+    varied = varied_levels(frame, factors)
+    contrasts = list_contrasts(frame, varied)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for contrast, pairs in zip(contrasts, Design(frame, varied, contrasts).aliases, strict=True):
+        found.setdefault(contrast.factor, []).extend(pairs)
+    return [
+        f"{name_factor(factor)}: {describe_aliases(list(dict.fromkeys(pairs)))}"
+        for factor, pairs in found.items()
+        if pairs
+    ]
 
 
 def _estimate(

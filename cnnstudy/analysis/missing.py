@@ -94,9 +94,7 @@ def bound_estimates(design: CompleteDesign, values: np.ndarray, estimate: Estima
     filled[missing, 1 + np.arange(len(missing))] = 1.0
     estimates = estimate(filled)
     half = np.abs(estimates[:, 1:]) @ margins.ravel()[missing]
-    return Bounds(
-        estimates[:, 0] - half, estimates[:, 0] + half, len(missing), float(margins.ravel()[missing].max())
-    )
+    return Bounds(estimates[:, 0] - half, estimates[:, 0] + half, len(missing), float(margins.ravel()[missing].max()))
 
 
 def _predict(outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +127,6 @@ def describe_missing(bounds: Bounds, trials: int, is_share: bool) -> str:
     scale, unit = (100, " points") if is_share else (1, "")
     return (
         f"{bounds.missing} trial{'s are' if bounds.missing > 1 else ' is'} missing beside the {trials} that are there; "
-        f"if they were missing because of their outcomes, up to {scale * bounds.margin:.2g}{unit} from those of similar "
+        f"if they are missing because of their outcomes, up to {scale * bounds.margin:.2g}{unit} from those of similar "
         "trials, that could overturn what the others say"
     )

@@ -1,7 +1,7 @@
 """How probable it is that the same study, run again with other seeds, gives the same answer.
 
 The repeat's estimate is predicted from the study's own: both scatter around the same unknown truth, so that they differ
-by the square root of 2 standard errors (Goodman 1992; Senn 2002, "A comment on replication, p-values and evidence").
+by the square root of 2 standard errors (Goodman 1992, "A comment on replication, p-values and evidence"; Senn 2002).
 An effect just beyond the limit of significance is found again in about half of the repeats. Nothing is known beforehand
 about the truth, so that the probability is right on average over studies whose effects are of all sizes.
 """

@@ -16,6 +16,10 @@ from cnnstudy.analysis.intervals import Resolution
 _MOST_IMAGES = 2000
 #: How far, as a share of a step, a recorded accuracy may be from its exact value (float32 has 7 digits).
 _TOLERANCE = 2e-4
+#: Accuracies this close to 0 or 1 are near their limit.
+NEAR_LIMIT = 0.1
+#: The number of images that is taken where it is unknown, so that the log odds of 0 and 1 are finite.
+_ASSUMED_IMAGES = 1000
 #: Parts of the names of outcomes that are shares, or differences of two.
 _SHARES = ("accuracy", "acc", "gap", "f1", "recall", "precision")
 
@@ -70,3 +74,15 @@ def find_resolution(name: str, values: np.ndarray, images: int | None = None) ->
 def possible_difference(name: str, values: np.ndarray, interaction: bool) -> float:
     """Return the largest possible size of an effect on the outcome: 1 (an interaction: 2) for shares, else infinity."""
     return (2.0 if interaction else 1.0) if is_share(name, values) else math.inf
+
+
+def log_odds(values: np.ndarray, images: int | None = None) -> np.ndarray:
+    """Return the empirical logits of accuracies: log((k + 1/2) / (n - k + 1/2)) for k right of n images (Haldane 1956).
+
+    Args:
+        values: [trials] in 0..1, NaN where a trial has none.
+        images: on which they are measured; None: found from the values, else 1000.
+    """
+    images = images or find_images(values) or _ASSUMED_IMAGES
+    odds: np.ndarray = np.log((values * images + 0.5) / ((1 - values) * images + 0.5))
+    return odds

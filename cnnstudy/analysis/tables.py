@@ -96,7 +96,9 @@ def effects(
     networks = frame["architecture"] if has_networks else pd.Series("", index=frame.index)
     trials = trials.assign(**{"architecture": networks} if "architecture" not in factors else {}).reset_index(drop=True)
     found: list[Effect] = []
-    groups = [trials] if "architecture" in factors else [group for _, group in trials.groupby("architecture", sort=False)]
+    groups = (
+        [trials] if "architecture" in factors else [group for _, group in trials.groupby("architecture", sort=False)]
+    )
     for group in groups:
         known = {name: (levels or {}).get(name) or find_levels(group, name, factors) for name in factors}
         found += estimate_effects(group, known, [column], interactions, images)

@@ -26,7 +26,7 @@ from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import Speed, TrialSpec
-from cnnstudy.search.factorial import FactorialStrategy
+from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
@@ -152,6 +152,26 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
     for name, line in lines.items():
         if line:
             display.show_message(f"  {name}{': ' if name else ''}{line}")
+    if strategy.design == "fractional" and not strategy.assume_no_interactions:
+        _warn_of_mixed_effects(config, display)
+
+
+def _warn_of_mixed_effects(config: StudyConfig, display: Display) -> None:
+    """Report the main effects that a fraction cannot separate from interactions; the networks' own lines may differ."""
+    from cnnstudy.analysis.estimation import describe_mixed_effects
+
+    lines = {
+        name: describe_mixed_effects(list_cells(config, name), config.factors_of(name)) for name in config.architectures
+    }
+    same = len({tuple(of_network) for of_network in lines.values()}) == 1
+    for name, of_network in list(lines.items())[: 1 if same else None]:
+        for line in of_network:
+            display.show_message(f"  {'' if same else f'{name}: '}{line}")
+    if any(lines.values()):
+        display.show_message(
+            "  no answer is given about these effects; a smaller `fraction` separates them, "
+            "`assume_no_interactions: true` says that the factors do not interact"
+        )
 
 
 def _count_cells(config: StudyConfig, name: str) -> str:

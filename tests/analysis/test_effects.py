@@ -441,6 +441,20 @@ def test_missing_trials_that_could_overturn_an_answer() -> None:
     assert part.reason.startswith("3 trials are missing beside the 13 that are there")
 
 
+def test_an_interaction_that_is_only_a_ceiling() -> None:
+    factors = {"batch_size": BATCH, "dropout": DROPOUT}
+
+    def accuracy(levels: Mapping[str, Any]) -> float:
+        return 1 / (1 + math.exp(-1 - 1.5 * (levels["batch_size"] == 128) - 1.5 * (levels["dropout"] == 0.5)))
+
+    frame = study(factors, accuracy, seeds=6, noise=0.002)
+    frame[VALIDATION] = frame[GAP] - SEED * frame["seed"]
+    effect = of(estimate_effects(frame, factors, [VALIDATION]), "batch_size", 128, "dropout", VALIDATION)
+    assert (effect.answer, effect.ceiling) == ("lowers", True)
+    assert "only a ceiling" in effect.reason
+    assert not of(estimate_effects(frame, factors, [VALIDATION]), "batch_size", 128, column=VALIDATION).ceiling
+
+
 def test_a_seed_that_has_hardly_begun_is_left_out() -> None:
     factors = {"batch_size": BATCH, "dropout": DROPOUT}
     frame = study(factors, additive, seeds=4, noise=0.01)
