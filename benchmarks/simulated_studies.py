@@ -1,8 +1,7 @@
 """Simulated studies whose truth is known, as frames like those of observations.observe.
 
-Accuracies are those of a network that overfits, with a gap of 30 points plus or minus the planted effects. Where trials
-go missing because of their outcomes (a pruner ends the worst), the truth is additive: with an interaction, the average
-over the remaining pairs would differ from that over all.
+Accuracies are those of a network that overfits, with a gap of 30 points plus or minus the planted effects. Truth is
+that of the whole design, also where trials are missing.
 """
 
 from __future__ import annotations
@@ -39,9 +38,12 @@ RANGES: dict[str, Levels] = {
 }
 #: Points of gap by which a level differs from the baseline; the other factors do nothing.
 MAIN = {"batch_size": 5.0, "data_fraction": -5.0}
+LARGE = {"batch_size": 6.6, "data_fraction": -6.6}
 INTERACTION = {("batch_size", "data_fraction"): 5.0}
 #: Points of gap: a trial's noise, what all trials of a seed share, and how a factor's effect differs from seed to seed.
 NOISE, SEED, DIFFERS = 3.0, 3.0, 3.0
+#: A noise with which 5 seeds of a 2^3 find an effect of 6.6 points in 9 of 10 studies.
+LOUD = 4.7
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,26 @@ class Scenario:
     design: str = "full"  # or "half", "points" (of ranges, in every seed), "search" (each trial its own seed)
     trials: int = 0  # of points and search
     interactions: bool = True
-    missing: bool = False
+    # "random" (13 % of the trials), "few" (2 %), "cells" (more often in the worst cells), "outcome" (the worst quarter,
+    # more often than not), "pruned" (the worst quarter of each seed, always)
+    missing: str = ""
     unequal: bool = False  # noise is three times as large at the last level of batch_size
     differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
-    tails: str = "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "binomial" (160 validation images)
+    tails: str = "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "binomial" (right answers are counted)
+    images: int = 160  # in validation, of "binomial"
+    gap: float = 30.0  # points, of the baseline
+    main: Mapping[str, float] = field(default_factory=lambda: MAIN)
+    noise: float = NOISE  # points, of a trial
+    networks: int = 1
+    no_interactions: bool = False  # the study says that there are none
 
 
+THREE_FACTORS = {name: TWO_LEVELS[name] for name in ("batch_size", "data_fraction", "dropout")}
+NOTHING: dict[str, float] = {"batch_size": 0.0, "data_fraction": 0.0}
 SCENARIOS = (
     Scenario("3 seeds, balanced"),
     Scenario("5 seeds, balanced", seeds=5),
-    Scenario("3 seeds, 13 % pruned or failed", interactions=False, missing=True),
+    Scenario("3 seeds, 13 % pruned or failed", interactions=False, missing="cells"),
     Scenario("3 seeds, noise differs threefold", unequal=True),
     Scenario("3 seeds, two factors act differently by seed", differs=("batch_size", "dropout")),
     Scenario("5 seeds, two factors act differently by seed", seeds=5, differs=("batch_size", "dropout")),
@@ -77,21 +89,63 @@ SCENARIOS = (
         "all at once: 3 seeds, 3 levels, 13 % missing, unequal, by seed, 160 images",
         factors=THREE_LEVELS,
         interactions=False,
-        missing=True,
+        missing="cells",
         unequal=True,
         differs=("batch_size", "dropout"),
         tails="binomial",
     ),
+    Scenario("5 seeds, 2^3, 6.6 points", seeds=5, factors=THREE_FACTORS, main=LARGE, noise=LOUD),
+    Scenario(
+        "5 seeds, 2^3, 6.6 points, 3 networks", seeds=5, factors=THREE_FACTORS, main=LARGE, noise=LOUD, networks=3
+    ),
+    Scenario("2 seeds, balanced", seeds=2),
+    Scenario("2 seeds, probes of 25 images", seeds=2, tails="binomial", images=25),
+    Scenario("3 seeds, probes of 25 images", tails="binomial", images=25),
+    Scenario("5 seeds, probes of 25 images", seeds=5, tails="binomial", images=25),
+    Scenario("3 seeds, probes of 25 images, no effects", tails="binomial", images=25, main=NOTHING, interactions=False),
+    Scenario("3 seeds, ceiling: 1 % wrong of 160", tails="binomial", gap=1.0, main=NOTHING, interactions=False),
+    Scenario(
+        "5 seeds, ceiling: 1 % wrong of 25", 5, tails="binomial", images=25, gap=1.0, main=NOTHING, interactions=False
+    ),
+    Scenario("5 seeds, heavy tails", seeds=5, tails="heavy"),
+    Scenario("5 seeds, noise differs threefold", seeds=5, unequal=True),
+    Scenario("3 seeds, no effects", main=NOTHING, interactions=False),
+    Scenario("5 seeds, no effects", seeds=5, main=NOTHING, interactions=False),
+    Scenario("3 seeds, 3 networks, no effects", main=NOTHING, interactions=False, networks=3),
+    Scenario("5 seeds, 3 networks", seeds=5, networks=3),
+    Scenario("3 seeds, 2 networks, 160 images", tails="binomial", networks=2),
+    Scenario("3 seeds, 13 % missing at random", missing="random"),
+    Scenario("5 seeds, 2 % missing at random", seeds=5, missing="few"),
+    Scenario("3 seeds, worst trials dropped", missing="outcome"),
+    Scenario("5 seeds, worst trials dropped, no effects", seeds=5, missing="outcome", main=NOTHING, interactions=False),
+    Scenario("5 seeds, worst quarter pruned", seeds=5, missing="pruned"),
+    Scenario("3 seeds, half of 2^3, interaction", factors=THREE_FACTORS, design="half", main=NOTHING),
+    Scenario("5 seeds, half of 2^3, interaction", seeds=5, factors=THREE_FACTORS, design="half", main=NOTHING),
+    Scenario("5 seeds, quarter of 2^4, interaction", seeds=5, design="quarter", main=NOTHING),
+    Scenario("5 seeds, half of 2^4, interaction", seeds=5, design="half"),
+    Scenario(
+        "5 seeds, half of 2^3, said to have no interaction",
+        seeds=5,
+        factors=THREE_FACTORS,
+        design="half",
+        interactions=False,
+        no_interactions=True,
+    ),
+    Scenario("5 seeds, 2^4 without 3 cells", seeds=5, design="holes"),
 )
 
 
 def design(scenario: Scenario, rng: np.random.Generator) -> pd.DataFrame:
     """Return the trials of a study, without outcomes."""
-    if scenario.design in ("full", "half"):
+    if scenario.design in ("full", "half", "quarter", "holes"):
         lists = [levels.values for levels in scenario.factors.values() if isinstance(levels, Choices)]
         cells = list(itertools.product(*(range(len(values)) for values in lists)))
         if scenario.design == "half":
             cells = [cell for cell in cells if sum(cell) % 2 == 0]
+        if scenario.design == "quarter":  # dropout = batch size x data fraction, augmentation = batch size
+            cells = [cell for cell in cells if (cell[0] + cell[1] + cell[2]) % 2 == 0 and cell[3] == cell[0]]
+        if scenario.design == "holes":
+            cells = [cell for cell in cells if cell not in ((1, 1, 0, 0), (1, 1, 0, 1), (0, 1, 1, 0))]
         points = [
             dict(zip(scenario.factors, (v[i] for v, i in zip(lists, cell, strict=True)), strict=True)) for cell in cells
         ]
@@ -132,23 +186,52 @@ def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
     """Yield simulated studies as frames of finished trials."""
     trials = design(scenario, rng)
     shares = {name: share(trials[name], levels) for name, levels in scenario.factors.items()}
-    gap = 30.0 + sum(points * shares[name] for name, points in MAIN.items())
+    gap = scenario.gap + sum(points * shares[name] for name, points in scenario.main.items())
     if scenario.interactions:
         # centred, so that it leaves the main effects as they are
         gap = gap + sum(
-            points * (shares[one] - 0.5) * (shares[two] - 0.5) for (one, two), points in INTERACTION.items()
+            points * (shares[one] - 0.5) * (shares[two] - 0.5) for (one, two), points in interaction(scenario).items()
         )
-    noise = np.full(len(trials), NOISE)
+    noise = np.full(
+        len(trials), scenario.noise if scenario.tails != "binomial" else min(scenario.noise, scenario.gap / 10)
+    )
     if scenario.unequal:
         noise = noise * np.where(shares["batch_size"] == 1, 3.0, 1.0) / math.sqrt(5)
-    # a pruner ends the trials of the worst quarter of cells more often than others
-    gone = np.where(gap >= np.quantile(gap, 0.75), 0.28, 0.03) + 0.03 if scenario.missing else np.zeros(len(trials))
     seeds = trials["seed"].to_numpy()
+    of_seeds = min(SEED, scenario.gap / 10)
     for _ in range(count):
-        true = gap + rng.normal(0, SEED, seeds.max() + 1)[seeds]
-        for name in scenario.differs:
-            true = true + rng.normal(0, DIFFERS, seeds.max() + 1)[seeds] * shares[name]
-        yield trials.assign(**{OUTCOME: observed(scenario, true, noise, rng) / 100})[rng.random(len(trials)) >= gone]
+        parts = []
+        for network in range(scenario.networks):
+            true = gap + rng.normal(0, of_seeds, seeds.max() + 1)[seeds]
+            for name in scenario.differs:
+                true = true + rng.normal(0, DIFFERS, seeds.max() + 1)[seeds] * shares[name]
+            found = observed(scenario, true, noise, rng)
+            frame = trials.assign(**{OUTCOME: found / 100}, architecture=f"network {network}")
+            parts.append(frame[~gone(scenario, gap, found, seeds, rng)])
+        yield pd.concat(parts, ignore_index=True)
+
+
+def gone(
+    scenario: Scenario, gap: np.ndarray, found: np.ndarray, seeds: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return which trials are missing, [trials]."""
+    chance = np.zeros(len(gap))
+    if scenario.missing in ("random", "few"):
+        chance += 0.13 if scenario.missing == "random" else 0.02
+    elif scenario.missing == "cells":  # a pruner ends the trials of the worst quarter of cells more often than others
+        chance += np.where(gap >= np.quantile(gap, 0.75), 0.28, 0.03) + 0.03
+    elif scenario.missing == "outcome":
+        chance += np.where(found >= np.quantile(found, 0.75), 0.6, 0.0)
+    elif scenario.missing == "pruned":
+        worst = pd.Series(found).groupby(seeds).transform(lambda values: values.quantile(0.75))
+        chance += found > worst.to_numpy()
+    return rng.random(len(gap)) < chance
+
+
+def interaction(scenario: Scenario) -> dict[tuple[str, str], float]:
+    """Return the planted interactions; in fractions without main effects they are twice as large."""
+    factor = 2.0 if scenario.design in ("half", "quarter") and scenario.main is NOTHING else 1.0
+    return {pair: factor * points for pair, points in INTERACTION.items()}
 
 
 def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,16 +239,21 @@ def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.ra
     if scenario.tails == "heavy":
         return true + noise * rng.standard_t(3, len(true)) / math.sqrt(3)
     if scenario.tails == "binomial":
-        validation = np.clip(95 - true - noise / 2 * rng.normal(size=len(true)), 0, 100)
-        return 95 - rng.binomial(160, validation / 100) / 1.6
+        train = 100.0 if scenario.gap < 5 else 96.0
+        validation = np.clip(train - true - noise / 2 * rng.normal(size=len(true)), 0, 100)
+        return train - rng.binomial(scenario.images, validation / 100) * 100 / scenario.images
     return true + noise * rng.normal(size=len(true))
 
 
 def truth(scenario: Scenario, contrast: Contrast) -> float:
     """Return a contrast's true value in the design's cells, as a share of 0..1."""
     if contrast.second is None:
-        return MAIN.get(contrast.factor, 0.0) / 100 * step(scenario, contrast.factor, contrast.baseline, contrast.level)
-    points = INTERACTION.get((contrast.factor, contrast.second), 0.0) if scenario.interactions else 0.0
+        return (
+            scenario.main.get(contrast.factor, 0.0)
+            / 100
+            * step(scenario, contrast.factor, contrast.baseline, contrast.level)
+        )
+    points = interaction(scenario).get((contrast.factor, contrast.second), 0.0) if scenario.interactions else 0.0
     assert contrast.second_baseline is not None
     assert contrast.second_level is not None
     first = step(scenario, contrast.factor, contrast.baseline, contrast.level)

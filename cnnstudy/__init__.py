@@ -35,4 +35,27 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     cli/             the commands
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnstudy.analysis.tables import effects as effects
+
 __version__ = "0.1.0"
+
+#: Functions for tables of trials: name -> module and function. They are imported when first used, because pandas and
+#: SciPy take seconds.
+_FUNCTIONS = {"effects": "cnnstudy.analysis.tables:effects"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'cnnstudy' has no attribute {name!r}")
+    module, _, function = _FUNCTIONS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FUNCTIONS])

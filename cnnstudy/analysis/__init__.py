@@ -10,7 +10,13 @@ observations      outcomes of the trials at equal epochs, updates or train loss;
 contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
+resolution        how finely an outcome is measured
+aliases           which interactions a design cannot separate from a main effect
+missing           what missing trials could change
+repeats           how probable it is that a repeat gives the same answer
+estimation        the estimates of a design's contrasts, by pairs or least squares
 effects           the effect of each factor on each outcome
+tables            the same for any table of trials: cnnstudy.effects
 data_law          the gap as a power of the number of training images
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
-from cnnstudy.analysis.effects import Effect, estimate_effects
+from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
 from cnnstudy.analysis.importance import variance_shares
 from cnnstudy.analysis.observations import (
     BASES,
@@ -83,7 +84,17 @@ def analyze_networks(
     ]
     if sum(not one.frame.empty for one in analyses) > 1:
         analyses.append(_compare_networks(analyses, study.config))
-    return analyses
+    return _correct_together(analyses)
+
+
+def _correct_together(analyses: Sequence[NetworkAnalysis]) -> list[NetworkAnalysis]:
+    """Return the analyses with the effects of all networks on an outcome as one family."""
+    effects = iter(correct_together([effect for one in analyses for effect in one.effects]))
+    return [dataclasses.replace(one, effects=list(itertools.islice(effects, len(one.effects)))) for one in analyses]
+
+
+def _may_interact(config: Mapping[str, Any]) -> bool:
+    return not config["strategy"].get("assume_no_interactions", False)
 
 
 def _analyze_network(
@@ -101,7 +112,7 @@ def _analyze_network(
         name,
         observations,
         frame,
-        estimate_effects(frame, factors, _columns()),
+        estimate_effects(frame, factors, _columns(), _may_interact(config)),
         _fit_laws(frame, factors, images_per_class, target_gap),
         {target: variance_shares(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
         [*warnings, *(describe_tuned_levels(frame, factor) for factor in tune if len(frame))],
@@ -118,7 +129,11 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
             if isinstance(levels, Choices) and isinstance(shared := factors.get(factor, levels), Choices):
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
     observations = Observations(NETWORKS, frame, None, {})
-    effects = [e for e in estimate_effects(frame, factors, _columns()) if "network" in (e.factor, e.second)]
+    effects = [
+        e
+        for e in estimate_effects(frame, factors, _columns(), _may_interact(config))
+        if "network" in (e.factor, e.second)
+    ]
     return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, ())
 
 

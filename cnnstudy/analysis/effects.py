@@ -14,15 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import Cells, Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
-from cnnstudy.analysis.intervals import LEVEL, Estimate, adjust_p_values, t_test_over_seeds
+from cnnstudy.analysis.aliases import describe_aliases
+from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
+from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
+from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, Resolution, compare_seeds, correct_family
+from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
-from cnnstudy.analysis.regression import estimate_over_all_trials, estimate_within_seeds
-from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.analysis.regression import estimate_over_all_trials
+from cnnstudy.analysis.repeats import probability_of_repeat
+from cnnstudy.analysis.resolution import NEAR_LIMIT, find_resolution, is_share, log_odds, possible_difference
+from cnnstudy.config.factors import Levels
 from cnnstudy.records import Level
 
-#: How an effect was estimated.
-PAIRS, LEAST_SQUARES, ALL_TRIALS = "matched pairs", "least squares in each seed", "least squares over all trials"
+__all__ = ["ALL_TRIALS", "LEAST_SQUARES", "PAIRS", "Effect", "correct_together", "estimate_effects"]
+
+#: A 95 % interval reaches this many standard errors to each side, if they are known.
+_NORMAL_QUANTILE = 1.959964
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,14 @@ class Effect:
     seeds: int
     pairs: int  # matched pairs, for an interaction matched fours; 0: least squares
     method: str  # PAIRS, LEAST_SQUARES or ALL_TRIALS
+    trials: int = 0  # with an outcome, at the levels that are compared
+    error: float | None = None  # standard error, with the variance shrunk towards that of the other effects
+    freedom: float | None = None  # degrees of freedom of that variance
+    p_shrunk: float | None = None  # with that variance; None: not tested, because of `doubt`
+    missing: float = 0.0  # by how much the interval reaches further towards 0 because of missing trials
+    repeats: float | None = None  # how probable it is that a repeat of the study gives the same answer, 0..1
+    doubt: str = ""  # why there is no answer, whatever the interval
+    ceiling: bool = False  # whether an interaction cannot be told from 0 on the logit scale
 
     @property
     def column(self) -> str:
@@ -60,10 +75,33 @@ class Effect:
 
     @property
     def answer(self) -> str:
-        """`raises` or `lowers`; `cannot tell` if the interval contains 0 or p_adjusted is 5 % or more."""
-        if self.low is None or self.high is None or self.p_adjusted is None or self.p_adjusted >= LEVEL:
+        """`raises` or `lowers`; `cannot tell` if the interval contains 0, p_adjusted is 5 % or more, or by a doubt."""
+        if self.doubt or self.low is None or self.high is None or self.p_adjusted is None or self.p_adjusted >= LEVEL:
             return "cannot tell"
         return "raises" if self.low > 0 else "lowers" if self.high < 0 else "cannot tell"
+
+    @property
+    def reason(self) -> str:
+        """Why the answer is as it is, in a sentence without its full stop."""
+        if self.doubt:
+            return self.doubt
+        if self.low is None or self.high is None:
+            return "the trials give no interval"
+        if self.low <= 0 <= self.high:
+            return "the 95 % interval contains 0"
+        assert self.p_adjusted is not None
+        corrected = f"p = {self.p_adjusted:.2g} after the correction for all effects that are compared"
+        if self.answer == "cannot tell":
+            return f"the 95 % interval excludes 0, but that may be chance: {corrected}"
+        over = "" if self.method != ALL_TRIALS else "; it holds for other combinations of levels, not for other seeds"
+        if self.ceiling:
+            over += "; in log odds it cannot be told from 0, so that it may be only a ceiling: little is left to change"
+        return f"the 95 % interval excludes 0, and {corrected}{over}"
+
+    def to_contrast(self) -> Contrast:
+        """Return what is compared."""
+        second = (self.second, self.second_baseline, self.second_level)
+        return Contrast(self.factor, self.baseline, self.level, *second)
 
     def to_estimate(self) -> Estimate:
         """Return the number, its interval, its unadjusted p-value and the number of seeds."""
@@ -71,20 +109,27 @@ class Effect:
 
 
 def estimate_effects(
-    frame: pd.DataFrame, factors: Mapping[str, Levels], columns: Sequence[str] | None = None
+    frame: pd.DataFrame,
+    factors: Mapping[str, Levels],
+    columns: Sequence[str] | None = None,
+    interactions: bool = True,
+    images: int | None = None,
 ) -> list[Effect]:
     """Return the main effects, then the two-factor interactions, for each outcome.
 
-    Factors with listed levels are compared by matched pairs where there are enough, else by least squares within each
+    Factors with listed levels are compared by matched pairs in a complete factorial, else by least squares within each
     seed; ranges always by least squares. Where seeds do not repeat (a search), least squares runs over all trials, and
     the interval says nothing about other seeds. With a single seed, listed levels have no interval. Contrasts
-    that the trials cannot estimate are omitted.
+    that the trials cannot estimate are omitted. The effects on an outcome are one family (`correct_together`).
 
     Args:
-        frame: finished trials of one network (observations.Observations.frame).
+        frame: trials of one network (observations.Observations.frame); one without an outcome (NaN) is missing.
         factors: the levels that the study file gives; factors that do not vary are ignored. If `architecture` is one of
             them, networks are compared and the effects' architecture is "".
         columns: outcomes as `<basis>/<outcome>`; None: all that the frame has.
+        interactions: whether factors may interact; if they are known not to, a fraction can answer about main effects
+            that are mixed with interactions.
+        images: on how many images accuracies are measured; None: found from the values.
 
     Raises:
         ValueError: the trials are of several networks, or a column is unknown.
@@ -95,51 +140,157 @@ def estimate_effects(
     varied, networks = varied_levels(frame, factors), list(dict.fromkeys(frame["architecture"]))
     if len(networks) > 1 and "architecture" not in varied:
         raise ValueError(f"trials of several networks: {', '.join(networks)}; pass those of one")
-    contrasts = list_contrasts(frame, varied)
+    contrasts = [one for one in list_contrasts(frame, varied) if interactions or one.second is None]
     if not contrasts:
         return []
+    design = Design(frame, varied, contrasts)
     values = np.column_stack([outcome_values(frame, column) for column in columns])
-    estimates, methods = _estimate_by_seed(frame, varied, contrasts, values)
-    interaction = np.array([contrast.second is not None for contrast in contrasts])
-    network, effects = "" if "architecture" in varied else networks[0], []
+    values[design.is_left_out] = math.nan
+    estimates, methods = estimate_by_seed(frame, varied, contrasts, values)
+    network = "" if "architecture" in varied else networks[0]
+    doubts = [describe_aliases(pairs) if pairs and interactions else "" for pairs in design.aliases]
+    effects = []
     for index, column in enumerate(columns):
-        outcome = values[:, index]
-        seed_estimates = estimates.values[:, :, index]
-        tests, shrunk_p = t_test_over_seeds(seed_estimates, estimates.spread[:, index])
-        seeds = np.isfinite(seed_estimates).sum(axis=1)
-        all_trials = methods[:, index] == ALL_TRIALS
-        if all_trials.any():
-            tests[all_trials] = estimate_over_all_trials(frame, varied, contrasts, outcome)[all_trials]
-            shrunk_p[all_trials] = tests[all_trials, 3]
-            seeds[all_trials] = frame["seed"][np.isfinite(outcome)].nunique()
-        p_values = adjust_p_values(tests[:, 3], shrunk_p, interaction)
-        table = _TestedContrasts(tests, p_values, seeds, estimates.pairs[:, index], methods[:, index])
-        effects += _list_effects(network, column, contrasts, table)
-    return effects
+        of_column = SeedEstimates(
+            estimates.values[:, :, [index]], estimates.spread[:, [index]], estimates.pairs[:, [index]]
+        )
+        table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images)
+        listed = _list_effects(network, column, contrasts, table, doubts)
+        effects += _mark_ceilings(design, listed, column, values[:, index], images)
+    return correct_together(effects)
+
+
+def _mark_ceilings(
+    design: Design, effects: list[Effect], column: str, outcome: np.ndarray, images: int | None
+) -> list[Effect]:
+    """Mark the interactions of an accuracy near 0 or 1 whose interval in log odds contains 0."""
+    finite = outcome[np.isfinite(outcome)]
+    is_accuracy = is_share(column, outcome) and "gap" not in column and bool((finite >= 0).all())
+    if not is_accuracy or (finite.min() > NEAR_LIMIT and finite.max() < 1 - NEAR_LIMIT):
+        return effects
+    logits = log_odds(outcome, images)[:, None]
+    estimates, _ = estimate_by_seed(design.frame, design.varied, design.contrasts, logits)
+    tests = compare_seeds(estimates.values[:, :, 0], estimates.spread[:, 0], Resolution(0.0, math.nan)).tests
+    vanishing = {
+        contrast
+        for contrast, (_, low, high, _) in zip(design.contrasts, tests, strict=True)
+        if contrast.second is not None and low <= 0 <= high
+    }
+    return [dataclasses.replace(effect, ceiling=effect.to_contrast() in vanishing) for effect in effects]
+
+
+def correct_together(effects: Sequence[Effect]) -> list[Effect]:
+    """Return the effects with p_adjusted and repeats for one family per outcome.
+
+    Over all effects on an outcome, those of all networks and interactions included, the probability of any false
+    `raises` or `lowers` is at most 5 % (intervals.correct_family). Effects that cannot be answered because of the
+    design are not in the family.
+
+    Args:
+        effects: all that are shown together, of one network or of several.
+    """
+    corrected = list(effects)
+    for column in dict.fromkeys(effect.column for effect in effects):
+        places = [place for place, effect in enumerate(effects) if effect.column == column]
+        family = [effects[place] for place in places]
+        adjusted, levels = correct_family(
+            np.array([_or_nan(effect.p) for effect in family]),
+            np.array([_or_nan(effect.p_shrunk) for effect in family]),
+            np.array([effect.second is not None for effect in family]),
+        )
+        for place, p_adjusted, level in zip(places, adjusted.tolist(), levels.tolist(), strict=True):
+            one = dataclasses.replace(effects[place], p_adjusted=_or_none(p_adjusted))
+            corrected[place] = dataclasses.replace(one, repeats=_repeats(one, level))
+    return corrected
+
+
+def _repeats(effect: Effect, level: float) -> float | None:
+    """Return how probable it is that a repeat gives the same answer; 1 where the design decides, None if unknown."""
+    if effect.p_shrunk is None and effect.doubt:
+        return 1.0
+    if effect.error is None or effect.freedom is None or math.isnan(level):
+        return None
+    seeds = 0 if effect.method == ALL_TRIALS else effect.seeds
+    return _or_none(
+        probability_of_repeat(
+            effect.answer, effect.estimate, effect.error, effect.freedom, seeds, level, effect.missing
+        )
+    )
 
 
 @dataclass(frozen=True)
 class _TestedContrasts:
-    """The test of each contrast on one outcome."""
+    """The test of each contrast on one outcome, [contrasts] each."""
 
     tests: np.ndarray  # [contrasts, 4]: estimate, low, high, p; NaN where there is none
-    p_adjusted: np.ndarray  # [contrasts]
-    seeds: np.ndarray  # [contrasts]
-    pairs: np.ndarray  # [contrasts]
-    methods: np.ndarray  # [contrasts]
+    shrunk_p: np.ndarray
+    error: np.ndarray
+    freedom: np.ndarray
+    missing: np.ndarray
+    seeds: np.ndarray
+    trials: np.ndarray
+    pairs: np.ndarray
+    methods: np.ndarray
+    missing_text: str
+
+
+def _test_contrasts(
+    design: Design,
+    estimates: SeedEstimates,
+    methods: np.ndarray,
+    column: str,
+    outcome: np.ndarray,
+    images: int | None,
+) -> _TestedContrasts:
+    """Test each contrast on one outcome, and widen its interval by what missing trials could change.
+
+    Args:
+        estimates: of this outcome.
+        outcome: [trials], NaN where a trial has none.
+    """
+    of_seeds = estimates.values[:, :, 0]
+    found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images))
+    tests, shrunk_p, error, freedom = found.tests, found.shrunk_p, found.error, found.freedom
+    seeds = np.isfinite(of_seeds).sum(axis=1)
+    everywhere = (methods == ALL_TRIALS) & (not design.repeats_cells)
+    if everywhere.any():
+        tests[everywhere] = estimate_over_all_trials(design.frame, design.varied, design.contrasts, outcome)[everywhere]
+        shrunk_p[everywhere] = tests[everywhere, 3]
+        error[everywhere] = (tests[everywhere, 2] - tests[everywhere, 1]) / 2 / _NORMAL_QUANTILE
+        freedom[everywhere] = math.inf
+        seeds[everywhere] = design.frame["seed"][np.isfinite(outcome)].nunique()
+    missing, text = np.zeros(len(tests)), ""
+    bounds = design.bound_missing(outcome)
+    if bounds is not None:
+        low, high, half = tests[:, 1].copy(), tests[:, 2].copy(), (tests[:, 2] - tests[:, 1]) / 2
+        tests[:, 1], tests[:, 2] = np.fmin(low, bounds.low - half), np.fmax(high, bounds.high + half)
+        missing = np.where(tests[:, 0] > 0, low - tests[:, 1], tests[:, 2] - high)
+        text = describe_missing(bounds, int(np.isfinite(outcome).sum()), is_share(column, outcome))
+    most = np.array([possible_difference(column, outcome, one.second is not None) for one in design.contrasts])
+    tests[:, 1], tests[:, 2] = np.maximum(tests[:, 1], -most), np.minimum(tests[:, 2], most)
+    trials = np.array([design.count_trials(contrast, outcome) for contrast in design.contrasts])
+    return _TestedContrasts(
+        tests, shrunk_p, error, freedom, missing, seeds, trials, estimates.pairs[:, 0], methods, text
+    )
 
 
 def _list_effects(
-    architecture: str, column: str, contrasts: Sequence[Contrast], table: _TestedContrasts
+    architecture: str, column: str, contrasts: Sequence[Contrast], table: _TestedContrasts, doubts: Sequence[str]
 ) -> list[Effect]:
     """Return an effect for each contrast that has an estimate."""
     basis, outcome = column.split("/", 1)
     effects = []
-    for row, contrast in enumerate(contrasts):
-        estimate, low, high, p = (None if math.isnan(number) else float(number) for number in table.tests[row])
+    for row, (contrast, alias) in enumerate(zip(contrasts, doubts, strict=True)):
+        estimate, low, high, p = (_or_none(number) for number in table.tests[row])
         if estimate is None:
             continue
-        p_adjusted = float(table.p_adjusted[row])
+        doubt = alias or _few_seeds(int(table.seeds[row]), str(table.methods[row]))
+        if not doubt and low is None:
+            doubt = "all seeds give the same difference, and nothing tells how finely it is measured"
+        is_tested = not doubt
+        if not doubt and low is not None and high is not None and low <= 0 <= high:
+            towards_0 = low + table.missing[row] > 0 if estimate > 0 else high - table.missing[row] < 0
+            doubt = table.missing_text if towards_0 else ""
         effects.append(
             Effect(
                 architecture,
@@ -150,13 +301,35 @@ def _list_effects(
                 low=low,
                 high=high,
                 p=p,
-                p_adjusted=None if math.isnan(p_adjusted) else p_adjusted,
+                p_adjusted=None,
                 seeds=int(table.seeds[row]),
                 pairs=int(table.pairs[row]),
                 method=str(table.methods[row]),
+                trials=int(table.trials[row]),
+                error=_or_none(table.error[row]),
+                freedom=_or_none(table.freedom[row]),
+                p_shrunk=_or_none(table.shrunk_p[row]) if is_tested else None,
+                missing=float(np.nan_to_num(table.missing[row])),
+                doubt=doubt,
             )
         )
     return effects
+
+
+def _few_seeds(seeds: int, method: str) -> str:
+    if method == ALL_TRIALS or seeds >= MIN_SEEDS:
+        return ""
+    if seeds == 1:
+        return f"one seed shows no variation between seeds; an answer takes at least {MIN_SEEDS}"
+    return f"{seeds} seeds may agree by chance; an answer takes at least {MIN_SEEDS}"
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number
 
 
 def _outcome_columns(frame: pd.DataFrame, columns: Sequence[str] | None) -> Sequence[str]:
@@ -167,27 +340,3 @@ def _outcome_columns(frame: pd.DataFrame, columns: Sequence[str] | None) -> Sequ
     if unknown := [column for column in columns if column not in frame or "/" not in column]:
         raise ValueError(f"no outcome {unknown[0]!r}; the columns are {', '.join(map(str, frame.columns))}")
     return columns
-
-
-def _estimate_by_seed(
-    frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
-) -> tuple[SeedEstimates, np.ndarray]:
-    """Estimate each contrast within each seed, and return the method used for each.
-
-    Returns:
-        The estimates, NaN where the contrast has to be estimated over all trials; the methods [contrasts, outcomes].
-    """
-    all_listed = all(isinstance(levels, Choices) for levels in varied.values())
-    paired = Cells(frame, varied, values).match_pairs(contrasts) if all_listed else None
-    by_pairs = np.isfinite(paired.values).any(axis=1) if paired else np.zeros((len(contrasts), values.shape[1]), bool)
-    if paired and by_pairs.all():
-        return paired, np.full(by_pairs.shape, PAIRS)
-    fitted = estimate_within_seeds(frame, varied, contrasts, values)
-    # trials of a search that happen to share a seed are not a block
-    repeated = (np.isfinite(fitted.values).sum(axis=1) > 1) | (all_listed and frame["seed"].nunique() == 1)
-    estimates = np.where(repeated[:, None], fitted.values, math.nan)
-    if paired:
-        estimates = np.where(by_pairs[:, None], paired.values, estimates)
-    spread = np.where(by_pairs, paired.spread, fitted.spread) if paired else fitted.spread
-    methods = np.where(by_pairs, PAIRS, np.where(repeated, LEAST_SQUARES, ALL_TRIALS))
-    return SeedEstimates(estimates, spread, paired.pairs if paired else fitted.pairs), methods

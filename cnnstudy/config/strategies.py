@@ -73,6 +73,10 @@ class FactorialConfig(StrictModel):
     seeds: Whole = Field(5, ge=1, le=1000, description="blocks: each runs every cell once, with a seed of its own")
     fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: run about one in this many cells")
     cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
+    assume_no_interactions: bool = Field(
+        False,
+        description="factors do not interact, so that a fraction can answer about effects mixed with interactions",
+    )
     tune: tuple[str, ...] = Field(
         (), description="factors, such as learning_rate, that take their best level in each cell"
     )

@@ -26,7 +26,7 @@ from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
-from cnnstudy.search.factorial import FactorialStrategy
+from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
@@ -152,12 +152,24 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
         f"factorial: {shown} x {strategy.seeds} seed{'s' if strategy.seeds > 1 else ''} = {total} trials "
         f"({total - remaining} recorded, {remaining} to run)"
     )
-    lines = {name: _describe_factors(config, name) for name in names}
-    if len(set(lines.values())) == 1:
-        lines = {"": lines[names[0]]}
-    for name, line in lines.items():
-        if line:
-            display.show_message(f"  {name}{': ' if name else ''}{line}")
+    _show_by_network({name: _describe_factors(config, name) for name in names}, display)
+    if strategy.design == "fractional" and not strategy.assume_no_interactions:
+        _warn_of_mixed_effects(config, display)
+
+
+def _warn_of_mixed_effects(config: StudyConfig, display: Display) -> None:
+    """Report the main effects that a fraction cannot separate from interactions; the networks' own lines may differ."""
+    from cnnstudy.analysis.estimation import describe_mixed_effects
+
+    lines = {
+        name: describe_mixed_effects(list_cells(config, name), config.factors_of(name)) for name in config.architectures
+    }
+    _show_by_network({name: "\n  ".join(of_network) for name, of_network in lines.items()}, display)
+    if any(lines.values()):
+        display.show_message(
+            "  no answer is given about these effects; a smaller `fraction` separates them, "
+            "`assume_no_interactions: true` says that the factors do not interact"
+        )
 
 
 def report_power(
@@ -188,10 +200,15 @@ def report_power(
         finished = [run for run in recorded if (run.kind, run.architecture, run.state) == ("trial", name, "finished")]
         trials = pd.DataFrame(rows).drop_duplicates()
         sentences[name] = describe_power(trials, factors, images[name], finished)
-    shared = len(set(sentences.values())) == 1
-    for name, sentence in list(sentences.items())[: 1 if shared else None]:
-        if sentence:
-            display.show_message(f"  {'' if shared else f'{name}: '}{sentence}")
+    _show_by_network(sentences, display)
+
+
+def _show_by_network(lines: Mapping[str, str], display: Display) -> None:
+    """Show the line of each network, or only one, without the network's name, if all are the same."""
+    shared = len(set(lines.values())) == 1
+    for name, line in list(lines.items())[: 1 if shared else None]:
+        if line:
+            display.show_message(f"  {'' if shared else f'{name}: '}{line}")
 
 
 def _count_cells(config: StudyConfig, name: str) -> str:

@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from cnnstudy.analysis.intervals import (
     Estimate,
     adjust_p_values,
+    correct_family,
     estimate_mean,
     shrink_variances,
     t_test_over_seeds,
@@ -71,17 +72,25 @@ def test_one_variance_of_0_among_others() -> None:
     assert list(shrunk) == [0.0] * 4
 
 
-def test_holm_is_that_of_statsmodels_in_each_family() -> None:
+def test_holm_is_that_of_statsmodels() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(12) ** 4
-    interaction = np.arange(12) >= 5
-    adjusted = adjust_p_values(np.zeros(12), p, interaction)
-    for family in (interaction, ~interaction):
-        assert adjusted[family] == pytest.approx(multipletests(p[family], method="holm")[1])
+    for kind in (False, True):
+        adjusted = adjust_p_values(np.zeros(12), p, np.full(12, kind))
+        assert adjusted == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_main_effects_have_most_of_the_level() -> None:
+    p = np.array([0.02, 0.02, 0.002, 0.02])
+    adjusted, levels = correct_family(np.zeros(4), p, np.array([False, False, True, True]))
+    # weights 0.45, 0.45, 0.05, 0.05: first 0.002 / 0.05 and 0.02 / 0.45, then what is left is 0.95 and so on
+    second = 0.02 / 0.45 * 0.95
+    assert adjusted == pytest.approx([second, second, 0.002 / 0.05, second])
+    assert levels == pytest.approx([0.05 * 0.45 / 0.95, 0.05 * 0.45 / 0.5, 0.05 * 0.05, 0.05])
 
 
 def test_an_effect_has_to_pass_both_tests() -> None:
-    adjusted = adjust_p_values(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, NONE]), np.zeros(3, dtype=bool))
+    adjusted = adjust_p_values(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, 0.01]), np.zeros(3, dtype=bool))
     assert adjusted == pytest.approx([0.3, 0.04, NONE], nan_ok=True)
 
 

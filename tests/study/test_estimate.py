@@ -128,7 +128,12 @@ def test_where_networks_differ_each_has_its_line() -> None:
 def test_a_part_of_the_cells_is_told_as_one() -> None:
     factors = {"batch_size": [8, 32], "dropout": [0.0, 0.5], "data_fraction": [0.5, 1.0]}
     half = study({"design": "fractional", "fraction": 2}, factors=factors)
-    assert told_size(half, 40)[0].startswith("factorial: 2 networks x 4 of 8 cells x 5 seeds = 40 trials")
+    lines = told_size(half, 40)
+    assert lines[0].startswith("factorial: 2 networks x 4 of 8 cells x 5 seeds = 40 trials")
+    assert "  batch size: mixed with dropout x data fraction: these trials cannot separate them" in lines
+    assert len(lines) == 1 + 1 + 3 + 1
+    sure = study({"design": "fractional", "fraction": 2, "assume_no_interactions": True}, factors=factors)
+    assert len(told_size(sure, 40)) == 2
     spread = study({"design": "qmc", "cells": 6}, factors={**factors, "dropout": {"low": 0.0, "high": 0.5}})
     assert told_size(spread, 60) == [
         "factorial: 2 networks x 6 cells x 5 seeds = 60 trials (0 recorded, 60 to run)",
