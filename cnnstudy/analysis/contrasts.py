@@ -104,14 +104,8 @@ def list_contrasts(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Co
 
 
 def outcome_values(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """Return an outcome of each trial, [trials]; NaN where it has none.
-
-    Gaps of trials that did not learn are NaN too: at chance level a gap of 0 is no success.
-    """
-    values = frame[column].to_numpy(dtype=float, na_value=math.nan).copy()
-    if "gap" in column:
-        values[(frame["verdict"] == "not-learning").to_numpy()] = math.nan
-    return values
+    """Return an outcome of each trial as measured, [trials]; NaN where it has none."""
+    return frame[column].to_numpy(dtype=float, na_value=math.nan).copy()
 
 
 def level_indices(column: pd.Series, levels: Sequence[Level]) -> np.ndarray:

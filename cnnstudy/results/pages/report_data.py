@@ -20,7 +20,7 @@ from cnnstudy.analysis.confirmation import RECORD_PATH, ChampionTest, Confirmati
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard, pareto_front
-from cnnstudy.analysis.observations import History
+from cnnstudy.analysis.curves import History
 from cnnstudy.errors import DataError
 from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
