@@ -68,8 +68,8 @@ def interpolate_at_updates(curves: Curves, updates_by_epoch: Mapping[int, float]
 def is_at_chance(loss: float, accuracy: float, classes: int | None, images: float) -> bool:
     """Return whether a network has learnt nothing: by its train loss, or by its train accuracy.
 
-    Either the loss (nats) is above CHANCE_LOSS_SHARE of ln(classes), or the accuracy is not above 1 / classes (one-sided
-    binomial test, 1 %). What is not known (NaN, None) decides nothing.
+    Either the loss (nats) is above CHANCE_LOSS_SHARE of ln(classes), or the accuracy is not above 1 / classes
+    (one-sided binomial test, 1 %). What is not known (NaN, None) decides nothing.
 
     Args:
         accuracy: share of 0..1, on `images` images.
@@ -86,9 +86,9 @@ def is_at_chance(loss: float, accuracy: float, classes: int | None, images: floa
 
 
 def find_bracket(losses: np.ndarray, loss: float) -> int | None:
-    """Return the index of the first epoch whose train loss is at most `loss`, if an epoch before it is above; else None.
+    """Return the index of the first measured epoch whose train loss is at most `loss`; None if there is none.
 
-    It is 0 if the first measured epoch is already that low.
+    If it is 0, where the loss fell to `loss` was not measured.
     """
     low = np.flatnonzero(losses <= loss)
     return int(low[0]) if len(low) else None

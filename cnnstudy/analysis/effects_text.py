@@ -99,8 +99,8 @@ def _headline(causes: NetworkAnalysis) -> str:
     answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more"
     if gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
         answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
-    seeds = measured["seed"].nunique()
-    sample = f"{seeds} seeds" if seeds > 1 else "the trials of one seed"
+    count = measured["seed"].nunique()
+    sample = f"{count} seeds" if count > 1 else "the trials of one seed"
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
@@ -120,9 +120,11 @@ def mean_gap(frame: pd.DataFrame) -> Estimate | None:
     estimate = estimate_mean(sample.to_numpy(dtype=float))
     if estimate is None:
         return None
-    shift = float(gaps[GAP].mean()) - estimate.value  # seeds may have unequal numbers of trials
-    ends = [None if end is None else end + shift for end in (estimate.low, estimate.high)]
-    return Estimate(estimate.value + shift, *ends)
+    mean = float(gaps[GAP].mean())
+    if estimate.low is None or estimate.high is None:
+        return Estimate(mean)
+    shift = mean - estimate.value  # seeds may have unequal numbers of trials
+    return Estimate(mean, estimate.low + shift, estimate.high + shift, count=estimate.count)
 
 
 def _percent(shares: pd.Series) -> str:
@@ -140,8 +142,8 @@ def _unlearnt_training_sets(frame: pd.DataFrame) -> str:
     if 2 * low <= len(frame):
         return ""
     return (
-        f" {low} of the {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not learnt "
-        "their training images, and longer training may end with another gap."
+        f" {low} of the {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
+        "learnt their training images, and longer training may end with another gap."
     )
 
 
@@ -154,7 +156,7 @@ def leaning(effect: Effect) -> str:
 
     Its own 95 % interval, which takes no account of the study's other effects, excludes 0; the corrected test does not.
     """
-    if effect.answer != CANNOT_TELL or getattr(effect, "aliases", ()):
+    if effect.answer != CANNOT_TELL or getattr(effect, "aliases", None):
         return ""
     sign = effect.to_estimate().sign
     return {1: "leans towards raising", -1: "leans towards lowering"}.get(sign, "")
@@ -180,7 +182,9 @@ def _change_of_learning(causes: NetworkAnalysis, effect: Effect) -> str:
         return ""
     link, verb, how = ("but", "falls", "less") if train.answer == "lowers" else ("and", "rises", "more")
     interval = format_effect(train).partition(" ")[2]
-    return f", {link} train accuracy {verb} by {100 * abs(train.estimate):.1f} points {interval} as well: it learns {how}"
+    return (
+        f", {link} train accuracy {verb} by {100 * abs(train.estimate):.1f} points {interval} as well: it learns {how}"
+    )
 
 
 def _repeats(effect: Effect) -> str:
@@ -266,8 +270,8 @@ def _effects_on_learning(causes: NetworkAnalysis) -> Iterator[str]:
         shares = " and ".join(f"{learnt} of {trials} with {words}" for learnt, trials, words in counts)
         verb = effect.answer[:-1] if describe_change(effect).endswith("images") else effect.answer
         yield (
-            f"{_capital(describe_change(effect))} {verb} the share of trials that learn: {format_effect(effect)} points "
-            f"({shares})."
+            f"{_capital(describe_change(effect))} {verb} the share of trials that learn: {format_effect(effect)} "
+            f"points ({shares})."
         )
 
 
@@ -301,7 +305,7 @@ def _updates_part(causes: NetworkAnalysis, effect: Effect) -> Iterator[str]:
     compared = _describe_counts(counts, "updates")
     if None in parts:
         yield (
-            f"Cannot tell how much of the effect of {change} goes with the number of updates: all trials make "
+            f"Cannot tell how much of the effect of {change} goes with the number of updates: every trial makes "
             f"{count_noun(updates, 'update')}, after which too few have learnt anything ({compared}). {design}"
         )
         return
@@ -309,14 +313,14 @@ def _updates_part(causes: NetworkAnalysis, effect: Effect) -> Iterator[str]:
     images = [f"{updates * int(size)} images at {FACTORS['batch_size'].describe(size)}" for size in _ends(effect)]
     if (causes.frame[MORE_UPDATES].dropna() == 0).all():
         yield (
-            f"All trials make the same {count_noun(updates, 'update')}, so none of the effect of {change} goes with their "
-            f"number; what differs besides is how many images they have seen: {' and '.join(images)}."
+            f"All trials make the same {count_noun(updates, 'update')}, so none of the effect of {change} goes with "
+            f"their number; what differs besides is how many images they have seen: {' and '.join(images)}."
         )
         return
     yield (
-        f"Of the effect of {change} at equal epochs, {total} points in these trials ({compared}), {left} are there after "
-        f"{count_noun(updates, 'update')} each, when they have seen {' and '.join(images)}; {more} come with the updates "
-        f"that follow, of which the smaller batch makes more. That is one order of two. {design}"
+        f"Of the effect of {change} at equal epochs, {total} points in these trials ({compared}), {left} are there "
+        f"after {count_noun(updates, 'update')} each, when they have seen {' and '.join(images)}; {more} come with "
+        f"the updates that follow, of which the smaller batch makes more. That is one order of two. {design}"
     )
 
 

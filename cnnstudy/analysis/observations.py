@@ -171,7 +171,7 @@ def _at_updates(
 
 
 def _is_measured_after(updates: int, runs: Sequence[RecordedRun]) -> bool:
-    """Return whether `equal_updates/...` was measured after `updates` updates: at the end of a trial that makes these."""
+    """Return whether `equal_updates/...` was measured after `updates` updates, when a trial that makes these ended."""
     fewest = next(run for run in runs if run.updates == updates)
     names = (Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.GAP_ACCURACY)
     pairs = [(fewest.metrics.get(equal_updates_name(name)), fewest.metrics.get(last_name(name))) for name in names]

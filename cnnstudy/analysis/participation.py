@@ -15,7 +15,7 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Contrast
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.observations import BASES, LEARNT
+from cnnstudy.analysis.observations import BASES, LEARNT, Observations
 from cnnstudy.config.factors import Choices, Levels, find_factor
 from cnnstudy.records import Level
 
@@ -25,9 +25,7 @@ MIN_SHARE = 2 / 3
 
 @dataclass(frozen=True)
 class Compared:
-    """The trials at one level (for an interaction at one level of each factor, for a range at all), and how many of them
-    are compared.
-    """
+    """The trials at one level, and how many are compared; of an interaction at two levels, of a range at all."""
 
     words: str  # the level, as `batch size 8`
     trials: int
@@ -52,7 +50,9 @@ def count_compared(
 
 
 def _count_at(frame: pd.DataFrame, corner: Sequence[tuple[str, Level]], column: str) -> Compared:
-    at = np.logical_and.reduce([(frame[name] == level).to_numpy() for name, level in corner] or [np.ones(len(frame), bool)])
+    at = np.logical_and.reduce(
+        [(frame[name] == level).to_numpy() for name, level in corner] or [np.ones(len(frame), bool)]
+    )
     words = " and ".join(find_factor(name).describe(level) for name, level in corner)
     has_value = np.isfinite(frame[column].to_numpy(dtype=float, na_value=np.nan))
     return Compared(words, int(at.sum()), int((at & has_value).sum()))
@@ -65,12 +65,15 @@ def is_told(frame: pd.DataFrame, factors: Mapping[str, Levels], effect: Effect) 
     return all(one.is_enough for one in count_compared(frame, factors, effect, effect.column))
 
 
-#: Headings of the table of trials that are compared.
-COMPARED_HEADINGS = ("level", "trials", "learnt", "at equal updates", "at equal train loss")
+def compared_headings(observations: Observations) -> tuple[str, ...]:
+    """Return the headings of the table of trials that are compared on each basis."""
+    updates = "at equal updates" if observations.updates is None else f"at {observations.updates} updates"
+    loss = "at equal loss" if observations.train_loss is None else f"at a loss of {observations.train_loss:.2f}"
+    return ("level", "trials", "learnt", updates, loss)
 
 
 def compared_rows(frame: pd.DataFrame, factors: Mapping[str, Levels]) -> list[list[str]]:
-    """Return cells under COMPARED_HEADINGS: all trials, then those of each level of each factor that varies."""
+    """Return cells under `compared_headings`: all trials, then those of each level of each factor that varies."""
     levels: list[tuple[str, Level] | None] = [None]
     for name, given in factors.items():
         present = set(frame[name].dropna()) if name in frame else set()
