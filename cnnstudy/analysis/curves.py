@@ -3,12 +3,11 @@
 Epoch 0 is the measurement before the first update; studies recorded by older versions do not have it. Nothing is taken
 from outside the measured curve.
 
-Train loss: with few epochs the loss of a small batch falls past the compared value in one step, and a straight line
-between the two ends of that step is not where the network was: a gap that depends on train loss alone would be reported
-as an effect of the batch size. The gap is therefore interpolated around the common curve of all trials of the network,
-a continuous function of log train loss, linear between knots, fitted to all of their epochs by least squares: its
-value, plus the trial's own distance from it, which is interpolated linearly in log train loss. What depends on train
-loss alone is then equal in all trials, however coarse their epochs are.
+Train loss: a gap curves against it, and a small batch passes the compared loss in larger steps than a large one. On a
+straight line between two epochs, a gap that depends on train loss alone would be reported as an effect of the batch
+size. Each metric is therefore interpolated along the trial's whole curve against log train loss, by piecewise cubics
+that stay between the measured values (PCHIP; Fritsch and Butland 1984), and only in a step in which the loss falls to
+half or less slowly: where the metric changed within a larger one is not known.
 """
 
 from __future__ import annotations
@@ -28,10 +27,13 @@ History = Callable[[str, str], Mapping[int, float]]
 CHANCE_LOSS_SHARE = 0.95
 #: Level of the test of the train accuracy against guessing.
 _GUESSING_LEVEL = 0.01
-#: Knots of the common curve: at most so many, and so many measurements for each.
-_MOST_KNOTS, _MEASUREMENTS_PER_KNOT = 20, 10
+#: The factor by which the train loss may fall between two epochs for a value to be taken between them.
+LARGEST_STEP = 2.0
 #: Losses (nats) below this are equal on the logarithmic scale.
 _SMALLEST_LOSS = 1e-6
+#: Whether a trial is compared on a basis, and if not, why.
+COMPARED, AT_CHANCE, NOT_MEASURED = "compared", "at chance", "not measured"
+BELOW_AT_FIRST, NEVER_REACHED, TOO_COARSE = "lower when first measured", "never reached", "passed in a large step"
 
 
 @dataclass(frozen=True)
@@ -85,46 +87,28 @@ def is_at_chance(loss: float, accuracy: float, classes: int | None, images: floa
     return bool(binom.sf(round(accuracy * images) - 1, round(images), 1 / classes) > _GUESSING_LEVEL)
 
 
-def find_bracket(losses: np.ndarray, loss: float) -> int | None:
-    """Return the index of the first measured epoch whose train loss is at most `loss`; None if there is none.
+def interpolate_at_loss(curves: Curves, loss: float) -> tuple[str, dict[str, float]]:
+    """Return whether a trial is compared where its train loss first falls to `loss` (nats), and its metrics there.
 
-    If it is 0, where the loss fell to `loss` was not measured.
+    Epochs at which the loss is not lower than at all earlier ones are left out.
+
+    Returns:
+        One of COMPARED, BELOW_AT_FIRST, NEVER_REACHED, TOO_COARSE; and each metric, none unless it is COMPARED.
     """
-    low = np.flatnonzero(losses <= loss)
-    return int(low[0]) if len(low) else None
+    from scipy.interpolate import PchipInterpolator
 
-
-def interpolate_at_loss(all_curves: Sequence[Curves], metric: str, loss: float) -> list[float]:
-    """Return the metric of each trial where its clean train loss first falls to `loss` (nats), as described above.
-
-    NaN where the loss is never reached, or is already lower at the first measured epoch.
-    """
-    places = [find_bracket(curves.losses, loss) for curves in all_curves]
-    common = _fit_common_curve(all_curves, metric)
-    target = _log(loss)
-    found = []
-    for curves, place in zip(all_curves, places, strict=True):
-        if not place:
-            found.append(math.nan)
-            continue
-        step = slice(place - 1, place + 1)
-        logs, values = _log(curves.losses[step]), curves.values[metric][step]
-        before, after = values - common(logs)
-        share = (logs[0] - target) / (logs[0] - logs[1])
-        found.append(float(common(target) + before + share * (after - before)))
-    return found
-
-
-def _fit_common_curve(all_curves: Sequence[Curves], metric: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the metric as a function of log train loss, fitted to all epochs of all trials."""
-    logs = np.concatenate([_log(curves.losses) for curves in all_curves]) if all_curves else np.empty(0)
-    count = int(np.clip(len(logs) // _MEASUREMENTS_PER_KNOT, 2, _MOST_KNOTS))
-    knots = np.unique(np.quantile(logs, np.linspace(0, 1, count))) if len(logs) else np.zeros(1)
-    values = np.concatenate([curves.values[metric] for curves in all_curves]) if all_curves else np.empty(0)
-    hats = np.column_stack([np.interp(logs, knots, hat) for hat in np.eye(len(knots))])  # [measurements, knots]
-    heights = np.linalg.lstsq(hats, values, rcond=None)[0]
-    return lambda at: np.interp(at, knots, heights)
-
-
-def _log(losses: np.ndarray | float) -> np.ndarray:
-    return np.log(np.maximum(losses, _SMALLEST_LOSS))
+    losses = np.maximum(curves.losses, _SMALLEST_LOSS)
+    lowest_before = np.minimum.accumulate(np.r_[math.inf, losses])[:-1]
+    falling = np.flatnonzero(losses < lowest_before)
+    below = np.flatnonzero(losses[falling] <= loss)
+    if not len(below):
+        return NEVER_REACHED, {}
+    first = int(below[0])
+    if first == 0:
+        return BELOW_AT_FIRST, {}
+    if losses[falling[first - 1]] > LARGEST_STEP * losses[falling[first]]:
+        return TOO_COARSE, {}
+    names = [name for name in curves.values if name != Metric.TRAIN_LOSS]
+    values = np.column_stack([curves.values[name][falling] for name in names])
+    found = PchipInterpolator(-np.log(losses[falling]), values)(-math.log(loss))
+    return COMPARED, dict(zip(names, map(float, found), strict=True))

@@ -217,7 +217,11 @@ def basis_words(observations: Observations) -> dict[str, str]:
 
 def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
     """Return how many trials of each level are compared: `compared: 60 of 90 trials with batch size 8, ...`."""
-    why = "the others are at chance or not measured there" if basis == "updates" else "the others do not pass it"
+    why = (
+        "the others are at chance or not measured there"
+        if basis == "updates"
+        else "the others do not pass it, or in too large a step"
+    )
     each = ", ".join(
         f"{one.compared} of {one.trials}{' trials' if not place else ''}{f' with {one.words}' if one.words else ''}"
         for place, one in enumerate(counts)
@@ -299,7 +303,7 @@ def _updates_part(causes: NetworkAnalysis, effect: Effect) -> Iterator[str]:
     parts = [causes.find_effect("batch_size", effect.level, column) for column in _UPDATE_PARTS]
     change = describe_change(effect)
     design = (
-        f"What {change} does when both make as many updates, a study of batch_size with `training.updates` measures."
+        f"A study of batch_size with `training.updates` measures what {change} does when both make as many updates."
     )
     counts = count_compared(causes.frame, causes.factors, effect, _UPDATE_PARTS[0])
     compared = _describe_counts(counts, "updates")

@@ -25,10 +25,12 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.curves import (
+    AT_CHANCE,
     CHANCE_LOSS_SHARE,
+    COMPARED,
+    NOT_MEASURED,
     Curves,
     History,
-    find_bracket,
     interpolate_at_loss,
     interpolate_at_updates,
     is_at_chance,
@@ -49,9 +51,6 @@ LEARNT = "epochs/learnt"
 TUNING_LOSS = "epochs/val_loss"
 #: Of the trials that learn, the share that reaches the train loss at which trials are compared.
 REACHED_BY_SHARE = 0.9
-#: Whether a trial is compared on a basis: the values of `<basis>/state`.
-COMPARED, AT_CHANCE, NOT_MEASURED = "compared", "at chance", "not measured"
-BELOW_AT_FIRST, NEVER_REACHED = "lower when first measured", "never reached"
 
 _METRICS = {
     "gap_accuracy": Metric.GAP_ACCURACY,
@@ -190,15 +189,12 @@ def _at_train_loss(
     """Return each trial's outcomes where its train loss first falls to `train_loss`."""
     if train_loss is None:
         return [_outcomes("train_loss", NOT_MEASURED, {}) for _ in runs]
-    found = {name: interpolate_at_loss(curves, name, train_loss) for name in _METRICS.values()}
     rows = []
-    for place, (run, own) in enumerate(zip(runs, curves, strict=True)):
-        first = find_bracket(own.losses, train_loss)
-        state = NEVER_REACHED if first is None else BELOW_AT_FIRST if first == 0 else COMPARED
+    for run, own in zip(runs, curves, strict=True):
+        state, found = interpolate_at_loss(own, train_loss)
         if run.classes is not None and train_loss > CHANCE_LOSS_SHARE * math.log(run.classes):
-            state = AT_CHANCE
-        of_trial = {name: values[place] for name, values in found.items()}
-        rows.append(_outcomes("train_loss", state, of_trial if state == COMPARED else {}))
+            state, found = AT_CHANCE, {}
+        rows.append(_outcomes("train_loss", state, found))
     return rows
 
 

@@ -39,7 +39,12 @@ def test_planted_effects_come_back(found: NetworkAnalysis) -> None:
 def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> None:
     parts = [
         found.find_effect("batch_size", 64, name)
-        for name in ("epochs/legacy_gap_accuracy", "epochs/measuring_gap", "parts/more_updates_gap", "updates/gap_accuracy")
+        for name in (
+            "epochs/legacy_gap_accuracy",
+            "epochs/measuring_gap",
+            "parts/more_updates_gap",
+            "updates/gap_accuracy",
+        )
     ]
     estimates = [part.estimate for part in parts if part is not None]
     # measuring adds 6 points; the small batch's larger number of updates costs 2 points, which the large one is spared
