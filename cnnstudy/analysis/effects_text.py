@@ -156,7 +156,7 @@ def leaning(effect: Effect) -> str:
 
     Its own 95 % interval, which takes no account of the study's other effects, excludes 0; the corrected test does not.
     """
-    if effect.answer != CANNOT_TELL or getattr(effect, "aliases", None):
+    if effect.answer != CANNOT_TELL or getattr(effect, "doubt", ""):
         return ""
     sign = effect.to_estimate().sign
     return {1: "leans towards raising", -1: "leans towards lowering"}.get(sign, "")

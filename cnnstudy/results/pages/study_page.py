@@ -112,7 +112,7 @@ def _curve_illustrations(report: ReportData) -> Iterator[Illustration]:
     for architecture in dict.fromkeys(run.architecture for run in report.runs):
         runs = [run for run in report.runs if run.architecture == architecture and run.state == "finished"]
         for panel in curve_panels(runs, report.curves):
-            figure = learning_curves(panel, _chance_accuracy(report))
+            figure = learning_curves(panel, chance_accuracy(report))
             description = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
             yield Illustration("curves", architecture, figure, description)
 
@@ -126,7 +126,7 @@ def _varied_factors(report: ReportData, architecture: str) -> dict[str, Levels]:
     return varied_levels(one.frame, recorded_factors(report.study.config, architecture))
 
 
-def _chance_accuracy(report: ReportData) -> float | None:
+def chance_accuracy(report: ReportData) -> float | None:
     """Return the accuracy (0..1) of always guessing the largest class, None if the number of classes is not known.
 
     The classes' shares are those of the validation images in the recorded confusion matrix; without one, classes count
