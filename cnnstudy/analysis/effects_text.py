@@ -156,7 +156,8 @@ def leaning(effect: Effect) -> str:
 
     Its own 95 % interval, which takes no account of the study's other effects, excludes 0; the corrected test does not.
     """
-    if effect.answer != CANNOT_TELL or getattr(effect, "doubt", ""):
+    doubt: str | None = getattr(effect, "doubt", None)
+    if effect.answer != CANNOT_TELL or doubt:
         return ""
     sign = effect.to_estimate().sign
     return {1: "leans towards raising", -1: "leans towards lowering"}.get(sign, "")

@@ -72,11 +72,11 @@ def test_a_factor_that_is_not_always_active_matches_too() -> None:
     assert fit(frame).exponent == pytest.approx(0.5, abs=1e-5)
 
 
-def test_trials_that_learnt_nothing_are_left_out() -> None:
+def test_trials_that_learnt_nothing_count() -> None:
     frame = study([0.5] * 3, (0.1, 0.25, 0.5, 1.0))
-    frame.loc[frame["data_fraction"] == 0.1, ["verdict", GAP]] = ["not-learning", 0.0]
+    frame.loc[frame["data_fraction"] == 0.1, "verdict"] = "not-learning"
     law = fit(frame)
-    assert law.images == (100, 200, 400)
+    assert law.images == (40, 100, 200, 400)
     assert law.exponent == pytest.approx(0.5, abs=1e-5)
 
 

@@ -179,15 +179,14 @@ def test_a_missing_trial_does_not_tilt_that_average() -> None:
 # ---- what is left out
 
 
-def test_trials_that_learnt_nothing_say_nothing_about_gaps() -> None:
+def test_trials_that_learnt_nothing_count() -> None:
     frame = study({"batch_size": BATCH, "dropout": DROPOUT}, additive)
     idle = (frame["batch_size"] == 128) & (frame["dropout"] == 0.5)
-    frame.loc[idle, ["verdict", GAP, VALIDATION]] = ["not-learning", 0.0, 0.1]
+    frame.loc[idle, ["verdict", GAP]] = ["not-learning", 0.0]
     effects = estimate_effects(frame, {"batch_size": BATCH, "dropout": DROPOUT})
-    gap, validation = of(effects, "batch_size", 128), of(effects, "batch_size", 128, column=VALIDATION)
-    assert (gap.estimate, gap.pairs) == (pytest.approx(0.04), 3)
-    assert validation.pairs == 6
-    assert validation.estimate < -0.2
+    gap = of(effects, "batch_size", 128)
+    assert gap.pairs == 6
+    assert gap.estimate < 0.0, "their gap of 0 is measured like any other"
 
 
 def test_outcomes_that_trials_lack() -> None:
