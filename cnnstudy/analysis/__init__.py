@@ -6,6 +6,7 @@ state them. Nothing here reads MLflow; files are written only by leaderboard and
 leaderboard       one row per trial; the Pareto front
 class_metrics     precision and recall of each class
 trial_plots       learning curves and confusion matrix of a trial
+curves            a trial's metrics at a train loss or number of updates between two epochs
 observations      outcomes of the trials at equal epochs, updates or train loss; levels of tuned factors
 contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
@@ -17,6 +18,7 @@ repeats           how probable it is that a repeat gives the same answer
 estimation        the estimates of a design's contrasts, by pairs or least squares
 effects           the effect of each factor on each outcome
 tables            the same for any table of trials: cnnstudy.effects
+participation     how many trials of each level are compared on each basis, and whether they are enough
 data_law          the gap as a power of the number of training images
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
-from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, effects_frame
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
 from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
@@ -28,6 +28,7 @@ from cnnstudy.analysis.leaderboard import (
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.run import COUNTS, Outcome
@@ -217,6 +218,19 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
                 _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
             if hidden:
                 print_line(console, f"and {hidden} interactions without a significant result; --csv lists all")
+        if one.architecture != NETWORKS:
+            _show_compared_trials(console, one)
+
+
+def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:
+    """Show how many trials of each level are compared at equal updates and at equal train loss."""
+    rows = compared_rows(one.frame, one.factors)
+    if len(rows) < 2:
+        return
+    grid = plain_table(f"{one.architecture}: trials that are compared")
+    for place, heading in enumerate(compared_headings(one.observations)):
+        grid.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    _print_table(console, grid, rows)
 
 
 def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:

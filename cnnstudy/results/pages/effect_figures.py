@@ -44,10 +44,8 @@ from cnnstudy.results.pages.svg import (
 def gap_by_factor(frame: pd.DataFrame, factor: str, levels: Levels) -> Figure:
     """Draw each trial's gap (points, last weights) by its level, with the mean of each level and its number above.
 
-    Trials that did not learn are left out.
-
     Args:
-        frame: the observations of one network.
+        frame: the observations of one network; trials without a gap are not drawn.
     """
     gaps = 100 * outcome_values(frame, GAP)
     shown = np.isfinite(gaps)
@@ -107,14 +105,9 @@ def _draw_levels(axes: Axes, frame: pd.DataFrame, factor: str, levels: Choices, 
 
 
 def compares_levels(frame: pd.DataFrame, factor: str) -> bool:
-    """Return whether trials that learnt have at least two levels of the factor."""
-    learnt = frame[np.isfinite(outcome_values(frame, GAP))]
-    return bool(learnt[factor].nunique() > 1)
-
-
-def count_left_out(frame: pd.DataFrame) -> int:
-    """Count the trials that `gap_by_factor` leaves out."""
-    return int((~np.isfinite(outcome_values(frame, GAP))).sum()) if len(frame) else 0
+    """Return whether trials with a gap have at least two levels of the factor."""
+    measured = frame[np.isfinite(outcome_values(frame, GAP))]
+    return bool(measured[factor].nunique() > 1)
 
 
 def network_levels(frame: pd.DataFrame) -> Choices:
