@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,8 @@ def _draw(
     trained = images if sample else setting.trained
     train_right = dice.binomial(trained, train) if sample else np.round(train * trained).astype(int)
     right = dice.binomial(images, validation)
-    return _judge(Counts(*(tuple(map(int, one)) for one in (train_right, trained, right, images)), sample))
+    numbers = [tuple(map(int, one)) for one in (train_right, trained, right, images)]
+    return _judge(Counts(numbers[0], numbers[1], numbers[2], numbers[3], sample))
 
 
 def _guesses(setting: Setting) -> Iterator[np.ndarray]:
@@ -87,10 +88,6 @@ def _guesses(setting: Setting) -> Iterator[np.ndarray]:
     yield np.full(len(images), 1 / len(images))
     yield images / images.sum()
     yield np.where(np.arange(len(images)) == len(images) - 1, 0.9, 0.1 / max(1, len(images) - 1))
-
-
-def _rate(draw: Callable[[], str], draws: int, true: Callable[[str], bool]) -> float:
-    return sum(true(draw()) for _ in range(draws)) / draws
 
 
 def measure(setting: Setting, draws: int, seed: int = 0) -> dict[str, float]:
@@ -103,9 +100,11 @@ def measure(setting: Setting, draws: int, seed: int = 0) -> dict[str, float]:
         return _draw(dice, setting, right, shares)
 
     def worst(names: Sequence[str], recalls: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> float:
-        return max(
-            _rate(lambda: _draw(dice, setting, *one), draws, lambda name: name in names) for one in recalls  # noqa: B023
+        rates = (
+            np.mean([_draw(dice, setting, train, right, sample) in names for _ in range(draws)])
+            for train, right, sample in recalls
         )
+        return float(max(rates))
 
     def known(share: float) -> np.ndarray:
         return np.round(np.full(count, share) * trained) / trained  # as exactly as the training images allow
@@ -121,8 +120,7 @@ def measure(setting: Setting, draws: int, seed: int = 0) -> dict[str, float]:
     ones = np.ones(count)
     return {
         "false learnt": max(
-            _rate(lambda: guess(one), draws, lambda name: name not in UNLEARNT)  # noqa: B023
-            for one in _guesses(setting)
+            float(np.mean([guess(shares) not in UNLEARNT for _ in range(draws)])) for shares in _guesses(setting)
         ),
         "false not-learning": worst(["not-learning"], [(least, least, True)]),
         "false overfit": worst(
@@ -197,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=1000, help="networks for each number")
     draws = parser.parse_args().draws
-    names = (*FALSE, *FOUND)
+    names: tuple[str, ...] = (*FALSE, *FOUND)
     print("| validation | classes | images |", " | ".join(names), "|")
     print("|--:|--:|:--|", " | ".join(["--:"] * len(names)), "|")
     for size in SIZES:

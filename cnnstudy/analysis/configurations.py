@@ -54,7 +54,9 @@ class CellVerdict:
         kind = "balanced accuracy on " if self.balanced else ""
         values = ", ".join(
             f"{name} {_percent(one)}{'' if math.isnan(spread) else f', spread {100 * spread:.1f}'}"
-            for name, one, spread in zip(("train", "validation"), (self.train, self.validation), self.spreads, strict=False)
+            for name, one, spread in zip(
+                ("train", "validation"), (self.train, self.validation), self.spreads, strict=False
+            )
         )
         spread = "" if math.isnan(self.spreads[2]) else f", spread {100 * self.spreads[2]:.1f}"
         seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
@@ -138,11 +140,12 @@ class _Cell:
         ]
         values = (self.train, self.validation, self.gaps)
         train, validation, gap = (
-            Estimate(float(one.mean()), *limits, count=self.count) for one, limits in zip(values, ends, strict=True)
+            Estimate(float(one.mean()), low, high, count=self.count)
+            for one, (low, high) in zip(values, ends, strict=True)
         )
-        spreads = [float(one.std(ddof=1)) if self.count > 1 else math.nan for one in values]
+        a, b, c = (float(one.std(ddof=1)) if self.count > 1 else math.nan for one in values)
         balanced = self.parts[0][0].balanced
-        return CellVerdict(name, reason, self.count, train, validation, gap, (*spreads,), balanced)
+        return CellVerdict(name, reason, self.count, train, validation, gap, (a, b, c), balanced)
 
 
 def _binomial_variance(parts: Sequence[Part]) -> tuple[float, float]:
@@ -171,8 +174,8 @@ def _wilson_limit(share: float, images: float, freedom: float, level: float, upp
 def _judge_learning(cell: _Cell, seeds: Sequence[Counts]) -> CellVerdict | None:
     """Return the verdict on a configuration of which most seeds have not been shown to learn; None otherwise.
 
-    The p-value that all seeds guess is that of the seed in the middle, times seeds / its place from the lowest, whatever
-    their dependence (Rüger 1978).
+    The p-value that all seeds guess is that of the seed in the middle, times seeds / its place from the lowest,
+    whatever their dependence (Rüger 1978).
     """
     count, majority = cell.count, cell.count // 2 + 1
     p_values = sorted(2 * min(map(rules.guessing_p, both)) for both in cell.parts)

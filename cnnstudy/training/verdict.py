@@ -73,6 +73,11 @@ class Counts(NamedTuple):
     train_is_sample: bool = False
 
 
+def count_right(confusion: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Return how many images of each class are right, and how many there are, from rows of true classes."""
+    return [row[label] for label, row in enumerate(confusion)], [sum(row) for row in confusion]
+
+
 @dataclass(frozen=True)
 class Part:
     """How many images of each class are right, of those measured.
@@ -156,7 +161,7 @@ def judge(
         train_is_sample: whether the training images given are a random sample of those that were trained on.
 
     Raises:
-        ValueError: the four are not of the same length, or no class has images in both parts.
+        ValueError: the four are not of the same length, or there are no training or no validation images.
     """
     given = Counts(train_right, train_images, validation_right, validation_images, train_is_sample)
     train, validation = make_parts(given)
@@ -173,12 +178,13 @@ def make_parts(given: Counts) -> tuple[Part, Part]:
         ValueError: as `judge`.
     """
     counts = np.array(given[:4], float)
-    if counts.ndim != 2 or not (both := (counts[1] > 0) & (counts[3] > 0)).any():
-        raise ValueError("verdicts need counts for each class, and a class that has training and validation images")
+    if counts.ndim != 2 or not counts[[1, 3]].sum(axis=1).all():
+        raise ValueError("verdicts need counts for each class, and training and validation images")
     if (counts[[0, 2]] > counts[[1, 3]]).any() or (counts < 0).any():
         raise ValueError("verdicts need counts from 0 on, with no more right images than images")
+    both = (counts[1] > 0) & (counts[3] > 0)
     images = (counts[1] + counts[3])[both]
-    balanced = bool(images.max() > IMBALANCE * images.min())
+    balanced = len(images) > 1 and bool(images.max() > IMBALANCE * images.min())
     kept = counts[:, both] if balanced else counts
     return (
         Part(kept[0], kept[1], balanced, exact=not given.train_is_sample),
@@ -187,10 +193,9 @@ def make_parts(given: Counts) -> tuple[Part, Part]:
 
 
 def lacks_classes(given: Counts) -> str:
-    """Return a sentence if only one of several trained classes has validation images; else ""."""
-    trained = sum(images > 0 for images in given.train_images)
+    """Return a sentence if fewer than two classes have training and validation images; else ""."""
     both = sum(a > 0 and b > 0 for a, b in zip(given.train_images, given.validation_images, strict=True))
-    return f"only {both} of {trained} classes has validation images" if both < 2 <= trained else ""
+    return f"of {len(given.train_images)} classes, only {both} has training and validation images" if both < 2 else ""
 
 
 def _describe(train: Part, validation: Part) -> str:

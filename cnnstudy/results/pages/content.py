@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
+from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
 from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
@@ -43,15 +44,14 @@ def facts(report: ReportData) -> list[Fact]:
     if (data := _data_fact(report)) is not None:
         listed.append(data)
     finished = report.finished
-    learnt = finished[finished["verdict"] != "not-learning"] if len(finished) else finished
     if len(finished):
         best = finished.iloc[0]
         if pd.notna(best["val_accuracy"]):
             gap = f"gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
             listed.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
-    if len(learnt) and learnt["last_gap_accuracy"].notna().any():
-        mean = 100 * learnt["last_gap_accuracy"].astype(float).mean()
-        note = f"points after the last epoch, over the {len(learnt)} trials that learnt"
+    if len(finished) and finished["last_gap_accuracy"].notna().any():
+        mean = 100 * finished["last_gap_accuracy"].astype(float).mean()
+        note = f"points after the last epoch, over {count_noun(len(finished), 'finished trial')}"
         listed.append(Fact("Mean gap", f"{mean:+.1f}", note))
     return listed
 
@@ -297,6 +297,13 @@ def best_trials(report: ReportData) -> Table:
         return Table((), ())
     headings, rows = leaderboard_table(finished.head(TOP))
     return Table(tuple(headings), tuple(map(tuple, rows)), max(0, len(finished) - TOP))
+
+
+def configuration_table(report: ReportData) -> Table:
+    """Return the verdict over all seeds of each configuration that has several, best first."""
+    found = list_configurations(report.runs)
+    rows = tuple(tuple(one.cells) for one in found[:TOP])
+    return Table(CONFIGURATION_HEADINGS, rows, max(0, len(found) - TOP))
 
 
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:
