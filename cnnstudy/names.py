@@ -50,6 +50,7 @@ class Tag:
     ENDED_BY = "cnnstudy.ended_by"  # "epochs", "updates", "train loss", "early stopping" or "pruner"
     VERDICT = "cnnstudy.verdict"  # one of training/verdict.py's
     VERDICT_REASON = "cnnstudy.verdict_reason"  # the numbers behind the verdict
+    VERDICT_COUNTS = "cnnstudy.verdict_counts"  # what the verdict is judged by, as JSON, in `.0`, `.1` and so on
     FEATURES = "cnnstudy.features"  # what it trained on, phase by phase: "cached", "two views" or "full forward"
     FEATURES_NOTE = "cnnstudy.features_note"  # where the features are and how large they are, or why there are none
     CHECKPOINT_NOTE = "cnnstudy.checkpoint_note"  # what went wrong with its checkpoints

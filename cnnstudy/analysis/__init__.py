@@ -23,6 +23,7 @@ data_law          the gap as a power of the number of training images
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
+configurations    all seeds of a configuration judged together
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words
 comparison        two studies side by side: settings, outcomes, effects, champions

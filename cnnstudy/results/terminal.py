@@ -13,6 +13,7 @@ from rich.text import Text
 from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
 from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -96,11 +97,28 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         _print_table(console, grid, unfinished_rows(others))
 
 
+def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int | None) -> None:
+    """Show the verdict over all seeds of each configuration that has several: one as a sentence, more as a table."""
+    found = list_configurations(runs)
+    if len(found) == 1:
+        print_line(console, found[0].sentence())
+    if len(found) < 2:
+        return
+    grid = plain_table("configurations over their seeds, best first: means with 95 % intervals")
+    for heading in CONFIGURATION_HEADINGS:
+        left = heading in ("configuration", "verdict")
+        grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != "configuration")
+    _print_table(console, grid, (one.cells for one in found[:top]))
+    if top is not None and len(found) > top:
+        print_line(console, f"and {len(found) - top} more")
+
+
 def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     """Show the leaderboard, the best of each transfer mode, counts, and the commands to continue with."""
     name = outcome.recorded.name
     frame = trial_frame(tracker, outcome.recorded)
     show_trials(console, name, frame, 20)
+    show_configurations(console, latest_trials(tracker, outcome.recorded), 20)
     lines = [] if frame.empty else best_by_transfer(frame)
     if lines:
         lines = ["Best validation accuracy by transfer mode (trials):", *(f"  {line}" for line in lines), ""]

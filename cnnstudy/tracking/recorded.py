@@ -117,6 +117,11 @@ class RecordedRun:
         return self.tags.get(Tag.VERDICT, "")
 
     @property
+    def verdict_counts(self) -> dict[str, Any]:
+        """Return the counts that the verdict is judged by (training/verdict.py's Counts); {} if none are recorded."""
+        return join_tags(Tag.VERDICT_COUNTS, self.tags) if f"{Tag.VERDICT_COUNTS}.0" in self.tags else {}
+
+    @property
     def verdict_reason(self) -> str:
         return self.tags.get(Tag.VERDICT_REASON, "")
 

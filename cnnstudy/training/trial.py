@@ -24,7 +24,7 @@ from cnnstudy.training.phases import PhaseRunner, Report
 from cnnstudy.training.shared_epochs import SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, DivergedError, Trainer
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.verdict import judge
+from cnnstudy.training.verdict import Counts, count_right, judge
 
 
 def run_trial(
@@ -215,12 +215,13 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     last, restored = measured.last, measured.restored
     summary = {**restored.metrics, **measured.restored_full.metrics}
     matrix = confusion_matrix(restored.validation, restored.validation_labels)
-    verdict = judge(
-        summary[Metric.TRAIN_ACCURACY],
-        len(trainer.images.probe),
-        summary[Metric.VAL_ACCURACY],
-        [sum(row) for row in matrix],
+    train_matrix = confusion_matrix(restored.train, restored.train_labels)
+    counts = Counts(
+        *count_right(train_matrix),
+        *count_right(matrix),
+        train_is_sample=len(trainer.images.probe) < len(trainer.images.train),
     )
+    verdict = judge(*counts)
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
     metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last, trainer.correct_by_epoch)
     return TrialResult(
@@ -237,7 +238,8 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         frozen_digest=weights.combined_digest(measured.frozen_digests) if measured.frozen_digests else None,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
-        train_confusion=confusion_matrix(restored.train, restored.train_labels),
+        verdict_counts=counts._asdict(),
+        train_confusion=train_matrix,
         features=" then ".join(dict.fromkeys(source.what for source in runner.sources)),
         features_note="; ".join(dict.fromkeys(source.why for source in runner.sources)),
         shared_epochs=sum(record.shared for record in runner.records),

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation_text import describe_metric
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
 from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
@@ -331,6 +332,13 @@ def compared_table(causes: NetworkAnalysis) -> Table:
         return Table((), ())
     rows = compared_rows(causes.frame, causes.factors)
     return Table(compared_headings(causes.observations), tuple(map(tuple, rows)))
+
+
+def configuration_table(report: ReportData) -> Table:
+    """Return the verdict over all seeds of each configuration that has several, best first."""
+    found = list_configurations(report.runs)
+    rows = tuple(tuple(one.cells) for one in found[:TOP])
+    return Table(CONFIGURATION_HEADINGS, rows, max(0, len(found) - TOP))
 
 
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:

@@ -278,6 +278,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         dates=content.describe_dates(report),
         confirmation=confirmation_sentences(report.confirmed.record) if report.confirmed is not None else [],
         leaderboard=content.best_trials(report),
+        configurations=content.configuration_table(report),
         headings=headings,
         rows=rows,
         front=[row for row in rows if row.front],
