@@ -11,7 +11,8 @@ contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
 effects           the effect of each factor on each outcome
-data_law          the gap as a power of the number of training images
+power_law         a falling power law with a floor, and what its fits allow
+data_law          gap and accuracy against the number of training images
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words

@@ -43,7 +43,3 @@ def test_intervals_hold_the_truth_as_often_as_they_say(coverage: ModuleType, sce
     assert found.silent >= 0.93
     assert found.quiet >= 0.9
     assert found.power >= power
-
-
-def test_the_data_laws_interval_holds_its_exponent(coverage: ModuleType) -> None:
-    assert 0.92 <= coverage.law_covers(100, np.random.default_rng(1)) <= 0.99
