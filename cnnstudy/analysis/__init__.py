@@ -10,6 +10,7 @@ observations      outcomes of the trials at equal epochs, updates or train loss;
 contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
+resampled         means over seeds that divide one pool of images anew
 effects           the effect of each factor on each outcome
 power_law         a falling power law with a floor, and what its fits allow
 data_law          gap and accuracy against the number of training images
