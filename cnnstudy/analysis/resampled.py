@@ -94,6 +94,28 @@ def estimate_resampled_mean(
     return Estimate(mean, low, high, count=count)
 
 
+def widen_for_overlap(difference: Estimate, division: Division, pairs: int) -> Estimate:
+    """Return a mean difference of accuracies or gaps whose t-interval over the seeds is corrected.
+
+    Its variance is that of estimate_resampled_mean, and at least the binomial one of paired_p, that many times as many
+    images where a seed has several pairs. Without an interval it stays as it is.
+
+    Args:
+        pairs: matched pairs of all seeds together.
+    """
+    from scipy import stats
+
+    if difference.low is None or difference.high is None or difference.value == difference.low == difference.high == 0:
+        return difference
+    mean, count = difference.value, difference.count
+    quantile = float(stats.t.ppf(1 - LEVEL / 2, count - 1))
+    plain = (difference.high - difference.low) / 2 / quantile
+    discordant = max(0.0, abs(mean) - mean**2) / (division.distinct_images(count) * max(1.0, pairs / count))
+    error = math.sqrt(max(plain**2 * (1 + count * division.overlap), discordant))
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
+    return Estimate(mean, mean - quantile * error, mean + quantile * error, p, count)
+
+
 def effective_images(values: Sequence[float], division: Division | None) -> float:
     """Return the number of independent images whose share has the variance of the mean of these accuracies.
 

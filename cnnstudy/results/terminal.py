@@ -12,7 +12,8 @@ from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, effects_frame
-from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
+from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
