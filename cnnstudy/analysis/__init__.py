@@ -19,7 +19,8 @@ causes            effects, data law and importances of each network, and warning
 effects_text      the effects in words
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words
-comparison        two studies side by side: settings, outcomes, effects, champions
+comparison        two studies side by side: settings, outcomes, effects
+comparison_champions  their champions
 comparison_text   the comparison in words
 
 May import: errors, names, records, system, data, config, training.verdict, tracking.recorded.

@@ -199,7 +199,7 @@ def _compare_outcome(
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
     pairs = paired.outcome_difference(column, read_division(a.trials)) if paired is not None else None
     difference, method = (None, "") if mean_a is None or mean_b is None else _difference(mean_a, mean_b, pairs)
-    if difference is not None and method == WELCH and column != GAP:
+    if mean_a is not None and mean_b is not None and method == WELCH and column != GAP:
         difference = difference_from_intervals(mean_a, mean_b)  # those of accuracies are not symmetric
     return OutcomeComparison(
         network_a.architecture,
