@@ -142,6 +142,10 @@ CLEAN_METRICS = (
 )
 
 
+#: Measured again at a trial's best epoch by cross-fitting (training/cross_fit.py).
+CROSSED_METRICS = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY)
+
+
 class Parameter:
     """Parameters of a trial's run besides its levels, which are recorded by the names of their factors."""
 
@@ -183,6 +187,11 @@ def column_name(metric: str) -> str:
 def best_name(metric: str) -> str:
     """Return the name of a metric at a trial's best epoch: `val/loss` -> `best/val_loss`."""
     return f"best/{column_name(metric)}"
+
+
+def crossed_name(metric: str) -> str:
+    """Return the name of a metric at the best epoch by cross-fitting: `val/accuracy` -> `crossed/val_accuracy`."""
+    return f"crossed/{column_name(metric)}"
 
 
 def last_name(metric: str) -> str:

@@ -19,14 +19,18 @@ estimation        the estimates of a design's contrasts, by pairs or least squar
 effects           the effect of each factor on each outcome
 tables            the same for any table of trials: cnnstudy.effects
 participation     how many trials of each level are compared on each basis, and whether they are enough
-data_law          the gap as a power of the number of training images
+resampled         means over seeds that divide one pool of images anew
+power             which difference a factorial can tell, before it runs
+power_law         a falling power law with a floor, and what its fits allow
+data_law          gap and accuracy against the number of training images
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
 configurations    all seeds of a configuration judged together
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words
-comparison        two studies side by side: settings, outcomes, effects, champions
+comparison        two studies side by side: settings, outcomes, effects
+comparison_champions  their champions
 comparison_text   the comparison in words
 
 May import: errors, names, records, system, data, config, training.verdict, tracking.recorded.

@@ -193,14 +193,14 @@ def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:
 def _fit_laws(
     frame: pd.DataFrame, factors: Mapping[str, Levels], images_per_class: float | None, target_gap: float
 ) -> list[DataLaw]:
-    """Fit a data law for each transfer mode: pretrained weights change how much additional images help."""
+    """Fit the laws of gap and accuracy for each transfer mode: pretrained weights change how much images help."""
     levels = factors.get("data_fraction")
     if images_per_class is None or not isinstance(levels, Choices) or len(levels.values) < 2:
         return []
     return [
-        law
+        fit_data_law(trials, str(transfer), images_per_class, target, column)
         for transfer, trials in frame.groupby("transfer", sort=False)
-        if (law := fit_data_law(trials, str(transfer), images_per_class, target_gap)) is not None
+        for column, target in ((GAP, target_gap), (VALIDATION, None))
     ]
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
-from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
+from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
@@ -23,6 +24,8 @@ from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
     best_by_transfer,
     build_leaderboard,
+    describe_front,
+    describe_scores,
     leaderboard_table,
     pareto_front,
     split_by_state,
@@ -86,10 +89,12 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         _print_table(console, grid, rows)
         if top is not None and len(finished) > top:
             print_line(console, f"and {len(finished) - top} more")
+        print_line(console, describe_scores(finished))
         front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
         if len(finished) > 1 and front:
             more = f" and {len(front) - 8} more" if len(front) > 8 else ""
             print_line(console, f"Pareto front (no other trial is better in every goal): {', '.join(front[:8])}{more}")
+            print_line(console, describe_front(finished))
     if len(others):
         grid = plain_table("not finished")
         for heading in UNFINISHED_HEADINGS:

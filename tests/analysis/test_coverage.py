@@ -65,7 +65,3 @@ def test_there_are_few_false_causes(coverage: ModuleType, scenario: str) -> None
 def rates_of(coverage: ModuleType, scenario: str, count: int) -> Any:
     (chosen,) = [one for one in coverage.SCENARIOS if one.name == scenario]
     return coverage.rates(chosen, count, np.random.default_rng(1))
-
-
-def test_the_data_laws_interval_holds_its_exponent(coverage: ModuleType) -> None:
-    assert 0.92 <= coverage.law_covers(100, np.random.default_rng(1)) <= 0.99

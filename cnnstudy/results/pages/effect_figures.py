@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ from cnnstudy.analysis.data_law import DataLaw
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import describe_change
 from cnnstudy.analysis.importance import UNEXPLAINED
-from cnnstudy.analysis.intervals import CONFIDENCE
 from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.analysis.trial_plots import VALIDATION_COLOR
 from cnnstudy.config.factors import FACTORS, Choices, Levels, find_factor
@@ -144,46 +142,38 @@ def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]
 
 @styled
 def data_law_figure(law: DataLaw) -> Figure:
-    """Draw the gap (points) against training images per class, on a logarithmic axis.
+    """Draw an outcome (the gap in points, or accuracy in percent) against training images per class, logarithmically.
 
-    Shown are the means over the seeds, each seed's power law, and the mean law with its 95 % interval, dashed where it
-    is extrapolated.
+    Shown are the means over the seeds with 95 % intervals, and the law, dashed where it is extrapolated, with its
+    interval at twice the images.
     """
+    name, unit = ("validation accuracy", "%") if law.is_accuracy else ("gap", "points")
     figure, axes = panel(law.group, PANEL, 2.75)
-    images = np.array(law.images, dtype=float)
-    axes.axhline(100 * law.target, color=MUTED, linestyle=":", linewidth=1.2, label=f"{100 * law.target:g} points")
-    if law.of_seeds:
-        _draw_laws(axes, law, images)
-    axes.plot(images, [100 * gap for gap in law.gaps], "o", color=PURPLE, markersize=5.5, label="measured", zorder=3)
+    if law.target is not None:
+        label = f"{100 * law.target:g} {unit}"
+        axes.axhline(100 * law.target, color=MUTED, linestyle=":", linewidth=1.2, label=label)
+    if law.law is not None:
+        reach = np.geomspace(law.images[0], 2 * law.images[-1], 60)
+        curve, inside = law.shown(law.law.at(reach / law.images[-1])), reach <= law.images[-1] * 1.0001
+        axes.plot(reach[inside], curve[inside], color=PURPLE, label="law")
+        axes.plot(reach[~inside], curve[~inside], color=PURPLE, linestyle="--")
+    twice = [(2 * law.images[-1], law.twice)] if law.twice is not None else []
+    for images, value in [*zip(law.images, law.measured, strict=True), *twice]:
+        if value.low is not None and value.high is not None:
+            ends = [law.shown(value.low), law.shown(value.high)]
+            axes.plot([images, images], ends, color=PURPLE, linewidth=1, alpha=0.6)
+    axes.plot(
+        law.images, [law.shown(one.value) for one in law.measured], "o", color=PURPLE, markersize=5.5, label="measured"
+    )
     axes.set_xscale("log")
-    axes.set_xticks(images, [f"{count:.0f}" for count in images])
+    axes.set_xticks(law.images, [f"{count:.0f}" for count in law.images])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.set(xlabel="training images per class", ylabel="gap, points")
+    axes.set(xlabel="training images per class", ylabel=f"{name}, {unit}")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     legend_above(axes, 3)
     return figure
-
-
-def _draw_laws(axes: Axes, law: DataLaw, images: np.ndarray) -> None:
-    reach = np.geomspace(images[0], 2 * images[-1], 60)
-    laws = np.array([scale * (reach / images[-1]) ** -exponent for scale, exponent in law.of_seeds])  # [seeds, 60]
-    mean = laws.mean(axis=0)
-    if len(laws) > 1:
-        half = _t_quantile(len(laws)) * laws.std(axis=0, ddof=1) / math.sqrt(len(laws))
-        axes.fill_between(reach, 100 * (mean - half), 100 * (mean + half), color=PURPLE, alpha=0.18, linewidth=0)
-        for one in laws:
-            axes.plot(reach, 100 * one, color=PURPLE, linewidth=0.6, alpha=0.5)
-    inside = reach <= images[-1] * 1.0001
-    axes.plot(reach[inside], 100 * mean[inside], color=PURPLE, label="law")
-    axes.plot(reach[~inside], 100 * mean[~inside], color=PURPLE, linestyle="--")
-
-
-def _t_quantile(seeds: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1))
 
 
 #: Labels of the outcomes in a forest of effects (GAPS) and in one of interactions (OUTCOMES).

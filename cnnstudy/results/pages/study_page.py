@@ -95,7 +95,7 @@ def list_illustrations(report: ReportData) -> Iterator[Illustration]:
                 )
     for one in report.causes:
         for law in one.laws:
-            if law.gaps:
+            if law.measured:
                 yield Illustration(
                     "law", one.architecture, data_law_figure(law), f"{one.architecture}: {law.sentence()}"
                 )

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from cnnstudy.analysis.data_law import DataLaw
+from cnnstudy.analysis.intervals import Estimate
+from cnnstudy.analysis.power_law import PowerLaw
 from cnnstudy.config.factors import Choices, Range
 from cnnstudy.results.pages.effect_figures import (
     MOST_ROWS,
@@ -85,16 +87,28 @@ def test_of_interactions_only_those_with_an_answer() -> None:
         assert any(effect.answer != "cannot tell" for _, effect in row.effects)
 
 
-LAW = DataLaw("frozen", (10, 20, 40), (0.1, 0.08, 0.05), 0.5, 0.3, 0.7, ((0.05, 0.4), (0.05, 0.6)))
+MEASURED = tuple(Estimate(value, value - 0.01, value + 0.01, 0.0, 5) for value in (0.1, 0.08, 0.06, 0.05))
+LAW = DataLaw(
+    "frozen",
+    False,
+    (10, 20, 40, 80),
+    MEASURED,
+    5,
+    Estimate(-0.02, -0.03, -0.01),
+    0.05,
+    PowerLaw(0.05, 0.4, 0.0),
+    floor=Estimate(0.0, 0.0, 0.04),
+    twice=Estimate(0.04, 0.02, 0.05),
+)
 
 
 def test_the_data_law_and_where_it_is_not_told() -> None:
-    assert {"10", "20", "40", "law", "measured", "5 points", "frozen"} <= set(texts(data_law_figure(LAW)))
-    none = DataLaw("frozen", (10, 20), (0.1, 0.08), None, None, None, (), reason="too few")
-    assert "law" not in texts(data_law_figure(none))
-    assert "measured" in texts(data_law_figure(none))
-    one_seed = DataLaw("frozen", (10, 20), (0.1, 0.08), 0.3, None, None, ((0.08, 0.3),))
-    assert "law" in texts(data_law_figure(one_seed))
+    assert {"10", "80", "law", "measured", "5 points", "frozen", "gap, points"} <= set(texts(data_law_figure(LAW)))
+    few = DataLaw("frozen", False, (10, 20), MEASURED[:2], 5, None, 0.05, reason="too few")
+    assert "law" not in texts(data_law_figure(few))
+    assert "measured" in texts(data_law_figure(few))
+    accuracy = DataLaw("frozen", True, (10, 20), (Estimate(0.3), Estimate(0.2)), 1, None, None)
+    assert "validation accuracy, %" in texts(data_law_figure(accuracy))
 
 
 def test_importances_in_percent() -> None:
