@@ -220,7 +220,7 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         if len(unlearnt):
             warnings.append(
                 f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(unlearnt, frame)}; "
-                "they are excluded from the gap."
+                "they count with the gap that they have."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:
