@@ -81,7 +81,8 @@ def rates(scenario: Scenario, count: int, rng: np.random.Generator) -> Rates:
     by_effect = main.groupby("contrast")["covered"].mean()
     answers = found.pivot_table(index="study", columns=["architecture", "contrast"], values="answer", aggfunc="first")
     pairs = answers.iloc[1:].to_numpy() == answers.iloc[:-1].to_numpy()
-    there = answers.iloc[1:].notna().to_numpy() & answers.iloc[:-1].notna().to_numpy()
+    known_answers = answers.notna().to_numpy(dtype=bool)
+    there = known_answers[1:] & known_answers[:-1]
     return Rates(
         main=_mean(main["covered"]),
         worst=max(by_effect, key=lambda covers: abs(covers - 0.95)) if len(by_effect) else math.nan,
