@@ -360,6 +360,17 @@ def _test_contrasts(model: CodedModel, contrasts: Sequence[Contrast], outcome: n
     return tests
 
 
+def mammen_weights(draws: int, trials: int) -> np.ndarray:
+    """Return the factors of residuals in a wild bootstrap, [draws, trials]: mean 0, variance and skewness 1.
+
+    Source: Mammen (1993), "Bootstrap and wild bootstrap for high dimensional linear models". They are the same at each
+    call, so that what is computed from the same trials is the same.
+    """
+    root = math.sqrt(5)
+    rare = np.random.default_rng(0).random((draws, trials)) < (root - 1) / (2 * root)
+    return np.where(rare, (1 + root) / 2, (1 - root) / 2)
+
+
 def _leverages(matrix: np.ndarray) -> np.ndarray:
     """Return the diagonal of the hat matrix, [trials]."""
     leverages: np.ndarray = (matrix * np.linalg.pinv(matrix, rcond=_NEGLIGIBLE).T).sum(axis=1)
