@@ -12,6 +12,7 @@ regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
 effects           the effect of each factor on each outcome
 data_law          the gap as a power of the number of training images
+ranges            where in a range an outcome is best
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words

@@ -15,6 +15,7 @@ from cnnstudy.training.verdict import SMALLEST_GAP
 #: Columns of the table of effects; gaps and accuracies in points, losses in nats.
 _COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", VALIDATION, "epochs/val_loss")
 EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "val accuracy", "val loss", "the gap")
+_TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 _BASES = {
     "epochs": "after the same number of epochs",
     "updates": "after the same number of updates",
@@ -35,7 +36,8 @@ def effect_sentences(causes: NetworkAnalysis) -> list[str]:
         *_unknown_effects(causes),
         *_batch_size_parts(causes),
         *(law.sentence() for law in causes.laws),
-        *_variance_shares(causes),
+        *(curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges),
+        *(text for target, shares in causes.importances.items() if (text := shares.sentence(_TARGETS[target]))),
     ]
 
 
@@ -172,15 +174,6 @@ def _images_used(causes: NetworkAnalysis, usual: Effect) -> str:
         for count, size in zip(counts, sizes, strict=True)
     ]
     return f" (it uses {' and '.join(used)})"
-
-
-def _variance_shares(causes: NetworkAnalysis) -> Iterator[str]:
-    for target, shares in causes.importances.items():
-        named = sorted(((share, name) for name, share in shares.items() if name != "unexplained"), reverse=True)
-        if named:
-            outcome = "the gap" if target == GAP else "validation accuracy"
-            parts = ", ".join(f"{FACTORS[name].label} {100 * share:.0f} %" for share, name in named)
-            yield f"Share of the variance of {outcome} between trials that each factor explains: {parts}."
 
 
 def _capital(text: str) -> str:

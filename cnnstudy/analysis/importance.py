@@ -36,9 +36,9 @@ class VarianceShares:
         if not self.needed:
             return ""
         mixed = [find_factor(name).label for name in self.inseparable]
+        if not self.shares and mixed:
+            return f"These trials do not separate {', '.join(mixed)}: no shares of the variance of {outcome}."
         if not self.shares:
-            if self.trials >= self.needed:
-                return f"These trials do not separate {', '.join(mixed)}: no shares of the variance of {outcome}."
             return (
                 f"Too few trials to tell what share of the variance of {outcome} each factor explains: {self.trials} "
                 f"whose levels were chosen without regard to results; {self.needed} are needed, "
@@ -93,7 +93,9 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
         for knots in (KNOTS, OTHER_KNOTS)
     ]
     sizes = [1 + sum(columns.shape[1] for term, columns in one.terms.items() if term != ("seed",)) for one in models]
-    needed = TRIALS_PER_COEFFICIENT * min(sizes)
+    # few trials may lack levels that the file gives
+    given = sum(len(one.values) if isinstance(one, Choices) else OTHER_KNOTS for one in factors.values())
+    needed = TRIALS_PER_COEFFICIENT * max(min(sizes), 1 + given - len(factors))
     affordable = [
         model for model, size in zip(models, sizes, strict=True) if TRIALS_PER_COEFFICIENT * size <= len(frame)
     ]

@@ -10,6 +10,7 @@ sign (benchmarks/ranges.py).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -59,19 +60,23 @@ def code_factor(column: pd.Series, levels: Levels, knots: int = 2) -> np.ndarray
     active = column.notna().to_numpy()
     places = np.array([2 * (scale(x) - low) / (high - low) - 1 for x in column[active]])
     coded = np.zeros((len(column), knots - 1))
-    coded[active] = places[:, None] if knots == 2 else _spline(places, knots)
+    coded[active] = places[:, None] if knots == 2 else _curve_columns(places, knots)
     return coded
 
 
-def _spline(places: np.ndarray, knots: int) -> np.ndarray:
-    """Return natural cubic splines that are 1 at one knot and 0 at the others, [places, knots - 1], centred over -1..1.
-
-    The last is left out: the splines sum to 1.
-    """
+@functools.cache
+def _splines(knots: int) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """Return natural cubic splines that are 1 at one knot and 0 at the others, and the mean of each over -1..1."""
     from scipy.interpolate import CubicSpline
 
     splines = CubicSpline(np.linspace(-1, 1, knots), np.eye(knots), bc_type="natural")
-    centred: np.ndarray = splines(places) - splines.integrate(-1, 1) / 2
+    return splines, splines.integrate(-1, 1) / 2
+
+
+def _curve_columns(places: np.ndarray, knots: int) -> np.ndarray:
+    """Return the splines at `places` (-1..1), centred, [places, knots - 1]; the last is left out: they sum to 1."""
+    splines, means = _splines(knots)
+    centred: np.ndarray = splines(places) - means
     return centred[:, :-1]
 
 
@@ -228,6 +233,8 @@ def estimate_within_seeds(
     blocks = np.unique(frame["seed"], return_inverse=True)[1]
     shape = (len(contrasts), int(blocks.max()) + 1, values.shape[1])
     estimates, spread = np.full(shape, math.nan), np.full((shape[0], shape[2]), math.nan)
+    if np.bincount(blocks).max() <= len(varied):  # fewer than coefficients of main effects
+        return SeedEstimates(estimates, spread, np.zeros(spread.shape, dtype=int))
     groups: dict[tuple[Detail, ...], list[int]] = {}
     for place, contrast in enumerate(contrasts):
         details = list_details(varied, contrast, len(frame) // shape[1])
