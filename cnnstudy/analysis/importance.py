@@ -154,7 +154,7 @@ class _Decomposition:
         rest = [columns for other, columns in self._free.items() if other != term]
         basis = _basis(np.hstack(rest)) if rest else np.zeros((len(self._frame), 0))
         left = self._free[term] - basis @ (basis.T @ self._free[term])
-        return bool(_basis(left, np.linalg.norm(self._free[term])).shape[1] < self._free[term].shape[1])
+        return bool(_basis(left, float(np.linalg.norm(self._free[term]))).shape[1] < self._free[term].shape[1])
 
     def aliased_factors(self) -> set[str]:
         """Return the factors whose main effect is mixed with other terms."""
@@ -213,8 +213,9 @@ def _covariance(levels: Levels, knots: int = 2) -> np.ndarray:
         column = pd.Series(list(levels.values), dtype=object)
     else:
         places = (np.arange(400) + 0.5) / 400
-        span = (levels.low * (levels.high / levels.low) ** places) if levels.log else None
-        column = pd.Series(levels.low + places * (levels.high - levels.low) if span is None else span)
+        low, high = levels.low, levels.high
+        at = low * (high / low) ** places if levels.log else low + places * (high - low)
+        column = pd.Series(at.tolist(), dtype=object)
     return np.atleast_2d(np.cov(code_factor(column, levels, knots), rowvar=False, ddof=0))
 
 

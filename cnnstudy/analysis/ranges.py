@@ -92,7 +92,9 @@ def describe_ranges(frame: pd.DataFrame, factors: Mapping[str, Levels], column: 
         contrast = Contrast(name, levels.low, levels.high)
         tests = estimate_over_all_trials(frame, varied, [contrast], values)[0]
         if np.isfinite(tests).all():
-            curves.append(_curve(points, varied, contrast, levels, outcome, Estimate(*map(float, tests)), column))
+            value, low, high, p = map(float, tests)
+            difference = Estimate(value, low, high, p, len(points))
+            curves.append(_curve(points, varied, contrast, levels, outcome, difference, column))
     return curves
 
 
@@ -132,7 +134,9 @@ def _curve(
         tuple(curve.tolist()),
         difference,
         "inside" if turns[0] else "ends" if turns[1] else "",
-        *(float(along[place]) for place in ((direction * curve).argmax(), low, high)),
+        best=float(along[(direction * curve).argmax()]),
+        best_low=float(along[low]),
+        best_high=float(along[high]),
         straight_p=_nested_p(outcome, straight.matrix, model.matrix),
         misfit_p=_nested_p(outcome, model.matrix, np.hstack([model.matrix, finer.matrix])),
         trials=len(frame),

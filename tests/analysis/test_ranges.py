@@ -110,10 +110,10 @@ def benchmark_of_ranges(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("shape", ["flat", "best inside"])
 def test_the_ends_and_the_shares_hold_the_truth(benchmark_of_ranges: ModuleType, shape: str) -> None:
     scenario = benchmark_of_ranges.Scenario(shape, trials=80, factors=2, interact=True)
-    found = benchmark_of_ranges.rates(scenario, 25, np.random.default_rng(1))
-    # 25 studies: a standard error of 4 % for the difference of the ends
-    assert found.covered >= 0.84
-    assert found.wrong <= 0.12
-    assert found.misled <= 0.12
+    found = benchmark_of_ranges.rates(scenario, 15, np.random.default_rng(1))
+    # 15 studies: at most one of them is wrong of 20, and seldom two
+    assert found.covered >= 0.85
+    assert found.wrong <= 0.14
+    assert found.misled <= 0.14
     assert found.shares >= 0.8
-    assert found.turns >= 0.5 if shape == "best inside" else found.turns <= 0.12
+    assert found.turns >= 0.5 if shape == "best inside" else found.turns <= 0.14
