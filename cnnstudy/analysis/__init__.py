@@ -23,6 +23,7 @@ resampled         means over seeds that divide one pool of images anew
 power             which difference a factorial can tell, before it runs
 power_law         a falling power law with a floor, and what its fits allow
 data_law          gap and accuracy against the number of training images
+ranges            where in a range an outcome is best
 importance        the share of an outcome's variance that each factor explains
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words

@@ -13,7 +13,7 @@ import pandas as pd
 from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
-from cnnstudy.analysis.importance import variance_shares
+from cnnstudy.analysis.importance import VarianceShares, variance_shares
 from cnnstudy.analysis.observations import (
     BASES,
     GAP,
@@ -28,6 +28,7 @@ from cnnstudy.analysis.observations import (
     observe,
 )
 from cnnstudy.analysis.participation import is_told
+from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
@@ -52,9 +53,10 @@ class NetworkAnalysis:
     frame: pd.DataFrame  # the observations that effects are estimated from: tuned factors at their best level
     effects: Sequence[Effect]
     laws: Sequence[DataLaw]
-    importances: Mapping[str, Mapping[str, float]]  # target -> factor -> share of its variance, 0..1
+    importances: Mapping[str, VarianceShares]  # by target
     warnings: Sequence[str]
     factors: Mapping[str, Levels] = dataclasses.field(default_factory=dict)  # those that the study asks about
+    ranges: Sequence[RangeCurve] = ()  # of the targets
 
     def find_effect(self, factor: str, level: object, column: str) -> Effect | None:
         """Return the main effect of a level on the outcome in `column` (`<basis>/<outcome>`), or None."""
@@ -124,6 +126,7 @@ def _analyze_network(
         {target: variance_shares(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
         [*warnings, *(describe_tuned_levels(frame, factor) for factor in tune if len(frame))],
         factors,
+        [curve for target in TARGETS for curve in describe_ranges(frame, factors, target)],
     )
 
 

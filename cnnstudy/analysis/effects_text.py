@@ -23,6 +23,8 @@ EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "va
 #: The batch size's effect at equal epochs, what of it comes with more updates, and what is there at equal updates.
 _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
+_TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
+
 
 def effect_sentences(causes: NetworkAnalysis) -> list[str]:
     """Return the answer for one network, most important first."""
@@ -38,7 +40,8 @@ def effect_sentences(causes: NetworkAnalysis) -> list[str]:
         *_effects_on_learning(causes),
         *_batch_size_parts(causes),
         *(law.sentence() for law in causes.laws),
-        *_variance_shares(causes),
+        *(curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges),
+        *(text for target, shares in causes.importances.items() if (text := shares.sentence(_TARGETS[target]))),
     ]
 
 
@@ -344,15 +347,6 @@ def _images_used(causes: NetworkAnalysis, usual: Effect) -> str:
         for count, size in zip(counts, sizes, strict=True)
     ]
     return f" (it uses {' and '.join(used)})"
-
-
-def _variance_shares(causes: NetworkAnalysis) -> Iterator[str]:
-    for target, shares in causes.importances.items():
-        named = sorted(((share, name) for name, share in shares.items() if name != "unexplained"), reverse=True)
-        if named:
-            outcome = "the gap" if target == GAP else "validation accuracy"
-            parts = ", ".join(f"{FACTORS[name].label} {100 * share:.0f} %" for share, name in named)
-            yield f"Share of the variance of {outcome} between trials that each factor explains: {parts}."
 
 
 def _capital(text: str) -> str:

@@ -111,8 +111,10 @@ def test_an_adaptive_search_is_told_of() -> None:
     assert any("adaptive (tpe)" in warning for warning in found.warnings)
     (random,) = of(Simulated(seeds=1, strategy=strategy | {"sampler": "random"}, budget={"trials": 24}))
     assert not any("adaptive" in warning for warning in random.warnings)
-    # six random trials are too few to estimate importances; 24 are enough
-    assert found.importances != random.importances
+    # only the six random trials count for importances
+    of_search, of_random = (one.importances["epochs/gap_accuracy"] for one in (found, random))
+    assert (of_search.trials, of_random.trials) == (6, 24)
+    assert "6 whose levels were chosen without regard to results; 60 are needed" in of_search.sentence("the gap")
 
 
 def test_one_seed_can_not_tell() -> None:

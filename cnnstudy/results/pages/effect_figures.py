@@ -16,7 +16,7 @@ from cnnstudy.analysis.contrasts import outcome_values
 from cnnstudy.analysis.data_law import DataLaw
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import describe_change
-from cnnstudy.analysis.importance import UNEXPLAINED
+from cnnstudy.analysis.importance import UNEXPLAINED, VarianceShares
 from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.analysis.trial_plots import VALIDATION_COLOR
 from cnnstudy.config.factors import FACTORS, Choices, Levels, find_factor
@@ -115,22 +115,35 @@ def network_levels(frame: pd.DataFrame) -> Choices:
 
 
 @styled
-def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the share of the variance of gap and of validation accuracy that each factor explains, in percent."""
-    names = list(dict.fromkeys(name for shares in importances.values() for name in shares if name != UNEXPLAINED))
-    gap_shares = importances.get(GAP, {})
-    names.sort(key=lambda name: -gap_shares.get(name, 0.0))
+def shares_of_variance(title: str, importances: Mapping[str, VarianceShares]) -> Figure:
+    """Draw the share of the variance of gap and of validation accuracy that each factor explains, in percent.
+
+    Lines are 95 % intervals.
+    """
+    shares_of = {target: one.shares for target, one in importances.items() if one.shares}
+    names = list(dict.fromkeys(name for shares in shares_of.values() for name in shares if name != UNEXPLAINED))
     rows = [*names, UNEXPLAINED]
     figure, axes = panel(title, WIDE, 1.0 + 0.36 * len(rows))
     outcomes = [(GAP, "gap", PURPLE), (VALIDATION, "validation accuracy", GREEN)]
-    outcomes = [outcome for outcome in outcomes if importances.get(outcome[0])]
+    outcomes = [outcome for outcome in outcomes if outcome[0] in shares_of]
     for number, (target, label, colour) in enumerate(outcomes):
         places = np.arange(len(rows)) + 0.19 * (2 * number - len(outcomes) + 1)
-        shares = [100 * importances[target].get(name, 0.0) for name in rows]
-        axes.barh(places, shares, 0.34, color=colour, label=label)
-        for place, share in zip(places, shares, strict=True):
+        known = [
+            (place, shares_of[target][name])
+            for place, name in zip(places, rows, strict=True)
+            if name in shares_of[target]
+        ]
+        axes.barh([place for place, _ in known], [100 * one.value for _, one in known], 0.34, color=colour, label=label)
+        for place, one in known:
+            low, high = 100 * (one.low or 0.0), 100 * (one.high or 0.0)
+            axes.plot([low, high], [place, place], color=MUTED, linewidth=1.2)
             axes.annotate(
-                f"{share:.0f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+                f"{100 * one.value:.0f} %",
+                (high, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
             )
     axes.set_yticks(range(len(rows)), [*(FACTORS[name].label for name in names), UNEXPLAINED])
     axes.invert_yaxis()

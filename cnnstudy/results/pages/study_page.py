@@ -102,7 +102,7 @@ def list_illustrations(report: ReportData) -> Iterator[Illustration]:
     if report.front.any():
         yield Illustration("front", "", pareto_figure(report.frame, report.front), "Validation accuracy against gap")
     for one in report.causes:
-        if any(one.importances.values()):
+        if any(shares.shares for shares in one.importances.values()):
             title = f"{one.architecture}: share of the variance by factor"
             yield Illustration("importances", one.architecture, shares_of_variance(title, one.importances), title)
     yield from _class_illustrations(report)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cnnstudy.analysis.data_law import DataLaw
+from cnnstudy.analysis.importance import VarianceShares
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.analysis.power_law import PowerLaw
 from cnnstudy.config.factors import Choices, Range
@@ -112,10 +113,12 @@ def test_the_data_law_and_where_it_is_not_told() -> None:
 
 
 def test_importances_in_percent() -> None:
-    shares = {
-        "epochs/gap_accuracy": {"transfer": 0.6, "batch_size": 0.1, "unexplained": 0.3},
-        "epochs/val_accuracy": {},
+    of_gap = {
+        "transfer": Estimate(0.6, 0.5, 0.7),
+        "batch_size": Estimate(0.1, 0.0, 0.2),
+        "unexplained": Estimate(0.3, 0.2, 0.4),
     }
+    shares = {"epochs/gap_accuracy": VarianceShares(of_gap), "epochs/val_accuracy": VarianceShares()}
     shown = texts(shares_of_variance("alexnet", shares))
     assert {"60 %", "10 %", "30 %", "batch size", "gap"} <= set(shown)
     assert "validation accuracy" not in shown
