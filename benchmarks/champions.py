@@ -27,7 +27,7 @@ from cnnstudy.analysis.intervals import estimate_mean
 from cnnstudy.analysis.resampled import Division
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
-from cnnstudy.training.cross_fit import cross_fitted_metrics
+from cnnstudy.training.cross_fit import cross_fit
 
 #: Number of combinations, of classes; mean and spread of the combinations' skills (probit of accuracy).
 COMBINATIONS, CLASSES, SKILL, SPREAD = 20, 5, 0.9, 0.06
@@ -78,9 +78,10 @@ class Pool:
         image = self._difficulty[validation] + rng.normal(0, math.sqrt(OWN), len(validation))
         noise = rng.normal(0, math.sqrt(MOMENT), (epochs, len(validation)))
         right = skills[:, None] + image + noise > 0
-        crossed = cross_fitted_metrics(np.ones_like(right), right, validation % CLASSES, RULE)
+        crossed = cross_fit(np.ones_like(right), right, validation % CLASSES, RULE)
+        assert crossed is not None
         best = int(right.mean(axis=1).argmax())
-        return crossed, float(right[best].mean()), float(skills[best])
+        return crossed.metrics, float(right[best].mean()), float(skills[best])
 
 
 _Trial = tuple[dict[str, float], float, float]

@@ -10,6 +10,7 @@ which is at most as good as that by all.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,39 @@ HALVINGS = 20
 _ROUNDING = 1e-12
 
 
-def cross_fitted_metrics(
+@dataclass(frozen=True)
+class CrossFitted:
+    """The best epoch by cross-fitting: the mean over the choices of the accuracy on the probe, and of right answers.
+
+    `right` is, for each validation image [images], the share of the choices made without it after which it is right.
+    """
+
+    train_accuracy: float
+    right: np.ndarray
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Accuracy on probe and validation, and their gap, as shares of 0..1 by their per-epoch names."""
+        validation = float(self.right.mean())
+        return {
+            Metric.TRAIN_ACCURACY: self.train_accuracy,
+            Metric.VAL_ACCURACY: validation,
+            Metric.GAP_ACCURACY: self.train_accuracy - validation,
+        }
+
+    def count_right(self, labels: np.ndarray, classes: int) -> list[int]:
+        """Return how many validation images of each class are right, rounded: each is right in a share of the choices.
+
+        Args:
+            labels: [images] int, their classes.
+        """
+        return [round(float(self.right[labels == label].sum())) for label in range(classes)]
+
+
+def cross_fit(
     train: np.ndarray, validation: np.ndarray, labels: np.ndarray, rule: Rule, losses: np.ndarray | None = None
-) -> dict[str, float]:
-    """Return the accuracy on probe and validation, and their gap, of the best epoch by cross-fitting.
+) -> CrossFitted | None:
+    """Choose the best epoch on halves of the validation images, and measure it on the other halves.
 
     Args:
         train: [epochs, images of the probe] bool, whether each image was classified correctly after each epoch.
@@ -37,37 +67,49 @@ def cross_fitted_metrics(
             them ties are decided for the earlier epoch.
 
     Returns:
-        Shares of 0..1 by their per-epoch names; {} if there are fewer than two validation images, or the rule is by
-        validation loss and there are no losses.
+        None if there are fewer than two validation images, the rule is by macro-F1, or it is by validation loss and
+        there are no losses.
     """
-    if validation.shape[1] < 2 or (losses is None and not rule.maximize):
-        return {}
+    is_by_loss = losses is None and not rule.maximize
+    if validation.shape[1] < 2 or rule.metric == Metric.VAL_MACRO_F1 or is_by_loss:
+        return None
     halves = stratified_halves(labels, HALVINGS)
-    chosen_by = np.concatenate([halves, ~halves]).astype(float)  # [choices, images]
-    chosen_by /= chosen_by.sum(axis=1, keepdims=True)
-    measured_on = np.roll(chosen_by, HALVINGS, axis=0)  # the other half of each
-    loss = np.zeros((len(chosen_by), len(validation))) if losses is None else chosen_by @ losses.T
+    choosing = np.concatenate([halves, ~halves])  # [choices, images]
+    chosen_by = choosing / choosing.sum(axis=1, keepdims=True)
+    loss = np.zeros((len(choosing), len(validation))) if losses is None else chosen_by @ losses.T
     train_accuracy = train.mean(axis=1)  # [epochs]
-    epochs = _choose(rule, train_accuracy, chosen_by @ validation.T, loss)
-    crossed_train = float(train_accuracy[epochs].mean())
-    crossed_validation = float((measured_on * validation[epochs]).sum(axis=1).mean())
-    return {
-        Metric.TRAIN_ACCURACY: crossed_train,
-        Metric.VAL_ACCURACY: crossed_validation,
-        Metric.GAP_ACCURACY: crossed_train - crossed_validation,
-    }
+    accuracy = chosen_by @ validation.T
+    is_balanced = rule.metric == Metric.VAL_BALANCED_ACCURACY
+    score = _balance(choosing, labels) @ validation.T if is_balanced else accuracy
+    epochs = _choose(rule, train_accuracy, accuracy, score if rule.maximize else -loss, loss)
+    right = (~choosing * validation[epochs]).sum(axis=0) / HALVINGS
+    return CrossFitted(float(train_accuracy[epochs].mean()), right)
 
 
-def _choose(rule: Rule, train: np.ndarray, accuracy: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Return the index of the best epoch for each row of accuracy and loss, [choices, epochs], ranked as by Rule.rank.
+def _balance(choosing: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the weights of images that make an accuracy balanced: the classes of each choice are equal.
 
-    `train` is the accuracy on the probe, [epochs].
+    Args:
+        choosing: [choices, images] bool, the images chosen by.
+    """
+    classes = np.eye(int(labels.max()) + 1)[labels]  # [images, classes]
+    of_class = choosing @ classes  # [choices, classes]
+    shares = np.divide(1.0, of_class, out=np.zeros_like(of_class), where=of_class > 0)
+    balanced: np.ndarray = choosing * (shares @ classes.T)
+    return balanced / balanced.sum(axis=1, keepdims=True)
+
+
+def _choose(rule: Rule, train: np.ndarray, accuracy: np.ndarray, score: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return the index of the best epoch in each row, [choices]: within the limits, by score, then loss, as Rule.rank.
+
+    Args:
+        train: accuracy on the probe, [epochs].
+        accuracy: on the images chosen by, [choices, epochs]; `score` and `loss` are alike.
     """
     metrics: dict[str, Any] = {Metric.VAL_ACCURACY: accuracy, Metric.GAP_ACCURACY: train - accuracy}
     excess = sum((np.maximum(by, 0.0) for by in rule.beyond(metrics).values()), start=np.zeros(accuracy.shape))
-    costs = (excess, -accuracy if rule.maximize else loss, loss)
     best = np.ones(accuracy.shape, dtype=bool)
-    for cost in costs:
+    for cost in (excess, -score, loss):
         own = np.where(best, cost, np.inf)
         best &= own <= own.min(axis=1, keepdims=True) + _ROUNDING
     return best.argmax(axis=1)  # the first of equal ones

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
-from cnnstudy.training.cross_fit import HALVINGS, cross_fitted_metrics, stratified_halves
+from cnnstudy.training.cross_fit import HALVINGS, cross_fit, stratified_halves
 
 RULE = Rule(Metric.VAL_ACCURACY)
 LABELS = np.arange(40) % 4
+
+
+def cross_fitted_metrics(*given: Any) -> dict[str, float]:
+    found = cross_fit(*given)
+    return {} if found is None else found.metrics
 
 
 def test_halves_have_every_class_in_equal_shares_and_are_the_same_each_time() -> None:
@@ -82,3 +89,20 @@ def test_of_equal_epochs_the_first() -> None:
 def test_one_image_has_no_halves() -> None:
     assert cross_fitted_metrics(np.ones((2, 3), bool), np.ones((2, 1), bool), np.zeros(1, int), RULE) == {}
     assert HALVINGS > 1
+
+
+def test_by_balanced_accuracy_a_small_class_counts_as_much_as_a_large_one() -> None:
+    labels = np.repeat([0, 1], [36, 4])
+    right, probe = np.zeros((2, 40), dtype=bool), np.ones((2, 10), dtype=bool)
+    right[0, :36] = True  # 90 %, balanced 50 %
+    right[1, :24], right[1, 36:] = True, True  # 70 %, balanced 83 %
+    assert cross_fitted_metrics(probe, right, labels, RULE)[Metric.VAL_ACCURACY] == pytest.approx(0.9)
+    balanced = cross_fit(probe, right, labels, Rule(Metric.VAL_BALANCED_ACCURACY))
+    assert balanced is not None
+    assert balanced.metrics[Metric.VAL_ACCURACY] == pytest.approx(0.7)
+    assert balanced.count_right(labels, 2) == [24, 4]
+
+
+def test_by_macro_f1_there_is_none() -> None:
+    right = np.ones((2, 40), dtype=bool)
+    assert cross_fit(right, right, LABELS, Rule(Metric.VAL_MACRO_F1)) is None
