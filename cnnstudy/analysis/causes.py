@@ -12,9 +12,10 @@ import pandas as pd
 
 from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
-from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
+from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.importance import VarianceShares, variance_shares
 from cnnstudy.analysis.observations import (
+    BALANCED_VALIDATION,
     BASES,
     GAP,
     LEARNT,
@@ -28,6 +29,7 @@ from cnnstudy.analysis.observations import (
     observe,
 )
 from cnnstudy.analysis.participation import is_told
+from cnnstudy.analysis.question import Question, correct_by_question, recorded_question
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.strategies import count_startup_trials
@@ -57,6 +59,7 @@ class NetworkAnalysis:
     warnings: Sequence[str]
     factors: Mapping[str, Levels] = dataclasses.field(default_factory=dict)  # those that the study asks about
     ranges: Sequence[RangeCurve] = ()  # of the targets
+    question: Question = dataclasses.field(default_factory=Question)
 
     def find_effect(self, factor: str, level: object, column: str) -> Effect | None:
         """Return the main effect of a level on the outcome in `column` (`<basis>/<outcome>`), or None."""
@@ -89,13 +92,12 @@ def analyze_networks(
     ]
     if sum(not one.frame.empty for one in analyses) > 1:
         analyses.append(_compare_networks(analyses, study.config))
-    return _correct_together(analyses)
-
-
-def _correct_together(analyses: Sequence[NetworkAnalysis]) -> list[NetworkAnalysis]:
-    """Return the analyses with the effects of all networks on an outcome as one family."""
-    effects = iter(correct_together([effect for one in analyses for effect in one.effects]))
-    return [dataclasses.replace(one, effects=list(itertools.islice(effects, len(one.effects)))) for one in analyses]
+    question = recorded_question(study.config)
+    effects = iter(correct_by_question([effect for one in analyses for effect in one.effects], question))
+    return [
+        dataclasses.replace(one, question=question, effects=list(itertools.islice(effects, len(one.effects))))
+        for one in analyses
+    ]
 
 
 def _may_interact(config: Mapping[str, Any]) -> bool:
@@ -150,8 +152,9 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
 
 def _columns(frame: pd.DataFrame) -> list[str]:
     learnt = [LEARNT] if frame[LEARNT].nunique() > 1 else []
+    balanced = [BALANCED_VALIDATION] if frame[BALANCED_VALIDATION].notna().any() else []
     outcomes = [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES]
-    return [*outcomes, TRAIN, *learnt, LEGACY_GAP, *GAP_PARTS, COMPARED_GAP]
+    return [*outcomes, TRAIN, *balanced, *learnt, LEGACY_GAP, *GAP_PARTS, COMPARED_GAP]
 
 
 def _shared_columns(analyses: Sequence[NetworkAnalysis], frame: pd.DataFrame) -> list[str]:

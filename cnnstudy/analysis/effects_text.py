@@ -167,20 +167,32 @@ def leaning(effect: Effect) -> str:
 
 
 def _known_effects(causes: NetworkAnalysis) -> Iterator[str]:
-    """Describe each known effect on the gap, also on the other bases and on validation accuracy, the largest first."""
-    for effect in _largest_first(causes, GAP):
+    """Describe each known effect on what is asked, also on the other bases and on accuracy, the largest first."""
+    for effect in _asked_first(causes):
         if effect.answer == CANNOT_TELL:
             continue
         verb = effect.answer[:-1] if describe_change(effect).endswith("images") else effect.answer
         yield (
-            f"{_capital(describe_change(effect))} {verb} the gap: {format_effect(effect)} points after the same number "
-            f"of epochs{_change_of_learning(causes, effect)}.{_repeats(effect)}{_other_bases(causes, effect)}"
-            f"{_change_of_accuracy(causes, effect)}"
+            f"{_explored(causes, effect)}{_capital(describe_change(effect))} {verb} {causes.question.words}: "
+            f"{format_effect(effect)} points after the same number of epochs{_change_of_learning(causes, effect)}."
+            f"{_repeats(effect)}{_other_bases(causes, effect)}{_change_of_accuracy(causes, effect)}"
         )
+
+
+def _asked_first(causes: NetworkAnalysis) -> list[Effect]:
+    """Return the main effects on the question's outcome: its answers first, then exploratory ones."""
+    effects = _largest_first(causes, causes.question.column)
+    return sorted(effects, key=lambda effect: not causes.question.asks(effect))
+
+
+def _explored(causes: NetworkAnalysis, effect: Effect) -> str:
+    return "" if causes.question.asks(effect) else "Exploratory, not asked: "
 
 
 def _change_of_learning(causes: NetworkAnalysis, effect: Effect) -> str:
     """Say that train accuracy changes in the same direction as the gap, if it does."""
+    if effect.column != GAP:
+        return ""
     train = causes.find_effect(effect.factor, effect.level, TRAIN)
     if train is None or train.answer != effect.answer:
         return ""
@@ -197,10 +209,12 @@ def _repeats(effect: Effect) -> str:
 
 
 def _other_bases(causes: NetworkAnalysis, effect: Effect) -> str:
-    """Return the effect on the gap at equal updates and at equal train loss, with how many trials these compare."""
+    """Return the effect at equal updates and at equal train loss, with how many trials these compare."""
     texts = []
     for basis, words in basis_words(causes.observations).items():
-        column = f"{basis}/gap_accuracy"
+        column = f"{basis}/{effect.outcome}"
+        if column not in causes.frame:
+            continue
         counts = count_compared(causes.frame, causes.factors, effect, column)
         other = causes.find_effect(effect.factor, effect.level, column)
         told = f"{format_effect(other)}" if other is not None else "cannot tell"
@@ -235,26 +249,27 @@ def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
 
 def _change_of_accuracy(causes: NetworkAnalysis, effect: Effect) -> str:
     accuracy = causes.find_effect(effect.factor, effect.level, VALIDATION)
-    if accuracy is None:
+    if accuracy is None or effect.column != GAP:
         return ""
     change = "may or may not change:" if accuracy.answer == CANNOT_TELL else "changes by"
     return f" Validation accuracy {change} {format_effect(accuracy)} points."
 
 
 def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:
-    """Name the changes whose effect on the gap cannot be told, those first that lean to one side."""
+    """Name the changes whose effect on what is asked cannot be told, those first that lean to one side."""
     groups: dict[str, list[str]] = {"leans towards raising": [], "leans towards lowering": [], "": []}
-    for effect in _largest_first(causes, GAP):
+    outcome = causes.question.words
+    for effect in _asked_first(causes):
         if effect.answer == CANNOT_TELL:
             groups[leaning(effect)].append(f"{describe_change(effect)} ({format_effect(effect)})")
     for towards, changes in groups.items():
         if changes and towards:
             yield (
-                f"{_capital(towards)} the gap, which is no answer yet, because the study compares several changes: "
+                f"{_capital(towards)} {outcome}, which is no answer yet, because the study compares several changes: "
                 f"{'; '.join(changes)}."
             )
         elif changes:
-            yield f"Cannot tell from these trials how these changes affect the gap: {'; '.join(changes)}."
+            yield f"Cannot tell from these trials how these changes affect {outcome}: {'; '.join(changes)}."
 
 
 def _effects_on_learning(causes: NetworkAnalysis) -> Iterator[str]:

@@ -44,7 +44,7 @@ BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 #: The columns of the outcomes that are reported most.
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
-TRAIN = "epochs/train_accuracy"
+TRAIN, BALANCED_VALIDATION = "epochs/train_accuracy", "epochs/val_balanced_accuracy"
 #: 1 for a trial that learnt, 0 for one that did not, NaN where that cannot be told.
 LEARNT = "epochs/learnt"
 #: The outcome by which tuned levels are chosen.
@@ -128,6 +128,7 @@ def _observation(run: RecordedRun) -> dict[str, object]:
         **{factor: levels.get(factor) for factor in FACTORS},
         **{f"epochs/{outcome}": run.metrics.get(last_name(metric), math.nan) for outcome, metric in _METRICS.items()},
         TRAIN: run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan),
+        BALANCED_VALIDATION: run.metrics.get(last_name(Metric.VAL_BALANCED_ACCURACY), math.nan),
         LEARNT: _has_learnt(run),
         "legacy_images": run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan),
         LEGACY_GAP: run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan),

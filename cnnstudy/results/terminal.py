@@ -230,6 +230,8 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
     """Show for each network the answer in words, then the tables behind it."""
     if not found:
         print_line(console, f"study {name} has no trials yet")
+    for one in [one for one in found if one.effects][:1]:
+        print_line(console, one.question.sentence())
     for one in found:
         for line in effect_sentences(one):
             print_line(console, line)

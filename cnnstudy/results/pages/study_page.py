@@ -268,6 +268,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         title=f"{report.study.name}: why does it overfit?",
         answers=[_answer(one, common) for one in report.causes],
         common=common,
+        question=next((one.question.sentence() for one in report.causes if one.effects), ""),
         figures={section: figures.get(section, ()) for section in SECTIONS},
         facts=content.facts(report),
         verdicts=content.verdict_counts(report),
