@@ -39,7 +39,7 @@ _SHOWN = {
 _AT_THE_BEST = (
     *(Metric.FULL_TRAIN_ACCURACY, Metric.TRAIN_LOSS),
     *(Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
-    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
+    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
     *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1, Metric.FULL_TRAIN_BALANCED_ACCURACY),
 )
 #: More columns of the CSV: metrics of the last weights, at equal updates, at equal fit, and of the usual protocol.

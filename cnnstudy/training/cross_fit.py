@@ -28,29 +28,29 @@ _ROUNDING = 1e-12
 class CrossFitted:
     """The best epoch by cross-fitting: the mean over the choices of the accuracy on the probe, and of right answers.
 
-    `right` is, for each validation image [images], the share of the choices made without it after which it is right.
+    `right` is, for each validation image [images], the share of the choices made without it after which it is right;
+    `labels` are the classes of these images.
     """
 
     train_accuracy: float
     right: np.ndarray
+    labels: np.ndarray
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Accuracy on probe and validation, and their gap, as shares of 0..1 by their per-epoch names."""
+        """Accuracies on probe and validation, and their gap, as shares of 0..1 by their per-epoch names."""
         validation = float(self.right.mean())
+        recalls = [self.right[self.labels == label].mean() for label in np.unique(self.labels)]
         return {
             Metric.TRAIN_ACCURACY: self.train_accuracy,
             Metric.VAL_ACCURACY: validation,
             Metric.GAP_ACCURACY: self.train_accuracy - validation,
+            Metric.VAL_BALANCED_ACCURACY: float(np.mean(recalls)),
         }
 
-    def count_right(self, labels: np.ndarray, classes: int) -> list[int]:
-        """Return how many validation images of each class are right, rounded: each is right in a share of the choices.
-
-        Args:
-            labels: [images] int, their classes.
-        """
-        return [round(float(self.right[labels == label].sum())) for label in range(classes)]
+    def count_right(self, classes: int) -> list[int]:
+        """Return how many validation images of each class are right, rounded: each in a share of the choices."""
+        return [round(float(self.right[self.labels == label].sum())) for label in range(classes)]
 
 
 def cross_fit(
@@ -83,7 +83,7 @@ def cross_fit(
     score = _balance(choosing, labels) @ validation.T if is_balanced else accuracy
     epochs = _choose(rule, train_accuracy, accuracy, score if rule.maximize else -loss, loss)
     right = (~choosing * validation[epochs]).sum(axis=0) / HALVINGS
-    return CrossFitted(float(train_accuracy[epochs].mean()), right)
+    return CrossFitted(float(train_accuracy[epochs].mean()), right, labels)
 
 
 def _balance(choosing: np.ndarray, labels: np.ndarray) -> np.ndarray:

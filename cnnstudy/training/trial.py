@@ -221,7 +221,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     crossed = _cross_fit(trial)
     right, images = count_right(matrix)
     if crossed is not None:
-        right = crossed.count_right(restored.validation_labels, len(images))
+        right = crossed.count_right(len(images))
     counts = Counts(*count_right(measured.restored_full.confusion), right, images)
     verdict = judge(*counts)
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)

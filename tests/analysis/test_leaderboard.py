@@ -269,6 +269,7 @@ def test_the_best_of_each_transfer_mode(make_run: MakeRun) -> None:
 
 def test_cross_fitted_scores_where_all_finished_trials_have_them(make_run: MakeRun, pruned: RecordedRun) -> None:
     crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.3, "crossed/val_accuracy": 0.6}
+    crossed["crossed/val_balanced_accuracy"] = 0.6
     runs = [make_run(1, 0.8), make_run(2, 0.7)]
     lucky, steady = (dataclasses.replace(run, metrics=run.metrics | crossed) for run in runs)
     steady.metrics["crossed/val_accuracy"] = 0.65

@@ -41,6 +41,8 @@ def _plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def record(tracker: Tracker, name: str, spec: TrialSpec, gap: float, **config: Any) -> None:
     """A study of two batch sizes and three seeds; the larger batch adds 2 points to the gap."""
     recorder = Recorder(tracker, tracker.open_study(name, {**CONFIG, **config, "name": name}))
+    many = dataclasses.replace(spec.images, train=(4000, 4000), validation=(4000, 4000))
+    spec = dataclasses.replace(spec, images=many)  # accuracies of few images differ by chance
     for number, (seed, batch_size) in enumerate(itertools.product(range(3), (8, 64))):
         levels = {**spec.levels, "batch_size": batch_size}
         recording = recorder.start(dataclasses.replace(spec, number=number, seed=seed, levels=levels))
@@ -111,7 +113,7 @@ def test_what_the_terminal_shows(studies: Tracker) -> None:
     text = shown(compare_recorded_studies(studies, "plain", "decayed"), 200)
     first, *_ = text.splitlines()
     assert first.startswith("A is plain, B is decayed")
-    assert "alexnet: the gap is lower in B: -5.0 [-5.0, -5.0] points" in text
+    assert "alexnet: the gap is lower in B: -5.0 [" in text
     assert "6 matched pairs over 3 seeds" in text
     for title in ("what differed", "outcomes at the end of training", "effects in points", "champions"):
         assert title in text
@@ -125,7 +127,7 @@ def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:
     assert max(map(len, tables.splitlines())) <= 80
     assert "network" not in tables  # there is one only
     assert "B - A" in tables
-    assert "-5.0 [-5.0, -5.0]" in tables
+    assert "-5.0 [" in tables
     assert "[+9" not in tables
     assert "network" in shown(comparison, 200).partition("outcomes at the end")[2]
 

@@ -122,14 +122,16 @@ TURNED = {key: 0.6 + 0.01 * n for n, key in enumerate(keys([0], range(4)))} | {
 
 def test_the_best_two_run_again_in_pairs_and_the_better_mean_is_champion(desk: Desk) -> None:
     desk.search()
-    confirmed = done(desk.confirm(accuracy=TURNED))
-    assert desk.trained == keys([0, 1], range(2))
+    clear = {key: 0.1 + 0.01 * n for n, key in enumerate(keys([0], range(3)))}
+    clear |= {key: 0.8 + 0.01 * n for n, key in enumerate(keys([1], range(3)))}
+    confirmed = done(desk.confirm({"top": 2, "seeds": 3, "most_seeds": 3}, accuracy=clear))
+    assert desk.trained == keys([0, 1], range(3))
     assert confirmed.champion is not None
-    assert (confirmed.champion.candidate.trial, confirmed.champion.mean) == ("alexnet-001", pytest.approx(0.805))
+    assert (confirmed.champion.candidate.trial, confirmed.champion.mean) == ("alexnet-001", pytest.approx(0.81))
     assert [one.standing for one in confirmed.standings] == ["champion", "behind"]
     assert confirmed.best_validation == ("alexnet-000", pytest.approx(0.9))
     by_seed = {(run.parameters["seed"], run.parameters["block"]) for run in desk.runs()}
-    assert by_seed == {("10000", "10000"), ("10001", "10001")}, "the same seeds and divisions for both"
+    assert by_seed == {(str(seed), str(seed)) for seed in range(FIRST, FIRST + 3)}, "the same seeds and divisions for both"
     assert {run.tags["cnnstudy.trial"] for run in desk.runs("trial")} == {f"alexnet-00{n}" for n in range(4)}
     assert desk.is_at_rest()
 
@@ -252,11 +254,11 @@ def test_an_opening_that_can_not_be_read_is_an_error_with_a_way_out(desk: Desk, 
 
 def test_more_seeds_where_it_is_close(desk: Desk) -> None:
     desk.search()
-    close = {key: 0.7 + 0.001 * (n % 3) for n, key in enumerate(keys([0, 1], range(4)))}
-    clear = {key: 0.3 + 0.001 * n for n, key in enumerate(keys([2], range(4)))}
-    confirmed = done(desk.confirm({"top": 3, "seeds": 3, "most_seeds": 4}, accuracy=close | clear))
-    assert desk.trained == [*keys([0, 1, 2], range(3)), *keys([0, 1], [3])]
-    assert [len(one.seeds) for one in confirmed.standings] == [4, 4, 3]
+    close = {key: 0.7 + 0.001 * (n % 3) for n, key in enumerate(keys([0, 1], range(6)))}
+    clear = {key: 0.02 + 0.001 * n for n, key in enumerate(keys([2], range(6)))}
+    confirmed = done(desk.confirm({"top": 3, "seeds": 5, "most_seeds": 6}, accuracy=close | clear))
+    assert desk.trained == [*keys([0, 1, 2], range(5)), *keys([0, 1], [5])]
+    assert [len(one.seeds) for one in confirmed.standings] == [6, 6, 5]
     assert [one.standing for one in confirmed.standings] == ["champion", "tied", "behind"]
     assert any("Statistically tied with it" in line for line in confirmation_sentences(confirmed))
 

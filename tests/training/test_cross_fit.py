@@ -35,7 +35,12 @@ def test_one_epoch_is_what_it_is() -> None:
     right = np.arange(40)[None] < 30
     probe = np.ones((1, 12), dtype=bool)
     assert cross_fitted_metrics(probe, right, LABELS, RULE) == pytest.approx(
-        {Metric.TRAIN_ACCURACY: 1.0, Metric.VAL_ACCURACY: 0.75, Metric.GAP_ACCURACY: 0.25}
+        {
+            Metric.TRAIN_ACCURACY: 1.0,
+            Metric.VAL_ACCURACY: 0.75,
+            Metric.GAP_ACCURACY: 0.25,
+            Metric.VAL_BALANCED_ACCURACY: 0.75,
+        }
     )
 
 
@@ -100,7 +105,8 @@ def test_by_balanced_accuracy_a_small_class_counts_as_much_as_a_large_one() -> N
     balanced = cross_fit(probe, right, labels, Rule(Metric.VAL_BALANCED_ACCURACY))
     assert balanced is not None
     assert balanced.metrics[Metric.VAL_ACCURACY] == pytest.approx(0.7)
-    assert balanced.count_right(labels, 2) == [24, 4]
+    assert balanced.metrics[Metric.VAL_BALANCED_ACCURACY] == pytest.approx((24 / 36 + 1) / 2)
+    assert balanced.count_right(2) == [24, 4]
 
 
 def test_by_macro_f1_there_is_none() -> None:
