@@ -85,25 +85,15 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
     varied = varied_levels(frame, factors)
     if not varied or np.ptp(values) == 0:
         return VarianceShares()
-    ranges = [name for name, levels in varied.items() if not isinstance(levels, Choices)]
-    blocks = seeds_repeat(frame)
-    models = [
-        CodedModel(frame, varied, interactions, blocks, dict.fromkeys(ranges, knots))
-        for interactions in (True, False)
-        for knots in (KNOTS, OTHER_KNOTS)
-    ]
-    sizes = [1 + sum(columns.shape[1] for term, columns in one.terms.items() if term != ("seed",)) for one in models]
-    # few trials may lack levels that the file gives
-    given = sum(len(one.values) if isinstance(one, Choices) else OTHER_KNOTS for one in factors.values())
-    needed = TRIALS_PER_COEFFICIENT * max(min(sizes), 1 + given - len(factors))
-    affordable = [
-        model for model, size in zip(models, sizes, strict=True) if TRIALS_PER_COEFFICIENT * size <= len(frame)
-    ]
+    models, needed = _list_models(frame, varied, factors)
+    affordable = [model for model in models if TRIALS_PER_COEFFICIENT * _size(model) <= len(frame)]
     if not affordable:
         return VarianceShares(trials=len(frame), needed=needed)
     decomposition = _Decomposition(frame, varied, affordable[0], values)
     # aliases are those of the model with interactions, also where there are too few trials to estimate them
-    mixed = _Decomposition(frame, varied, models[1], values).aliased_factors() if sizes[1] < len(frame) else set()
+    mixed = (
+        _Decomposition(frame, varied, models[1], values).aliased_factors() if _size(models[1]) < len(frame) else set()
+    )
     if not mixed < set(varied):
         return VarianceShares(inseparable=tuple(varied), trials=len(frame), needed=needed)
     estimates, draws = decomposition.shares([name for name in varied if name not in mixed])
@@ -113,17 +103,41 @@ def variance_shares(frame: pd.DataFrame, factors: Mapping[str, Levels], outcome_
         for name, value, a, b in zip(estimates, estimates.values(), low, high, strict=True)
     }
     ordered = sorted((name for name in shares if name != UNEXPLAINED), key=lambda name: -shares[name].value)
-    first = list(shares).index(ordered[0])
-    others = np.delete(draws[:, :-1], first, axis=1).max(axis=1, initial=0.0)
-    leads = np.quantile(draws[:, first] - others, (1 - CONFIDENCE) / 2) > 0
     return VarianceShares(
         {name: shares[name] for name in [*ordered, UNEXPLAINED]},
-        ordered[0] if leads else None,
+        ordered[0] if _leads(draws[:, :-1], list(shares).index(ordered[0])) else None,
         any(len(term) == 2 for term in affordable[0].terms) or len(varied) == 1,
         tuple(sorted(mixed)),
         len(frame),
         needed,
     )
+
+
+def _list_models(
+    frame: pd.DataFrame, varied: Mapping[str, Levels], factors: Mapping[str, Levels]
+) -> tuple[list[CodedModel], int]:
+    """Return the models in the order in which they are tried, largest first, and the trials that the smallest needs."""
+    ranges = [name for name, levels in varied.items() if not isinstance(levels, Choices)]
+    blocks = seeds_repeat(frame)
+    models = [
+        CodedModel(frame, varied, interactions, blocks, dict.fromkeys(ranges, knots))
+        for interactions in (True, False)
+        for knots in (KNOTS, OTHER_KNOTS)
+    ]
+    # few trials may lack levels that the file gives
+    given = sum(len(one.values) if isinstance(one, Choices) else OTHER_KNOTS for one in factors.values())
+    return models, TRIALS_PER_COEFFICIENT * max(min(map(_size, models)), 1 + given - len(factors))
+
+
+def _size(model: CodedModel) -> int:
+    """Return the number of coefficients, those of the seeds excluded."""
+    return 1 + sum(columns.shape[1] for term, columns in model.terms.items() if term != ("seed",))
+
+
+def _leads(draws: np.ndarray, factor: int) -> bool:
+    """Return whether a factor's share is above all others' beyond chance, from draws [draws, factors]."""
+    others = np.delete(draws, factor, axis=1).max(axis=1, initial=0.0)
+    return bool(np.quantile(draws[:, factor] - others, (1 - CONFIDENCE) / 2) > 0)
 
 
 class _Decomposition:

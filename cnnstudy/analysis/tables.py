@@ -11,12 +11,13 @@ other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from cnnstudy.analysis.contrasts import list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
 from cnnstudy.config.factors import Choices, Levels, Range
 
@@ -64,45 +65,63 @@ def effects(
         frame: a row per trial. A column `architecture`, if there is one, names the network, and networks are analysed
             one by one (to compare them, name it among the factors). A factor that is not active in a trial is NaN.
             A trial without an outcome (NaN), and one that other seeds have, is missing: it may have any.
-        factors: the columns that are varied. A numeric column whose values hardly repeat is a range, and its two ends
-            are compared.
+        factors: the columns that are varied. Of numbers that hardly repeat, the two ends are compared.
         outcome: the column to explain. One named like an accuracy or a gap, with values in -1..1, is a share.
-        seed: the column of the seed, or other block: trials of a seed are compared with each other, and the seeds are
-            the sample.
-        interactions: False if it is known that no two factors interact. Then a fraction of a factorial can answer about
-            main effects that are mixed with interactions, and no interactions are reported.
+        seed: the column of the seed, or other block: trials are compared within a seed, and seeds are the sample.
+        interactions: False if no two factors are known to interact: a fraction can then answer about mixed effects.
         levels: the levels of some factors, where they should not be found from the frame.
         images: on how many images accuracies are measured; None: found from the values.
 
     Returns:
         A row for each contrast, with the columns
 
-        - architecture ("" if the frame names none), factor, baseline, level; second_factor, second_baseline,
-          second_level (None for main effects);
-        - estimate, and low and high, the ends of its 95 % interval (NaN where there is none), in the outcome's units;
+        - architecture ("" if the frame names none), factor, baseline, level;
+        - second_factor, second_baseline, second_level (None for main effects);
+        - estimate, and low and high, the ends of its 95 % interval, in the outcome's units (NaN: there is none);
         - answer: `raises`, `lowers` or `cannot tell`; reason, in words;
         - trials, at the levels compared, and seeds that were used;
-        - repeats: the probability (0..1) that a repeat of the study, with other seeds, gives the same answer; 1 where
-          the design alone forbids an answer, NaN where nothing is known.
+        - repeats: the probability that a repeat with other seeds gives the same answer; 1 where the design decides.
 
     Raises:
         ValueError: a column is missing or does not fit; the message names the columns that there are.
     """
     factors = [factors] if isinstance(factors, str) else list(factors)
     _check_columns(frame, factors, outcome, seed)
-    column = f"table/{outcome}"
-    trials = frame[factors].astype(object).assign(**{"seed": frame[seed], column: frame[outcome].astype(float)})
-    has_networks = "architecture" in frame and "architecture" not in factors
-    networks = frame["architecture"] if has_networks else pd.Series("", index=frame.index)
-    trials = trials.assign(**{"architecture": networks} if "architecture" not in factors else {}).reset_index(drop=True)
+    column, tables = f"table/{outcome}", []
     found: list[Effect] = []
-    groups = (
-        [trials] if "architecture" in factors else [group for _, group in trials.groupby("architecture", sort=False)]
-    )
-    for group in groups:
-        known = {name: (levels or {}).get(name) or find_levels(group, name, factors) for name in factors}
-        found += estimate_effects(group, known, [column], interactions, images)
-    return pd.DataFrame([_row(effect) for effect in correct_together(found)], columns=list(COLUMNS))
+    for trials in _by_network(frame, factors, outcome, seed, column):
+        known = {name: (levels or {}).get(name) or find_levels(trials, name, factors) for name in factors}
+        tables.append((trials, known))
+        found += estimate_effects(trials, known, [column], interactions, images)
+    missing = [row for trials, known in tables for row in _rows_without_estimate(trials, known, column, found)]
+    return pd.DataFrame([*map(_row, correct_together(found)), *missing], columns=list(COLUMNS))
+
+
+def _by_network(
+    frame: pd.DataFrame, factors: Sequence[str], outcome: str, seed: str, column: str
+) -> Iterator[pd.DataFrame]:
+    """Yield the trials of each network as observations, with the outcome in `column`; all, if networks are compared."""
+    trials = frame[factors].astype(object).assign(**{"seed": frame[seed], column: frame[outcome].astype(float)})
+    if "architecture" in factors:
+        yield trials.reset_index(drop=True)
+        return
+    trials["architecture"] = frame.get("architecture", "")
+    yield from (group for _, group in trials.reset_index(drop=True).groupby("architecture", sort=False))
+
+
+def _rows_without_estimate(
+    trials: pd.DataFrame, levels: Mapping[str, Levels], column: str, found: Sequence[Effect]
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each main effect that these trials cannot estimate."""
+    network = "" if "architecture" in levels else str(trials["architecture"].iloc[0])
+    told = {(one.architecture, one.factor, one.level) for one in found if one.second is None}
+    reason = "the trials that have the outcome cannot separate this effect from others"
+    for one in list_contrasts(trials, varied_levels(trials, levels)):
+        if one.second is None and (network, one.factor, one.level) not in told:
+            used = trials[trials[column].notna() & trials[one.factor].notna()]
+            key = (network, one.factor, one.baseline, one.level, None, None, None)
+            counts = (len(used), used["seed"].nunique())
+            yield (*key, math.nan, math.nan, math.nan, "cannot tell", reason, *counts, 1.0)
 
 
 def find_levels(frame: pd.DataFrame, name: str, factors: Sequence[str]) -> Levels:

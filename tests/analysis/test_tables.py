@@ -103,6 +103,17 @@ def test_columns_that_do_not_fit(arguments: dict[str, object], message: str) -> 
         cnnstudy.effects(table(), **arguments)  # type: ignore[arg-type]
 
 
+def test_main_effects_that_cannot_be_estimated_are_listed() -> None:
+    rows = [(seed, size, drop) for seed in range(3) for size, drop in ((8, 0.0), (64, 0.5))]
+    frame = pd.DataFrame(rows, columns=["seed", "batch_size", "dropout"]).assign(gap=[0.1, 0.3, 0.12, 0.31, 0.11, 0.33])
+    found = cnnstudy.effects(frame, ["batch_size", "dropout"])
+    assert found["factor"].tolist() == ["batch_size", "dropout"]
+    assert found["answer"].tolist() == ["cannot tell", "cannot tell"]
+    assert found["estimate"].isna().all()
+    assert found["reason"].str.contains("cannot separate").all()
+    assert (found["repeats"] == 1).all()
+
+
 def test_a_trial_without_a_seed() -> None:
     frame = table().astype({"run": float})
     frame.loc[3, "run"] = math.nan

@@ -131,7 +131,9 @@ def test_the_best_two_run_again_in_pairs_and_the_better_mean_is_champion(desk: D
     assert [one.standing for one in confirmed.standings] == ["champion", "behind"]
     assert confirmed.best_validation == ("alexnet-000", pytest.approx(0.9))
     by_seed = {(run.parameters["seed"], run.parameters["block"]) for run in desk.runs()}
-    assert by_seed == {(str(seed), str(seed)) for seed in range(FIRST, FIRST + 3)}, "the same seeds and divisions for both"
+    assert by_seed == {(str(seed), str(seed)) for seed in range(FIRST, FIRST + 3)}, (
+        "the same seeds and divisions for both"
+    )
     assert {run.tags["cnnstudy.trial"] for run in desk.runs("trial")} == {f"alexnet-00{n}" for n in range(4)}
     assert desk.is_at_rest()
 
