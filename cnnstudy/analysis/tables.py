@@ -68,13 +68,12 @@ def effects(
         factors: the columns that are varied. Of numbers that hardly repeat, the two ends are compared.
         outcome: the column to explain. One named like an accuracy or a gap, with values in -1..1, is a share.
         seed: the column of the seed, or other block: trials are compared within a seed, and seeds are the sample.
-        interactions: False if no two factors are known to interact: a fraction can then answer about mixed effects.
+        interactions: False if it is known that factors do not interact; a fraction can then answer about more.
         levels: the levels of some factors, where they should not be found from the frame.
         images: on how many images accuracies are measured; None: found from the values.
 
     Returns:
         A row for each contrast, with the columns
-
         - architecture ("" if the frame names none), factor, baseline, level;
         - second_factor, second_baseline, second_level (None for main effects);
         - estimate, and low and high, the ends of its 95 % interval, in the outcome's units (NaN: there is none);
