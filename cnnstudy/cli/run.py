@@ -84,13 +84,14 @@ def _run(
     from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    uri = client.tracking_uri(tracking_uri)
     if dry_run:
         from cnnstudy.study.estimate import plan_study
 
         with choose_display(console, quiet=False) as display:
-            plan_study(loaded, tracker, workers, display)
+            plan_study(loaded, client.find_tracker(uri), workers, display)
         return
+    tracker = client.Tracker(uri)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code)
     from cnnstudy.results import terminal
@@ -160,10 +161,12 @@ def confirm(
     with fast_import(without=NOT_FOR_MLFLOW):
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
+    from cnnstudy.results import terminal
     from cnnstudy.system.display import choose_display
+    from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(
@@ -177,6 +180,9 @@ def confirm(
             accept_code=accept_code,
         )
     if outcome.confirmed is None:
+        if not quiet:
+            # after Ctrl-C the user is not kept waiting for MLflow
+            RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
         raise typer.Exit(INTERRUPTED)
     _show_champion(console, outcome.recorded.name, outcome.confirmed, quiet)
 
@@ -210,7 +216,7 @@ def reproduce(
     from cnnstudy.tracking.registry import Registry
 
     console = wide_console()
-    registry = Registry(client.Tracker(client.tracking_uri(tracking_uri)))
+    registry = Registry(client.existing_tracker(client.tracking_uri(tracking_uri)))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
         reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
     terminal.show_reproduction(console, reproduction)
