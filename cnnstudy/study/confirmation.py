@@ -144,7 +144,8 @@ def _run_candidates(
     if looks == 1 or len(close) < 2:
         return recorded, first
     close_candidates, most = [one for one in candidates if one.trial in close], options.maximum_seeds
-    told = f"the result is close after {seeds} seeds: {{names}} run with {most - seeds} further seeds each"
+    more = f"{most - seeds} further seed{'s' if most - seeds > 1 else ''}"
+    told = f"the result is close after {seeds} seeds: {{names}} run with {more} each"
     recorded = _run_seeds(resources, recorded, close_candidates, range(seeds, most), told)
     return recorded, _compare(resources, recorded, candidates, most, rule, looks)
 

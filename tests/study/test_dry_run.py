@@ -93,7 +93,7 @@ def test_what_is_recorded_is_not_counted_again(desk: Desk) -> None:
 
 
 def test_combinations_that_must_repeat_are_told_when_a_search_starts_too(desk: Desk) -> None:
-    few = ("factors.dropout=0.5", "factors.transfer=scratch", "weights=", "budget.trials=5")
+    few = ("factors.dropout=0.5", "factors.transfer=scratch", "weights={}", "budget.trials=5")
     told = "  at most 3 different combinations; at least 2 trials repeat an earlier one with another seed"
     assert told in desk.plan(*few)
     said: list[str] = []
