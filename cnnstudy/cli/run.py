@@ -161,7 +161,6 @@ def confirm(
     with fast_import(without=NOT_FOR_MLFLOW):
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
-    from cnnstudy.results import terminal
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking.retry import RetryPolicy
 
@@ -180,6 +179,8 @@ def confirm(
             accept_code=accept_code,
         )
     if outcome.confirmed is None:
+        from cnnstudy.results import terminal
+
         if not quiet:
             # after Ctrl-C the user is not kept waiting for MLflow
             RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
