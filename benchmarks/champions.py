@@ -1,95 +1,162 @@
-"""Measure how often the champion's interval contains the truth, and by how much the best single score is too high.
+"""Measure how often the champion's interval contains the truth, and by how much single scores are too high.
 
-    python benchmarks/champions.py [--searches 2000]
+    python benchmarks/champions.py [--searches 200]
 
-simulates searches whose true accuracies are known: sixty combinations, each tried once; the best three are confirmed
-with five fresh seeds, or ten if the result is close. It runs analysis/confirmation.py, the code that `confirm` uses.
+simulates searches whose true accuracies are known: twenty combinations, each tried once; the best three are confirmed
+with five fresh seeds, or ten if the result is close. Every seed divides one pool of images anew. Images differ in
+difficulty, which all networks share; a network's skill depends on the images that it trains on, on its seed, and on the
+epoch. The truth is a combination's mean accuracy on images outside the pool, over seeds, divisions and pools, at the
+epoch that is chosen. It runs training/cross_fit.py and analysis/confirmation.py, the code that trials and `confirm`
+use, and prints for each number of epochs and pool the coverage of the champion's interval, of Student's t over the same
+cross-fitted scores, and of Student's t over the scores of the best epoch.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import stats
 
 from cnnstudy.analysis.confirmation import CHAMPION, TIED, Candidate, Standing, compare_candidates
+from cnnstudy.analysis.intervals import estimate_mean
+from cnnstudy.analysis.resampled import Division
+from cnnstudy.names import Metric
 from cnnstudy.records import Rule
+from cnnstudy.training.cross_fit import cross_fit
 
-#: The number of combinations; the mean of their true accuracies (0..1) and its standard deviation; the standard
-#: deviations of a trial's noise, and of a seed's effect on all combinations and on each.
-COMBINATIONS, TRUE_MEAN, TRUE_SPREAD, NOISE, SHARED, OWN = 60, 0.75, 0.02, 0.03, 0.02, 0.02
+#: Number of combinations, of classes; mean and spread of the combinations' skills (probit of accuracy).
+COMBINATIONS, CLASSES, SKILL, SPREAD = 20, 5, 0.9, 0.06
+#: Standard deviations of the skill: by training images, by seed, and from epoch to epoch.
+BY_IMAGES, BY_SEED, BY_EPOCH = 0.12, 0.06, 0.08
+#: Variances of an image's difficulty: shared by all networks, of one network, and of one epoch; they sum to 1.
+SHARED, OWN, MOMENT = 0.6, 0.2, 0.2
+RULE = Rule(Metric.VAL_ACCURACY)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A number of epochs, and of images that are divided into train and validation."""
+
+    epochs: int
+    pool: int
+    validation: float = 0.3
+
+    @property
+    def division(self) -> Division:
+        """How each seed divides the pool."""
+        count = round(self.validation * self.pool)
+        return Division(self.pool - count, count)
+
+    @cached_property
+    def chosen_skill(self) -> float:
+        """The mean skill of the chosen epoch above the combination's, found by simulating many trials."""
+        rng = np.random.default_rng(0)
+        return float(np.mean([Pool(self, rng).trial(SKILL)[2] for _ in range(200)])) - SKILL
+
+
+class Pool:
+    """Images with their difficulties, divided anew for each seed."""
+
+    def __init__(self, scenario: Scenario, rng: np.random.Generator) -> None:
+        self._scenario, self._rng = scenario, rng
+        self._difficulty = rng.normal(0, math.sqrt(SHARED), scenario.pool)
+        self._lesson = rng.normal(0, BY_IMAGES, scenario.pool)  # what training on the image adds to the skill
+
+    def trial(self, skill: float, order: np.ndarray | None = None, seed_effect: float | None = None) -> _Trial:
+        """Return a trial's cross-fitted metrics, the score of its best epoch, and the skill at that epoch."""
+        rng, division, epochs = self._rng, self._scenario.division, self._scenario.epochs
+        order = rng.permutation(self._scenario.pool) if order is None else order
+        own = rng.normal(0, BY_SEED) if seed_effect is None else seed_effect
+        validation, train = order[: division.validation], order[division.validation :]
+        curve = -1.5 * np.exp(-np.arange(1, epochs + 1) / 3) + rng.normal(0, BY_EPOCH, epochs)
+        skills = skill + self._lesson[train].sum() / math.sqrt(len(train)) + own + curve
+        image = self._difficulty[validation] + rng.normal(0, math.sqrt(OWN), len(validation))
+        noise = rng.normal(0, math.sqrt(MOMENT), (epochs, len(validation)))
+        right = skills[:, None] + image + noise > 0
+        crossed = cross_fit(np.ones_like(right), right, validation % CLASSES, RULE)
+        assert crossed is not None
+        best = int(right.mean(axis=1).argmax())
+        return crossed.metrics, float(right[best].mean()), float(skills[best])
+
+
+_Trial = tuple[dict[str, float], float, float]
 
 
 @dataclass(frozen=True)
 class Searched:
-    """One simulated search: the best single score and the champion, each with its true accuracy."""
+    """One simulated search: the champion with its true accuracy, and the scores of its best epochs."""
 
-    naive: float
-    naive_truth: float
     champion: Standing
     truth: float
+    flattered: Sequence[float]
 
     @property
     def covered(self) -> bool:
         """Whether the champion's interval contains its true accuracy."""
-        low, high = self.champion.low, self.champion.high
-        return low is not None and high is not None and low <= self.truth <= high
+        return _holds(self.champion.low, self.champion.high, self.truth)
 
-    @property
-    def naive_covered(self) -> bool:
-        """The same for the best single score, if the noise of a trial were known."""
-        return abs(self.naive - self.naive_truth) <= 1.96 * NOISE
+    def covered_by_t(self, values: Sequence[float]) -> bool:
+        """Whether Student's t-interval of these values does."""
+        estimate = estimate_mean(values)
+        return estimate is not None and _holds(estimate.low, estimate.high, self.truth)
 
 
-def simulate(dice: np.random.Generator) -> Searched:
-    """Simulate a search, and the confirmation of its best three combinations."""
-    truth = dice.normal(TRUE_MEAN, TRUE_SPREAD, COMBINATIONS)
-    tried = truth + dice.normal(0, NOISE, COMBINATIONS)
-    naive = int(tried.argmax())
-    top = [_candidate(int(number), float(tried[number])) for number in np.argsort(-tried)[:3]]
-    shared, own = dice.normal(0, SHARED, 10), {one.number: dice.normal(0, OWN, 10) for one in top}
+def _holds(low: float | None, high: float | None, truth: float) -> bool:
+    return low is not None and high is not None and low <= truth <= high
+
+
+def simulate(scenario: Scenario, rng: np.random.Generator) -> Searched:
+    """Simulate a search on a pool of its own, and the confirmation of its best three combinations."""
+    pool, skills = Pool(scenario, rng), rng.normal(SKILL, SPREAD, COMBINATIONS)
+    fixed = rng.permutation(scenario.pool)
+    tried = [pool.trial(skill, fixed)[0][Metric.VAL_ACCURACY] for skill in skills]
+    top = [Candidate("alexnet", int(number), {}, float(tried[number]), 0.1) for number in np.argsort(tried)[::-1][:3]]
+    orders = [rng.permutation(scenario.pool) for _ in range(10)]
+    trials: dict[tuple[int, int], _Trial] = {}
 
     def look(chosen: Sequence[Candidate], seeds: int) -> list[Standing]:
+        for one in chosen:
+            for seed in range(seeds):
+                if (one.number, seed) not in trials:
+                    trials[one.number, seed] = pool.trial(skills[one.number], orders[seed])
         measured = [
-            (
-                one,
-                {
-                    seed: _metrics(float(truth[one.number] + shared[seed] + own[one.number][seed]))
-                    for seed in range(seeds)
-                },
-            )
+            (one, {seed: {**trials[one.number, seed][0], Metric.VAL_LOSS: 0.0} for seed in range(seeds)})
             for one in chosen
         ]
-        return compare_candidates(measured, Rule("val/accuracy"), 2)
+        return compare_candidates(measured, RULE, 2, division=scenario.division)
 
-    first = look(top, 5)
-    close = [one.candidate for one in first if one.standing in (CHAMPION, TIED)]
-    champion = look(close, 10)[0] if len(close) > 1 else first[0]
-    return Searched(float(tried[naive]), float(truth[naive]), champion, float(truth[champion.candidate.number]))
-
-
-def _candidate(number: int, searched: float) -> Candidate:
-    return Candidate("alexnet", number, {"transfer": "scratch", "batch_size": 8, "dropout": 0.5}, searched, 0.1)
-
-
-def _metrics(accuracy: float) -> dict[str, float]:
-    return {"val/accuracy": accuracy, "val/loss": 1 - accuracy, "gap/accuracy": 0.1}
+    standings = look(top, 5)
+    close = [one.candidate for one in standings if one.standing in (CHAMPION, TIED)]
+    champion = (look(close, 10) if len(close) > 1 else standings)[0]
+    number = champion.candidate.number
+    flattered = [trials[number, seed][1] for seed in champion.seeds]
+    return Searched(champion, float(stats.norm.cdf(skills[number] + scenario.chosen_skill)), flattered)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--searches", type=int, default=2000)
-    dice, count = np.random.default_rng(7), parser.parse_args().searches
-    found = [simulate(dice) for _ in range(count)]
-    covered = sum(one.covered for one in found) / count
-    naive = sum(one.naive_covered for one in found) / count
-    optimism = 100 * float(np.mean([one.naive - one.naive_truth for one in found]))
-    bias = 100 * float(np.mean([one.champion.mean - one.truth for one in found]))
-    print(f"{count} searches: the champion's 95 % interval holds its true accuracy in {100 * covered:.1f} %;")
-    print(f"its mean is {bias:+.2f} points off, the best single score {optimism:+.1f} points;")
-    print(f"1.96 standard deviations around the best single score hold the truth in {100 * naive:.1f} %")
+    parser.add_argument("--searches", type=int, default=200)
+    count = parser.parse_args().searches
+    print("| epochs | pool | champion covered | its mean is off by | t, cross-fitted | t, best epoch | ", end="")
+    print("best epoch is off by |\n|--:|--:|--:|--:|--:|--:|--:|")
+    for scenario in (Scenario(epochs, pool) for epochs in (12, 30) for pool in (200, 400)):
+        rng = np.random.default_rng(7)
+        found = [simulate(scenario, rng) for _ in range(count)]
+        covered = [
+            np.mean([one.covered for one in found]),
+            np.mean([one.covered_by_t(one.champion.values) for one in found]),
+            np.mean([one.covered_by_t(one.flattered) for one in found]),
+        ]
+        bias = 100 * np.mean([one.champion.mean - one.truth for one in found])
+        luck = 100 * np.mean([np.mean(one.flattered) - one.truth for one in found])
+        own, t, naive = (f"{100 * share:.1f} %" for share in covered)
+        cells = (scenario.epochs, scenario.pool, own, f"{bias:+.1f}", t, naive, f"{luck:+.1f}")
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

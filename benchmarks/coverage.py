@@ -24,11 +24,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from simulated_studies import NOISE, OUTCOME, SCENARIOS, SEED, Scenario, studies, truth
+from simulated_studies import OUTCOME, SCENARIOS, Scenario, studies, truth
 
 import cnnstudy
 from cnnstudy.analysis.contrasts import Contrast
-from cnnstudy.analysis.data_law import fit_data_law
 
 
 @dataclass
@@ -82,7 +81,8 @@ def rates(scenario: Scenario, count: int, rng: np.random.Generator) -> Rates:
     by_effect = main.groupby("contrast")["covered"].mean()
     answers = found.pivot_table(index="study", columns=["architecture", "contrast"], values="answer", aggfunc="first")
     pairs = answers.iloc[1:].to_numpy() == answers.iloc[:-1].to_numpy()
-    there = answers.iloc[1:].notna().to_numpy() & answers.iloc[:-1].notna().to_numpy()
+    known_answers = answers.notna().to_numpy(dtype=bool)
+    there = known_answers[1:] & known_answers[:-1]
     return Rates(
         main=_mean(main["covered"]),
         worst=max(by_effect, key=lambda covers: abs(covers - 0.95)) if len(by_effect) else math.nan,
@@ -100,23 +100,6 @@ def rates(scenario: Scenario, count: int, rng: np.random.Generator) -> Rates:
 
 def _mean(column: pd.Series) -> float:
     return float(column.mean()) if len(column) else math.nan
-
-
-def law_covers(count: int, rng: np.random.Generator, seeds: int = 3, exponent: float = 0.5) -> float:
-    """Return in what share of studies the data law's exponent is in its interval; its 4 cells share a seed's noise."""
-    fractions, cells = (0.25, 0.5, 1.0), (0.0, 0.2, 0.4, 0.6)
-    trials = pd.DataFrame(
-        [(seed, fraction, dropout) for seed in range(seeds) for fraction in fractions for dropout in cells],
-        columns=["seed", "data_fraction", "dropout"],
-    ).assign(verdict="overfit")
-    gap = 0.15 * trials["data_fraction"].to_numpy() ** -exponent
-    right = 0
-    for _ in range(count):
-        shared = rng.normal(0, SEED / 100, seeds)[trials["seed"].to_numpy()]
-        frame = trials.assign(**{OUTCOME: gap + shared + rng.normal(0, NOISE / 100, len(trials))})
-        law = fit_data_law(frame, "simulated", 100)
-        right += law.low is not None and law.high is not None and law.low <= exponent <= law.high
-    return right / count
 
 
 def main() -> None:
@@ -138,11 +121,6 @@ def main() -> None:
         cells += [f"{of.width:.1f}", percent(of.power), percent(of.power_of_interactions)]
         cells += [f"{percent(of.repeated)} ({percent(of.repeats)})"]
         print(f"| {scenario.name} | {' | '.join(cells)} |", flush=True)
-    if given.only:
-        return
-    for seeds in (3, 5):
-        covers = law_covers(given.studies, np.random.default_rng(given.seed), seeds)
-        print(f"\nThe data law's exponent, {seeds} seeds: in its interval in {percent(covers)} of studies.")
 
 
 def percent(of: float) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import qmc
 
 from cnnstudy.analysis.contrasts import Contrast
+from cnnstudy.config.designs import choose_fraction
 from cnnstudy.config.factors import Choices, Levels, Range
 from cnnstudy.records import Level
 
@@ -142,13 +143,13 @@ def design(scenario: Scenario, rng: np.random.Generator) -> pd.DataFrame:
         cells = list(itertools.product(*(range(len(values)) for values in lists)))
         if scenario.design == "half":
             cells = [cell for cell in cells if sum(cell) % 2 == 0]
-        if scenario.design == "quarter":  # dropout = batch size x data fraction, augmentation = batch size
-            cells = [cell for cell in cells if (cell[0] + cell[1] + cell[2]) % 2 == 0 and cell[3] == cell[0]]
         if scenario.design == "holes":
             cells = [cell for cell in cells if cell not in ((1, 1, 0, 0), (1, 1, 0, 1), (0, 1, 1, 0))]
         points = [
             dict(zip(scenario.factors, (v[i] for v, i in zip(lists, cell, strict=True)), strict=True)) for cell in cells
         ]
+        if scenario.design == "quarter":
+            points = choose_fraction(points, 4)
     else:
         sobol = qmc.Sobol(len(scenario.factors), rng=rng).random(2 ** math.ceil(math.log2(scenario.trials)))
         uniform = sobol if scenario.design == "points" else rng.random(sobol.shape)

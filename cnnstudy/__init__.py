@@ -41,13 +41,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnnstudy.analysis.configurations import judge_cell as judge_cell
+    from cnnstudy.analysis.data_law import data_law as data_law
     from cnnstudy.analysis.tables import effects as effects
+    from cnnstudy.training.verdict import judge as judge
 
 __version__ = "0.1.0"
 
 #: Functions for tables of trials: name -> module and function. They are imported when first used, because pandas and
 #: SciPy take seconds.
-_FUNCTIONS = {"effects": "cnnstudy.analysis.tables:effects"}
+_FUNCTIONS = {
+    "effects": "cnnstudy.analysis.tables:effects",
+    "data_law": "cnnstudy.analysis.data_law:data_law",
+    "judge": "cnnstudy.training.verdict:judge",
+    "judge_cell": "cnnstudy.analysis.configurations:judge_cell",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -50,6 +50,7 @@ class Tag:
     ENDED_BY = "cnnstudy.ended_by"  # "epochs", "updates", "train loss", "early stopping" or "pruner"
     VERDICT = "cnnstudy.verdict"  # one of training/verdict.py's
     VERDICT_REASON = "cnnstudy.verdict_reason"  # the numbers behind the verdict
+    VERDICT_COUNTS = "cnnstudy.verdict_counts"  # what the verdict is judged by, as JSON, in `.0`, `.1` and so on
     FEATURES = "cnnstudy.features"  # what it trained on, phase by phase: "cached", "two views" or "full forward"
     FEATURES_NOTE = "cnnstudy.features_note"  # where the features are and how large they are, or why there are none
     CHECKPOINT_NOTE = "cnnstudy.checkpoint_note"  # what went wrong with its checkpoints
@@ -141,6 +142,10 @@ CLEAN_METRICS = (
 )
 
 
+#: Measured again at a trial's best epoch by cross-fitting (training/cross_fit.py).
+CROSSED_METRICS = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY)
+
+
 class Parameter:
     """Parameters of a trial's run besides its levels, which are recorded by the names of their factors."""
 
@@ -182,6 +187,11 @@ def column_name(metric: str) -> str:
 def best_name(metric: str) -> str:
     """Return the name of a metric at a trial's best epoch: `val/loss` -> `best/val_loss`."""
     return f"best/{column_name(metric)}"
+
+
+def crossed_name(metric: str) -> str:
+    """Return the name of a metric at the best epoch by cross-fitting: `val/accuracy` -> `crossed/val_accuracy`."""
+    return f"crossed/{column_name(metric)}"
 
 
 def last_name(metric: str) -> str:

@@ -262,6 +262,7 @@ class TrialResult(Record):
     ended_by: str = "epochs"  # or "updates", "train loss", "early stopping", "pruner"
     verdict: str = ""  # one of training/verdict.py's, with its reason
     verdict_reason: str = ""
+    verdict_counts: dict[str, Any] = field(default_factory=dict)  # training/verdict.py's Counts, by name
     train_confusion: tuple[
         tuple[int, ...], ...
     ] = ()  # as `confusion`, of the probe; () if recorded by a version without it

@@ -71,7 +71,7 @@ class Simulated:
 
     def history(self, run_id: str, name: str) -> Mapping[int, float]:
         """Return a metric of a run by epoch."""
-        return self.curves[run_id][name]
+        return self.curves[run_id].get(name, {})
 
     def _trial(self, architecture: str, seed: int, levels: dict[str, Any], number: int) -> RecordedRun:
         gap = sum(by_level[levels[factor]] for factor, by_level in self.effects.items() if factor in levels)
@@ -92,16 +92,22 @@ class Simulated:
             "last/gap_loss": gap,
             "equal_updates/gap_accuracy": updates,
             "equal_updates/val_accuracy": validation,
+            "equal_updates/val_loss": 1 + gap,
+            "equal_updates/gap_loss": gap,
+            "equal_updates/train_loss": 0.5,
+            "optimizer/updates": 240.0 if levels["batch_size"] == 8 else 30.0,
+            "images/validation": 240.0,
+            "images/train": 200.0,
             "legacy/gap_accuracy": legacy,
             "legacy/validation_images": 240.0 if levels["batch_size"] == 8 else 192.0,
         }
         run_id = f"{architecture}-{seed}-{number}"
         self.curves[run_id] = {
-            "train/loss": {1: 1.0, 2: 0.5},
-            "gap/accuracy": {1: gap / 2, 2: gap},
-            "val/accuracy": {1: validation, 2: validation},
-            "val/loss": {1: 1.0, 2: 1 + gap},
-            "gap/loss": {1: 0.0, 2: gap},
+            "train/loss": {0: 1.6, 1: 1.0, 2: 0.5},
+            "gap/accuracy": {0: 0.0, 1: gap / 2, 2: gap},
+            "val/accuracy": {0: 0.2, 1: validation, 2: validation},
+            "val/loss": {0: 1.6, 1: 1.0, 2: 1 + gap},
+            "gap/loss": {0: 0.0, 1: 0.0, 2: gap},
         }
         tags = {
             "cnnstudy.trial": run_id,

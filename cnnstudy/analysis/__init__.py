@@ -6,6 +6,7 @@ state them. Nothing here reads MLflow; files are written only by leaderboard and
 leaderboard       one row per trial; the Pareto front
 class_metrics     precision and recall of each class
 trial_plots       learning curves and confusion matrix of a trial
+curves            a trial's metrics at a train loss or number of updates between two epochs
 observations      outcomes of the trials at equal epochs, updates or train loss; levels of tuned factors
 contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
@@ -17,13 +18,21 @@ repeats           how probable it is that a repeat gives the same answer
 estimation        the estimates of a design's contrasts, by pairs or least squares
 effects           the effect of each factor on each outcome
 tables            the same for any table of trials: cnnstudy.effects
-data_law          the gap as a power of the number of training images
+participation     how many trials of each level are compared on each basis, and whether they are enough
+resampled         means over seeds that divide one pool of images anew
+power             which difference a factorial can tell, before it runs
+power_law         a falling power law with a floor, and what its fits allow
+data_law          gap and accuracy against the number of training images
+ranges            where in a range an outcome is best
 importance        the share of an outcome's variance that each factor explains
+question          what the study is asked: which effects are its answers
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
+configurations    all seeds of a configuration judged together
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words
-comparison        two studies side by side: settings, outcomes, effects, champions
+comparison        two studies side by side: settings, outcomes, effects
+comparison_champions  their champions
 comparison_text   the comparison in words
 
 May import: errors, names, records, system, data, config, training.verdict, tracking.recorded.

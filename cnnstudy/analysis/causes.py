@@ -10,35 +10,40 @@ from typing import Any
 
 import pandas as pd
 
+from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
-from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
-from cnnstudy.analysis.importance import variance_shares
+from cnnstudy.analysis.effects import Effect, estimate_effects
+from cnnstudy.analysis.importance import VarianceShares, variance_shares
 from cnnstudy.analysis.observations import (
+    BALANCED_VALIDATION,
     BASES,
     GAP,
+    LEARNT,
     LEGACY_GAP,
     OUTCOMES,
+    TRAIN,
     VALIDATION,
-    History,
     Observations,
     choose_tuned_levels,
     describe_tuned_levels,
     observe,
 )
+from cnnstudy.analysis.participation import is_told
+from cnnstudy.analysis.question import Question, correct_by_question, recorded_question
+from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
+#: Columns of the parts of a gap, and the gap at equal epochs of the trials that have a value at equal updates.
+MEASURING, MORE_UPDATES, COMPARED_GAP = "epochs/measuring_gap", "parts/more_updates_gap", "parts/compared_gap"
 #: The `architecture` of the analysis that compares networks with each other.
 NETWORKS = "the networks"
 #: The outcomes whose variance is divided among the factors.
 TARGETS = (GAP, VALIDATION)
-#: Parts of the legacy protocol's gap: name -> (minuend, subtrahend). The first is due to how it is measured, the second
-#: to the number of updates; the gap at equal updates remains.
-LEGACY_GAP_PARTS = {
-    "parts/measuring_gap": (LEGACY_GAP, GAP),
-    "parts/updates_gap": (GAP, "updates/gap_accuracy"),
-}
+#: Parts of a gap: name -> (minuend, subtrahend). What the legacy protocol's way of measuring adds; what training beyond
+#: the number of updates at which trials are compared adds.
+GAP_PARTS = {MEASURING: (LEGACY_GAP, GAP), MORE_UPDATES: (GAP, "updates/gap_accuracy")}
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,11 @@ class NetworkAnalysis:
     frame: pd.DataFrame  # the observations that effects are estimated from: tuned factors at their best level
     effects: Sequence[Effect]
     laws: Sequence[DataLaw]
-    importances: Mapping[str, Mapping[str, float]]  # target -> factor -> share of its variance, 0..1
+    importances: Mapping[str, VarianceShares]  # by target
     warnings: Sequence[str]
+    factors: Mapping[str, Levels] = dataclasses.field(default_factory=dict)  # those that the study asks about
+    ranges: Sequence[RangeCurve] = ()  # of the targets
+    question: Question = dataclasses.field(default_factory=Question)
 
     def find_effect(self, factor: str, level: object, column: str) -> Effect | None:
         """Return the main effect of a level on the outcome in `column` (`<basis>/<outcome>`), or None."""
@@ -84,13 +92,12 @@ def analyze_networks(
     ]
     if sum(not one.frame.empty for one in analyses) > 1:
         analyses.append(_compare_networks(analyses, study.config))
-    return _correct_together(analyses)
-
-
-def _correct_together(analyses: Sequence[NetworkAnalysis]) -> list[NetworkAnalysis]:
-    """Return the analyses with the effects of all networks on an outcome as one family."""
-    effects = iter(correct_together([effect for one in analyses for effect in one.effects]))
-    return [dataclasses.replace(one, effects=list(itertools.islice(effects, len(one.effects)))) for one in analyses]
+    question = recorded_question(study.config)
+    effects = iter(correct_by_question([effect for one in analyses for effect in one.effects], question))
+    return [
+        dataclasses.replace(one, question=question, effects=list(itertools.islice(effects, len(one.effects))))
+        for one in analyses
+    ]
 
 
 def _may_interact(config: Mapping[str, Any]) -> bool:
@@ -112,10 +119,16 @@ def _analyze_network(
         name,
         observations,
         frame,
-        estimate_effects(frame, factors, _columns(), _may_interact(config)),
+        [
+            one
+            for one in estimate_effects(frame, factors, _columns(frame), _may_interact(config))
+            if is_told(frame, factors, one)
+        ],
         _fit_laws(frame, factors, images_per_class, target_gap),
         {target: variance_shares(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
         [*warnings, *(describe_tuned_levels(frame, factor) for factor in tune if len(frame))],
+        factors,
+        [curve for target in TARGETS for curve in describe_ranges(frame, factors, target)],
     )
 
 
@@ -130,15 +143,33 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
     observations = Observations(NETWORKS, frame, None, {})
     effects = [
-        e
-        for e in estimate_effects(frame, factors, _columns(), _may_interact(config))
-        if "network" in (e.factor, e.second)
+        effect
+        for effect in estimate_effects(frame, factors, _shared_columns(analyses, frame), _may_interact(config))
+        if "network" in (effect.factor, effect.second) and is_told(frame, factors, effect)
     ]
-    return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, ())
+    return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, (), factors)
 
 
-def _columns() -> list[str]:
-    return [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES] + [LEGACY_GAP, *LEGACY_GAP_PARTS]
+def _columns(frame: pd.DataFrame) -> list[str]:
+    learnt = [LEARNT] if frame[LEARNT].nunique() > 1 else []
+    balanced = [BALANCED_VALIDATION] if frame[BALANCED_VALIDATION].notna().any() else []
+    outcomes = [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES]
+    return [*outcomes, TRAIN, *balanced, *learnt, LEGACY_GAP, *GAP_PARTS, COMPARED_GAP]
+
+
+def _shared_columns(analyses: Sequence[NetworkAnalysis], frame: pd.DataFrame) -> list[str]:
+    """Return the outcomes that are comparable between networks: each has its own number of updates and train loss."""
+    compared = [one.observations for one in analyses if len(one.frame)]
+    differing = [
+        basis
+        for basis, values in (
+            ("updates", {one.updates for one in compared}),
+            ("train_loss", {one.train_loss for one in compared}),
+        )
+        if len(values) > 1
+    ]
+    differing += ["parts"] if "updates" in differing else []
+    return [column for column in _columns(frame) if column.partition("/")[0] not in differing]
 
 
 def effects_frame(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
@@ -159,21 +190,23 @@ def recorded_factors(config: Mapping[str, Any], architecture: str) -> dict[str, 
 
 
 def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:
-    parts = {name: frame[whole] - frame[rest] for name, (whole, rest) in LEGACY_GAP_PARTS.items()} if len(frame) else {}
-    return frame.assign(**parts)
+    if frame.empty:
+        return frame
+    parts = {name: frame[whole] - frame[rest] for name, (whole, rest) in GAP_PARTS.items()}
+    return frame.assign(**parts, **{COMPARED_GAP: frame[GAP].where(frame["updates/gap_accuracy"].notna())})
 
 
 def _fit_laws(
     frame: pd.DataFrame, factors: Mapping[str, Levels], images_per_class: float | None, target_gap: float
 ) -> list[DataLaw]:
-    """Fit a data law for each transfer mode: pretrained weights change how much additional images help."""
+    """Fit the laws of gap and accuracy for each transfer mode: pretrained weights change how much images help."""
     levels = factors.get("data_fraction")
     if images_per_class is None or not isinstance(levels, Choices) or len(levels.values) < 2:
         return []
     return [
-        law
+        fit_data_law(trials, str(transfer), images_per_class, target, column)
         for transfer, trials in frame.groupby("transfer", sort=False)
-        if (law := fit_data_law(trials, str(transfer), images_per_class, target_gap)) is not None
+        for column, target in ((GAP, target_gap), (VALIDATION, None))
     ]
 
 
@@ -220,7 +253,7 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         if len(unlearnt):
             warnings.append(
                 f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(unlearnt, frame)}; "
-                "they are excluded from the gap."
+                "they count in the gap as measured, about 0, which is no success."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:

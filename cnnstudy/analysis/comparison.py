@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
-from cnnstudy.analysis.confirmation import best_single_trial, confirmation_from_json
+from cnnstudy.analysis.comparison_champions import Champion, ChampionComparison, compare_champions
 from cnnstudy.analysis.contrasts import Cells, Contrast, outcome_values
 from cnnstudy.analysis.effects import PAIRS, Effect
 from cnnstudy.analysis.intervals import (
@@ -24,23 +24,20 @@ from cnnstudy.analysis.intervals import (
     Estimate,
     adjust_p_values,
     difference_from_intervals,
-    estimate_mean,
     t_test_over_seeds,
     welch_difference,
 )
 from cnnstudy.analysis.observations import GAP, VALIDATION
+from cnnstudy.analysis.resampled import MIN_SEEDS, Division, estimate_resampled_mean, read_division, widen_for_overlap
 from cnnstudy.config.factors import FACTORS, Choices
-from cnnstudy.names import Metric
-from cnnstudy.records import Level, Rule
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, best_metrics, config_differences
+from cnnstudy.records import Level
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_differences
 
 TRAIN = "epochs/train_accuracy"
 #: Columns of the observations: outcomes whose means are compared, and outcomes on which effects are compared.
 COMPARED_OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
 #: How a difference was estimated, besides effects.PAIRS.
 WELCH, ONE_SEED = "two samples", "one seed gives no interval"
-#: Standings of a champion.
-CONFIRMED, UNCONFIRMED = "confirmed", "best trial, not confirmed"
 
 
 @dataclass(frozen=True)
@@ -188,8 +185,8 @@ class OutcomeComparison:
 
     @property
     def answer(self) -> str:
-        """How B compares with A: `higher`, `lower`, `equal` or `cannot tell`."""
-        if self.difference is None:
+        """How B compares with A: `higher`, `lower`, `equal` or `cannot tell`, as with fewer than three seeds."""
+        if self.difference is None or self.difference.count < MIN_SEEDS:
             return "cannot tell"
         if (self.difference.low, self.difference.high) == (0.0, 0.0):
             return "equal"
@@ -200,8 +197,10 @@ def _compare_outcome(
     a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> OutcomeComparison:
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
-    pairs = paired.outcome_difference(column) if paired is not None else None
+    pairs = paired.outcome_difference(column, read_division(a.trials)) if paired is not None else None
     difference, method = (None, "") if mean_a is None or mean_b is None else _difference(mean_a, mean_b, pairs)
+    if mean_a is not None and mean_b is not None and method == WELCH and column != GAP:
+        difference = difference_from_intervals(mean_a, mean_b)  # those of accuracies are not symmetric
     return OutcomeComparison(
         network_a.architecture,
         column.split("/")[1],
@@ -215,11 +214,15 @@ def _compare_outcome(
 
 
 def _mean_outcome(side: Side, frame: pd.DataFrame, column: str) -> Estimate | None:
-    """Return the mean over the seeds' means, or over the trials of a search."""
+    """Return the mean over the seeds' means, or over the trials of a search.
+
+    Where seeds divide one pool, the interval is that of the corrected resampled t; that of an accuracy is within 0..1.
+    """
     values = outcome_values(frame, column)
     if not side.searched:
         values = pd.Series(values).groupby(frame["seed"].to_numpy()).mean().to_numpy()
-    return estimate_mean(values[np.isfinite(values)])
+    measured = values[np.isfinite(values)].tolist()
+    return estimate_resampled_mean(measured, read_division(side.trials), is_share=column != GAP)
 
 
 def _difference(a: Estimate, b: Estimate, pairs: Pairs | None) -> tuple[Estimate, str]:
@@ -343,9 +346,16 @@ class PairedTrials:
         cells = [_distinct_cells(frame, list(self._factors)) for frame in frames]
         self.same_cells = cells[0] == cells[1]
 
-    def outcome_difference(self, column: str) -> Pairs | None:
-        """Return the difference of an outcome; None if there are no matched pairs, or too few."""
-        return self._match([Contrast(_STUDY, _A, _B)], column)[0]
+    def outcome_difference(self, column: str, division: Division | None = None) -> Pairs | None:
+        """Return the difference of an outcome; None if there are no matched pairs, or too few.
+
+        Args:
+            division: how the seeds of both studies divide the images, for the corrected resampled t; None: not known.
+        """
+        pairs = self._match([Contrast(_STUDY, _A, _B)], column)[0]
+        if pairs is None or division is None:
+            return pairs
+        return replace(pairs, difference=widen_for_overlap(pairs.difference, division, pairs.pairs))
 
     def effect_differences(self, effects: Sequence[Effect], column: str) -> list[Pairs | None]:
         """Return the difference of each of these main effects on an outcome; None where pairs cannot estimate it."""
@@ -379,92 +389,6 @@ class PairedTrials:
 
 def _distinct_cells(frame: pd.DataFrame, names: list[str]) -> set[tuple[object, ...]]:
     return set(frame[names].where(frame[names].notna(), None).itertuples(index=False, name=None))
-
-
-# ---- champions
-
-
-@dataclass(frozen=True)
-class Champion:
-    """A study's best combination; accuracies and gaps are 0..1, losses nats."""
-
-    trial: str
-    title: str
-    metric: str  # the study's: "val/accuracy" or "val/loss"
-    standing: str  # CONFIRMED, or why it is only the best trial, whose value is partly luck
-    value: Estimate  # of `metric` at the best epoch
-    values: tuple[float, ...]  # by fresh seed
-    gap: float | None
-    test: Estimate | None  # accuracy on the test split, over its models
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether it was retrained with fresh seeds."""
-        return self.standing == CONFIRMED
-
-
-@dataclass(frozen=True)
-class ChampionComparison:
-    """Both champions, and B minus A; None where a champion is missing or nothing can be compared."""
-
-    a: Champion | None
-    b: Champion | None
-    value: Estimate | None
-    test: Estimate | None
-    reason: str = ""  # why `value` can't be compared, or has no interval
-
-
-def find_champion(record: str | None, trials: Sequence[RecordedRun], rule: Rule) -> Champion | None:
-    """Return the champion recorded in `confirm/confirm.json`, else the best finished trial, else None.
-
-    Args:
-        record: the text of that file; None if there is none.
-
-    Raises:
-        ValueError: the text is not a confirmation record.
-    """
-    if record is None:
-        return _best_trial(trials, rule, UNCONFIRMED)
-    confirmed = confirmation_from_json(record)
-    standing, test = confirmed.champion, confirmed.test
-    if standing is None:
-        return _best_trial(trials, rule, f"best trial; no champion: {confirmed.reason}")
-    value = Estimate(standing.mean, standing.low, standing.high, count=len(standing.values))
-    test_accuracy = None
-    if test is not None and test.mean is not None:
-        test_accuracy = Estimate(test.mean, test.low, test.high, count=len(test.values))
-    return Champion(
-        standing.trial, standing.title, rule.metric, CONFIRMED, value, standing.values, standing.gap, test_accuracy
-    )
-
-
-def _best_trial(trials: Sequence[RecordedRun], rule: Rule, standing: str) -> Champion | None:
-    best = best_single_trial(trials, rule)
-    if best is None:
-        return None
-    metrics = best_metrics(best)
-    title = best.name.removeprefix(best.trial).strip()
-    gap = metrics.get(Metric.GAP_ACCURACY)
-    return Champion(best.trial, title, rule.metric, standing, Estimate(metrics[rule.metric]), (), gap, None)
-
-
-def compare_champions(a: Champion | None, b: Champion | None) -> ChampionComparison:
-    """Compare two champions: validation over the fresh seeds by Welch's interval, test accuracy by Wilson's intervals.
-
-    The latter is the method of Newcombe (1998), see intervals.difference_from_intervals.
-    """
-    if a is None or b is None:
-        return ChampionComparison(a, b, None, None, "a study without a finished trial has no champion")
-    test = difference_from_intervals(a.test, b.test) if a.test is not None and b.test is not None else None
-    if a.metric != b.metric:
-        return ChampionComparison(a, b, None, test, f"A is selected by {a.metric}, B by {b.metric}")
-    mean_a, mean_b = estimate_mean(a.values), estimate_mean(b.values)
-    if mean_a is None or mean_b is None:
-        unconfirmed = " and ".join(name for name, one in (("A", a), ("B", b)) if not one.confirmed)
-        reason = f"the best trial of {unconfirmed} was not confirmed with fresh seeds, so its value is partly luck"
-        return ChampionComparison(a, b, Estimate(b.value.value - a.value.value), test, reason)
-    difference = welch_difference(mean_a, mean_b)
-    return ChampionComparison(a, b, difference, test, "" if difference.low is not None else ONE_SEED)
 
 
 # ---- notes

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cnnstudy.analysis.causes import NETWORKS, count_noun
-from cnnstudy.analysis.comparison import ONE_SEED, Champion, Comparison, EffectComparison, OutcomeComparison
+from cnnstudy.analysis.comparison import ONE_SEED, Comparison, EffectComparison, OutcomeComparison
+from cnnstudy.analysis.comparison_champions import Champion
 from cnnstudy.analysis.effects_text import describe_change, format_estimate
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.names import Metric

@@ -10,11 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from cnnstudy.analysis.intervals import LEVEL, estimate_mean, holm_correction
+from cnnstudy.analysis.intervals import LEVEL, holm_correction
+from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, paired_p
 from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.names import Metric
 from cnnstudy.records import Level, Rule
-from cnnstudy.tracking.recorded import RecordedRun, best_metrics
+from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, best_metrics, score_metrics
 
 #: The record's path among the artifacts of the study's run.
 RECORD_PATH = "confirm/confirm.json"
@@ -32,7 +33,7 @@ class Candidate:
     architecture: str
     number: int  # of its first trial
     levels: Mapping[str, Level]
-    searched: float  # the study's metric at the best epoch, mean over its trials
+    searched: float  # the study's metric at the best epoch (cross-fitted, if recorded), mean over its trials
     searched_gap: float  # of accuracy
 
     @property
@@ -55,7 +56,7 @@ class Standing:
     values: tuple[float, ...]  # the study's metric of each of `seeds`
     gaps: tuple[float, ...]
     mean: float  # of `values`; NaN if all seeds failed
-    low: float | None  # 95 % interval of the mean; None: fewer than two seeds
+    low: float | None  # 95 % interval of the mean; None: fewer than two seeds, or equal ones of unknown images
     high: float | None
     gap: float  # mean of `gaps`
     keeps: bool  # whether its mean meets the study's limits, and it learnt
@@ -82,7 +83,9 @@ def rank_candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list
     """Return the `top` best combinations, ranked by the mean metrics of their finished trials, best first.
 
     The rule ranks those within the study's limits first. Combinations that learnt in no trial are not candidates.
+    Accuracies and gaps are the cross-fitted ones, if all trials have them.
     """
+    cross_fitted = are_cross_fitted(run for run in trials if run.state == "finished")
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in sorted(trials, key=lambda run: (run.architecture, run.number)):
         if run.state == "finished" and best_metrics(run):
@@ -91,7 +94,7 @@ def rank_candidates(trials: Sequence[RecordedRun], rule: Rule, top: int) -> list
     for (architecture, _), runs in groups.items():
         if all(run.verdict == "not-learning" for run in runs):
             continue
-        mean = mean_metrics([best_metrics(run) for run in runs])
+        mean = mean_metrics([score_metrics(run, cross_fitted) for run in runs])
         first = runs[0]
         candidate = Candidate(architecture, first.number, first.levels, mean[rule.metric], mean[Metric.GAP_ACCURACY])
         ranked.append((rule.rank(mean), candidate))
@@ -110,23 +113,25 @@ def compare_candidates(
     rule: Rule,
     looks: int = 1,
     verdicts: Mapping[str, Collection[str]] | None = None,
+    division: Division | None = None,
 ) -> list[Standing]:
     """Return the candidates' standings, best first.
 
     The champion has the best mean of those whose mean is within the limits, that learnt with at least one seed, and
-    that failed with none. The others of these are compared with it by a paired t-test over the seeds that both have,
-    with Holm's correction over the candidates and a level divided by the number of looks. Those that differ are behind,
-    the rest are tied with it.
+    that failed with none. The others of these are compared with it by the corrected resampled t-test (Nadeau and Bengio
+    2003) of the differences over the seeds that both have, at least three, with Holm's correction over the candidates
+    and a level divided by the number of looks. Those that differ are behind, the rest are tied with it.
 
     Args:
         measured: each candidate with its clean metrics at the best epoch by seed; None for a seed that failed.
         rule: how the study ranks.
         looks: how often the comparison is made while seeds are being added.
         verdicts: the verdicts of each candidate's seeds, by the candidate's trial; without any, it counts as learnt.
+        division: how each seed divides the images; None: not known.
     """
     verdicts_by_trial = verdicts or {}
     standings = [
-        _assess(candidate, by_seed, rule, len(measured), verdicts_by_trial.get(candidate.trial, ()))
+        _assess(candidate, by_seed, rule, len(measured), verdicts_by_trial.get(candidate.trial, ()), division)
         for candidate, by_seed in measured
     ]
     standings.sort(key=lambda one: _sort_key(one, rule), reverse=True)
@@ -134,7 +139,7 @@ def compare_candidates(
     if best is None:
         return standings
     rivals = [one for one in standings if one.standing == TIED and one is not best]
-    adjusted = holm_correction(np.array([_paired_p(best, rival) for rival in rivals]))
+    adjusted = holm_correction(np.array([_paired_p(best, rival, rule, division) for rival in rivals]))
     changed = {id(rival): BEHIND for rival, p in zip(rivals, adjusted, strict=True) if p < LEVEL / looks}
     changed[id(best)] = CHAMPION
     return [replace(one, standing=changed.get(id(one), one.standing)) for one in standings]
@@ -146,6 +151,7 @@ def _assess(
     rule: Rule,
     candidates: int,
     verdicts: Collection[str],
+    division: Division | None,
 ) -> Standing:
     """Return a candidate's standing before comparisons: FAILED, UNLEARNT, OUTSIDE_LIMITS or else TIED."""
     finished = {seed: metrics for seed, metrics in sorted(by_seed.items()) if metrics is not None}
@@ -154,7 +160,7 @@ def _assess(
     mean = mean_metrics(list(finished.values())) if finished else {}
     learnt = not verdicts or any(verdict not in _UNLEARNT_VERDICTS for verdict in verdicts)
     keeps = bool(finished) and learnt and rule.keeps(mean)
-    low, high = _selection_interval(values, candidates, rule.maximize)
+    low, high = _selection_interval(values, candidates, rule.maximize, division)
     return Standing(
         candidate=candidate,
         seeds=tuple(finished),
@@ -175,29 +181,24 @@ def _sort_key(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
     return one.standing != FAILED, one.keeps, one.standing != UNLEARNT, -math.inf if math.isnan(value) else value
 
 
-def _selection_interval(values: Sequence[float], candidates: int, maximize: bool) -> tuple[float | None, float | None]:
+def _selection_interval(
+    values: Sequence[float], candidates: int, is_accuracy: bool, division: Division | None
+) -> tuple[float | None, float | None]:
     """Return the 95 % interval of the mean, widened for the selection of the best.
 
     The best of k candidates is selected by the same values, so the end that guards against too good a value uses the
     t-quantile 1 - 0.025 / k (Bonferroni); the other end uses the usual 0.975.
     """
-    from scipy import stats
-
-    mean = estimate_mean(values)
-    if mean is None or mean.low is None or mean.high is None:
-        return None, None
-    usual, wide = (float(stats.t.ppf(1 - LEVEL / 2 / k, len(values) - 1)) for k in (1, candidates))
-    if maximize:
-        return mean.value - wide / usual * (mean.value - mean.low), mean.high
-    return mean.low, mean.value + wide / usual * (mean.high - mean.value)
+    below, above = (LEVEL / candidates, LEVEL) if is_accuracy else (LEVEL, LEVEL / candidates)
+    mean = estimate_resampled_mean(values, division, is_accuracy, below, above)
+    return (None, None) if mean is None else (mean.low, mean.high)
 
 
-def _paired_p(best: Standing, rival: Standing) -> float:
-    """Return p of the paired t-test over the seeds that both have; 1 if there are fewer than two."""
+def _paired_p(best: Standing, rival: Standing, rule: Rule, division: Division | None) -> float:
+    """Return p of the test of the differences over the seeds that both have; 1 if there are fewer than three."""
     best_values, rival_values = (dict(zip(one.seeds, one.values, strict=True)) for one in (best, rival))
     shared = [seed for seed in best_values if seed in rival_values]
-    difference = estimate_mean([best_values[seed] - rival_values[seed] for seed in shared])
-    return 1.0 if difference is None or difference.p is None else difference.p
+    return paired_p([best_values[seed] - rival_values[seed] for seed in shared], division, rule.maximize)
 
 
 def median_seed(standing: Standing) -> int:
@@ -227,8 +228,10 @@ def standing_to_json(standing: Standing) -> dict[str, Any]:
     }
 
 
-def standing_from_json(plain: Mapping[str, Any]) -> Standing:
+def standing_from_json(plain: Mapping[str, Any], is_accuracy: bool = False) -> Standing:
     """Return the standing that `standing_to_json` wrote; unknown keys are ignored.
+
+    Ends of an interval of accuracy are cut at 0 and 1, which earlier versions did not heed.
 
     Raises:
         KeyError: a key is missing.
@@ -243,8 +246,8 @@ def standing_from_json(plain: Mapping[str, Any]) -> Standing:
         values=tuple(map(float, plain["values"])),
         gaps=tuple(map(float, plain["gaps"])),
         mean=math.nan if plain["mean"] is None else float(plain["mean"]),
-        low=None if plain["low"] is None else float(plain["low"]),
-        high=None if plain["high"] is None else float(plain["high"]),
+        low=None if plain["low"] is None else max(float(plain["low"]), 0.0 if is_accuracy else -math.inf),
+        high=None if plain["high"] is None else min(float(plain["high"]), 1.0 if is_accuracy else math.inf),
         gap=math.nan if plain["gap"] is None else float(plain["gap"]),
         keeps=bool(plain["keeps"]),
         failed=int(plain["failed"]),
@@ -312,6 +315,8 @@ class Confirmation:
     reason: str = ""  # why this candidate is the champion, or why there is none
     test: ChampionTest | None = None
     refusal: str = ""  # why the test split was not evaluated
+    #: Whether accuracies of fresh seeds are free of the luck of choosing the epoch (training/cross_fit.py).
+    cross_fitted: bool = False
 
     @property
     def tested(self) -> float | None:
@@ -345,6 +350,7 @@ def confirmation_to_json(confirmed: Confirmation) -> dict[str, Any]:
         "test": dict(vars(confirmed.test)) if confirmed.test else None,
         "refusal": confirmed.refusal,
         "optimism": confirmed.optimism,
+        "cross_fitted": confirmed.cross_fitted,
     }
 
 
@@ -356,9 +362,11 @@ def confirmation_from_json(text: str) -> Confirmation:
     """
     try:
         plain = json.loads(text)
-        standings = tuple(map(standing_from_json, plain["candidates"]))
+        candidates = plain["candidates"]
+        rule = Rule.from_json(plain["rule"])
+        standings = tuple(standing_from_json(one, rule.maximize) for one in candidates)
         confirmation = Confirmation(
-            rule=Rule.from_json(plain["rule"]),
+            rule=rule,
             standings=standings,
             best_validation=(str(plain["best_validation"]["trial"]), float(plain["best_validation"]["value"])),
             champion=next((one for one in standings if one.trial == plain["champion"]), None),
@@ -367,6 +375,7 @@ def confirmation_from_json(text: str) -> Confirmation:
             reason=str(plain["reason"]),
             test=None if plain["test"] is None else ChampionTest.from_json(plain["test"]),
             refusal=str(plain["refusal"]),
+            cross_fitted=bool(plain.get("cross_fitted", False)),
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from error

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
+from cnnstudy.analysis.resampled import MIN_SEEDS
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
 
+#: What accuracies at the best epoch are.
+CROSS_FITTED = (
+    "Accuracies and gaps are those of the best epoch, chosen on one half of the validation images and measured on the "
+    "other, crossed and averaged."
+)
+FLATTERED = (
+    "Accuracies are those of the best epoch, measured on the images by which it was chosen, and so too high (gaps too "
+    "small): these trials do not have the cross-fitted ones."
+)
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
 
 
@@ -33,6 +43,8 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
     lines = list(champion_sentences(confirmed.standings, champion, rule))
     if champion is None:
         return lines
+    if rule.maximize:
+        lines.append(CROSS_FITTED if confirmed.cross_fitted else FLATTERED)
     if test is not None and test.mean is not None:
         repeated = f", evaluation {test.openings} of this study's test split" if test.openings > 1 else ""
         interval = format_interval(test.low, test.high, Rule())
@@ -58,7 +70,9 @@ def champion_sentences(standings: Sequence[Standing], champion: Standing | None,
         f"{100 * champion.gap:+.1f} points{f' ({limits})' if limits else ''}."
     )
     tied = [f"{one.trial} ({format_value(one.mean, rule)})" for one in standings if one.standing == TIED]
-    if tied:
+    if tied and len(champion.seeds) < MIN_SEEDS:
+        yield f"Cannot tell whether it is better than {', '.join(tied)}: that takes at least {MIN_SEEDS} fresh seeds."
+    elif tied:
         yield f"Statistically tied with it: {', '.join(tied)}. Any of these may be as good; choose among them by cost."
     behind = [f"{one.trial} ({format_value(one.mean, rule)})" for one in standings if one.standing == BEHIND]
     if behind:

@@ -104,7 +104,7 @@ def list_contrasts(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> list[Co
 
 
 def outcome_values(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """Return an outcome of each trial, [trials]; NaN where it has none."""
+    """Return an outcome of each trial as measured, [trials]; NaN where it has none."""
     return frame[column].to_numpy(dtype=float, na_value=math.nan).copy()
 
 

@@ -1,200 +1,278 @@
-"""The data law: gap(n) = a * (n / n0)^(-b), with n training images per class.
+"""The data law: an outcome against the number of training images, gap(n) = a (n / n0)^-b + c.
 
-Errors of networks fall as a power of the amount of data over wide ranges (Hestness et al. 2017, "Deep Learning Scaling
-is Predictable, Empirically", arXiv:1712.00409; Rosenfeld et al. 2020, "A Constructive Prediction of the Generalization
-Error Across Scales", ICLR). n0 is the largest amount measured, so a is the gap there. The law is fitted within each
-seed; the seeds' fits are the sample from which intervals are computed, as with effects.
+Errors of networks fall as a power of the amount of data, to a floor that no amount of data removes (Hestness et al.
+2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409; Rosenfeld et al. 2020, "A Constructive
+Prediction of the Generalization Error Across Scales", ICLR). n0 is the largest number of images measured. A floor and a
+slower fall look alike until four amounts are measured; from fewer, only what was measured is told, and whether it
+falls.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.contrasts import level_indices, outcome_values
-from cnnstudy.analysis.intervals import estimate_mean
+from cnnstudy.analysis.contrasts import level_indices
+from cnnstudy.analysis.intervals import Estimate, estimate_mean
 from cnnstudy.analysis.observations import GAP
+from cnnstudy.analysis.power_law import PowerLaw, PowerLawFit
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.data.batches import count_used_images
+from cnnstudy.errors import InputError
 
 #: The default target gap: 5 points.
 DEFAULT_TARGET_GAP = 0.05
 #: No projection goes beyond this multiple of the largest amount measured.
 MAX_EXTRAPOLATION = 10.0
-#: Bound of the exponent's absolute value in the fit.
-_MAX_EXPONENT = 10.0
+#: What a law takes: a floor cannot be told from fewer amounts, nor the variance over the seeds from fewer seeds.
+MIN_AMOUNTS, MIN_SEEDS = 4, 3
+#: The amounts at which a curve is compared with its target, relative to the largest one measured.
+_REACH = np.geomspace(1.0, MAX_EXTRAPOLATION, 116)
 
 
 @dataclass(frozen=True)
 class MoreImages:
-    """The estimated number of images per class to add to the largest amount measured to reach the gap `target`.
+    """How many images to add to the largest amount measured to reach the target.
 
-    If it cannot be estimated, `count` is None and `reason` says why. `low` and `high` are the ends of the 95 %
-    interval; `high` is None if it is beyond 10 times the largest amount measured.
+    `low` and `high` are the ends of the 95 % interval; `high` is None if it is beyond 10 times the largest amount, or
+    if the target may never be reached. `count` is None then, and `reason` says what can be told instead.
     """
 
-    target: float
-    count: int | None
-    low: int | None
-    high: int | None
+    count: int | None = None
+    low: int | None = None
+    high: int | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class DataLaw:
-    """The law of one group of trials, fitted within each seed.
+    """An outcome of one group of trials against the number of images: measured, and its law if there is one.
 
-    If it cannot be estimated, `exponent` is None and `reason` says why. Without an interval (one seed) `low` and `high`
-    are None.
+    Values are the gap or, for an accuracy, the error 1 - accuracy; shares of 0..1. Estimates have 95 % intervals, or
+    None for their ends where there are fewer than MIN_SEEDS seeds.
     """
 
     group: str
-    images: tuple[int, ...]  # per class: the amounts measured, ascending
-    gaps: tuple[float, ...]  # mean over the seeds at each amount, shares of 0..1
-    exponent: float | None  # b, mean over the seeds
-    low: float | None  # 95 % interval of b
-    high: float | None
-    of_seeds: tuple[tuple[float, float], ...]  # (a, b) of each seed
-    target: float = DEFAULT_TARGET_GAP
+    is_accuracy: bool
+    images: tuple[int, ...]  # the amounts measured, ascending
+    measured: tuple[Estimate, ...]  # mean over the seeds at each amount
+    seeds: int
+    trend: Estimate | None  # change of the value with each doubling of the images, within the measured amounts
+    target: float | None  # a gap or an accuracy, as given
+    law: PowerLaw | None = None  # None: there is none, and `reason` says why
+    floor: Estimate | None = None  # c
+    twice: Estimate | None = None  # the value at twice the largest amount
+    more: MoreImages = MoreImages()
     reason: str = ""
+    #: The trend at the same number of updates, where that was measured.
+    trend_at_equal_updates: Estimate | None = None
 
-    def estimate_images_for(self, gap: float | None = None) -> MoreImages:
-        """Estimate how many more images per class reduce the gap to `gap` (share of 0..1, above 0; None: the target).
+    @property
+    def answer(self) -> str:
+        """What more images do to the value, within the measured amounts: `raises`, `lowers` or `cannot tell`."""
+        sign = 0 if self.trend is None else self.trend.sign
+        return {1: "raises", -1: "lowers", 0: "cannot tell"}[sign]
 
-        Raises:
-            ValueError: `gap` is 0 or less, which the law never reaches.
-        """
-        gap = self.target if gap is None else gap
-        if gap <= 0:
-            raise ValueError(f"a gap of {gap} is never reached; give one above 0")
-        most = self.images[-1] if self.images else 0
-        if self.gaps and self.gaps[-1] <= gap:
-            return _no_estimate(gap, f"{most} images per class already do")
-        if self.exponent is None:
-            return _no_estimate(gap, self.reason)
-        if self.low is None or self.high is None:
-            return _no_estimate(gap, "cannot tell from one seed; run more")
-        if self.low <= 0:
-            return _no_estimate(gap, "cannot tell whether the gap falls with more images")
-        if min(exponent for _, exponent in self.of_seeds) <= 0:
-            return _no_estimate(gap, "in one of the seeds the gap does not fall with more images")
-        # logarithms of (n / n0)
-        middle, low, high = _mean_and_interval([math.log(scale / gap) / exponent for scale, exponent in self.of_seeds])
-        assert low is not None
-        assert high is not None
-        limit = math.log(MAX_EXTRAPOLATION)
-        if middle > limit:
-            return _no_estimate(
-                gap, f"that takes more than {MAX_EXTRAPOLATION:g} times what was measured, too far to project"
-            )
-        count, fewest = (round(most * math.expm1(end)) for end in (middle, max(0.0, low)))
-        return MoreImages(gap, count, fewest, round(most * math.expm1(high)) if high <= limit else None)
+    def shown(self, value: Any) -> Any:
+        """Return values (a number or an array) as they are shown: the gap in points, or accuracy in percent."""
+        return 100 * (1 - value if self.is_accuracy else value)
 
-    def sentence(self, gap: float | None = None) -> str:
-        """Return the law and the projection to `gap` (None: the target), in words."""
-        if self.exponent is None:
-            return f"{self.group}: cannot tell how the gap depends on the number of images: {self.reason}."
-        gap = self.target if gap is None else gap
-        spans = " to ".join(dict.fromkeys(f"{100 * end:.1f}" for end in (self.gaps[0], self.gaps[-1])))
-        measured_at = f"{self.group}: from {self.images[0]} to {self.images[-1]} images per class the gap goes from "
-        return f"{measured_at}{spans} points; {self._doubling()} {self._projection(gap)}"
-
-    def _doubling(self) -> str:
-        assert self.exponent is not None
-        factor = f"doubling the images multiplies the gap by {2**-self.exponent:.2f}"
-        if self.low is None or self.high is None:
-            return f"{factor} (one seed: no interval)."
-        few = "; two amounts can't show whether that continues beyond them" if len(self.images) == 2 else ""
-        return f"{factor} (95 % interval {2**-self.high:.2f} to {2**-self.low:.2f}){few}."
-
-    def _projection(self, gap: float) -> str:
-        more, points = self.estimate_images_for(gap), f"{100 * gap:g} points"
-        if more.count is None:
-            return f"How many images reduce it to {points}: {more.reason}."
-        high = (
-            f"{more.high}" if more.high is not None else f"more than {round((MAX_EXTRAPOLATION - 1) * self.images[-1])}"
+    def sentence(self) -> str:
+        """Return what was measured, the law, and how many images reach the target, in words."""
+        name = "validation accuracy" if self.is_accuracy else "the gap"
+        if not self.measured:
+            return f"{self.group}: cannot tell how {name} depends on the number of images: {self.reason}."
+        steps = ", ".join(
+            f"{self._write(value)} at {images}" for images, value in zip(self.images, self.measured, strict=True)
         )
-        return f"About {more.count} more images per class ({more.low} to {high}) would reduce it to {points}."
+        parts = [f"{self.group}: {name} by training images per class: {steps}; {self._describe_trend(self.trend)}."]
+        if self.law is not None and self.twice is not None and self.floor is not None:
+            limit = "ceiling" if self.is_accuracy else "floor"
+            parts.append(
+                f"A power law with a {limit} projects {self._write(self.twice)} at twice the images, and a {limit} of "
+                f"{self._write(self.floor)}."
+            )
+        parts.append(self._describe_more())
+        parts.append("At equal epochs, more images are also more updates of the weights")
+        if self.trend_at_equal_updates is not None:
+            parts[-1] += f"; at the same number of updates, {self._describe_trend(self.trend_at_equal_updates)}"
+        return " ".join(filter(None, parts)) + "."
+
+    def _write(self, value: Estimate) -> str:
+        unit = " %" if self.is_accuracy else " points"
+        text = f"{self.shown(value.value):.1f}{unit}"
+        if value.low is None or value.high is None:
+            return text
+        low, high = sorted((self.shown(value.low), self.shown(value.high)))
+        return f"{text} [{low:.1f}, {high:.1f}]"
+
+    def _describe_trend(self, trend: Estimate | None) -> str:
+        if trend is None or trend.low is None or trend.high is None:
+            return f"fewer than {MIN_SEEDS} seeds give no interval"
+        sign = -100 if self.is_accuracy else 100
+        low, high = sorted((sign * trend.low, sign * trend.high))
+        change = f"{sign * trend.value:+.1f} points [{low:+.1f}, {high:+.1f}] with each doubling"
+        return change if trend.sign else f"cannot tell whether that is a trend ({change})"
+
+    def _describe_more(self) -> str:
+        if self.target is None:
+            return "" if self.law is not None else f"No projection: {self.reason}."
+        goal = f"{100 * self.target:g} {'%' if self.is_accuracy else 'points'}"
+        if self.more.count is None:
+            return f"How many images lead to {goal}: {self.more.reason}."
+        return f"About {self.more.count} more images per class ({self.more.low} to {self.more.high}) lead to {goal}."
+
+
+def data_law(
+    frame: pd.DataFrame,
+    outcome: str = "gap",
+    images: str = "images",
+    seed: str = "seed",
+    target: float | None = None,
+    factors: Sequence[str] = (),
+    group: str = "all trials",
+) -> DataLaw:
+    """Fit the law to a table of trials, a row each.
+
+    Args:
+        frame: finished trials. Rows without an outcome are left out.
+        outcome: the column of the gap or of an accuracy (shares of 0..1). If its name contains `accuracy` and not
+            `gap`, the law is that of the error, 1 - accuracy.
+        images: the column of the number of training images, in all or for each class.
+        seed: the column of the seeds, the sample from which intervals are computed.
+        target: the gap or accuracy to reach, between 0 and 1; None: 0.05 for a gap, none for an accuracy.
+        factors: columns of the factors that vary besides. Only their combinations that have a trial at each amount of
+            images count, each alike; rows that agree in these, images and seed are averaged.
+        group: what sentences call these trials.
+
+    Raises:
+        InputError: a column is missing, or the target is not between 0 and 1.
+    """
+    for column in (outcome, images, seed, *factors):
+        if column not in frame:
+            raise InputError(f"there is no column {column!r}; the columns are {', '.join(map(str, frame.columns))}.")
+    is_accuracy = "accuracy" in outcome and "gap" not in outcome
+    if target is None and not is_accuracy:
+        target = DEFAULT_TARGET_GAP
+    if target is not None and not 0 < target < 1:
+        raise InputError(f"a target of {target} is never reached; give one between 0 and 1.")
+    amounts, values = _matched_values(frame, outcome, images, seed, factors)
+    if len(amounts) < 2 or not len(values):
+        reason = "this takes trials that differ in the number of images alone, at four or more amounts"
+        return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
+    if is_accuracy:
+        values = 1 - values
+    measured = tuple(_mean(column) for column in values.T)
+    # the slope of least squares against log2 n, within each seed
+    steps = np.log2(amounts) - np.log2(amounts).mean()
+    trend = _mean(values @ steps / (steps @ steps))
+    law = DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target)
+    return _project(law, values)
 
 
 def fit_data_law(
     frame: pd.DataFrame,
     group: str,
     images_per_class: float,
-    target: float = DEFAULT_TARGET_GAP,
+    target: float | None = DEFAULT_TARGET_GAP,
     column: str = GAP,
 ) -> DataLaw:
-    """Fit the law to the trials in `frame`, from the gap at two or more levels of data_fraction.
-
-    Within a seed, the gap at each level is the mean over the combinations of the other factors that exist at all
-    levels. Trials that did not learn are left out, and so are levels that fewer than half of the combinations have.
+    """Fit the law to recorded trials of one group (a network and a transfer mode), from their levels of data_fraction.
 
     Args:
-        frame: finished trials of one group (a network and a transfer mode), as for estimate_effects.
+        frame: finished trials, as for estimate_effects.
         group: the group's name in sentences.
         images_per_class: training images per class at data_fraction 1; if classes are unequal, the mean.
-        target: the target gap (share of 0..1).
+        target: as for data_law.
         column: the outcome, by default the gap at equal epochs.
     """
-    values = outcome_values(frame, column)
-    frame = frame[np.isfinite(values)]
-    others = [level_indices(frame[name], ()) for name in FACTORS if name in frame and name != "data_fraction"]
-    cells = pd.Series(values[np.isfinite(values)]).groupby(
-        [frame["seed"].to_numpy(), *others, frame["data_fraction"].to_numpy()]
-    )
+    counts = [count_used_images(round(images_per_class), float(share)) for share in frame["data_fraction"]]
+    trials = frame.assign(images=np.array(counts, dtype=int))
+    factors = [name for name in FACTORS if name in frame and name != "data_fraction"]
+    law = data_law(trials, column, "images", "seed", target, factors, group)
+    same_updates = column.replace("epochs/", "updates/")
+    if same_updates == column or same_updates not in frame:
+        return law
+    return replace(law, trend_at_equal_updates=data_law(trials, same_updates, target=target, factors=factors).trend)
+
+
+def _matched_values(
+    frame: pd.DataFrame, outcome: str, images: str, seed: str, factors: Sequence[str]
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return the amounts and the outcome of each seed at each of them, [seeds, amounts].
+
+    Each is the mean over the combinations of the factors that the seed has at all amounts. Amounts that fewer than half
+    of the combinations have are dropped.
+    """
+    values = frame[outcome].to_numpy(dtype=float, na_value=math.nan)
+    frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
+    others = [level_indices(frame[name], ()) for name in factors]
+    cells = pd.Series(values).groupby([frame[seed].to_numpy(), *others, frame[images].to_numpy()])
     table = cells.mean().unstack()
     table = table.loc[:, table.notna().mean() >= 0.5]
     matched = table.dropna().groupby(level=0).mean()
-    images = tuple(count_used_images(round(images_per_class), float(fraction)) for fraction in table.columns)
-    if len(images) < 2 or matched.empty:
-        reason = "this takes trials that differ in data_fraction alone, at two levels or, better, three"
-        return _no_law(group, images, (), target, reason)
-    gaps = tuple(float(gap) for gap in matched.mean())
-    if max(gaps) <= 0:
-        return _no_law(group, images, gaps, target, "there is no gap")
-    fits = [_fit_seed(np.array(images, dtype=float), seed_gaps) for seed_gaps in matched.to_numpy()]
-    seed_laws = tuple(fit for fit in fits if fit is not None)
-    if len(seed_laws) < len(fits):
-        return _no_law(group, images, gaps, target, "in one of the seeds the gap is too close to 0 to fit a law")
-    exponent, low, high = _mean_and_interval([exponent for _, exponent in seed_laws])
-    return DataLaw(group, images, gaps, exponent, low, high, seed_laws, target)
+    return tuple(map(int, table.columns)), matched.to_numpy()
 
 
-def _fit_seed(images: np.ndarray, gaps: np.ndarray) -> tuple[float, float] | None:
-    """Fit a and b for one seed, or return None if no power law fits.
-
-    Least squares on the gaps rather than on their logarithms, because gaps may be 0 or negative.
-    """
-    from scipy.optimize import OptimizeWarning, curve_fit
-
-    start = (max(float(gaps[-1]), 0.01), 0.5)
-    bounds = ([-2.0, -_MAX_EXPONENT], [2.0, _MAX_EXPONENT])
-    with warnings.catch_warnings():
-        # with two amounts the fit has no residuals to estimate its errors from; they come from the seeds instead
-        warnings.simplefilter("ignore", OptimizeWarning)
-        try:
-            fitted, _ = curve_fit(lambda n, a, b: a * (n / images[-1]) ** -b, images, gaps, start, bounds=bounds)
-        except RuntimeError:
-            return None
-    scale, exponent = map(float, fitted)
-    return (scale, exponent) if scale > 0 and abs(exponent) < 0.999 * _MAX_EXPONENT else None
-
-
-def _mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Return the mean and its 95 % t-interval; None for the ends if there is one value."""
+def _mean(values: np.ndarray) -> Estimate:
+    """Return the mean over the seeds, with an interval if there are enough."""
     estimate = estimate_mean(values)
-    assert estimate is not None
-    return estimate.value, estimate.low, estimate.high
+    assert estimate is not None  # there is at least one seed
+    return estimate if len(values) >= MIN_SEEDS else Estimate(estimate.value, count=len(values))
 
 
-def _no_law(group: str, images: tuple[int, ...], gaps: tuple[float, ...], target: float, reason: str) -> DataLaw:
-    return DataLaw(group, images, gaps, None, None, None, (), target, reason)
+def _project(law: DataLaw, values: np.ndarray) -> DataLaw:
+    """Return the law with what can be told beyond the measured amounts."""
+    amounts, name = len(law.images), "accuracy" if law.is_accuracy else "gap"
+    change = "rises" if law.is_accuracy else "falls"
+    fit = None
+    if amounts < MIN_AMOUNTS:
+        limit = "a ceiling" if law.is_accuracy else "a floor"
+        reason = f"{amounts} amounts cannot tell whether the {name} has {limit}; that takes {MIN_AMOUNTS} or more"
+    elif law.seeds < MIN_SEEDS:
+        reason = f"cannot tell from fewer than {MIN_SEEDS} seeds; run more"
+    elif law.answer != "lowers":
+        reason = f"cannot tell whether the {name} {change} with more images"
+    else:
+        fit = PowerLawFit(np.array(law.images) / law.images[-1], values)
+        reason = "" if fit.fits else f"the {name} does not follow a power law with more images"
+    if fit is not None and fit.fits:
+        law = replace(
+            law,
+            law=fit.law,
+            floor=Estimate(fit.law.floor, *fit.interval_at(math.inf)),
+            twice=Estimate(float(fit.law.at(2.0)), *fit.interval_at(2.0)),
+        )
+    return replace(law, reason=reason, more=_count_images(law, fit, reason))
 
 
-def _no_estimate(gap: float, reason: str) -> MoreImages:
-    return MoreImages(gap, None, None, None, reason)
+def _count_images(law: DataLaw, fit: PowerLawFit | None, reason: str) -> MoreImages:
+    """Return how many images lead to the target."""
+    if law.target is None:
+        return MoreImages()
+    target, most, last = 1 - law.target if law.is_accuracy else law.target, law.images[-1], law.measured[-1]
+    if last.high is not None and last.high <= target:
+        return MoreImages(reason=f"{most} images per class already do")
+    if last.value <= target:
+        return MoreImages(reason=f"perhaps {most} images per class already do; cannot tell")
+    if fit is None or reason:
+        return MoreImages(reason=reason)
+    needed = max(1.0, fit.law.reaches(target))
+    allowed = [float(x) for x in _REACH if fit.allows(float(x), target)]
+    if not fit.allows_above(MAX_EXTRAPOLATION, target):
+        ends = min([needed, *allowed]) / _REACH[1], max([needed, *allowed]) * _REACH[1]  # a step of the grid further
+        count, low, high = (max(0, round(most * (x - 1))) for x in (needed, *ends))
+        return MoreImages(count, low, high)
+    if not allowed:
+        is_never = fit.law.floor > target and not fit.allows(math.inf, target)
+        beyond = "the ceiling is below it" if law.is_accuracy else "the floor is above it"
+        limit = f"not within {MAX_EXTRAPOLATION:g} times what was measured"
+        return MoreImages(reason=f"never at this rate; {beyond}" if is_never else limit)
+    low = max(0, round(most * (min(allowed) / _REACH[1] - 1)))
+    least = f"at least {low} more per class; " if low else ""
+    return MoreImages(None, low, None, f"{least}how many cannot be told, and perhaps that is never reached")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+import pandas as pd
+
+from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.intervals import Estimate
-from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION
+from cnnstudy.analysis.intervals import LEVEL, Estimate, estimate_mean
+from cnnstudy.analysis.observations import GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations
+from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
-from cnnstudy.training.verdict import SMALLEST_GAP
+from cnnstudy.training.verdict import SMALLEST_GAP, UNDERFIT_BELOW
+
+CANNOT_TELL = "cannot tell"
 
 #: Columns of the table of effects; gaps and accuracies in points, losses in nats.
 _COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", VALIDATION, "epochs/val_loss")
 EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "val accuracy", "val loss", "the gap")
-_BASES = {
-    "epochs": "after the same number of epochs",
-    "updates": "after the same number of updates",
-    "train_loss": "at the same train loss",
-}
+#: The batch size's effect at equal epochs, what of it comes with more updates, and what is there at equal updates.
+_UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
+
+_TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
 def effect_sentences(causes: NetworkAnalysis) -> list[str]:
@@ -33,9 +37,11 @@ def effect_sentences(causes: NetworkAnalysis) -> list[str]:
         _headline(causes),
         *_known_effects(causes),
         *_unknown_effects(causes),
+        *_effects_on_learning(causes),
         *_batch_size_parts(causes),
         *(law.sentence() for law in causes.laws),
-        *_variance_shares(causes),
+        *(curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges),
+        *(text for target, shares in causes.importances.items() if (text := shares.sentence(_TARGETS[target]))),
     ]
 
 
@@ -73,29 +79,74 @@ def effect_rows(causes: NetworkAnalysis, interactions: bool) -> tuple[list[list[
         grouped.setdefault(key, {})[effect.column] = effect
     for effects in sorted(grouped.values(), key=lambda row: -abs(row[GAP].estimate) if GAP in row else 0.0):
         shown_effects = [effects.get(column) for column in _COLUMNS]
-        if interactions and all(effect is None or effect.answer == "cannot tell" for effect in shown_effects):
+        if interactions and all(effect is None or effect.answer == CANNOT_TELL for effect in shown_effects):
             hidden += 1
             continue
-        answer = effects[GAP].answer if GAP in effects else "cannot tell"
+        answer = leaning(effects[GAP]) or effects[GAP].answer if GAP in effects else CANNOT_TELL
         first = next(iter(effects.values()))
-        rows.append(
-            [describe_change(first), *(format_effect(effect) if effect else "" for effect in shown_effects), answer]
-        )
+        cells = [format_effect(effect) if effect else CANNOT_TELL for effect in shown_effects]
+        rows.append([describe_change(first), *cells, answer])
     return rows, hidden
 
 
 def _headline(causes: NetworkAnalysis) -> str:
-    frame = causes.observations.frame
-    learnt = frame[frame["verdict"] != "not-learning"]
-    counts = f"{count_noun(len(frame), 'trial')}, {count_noun(frame['seed'].nunique(), 'seed')}"
-    if learnt.empty:
-        return f"{causes.architecture} did not learn in any of {counts}: there is no overfitting to explain."
-    gap, train, validation = (learnt[column].mean() for column in (GAP, "epochs/train_accuracy", VALIDATION))
+    """Return what the gap is on average over all finished trials that have one, and what these trials are."""
+    name, frame = causes.architecture, causes.observations.frame
+    if (frame[LEARNT] == 0).all():
+        seeds = count_noun(frame["seed"].nunique(), "seed")
+        return f"{name} did not learn in any of {count_noun(len(frame), 'trial')}, {seeds}: no overfitting to explain."
+    measured = frame[frame[GAP].notna()]
+    gap = mean_gap(measured)
+    if gap is None:
+        return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}."
+    answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more"
+    if gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
+        answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
+    count = measured["seed"].nunique()
+    sample = f"{count} seeds" if count > 1 else "the trials of one seed"
+    whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
-        f"{causes.architecture} {'overfits' if gap >= SMALLEST_GAP else 'hardly overfits'}: at the end of training the "
-        f"gap is {100 * gap:+.1f} points on average (train {100 * train:.1f} %, validation {100 * validation:.1f} %; "
-        f"{counts}). With their best weights, {(learnt['verdict'] == 'overfit').sum()} of the {len(learnt)} trials "
-        "that learnt have the verdict overfit."
+        f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
+        f"{count_noun(len(frame), 'finished trial')} (train {_percent(measured[TRAIN])}, validation "
+        f"{_percent(measured[VALIDATION])}; interval over {sample}), whatever their verdicts, which judge the weights "
+        f"of the best epoch: {_verdict_counts(frame)}.{_unlearnt_training_sets(measured)}"
+    )
+
+
+def mean_gap(frame: pd.DataFrame) -> Estimate | None:
+    """Return the mean gap (0..1) after the last epoch with its 95 % interval; None if no trial has one.
+
+    The interval is Student's t over the seeds' means, or over the trials if there is one seed.
+    """
+    gaps = frame.dropna(subset=[GAP])
+    sample = gaps.groupby("seed")[GAP].mean() if gaps["seed"].nunique() > 1 else gaps[GAP]
+    estimate = estimate_mean(sample.to_numpy(dtype=float))
+    if estimate is None:
+        return None
+    mean = float(gaps[GAP].mean())
+    if estimate.low is None or estimate.high is None:
+        return Estimate(mean)
+    shift = mean - estimate.value  # seeds may have unequal numbers of trials
+    return Estimate(mean, estimate.low + shift, estimate.high + shift, count=estimate.count)
+
+
+def _percent(shares: pd.Series) -> str:
+    return f"{100 * shares.mean():.1f} %"
+
+
+def _verdict_counts(frame: pd.DataFrame) -> str:
+    counts = frame["verdict"].replace("", "none").value_counts()
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def _unlearnt_training_sets(frame: pd.DataFrame) -> str:
+    """Say how many trials have not learnt their training images, if that is most of them."""
+    low = int((frame[TRAIN] < UNDERFIT_BELOW).sum())
+    if 2 * low <= len(frame):
+        return ""
+    return (
+        f" {low} of the {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
+        "learnt their training images, and longer training may end with another gap."
     )
 
 
@@ -103,62 +154,201 @@ def _largest_first(causes: NetworkAnalysis, column: str) -> list[Effect]:
     return sorted(causes.main_effects(column), key=lambda effect: -abs(effect.estimate))
 
 
+def leaning(effect: Effect) -> str:
+    """Return `leans towards raising` or `... lowering` if the interval excludes 0 but the answer is "cannot tell".
+
+    Its own 95 % interval, which takes no account of the study's other effects, excludes 0; the corrected test does not.
+    """
+    doubt: str | None = getattr(effect, "doubt", None)
+    if effect.answer != CANNOT_TELL or doubt:
+        return ""
+    sign = effect.to_estimate().sign
+    return {1: "leans towards raising", -1: "leans towards lowering"}.get(sign, "")
+
+
 def _known_effects(causes: NetworkAnalysis) -> Iterator[str]:
-    """Describe each known effect on the gap, also on the other bases and on validation accuracy, the largest first."""
-    for effect in _largest_first(causes, GAP):
-        if effect.answer == "cannot tell":
+    """Describe each known effect on what is asked, also on the other bases and on accuracy, the largest first."""
+    for effect in _asked_first(causes):
+        if effect.answer == CANNOT_TELL:
             continue
-        others = [
-            f"{format_effect(other)} {words}{_loss_reached(causes, basis)}"
-            for basis, words in _BASES.items()
-            if basis != "epochs"
-            and (other := causes.find_effect(effect.factor, effect.level, f"{basis}/gap_accuracy")) is not None
-        ]
-        accuracy = causes.find_effect(effect.factor, effect.level, VALIDATION)
-        accuracy_sentence = ""
-        if accuracy is not None:
-            change = "may or may not change:" if accuracy.answer == "cannot tell" else "changes by"
-            accuracy_sentence = f" Validation accuracy {change} {format_effect(accuracy)} points."
         verb = effect.answer[:-1] if describe_change(effect).endswith("images") else effect.answer
         yield (
-            f"{_capital(describe_change(effect))} {verb} the gap: {format_effect(effect)} points {_BASES['epochs']}"
-            f"{''.join(f', {text}' for text in others)}.{accuracy_sentence}"
+            f"{_explored(causes, effect)}{_capital(describe_change(effect))} {verb} {causes.question.words}: "
+            f"{format_effect(effect)} points after the same number of epochs{_change_of_learning(causes, effect)}."
+            f"{_repeats(effect)}{_other_bases(causes, effect)}{_change_of_accuracy(causes, effect)}"
         )
 
 
-def _loss_reached(causes: NetworkAnalysis, basis: str) -> str:
-    loss = causes.observations.train_loss
-    return "" if basis != "train_loss" or loss is None else f" ({loss:.2f} nats)"
+def _asked_first(causes: NetworkAnalysis) -> list[Effect]:
+    """Return the main effects on the question's outcome: its answers first, then exploratory ones."""
+    effects = _largest_first(causes, causes.question.column)
+    return sorted(effects, key=lambda effect: not causes.question.asks(effect))
+
+
+def _explored(causes: NetworkAnalysis, effect: Effect) -> str:
+    return "" if causes.question.asks(effect) else "Exploratory, not asked: "
+
+
+def _change_of_learning(causes: NetworkAnalysis, effect: Effect) -> str:
+    """Say that train accuracy changes in the same direction as the gap, if it does."""
+    if effect.column != GAP:
+        return ""
+    train = causes.find_effect(effect.factor, effect.level, TRAIN)
+    if train is None or train.answer != effect.answer:
+        return ""
+    link, verb, how = ("but", "falls", "less") if train.answer == "lowers" else ("and", "rises", "more")
+    interval = format_effect(train).partition(" ")[2]
+    return (
+        f", {link} train accuracy {verb} by {100 * abs(train.estimate):.1f} points {interval} as well: it learns {how}"
+    )
+
+
+def _repeats(effect: Effect) -> str:
+    repeats: float | None = getattr(effect, "repeats", None)
+    return "" if repeats is None else f" A repeat of this study would say so in about {100 * repeats:.0f} %."
+
+
+def _other_bases(causes: NetworkAnalysis, effect: Effect) -> str:
+    """Return the effect at equal updates and at equal train loss, with how many trials these compare."""
+    texts = []
+    for basis, words in basis_words(causes.observations).items():
+        column = f"{basis}/{effect.outcome}"
+        if column not in causes.frame:
+            continue
+        counts = count_compared(causes.frame, causes.factors, effect, column)
+        other = causes.find_effect(effect.factor, effect.level, column)
+        told = f"{format_effect(other)}" if other is not None else "cannot tell"
+        few = "" if all(one.compared == one.trials for one in counts) else f" ({_describe_counts(counts, basis)})"
+        texts.append(f"{words}: {told}{few}")
+    return f" {_capital('; '.join(texts))}." if texts else ""
+
+
+def basis_words(observations: Observations) -> dict[str, str]:
+    """Return the bases besides equal epochs on which a network's trials are compared, with where that is."""
+    words = {}
+    if observations.updates is not None:
+        words["updates"] = f"after {count_noun(observations.updates, 'update')} each"
+    if observations.train_loss is not None:
+        words["train_loss"] = f"at the same train loss ({observations.train_loss:.2f} nats)"
+    return words
+
+
+def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
+    """Return how many trials of each level are compared: `compared: 60 of 90 trials with batch size 8, ...`."""
+    why = (
+        "the others are at chance or not measured there"
+        if basis == "updates"
+        else "the others do not pass it, or in too large a step"
+    )
+    each = ", ".join(
+        f"{one.compared} of {one.trials}{' trials' if not place else ''}{f' with {one.words}' if one.words else ''}"
+        for place, one in enumerate(counts)
+    )
+    return f"compared: {each}; {why}"
+
+
+def _change_of_accuracy(causes: NetworkAnalysis, effect: Effect) -> str:
+    accuracy = causes.find_effect(effect.factor, effect.level, VALIDATION)
+    if accuracy is None or effect.column != GAP:
+        return ""
+    change = "may or may not change:" if accuracy.answer == CANNOT_TELL else "changes by"
+    return f" Validation accuracy {change} {format_effect(accuracy)} points."
 
 
 def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:
-    unknown = [
-        f"{describe_change(effect)} ({format_effect(effect)})"
-        for effect in _largest_first(causes, GAP)
-        if effect.answer == "cannot tell"
-    ]
-    if unknown:
-        yield f"Cannot tell from these trials how these changes affect the gap: {'; '.join(unknown)}."
+    """Name the changes whose effect on what is asked cannot be told, those first that lean to one side."""
+    groups: dict[str, list[str]] = {"leans towards raising": [], "leans towards lowering": [], "": []}
+    outcome = causes.question.words
+    for effect in _asked_first(causes):
+        if effect.answer == CANNOT_TELL:
+            groups[leaning(effect)].append(f"{describe_change(effect)} ({format_effect(effect)})")
+    for towards, changes in groups.items():
+        if changes and towards:
+            yield (
+                f"{_capital(towards)} {outcome}, which is no answer yet, because the study compares several changes: "
+                f"{'; '.join(changes)}."
+            )
+        elif changes:
+            yield f"Cannot tell from these trials how these changes affect {outcome}: {'; '.join(changes)}."
+
+
+def _effects_on_learning(causes: NetworkAnalysis) -> Iterator[str]:
+    """Say which changes decide whether a network learns at all.
+
+    Besides the test over the seeds, Fisher's exact test (two-sided, 5 %) must find it, because shares of few trials can
+    be equal in all seeds by chance.
+    """
+    from scipy.stats import fisher_exact
+
+    for effect in _largest_first(causes, LEARNT):
+        if effect.answer == CANNOT_TELL:
+            continue
+        counts = []
+        for level in (effect.level, effect.baseline):
+            trials = causes.frame.loc[causes.frame[effect.factor] == level, LEARNT].dropna()
+            counts.append((int(trials.sum()), len(trials), find_factor(effect.factor).describe(level)))
+        table = [[learnt, trials - learnt] for learnt, trials, _ in counts]
+        if fisher_exact(table).pvalue >= LEVEL:
+            continue
+        shares = " and ".join(f"{learnt} of {trials} with {words}" for learnt, trials, words in counts)
+        verb = effect.answer[:-1] if describe_change(effect).endswith("images") else effect.answer
+        yield (
+            f"{_capital(describe_change(effect))} {verb} the share of trials that learn: {format_effect(effect)} "
+            f"points ({shares})."
+        )
 
 
 def _batch_size_parts(causes: NetworkAnalysis) -> Iterator[str]:
-    """Split the batch size's effect on the legacy protocol's gap into its parts (causes.LEGACY_GAP_PARTS)."""
-    for usual in _largest_first(causes, LEGACY_GAP):
-        clean = causes.find_effect("batch_size", usual.level, GAP)
-        measuring = causes.find_effect("batch_size", usual.level, "parts/measuring_gap")
-        updates = causes.find_effect("batch_size", usual.level, "parts/updates_gap")
-        left = causes.find_effect("batch_size", usual.level, "updates/gap_accuracy")
-        if usual.factor != "batch_size" or None in (clean, measuring, updates, left):
+    """Say what the legacy protocol would report of the batch size, and which part of its effect goes with updates."""
+    for effect in _largest_first(causes, GAP):
+        if effect.factor != "batch_size":
             continue
-        assert measuring is not None
-        assert updates is not None
-        assert left is not None
+        usual = causes.find_effect("batch_size", effect.level, LEGACY_GAP)
+        measuring = causes.find_effect("batch_size", effect.level, MEASURING)
+        if usual is not None and measuring is not None:
+            yield (
+                f"The usual protocol (running train accuracy, validation truncated to whole batches) would report that "
+                f"{describe_change(effect)} changes the gap by {format_effect(usual)} points"
+                f"{_images_used(causes, usual)}; {format_effect(measuring)} of these are due to how it measures."
+            )
+        yield from _updates_part(causes, effect)
+
+
+def _updates_part(causes: NetworkAnalysis, effect: Effect) -> Iterator[str]:
+    """Split the batch size's effect at equal epochs into what goes with more updates, and what is there before them."""
+    updates = causes.observations.updates
+    if updates is None:
+        return
+    parts = [causes.find_effect("batch_size", effect.level, column) for column in _UPDATE_PARTS]
+    change = describe_change(effect)
+    design = (
+        f"A study of batch_size with `training.updates` measures what {change} does when both make as many updates."
+    )
+    counts = count_compared(causes.frame, causes.factors, effect, _UPDATE_PARTS[0])
+    compared = _describe_counts(counts, "updates")
+    if None in parts:
         yield (
-            f"The usual protocol (running train accuracy, validation truncated to whole batches) would report that "
-            f"{describe_change(usual)} changes the gap by {format_effect(usual)} points{_images_used(causes, usual)}. "
-            f"Of these, {format_effect(measuring)} are due to how it measures, {format_effect(updates)} to the number "
-            f"of updates, and {format_effect(left)} remain at equal updates."
+            f"Cannot tell how much of the effect of {change} goes with the number of updates: every trial makes "
+            f"{count_noun(updates, 'update')}, after which too few have learnt anything ({compared}). {design}"
         )
+        return
+    total, more, left = (format_effect(part) for part in parts if part is not None)
+    images = [f"{updates * int(size)} images at {FACTORS['batch_size'].describe(size)}" for size in _ends(effect)]
+    if (causes.frame[MORE_UPDATES].dropna() == 0).all():
+        yield (
+            f"All trials make the same {count_noun(updates, 'update')}, so none of the effect of {change} goes with "
+            f"their number; what differs besides is how many images they have seen: {' and '.join(images)}."
+        )
+        return
+    yield (
+        f"Of the effect of {change} at equal epochs, {total} points in these trials ({compared}), {left} are there "
+        f"after {count_noun(updates, 'update')} each, when they have seen {' and '.join(images)}; {more} come with "
+        f"the updates that follow, of which the smaller batch makes more. That is one order of two. {design}"
+    )
+
+
+def _ends(effect: Effect) -> tuple[int, int]:
+    return int(effect.baseline), int(effect.level)
 
 
 def _images_used(causes: NetworkAnalysis, usual: Effect) -> str:
@@ -172,15 +362,6 @@ def _images_used(causes: NetworkAnalysis, usual: Effect) -> str:
         for count, size in zip(counts, sizes, strict=True)
     ]
     return f" (it uses {' and '.join(used)})"
-
-
-def _variance_shares(causes: NetworkAnalysis) -> Iterator[str]:
-    for target, shares in causes.importances.items():
-        named = sorted(((share, name) for name, share in shares.items() if name != "unexplained"), reverse=True)
-        if named:
-            outcome = "the gap" if target == GAP else "validation accuracy"
-            parts = ", ".join(f"{FACTORS[name].label} {100 * share:.0f} %" for share, name in named)
-            yield f"Share of the variance of {outcome} between trials that each factor explains: {parts}."
 
 
 def _capital(text: str) -> str:

@@ -10,12 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cnnstudy.analysis.confirmation_text import CROSS_FITTED, FLATTERED
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
 from cnnstudy.config.schema import DEFAULT_GOALS
 from cnnstudy.errors import InputError, did_you_mean
-from cnnstudy.names import Metric, Parameter, best_name, column_name, equal_fit_name, equal_updates_name, last_name
+from cnnstudy.names import (
+    CROSSED_METRICS,
+    Metric,
+    Parameter,
+    best_name,
+    column_name,
+    equal_fit_name,
+    equal_updates_name,
+    last_name,
+)
 from cnnstudy.system.files import escape_formula
-from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metrics
 
 #: Columns that tables show after the factors, with their headings; the CSV has every column.
 _SHOWN = {
@@ -25,10 +35,10 @@ _SHOWN = {
     "verdict": "verdict",
     "best_epoch": "epoch",
 }
-#: Metrics at the best epoch.
+#: Metrics at the best epoch, besides the accuracies and their gap.
 _AT_THE_BEST = (
-    *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.FULL_TRAIN_ACCURACY),
-    *(Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
+    *(Metric.FULL_TRAIN_ACCURACY, Metric.TRAIN_LOSS),
+    *(Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
     *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
     *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1, Metric.FULL_TRAIN_BALANCED_ACCURACY),
 )
@@ -71,7 +81,8 @@ def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str |
     Raises:
         InputError: there is no such column.
     """
-    frame = pd.DataFrame([_row(trial) for trial in trials])
+    cross_fitted = are_cross_fitted(trial for trial in trials if trial.state == "finished")
+    frame = pd.DataFrame([_row(trial, cross_fitted) for trial in trials])
     if frame.empty:
         return frame
     unused = [factor for factor in FACTORS if frame[factor].isna().all()]
@@ -91,9 +102,10 @@ def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str |
     return order.drop(columns="_place").reset_index(drop=True)
 
 
-def _row(trial: RecordedRun) -> dict[str, Any]:
+def _row(trial: RecordedRun, cross_fitted: bool) -> dict[str, Any]:
+    """Return a trial's row; train, validation and gap accuracy are cross-fitted or all those at the best epoch."""
     levels = trial.levels
-    metrics, parameters = trial.metrics, trial.parameters
+    metrics, parameters, scores = trial.metrics, trial.parameters, score_metrics(trial, cross_fitted)
     row: dict[str, Any] = {
         "trial": trial.trial,
         "architecture": trial.architecture,
@@ -104,7 +116,10 @@ def _row(trial: RecordedRun) -> dict[str, Any]:
         "image_size": trial.image_size,
         "epochs": trial.epochs,
         "optimizer": parameters.get(Parameter.OPTIMIZER, ""),
+        **{column_name(name): scores.get(name) for name in CROSSED_METRICS},
         **{column_name(name): metrics.get(best_name(name)) for name in _AT_THE_BEST},
+        **{f"best_{column_name(name)}": metrics.get(best_name(name)) for name in CROSSED_METRICS},
+        "cross_fitted": cross_fitted,
         "verdict": trial.verdict,
         "verdict_reason": trial.verdict_reason,
         "best_epoch": trial.best_epoch,
@@ -161,7 +176,7 @@ def write_markdown(frame: pd.DataFrame, path: Path) -> None:
         InputError: the file can't be written.
     """
     finished, others = split_by_state(frame)
-    tables = [_markdown(*leaderboard_table(finished))] if len(finished) else []
+    tables = [_markdown(*leaderboard_table(finished)), describe_scores(finished)] if len(finished) else []
     tables += ["Not finished:", _markdown(list(UNFINISHED_HEADINGS), unfinished_rows(others))] if len(others) else []
     try:
         path.write_text("\n\n".join(tables or ["No trials yet."]) + "\n", encoding="utf-8")
@@ -197,6 +212,11 @@ def leaderboard_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     columns = [name for name in ("trial", *factors, *shown) if name in frame]
     headings = [FACTORS[name].short_label if name in FACTORS else _SHOWN.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
+
+
+def describe_scores(frame: pd.DataFrame) -> str:
+    """Return what the accuracies and gaps of a leaderboard are."""
+    return CROSS_FITTED if len(frame) and frame["cross_fitted"].all() else FLATTERED
 
 
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
@@ -287,14 +307,25 @@ def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series
     if frame.empty:
         return pd.Series(False, index=frame.index, dtype=bool)
     costs = np.column_stack([_COSTS[goal](frame) for goal in goals])
-    learnt = (frame["state"] == "finished") & (frame["verdict"] != "not-learning")
-    counts = learnt.to_numpy() & np.isfinite(costs).all(axis=1)
+    counts = _counts_for_front(frame) & np.isfinite(costs).all(axis=1)
     rivals = costs[counts]
     front = counts.copy()
     for place in np.flatnonzero(counts):
         as_good, better = rivals <= costs[place], rivals < costs[place]
         front[place] = not (as_good.all(axis=1) & better.any(axis=1)).any()
     return pd.Series(front, index=frame.index)
+
+
+def describe_front(frame: pd.DataFrame) -> str:
+    """Return which trials of a leaderboard count for its Pareto front, in a sentence."""
+    finished, counted = int((frame["state"] == "finished").sum()), int(_counts_for_front(frame).sum())
+    unlearnt = finished - counted
+    rest = f"; {unlearnt} did not learn, and do not count: at chance level a gap of 0 is no success" if unlearnt else ""
+    return f"{counted} of {finished} finished trials count for the Pareto front{rest}."
+
+
+def _counts_for_front(frame: pd.DataFrame) -> np.ndarray:
+    return ((frame["state"] == "finished") & (frame["verdict"] != "not-learning")).to_numpy()
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:

@@ -3,11 +3,12 @@
 A gap can only be compared where something else is equal. The basis is the part before the slash of an outcome:
 
     epochs       the last weights, after the same number of passes over the images
-    updates      the weights after the number of updates that the trial with the fewest makes
+    updates      the weights after as many updates as every trial of the network makes
     train_loss   the weights when the clean train loss first falls to what 90 % of the trials that learn reach
 
 The remaining 10 % hardly learn: including them would raise that loss to a level at which no trial has learnt anything
-yet. They have no value on that basis.
+yet. They have no value on that basis. Nor has a trial after a number of updates at which it has learnt nothing: there
+is no gap to compare. The column `<basis>/state` says for each trial whether it is compared, and if not, why.
 
 The study asks nothing about the factors that it tunes: each cell is represented by its best level of them
 (choose_tuned_levels).
@@ -16,27 +17,40 @@ The study asks nothing about the factors that it tunes: each cell is represented
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cnnstudy.analysis.curves import (
+    AT_CHANCE,
+    CHANCE_LOSS_SHARE,
+    COMPARED,
+    NOT_MEASURED,
+    Curves,
+    History,
+    interpolate_at_loss,
+    interpolate_at_updates,
+    is_at_chance,
+    read_curves,
+)
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.names import Metric, equal_updates_name, last_name
+from cnnstudy.names import Metric, best_name, equal_updates_name, last_name
 from cnnstudy.tracking.recorded import RecordedRun
 
 BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 #: The columns of the outcomes that are reported most.
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
+TRAIN, BALANCED_VALIDATION = "epochs/train_accuracy", "epochs/val_balanced_accuracy"
+#: 1 for a trial that learnt, 0 for one that did not, NaN where that cannot be told.
+LEARNT = "epochs/learnt"
 #: The outcome by which tuned levels are chosen.
 TUNING_LOSS = "epochs/val_loss"
 #: Of the trials that learn, the share that reaches the train loss at which trials are compared.
 REACHED_BY_SHARE = 0.9
-#: Looks up a metric's values by epoch, given the run's ID and the metric's name.
-History = Callable[[str, str], Mapping[int, float]]
 
 _METRICS = {
     "gap_accuracy": Metric.GAP_ACCURACY,
@@ -44,23 +58,24 @@ _METRICS = {
     "val_loss": Metric.VAL_LOSS,
     "gap_loss": Metric.GAP_LOSS,
 }
-#: How a metric at the end of a basis is named, for the bases whose value is recorded.
-_RECORDED_NAMES = {"epochs": last_name, "updates": equal_updates_name}
+#: The train accuracy at which guessing is 1 / classes however unequal these are; older studies lack it.
+_BALANCED = equal_updates_name("train/balanced_accuracy")
 
 
 @dataclass(frozen=True)
 class Observations:
     """The finished trials of one network.
 
-    `frame` has a column for each factor, `architecture`, `number`, `seed`, `verdict`, and `<basis>/<outcome>` for each
-    outcome (NaN where a trial has none). `train_loss` (nats) is the loss at which the basis of that name compares; None
-    if no trial learnt.
+    `frame` has a column for each factor, `architecture`, `number`, `seed`, `verdict`, `<basis>/<outcome>` for each
+    outcome (NaN where a trial has none), and `<basis>/state` for the bases `updates` and `train_loss`. `train_loss`
+    (nats) and `updates` are where the bases of these names compare; None if no trial learnt, or if it is not recorded.
     """
 
     architecture: str
     frame: pd.DataFrame
     train_loss: float | None
     left_out: Mapping[str, int]  # state -> number of trials that did not finish
+    updates: int | None = None
 
 
 def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: float | None = None) -> list[Observations]:
@@ -76,16 +91,23 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
         network_runs = [run for run in runs if run.architecture == architecture]
         finished = [run for run in network_runs if run.state == "finished"]
         unfinished = [run.state for run in network_runs if run.state != "finished"]
-        curves = {run.run_id: _curves(run, history) for run in finished}
+        curves = [read_curves(run, history, tuple(_METRICS.values())) for run in finished]
         lowest = [
-            min(losses)
-            for run in finished
-            if run.verdict != "not-learning" and (losses := curves[run.run_id][Metric.TRAIN_LOSS])
+            float(one.losses.min())
+            for run, one in zip(finished, curves, strict=True)
+            if run.verdict != "not-learning" and len(one.losses)
         ]
         train_loss = until_train_loss or _loss_reached_by_most(lowest)
-        frame = pd.DataFrame([_observation(run, curves[run.run_id], train_loss) for run in finished])
+        updates = min((run.updates for run in finished if run.updates is not None), default=None)
+        rows = zip(
+            map(_observation, finished),
+            _at_updates(finished, curves, history, updates),
+            _at_train_loss(finished, curves, train_loss),
+            strict=True,
+        )
+        frame = pd.DataFrame([first | second | third for first, second, third in rows])
         left_out = {state: unfinished.count(state) for state in dict.fromkeys(unfinished)}
-        observations.append(Observations(architecture, frame, train_loss, left_out))
+        observations.append(Observations(architecture, frame, train_loss, left_out, updates))
     return observations
 
 
@@ -94,52 +116,92 @@ def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
     return sorted(lowest)[math.ceil(REACHED_BY_SHARE * len(lowest)) - 1] if lowest else None
 
 
-def _curves(run: RecordedRun, history: History) -> dict[str, list[float]]:
-    """Return the clean train loss and the outcomes at each epoch, from 1, that has all of them."""
-    by_epoch = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *_METRICS.values())}
-    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())) - {0})
-    return {name: [values[epoch] for epoch in epochs] for name, values in by_epoch.items()}
-
-
-def _observation(run: RecordedRun, curves: Mapping[str, list[float]], train_loss: float | None) -> dict[str, object]:
+def _observation(run: RecordedRun) -> dict[str, object]:
+    """Return a trial's factors and its outcomes after the last epoch."""
     levels = run.levels
-    row: dict[str, object] = {
+    return {
         "trial": run.trial,
         "architecture": run.architecture,
         "number": run.number,
         "seed": run.seed,
         "verdict": run.verdict,
         **{factor: levels.get(factor) for factor in FACTORS},
+        **{f"epochs/{outcome}": run.metrics.get(last_name(metric), math.nan) for outcome, metric in _METRICS.items()},
+        TRAIN: run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan),
+        BALANCED_VALIDATION: run.metrics.get(last_name(Metric.VAL_BALANCED_ACCURACY), math.nan),
+        LEARNT: _has_learnt(run),
+        "legacy_images": run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan),
+        LEGACY_GAP: run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan),
     }
-    for basis, recorded_name in _RECORDED_NAMES.items():
-        row |= {
-            f"{basis}/{outcome}": run.metrics.get(recorded_name(metric), math.nan)
-            for outcome, metric in _METRICS.items()
-        }
-    row |= {
-        f"train_loss/{outcome}": math.nan if train_loss is None else _interpolate_at_loss(train_loss, curves, metric)
-        for outcome, metric in _METRICS.items()
-    }
-    row["epochs/train_accuracy"] = run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan)
-    row["legacy_images"] = run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan)
-    row[LEGACY_GAP] = run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan)
-    return row
 
 
-def _interpolate_at_loss(train_loss: float, curves: Mapping[str, list[float]], metric: str) -> float:
-    """Return the metric where the clean train loss first falls to `train_loss`, interpolated linearly between epochs.
+def _has_learnt(run: RecordedRun) -> float:
+    """Return 1 if a trial learnt, 0 if it did not, NaN if that can't be told from its verdict and train accuracy."""
+    if run.verdict in ("not-learning", ""):
+        return 0.0 if run.verdict else math.nan
+    accuracy = run.metrics.get(best_name(Metric.TRAIN_ACCURACY), math.nan)
+    # the verdict cannot-tell is also that of trials that learnt, whose gap can't be told
+    return math.nan if run.verdict == "cannot-tell" and _knows_nothing(run, math.nan, accuracy) else 1.0
 
-    It is the first epoch's value if the loss is already lower there, and NaN if the loss is never reached.
+
+def _at_updates(
+    runs: Sequence[RecordedRun], curves: Sequence[Curves], history: History, updates: int | None
+) -> list[dict[str, object]]:
+    """Return each trial's outcomes after `updates` updates, the fewest that any of them makes.
+
+    A worker measures after the fewest updates that the study file allows. If these are the fewest that were made, its
+    measurements are used, else they are interpolated between epochs.
     """
-    losses, values = curves[Metric.TRAIN_LOSS], curves[metric]
-    for i, loss in enumerate(losses):
-        if loss > train_loss:
-            continue
-        if i == 0:
-            return values[0]
-        share = (losses[i - 1] - train_loss) / (losses[i - 1] - loss)
-        return values[i - 1] + share * (values[i] - values[i - 1])
-    return math.nan
+    recorded = updates is None or _is_measured_after(updates, runs)
+    rows = []
+    for run, own in zip(runs, curves, strict=True):
+        names = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, *_METRICS.values())
+        if recorded:
+            found = {name: run.metrics[full] for name in names if (full := equal_updates_name(name)) in run.metrics}
+        else:
+            assert updates is not None
+            found = interpolate_at_updates(own, history(run.run_id, Metric.UPDATES), updates)
+        accuracy = found.get(Metric.VAL_ACCURACY, math.nan) + found.get(Metric.GAP_ACCURACY, math.nan)
+        accuracy = run.metrics.get(_BALANCED, accuracy) if recorded else accuracy
+        state = COMPARED if Metric.GAP_ACCURACY in found else NOT_MEASURED
+        if found and _knows_nothing(run, found.get(Metric.TRAIN_LOSS, math.nan), accuracy):
+            state = AT_CHANCE
+        rows.append(_outcomes("updates", state, found if state == COMPARED else {}))
+    return rows
+
+
+def _is_measured_after(updates: int, runs: Sequence[RecordedRun]) -> bool:
+    """Return whether `equal_updates/...` was measured after `updates` updates, when a trial that makes these ended."""
+    fewest = next(run for run in runs if run.updates == updates)
+    names = (Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.GAP_ACCURACY)
+    pairs = [(fewest.metrics.get(equal_updates_name(name)), fewest.metrics.get(last_name(name))) for name in names]
+    return all(one is not None and one == other for one, other in pairs)
+
+
+def _knows_nothing(run: RecordedRun, loss: float, accuracy: float) -> bool:
+    """Return whether a trial with this train loss (nats) and train accuracy (0..1) is at chance."""
+    images = [run.metrics.get(name, math.nan) for name in (Metric.IMAGES_VALIDATION, Metric.IMAGES_TRAIN)]
+    return is_at_chance(loss, accuracy, run.classes, float(np.min(images)))  # the probe is as large as the smaller part
+
+
+def _at_train_loss(
+    runs: Sequence[RecordedRun], curves: Sequence[Curves], train_loss: float | None
+) -> list[dict[str, object]]:
+    """Return each trial's outcomes where its train loss first falls to `train_loss`."""
+    if train_loss is None:
+        return [_outcomes("train_loss", NOT_MEASURED, {}) for _ in runs]
+    rows = []
+    for run, own in zip(runs, curves, strict=True):
+        state, found = interpolate_at_loss(own, train_loss)
+        if run.classes is not None and train_loss > CHANCE_LOSS_SHARE * math.log(run.classes):
+            state, found = AT_CHANCE, {}
+        rows.append(_outcomes("train_loss", state, found))
+    return rows
+
+
+def _outcomes(basis: str, state: str, found: Mapping[str, float]) -> dict[str, object]:
+    values = {f"{basis}/{outcome}": found.get(metric, math.nan) for outcome, metric in _METRICS.items()}
+    return {f"{basis}/state": state, **values}
 
 
 def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:

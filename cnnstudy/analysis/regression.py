@@ -1,15 +1,20 @@
 """Contrasts estimated by least squares, where trials do not match: ranges, fractions of a factorial, searches.
 
-Factors are coded so that a main effect is averaged over the other factors: a range from -1 at its low to +1 at its high
-end (on its logarithm if the range is logarithmic), a list by deviations from the mean of its levels, and 0 where a
-factor is not active.
+Factors are coded so that a main effect is averaged over the other factors: a list by deviations from the mean of its
+levels, and 0 where a factor is not active. A range is a curve: a natural cubic spline with equally spaced knots on the
+range's scale (Stone and Koo 1985; Harrell 2015, "Regression Modeling Strategies", section 2.4), centred over the range.
+How many knots it has depends on the number of trials alone, never on their outcomes, so that intervals keep their
+coverage: a straight line, or a curve chosen by a test, would give a learning rate with its best value inside the wrong
+sign (benchmarks/ranges.py).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,18 +29,25 @@ _MAX_VARIANCE_RATIO = 2.0
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 3, 1.5
 #: A trial with more leverage determines a coefficient alone, so its residual says nothing about noise.
 _MAX_LEVERAGE = 0.999
+#: Knots of the range that is asked about, with fewer trials than _MANY and with as many; of the other ranges.
+KNOTS, KNOTS_OF_MANY, _MANY, OTHER_KNOTS = 6, 8, 150, 4
+#: A range is estimated within a seed from at least so many trials per coefficient: what a smaller model leaves out
+#: would be the same in all seeds, and their differences would not show it.
+_TRIALS_WITHIN_SEED = 1.3
 #: Singular values below this share of the largest count as 0.
 _NEGLIGIBLE = 1e-9
 
 
-def code_factor(column: pd.Series, levels: Levels) -> np.ndarray:
+def code_factor(column: pd.Series, levels: Levels, knots: int = 2) -> np.ndarray:
     """Return a factor's columns of the model matrix, [trials, coefficients].
 
-    A range has one coefficient, a list one fewer than it has levels.
+    A range has one coefficient fewer than it has knots (two are a straight line from -1 at its low to +1 at its high
+    end, on its logarithm if it is logarithmic), a list one fewer than it has levels.
 
     Args:
         column: the factor's level in each trial.
         levels: the levels among the trials (from `varied_levels`); trials at other levels are coded 0.
+        knots: knots of a range's curve.
     """
     if isinstance(levels, Choices):
         count = len(levels.values)
@@ -45,7 +57,27 @@ def code_factor(column: pd.Series, levels: Levels) -> np.ndarray:
         return rows[np.where((places < 0) | (places >= count), count, places)]
     scale: Callable[[float], float] = math.log if levels.log else float
     low, high = scale(levels.low), scale(levels.high)
-    return np.array([[0.0 if pd.isna(x) else 2 * (scale(x) - low) / (high - low) - 1] for x in column])
+    active = column.notna().to_numpy()
+    places = np.array([2 * (scale(x) - low) / (high - low) - 1 for x in column[active]])
+    coded = np.zeros((len(column), knots - 1))
+    coded[active] = places[:, None] if knots == 2 else _curve_columns(places, knots)
+    return coded
+
+
+@functools.cache
+def _splines(knots: int) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """Return natural cubic splines that are 1 at one knot and 0 at the others, and the mean of each over -1..1."""
+    from scipy.interpolate import CubicSpline
+
+    splines = CubicSpline(np.linspace(-1, 1, knots), np.eye(knots), bc_type="natural")
+    return splines, splines.integrate(-1, 1) / 2
+
+
+def _curve_columns(places: np.ndarray, knots: int) -> np.ndarray:
+    """Return the splines at `places` (-1..1), centred, [places, knots - 1]; the last is left out: they sum to 1."""
+    splines, means = _splines(knots)
+    centred: np.ndarray = splines(places) - means
+    return centred[:, :-1]
 
 
 class CodedModel:
@@ -56,24 +88,32 @@ class CodedModel:
         varied: the factors that vary (from `varied_levels`).
         interactions: whether it has terms for every two factors.
         with_blocks: whether it has a term for the seeds.
+        knots: of each range's curve, at most as many as it has levels among the trials; two if not given. Interactions
+            are products of straight lines.
     """
 
     def __init__(
-        self, frame: pd.DataFrame, varied: Mapping[str, Levels], interactions: bool, with_blocks: bool = False
+        self,
+        frame: pd.DataFrame,
+        varied: Mapping[str, Levels],
+        interactions: bool,
+        with_blocks: bool = False,
+        knots: Mapping[str, int] | None = None,
     ) -> None:
+        self.knots = {name: max(2, min(count, frame[name].nunique())) for name, count in (knots or {}).items()}
         self.terms: dict[tuple[str, ...], np.ndarray] = {}
-        self._levels: dict[tuple[str, str], Levels] = {}  # (factor, partner) -> levels at which the partner varies
+        self.levels: dict[tuple[str, str], Levels] = {}  # (factor, partner) -> levels at which the partner varies
         if with_blocks:
             seeds = Choices(tuple(sorted(set(frame["seed"]))))
             self.terms[("seed",)] = code_factor(frame["seed"], seeds)
         for name, levels in varied.items():
-            self.terms[(name,)] = code_factor(frame[name], levels)
+            self.terms[(name,)] = code_factor(frame[name], levels, self.knots.get(name, 2))
         for one, two in itertools.combinations(varied, 2) if interactions else ():
             levels_one = _levels_with_partner(frame, varied, one, two)
             levels_two = _levels_with_partner(frame, varied, two, one)
             if levels_one is None or levels_two is None:
                 continue
-            self._levels[one, two], self._levels[two, one] = levels_one, levels_two
+            self.levels[one, two], self.levels[two, one] = levels_one, levels_two
             first, second = code_factor(frame[one], levels_one), code_factor(frame[two], levels_two)
             self.terms[one, two] = (first[:, :, None] * second[:, None, :]).reshape(len(frame), -1)
         self._varied = varied
@@ -82,25 +122,30 @@ class CodedModel:
     def row(self, contrast: Contrast) -> np.ndarray | None:
         """Return the contrast as weights of the coefficients; None if the model lacks its term or its levels."""
         if contrast.second is None:
-            term: tuple[str, ...] = (contrast.factor,)
-            weights = _step(self._varied[contrast.factor], contrast.baseline, contrast.level)
-        else:
-            term = (contrast.factor, contrast.second)
-            if term not in self.terms or contrast.second_baseline is None or contrast.second_level is None:
+            low, high = self.main_rows(contrast.factor, [contrast.baseline, contrast.level])
+            return np.asarray(high - low)
+        term = (contrast.factor, contrast.second)
+        if term not in self.terms or contrast.second_baseline is None or contrast.second_level is None:
+            return None
+        levels = self.levels[contrast.factor, contrast.second], self.levels[contrast.second, contrast.factor]
+        ends = (contrast.baseline, contrast.level), (contrast.second_baseline, contrast.second_level)
+        for side, pair in zip(levels, ends, strict=True):
+            if isinstance(side, Choices) and not set(pair) <= set(side.values):
                 return None
-            levels = self._levels[contrast.factor, contrast.second], self._levels[contrast.second, contrast.factor]
-            ends = (contrast.baseline, contrast.level), (contrast.second_baseline, contrast.second_level)
-            for side, pair in zip(levels, ends, strict=True):
-                if isinstance(side, Choices) and not set(pair) <= set(side.values):
-                    return None
-            weights = np.kron(_step(levels[0], *ends[0]), _step(levels[1], *ends[1]))
-        row = np.zeros(self.matrix.shape[1])
-        start = 1
-        for name, columns in self.terms.items():
-            if name == term:
-                row[start : start + columns.shape[1]] = weights
-            start += columns.shape[1]
-        return row
+        return self._place(term, np.kron(_step(levels[0], *ends[0]), _step(levels[1], *ends[1]))[None])[0]
+
+    def main_rows(self, factor: str, at: Sequence[Level]) -> np.ndarray:
+        """Return what a factor adds to the outcome at each of its levels `at`, [levels, coefficients] as weights."""
+        column = pd.Series(list(at), dtype=object)
+        return self._place((factor,), code_factor(column, self._varied[factor], self.knots.get(factor, 2)))
+
+    def _place(self, term: tuple[str, ...], weights: np.ndarray) -> np.ndarray:
+        """Return weights of a term's coefficients as weights of all, [rows, coefficients]."""
+        sizes = [columns.shape[1] for columns in self.terms.values()]
+        start = 1 + sum(sizes[: list(self.terms).index(term)])
+        rows = np.zeros((len(weights), self.matrix.shape[1]))
+        rows[:, start : start + weights.shape[1]] = weights
+        return rows
 
 
 def seeds_repeat(frame: pd.DataFrame) -> bool:
@@ -140,13 +185,44 @@ class _Solution:
         self.spread = np.where(self.estimable, (self.weights**2).sum(axis=1), math.nan)
 
 
+@dataclass(frozen=True)
+class Detail:
+    """What a model has of the factors."""
+
+    knots: tuple[tuple[str, int], ...]  # of each range
+    interactions: bool
+    trials: float  # the least number of trials per coefficient
+
+    def model(self, frame: pd.DataFrame, varied: Mapping[str, Levels], with_blocks: bool = False) -> CodedModel:
+        """Return the model of these trials."""
+        return CodedModel(frame, varied, self.interactions, with_blocks, dict(self.knots))
+
+
+def list_details(varied: Mapping[str, Levels], contrast: Contrast, trials: int) -> list[Detail]:
+    """Return the models for a contrast over `trials` trials, the most detailed first.
+
+    The range that a main contrast asks about has more knots than the others.
+    """
+    ranges = [name for name, levels in varied.items() if not isinstance(levels, Choices)]
+    asked = contrast.factor if contrast.second is None else None
+    most = KNOTS if trials < _MANY else KNOTS_OF_MANY
+    curved = tuple((name, most if name == asked else OTHER_KNOTS) for name in ranges)
+    details = [Detail(curved, True, _TRIALS_WITH_INTERACTIONS)]
+    if ranges:
+        straight = tuple((name, most if name == asked else 2) for name in ranges)
+        details.append(Detail(curved, False, _TRIALS_WITH_INTERACTIONS))
+        return [*details, Detail(straight, False, _TRIALS)]
+    return [*details, Detail((), False, _TRIALS)]
+
+
 def estimate_within_seeds(
     frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
 ) -> SeedEstimates:
     """Estimate each contrast by least squares within each seed.
 
-    Main effects come from the model with interactions if its variance is at most twice that of the model without, else
-    from the latter; the choice is the same for all seeds.
+    Where all factors are lists, main effects come from the model with interactions if its variance is at most twice
+    that of the model without, else from the latter; the choice is the same for all seeds. With ranges there is one
+    model, of curves and interactions.
 
     Args:
         frame: finished trials.
@@ -154,16 +230,47 @@ def estimate_within_seeds(
         contrasts: what is estimated.
         values: [trials, outcomes], NaN where a trial has none.
     """
-    models = [CodedModel(frame, varied, interactions) for interactions in (False, True)]
-    rows = [[model.row(contrast) for contrast in contrasts] for model in models]
     blocks = np.unique(frame["seed"], return_inverse=True)[1]
     shape = (len(contrasts), int(blocks.max()) + 1, values.shape[1])
-    estimates, spreads = np.full((2, *shape), math.nan), np.full((2, *shape), math.nan)
+    estimates, spread = np.full(shape, math.nan), np.full((shape[0], shape[2]), math.nan)
+    if np.bincount(blocks).max() <= len(varied):  # fewer than coefficients of main effects
+        return SeedEstimates(estimates, spread, np.zeros(spread.shape, dtype=int))
+    groups: dict[tuple[Detail, ...], list[int]] = {}
+    for place, contrast in enumerate(contrasts):
+        details = list_details(varied, contrast, len(frame) // shape[1])
+        if details[0].knots:
+            details = [Detail(details[0].knots, True, _TRIALS_WITHIN_SEED)]
+        groups.setdefault(tuple(reversed(details)), []).append(place)
+    for details_of_group, places in groups.items():
+        chosen = [contrasts[place] for place in places]
+        estimates[places], spread[places] = _fit_seeds(frame, varied, chosen, values, blocks, details_of_group)
+    return SeedEstimates(estimates, spread, np.zeros(spread.shape, dtype=int))
+
+
+def _fit_seeds(
+    frame: pd.DataFrame,
+    varied: Mapping[str, Levels],
+    contrasts: Sequence[Contrast],
+    values: np.ndarray,
+    blocks: np.ndarray,
+    details: Sequence[Detail],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the estimates [contrasts, seeds, outcomes] and their spread [contrasts, outcomes].
+
+    Args:
+        blocks: [trials], the number of each trial's seed.
+        details: the models, the smallest first: one, or one without and one with interactions.
+    """
+    models = [detail.model(frame, varied) for detail in details]
+    rows = [[model.row(contrast) for contrast in contrasts] for model in models]
+    # with fewer trials than coefficients of main effects, effects are not separated from each other
+    least = models[0].matrix.shape[1] * (details[0].trials if details[0].knots else 1)
+    shape = (len(contrasts), int(blocks.max()) + 1, values.shape[1])
+    estimates, spreads = np.full((2, len(models), *shape), math.nan)
     solutions: dict[tuple[int, bytes], _Solution] = {}  # most outcomes have values for the same trials
-    for block, outcome, model in itertools.product(range(shape[1]), range(shape[2]), (0, 1)):
+    for block, outcome, model in itertools.product(range(shape[1]), range(shape[2]), range(len(models))):
         chosen = (blocks == block) & np.isfinite(values[:, outcome])
-        # with fewer trials than coefficients of main effects, effects are not separated from each other
-        if chosen.sum() < models[0].matrix.shape[1]:
+        if chosen.sum() < least:
             continue
         key = (model, chosen.tobytes())
         if key not in solutions:
@@ -172,12 +279,12 @@ def estimate_within_seeds(
         estimable = solution.estimable
         estimates[model, estimable, block, outcome] = (solution.weights @ values[chosen, outcome])[estimable]
         spreads[model, :, block, outcome] = solution.spread
-    plain, full = np.where(np.isnan(spreads), math.inf, spreads)
+    plain, full = np.where(np.isnan(spreads), math.inf, spreads)[[0, -1]]
     interaction = np.array([contrast.second is not None for contrast in contrasts])[:, None, None]
     # one model for all seeds, so that a difference between models does not look like one between seeds
     use_full = interaction | (full <= _MAX_VARIANCE_RATIO * plain).all(axis=1, keepdims=True)
-    spread = nanmean(np.where(use_full, spreads[1], spreads[0]), 1)
-    return SeedEstimates(np.where(use_full, estimates[1], estimates[0]), spread, np.zeros(spread.shape, dtype=int))
+    spread = nanmean(np.where(use_full, spreads[-1], spreads[0]), 1)
+    return np.where(use_full, estimates[-1], estimates[0]), spread
 
 
 def estimate_over_all_trials(
@@ -187,7 +294,8 @@ def estimate_over_all_trials(
 
     Ordinary least squares with HC3 standard errors, which allow for unequal noise (MacKinnon and White 1985;
     recommended below 250 observations by Long and Ervin 2000), and Student's t with the residual degrees of freedom.
-    Interactions are included if there are at least 3 trials per coefficient; main effects need 1.5.
+    Interactions, and curves of the ranges that a contrast does not ask about, are included if there are at least 3
+    trials per coefficient; the rest needs 1.5. Trials of the same point of ranges are averaged first.
 
     Args:
         frame: finished trials.
@@ -198,33 +306,76 @@ def estimate_over_all_trials(
     Returns:
         [contrasts, 4]: estimate, the ends of its 95 % interval, p; NaN where it is not estimable.
     """
+    tests = np.full((len(contrasts), 4), math.nan)
+    frame, values = average_points(frame[np.isfinite(values)], varied, values[np.isfinite(values)])
+    if frame.empty:
+        return tests
+    groups: dict[tuple[Detail, ...], list[int]] = {}
+    for place, contrast in enumerate(contrasts):
+        groups.setdefault(tuple(list_details(varied, contrast, len(frame))), []).append(place)
+    for details, places in groups.items():
+        chosen = [contrasts[place] for place in places]
+        for detail in details:
+            model = detail.model(frame, varied, seeds_repeat(frame))
+            if len(frame) < detail.trials * model.matrix.shape[1]:
+                continue
+            tests[places] = _test_contrasts(model, chosen, values)
+            if np.isfinite(tests[places]).any():
+                break
+    return tests
+
+
+def average_points(
+    frame: pd.DataFrame, varied: Mapping[str, Levels], values: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Average the trials that repeat a point of ranges, less their seed's mean; return the points and their outcomes.
+
+    What a model does not explain at a point is the same in all trials there: they are not independent. Trials are
+    returned as they are if all factors are lists, or no point repeats.
+    """
+    if all(isinstance(levels, Choices) for levels in varied.values()) or not frame.duplicated(list(varied)).any():
+        return frame, values
+    outcome = pd.Series(values, index=frame.index)
+    if seeds_repeat(frame):
+        outcome = outcome - outcome.groupby(frame["seed"]).transform("mean") + outcome.mean()
+    points = frame.groupby(list(varied), dropna=False, sort=False).ngroup()
+    first = ~points.duplicated()
+    averaged = outcome.groupby(points).mean()[points[first]].to_numpy()
+    # the seeds' differences are gone: no two of these share a seed's term
+    return frame[first].assign(seed=range(int(first.sum()))), averaged
+
+
+def _test_contrasts(model: CodedModel, contrasts: Sequence[Contrast], outcome: np.ndarray) -> np.ndarray:
+    """Return each contrast's estimate, interval and p, [contrasts, 4]; NaN where it is not estimable."""
     import statsmodels.api as sm
 
-    tests = np.full((len(contrasts), 4), math.nan)
-    frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
-    for interactions, trials_per_coefficient in ((True, _TRIALS_WITH_INTERACTIONS), (False, _TRIALS)):
-        if frame.empty:
-            break
-        model = CodedModel(frame, varied, interactions, seeds_repeat(frame))
-        matrix, outcome = model.matrix, values
-        if len(matrix) < trials_per_coefficient * matrix.shape[1]:
-            continue
-        while (excessive := _leverages(matrix) > _MAX_LEVERAGE).any():
-            matrix, outcome = matrix[~excessive], outcome[~excessive]
-        rows = [model.row(contrast) for contrast in contrasts]
-        estimable = _Solution(matrix, rows).estimable
-        if not estimable.any():
-            continue
-        # fit on orthogonal columns, because those of a fraction or of nested factors are linearly dependent
-        left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-        independent = sizes > _NEGLIGIBLE * sizes[0]
-        fitted = sm.OLS(outcome, left[:, independent]).fit(cov_type="HC3", use_t=True)
-        weights = np.array([row for row, is_estimable in zip(rows, estimable, strict=True) if is_estimable])
-        with np.errstate(divide="ignore", invalid="ignore"):  # trials without noise
-            test = fitted.t_test(weights @ right[independent].T / sizes[independent])
-            tests[estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
-        break
+    tests, matrix = np.full((len(contrasts), 4), math.nan), model.matrix
+    while (excessive := _leverages(matrix) > _MAX_LEVERAGE).any():
+        matrix, outcome = matrix[~excessive], outcome[~excessive]
+    rows = [model.row(contrast) for contrast in contrasts]
+    estimable = _Solution(matrix, rows).estimable
+    if not estimable.any():
+        return tests
+    # fit on orthogonal columns, because those of a fraction or of nested factors are linearly dependent
+    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+    independent = sizes > _NEGLIGIBLE * sizes[0]
+    fitted = sm.OLS(outcome, left[:, independent]).fit(cov_type="HC3", use_t=True)
+    weights = np.array([row for row, is_estimable in zip(rows, estimable, strict=True) if is_estimable])
+    with np.errstate(divide="ignore", invalid="ignore"):  # trials without noise
+        test = fitted.t_test(weights @ right[independent].T / sizes[independent])
+        tests[estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
     return tests
+
+
+def mammen_weights(draws: int, trials: int) -> np.ndarray:
+    """Return the factors of residuals in a wild bootstrap, [draws, trials]: mean 0, variance and skewness 1.
+
+    Source: Mammen (1993), "Bootstrap and wild bootstrap for high dimensional linear models". They are the same at each
+    call, so that what is computed from the same trials is the same.
+    """
+    root = math.sqrt(5)
+    rare = np.random.default_rng(0).random((draws, trials)) < (root - 1) / (2 * root)
+    return np.where(rare, (1 + root) / 2, (1 - root) / 2)
 
 
 def _leverages(matrix: np.ndarray) -> np.ndarray:

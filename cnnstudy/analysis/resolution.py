@@ -21,7 +21,7 @@ NEAR_LIMIT = 0.1
 #: The number of images that is taken where it is unknown, so that the log odds of 0 and 1 are finite.
 _ASSUMED_IMAGES = 1000
 #: Parts of the names of outcomes that are shares, or differences of two.
-_SHARES = ("accuracy", "acc", "gap", "f1", "recall", "precision")
+_SHARES = ("accuracy", "acc", "learnt", "gap", "f1", "recall", "precision")
 
 
 def is_share(name: str, values: np.ndarray) -> bool:

@@ -34,6 +34,7 @@ def leaderboard(
     if markdown is not None:
         table.write_markdown(selected, markdown)
     terminal.show_trials(wide_console(), recorded.name, frame, top)
+    terminal.show_configurations(wide_console(), terminal.latest_trials(tracker, recorded), top)
 
 
 def effects(

@@ -31,7 +31,7 @@ TRANSFER_MODES = {
 AUGMENTATIONS = {
     "none": "the images unchanged",
     "flip": "random horizontal flips",
-    "strong": "flips, rotation by up to 15 degrees, zoom by up to 15 %, contrast by up to 20 %",
+    "strong": "flips, rotation by up to 15 degrees, zoom by up to 15 %, contrast times 0.8 to 1.2",
 }
 LEARNING_RATE_SCALINGS = {
     "fixed": "the learning rate as given, whatever the batch size",

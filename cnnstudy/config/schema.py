@@ -257,6 +257,11 @@ def _default_weight_decay(given: Any, info: ValidationInfo) -> Any:
     return {"adamw": 0.004}.get(info.data.get("optimizer", ""), 0.0) if given is None else given
 
 
+def _default_momentum(given: Any, info: ValidationInfo) -> Any:
+    """Return what is given, else Keras' default; of adam, which has none, what its studies have always recorded."""
+    return {"sgd": 0.0, "rmsprop": 0.0}.get(info.data.get("optimizer", ""), 0.9) if given is None else given
+
+
 class Training(StrictModel):
     """How each trial trains."""
 
@@ -265,7 +270,9 @@ class Training(StrictModel):
     until_train_loss: Number | None = Field(
         None, gt=0, description="end a trial once its clean train loss (nats) is this low"
     )
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
+        "adam", description="Keras' of that name, with its defaults besides the learning rate"
+    )
     weight_decay: Annotated[Number, BeforeValidator(_default_weight_decay)] = Field(
         None,
         validate_default=True,
@@ -273,7 +280,13 @@ class Training(StrictModel):
         le=1,
         description="decoupled, scaled by the learning rate; default: 0, adamw 0.004",
     )
-    momentum: Number = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
+    momentum: Annotated[Number, BeforeValidator(_default_momentum)] = Field(
+        None,
+        validate_default=True,
+        ge=0,
+        lt=1,
+        description="of sgd and rmsprop, as Keras defines it there (sgd: not Nesterov's); default: 0",
+    )
     early_stopping: Whole | None = Field(
         None, ge=1, description="end a trial after this many epochs without a better one"
     )

@@ -75,6 +75,7 @@ class FactorialConfig(StrictModel):
     cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
     assume_no_interactions: bool = Field(
         False,
+        strict=True,
         description="factors do not interact, so that a fraction can answer about effects mixed with interactions",
     )
     tune: tuple[str, ...] = Field(

@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
-from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, effects_frame
-from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
+from cnnstudy.analysis.comparison_champions import find_champion
+from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, rank_candidates
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -25,12 +27,15 @@ from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
     best_by_transfer,
     build_leaderboard,
+    describe_front,
+    describe_scores,
     leaderboard_table,
     pareto_front,
     split_by_state,
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.names import Tag
 from cnnstudy.study.confirmation import ADVICE_UNLEARNT
@@ -101,15 +106,33 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         _print_table(console, grid, rows)
         if top is not None and len(finished) > top:
             print_line(console, f"and {len(finished) - top} more")
+        print_line(console, describe_scores(finished))
         front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
         if len(finished) > 1 and front:
             more = f" and {len(front) - 8} more" if len(front) > 8 else ""
             print_line(console, f"Pareto front (no other trial is better in every goal): {', '.join(front[:8])}{more}")
+            print_line(console, describe_front(finished))
     if len(others):
         grid = plain_table("not finished")
         for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
         _print_table(console, grid, unfinished_rows(others))
+
+
+def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int | None) -> None:
+    """Show the verdict over all seeds of each configuration that has several: one as a sentence, more as a table."""
+    found = list_configurations(runs)
+    if len(found) == 1:
+        print_line(console, found[0].sentence())
+    if len(found) < 2:
+        return
+    grid = plain_table("configurations over their seeds, best first: means with 95 % intervals")
+    for heading in CONFIGURATION_HEADINGS:
+        left = heading in ("configuration", "verdict")
+        grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != "configuration")
+    _print_table(console, grid, (one.cells for one in found[:top]))
+    if top is not None and len(found) > top:
+        print_line(console, f"and {len(found) - top} more")
 
 
 def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
@@ -118,6 +141,7 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     trials = latest_trials(tracker, outcome.recorded)
     frame = _build_frame(trials, outcome.recorded)
     show_trials(console, name, frame, 20)
+    show_configurations(console, trials, 20)
     lines = [] if frame.empty else best_by_transfer(frame)
     if lines:
         lines = ["Best validation accuracy by transfer mode (trials):", *(f"  {line}" for line in lines), ""]
@@ -244,6 +268,8 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
     """Show for each network the answer in words, then the tables behind it."""
     if not found:
         print_line(console, f"study {name} has no trials yet")
+    for one in [one for one in found if one.effects][:1]:
+        print_line(console, one.question.sentence())
     for one in found:
         for line in effect_sentences(one):
             print_line(console, line)
@@ -255,6 +281,19 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
                 _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
             if hidden:
                 print_line(console, f"and {hidden} interactions without a significant result; --csv lists all")
+        if one.architecture != NETWORKS:
+            _show_compared_trials(console, one)
+
+
+def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:
+    """Show how many trials of each level are compared at equal updates and at equal train loss."""
+    rows = compared_rows(one.frame, one.factors)
+    if len(rows) < 2:
+        return
+    grid = plain_table(f"{one.architecture}: trials that are compared")
+    for place, heading in enumerate(compared_headings(one.observations)):
+        grid.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    _print_table(console, grid, rows)
 
 
 def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:

@@ -28,6 +28,7 @@ from cnnstudy.analysis.confirmation import (
     rank_candidates,
 )
 from cnnstudy.analysis.confirmation_text import champion_reason, no_champion_reason
+from cnnstudy.analysis.resampled import read_division
 from cnnstudy.config.schema import Confirm
 from cnnstudy.errors import InputError, TrackingError
 from cnnstudy.execution import Job
@@ -41,7 +42,14 @@ from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.cache import content_address
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.operations import LogFiles, LogMetrics, SetTags
-from cnnstudy.tracking.recorded import RecordedRun, best_metrics, counted_runs, counted_trials
+from cnnstudy.tracking.recorded import (
+    RecordedRun,
+    are_cross_fitted,
+    best_metrics,
+    counted_runs,
+    counted_trials,
+    score_metrics,
+)
 from cnnstudy.tracking.registry import Registry
 from cnnstudy.training import model_files
 
@@ -81,7 +89,9 @@ def confirm(
     best_validation = (best.trial, best_metrics(best)[rule.metric])
     if standings[0].standing != CHAMPION:
         reason = no_champion_reason(standings, rule)
-        confirmed = Confirmation(rule, tuple(standings), best_validation, None, reason=reason)
+        confirmed = Confirmation(
+            rule, tuple(standings), best_validation, None, reason=reason, cross_fitted=is_cross_fitted(recorded)
+        )
         _record_confirmation(recorder, confirmed)
         return confirmed
     champion, confirming = standings[0], _confirming_runs(recorded)
@@ -93,7 +103,16 @@ def confirm(
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
     test, refusal = open_test(resources, champion, runs, own.test_split, again)
     confirmed = Confirmation(
-        rule, tuple(standings), best_validation, champion, chosen.model, version, reason, test, refusal
+        rule,
+        tuple(standings),
+        best_validation,
+        champion,
+        chosen.model,
+        version,
+        reason,
+        test,
+        refusal,
+        is_cross_fitted(recorded),
     )
     _record_confirmation(recorder, confirmed)
     return confirmed
@@ -216,12 +235,22 @@ def _compare(
         (one, {seed: confirming[key] for seed in seeds if (key := _trial_key(one, seed)) in confirming})
         for one in candidates
     ]
+    cross_fitted = is_cross_fitted(recorded)
     measured = [
-        (one, {seed: best_metrics(run) if run.state == "finished" else None for seed, run in runs.items()})
+        (
+            one,
+            {seed: score_metrics(run, cross_fitted) if run.state == "finished" else None for seed, run in runs.items()},
+        )
         for one, runs in runs_by_seed
     ]
     verdicts = {one.trial: [run.verdict for run in runs.values()] for one, runs in runs_by_seed}
-    return compare_candidates(measured, rule, looks, verdicts)
+    division = read_division(run for _, runs in runs_by_seed for run in runs.values())
+    return compare_candidates(measured, rule, looks, verdicts, division)
+
+
+def is_cross_fitted(recorded: Sequence[RecordedRun]) -> bool:
+    """Check whether the confirming trials have cross-fitted accuracies, all of them."""
+    return are_cross_fitted(run for run in _confirming_runs(recorded).values() if run.state == "finished")
 
 
 def _record_confirmation(recorder: Recorder, confirmed: Confirmation) -> None:

@@ -12,9 +12,7 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.names import Metric
 from cnnstudy.records import PreparedImages
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
-
-#: The classes are of unequal size where the largest has more than this many times the images of the smallest.
-IMBALANCE = 1.5
+from cnnstudy.training.verdict import IMBALANCE
 
 
 def keep_recorded_metric(

@@ -31,7 +31,7 @@ from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun, LogFiles, LogMetrics, LogModel, StartRun
 from cnnstudy.tracking.outbox import Outbox
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, split_into_tags
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import remove_abandoned_files
 from cnnstudy.training import model_files
@@ -319,6 +319,8 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
         tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
     if result.verdict:
         tags |= {Tag.VERDICT: result.verdict, Tag.VERDICT_REASON: result.verdict_reason}
+    if result.verdict_counts:
+        tags |= split_into_tags(Tag.VERDICT_COUNTS, result.verdict_counts)
     if result.features:
         tags |= {Tag.FEATURES: result.features, Tag.FEATURES_NOTE: result.features_note}
     tags |= {computed_on_tag(name): value for name, value in result.computed_on.items()}

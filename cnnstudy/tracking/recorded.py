@@ -8,7 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnstudy.names import CLEAN_METRICS, Metric, Parameter, Tag, best_name, computed_on_tag
+from cnnstudy.names import (
+    CLEAN_METRICS,
+    CROSSED_METRICS,
+    Metric,
+    Parameter,
+    Tag,
+    best_name,
+    computed_on_tag,
+    crossed_name,
+)
 from cnnstudy.records import INTERRUPTED, Level, Rule
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
@@ -115,6 +124,11 @@ class RecordedRun:
     def verdict(self) -> str:
         """Return the trial's verdict, one of training/verdict.py's; "" before the trial ends."""
         return self.tags.get(Tag.VERDICT, "")
+
+    @property
+    def verdict_counts(self) -> dict[str, Any]:
+        """Return the counts that the verdict is judged by (training/verdict.py's Counts); {} if none are recorded."""
+        return join_tags(Tag.VERDICT_COUNTS, self.tags) if f"{Tag.VERDICT_COUNTS}.0" in self.tags else {}
 
     @property
     def verdict_reason(self) -> str:
@@ -268,6 +282,24 @@ def mark_interrupted(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
 def best_metrics(run: RecordedRun) -> dict[str, float]:
     """Return a trial's clean metrics at its best epoch, by their per-epoch names (`val/loss`); {} if it has none."""
     return {name: run.metrics[best_name(name)] for name in CLEAN_METRICS if best_name(name) in run.metrics}
+
+
+def are_cross_fitted(runs: Iterable[RecordedRun]) -> bool:
+    """Check whether all of these trials that have metrics have cross-fitted ones; older versions recorded none."""
+    measured = [run for run in runs if best_metrics(run)]
+    return bool(measured) and all(crossed_name(name) in run.metrics for run in measured for name in CROSSED_METRICS)
+
+
+def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
+    """Return a trial's metrics at its best epoch, by their per-epoch names, as trials are ranked by; {} if none.
+
+    Args:
+        cross_fitted: whether accuracies and their gap are the cross-fitted ones, free of the luck of choosing the
+            epoch. Trials that are compared with each other take the same (`are_cross_fitted`).
+    """
+    metrics = best_metrics(run)
+    crossed = CROSSED_METRICS if cross_fitted and metrics else ()
+    return metrics | {name: run.metrics[crossed_name(name)] for name in crossed if crossed_name(name) in run.metrics}
 
 
 def tag_filter(tag: str, value: str) -> str:

@@ -17,8 +17,9 @@ devices         GPU or CPU, precision, XLA
 features        outputs of frozen layers: computed once, shared by all trials
 checkpoints     save and load the state from which a killed trial resumes
 shared_epochs   first epochs that several trials have in common, trained once
+cross_fit       metrics of the best epoch that its choice does not flatter
 metrics         compute accuracies, confusion matrices and per-image correctness from logits
-verdict         overfit, underfit, fit or not learning, with the test behind it
+verdict         overfit, underfit, fit, not learning or cannot tell, with the tests behind it
 speed           measure how fast a network trains
 model_files     find the parts of a saved model
 model_package   save the model with its preprocessing as an MLflow model

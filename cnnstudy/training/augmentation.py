@@ -25,7 +25,8 @@ def augmentation_layers(name: str) -> list[keras.layers.Layer]:
         flip,
         layers.RandomRotation(15 / 360, fill_mode="reflect", seed=0),
         layers.RandomZoom(0.15, fill_mode="reflect", seed=0),
-        layers.RandomContrast(0.2, value_range=(0, 255), seed=0),
+        # a single number would only ever raise the contrast
+        layers.RandomContrast((0.2, 0.2), value_range=(0, 255), seed=0),
     ]
 
 

@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from cnnstudy.architectures import Network
 from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.data.images import TrainingImages, load_for_training
-from cnnstudy.names import Metric, equal_updates_name, last_name
+from cnnstudy.names import Metric, crossed_name, equal_updates_name, last_name
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
 from cnnstudy.training.checkpoints import TrialCheckpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
+from cnnstudy.training.cross_fit import CrossFitted, cross_fit
 from cnnstudy.training.metrics import FullTrain, Measurement, confusion_matrix, curve_metrics
 from cnnstudy.training.phases import PhaseRunner, Report
 from cnnstudy.training.shared_epochs import SharedEpochs
 from cnnstudy.training.trainer import BestEpoch, DivergedError, Trainer
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.verdict import judge
+from cnnstudy.training.verdict import Counts, count_right, judge
 
 
 def run_trial(
@@ -215,12 +217,13 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     last, restored = measured.last, measured.restored
     summary = {**restored.metrics, **measured.restored_full.metrics}
     matrix = confusion_matrix(restored.validation, restored.validation_labels)
-    verdict = judge(
-        summary[Metric.TRAIN_ACCURACY],
-        len(trainer.images.probe),
-        summary[Metric.VAL_ACCURACY],
-        [sum(row) for row in matrix],
-    )
+    train_matrix = confusion_matrix(restored.train, restored.train_labels)
+    crossed = _cross_fit(trial)
+    right, images = count_right(matrix)
+    if crossed is not None:
+        right = crossed.count_right(restored.validation_labels, len(images))
+    counts = Counts(*count_right(measured.restored_full.confusion), right, images)
+    verdict = judge(*counts)
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
     metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last, trainer.correct_by_epoch)
     return TrialResult(
@@ -229,7 +232,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         epochs=trainer.epoch,
         seconds=measured.seconds,
         summary=summary,
-        final=_final_metrics(trial, measured),
+        final=_final_metrics(trial, measured, crossed),
         ended_by=runner.ended_by,
         confusion=matrix,
         trainable_parameters=trainable,
@@ -237,7 +240,8 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         frozen_digest=weights.combined_digest(measured.frozen_digests) if measured.frozen_digests else None,
         verdict=verdict.name,
         verdict_reason=verdict.reason,
-        train_confusion=confusion_matrix(restored.train, restored.train_labels),
+        verdict_counts=counts._asdict(),
+        train_confusion=train_matrix,
         features=" then ".join(dict.fromkeys(source.what for source in runner.sources)),
         features_note="; ".join(dict.fromkeys(source.why for source in runner.sources)),
         shared_epochs=sum(record.shared for record in runner.records),
@@ -250,7 +254,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     )
 
 
-def _final_metrics(trial: _Trial, measured: _Measured) -> dict[str, float]:
+def _final_metrics(trial: _Trial, measured: _Measured, crossed: CrossFitted | None) -> dict[str, float]:
     at_equal_updates = trial.trainer.at_equal_updates
     return {
         **{last_name(name): value for name, value in (measured.last.metrics | measured.last_full.metrics).items()},
@@ -259,4 +263,15 @@ def _final_metrics(trial: _Trial, measured: _Measured) -> dict[str, float]:
             for name, value in (at_equal_updates.metrics if at_equal_updates else {}).items()
         },
         **curve_metrics(trial.runner.records),
+        **{crossed_name(name): value for name, value in (crossed.metrics if crossed else {}).items()},
     }
+
+
+def _cross_fit(trial: _Trial) -> CrossFitted | None:
+    """Return the best epoch's right answers that its choice does not flatter."""
+    images, by_epoch = trial.trainer.images, trial.trainer.correct_by_epoch
+    probe, validation = (
+        np.unpackbits(np.stack(by_epoch[part]), axis=1, count=len(of_part)).astype(bool)
+        for part, of_part in zip(metrics.MEASURED_PARTS, (images.probe, images.validation), strict=True)
+    )
+    return cross_fit(probe, validation, images.validation.labels, trial.spec.rule)

@@ -438,12 +438,12 @@ class RMSprop(SingleDeviceOptimizer, optimizers.RMSprop):
 
 
 def build_optimizer(optimizer: Optimizer, learning_rate: float) -> keras.optimizers.Optimizer:
-    """Return a fresh optimiser, with decoupled weight decay (Loshchilov & Hutter 2019) whichever it is."""
+    """Return a fresh optimiser as Keras' of that name, with decoupled weight decay (Loshchilov & Hutter 2019)."""
     decay = optimizer.weight_decay or None
     table = {
         "adam": lambda: Adam(learning_rate, weight_decay=decay),
         "adamw": lambda: AdamW(learning_rate, weight_decay=optimizer.weight_decay),
-        "sgd": lambda: SGD(learning_rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay),
+        "sgd": lambda: SGD(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
         "rmsprop": lambda: RMSprop(learning_rate, momentum=optimizer.momentum, weight_decay=decay),
     }
     return table[optimizer.name]()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from cnnstudy.analysis.comparison import CONFIRMED, UNCONFIRMED, Champion, compare_champions, find_champion
+from cnnstudy.analysis.comparison_champions import CONFIRMED, UNCONFIRMED, Champion, compare_champions, find_champion
 from cnnstudy.records import Rule
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -77,16 +78,20 @@ def test_what_confirming_did_not_write_is_refused() -> None:
         find_champion("{}", [], ACCURACY)
 
 
-def test_fresh_seeds_are_compared_by_welch() -> None:
+def test_fresh_seeds_are_compared_by_both_recorded_intervals() -> None:
     better = [0.90, 0.91, 0.93]
     found = compare_champions(champion(), champion(better))
-    reference = stats.ttest_ind(better, VALUES, equal_var=False)
-    interval = reference.confidence_interval(0.95)
     assert found.value is not None
-    assert found.value.value == pytest.approx(sum(better) / 3 - 0.82)
-    assert (found.value.low, found.value.high) == pytest.approx((interval.low, interval.high))
-    assert found.value.p == pytest.approx(reference.pvalue)
+    difference = sum(better) / 3 - 0.82
+    # both intervals reach 5 points down and 3 points up
+    ends = (difference - math.hypot(0.05, 0.03), difference + math.hypot(0.05, 0.03))
+    assert (found.value.value, found.value.low, found.value.high) == pytest.approx((difference, *ends))
     assert (found.value.sign, found.reason) == (1, "")
+
+
+def test_an_interval_of_an_older_version_is_cut_at_100_percent() -> None:
+    found = champion([0.98, 0.99, 1.0])
+    assert (found.value.value, found.value.high) == (pytest.approx(0.99), 1.0)
 
 
 def test_tests_are_compared_by_both_intervals() -> None:
@@ -119,7 +124,8 @@ def test_what_is_chosen_by_other_metrics_is_not_compared() -> None:
     assert compare_champions(champion(), None).value is None
 
 
-def test_one_fresh_seed_has_no_interval() -> None:
-    found = compare_champions(champion(), champion([0.9]))
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.91]])
+def test_fewer_than_three_fresh_seeds_decide_nothing(values: list[float]) -> None:
+    found = compare_champions(champion(), champion(values))
     assert found.value is not None
-    assert (found.value.low, found.reason) == (None, "one seed gives no interval")
+    assert (found.value.low, found.reason) == (None, "that takes an interval from at least 3 fresh seeds")

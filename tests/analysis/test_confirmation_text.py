@@ -17,6 +17,8 @@ from cnnstudy.analysis.confirmation import (
     Standing,
 )
 from cnnstudy.analysis.confirmation_text import (
+    CROSS_FITTED,
+    FLATTERED,
     STANDING_HEADINGS,
     champion_reason,
     champion_sentences,
@@ -34,7 +36,7 @@ def standing(number: int, standing: str, mean: float = 0.8, gap: float = 0.05, f
     candidate = Candidate("vgg16", number, {"transfer": "frozen", "batch_size": 8, "dropout": 0.25}, 0.9, 0.1)
     keeps = standing not in (OUTSIDE_LIMITS, UNLEARNT)
     return Standing(
-        candidate, (1, 2), (mean, mean), (gap, gap), mean, mean - 0.1, mean + 0.1, gap, keeps, failed, standing
+        candidate, (1, 2, 3), (mean,) * 3, (gap,) * 3, mean, mean - 0.1, mean + 0.1, gap, keeps, failed, standing
     )
 
 
@@ -49,7 +51,7 @@ def test_the_champion_then_ties_then_the_rest_each_by_its_reason() -> None:
     lines = list(champion_sentences(found, found[0], ACCURACY))
     assert lines == [
         "Champion: vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25), validation accuracy 80.0 % [70.0, 90.0] over "
-        "2 fresh seeds, gap +5.0 points.",
+        "3 fresh seeds, gap +5.0 points.",
         "Statistically tied with it: vgg16-001 (79.0 %). Any of these may be as good; choose among them by cost.",
         "Significantly worse: vgg16-002 (60.0 %).",
         "Outside the limits () on average over the fresh seeds: vgg16-003.",
@@ -90,7 +92,7 @@ def test_why_there_is_no_champion(standings: list[str], reason: str) -> None:
 
 def test_why_it_is_the_champion() -> None:
     assert champion_reason([standing(0, CHAMPION), standing(1, TIED)], ACCURACY) == (
-        "vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25): the best of 2 by mean val/accuracy over 2 fresh seeds, "
+        "vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25): the best of 2 by mean val/accuracy over 3 fresh seeds, "
         "0.8000, gap +5.0 points; statistically tied with vgg16-001; this is the model of the median seed"
     )
 
@@ -108,11 +110,20 @@ def test_the_metric_is_named(metric: str, words: str) -> None:
     assert text.endswith(f"Selecting by validation score overstates {words} by this much.")
 
 
+def test_two_seeds_cannot_tell_candidates_apart() -> None:
+    found = [dataclasses.replace(standing(0, CHAMPION), seeds=(1, 2)), standing(1, TIED, 0.6)]
+    assert list(champion_sentences(found, found[0], ACCURACY))[1] == (
+        "Cannot tell whether it is better than vgg16-001 (60.0 %): that takes at least 3 fresh seeds."
+    )
+
+
 def test_all_of_a_confirmation() -> None:
     best = standing(0, CHAMPION)
     test = ChampionTest("2026-11-24", "vgg16-000", ("a", "b"), 2, 50, "d", (0.7, 0.72), (0.5, 0.4), 0.71, 0.6, 0.8)
     confirmed = Confirmation(ACCURACY, (best,), ("vgg16-001", 0.9), best, test=test, refusal="")
-    first, tested, optimism = confirmation_sentences(confirmed)
+    first, flattered, tested, optimism = confirmation_sentences(confirmed)
+    assert flattered == FLATTERED
+    assert confirmation_sentences(dataclasses.replace(confirmed, cross_fitted=True))[1] == CROSS_FITTED
     assert first.startswith("Champion: vgg16-000")
     assert tested == (
         "Test split: accuracy 71.0 % [60.0, 80.0] on 50 images that no trial has seen, mean of the 2 models (evaluated "
@@ -120,7 +131,7 @@ def test_all_of_a_confirmation() -> None:
     )
     assert "19.0 points better than its test score" in optimism
     refused = confirmation_sentences(dataclasses.replace(confirmed, test=None, refusal="it was opened"))
-    assert refused[1] == "Not tested: it was opened"
+    assert refused[2] == "Not tested: it was opened"
     none = dataclasses.replace(confirmed, standings=(standing(0, FAILED),), champion=None)
     assert confirmation_sentences(none) == ["No champion: of 1 candidate, 1 failed with at least one seed."]
 
@@ -145,6 +156,6 @@ def test_the_table() -> None:
     found = standing_rows([standing(0, CHAMPION), standing(4, FAILED, failed=1)], ACCURACY)
     assert [len(row) for row in found] == [len(STANDING_HEADINGS)] * 2
     assert found[0] == [
-        "vgg16-000: frozen, batch size 8, dropout 0.25", "90.0 %", "80.0 %", "[70.0, 90.0]", "+5.0", "2", "champion"
+        "vgg16-000: frozen, batch size 8, dropout 0.25", "90.0 %", "80.0 %", "[70.0, 90.0]", "+5.0", "3", "champion"
     ]  # fmt: skip
-    assert found[1][5:] == ["2, 1 failed", "failed"]
+    assert found[1][5:] == ["3, 1 failed", "failed"]

@@ -1,179 +1,250 @@
-"""The gap against the number of training images."""
+"""The gap, or accuracy, against the number of training images."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from cnnstudy.analysis.data_law import DataLaw, fit_data_law
+from cnnstudy.analysis.data_law import DataLaw, data_law, fit_data_law
+from cnnstudy.errors import InputError
 
-GAP = "epochs/gap_accuracy"
+GAP, ACCURACY = "epochs/gap_accuracy", "epochs/val_accuracy"
+FOUR = (0.125, 0.25, 0.5, 1.0)
 
 
 def study(
-    exponents: Sequence[float], fractions: Sequence[float] = (0.25, 0.5, 1.0), scale: float = 0.1
+    fractions: Sequence[float] = FOUR,
+    exponent: float = 1.0,
+    scale: float = 0.1,
+    floor: float = 0.0,
+    seeds: int = 5,
+    noise: float = 0.003,
 ) -> pd.DataFrame:
-    """Return trials of one seed for each exponent, with two levels of dropout that do not change the gap."""
+    """Return trials with two levels of dropout that do not change the gap."""
+    rng = np.random.default_rng(3)
     rows = [
-        {"seed": seed, "data_fraction": fraction, "dropout": dropout, GAP: scale * fraction**-exponent}
-        for seed, exponent in enumerate(exponents)
+        {"seed": seed, "data_fraction": fraction, "dropout": dropout, GAP: scale * fraction**-exponent + floor}
+        for seed in range(seeds)
         for fraction in fractions
         for dropout in (0.0, 0.5)
     ]
-    return pd.DataFrame(rows).assign(architecture="vgg16", verdict="overfit", transfer="scratch", augmentation=None)
+    frame = pd.DataFrame(rows).assign(architecture="vgg16", verdict="overfit", transfer="scratch", augmentation=None)
+    return frame.assign(**{GAP: frame[GAP] + rng.normal(0, noise, len(frame))})
 
 
-def fit(frame: pd.DataFrame, images: float = 400, target: float = 0.05) -> DataLaw:
-    return fit_data_law(frame, "vgg16, scratch", images, target)
+def fit(frame: pd.DataFrame, images: float = 400, target: float | None = 0.05, column: str = GAP) -> DataLaw:
+    return fit_data_law(frame, "vgg16, scratch", images, target, column)
 
 
-def test_a_law_without_noise_is_found() -> None:
-    law = fit(study([0.5] * 3))
-    assert law.images == (100, 200, 400)
-    assert law.gaps == pytest.approx((0.2, 0.1 * math.sqrt(2), 0.1))
-    assert [law.exponent, law.low, law.high] == pytest.approx([0.5] * 3, abs=1e-5)
-    assert law.of_seeds[0] == pytest.approx((0.1, 0.5), abs=1e-5)
-    more = law.estimate_images_for()
-    # half the gap takes 4 times the images: 1200 more
-    assert (more.target, more.count, more.low, more.high, more.reason) == (0.05, 1200, 1200, 1200, "")
-    assert law.estimate_images_for(0.08).count == 225  # (0.1 / 0.08)^2 = 1.5625
+def test_a_number_of_images_has_an_interval() -> None:
+    law = fit(study())
+    assert law.images == (50, 100, 200, 400)
+    assert (law.answer, law.seeds, law.reason) == ("lowers", 5, "")
+    more = law.more
+    assert more.low is not None
+    assert more.high is not None
+    assert more.count is not None
+    # half the gap takes twice the images
+    assert more.low < 400 < more.high
+    assert more.low <= more.count <= more.high
+    assert law.twice is not None
+    assert law.twice.low is not None
+    assert law.twice.high is not None
+    assert law.twice.low - 1e-3 < 0.05 < law.twice.high + 1e-3
 
 
-def test_intervals_are_students_over_the_seeds() -> None:
-    exponents = [0.5, 0.6, 0.55, 0.7]
-    law = fit(study(exponents))
-    low, high = stats.ttest_1samp(exponents, 0).confidence_interval(0.95)
-    assert [law.exponent, law.low, law.high] == pytest.approx([0.5875, low, high], abs=1e-4)
-    more = law.estimate_images_for()
-    logs = [math.log(2) / exponent for exponent in exponents]
-    ends = [np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval(0.95)]
-    assert [more.count, more.low, more.high] == pytest.approx([400 * math.expm1(end) for end in ends], abs=1)
+def test_measured_gaps_and_the_trend_are_students_over_the_seeds() -> None:
+    frame = study(noise=0.02)
+    law = fit(frame)
+    by_seed = frame.groupby(["seed", "data_fraction"])[GAP].mean().unstack().to_numpy()
+    low, high = stats.ttest_1samp(by_seed[:, 0], 0).confidence_interval(0.95)
+    first = law.measured[0]
+    assert (first.value, first.low, first.high) == pytest.approx((by_seed[:, 0].mean(), low, high))
+    slopes = [np.polyfit(np.log2([50, 100, 200, 400]), gaps, 1)[0] for gaps in by_seed]
+    assert law.trend is not None
+    assert law.trend.value == pytest.approx(np.mean(slopes))
+    assert law.trend.high == pytest.approx(stats.ttest_1samp(slopes, 0).confidence_interval(0.95).high)
+
+
+def test_a_target_below_the_floor_is_never_reached() -> None:
+    law = fit(study(floor=0.1))
+    assert (law.more.count, law.more.high) == (None, None)
+    assert law.more.reason == "never at this rate; the floor is above it"
+    assert "How many images lead to 5 points: never at this rate; the floor is above it." in law.sentence()
+
+
+def test_a_target_that_is_too_far_has_no_number() -> None:
+    far = fit(study(exponent=0.3, scale=0.15, noise=0.001), target=0.04)
+    assert (far.more.count, far.more.high) == (None, None)
+    assert far.more.reason == "not within 10 times what was measured"
+    near = fit(study(exponent=0.5, noise=0.04), target=0.05)
+    assert (near.more.count, near.more.high) == (None, None)
+    assert near.more.low is not None
+    assert near.more.reason.startswith(f"at least {near.more.low} more per class; how many cannot be told")
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 1.0), (0.25, 0.5, 1.0)])
+def test_fewer_than_four_amounts_give_no_number(fractions: Sequence[float]) -> None:
+    law = fit(study(fractions))
+    assert (law.law, law.more.count, law.answer) == (None, None, "lowers")
+    assert f"{len(fractions)} amounts cannot tell whether the gap has a floor" in law.sentence()
 
 
 def test_only_combinations_that_are_there_at_each_level_count() -> None:
-    frame = study([0.5] * 3)
+    frame = study(noise=0.0)
     frame.loc[frame["dropout"] == 0.5, GAP] += 0.1
-    whole = fit(frame)
     # if combinations were not matched, the missing dropout would lower the gap at half the images
     gone = (frame["seed"] == 1) & (frame["data_fraction"] == 0.5) & (frame["dropout"] == 0.5)
     part = fit(frame[~gone])
-    assert part.of_seeds[0] == whole.of_seeds[0]
-    assert part.of_seeds[1] == pytest.approx((0.1, 0.5), abs=1e-5)
+    steps = np.diff([one.value for one in part.measured])
+    assert steps == pytest.approx([-0.4, -0.2, -0.1])
 
 
 def test_a_factor_that_is_not_always_active_matches_too() -> None:
-    frame = study([0.5] * 3)
+    frame = study()
     frame["backbone_learning_rate_multiplier"] = np.where(frame["dropout"] == 0.0, math.nan, 0.1)
-    assert fit(frame).exponent == pytest.approx(0.5, abs=1e-5)
+    assert fit(frame) == fit(study())
 
 
-def test_trials_that_learnt_nothing_count() -> None:
-    frame = study([0.5] * 3, (0.1, 0.25, 0.5, 1.0))
-    frame.loc[frame["data_fraction"] == 0.1, "verdict"] = "not-learning"
-    law = fit(frame)
-    assert law.images == (40, 100, 200, 400)
-    assert law.exponent == pytest.approx(0.5, abs=1e-5)
+def test_trials_that_learnt_nothing_count_as_measured() -> None:
+    frame = study()
+    frame.loc[frame["data_fraction"] == 0.125, ["verdict", GAP]] = ["not-learning", 0.0]
+    assert [fit(frame).images, fit(frame).measured[0].value] == [(50, 100, 200, 400), 0.0]
 
 
 def test_a_level_that_hardly_anyone_has_does_not_cost_the_others() -> None:
-    frame = study([0.5] * 3, (0.1, 0.25, 0.5, 1.0))
-    law = fit(frame[(frame["data_fraction"] > 0.1) | ((frame["seed"] == 0) & (frame["dropout"] == 0.0))])
-    assert (law.images, len(law.of_seeds)) == ((100, 200, 400), 3)
+    frame = study()
+    law = fit(frame[(frame["data_fraction"] > 0.2) | ((frame["seed"] == 0) & (frame["dropout"] == 0.0))])
+    assert (law.images, law.seeds) == ((100, 200, 400), 5)
 
 
-def test_gaps_below_0_are_fitted_too() -> None:
-    frame = study([0.5] * 3)
-    noise = np.where(frame["data_fraction"] == 1.0, -0.11, 0.0) * (frame["seed"] == 2)
-    law = fit(frame.assign(**{GAP: frame[GAP] + noise}))
-    assert law.exponent is not None
-    assert law.of_seeds[2][1] > 0.5
+# ---- accuracy
 
 
-# ---- no law, or no projection
+def test_accuracy_has_a_law_of_its_error() -> None:
+    frame = study(noise=0.002)
+    law = fit(frame.assign(**{ACCURACY: 1 - frame[GAP]}), target=0.95, column=ACCURACY)
+    assert law.is_accuracy
+    assert law.more.low is not None
+    assert law.more.high is not None
+    assert law.more.low < 400 < law.more.high
+    assert "validation accuracy by training images per class: 19.9 % [" in law.sentence()
+    assert "more images per class" in law.sentence()
+    assert "lead to 95 %" in law.sentence()
+    no_target = fit(frame.assign(**{ACCURACY: 1 - frame[GAP]}), target=None, column=ACCURACY)
+    assert "lead to" not in no_target.sentence()
+    assert "projects 95." in no_target.sentence() or "projects 94." in no_target.sentence()
+    ceiling = fit(frame.assign(**{ACCURACY: 0.9 - frame[GAP]}), target=0.95, column=ACCURACY)
+    assert ceiling.more.reason == "never at this rate; the ceiling is below it"
 
 
-def reason(law: DataLaw, gap: float = 0.05) -> str:
-    more = law.estimate_images_for(gap)
-    assert (more.count, more.low, more.high) == (None, None, None)
-    return more.reason
+# ---- what cannot be told
 
 
 def test_one_level_or_none_in_common() -> None:
-    for frame in (study([0.5] * 3, (1.0,)), study([0.5] * 3).iloc[:0]):
+    for frame in (study((1.0,)), study().iloc[:0]):
         law = fit(frame)
-        assert law.exponent is None
-        assert "at two levels" in reason(law)
-        assert "cannot tell how the gap depends" in law.sentence()
-    frame = study([0.5] * 3, (0.5, 1.0))
+        assert (law.measured, law.answer, law.more.count) == ((), "cannot tell", None)
+        assert "at four or more amounts" in law.sentence()
+    frame = study((0.5, 1.0))
     apart = frame[(frame["dropout"] == 0.0) == (frame["data_fraction"] == 1.0)]
-    assert fit(apart).exponent is None
+    assert fit(apart).measured == ()
 
 
-def test_one_seed() -> None:
-    law = fit(study([0.5]))
-    assert (law.exponent, law.low, law.high) == (pytest.approx(0.5, abs=1e-5), None, None)
-    assert "one seed" in reason(law)
-    assert "one seed: no interval" in law.sentence()
+def test_fewer_than_three_seeds() -> None:
+    law = fit(study(seeds=2))
+    assert (law.answer, law.law, law.measured[0].low) == ("cannot tell", None, None)
+    assert "fewer than 3 seeds" in law.more.reason
+    assert "fewer than 3 seeds give no interval" in law.sentence()
 
 
 def test_a_gap_that_may_not_fall() -> None:
-    law = fit(study([0.5, 0.1, -0.1]))
-    assert law.low is not None
-    assert law.low < 0
-    assert "cannot tell whether the gap falls" in reason(law)
-    # five seeds can have an interval above 0 with one seed below
-    assert "in one of the seeds" in reason(fit(study([0.5, 0.45, 0.5, 0.55, -0.01])))
-
-
-def test_a_seed_without_a_gap() -> None:
-    frame = study([0.5] * 4, (0.5, 1.0))
-    frame.loc[frame["seed"] == 3, GAP] *= -0.1
-    assert "too close to 0" in reason(fit(frame))
+    law = fit(study(exponent=0.01, noise=0.05, seeds=3))
+    assert law.answer == "cannot tell"
+    assert law.more.reason == "cannot tell whether the gap falls with more images"
+    assert "cannot tell whether that is a trend (" in law.sentence()
+    assert fit(study(exponent=-1.0)).answer == "raises"
 
 
 def test_a_gap_that_is_small_already() -> None:
-    assert "already" in reason(fit(study([0.5] * 3, scale=0.04)))
+    assert fit(study(scale=0.03)).more.reason == "400 images per class already do"
+    assert fit(study(scale=0.06, noise=0.04)).more.reason.startswith("perhaps 400 images per class already do")
 
 
-def test_no_answer_beyond_10_times_what_was_measured() -> None:
-    law = fit(study([0.2] * 3))  # half the gap takes 32 times the images
-    assert "more than 10 times" in reason(law)
-    assert law.estimate_images_for(0.07).count is not None
-    wide = fit(study([0.3, 0.4, 0.5])).estimate_images_for()
-    assert wide.count is not None
-    assert wide.high is None
-    assert "more than 3600" in fit(study([0.3, 0.4, 0.5])).sentence()
-
-
-def test_no_gap_at_all() -> None:
-    frame = study([0.5] * 3)
-    law = fit(frame.assign(**{GAP: -0.01}))
-    assert law.reason == "there is no gap"
-    assert "already" in reason(law)
-    # no power law falls from a gap to none within the measured amounts
-    frame[GAP] = np.where(frame["data_fraction"] == 0.25, 0.2, 0.0)
-    assert "too close to 0" in fit(frame).reason
-
-
-def test_a_gap_of_0_is_never_reached() -> None:
-    with pytest.raises(ValueError, match="never reached"):
-        fit(study([0.5] * 3)).estimate_images_for(0.0)
+def test_a_curve_that_is_no_power_law() -> None:
+    frame = study()
+    frame[GAP] += np.where(frame["data_fraction"] == 0.25, 0.3, 0.0)
+    assert fit(frame).reason == "the gap does not follow a power law with more images"
 
 
 # ---- in words
 
 
 def test_the_sentence() -> None:
-    assert fit(study([0.5, 0.6, 0.55])).sentence() == (
-        "vgg16, scratch: from 100 to 400 images per class the gap goes from 21.5 to 10.0 points; doubling the images "
-        "multiplies the gap by 0.68 (95 % interval 0.63 to 0.74). About 1020 more images per class (666 to 1493) would "
-        "reduce it to 5 points."
+    assert fit(study((0.5, 1.0), noise=0.0)).sentence() == (
+        "vgg16, scratch: the gap by training images per class: 20.0 points [20.0, 20.0] at 200, 10.0 points "
+        "[10.0, 10.0] at 400; -10.0 points [-10.0, -10.0] with each doubling. How many images lead to 5 points: "
+        "2 amounts cannot tell whether the gap has a floor; that takes 4 or more. At equal epochs, more images are "
+        "also more updates of the weights."
     )
-    few = fit(study([0.5, 0.6, 0.55], (0.5, 1.0)), target=0.02).sentence()
-    assert "two amounts can't show whether that continues" in few
-    assert "How many images reduce it to 2 points: that takes more than 10 times" in few
+    law = fit(study())
+    assert f"About {law.more.count} more images per class ({law.more.low} to {law.more.high}) lead to 5" in (
+        law.sentence()
+    )
+
+
+def test_the_trend_at_equal_updates_is_told_where_it_was_measured() -> None:
+    frame = study()
+    law = fit(frame.assign(**{"updates/gap_accuracy": frame[GAP] / 2}))
+    assert law.trend is not None
+    assert law.trend_at_equal_updates is not None
+    assert law.trend_at_equal_updates.value == pytest.approx(law.trend.value / 2)
+    assert "at the same number of updates, -1" in law.sentence()
+    assert fit(frame.assign(**{"updates/gap_accuracy": math.nan})).trend_at_equal_updates is None
+
+
+# ---- any table
+
+
+def test_a_plain_table() -> None:
+    frame = pd.DataFrame(
+        {
+            "run": np.repeat(np.arange(3), 4),
+            "n": [100, 200, 400, 800] * 3,
+            "test_accuracy": [0.6, 0.8, 0.9, 0.95] * 3 + np.random.default_rng(0).normal(0, 0.005, 12),
+        }
+    )
+    law = data_law(frame, "test_accuracy", "n", "run", target=0.97)
+    assert (law.is_accuracy, law.images, law.seeds) == (True, (100, 200, 400, 800), 3)
+    with pytest.raises(InputError, match="no column 'gap'; the columns are run, n, test_accuracy"):
+        data_law(frame, images="n", seed="run")
+    for target in (0.0, 1.0):
+        with pytest.raises(InputError, match="never reached"):
+            data_law(frame, "test_accuracy", "n", "run", target=target)
+
+
+# ---- simulated studies
+
+
+@pytest.fixture
+def data_laws(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("data_laws")
+
+
+def test_statements_are_as_often_true_as_they_say(data_laws: ModuleType) -> None:
+    known = data_laws.rates(data_laws.Scenario(0.0, 1.0, noise=0.015), 25, np.random.default_rng(1))
+    assert known.told > 0.5
+    assert known.covered > 0.88
+    never = data_laws.rates(data_laws.Scenario(0.06, 1.0, noise=0.015), 25, np.random.default_rng(2))
+    assert never.false <= 0.05
+    assert never.told <= 0.05
+    assert never.floor > 0.88

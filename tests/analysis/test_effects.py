@@ -281,7 +281,7 @@ RANGES: dict[str, Levels] = {
 }
 
 
-def points(seeds: list[int], count: int = 40) -> list[dict[str, Any]]:
+def points(seeds: list[int], count: int = 70) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     found = []
     for number in range(count):
@@ -322,19 +322,26 @@ def test_a_search_has_the_intervals_of_hc3() -> None:
     import statsmodels.api as sm
 
     factors: dict[str, Levels] = {"dropout": Range(0.0, 0.6), "transfer": Choices(("scratch", "fine-tune"))}
-    rows = [{**point, "seed": number} for number, point in enumerate(points([0], 8))]
+    rows = [{**point, "seed": number} for number, point in enumerate(points([0], 14))]
     frame = trials(rows, lambda levels: levels["dropout"] / 10, noise=0.02)
     effects = estimate_effects(frame, factors, [GAP])
     fine = (frame["transfer"] == "fine-tune") - 0.5
-    matrix = np.column_stack([np.ones(8), frame["dropout"] / 0.6, fine])
+    # a natural cubic spline is a cubic spline that is straight beyond its ends: six knots, six columns
+    place = frame["dropout"].to_numpy() / 0.6
+    knots = np.linspace(0, 1, 6)
+    cubic = [np.maximum(place - knot, 0) ** 3 for knot in knots]
+    slopes = [(cubic[i] - cubic[5]) / (1 - knots[i]) for i in range(5)]
+    matrix = np.column_stack([np.ones(14), place, *(slope - slopes[4] for slope in slopes[:4]), fine])
     fitted = sm.OLS(frame[GAP].to_numpy(), matrix).fit(cov_type="HC3", use_t=True)
+    at_end = np.array([1 - knots[i] for i in range(5)]) ** 2
+    ends = np.array([0, 1, *(at_end[:4] - at_end[4]), 0])
     assert [(e.factor, e.second, e.method, e.seeds) for e in effects] == [
-        ("dropout", None, ALL_TRIALS, 8),
-        ("transfer", None, ALL_TRIALS, 8),
-    ]  # 8 trials are too few for interactions
-    for place, effect in enumerate(effects, start=1):
-        expected = [fitted.params[place], *fitted.conf_int()[place], fitted.pvalues[place]]
-        assert [effect.estimate, effect.low, effect.high, effect.p] == pytest.approx(expected)
+        ("dropout", None, ALL_TRIALS, 14),
+        ("transfer", None, ALL_TRIALS, 14),
+    ]  # 14 trials are too few for interactions
+    test = fitted.t_test(ends)
+    expected = [float(test.effect[0]), *test.conf_int()[0], float(test.pvalue)]
+    assert [effects[0].estimate, effects[0].low, effects[0].high, effects[0].p] == pytest.approx(expected)
 
 
 def test_a_level_of_one_trial_in_a_search() -> None:

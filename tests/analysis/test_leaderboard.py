@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from cnnstudy.analysis.leaderboard import (
     best_by_transfer,
     build_leaderboard,
+    describe_front,
+    describe_scores,
     leaderboard_table,
     unfinished_rows,
     write_csv,
@@ -259,3 +262,28 @@ def test_the_best_of_each_transfer_mode(make_run: MakeRun) -> None:
     (line,) = best_by_transfer(build_leaderboard([*runs, unfinished], ACCURACY))
     assert line == "alexnet: frozen 90.0 % (1), fine-tune 70.0 % (1), scratch 60.0 % (2)"
     assert best_by_transfer(build_leaderboard(runs[:2], ACCURACY)) == []
+
+
+# ---- what scores are
+
+
+def test_cross_fitted_scores_where_all_finished_trials_have_them(make_run: MakeRun, pruned: RecordedRun) -> None:
+    crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.3, "crossed/val_accuracy": 0.6}
+    runs = [make_run(1, 0.8), make_run(2, 0.7)]
+    lucky, steady = (dataclasses.replace(run, metrics=run.metrics | crossed) for run in runs)
+    steady.metrics["crossed/val_accuracy"] = 0.65
+    frame = build_leaderboard([lucky, steady, pruned], ACCURACY)
+    assert frame["val_accuracy"].tolist()[:2] == [0.65, 0.6]
+    assert frame["best_val_accuracy"].tolist()[:2] == [0.7, 0.8]
+    assert frame["gap_accuracy"].tolist()[:2] == [0.3, 0.3]
+    assert describe_scores(frame).startswith("Accuracies and gaps are those of the best epoch, chosen on one half")
+    older = build_leaderboard([lucky, runs[1]], ACCURACY)
+    assert older["val_accuracy"].tolist() == [0.8, 0.7]
+    assert "too high" in describe_scores(older)
+
+
+def test_which_trials_count_for_the_front_is_said(make_run: MakeRun, pruned: RecordedRun) -> None:
+    silent = make_run(2, 0.2, tags={"cnnstudy.verdict": "not-learning"})
+    frame = build_leaderboard([make_run(1, 0.8), silent, pruned], ACCURACY)
+    assert describe_front(frame).startswith("1 of 2 finished trials count for the Pareto front; 1 did not learn")
+    assert describe_front(frame.iloc[:1]) == "1 of 1 finished trials count for the Pareto front."

@@ -13,12 +13,18 @@ from cnnstudy.tracking.recorded import RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
 Curves = dict[str, dict[str, dict[int, float]]]
+#: Of a trial whose last weights are those after the compared number of updates.
+ENDED_THERE = {
+    f"{moment}/{name}": value
+    for moment in ("equal_updates", "last")
+    for name, value in (("val_loss", 0.7), ("gap_loss", 0.1), ("gap_accuracy", 0.1))
+}
 
 
 @pytest.fixture
 def study(make_run: MakeRun) -> tuple[list[RecordedRun], Curves]:
     """Return two trials that learn, the second less well, one that does not, and a pruned one."""
-    train = {"run0": [1.2, 0.8, 0.2], "run1": [1.4, 1.0, 0.6], "run2": [1.6, 1.6, 1.6], "run3": [1.5]}
+    train = {"run0": [1.2, 0.8, 0.5], "run1": [1.4, 1.0, 0.6], "run2": [1.6, 1.6, 1.6], "run3": [1.5]}
     gaps = {"run0": [0.0, 0.1, 0.3], "run1": [0.0, 0.05, 0.1], "run2": [0.0] * 3, "run3": [0.0]}
     curves: Curves = {
         run: {
@@ -31,11 +37,11 @@ def study(make_run: MakeRun) -> tuple[list[RecordedRun], Curves]:
         for run in train
     }
     more = {"last/gap_accuracy": 0.3, "equal_updates/gap_accuracy": 0.2, "legacy/gap_accuracy": 0.4}
-    plain = make_run(0)
+    plain, fewest = make_run(0), {**make_run(2).metrics, **ENDED_THERE, "optimizer/updates": 12.0}
     runs = [
         make_run(0, metrics={**plain.metrics, **more}, tags={"cnnstudy.verdict": "overfit"}),
         make_run(1, tags={"cnnstudy.verdict": "underfit", "cnnstudy.seed": "4"}),
-        make_run(2, tags={"cnnstudy.verdict": "not-learning"}),
+        make_run(2, tags={"cnnstudy.verdict": "not-learning"}, metrics=fewest),
         make_run(3, state="pruned"),
         make_run(4, state="failed"),
         make_run(5, state="failed"),
@@ -44,7 +50,7 @@ def study(make_run: MakeRun) -> tuple[list[RecordedRun], Curves]:
 
 
 def history(curves: Curves) -> Callable[[str, str], Mapping[int, float]]:
-    return lambda run, name: curves[run][name]
+    return lambda run, name: curves[run].get(name, {})
 
 
 def test_each_basis_has_its_own_numbers(study: tuple[list[RecordedRun], Curves]) -> None:
@@ -52,9 +58,10 @@ def test_each_basis_has_its_own_numbers(study: tuple[list[RecordedRun], Curves])
     (found,) = observe(runs, history(curves))
     first = found.frame.iloc[0]
     assert (first["epochs/gap_accuracy"], first["updates/gap_accuracy"], first[LEGACY_GAP]) == (0.3, 0.2, 0.4)
-    # the second trial only reaches 0.6, the higher of the two; the first passes it a third into its last epoch
+    assert found.updates == 12
+    # the second trial only reaches 0.6, the higher of the two; the first passes it within its last epoch
     assert found.train_loss == pytest.approx(0.6)
-    assert first["train_loss/gap_accuracy"] == pytest.approx(0.1 + 0.2 / 3)
+    assert 0.1 < first["train_loss/gap_accuracy"] < 0.3
     assert found.frame["train_loss/gap_accuracy"].iloc[1] == pytest.approx(0.1)
     assert math.isnan(found.frame["train_loss/gap_accuracy"].iloc[2])
     assert math.isnan(found.frame["epochs/gap_accuracy"].iloc[1])
@@ -74,13 +81,71 @@ def test_the_train_loss_of_the_study_file_holds(study: tuple[list[RecordedRun], 
     (found,) = observe(runs, history(curves), until_train_loss=1.0)
     assert found.train_loss == 1.0
     assert found.frame["train_loss/gap_accuracy"].iloc[1] == pytest.approx(0.05)
-    assert found.frame["train_loss/gap_accuracy"].iloc[0] == pytest.approx(0.05)
+    assert 0.0 < found.frame["train_loss/gap_accuracy"].iloc[0] < 0.1
 
 
-def test_a_loss_passed_within_the_first_epoch_is_taken_there(study: tuple[list[RecordedRun], Curves]) -> None:
+def test_a_loss_passed_within_the_first_epoch_needs_a_measurement_before_it(
+    study: tuple[list[RecordedRun], Curves],
+) -> None:
     runs, curves = study
     (found,) = observe(runs, history(curves), until_train_loss=1.3)
-    assert found.frame["train_loss/val_accuracy"].iloc[0] == 0.5
+    assert math.isnan(found.frame["train_loss/val_accuracy"].iloc[0])
+    assert found.frame["train_loss/state"].tolist() == ["lower when first measured", "compared", "never reached"]
+    start = {"train/loss": 1.6, "gap/accuracy": 0.0, "val/accuracy": 0.2, "val/loss": 1.6, "gap/loss": 0.0}
+    for name, value in start.items():
+        curves["run0"][name][0] = value
+    (found,) = observe(runs, history(curves), until_train_loss=1.3)
+    assert 0.2 < found.frame["train_loss/val_accuracy"].iloc[0] < 0.5
+
+
+def test_after_a_number_of_updates_that_no_worker_measured_values_are_interpolated(
+    study: tuple[list[RecordedRun], Curves],
+) -> None:
+    runs, curves = study
+    ended = dataclasses.replace(runs[0], metrics={**runs[0].metrics, "optimizer/updates": 15.0})
+    longest = dataclasses.replace(runs[2], metrics={**runs[2].metrics, "optimizer/updates": 60.0})
+    for run, each in (("run0", 5), ("run1", 10), ("run2", 20)):
+        curves[run]["optimizer/updates"] = {epoch: float(each * epoch) for epoch in (1, 2, 3)}
+    (found,) = observe([ended, runs[1], longest], history(curves))
+    assert found.updates == 15
+    assert found.frame["updates/gap_accuracy"].tolist()[:2] == pytest.approx([0.3, 0.025])
+    # the third made 20 in its first epoch, before which nothing was measured
+    assert found.frame["updates/state"].tolist() == ["compared", "compared", "not measured"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "state"), [(1.6, 0.5, "at chance"), (1.2, 0.22, "at chance"), (1.2, 0.5, "compared")]
+)
+def test_a_trial_that_has_learnt_nothing_after_these_updates_has_no_value_there(
+    study: tuple[list[RecordedRun], Curves], loss: float, accuracy: float, state: str
+) -> None:
+    runs, curves = study
+    there = {"train_loss": loss, "val_accuracy": accuracy - 0.2, "gap_accuracy": 0.2}
+    metrics = {**runs[0].metrics, **{f"equal_updates/{name}": value for name, value in there.items()}}
+    metrics |= {"images/validation": 100.0, "images/train": 300.0}
+    run = dataclasses.replace(runs[0], metrics=metrics, parameters={**runs[0].parameters, "classes": "5"})
+    fewest = dataclasses.replace(runs[1], metrics={**ENDED_THERE, **runs[1].metrics, "optimizer/updates": 12.0})
+    (found,) = observe([run, fewest], history(curves))
+    assert found.frame["updates/state"].iloc[0] == state
+    assert math.isnan(found.frame["updates/gap_accuracy"].iloc[0]) == (state == "at chance")
+
+
+def test_whether_a_trial_learnt_is_an_outcome(study: tuple[list[RecordedRun], Curves]) -> None:
+    runs, curves = study
+    metrics = {"images/validation": 100.0, "images/train": 300.0}
+    unsure = [
+        dataclasses.replace(
+            runs[1],
+            tags={**runs[1].tags, "cnnstudy.verdict": "cannot-tell"},
+            parameters={"classes": "5"},
+            metrics={**metrics, "best/train_accuracy": accuracy},
+        )
+        for accuracy in (0.9, 0.22)
+    ]
+    (found,) = observe([*runs[:3], *unsure], history(curves))
+    learnt = found.frame["epochs/learnt"]
+    assert learnt.tolist()[:4] == [1, 1, 0, 1]
+    assert math.isnan(learnt.iloc[4])
 
 
 def test_one_in_ten_that_hardly_learns_does_not_decide(study: tuple[list[RecordedRun], Curves]) -> None:

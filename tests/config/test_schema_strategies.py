@@ -51,6 +51,8 @@ MISTAKES = [
     ("  seeds: 3", "  seeds: 1001 #!", "strategy.seeds", ["less than or equal to 1000", "not 1001."]),
     ("  seeds: 3", "  seeds: [0, 1] #!", "strategy.seeds", ["must be a whole number", "not [0, 1]."]),
     ("  seeds: 3", "  seeds: 2.5 #!", "strategy.seeds", ["must be a whole number", "not 2.5."]),
+    ("  design: full", "  assume_no_interactions: perhaps #!", "strategy.assume_no_interactions", []),
+    ("  design: full", "  assume_no_interactions: [x] #!", "strategy.assume_no_interactions", []),
     ("  design: full", "  fraction: 2 #!", "strategy.fraction", ["belongs to design fractional, not to full"]),
     (
         "  design: full",

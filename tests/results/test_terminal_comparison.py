@@ -13,7 +13,8 @@ import pytest
 from pictures import leave_out_pictures
 from rich.console import Console
 
-from cnnstudy.analysis.comparison import CONFIRMED, UNCONFIRMED, Comparison
+from cnnstudy.analysis.comparison import Comparison
+from cnnstudy.analysis.comparison_champions import CONFIRMED, UNCONFIRMED
 from cnnstudy.analysis.confirmation import RECORD_PATH
 from cnnstudy.errors import InputError, TrackingError, UnknownNameError
 from cnnstudy.names import Tag

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cnnstudy.config.schema import Training
 from cnnstudy.records import Optimizer
 from cnnstudy.training import updates
 
 KERAS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
-    "sgd": lambda rate, **given: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **given),
+    "sgd": lambda rate, **given: keras.optimizers.SGD(rate, momentum=0.9, **given),
     "rmsprop": lambda rate, **given: keras.optimizers.RMSprop(rate, momentum=0.9, **given),
 }
 
@@ -48,6 +49,16 @@ def test_they_come_to_what_keras_own_come_to(name: str, decay: float) -> None:
     for one, other, before in zip(ours, theirs, start, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6, rtol=0)
         assert np.abs(one - before).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+def test_a_study_file_that_names_an_optimizer_gets_keras_defaults(name: str) -> None:
+    settings = Training(epochs=1, optimizer=name)
+    ours = updates.build_optimizer(Optimizer(name, settings.weight_decay, settings.momentum), 0.01)
+    theirs = keras.optimizers.get(name)
+    theirs.learning_rate = 0.01
+    for one, other in zip(trained(ours, 6), trained(theirs, 6), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])

@@ -1,45 +1,104 @@
-"""The verdicts, at and around their rules."""
+"""The verdicts, at and around their rules, and how often they are false."""
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from cnnstudy.training.verdict import VERDICTS, judge
+from cnnstudy.training.verdict import VERDICTS, Counts, count_right, judge
 
-FIVE_CLASSES = [32] * 5
+
+def counts(train: int, of: int, validation: int, among: int, classes: int = 5, sample: bool = False) -> Counts:
+    """Return counts of equal classes: `train` of `of` and `validation` of `among` images are right."""
+
+    def spread(images: int) -> list[int]:
+        return [images // classes + (label < images % classes) for label in range(classes)]
+
+    return Counts(spread(train), spread(of), spread(validation), spread(among), sample)
 
 
 @pytest.mark.parametrize(
-    ("train", "of", "validation", "expected"),
+    ("given", "expected"),
     [
-        (0.2, 25, 0.2, "not-learning"),  # chance in both: no gap is no success
-        (0.32, 25, 0.2625, "not-learning"),  # 8 of 25 and 42 of 160: guessing does that well once in twenty
-        (0.32, 25, 0.32, "underfit"),  # 51 of 160 is above guessing
-        (1.0, 25, 0.2, "overfit"),  # learnt by heart
-        (1.0, 25, 0.72, "overfit"),
-        (1.0, 25, 0.96, "fit"),  # 4 points are below the smallest gap that counts
-        (0.95, 160, 0.86, "overfit"),
-        (0.95, 160, 0.89, "fit"),  # 6 points, which chance gives once in thirty
-        (0.96, 25, 0.89, "fit"),  # 7 points on 25 images are within chance
-        (0.8, 160, 0.78, "underfit"),
-        (0.9, 160, 0.9, "fit"),
-        (0.7, 160, 0.9, "underfit"),  # a negative gap is no overfitting
+        (counts(55, 268, 12, 58), "not-learning"),  # chance in both: no gap is no success
+        (counts(80, 268, 12, 58), "underfit"),  # 30 % of all training images are beyond guessing
+        (counts(8, 25, 12, 58), "cannot-tell"),  # 8 of 25: guessing does that well once in ten
+        (counts(268, 268, 12, 58), "overfit"),  # learnt by heart
+        (counts(268, 268, 5, 5), "cannot-tell"),  # all right, but on five images
+        (counts(100, 100, 23, 25), "overfit"),  # train is known to be 100 %: a single mistake shows a gap
+        (counts(96, 100, 23, 25), "cannot-tell"),  # no gap, or one of 5 points
+        (counts(640, 640, 158, 160), "fit"),
+        (counts(640, 640, 154, 160), "cannot-tell"),  # 3.8 points, which may be 5
+        (counts(608, 640, 138, 160), "overfit"),
+        (counts(595, 640, 141, 160), "cannot-tell"),  # 4.8 points
+        (counts(512, 640, 125, 160), "underfit"),
+        (counts(512, 640, 158, 160), "underfit"),  # a negative gap is no overfitting
+        (counts(24, 25, 142, 160, sample=True), "cannot-tell"),  # the sample's 96 % may be 85 %
+        (counts(160, 160, 158, 160, sample=True), "fit"),
+        (counts(5, 25, 32, 160, sample=True), "cannot-tell"),  # 20 % of 25 may be 37 %
+        (counts(2, 2, 2, 2, classes=1), "cannot-tell"),  # a single class
     ],
 )
-def test_each_rule(train: float, of: int, validation: float, expected: str) -> None:
-    verdict = judge(train, of, validation, FIVE_CLASSES)
+def test_each_rule(given: Counts, expected: str) -> None:
+    verdict = judge(*given)
     assert verdict.name == expected, verdict.reason
     assert expected in VERDICTS
+    assert verdict.images_needed is None or expected == "cannot-tell"
 
 
 def test_guessing_the_largest_class_is_no_learning() -> None:
-    # a dead network on the flower photos: the share of dandelions
-    flowers = [95, 135, 96, 105, 120]
-    assert judge(135 / 551, 551, 135 / 551, flowers).name == "not-learning"
-    assert judge(135 / 551, 551, 135 / 551, [110] * 5).name == "underfit"
+    # a dead network on the flower photos, which always answers with the largest class
+    flowers, dead = [95, 135, 96, 105, 120], [0, 135, 0, 0, 0]
+    assert judge(dead, flowers, dead, flowers).name == "not-learning"
+    assert judge([500, 0], [500, 26], [95, 0], [95, 5]).name == "not-learning"
+
+
+def test_unequal_classes_are_judged_by_balanced_accuracy() -> None:
+    # nearly all of the large class and 60 % of the small one: less accurate than always answering with the large class
+    verdict = judge([741, 24], [760, 40], [185, 6], [190, 10])
+    assert verdict.name == "underfit"
+    assert verdict.reason.startswith("balanced accuracy on train 78.8 % of all 800 training images, validation 78.7 %")
 
 
 def test_the_reason_has_the_numbers() -> None:
-    assert judge(1.0, 25, 0.5, FIVE_CLASSES).reason == (
-        "train 100.0 % of 25, validation 50.0 % of 160: a gap of +50.0 points, more than chance"
+    assert judge(*counts(268, 268, 29, 58)).reason == (
+        "train 100.0 % of all 268 training images, validation 50.0 % of 58: a gap of +50.0 points [+36.6, +63.4], "
+        "above 0 beyond chance"
     )
+
+
+def test_so_many_images_would_tell() -> None:
+    verdict = judge(*counts(640, 640, 154, 160))
+    assert verdict.images_needed is not None
+    assert f"about {verdict.images_needed:,} validation images would tell" in verdict.reason
+    dice = np.random.default_rng(0)
+    drawn = dice.binomial(verdict.images_needed, 154 / 160, 300)
+    told = [judge(*counts(640, 640, int(right), verdict.images_needed)).name for right in drawn]
+    assert 0.7 < told.count("fit") / len(told) < 0.95  # the power that is meant is 80 %
+
+
+def test_impossible_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="no more right images"):
+        judge([3, 1], [2, 2], [1, 1], [2, 2])
+    with pytest.raises(ValueError, match="training and validation images"):
+        judge([1, 1], [2, 2], [0, 0], [0, 0])
+
+
+def test_counts_come_from_a_confusion_matrix() -> None:
+    assert count_right(((3, 1), (2, 5))) == ([3, 5], [4, 7])
+
+
+@pytest.mark.parametrize("setting", [(25, 5, True), (58, 2, False)])
+def test_false_verdicts_are_rare(setting: tuple[int, int, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole table: python benchmarks/verdicts.py."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    benchmark = importlib.import_module("verdicts")
+    rates = benchmark.measure(benchmark.Setting(*setting), 120)
+    assert rates["false learnt"] <= 0.04
+    assert rates["false not-learning"] <= 0.1
+    assert rates["false overfit"] <= 0.07
+    assert rates["false fit"] <= 0.1
+    assert rates["found overfit"] >= 0.6

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation_text import describe_metric
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
 from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
+from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
 from cnnstudy.names import Metric, Parameter
 from cnnstudy.results.pages.curve_panels import varied_factors
@@ -44,16 +46,17 @@ def facts(report: ReportData) -> list[Fact]:
     if (data := _data_fact(report)) is not None:
         listed.append(data)
     finished = report.finished
-    learnt = finished[finished["verdict"] != "not-learning"] if len(finished) else finished
     if len(finished):
         best = finished.iloc[0]
         if pd.notna(best["val_accuracy"]):
             gap = f"gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
             listed.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
-    if len(learnt) and learnt["last_gap_accuracy"].notna().any():
-        mean = 100 * learnt["last_gap_accuracy"].astype(float).mean()
-        note = f"points after the last epoch, over the {len(learnt)} trials that learnt"
-        listed.append(Fact("Mean gap", f"{mean:+.1f}", note))
+    gaps = finished["last_gap_accuracy"].dropna().astype(float) if len(finished) else pd.Series(dtype=float)
+    if len(gaps):
+        unlearnt = int((finished.loc[gaps.index, "verdict"] == "not-learning").sum())
+        note = f"points after the last epoch, over {count_noun(len(gaps), 'finished trial')}"
+        note += f", of which {unlearnt} did not learn" if unlearnt else ""
+        listed.append(Fact("Mean gap", f"{100 * gaps.mean():+.1f}", note))
     return listed
 
 
@@ -110,6 +113,29 @@ def describe_missing(report: ReportData) -> str:
     if not report.runs:
         return "This study has no trials yet."
     return f"None of {count_noun(len(report.runs), 'trial')} has finished, so there are no results yet."
+
+
+def describe_missing_factors(report: ReportData) -> str:
+    """Say why there is no figure of the gap by factor."""
+    finished = report.finished
+    if finished.empty:
+        return "No trial has finished."
+    if finished["last_gap_accuracy"].isna().all():
+        return "No gap after the last epoch is recorded of the finished trials."
+    return f"No factor has two levels among {count_noun(len(finished), 'finished trial')}."
+
+
+def describe_front(report: ReportData) -> str:
+    """Say which finished trials the Pareto front compares, and which it leaves out."""
+    finished = report.finished
+    if finished.empty:
+        return ""
+    unlearnt = int((finished["verdict"] == "not-learning").sum())
+    left_out = f"; {unlearnt} that did not learn are left out, since their small gap is no success" if unlearnt else ""
+    return (
+        f"{int(report.front.sum())} of {count_noun(len(finished), 'finished trial')} are on the Pareto front of the "
+        f"best epoch's numbers{left_out}. Effects and the mean gap are about the last epoch, over all finished trials."
+    )
 
 
 def describe_dates(report: ReportData) -> str:
@@ -298,6 +324,21 @@ def best_trials(report: ReportData) -> Table:
         return Table((), ())
     headings, rows = leaderboard_table(finished.head(TOP))
     return Table(tuple(headings), tuple(map(tuple, rows)), max(0, len(finished) - TOP))
+
+
+def compared_table(causes: NetworkAnalysis) -> Table:
+    """Return how many trials of each level are compared on each basis; empty for the comparison of networks."""
+    if causes.architecture == NETWORKS or causes.frame.empty:
+        return Table((), ())
+    rows = compared_rows(causes.frame, causes.factors)
+    return Table(compared_headings(causes.observations), tuple(map(tuple, rows)))
+
+
+def configuration_table(report: ReportData) -> Table:
+    """Return the verdict over all seeds of each configuration that has several, best first."""
+    found = list_configurations(report.runs)
+    rows = tuple(tuple(one.cells) for one in found[:TOP])
+    return Table(CONFIGURATION_HEADINGS, rows, max(0, len(found) - TOP))
 
 
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,7 @@ from cnnstudy.analysis.contrasts import outcome_values
 from cnnstudy.analysis.data_law import DataLaw
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import describe_change
-from cnnstudy.analysis.importance import UNEXPLAINED
-from cnnstudy.analysis.intervals import CONFIDENCE
+from cnnstudy.analysis.importance import UNEXPLAINED, VarianceShares
 from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.analysis.trial_plots import VALIDATION_COLOR
 from cnnstudy.config.factors import FACTORS, Choices, Levels, find_factor
@@ -44,10 +42,8 @@ from cnnstudy.results.pages.svg import (
 def gap_by_factor(frame: pd.DataFrame, factor: str, levels: Levels) -> Figure:
     """Draw each trial's gap (points, last weights) by its level, with the mean of each level and its number above.
 
-    Trials that did not learn are left out.
-
     Args:
-        frame: the observations of one network.
+        frame: the observations of one network; trials without a gap are not drawn.
     """
     gaps = 100 * outcome_values(frame, GAP)
     shown = np.isfinite(gaps)
@@ -107,14 +103,9 @@ def _draw_levels(axes: Axes, frame: pd.DataFrame, factor: str, levels: Choices, 
 
 
 def compares_levels(frame: pd.DataFrame, factor: str) -> bool:
-    """Return whether trials that learnt have at least two levels of the factor."""
-    learnt = frame[np.isfinite(outcome_values(frame, GAP))]
-    return bool(learnt[factor].nunique() > 1)
-
-
-def count_left_out(frame: pd.DataFrame) -> int:
-    """Count the trials that `gap_by_factor` leaves out."""
-    return int((~np.isfinite(outcome_values(frame, GAP))).sum()) if len(frame) else 0
+    """Return whether trials with a gap have at least two levels of the factor."""
+    measured = frame[np.isfinite(outcome_values(frame, GAP))]
+    return bool(measured[factor].nunique() > 1)
 
 
 def network_levels(frame: pd.DataFrame) -> Choices:
@@ -124,22 +115,35 @@ def network_levels(frame: pd.DataFrame) -> Choices:
 
 
 @styled
-def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the share of the variance of gap and of validation accuracy that each factor explains, in percent."""
-    names = list(dict.fromkeys(name for shares in importances.values() for name in shares if name != UNEXPLAINED))
-    gap_shares = importances.get(GAP, {})
-    names.sort(key=lambda name: -gap_shares.get(name, 0.0))
+def shares_of_variance(title: str, importances: Mapping[str, VarianceShares]) -> Figure:
+    """Draw the share of the variance of gap and of validation accuracy that each factor explains, in percent.
+
+    Lines are 95 % intervals.
+    """
+    shares_of = {target: one.shares for target, one in importances.items() if one.shares}
+    names = list(dict.fromkeys(name for shares in shares_of.values() for name in shares if name != UNEXPLAINED))
     rows = [*names, UNEXPLAINED]
     figure, axes = panel(title, WIDE, 1.0 + 0.36 * len(rows))
     outcomes = [(GAP, "gap", PURPLE), (VALIDATION, "validation accuracy", GREEN)]
-    outcomes = [outcome for outcome in outcomes if importances.get(outcome[0])]
+    outcomes = [outcome for outcome in outcomes if outcome[0] in shares_of]
     for number, (target, label, colour) in enumerate(outcomes):
         places = np.arange(len(rows)) + 0.19 * (2 * number - len(outcomes) + 1)
-        shares = [100 * importances[target].get(name, 0.0) for name in rows]
-        axes.barh(places, shares, 0.34, color=colour, label=label)
-        for place, share in zip(places, shares, strict=True):
+        known = [
+            (place, shares_of[target][name])
+            for place, name in zip(places, rows, strict=True)
+            if name in shares_of[target]
+        ]
+        axes.barh([place for place, _ in known], [100 * one.value for _, one in known], 0.34, color=colour, label=label)
+        for place, one in known:
+            low, high = 100 * (one.low or 0.0), 100 * (one.high or 0.0)
+            axes.plot([low, high], [place, place], color=MUTED, linewidth=1.2)
             axes.annotate(
-                f"{share:.0f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+                f"{100 * one.value:.0f} %",
+                (high, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
             )
     axes.set_yticks(range(len(rows)), [*(FACTORS[name].label for name in names), UNEXPLAINED])
     axes.invert_yaxis()
@@ -151,46 +155,38 @@ def shares_of_variance(title: str, importances: Mapping[str, Mapping[str, float]
 
 @styled
 def data_law_figure(law: DataLaw) -> Figure:
-    """Draw the gap (points) against training images per class, on a logarithmic axis.
+    """Draw an outcome (the gap in points, or accuracy in percent) against training images per class, logarithmically.
 
-    Shown are the means over the seeds, each seed's power law, and the mean law with its 95 % interval, dashed where it
-    is extrapolated.
+    Shown are the means over the seeds with 95 % intervals, and the law, dashed where it is extrapolated, with its
+    interval at twice the images.
     """
+    name, unit = ("validation accuracy", "%") if law.is_accuracy else ("gap", "points")
     figure, axes = panel(law.group, PANEL, 2.75)
-    images = np.array(law.images, dtype=float)
-    axes.axhline(100 * law.target, color=MUTED, linestyle=":", linewidth=1.2, label=f"{100 * law.target:g} points")
-    if law.of_seeds:
-        _draw_laws(axes, law, images)
-    axes.plot(images, [100 * gap for gap in law.gaps], "o", color=PURPLE, markersize=5.5, label="measured", zorder=3)
+    if law.target is not None:
+        label = f"{100 * law.target:g} {unit}"
+        axes.axhline(100 * law.target, color=MUTED, linestyle=":", linewidth=1.2, label=label)
+    if law.law is not None:
+        reach = np.geomspace(law.images[0], 2 * law.images[-1], 60)
+        curve, inside = law.shown(law.law.at(reach / law.images[-1])), reach <= law.images[-1] * 1.0001
+        axes.plot(reach[inside], curve[inside], color=PURPLE, label="law")
+        axes.plot(reach[~inside], curve[~inside], color=PURPLE, linestyle="--")
+    twice = [(2 * law.images[-1], law.twice)] if law.twice is not None else []
+    for images, value in [*zip(law.images, law.measured, strict=True), *twice]:
+        if value.low is not None and value.high is not None:
+            ends = [law.shown(value.low), law.shown(value.high)]
+            axes.plot([images, images], ends, color=PURPLE, linewidth=1, alpha=0.6)
+    axes.plot(
+        law.images, [law.shown(one.value) for one in law.measured], "o", color=PURPLE, markersize=5.5, label="measured"
+    )
     axes.set_xscale("log")
-    axes.set_xticks(images, [f"{count:.0f}" for count in images])
+    axes.set_xticks(law.images, [f"{count:.0f}" for count in law.images])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.set(xlabel="training images per class", ylabel="gap, points")
+    axes.set(xlabel="training images per class", ylabel=f"{name}, {unit}")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     legend_above(axes, 3)
     return figure
-
-
-def _draw_laws(axes: Axes, law: DataLaw, images: np.ndarray) -> None:
-    reach = np.geomspace(images[0], 2 * images[-1], 60)
-    laws = np.array([scale * (reach / images[-1]) ** -exponent for scale, exponent in law.of_seeds])  # [seeds, 60]
-    mean = laws.mean(axis=0)
-    if len(laws) > 1:
-        half = _t_quantile(len(laws)) * laws.std(axis=0, ddof=1) / math.sqrt(len(laws))
-        axes.fill_between(reach, 100 * (mean - half), 100 * (mean + half), color=PURPLE, alpha=0.18, linewidth=0)
-        for one in laws:
-            axes.plot(reach, 100 * one, color=PURPLE, linewidth=0.6, alpha=0.5)
-    inside = reach <= images[-1] * 1.0001
-    axes.plot(reach[inside], 100 * mean[inside], color=PURPLE, label="law")
-    axes.plot(reach[~inside], 100 * mean[~inside], color=PURPLE, linestyle="--")
-
-
-def _t_quantile(seeds: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1))
 
 
 #: Labels of the outcomes in a forest of effects (GAPS) and in one of interactions (OUTCOMES).

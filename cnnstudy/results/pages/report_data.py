@@ -18,9 +18,9 @@ from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.class_metrics import class_metric_names
 from cnnstudy.analysis.confirmation import RECORD_PATH, ChampionTest, Confirmation, Standing, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
+from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard, pareto_front
-from cnnstudy.analysis.observations import History
 from cnnstudy.errors import DataError
 from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve

@@ -33,7 +33,6 @@ from cnnstudy.results.pages.effect_figures import (
     OUTCOMES,
     candidate_forest,
     compares_levels,
-    count_left_out,
     data_law_figure,
     effect_forest,
     effect_forest_rows,
@@ -96,14 +95,14 @@ def list_illustrations(report: ReportData) -> Iterator[Illustration]:
                 )
     for one in report.causes:
         for law in one.laws:
-            if law.gaps:
+            if law.measured:
                 yield Illustration(
                     "law", one.architecture, data_law_figure(law), f"{one.architecture}: {law.sentence()}"
                 )
     if report.front.any():
         yield Illustration("front", "", pareto_figure(report.frame, report.front), "Validation accuracy against gap")
     for one in report.causes:
-        if any(one.importances.values()):
+        if any(shares.shares for shares in one.importances.values()):
             title = f"{one.architecture}: share of the variance by factor"
             yield Illustration("importances", one.architecture, shares_of_variance(title, one.importances), title)
     yield from _class_illustrations(report)
@@ -113,7 +112,7 @@ def _curve_illustrations(report: ReportData) -> Iterator[Illustration]:
     for architecture in dict.fromkeys(run.architecture for run in report.runs):
         runs = [run for run in report.runs if run.architecture == architecture and run.state == "finished"]
         for panel in curve_panels(runs, report.curves):
-            figure = learning_curves(panel, _chance_accuracy(report))
+            figure = learning_curves(panel, chance_accuracy(report))
             description = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
             yield Illustration("curves", architecture, figure, description)
 
@@ -127,8 +126,15 @@ def _varied_factors(report: ReportData, architecture: str) -> dict[str, Levels]:
     return varied_levels(one.frame, recorded_factors(report.study.config, architecture))
 
 
-def _chance_accuracy(report: ReportData) -> float | None:
-    """Return the accuracy (0..1) of guessing a class; None if the number of classes is not known."""
+def chance_accuracy(report: ReportData) -> float | None:
+    """Return the accuracy (0..1) of always guessing the largest class, None if the number of classes is not known.
+
+    The classes' shares are those of the validation images in the recorded confusion matrix; without one, classes count
+    as equally large.
+    """
+    if report.classes is not None and report.classes.matrix:
+        images = [sum(row) for row in report.classes.matrix]
+        return max(images) / sum(images)
     counts = {run.classes for run in report.runs if run.classes is not None}
     return 1 / int(counts.pop()) if len(counts) == 1 else None
 
@@ -169,7 +175,8 @@ class Answer:
     network: str
     lines: Sequence[str]
     notes: Sequence[str]
-    left_out: int  # trials that did not learn
+    unlearnt: int  # trials that did not learn
+    compared: content.Table
     effects: content.Table
     interactions: content.Table
     laws: Sequence[str]
@@ -261,14 +268,18 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         title=f"{report.study.name}: why does it overfit?",
         answers=[_answer(one, common) for one in report.causes],
         common=common,
+        question=next((one.question.sentence() for one in report.causes if one.effects), ""),
         figures={section: figures.get(section, ()) for section in SECTIONS},
         facts=content.facts(report),
         verdicts=content.verdict_counts(report),
         best=content.describe_best(report),
         nothing=content.describe_missing(report),
+        no_factors=content.describe_missing_factors(report),
+        front_trials=content.describe_front(report),
         dates=content.describe_dates(report),
         confirmation=confirmation_sentences(report.confirmed.record) if report.confirmed is not None else [],
         leaderboard=content.best_trials(report),
+        configurations=content.configuration_table(report),
         headings=headings,
         rows=rows,
         front=[row for row in rows if row.front],
@@ -294,7 +305,8 @@ def _answer(one: NetworkAnalysis, common: Sequence[str]) -> Answer:
         one.architecture,
         effect_sentences(one),
         [note for note in one.warnings if note not in common],
-        count_left_out(one.frame),
+        int((one.frame["verdict"] == "not-learning").sum()) if len(one.frame) else 0,
+        content.compared_table(one),
         content.effect_table(one, False),
         content.effect_table(one, True),
         [law.sentence() for law in one.laws],

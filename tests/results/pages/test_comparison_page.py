@@ -7,7 +7,8 @@ import pytest
 from simulated import Simulated
 
 from cnnstudy.analysis.causes import analyze_networks
-from cnnstudy.analysis.comparison import Comparison, Side, compare_studies, find_champion
+from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
+from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.results.pages.comparison_page import comparison_page, write_comparison
 
 EVIL = '<script>alert("x")</script>'

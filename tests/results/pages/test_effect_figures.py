@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from cnnstudy.analysis.data_law import DataLaw
+from cnnstudy.analysis.importance import VarianceShares
+from cnnstudy.analysis.intervals import Estimate
+from cnnstudy.analysis.power_law import PowerLaw
 from cnnstudy.config.factors import Choices, Range
 from cnnstudy.results.pages.effect_figures import (
     MOST_ROWS,
     candidate_forest,
-    count_left_out,
     data_law_figure,
     effect_forest,
     effect_forest_rows,
@@ -23,13 +25,14 @@ from cnnstudy.results.pages.report_data import read_confirmation
 from .example_study import Example, confirmation, texts, trials
 
 
-def test_every_trial_that_learnt_is_a_point_of_each_factor() -> None:
+def test_every_trial_with_a_gap_is_a_point_of_each_factor() -> None:
     (one,) = Example(silent=2).report().causes
+    frame = one.frame.assign(**{"epochs/gap_accuracy": one.frame["epochs/gap_accuracy"].mask(one.frame.index == 5)})
     for factor, levels in (("transfer", ["scratch", "frozen"]), ("batch_size", [8, 64])):
-        figure = gap_by_factor(one.frame, factor, Choices(tuple(levels)))
-        assert len(trials(figure)) == len(one.frame) - 2
-        assert "alexnet-000" not in trials(figure)
-    assert count_left_out(one.frame) == 2
+        shown = trials(gap_by_factor(frame, factor, Choices(tuple(levels))))
+        assert len(shown) == len(one.frame) - 1
+        assert "alexnet-000" in shown, "a trial that did not learn counts as measured"
+        assert "alexnet-005" not in shown
 
 
 def test_the_mean_stands_above_its_level() -> None:
@@ -85,23 +88,37 @@ def test_of_interactions_only_those_with_an_answer() -> None:
         assert any(effect.answer != "cannot tell" for _, effect in row.effects)
 
 
-LAW = DataLaw("frozen", (10, 20, 40), (0.1, 0.08, 0.05), 0.5, 0.3, 0.7, ((0.05, 0.4), (0.05, 0.6)))
+MEASURED = tuple(Estimate(value, value - 0.01, value + 0.01, 0.0, 5) for value in (0.1, 0.08, 0.06, 0.05))
+LAW = DataLaw(
+    "frozen",
+    False,
+    (10, 20, 40, 80),
+    MEASURED,
+    5,
+    Estimate(-0.02, -0.03, -0.01),
+    0.05,
+    PowerLaw(0.05, 0.4, 0.0),
+    floor=Estimate(0.0, 0.0, 0.04),
+    twice=Estimate(0.04, 0.02, 0.05),
+)
 
 
 def test_the_data_law_and_where_it_is_not_told() -> None:
-    assert {"10", "20", "40", "law", "measured", "5 points", "frozen"} <= set(texts(data_law_figure(LAW)))
-    none = DataLaw("frozen", (10, 20), (0.1, 0.08), None, None, None, (), reason="too few")
-    assert "law" not in texts(data_law_figure(none))
-    assert "measured" in texts(data_law_figure(none))
-    one_seed = DataLaw("frozen", (10, 20), (0.1, 0.08), 0.3, None, None, ((0.08, 0.3),))
-    assert "law" in texts(data_law_figure(one_seed))
+    assert {"10", "80", "law", "measured", "5 points", "frozen", "gap, points"} <= set(texts(data_law_figure(LAW)))
+    few = DataLaw("frozen", False, (10, 20), MEASURED[:2], 5, None, 0.05, reason="too few")
+    assert "law" not in texts(data_law_figure(few))
+    assert "measured" in texts(data_law_figure(few))
+    accuracy = DataLaw("frozen", True, (10, 20), (Estimate(0.3), Estimate(0.2)), 1, None, None)
+    assert "validation accuracy, %" in texts(data_law_figure(accuracy))
 
 
 def test_importances_in_percent() -> None:
-    shares = {
-        "epochs/gap_accuracy": {"transfer": 0.6, "batch_size": 0.1, "unexplained": 0.3},
-        "epochs/val_accuracy": {},
+    of_gap = {
+        "transfer": Estimate(0.6, 0.5, 0.7),
+        "batch_size": Estimate(0.1, 0.0, 0.2),
+        "unexplained": Estimate(0.3, 0.2, 0.4),
     }
+    shares = {"epochs/gap_accuracy": VarianceShares(of_gap), "epochs/val_accuracy": VarianceShares()}
     shown = texts(shares_of_variance("alexnet", shares))
     assert {"60 %", "10 %", "30 %", "batch size", "gap"} <= set(shown)
     assert "validation accuracy" not in shown

@@ -1,0 +1,114 @@
+"""A trial's metrics by epoch, and what they are at a train loss or a number of updates between two epochs.
+
+Epoch 0 is the measurement before the first update; studies recorded by older versions do not have it. Nothing is taken
+from outside the measured curve.
+
+Train loss: a gap curves against it, and a small batch passes the compared loss in larger steps than a large one. On a
+straight line between two epochs, a gap that depends on train loss alone would be reported as an effect of the batch
+size. Each metric is therefore interpolated along the trial's whole curve against log train loss, by piecewise cubics
+that stay between the measured values (PCHIP; Fritsch and Butland 1984), and only in a step in which the loss falls to
+half or less slowly: where the metric changed within a larger one is not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnstudy.names import Metric
+from cnnstudy.tracking.recorded import RecordedRun
+
+#: Looks up a metric's values by epoch, given the run's ID and the metric's name.
+History = Callable[[str, str], Mapping[int, float]]
+#: A network whose train loss is above this share of that of guessing, ln(classes), has hardly learnt anything there.
+CHANCE_LOSS_SHARE = 0.95
+#: Level of the test of the train accuracy against guessing.
+_GUESSING_LEVEL = 0.01
+#: The factor by which the train loss may fall between two epochs for a value to be taken between them.
+LARGEST_STEP = 2.0
+#: Losses (nats) below this are equal on the logarithmic scale.
+_SMALLEST_LOSS = 1e-6
+#: Whether a trial is compared on a basis, and if not, why.
+COMPARED, AT_CHANCE, NOT_MEASURED = "compared", "at chance", "not measured"
+BELOW_AT_FIRST, NEVER_REACHED, TOO_COARSE = "lower when first measured", "never reached", "passed in a large step"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Metrics of one trial at each epoch that has all of them."""
+
+    epochs: tuple[int, ...]
+    values: Mapping[str, np.ndarray]  # metric -> [epochs]
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The clean train loss, [epochs], nats."""
+        return self.values[Metric.TRAIN_LOSS]
+
+
+def read_curves(run: RecordedRun, history: History, metrics: Sequence[str]) -> Curves:
+    """Return the clean train loss and the given metrics at each epoch that has all of them."""
+    by_epoch = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *metrics)}
+    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())))
+    return Curves(
+        tuple(epochs),
+        {name: np.array([values[epoch] for epoch in epochs], dtype=float) for name, values in by_epoch.items()},
+    )
+
+
+def interpolate_at_updates(curves: Curves, updates_by_epoch: Mapping[int, float], updates: int) -> dict[str, float]:
+    """Return each metric after a number of updates, linearly between epochs; {} outside the measured curve."""
+    made = [updates_by_epoch.get(epoch, 0.0 if epoch == 0 else math.nan) for epoch in curves.epochs]
+    if not made or not np.isfinite(made).all() or not made[0] <= updates <= made[-1]:
+        return {}
+    return {name: float(np.interp(updates, made, values)) for name, values in curves.values.items()}
+
+
+def is_at_chance(loss: float, accuracy: float, classes: int | None, images: float) -> bool:
+    """Return whether a network has learnt nothing: by its train loss, or by its train accuracy.
+
+    Either the loss (nats) is above CHANCE_LOSS_SHARE of ln(classes), or the accuracy is not above 1 / classes
+    (one-sided binomial test, 1 %). What is not known (NaN, None) decides nothing.
+
+    Args:
+        accuracy: share of 0..1, on `images` images.
+    """
+    if classes is None:
+        return False
+    if loss > CHANCE_LOSS_SHARE * math.log(classes):
+        return True
+    if math.isnan(accuracy) or math.isnan(images):
+        return False
+    from scipy.stats import binom
+
+    return bool(binom.sf(round(accuracy * images) - 1, round(images), 1 / classes) > _GUESSING_LEVEL)
+
+
+def interpolate_at_loss(curves: Curves, loss: float) -> tuple[str, dict[str, float]]:
+    """Return whether a trial is compared where its train loss first falls to `loss` (nats), and its metrics there.
+
+    Epochs at which the loss is not lower than at all earlier ones are left out.
+
+    Returns:
+        One of COMPARED, BELOW_AT_FIRST, NEVER_REACHED, TOO_COARSE; and each metric, none unless it is COMPARED.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    losses = np.maximum(curves.losses, _SMALLEST_LOSS)
+    lowest_before = np.minimum.accumulate(np.r_[math.inf, losses])[:-1]
+    falling = np.flatnonzero(losses < lowest_before)
+    below = np.flatnonzero(losses[falling] <= loss)
+    if not len(below):
+        return NEVER_REACHED, {}
+    first = int(below[0])
+    if first == 0:
+        return BELOW_AT_FIRST, {}
+    if losses[falling[first - 1]] > LARGEST_STEP * losses[falling[first]]:
+        return TOO_COARSE, {}
+    names = [name for name in curves.values if name != Metric.TRAIN_LOSS]
+    values = np.column_stack([curves.values[name][falling] for name in names])
+    found = PchipInterpolator(-np.log(losses[falling]), values)(-math.log(loss))
+    return COMPARED, dict(zip(names, map(float, found), strict=True))

@@ -1,0 +1,130 @@
+"""Validation metrics of the best epoch that are not flattered by its choice: cross-fitting over halves.
+
+The accuracy of the best of many epochs, measured on the images by which it was chosen, is too high: each epoch's luck
+counts as merit. Here the epoch is chosen on one half of the validation images and measured on the other, and the other
+way round. The mean over both, and over several divisions into halves, is free of that luck (Stone 1974,
+"Cross-Validatory Choice and Assessment of Statistical Predictions"; sample splitting as in Chernozhukov et al. 2018,
+"Double/Debiased Machine Learning", with the mean over repeated splits). It measures the choice by half of the images,
+which is at most as good as that by all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnstudy.names import Metric
+from cnnstudy.records import Rule
+
+#: The number of divisions into halves; more change the mean by less than a tenth of an image.
+HALVINGS = 20
+#: Shares and losses that differ by less are equal up to rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """The best epoch by cross-fitting: the mean over the choices of the accuracy on the probe, and of right answers.
+
+    `right` is, for each validation image [images], the share of the choices made without it after which it is right.
+    """
+
+    train_accuracy: float
+    right: np.ndarray
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Accuracy on probe and validation, and their gap, as shares of 0..1 by their per-epoch names."""
+        validation = float(self.right.mean())
+        return {
+            Metric.TRAIN_ACCURACY: self.train_accuracy,
+            Metric.VAL_ACCURACY: validation,
+            Metric.GAP_ACCURACY: self.train_accuracy - validation,
+        }
+
+    def count_right(self, labels: np.ndarray, classes: int) -> list[int]:
+        """Return how many validation images of each class are right, rounded: each is right in a share of the choices.
+
+        Args:
+            labels: [images] int, their classes.
+        """
+        return [round(float(self.right[labels == label].sum())) for label in range(classes)]
+
+
+def cross_fit(
+    train: np.ndarray, validation: np.ndarray, labels: np.ndarray, rule: Rule, losses: np.ndarray | None = None
+) -> CrossFitted | None:
+    """Choose the best epoch on halves of the validation images, and measure it on the other halves.
+
+    Args:
+        train: [epochs, images of the probe] bool, whether each image was classified correctly after each epoch.
+        validation: [epochs, images] bool, the same for validation.
+        labels: [images] int, the classes of the validation images; each half has every class in equal shares.
+        rule: which epoch is best, with the limits that the choice keeps.
+        losses: [epochs, images] of the validation images, nats; needed if the rule is by validation loss. Without
+            them ties are decided for the earlier epoch.
+
+    Returns:
+        None if there are fewer than two validation images, the rule is by macro-F1, or it is by validation loss and
+        there are no losses.
+    """
+    is_by_loss = losses is None and not rule.maximize
+    if validation.shape[1] < 2 or rule.metric == Metric.VAL_MACRO_F1 or is_by_loss:
+        return None
+    halves = stratified_halves(labels, HALVINGS)
+    choosing = np.concatenate([halves, ~halves])  # [choices, images]
+    chosen_by = choosing / choosing.sum(axis=1, keepdims=True)
+    loss = np.zeros((len(choosing), len(validation))) if losses is None else chosen_by @ losses.T
+    train_accuracy = train.mean(axis=1)  # [epochs]
+    accuracy = chosen_by @ validation.T
+    is_balanced = rule.metric == Metric.VAL_BALANCED_ACCURACY
+    score = _balance(choosing, labels) @ validation.T if is_balanced else accuracy
+    epochs = _choose(rule, train_accuracy, accuracy, score if rule.maximize else -loss, loss)
+    right = (~choosing * validation[epochs]).sum(axis=0) / HALVINGS
+    return CrossFitted(float(train_accuracy[epochs].mean()), right)
+
+
+def _balance(choosing: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the weights of images that make an accuracy balanced: the classes of each choice are equal.
+
+    Args:
+        choosing: [choices, images] bool, the images chosen by.
+    """
+    classes = np.eye(int(labels.max()) + 1)[labels]  # [images, classes]
+    of_class = choosing @ classes  # [choices, classes]
+    shares = np.divide(1.0, of_class, out=np.zeros_like(of_class), where=of_class > 0)
+    balanced: np.ndarray = choosing * (shares @ classes.T)
+    return balanced / balanced.sum(axis=1, keepdims=True)
+
+
+def _choose(rule: Rule, train: np.ndarray, accuracy: np.ndarray, score: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return the index of the best epoch in each row, [choices]: within the limits, by score, then loss, as Rule.rank.
+
+    Args:
+        train: accuracy on the probe, [epochs].
+        accuracy: on the images chosen by, [choices, epochs]; `score` and `loss` are alike.
+    """
+    metrics: dict[str, Any] = {Metric.VAL_ACCURACY: accuracy, Metric.GAP_ACCURACY: train - accuracy}
+    excess = sum((np.maximum(by, 0.0) for by in rule.beyond(metrics).values()), start=np.zeros(accuracy.shape))
+    best = np.ones(accuracy.shape, dtype=bool)
+    for cost in (excess, -score, loss):
+        own = np.where(best, cost, np.inf)
+        best &= own <= own.min(axis=1, keepdims=True) + _ROUNDING
+    return best.argmax(axis=1)  # the first of equal ones
+
+
+def stratified_halves(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return divisions into halves, [count, images] bool, the same for the same labels.
+
+    Of each class each half has half of the images; the odd ones alternate between the halves, so that these differ by
+    one image at most.
+    """
+    rng = np.random.default_rng(0)
+    halves = np.empty((count, len(labels)), dtype=bool)
+    for half in halves:
+        shuffled = rng.permutation(len(labels))
+        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        half[by_class] = np.arange(len(labels)) % 2 == rng.integers(2)
+    return halves

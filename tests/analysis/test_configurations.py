@@ -1,0 +1,108 @@
+"""Verdicts over all seeds of a configuration, and the configurations of a study."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from cnnstudy.analysis.configurations import judge_cell, list_configurations
+from cnnstudy.tracking.recorded import RecordedRun, split_into_tags
+from cnnstudy.training.verdict import Counts
+
+MakeRun = Callable[..., RecordedRun]
+
+PERFECT = Counts((80, 80), (80, 80), (80, 80), (80, 80))
+LEARNT_BY_HEART = Counts((80, 80), (80, 80), (70, 72), (80, 80))
+GUESSES = Counts((41, 40), (80, 80), (38, 41), (80, 80))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ([LEARNT_BY_HEART] * 3, "overfit"),
+        ([GUESSES] * 3, "not-learning"),
+        ([GUESSES] * 2 + [PERFECT], "not-learning"),
+        ([PERFECT] * 2 + [GUESSES] * 2, "cannot-tell"),  # half of the seeds
+        ([PERFECT] * 2, "cannot-tell"),  # two equal seeds are no proof that all are
+        ([PERFECT] * 6, "fit"),
+        ([Counts((60, 60), (80, 80), (58, 59), (80, 80))] * 5, "underfit"),
+    ],
+)
+def test_each_rule(seeds: list[Counts], expected: str) -> None:
+    verdict = judge_cell(seeds)
+    assert verdict.name == expected, verdict.reason
+    assert verdict.seeds == len(seeds)
+
+
+def test_intervals_stay_within_0_and_100_percent_and_are_never_of_width_0() -> None:
+    verdict = judge_cell([PERFECT] * 2, own_divisions=True)
+    for estimate in (verdict.train, verdict.validation, verdict.gap):
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert -1 <= estimate.low < estimate.high <= 1
+    assert verdict.validation.high == 1
+
+
+def test_one_seed_has_the_verdict_of_its_trial() -> None:
+    verdict = judge_cell([LEARNT_BY_HEART])
+    assert verdict.name == "overfit"
+    assert math.isnan(verdict.spreads[2])
+    assert "over 1 seed" in verdict.sentence()
+
+
+def test_the_sentence_has_the_means_their_intervals_and_their_spread() -> None:
+    other = Counts((80, 80), (80, 80), (76, 72), (80, 80))
+    verdict = judge_cell([LEARNT_BY_HEART, other, other])
+    assert verdict.gap.value == pytest.approx((18 + 12 + 12) / 160 / 3)
+    spread = np.std([18 / 160, 12 / 160, 12 / 160], ddof=1)
+    assert verdict.gap.low is not None
+    assert verdict.gap.high is not None
+    ends = f"[{100 * verdict.gap.low:+.1f}, {100 * verdict.gap.high:+.1f}]"
+    assert f"gap {100 * verdict.gap.value:+.1f} {ends} points, spread {100 * spread:.1f}" in verdict.sentence()
+
+
+def test_a_cell_without_seeds_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one seed"):
+        judge_cell([])
+
+
+@pytest.fixture
+def benchmark_of_verdicts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("verdicts")
+
+
+def test_false_verdicts_are_rare_and_intervals_cover(benchmark_of_verdicts: ModuleType) -> None:
+    """The whole table: python benchmarks/verdicts.py."""
+    for own in (True, False):
+        rates = benchmark_of_verdicts.measure_cell(5, 160, own, draws=60)
+        assert rates["false overfit"] <= 0.09
+        assert rates["false fit"] <= 0.12
+        assert rates["covered"] >= 0.88
+        assert rates["found overfit"] >= 0.9
+
+
+def test_drawn_cells_have_the_gap_that_they_should(benchmark_of_verdicts: ModuleType) -> None:
+    dice = np.random.default_rng(0)
+    cells = [benchmark_of_verdicts.draw_cell(dice, 3, 200, 0.95, 0.1, 0.01, own=True) for _ in range(60)]
+    gaps = [sum(one[0]) / sum(one[1]) - sum(one[2]) / sum(one[3]) for cell in cells for one in cell]
+    assert np.mean(gaps) == pytest.approx(0.1, abs=0.01)
+
+
+def test_trials_that_differ_in_the_seed_only_are_one_configuration(make_run: MakeRun) -> None:
+    tags = split_into_tags("cnnstudy.verdict_counts", LEARNT_BY_HEART._asdict())
+    runs = [make_run(number, tags={**tags, "cnnstudy.seed": str(number)}) for number in range(3)]
+    (found,) = list_configurations(runs)
+    assert found.verdict.seeds == 3
+    assert found.cells[-1] == "overfit"
+    without = [replace(run, tags={k: v for k, v in run.tags.items() if "counts" not in k}) for run in runs]
+    assert list_configurations(without) == []
+    assert list_configurations(runs[:1]) == []
+    assert asdict(found.verdict)["balanced"] is False

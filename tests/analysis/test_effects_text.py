@@ -1,0 +1,253 @@
+"""Every number in the sentences about effects is that of the trials that they name, and words follow the intervals."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from simulated import Simulated
+
+from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
+from cnnstudy.analysis.effects_text import effect_rows, effect_sentences, leaning, mean_gap
+from cnnstudy.analysis.participation import compared_headings, compared_rows
+from cnnstudy.tracking.recorded import RecordedRun
+
+FACTORS = ["batch_size", "data_fraction", "dropout", "transfer"]
+Change = Callable[[RecordedRun], Mapping[str, float]]
+
+
+def analyze(simulated: Simulated, change: Change | None = None, verdict: str = "") -> NetworkAnalysis:
+    """Analyse a study whose trials get the metrics that `change` returns, and where it returns some, the verdict."""
+    trials = []
+    for run in simulated.trials:
+        new = change(run) if change else {}
+        tags = {**run.tags, **({"cnnstudy.verdict": verdict} if new and verdict else {})}
+        trials.append(dataclasses.replace(run, metrics={**run.metrics, **new}, tags=tags))
+    (found,) = analyze_networks(simulated.study, trials, simulated.history, 0.05)
+    return found
+
+
+def add_noise(run: RecordedRun) -> dict[str, float]:
+    """Return metrics of which no difference is the same in all trials."""
+    measuring, updates = np.random.default_rng([run.number, run.seed]).normal(0, 0.004, 2)
+    small = run.levels["batch_size"] == 8
+    return {
+        "legacy/gap_accuracy": run.metrics["legacy/gap_accuracy"] + measuring,
+        "equal_updates/gap_accuracy": run.metrics["equal_updates/gap_accuracy"] + (updates if small else 0.0),
+    }
+
+
+@pytest.fixture(scope="module")
+def found() -> NetworkAnalysis:
+    return analyze(Simulated(), add_noise)
+
+
+def line(causes: NetworkAnalysis, words: str) -> str:
+    """Return the only sentence with these words, without how probable a repeat is."""
+    (only,) = [sentence for sentence in effect_sentences(causes) if words in sentence]
+    return re.sub(r" A repeat of this study .*? %\.", "", only)
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[-+]?\d+(?:\.\d+)?", text)
+
+
+def interval(values: pd.Series) -> list[str]:
+    """Return mean and ends of the 95 % t-interval in points, as they are written."""
+    mean, half = values.mean(), stats.t.ppf(0.975, len(values) - 1) * values.std() / math.sqrt(len(values))
+    return [f"{100 * number:+.1f}" for number in (mean, mean - half, mean + half)]
+
+
+def paired(frame: pd.DataFrame, factor: str, baseline: object, level: object, column: str) -> list[str]:
+    """Recompute an effect from the trials: pairs that differ in the factor alone, averaged within each seed."""
+    others = [name for name in FACTORS if name != factor]
+    wide = frame.pivot_table(index=["seed", *others], columns=factor, values=column)
+    return interval((wide[level] - wide[baseline]).groupby("seed").mean())
+
+
+def test_the_numbers_of_the_headline_are_those_of_all_its_trials(found: NetworkAnalysis) -> None:
+    frame = found.observations.frame
+    gap = interval(frame.groupby("seed")["epochs/gap_accuracy"].mean())
+    accuracies = [f"{100 * frame[f'epochs/{part}_accuracy'].mean():.1f}" for part in ("train", "val")]
+    below = str((frame["epochs/train_accuracy"] < 0.9).sum())
+    expected = [*gap, str(len(frame)), *accuracies, str(frame["seed"].nunique()), str(len(frame)), below]
+    assert numbers(effect_sentences(found)[0]) == [*expected, str(len(frame)), "90"]
+
+
+@pytest.mark.parametrize(
+    ("words", "factor", "baseline", "level"),
+    [
+        ("4 times the training images lower", "data_fraction", 0.25, 1.0),
+        ("Frozen instead of scratch lowers", "transfer", "scratch", "frozen"),
+    ],
+)
+def test_the_numbers_of_an_effect_are_those_of_its_pairs(
+    found: NetworkAnalysis, words: str, factor: str, baseline: object, level: object
+) -> None:
+    said = line(found, words).removeprefix(words)
+    columns = ["epochs/gap_accuracy", "updates/gap_accuracy", "train_loss/gap_accuracy", "epochs/val_accuracy"]
+    gap, updates, loss, accuracy = (paired(found.frame, factor, baseline, level, column) for column in columns)
+    train = paired(found.frame, factor, baseline, level, "epochs/train_accuracy")
+    train = [train[0].lstrip("-"), *train[1:]]
+    assert numbers(said) == [*gap, *train, "30", *updates, "0.50", *loss, *accuracy]
+
+
+def test_the_parts_of_the_batch_sizes_effect_are_those_of_its_pairs(found: NetworkAnalysis) -> None:
+    frame = found.frame.assign(
+        measuring=found.frame["epochs/legacy_gap_accuracy"] - found.frame["epochs/gap_accuracy"],
+        more=found.frame["epochs/gap_accuracy"] - found.frame["updates/gap_accuracy"],
+    )
+    columns = ["epochs/legacy_gap_accuracy", "measuring", "epochs/gap_accuracy", "updates/gap_accuracy", "more"]
+    legacy, measuring, total, left, more = (paired(frame, "batch_size", 8, 64, column) for column in columns)
+    assert numbers(line(found, "usual protocol")) == ["64", "8", *legacy, "240", "8", "192", "64", *measuring]
+    counts = ["48", "48", "8", "48", "48", "64"]
+    said = numbers(line(found, "one order of two"))
+    seen = ["30", f"{8 * 30}", "8", f"{64 * 30}", "64"]
+    assert said == ["64", "8", *total, *counts, *left, *seen, *more, "64", "8"]
+    assert float(total[0]) == pytest.approx(float(left[0]) + float(more[0]), abs=0.11)
+
+
+def at_chance_with(batch_size: int) -> Change:
+    return lambda run: {"equal_updates/train_loss": 1.6} if run.levels["batch_size"] == batch_size else {}
+
+
+def test_where_most_are_at_chance_equal_updates_cannot_tell() -> None:
+    found = analyze(Simulated(), at_chance_with(8))
+    for words in ("4 times the training images lower", "Frozen instead of scratch lowers"):
+        told = re.search(r"After 30 updates each: cannot tell \(compared: (\d+) of (\d+) trials", line(found, words))
+        assert told is not None
+        assert 2 * int(told[1]) == int(told[2])
+    parts = line(found, "Cannot tell how much of the effect of batch size 64 instead of 8")
+    assert "(compared: 0 of 48 trials with batch size 8, 48 of 48 with batch size 64;" in parts
+    assert "every trial makes 30 updates" in parts
+    assert "`training.updates`" in parts
+    rows, _ = effect_rows(found, interactions=False)
+    assert {row[2] for row in rows} == {"cannot tell"}
+    table = {row[0]: row[1:] for row in compared_rows(found.frame, found.factors)}
+    assert compared_headings(found.observations)[3:] == ("at 30 updates", "at a loss of 0.50")
+    assert (table["all"], table["batch size 8"]) == (["96", "96", "48", "96"], ["48", "48", "0", "48"])
+
+
+def test_a_smaller_gap_that_goes_with_less_learning_is_said_to_be_that() -> None:
+    def learns_less(run: RecordedRun) -> dict[str, float]:
+        large = run.levels["batch_size"] == 64
+        gap = run.metrics["last/gap_accuracy"] - (0.08 if large else 0.0)
+        train = run.metrics["last/train_accuracy"] - (0.176 if large else 0.0)
+        return {"last/gap_accuracy": gap, "last/train_accuracy": train}
+
+    said = line(analyze(Simulated(), learns_less), "Batch size 64 instead of 8 lowers the gap: -")
+    assert re.search(r"epochs, but train accuracy falls by 17\.\d points \[-.*\] as well: it learns less\.", said)
+
+
+def test_not_learning_is_an_outcome_with_effects_of_its_own() -> None:
+    def does_not_learn(run: RecordedRun) -> dict[str, float]:
+        lost = run.levels["batch_size"] == 64 and (run.levels["dropout"] == 0.5 or run.levels["transfer"] == "frozen")
+        return {"last/gap_accuracy": 0.0} if lost else {}
+
+    found = analyze(Simulated(), does_not_learn, "not-learning")
+    counts = found.frame.groupby("batch_size")["verdict"].apply(lambda words: (words != "not-learning").sum())
+    said = line(found, "Batch size 64 instead of 8 lowers the share")
+    assert said.startswith("Batch size 64 instead of 8 lowers the share of trials that learn: -75.0 ")
+    assert f"({counts[64]} of 48 with batch size 64 and {counts[8]} of 48 with batch size 8)" in said
+    headline = effect_sentences(found)[0]
+    assert "over all 96 finished trials" in headline, "every trial counts as measured"
+    assert "60 overfit, 36 not-learning" in headline
+
+
+def test_a_few_trials_that_do_not_learn_are_no_effect_on_learning() -> None:
+    def does_not_learn(run: RecordedRun) -> dict[str, float]:
+        return {"last/gap_accuracy": 0.0} if run.levels["batch_size"] == 64 and run.levels["dropout"] == 0.5 else {}
+
+    few = {"data_fraction": [1.0], "transfer": ["scratch"]}
+    found = analyze(Simulated(seeds=2, factors=few), does_not_learn, "not-learning")
+    assert not [sentence for sentence in effect_sentences(found) if "share of trials that learn" in sentence]
+
+
+def test_a_gap_that_may_be_small_or_large_cannot_be_told() -> None:
+    noisy = analyze(Simulated(effects={}, by_seed=0.1, noise=0.02, random=3))
+    gap = mean_gap(noisy.observations.frame)
+    assert gap is not None
+    assert gap.low is not None
+    assert gap.high is not None
+    assert gap.low < 0.05 < gap.high
+    assert effect_sentences(noisy)[0].startswith("Cannot tell whether alexnet overfits by 5 points or more: ")
+    none = analyze(Simulated(effects={}, by_seed=0.0, noise=0.01))
+    assert effect_sentences(none)[0].startswith("alexnet hardly overfits: ")
+
+
+def test_one_large_gap_among_trials_that_learn_nothing_is_no_overfitting() -> None:
+    def only_one_learns(run: RecordedRun) -> dict[str, float]:
+        return {} if run.number == 0 and run.seed == 0 else {"last/gap_accuracy": 0.01}
+
+    found = analyze(Simulated(), only_one_learns, "not-learning")
+    headline = effect_sentences(found)[0]
+    gap = float(numbers(headline)[0])
+    assert gap == pytest.approx(100 * found.observations.frame["epochs/gap_accuracy"].mean(), abs=0.051)
+    assert not headline.startswith("alexnet overfits")
+    assert "95 not-learning, 1 overfit" in headline
+
+
+def test_leaning_is_a_word_of_its_own(found: NetworkAnalysis) -> None:
+    effect = found.find_effect("dropout", 0.5, "epochs/gap_accuracy")
+    assert effect is not None
+    for low, high, p_adjusted, words in (
+        (0.01, 0.03, 0.2, "leans towards raising"),
+        (-0.03, -0.01, 0.2, "leans towards lowering"),
+        (-0.01, 0.03, 0.2, ""),
+        (0.01, 0.03, 0.01, ""),
+        (None, None, None, ""),
+    ):
+        changed = dataclasses.replace(effect, estimate=0.02, low=low, high=high, p_adjusted=p_adjusted)
+        assert leaning(changed) == words
+        rest = [one for one in found.effects if one is not effect]
+        said = " ".join(effect_sentences(dataclasses.replace(found, effects=[*rest, changed])))
+        assert (f"{words.capitalize()} the gap, which is no answer yet" in said) == bool(words)
+
+
+def test_an_interval_over_one_seed_is_over_its_trials() -> None:
+    frame = pd.DataFrame({"seed": [0] * 4, "epochs/gap_accuracy": [0.1, 0.2, 0.3, math.nan]})
+    gap = mean_gap(frame)
+    assert gap is not None
+    assert gap.value == pytest.approx(0.2)
+    assert (gap.low, gap.high) == pytest.approx(
+        (0.2 - 4.303 * 0.1 / math.sqrt(3), 0.2 + 4.303 * 0.1 / math.sqrt(3)), abs=1e-4
+    )
+    assert mean_gap(frame.iloc[3:]) is None
+    one = mean_gap(frame.iloc[:1])
+    assert one is not None
+    assert (one.value, one.low) == (0.1, None)
+
+
+def test_how_probable_a_repeat_is_stands_with_the_answer(found: NetworkAnalysis) -> None:
+    effect = copy.copy(found.find_effect("transfer", "frozen", "epochs/gap_accuracy"))
+    object.__setattr__(effect, "repeats", 0.8034)
+    others = [one for one in found.effects if (one.factor, one.column) != ("transfer", "epochs/gap_accuracy")]
+    (said,) = [
+        sentence
+        for sentence in effect_sentences(dataclasses.replace(found, effects=[*others, effect]))
+        if sentence.startswith("Frozen instead of scratch lowers")
+    ]
+    assert "A repeat of this study would say so in about 80 %." in said
+
+
+def test_networks_are_compared_at_the_same_number_of_updates_only() -> None:
+    simulated = Simulated(architectures=("alexnet", "vgg16"))
+    *_, between = analyze_networks(simulated.study, simulated.trials, simulated.history, 0.05)
+    assert between.find_effect("network", "vgg16", "updates/gap_accuracy") is not None
+    shorter = [
+        dataclasses.replace(run, metrics={**run.metrics, "optimizer/updates": run.metrics["optimizer/updates"] / 2})
+        if run.architecture == "vgg16"
+        else run
+        for run in simulated.trials
+    ]
+    *_, between = analyze_networks(simulated.study, shorter, simulated.history, 0.05)
+    assert between.find_effect("network", "vgg16", "epochs/gap_accuracy") is not None
+    assert between.find_effect("network", "vgg16", "updates/gap_accuracy") is None
+    assert np.isfinite(between.frame["updates/gap_accuracy"]).all()
