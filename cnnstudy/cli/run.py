@@ -25,10 +25,11 @@ from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnnstudy.analysis.confirmation import Confirmation
     from cnnstudy.config.load import Study
     from cnnstudy.config.schema import StudyConfig
     from cnnstudy.execution import Workers
+    from cnnstudy.study.run import Outcome
+    from cnnstudy.tracking.client import Tracker
 
 
 def run_study(
@@ -162,7 +163,6 @@ def confirm(
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
-    from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
     tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
@@ -178,29 +178,29 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
-    if outcome.confirmed is None:
-        from cnnstudy.results import terminal
-
-        if not quiet:
-            # after Ctrl-C the user is not kept waiting for MLflow
-            RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
-        raise typer.Exit(INTERRUPTED)
-    _show_champion(console, outcome.recorded.name, outcome.confirmed, quiet)
+    _show_confirmation(console, tracker, outcome, quiet)
 
 
-def _show_champion(console: Console, study: str, confirmed: Confirmation, quiet: bool) -> None:
-    """Show a confirmation.
+def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, quiet: bool) -> None:
+    """Show a confirmation, or how to resume one that was stopped.
 
     Raises:
+        typer.Exit: it was stopped.
         InputError: the test split was not opened, since it had been opened for another champion.
     """
     from cnnstudy.errors import InputError
     from cnnstudy.results import terminal
+    from cnnstudy.tracking.retry import RetryPolicy
 
+    if outcome.confirmed is None:
+        if not quiet:
+            # after Ctrl-C the user is not kept waiting for MLflow
+            RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
+        raise typer.Exit(INTERRUPTED)
     if not quiet:
-        terminal.show_confirmed(console, study, confirmed)
-    if confirmed.refusal:
-        raise InputError(confirmed.refusal)
+        terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if outcome.confirmed.refusal:
+        raise InputError(outcome.confirmed.refusal)
 
 
 def reproduce(
