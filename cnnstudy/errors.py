@@ -127,10 +127,16 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return the end of a sentence: `"; did you mean 'epochs'?"` if an allowed name is similar, else a period."""
+    near = nearest_name(given, allowed)
+    return "." if near is None else f"; did you mean {near!r}?"
+
+
+def nearest_name(given: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name that is most similar to the given one; None if none is similar."""
     lowered = {name.lower(): name for name in map(str, allowed)}
     close = difflib.get_close_matches(given.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
-    return f"; did you mean {lowered[close[0]]!r}?" if close else "."
+    return lowered[close[0]] if close else None
 
 
 def printable(text: str) -> str:

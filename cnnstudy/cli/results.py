@@ -25,7 +25,7 @@ def leaderboard(
     from cnnstudy.results import terminal
     from cnnstudy.tracking import client
 
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
     frame = terminal.trial_frame(tracker, recorded, sort)
     selected = frame if top is None else frame.head(top)
@@ -44,16 +44,15 @@ def effects(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Show how many points of gap each factor causes, with intervals."""
-    from cnnstudy.analysis.causes import effects_frame
     from cnnstudy.analysis.leaderboard import write_csv
     from cnnstudy.results import terminal
     from cnnstudy.tracking import client
 
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
     analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
-        write_csv(effects_frame(analyses), csv)
+        write_csv(terminal.effects_table(analyses), csv)
     terminal.show_effects(wide_console(), recorded.name, analyses)
 
 
@@ -77,7 +76,7 @@ def report(
     from cnnstudy.tracking import client
     from cnnstudy.tracking.registry import Registry
 
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
     mistakes: dict[str, Any] | str = LEFT_OUT
@@ -105,7 +104,7 @@ def ui(
     from cnnstudy.tracking.ui_layout import study_url
 
     uri = client.tracking_uri(tracking_uri)
-    recorded = client.Tracker(uri).study(study)
+    recorded = client.existing_tracker(uri).study(study)
     if server.is_server(uri):
         open_or_print(study_url(server.strip_login(uri), recorded.experiment_id), open_)
         return
@@ -128,7 +127,7 @@ def compare(
     from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
     from cnnstudy.tracking import client
 
-    comparison = compare_recorded_studies(client.Tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
+    comparison = compare_recorded_studies(client.existing_tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
     show_comparison(wide_console(), comparison)
     if open_ and html is None:
         html = Path(f"{comparison.a}-and-{comparison.b}.html")
@@ -152,6 +151,6 @@ def watch(
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking import client
 
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     with choose_display(wide_console(), quiet=False) as display:
         watch_study(tracker, study, display, every, until_done=not wait)

@@ -25,10 +25,11 @@ from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnnstudy.analysis.confirmation import Confirmation
     from cnnstudy.config.load import Study
     from cnnstudy.config.schema import StudyConfig
     from cnnstudy.execution import Workers
+    from cnnstudy.study.run import Outcome
+    from cnnstudy.tracking.client import Tracker
 
 
 def run_study(
@@ -84,13 +85,14 @@ def _run(
     from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    uri = client.tracking_uri(tracking_uri)
     if dry_run:
         from cnnstudy.study.estimate import plan_study
 
         with choose_display(console, quiet=False) as display:
-            plan_study(loaded, tracker, workers, display)
+            plan_study(loaded, client.find_tracker(uri), workers, display)
         return
+    tracker = client.Tracker(uri)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code)
     from cnnstudy.results import terminal
@@ -163,7 +165,7 @@ def confirm(
     from cnnstudy.system.display import choose_display
 
     console = wide_console()
-    tracker = client.Tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(
@@ -176,24 +178,29 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
-    if outcome.confirmed is None:
-        raise typer.Exit(INTERRUPTED)
-    _show_champion(console, outcome.recorded.name, outcome.confirmed, quiet)
+    _show_confirmation(console, tracker, outcome, quiet)
 
 
-def _show_champion(console: Console, study: str, confirmed: Confirmation, quiet: bool) -> None:
-    """Show a confirmation.
+def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, quiet: bool) -> None:
+    """Show a confirmation, or how to resume one that was stopped.
 
     Raises:
+        typer.Exit: it was stopped.
         InputError: the test split was not opened, since it had been opened for another champion.
     """
     from cnnstudy.errors import InputError
     from cnnstudy.results import terminal
+    from cnnstudy.tracking.retry import RetryPolicy
 
+    if outcome.confirmed is None:
+        if not quiet:
+            # after Ctrl-C the user is not kept waiting for MLflow
+            RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
+        raise typer.Exit(INTERRUPTED)
     if not quiet:
-        terminal.show_confirmed(console, study, confirmed)
-    if confirmed.refusal:
-        raise InputError(confirmed.refusal)
+        terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
+    if outcome.confirmed.refusal:
+        raise InputError(outcome.confirmed.refusal)
 
 
 def reproduce(
@@ -210,7 +217,7 @@ def reproduce(
     from cnnstudy.tracking.registry import Registry
 
     console = wide_console()
-    registry = Registry(client.Tracker(client.tracking_uri(tracking_uri)))
+    registry = Registry(client.existing_tracker(client.tracking_uri(tracking_uri)))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
         reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
     terminal.show_reproduction(console, reproduction)

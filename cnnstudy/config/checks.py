@@ -6,13 +6,14 @@ Each check yields the key and a sentence that follows it in the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from cnnstudy import architectures
 from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, minimum_points
 from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.config.strategies import FactorialConfig, SearchConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import did_you_mean
@@ -78,6 +79,11 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             )
         if given.data is not None and _share_images(given.data, config.data):
             yield (*key, "data"), "shares images with the study's own data; source weights must come from other images."
+        if given.file is not None and (trouble := _weights_file_trouble(given.file)):
+            users = (
+                [name] if name in config.architectures else [n for n in config.architectures if n not in config.weights]
+            )
+            yield (*key, "file"), f"{given.file} {trouble}. {describe_weights_file(users, given)}"
     for name in config.architectures:
         modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in MODES_WITH_SOURCE_WEIGHTS]
         weights = config.weights_of(name)
@@ -85,7 +91,7 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             yield (
                 ("factors", "transfer"),
                 f"{', '.join(modes)} start from source weights, and `weights` gives none for {name}. "
-                "Give pretrain, imagenet or file there, or random for timing only.",
+                f"Give pretrain, imagenet or file there, or random for timing only; {_example_weights(config, name)}.",
             )
         elif modes and weights and weights.source == "imagenet" and architectures.find(name).imagenet is None:
             available = [other for other in architectures.names() if architectures.find(other).imagenet]
@@ -93,6 +99,47 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
                 ("weights", name if name in config.weights else "default", "source"),
                 f"there are no imagenet weights for {name}, only for {', '.join(available)}; use pretrain or file.",
             )
+
+
+def _example_weights(config: StudyConfig, name: str) -> str:
+    """Return a line to copy that gives a network source weights."""
+    imagenet = architectures.find(name).imagenet is not None
+    entry = f"{name}: {{source: {'imagenet' if imagenet else 'file, file: PATH'}}}"
+    return f"for example, add `{entry}` to `weights`" if config.weights else f"for example `weights: {{{entry}}}`"
+
+
+#: How a weights file of each type begins; HDF5 may also begin after a block of the user's.
+_HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
+_BEGINNINGS = {".h5": _HDF5, ".keras": _ZIP, ".npz": _ZIP}
+_HDF5_PLACES = (0, 512, 1024, 2048)
+
+
+def _weights_file_trouble(file: Path) -> str:
+    """Return why a weights file can't be used, as far as its name and its first bytes tell; "" if it may be usable."""
+    if file.suffix not in _BEGINNINGS:
+        return f"is not of a type that holds weights ({', '.join(_BEGINNINGS)})"
+    try:
+        with file.expanduser().open("rb") as opened:
+            start = opened.read(_HDF5_PLACES[-1] + len(_HDF5))
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
+    beginning = _BEGINNINGS[file.suffix]
+    if any(start.startswith(beginning, place) for place in (_HDF5_PLACES if beginning == _HDF5 else (0,))):
+        return ""
+    content = f"begins with {start[:8]!r}" if start else "is empty"
+    return f"is not {'an HDF5' if beginning == _HDF5 else f'a {file.suffix}'} file: it {content}"
+
+
+def describe_weights_file(names: Sequence[str], weights: Weights) -> str:
+    """Say which file of weights is expected for the networks, and where to get it."""
+    published = [found for name in names if (found := architectures.find(name).imagenet) is not None]
+    if weights.source == "imagenet" and published:
+        files = " or ".join(f"{one.file_name} from {one.url} (its hash is {one.file_hash})" for one in published)
+        return f"Expected is {files}; give its path, or leave `file` out to download it."
+    return (
+        f"Expected is a {', '.join(_BEGINNINGS)} file that holds the layers of {', '.join(names)} by name, such as the "
+        "`model.keras` of a trained model."
+    )
 
 
 def _share_images(source: DataOptions, target: DataOptions) -> bool:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ import cnnstudy
 from cnnstudy.config.checks import combination_problems
 from cnnstudy.config.factors import format_given
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.errors import ConfigError, did_you_mean
+from cnnstudy.data.archives import ARCHIVE_SUFFIXES
+from cnnstudy.errors import ConfigError, nearest_name
 from cnnstudy.system.validation import KeyPath
 
 #: The YAML tags that are harmless: they only repeat the type that a value has anyway.
@@ -47,6 +51,8 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         ConfigError: there is no such file, it is not YAML, or something in it is invalid; every problem is listed.
     """
     path = _find_file(name_or_path)
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise ConfigError(f"{path} is an archive, not a study file. {_advise_own_images(path)}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -64,21 +70,27 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         )
     overridden = [_apply_override(raw, override) for override in overrides]
 
-    def locate(key: KeyPath, problem: str) -> str:
+    def locate(key: KeyPath, problem: str) -> tuple[float, str]:
+        """Return the line to sort by, those of the command line last, and the message."""
         dotted = ".".join(map(str, key))
         line = _line_of(tree, key)
         if any(key[: len(keys)] == keys or (keys[: len(key)] == key and not line) for keys in overridden):
-            return f"--set {dotted}: {problem}"
-        return ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted))) + f": {problem}"
+            return math.inf, f"--set {dotted}: {problem}"
+        shown = ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted)))
+        return line or 0, f"{shown}: {problem}"
 
     try:
         config = StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(locate(*_explain(details)) for details in error.errors())) from None
+        raise ConfigError(_list_by_line(locate(*_explain(details)) for details in error.errors())) from None
     problems = [locate(key, problem) for key, problem in combination_problems(config)]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(_list_by_line(problems))
     return Study(config, path, text, tuple(overrides))
+
+
+def _list_by_line(problems: Iterable[tuple[float, str]]) -> str:
+    return "\n".join(message for _, message in sorted(problems, key=lambda problem: problem[0]))
 
 
 def _find_file(name_or_path: str) -> Path:
@@ -87,7 +99,7 @@ def _find_file(name_or_path: str) -> Path:
         if given.is_file():
             return given
         if name_or_path and given.is_dir():
-            raise ConfigError(f"{given} is a folder; give a study file in it, as {given / 'study.yaml'}.")
+            raise ConfigError(_describe_folder(given))
     except (OSError, RuntimeError) as error:  # the name is too long, or `~` names no user
         raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
     folders = [Path("experiments"), SHIPPED_STUDIES]
@@ -97,8 +109,40 @@ def _find_file(name_or_path: str) -> Path:
                 return folder / f"{name_or_path}.yaml"
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     raise ConfigError(
-        f"there is no study file {name_or_path!r}{did_you_mean(given.stem, known)} "
+        f"there is no study file {name_or_path!r}{_suggest_file(given, known)} "
         f"Give a path, or one of the names in experiments/: {', '.join(known) or 'none here'}."
+    )
+
+
+def _suggest_file(given: Path, known: Sequence[str]) -> str:
+    """Return the end of a sentence: the file that was meant, in the same folder or among the known names."""
+    beside = {file.stem: str(file) for file in _study_files(given.parent)}
+    meant = beside.get(given.name) or beside.get(given.stem) or nearest_name(given.stem, known)
+    near = nearest_name(given.stem, beside)
+    meant = meant or (None if near is None else beside[near])
+    return "." if meant is None else f"; did you mean {meant!r}?"
+
+
+def _study_files(folder: Path) -> list[Path]:
+    return sorted(file for suffix in ("yaml", "yml") for file in folder.glob(f"*.{suffix}"))
+
+
+def _describe_folder(folder: Path) -> str:
+    """Say that a folder is no study file, and which to give: one in it, or one that reads its images."""
+    files = [str(file) for file in _study_files(folder)]
+    if files:
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        return f"{folder} is a folder; give a study file in it: {', '.join(files[:5])}{more}."
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        return f"{folder} is a folder, not a study file. {_advise_own_images(folder)}"
+    return f"{folder} is a folder; give a study file in it, as {folder / 'study.yaml'}."
+
+
+def _advise_own_images(path: Path) -> str:
+    shown = str(path) if re.fullmatch(r"[\w./~-]+", str(path)) else json.dumps(str(path), ensure_ascii=False)
+    return (
+        f"To train on the images in it, write `data: {{name: folder, path: {shown}}}` into a study file, as in the "
+        "README under 'Your own photos', and give that file."
     )
 
 

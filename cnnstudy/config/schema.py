@@ -7,6 +7,7 @@ StudyConfig, the whole file. Combinations of keys are checked in `checks`; study
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,9 +173,9 @@ class Weights(StrictModel):
             for key in sorted(given - allowed)
         ]
         if "file" in allowed and self.file is not None and not _is_file(self.file):
-            problems.append(
-                problem(("file",), f"there is no file {str(self.file)!r}; give the path of a weights file.")
-            )
+            looked = os.path.abspath(os.path.expanduser(self.file))
+            text = f"there is no file {str(self.file)!r} (looked for {looked}); give the path of a weights file."
+            problems.append(problem(("file",), text))
         if problems:
             raise validation_error("weights", problems)
         return self

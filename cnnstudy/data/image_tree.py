@@ -128,7 +128,7 @@ def read_tree(path: Path, classes: Sequence[str] | None = None) -> ImageSource:
     Raises:
         DataError: the path can't be read, there are fewer than two classes, one is empty or unknown, or names clash.
     """
-    tree = _strip_wrapping_folders(_list_archive(path) if os.path.isfile(path) else _list_folder(path))
+    tree, path = _strip_wrapping_folders(_list_archive(path) if os.path.isfile(path) else _list_folder(path), path)
     images_in = _group_by_folder(path, tree)
     folder_of = _name_classes(path, images_in)
     if classes is None:
@@ -146,17 +146,19 @@ def read_tree(path: Path, classes: Sequence[str] | None = None) -> ImageSource:
     return ImageSource(tuple(classes), tuple(images[key] for key in sorted(images)))
 
 
-def _strip_wrapping_folders(tree: _Tree) -> _Tree:
+def _strip_wrapping_folders(tree: _Tree, path: Path) -> tuple[_Tree, Path]:
+    """Return the tree below the folders that only wrap it, and the path that then is its root, for messages."""
     while (
         sum(len(parts) == 1 for parts in tree.folders) == 1
         and any(len(parts) == 2 for parts in tree.folders)
         and not any(len(parts) == 2 for parts, _ in tree.images)
     ):
+        path /= printable(next(parts[0] for parts in tree.folders if len(parts) == 1))
         tree = _Tree(
             {parts[1:] for parts in tree.folders if len(parts) > 1},
             [(parts[1:], content) for parts, content in tree.images if len(parts) > 1],
         )
-    return tree
+    return tree, path
 
 
 def _group_by_folder(path: Path, tree: _Tree) -> dict[str, list[_Image]]:

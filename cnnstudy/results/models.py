@@ -74,12 +74,19 @@ def find_model(given: str, uri: str | None, folder: Path) -> Model:
         return Model(given, file, model_files.read_classes(file))
     if _is_path(given):
         raise UnknownNameError(_no_model_at(given, path))
-    from cnnstudy.tracking.client import Tracker, tracking_uri
+    from cnnstudy.tracking.client import existing_tracker, tracking_uri
     from cnnstudy.tracking.registry import Registry
 
-    registry = Registry(Tracker(tracking_uri(uri)))
+    try:
+        registry = Registry(existing_tracker(tracking_uri(uri)))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} {_advise_model(given, path)}") from error
     stored, note = _find_stored(registry, given, path)
     return replace(_fetch_model(registry, stored, folder), note=note)
+
+
+def _advise_model(given: str, path: Path) -> str:
+    return _no_model_at(given, path) if os.path.lexists(path) else f"A model is {MODEL_FORMS}."
 
 
 def _is_path(given: str) -> bool:
@@ -106,8 +113,7 @@ def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredMode
     try:
         study = registry.tracker.study(name)
     except UnknownNameError as error:
-        hint = _no_model_at(given, path) if os.path.lexists(path) else f"A model is {MODEL_FORMS}."
-        raise UnknownNameError(f"{error} {hint}") from error
+        raise UnknownNameError(f"{error} {_advise_model(given, path)}") from error
     return (registry.of_trial(study, trial), "") if trial else _find_champion(registry, study)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
@@ -15,9 +17,10 @@ from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
 from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
-from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation
+from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, rank_candidates
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
+from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows, effect_sentences
 from cnnstudy.analysis.leaderboard import (
     GOALS,
@@ -34,11 +37,14 @@ from cnnstudy.analysis.leaderboard import (
 )
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.errors import InputError, TrackingError, as_sentence
+from cnnstudy.names import Tag
+from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
+from cnnstudy.study.resume import resume_command
 from cnnstudy.study.run import COUNTS, Outcome
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, mark_interrupted, tag_filter
 from cnnstudy.tracking.recorded import counted_trials as trials_among
 from cnnstudy.tracking.retry import RetryPolicy
 
@@ -70,8 +76,19 @@ def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
 
 def trial_frame(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """Return the study's leaderboard. A trial that was interrupted and ran again appears with its last run only."""
-    frame = build_leaderboard(latest_trials(tracker, study), study.objective, sort)
-    return frame if frame.empty else frame.assign(pareto_front=pareto_front(frame, study.goals or GOALS))
+    return _build_frame(latest_trials(tracker, study), study, sort)
+
+
+def _build_frame(trials: Sequence[RecordedRun], study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
+    # without trials, one that is left out again gives the columns, so that a CSV has its header
+    frame = build_leaderboard(mark_interrupted(trials) or [_placeholder(study)], study.objective, sort)
+    return frame.assign(pareto_front=pareto_front(frame, study.goals or GOALS)).iloc[: len(trials)]
+
+
+def _placeholder(study: RecordedStudy) -> RecordedRun:
+    """Return a trial with a level of each of the study's factors and without a result."""
+    levels = json.dumps(dict.fromkeys(study.config.get("factors", {}), 0))
+    return RecordedRun("", "", "trial", "", "", 0, {}, {}, {Tag.SEED: "0", Tag.LEVELS: levels})
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
@@ -121,23 +138,37 @@ def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int 
 def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     """Show the leaderboard, the best of each transfer mode, counts, and the commands to continue with."""
     name = outcome.recorded.name
-    frame = trial_frame(tracker, outcome.recorded)
+    trials = latest_trials(tracker, outcome.recorded)
+    frame = _build_frame(trials, outcome.recorded)
     show_trials(console, name, frame, 20)
-    show_configurations(console, latest_trials(tracker, outcome.recorded), 20)
+    show_configurations(console, trials, 20)
     lines = [] if frame.empty else best_by_transfer(frame)
     if lines:
         lines = ["Best validation accuracy by transfer mode (trials):", *(f"  {line}" for line in lines), ""]
     counts = (f"{getattr(outcome, state)} {state}" for state in COUNTS)
     lines.append(f"Trials: {', '.join(counts)}")
     if outcome.interrupted:
-        lines.append("Stopped. The same command resumes the study.")
+        lines.append(_describe_stop(tracker, outcome))
     lines += [
         f"Curves and models:  python -m cnnstudy ui {name}",
         f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",
     ]
     if outcome.finished and not outcome.interrupted and outcome.confirmed is None:
-        lines.append(f"The champion:       python -m cnnstudy confirm {name}")
+        if rank_candidates(trials, outcome.recorded.rule, 1):
+            lines.append(f"The champion:       python -m cnnstudy confirm {name}")
+        else:
+            lines.append(f"No champion: no trial has learnt anything. {ADVICE_UNLEARNT}")
     console.print("\n".join(lines), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def show_stopped(console: Console, tracker: Tracker, outcome: Outcome) -> None:
+    """Show how to resume what was stopped."""
+    console.print(_describe_stop(tracker, outcome), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _describe_stop(tracker: Tracker, outcome: Outcome) -> str:
+    (own,) = tracker.runs(outcome.recorded.experiment_id, tag_filter(Tag.KIND, "study"))
+    return f"Stopped; {resume_command(own, tracker.uri)}."
 
 
 def show_confirmed(console: Console, name: str, confirmed: Confirmation) -> None:
@@ -193,12 +224,19 @@ def analyze_study(
     return analyze_networks(study, latest_trials(tracker, study), tracker.metric_history, target_gap)
 
 
+def effects_table(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
+    """Return every effect as a row, for CSV; the columns even if there is none."""
+    frame = effects_frame(found)
+    names = [field.name for field in dataclasses.fields(Effect)]
+    return frame if len(frame.columns) else pd.DataFrame(columns=[*names, "answer"])
+
+
 def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[NetworkAnalysis]) -> None:
     """Record the effects as artifacts of the study's run: the answer in words, and all numbers as CSV."""
     with scratch_folder() as scratch:
         folder = scratch / "effects"
         folder.mkdir()
-        write_csv(effects_frame(found), folder / "effects.csv")
+        write_csv(effects_table(found), folder / "effects.csv")
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
             show_effects(Console(file=file, width=160), study.name, found)
         tracker.log_files(study.run_id, scratch)

@@ -235,7 +235,7 @@ def watch_study(
                 for event in events:
                     event.tell(display)
                 if before is None or before.running != now.running:
-                    display.show_message(describe_progress(study.name, now))
+                    display.show_message(describe_progress(study.name, now, tracker.uri))
                 if until_done and not now.running:
                     return
                 if events:
@@ -269,8 +269,12 @@ def _wait_for_snapshot(
         return snapshot
 
 
-def describe_progress(name: str, now: Snapshot) -> str:
-    """Describe a study's progress, and if no driver runs it, how it ended."""
+def describe_progress(name: str, now: Snapshot, uri: str | None = None) -> str:
+    """Describe a study's progress, and if no driver runs it, how it ended.
+
+    Args:
+        uri: where the study is recorded, for the command that resumes it; None: the default.
+    """
     trials, total = now.done("trial"), now.total()
     states = [run.state for run in trials.values()]
     counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed")]
@@ -287,11 +291,11 @@ def describe_progress(name: str, now: Snapshot) -> str:
             text if now.running_trials else f"{text}; no trial is running, its images or weights may be in preparation"
         )
     if now.study.reason == "interrupted":
-        ending = f"it was stopped; {resume_command(now.study)}"
+        ending = f"it was stopped; {resume_command(now.study, uri)}"
     elif now.study.state == "failed" and now.study.message:
         ending = f"it ended with an error: {now.study.message}"
     elif now.study.state == "failed":
-        ending = f"it ended with trials missing; {missing_trials_command(now.study)}"
+        ending = f"it ended with trials missing; {missing_trials_command(now.study, uri)}"
     else:
         ending = "it is done"
     return f"{text}. No driver is running: {ending}."

@@ -59,6 +59,13 @@ FIRST_SEED = 10_000
 TEST_FILE = "confirm/test.json"
 
 
+#: What to change in a study in which no trial has learnt anything.
+ADVICE_UNLEARNT = (
+    "Try more epochs, a higher learning rate, transfer from source weights, or more images: with few validation "
+    "images, a network that learnt a little can't be told from chance."
+)
+
+
 class NothingToConfirmError(InputError):
     """No trial has finished and learnt anything."""
 
@@ -129,7 +136,7 @@ def find_candidates(
     if not candidates or best is None:
         raise NothingToConfirmError(
             f"study {name!r} has no candidate to confirm: none of its trials has finished and learnt anything. "
-            f"`python -m cnnstudy leaderboard {name}` shows them."
+            f"`python -m cnnstudy leaderboard {name}` shows them. {ADVICE_UNLEARNT}"
         )
     return candidates, best
 
@@ -146,7 +153,9 @@ def _run_candidates(
     Returns:
         The study's runs with those of the candidates, and the candidates' standings.
     """
-    recorded = _run_seeds(resources, recorded, candidates, range(options.seeds))
+    seeds = options.seeds
+    told = f"confirming {{names}} with {seeds} fresh seeds each"
+    recorded = _run_seeds(resources, recorded, candidates, range(seeds), told)
     looks = 2 if options.maximum_seeds > options.seeds and len(candidates) > 1 else 1
     # decided by the first seeds alone, so that a resumed confirmation decides the same
     first = _compare(resources, recorded, candidates, options.seeds, rule, looks)
@@ -154,14 +163,24 @@ def _run_candidates(
     if looks == 1 or len(close) < 2:
         return recorded, first
     close_candidates, most = [one for one in candidates if one.trial in close], options.maximum_seeds
-    recorded = _run_seeds(resources, recorded, close_candidates, range(options.seeds, most))
+    more = f"{most - seeds} further seed{'s' if most - seeds > 1 else ''}"
+    told = f"the result is close after {seeds} seeds: {{names}} run with {more} each"
+    recorded = _run_seeds(resources, recorded, close_candidates, range(seeds, most), told)
     return recorded, _compare(resources, recorded, candidates, most, rule, looks)
 
 
 def _run_seeds(
-    resources: StudyResources, recorded: Sequence[RecordedRun], candidates: Sequence[Candidate], numbers: range
+    resources: StudyResources,
+    recorded: Sequence[RecordedRun],
+    candidates: Sequence[Candidate],
+    numbers: range,
+    told: str,
 ) -> Sequence[RecordedRun]:
-    """Train each candidate with each fresh seed that is not recorded yet, and return the study's runs."""
+    """Train each candidate with each fresh seed that is not recorded yet, and return the study's runs.
+
+    Args:
+        told: the message before they run, with a place for `names`.
+    """
     confirming = _confirming_runs(recorded)
     proposals = [
         _proposal(resources, candidate, number)
@@ -172,7 +191,7 @@ def _run_seeds(
     if not proposals:
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
-    resources.display.show_message(f"confirming {names} with {len(numbers)} fresh seeds each")
+    resources.display.show_message(told.format(names=names))
     resources.prepare()
     Driver(resources, FixedStrategy(proposals)).run(len(candidates) * len(numbers))
     return resources.recorder.runs()

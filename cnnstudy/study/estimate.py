@@ -59,12 +59,13 @@ class Cost:
     features_bytes: int = 0  # on disk: features in the cache
 
 
-def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Display) -> None:
+def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display: Display) -> None:
     """Report how many trials are missing, and the time, memory and disk that they take.
 
     Images are decoded; source weights are not trained, because they do not affect the speed.
 
     Args:
+        tracker: None if nothing is recorded yet.
         workers: closed at the end; not started if no trial is missing.
 
     Raises:
@@ -79,10 +80,10 @@ def plan_study(study: Study, tracker: Tracker, workers: Workers, display: Displa
     if isinstance(strategy, FactorialStrategy):
         describe_size(config, len(missing), display)
     else:
-        display.show_message(f"search: {config.total_trials} trials, {len(missing)} to run")
+        describe_search(config, len(missing), display)
     if not missing:
         return
-    artifacts = tracker.artifact_location(recorded.experiment_id) if recorded.experiment_id else ""
+    artifacts = tracker.artifact_location(recorded.experiment_id) if tracker and recorded.experiment_id else ""
     with closing_workers(workers):
         executor = workers.executor
         executor.deterministic = config.training.deterministic
@@ -122,8 +123,10 @@ def _may_end_early(config: StudyConfig) -> bool:
     return config.pruner != "none" or bool(training.early_stopping or training.until_train_loss)
 
 
-def _find_recorded(tracker: Tracker, name: str) -> tuple[RecordedStudy, list[RecordedRun]]:
+def _find_recorded(tracker: Tracker | None, name: str) -> tuple[RecordedStudy, list[RecordedRun]]:
     """Return the study and its runs; an empty study if it is not recorded yet."""
+    if tracker is None:
+        return RecordedStudy(name, "", "", {}), []
     try:
         study = tracker.study(name)
     except UnknownNameError:
@@ -155,6 +158,28 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
     _show_by_network({name: _describe_factors(config, name) for name in names}, display)
     if strategy.design == "fractional" and not strategy.assume_no_interactions:
         _warn_of_mixed_effects(config, display)
+
+
+def describe_search(config: StudyConfig, remaining: int, display: Display) -> None:
+    """Report a search's number of trials, the levels of the factors that vary, and whether combinations repeat.
+
+    Args:
+        remaining: trials still to be run; below 0 if the budget was lowered.
+    """
+    names, total = config.architectures, config.total_trials
+    display.show_message(
+        f"search: study {config.name}, {len(names)} network{'s' if len(names) > 1 else ''}, {total} "
+        f"trial{'s' if total > 1 else ''} ({total - remaining} recorded, {max(0, remaining)} to run)"
+    )
+    _show_by_network({name: _describe_factors(config, name) for name in names}, display)
+    shares = [(config.trials_of(name), config.combinations_of(name)) for name in names]
+    repeats = sum(max(0, trials - combinations) for trials, combinations in shares)
+    if repeats:
+        combinations = sum(min(share) for share in shares)
+        display.show_message(
+            f"  at most {combinations} different combination{'s' if combinations > 1 else ''}; at least {repeats} "
+            f"trial{'s repeat' if repeats > 1 else ' repeats'} an earlier one with another seed"
+        )
 
 
 def _warn_of_mixed_effects(config: StudyConfig, display: Display) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from cnnstudy import architectures
+from cnnstudy.config.checks import describe_weights_file
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
-from cnnstudy.errors import StudyChangedError, WeightsError
+from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Tag
@@ -126,7 +127,12 @@ class Preparation:
             "classes": classes,
             "file": str(weights.file) if weights.file else None,
         }
-        checked = run_job(self.executor, Job(f"weights-{name}", "check_weights", payload), self.display)
+        try:
+            checked = run_job(self.executor, Job(f"weights-{name}", "check_weights", payload), self.display)
+        except WeightsError as error:
+            if weights.file is None:  # the message about a failed download says what to do
+                raise
+            raise WeightsError(f"{as_sentence(error)} {describe_weights_file([name], weights)}") from error
         return SourceWeights(weights.source, checked["file"], checked["digest"])
 
     def _refuse_other_weights(self, found: Mapping[str, SourceWeights]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cnnstudy.config.load import SHIPPED_STUDIES, Study
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.errors import StudyChangedError
+from cnnstudy.errors import StudyChangedError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
 from cnnstudy.search.strategy import PastTrial
@@ -26,7 +26,7 @@ from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
 from cnnstudy.system.display import Display
-from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.client import Tracker, tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
     RecordedRun,
@@ -36,6 +36,7 @@ from cnnstudy.tracking.recorded import (
     join_tags,
     split_into_tags,
 )
+from cnnstudy.tracking.sqlite import sqlite_file
 
 #: Keys that may change when a study is resumed: how much to run, and whatever does not affect the recorded trials.
 #: Paths may change too: images and source weights are compared by their content.
@@ -257,18 +258,28 @@ def confirm_command(name: str, options: Mapping[str, int], again: bool) -> dict[
     return {Tag.LAST_COMMAND: _shell_command("confirm", name, *given, *(["--open-test-again"] if again else []))}
 
 
-def resume_command(own: RecordedRun) -> str:
-    """Say how to resume a stopped study, given its own run."""
-    return _describe_command(own.last_command or own.run_command)
+def resume_command(own: RecordedRun, uri: str | None = None) -> str:
+    """Say how to resume a stopped study.
+
+    Args:
+        own: the study's own run.
+        uri: where it was read from; None: where commands look without --tracking-uri.
+    """
+    return _describe_command(own.last_command or own.run_command, uri)
 
 
-def missing_trials_command(own: RecordedRun) -> str:
-    """Say how to run a study's missing trials, given its own run."""
-    return _describe_command(own.run_command)
+def missing_trials_command(own: RecordedRun, uri: str | None = None) -> str:
+    """Say how to run a study's missing trials; the arguments are those of `resume_command`."""
+    return _describe_command(own.run_command, uri)
 
 
-def _describe_command(command: str) -> str:
-    return f"`{command}` resumes it" if command else "the command that ran it resumes it"
+def _describe_command(command: str, uri: str | None) -> str:
+    if not command:
+        return "the command that ran it resumes it"
+    default = tracking_uri(None)
+    elsewhere = uri is not None and (sqlite_file(uri) or uri) != (sqlite_file(default) or default)
+    option = f" {shlex.join(['--tracking-uri', without_secrets(str(uri))])}" if elsewhere else ""
+    return f"`{command}{option}` resumes it"
 
 
 def _name_or_path(study: Study) -> str:

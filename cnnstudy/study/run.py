@@ -25,7 +25,14 @@ from cnnstudy.search.strategy import Strategy
 from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.study.driver import Driver, closing_workers
-from cnnstudy.study.estimate import describe_cost, describe_size, pop_estimate, report_estimate_error, report_power
+from cnnstudy.study.estimate import (
+    describe_cost,
+    describe_search,
+    describe_size,
+    pop_estimate,
+    report_estimate_error,
+    report_power,
+)
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.objective import keep_recorded_metric
 from cnnstudy.study.recorder import Recorder, open_recorder
@@ -221,6 +228,8 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     strategy: Strategy = factorial or OptunaStrategy(config, past)
     if factorial is not None:
         describe_size(config, factorial.remaining, display)
+    else:
+        describe_search(config, strategy.remaining, display)
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
     resources.prepare()

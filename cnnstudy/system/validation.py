@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from cnnstudy.errors import did_you_mean
+from cnnstudy.errors import did_you_mean, nearest_name
 
 KeyPath = tuple[str | int, ...]
 # strict, so that true, "3" and 3.0 are refused as whole numbers
@@ -27,9 +28,16 @@ class StrictModel(BaseModel):
         try:
             return check(given)
         except ValidationError as error:
-            raise validation_error(
-                cls.__name__, [cls._with_suggestion(details) for details in error.errors()]
-            ) from None
+            problems = cls._without_misspelt(given, error.errors())
+            raise validation_error(cls.__name__, [cls._with_suggestion(details) for details in problems]) from None
+
+    @classmethod
+    def _without_misspelt(cls, given: Any, problems: Sequence[Any]) -> list[Any]:
+        """Leave out that a key is missing if an unknown key is suggested to be it: one typo is one problem."""
+        names = [str(key) for key in given] if isinstance(given, Mapping) else []
+        unknown = [name for name in names if name not in cls.model_fields]
+        misspelt = {nearest_name(name, cls.model_fields) for name in unknown} - set(names)
+        return [details for details in problems if len(details["loc"]) != 1 or details["loc"][0] not in misspelt]
 
     @classmethod
     def _with_suggestion(cls, details: Any) -> InitErrorDetails:

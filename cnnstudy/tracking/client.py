@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
@@ -51,7 +52,7 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
 from cnnstudy.tracking.retry import is_transient
-from cnnstudy.tracking.sqlite import analyze_metrics, create_database
+from cnnstudy.tracking.sqlite import analyze_metrics, create_database, sqlite_file
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -60,6 +61,35 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 def tracking_uri(given: str | None) -> str:
     """Return the given URI, or `MLFLOW_TRACKING_URI`, or mlflow.db in the current folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def find_tracker(uri: str) -> Tracker | None:
+    """Return the tracker at the URI; None if its database does not exist yet: a Tracker would create it."""
+    path = sqlite_file(uri)
+    if path is None and urlsplit(uri).scheme in ("", "file"):
+        path = Path(unquote(urlsplit(uri).path))
+    if path is not None and not path.exists() and path.parent.is_dir():
+        return None
+    return Tracker(uri)
+
+
+def existing_tracker(uri: str) -> Tracker:
+    """Return the tracker at the URI, for a command that only reads and must not create a database.
+
+    Raises:
+        UnknownNameError: there is no database, so that there is no study.
+    """
+    tracker = find_tracker(uri)
+    if tracker is None:
+        raise UnknownNameError(_no_study(uri))
+    return tracker
+
+
+def _no_study(uri: str) -> str:
+    return (
+        f"there is no study in {without_secrets(uri)} yet. Create one with `python -m cnnstudy run-study`, or choose "
+        "another tracking server or database with --tracking-uri or MLFLOW_TRACKING_URI."
+    )
 
 
 class Tracker:
@@ -102,7 +132,9 @@ class Tracker:
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
-        """Return the study of that name; without a name, the most recently run.
+        """Return the study of that name; without a name, the most recently run that has trials or is running.
+
+        A study that ended before its first trial, such as one whose images can't be used, has nothing to show.
 
         Raises:
             UnknownNameError: there is no such study.
@@ -110,19 +142,24 @@ class Tracker:
         studies = self.studies()
         where = without_secrets(self.uri)
         if not studies:
-            raise UnknownNameError(
-                f"there is no study in {where} yet. Create one with `python -m cnnstudy run-study`, or choose another "
-                "tracking server or database with --tracking-uri or MLFLOW_TRACKING_URI."
-            )
+            raise UnknownNameError(_no_study(self.uri))
         names = [study.name for study in studies]
         if name is None:
-            return studies[0]
+            return next(filter(self._has_begun, studies), studies[0])
         if name not in names:
             raise UnknownNameError(
                 f"there is no study {name!r} in {where}{did_you_mean(name, names)} Available studies: "
                 f"{', '.join(names)}."
             )
         return studies[names.index(name)]
+
+    def _has_begun(self, study: RecordedStudy) -> bool:
+        """Return whether the study has runs besides its own, or a driver."""
+        others = f"tags.`{Tag.KIND}` != 'study'"
+        with self._translate_errors():
+            if self._client.search_runs([study.experiment_id], others, max_results=1):
+                return True
+        return self.tags(study.run_id).get(Tag.STATE) == "running"
 
     def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
         """Return the study; create its experiment and run, with the configuration, if there are none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cnnstudy.names import (
@@ -267,6 +267,16 @@ def counted_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
         runs: all of the study's runs, of every kind, oldest first.
     """
     return list(counted_runs(run for run in runs if run.kind == "trial").values())
+
+
+def mark_interrupted(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    """Return the runs as tables show them: one that was interrupted, and will run again, has not failed."""
+    return [
+        replace(run, state=INTERRUPTED, reason="", tags={**run.tags, Tag.MESSAGE: run.message or "runs again"})
+        if run.state == "failed" and run.reason == INTERRUPTED
+        else run
+        for run in runs
+    ]
 
 
 def best_metrics(run: RecordedRun) -> dict[str, float]:

@@ -87,7 +87,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "probe.yaml").write_text(STUDY.replace("  epochs: 1", "  epohcs: 1"), encoding="utf-8")
     answer = call("run-study", "probe.yaml", folder=tmp_path)
     expect(answer, 2, "probe.yaml, line 6, training.epohcs: unknown key; did you mean 'epochs'?")
-    assert "probe.yaml, line 5, training.epochs: is missing" in answer.errors
+    assert "is missing" not in answer.errors
 
 
 def test_a_message_shows_what_the_user_wrote_as_it_is(tmp_path: Path) -> None:
@@ -112,6 +112,7 @@ Tracker("sqlite:///mine.db").open_study(config.name, config.model_dump(mode="jso
 def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
     empty = call("leaderboard", folder=tmp_path, MLFLOW_TRACKING_URI="sqlite:///mine.db")
     expect(empty, 2, "there is no study in sqlite:///mine.db yet", "python -m cnnstudy run-study", "--tracking-uri")
+    assert list(tmp_path.iterdir()) == [], "it left something behind"
 
     (tmp_path / "probe.yaml").write_text(STUDY, encoding="utf-8")
     subprocess.run([sys.executable, "-c", RECORD], cwd=tmp_path, check=True)

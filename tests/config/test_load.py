@@ -451,7 +451,7 @@ MISTAKES = [
         SOURCE,
         "    source: file\n    file: no/such.h5 #!",
         "weights.default.file",
-        ["there is no file 'no/such.h5'", "path"],
+        ["there is no file 'no/such.h5' (looked for /", "/no/such.h5)", "path"],
     ),
     (
         SOURCE,
@@ -720,7 +720,13 @@ def test_a_group_that_holds_no_keys(tmp_path: Path, group: str, given: str) -> N
     [
         (["data.validation=0.6", "data.test=0.35"], "data", ["validation (0.6) and test (0.35)", "a tenth"]),
         (["weights={}"], "factors.transfer", ["fine-tune start from source weights", "none for alexnet", "random"]),
+        (["weights={}"], "factors.transfer", ["for example `weights: {vgg16: {source: imagenet}}`."]),
         (["weights={vgg16: {source: imagenet}}"], "factors.transfer", ["gives none for alexnet", "none for googlenet"]),
+        (
+            ["weights={vgg16: {source: imagenet}}"],
+            "factors.transfer",
+            ["for example, add `alexnet: {source: file, file: PATH}` to `weights`."],
+        ),
         (
             ["factors.transfer=[two-phase]", "training.epochs=1", "strategy.pruner=none"],
             "training.epochs",
@@ -835,6 +841,65 @@ def test_all_problems_of_combinations_are_listed(tmp_path: Path) -> None:
         "strategy.pruner",
         "--set strategy.start_with.0.batch_size",
     ]
+
+
+def test_problems_are_listed_by_line_and_those_of_the_command_line_last(tmp_path: Path) -> None:
+    text = changed("image_size: 64", "image_sizes: 64").replace("  epochs: 4", "  epochs: 0")
+    text = re.sub(r"^budget:\n.*\n", "", text, flags=re.MULTILINE).replace("seed: 3", "seed: -3\nsede: 4")
+    found = complaint(written(tmp_path, text), "objective.metric=val/gap").splitlines()
+    assert [re.split(": ", line)[0].split(", ")[-1] for line in found] == [
+        *("budget", "image_sizes", "training.epochs", "seed", "sede"),
+        "--set objective.metric",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("  epochs: 4", "  epoch: 4", "training.epoch"),
+        ("    epochs: 2", "    epcohs: 2", "weights.default.epcohs"),
+        ("budget:", "budegt:", "budegt"),
+        ("name: probe", "nmae: probe", "nmae"),
+        ("training:", "trainings:", "trainings"),
+    ],
+)
+def test_a_misspelt_key_is_one_problem(tmp_path: Path, old: str, new: str, key: str) -> None:
+    (line,) = complaint(written(tmp_path, changed(old, new))).splitlines()
+    assert f", {key}: unknown key; did you mean " in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source", "fragments"),
+    [
+        (
+            "w.h5",
+            b"<html>",
+            "imagenet",
+            ["is not an HDF5 file: it begins with b'<html>'. Expected is vgg16_weights_tf_"],
+        ),
+        ("w.h5", b"", "imagenet", ["it is empty", "from https://storage.googleapis.com/", "leave `file` out"]),
+        ("w.h5", b"PK\3\4", "file", ["is not an HDF5 file", "the layers of vgg16 by name", "model.keras"]),
+        ("w.keras", b"\x89HDF\r\n\x1a\n", "file", ["is not a .keras file"]),
+        ("w.npz", b"text", "file", ["is not a .npz file"]),
+        ("w.pt", b"PK\3\4", "file", ["is not of a type that holds weights (.h5, .keras, .npz)"]),
+    ],
+)
+def test_a_file_that_cannot_hold_weights(
+    tmp_path: Path, name: str, content: bytes, source: str, fragments: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    given = f"weights.vgg16={{source: {source}, file: {tmp_path / name}}}"
+    found = complaint(written(tmp_path, STUDY), given)
+    assert found.startswith(f"--set weights.vgg16.file: {tmp_path / name} ")
+    assert [fragment for fragment in fragments if fragment not in found] == [], found
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("w.h5", b"\x89HDF\r\n\x1a\n"), ("w.h5", b"-" * 512 + b"\x89HDF\r\n\x1a\n"), ("w.npz", b"PK")]
+)
+def test_a_file_that_may_hold_weights(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    load_study(written(tmp_path, STUDY), [f"weights.vgg16={{source: file, file: {tmp_path / name}}}"])
 
 
 # ---- --set
@@ -1034,8 +1099,43 @@ def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest
     assert found.endswith((".", "?"))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("light", "light.yaml"),
+        ("light.yml", "light.yaml"),
+        ("ligth", "light.yaml"),
+        ("sub/heavy", "sub/heavy.yml"),
+        ("sub/heavi.yaml", "sub/heavy.yml"),
+        ("./light", "light.yaml"),
+    ],
+)
+def test_a_file_without_its_suffix_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    written(tmp_path, STUDY, "light.yaml")
+    written(tmp_path / "sub", STUDY, "heavy.yml")
+    assert complaint(given).startswith(f"there is no study file {given!r}; did you mean {meant!r}? Give a path")
+
+
 def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
     assert complaint(str(tmp_path)).startswith(f"{tmp_path} is a folder; give a study file in it")
+    (tmp_path / "cat").mkdir()
+    advice = f"write `data: {{name: folder, path: {tmp_path}}}` into a study file"
+    found = complaint(str(tmp_path))
+    assert found.startswith(f"{tmp_path} is a folder, not a study file.")
+    assert advice in found
+    path = written(tmp_path, STUDY)
+    assert complaint(str(tmp_path)) == f"{tmp_path} is a folder; give a study file in it: {path}."
+
+
+def test_an_archive_of_images_is_no_study_file(tmp_path: Path) -> None:
+    (tmp_path / "my photos.zip").write_bytes(b"PK\3\4")
+    found = complaint(str(tmp_path / "my photos.zip"))
+    assert "is an archive, not a study file." in found
+    assert f'`data: {{name: folder, path: "{tmp_path}/my photos.zip"}}`' in found
 
 
 @pytest.mark.parametrize("path", sorted(load.SHIPPED_STUDIES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from cnnstudy.analysis.leaderboard import build_leaderboard
+from cnnstudy.analysis.leaderboard import build_leaderboard, write_csv
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult, TrialSpec
 from cnnstudy.results import terminal
@@ -37,7 +38,7 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def record(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, accuracy: float | None) -> None:
+def record(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, accuracy: float | None, verdict: str = "") -> None:
     """A finished trial, or an interrupted one."""
     recorder = Recorder(tracker, study)
     recording = recorder.start(spec)
@@ -45,7 +46,8 @@ def record(tracker: Tracker, study: RecordedStudy, spec: TrialSpec, accuracy: fl
         tracker.end_run(recording.run_id, "failed", {Tag.REASON: "interrupted"})
         return
     summary = {"val/accuracy": accuracy, "train/accuracy": 1.0, "gap/accuracy": 1 - accuracy, "val/loss": 1 - accuracy}
-    recorder.finish(recording, TrialResult("finished", 1, 1, 2.0, summary, ((1, 0), (0, 1)), 1, 0, None))
+    result = TrialResult("finished", 1, 1, 2.0, summary, ((1, 0), (0, 1)), 1, 0, None)
+    recorder.finish(recording, dataclasses.replace(result, verdict=verdict))
 
 
 def outcome(study: RecordedStudy, **changes: object) -> Outcome:
@@ -57,7 +59,8 @@ def test_an_interrupted_trial_that_ran_again_counts_once(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec
 ) -> None:
     record(tracker, study, spec, None)
-    assert list(terminal.trial_frame(tracker, study)["reason"]) == ["interrupted"]
+    (unfinished,) = terminal.trial_frame(tracker, study).to_dict("records")
+    assert (unfinished["state"], unfinished["reason"]) == ("interrupted", "runs again")
     record(tracker, study, spec, 0.5)
     record(tracker, study, dataclasses.replace(spec, number=8), 0.75)
     frame = terminal.trial_frame(tracker, study)
@@ -128,5 +131,40 @@ def test_a_stopped_study_says_that_it_goes_on(console: Console, tracker: Tracker
     terminal.show_outcome(console, tracker, outcome(study, finished=0, missing=3, interrupted=True))
     shown = text(console)
     assert "0 finished, 0 pruned, 0 failed, 3 missing" in shown
-    assert "Stopped. The same command resumes the study." in shown
+    assert "Stopped; the command that ran it resumes it." in shown
     assert "champion" not in shown
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_stopped_says_by_which_command_it_goes_on(
+    console: Console, tracker: Tracker, study: RecordedStudy, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    tracker.set_tags(study.run_id, {Tag.LAST_COMMAND: "python -m cnnstudy run-study it.yaml"})
+    if elsewhere:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    option = f" --tracking-uri {tracker.uri}" if elsewhere else ""
+    line = f"Stopped; `python -m cnnstudy run-study it.yaml{option}` resumes it.\n"
+    stopped = outcome(study, finished=0, missing=3, interrupted=True)
+    terminal.show_stopped(console, tracker, stopped)
+    assert text(console) == line
+    terminal.show_outcome(console, tracker, stopped)
+    assert text(console).count(line) == 2
+
+
+def test_where_nothing_learnt_there_is_advice_instead_of_confirming(
+    console: Console, tracker: Tracker, study: RecordedStudy, spec: TrialSpec
+) -> None:
+    record(tracker, study, spec, 0.5, "not-learning")
+    terminal.show_outcome(console, tracker, outcome(study))
+    assert "python -m cnnstudy confirm" not in text(console)
+    assert "No champion: no trial has learnt anything. Try more epochs, a higher learning rate" in text(console)
+
+
+def test_csv_files_without_trials_have_their_header(tracker: Tracker, tmp_path: Path) -> None:
+    study = tracker.open_study("empty", {**CONFIG, "factors": {"batch_size": [8, 16]}})
+    frame = terminal.trial_frame(tracker, study)
+    assert frame.empty
+    for table, some in ((frame, {"trial", "batch_size", "val_accuracy"}), (terminal.effects_table([]), {"answer"})):
+        write_csv(table, tmp_path / "table.csv")
+        (header,) = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()
+        assert some <= set(header.split(","))

@@ -263,6 +263,9 @@ def test_more_seeds_where_it_is_close(desk: Desk) -> None:
     assert [len(one.seeds) for one in confirmed.standings] == [6, 6, 5]
     assert [one.standing for one in confirmed.standings] == ["champion", "tied", "behind"]
     assert any("Statistically tied with it" in line for line in confirmation_sentences(confirmed))
+    assert "confirming alexnet-000, alexnet-001, alexnet-002 with 3 fresh seeds each" in desk.said
+    told = "the result is close after 3 seeds: alexnet-000, alexnet-001 run with 1 further seed each"
+    assert told in desk.said
 
 
 @pytest.mark.parametrize("stop", range(1, 14, 2))

@@ -65,7 +65,9 @@ def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_search_is_told_and_nothing_is_trained_or_recorded(desk: Desk) -> None:
     said = desk.plan()
-    assert said[0] == "search: 6 trials, 6 to run"
+    assert said[0] == "search: study fake, 1 network, 6 trials (0 recorded, 6 to run)"
+    assert said[1] == "  batch size 8, 16, 32; dropout 0.1 to 0.7; transfer scratch, frozen"
+    assert not any("different combination" in line for line in said)
     (told,) = [line for line in said if line.startswith("  about ")]
     assert "alexnet scratch" in told
     assert "alexnet frozen" in told
@@ -85,9 +87,25 @@ def test_trials_that_may_end_early_take_at_most_so_long(desk: Desk, setting: str
 
 def test_what_is_recorded_is_not_counted_again(desk: Desk) -> None:
     run_study(load_study(str(desk.file), ["budget.trials=4"]), desk.tracker, desk.make(), SilentDisplay())
-    assert desk.plan()[0] == "search: 6 trials, 2 to run"
-    assert desk.plan("budget.trials=4") == ["search: 4 trials, 0 to run"]
+    assert desk.plan()[0] == "search: study fake, 1 network, 6 trials (4 recorded, 2 to run)"
+    assert desk.plan("budget.trials=4")[0] == "search: study fake, 1 network, 4 trials (4 recorded, 0 to run)"
     assert desk.executor is None
+
+
+def test_combinations_that_must_repeat_are_told_when_a_search_starts_too(desk: Desk) -> None:
+    few = ("factors.dropout=0.5", "factors.transfer=scratch", "weights={}", "budget.trials=5")
+    told = "  at most 3 different combinations; at least 2 trials repeat an earlier one with another seed"
+    assert told in desk.plan(*few)
+    said: list[str] = []
+    run_study(load_study(str(desk.file), few), desk.tracker, desk.make(), PlainDisplay(said.append))
+    start = said.index("search: study fake, 1 network, 5 trials (0 recorded, 5 to run)")
+    assert said[start + 1 : start + 3] == ["  batch size 8, 16, 32", told]
+
+
+def test_nothing_need_be_recorded_anywhere(desk: Desk) -> None:
+    said: list[str] = []
+    plan_study(load_study(str(desk.file)), None, desk.make(), PlainDisplay(said.append))
+    assert said[0].endswith("(0 recorded, 6 to run)")
 
 
 @pytest.mark.parametrize("more", [[], ["confirm={top: 2, seeds: 3}"]])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.errors import DataError
-from cnnstudy.execution import Epoch, Event
+from cnnstudy.errors import DataError, WeightsError
+from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.study import preparation
 from cnnstudy.study.preparation import Preparation, SourceWeights
@@ -34,6 +34,30 @@ architectures: [alexnet]
 training: {epochs: 1}
 budget: {trials: 1}
 """
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("source: imagenet, file: w.h5", "Expected is vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 from https://"),
+        ("source: file, file: w.h5", "Expected is a .h5, .keras, .npz file that holds the layers of vgg16 by name"),
+        ("source: imagenet", ""),
+    ],
+)
+def test_weights_that_cannot_be_read_are_answered_with_what_is_expected(
+    own_places: Path, entry: str, advice: str
+) -> None:
+    text = STUDY.replace("alexnet", "vgg16").replace("name: folder, path: photos, bad_images: skip", "name: digits")
+    (own_places / "probe.yaml").write_text(f"{text}factors: {{transfer: frozen}}\nweights: {{vgg16: {{{entry}}}}}\n")
+    (own_places / "w.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    broken = Failed("weights-vgg16", "crash", "can't read w.h5: truncated", "", error="WeightsError")
+    executor = FakeExecutor(own_places, failures={"weights-vgg16": broken})
+    config = load_study("probe.yaml").config
+    preparation = Preparation(config, executor, None, [], PlainDisplay(lambda text: None))  # type: ignore[arg-type]
+    with pytest.raises(WeightsError) as caught:
+        preparation.source_weights(5)
+    assert str(caught.value).startswith(f"can't read w.h5: truncated. {advice}" if advice else "can't read w.h5")
+    assert ("Expected" in str(caught.value)) == bool(advice)
 
 
 def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: Path) -> None:

@@ -33,7 +33,7 @@ factors:
   dropout: {low: 0.1, high: 0.7}
   learning_rate: 0.0001
 weights:
-  default: {source: file, file: weights.h5}
+  default: {source: file, file: weights.npz}
 training: {epochs: 2}
 strategy: {sampler: random}
 objective: {metric: val/accuracy, maximum_gap: 0.5}
@@ -71,7 +71,7 @@ MATTERS = [
     ("searched", "0.0001", "{low: 0.0001, high: 0.01, log: true}", 'factors.learning_rate: [0.0001] -> {"low": 0.0001'),
     ("searched", "  learning_rate: 0.0001\n", "", "factors.learning_rate: [0.0001] -> null"),
     ("searched", "factors:\n", "factors:\n  augmentation: flip\n", 'factors.augmentation: null -> ["flip"]'),
-    ("searched", "source: file, file: weights.h5", "source: random", 'weights.default.source: "file" -> "random"'),
+    ("searched", "source: file, file: weights.npz", "source: random", 'weights.default.source: "file" -> "random"'),
     ("searched", "{epochs: 2}", "{epochs: 3}", "training.epochs: 2 -> 3"),
     ("searched", "{epochs: 2}", "{epochs: 2, updates: 10}", "training.updates: null -> 10"),
     ("searched", "{epochs: 2}", "{epochs: 2, optimizer: sgd}", 'training.optimizer: "adam" -> "sgd"'),
@@ -112,7 +112,7 @@ HARMLESS = [
     ("searched", "sampler: random", "kind: search, sampler: random, start_with: []"),
     ("searched", "path: photos", "path: ./photos/"),
     ("searched", "path: photos", "path: elsewhere"),
-    ("searched", "file: weights.h5", "file: elsewhere/weights.h5"),
+    ("searched", "file: weights.npz", "file: elsewhere/weights.npz"),
     ("searched", "trials: 2", "trials: 3"),
     ("searched", "trials: 2", "trials: 1"),
     ("crossed", "seeds: 1", "seeds: 1, design: full, tune: []"),
@@ -154,8 +154,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
     for place in ("photos", "elsewhere"):
         for name in ("cat", "dog", "owl"):
             (folder / place / name).mkdir(parents=True)
-        (folder / place / "weights.h5").write_text("f" * 24, encoding="utf-8")
-    shutil.copy(folder / "photos" / "weights.h5", folder / "weights.h5")
+        (folder / place / "weights.npz").write_text("PK" + "f" * 22, encoding="utf-8")
+    shutil.copy(folder / "photos" / "weights.npz", folder / "weights.npz")
     shutil.copy(empty_database, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -207,21 +207,21 @@ def test_more_workers_are_no_change(recorded: Recorded) -> None:
 
 
 def test_weights_that_were_replaced_are_refused(recorded: Recorded) -> None:
-    file = recorded.folder / "weights.h5"
+    file = recorded.folder / "weights.npz"
     whole = file.read_text(encoding="utf-8")
     more = SEARCH.replace("trials: 2", "trials: 5")
     try:
-        file.write_text("0" * 24, encoding="utf-8")
+        file.write_text("PK" + "0" * 22, encoding="utf-8")
         with pytest.raises(StudyChangedError) as caught:
             recorded.run("searched", more)
     finally:
         file.write_text(whole, encoding="utf-8")
     message = str(caught.value)
     assert (
-        "source weights of alexnet in weights.h5 differ from those of the recorded trials of study 'searched'"
+        "source weights of alexnet in weights.npz differ from those of the recorded trials of study 'searched'"
         in message
     )
-    assert f"(digest {'0' * 24} instead of" in message
+    assert f"(digest PK{'0' * 22} instead of" in message
     assert "--set name=searched-2" in message
     assert recorded.executor is not None
     assert recorded.executor.trials == []

@@ -646,8 +646,8 @@ def test_a_trial_tells_which_source_weights_it_began_with(desk: Desk) -> None:
 def test_other_source_weights_are_refused(desk: Desk, own_places: Path) -> None:
     """The file was overwritten between two runs, or pretraining was repeated with another result."""
     frozen = ("factors={transfer: frozen, batch_size: [8, 16]}", "strategy.sampler=grid")
-    (own_places / "weights.h5").touch()
-    given = (*frozen, "weights={default: {source: file, file: weights.h5}}", "name=given")
+    (own_places / "weights.npz").write_bytes(b"PK")
+    given = (*frozen, "weights={default: {source: file, file: weights.npz}}", "name=given")
     desk.run(*given, "budget.trials=1", weights_digest="1" * 64)
     with pytest.raises(StudyChangedError, match=r"weights of alexnet in .*study 'given' .*1{64}.*=given-2"):
         desk.run(*given, "budget.trials=2", weights_digest="2" * 64)

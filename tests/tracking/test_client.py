@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from cnnstudy.errors import TrackingError, UnknownNameError, without_secrets
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialSpec
-from cnnstudy.tracking.client import DEFAULT_URI, Tracker, tracking_uri
+from cnnstudy.study.recorder import Recorder
+from cnnstudy.tracking.client import DEFAULT_URI, Tracker, existing_tracker, find_tracker, tracking_uri
 from cnnstudy.tracking.operations import Attempt, LogModel, StartRun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags
 from cnnstudy.tracking.registry import Registry
@@ -359,6 +361,29 @@ def test_without_a_name_the_study_that_was_run_last(tracker: Tracker, monkeypatc
         tracker.start_study(tracker.open_study(name, CONFIG), CONFIG, Path("study.yaml"), "")
     assert tracker.study(None).name == "first"
     assert [study.name for study in tracker.studies()] == ["first", "third", "second"]
+
+
+def test_a_study_that_ended_before_its_first_trial_is_not_the_latest(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recorder(tracker, study).start(spec)
+    tracker.end_run(study.run_id, "finished")
+    later = tracker.open_study("refused", CONFIG)
+    monkeypatch.setattr("cnnstudy.tracking.client.current_time", lambda: 4_000_000_000_000)
+    tracker.start_study(later, CONFIG, Path("study.yaml"), "")
+    assert tracker.study(None).name == "refused"  # its driver runs
+    tracker.end_run(later.run_id, "failed", {Tag.MESSAGE: "no images"})
+    assert tracker.studies()[0].name == "refused"
+    assert tracker.study(None).name == study.name
+    assert tracker.study("refused").name == "refused"
+
+
+def test_a_store_that_is_not_there_is_not_created(own_places: Path) -> None:
+    for uri in ("sqlite:///gone.db", f"sqlite:///{own_places}/gone.db", "gone", f"file://{own_places}/gone"):
+        assert find_tracker(uri) is None
+        with pytest.raises(UnknownNameError, match=f"no study in {re.escape(uri)} yet"):
+            existing_tracker(uri)
+    assert list(own_places.iterdir()) == []
 
 
 def test_an_unknown_study_is_answered_with_a_near_one(tracker: Tracker, study: RecordedStudy) -> None:

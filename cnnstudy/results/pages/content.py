@@ -20,7 +20,7 @@ from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
 from cnnstudy.names import Metric, Parameter
 from cnnstudy.results.pages.curve_panels import varied_factors
 from cnnstudy.results.pages.report_data import ReportData
-from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
 from cnnstudy.training.verdict import VERDICTS
 
 
@@ -37,7 +37,7 @@ def facts(report: ReportData) -> list[Fact]:
     """Return the numbers at the top of the page: trials, networks, data, best validation accuracy, mean gap."""
     frame = report.frame
     states = frame["state"].value_counts() if len(frame) else pd.Series(dtype=int)
-    others = [f"{states[state]} {state}" for state in ("pruned", "failed", "running") if state in states]
+    others = [f"{states[state]} {state}" for state in ("pruned", "failed", "interrupted", "running") if state in states]
     listed = [Fact("Trials", f"{states.get('finished', 0)} finished", ", ".join(others) or "none pruned or failed")]
     if len(frame):
         names, seeds = list(dict.fromkeys(frame["architecture"])), count_noun(frame["seed"].nunique(), "seed")
@@ -72,7 +72,7 @@ def _data_fact(report: ReportData) -> Fact | None:
 def verdict_counts(report: ReportData) -> list[tuple[str, int]]:
     """Return how many finished trials have each verdict, and how many of the others have each state."""
     counts = dict.fromkeys((*reversed(VERDICTS), "pruned", "failed"), 0)
-    for run in report.runs:
+    for run in mark_interrupted(report.runs):
         word = run.verdict if run.state in ("finished", "failed") else ""
         word = word or ("" if run.state == "finished" else run.state)
         if word:

@@ -26,7 +26,7 @@ from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_trials
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_trials, mark_interrupted
 
 #: Reads a text artifact of a run, by run id and path; None if there is none.
 ReadText = Callable[[str, str], str | None]
@@ -326,7 +326,7 @@ def build_report_data(
     history = functools.cache(
         history
     )  # each call to MLflow takes milliseconds, and curves need the same histories as the analysis
-    frame = build_leaderboard(runs, study.objective)
+    frame = build_leaderboard(mark_interrupted(runs), study.objective)
     confirmed, unreadable = _read_recorded_confirmation(study, read_text)
     finished = [run for run in runs if run.state == "finished"]
     by_trial = {run.trial: run for run in finished}

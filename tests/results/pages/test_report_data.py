@@ -147,6 +147,17 @@ def test_facts_at_the_top() -> None:
     assert (several["Networks"].value, several["Networks"].note) == ("2", "alexnet, vgg16; 1 seed")
 
 
+def test_an_interrupted_trial_has_not_failed() -> None:
+    example = Example()
+    example.change(example.runs[0], state="failed", reason="interrupted")
+    report = example.report()
+    facts = {fact.name: fact for fact in content.facts(report)}
+    assert facts["Trials"].note == "1 interrupted"
+    assert ("interrupted", 1) in content.verdict_counts(report)
+    (row,) = [row for row in trial_table(report)[1] if row.trial == example.runs[0].trial]
+    assert (row.state, row.cells[-1].text) == ("interrupted", "interrupted: runs again")
+
+
 def test_the_best_of_many_is_said_to_flatter() -> None:
     text = content.describe_best(Example().report())
     assert text.startswith("The best validation accuracy is ")
