@@ -75,11 +75,11 @@ def test_the_head_alone_is_faster(trial: TrialSpec) -> None:
 
 
 def test_every_evaluated_image_counts(trial: TrialSpec) -> None:
-    """Probe and validation after each epoch; these and all training images at the end, with last and best weights."""
+    """Probe and validation before and after each epoch; at the end all images, with last and best weights."""
     speed = Speed(1000, 7.0, (8,), ((0.0,),), 1.0)
     probe = 10 + 60
-    assert trial_seconds(trial, speed) == 7 + (10 + 2) * (probe + 90) + 2 * 100
-    assert trial_seconds(changed(trial, data_fraction=0.1), speed) == 7 + (10 + 2) * (4 + 6 + 90) + 2 * 10
+    assert trial_seconds(trial, speed) == 7 + (10 + 3) * (probe + 90) + 2 * 100
+    assert trial_seconds(changed(trial, data_fraction=0.1), speed) == 7 + (10 + 3) * (4 + 6 + 90) + 2 * 10
 
 
 # ---- the size
