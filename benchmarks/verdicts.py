@@ -192,7 +192,7 @@ def _row(cells: Sequence[object], rates: dict[str, float], names: Sequence[str])
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=1000, help="networks for each number")
     draws = parser.parse_args().draws
     names: tuple[str, ...] = (*FALSE, *FOUND)

@@ -38,8 +38,8 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as that of typing, which the light modules do without
 if TYPE_CHECKING:
     from cnnstudy.analysis.configurations import judge_cell as judge_cell
     from cnnstudy.analysis.data_law import data_law as data_law
@@ -58,7 +58,7 @@ _FUNCTIONS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _FUNCTIONS:
         raise AttributeError(f"module 'cnnstudy' has no attribute {name!r}")
     module, _, function = _FUNCTIONS[name].partition(":")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from thorough import mark_thorough
 
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Split, TrialSpec
 from cnnstudy.tracking.recorded import RecordedRun
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that scripts/check leaves to CI."""
+    mark_thorough(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,7 +59,7 @@ _METRICS = {
     "gap_loss": Metric.GAP_LOSS,
 }
 #: The train accuracy at which guessing is 1 / classes however unequal these are; older studies lack it.
-_BALANCED = equal_updates_name("train/balanced_accuracy")
+_BALANCED = equal_updates_name(Metric.TRAIN_BALANCED_ACCURACY)
 
 
 @dataclass(frozen=True)

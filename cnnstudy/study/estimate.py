@@ -189,7 +189,8 @@ def _warn_of_mixed_effects(config: StudyConfig, display: Display) -> None:
     lines = {
         name: describe_mixed_effects(list_cells(config, name), config.factors_of(name)) for name in config.architectures
     }
-    _show_by_network({name: "\n  ".join(of_network) for name, of_network in lines.items()}, display)
+    for place in range(max(map(len, lines.values()))):
+        _show_by_network({name: "".join(of_network[place : place + 1]) for name, of_network in lines.items()}, display)
     if any(lines.values()):
         display.show_message(
             "  no answer is given about these effects; a smaller `fraction` separates them, "

@@ -71,6 +71,7 @@ def said(comparison: Comparison, words: str) -> str:
 # ---- intervals
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [PAIRS, WELCH])
 def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(method: str) -> None:
     # the means of the cells of A and B differ by half of 5 points, the effect of the images by 5, the others by 0
@@ -102,6 +103,7 @@ def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(method: st
     assert np.mean(told["data_fraction", 1.0]) >= 0.8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("digest", ["d" * 24, "other"])
 def test_a_study_under_other_noise_is_told_from_itself_as_rarely_as_promised(digest: str) -> None:
     told: list[bool] = []

@@ -109,7 +109,7 @@ def test_deterministic_trials_are_equal_to_the_last_bit_with_one_worker_or_two(
     trials: list[TrialSpec], with_one: Found, tmp_path: Path
 ) -> None:
     assert train(trials, 2, tmp_path, deterministic=True) == with_one
-    assert all(len(epochs) == 3 for epochs in with_one.values())
+    assert all(len(epochs) == 4 for epochs in with_one.values()), "before the first update, and after each epoch"
     assert len({str(epochs) for epochs in with_one.values()}) == 4, "four trials that differ"
 
 

@@ -221,6 +221,7 @@ def pretrained_study(name: str) -> tuple[str, ...]:
     return (f"name={name}", TRANSFER, *few)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_at_any_event_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.run(*pretrained_study("whole"))
     assert desk.executor is not None
@@ -252,6 +253,7 @@ def test_ctrl_c_at_any_event_loses_nothing(desk: Desk, monkeypatch: pytest.Monke
         assert (study_run.state, study_run.reason) == ("finished", ""), at
 
 
+@pytest.mark.thorough
 def test_ctrl_c_while_something_is_recorded(
     desk: Desk, make_tracker: Callable[[str], Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,6 +477,7 @@ def test_a_study_without_trials_may_change(desk: Desk) -> None:
     assert desk.study().config["training"]["epochs"] == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ["search", "factorial", "source weights"])
 def test_mlflow_is_asked_for_all_runs_a_few_times_only(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, strategy: str
@@ -541,6 +544,7 @@ def test_a_second_driver_is_refused(desk: Desk) -> None:
 # ---- source weights
 
 
+@pytest.mark.thorough
 def test_source_weights_are_trained_once_a_network(
     desk: Desk, own_places: Path, make_tracker: Callable[[str], Tracker]
 ) -> None:
@@ -746,6 +750,7 @@ def test_a_factorial_that_is_done_is_told_and_nothing_more(desk: Desk) -> None:
     assert desk.said[0].endswith("= 4 trials (4 recorded, 0 to run)")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("at", "slots", "left"), [(2, 1, 4), (4, 1, 4), (6, 1, 3), (8, 2, 2)])
 def test_a_factorial_that_was_stopped_ends_as_the_whole(desk: Desk, at: int, slots: int, left: int) -> None:
     """Stopped while the speed is measured, in the first trial, in the second block, and in two trials at once."""
@@ -1063,6 +1068,7 @@ def test_what_was_trained_before_is_told_to_the_pruner_and_prunes_nothing(desk: 
 # ---- failures one like the other
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [("budget.trials=6",), (*FACTORIAL, "strategy.seeds=3")])
 def test_failures_that_are_alike_stop_the_study(desk: Desk, settings: tuple[str, ...]) -> None:
     keys = [f"alexnet-{number:03d}" for number in range(6)]
@@ -1078,6 +1084,7 @@ def test_failures_that_are_alike_stop_the_study(desk: Desk, settings: tuple[str,
     assert (outcome.finished, outcome.failed, outcome.missing) == (3, 3, 0)
 
 
+@pytest.mark.thorough
 def test_how_many_is_the_files_to_say_and_any_other_end_breaks_the_row(desk: Desk) -> None:
     broken = {number: failed(f"alexnet-{number:03d}", "oom") for number in (0, 1, 3, 4)}
     broken[2] = failed("alexnet-002", "crash")

@@ -260,8 +260,8 @@ def test_a_trial_goes_on_with_fewer_images_at_once_and_says_so(
     )
     assert (whole.micro_batch, whole.evaluation_batch) == (None, None)
     assert (result.state, result.micro_batch, result.evaluation_batch) == ("finished", 8, 13)
-    assert refused == [32, 32, 16, 25]
-    assert said[:2] == [
+    assert refused == [25, 32, 32, 16], "each trial is evaluated once before its first update"
+    assert said[1:3] == [
         "out of memory; training continues with 16 images at once instead of 32",
         "out of memory; training continues with 8 images at once instead of 16",
     ]

@@ -167,6 +167,7 @@ def test_clean_metrics_have_no_dropout_in_them(make_spec: MakeSpec) -> None:
     assert first["train/loss"] == pytest.approx(clean_metrics(np.asarray(expected), images.probe.labels)["loss"], 1e-5)
 
 
+@pytest.mark.thorough
 def test_a_trial_depends_on_its_seed_and_on_nothing_before_it(make_spec: MakeSpec, tmp_path: Path) -> None:
     first, _ = run(make_spec(augmentation="strong"), tmp_path / "1", CompiledNetworks())
     other, _ = run(make_spec(seed=1, batch_size=8, augmentation="flip"), tmp_path / "2")
@@ -199,6 +200,7 @@ def test_a_loss_that_is_no_number_ends_the_trial(make_spec: MakeSpec, tmp_path: 
         run(spec, tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
 def test_every_optimiser_trains(name: str, make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(optimizer=Optimizer(name, weight_decay=0.001), epochs=1, learning_rate=1e-4)
@@ -213,6 +215,7 @@ def test_images_that_are_gone(make_spec: MakeSpec, tmp_path: Path) -> None:
         run(gone, tmp_path)
 
 
+@pytest.mark.thorough
 def test_auxiliary_heads_count_in_training_and_not_in_the_gap(make_spec: MakeSpec, tmp_path: Path) -> None:
     result, records = run(make_spec("googlenet", epochs=1), tmp_path)
     # two untrained heads with five classes each: about 2 ln 5
@@ -221,6 +224,7 @@ def test_auxiliary_heads_count_in_training_and_not_in_the_gap(make_spec: MakeSpe
     assert result.trainable_parameters == 5_978_677
 
 
+@pytest.mark.thorough
 def test_auxiliary_heads_rest_where_they_have_nothing_to_teach(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,50 @@
+"""Tests that scripts/check leaves to CI, because they take most of the time: further cases of what other tests show."""
+
+from __future__ import annotations
+
+import pytest
+
+#: File below tests/ -> its tests, or single cases of them, that scripts/check runs; the others are thorough.
+KEPT: dict[str, tuple[str, ...]] = {
+    "analysis/test_coverage.py": (),
+    "analysis/test_ranges.py": (),
+    "execution/test_equality.py": (),
+    "faults/test_checkpoint_kills.py": (),
+    "faults/test_full_disk.py": (),
+    "faults/test_kills.py": (),
+    "faults/test_secrets.py": ("test_a_traceback", "test_the_search_finds_what_is_there"),
+    "faults/test_tracking_trouble.py": (),
+    "results/pages/test_page_in_a_browser.py": (),
+    "study/test_confirmation.py": (
+        "test_the_best_two_run_again_in_pairs_and_the_better_mean_is_champion",
+        "test_the_test_split_is_opened_once_with_time_and_hash",
+        "test_stopped_anywhere_it_goes_on_to_the_same[3]",
+        "test_what_can_not_be_confirmed",
+    ),
+    "study/test_reproduce.py": ("test_the_same_comes_out_and_nothing_is_recorded",),
+    "study/test_resume_code.py": ("test_other_code_is_refused_with_what_changed_and_the_ways_out",),
+    "tracking/test_outbox.py": (
+        "test_one_failure_is_nobodys_news",
+        "test_training_goes_on_while_the_store_is_down",
+        "test_records_can_be_given_up",
+    ),
+    "tracking/test_ui_server.py": (),
+    "training/test_checkpoints.py": ("test_a_trial_goes_on_to_the_last_bit[the legacy protocol]",),
+    "training/test_compiled.py": ("test_what_is_compiled_serves_every_rate_and_batch",),
+    "training/test_features.py": ("test_a_trial_on_features_equals_one_on_images[alexnet-frozen-none]",),
+    "training/test_micro_batches.py": ("test_an_update_in_parts_is_that_of_the_batch[alexnet]",),
+    "training/test_normalised.py": ("test_statistics_are_no_trained_parameters",),
+    "training/test_shared_epochs.py": ("test_the_longest_is_taken",),
+    "training/test_speed.py": (),
+    "training/test_updates_precision.py": ("test_the_scale_grows_after_many_finite_updates",),
+    "training/test_updates_several.py": (),
+    "training/test_xla.py": (),
+}
+
+
+def mark_thorough(items: list[pytest.Item]) -> None:
+    """Mark the tests of these files, except those that are kept."""
+    for item in items:
+        path = item.path.as_posix().rpartition("/tests/")[2]
+        if path in KEPT and not {item.name, item.name.partition("[")[0]} & set(KEPT[path]):
+            item.add_marker(pytest.mark.thorough)
