@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cnnstudy.analysis.configurations import judge_cell as judge_cell
     from cnnstudy.analysis.data_law import data_law as data_law
     from cnnstudy.analysis.tables import effects as effects
+    from cnnstudy.training.verdict import Counts as Counts
     from cnnstudy.training.verdict import judge as judge
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "effects": "cnnstudy.analysis.tables:effects",
     "data_law": "cnnstudy.analysis.data_law:data_law",
+    "Counts": "cnnstudy.training.verdict:Counts",
     "judge": "cnnstudy.training.verdict:judge",
     "judge_cell": "cnnstudy.analysis.configurations:judge_cell",
 }

@@ -18,15 +18,18 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.contrasts import level_indices
-from cnnstudy.analysis.intervals import Estimate, estimate_mean
+from cnnstudy.analysis.intervals import CONFIDENCE, Estimate
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.analysis.power_law import PowerLaw, PowerLawFit
+from cnnstudy.analysis.resolution import find_resolution
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.data.batches import count_used_images
 from cnnstudy.errors import InputError
 
 #: The default target gap: 5 points.
 DEFAULT_TARGET_GAP = 0.05
+#: Numbers that differ by less are equal up to rounding.
+_ROUNDING = 1e-12
 #: No projection goes beyond this multiple of the largest amount measured.
 MAX_EXTRAPOLATION = 10.0
 #: What a law takes: a floor cannot be told from fewer amounts, nor the variance over the seeds from fewer seeds.
@@ -153,26 +156,38 @@ def data_law(
     Raises:
         InputError: a column is missing, or the target is not between 0 and 1.
     """
-    for column in (outcome, images, seed, *factors):
-        if column not in frame:
-            raise InputError(f"there is no column {column!r}; the columns are {', '.join(map(str, frame.columns))}.")
+    _check_columns(frame, images, (outcome, images, seed, *factors))
     is_accuracy = "accuracy" in outcome and "gap" not in outcome
     if target is None and not is_accuracy:
         target = DEFAULT_TARGET_GAP
     if target is not None and not 0 < target < 1:
         raise InputError(f"a target of {target} is never reached; give one between 0 and 1.")
-    amounts, values = _matched_values(frame, outcome, images, seed, factors)
+    amounts, values, trials = _matched_values(frame, outcome, images, seed, factors)
     if len(amounts) < 2 or not len(values):
         reason = "this takes trials that differ in the number of images alone, at four or more amounts"
         return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
+    # seeds that agree, or nearly so, may do so by chance: no variance is below that of measuring on so few images
+    measuring = find_resolution(outcome, frame[outcome].to_numpy(dtype=float, na_value=math.nan)).measuring / trials
     if is_accuracy:
         values = 1 - values
-    measured = tuple(_mean(column) for column in values.T)
+    measured = tuple(_mean(column, measuring, (0.0, 1.0) if is_accuracy else (-1.0, 1.0)) for column in values.T)
     # the slope of least squares against log2 n, within each seed
     steps = np.log2(amounts) - np.log2(amounts).mean()
-    trend = _mean(values @ steps / (steps @ steps))
+    trend = _mean(values @ steps / (steps @ steps), measuring / float(steps @ steps))
     law = DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target)
     return _project(law, values)
+
+
+def _check_columns(frame: pd.DataFrame, images: str, columns: Sequence[str]) -> None:
+    """Refuse what is not a table, columns that it lacks, and amounts that are not numbers above 0."""
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"trials must be a pandas DataFrame with a row per trial, not {type(frame).__name__}.")
+    for column in columns:
+        if column not in frame:
+            raise InputError(f"there is no column {column!r}; the columns are {', '.join(map(str, frame.columns))}.")
+    amounts_given = pd.to_numeric(frame[images], errors="coerce").to_numpy(dtype=float, na_value=math.nan)
+    if not (np.isfinite(amounts_given) & (amounts_given > 0)).all():
+        raise InputError(f"the column {images!r} must hold numbers of images above 0 in every row.")
 
 
 def fit_data_law(
@@ -203,11 +218,11 @@ def fit_data_law(
 
 def _matched_values(
     frame: pd.DataFrame, outcome: str, images: str, seed: str, factors: Sequence[str]
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the amounts and the outcome of each seed at each of them, [seeds, amounts].
+) -> tuple[tuple[int, ...], np.ndarray, float]:
+    """Return the amounts, the outcome of each seed at each of them [seeds, amounts], and how many trials each is of.
 
     Each is the mean over the combinations of the factors that the seed has at all amounts. Amounts that fewer than half
-    of the combinations have are dropped.
+    of the combinations have are dropped. The number of trials is that of the seed with the fewest.
     """
     values = frame[outcome].to_numpy(dtype=float, na_value=math.nan)
     frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
@@ -215,15 +230,29 @@ def _matched_values(
     cells = pd.Series(values).groupby([frame[seed].to_numpy(), *others, frame[images].to_numpy()])
     table = cells.mean().unstack()
     table = table.loc[:, table.notna().mean() >= 0.5]
-    matched = table.dropna().groupby(level=0).mean()
-    return tuple(map(int, table.columns)), matched.to_numpy()
+    combinations = table.dropna().groupby(level=0)
+    trials = float(combinations.size().min()) if len(combinations) else math.nan
+    return tuple(map(int, table.columns)), combinations.mean().to_numpy(), trials
 
 
-def _mean(values: np.ndarray) -> Estimate:
-    """Return the mean over the seeds, with an interval if there are enough."""
-    estimate = estimate_mean(values)
-    assert estimate is not None  # there is at least one seed
-    return estimate if len(values) >= MIN_SEEDS else Estimate(estimate.value, count=len(values))
+def _mean(values: np.ndarray, measuring: float, limits: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Return the mean over the seeds, with Student's t-interval if there are enough.
+
+    Args:
+        measuring: the variance of a seed's value that measuring alone has; the seeds' is not taken to be less. NaN: not
+            known; then seeds that agree give no interval.
+        limits: the interval's ends are within these.
+    """
+    from scipy import stats
+
+    mean, variance = float(values.mean()), float(values.var(ddof=1)) if len(values) > 1 else math.nan
+    agree = np.ptp(values) <= _ROUNDING
+    variance = measuring if agree else float(np.fmax(variance, measuring))
+    if len(values) < MIN_SEEDS or math.isnan(variance):
+        return Estimate(mean, count=len(values))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * math.sqrt(variance / len(values))
+    p = float(2 * stats.t.sf(abs(mean) / math.sqrt(variance / len(values)), len(values) - 1))
+    return Estimate(mean, max(limits[0], mean - half), min(limits[1], mean + half), p, len(values))
 
 
 def _project(law: DataLaw, values: np.ndarray) -> DataLaw:

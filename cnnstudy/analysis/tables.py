@@ -58,8 +58,8 @@ def effects(
 
     A main effect compares a level with the baseline (the lowest of numbers, the first that appears of names), averaged
     over the other factors; an interaction is how much larger that is at the second factor's level than at its baseline.
-    Over one call, with all its networks and interactions, the probability of any false `raises` or `lowers` is at most
-    5 %. docs/statistics.md has the methods and their measured rates.
+    Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 % more for each factor whose
+    effect is 0 but differs strongly from seed to seed. docs/statistics.md has methods and rates.
 
     Args:
         frame: a row per trial. A column `architecture`, if there is one, names the network, and networks are analysed
@@ -85,7 +85,7 @@ def effects(
         ValueError: a column is missing or does not fit; the message names the columns that there are.
     """
     factors = [factors] if isinstance(factors, str) else list(factors)
-    _check_columns(frame, factors, outcome, seed)
+    _check_columns(frame, factors, outcome, seed, images)
     column, tables = f"table/{outcome}", []
     found: list[Effect] = []
     for trials in _by_network(frame, factors, outcome, seed, column):
@@ -114,7 +114,7 @@ def _rows_without_estimate(
     """Yield a row for each main effect that these trials cannot estimate."""
     network = "" if "architecture" in levels else str(trials["architecture"].iloc[0])
     told = {(one.architecture, one.factor, one.level) for one in found if one.second is None}
-    reason = "the trials that have the outcome cannot separate this effect from others"
+    reason = "the trials that have the outcome are too few, or cannot separate this effect from others"
     for one in list_contrasts(trials, varied_levels(trials, levels)):
         if one.second is None and (network, one.factor, one.level) not in told:
             used = trials[trials[column].notna() & trials[one.factor].notna()]
@@ -143,8 +143,14 @@ def _row(effect: Effect) -> tuple[object, ...]:
     return (effect.architecture, effect.factor, *levels, *numbers)
 
 
-def _check_columns(frame: pd.DataFrame, factors: Sequence[str], outcome: str, seed: str) -> None:
+def _check_columns(frame: pd.DataFrame, factors: Sequence[str], outcome: str, seed: str, images: int | None) -> None:
     """Refuse what is not in the frame, or cannot be what it is given for."""
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"trials must be a pandas DataFrame with a row per trial, not {type(frame).__name__}")
+    if images is not None and not (isinstance(images, int) and images > 0):
+        raise ValueError(f"images must be a whole number above 0, not {images!r}")
+    if not frame.columns.is_unique:
+        raise ValueError(f"columns must have different names, not {', '.join(map(repr, frame.columns))}")
     there = f"the columns are {', '.join(map(repr, frame.columns))}"
     if not factors:
         raise ValueError(f"no factors; {there}")
@@ -157,5 +163,7 @@ def _check_columns(frame: pd.DataFrame, factors: Sequence[str], outcome: str, se
         raise ValueError(f"the outcome {outcome!r} must be numbers, not {frame[outcome].dtype}")
     if np.isinf(frame[outcome].to_numpy(dtype=float, na_value=math.nan)).any():
         raise ValueError(f"the outcome {outcome!r} has infinite values; NaN stands for a trial without one")
+    if "architecture" in frame and frame["architecture"].isna().any():
+        raise ValueError(f"the architecture is missing in {int(frame['architecture'].isna().sum())} trials")
     if frame[seed].isna().any():
         raise ValueError(f"the seed {seed!r} is missing in {int(frame[seed].isna().sum())} trials")

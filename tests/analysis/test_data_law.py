@@ -189,7 +189,7 @@ def test_a_curve_that_is_no_power_law() -> None:
 
 
 def test_the_sentence() -> None:
-    assert fit(study((0.5, 1.0), noise=0.0)).sentence() == (
+    assert fit(study((0.5, 1.0), noise=1e-6)).sentence() == (
         "vgg16, scratch: the gap by training images per class: 20.0 points [20.0, 20.0] at 200, 10.0 points "
         "[10.0, 10.0] at 400; -10.0 points [-10.0, -10.0] with each doubling. How many images lead to 5 points: "
         "2 amounts cannot tell whether the gap has a floor; that takes 4 or more. At equal epochs, more images are "
@@ -248,3 +248,23 @@ def test_statements_are_as_often_true_as_they_say(data_laws: ModuleType) -> None
     assert never.false <= 0.05
     assert never.told <= 0.05
     assert never.floor > 0.88
+
+
+def test_seeds_that_agree_are_no_certainty() -> None:
+    rows = [(seed, images) for seed in range(3) for images in (10, 20, 40, 80)]
+    frame = pd.DataFrame(rows, columns=["seed", "images"])
+    flat = data_law(frame.assign(gap=0.1))
+    assert flat.trend is not None
+    assert not flat.trend.sign, "nothing falls"
+    accuracy = [1.0, 0.96, 1.0, 1.0, 1.0, 1.0, 0.96, 1.0, 1.0, 1.0, 1.0, 1.0]  # of 25 images
+    near = data_law(frame.assign(accuracy=accuracy), outcome="accuracy")
+    assert all(one.low is not None and one.high is not None for one in near.measured)
+    assert all(one.high - one.low > 0.04 for one in near.measured if one.low is not None and one.high is not None)
+
+
+def test_amounts_are_numbers_above_0() -> None:
+    frame = pd.DataFrame({"seed": [0, 0], "images": [0, 10], "gap": [0.1, 0.2]})
+    with pytest.raises(InputError, match="'images' must hold numbers of images above 0"):
+        data_law(frame)
+    with pytest.raises(InputError, match="must be a pandas DataFrame"):
+        data_law([1])  # type: ignore[arg-type]

@@ -126,3 +126,16 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'causes'"):
         _ = cnnstudy.causes
+
+
+def test_what_is_no_table() -> None:
+    with pytest.raises(ValueError, match="must be a pandas DataFrame with a row per trial, not list"):
+        cnnstudy.effects([1, 2], ["depth"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="columns must have different names"):
+        cnnstudy.effects(pd.concat([table(), table()], axis=1), ["depth"], seed="run")
+    with pytest.raises(ValueError, match="images must be a whole number above 0, not -3"):
+        cnnstudy.effects(table(), ["depth"], seed="run", images=-3)
+    nameless = table().assign(architecture="net")
+    nameless.loc[0, "architecture"] = None
+    with pytest.raises(ValueError, match="the architecture is missing in 1 trials"):
+        cnnstudy.effects(nameless, ["depth"], seed="run")
