@@ -320,7 +320,7 @@ def describe_front(frame: pd.DataFrame) -> str:
     """Return which trials of a leaderboard count for its Pareto front, in a sentence."""
     finished, counted = int((frame["state"] == "finished").sum()), int(_counts_for_front(frame).sum())
     unlearnt = finished - counted
-    rest = f"; {unlearnt} did not learn, and do not count: at chance level a gap of 0 is no success" if unlearnt else ""
+    rest = f"; {unlearnt} did not learn: at chance level a gap of 0 is no success" if unlearnt else ""
     return f"{counted} of {finished} finished trials count for the Pareto front{rest}."
 
 
