@@ -248,6 +248,11 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         )
     if failed:
         warnings.append(f"{count_noun(failed, 'trial')} failed; their matched pairs are incomplete.")
+    if _shares_pretrained_weights(config, observations.architecture) and len(frame) and frame["transfer"].nunique() > 1:
+        warnings.append(
+            "all seeds start from one draw of pretrained source weights: what is said of transfer is said of these "
+            "weights, and another draw may differ by more than the intervals."
+        )
     if not frame.empty:
         unlearnt = frame[frame["verdict"] == "not-learning"]
         if len(unlearnt):
@@ -259,6 +264,12 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         if strategy["kind"] == "factorial" and seeds == 1:
             warnings.append("one seed gives no interval: raise strategy.seeds and run the study again; it resumes.")
     return warnings
+
+
+def _shares_pretrained_weights(config: Mapping[str, Any], architecture: str) -> bool:
+    weights = config.get("weights") or {}
+    given = weights.get(architecture) or weights.get("default") or {}
+    return bool(given.get("source") == "pretrain")
 
 
 def count_noun(number: int, what: str) -> str:

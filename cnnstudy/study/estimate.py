@@ -40,6 +40,7 @@ from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
 
 #: Bytes of one weight, and of a trial's plots and tables.
 BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
@@ -92,6 +93,7 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         config, text = choose_metric(config, next(iter(images.values())), runs)
         if text:
             display.show_message(text)
+        warn_of_few_validation_images(images.values(), display)
         if isinstance(strategy, FactorialStrategy):
             report_power(config, images, runs, display)
         weights = SourceWeights("random", None)  # as fast as the real ones
@@ -227,6 +229,16 @@ def report_power(
         trials = pd.DataFrame(rows).drop_duplicates()
         sentences[name] = describe_power(trials, factors, images[name], finished)
     _show_by_network(sentences, display)
+
+
+def warn_of_few_validation_images(images: Iterable[PreparedImages], display: Display) -> None:
+    """Say that a verdict cannot be shown, if there are fewer validation images than it takes at best."""
+    fewest = min(sum(one.validation) for one in images)
+    if fewest < LEAST_IMAGES_FOR_FIT:
+        display.show_message(
+            f"  {fewest} validation images are too few for the verdict `fit`: that takes at least {LEAST_IMAGES_FOR_FIT}, "
+            "all of them right. Trials without a clear gap will be `cannot-tell`; a larger data.validation helps"
+        )
 
 
 def _show_by_network(lines: Mapping[str, str], display: Display) -> None:

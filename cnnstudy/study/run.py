@@ -32,6 +32,7 @@ from cnnstudy.study.estimate import (
     pop_estimate,
     report_estimate_error,
     report_power,
+    warn_of_few_validation_images,
 )
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.objective import keep_recorded_metric
@@ -233,6 +234,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
     resources.prepare()
+    warn_of_few_validation_images(resources.images.values(), display)
     driver = Driver(resources, strategy)
     if factorial is None:
         estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)

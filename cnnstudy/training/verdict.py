@@ -51,6 +51,10 @@ _EXACT_CLASSES, _GRID = 20, 1000
 _PRIOR = 2.0
 
 
+#: Even if all validation images are right, `fit` takes this many: (1 - MARGIN)^n is then below EQUIVALENCE_LEVEL.
+LEAST_IMAGES_FOR_FIT = math.ceil(math.log(EQUIVALENCE_LEVEL) / math.log(1 - MARGIN))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One of VERDICTS, the reason, and about how many validation images would tell, if the verdict is cannot-tell.

@@ -183,3 +183,13 @@ def test_levels_as_the_study_file_was_recorded() -> None:
     found = recorded_factors({"factors": factors}, "vgg16")
     assert found == {"dropout": Range(0.1, 0.5), "transfer": Choices(("frozen", "scratch"))}
     assert "transfer" not in recorded_factors({"factors": {"transfer": {"alexnet": ["scratch"]}}}, "vgg16")
+
+
+def test_transfer_is_said_to_be_that_of_one_draw_of_source_weights() -> None:
+    simulated = Simulated(weights={"default": {"source": "pretrain"}})
+    (found,) = analyze_networks(simulated.study, simulated.trials, simulated.history, 0.05)
+    assert any("one draw of pretrained source weights" in warning for warning in found.warnings)
+    for weights in ({"default": {"source": "imagenet"}}, {}):
+        other = Simulated(weights=weights)
+        (found,) = analyze_networks(other.study, other.trials, other.history, 0.05)
+        assert not any("one draw" in warning for warning in found.warnings)

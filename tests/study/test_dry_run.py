@@ -177,3 +177,8 @@ def test_a_cache_that_takes_no_forecast_is_no_matter(
     (own_places / "no folder").write_text("")
     monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "no folder"))
     assert any("pretraining the source weights" in line for line in desk.plan())
+
+
+def test_few_validation_images_are_warned_of(desk: Desk) -> None:
+    (said,) = [line for line in desk.plan() if "validation images are too few" in line]
+    assert said.startswith("  12 validation images are too few for the verdict `fit`: that takes at least 59")
