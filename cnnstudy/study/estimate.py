@@ -237,7 +237,8 @@ def warn_of_few_validation_images(images: Iterable[PreparedImages], display: Dis
     if fewest < LEAST_IMAGES_FOR_FIT:
         display.show_message(
             f"  {fewest} validation images are too few for the verdict `fit`: that takes at least "
-            f"{LEAST_IMAGES_FOR_FIT}, all of them right. Trials without a clear gap will be `cannot-tell`; a larger data.validation helps"
+            f"{LEAST_IMAGES_FOR_FIT}, all of them right. Trials without a clear gap "
+            "will be `cannot-tell`; a larger data.validation helps"
         )
 
 
