@@ -93,7 +93,7 @@ def test_candidates_within_the_limits_come_first_and_those_that_learnt_nothing_n
 
 
 def test_cross_fitted_accuracies_rank_where_all_trials_have_them(make_run: Any) -> None:
-    crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.1}
+    crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.1, "crossed/val_balanced_accuracy": 0.7}
     lucky = finished(make_run, 0, 0.9, metrics={"crossed/val_accuracy": 0.6, **crossed})
     steady = finished(make_run, 1, 0.8, metrics={"crossed/val_accuracy": 0.79, **crossed})
     found = rank_candidates([lucky, steady], ACCURACY, 2)
