@@ -183,6 +183,7 @@ def test_a_light_module_loads_nothing_heavy(room: str) -> None:
     assert "LOADED []" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_a_driver_makes_no_tables() -> None:
     code = (
         "import sys\n"

@@ -161,6 +161,7 @@ def test_raw_images_become_probabilities(name: str, build: Callable[..., Network
     np.testing.assert_allclose(model.predict(raw, verbose=0), probabilities, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_saved_model_needs_nothing_but_keras(name: str, reloaded: Path) -> None:
     expected = np.load(reloaded / f"{name}_expected.npy")
     np.testing.assert_allclose(np.load(reloaded / f"{name}_out.npy"), expected, rtol=1e-4, atol=1e-7)

@@ -109,6 +109,7 @@ Tracker("sqlite:///mine.db").open_study(config.name, config.model_dump(mode="jso
 """
 
 
+@pytest.mark.thorough
 def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
     empty = call("leaderboard", folder=tmp_path, MLFLOW_TRACKING_URI="sqlite:///mine.db")
     expect(empty, 2, "there is no study in sqlite:///mine.db yet", "python -m cnnstudy run-study", "--tracking-uri")
@@ -156,6 +157,7 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ans
     return answer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", URIS)
 def test_a_record_out_of_reach(unreachable: Callable[[str], Answer], name: str) -> None:
     answer = unreachable(name)

@@ -27,6 +27,7 @@ def rows_of(build: Callable[..., Network], name: str, size: int = 224) -> dict[s
     return {row.name: row for row in layer_rows(build(name, size))}
 
 
+@pytest.mark.thorough
 def test_no_gpu_is_taken(tmp_path: Path) -> None:
     code = "import os; from cnnstudy.results.network_summary import print_summary; from pathlib import Path; "
     code += "from cnnstudy.architectures import find; from rich.console import Console; "
@@ -267,6 +268,7 @@ def test_a_drawing_that_cannot_be_written(tmp_path: Path) -> None:
         as_printed("alexnet", tmp_path / "missing", width=80, terminal=False)
 
 
+@pytest.mark.thorough
 def test_the_command_says_nothing_but_what_was_asked(tmp_path: Path) -> None:
     done = run_describe("alexnet", "--image-size", "64", "--png", "a.png", folder=tmp_path)
     assert done.returncode == 0, done.stderr

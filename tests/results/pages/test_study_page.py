@@ -153,6 +153,7 @@ def test_every_trial_is_a_row(rich: tuple[str, Reader, Path]) -> None:
     assert points <= {one["data-trial"] for one in rows}
 
 
+@pytest.mark.thorough
 def test_the_same_study_is_the_same_page(tmp_path: Path) -> None:
     pages = [whole(Example(seeds=2, factors=FEW), tmp_path / name)[0] for name in "ab"]
     assert pages[0] == pages[1]
@@ -254,6 +255,7 @@ def test_many_classes_have_no_matrix_that_can_be_read(tmp_path: Path) -> None:
     assert "confusion_matrix.csv" in reader.sections["classes"]
 
 
+@pytest.mark.thorough
 def test_five_hundred_trials_stay_small(tmp_path: Path) -> None:
     example = Example(seeds=21)
     assert len(example.runs) == 504
