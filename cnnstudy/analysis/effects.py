@@ -183,7 +183,7 @@ def correct_together(effects: Sequence[Effect]) -> list[Effect]:
     """Return the effects with p_adjusted and repeats for one family per outcome.
 
     Over all effects on an outcome, those of all networks and interactions included, the probability of any false
-    `raises` or `lowers` is at most 5 % (intervals.correct_family). Effects that cannot be answered because of the
+    `raises` or `lowers` is about 5 % (intervals.correct_family). Effects that cannot be answered because of the
     design are not in the family.
 
     Args:

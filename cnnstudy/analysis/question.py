@@ -42,8 +42,8 @@ class Question:
         else:
             whose = ", ".join(find_factor(name).label for name in self.factors)
         return (
-            f"The question: what changes {self.words} at equal epochs, of {whose}? Its answers are one family: at "
-            "most 5 % of studies give any false one. All other statements are exploratory."
+            f"The question: what changes {self.words} at equal epochs, of {whose}? Its answers are one family: "
+            "about 5 % of studies give any false one. All other statements are exploratory."
         )
 
     def asks(self, effect: Effect) -> bool:
@@ -62,7 +62,7 @@ def recorded_question(config: Mapping[str, Any]) -> Question:
 def correct_by_question(effects: Sequence[Effect], question: Question) -> list[Effect]:
     """Return the effects, corrected for multiple comparisons: the answers to the question in a family of their own.
 
-    The probability of any false answer to the question, over all networks, is at most 5 %. The other effects on each
+    The probability of any false answer to the question, over all networks, is about 5 %. The other effects on each
     outcome are a family too, and exploratory.
 
     Args:
