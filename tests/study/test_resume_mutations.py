@@ -210,6 +210,7 @@ def test_weights_that_were_replaced_are_refused(recorded: Recorded) -> None:
     file = recorded.folder / "weights.npz"
     whole = file.read_text(encoding="utf-8")
     more = SEARCH.replace("trials: 2", "trials: 5")
+    recorded.run("searched", SEARCH.replace("trials: 2", "trials: 4"))  # the third is the first with source weights
     try:
         file.write_text("PK" + "0" * 22, encoding="utf-8")
         with pytest.raises(StudyChangedError) as caught:
