@@ -14,10 +14,10 @@ TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in 
 
 def leaderboard(
     study: StudyName = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every column of every trial to this CSV file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every column of the trials shown to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
     sort: Annotated[str | None, typer.Option(help="Sort by this column.", show_default="the study's objective")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Show only this many of the best.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show and write only this many of the best.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """List a study's trials, best first, as a table, CSV or Markdown."""
@@ -98,7 +98,7 @@ def ui(
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the address in the browser.")] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Open MLflow's UI at the study's gap charts, served on loopback."""
+    """Open MLflow's UI at the study's gap charts, served on 127.0.0.1."""
     from cnnstudy.tracking import client
     from cnnstudy.tracking import ui_server as server
     from cnnstudy.tracking.ui_layout import study_url

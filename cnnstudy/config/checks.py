@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, minimum_points
+from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, has_several_levels, minimum_points
 from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.config.strategies import FactorialConfig, SearchConfig
@@ -275,7 +275,11 @@ def _tuning_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterato
                 "needs design full and at least 2 seeds: each seed's best level is chosen on the other seeds, so that "
                 "the choice does not bias its result.",
             )
-    varied = {name for name in config.factors if any(_has_several(config, name, one) for one in config.architectures)}
+    varied = {
+        name
+        for name in config.factors
+        if any(has_several_levels(config.factors_of(one).get(name)) for one in config.architectures)
+    }
     if factorial.tune and varied <= set(factorial.tune):
         yield ("strategy", "tune"), "lists every factor that varies; leave at least one out, to study its effect."
 
@@ -288,18 +292,13 @@ def _question_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
         key: KeyPath = ("question", "factors", number)
         if factor in asked[:number]:
             yield key, f"{factor!r} is listed twice; remove one."
-        elif not any(_has_several(config, factor, one) for one in config.architectures):
+        elif not any(has_several_levels(config.factors_of(one).get(factor)) for one in config.architectures):
             yield key, f"{factor!r} does not vary in this study{did_you_mean(factor, config.factors)}"
         elif factor in tuned:
             yield (
                 key,
                 f"{factor!r} is tuned (strategy.tune), so that its effect is not estimated; remove it here or there.",
             )
-
-
-def _has_several(config: StudyConfig, factor: str, architecture: str) -> bool:
-    levels = config.factors_of(architecture).get(factor)
-    return isinstance(levels, Range) or (isinstance(levels, Choices) and len(levels.values) > 1)
 
 
 def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iterator[tuple[KeyPath, str]]:

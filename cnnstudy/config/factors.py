@@ -93,7 +93,7 @@ class Factor:
     phrase: str = "{label} {level}"  # a level in a sentence
     multiples_of: str = ""  # effects are written as multiples of this instead of as two levels
     always_shown: bool = False  # in every table and title, varied or not
-    # only studies that name it have its levels: a new factor leaves the records and content addresses of others alone
+    # only studies that name it have its levels, so that a new factor leaves the records of others alone
     optional: bool = False
 
     def with_condition(self, active: Condition, where: str, looks_at: tuple[str, ...]) -> Factor:

@@ -271,7 +271,7 @@ class Training(StrictModel):
         None, gt=0, description="end a trial once its clean train loss (nats) is this low"
     )
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
-        "adam", description="Keras' of that name, with its defaults besides the learning rate"
+        "adam", description="the Keras optimizer of that name, with Keras' defaults except for the learning rate"
     )
     weight_decay: Annotated[Number, BeforeValidator(_default_weight_decay)] = Field(
         None,

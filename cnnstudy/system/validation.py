@@ -33,7 +33,7 @@ class StrictModel(BaseModel):
 
     @classmethod
     def _without_misspelt(cls, given: Any, problems: Sequence[Any]) -> list[Any]:
-        """Leave out that a key is missing if an unknown key is suggested to be it: one typo is one problem."""
+        """Drop "missing key" problems for keys that an unknown key probably misspells: one typo is one problem."""
         names = [str(key) for key in given] if isinstance(given, Mapping) else []
         unknown = [name for name in names if name not in cls.model_fields]
         misspelt = {nearest_name(name, cls.model_fields) for name in unknown} - set(names)

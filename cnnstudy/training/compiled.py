@@ -113,7 +113,7 @@ class CompiledNetwork:
         return self.micro_batches.evaluate(pixels, lambda part: forward(part).numpy())
 
     def drop_updates(self, kept: int) -> None:
-        """Drop all updates but so many, those used last."""
+        """Keep only the `kept` most recently used updates."""
         while len(self._updates) > kept:
             self._updates.popitem(last=False)
 

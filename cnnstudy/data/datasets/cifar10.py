@@ -100,7 +100,7 @@ def _images(path: Path, name: str, batches: dict[str, bytes]) -> Iterator[tuple[
     if max(labels) >= len(CLASSES):
         raise DataError(
             f"{name}.bin in {path} has the label {max(labels)}, but labels are 0 to {len(CLASSES) - 1}; it is damaged "
-            "or not CIFAR-10, download it again."
+            "or not CIFAR-10; download it again."
         )
     pixels = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     for index, label in enumerate(labels):

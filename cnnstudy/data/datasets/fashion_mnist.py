@@ -98,7 +98,7 @@ def _images(part: str, files: dict[str, Path]) -> Iterator[tuple[str, int, np.nd
     if max(labels) >= len(CLASSES):
         raise DataError(
             f"{file} has the label {max(labels)}, but labels are 0 to {len(CLASSES) - 1}; it is damaged or not "
-            "Fashion-MNIST, download it again."
+            "Fashion-MNIST; download it again."
         )
     for index, label in enumerate(labels):
         yield f"{part}/{index:05d}", label, pixels[index]
@@ -118,13 +118,13 @@ def _read_idx(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             content = stream.read(expected + 1)  # no more, however much it expands to
     except (OSError, EOFError, zlib.error) as reason:
-        raise DataError(f"can't read {file}: {reason}; it may be damaged or cut off, download it again.") from reason
+        raise DataError(f"can't read {file}: {reason}; it may be damaged or cut off; download it again.") from reason
     if content[: len(header)] != header:
         raise DataError(
             f"{file} starts with the bytes {content[: len(header)].hex(' ')} and must start with {header.hex(' ')} "
-            f"(IDX, {' x '.join(map(str, shape))} bytes); it is damaged or another file, download it again."
+            f"(IDX, {' x '.join(map(str, shape))} bytes); it is damaged or another file; download it again."
         )
     if len(content) != expected:
         found = f"more than {expected:,}" if len(content) > expected else f"{len(content):,}"
-        raise DataError(f"{file} has {found} bytes and must have {expected:,}; it is damaged, download it again.")
+        raise DataError(f"{file} has {found} bytes and must have {expected:,}; it is damaged; download it again.")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
