@@ -137,9 +137,9 @@ budget: {trials: 2}
 """
 ONE = "budget.trials=1"
 #: Wait until each record has arrived or failed, however long that takes.
-SURE = RetryPolicy(answer=60, pauses=(0.01,), end=60)
+SURE = RetryPolicy(wait_per_record=60, pauses=(0.01,), give_up_after=60)
 #: Wait for nothing at the end.
-BRIEF = RetryPolicy(answer=60, pauses=(0.001,), end=0)
+BRIEF = RetryPolicy(wait_per_record=60, pauses=(0.001,), give_up_after=0)
 
 
 class Desk:
@@ -168,7 +168,7 @@ class Desk:
         self.said.append(text)
         self.on_say(text)
 
-    def run(self, *overrides: str, patience: RetryPolicy = SURE, take_over: bool = False, **script: Any) -> Outcome:
+    def run(self, *overrides: str, retry_policy: RetryPolicy = SURE, take_over: bool = False, **script: Any) -> Outcome:
         self.executor = None
 
         def make(folder: Path) -> FakeExecutor:
@@ -176,13 +176,19 @@ class Desk:
             return self.executor
 
         study = load_study(str(self.file), overrides)
-        return run_study(study, self.tracker, Workers(make), PlainDisplay(self.show_message), take_over, patience)
+        return run_study(study, self.tracker, Workers(make), PlainDisplay(self.show_message), take_over, retry_policy)
 
-    def confirm(self, patience: RetryPolicy = SURE, **script: Any) -> Outcome:
+    def confirm(self, retry_policy: RetryPolicy = SURE, **script: Any) -> Outcome:
         options = {"top": 2, "seeds": 2, "most_seeds": 2}
         make = lambda folder: FakeExecutor(folder, **script)  # noqa: E731
         return confirm_study(
-            "fake", options, self.tracker, Workers(make), PlainDisplay(self.show_message), False, patience=patience
+            "fake",
+            options,
+            self.tracker,
+            Workers(make),
+            PlainDisplay(self.show_message),
+            again=False,
+            retry_policy=retry_policy,
         )
 
     @property

@@ -50,7 +50,7 @@ def export(
     from cnnstudy.results import models
     from cnnstudy.results.models import find_model
 
-    models.check_export_target(folder)
+    models.check_export(folder, format_)
     with one_worker() as (executor, display, scratch):
         resolved = find_model(model, tracking_uri, scratch)
         note(resolved.note)

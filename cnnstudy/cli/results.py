@@ -25,7 +25,7 @@ def leaderboard(
     from cnnstudy.results import terminal
     from cnnstudy.tracking import client
 
-    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri)
     recorded = tracker.study(study)
     frame = terminal.trial_frame(tracker, recorded, sort)
     selected = frame if top is None else frame.head(top)
@@ -48,7 +48,7 @@ def effects(
     from cnnstudy.results import terminal
     from cnnstudy.tracking import client
 
-    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri)
     recorded = tracker.study(study)
     analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
@@ -76,7 +76,7 @@ def report(
     from cnnstudy.tracking import client
     from cnnstudy.tracking.registry import Registry
 
-    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri)
     recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
     mistakes: dict[str, Any] | str = LEFT_OUT
@@ -127,7 +127,7 @@ def compare(
     from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
     from cnnstudy.tracking import client
 
-    comparison = compare_recorded_studies(client.existing_tracker(client.tracking_uri(tracking_uri)), study_a, study_b)
+    comparison = compare_recorded_studies(client.existing_tracker(tracking_uri), study_a, study_b)
     show_comparison(wide_console(), comparison)
     if open_ and html is None:
         html = Path(f"{comparison.a}-and-{comparison.b}.html")
@@ -151,6 +151,6 @@ def watch(
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking import client
 
-    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri)
     with choose_display(wide_console(), quiet=False) as display:
         watch_study(tracker, study, display, every, until_done=not wait)

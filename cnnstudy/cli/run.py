@@ -99,8 +99,8 @@ def _run(
 
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
-        retry = RetryPolicy(end=0.0) if outcome.interrupted else RetryPolicy()
-        retry.ask(lambda: terminal.show_outcome(console, tracker, outcome), note)
+        retry = RetryPolicy(give_up_after=0.0) if outcome.interrupted else RetryPolicy()
+        retry.call(lambda: terminal.show_outcome(console, tracker, outcome), note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
@@ -165,7 +165,7 @@ def confirm(
     from cnnstudy.system.display import choose_display
 
     console = wide_console()
-    tracker = client.existing_tracker(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(
@@ -195,7 +195,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
     if outcome.confirmed is None:
         if not quiet:
             # after Ctrl-C the user is not kept waiting for MLflow
-            RetryPolicy(end=0.0).ask(lambda: terminal.show_stopped(console, tracker, outcome), note)
+            RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), note)
         raise typer.Exit(INTERRUPTED)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
@@ -217,7 +217,7 @@ def reproduce(
     from cnnstudy.tracking.registry import Registry
 
     console = wide_console()
-    registry = Registry(client.existing_tracker(client.tracking_uri(tracking_uri)))
+    registry = Registry(client.existing_tracker(tracking_uri))
     with terminate_as_interrupt(), choose_display(console, quiet) as display:
         reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
     terminal.show_reproduction(console, reproduction)

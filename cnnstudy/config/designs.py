@@ -13,8 +13,8 @@ from cnnstudy.records import Level
 Point = dict[str, Level]
 #: A fraction is chosen from at most this many combinations, because the choice compares each with each.
 MAX_FRACTION_CANDIDATES = 2000
-#: The choice of a fraction makes one start and _STARTS more (or _STARTS_TIMES_POINTS / points if that is fewer), and then others
-#: (up to _MOST_STARTS), until a fraction can estimate all main effects; only a few small grids need those.
+#: The choice of a fraction makes one start and _STARTS more (or _STARTS_TIMES_POINTS / points if that is fewer), and
+#: then others (up to _MOST_STARTS), until a fraction can estimate all main effects; only a few small grids need those.
 _STARTS, _STARTS_TIMES_POINTS, _MOST_STARTS = 20, 5000, 200
 
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from cnnstudy.analysis import leaderboard
 from cnnstudy.analysis.confirmation import best_single_trial
 from cnnstudy.data.archives import is_hidden
 from cnnstudy.data.image_tree import IMAGE_SUFFIXES
-from cnnstudy.errors import DataError, InputError, UnknownNameError
+from cnnstudy.errors import DataError, InputError, ModelError, UnknownNameError
 from cnnstudy.execution import Executor, Job
 from cnnstudy.execution.jobs import run_job
 from cnnstudy.records import BadImage
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.recorded import RecordedStudy
     from cnnstudy.tracking.registry import Registry, StoredModel
 
+#: What exporting to ONNX needs.
+ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 #: What a user may give as a model.
 MODEL_FORMS = (
     "a study (its champion), STUDY/TRIAL, a models:/ address of MLflow, a folder with a model of MLflow or Keras, "
@@ -74,11 +77,11 @@ def find_model(given: str, uri: str | None, folder: Path) -> Model:
         return Model(given, file, model_files.read_classes(file))
     if _is_path(given):
         raise UnknownNameError(_no_model_at(given, path))
-    from cnnstudy.tracking.client import existing_tracker, tracking_uri
+    from cnnstudy.tracking.client import existing_tracker
     from cnnstudy.tracking.registry import Registry
 
     try:
-        registry = Registry(existing_tracker(tracking_uri(uri)))
+        registry = Registry(existing_tracker(uri))
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} {_advise_model(given, path)}") from error
     stored, note = _find_stored(registry, given, path)
@@ -299,8 +302,22 @@ class Exported:
     images: int
 
 
-def check_export_target(folder: Path) -> None:
-    """Raise InputError if the folder is not empty, or is a file."""
+def check_export(folder: Path, name: str) -> None:
+    """Check what an export needs, before a worker starts.
+
+    Args:
+        name: a format of training/export.py.
+
+    Raises:
+        InputError: the folder is not empty, or is a file.
+        ModelError: a package for exporting to ONNX is not installed.
+    """
+    missing = [package for package in ONNX_PACKAGES if name == "onnx" and find_spec(package) is None]
+    if missing:
+        raise ModelError(
+            f"exporting to ONNX needs the packages {', '.join(ONNX_PACKAGES)}; not installed: {', '.join(missing)}. "
+            "Install them from cnnstudy's folder: python -m pip install -c constraints.txt -e '.[onnx]'"
+        )
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"the folder {folder} is not empty; give a folder that is empty or does not exist yet.")
     if folder.exists() and not folder.is_dir():
@@ -311,10 +328,10 @@ def export_to(model: Model, folder: Path, name: str, executor: Executor, display
     """Write the model to `folder` in a format of training/export.py.
 
     Raises:
-        InputError: the folder is not empty, or is a file.
+        InputError, ModelError: as `check_export`.
         ModelError: the model can't be loaded or exported, or its probabilities differ from Keras; nothing is written.
     """
-    check_export_target(folder)
+    check_export(folder, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
         complete = Path(parent).absolute() / "model"

@@ -243,18 +243,18 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Netwo
 
 
 def analyze_ended_study(
-    tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], patience: RetryPolicy | None = None
+    tracker: Tracker, study: RecordedStudy, say: Callable[[str], None], retry_policy: RetryPolicy | None = None
 ) -> list[NetworkAnalysis] | None:
     """Analyse a study that has ended and record its effects; return None if MLflow does not answer.
 
     Args:
         say: receives the messages about that; the study itself is complete.
-        patience: how long to wait for MLflow; None: the default.
+        retry_policy: how long to wait for MLflow; None: the default.
     """
-    retry = patience or RetryPolicy()
+    retry = retry_policy or RetryPolicy()
     try:
-        found = retry.ask(lambda: analyze_study(tracker, study), say)
-        retry.ask(lambda: record_effects(tracker, study, found), say)
+        found = retry.call(lambda: analyze_study(tracker, study), say)
+        retry.call(lambda: record_effects(tracker, study, found), say)
     except TrackingError as error:
         say(
             f"{as_sentence(error)} The study itself is recorded; its effects are not. `python -m cnnstudy effects "

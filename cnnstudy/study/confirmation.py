@@ -99,7 +99,7 @@ def confirm(
     chosen = runs[champion.seeds.index(median_seed(champion))]
     reason = champion_reason(standings, rule)
     registry = Registry(recorder.tracker)
-    version = recorder.outbox.delivery.ask(lambda: registry.register_champion(recorder.study.name, chosen, reason))
+    version = recorder.outbox.delivery.read(lambda: registry.register_champion(recorder.study.name, chosen, reason))
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
     test, refusal = open_test(resources, champion, runs, own.test_split, again)
     confirmed = Confirmation(
@@ -351,7 +351,7 @@ def _read_opening(tag: str, study: str, again: bool) -> _EarlierOpening:
 def _recorded_test(recorder: Recorder, runs: tuple[str, ...]) -> ChampionTest | None:
     """Return the recorded test result of these models; None if there is none."""
     tracker, study = recorder.tracker, recorder.study
-    text = recorder.outbox.delivery.ask(lambda: tracker.read_text(study.run_id, TEST_FILE))
+    text = recorder.outbox.delivery.read(lambda: tracker.read_text(study.run_id, TEST_FILE))
     with contextlib.suppress(KeyError, TypeError, ValueError):
         test = ChampionTest.from_json(json.loads(text or ""))
         return test if test.runs == runs and test.mean is not None else None
@@ -370,7 +370,7 @@ def _evaluate(resources: StudyResources, champion: Standing, runs: Sequence[Reco
     config, registry = resources.config, Registry(resources.recorder.tracker)
     models = []
     for run in runs:
-        stored = resources.recorder.outbox.delivery.ask(functools.partial(registry.at, run.model))
+        stored = resources.recorder.outbox.delivery.read(functools.partial(registry.at, run.model))
         place = registry.fetch_folder(stored, resources.folder / run.run_id)
         models.append(str(model_files.find_keras_file(place) or place))
     images = resources.images[champion.candidate.architecture]

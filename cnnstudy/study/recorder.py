@@ -122,7 +122,7 @@ class Recorder:
         Raises:
             TrackingUnavailableError: MLflow did not answer within the outbox's retry policy.
         """
-        return self.outbox.delivery.ask(lambda: self.tracker.runs(self.study.experiment_id))
+        return self.outbox.delivery.read(lambda: self.tracker.runs(self.study.experiment_id))
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Create the trial's run, with all parameters and tags known before it trains."""
@@ -241,7 +241,7 @@ class Recorder:
         Raises:
             TrackingUnavailableError: MLflow did not answer within the outbox's retry policy.
         """
-        before, decisions = self.outbox.delivery.ask(self._recover)
+        before, decisions = self.outbox.delivery.read(self._recover)
         changed = any(decision.what == "run" for decision in decisions)
         return _interrupted_runs(before, decisions), self.runs() if changed else list(before)
 
@@ -281,7 +281,7 @@ def open_recorder(
     tracker: Tracker,
     study: RecordedStudy,
     say: Callable[[str], None],
-    patience: RetryPolicy | None,
+    retry_policy: RetryPolicy | None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Recorder]:
     """Open a recorder for the study, after delivering the records that an earlier driver left behind.
@@ -290,7 +290,7 @@ def open_recorder(
         TrackingError: they can't be delivered.
         DiskFullError: there is no room for a record that may have to wait.
     """
-    with contextlib.closing(Outbox(tracker, study, say, patience, check)) as outbox:
+    with contextlib.closing(Outbox(tracker, study, say, retry_policy, check)) as outbox:
         outbox.delivery.send_stored()
         remove_abandoned_files()
         yield Recorder(tracker, study, check, outbox)

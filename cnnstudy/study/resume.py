@@ -118,7 +118,7 @@ def refuse_other_code(
         StudyChangedError: other code trained the recorded trials, and that is not accepted.
     """
     study, now, version = recorder.study, training_code(networks), code_version()
-    tags = recorder.outbox.delivery.ask(lambda: recorder.tracker.tags(study.run_id))
+    tags = recorder.outbox.delivery.read(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
@@ -229,8 +229,8 @@ def past_trial(run: RecordedRun, rule: Rule) -> PastTrial:
 def _epoch_scores(recorder: Recorder, run: RecordedRun, rule: Rule) -> dict[int, float]:
     """Return the trial's score after each epoch, as the pruner saw it."""
     names = {rule.metric, *([Metric.GAP_ACCURACY] if rule.maximum_gap is not None else [])}
-    ask, history = recorder.outbox.delivery.ask, recorder.tracker.metric_history
-    histories = {name: ask(functools.partial(history, run.run_id, name)) for name in names}
+    read, history = recorder.outbox.delivery.read, recorder.tracker.metric_history
+    histories = {name: read(functools.partial(history, run.run_id, name)) for name in names}
     pruning_rule = Rule(rule.metric, rule.maximum_gap)
     epochs = set.intersection(*(set(values) for values in histories.values())) - {0}
     return {

@@ -69,7 +69,7 @@ def run_study(
     workers: Workers,
     display: Display,
     take_over: bool = False,
-    patience: RetryPolicy | None = None,
+    retry_policy: RetryPolicy | None = None,
     accept_code: bool = False,
 ) -> Outcome:
     """Run the study's missing trials, then confirm it if its file says so; KeyboardInterrupt ends it cleanly.
@@ -77,7 +77,7 @@ def run_study(
     Args:
         workers: closed before waiting for MLflow at the end.
         take_over: take the study even from a driver on another machine, which may still be alive.
-        patience: how long to wait for MLflow; None: the default.
+        retry_policy: how long to wait for MLflow; None: the default.
         accept_code: allow training code that differs from the code of the recorded trials.
 
     Raises:
@@ -91,7 +91,7 @@ def run_study(
     with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         clean_machine(display)
         recorded = tracker.open_study(name, config)
-        with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
+        with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
             kept = keep_recorded_metric(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
             study, config = replace(study, config=kept), kept.model_dump(mode="json")
             refuse_changes(recorded, config, tracker, study)
@@ -113,7 +113,7 @@ def confirm_study(
     display: Display,
     again: bool,
     take_over: bool = False,
-    patience: RetryPolicy | None = None,
+    retry_policy: RetryPolicy | None = None,
     accept_code: bool = False,
 ) -> Outcome:
     """Confirm a recorded study, or resume its confirmation; KeyboardInterrupt ends it cleanly.
@@ -124,7 +124,7 @@ def confirm_study(
         workers: as for run_study.
         again: evaluate on the test split even if it was already used for another champion.
         take_over: as for run_study.
-        patience: as for run_study.
+        retry_policy: as for run_study.
         accept_code: as for run_study.
 
     Raises:
@@ -139,7 +139,7 @@ def confirm_study(
         clean_machine(display)
         config = recorded_config(recorded)
         chosen = _confirm_options(config, options)
-        with _become_driver(DriverLock(tracker, recorded), display, patience, take_over) as session:
+        with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
             # before the study is marked as running: otherwise it would end as failed
             find_candidates(recorded.name, session.recorder.runs(), config.objective.rule, chosen.top)
             session.running = True
@@ -170,7 +170,7 @@ class _Session:
 
 @contextlib.contextmanager
 def _become_driver(
-    lock: DriverLock, display: Display, patience: RetryPolicy | None, take_over: bool
+    lock: DriverLock, display: Display, retry_policy: RetryPolicy | None, take_over: bool
 ) -> Iterator[_Session]:
     """Become the study's driver, and deliver the records that an earlier driver left behind.
 
@@ -179,7 +179,7 @@ def _become_driver(
     session: _Session | None = None
     try:
         lock.take(take_over)
-        with open_recorder(lock.tracker, lock.study, display.show_message, patience, lock.check) as recorder:
+        with open_recorder(lock.tracker, lock.study, display.show_message, retry_policy, lock.check) as recorder:
             lock.take()  # again: the records just delivered may have ended with the one that releases the study
             session = _Session(recorder)
             try:
@@ -242,7 +242,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
         report_power(config, resources.images, resources.recorded, display)
         specs = [resources.build_spec(proposal) for proposal in factorial.upcoming]
         experiment = recorder.study.experiment_id
-        artifacts = recorder.outbox.delivery.ask(lambda: recorder.tracker.artifact_location(experiment))
+        artifacts = recorder.outbox.delivery.read(lambda: recorder.tracker.artifact_location(experiment))
         estimate = describe_cost(specs, resources.recorded, artifacts, resources.executor, display)
     started = time.monotonic()
     driver.run(config.total_trials)

@@ -73,12 +73,13 @@ def find_tracker(uri: str) -> Tracker | None:
     return Tracker(uri)
 
 
-def existing_tracker(uri: str) -> Tracker:
-    """Return the tracker at the URI, for a command that only reads and must not create a database.
+def existing_tracker(given: str | None) -> Tracker:
+    """Return the tracker at `tracking_uri(given)`, for a command that only reads and must not create a database.
 
     Raises:
         UnknownNameError: there is no database, so that there is no study.
     """
+    uri = tracking_uri(given)
     tracker = find_tracker(uri)
     if tracker is None:
         raise UnknownNameError(_no_study(uri))

@@ -42,7 +42,7 @@ _TOKEN_PREFIX = "token-"
 #: Kinds of runs of which only one counts for each trial.
 _ONE_PER_TRIAL = ("trial", "confirm")
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 class Outbox:
@@ -57,7 +57,7 @@ class Outbox:
 
     Args:
         say: receives messages for the user.
-        patience: how long to wait for MLflow; None for the defaults.
+        retry_policy: how long to wait for MLflow; None for the defaults.
         check: called before each write except metrics, delayed writes too; raises if this driver may not write.
 
     Writing raises:
@@ -70,11 +70,11 @@ class Outbox:
         tracker: Tracker,
         study: RecordedStudy,
         say: Callable[[str], None] = lambda text: None,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         writer = _Writer(tracker, study, say, check)
-        self.delivery = Delivery(Spool(study.name, tracker.uri), writer.apply, say, patience or RetryPolicy())
+        self.delivery = Delivery(Spool(study.name, tracker.uri), writer.apply, say, retry_policy or RetryPolicy())
         self._scratch: Scratch | None = None
         self._open_runs: dict[str, None] = {}  # started here and not ended
 
@@ -234,13 +234,13 @@ class Delivery:
         apply: carries out a write and returns its result; its second argument says whether the write may have been
             carried out before.
         say: receives messages for the user.
-        patience: how long to wait for MLflow.
+        policy: how long to wait for MLflow.
     """
 
     def __init__(
-        self, spool: Spool, apply: Callable[[Envelope, bool], str], say: Callable[[str], None], patience: RetryPolicy
+        self, spool: Spool, apply: Callable[[Envelope, bool], str], say: Callable[[str], None], policy: RetryPolicy
     ) -> None:
-        self._spool, self._apply, self._say, self._retry_policy = spool, apply, say, patience
+        self._spool, self._apply, self._say, self._retry_policy = spool, apply, say, policy
         self._changed = threading.Condition()  # guards everything below
         self._queue: deque[_Pending] = deque()
         self._thread: threading.Thread | None = None
@@ -272,7 +272,9 @@ class Delivery:
             if not self._storing:
                 pending.waited_for = True
                 try:
-                    self._changed.wait_for(lambda: pending.ended or self._unavailable, self._retry_policy.answer)
+                    self._changed.wait_for(
+                        lambda: pending.ended or self._unavailable, self._retry_policy.wait_per_record
+                    )
                 finally:
                     pending.waited_for = False
                 if pending.error is not None:
@@ -317,14 +319,14 @@ class Delivery:
     def settle(self) -> bool:
         """Wait briefly for the records on their way; return whether all have arrived."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._queue or self._stuck(), self._retry_policy.answer)
+            self._changed.wait_for(lambda: not self._queue or self._stuck(), self._retry_policy.wait_per_record)
             return not self._queue
 
     def wait(self) -> None:
         """Wait until all records have arrived. However this ends, those that have not are stored on disk.
 
         Raises:
-            TrackingUnavailableError: they have not arrived within the retry policy's `end`.
+            TrackingUnavailableError: they have not arrived within the retry policy's `give_up_after`.
             TrackingError: MLflow rejects one.
         """
         if self.settle():
@@ -337,7 +339,7 @@ class Delivery:
         self._say(f"waiting for MLflow: {stored}; press Ctrl-C to stop, and the next run sends them")
         with self._changed:
             try:
-                self._changed.wait_for(lambda: not self._queue or self._fatal, self._retry_policy.end)
+                self._changed.wait_for(lambda: not self._queue or self._fatal, self._retry_policy.give_up_after)
             finally:
                 self._store_what_fits()
             self._raise_fatal()
@@ -345,14 +347,14 @@ class Delivery:
                 reason = as_sentence(self._unavailable or "MLflow is slow")
                 raise TrackingUnavailableError(f"{reason} {self._advice(len(self._queue))}")
 
-    def ask(self, read: Callable[[], Answer]) -> Answer:
+    def read(self, read: Callable[[], Value]) -> Value:
         """Return the result of `read` after all records have arrived, retrying while MLflow is unavailable.
 
         Raises:
-            TrackingUnavailableError: MLflow is unavailable for longer than the retry policy's `end`.
+            TrackingUnavailableError: MLflow is unavailable for longer than the retry policy's `give_up_after`.
         """
         self.wait()
-        return self._retry_policy.ask(read, self._say)
+        return self._retry_policy.call(read, self._say)
 
     def raise_if_disk_full(self) -> None:
         """Raise DiskFullError if a disk of this machine is full; all records so far are safe."""
@@ -373,7 +375,7 @@ class Delivery:
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
-            thread.join(self._retry_policy.answer)
+            thread.join(self._retry_policy.wait_per_record)
         with self._changed:
             if self._thread is None:  # otherwise it may be reading files; it ends with the process
                 for pending in self._queue:
@@ -477,7 +479,7 @@ class Delivery:
         if self._announced or (self._announced_slow and self._unavailable is None):
             return
         self._announced, self._announced_slow = True, self._announced_slow or self._unavailable is None
-        slow = f"MLflow did not answer within {self._retry_policy.answer:g} s"
+        slow = f"MLflow did not answer within {self._retry_policy.wait_per_record:g} s"
         self._say(
             f"{as_sentence(self._unavailable or slow)} The study continues; its records are stored in "
             f"{self._spool.folder}"

@@ -40,16 +40,16 @@ _PERMANENT_ERRNO = {
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
     """How long to wait for MLflow, in seconds."""
 
-    answer: float = 5.0  # for one record, before the study continues without it
+    wait_per_record: float = 5.0  # for one record, before the study continues without it
     pauses: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60)  # between tries; the last one repeats
-    end: float = 3600.0  # for all records, when nothing can continue without them
+    give_up_after: float = 3600.0  # for all records, when nothing can continue without them
 
     def pause(self, failures: int) -> float:
         """Return the pause before the next try, after this many failures.
@@ -58,19 +58,19 @@ class RetryPolicy:
         """
         return 0.0 if failures <= 1 else self.pauses[min(failures - 2, len(self.pauses) - 1)]
 
-    def ask(self, read: Callable[[], Answer], say: Callable[[str], None]) -> Answer:
-        """Return the result of `read`, retrying while MLflow is unavailable.
+    def call(self, action: Callable[[], Value], say: Callable[[str], None]) -> Value:
+        """Return the result of `action`, retrying while MLflow is unavailable.
 
         Args:
             say: receives a message for the user.
 
         Raises:
-            TrackingUnavailableError: MLflow is unavailable for longer than `end`.
+            TrackingUnavailableError: MLflow is unavailable for longer than `give_up_after`.
         """
-        deadline, failures = time.monotonic() + self.end, 0
+        deadline, failures = time.monotonic() + self.give_up_after, 0
         while True:
             try:
-                return read()
+                return action()
             except TrackingUnavailableError as error:
                 failures += 1
                 pause = self.pause(failures)

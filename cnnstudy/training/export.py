@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from cnnstudy.training.predict import predict_probabilities
 
 #: Number of random images on which an export is checked, and the largest difference allowed from Keras' probabilities.
 CHECKED_IMAGES, TOLERANCE = 16, 1e-4
-ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 #: Images [n, size, size, 3] uint8 -> probabilities [n, classes].
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -48,8 +46,6 @@ def export_model(
     Raises:
         ModelError: the model can't be loaded or exported, or the export gives other probabilities than Keras.
     """
-    if name == "onnx":
-        check_onnx_packages()
     progress("loading the model", 0, 0)
     model = model_package.load_saved_model(file)
     pixels = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *model.input_shape[1:]), dtype=np.uint8)
@@ -77,16 +73,6 @@ def export_model(
         "tolerance": TOLERANCE,
         "images": CHECKED_IMAGES,
     }
-
-
-def check_onnx_packages() -> None:
-    """Raise ModelError if a package for exporting to ONNX is not installed."""
-    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"exporting to ONNX needs the packages {', '.join(ONNX_PACKAGES)}; not installed: {', '.join(missing)}. "
-            "Install them from cnnstudy's folder: python -m pip install -c constraints.txt -e '.[onnx]'"
-        )
 
 
 def _input_signature(model: keras.Model) -> list[keras.InputSpec]:

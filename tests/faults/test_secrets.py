@@ -265,7 +265,7 @@ def test_records_that_wait_on_disk(
         base, _ = running.enter_context(ui_server.serve(f"sqlite:///{store / 'mlflow.db'}", None))
         desk.use(Tracker(base.replace("//", f"//{LOGIN}@")))
         with pytest.raises(TrackingError) as caught:
-            desk.run(patience=BRIEF, on_event=lambda event: running.close() if desk.trained else None)
+            desk.run(retry_policy=BRIEF, on_event=lambda event: running.close() if desk.trained else None)
     assert list_waiting()
     assert not is_in(f"{caught.value} {list_waiting()} {desk.said}".encode())
     assert not is_in("".join(traceback.format_exception_only(caught.value)).encode())

@@ -25,7 +25,7 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.retry import RetryPolicy
 
 #: Stores slow records on disk soon, and retries quickly.
-QUICK = RetryPolicy(answer=0.2, pauses=(0.05,), end=120)
+QUICK = RetryPolicy(wait_per_record=0.2, pauses=(0.05,), give_up_after=120)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def desk(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[], None]) -> None:
     """Run the study undisturbed and disturbed, and compare the records."""
-    desk.run(patience=QUICK)
+    desk.run(retry_policy=QUICK)
     whole = desk.record()
     desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "undisturbed")
     desk.begin()
@@ -47,7 +47,7 @@ def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[
             begin()
 
     desk.at_the_end(end)
-    assert desk.run(patience=QUICK, on_event=told).finished == 2
+    assert desk.run(retry_policy=QUICK, on_event=told).finished == 2
     assert began
     assert desk.told("waiting for MLflow"), "the study came to its end without a store"
     assert desk.record() == whole
@@ -197,7 +197,7 @@ def test_a_server_that_is_stopped_and_started_again(
             if isinstance(event, Epoch) or event.key == "images-digits":
                 way.lose = makes.pop(0) if makes and not way.lose else way.lose
 
-        desk.run(on_event=lose, patience=RetryPolicy(answer=60, pauses=(0.05,), end=60))
+        desk.run(on_event=lose, retry_policy=RetryPolicy(wait_per_record=60, pauses=(0.05,), give_up_after=60))
         assert (way.lost, makes) == (3, [])
         undisturbed = desk.tracker._client.get_experiment_by_name("undisturbed").experiment_id
         assert desk.record() == whole_record(desk.tracker, undisturbed)
@@ -229,7 +229,7 @@ def test_postgresql_restarted_between_two_writes(
             control("stop")
             control("start")
 
-    patient = RetryPolicy(answer=60, end=60)
-    assert desk.run(patience=patient, on_event=restart).finished == 2
+    patient = RetryPolicy(wait_per_record=60, give_up_after=60)
+    assert desk.run(retry_policy=patient, on_event=restart).finished == 2
     assert len(restarts) == 2
     assert desk.told("MLflow") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,10 +77,20 @@ def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty; give a folder that is empty or does not exist yet"):
-        models.check_export_target(tmp_path)
+        models.check_export(tmp_path, "keras")
     with pytest.raises(InputError, match=r"notes\.txt is a file; give a folder"):
-        models.check_export_target(tmp_path / "notes.txt")
+        models.check_export(tmp_path / "notes.txt", "keras")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_onnx_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ModelError, match=r"needs the packages .*not installed: tf2onnx, onnxruntime\. Install.*'\.\[onnx\]'"
+    ):
+        models.check_export(tmp_path / "onnx", "onnx")
+    models.check_export(tmp_path / "keras", "keras")
 
 
 def test_of_a_failed_export_nothing_is_left(trained: Trained, tmp_path: Path) -> None:

@@ -1207,7 +1207,8 @@ def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> No
         client.down = next(calls) < 3
 
     client.on_call = unlock_after_some
-    found = terminal.analyze_ended_study(desk.tracker, study, desk.said.append, RetryPolicy(pauses=(0.001,), end=60))
+    policy = RetryPolicy(pauses=(0.001,), give_up_after=60)
+    found = terminal.analyze_ended_study(desk.tracker, study, desk.said.append, policy)
     assert found is not None
     assert [one.architecture for one in found] == ["alexnet"]
     assert desk.tracker.read_text(study.run_id, "effects/answer.txt")
@@ -1218,6 +1219,6 @@ def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk
     desk.run(*FACTORIAL)
     study, client = desk.study(), FaultyClient(desk.tracker._client)
     desk.tracker._client, client.down = client, True  # type: ignore[assignment]
-    assert terminal.analyze_ended_study(desk.tracker, study, desk.said.append, RetryPolicy(end=0)) is None
+    assert terminal.analyze_ended_study(desk.tracker, study, desk.said.append, RetryPolicy(give_up_after=0)) is None
     assert "the database is locked" in desk.said[-1]
     assert desk.said[-1].endswith("its effects are not. `python -m cnnstudy effects fake` shows them.")

@@ -154,7 +154,7 @@ def test_a_slow_store_holds_nothing_up(desk: Own, own_places: Path) -> None:
 
     desk.fresh("slow", slowly)
     desk.at_the_end(answers.set)
-    assert desk.run(patience=RetryPolicy(answer=0.05, end=60)).finished == 2
+    assert desk.run(retry_policy=RetryPolicy(wait_per_record=0.05, give_up_after=60)).finished == 2
     assert desk.record() == whole
     assert len(desk.told("MLflow did not answer within 0.05 s. The study continues")) == 1
     assert is_clean(own_places)
@@ -165,7 +165,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
     whole = desk.record()
     desk.fresh("down")
     with pytest.raises(TrackingUnavailableError) as caught:
-        desk.run(patience=BRIEF, on_event=desk.down)
+        desk.run(retry_policy=BRIEF, on_event=desk.down)
     (left,) = list_waiting()
     assert (left.study, left.tracking) == ("fake", desk.tracker.uri)
     temporary = Path(tempfile.gettempdir())
@@ -195,7 +195,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
 
 def test_confirming_delivers_what_the_search_left(desk: Own, own_places: Path) -> None:
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down)
+        desk.run(retry_policy=BRIEF, on_event=desk.down)
     desk.up()
     outcome = desk.confirm()
     assert outcome.confirmed is not None
@@ -360,7 +360,7 @@ def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> 
 
 def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(desk: Own) -> None:
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down)
+        desk.run(retry_policy=BRIEF, on_event=desk.down)
     desk.up()
     named: list[str] = []
     desk.run("budget.trials=3", on_event=lambda event: named.append(desk.runs("study")[0].tags[Tag.DRIVER]))
@@ -370,7 +370,7 @@ def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(
 def test_a_trial_that_another_driver_marked_interrupted_stays_so(desk: Own) -> None:
     """It is run again there: what waits here of it came too late."""
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down)
+        desk.run(retry_policy=BRIEF, on_event=desk.down)
     desk.up()
     (first,) = desk.runs()
     desk.tracker.end_run(first.run_id, "failed", {Tag.REASON: "interrupted"})
@@ -393,7 +393,7 @@ def run_on_two_machines(desk: Own, machine: Callable[[str], None]) -> RecordedRu
     desk.fresh("taken-over", lambda number, name: "before" if number > 0 and name == "create_run" else "")
     machine("first")
     with pytest.raises(TrackingUnavailableError):
-        desk.run(ONE, patience=BRIEF)
+        desk.run(ONE, retry_policy=BRIEF)
     assert desk.trained == ["alexnet-000"]
     assert desk.runs() == []
     desk.client.fails = lambda number, name: ""
@@ -461,7 +461,7 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
 
 def test_records_can_be_given_up(desk: Own) -> None:
     with pytest.raises(TrackingUnavailableError):
-        desk.run(patience=BRIEF, on_event=desk.down)
+        desk.run(retry_policy=BRIEF, on_event=desk.down)
     shutil.rmtree(list_waiting()[0].folder)
     desk.up()
     assert desk.run().finished == 2

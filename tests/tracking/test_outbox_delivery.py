@@ -43,15 +43,15 @@ def store() -> Store:
 
 
 class Desk:
-    def __init__(self, store: Store, patience: RetryPolicy) -> None:
+    def __init__(self, store: Store, retry_policy: RetryPolicy) -> None:
         self.said: list[str] = []
         self.spool = Spool("fake", "sqlite:///a.db")
-        self.delivery = Delivery(self.spool, store.take, self.said.append, patience)
+        self.delivery = Delivery(self.spool, store.take, self.said.append, retry_policy)
 
 
 @pytest.fixture
 def desk(own_places: Path, store: Store) -> Iterator[Desk]:
-    made = Desk(store, RetryPolicy(answer=60, pauses=(0.001,), end=60))
+    made = Desk(store, RetryPolicy(wait_per_record=60, pauses=(0.001,), give_up_after=60))
     yield made
     store.answers.set()
     made.delivery.close()
@@ -98,7 +98,7 @@ def test_every_outage_is_said_once(desk: Desk, store: Store) -> None:
 
 def test_one_failure_is_repeated_at_once(own_places: Path, store: Store) -> None:
     """However long the pauses are."""
-    desk = Desk(store, RetryPolicy(answer=60, pauses=(3600,), end=60))
+    desk = Desk(store, RetryPolicy(wait_per_record=60, pauses=(3600,), give_up_after=60))
     store.up.clear()
 
     def once(envelope: Envelope, again: bool) -> str:
@@ -114,7 +114,7 @@ def test_one_failure_is_repeated_at_once(own_places: Path, store: Store) -> None
 
 
 def test_who_waits_for_the_end_is_not_kept_by_a_long_pause(own_places: Path, store: Store) -> None:
-    desk = Desk(store, RetryPolicy(answer=60, pauses=(3600,), end=60))
+    desk = Desk(store, RetryPolicy(wait_per_record=60, pauses=(3600,), give_up_after=60))
     store.up.clear()
     put(desk, "a")
     store.up.set()
@@ -163,7 +163,7 @@ def test_an_error_of_what_waited_ends_it_and_nothing_is_lost(desk: Desk, store: 
 
 
 def test_a_slow_one_is_waited_for_no_longer_than_said(own_places: Path, store: Store) -> None:
-    desk = Desk(store, RetryPolicy(answer=0.01, end=60))
+    desk = Desk(store, RetryPolicy(wait_per_record=0.01, give_up_after=60))
     store.answers.clear()
     assert put(desk, "a", "b") == [None, None]
     assert desk.said == [
@@ -176,13 +176,13 @@ def test_a_slow_one_is_waited_for_no_longer_than_said(own_places: Path, store: S
 
 
 def test_the_end_is_waited_for_no_longer_than_said(own_places: Path, store: Store) -> None:
-    desk = Desk(store, RetryPolicy(answer=60, pauses=(0.001,), end=0))
+    desk = Desk(store, RetryPolicy(wait_per_record=60, pauses=(0.001,), give_up_after=0))
     store.up.clear()
     put(desk, "a")
     with pytest.raises(TrackingUnavailableError, match=r"it is down\. 1 record is stored in .*; run the same command"):
         desk.delivery.wait()
     with pytest.raises(TrackingUnavailableError, match="it is down"):
-        desk.delivery.ask(lambda: "answer")
+        desk.delivery.read(lambda: "answer")
     desk.delivery.close()
     assert [one.run for one in desk.spool.load()] == ["a"]
 
@@ -199,7 +199,7 @@ def test_what_is_asked_is_asked_after_all_has_arrived_and_again(desk: Desk, stor
         return "answer"
 
     store.up.set()
-    assert desk.delivery.ask(read) == "answer"
+    assert desk.delivery.read(read) == "answer"
     assert asked == [[("a", True)]] * 4
     assert [line for line in desk.said if "down again" in line] == [
         "it is down again. Waiting for MLflow; press Ctrl-C to stop, and run again to continue."
@@ -214,7 +214,7 @@ def test_a_question_with_a_wrong_answer_is_not_repeated(desk: Desk) -> None:
         raise TrackingError("no such study")
 
     with pytest.raises(TrackingError, match="no such study"):
-        desk.delivery.ask(read)
+        desk.delivery.read(read)
     assert asked == [1]
 
 
@@ -231,7 +231,7 @@ def test_files_are_read_to_their_end_though_their_owner_is_gone(own_places: Path
         seen.extend(path.read_text() for path in names)
         return ""
 
-    desk = Desk(store, RetryPolicy(answer=0.01, end=60))
+    desk = Desk(store, RetryPolicy(wait_per_record=0.01, give_up_after=60))
     desk.delivery._apply = upload
     store.answers.clear()
     files = tmp_path / "files"

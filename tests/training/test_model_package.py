@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -210,16 +209,6 @@ def test_an_export_that_gives_something_else_is_refused(
                 ModelError, match=r"the keras export of .*saved.keras gives other probabilities than Keras"
             ):
                 export.export_model(file, None, tmp_path / f"fails {error}", "keras", lambda *_: None)
-
-
-def test_onnx_without_its_packages(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        ModelError, match=r"needs the packages .*not installed: tf2onnx, onnxruntime\. Install.*'\.\[onnx\]'"
-    ):
-        export.export_model(saved(classifier()), None, tmp_path / "onnx", "onnx", lambda *_: None)
-    assert not (tmp_path / "onnx").exists()
 
 
 def test_a_layer_that_a_format_does_not_know(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
