@@ -27,6 +27,9 @@ from cnnstudy.system.validation import KeyPath
 
 #: The YAML tags that are harmless: they only repeat the type that a value has anyway.
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+#: Larger or deeper files are refused: they are no study files, and reading them takes minutes.
+MOST_BYTES, MOST_VALUES = 1_000_000, 10_000
+_DEEP = re.compile(r"([\[{][^\[{\]}]{0,40}){100}")
 #: The study files that come with cnnstudy, if it runs from a checkout.
 SHIPPED_STUDIES = Path(cnnstudy.__file__).parent.parent / "experiments"
 
@@ -54,6 +57,8 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise ConfigError(f"{path} is an archive, not a study file. {_advise_own_images(path)}")
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes; a study file has a few hundred.")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -158,13 +163,15 @@ def _parse(text: str) -> tuple[Any, Any]:
     """Parse YAML, and return it with ruamel.yaml's marks for lines and comments, and as plain types.
 
     Raises:
-        _NotYamlError: it is not YAML, or has a tag, a value or a nesting that can't be read.
+        _NotYamlError: it is not YAML, has too many values, or has a tag, a value or a nesting that can't be read.
     """
     try:
+        if deep := _DEEP.search(text):
+            raise _NotYamlError("it is nested too deeply.", text.count("\n", 0, deep.start()) + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
             tree = ruamel.yaml.YAML(typ="rt").load(text)
-        _refuse_tags(tree)
+        _check_nodes(tree)
         return tree, _plain(tree)
     except ruamel.yaml.error.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -179,15 +186,26 @@ def _parse(text: str) -> tuple[Any, Any]:
         raise _NotYamlError(f"a value in it can't be read: {error}; put it in quotes if it is text.") from error
 
 
-def _refuse_tags(node: Any, line: int | None = None) -> None:
-    own = getattr(getattr(node, "lc", None), "line", None)
-    line = line if own is None else own + 1
-    tag = getattr(getattr(node, "tag", None), "value", None)
-    if tag is not None and tag not in PLAIN_TAGS:
-        name = str(tag).replace("tag:yaml.org,2002:", "!!")
-        raise _NotYamlError(f"the tag {name} has no meaning in a study file; remove it.", line)
-    for part in [*node, *node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        _refuse_tags(part, line)
+def _check_nodes(tree: Any) -> None:
+    """Raise _NotYamlError if there are too many values, counting each as often as aliases repeat it, or a tag."""
+    waiting: list[tuple[Any, int | None]] = [(tree, None)]  # a node, and the line of the nearest one that has a line
+    count = 0
+    while waiting:
+        node, line = waiting.pop()
+        own = getattr(getattr(node, "lc", None), "line", None)
+        line = line if own is None else own + 1
+        count += 1
+        if count > MOST_VALUES:
+            raise _NotYamlError(
+                f"it has more than {MOST_VALUES:,} values, counting those that aliases repeat.",
+                line,
+            )
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if tag is not None and tag not in PLAIN_TAGS:
+            name = str(tag).replace("tag:yaml.org,2002:", "!!")
+            raise _NotYamlError(f"the tag {name} has no meaning in a study file; remove it.", line)
+        parts = [*node, *node.values()] if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+        waiting += [(part, line) for part in reversed(parts)]
 
 
 def _plain(node: Any) -> Any:

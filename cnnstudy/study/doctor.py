@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 import cnnstudy
-from cnnstudy.errors import TrackingError, without_secrets
+from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
 from cnnstudy.study.estimate import local_folder
 from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
@@ -49,7 +49,7 @@ from cnnstudy.system.display import format_size
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedStudy
+from cnnstudy.tracking.recorded import RecordedStudy, counted_trials
 from cnnstudy.tracking.spool import find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
@@ -339,9 +339,23 @@ def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> It
 
 
 def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
+    """Check a study's record; one that can't be read is a finding."""
+    try:
+        if study.damage:
+            raise TrackingError(study.damage)
+        yield from _check_record(tracker, study)
+    except TrackingUnavailableError:
+        raise
+    except TrackingError as error:
+        yield Finding(f"study {study.name}", str(error).rstrip("."), True, "")
+
+
+def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
     area = f"study {study.name}"
     driver, who = read_driver(tracker, study)
     found = inspect_study(tracker, study, driver)
+    for run in counted_trials(found.runs):
+        _ = run.number, run.seed, run.levels, run.verdict_counts  # all that is read from tags
     if driver == "alive":
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":
@@ -366,7 +380,7 @@ def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         yield Finding(area, f"files of finished trials are missing: {shown}", True, remedy)
     if driver == "gone" and late is None and not decisions and not missing:
         trials = sum(run.kind == "trial" and run.done for run in found.runs)
-        yield Finding(area, f"in order; trials done: {trials}")
+        yield Finding(area, f"in order; trials done: {trials}" if trials else "no trial is done yet")
 
 
 def find_missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:

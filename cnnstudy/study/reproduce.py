@@ -9,7 +9,7 @@ from cnnstudy.errors import UnknownNameError, WorkerError, did_you_mean
 from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import best_name
-from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import INTERRUPTED, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.driver import closing_workers
 from cnnstudy.study.preparation import Preparation
 from cnnstudy.study.recorder import NullRecorder
@@ -137,7 +137,11 @@ def _find_trial(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRu
         found = by_name.get(trial) if trial else next((run for run in runs if run.run_id == given), None)
         if found is not None:
             if found.state != "finished":
-                raise UnknownNameError(f"{given} can't be reproduced: it is {found.state}, not finished.")
+                state = found.reason if found.reason == INTERRUPTED else found.state
+                raise UnknownNameError(
+                    f"{given} can't be reproduced: it is {state}, not finished. "
+                    "`run-study` runs interrupted trials again."
+                )
             return study, found
         if trial:
             raise UnknownNameError(f"there is no trial {trial!r} in study {name!r}{did_you_mean(trial, by_name)}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from cnnstudy.config.load import SHIPPED_STUDIES, Study
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.errors import StudyChangedError, without_secrets
+from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
 from cnnstudy.search.strategy import PastTrial
@@ -33,6 +33,7 @@ from cnnstudy.tracking.recorded import (
     RecordedStudy,
     best_metrics,
     config_differences,
+    describe_damaged_tag,
     join_tags,
     split_into_tags,
 )
@@ -116,14 +117,18 @@ def refuse_other_code(
 
     Raises:
         StudyChangedError: other code trained the recorded trials, and that is not accepted.
+        TrackingError: the record of their code is damaged.
     """
     study, now, version = recorder.study, training_code(networks), code_version()
     tags = recorder.outbox.delivery.read(lambda: recorder.tracker.tags(study.run_id))
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
-        recorded = join_tags(Tag.CODE, tags)
-        then, old_version = Code.from_json(recorded), recorded["version"]
+        try:
+            recorded = join_tags(Tag.CODE, tags)
+            then, old_version = Code.from_json(recorded), recorded["version"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrackingError(describe_damaged_tag(study.run_id, study.name, f"{Tag.CODE}.0", tags)) from error
         comparable, changes = then.form == now.form, code_differences(then, now)
         if comparable and not changes:
             return
@@ -133,6 +138,11 @@ def refuse_other_code(
         display.show_message(f"WARNING: {_mixed_code_warning(study, listed, old_version, version, comparable)}")
         before = json.loads(tags.get(Tag.CODE_VERSIONS, "[]")) or [old_version]
         new[Tag.CODE_VERSIONS] = json.dumps([*before, version][-_MOST_VERSIONS:])
+    elif has_trials:
+        display.show_message(
+            f"WARNING: the code that trained the recorded trials of study {study.name!r} is not on record, so whether "
+            "it has changed can't be checked"
+        )
     recorder.outbox.write(study.run_id, SetTags(new))
 
 

@@ -1,6 +1,6 @@
 """Processes: identify them, see whether they live, what they may use, and how a command is interrupted.
 
-A command that is interrupted once (Ctrl-C or SIGTERM) ends cleanly; interrupted twice, it may end immediately.
+A command that is interrupted once (Ctrl-C, SIGTERM or SIGHUP) ends cleanly; interrupted twice, it may end immediately.
 """
 
 from __future__ import annotations
@@ -146,20 +146,24 @@ def _read_text(path: str) -> str:
 SAME_INTERRUPT_SECONDS = 1.0
 #: Times (time.monotonic) of the interrupts since `terminate_as_interrupt`.
 _interrupts: list[float] = []
+#: The signal that a terminal sends when it is closed; Windows has none.
+_HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 #: How many `defer_interrupt` blocks are active.
 _deferring = 0
 
 
 @contextlib.contextmanager
 def terminate_as_interrupt(leave_at_once: bool = False) -> Iterator[None]:
-    """During the block, let SIGTERM, as Slurm and Docker send it, end the command as cleanly as Ctrl-C does.
+    """During the block, let SIGTERM (from Slurm, Docker) and SIGHUP (a terminal closed) end a command like Ctrl-C.
+
+    SIGHUP stays ignored where it was, as under nohup.
 
     Args:
         leave_at_once: end the process at the second interrupt. Only for commands that may be killed at any moment, for
             which an interrupted clean-up would be worse.
 
     Raises:
-        KeyboardInterrupt: SIGTERM or SIGINT arrived.
+        KeyboardInterrupt: one of these signals, or SIGINT, arrived.
     """
 
     def interrupt(*_: object) -> None:
@@ -174,7 +178,9 @@ def terminate_as_interrupt(leave_at_once: bool = False) -> Iterator[None]:
 
     handlers = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *_HANG_UP):
+            if number in _HANG_UP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             handlers[number] = signal.signal(number, interrupt)
     except ValueError:  # not in the main thread: the caller handles signals
         yield

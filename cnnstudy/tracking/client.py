@@ -93,6 +93,18 @@ def _no_study(uri: str) -> str:
     )
 
 
+def _refuse_damaged(study: RecordedStudy) -> RecordedStudy:
+    if study.damage:
+        raise TrackingError(study.damage)
+    return study
+
+
+def _last_called(run: Run) -> int:
+    """Return when the study was last run, in milliseconds since 1970."""
+    called = run.data.tags.get(Tag.CALLED, "")
+    return int(called) if called.isdecimal() else int(run.info.start_time)
+
+
 class Tracker:
     """The studies and runs of one tracking server or database.
 
@@ -103,6 +115,9 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._analyzed = False
+        path = sqlite_file(uri)
+        if path is not None and path.is_dir():  # MLflow would retry for minutes
+            raise TrackingError(f"{path} is a folder, not a database; move it, or choose another with --tracking-uri.")
         with self._translate_errors():
             create_database(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:
@@ -121,7 +136,7 @@ class Tracker:
     # ---- studies
 
     def studies(self) -> list[RecordedStudy]:
-        """Return all studies, the most recently run first."""
+        """Return all studies, the most recently run first; a damaged one has its `damage`."""
         with self._translate_errors():
             names = {
                 experiment.experiment_id: experiment.name
@@ -129,7 +144,7 @@ class Tracker:
             }
             runs = _study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(by_study, key=lambda run: -int(run.data.tags.get(Tag.CALLED, run.info.start_time)))
+        latest = sorted(by_study, key=_last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -139,6 +154,7 @@ class Tracker:
 
         Raises:
             UnknownNameError: there is no such study.
+            TrackingError: its record is damaged.
         """
         studies = self.studies()
         where = without_secrets(self.uri)
@@ -146,13 +162,13 @@ class Tracker:
             raise UnknownNameError(_no_study(self.uri))
         names = [study.name for study in studies]
         if name is None:
-            return next(filter(self._has_begun, studies), studies[0])
+            return _refuse_damaged(next(filter(self._has_begun, studies), studies[0]))
         if name not in names:
             raise UnknownNameError(
                 f"there is no study {name!r} in {where}{did_you_mean(name, names)} Available studies: "
                 f"{', '.join(names)}."
             )
-        return studies[names.index(name)]
+        return _refuse_damaged(studies[names.index(name)])
 
     def _has_begun(self, study: RecordedStudy) -> bool:
         """Return whether the study has runs besides its own, or a driver."""
@@ -168,10 +184,10 @@ class Tracker:
         Drivers that create the same study at the same time get the same run, so that only one gets the driver lock.
 
         Raises:
-            TrackingError: the study's experiment was deleted.
+            TrackingError: the study's experiment was deleted, or its record is damaged.
         """
         with self._translate_errors(), without_client_retries():
-            return to_recorded_study(name, _find_or_create_study_run(self._client, name, config))
+            return _refuse_damaged(to_recorded_study(name, _find_or_create_study_run(self._client, name, config)))
 
     def start_study(
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None

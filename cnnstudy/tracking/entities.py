@@ -28,7 +28,7 @@ from cnnstudy.records import INTERRUPTED, PreparedImages
 from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
-from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, read_config
+from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
 from cnnstudy.tracking.retry import is_disk_full, is_transient
 
 for _name in ("mlflow", "alembic"):  # they report the tables of every new database
@@ -141,8 +141,13 @@ def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> N
 
 
 def to_recorded_study(name: str, run: Run) -> RecordedStudy:
-    """Return the study whose own run this is."""
-    return RecordedStudy(name, run.info.experiment_id, run.info.run_id, read_config(run.data.tags))
+    """Return the study whose own run this is; one whose configuration can't be read, with its `damage`."""
+    tags, run_id = run.data.tags, run.info.run_id
+    try:
+        return RecordedStudy(name, run.info.experiment_id, run_id, read_config(tags))
+    except (TypeError, ValueError):
+        damage = describe_damaged_tag(run_id, f"study {name!r}", f"{Tag.CONFIG}.0", tags)
+        return RecordedStudy(name, run.info.experiment_id, run_id, {}, damage)
 
 
 def to_recorded_run(run: Run) -> RecordedRun:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from cnnstudy.errors import TrackingError
 from cnnstudy.names import (
     CLEAN_METRICS,
     CROSSED_METRICS,
@@ -21,6 +22,7 @@ from cnnstudy.names import (
 from cnnstudy.records import INTERRUPTED, Level, Rule
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,15 @@ class RecordedRun:
         """Return whether the run is its trial's final result: not running, interrupted or retried."""
         return self.state != "running" and self.reason != INTERRUPTED and not self.retried
 
-    # Without the tag, text properties return ""; without the metric or parameter, numbers return None.
+    # Without the tag, text properties return ""; without the metric or parameter, numbers return None. Properties that
+    # read a number or JSON from a tag raise TrackingError if it can't be read.
+
+    def _read(self, tag: str, read: Callable[[str], Value]) -> Value:
+        """Return what `read` makes of a tag's value."""
+        try:
+            return read(self.tags[tag])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrackingError(describe_damaged_tag(self.run_id, self.name, tag, self.tags)) from error
 
     @property
     def trial(self) -> str:
@@ -54,12 +64,8 @@ class RecordedRun:
 
     @property
     def number(self) -> int:
-        """Return the trial's number within the study and architecture, from 0.
-
-        Raises:
-            KeyError: the run is the study's own, which has none.
-        """
-        return int(self.tags[Tag.NUMBER])
+        """Return the trial's number within the study and architecture, from 0; the study's own run has none."""
+        return self._read(Tag.NUMBER, int)
 
     @property
     def architecture(self) -> str:
@@ -68,16 +74,12 @@ class RecordedRun:
     @property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
-        return dict(json.loads(self.tags.get(Tag.LEVELS, "{}")))
+        return self._read(Tag.LEVELS, lambda text: dict(json.loads(text))) if Tag.LEVELS in self.tags else {}
 
     @property
     def seed(self) -> int:
-        """Return the trial's seed.
-
-        Raises:
-            KeyError: the run is the study's own, which has none.
-        """
-        return int(self.tags[Tag.SEED])
+        """Return the trial's seed; the study's own run has none."""
+        return self._read(Tag.SEED, int)
 
     @property
     def weights(self) -> str:
@@ -128,7 +130,8 @@ class RecordedRun:
     @property
     def verdict_counts(self) -> dict[str, Any]:
         """Return the counts that the verdict is judged by (training/verdict.py's Counts); {} if none are recorded."""
-        return join_tags(Tag.VERDICT_COUNTS, self.tags) if f"{Tag.VERDICT_COUNTS}.0" in self.tags else {}
+        first = f"{Tag.VERDICT_COUNTS}.0"
+        return self._read(first, lambda _: join_tags(Tag.VERDICT_COUNTS, self.tags)) if first in self.tags else {}
 
     @property
     def verdict_reason(self) -> str:
@@ -152,7 +155,7 @@ class RecordedRun:
     @property
     def config(self) -> dict[str, Any]:
         """Return the configuration; only the study's own run has one."""
-        return read_config(self.tags)
+        return self._read(f"{Tag.CONFIG}.0", lambda _: read_config(self.tags))
 
     @property
     def run_command(self) -> str:
@@ -232,6 +235,7 @@ class RecordedStudy:
     experiment_id: str
     run_id: str
     config: dict[str, Any]
+    damage: str = ""  # why the configuration can't be read; it is {} then
 
     @property
     def objective(self) -> str:
@@ -300,6 +304,15 @@ def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
     metrics = best_metrics(run)
     crossed = CROSSED_METRICS if cross_fitted and metrics else ()
     return metrics | {name: run.metrics[crossed_name(name)] for name in crossed if crossed_name(name) in run.metrics}
+
+
+def describe_damaged_tag(run_id: str, name: str, tag: str, tags: Mapping[str, str]) -> str:
+    """Say that a tag can't be read, and what to do."""
+    value = f"is {tags[tag][:40]!r}" if tag in tags else "is missing"
+    return (
+        f"the record of {name} can't be read: the tag {tag} of MLflow's run {run_id} {value}, which cnnstudy did not "
+        "write. Restore it from a copy, or delete the run in MLflow's UI; a trial then runs again."
+    )
 
 
 def tag_filter(tag: str, value: str) -> str:

@@ -1047,7 +1047,13 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
         ("name: 2024-13-45\n", "can't be read"),
         ("seed: " + "9" * 5000, "can't be read"),
         ("[" * 700, "nested too deeply"),
+        ("x: " + "{a: " * 3000, ", line 1: it is nested too deeply"),
         ("name: &a {b: *a}\n", "name"),
+        (
+            "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]),
+            "it has more than 10,000 values, counting those that aliases repeat",
+        ),
+        ("#" * 1_000_001, "has more than 1,000,000 bytes"),
     ],
 )
 def test_a_file_that_is_no_study(tmp_path: Path, text: str, fragment: str) -> None:

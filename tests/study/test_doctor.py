@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -78,6 +79,18 @@ def test_all_is_well(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) ->
     assert troubles(found) == []
     assert "study fake: in order; trials done: 1" in [f"{one.area}: {one.text}" for one in found]
     assert any(one.text.endswith("is writable; studies: 1") for one in found)
+
+
+def test_a_damaged_record_is_a_finding(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
+    run_id = ended(tracker, study, spec, 0)
+    other = tracker.open_study("other", {"objective": {"metric": "val/accuracy"}})
+    tracker.end_run(study.run_id, "finished")
+    tracker.end_run(other.run_id, "finished")
+    tracker.set_tags(run_id, {Tag.SEED: "x"})
+    tracker.set_tags(other.run_id, {f"{Tag.CONFIG}.0": "{"})
+    first, second = troubles(doctor.examine(tracker.uri))
+    assert re.match(r"study fake: the record of alexnet-000.* can't be read: the tag cnnstudy\.seed ", first)
+    assert second.startswith("study other: the record of study 'other' can't be read: the tag cnnstudy.config.0 ")
 
 
 def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:

@@ -263,7 +263,35 @@ def test_the_champion_is_a_version_of_that_model(
     assert not Path("not-this-one.db").exists()
 
 
+def test_a_database_that_is_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match=r"mlflow\.db is a folder, not a database; move it"):
+        Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
 # ---- studies
+
+
+@pytest.mark.parametrize("tag", [Tag.LEVELS, Tag.SEED, Tag.NUMBER, f"{Tag.VERDICT_COUNTS}.0"])
+@pytest.mark.parametrize("value", ["", "{", "x"])
+def test_a_damaged_tag_of_a_trial_is_named(
+    tracker: Tracker, study: RecordedStudy, spec: TrialSpec, tag: str, value: str
+) -> None:
+    run_id = start(tracker, study, spec)
+    tracker.set_tags(run_id, {Tag.NUMBER: "0", Tag.SEED: "0", Tag.LEVELS: "{}", tag: value})
+    run = recorded(tracker, study, run_id)
+    with pytest.raises(TrackingError, match=rf"the tag {tag} of MLflow's run {run_id} is '{value}', which cnnstudy"):
+        _ = run.number, run.seed, run.levels, run.verdict_counts
+
+
+def test_a_study_with_a_damaged_configuration_leaves_others_alone(tracker: Tracker, study: RecordedStudy) -> None:
+    other = tracker.open_study("other", CONFIG)
+    tracker.set_tags(study.run_id, {f"{Tag.CONFIG}.0": '{"name": "f"', Tag.CALLED: "x"})
+    assert {one.name: bool(one.damage) for one in tracker.studies()} == {"fake": True, "other": False}
+    assert tracker.study("other") == other
+    for open_again in (lambda: tracker.study("fake"), lambda: tracker.open_study("fake", CONFIG)):
+        with pytest.raises(TrackingError, match=r"record of study 'fake' can't be read: the tag cnnstudy\.config\.0"):
+            open_again()
 
 
 def test_a_study_is_made_once(tracker: Tracker, study: RecordedStudy) -> None:
