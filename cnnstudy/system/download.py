@@ -55,8 +55,9 @@ def _fetch(url: str, place: Path, file_hash: str, error: type[CnnstudyError], ot
         )
         return Path(part).replace(Path(part).with_name(place.name))
     except Exception as reason:  # get_file raises bare Exception where the network fails
+        cause = str(reason).rpartition(" -- ")[2]  # Keras puts the address before it
         raise error(
-            f"can't download {url}: {reason}. Without network access: put the file at {place} "
+            f"can't download {url}: {cause}. Without network access: put the file at {place} "
             f"(its hash must be {file_hash}), or {otherwise}"
         ) from reason
 

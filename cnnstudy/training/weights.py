@@ -216,7 +216,10 @@ def imagenet_file(architecture: Architecture) -> Path:
         weights.file_name,
         weights.file_hash,
         WeightsError,
-        otherwise=f"give its path as `weights: {{{architecture.name}: {{source: imagenet, file: PATH}}}}`.",
+        otherwise=(
+            f"give its path as `weights: {{{architecture.name}: {{source: imagenet, file: PATH}}}}`. "
+            "Weights can also be trained on other images: `source: pretrain`."
+        ),
         subfolder="models",
     )
 
