@@ -21,14 +21,16 @@ from cnnstudy.analysis.contrasts import Cells, Contrast, outcome_values
 from cnnstudy.analysis.effects import PAIRS, Effect
 from cnnstudy.analysis.intervals import (
     LEVEL,
+    MIN_SEEDS,
     Estimate,
-    adjust_p_values,
+    compare_seeds,
+    correct_family,
     difference_from_intervals,
-    t_test_over_seeds,
     welch_difference,
 )
 from cnnstudy.analysis.observations import GAP, VALIDATION
-from cnnstudy.analysis.resampled import MIN_SEEDS, Division, estimate_resampled_mean, read_division, widen_for_overlap
+from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, read_division, widen_for_overlap
+from cnnstudy.analysis.resolution import find_resolution
 from cnnstudy.config.factors import FACTORS, Choices
 from cnnstudy.records import Level
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_differences
@@ -37,7 +39,9 @@ TRAIN = "epochs/train_accuracy"
 #: Columns of the observations: outcomes whose means are compared, and outcomes on which effects are compared.
 COMPARED_OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
 #: How a difference was estimated, besides effects.PAIRS.
-WELCH, ONE_SEED = "two samples", "one seed gives no interval"
+WELCH, ONE_SEED, AGREE = "two samples", "one seed gives no interval", "seeds that agree give no interval"
+#: Numbers that differ by less are equal up to rounding.
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -182,13 +186,17 @@ class OutcomeComparison:
     method: str
     pairs: int  # matched pairs; 0: two samples
     samples: tuple[str, str]  # what each mean is over: "seeds", or "trials" for a search
+    equal: bool = False  # whether matched pairs differ by 0 in each seed
 
     @property
     def answer(self) -> str:
-        """How B compares with A: `higher`, `lower`, `equal` or `cannot tell`, as with fewer than three seeds."""
+        """How B compares with A: `higher`, `lower`, `equal` (the same in each seed), or `cannot tell`.
+
+        The last also with fewer than three seeds. `equal` is what these seeds show, others may differ.
+        """
         if self.difference is None or self.difference.count < MIN_SEEDS:
             return "cannot tell"
-        if (self.difference.low, self.difference.high) == (0.0, 0.0):
+        if self.equal:
             return "equal"
         return {1: "higher", -1: "lower", 0: "cannot tell"}[self.difference.sign]
 
@@ -210,6 +218,7 @@ def _compare_outcome(
         method,
         0 if pairs is None else pairs.pairs,
         ("trials" if a.searched else "seeds", "trials" if b.searched else "seeds"),
+        pairs is not None and pairs.equal,
     )
 
 
@@ -230,7 +239,7 @@ def _difference(a: Estimate, b: Estimate, pairs: Pairs | None) -> tuple[Estimate
     if pairs is not None:
         return pairs.difference, PAIRS
     difference = welch_difference(a, b)
-    return difference, WELCH if difference.low is not None else ONE_SEED
+    return difference, WELCH if difference.low is not None else ONE_SEED if difference.count < 2 else AGREE
 
 
 # ---- effects
@@ -276,7 +285,7 @@ def _compare_effects(
     ]
     p = np.array([math.nan if difference.p is None else difference.p for difference, _ in differences])
     shrunk_p = np.array([own if pairs is None else pairs.shrunk_p for own, pairs in zip(p, matched, strict=True)])
-    adjusted = adjust_p_values(p, shrunk_p, np.zeros(len(p), dtype=bool))
+    adjusted, _ = correct_family(p, shrunk_p, np.zeros(len(p), dtype=bool))
     return [
         EffectComparison(effect_a, effect_b, difference, None if math.isnan(holm) else float(holm), method)
         for (effect_a, effect_b), (difference, method), holm in zip(effects, differences, adjusted, strict=True)
@@ -311,12 +320,13 @@ class Pairs:
     """A difference between the studies, from matched pairs within the seeds that both have.
 
     `shrunk_p` is its p-value with a shrunk variance, for the correction for multiple comparisons
-    (intervals.adjust_p_values).
+    (intervals.correct_family).
     """
 
     difference: Estimate  # B minus A
     shrunk_p: float
     pairs: int  # for an effect: matched fours
+    equal: bool  # whether it is 0 in each seed
 
 
 class PairedTrials:
@@ -373,18 +383,30 @@ class PairedTrials:
         if not contrasts:
             return []
         varied = {**self._factors, _STUDY: Choices((_A, _B))}
-        cells = Cells(self._frame, varied, outcome_values(self._frame, column)[:, None])
-        matched = cells.match_pairs(contrasts)
-        seed_estimates = matched.values[:, :, 0]
-        tests, shrunk_p = t_test_over_seeds(seed_estimates, matched.spread[:, 0])
-        counts = np.isfinite(seed_estimates).sum(axis=1)
+        outcome = outcome_values(self._frame, column)
+        matched = Cells(self._frame, varied, outcome[:, None]).match_pairs(contrasts)
+        of_seeds = matched.values[:, :, 0]
+        found = compare_seeds(of_seeds, matched.spread[:, 0], find_resolution(column, outcome))
+        counts = np.isfinite(of_seeds).sum(axis=1)
+        equal = np.nanmax(np.abs(of_seeds), axis=1, initial=0.0) < _EQUAL
         # pairs within one seed give no interval; two samples still may
         return [
-            Pairs(Estimate(value, low, high, p, count), p_shrunk, pairs) if count > 1 else None
-            for (value, low, high, p), p_shrunk, count, pairs in zip(
-                tests.tolist(), shrunk_p.tolist(), counts.tolist(), matched.pairs[:, 0].tolist(), strict=True
+            Pairs(_to_estimate(tests, count), p_shrunk, pairs, same) if count > 1 else None
+            for tests, p_shrunk, count, pairs, same in zip(
+                found.tests.tolist(),
+                found.shrunk_p.tolist(),
+                counts.tolist(),
+                matched.pairs[:, 0].tolist(),
+                equal.tolist(),
+                strict=True,
             )
         ]
+
+
+def _to_estimate(tests: Sequence[float], count: int) -> Estimate:
+    """Return the estimate of a row of SeedTests.tests."""
+    value, low, high, p = tests
+    return Estimate(value, count=count) if math.isnan(low) else Estimate(value, low, high, p, count)
 
 
 def _distinct_cells(frame: pd.DataFrame, names: list[str]) -> set[tuple[object, ...]]:

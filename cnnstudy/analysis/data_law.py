@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.contrasts import level_indices
-from cnnstudy.analysis.intervals import CONFIDENCE, Estimate
+from cnnstudy.analysis.intervals import CONFIDENCE, MIN_SEEDS, Estimate
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.analysis.power_law import PowerLaw, PowerLawFit
 from cnnstudy.analysis.resolution import find_resolution
@@ -32,8 +32,8 @@ DEFAULT_TARGET_GAP = 0.05
 _ROUNDING = 1e-12
 #: No projection goes beyond this multiple of the largest amount measured.
 MAX_EXTRAPOLATION = 10.0
-#: What a law takes: a floor cannot be told from fewer amounts, nor the variance over the seeds from fewer seeds.
-MIN_AMOUNTS, MIN_SEEDS = 4, 3
+#: What a law takes: a floor cannot be told from fewer amounts.
+MIN_AMOUNTS = 4
 #: The amounts at which a curve is compared with its target, relative to the largest one measured.
 _REACH = np.geomspace(1.0, MAX_EXTRAPOLATION, 116)
 

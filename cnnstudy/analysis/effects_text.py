@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis, count_noun
-from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.intervals import LEVEL, Estimate, estimate_mean
-from cnnstudy.analysis.observations import GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations
+from cnnstudy.analysis.effects import Effect, few_seeds
+from cnnstudy.analysis.intervals import LEVEL, Estimate
+from cnnstudy.analysis.observations import GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations, mean_gap
 from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
 from cnnstudy.training.verdict import SMALLEST_GAP, UNDERFIT_BELOW
@@ -99,35 +99,18 @@ def _headline(causes: NetworkAnalysis) -> str:
     gap = mean_gap(measured)
     if gap is None:
         return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}."
-    answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more"
-    if gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
+    few = few_seeds(gap.count)
+    answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more{few and f' ({few})'}"
+    if not few and gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
         answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
-    count = measured["seed"].nunique()
-    sample = f"{count} seeds" if count > 1 else "the trials of one seed"
+    sample = "no interval" if gap.low is None else f"interval over {gap.count} seeds"
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
         f"{count_noun(len(frame), 'finished trial')} (train {_percent(measured[TRAIN])}, validation "
-        f"{_percent(measured[VALIDATION])}; interval over {sample}), whatever their verdicts, which judge the weights "
+        f"{_percent(measured[VALIDATION])}; {sample}), whatever their verdicts, which judge the weights "
         f"of the best epoch: {_verdict_counts(frame)}.{_unlearnt_training_sets(measured)}"
     )
-
-
-def mean_gap(frame: pd.DataFrame) -> Estimate | None:
-    """Return the mean gap (0..1) after the last epoch with its 95 % interval; None if no trial has one.
-
-    The interval is Student's t over the seeds' means, or over the trials if there is one seed.
-    """
-    gaps = frame.dropna(subset=[GAP])
-    sample = gaps.groupby("seed")[GAP].mean() if gaps["seed"].nunique() > 1 else gaps[GAP]
-    estimate = estimate_mean(sample.to_numpy(dtype=float))
-    if estimate is None:
-        return None
-    mean = float(gaps[GAP].mean())
-    if estimate.low is None or estimate.high is None:
-        return Estimate(mean)
-    shift = mean - estimate.value  # seeds may have unequal numbers of trials
-    return Estimate(mean, estimate.low + shift, estimate.high + shift, count=estimate.count)
 
 
 def _percent(shares: pd.Series) -> str:

@@ -36,6 +36,8 @@ from cnnstudy.analysis.curves import (
     is_at_chance,
     read_curves,
 )
+from cnnstudy.analysis.intervals import Estimate, compare_seeds
+from cnnstudy.analysis.resolution import find_images, find_resolution
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.names import Metric, best_name, equal_updates_name, last_name
 from cnnstudy.tracking.recorded import RecordedRun
@@ -202,6 +204,28 @@ def _at_train_loss(
 def _outcomes(basis: str, state: str, found: Mapping[str, float]) -> dict[str, object]:
     values = {f"{basis}/{outcome}": found.get(metric, math.nan) for outcome, metric in _METRICS.items()}
     return {f"{basis}/state": state, **values}
+
+
+def mean_gap(frame: pd.DataFrame) -> Estimate | None:
+    """Return the mean gap (0..1) after the last epoch over all trials that have one; None if none has.
+
+    Its 95 % interval is Student's t over the seeds' means, by the code that tests effects: where all seeds agree, their
+    variance is that of measuring a trial on as many images as validation has. One seed has no interval.
+    """
+    gaps = frame.dropna(subset=[GAP])
+    if gaps.empty:
+        return None
+    mean, seeds = float(gaps[GAP].mean()), gaps.groupby("seed")[GAP]
+    of_seeds = seeds.mean().to_numpy(dtype=float)
+    images = find_images(gaps[VALIDATION].to_numpy(dtype=float))
+    resolution = find_resolution(GAP, gaps[GAP].to_numpy(dtype=float), images)
+    # the trials of a seed share its validation images, so that their mean is measured no better than one of them
+    tested = compare_seeds(of_seeds[None, :], np.ones(1), resolution).tests[0]
+    value, low, high, _ = tested.tolist()
+    shift = mean - value  # seeds may have unequal numbers of trials
+    if math.isnan(low):
+        return Estimate(mean, count=len(of_seeds))
+    return Estimate(mean, low + shift, high + shift, count=len(of_seeds))
 
 
 def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Cells, Contrast, list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, estimate_effects
-from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL
+from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.analysis.regression import estimate_within_seeds
 from cnnstudy.config.factors import Choices, Levels, find_factor
@@ -34,8 +34,6 @@ POWER = 0.8
 TRAINING_NOISE = 0.05
 #: The accuracy that is assumed for the sampling error, on validation and on the probe.
 _ASSUMED_ACCURACY = 0.8
-#: An effect needs this many seeds to be told.
-LEAST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ def detectable_differences(
         trials: all trials of one network that are planned: a column for each factor, and `seed`.
         factors: the levels that the study file gives.
         noise: standard deviation of a trial's outcome (share of 0..1) where no effect is measured.
-        measured: main effects on this outcome over LEAST_SEEDS or more seeds, from trials that have finished.
+        measured: main effects on this outcome over MIN_SEEDS or more seeds, from trials that have finished.
     """
     varied = varied_levels(trials, factors)
     contrasts = [contrast for contrast in list_contrasts(trials, varied) if contrast.second is None]
     seeds = int(trials["seed"].nunique())
     variances = _estimate_variances(trials, varied, contrasts, noise**2) | _measured_variances(measured)
-    shift = _detectable_shift(seeds, len(contrasts)) if seeds >= LEAST_SEEDS else math.nan
+    shift = _detectable_shift(seeds, len(contrasts)) if seeds >= MIN_SEEDS else math.nan
     found: dict[str, float] = {}
     for contrast in contrasts:
         variance = variances.get((contrast.factor, contrast.level), math.nan)
@@ -144,9 +142,9 @@ def describe_power(
     seeds, validation = int(trials["seed"].nunique()), sum(images.validation)
     if not varied_levels(trials, factors):
         return ""
-    if seeds < LEAST_SEEDS:
+    if seeds < MIN_SEEDS:
         few = f"{seeds} seed{'s' if seeds > 1 else ''}"
-        return f"power: none with {few}; at least {LEAST_SEEDS} can tell a difference from chance"
+        return f"power: none with {few}; at least {MIN_SEEDS} can tell a difference from chance"
     measured = _measured_effects(finished, factors)
     noise = trial_noise(validation, sum(map(min, images.train, images.validation)))
     found = detectable_differences(trials, factors, noise, measured)
@@ -177,7 +175,7 @@ def _measured_effects(finished: Sequence[RecordedRun], factors: Mapping[str, Lev
         for run in finished
         if gap in run.metrics
     ]
-    if len({row["seed"] for row in rows}) < LEAST_SEEDS:
+    if len({row["seed"] for row in rows}) < MIN_SEEDS:
         return []
     effects = estimate_effects(pd.DataFrame(rows), factors, [GAP])
-    return [one for one in effects if one.second is None and one.low is not None and one.seeds >= LEAST_SEEDS]
+    return [one for one in effects if one.second is None and one.low is not None and one.seeds >= MIN_SEEDS]
