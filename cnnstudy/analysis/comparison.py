@@ -18,7 +18,7 @@ import pandas as pd
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.comparison_champions import Champion, ChampionComparison, compare_champions
 from cnnstudy.analysis.contrasts import Cells, Contrast, outcome_values
-from cnnstudy.analysis.effects import PAIRS, Effect
+from cnnstudy.analysis.effects import PAIRS, Effect, few_seeds
 from cnnstudy.analysis.intervals import (
     LEVEL,
     MIN_SEEDS,
@@ -77,7 +77,7 @@ def compare_studies(a: Side, b: Side) -> Comparison:
     """Compare two studies; what cannot be compared is omitted, with a note that says so."""
     same_images = data_digests(a.trials) == data_digests(b.trials) != []
     outcomes: list[OutcomeComparison] = []
-    effects: list[EffectComparison] = []
+    effects: list[_EffectDifference] = []
     notes = _list_notes(a, b, same_images)
     for name in [one.architecture for one in a.causes]:
         network_a, network_b = _find_network(a, name), _find_network(b, name)
@@ -97,7 +97,7 @@ def compare_studies(a: Side, b: Side) -> Comparison:
         b.study.name,
         tuple(list_setting_differences(a.study, a.trials, b.study, b.trials)),
         tuple(outcomes),
-        tuple(effects),
+        tuple(_correct_effects(effects)),
         tuple(_effects_of_one(a, b)),
         compare_champions(a.champion, b.champion),
         tuple(notes),
@@ -205,7 +205,7 @@ def _compare_outcome(
     a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> OutcomeComparison:
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
-    pairs = paired.outcome_difference(column, read_division(a.trials)) if paired is not None else None
+    pairs = paired.outcome_difference(column, _widest_division(a, b)) if paired is not None else None
     difference, method = (None, "") if mean_a is None or mean_b is None else _difference(mean_a, mean_b, pairs)
     if mean_a is not None and mean_b is not None and method == WELCH and column != GAP:
         difference = difference_from_intervals(mean_a, mean_b)  # those of accuracies are not symmetric
@@ -220,6 +220,12 @@ def _compare_outcome(
         ("trials" if a.searched else "seeds", "trials" if b.searched else "seeds"),
         pairs is not None and pairs.equal,
     )
+
+
+def _widest_division(a: Side, b: Side) -> Division | None:
+    """Return the division of the two studies whose seeds overlap more; None if neither is known."""
+    known = [division for division in (read_division(a.trials), read_division(b.trials)) if division is not None]
+    return max(known, key=lambda one: one.overlap, default=None)
 
 
 def _mean_outcome(side: Side, frame: pd.DataFrame, column: str) -> Estimate | None:
@@ -252,44 +258,61 @@ class EffectComparison:
     a: Effect
     b: Effect
     difference: Estimate
-    p_adjusted: float | None  # Holm, over the differences of this network and outcome
+    p_adjusted: float | None  # Holm, over the differences on this outcome of all networks
     method: str
+    doubt: str = ""  # why there is no answer, whatever the interval
 
     @property
     def answer(self) -> str:
-        """`differs` if the interval excludes 0 and p_adjusted is below 5 %, else `cannot tell`."""
+        """`differs` if the interval excludes 0 and p_adjusted is below 5 %; else, and with a doubt, `cannot tell`."""
         differs = self.difference.sign != 0 and self.p_adjusted is not None and self.p_adjusted < LEVEL
-        return "differs" if differs else "cannot tell"
+        return "differs" if differs and not self.doubt else "cannot tell"
+
+
+@dataclass(frozen=True)
+class _EffectDifference:
+    """A difference with its p-value for the correction, NaN where it is not tested."""
+
+    compared: EffectComparison
+    p: float
+    shrunk_p: float
 
 
 def _compare_effects(
     network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
-) -> list[EffectComparison]:
-    """Compare the main effects on an outcome that both have, with Holm's correction over them."""
+) -> list[_EffectDifference]:
+    """Compare the main effects on an outcome that both networks have."""
     effects_b = {_effect_key(effect): effect for effect in network_b.main_effects(column)}
     effects = [
         (effect, effects_b[_effect_key(effect)])
         for effect in network_a.main_effects(column)
         if _effect_key(effect) in effects_b
     ]
-    if not effects:
-        return []
     matched = (
         paired.effect_differences([effect for effect, _ in effects], column)
         if paired is not None
         else [None] * len(effects)
     )
-    differences = [
-        _difference(effect_a.to_estimate(), effect_b.to_estimate(), pairs)
-        for (effect_a, effect_b), pairs in zip(effects, matched, strict=True)
-    ]
-    p = np.array([math.nan if difference.p is None else difference.p for difference, _ in differences])
-    shrunk_p = np.array([own if pairs is None else pairs.shrunk_p for own, pairs in zip(p, matched, strict=True)])
-    adjusted, _ = correct_family(p, shrunk_p, np.zeros(len(p), dtype=bool))
-    return [
-        EffectComparison(effect_a, effect_b, difference, None if math.isnan(holm) else float(holm), method)
-        for (effect_a, effect_b), (difference, method), holm in zip(effects, differences, adjusted, strict=True)
-    ]
+    found = []
+    for (effect_a, effect_b), pairs in zip(effects, matched, strict=True):
+        difference, method = _difference(effect_a.to_estimate(), effect_b.to_estimate(), pairs)
+        doubt = few_seeds(difference.count) or effect_a.doubt or effect_b.doubt
+        p = math.nan if doubt or difference.p is None else difference.p
+        compared = EffectComparison(effect_a, effect_b, difference, None, method, doubt)
+        found.append(_EffectDifference(compared, p, p if pairs is None else pairs.shrunk_p))
+    return found
+
+
+def _correct_effects(found: Sequence[_EffectDifference]) -> list[EffectComparison]:
+    """Return the differences with Holm's correction over all that are tested on the same outcome."""
+    corrected = [one.compared for one in found]
+    for column in dict.fromkeys(one.a.column for one in corrected):
+        places = [place for place, one in enumerate(corrected) if one.a.column == column]
+        p, shrunk_p = np.array([(found[place].p, found[place].shrunk_p) for place in places]).T
+        adjusted, _ = correct_family(p, shrunk_p, np.zeros(len(p), dtype=bool))
+        for place, holm in zip(places, adjusted.tolist(), strict=True):
+            corrected[place] = replace(corrected[place], p_adjusted=None if math.isnan(holm) else holm)
+    return corrected
 
 
 def _effect_key(effect: Effect) -> tuple[object, ...]:
@@ -423,6 +446,15 @@ def _list_notes(a: Side, b: Side, same_images: bool) -> list[str]:
         notes.append(
             "the two studies used different images (data digest): differences may be due to the images, and trials are "
             "not paired across the studies."
+        )
+    if a.trials and b.trials:
+        notes.append(
+            "intervals of differences of effects hold for other seeds on these images, not for other images"
+            + (
+                "."
+                if _widest_division(a, b)
+                else "; nor do those of means, as how seeds divide the images is not recorded."
+            )
         )
     networks_a, networks_b = (
         {one.architecture for one in side.causes if len(one.frame)} - {NETWORKS} for side in (a, b)

@@ -235,7 +235,7 @@ def effect_comparison_rows(comparison: Comparison) -> list[list[str]]:
             *(format_points(effect.to_estimate()) for effect in (one.a, one.b)),
             format_points(one.difference),
             {"differs": "differ", "cannot tell": "cannot tell"}[one.answer],
-            one.method,
+            "; ".join(filter(None, [one.method, one.doubt])),
         ]
         for one in comparison.effects
     ]

@@ -78,7 +78,7 @@ def judge_cell(seeds: Sequence[Counts], own_divisions: bool = False) -> CellVerd
     """
     seeds = _check_seeds(seeds)
     train, validation = (np.sum([one[part] for one in seeds], axis=0) for part in (1, 3))
-    balanced = rules.are_unequal((train + validation)[(train > 0) & (validation > 0)])
+    balanced = rules.are_unequal(train, validation)
     cell = _Cell([rules.make_parts(one, balanced) for one in seeds], own_divisions)
     if len(seeds) == 1:
         one = rules.judge(*seeds[0])

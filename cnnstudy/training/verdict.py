@@ -189,7 +189,7 @@ def make_parts(given: Counts, balanced: bool | None = None) -> tuple[Part, Part]
     counts = _check_counts(given)
     both = (counts[1] > 0) & (counts[3] > 0)
     if balanced is None:
-        balanced = are_unequal((counts[1] + counts[3])[both])
+        balanced = are_unequal(counts[1], counts[3])
     balanced = balanced and bool(both.any())
     kept = counts[:, both] if balanced else counts
     return (
@@ -198,12 +198,13 @@ def make_parts(given: Counts, balanced: bool | None = None) -> tuple[Part, Part]
     )
 
 
-def are_unequal(images: Sequence[int] | np.ndarray) -> bool:
+def are_unequal(train: Sequence[int] | np.ndarray, validation: Sequence[int] | np.ndarray) -> bool:
     """Return whether the largest class has more than IMBALANCE times the images of the smallest.
 
     Args:
-        images: of each class, those that have any.
+        train, validation: images of each class; those that lack one of the two do not count.
     """
+    images = [a + b for a, b in zip(train, validation, strict=True) if a > 0 and b > 0]
     return len(images) > 1 and bool(max(images) > IMBALANCE * min(images))
 
 
