@@ -67,7 +67,9 @@ class Question:
             )
         return (
             f"The question: what changes {self.words} at equal epochs, of {whose}? Its answers are one family: "
-            f"about 5 % of studies give any false one. All other statements are exploratory.{why}"
+            "about 5 % of studies give any false one. All other statements are exploratory: each says raises or lowers "
+            "only after a correction for all others on the same outcome, but its interval is 95 % for this effect "
+            f"alone.{why}"
         )
 
     def asks(self, effect: Effect) -> bool:
