@@ -166,18 +166,13 @@ def data_law(
         target = DEFAULT_TARGET_GAP
     if target is not None and not (isinstance(target, int | float) and 0 < target < 1):
         raise InputError(f"a target of {target!r} is never reached; give a number between 0 and 1.")
-    measured_values = _read_shares(frame, outcome, is_accuracy)
-    amounts, values, trials = _matched_values(
-        measured_values,
-        _read_amounts(frame, images),
-        number_seeds(frame, seed),
-        [read_levels(frame, f) for f in factors],
-    )
+    shares, levels = _read_shares(frame, outcome, is_accuracy), [read_levels(frame, name) for name in factors]
+    amounts, values, trials = _matched_values(shares, _read_amounts(frame, images), number_seeds(frame, seed), levels)
     if len(amounts) < 2 or not len(values):
         reason = "this takes trials that differ in the number of images alone, at four or more amounts"
         return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
     # seeds that agree, or nearly so, may do so by chance: no variance is below that of measuring on so few images
-    measuring = find_resolution(str(outcome), measured_values).measuring / trials
+    measuring = find_resolution(str(outcome), shares).measuring / trials
     if is_accuracy:
         values = 1 - values
     measured = tuple(_mean(column, measuring, (0.0, 1.0) if is_accuracy else (-1.0, 1.0)) for column in values.T)
