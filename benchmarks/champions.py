@@ -23,7 +23,6 @@ import numpy as np
 from scipy import stats
 
 from cnnstudy.analysis.confirmation import CHAMPION, TIED, Candidate, Standing, compare_candidates
-from cnnstudy.analysis.intervals import estimate_mean
 from cnnstudy.analysis.resampled import Division
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
@@ -102,8 +101,8 @@ class Searched:
 
     def covered_by_t(self, values: Sequence[float]) -> bool:
         """Whether Student's t-interval of these values does."""
-        estimate = estimate_mean(values)
-        return estimate is not None and _holds(estimate.low, estimate.high, self.truth)
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        return _holds(low, high, self.truth)
 
 
 def _holds(low: float | None, high: float | None, truth: float) -> bool:

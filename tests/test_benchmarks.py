@@ -47,6 +47,7 @@ def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) ->
         "data_laws",
         "intervals",
         "ranges",
+        "repeats",
         "verdicts",
     }  # they ask whether numbers are right
     assert set(part("all").SCRIPTS) == set(SCRIPTS) - of_intervals - {"all"}

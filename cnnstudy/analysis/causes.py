@@ -15,6 +15,8 @@ from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.importance import VarianceShares, variance_shares
 from cnnstudy.analysis.observations import (
+    BALANCED_GAP,
+    BALANCED_TRAIN,
     BALANCED_VALIDATION,
     BASES,
     GAP,
@@ -33,7 +35,9 @@ from cnnstudy.analysis.question import Question, correct_by_question, recorded_q
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.strategies import count_startup_trials
+from cnnstudy.names import Metric, last_name
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.training.verdict import are_unequal
 
 #: Columns of the parts of a gap, and the gap at equal epochs of the trials that have a value at equal updates.
 MEASURING, MORE_UPDATES, COMPARED_GAP = "epochs/measuring_gap", "parts/more_updates_gap", "parts/compared_gap"
@@ -92,12 +96,20 @@ def analyze_networks(
     ]
     if sum(not one.frame.empty for one in analyses) > 1:
         analyses.append(_compare_networks(analyses, study.config))
-    question = recorded_question(study.config)
+    question = recorded_question(study.config, _has_unequal_classes(trials))
     effects = iter(correct_by_question([effect for one in analyses for effect in one.effects], question))
     return [
         dataclasses.replace(one, question=question, effects=list(itertools.islice(effects, len(one.effects))))
         for one in analyses
     ]
+
+
+def _has_unequal_classes(trials: Sequence[RecordedRun]) -> bool:
+    """Return whether a verdict takes balanced accuracies, and trials have recorded the gap in these."""
+    if not any(last_name(Metric.GAP_BALANCED_ACCURACY) in run.metrics for run in trials):
+        return False
+    counts = next((run.verdict_counts for run in trials if run.verdict_counts), None)
+    return counts is not None and are_unequal(counts["train_images"], counts["validation_images"])
 
 
 def _may_interact(config: Mapping[str, Any]) -> bool:
@@ -152,7 +164,7 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
 
 def _columns(frame: pd.DataFrame) -> list[str]:
     learnt = [LEARNT] if frame[LEARNT].nunique() > 1 else []
-    balanced = [BALANCED_VALIDATION] if frame[BALANCED_VALIDATION].notna().any() else []
+    balanced = [one for one in (BALANCED_VALIDATION, BALANCED_TRAIN, BALANCED_GAP) if frame[one].notna().any()]
     outcomes = [f"{basis}/{outcome}" for basis in BASES for outcome in OUTCOMES]
     return [*outcomes, TRAIN, *balanced, *learnt, LEGACY_GAP, *GAP_PARTS, COMPARED_GAP]
 

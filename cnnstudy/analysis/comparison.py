@@ -18,17 +18,19 @@ import pandas as pd
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.comparison_champions import Champion, ChampionComparison, compare_champions
 from cnnstudy.analysis.contrasts import Cells, Contrast, outcome_values
-from cnnstudy.analysis.effects import PAIRS, Effect
+from cnnstudy.analysis.effects import PAIRS, Effect, few_seeds
 from cnnstudy.analysis.intervals import (
     LEVEL,
+    MIN_SEEDS,
     Estimate,
-    adjust_p_values,
+    compare_seeds,
+    correct_family,
     difference_from_intervals,
-    t_test_over_seeds,
     welch_difference,
 )
 from cnnstudy.analysis.observations import GAP, VALIDATION
-from cnnstudy.analysis.resampled import MIN_SEEDS, Division, estimate_resampled_mean, read_division, widen_for_overlap
+from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, read_division, widen_for_overlap
+from cnnstudy.analysis.resolution import find_resolution
 from cnnstudy.config.factors import FACTORS, Choices
 from cnnstudy.records import Level
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_differences
@@ -37,7 +39,9 @@ TRAIN = "epochs/train_accuracy"
 #: Columns of the observations: outcomes whose means are compared, and outcomes on which effects are compared.
 COMPARED_OUTCOMES, EFFECT_OUTCOMES = (GAP, TRAIN, VALIDATION), (GAP, VALIDATION)
 #: How a difference was estimated, besides effects.PAIRS.
-WELCH, ONE_SEED = "two samples", "one seed gives no interval"
+WELCH, ONE_SEED, AGREE = "two samples", "one seed gives no interval", "seeds that agree give no interval"
+#: Numbers that differ by less are equal up to rounding.
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def compare_studies(a: Side, b: Side) -> Comparison:
     """Compare two studies; what cannot be compared is omitted, with a note that says so."""
     same_images = data_digests(a.trials) == data_digests(b.trials) != []
     outcomes: list[OutcomeComparison] = []
-    effects: list[EffectComparison] = []
+    effects: list[_EffectDifference] = []
     notes = _list_notes(a, b, same_images)
     for name in [one.architecture for one in a.causes]:
         network_a, network_b = _find_network(a, name), _find_network(b, name)
@@ -93,7 +97,7 @@ def compare_studies(a: Side, b: Side) -> Comparison:
         b.study.name,
         tuple(list_setting_differences(a.study, a.trials, b.study, b.trials)),
         tuple(outcomes),
-        tuple(effects),
+        tuple(_correct_effects(effects)),
         tuple(_effects_of_one(a, b)),
         compare_champions(a.champion, b.champion),
         tuple(notes),
@@ -182,13 +186,17 @@ class OutcomeComparison:
     method: str
     pairs: int  # matched pairs; 0: two samples
     samples: tuple[str, str]  # what each mean is over: "seeds", or "trials" for a search
+    equal: bool = False  # whether matched pairs differ by 0 in each seed
 
     @property
     def answer(self) -> str:
-        """How B compares with A: `higher`, `lower`, `equal` or `cannot tell`, as with fewer than three seeds."""
+        """How B compares with A: `higher`, `lower`, `equal` (the same in each seed), or `cannot tell`.
+
+        The last also with fewer than three seeds. `equal` is what these seeds show, others may differ.
+        """
         if self.difference is None or self.difference.count < MIN_SEEDS:
             return "cannot tell"
-        if (self.difference.low, self.difference.high) == (0.0, 0.0):
+        if self.equal:
             return "equal"
         return {1: "higher", -1: "lower", 0: "cannot tell"}[self.difference.sign]
 
@@ -197,7 +205,7 @@ def _compare_outcome(
     a: Side, b: Side, network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
 ) -> OutcomeComparison:
     mean_a, mean_b = _mean_outcome(a, network_a.frame, column), _mean_outcome(b, network_b.frame, column)
-    pairs = paired.outcome_difference(column, read_division(a.trials)) if paired is not None else None
+    pairs = paired.outcome_difference(column, _widest_division(a, b)) if paired is not None else None
     difference, method = (None, "") if mean_a is None or mean_b is None else _difference(mean_a, mean_b, pairs)
     if mean_a is not None and mean_b is not None and method == WELCH and column != GAP:
         difference = difference_from_intervals(mean_a, mean_b)  # those of accuracies are not symmetric
@@ -210,7 +218,14 @@ def _compare_outcome(
         method,
         0 if pairs is None else pairs.pairs,
         ("trials" if a.searched else "seeds", "trials" if b.searched else "seeds"),
+        pairs is not None and pairs.equal,
     )
+
+
+def _widest_division(a: Side, b: Side) -> Division | None:
+    """Return the division of the two studies whose seeds overlap more; None if neither is known."""
+    known = [division for division in (read_division(a.trials), read_division(b.trials)) if division is not None]
+    return max(known, key=lambda one: one.overlap, default=None)
 
 
 def _mean_outcome(side: Side, frame: pd.DataFrame, column: str) -> Estimate | None:
@@ -230,7 +245,7 @@ def _difference(a: Estimate, b: Estimate, pairs: Pairs | None) -> tuple[Estimate
     if pairs is not None:
         return pairs.difference, PAIRS
     difference = welch_difference(a, b)
-    return difference, WELCH if difference.low is not None else ONE_SEED
+    return difference, WELCH if difference.low is not None else ONE_SEED if difference.count < 2 else AGREE
 
 
 # ---- effects
@@ -243,44 +258,61 @@ class EffectComparison:
     a: Effect
     b: Effect
     difference: Estimate
-    p_adjusted: float | None  # Holm, over the differences of this network and outcome
+    p_adjusted: float | None  # Holm, over the differences on this outcome of all networks
     method: str
+    doubt: str = ""  # why there is no answer, whatever the interval
 
     @property
     def answer(self) -> str:
-        """`differs` if the interval excludes 0 and p_adjusted is below 5 %, else `cannot tell`."""
+        """`differs` if the interval excludes 0 and p_adjusted is below 5 %; else, and with a doubt, `cannot tell`."""
         differs = self.difference.sign != 0 and self.p_adjusted is not None and self.p_adjusted < LEVEL
-        return "differs" if differs else "cannot tell"
+        return "differs" if differs and not self.doubt else "cannot tell"
+
+
+@dataclass(frozen=True)
+class _EffectDifference:
+    """A difference with its p-value for the correction, NaN where it is not tested."""
+
+    compared: EffectComparison
+    p: float
+    shrunk_p: float
 
 
 def _compare_effects(
     network_a: NetworkAnalysis, network_b: NetworkAnalysis, column: str, paired: PairedTrials | None
-) -> list[EffectComparison]:
-    """Compare the main effects on an outcome that both have, with Holm's correction over them."""
+) -> list[_EffectDifference]:
+    """Compare the main effects on an outcome that both networks have."""
     effects_b = {_effect_key(effect): effect for effect in network_b.main_effects(column)}
     effects = [
         (effect, effects_b[_effect_key(effect)])
         for effect in network_a.main_effects(column)
         if _effect_key(effect) in effects_b
     ]
-    if not effects:
-        return []
     matched = (
         paired.effect_differences([effect for effect, _ in effects], column)
         if paired is not None
         else [None] * len(effects)
     )
-    differences = [
-        _difference(effect_a.to_estimate(), effect_b.to_estimate(), pairs)
-        for (effect_a, effect_b), pairs in zip(effects, matched, strict=True)
-    ]
-    p = np.array([math.nan if difference.p is None else difference.p for difference, _ in differences])
-    shrunk_p = np.array([own if pairs is None else pairs.shrunk_p for own, pairs in zip(p, matched, strict=True)])
-    adjusted = adjust_p_values(p, shrunk_p, np.zeros(len(p), dtype=bool))
-    return [
-        EffectComparison(effect_a, effect_b, difference, None if math.isnan(holm) else float(holm), method)
-        for (effect_a, effect_b), (difference, method), holm in zip(effects, differences, adjusted, strict=True)
-    ]
+    found = []
+    for (effect_a, effect_b), pairs in zip(effects, matched, strict=True):
+        difference, method = _difference(effect_a.to_estimate(), effect_b.to_estimate(), pairs)
+        doubt = few_seeds(difference.count) or effect_a.doubt or effect_b.doubt
+        p = math.nan if doubt or difference.p is None else difference.p
+        compared = EffectComparison(effect_a, effect_b, difference, None, method, doubt)
+        found.append(_EffectDifference(compared, p, p if pairs is None else pairs.shrunk_p))
+    return found
+
+
+def _correct_effects(found: Sequence[_EffectDifference]) -> list[EffectComparison]:
+    """Return the differences with Holm's correction over all that are tested on the same outcome."""
+    corrected = [one.compared for one in found]
+    for column in dict.fromkeys(one.a.column for one in corrected):
+        places = [place for place, one in enumerate(corrected) if one.a.column == column]
+        p, shrunk_p = np.array([(found[place].p, found[place].shrunk_p) for place in places]).T
+        adjusted, _ = correct_family(p, shrunk_p, np.zeros(len(p), dtype=bool))
+        for place, holm in zip(places, adjusted.tolist(), strict=True):
+            corrected[place] = replace(corrected[place], p_adjusted=None if math.isnan(holm) else holm)
+    return corrected
 
 
 def _effect_key(effect: Effect) -> tuple[object, ...]:
@@ -311,12 +343,13 @@ class Pairs:
     """A difference between the studies, from matched pairs within the seeds that both have.
 
     `shrunk_p` is its p-value with a shrunk variance, for the correction for multiple comparisons
-    (intervals.adjust_p_values).
+    (intervals.correct_family).
     """
 
     difference: Estimate  # B minus A
     shrunk_p: float
     pairs: int  # for an effect: matched fours
+    equal: bool  # whether it is 0 in each seed
 
 
 class PairedTrials:
@@ -373,18 +406,30 @@ class PairedTrials:
         if not contrasts:
             return []
         varied = {**self._factors, _STUDY: Choices((_A, _B))}
-        cells = Cells(self._frame, varied, outcome_values(self._frame, column)[:, None])
-        matched = cells.match_pairs(contrasts)
-        seed_estimates = matched.values[:, :, 0]
-        tests, shrunk_p = t_test_over_seeds(seed_estimates, matched.spread[:, 0])
-        counts = np.isfinite(seed_estimates).sum(axis=1)
+        outcome = outcome_values(self._frame, column)
+        matched = Cells(self._frame, varied, outcome[:, None]).match_pairs(contrasts)
+        of_seeds = matched.values[:, :, 0]
+        found = compare_seeds(of_seeds, matched.spread[:, 0], find_resolution(column, outcome))
+        counts = np.isfinite(of_seeds).sum(axis=1)
+        equal = np.nanmax(np.abs(of_seeds), axis=1, initial=0.0) < _EQUAL
         # pairs within one seed give no interval; two samples still may
         return [
-            Pairs(Estimate(value, low, high, p, count), p_shrunk, pairs) if count > 1 else None
-            for (value, low, high, p), p_shrunk, count, pairs in zip(
-                tests.tolist(), shrunk_p.tolist(), counts.tolist(), matched.pairs[:, 0].tolist(), strict=True
+            Pairs(_to_estimate(tests, count), p_shrunk, pairs, same) if count > 1 else None
+            for tests, p_shrunk, count, pairs, same in zip(
+                found.tests.tolist(),
+                found.shrunk_p.tolist(),
+                counts.tolist(),
+                matched.pairs[:, 0].tolist(),
+                equal.tolist(),
+                strict=True,
             )
         ]
+
+
+def _to_estimate(tests: Sequence[float], count: int) -> Estimate:
+    """Return the estimate of a row of SeedTests.tests."""
+    value, low, high, p = tests
+    return Estimate(value, count=count) if math.isnan(low) else Estimate(value, low, high, p, count)
 
 
 def _distinct_cells(frame: pd.DataFrame, names: list[str]) -> set[tuple[object, ...]]:
@@ -401,6 +446,15 @@ def _list_notes(a: Side, b: Side, same_images: bool) -> list[str]:
         notes.append(
             "the two studies used different images (data digest): differences may be due to the images, and trials are "
             "not paired across the studies."
+        )
+    if a.trials and b.trials:
+        notes.append(
+            "intervals of differences of effects hold for other seeds on these images, not for other images"
+            + (
+                "."
+                if _widest_division(a, b)
+                else "; nor do those of means, as how seeds divide the images is not recorded."
+            )
         )
     networks_a, networks_b = (
         {one.architecture for one in side.causes if len(one.frame)} - {NETWORKS} for side in (a, b)

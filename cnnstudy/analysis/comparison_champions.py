@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnstudy.analysis.confirmation import best_single_trial, confirmation_from_json
-from cnnstudy.analysis.intervals import Estimate, difference_from_intervals
-from cnnstudy.analysis.resampled import MIN_SEEDS
+from cnnstudy.analysis.intervals import MIN_SEEDS, Estimate, difference_from_intervals
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
 from cnnstudy.tracking.recorded import RecordedRun, best_metrics
@@ -100,7 +99,5 @@ def compare_champions(a: Champion | None, b: Champion | None) -> ChampionCompari
     difference = difference_from_intervals(a.value, b.value)
     if min(len(a.values), len(b.values)) < MIN_SEEDS or difference.low is None:
         difference = Estimate(difference.value, count=difference.count)
-        return ChampionComparison(
-            a, b, difference, test, f"that takes an interval from at least {MIN_SEEDS} fresh seeds"
-        )
+        return ChampionComparison(a, b, difference, test, _FEW_SEEDS)
     return ChampionComparison(a, b, difference, test)

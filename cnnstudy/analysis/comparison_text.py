@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cnnstudy.analysis.causes import NETWORKS, count_noun
-from cnnstudy.analysis.comparison import ONE_SEED, Comparison, EffectComparison, OutcomeComparison
+from cnnstudy.analysis.comparison import AGREE, ONE_SEED, Comparison, EffectComparison, OutcomeComparison
 from cnnstudy.analysis.comparison_champions import Champion
 from cnnstudy.analysis.effects_text import describe_change, format_estimate
 from cnnstudy.analysis.intervals import Estimate
@@ -58,10 +58,8 @@ def _outcome_sentence(one: OutcomeComparison) -> str:
     difference = f"{format_points(one.difference)} points"
     if one.difference.low is None:
         single = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean.count < 2)
-        return (
-            f"{what}: cannot tell whether it differs, because {single} has one seed and so no interval: {difference} "
-            f"({means})."
-        )
+        why = f"{single} has one seed and so no interval" if single else AGREE
+        return f"{what}: cannot tell whether it differs, because {why}: {difference} ({means})."
     if one.answer == "cannot tell":
         return f"{what}: cannot tell whether it differs: {difference} ({means}; {_describe_method(one)})."
     return f"{what} is {one.answer} in B: {difference} ({means}; {_describe_method(one)})."
@@ -72,7 +70,7 @@ def _describe_method(one: OutcomeComparison) -> str:
         return f"{one.pairs} {one.method} over {one.difference.count} seeds"
     means = zip((one.a, one.b), one.samples, strict=True)
     counts = " and ".join(count_noun(mean.count, noun.removesuffix("s")) for mean, noun in means if mean is not None)
-    if one.method == ONE_SEED:
+    if one.method in (ONE_SEED, AGREE):
         return f"{one.method} ({counts})"
     return f"{one.method} of {counts}" if one.method else ""
 
@@ -237,7 +235,7 @@ def effect_comparison_rows(comparison: Comparison) -> list[list[str]]:
             *(format_points(effect.to_estimate()) for effect in (one.a, one.b)),
             format_points(one.difference),
             {"differs": "differ", "cannot tell": "cannot tell"}[one.answer],
-            one.method,
+            "; ".join(filter(None, [one.method, one.doubt])),
         ]
         for one in comparison.effects
     ]

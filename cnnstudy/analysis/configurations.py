@@ -23,6 +23,7 @@ import numpy as np
 
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.config.factors import describe_levels
+from cnnstudy.errors import InputError
 from cnnstudy.names import Parameter
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import verdict as rules
@@ -66,22 +67,41 @@ class CellVerdict:
 def judge_cell(seeds: Sequence[Counts], own_divisions: bool = False) -> CellVerdict:
     """Return the verdict over all seeds of a configuration.
 
+    Accuracies are balanced, of all seeds alike, if the classes of all images together are unequal.
+
     Args:
         seeds: of each, the counts that `judge` takes.
         own_divisions: whether each seed has its own division of the same images into train and validation.
 
     Raises:
-        ValueError: there are no seeds, or `judge` raises one.
+        InputError: there are no seeds, they are of different classes, or `judge` raises one.
     """
-    if not seeds:
-        raise ValueError("judge_cell needs at least one seed")
-    cell = _Cell([rules.make_parts(one) for one in seeds], own_divisions)
+    seeds = _check_seeds(seeds)
+    train, validation = (np.sum([one[part] for one in seeds], axis=0) for part in (1, 3))
+    balanced = rules.are_unequal(train, validation)
+    cell = _Cell([rules.make_parts(one, balanced) for one in seeds], own_divisions)
     if len(seeds) == 1:
         one = rules.judge(*seeds[0])
         return cell.verdict(one.name, one.reason)
     if missing := next(filter(None, map(rules.lacks_classes, seeds)), ""):
         return cell.verdict("cannot-tell", missing)
     return _judge_learning(cell, seeds) or _judge_gap(cell)
+
+
+def _check_seeds(seeds: Iterable[Counts]) -> list[Counts]:
+    """Return the counts of each seed, checked."""
+    found = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str | Counts) else []
+    if not found:
+        raise InputError(f"judge_cell needs a list with the Counts of at least one seed, not {seeds!r}.")
+    for place, one in enumerate(found):
+        if not isinstance(one, tuple) or not 4 <= len(one) <= 5:
+            raise InputError(f"judge_cell needs the Counts of each seed; that at place {place} is {one!r}.")
+        found[place] = Counts(*one)
+        rules.make_parts(found[place])
+    classes = {len(one.train_images) for one in found}
+    if len(classes) > 1:
+        raise InputError(f"seeds must have the same classes; given are {' and '.join(map(str, sorted(classes)))}.")
+    return found
 
 
 class _Cell:

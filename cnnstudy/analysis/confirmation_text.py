@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
-from cnnstudy.analysis.resampled import MIN_SEEDS
+from cnnstudy.analysis.intervals import MIN_SEEDS
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
 

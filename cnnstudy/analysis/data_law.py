@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.contrasts import level_indices
-from cnnstudy.analysis.intervals import CONFIDENCE, Estimate
+from cnnstudy.analysis.frames import check_columns, number_seeds, read_levels, read_numbers
+from cnnstudy.analysis.intervals import CONFIDENCE, MIN_SEEDS, Estimate
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.analysis.power_law import PowerLaw, PowerLawFit
 from cnnstudy.analysis.resolution import find_resolution
@@ -32,8 +33,10 @@ DEFAULT_TARGET_GAP = 0.05
 _ROUNDING = 1e-12
 #: No projection goes beyond this multiple of the largest amount measured.
 MAX_EXTRAPOLATION = 10.0
-#: What a law takes: a floor cannot be told from fewer amounts, nor the variance over the seeds from fewer seeds.
-MIN_AMOUNTS, MIN_SEEDS = 4, 3
+#: No data set has as many images.
+_MOST_IMAGES = 1e15
+#: What a law takes: a floor cannot be told from fewer amounts.
+MIN_AMOUNTS = 4
 #: The amounts at which a curve is compared with its target, relative to the largest one measured.
 _REACH = np.geomspace(1.0, MAX_EXTRAPOLATION, 116)
 
@@ -154,20 +157,22 @@ def data_law(
         group: what sentences call these trials.
 
     Raises:
-        InputError: a column is missing, or the target is not between 0 and 1.
+        InputError: a column is missing or does not fit, or the target is not between 0 and 1.
     """
-    _check_columns(frame, images, (outcome, images, seed, *factors))
-    is_accuracy = "accuracy" in outcome and "gap" not in outcome
+    factors = [factors] if isinstance(factors, str) else list(factors)
+    check_columns(frame, {"outcome": outcome, "number of images": images, "seed": seed}, factors)
+    is_accuracy = "accuracy" in str(outcome) and "gap" not in str(outcome)
     if target is None and not is_accuracy:
         target = DEFAULT_TARGET_GAP
-    if target is not None and not 0 < target < 1:
-        raise InputError(f"a target of {target} is never reached; give one between 0 and 1.")
-    amounts, values, trials = _matched_values(frame, outcome, images, seed, factors)
+    if target is not None and not (isinstance(target, int | float) and 0 < target < 1):
+        raise InputError(f"a target of {target!r} is never reached; give a number between 0 and 1.")
+    shares, levels = _read_shares(frame, outcome, is_accuracy), [read_levels(frame, name) for name in factors]
+    amounts, values, trials = _matched_values(shares, _read_amounts(frame, images), number_seeds(frame, seed), levels)
     if len(amounts) < 2 or not len(values):
         reason = "this takes trials that differ in the number of images alone, at four or more amounts"
         return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
     # seeds that agree, or nearly so, may do so by chance: no variance is below that of measuring on so few images
-    measuring = find_resolution(outcome, frame[outcome].to_numpy(dtype=float, na_value=math.nan)).measuring / trials
+    measuring = find_resolution(str(outcome), shares).measuring / trials
     if is_accuracy:
         values = 1 - values
     measured = tuple(_mean(column, measuring, (0.0, 1.0) if is_accuracy else (-1.0, 1.0)) for column in values.T)
@@ -178,16 +183,25 @@ def data_law(
     return _project(law, values)
 
 
-def _check_columns(frame: pd.DataFrame, images: str, columns: Sequence[str]) -> None:
-    """Refuse what is not a table, columns that it lacks, and amounts that are not numbers above 0."""
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"trials must be a pandas DataFrame with a row per trial, not {type(frame).__name__}.")
-    for column in columns:
-        if column not in frame:
-            raise InputError(f"there is no column {column!r}; the columns are {', '.join(map(str, frame.columns))}.")
-    amounts_given = pd.to_numeric(frame[images], errors="coerce").to_numpy(dtype=float, na_value=math.nan)
-    if not (np.isfinite(amounts_given) & (amounts_given > 0)).all():
-        raise InputError(f"the column {images!r} must hold numbers of images above 0 in every row.")
+def _read_shares(frame: pd.DataFrame, outcome: str, is_accuracy: bool) -> np.ndarray:
+    """Return the outcome of each trial, [trials]; NaN where it has none."""
+    values, least = read_numbers(frame, outcome, "outcome"), 0.0 if is_accuracy else -1.0
+    if (beyond := values[(values < least) | (values > 1)]).size:
+        raise InputError(
+            f"the outcome {outcome!r} must be a share of {least:g} to 1, not {beyond[0]:g}; divide percent and points "
+            "by 100."
+        )
+    return values
+
+
+def _read_amounts(frame: pd.DataFrame, images: str) -> np.ndarray:
+    """Return the number of images of each trial, [trials]."""
+    amounts = read_numbers(frame, images, "number of images")
+    if not ((amounts > 0) & (amounts < _MOST_IMAGES) & (amounts == np.round(amounts))).all():
+        raise InputError(
+            f"the column {images!r} must hold whole numbers of images above 0, below {_MOST_IMAGES:g}, in every row."
+        )
+    return amounts.astype(int)
 
 
 def fit_data_law(
@@ -217,18 +231,20 @@ def fit_data_law(
 
 
 def _matched_values(
-    frame: pd.DataFrame, outcome: str, images: str, seed: str, factors: Sequence[str]
+    values: np.ndarray, amounts: np.ndarray, seeds: np.ndarray, factors: Sequence[pd.Series]
 ) -> tuple[tuple[int, ...], np.ndarray, float]:
     """Return the amounts, the outcome of each seed at each of them [seeds, amounts], and how many trials each is of.
 
     Each is the mean over the combinations of the factors that the seed has at all amounts. Amounts that fewer than half
     of the combinations have are dropped. The number of trials is that of the seed with the fewest.
+
+    Args:
+        values, amounts, seeds: of each trial.
+        factors: the levels of each trial, of each factor.
     """
-    values = frame[outcome].to_numpy(dtype=float, na_value=math.nan)
-    frame, values = frame[np.isfinite(values)], values[np.isfinite(values)]
-    others = [level_indices(frame[name], ()) for name in factors]
-    cells = pd.Series(values).groupby([frame[seed].to_numpy(), *others, frame[images].to_numpy()])
-    table = cells.mean().unstack()
+    there = np.isfinite(values)
+    others = [level_indices(levels[there], ()) for levels in factors]
+    table = pd.Series(values[there]).groupby([seeds[there], *others, amounts[there]]).mean().unstack()
     table = table.loc[:, table.notna().mean() >= 0.5]
     combinations = table.dropna().groupby(level=0)
     trials = float(combinations.size().min()) if len(combinations) else math.nan

@@ -26,7 +26,7 @@ from cnnstudy.analysis.resolution import NEAR_LIMIT, find_resolution, is_share, 
 from cnnstudy.config.factors import Levels
 from cnnstudy.records import Level
 
-__all__ = ["ALL_TRIALS", "LEAST_SQUARES", "PAIRS", "Effect", "correct_together", "estimate_effects"]
+__all__ = ["ALL_TRIALS", "LEAST_SQUARES", "PAIRS", "Effect", "correct_together", "estimate_effects", "few_seeds"]
 
 #: A 95 % interval reaches this many standard errors to each side, if they are known.
 _NORMAL_QUANTILE = 1.959964
@@ -284,7 +284,7 @@ def _list_effects(
         estimate, low, high, p = (_or_none(number) for number in table.tests[row])
         if estimate is None:
             continue
-        doubt = alias or _few_seeds(int(table.seeds[row]), str(table.methods[row]))
+        doubt = alias or ("" if table.methods[row] == ALL_TRIALS else few_seeds(int(table.seeds[row])))
         if not doubt and low is None:
             doubt = "all seeds give the same difference, and nothing tells how finely it is measured"
         is_tested = not doubt
@@ -316,8 +316,9 @@ def _list_effects(
     return effects
 
 
-def _few_seeds(seeds: int, method: str) -> str:
-    if method == ALL_TRIALS or seeds >= MIN_SEEDS:
+def few_seeds(seeds: int) -> str:
+    """Return why so few seeds give no answer, in a sentence without its full stop; "" if they are enough."""
+    if seeds >= MIN_SEEDS:
         return ""
     if seeds == 1:
         return f"one seed shows no variation between seeds; an answer takes at least {MIN_SEEDS}"

@@ -8,21 +8,41 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis, count_noun
-from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.intervals import LEVEL, Estimate, estimate_mean
-from cnnstudy.analysis.observations import GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations
+from cnnstudy.analysis.effects import Effect, few_seeds
+from cnnstudy.analysis.intervals import LEVEL, Estimate
+from cnnstudy.analysis.observations import (
+    BALANCED_GAP,
+    BALANCED_TRAIN,
+    BALANCED_VALIDATION,
+    GAP,
+    LEARNT,
+    LEGACY_GAP,
+    TRAIN,
+    VALIDATION,
+    Observations,
+    mean_gap,
+)
 from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
 from cnnstudy.training.verdict import SMALLEST_GAP, UNDERFIT_BELOW
 
 CANNOT_TELL = "cannot tell"
 
-#: Columns of the table of effects; gaps and accuracies in points, losses in nats.
-_COLUMNS = (GAP, "updates/gap_accuracy", "train_loss/gap_accuracy", VALIDATION, "epochs/val_loss")
-EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "val accuracy", "val loss", "the gap")
+#: Columns of the table of effects, by heading; gaps and accuracies in points, losses in nats.
+_COLUMNS = {
+    "gap": GAP,
+    "gap, equal updates": "updates/gap_accuracy",
+    "gap, equal loss": "train_loss/gap_accuracy",
+    "val accuracy": VALIDATION,
+    "val loss": "epochs/val_loss",
+}
+#: The same of balanced accuracies, which come first where the verdicts are of these.
+_BALANCED_COLUMNS = {"balanced gap": BALANCED_GAP, "balanced val accuracy": BALANCED_VALIDATION}
 #: The batch size's effect at equal epochs, what of it comes with more updates, and what is there at equal updates.
 _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
+#: The train and validation accuracies of which a gap is the difference.
+_ACCURACIES = {GAP: (TRAIN, VALIDATION), BALANCED_GAP: (BALANCED_TRAIN, BALANCED_VALIDATION)}
 _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
@@ -66,23 +86,33 @@ def describe_change(effect: Effect) -> str:
     return f"{text}, with {find_factor(effect.second).compare(effect.second_level, effect.second_baseline)}"
 
 
+def effect_headings(causes: NetworkAnalysis) -> list[str]:
+    """Return the headings of the table of effects: the change, the outcomes, and what it does to the first of these."""
+    return ["change", *_shown_columns(causes), "the gap"]
+
+
+def _shown_columns(causes: NetworkAnalysis) -> dict[str, str]:
+    return _BALANCED_COLUMNS | _COLUMNS if causes.question.unequal else _COLUMNS
+
+
 def effect_rows(causes: NetworkAnalysis, interactions: bool) -> tuple[list[list[str]], int]:
-    """Return cells under EFFECT_HEADINGS, the largest effect on the gap first, and the number of rows omitted.
+    """Return cells under effect_headings, the largest effect on the gap first, and the number of rows omitted.
 
     Interactions whose answer is "cannot tell" in every column are omitted.
     """
-    rows, hidden = [], 0
+    rows, hidden, columns = [], 0, list(_shown_columns(causes).values())
+    gap = columns[0]
     compared = [effect for effect in causes.effects if (effect.second is not None) == interactions]
     grouped: dict[tuple[object, ...], dict[str, Effect]] = {}
     for effect in compared:
         key = (effect.factor, effect.level, effect.second, effect.second_level)
         grouped.setdefault(key, {})[effect.column] = effect
-    for effects in sorted(grouped.values(), key=lambda row: -abs(row[GAP].estimate) if GAP in row else 0.0):
-        shown_effects = [effects.get(column) for column in _COLUMNS]
+    for effects in sorted(grouped.values(), key=lambda row: -abs(row[gap].estimate) if gap in row else 0.0):
+        shown_effects = [effects.get(column) for column in columns]
         if interactions and all(effect is None or effect.answer == CANNOT_TELL for effect in shown_effects):
             hidden += 1
             continue
-        answer = leaning(effects[GAP]) or effects[GAP].answer if GAP in effects else CANNOT_TELL
+        answer = leaning(effects[gap]) or effects[gap].answer if gap in effects else CANNOT_TELL
         first = next(iter(effects.values()))
         cells = [format_effect(effect) if effect else CANNOT_TELL for effect in shown_effects]
         rows.append([describe_change(first), *cells, answer])
@@ -95,39 +125,24 @@ def _headline(causes: NetworkAnalysis) -> str:
     if (frame[LEARNT] == 0).all():
         seeds = count_noun(frame["seed"].nunique(), "seed")
         return f"{name} did not learn in any of {count_noun(len(frame), 'trial')}, {seeds}: no overfitting to explain."
-    measured = frame[frame[GAP].notna()]
-    gap = mean_gap(measured)
+    column = BALANCED_GAP if causes.question.unequal else GAP
+    train, validation = _ACCURACIES[column]
+    measured, balanced = frame[frame[column].notna()], "balanced " if causes.question.unequal else ""
+    gap = mean_gap(measured, column, validation)
     if gap is None:
         return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}."
-    answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more"
-    if gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
+    few = few_seeds(gap.count)
+    answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more{few and f' ({few})'}"
+    if not few and gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
         answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
-    count = measured["seed"].nunique()
-    sample = f"{count} seeds" if count > 1 else "the trials of one seed"
+    sample = "no interval" if gap.low is None else f"interval over {gap.count} seeds"
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
-        f"{count_noun(len(frame), 'finished trial')} (train {_percent(measured[TRAIN])}, validation "
-        f"{_percent(measured[VALIDATION])}; interval over {sample}), whatever their verdicts, which judge the weights "
+        f"{count_noun(len(frame), 'finished trial')} ({balanced}train {_percent(measured[train])}, validation "
+        f"{_percent(measured[validation])}; {sample}), whatever their verdicts, which judge the weights "
         f"of the best epoch: {_verdict_counts(frame)}.{_unlearnt_training_sets(measured)}"
     )
-
-
-def mean_gap(frame: pd.DataFrame) -> Estimate | None:
-    """Return the mean gap (0..1) after the last epoch with its 95 % interval; None if no trial has one.
-
-    The interval is Student's t over the seeds' means, or over the trials if there is one seed.
-    """
-    gaps = frame.dropna(subset=[GAP])
-    sample = gaps.groupby("seed")[GAP].mean() if gaps["seed"].nunique() > 1 else gaps[GAP]
-    estimate = estimate_mean(sample.to_numpy(dtype=float))
-    if estimate is None:
-        return None
-    mean = float(gaps[GAP].mean())
-    if estimate.low is None or estimate.high is None:
-        return Estimate(mean)
-    shift = mean - estimate.value  # seeds may have unequal numbers of trials
-    return Estimate(mean, estimate.low + shift, estimate.high + shift, count=estimate.count)
 
 
 def _percent(shares: pd.Series) -> str:
@@ -191,9 +206,9 @@ def _explored(causes: NetworkAnalysis, effect: Effect) -> str:
 
 def _change_of_learning(causes: NetworkAnalysis, effect: Effect) -> str:
     """Say that train accuracy changes in the same direction as the gap, if it does."""
-    if effect.column != GAP:
+    if effect.column not in _ACCURACIES:
         return ""
-    train = causes.find_effect(effect.factor, effect.level, TRAIN)
+    train = causes.find_effect(effect.factor, effect.level, _ACCURACIES[effect.column][0])
     if train is None or train.answer != effect.answer:
         return ""
     link, verb, how = ("but", "falls", "less") if train.answer == "lowers" else ("and", "rises", "more")
@@ -248,11 +263,14 @@ def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
 
 
 def _change_of_accuracy(causes: NetworkAnalysis, effect: Effect) -> str:
-    accuracy = causes.find_effect(effect.factor, effect.level, VALIDATION)
-    if accuracy is None or effect.column != GAP:
+    if effect.column not in _ACCURACIES:
+        return ""
+    accuracy = causes.find_effect(effect.factor, effect.level, _ACCURACIES[effect.column][1])
+    if accuracy is None:
         return ""
     change = "may or may not change:" if accuracy.answer == CANNOT_TELL else "changes by"
-    return f" Validation accuracy {change} {format_effect(accuracy)} points."
+    name = "Validation accuracy" if effect.column == GAP else "Balanced validation accuracy"
+    return f" {name} {change} {format_effect(accuracy)} points."
 
 
 def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:

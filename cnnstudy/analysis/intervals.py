@@ -15,7 +15,6 @@ Holm. In simulations with 3 seeds this finds more than twice as many effects as 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,16 +57,6 @@ class Estimate:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
-def estimate_mean(sample: Sequence[float] | np.ndarray) -> Estimate | None:
-    """Return the mean of independent numbers with Student's t-interval; None if there are no numbers."""
-    if len(sample) == 0:
-        return None
-    (value, low, high, p), _ = (part[0] for part in t_test_over_seeds(np.array([sample], dtype=float), np.ones(1)))
-    if math.isnan(low):
-        return Estimate(float(value))
-    return Estimate(float(value), float(low), float(high), float(p), len(sample))
-
-
 def welch_difference(one: Estimate, other: Estimate) -> Estimate:
     """Return `other` minus `one`, with the interval for independent samples of unequal variance (Welch 1947).
 
@@ -82,8 +71,8 @@ def welch_difference(one: Estimate, other: Estimate) -> Estimate:
     half = np.array([one.high - one.low, other.high - other.low]) / 2
     variance = (half / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) ** 2
     error = math.sqrt(variance.sum())
-    if error <= _ROUNDING:
-        return Estimate(value, value, value, float(abs(value) < _ROUNDING), count)
+    if error <= _ROUNDING:  # a variance of 0 is none that was measured
+        return Estimate(value, count=count)
     total = variance.sum() ** 2 / (variance**2 / freedom).sum()
     width = float(stats.t.ppf((1 + CONFIDENCE) / 2, total)) * error
     p = float(2 * stats.t.sf(abs(value) / error, total))
@@ -114,26 +103,12 @@ class SeedTests:
     freedom: np.ndarray  # degrees of freedom of that variance
 
 
-def t_test_over_seeds(of_seeds: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Test each contrast by Student's t over the seeds, and with shrunk variances.
-
-    Args:
-        of_seeds: [contrasts, seeds], NaN where a seed has no estimate.
-        spread: [contrasts], the variance of a seed's estimate if that of a trial is 1.
-
-    Returns:
-        [contrasts, 4]: estimate, the ends of its 95 % interval, and p; and [contrasts]: p with shrunk variances. NaN
-        where there is no estimate or test.
-    """
-    found = compare_seeds(of_seeds, spread, Resolution(0.0, 0.0))
-    return found.tests, found.shrunk_p
-
-
 def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resolution) -> SeedTests:
     """Test each contrast by Student's t over the seeds, and with shrunk variances.
 
     Seeds that agree within the outcome's resolution do not show how much seeds differ: there the variance is that of
-    measuring alone. Where that is unknown too (`resolution.measuring` NaN), there is neither an interval nor a test.
+    measuring alone. Where that is unknown too (`resolution.measuring` NaN), there is neither an interval nor a test, so
+    that no interval has a width of 0.
 
     Args:
         of_seeds: [contrasts, seeds], NaN where a seed has no estimate.
@@ -154,9 +129,7 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
         agree = (np.ptp(samples, axis=1) <= _ROUNDING) | (own <= resolution.rounding * spread[rows])
         own = variance[rows] = np.where(agree, measuring, own)
         error = np.sqrt(own / count)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(error > 0, np.abs(mean) / error, np.where(np.abs(mean) < _ROUNDING, 0.0, math.inf))
-        p = np.where(np.isnan(error), math.nan, 2 * special.stdtr(count - 1, -t))
+        p = 2 * special.stdtr(count - 1, -np.abs(mean) / error)
         width = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
         tests[rows, 1:] = np.column_stack([mean - width, mean + width, p])
     shrunk, freedom = shrink_variances(variance, counts - 1, spread)
@@ -197,11 +170,6 @@ def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     shrunk[known] = scaled * spread[known]
     total[known] = np.minimum(prior + own, own.sum())
     return shrunk, total
-
-
-def adjust_p_values(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> np.ndarray:
-    """Return max(p, weighted Holm(shrunk_p)) of one family; the arguments are those of `correct_family`."""
-    return correct_family(p, shrunk_p, interaction)[0]
 
 
 def correct_family(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

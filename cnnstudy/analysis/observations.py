@@ -36,6 +36,8 @@ from cnnstudy.analysis.curves import (
     is_at_chance,
     read_curves,
 )
+from cnnstudy.analysis.intervals import Estimate, compare_seeds
+from cnnstudy.analysis.resolution import find_images, find_resolution
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.names import Metric, best_name, equal_updates_name, last_name
 from cnnstudy.tracking.recorded import RecordedRun
@@ -45,6 +47,7 @@ OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
 #: The columns of the outcomes that are reported most.
 GAP, VALIDATION, LEGACY_GAP = "epochs/gap_accuracy", "epochs/val_accuracy", "epochs/legacy_gap_accuracy"
 TRAIN, BALANCED_VALIDATION = "epochs/train_accuracy", "epochs/val_balanced_accuracy"
+BALANCED_GAP, BALANCED_TRAIN = "epochs/gap_balanced_accuracy", "epochs/train_balanced_accuracy"
 #: 1 for a trial that learnt, 0 for one that did not, NaN where that cannot be told.
 LEARNT = "epochs/learnt"
 #: The outcome by which tuned levels are chosen.
@@ -129,6 +132,8 @@ def _observation(run: RecordedRun) -> dict[str, object]:
         **{f"epochs/{outcome}": run.metrics.get(last_name(metric), math.nan) for outcome, metric in _METRICS.items()},
         TRAIN: run.metrics.get(last_name(Metric.TRAIN_ACCURACY), math.nan),
         BALANCED_VALIDATION: run.metrics.get(last_name(Metric.VAL_BALANCED_ACCURACY), math.nan),
+        BALANCED_TRAIN: run.metrics.get(last_name(Metric.TRAIN_BALANCED_ACCURACY), math.nan),
+        BALANCED_GAP: run.metrics.get(last_name(Metric.GAP_BALANCED_ACCURACY), math.nan),
         LEARNT: _has_learnt(run),
         "legacy_images": run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan),
         LEGACY_GAP: run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan),
@@ -202,6 +207,30 @@ def _at_train_loss(
 def _outcomes(basis: str, state: str, found: Mapping[str, float]) -> dict[str, object]:
     values = {f"{basis}/{outcome}": found.get(metric, math.nan) for outcome, metric in _METRICS.items()}
     return {f"{basis}/state": state, **values}
+
+
+def mean_gap(frame: pd.DataFrame, gap: str = GAP, validation: str = VALIDATION) -> Estimate | None:
+    """Return the mean gap (0..1) after the last epoch over all trials that have one; None if none has.
+
+    Its 95 % interval is Student's t over the seeds' means, by the code that tests effects: where all seeds agree, their
+    variance is that of measuring a trial on as many images as validation has. One seed has no interval.
+
+    Args:
+        gap, validation: the columns of the gap and of validation accuracy, balanced or not.
+    """
+    gaps = frame.dropna(subset=[gap])
+    if gaps.empty:
+        return None
+    mean, of_seeds = float(gaps[gap].mean()), gaps.groupby("seed")[gap].mean().to_numpy(dtype=float)
+    images = find_images(gaps[validation].to_numpy(dtype=float))
+    resolution = find_resolution(gap, gaps[gap].to_numpy(dtype=float), images)
+    # the trials of a seed share its validation images, so that their mean is measured no better than one of them
+    tested = compare_seeds(of_seeds[None, :], np.ones(1), resolution).tests[0]
+    value, low, high, _ = tested.tolist()
+    shift = mean - value  # seeds may have unequal numbers of trials
+    if math.isnan(low):
+        return Estimate(mean, count=len(of_seeds))
+    return Estimate(mean, low + shift, high + shift, count=len(of_seeds))
 
 
 def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:

@@ -1,11 +1,12 @@
-"""Which difference a factorial can tell, before it runs: the smallest effect on the gap that most such studies find.
+"""Which difference a factorial can tell, before it runs: the smallest effect that most such studies find.
 
-An effect is the mean over the seeds of a difference between trials (module contrasts). It is found if its own t-test
-and Holm's correction over the main effects of a network both reject 0 (module intervals). The smallest effect that is
-found with a power of 80 % follows from the noncentral t distribution (Johnson and Welch 1940).
+It is that on the outcome of the study's question. An effect is the mean over the seeds of a difference between trials
+(module contrasts). It is found if its own t-test and Holm's correction over the question's answers, those of all
+networks, both reject 0 (modules intervals and question). The smallest effect that is found with a power of 80 % follows
+from the noncentral t distribution (Johnson and Welch 1940).
 
-The noise of a trial is the sampling error of its two accuracies and TRAINING_NOISE. Where the study has finished trials
-with at least 2 seeds, the noise is taken from the intervals of their effects instead.
+The noise of a trial is the sampling error of its accuracies and TRAINING_NOISE. Where the study has finished trials
+with at least 3 seeds, the noise is taken from the intervals of their effects instead.
 """
 
 from __future__ import annotations
@@ -19,23 +20,21 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Cells, Contrast, list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, estimate_effects
-from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL
-from cnnstudy.analysis.observations import GAP
+from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS
+from cnnstudy.analysis.question import Question
 from cnnstudy.analysis.regression import estimate_within_seeds
 from cnnstudy.config.factors import Choices, Levels, find_factor
-from cnnstudy.names import Metric, last_name
+from cnnstudy.names import last_name
 from cnnstudy.records import Level, PreparedImages
 from cnnstudy.tracking.recorded import RecordedRun
 
 POWER = 0.8
-#: Standard deviation of a trial's gap beyond sampling error (share of 0..1): initial weights, order of batches, and the
-#: division into train and validation. The intervals of the 180 trials of overfitting-small in docs/statistics.md give 5
-#: to 6 points.
+#: Standard deviation of a trial's outcome beyond sampling error (share of 0..1): initial weights, order of batches, and
+#: the division into train and validation. The intervals of the gap in the 180 trials of overfitting-small in
+#: docs/statistics.md give 5 to 6 points.
 TRAINING_NOISE = 0.05
 #: The accuracy that is assumed for the sampling error, on validation and on the probe.
 _ASSUMED_ACCURACY = 0.8
-#: An effect needs this many seeds to be told.
-LEAST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,30 @@ class Detectable:
     difference: float | None
 
 
-def trial_noise(validation_images: int, probe_images: int) -> float:
-    """Return the standard deviation of a trial's gap (share of 0..1) that is assumed before any trial has run."""
-    sampling = _ASSUMED_ACCURACY * (1 - _ASSUMED_ACCURACY) * (1 / validation_images + 1 / probe_images)
-    return math.sqrt(sampling + TRAINING_NOISE**2)
+def trial_noise(images: PreparedImages, question: Question) -> float:
+    """Return the standard deviation of a trial's outcome (share of 0..1) that is assumed before any trial has run."""
+    parts = [np.array(images.validation, dtype=float)]
+    if question.outcome == "gap":  # the probe has as many images of a class as validation, if it has them
+        parts.append(np.minimum(images.train, parts[0]))
+    each = [
+        (1 / part[part > 0]).sum() / (part > 0).sum() ** 2 if question.balanced else 1 / part.sum() for part in parts
+    ]
+    return math.sqrt(_ASSUMED_ACCURACY * (1 - _ASSUMED_ACCURACY) * sum(each) + TRAINING_NOISE**2)
+
+
+def count_answers(trials: pd.DataFrame, factors: Mapping[str, Levels], question: Question) -> int:
+    """Return the number of main effects in one network that the question asks for."""
+    contrasts = list_contrasts(trials, varied_levels(trials, factors))
+    return sum(one.second is None and question.asks_about(one.factor) for one in contrasts)
 
 
 def detectable_differences(
-    trials: pd.DataFrame, factors: Mapping[str, Levels], noise: float, measured: Sequence[Effect] = ()
+    trials: pd.DataFrame,
+    factors: Mapping[str, Levels],
+    noise: float,
+    measured: Sequence[Effect] = (),
+    question: Question | None = None,
+    answers: int | None = None,
 ) -> list[Detectable]:
     """Return the smallest difference that the design can tell for each varied factor, largest over its levels.
 
@@ -64,15 +79,21 @@ def detectable_differences(
         trials: all trials of one network that are planned: a column for each factor, and `seed`.
         factors: the levels that the study file gives.
         noise: standard deviation of a trial's outcome (share of 0..1) where no effect is measured.
-        measured: main effects on this outcome over LEAST_SEEDS or more seeds, from trials that have finished.
+        measured: main effects on this outcome over MIN_SEEDS or more seeds, from trials that have finished.
+        question: whose factors count; None: all.
+        answers: number of effects that are corrected together; None: those of this network.
     """
+    question = question or Question()
     varied = varied_levels(trials, factors)
     contrasts = [contrast for contrast in list_contrasts(trials, varied) if contrast.second is None]
     seeds = int(trials["seed"].nunique())
     variances = _estimate_variances(trials, varied, contrasts, noise**2) | _measured_variances(measured)
-    shift = _detectable_shift(seeds, len(contrasts)) if seeds >= LEAST_SEEDS else math.nan
+    family = count_answers(trials, factors, question) if answers is None else answers
+    shift = _detectable_shift(seeds, family, len(contrasts)) if seeds >= MIN_SEEDS and family else math.nan
     found: dict[str, float] = {}
     for contrast in contrasts:
+        if not question.asks_about(contrast.factor):
+            continue
         variance = variances.get((contrast.factor, contrast.level), math.nan)
         difference = shift * math.sqrt(variance / seeds)
         found[contrast.factor] = float(np.maximum(found.get(contrast.factor, 0.0), difference))
@@ -109,16 +130,16 @@ def _measured_variances(effects: Sequence[Effect]) -> dict[tuple[str, Level], fl
     return variances
 
 
-def _detectable_shift(seeds: int, contrasts: int) -> float:
+def _detectable_shift(seeds: int, answers: int, contrasts: int) -> float:
     """Return the effect, in standard errors, that is found with a power of POWER.
 
-    The t-test over the seeds is at 5 %; the first step of Holm's correction is at 5 % / contrasts, with the degrees of
-    freedom of all contrasts together.
+    The t-test over the seeds is at 5 %; the first step of Holm's correction is at 5 % / answers, with the degrees of
+    freedom of all main contrasts of the network together.
     """
     from scipy import optimize, stats
 
     shifts = []
-    for level, freedom in ((LEVEL, seeds - 1), (LEVEL / contrasts, (seeds - 1) * contrasts)):
+    for level, freedom in ((LEVEL, seeds - 1), (LEVEL / answers, (seeds - 1) * contrasts)):
         threshold = stats.t.ppf(1 - level / 2, freedom)
 
         def missing(shift: float, threshold: float = float(threshold), freedom: int = freedom) -> float:
@@ -133,23 +154,27 @@ def describe_power(
     factors: Mapping[str, Levels],
     images: PreparedImages,
     finished: Sequence[RecordedRun],
+    question: Question | None = None,
+    answers: int | None = None,
 ) -> str:
-    """Return a sentence on what a factorial can tell about the gap of one network; "" if no factor varies.
+    """Return a sentence on what a factorial can tell about its question in one network; "" if no factor varies.
 
     Args:
         trials: all trials that are planned: a column for each factor, and `seed`.
         factors: the levels that the study file gives.
         finished: the network's finished trials; from 3 seeds on they measure the noise.
+        question: what is asked; None: the gap and all factors.
+        answers: number of answers that are corrected together, those of all networks; None: of this one.
     """
     seeds, validation = int(trials["seed"].nunique()), sum(images.validation)
-    if not varied_levels(trials, factors):
+    question = question or Question()
+    if not count_answers(trials, factors, question):
         return ""
-    if seeds < LEAST_SEEDS:
+    if seeds < MIN_SEEDS:
         few = f"{seeds} seed{'s' if seeds > 1 else ''}"
-        return f"power: none with {few}; at least {LEAST_SEEDS} can tell a difference from chance"
-    measured = _measured_effects(finished, factors)
-    noise = trial_noise(validation, sum(map(min, images.train, images.validation)))
-    found = detectable_differences(trials, factors, noise, measured)
+        return f"power: none with {few}; at least {MIN_SEEDS} can tell a difference from chance"
+    measured = _measured_effects(finished, factors, question)
+    found = detectable_differences(trials, factors, trial_noise(images, question), measured, question, answers)
     told = [
         f"{find_factor(one.factor).label} {100 * one.difference:.0f}" for one in found if one.difference is not None
     ]
@@ -159,25 +184,27 @@ def describe_power(
     source = "measured so far" if measured else "assumed until trials measure it"
     return (
         f"power: with {seeds} seeds and {validation} validation images, {100 * POWER:.0f} % of studies find a "
-        f"difference in the gap of {'; '.join(parts)} (noise {source})"
+        f"difference in {question.words} of {'; '.join(parts)} (noise {source})"
     )
 
 
-def _measured_effects(finished: Sequence[RecordedRun], factors: Mapping[str, Levels]) -> list[Effect]:
-    """Return the main effects on the gap at the last epoch that have an interval over enough seeds."""
-    gap = last_name(Metric.GAP_ACCURACY)
+def _measured_effects(
+    finished: Sequence[RecordedRun], factors: Mapping[str, Levels], question: Question
+) -> list[Effect]:
+    """Return the main effects on the question's outcome that have an interval over enough seeds."""
+    outcome = last_name(question.metric)
     rows = [
         {
             **run.levels,
             "architecture": run.architecture,
             "seed": run.seed,
             "verdict": run.verdict,
-            GAP: run.metrics[gap],
+            question.column: run.metrics[outcome],
         }
         for run in finished
-        if gap in run.metrics
+        if outcome in run.metrics
     ]
-    if len({row["seed"] for row in rows}) < LEAST_SEEDS:
+    if len({row["seed"] for row in rows}) < MIN_SEEDS:
         return []
-    effects = estimate_effects(pd.DataFrame(rows), factors, [GAP])
-    return [one for one in effects if one.second is None and one.low is not None and one.seeds >= LEAST_SEEDS]
+    effects = estimate_effects(pd.DataFrame(rows), factors, [question.column])
+    return [one for one in effects if one.second is None and one.low is not None and one.seeds >= MIN_SEEDS]

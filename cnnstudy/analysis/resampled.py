@@ -17,12 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnstudy.analysis.intervals import LEVEL, Estimate
+from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate
 from cnnstudy.names import Parameter
 from cnnstudy.tracking.recorded import RecordedRun
-
-#: The least number of seeds for a verdict on candidates.
-MIN_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -95,23 +92,28 @@ def estimate_resampled_mean(
 
 
 def widen_for_overlap(difference: Estimate, division: Division, pairs: int) -> Estimate:
-    """Return a mean difference of accuracies or gaps whose t-interval over the seeds is corrected.
+    """Return a mean difference of accuracies or gaps with the interval that allows for overlapping divisions.
 
     Its variance is that of estimate_resampled_mean, and at least the binomial one of paired_p, that many times as many
-    images where a seed has several pairs. Without an interval it stays as it is.
+    images where a seed has several pairs. With one seed, and where nothing shows a variance, there is no interval.
 
     Args:
+        difference: with Student's t-interval over the seeds, or without one where these agree.
         pairs: matched pairs of all seeds together.
     """
     from scipy import stats
 
-    if difference.low is None or difference.high is None or difference.value == difference.low == difference.high == 0:
-        return difference
     mean, count = difference.value, difference.count
+    if count < 2:
+        return difference
     quantile = float(stats.t.ppf(1 - LEVEL / 2, count - 1))
-    plain = (difference.high - difference.low) / 2 / quantile
+    plain = 0.0
+    if difference.low is not None and difference.high is not None:
+        plain = (difference.high - difference.low) / 2 / quantile
     discordant = max(0.0, abs(mean) - mean**2) / (division.distinct_images(count) * max(1.0, pairs / count))
     error = math.sqrt(max(plain**2 * (1 + count * division.overlap), discordant))
+    if error == 0:
+        return Estimate(mean, count=count)
     p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
     return Estimate(mean, mean - quantile * error, mean + quantile * error, p, count)
 

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from cnnstudy.analysis.contrasts import list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
+from cnnstudy.analysis.frames import check_columns, number_seeds, read_levels, read_numbers
 from cnnstudy.config.factors import Choices, Levels, Range
+from cnnstudy.errors import InputError
 
 COLUMNS = (
     "architecture",
@@ -82,10 +83,9 @@ def effects(
         - repeats: the probability that a repeat with other seeds gives the same answer; 1 where the design decides.
 
     Raises:
-        ValueError: a column is missing or does not fit; the message names the columns that there are.
+        InputError: a column is missing or does not fit; the message names the columns that there are.
     """
-    factors = [factors] if isinstance(factors, str) else list(factors)
-    _check_columns(frame, factors, outcome, seed, images)
+    factors = _check_arguments(frame, factors, outcome, seed, levels, images)
     column, tables = f"table/{outcome}", []
     found: list[Effect] = []
     for trials in _by_network(frame, factors, outcome, seed, column):
@@ -100,12 +100,13 @@ def _by_network(
     frame: pd.DataFrame, factors: Sequence[str], outcome: str, seed: str, column: str
 ) -> Iterator[pd.DataFrame]:
     """Yield the trials of each network as observations, with the outcome in `column`; all, if networks are compared."""
-    trials = frame[factors].astype(object).assign(**{"seed": frame[seed], column: frame[outcome].astype(float)})
+    trials = pd.DataFrame({name: read_levels(frame, name).to_numpy() for name in factors})
+    trials["seed"], trials[column] = number_seeds(frame, seed), read_numbers(frame, outcome, "outcome")
     if "architecture" in factors:
-        yield trials.reset_index(drop=True)
+        yield trials
         return
-    trials["architecture"] = frame.get("architecture", "")
-    yield from (group for _, group in trials.reset_index(drop=True).groupby("architecture", sort=False))
+    trials["architecture"] = read_levels(frame, "architecture").to_numpy() if "architecture" in frame else ""
+    yield from (group for _, group in trials.groupby("architecture", sort=False))
 
 
 def _rows_without_estimate(
@@ -143,27 +144,37 @@ def _row(effect: Effect) -> tuple[object, ...]:
     return (effect.architecture, effect.factor, *levels, *numbers)
 
 
-def _check_columns(frame: pd.DataFrame, factors: Sequence[str], outcome: str, seed: str, images: int | None) -> None:
-    """Refuse what is not in the frame, or cannot be what it is given for."""
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"trials must be a pandas DataFrame with a row per trial, not {type(frame).__name__}")
-    if images is not None and not (isinstance(images, int) and images > 0):
-        raise ValueError(f"images must be a whole number above 0, not {images!r}")
-    if not frame.columns.is_unique:
-        raise ValueError(f"columns must have different names, not {', '.join(map(repr, frame.columns))}")
-    there = f"the columns are {', '.join(map(repr, frame.columns))}"
+def _check_arguments(
+    frame: pd.DataFrame,
+    factors: Sequence[str],
+    outcome: str,
+    seed: str,
+    levels: Mapping[str, Levels] | None,
+    images: int | None,
+) -> list[str]:
+    """Return the factors as a list; refuse what is not in the frame, or cannot be what it is given for."""
+    if not isinstance(factors, str | Sequence | pd.Index):
+        raise InputError(f"factors must be a list of columns, not {factors!r}.")
+    factors = [factors] if isinstance(factors, str) else list(factors)
+    check_columns(frame, {"outcome": outcome, "seed": seed}, factors)
     if not factors:
-        raise ValueError(f"no factors; {there}")
-    for what, name in (*(("factor", name) for name in factors), ("outcome", outcome), ("seed", seed)):
-        if name not in frame:
-            raise ValueError(f"no column {name!r} for the {what}; {there}")
-    if len(set(factors)) < len(factors) or {outcome, seed} & set(factors) or outcome == seed:
-        raise ValueError(f"factors {factors}, outcome {outcome!r} and seed {seed!r} must be different columns")
-    if not is_numeric_dtype(frame[outcome]) or is_bool_dtype(frame[outcome]):
-        raise ValueError(f"the outcome {outcome!r} must be numbers, not {frame[outcome].dtype}")
-    if np.isinf(frame[outcome].to_numpy(dtype=float, na_value=math.nan)).any():
-        raise ValueError(f"the outcome {outcome!r} has infinite values; NaN stands for a trial without one")
+        raise InputError(f"no factors are given; the columns are {', '.join(map(repr, frame.columns))}.")
+    if "architecture" in (outcome, seed):
+        raise InputError("the column 'architecture' names the network and is no outcome or seed; rename it.")
+    if "seed" in factors:
+        raise InputError(f"a factor cannot be named 'seed', which the blocks are called; rename it (seed is {seed!r}).")
     if "architecture" in frame and frame["architecture"].isna().any():
-        raise ValueError(f"the architecture is missing in {int(frame['architecture'].isna().sum())} trials")
-    if frame[seed].isna().any():
-        raise ValueError(f"the seed {seed!r} is missing in {int(frame[seed].isna().sum())} trials")
+        missing = int(frame["architecture"].isna().sum())
+        raise InputError(f"the architecture is missing in {missing} trials; name it, or leave these out.")
+    if images is not None and (not isinstance(images, int | np.integer) or isinstance(images, bool) or images <= 0):
+        raise InputError(f"images must be a whole number above 0, not {images!r}.")
+    if levels is not None and not isinstance(levels, Mapping):
+        raise InputError(f"levels must be a dictionary of Choices or Ranges by factor, not {levels!r}.")
+    for name, given in (levels or {}).items():
+        if name not in factors:
+            raise InputError(f"levels are given for {name!r}, which is no factor; factors are {', '.join(factors)}.")
+        if not isinstance(given, Choices | Range):
+            raise InputError(
+                f"levels of {name!r} must be Choices or a Range of cnnstudy.config.factors, not {given!r}."
+            )
+    return factors

@@ -21,7 +21,7 @@ from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, rank_candi
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows, effect_sentences
+from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
 from cnnstudy.analysis.leaderboard import (
     GOALS,
     UNFINISHED_HEADINGS,
@@ -278,7 +278,9 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
         for interactions, title in ((False, "effects"), (True, "interactions: difference between effects")):
             rows, hidden = effect_rows(one, interactions)
             if rows:
-                _show_effect_rows(console, f"{one.architecture}: {title}, with 95 % intervals", rows)
+                _show_effect_rows(
+                    console, f"{one.architecture}: {title}, with 95 % intervals", effect_headings(one), rows
+                )
             if hidden:
                 print_line(console, f"and {hidden} interactions without a significant result; --csv lists all")
         if one.architecture != NETWORKS:
@@ -296,14 +298,12 @@ def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:
     _print_table(console, grid, rows)
 
 
-def _show_effect_rows(console: Console, title: str, rows: list[list[str]]) -> None:
+def _show_effect_rows(console: Console, title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
     grid = plain_table(title)
-    last = len(EFFECT_HEADINGS) - 1
-    shown = [0, EFFECT_HEADINGS.index("gap"), last] if console.width < WIDE else range(last + 1)
+    last = len(headings) - 1
+    shown = [0, 1, last] if console.width < WIDE else range(last + 1)
     for column in shown:
-        grid.add_column(
-            EFFECT_HEADINGS[column], justify="left" if column in (0, last) else "right", no_wrap=column != 0
-        )
+        grid.add_column(headings[column], justify="left" if column in (0, last) else "right", no_wrap=column != 0)
     _print_table(console, grid, ([row[column] for column in shown] for row in rows))
 
 

@@ -40,7 +40,7 @@ from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
-from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
+from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, are_unequal
 
 #: Bytes of one weight, and of a trial's plots and tables.
 BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
@@ -203,7 +203,7 @@ def _warn_of_mixed_effects(config: StudyConfig, display: Display) -> None:
 def report_power(
     config: StudyConfig, images: Mapping[str, PreparedImages], recorded: Sequence[RecordedRun], display: Display
 ) -> None:
-    """Report which difference in the gap a factorial can tell, for each network.
+    """Report which difference in the outcome of its question a factorial can tell, for each network.
 
     Args:
         images: the decoded images of each network.
@@ -211,23 +211,31 @@ def report_power(
     """
     import pandas as pd
 
-    from cnnstudy.analysis.power import describe_power
+    from cnnstudy.analysis.power import count_answers, describe_power
+    from cnnstudy.analysis.question import Question
 
     if display.silent:
         return
     assert isinstance(config.strategy, FactorialConfig)
     planned, tuned = FactorialStrategy(config, []).upcoming, config.strategy.tune
-    sentences = {}
+    planned_of, factors_of = {}, {}
     for name in config.architectures:
         rows = [
             {factor: level for factor, level in one.levels.items() if factor not in tuned} | {"seed": one.seed}
             for one in planned
             if one.architecture == name
         ]
-        factors = {factor: levels for factor, levels in config.factors_of(name).items() if factor not in tuned}
+        factors_of[name] = {factor: one for factor, one in config.factors_of(name).items() if factor not in tuned}
+        planned_of[name] = pd.DataFrame(rows).drop_duplicates()
+    unequal = any(are_unequal(one.train, one.validation) for one in images.values())
+    question = Question(config.question.outcome, config.question.factors, unequal)
+    # the networks are answers too, if all that varies is asked about
+    answers = len(config.architectures) - 1 if question.factors is None else 0
+    answers += sum(count_answers(planned_of[name], factors_of[name], question) for name in planned_of)
+    sentences = {}
+    for name, trials in planned_of.items():
         finished = [run for run in recorded if (run.kind, run.architecture, run.state) == ("trial", name, "finished")]
-        trials = pd.DataFrame(rows).drop_duplicates()
-        sentences[name] = describe_power(trials, factors, images[name], finished)
+        sentences[name] = describe_power(trials, factors_of[name], images[name], finished, question, answers)
     _show_by_network(sentences, display)
 
 

@@ -30,6 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnstudy.errors import InputError
+
 VERDICTS = ("not-learning", "cannot-tell", "underfit", "fit", "overfit", "diverged")
 #: Level of each of the two tests against guessing (training, validation).
 GUESSING_LEVEL = 0.005
@@ -165,7 +167,7 @@ def judge(
         train_is_sample: whether the training images given are a random sample of those that were trained on.
 
     Raises:
-        ValueError: the four are not of the same length, or there are no training or no validation images.
+        InputError: the four are not counts of the same classes, or there are no training or no validation images.
     """
     given = Counts(train_right, train_images, validation_right, validation_images, train_is_sample)
     train, validation = make_parts(given)
@@ -175,25 +177,61 @@ def judge(
     return _judge_learning(train, validation, measured) or _judge_gap(train, validation, measured)
 
 
-def make_parts(given: Counts) -> tuple[Part, Part]:
+def make_parts(given: Counts, balanced: bool | None = None) -> tuple[Part, Part]:
     """Return both parts, balanced if the classes are unequal; of classes that have images in both, if balanced.
 
+    Args:
+        balanced: whether accuracies are balanced, whatever these classes are; None: decided by their images.
+
     Raises:
-        ValueError: as `judge`.
+        InputError: as `judge`.
     """
-    counts = np.array(given[:4], float)
-    if counts.ndim != 2 or not counts[[1, 3]].sum(axis=1).all():
-        raise ValueError("verdicts need counts for each class, and training and validation images")
-    if (counts[[0, 2]] > counts[[1, 3]]).any() or (counts < 0).any():
-        raise ValueError("verdicts need counts from 0 on, with no more right images than images")
+    counts = _check_counts(given)
     both = (counts[1] > 0) & (counts[3] > 0)
-    images = (counts[1] + counts[3])[both]
-    balanced = len(images) > 1 and bool(images.max() > IMBALANCE * images.min())
+    if balanced is None:
+        balanced = are_unequal(counts[1], counts[3])
+    balanced = balanced and bool(both.any())
     kept = counts[:, both] if balanced else counts
     return (
         Part(kept[0], kept[1], balanced, exact=not given.train_is_sample),
         Part(kept[2], kept[3], balanced),
     )
+
+
+def are_unequal(train: Sequence[int] | np.ndarray, validation: Sequence[int] | np.ndarray) -> bool:
+    """Return whether the largest class has more than IMBALANCE times the images of the smallest.
+
+    Args:
+        train, validation: images of each class; those that lack one of the two do not count.
+    """
+    images = [a + b for a, b in zip(train, validation, strict=True) if a > 0 and b > 0]
+    return len(images) > 1 and bool(max(images) > IMBALANCE * min(images))
+
+
+def _check_counts(given: Counts) -> np.ndarray:
+    """Return the counts, [train right, train images, validation right, validation images] x [classes]."""
+    rows = []
+    for name, counts in zip(Counts._fields, given[:4], strict=False):
+        row = np.asarray(counts)
+        if row.ndim != 1 or row.dtype.kind not in "iuf" or not np.isfinite(row).all() or (row != np.round(row)).any():
+            raise InputError(f"{name} must be a list with a whole number for each class, not {counts!r}.")
+        rows.append(row.astype(float))
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        raise InputError(
+            f"a verdict needs counts of the same classes; given are {', '.join(map(str, lengths))} classes."
+        )
+    table = np.array(rows)
+    if not table[[1, 3]].sum(axis=1).all():
+        raise InputError("a verdict needs training and validation images; one of them has none.")
+    if (table[[0, 2]] > table[[1, 3]]).any() or (table < 0).any():
+        raise InputError(
+            "counts must be from 0 on, with no more right images than images; given are "
+            f"{', '.join(f'{name} {list(counts)}' for name, counts in zip(Counts._fields, given[:4], strict=False))}."
+        )
+    if not isinstance(given.train_is_sample, bool | np.bool_):
+        raise InputError(f"train_is_sample must be True or False, not {given.train_is_sample!r}.")
+    return table
 
 
 def lacks_classes(given: Counts) -> str:

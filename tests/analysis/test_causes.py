@@ -8,7 +8,7 @@ import pytest
 from simulated import Simulated
 
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame, recorded_factors
-from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows, effect_sentences
+from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
 from cnnstudy.config.factors import Choices, Range
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -72,7 +72,7 @@ def test_the_answer_comes_first_and_in_words(found: NetworkAnalysis) -> None:
 
 def test_the_table_has_an_answer_for_each_level(found: NetworkAnalysis) -> None:
     rows, hidden = effect_rows(found, interactions=False)
-    assert {len(row) for row in rows} == {len(EFFECT_HEADINGS)}
+    assert {len(row) for row in rows} == {len(effect_headings(found))}
     assert rows[0][0] == "4 times the training images"
     assert (len(rows), hidden) == (5, 0)
     told, hidden = effect_rows(found, interactions=True)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cnnstudy.analysis.configurations import judge_cell, list_configurations
+from cnnstudy.errors import InputError
 from cnnstudy.tracking.recorded import RecordedRun, split_into_tags
 from cnnstudy.training.verdict import Counts
 
@@ -68,9 +70,36 @@ def test_the_sentence_has_the_means_their_intervals_and_their_spread() -> None:
     assert f"gap {100 * verdict.gap.value:+.1f} {ends} points, spread {100 * spread:.1f}" in verdict.sentence()
 
 
-def test_a_cell_without_seeds_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one seed"):
-        judge_cell([])
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([], "Counts of at least one seed, not \\[\\]"),
+        (None, "Counts of at least one seed, not None"),
+        (PERFECT, "needs a list with the Counts"),
+        ([PERFECT, "abc"], "that at place 1 is 'abc'"),
+        ([PERFECT[:2]], "needs the Counts of each seed; that at place 0"),
+        ([PERFECT, Counts([9], [10], [5], [10])], "the same classes; given are 1 and 2"),
+        ([PERFECT, Counts([81, 9], [80, 80], [5, 5], [80, 80])], "no more right images than images"),
+    ],
+)
+def test_what_are_no_counts_of_seeds_is_refused(seeds: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        judge_cell(seeds)
+
+
+def test_counts_may_be_plain_tuples_from_anywhere() -> None:
+    assert judge_cell(tuple(one) for one in [PERFECT] * 3) == judge_cell([PERFECT] * 3)  # type: ignore[arg-type,misc]
+
+
+def test_all_seeds_have_accuracies_of_one_kind() -> None:
+    """One of three divisions gives a class more than 1.5 times the images of the other, all together do not."""
+    even, uneven = Counts((80, 80), (80, 80), (8, 8), (10, 10)), Counts((61, 90), (61, 100), (3, 15), (5, 20))
+    verdict = judge_cell([even, even, uneven])
+    assert not verdict.balanced
+    assert verdict.train.value == pytest.approx((1 + 1 + 151 / 161) / 3)
+    unequal = judge_cell([uneven] * 4 + [even])
+    assert unequal.balanced
+    assert unequal.train.value == pytest.approx((4 * 0.95 + 1) / 5)
 
 
 @pytest.fixture

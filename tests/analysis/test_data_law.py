@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,7 +225,7 @@ def test_a_plain_table() -> None:
     )
     law = data_law(frame, "test_accuracy", "n", "run", target=0.97)
     assert (law.is_accuracy, law.images, law.seeds) == (True, (100, 200, 400, 800), 3)
-    with pytest.raises(InputError, match="no column 'gap'; the columns are run, n, test_accuracy"):
+    with pytest.raises(InputError, match="no column 'gap' for the outcome; the columns are 'run', 'n', "):
         data_law(frame, images="n", seed="run")
     for target in (0.0, 1.0):
         with pytest.raises(InputError, match="never reached"):
@@ -262,9 +263,55 @@ def test_seeds_that_agree_are_no_certainty() -> None:
     assert all(one.high - one.low > 0.04 for one in near.measured if one.low is not None and one.high is not None)
 
 
-def test_amounts_are_numbers_above_0() -> None:
-    frame = pd.DataFrame({"seed": [0, 0], "images": [0, 10], "gap": [0.1, 0.2]})
-    with pytest.raises(InputError, match="'images' must hold numbers of images above 0"):
-        data_law(frame)
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("images", [0, 10], "'images' must hold whole numbers of images above 0"),
+        ("images", [10, 20.5], "must hold whole numbers of images"),
+        ("images", [10, math.nan], "must hold whole numbers of images"),
+        ("images", ["10", "20"], "the number of images 'images' must be numbers; '10' is str"),
+        ("images", [10, math.inf], "'images' is infinite, or beyond"),
+        ("gap", [0.1, math.inf], "the outcome 'gap' is infinite, or beyond"),
+        ("gap", ["a", "b"], "the outcome 'gap' must be numbers; 'a' is str"),
+        ("gap", [10.0, 20.0], "must be a share of -1 to 1, not 10; divide percent and points by 100"),
+        ("seed", [0, None], "the seed 'seed' is missing in 1 trials"),
+        ("seed", [[0], [1]], "the seed 'seed' must hold numbers or names"),
+        ("kind", [["a"], ["b"]], "the factor 'kind' must hold numbers or names"),
+    ],
+)
+def test_values_that_do_not_fit(column: str, values: Any, message: str) -> None:
+    frame = pd.DataFrame({"seed": [0, 0], "images": [10, 20], "gap": [0.1, 0.2], "kind": ["a", "b"]})
+    with pytest.raises(InputError, match=message):
+        data_law(frame.assign(**{column: values}), factors=["kind"])
+
+
+def test_arguments_that_do_not_fit() -> None:
+    frame = pd.DataFrame({"seed": [0, 0], "images": [10, 20], "gap": [0.1, 0.2]})
+    for arguments, message in (
+        ({"outcome": "images"}, "each column has one role"),
+        ({"outcome": None}, "no column None for the outcome"),
+        ({"target": "5"}, "a target of '5' is never reached"),
+        ({"target": math.nan}, "a target of nan is never reached"),
+        ({"factors": "kind"}, "no column 'kind' for the factor"),
+    ):
+        with pytest.raises(InputError, match=message):
+            data_law(frame, **arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="must be a pandas DataFrame"):
         data_law([1])  # type: ignore[arg-type]
+
+
+def test_too_little_is_no_error_and_no_law() -> None:
+    frame = pd.DataFrame({"seed": [0, 0], "images": [10, 20], "gap": [0.1, 0.2]})
+    for trials in (frame.iloc[:0], frame.iloc[:1], frame.assign(gap=math.nan)):
+        assert data_law(trials).trend is None
+        assert data_law(trials).answer == "cannot tell"
+
+
+def test_text_of_seeds_and_repeated_rows_and_categories_change_nothing() -> None:
+    frame = pd.DataFrame([(seed, images) for seed in range(3) for images in (10, 20, 40, 80)])
+    frame.columns = pd.Index(["seed", "images"])
+    frame["gap"] = 0.5 * frame["images"] ** -0.5 + np.random.default_rng(0).normal(0, 0.005, len(frame))
+    law = data_law(frame)
+    assert data_law(frame.astype({"seed": str, "images": "category", "gap": "Float64"})) == law
+    twice = data_law(pd.concat([frame, frame]))
+    assert [one.value for one in twice.measured] == pytest.approx([one.value for one in law.measured])

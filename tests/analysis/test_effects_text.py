@@ -15,7 +15,8 @@ from scipy import stats
 from simulated import Simulated
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
-from cnnstudy.analysis.effects_text import effect_rows, effect_sentences, leaning, mean_gap
+from cnnstudy.analysis.effects_text import effect_rows, effect_sentences, leaning
+from cnnstudy.analysis.observations import mean_gap
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -211,18 +212,15 @@ def test_leaning_is_a_word_of_its_own(found: NetworkAnalysis) -> None:
         assert (f"{words.capitalize()} the gap, which is no answer yet" in said) == bool(words)
 
 
-def test_an_interval_over_one_seed_is_over_its_trials() -> None:
-    frame = pd.DataFrame({"seed": [0] * 4, "epochs/gap_accuracy": [0.1, 0.2, 0.3, math.nan]})
-    gap = mean_gap(frame)
-    assert gap is not None
-    assert gap.value == pytest.approx(0.2)
-    assert (gap.low, gap.high) == pytest.approx(
-        (0.2 - 4.303 * 0.1 / math.sqrt(3), 0.2 + 4.303 * 0.1 / math.sqrt(3)), abs=1e-4
-    )
-    assert mean_gap(frame.iloc[3:]) is None
-    one = mean_gap(frame.iloc[:1])
-    assert one is not None
-    assert (one.value, one.low) == (0.1, None)
+def test_few_seeds_do_not_say_whether_a_network_overfits() -> None:
+    for seeds, words, interval in (
+        (1, "(one seed shows no variation between seeds; an answer takes at least 3)", "; no interval)"),
+        (2, "(2 seeds may agree by chance; an answer takes at least 3)", "interval over 2 seeds)"),
+    ):
+        headline = effect_sentences(analyze(Simulated(seeds=seeds, by_seed=0.0)))[0]
+        assert headline.startswith(f"Cannot tell whether alexnet overfits by 5 points or more {words}: ")
+        assert interval in headline
+    assert effect_sentences(analyze(Simulated(seeds=3)))[0].startswith("alexnet overfits: ")
 
 
 def test_how_probable_a_repeat_is_stands_with_the_answer(found: NetworkAnalysis) -> None:

@@ -11,20 +11,21 @@ from statsmodels.stats.multitest import multipletests
 
 from cnnstudy.analysis.intervals import (
     Estimate,
-    adjust_p_values,
+    Resolution,
+    compare_seeds,
     correct_family,
-    estimate_mean,
     shrink_variances,
-    t_test_over_seeds,
     welch_difference,
 )
 
 NONE = math.nan
+#: Of a continuous outcome.
+UNKNOWN = Resolution(0.0, math.nan)
 
 
 def test_each_contrast_has_the_t_test_of_its_own_seeds() -> None:
     of_seeds = np.array([[0.01, 0.03, 0.04, 0.02], [0.05, NONE, 0.01, NONE], [0.02, NONE, NONE, NONE], [NONE] * 4])
-    tests, _ = t_test_over_seeds(of_seeds, np.ones(4))
+    tests = compare_seeds(of_seeds, np.ones(4), UNKNOWN).tests
     for row, there in zip(tests, ([0.01, 0.03, 0.04, 0.02], [0.05, 0.01]), strict=False):
         t = stats.ttest_1samp(there, 0.0)
         assert row == pytest.approx([np.mean(there), *t.confidence_interval(0.95), t.pvalue])
@@ -33,10 +34,15 @@ def test_each_contrast_has_the_t_test_of_its_own_seeds() -> None:
 
 
 def test_seeds_that_agree_to_the_last_digit() -> None:
-    tests, p = t_test_over_seeds(np.array([[0.1 + 0.2, 0.3, 0.3], [0.0, 1e-17, -1e-17]]), np.ones(2))
-    assert tests[0] == pytest.approx([0.3, 0.3, 0.3, 0.0])
-    assert tests[1] == pytest.approx([0.0, 0.0, 0.0, 1.0])
-    assert list(p) == [0.0, 1.0]
+    of_seeds = np.array([[0.1 + 0.2, 0.3, 0.3], [0.0, 1e-17, -1e-17]])
+    unknown = compare_seeds(of_seeds, np.ones(2), UNKNOWN)
+    assert unknown.tests == pytest.approx(np.array([[0.3, NONE, NONE, NONE], [0.0, NONE, NONE, NONE]]), nan_ok=True)
+    assert np.isnan(unknown.shrunk_p).all()
+    known = compare_seeds(of_seeds, np.array([1.0, 0.5]), Resolution(1e-6, 0.003))
+    half = stats.t.ppf(0.975, 2) * np.sqrt(np.array([0.003, 0.0015]) / 3)
+    assert known.tests[:, 1] == pytest.approx([0.3 - half[0], -half[1]])
+    assert known.tests[:, 2] == pytest.approx([0.3 + half[0], half[1]])
+    assert known.tests[1, 3] == pytest.approx(1.0)
 
 
 def test_the_prior_of_variances_is_found() -> None:
@@ -76,7 +82,7 @@ def test_holm_is_that_of_statsmodels() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(12) ** 4
     for kind in (False, True):
-        adjusted = adjust_p_values(np.zeros(12), p, np.full(12, kind))
+        adjusted, _ = correct_family(np.zeros(12), p, np.full(12, kind))
         assert adjusted == pytest.approx(multipletests(p, method="holm")[1])
 
 
@@ -90,33 +96,24 @@ def test_main_effects_have_most_of_the_level() -> None:
 
 
 def test_an_effect_has_to_pass_both_tests() -> None:
-    adjusted = adjust_p_values(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, 0.01]), np.zeros(3, dtype=bool))
+    adjusted, _ = correct_family(np.array([0.3, 0.001, NONE]), np.array([0.001, 0.04, 0.01]), np.zeros(3, dtype=bool))
     assert adjusted == pytest.approx([0.3, 0.04, NONE], nan_ok=True)
 
 
-def test_a_mean_has_students_interval() -> None:
-    sample = [0.1, 0.3, 0.2, 0.6]
-    found, reference = estimate_mean(sample), stats.ttest_1samp(sample, 0.0)
-    assert found is not None
-    assert (found.value, found.count) == (pytest.approx(0.3), 4)
-    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
-    assert found.p == pytest.approx(reference.pvalue)
-    assert estimate_mean([]) is None
-    assert estimate_mean([0.5]) == Estimate(0.5)
+def t_interval(sample: list[float]) -> Estimate:
+    low, high = stats.t.interval(0.95, len(sample) - 1, np.mean(sample), stats.sem(sample))
+    return Estimate(float(np.mean(sample)), float(low), float(high), count=len(sample))
 
 
 def test_two_samples_are_compared_by_welch() -> None:
     one, other = [0.1, 0.3, 0.2, 0.6], [0.5, 0.55, 0.45]
-    means = estimate_mean(one), estimate_mean(other)
-    assert means[0] is not None
-    assert means[1] is not None
-    found, reference = welch_difference(means[0], means[1]), stats.ttest_ind(other, one, equal_var=False)
+    found = welch_difference(t_interval(one), t_interval(other))
+    reference = stats.ttest_ind(other, one, equal_var=False)
     assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
     assert (found.p, found.count) == (pytest.approx(reference.pvalue), 3)
-    assert welch_difference(means[0], Estimate(0.5)) == Estimate(pytest.approx(0.2), count=1)
+    assert welch_difference(t_interval(one), Estimate(0.5)) == Estimate(pytest.approx(0.2), count=1)
 
 
-def test_two_samples_without_noise() -> None:
+def test_two_samples_without_noise_have_no_interval() -> None:
     one = Estimate(0.2, 0.2, 0.2, 0.0, 3)
-    assert welch_difference(one, one) == Estimate(0.0, 0.0, 0.0, 1.0, 3)
-    assert welch_difference(one, Estimate(0.5, 0.5, 0.5, 0.0, 3)).sign == 1
+    assert welch_difference(one, Estimate(0.5, 0.5, 0.5, 0.0, 3)) == Estimate(pytest.approx(0.3), count=3)

@@ -6,9 +6,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
-from cnnstudy.analysis.observations import LEGACY_GAP, observe
+from cnnstudy.analysis.intervals import Estimate
+from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION, mean_gap, observe
 from cnnstudy.tracking.recorded import RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
@@ -171,3 +175,32 @@ def test_networks_stand_apart(study: tuple[list[RecordedRun], Curves], make_run:
     curves["run9"] = curves["run1"]
     other = make_run(9, tags={"cnnstudy.architecture": "vgg16"})
     assert [len(found.frame) for found in observe([*runs, other], history(curves))] == [3, 1]
+
+
+def test_the_mean_gap_has_students_interval_over_the_seeds() -> None:
+    gaps = [[0.1, 0.2], [0.15, 0.25], [0.3, 0.2], [0.1, math.nan]]
+    frame = pd.DataFrame([(seed, gap, 0.55) for seed, both in enumerate(gaps) for gap in both])
+    frame.columns = pd.Index(["seed", GAP, VALIDATION])
+    found = mean_gap(frame)
+    assert found is not None
+    means = [np.nanmean(both) for both in gaps]
+    half = stats.t.ppf(0.975, 3) * stats.sem(means)
+    value = float(frame[GAP].mean())
+    assert (found.value, found.count) == (pytest.approx(value), 4)
+    assert (found.low, found.high) == pytest.approx((value - half, value + half))
+    assert mean_gap(frame.iloc[7:]) is None
+    assert mean_gap(frame.iloc[:2]) == Estimate(pytest.approx(0.15))
+
+
+def test_a_mean_gap_on_which_all_seeds_agree_is_as_sure_as_its_images() -> None:
+    frame = pd.DataFrame({"seed": [0, 1, 2], GAP: [0.25] * 3, VALIDATION: [0.55, 0.6, 0.65]})
+    found = mean_gap(frame)
+    assert found is not None
+    assert found.low is not None
+    # validation moves in steps of 1 / 20; the share of the gap is shrunk by one right and one wrong answer
+    share = (0.25 * 20 + 1) / 22
+    variance = 1 / 20**2 / 12 + share * (1 - share) / 20
+    assert found.value - found.low == pytest.approx(stats.t.ppf(0.975, 2) * math.sqrt(variance / 3))
+    irrational = [math.pi / 10, math.sqrt(0.1)]
+    continuous = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], GAP: irrational * 3, VALIDATION: irrational * 3})
+    assert mean_gap(continuous) == Estimate(pytest.approx(np.mean(irrational)), count=3)

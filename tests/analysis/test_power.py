@@ -13,7 +13,8 @@ from conftest import MakeRun
 
 from cnnstudy.analysis.effects import estimate_effects
 from cnnstudy.analysis.observations import GAP
-from cnnstudy.analysis.power import describe_power, detectable_differences, trial_noise
+from cnnstudy.analysis.power import count_answers, describe_power, detectable_differences, trial_noise
+from cnnstudy.analysis.question import Question, correct_by_question
 from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import PreparedImages, TrialSpec
 
@@ -34,25 +35,67 @@ def images(spec: TrialSpec) -> PreparedImages:
     return dataclasses.replace(spec.images, train=(300, 300), validation=(80, 80))
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_four_in_five_studies_find_that_difference(seeds: int) -> None:
-    noise = trial_noise(160, 160)
-    trials = planned(FACTORS, seeds).assign(architecture="alexnet", verdict="overfit")
-    (difference,) = [
-        one.difference for one in detectable_differences(trials, FACTORS, noise) if one.factor == "batch_size"
-    ]
+@pytest.mark.parametrize(("seeds", "factors"), [(3, None), (5, None), (3, ("batch_size",))])
+def test_four_in_five_studies_find_that_difference(
+    seeds: int, factors: tuple[str, ...] | None, images: PreparedImages
+) -> None:
+    """The correction is that of `effects`: over the question's answers, in two networks."""
+    question = Question("gap", factors)
+    noise = trial_noise(images, question)
+    trials = planned(FACTORS, seeds)
+    answers = 2 * count_answers(trials, FACTORS, question)
+    assert answers == 2 * (1 if factors else 4)
+    found = detectable_differences(trials, FACTORS, noise, (), question, answers)
+    assert [one.factor for one in found] == list(factors or FACTORS)
+    difference = found[0].difference
     assert difference is not None
-    random, found = np.random.default_rng(0), []
-    for _ in range(150):
-        gap = 0.2 - difference * (trials["batch_size"] == 64) + random.normal(0, noise, len(trials))
-        effects = estimate_effects(trials.assign(**{GAP: gap}), FACTORS, [GAP])
-        found.append(next(one.answer for one in effects if one.factor == "batch_size" and one.second is None))
-    assert 0.65 < found.count("lowers") / len(found) < 0.92
-    assert "raises" not in found
+    random, told = np.random.default_rng(0), []
+    for _ in range(100):
+        effects = []
+        for network in ("alexnet", "vgg16"):
+            change = difference * (trials["batch_size"] == 64) if network == "alexnet" else 0.0
+            gap = 0.3 - change + random.normal(0, noise, len(trials))
+            frame = trials.assign(**{"architecture": network, "verdict": "overfit", GAP: gap})
+            effects += estimate_effects(frame, FACTORS, [GAP])
+        (one,) = [
+            effect
+            for effect in correct_by_question(effects, question)
+            if (effect.architecture, effect.factor, effect.second) == ("alexnet", "batch_size", None)
+        ]
+        told.append(one.answer)
+    assert 0.7 <= told.count("lowers") / len(told) <= 0.9
+    assert "raises" not in told
 
 
-def test_more_seeds_and_more_trials_at_a_level_tell_smaller_differences() -> None:
-    noise = trial_noise(160, 160)
+def test_fewer_answers_tell_smaller_differences(images: PreparedImages) -> None:
+    trials, noise = planned(FACTORS, 5), trial_noise(images, Question())
+
+    def of(question: Question, answers: int | None = None) -> float:
+        found = detectable_differences(trials, FACTORS, noise, (), question, answers)
+        (difference,) = [one.difference for one in found if one.factor == "batch_size"]
+        assert difference is not None
+        return difference
+
+    # from 5 seeds on the t-test alone decides about few answers, and the correction about many
+    assert of(Question("gap", ("batch_size",))) <= of(Question()) < of(Question(), 40)
+
+
+def test_the_noise_is_that_of_the_outcome_asked_about(images: PreparedImages) -> None:
+    unequal = dataclasses.replace(images, train=(570, 30), validation=(152, 8))
+    for question, prepared, variance in (
+        (Question(), images, 0.16 * 2 / 160),
+        (Question("accuracy"), images, 0.16 / 160),
+        (Question("accuracy"), unequal, 0.16 / 160),
+        (Question("balanced-accuracy"), unequal, 0.16 * (1 / 152 + 1 / 8) / 4),
+        (Question("gap", None, unequal=True), unequal, 2 * 0.16 * (1 / 152 + 1 / 8) / 4),
+    ):
+        assert trial_noise(prepared, question) == pytest.approx((variance + 0.05**2) ** 0.5)
+        sentence = describe_power(planned(FACTORS, 5), FACTORS, prepared, [], question)
+        assert f"find a difference in {question.words} of batch size" in sentence
+
+
+def test_more_seeds_and_more_trials_at_a_level_tell_smaller_differences(images: PreparedImages) -> None:
+    noise = trial_noise(images, Question())
 
     def of(factors: Mapping[str, Levels], seeds: int) -> dict[str, float]:
         found = detectable_differences(planned(factors, seeds), factors, noise)
@@ -66,7 +109,7 @@ def test_more_seeds_and_more_trials_at_a_level_tell_smaller_differences() -> Non
 
 
 def test_the_sentence_names_seeds_images_and_points(images: PreparedImages) -> None:
-    noise = trial_noise(160, 160)
+    noise = trial_noise(images, Question())
     trials = planned(FACTORS, 5)
     points = {one.factor: one.difference for one in detectable_differences(trials, FACTORS, noise)}
     assert points["dropout"] is not None

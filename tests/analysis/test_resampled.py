@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnstudy.analysis.intervals import Estimate, estimate_mean
+from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.analysis.resampled import (
     Division,
     effective_images,
@@ -115,17 +115,17 @@ def test_coverage_where_seeds_divide_one_pool() -> None:
 
 def test_a_paired_difference_is_widened() -> None:
     differences = [0.02, 0.03, 0.05, 0.01]
-    plain = estimate_mean(differences)
-    assert plain is not None
-    assert plain.p is not None
-    wide = widen_for_overlap(plain, POOL, 400)
+    low, high = stats.t.interval(0.95, 3, np.mean(differences), stats.sem(differences))
+    wide = widen_for_overlap(Estimate(float(np.mean(differences)), low, high, count=4), POOL, 400)
     error = np.std(differences, ddof=1) * math.sqrt(1 / 4 + 1 / 3)
     assert (wide.low, wide.high) == pytest.approx(stats.t.interval(0.95, 3, np.mean(differences), error))
     assert wide.p is not None
-    assert wide.p > plain.p
+    assert wide.p > stats.ttest_1samp(differences, 0.0).pvalue
     # equal seeds: what chance explains of so many images
-    equal = widen_for_overlap(Estimate(0.02, 0.02, 0.02, 0.0, 5), POOL, 5)
+    equal = widen_for_overlap(Estimate(0.02, count=5), POOL, 5)
     assert equal.low is not None
     assert equal.low < 0
-    same = Estimate(0.0, 0.0, 0.0, 1.0, 5)
+    same = Estimate(0.0, count=5)
     assert widen_for_overlap(same, POOL, 5) == same
+    one = Estimate(0.02)
+    assert widen_for_overlap(one, POOL, 1) == one

@@ -6,6 +6,8 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import cnnstudy
 from cnnstudy.analysis.effects import estimate_effects
 from cnnstudy.analysis.tables import COLUMNS, find_levels
 from cnnstudy.config.factors import Choices, Range
+from cnnstudy.errors import InputError
 
 
 def table(seeds: int = 4, networks: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -91,15 +94,21 @@ def test_nothing_to_compare_is_an_empty_table() -> None:
     ("arguments", "message"),
     [
         ({"factors": ["depth"]}, "no column 'seed' for the seed; the columns are 'run', 'depth', 'pooling'"),
+        ({"factors": None, "seed": "run"}, "factors must be a list of columns, not None"),
+        ({"factors": [["depth"]], "seed": "run"}, "no column \\['depth'\\] for the factor"),
+        ({"factors": ["depth"], "outcome": None, "seed": "run"}, "no column None for the outcome"),
+        ({"factors": ["depth"], "seed": "run", "levels": {"deep": Choices((1, 2))}}, "'deep', which is no factor"),
+        ({"factors": ["depth"], "seed": "run", "levels": {"depth": [1, 2]}}, "must be Choices or a Range"),
+        ({"factors": ["depth"], "seed": "run", "levels": [1]}, "levels must be a dictionary"),
         ({"factors": ["deep"], "seed": "run"}, "no column 'deep' for the factor; the columns are"),
         ({"factors": ["depth"], "outcome": "loss", "seed": "run"}, "no column 'loss' for the outcome"),
-        ({"factors": [], "seed": "run"}, "no factors; the columns are"),
-        ({"factors": ["depth", "run"], "seed": "run"}, "must be different columns"),
-        ({"factors": ["depth"], "outcome": "pooling", "seed": "run"}, "the outcome 'pooling' must be numbers"),
+        ({"factors": [], "seed": "run"}, "no factors are given; the columns are"),
+        ({"factors": ["depth", "run"], "seed": "run"}, "each column has one role"),
+        ({"factors": ["depth"], "outcome": "pooling", "seed": "run"}, "the outcome 'pooling' must be numbers; 'max'"),
     ],
 )
 def test_columns_that_do_not_fit(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         cnnstudy.effects(table(), **arguments)  # type: ignore[arg-type]
 
 
@@ -117,7 +126,7 @@ def test_main_effects_that_cannot_be_estimated_are_listed() -> None:
 def test_a_trial_without_a_seed() -> None:
     frame = table().astype({"run": float})
     frame.loc[3, "run"] = math.nan
-    with pytest.raises(ValueError, match="the seed 'run' is missing in 1 trials"):
+    with pytest.raises(InputError, match="the seed 'run' is missing in 1 trials"):
         cnnstudy.effects(frame, ["depth"], seed="run")
 
 
@@ -129,13 +138,65 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_what_is_no_table() -> None:
-    with pytest.raises(ValueError, match="must be a pandas DataFrame with a row per trial, not list"):
+    with pytest.raises(InputError, match="must be a pandas DataFrame with a row per trial, not list"):
         cnnstudy.effects([1, 2], ["depth"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="columns must have different names"):
+    with pytest.raises(InputError, match="columns must have different names"):
         cnnstudy.effects(pd.concat([table(), table()], axis=1), ["depth"], seed="run")
-    with pytest.raises(ValueError, match="images must be a whole number above 0, not -3"):
+    with pytest.raises(InputError, match="images must be a whole number above 0, not -3"):
         cnnstudy.effects(table(), ["depth"], seed="run", images=-3)
     nameless = table().assign(architecture="net")
     nameless.loc[0, "architecture"] = None
-    with pytest.raises(ValueError, match="the architecture is missing in 1 trials"):
+    with pytest.raises(InputError, match="the architecture is missing in 1 trials"):
         cnnstudy.effects(nameless, ["depth"], seed="run")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("gap", [0.1] * 31 + [math.inf], "the outcome 'gap' is infinite, or beyond 1e\\+100, in 1 trials"),
+        ("gap", [1e200] * 32, "beyond 1e\\+100, in 32 trials"),
+        ("gap", ["0.1"] * 32, "must be numbers; '0.1' is str. pandas.to_numeric"),
+        ("gap", pd.Categorical(["a", "b"] * 16), "must be numbers; 'a' is str"),
+        ("gap", [True] * 32, "must be numbers; True is bool"),
+        ("gap", [1j] * 32, "must be numbers; 1j is complex"),
+        ("depth", [math.inf, 1.0] * 16, "the factor 'depth' has an infinite level"),
+        ("depth", [[1], [2]] * 16, "the factor 'depth' must hold numbers or names; \\[1\\] is list"),
+        ("run", [[1]] * 32, "the seed 'run' must hold numbers or names; \\[1\\] is list"),
+        ("seed", [1, 2] * 16, "a factor cannot be named 'seed'"),
+    ],
+)
+def test_values_that_do_not_fit(column: str, values: Any, message: str) -> None:
+    frame = table().assign(**{column: values})
+    with pytest.raises(InputError, match=message):
+        cnnstudy.effects(frame, ["depth", "seed"] if column == "seed" else ["depth"], seed="run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.set_index(pd.Index([5] * len(frame))),
+        lambda frame: frame.set_index(["run", "depth"], drop=False),
+        lambda frame: pd.concat([frame, frame]),  # trials of one cell and seed are averaged
+        lambda frame: frame.astype({"depth": "category", "pooling": "category", "run": "category"}),
+        lambda frame: frame.astype({"depth": "Int64", "gap": "Float64", "pooling": "string"}),
+        lambda frame: frame.astype({"depth": object, "gap": object}),
+        lambda frame: frame.assign(run=frame["run"].map({0: 0, 1: "b", 2: math.inf, 3: pd.Timestamp("2026-01-01")})),
+    ],
+    ids=["index", "levels of an index", "twice", "categories", "nullable", "objects", "seeds of any kind"],
+)
+def test_the_same_table_in_other_clothes(change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    frame, numbers = table(), ["estimate", "low", "high"]
+    found = cnnstudy.effects(change(frame), ["depth", "pooling"], seed="run")
+    expected = cnnstudy.effects(frame, ["depth", "pooling"], seed="run")
+    assert found[numbers].to_numpy(dtype=float) == pytest.approx(expected[numbers].to_numpy(dtype=float))
+    assert found["answer"].tolist() == expected["answer"].tolist()
+
+
+def test_too_little_to_compare_is_no_error() -> None:
+    frame = table()
+    assert cnnstudy.effects(frame.iloc[:0], ["depth"], seed="run").empty
+    assert cnnstudy.effects(frame.iloc[:1], ["depth"], seed="run").empty
+    nothing = cnnstudy.effects(frame.assign(gap=math.nan), ["depth"], seed="run")
+    assert nothing["answer"].tolist() == ["cannot tell"]
+    inactive = frame.assign(depth=pd.array([50, None] * 16, dtype="Int64"), pooling=["max", "max", "mean", "mean"] * 8)
+    assert cnnstudy.effects(inactive, ["depth", "pooling"], seed="run")["factor"].tolist() == ["pooling"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from cnnstudy.errors import InputError
 from cnnstudy.training.verdict import VERDICTS, Counts, count_right, judge
 
 
@@ -80,11 +83,32 @@ def test_so_many_images_would_tell() -> None:
     assert 0.7 < told.count("fit") / len(told) < 0.95  # the power that is meant is 80 %
 
 
-def test_impossible_counts_are_refused() -> None:
-    with pytest.raises(ValueError, match="no more right images"):
-        judge([3, 1], [2, 2], [1, 1], [2, 2])
-    with pytest.raises(ValueError, match="training and validation images"):
-        judge([1, 1], [2, 2], [0, 0], [0, 0])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([3, 1], [2, 2], [1, 1], [2, 2]), "no more right images than images; given are train_right"),
+        (([-1, 1], [2, 2], [1, 1], [2, 2]), "counts must be from 0 on"),
+        (([1, 1], [2, 2], [0, 0], [0, 0]), "training and validation images; one of them has none"),
+        (([], [], [], []), "one of them has none"),
+        (([1], [2, 2], [1, 1], [2, 2]), "counts of the same classes; given are 1, 2, 2, 2 classes"),
+        (([1, 1], [2, 2], [1, 1], [2, np.nan]), "validation_images must be a list with a whole number for each class"),
+        (([1, 1], [2, np.inf], [1, 1], [2, 2]), "train_images must be a list with a whole number"),
+        (([1.5, 1], [2, 2], [1, 1], [2, 2]), "train_right must be a list with a whole number"),
+        (([1, 1], [2, 2], ["1", "1"], [2, 2]), "validation_right must be a list .* not \\['1', '1'\\]"),
+        (([True, True], [2, 2], [1, 1], [2, 2]), "train_right must be a list"),
+        ((1, 2, 1, 2), "train_right must be a list .* not 1"),
+        ((None, None, None, None), "train_right must be a list .* not None"),
+        (([1, 1], [2, 2], [1, 1], [2, 2], "yes"), "train_is_sample must be True or False, not 'yes'"),
+    ],
+)
+def test_what_are_no_counts_of_images_is_refused(given: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        judge(*given)
+
+
+def test_columns_of_a_table_are_counts_whatever_their_index() -> None:
+    given = [pd.Series(counts, index=[7, 7]) for counts in ([9, 9], [10, 10], [5, 5], [10, 10])]
+    assert judge(*given) == judge([9, 9], [10, 10], [5, 5], [10, 10])
 
 
 def test_counts_come_from_a_confusion_matrix() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation_text import describe_metric
-from cnnstudy.analysis.effects_text import EFFECT_HEADINGS, effect_rows
+from cnnstudy.analysis.effects_text import effect_headings, effect_rows
 from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
@@ -344,5 +344,7 @@ def configuration_table(report: ReportData) -> Table:
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:
     """Return the effects of one network with answers and intervals; of interactions only those with an answer."""
     rows, hidden = effect_rows(causes, interactions)
-    headings = (EFFECT_HEADINGS[0], EFFECT_HEADINGS[-1], *EFFECT_HEADINGS[1:-1])
-    return Table(headings, tuple((row[0], row[-1], *row[1:-1]) for row in rows), hidden)
+    headings = effect_headings(causes)
+    return Table(
+        (headings[0], headings[-1], *headings[1:-1]), tuple((row[0], row[-1], *row[1:-1]) for row in rows), hidden
+    )
