@@ -29,7 +29,7 @@ from cnnstudy.analysis.confirmation import (
 )
 from cnnstudy.analysis.confirmation_text import champion_reason, no_champion_reason
 from cnnstudy.analysis.resampled import read_division
-from cnnstudy.config.schema import Confirm
+from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import InputError, TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.execution.jobs import run_job
@@ -38,7 +38,7 @@ from cnnstudy.records import Rule, Split
 from cnnstudy.search.strategy import FixedStrategy, Proposal
 from cnnstudy.study.driver import Driver
 from cnnstudy.study.recorder import Recorder
-from cnnstudy.study.resources import StudyResources
+from cnnstudy.study.resources import StudyResources, starts_from_source
 from cnnstudy.system.cache import content_address
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.operations import LogFiles, LogMetrics, SetTags
@@ -87,10 +87,17 @@ def confirm(
     candidates, best = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, standings = _run_candidates(resources, recorded, candidates, options, rule)
     best_validation = (best.trial, best_metrics(best)[rule.metric])
+    shared = _shared_sources(resources.config, candidates)
     if standings[0].standing != CHAMPION:
         reason = no_champion_reason(standings, rule)
         confirmed = Confirmation(
-            rule, tuple(standings), best_validation, None, reason=reason, cross_fitted=is_cross_fitted(recorded)
+            rule,
+            tuple(standings),
+            best_validation,
+            None,
+            reason=reason,
+            cross_fitted=is_cross_fitted(recorded),
+            shared_weights=shared,
         )
         _record_confirmation(recorder, confirmed)
         return confirmed
@@ -113,6 +120,7 @@ def confirm(
         test,
         refusal,
         is_cross_fitted(recorded),
+        shared,
     )
     _record_confirmation(recorder, confirmed)
     return confirmed
@@ -181,7 +189,7 @@ def _run_seeds(
     Args:
         told: the message before they run, with a place for `names`.
     """
-    confirming = _confirming_runs(recorded)
+    config, confirming = resources.config, _confirming_runs(recorded)
     proposals = [
         _proposal(resources, candidate, number)
         for number in numbers
@@ -191,10 +199,22 @@ def _run_seeds(
     if not proposals:
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
-    resources.display.show_message(told.format(names=names))
+    redrawn = any(starts_from_source(one.levels) and config.pretrains_each_seed(one.architecture) for one in proposals)
+    note = ", and source weights pretrained for each seed" if redrawn else ""
+    resources.display.show_message(f"{told.format(names=names)}{note}")
     resources.prepare()
     Driver(resources, FixedStrategy(proposals)).run(len(candidates) * len(numbers))
     return resources.recorder.runs()
+
+
+def _shared_sources(config: StudyConfig, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return the sources of the weights that candidates start from with every seed; () if there are none."""
+    names = {
+        one.architecture
+        for one in candidates
+        if starts_from_source(one.levels) and not config.pretrains_each_seed(one.architecture)
+    }
+    return tuple(sorted({weights.source for name in names if (weights := config.weights_of(name))}))
 
 
 def _proposal(resources: StudyResources, candidate: Candidate, number: int) -> Proposal:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.load import Study
-from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import UnknownNameError
@@ -30,11 +30,11 @@ from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
-from cnnstudy.study.objective import choose_metric, keep_recorded_metric
+from cnnstudy.study.objective import choose_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import NullRecorder, Recorder
-from cnnstudy.study.resources import build_trial_spec
-from cnnstudy.study.resume import past_trial
+from cnnstudy.study.resources import build_trial_spec, starts_from_source
+from cnnstudy.study.resume import keep_recorded_settings, past_trial
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
@@ -47,6 +47,8 @@ BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
 #: Not included in a trial's own time: the worker saves the model; the driver draws plots and records the trial
 #: (measured on two cores with a model of 20 MB).
 SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
+#: Instead of source weights that are not pretrained yet: trials are as fast.
+STAND_IN_WEIGHTS = SourceWeights("random", None)
 #: Trials that share a measurement: network, transfer mode, augmentation (which rules out cached features).
 TrialKind = tuple[str, str, str]
 
@@ -75,7 +77,9 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         TrackingError: MLflow does not answer.
     """
     recorded, runs = _find_recorded(tracker, study.config.name)
-    config = keep_recorded_metric(study.config, recorded, lambda: runs)
+    config, text = keep_recorded_settings(study.config, recorded, lambda: runs)
+    if text:
+        display.show_message(text)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     strategy, missing = _missing_trials(config, past)
     if isinstance(strategy, FactorialStrategy):
@@ -96,27 +100,34 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         warn_of_few_validation_images(images.values(), display)
         if isinstance(strategy, FactorialStrategy):
             report_power(config, images, runs, display)
-        weights = SourceWeights("random", None)  # as fast as the real ones
-        specs = [build_trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
-        seconds = describe_cost(specs, runs, artifacts, executor, display)
+        specs = [build_trial_spec(config, one, images[one.architecture], STAND_IN_WEIGHTS) for one in missing]
+        redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
+        seconds = describe_cost(specs, runs, artifacts, executor, display, redrawn)
     if seconds is not None and not past and _may_end_early(config):
         display.show_message("  less where trials are pruned or stop before their last epoch")
     if seconds is not None and not isinstance(strategy, FactorialStrategy):  # a factorial measures again when it runs
         save_estimate(config, len(missing), executor.slots, seconds)
-    _describe_extras(config, display)
+    _describe_extras(config, missing, display)
 
 
-def _describe_extras(config: StudyConfig, display: Display) -> None:
+def _describe_extras(config: StudyConfig, missing: Sequence[Proposal], display: Display) -> None:
     """Report pretraining and confirmation, which the estimate leaves out."""
-    pretrained = {
-        name for name in config.architectures if (weights := config.weights_of(name)) and weights.source == "pretrain"
-    }
-    if pretrained:
-        display.show_message(f"  plus pretraining the source weights of {', '.join(sorted(pretrained))}, once")
+    times: dict[int, list[str]] = {}  # networks, by how often their source weights are pretrained
+    for name in sorted(config.architectures):
+        weights, modes = config.weights_of(name), config.transfer_modes_of(name)
+        if weights is not None and weights.source == "pretrain" and set(modes) & set(MODES_WITH_SOURCE_WEIGHTS):
+            need = [one for one in missing if one.architecture == name and starts_from_source(one.levels)]
+            times.setdefault(len({one.block for one in need}) if weights.draws == "each-seed" else 1, []).append(name)
+    for number, names in sorted(times.items()):
+        often = "once" if number == 1 else f"{number} times, once for each seed"
+        if number:
+            display.show_message(f"  plus pretraining the source weights of {', '.join(names)}, {often}")
     if config.confirm is not None:
         seeds, most = config.confirm.seeds, config.confirm.maximum_seeds
+        redrawn = any(map(config.pretrains_each_seed, config.architectures))
         display.show_message(
             f"  plus {config.confirm.top} x {seeds} trials to confirm, up to {most} seeds each if the result is close"
+            + ("; source weights are pretrained for each of these seeds too" if redrawn else "")
         )
 
 
@@ -264,7 +275,12 @@ def _describe_factors(config: StudyConfig, name: str) -> str:
 
 
 def describe_cost(
-    specs: Sequence[TrialSpec], recorded: Sequence[RecordedRun], artifacts: str, executor: Executor, display: Display
+    specs: Sequence[TrialSpec],
+    recorded: Sequence[RecordedRun],
+    artifacts: str,
+    executor: Executor,
+    display: Display,
+    redrawn: Collection[str] = (),
 ) -> float | None:
     """Report the time, disk and memory that the trials take, with a warning if the disk is too small.
 
@@ -273,6 +289,7 @@ def describe_cost(
 
     Args:
         recorded: the study's runs.
+        redrawn: networks with source weights, and so cached features, of each block's own.
         artifacts: MLflow's artifact location for the models; "" if unknown.
 
     Returns:
@@ -297,9 +314,10 @@ def describe_cost(
                 display.show_message(f"  {names[kind]}: its speed can't be measured ({measured.reason}): {why}")
                 continue
             memory = max(memory, measured.peak_bytes)
-            seconds = setup_seconds(measured, min(executor.slots, len(alike)))
+            draws = len({spec.block for spec in alike}) if kind[0] in redrawn else 1
+            seconds = setup_seconds(measured, min(executor.slots, len(alike)), draws)
             cost = _cost(alike, seconds + sum(trial_seconds(spec, measured) for spec in alike), measured.parameters)
-            cost = replace(cost, features_bytes=measured.features_bytes)
+            cost = replace(cost, features_bytes=draws * measured.features_bytes)
         costs[kind] = cost
     if costs:
         _report_costs(costs, by_kind, names, executor.slots, memory, display)
@@ -358,9 +376,13 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
 
 
-def setup_seconds(speed: Speed, workers: int) -> float:
-    """Return the seconds spent once, whatever the number of trials: each worker compiles, one extracts the features."""
-    return workers * speed.compile_seconds + speed.extraction_seconds
+def setup_seconds(speed: Speed, workers: int, draws: int = 1) -> float:
+    """Return the seconds spent once, whatever the number of trials: each worker compiles, one extracts the features.
+
+    Args:
+        draws: of the source weights; each has its own features.
+    """
+    return workers * speed.compile_seconds + draws * speed.extraction_seconds
 
 
 def _interpolate(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:

@@ -115,6 +115,13 @@ def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
     assert said[0] == "factorial: 1 network x 6 cells x 2 seeds = 12 trials (0 recorded, 12 to run)"
     confirming = [line for line in said if "plus 2 x 3 trials to confirm" in line]
     assert len(confirming) == len(more)
+    assert all(line.endswith("; source weights are pretrained for each of these seeds too") for line in confirming)
+    told = "  plus pretraining the source weights of alexnet, "
+    assert f"{told}2 times, once for each seed" in said
+    assert f"{told}once" in desk.plan(*factorial, "weights.default.draws=one")
+    assert not any(told in line for line in desk.plan(*factorial, "factors.transfer=scratch"))
+    assert "measure_speed" in desk.kinds
+    assert "run_trial" not in desk.kinds
 
 
 def run_with(desk: Desk, *overrides: str) -> list[str]:
