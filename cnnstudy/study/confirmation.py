@@ -86,19 +86,16 @@ def confirm(
     recorder, rule = resources.recorder, resources.config.objective.rule
     candidates, best = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, standings = _run_candidates(resources, recorded, candidates, options, rule)
-    best_validation = (best.trial, best_metrics(best)[rule.metric])
-    shared = _shared_sources(resources.config, candidates)
+    found = Confirmation(
+        rule,
+        tuple(standings),
+        (best.trial, best_metrics(best)[rule.metric]),
+        champion=None,
+        cross_fitted=is_cross_fitted(recorded),
+        shared_weights=_shared_sources(resources.config, candidates),
+    )
     if standings[0].standing != CHAMPION:
-        reason = no_champion_reason(standings, rule)
-        confirmed = Confirmation(
-            rule,
-            tuple(standings),
-            best_validation,
-            None,
-            reason=reason,
-            cross_fitted=is_cross_fitted(recorded),
-            shared_weights=shared,
-        )
+        confirmed = replace(found, reason=no_champion_reason(standings, rule))
         _record_confirmation(recorder, confirmed)
         return confirmed
     champion, confirming = standings[0], _confirming_runs(recorded)
@@ -109,18 +106,8 @@ def confirm(
     version = recorder.outbox.delivery.ask(lambda: registry.register_champion(recorder.study.name, chosen, reason))
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
     test, refusal = open_test(resources, champion, runs, own.test_split, again)
-    confirmed = Confirmation(
-        rule,
-        tuple(standings),
-        best_validation,
-        champion,
-        chosen.model,
-        version,
-        reason,
-        test,
-        refusal,
-        is_cross_fitted(recorded),
-        shared,
+    confirmed = replace(
+        found, champion=champion, model=chosen.model, version=version, reason=reason, test=test, refusal=refusal
     )
     _record_confirmation(recorder, confirmed)
     return confirmed

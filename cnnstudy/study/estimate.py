@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,21 +22,20 @@ from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
-from cnnstudy.names import Metric, Tag
+from cnnstudy.names import Metric
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
+from cnnstudy.study.forecast import save_estimate
 from cnnstudy.study.objective import choose_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
-from cnnstudy.study.recorder import NullRecorder, Recorder
+from cnnstudy.study.recorder import NullRecorder
 from cnnstudy.study.resources import build_trial_spec, starts_from_source
 from cnnstudy.study.resume import keep_recorded_settings, past_trial
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
 
@@ -323,8 +320,7 @@ def describe_cost(
         _report_costs(costs, by_kind, names, executor.slots, memory, display)
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
-    complete = len(costs) == len(by_kind)
-    return _total_seconds(costs, by_kind, executor.slots) if complete and costs else None
+    return _total_seconds(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
 
 
 def _kind(architecture: str, levels: Mapping[str, Any]) -> TrialKind:
@@ -478,53 +474,3 @@ def local_folder(address: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path)).absolute()
     return None if len(parts.scheme) > 1 else Path(address).absolute()  # a scheme of one letter is a Windows drive
-
-
-#: Estimates that dry runs save in the cache, and the file in each entry.
-KIND = "forecasts"
-_FILE = "seconds.json"
-
-
-def save_estimate(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
-    """Save the estimate of a dry run in the cache, if that can be written; it replaces an earlier one.
-
-    Args:
-        trials: the missing trials that it covers.
-        workers: their number.
-        seconds: estimated until all trials are done.
-    """
-    address = _estimate_address(config, trials, workers)
-
-    def write(folder: Path) -> None:
-        (folder / _FILE).write_text(json.dumps(seconds), encoding="utf-8")
-        about = f"{trials} trials of study {config.name}: {format_duration(seconds)} estimated"
-        (folder / ABOUT).write_text(about, encoding="utf-8")
-
-    with contextlib.suppress(OSError):
-        shutil.rmtree(entry_folder(KIND, address), ignore_errors=True)
-        build_entry(KIND, address, write)
-
-
-def pop_estimate(config: StudyConfig, trials: int, workers: int) -> float | None:
-    """Return the seconds estimated for exactly these trials, and remove the estimate; None if there was no dry run."""
-    folder = entry_folder(KIND, _estimate_address(config, trials, workers))
-    try:
-        seconds = json.loads((folder / _FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    shutil.rmtree(folder, ignore_errors=True)
-    return float(seconds) if isinstance(seconds, int | float) else None
-
-
-def report_estimate_error(estimated: float, taken: float, recorder: Recorder, display: Display) -> None:
-    """Report and record the estimated and the actual seconds of the trials."""
-    tags = {Tag.SECONDS_FORETOLD: f"{estimated:.1f}", Tag.SECONDS_TAKEN: f"{taken:.1f}"}
-    recorder.outbox.write(recorder.study.run_id, SetTags(tags))
-    off = 100 * (taken / estimated - 1) if estimated else 0.0
-    display.show_message(
-        f"the trials took {format_duration(taken)}; the estimate was {format_duration(estimated)} ({off:+.0f} %)"
-    )
-
-
-def _estimate_address(config: StudyConfig, trials: int, workers: int) -> str:
-    return content_address([config.model_dump(mode="json"), trials, workers])

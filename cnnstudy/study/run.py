@@ -30,11 +30,10 @@ from cnnstudy.study.estimate import (
     describe_cost,
     describe_search,
     describe_size,
-    pop_estimate,
-    report_estimate_error,
     report_power,
     warn_of_few_validation_images,
 )
+from cnnstudy.study.forecast import pop_estimate, report_estimate_error
 from cnnstudy.study.lock import DriverLock, hold_study_lock
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
