@@ -864,13 +864,9 @@ def test_each_seed_of_a_factorial_starts_from_weights_of_its_own(desk: Desk) -> 
     halves = (desk.trained[:4], desk.trained[4:])
     pretrained = [[key for key in half if key.startswith("pretrain")] for half in halves]
     assert pretrained == [keys[:1], keys[1:]], "each is pretrained with its block"
-    blocks = {run.trial: run.parameters["block"] for run in desk.runs()}
-    assert started_from(desk) == {
-        key: f"backbone of alexnet with seed {7 + int(block)}"
-        for key, block in blocks.items()
-        if desk.levels()[key]["transfer"] != "scratch"
-    }
-    digests = {(run.parameters["block"], run.weights_digest) for run in desk.runs() if run.weights_digest}
+    transfers = [run for run in desk.runs() if run.levels["transfer"] != "scratch"]
+    assert started_from(desk) == {run.trial: f"backbone of alexnet with seed {run.seed}" for run in transfers}
+    digests = {(run.parameters["block"], run.weights_digest) for run in transfers}
     assert len({digest for _, digest in digests}) == len(digests) == 2
     assert [(run.trial, run.seed, run.state) for run in desk.runs("pretrain")] == [
         (key, 7 + number, "finished") for number, key in enumerate(keys)
