@@ -221,9 +221,10 @@ class TrialSpec(Record):
 
     @property
     def key(self) -> str:
-        """The trial's name, unique within the study: `vgg16-007`, or `confirm-vgg16-007-seed-10000`."""
+        """The trial's name, unique within the study: `vgg16-007`, `confirm-vgg16-007-seed-10000`, `pretrain-vgg16`."""
         name = f"{self.architecture}-{self.number:03d}"
-        others = {"pretrain": f"pretrain-{self.architecture}", "confirm": f"confirm-{name}-seed-{self.seed}"}
+        draw = "" if self.block is None else f"-seed-{self.seed}"
+        others = {"pretrain": f"pretrain-{self.architecture}{draw}", "confirm": f"confirm-{name}-seed-{self.seed}"}
         return others.get(self.purpose, name)
 
 

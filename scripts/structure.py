@@ -5,7 +5,7 @@
 
 A room is a folder or a module at the top of the package. A room is one floor above the highest room that it imports
 from. An arrow is a pair of modules in different rooms, one of which imports the other. Exit code 1: there is a cycle,
-or a function of more than 50 lines.
+a function of more than 50 lines, a module of more than 500, or more than 15 rooms or 10 floors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-LONGEST_FUNCTION = 50
+LONGEST_FUNCTION, LARGEST_MODULE, MOST_ROOMS, MOST_FLOORS = 50, 500, 15, 10
 
 
 def find_modules(package: Path) -> dict[str, Path]:
@@ -114,7 +114,8 @@ def main() -> int:
         print(f"  cycle: {', '.join(group)}")
     for name, function, lines in long:
         print(f"  {name}.{function}: {lines} lines")
-    return 1 if cycles or long else 0
+    too_many = len(rooms) > MOST_ROOMS or max(floors.values()) > MOST_FLOORS or sizes[largest] > LARGEST_MODULE
+    return 1 if cycles or long or too_many else 0
 
 
 if __name__ == "__main__":

@@ -230,7 +230,8 @@ class FakeExecutor:
         if spec.purpose != "pretrain":
             return {"model": str(model)}
         backbone = model.parent / "backbone.npz"
-        np.savez(backbone, whose=f"backbone of {spec.architecture}")
+        draw = "" if spec.block is None else f" with seed {spec.seed}"
+        np.savez(backbone, whose=f"backbone of {spec.architecture}{draw}")
         return {"model": str(model), "backbone": str(backbone)}
 
 

@@ -105,7 +105,8 @@ def test_a_missing_key_is_an_error() -> None:
 def test_keys_of_trials_are_unique() -> None:
     assert SPEC.key == "vgg16-007"
     assert dataclasses.replace(SPEC, number=1234).key == "vgg16-1234"
-    assert dataclasses.replace(SPEC, purpose="pretrain").key == "pretrain-vgg16"
+    assert dataclasses.replace(SPEC, purpose="pretrain", block=None).key == "pretrain-vgg16"
+    assert dataclasses.replace(SPEC, purpose="pretrain", block=2).key == f"pretrain-vgg16-seed-{SPEC.seed}"
 
 
 @pytest.mark.parametrize(

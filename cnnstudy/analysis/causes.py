@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,12 +260,9 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         )
     if failed:
         warnings.append(f"{count_noun(failed, 'trial')} failed; their matched pairs are incomplete.")
-    if _shares_pretrained_weights(config, observations.architecture) and len(frame) and frame["transfer"].nunique() > 1:
-        warnings.append(
-            "all seeds start from one draw of pretrained source weights: what is said of transfer is said of these "
-            "weights, and another draw may differ by more than the intervals."
-        )
     if not frame.empty:
+        if frame["transfer"].nunique() > 1:
+            warnings.extend(_warn_of_shared_weights(config, observations.architecture))
         unlearnt = frame[frame["verdict"] == "not-learning"]
         if len(unlearnt):
             warnings.append(
@@ -278,10 +275,18 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     return warnings
 
 
-def _shares_pretrained_weights(config: Mapping[str, Any], architecture: str) -> bool:
+def _warn_of_shared_weights(config: Mapping[str, Any], architecture: str) -> Iterator[str]:
+    """Yield what follows if all seeds start from the same source weights."""
     weights = config.get("weights") or {}
     given = weights.get(architecture) or weights.get("default") or {}
-    return bool(given.get("source") == "pretrain")
+    source = given.get("source")
+    if source == "pretrain" and given.get("draws") != "each-seed":  # before there was a choice, it was one
+        yield (
+            "all seeds start from one draw of pretrained source weights: what is said of transfer is said of these "
+            "weights, and another draw may differ by more than the intervals."
+        )
+    elif source in ("imagenet", "file"):
+        yield f"what is said of transfer is said of these source weights ({source}); the intervals hold no others."
 
 
 def count_noun(number: int, what: str) -> str:

@@ -317,6 +317,8 @@ class Confirmation:
     refusal: str = ""  # why the test split was not evaluated
     #: Whether accuracies of fresh seeds are free of the luck of choosing the epoch (training/cross_fit.py).
     cross_fitted: bool = False
+    #: Sources of the weights that candidates start from with every seed; () if there are none, or one for each seed.
+    shared_weights: tuple[str, ...] = ()
 
     @property
     def tested(self) -> float | None:
@@ -351,6 +353,7 @@ def confirmation_to_json(confirmed: Confirmation) -> dict[str, Any]:
         "refusal": confirmed.refusal,
         "optimism": confirmed.optimism,
         "cross_fitted": confirmed.cross_fitted,
+        "shared_weights": list(confirmed.shared_weights),
     }
 
 
@@ -376,6 +379,7 @@ def confirmation_from_json(text: str) -> Confirmation:
             test=None if plain["test"] is None else ChampionTest.from_json(plain["test"]),
             refusal=str(plain["refusal"]),
             cross_fitted=bool(plain.get("cross_fitted", False)),
+            shared_weights=tuple(map(str, plain.get("shared_weights", ()))),
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from error

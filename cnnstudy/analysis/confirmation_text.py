@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
 from cnnstudy.analysis.intervals import MIN_SEEDS
@@ -45,6 +45,11 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
         return lines
     if rule.maximize:
         lines.append(CROSS_FITTED if confirmed.cross_fitted else FLATTERED)
+    if confirmed.shared_weights:
+        lines.append(
+            f"Transfer starts from the same source weights ({_describe_shared(confirmed.shared_weights)}) with every "
+            "seed: the intervals are about models from these weights, and do not hold what others would change."
+        )
     if test is not None and test.mean is not None:
         repeated = f", evaluation {test.openings} of this study's test split" if test.openings > 1 else ""
         interval = format_interval(test.low, test.high, Rule())
@@ -56,6 +61,11 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
         lines.append(f"Not tested: {confirmed.refusal}")
     best = confirmed.best_validation
     return [*lines, optimism_sentence(best, champion.mean, confirmed.tested, confirmed.optimism, rule)]
+
+
+def _describe_shared(sources: Iterable[str]) -> str:
+    """Return where source weights that all seeds share are from."""
+    return ", ".join({"pretrain": "pretrained once", "file": "of a file"}.get(one, one) for one in sources)
 
 
 def champion_sentences(standings: Sequence[Standing], champion: Standing | None, rule: Rule) -> Iterator[str]:

@@ -79,6 +79,12 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             )
         if given.data is not None and _share_images(given.data, config.data):
             yield (*key, "data"), "shares images with the study's own data; source weights must come from other images."
+        if given.draws == "each-seed" and isinstance(config.strategy, SearchConfig):
+            yield (
+                (*key, "draws"),
+                "each-seed is for a factorial, whose trials are compared within each seed; a search compares all of "
+                "its trials, which must start from the same source weights. Leave it out.",
+            )
         if given.file is not None and (trouble := _weights_file_trouble(given.file)):
             users = (
                 [name] if name in config.architectures else [n for n in config.architectures if n not in config.weights]

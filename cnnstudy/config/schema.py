@@ -158,12 +158,15 @@ class Weights(StrictModel):
     data: Data | None = None
     epochs: Positive | None = None
     batch_size: Whole = Field(32, ge=1, le=8192)
+    draws: Literal["each-seed", "one"] | None = Field(
+        None, description="of pretrained weights; default: each-seed in a factorial, one in a search"
+    )
     file: Path | None = None
 
     @model_validator(mode="after")
     def _check_source_keys(self) -> Weights:
         needed = {"pretrain": {"data", "epochs"}, "file": {"file"}, "imagenet": set(), "random": set()}[self.source]
-        allowed = needed | {"pretrain": {"batch_size"}, "imagenet": {"file"}}.get(self.source, set())
+        allowed = needed | {"pretrain": {"batch_size", "draws"}, "imagenet": {"file"}}.get(self.source, set())
         given = {key for key in self.model_fields_set - {"source"} if getattr(self, key) is not None}
         allowed_keys = ", ".join(sorted(allowed)) or "no other key"
         problems = [
@@ -350,8 +353,8 @@ class StudyConfig(StrictModel):
     architectures: tuple[str, ...] = Field(min_length=1)
     factors: FactorLevels = Field(default_factory=dict, description="levels for all networks, or per network")
     training: Training
-    weights: dict[str, Weights] = Field(default_factory=dict, description="per network, or `default` for the others")
     strategy: AnyStrategy = SearchConfig()
+    weights: dict[str, Weights] = Field(default_factory=dict, description="per network, or `default` for the others")
     objective: Objective = Objective()
     question: Question = Question()
     confirm: Confirm | None = Field(None, description="choose the champion with fresh seeds once the trials are done")
@@ -385,6 +388,18 @@ class StudyConfig(StrictModel):
             raise validation_error("architectures", problems)
         return given
 
+    @field_validator("weights", mode="after")
+    @classmethod
+    def _default_draws(cls, given: dict[str, Weights], info: ValidationInfo) -> dict[str, Weights]:
+        """Draw pretrained weights for each seed of a factorial, and once for a search; as if not given in the file."""
+        draws = "each-seed" if isinstance(info.data.get("strategy"), FactorialConfig) else "one"
+        return {
+            name: Weights.model_construct(weights.model_fields_set, **{**dict(weights), "draws": draws})
+            if weights.source == "pretrain" and weights.draws is None
+            else weights
+            for name, weights in given.items()
+        }
+
     @field_validator("budget", mode="after")
     @classmethod
     def _check_budget(cls, given: Budget | None, info: ValidationInfo) -> Budget | None:
@@ -405,6 +420,11 @@ class StudyConfig(StrictModel):
     def weights_of(self, architecture: str) -> Weights | None:
         """Return the source of the network's weights, if the file gives one."""
         return self.weights.get(architecture, self.weights.get("default"))
+
+    def pretrains_each_seed(self, architecture: str) -> bool:
+        """Return whether each seed of the network's trials starts from source weights of its own."""
+        weights = self.weights_of(architecture)
+        return weights is not None and weights.draws == "each-seed"
 
     def epochs_of(self, architecture: str) -> int:
         """Return the network's maximum number of epochs."""

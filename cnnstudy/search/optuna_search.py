@@ -35,6 +35,7 @@ class OptunaStrategy:
         self.config = config
         self.strategy = config.strategy
         self.prunes = config.strategy.pruner != "none"
+        self.upcoming = ()  # the next trial follows from the results of earlier ones
         self._grids = {
             name: self._shuffled_grid(name) for name in config.architectures if self.strategy.sampler == "grid"
         }

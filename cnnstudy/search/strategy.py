@@ -43,6 +43,10 @@ class Strategy(Protocol):
     #: Whether `report` may ever return true.
     prunes: bool
 
+    @property
+    def upcoming(self) -> Iterable[Proposal]:
+        """Return the trials that are known before `next` proposes them, in order."""
+
     def next(self) -> Proposal | None:
         """Return the next trial; None if all are done or running."""
 

@@ -13,6 +13,7 @@ result; for a dry run, an estimate of time, memory and disk.
     driver         the loop that hands out trials and reacts to failures
     recorder       writes trials to MLflow
     estimate       --dry-run: time, memory and disk that the trials will take
+    forecast       compares that time with what the trials took
     confirmation   retrains the best candidates and evaluates the champion on the test split
     reproduce      retrains one recorded trial and compares the numbers
     doctor         checks the installation, the cache, the database and the studies

@@ -29,7 +29,7 @@ from cnnstudy.analysis.confirmation import (
 )
 from cnnstudy.analysis.confirmation_text import champion_reason, no_champion_reason
 from cnnstudy.analysis.resampled import read_division
-from cnnstudy.config.schema import Confirm
+from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import InputError, TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.execution.jobs import run_job
@@ -38,7 +38,7 @@ from cnnstudy.records import Rule, Split
 from cnnstudy.search.strategy import FixedStrategy, Proposal
 from cnnstudy.study.driver import Driver
 from cnnstudy.study.recorder import Recorder
-from cnnstudy.study.resources import StudyResources
+from cnnstudy.study.resources import StudyResources, starts_from_source
 from cnnstudy.system.cache import content_address
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.operations import LogFiles, LogMetrics, SetTags
@@ -86,12 +86,16 @@ def confirm(
     recorder, rule = resources.recorder, resources.config.objective.rule
     candidates, best = find_candidates(recorder.study.name, recorded, rule, options.top)
     recorded, standings = _run_candidates(resources, recorded, candidates, options, rule)
-    best_validation = (best.trial, best_metrics(best)[rule.metric])
+    found = Confirmation(
+        rule,
+        tuple(standings),
+        (best.trial, best_metrics(best)[rule.metric]),
+        champion=None,
+        cross_fitted=is_cross_fitted(recorded),
+        shared_weights=_shared_sources(resources.config, candidates),
+    )
     if standings[0].standing != CHAMPION:
-        reason = no_champion_reason(standings, rule)
-        confirmed = Confirmation(
-            rule, tuple(standings), best_validation, None, reason=reason, cross_fitted=is_cross_fitted(recorded)
-        )
+        confirmed = replace(found, reason=no_champion_reason(standings, rule))
         _record_confirmation(recorder, confirmed)
         return confirmed
     champion, confirming = standings[0], _confirming_runs(recorded)
@@ -102,17 +106,8 @@ def confirm(
     version = recorder.outbox.delivery.read(lambda: registry.register_champion(recorder.study.name, chosen, reason))
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
     test, refusal = open_test(resources, champion, runs, own.test_split, again)
-    confirmed = Confirmation(
-        rule,
-        tuple(standings),
-        best_validation,
-        champion,
-        chosen.model,
-        version,
-        reason,
-        test,
-        refusal,
-        is_cross_fitted(recorded),
+    confirmed = replace(
+        found, champion=champion, model=chosen.model, version=version, reason=reason, test=test, refusal=refusal
     )
     _record_confirmation(recorder, confirmed)
     return confirmed
@@ -181,7 +176,7 @@ def _run_seeds(
     Args:
         told: the message before they run, with a place for `names`.
     """
-    confirming = _confirming_runs(recorded)
+    config, confirming = resources.config, _confirming_runs(recorded)
     proposals = [
         _proposal(resources, candidate, number)
         for number in numbers
@@ -191,10 +186,22 @@ def _run_seeds(
     if not proposals:
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
-    resources.display.show_message(told.format(names=names))
+    redrawn = any(starts_from_source(one.levels) and config.pretrains_each_seed(one.architecture) for one in proposals)
+    note = ", and source weights pretrained for each seed" if redrawn else ""
+    resources.display.show_message(f"{told.format(names=names)}{note}")
     resources.prepare()
     Driver(resources, FixedStrategy(proposals)).run(len(candidates) * len(numbers))
     return resources.recorder.runs()
+
+
+def _shared_sources(config: StudyConfig, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return the sources of the weights that candidates start from with every seed; () if there are none."""
+    names = {
+        one.architecture
+        for one in candidates
+        if starts_from_source(one.levels) and not config.pretrains_each_seed(one.architecture)
+    }
+    return tuple(sorted({weights.source for name in names if (weights := config.weights_of(name))}))
 
 
 def _proposal(resources: StudyResources, candidate: Candidate, number: int) -> Proposal:

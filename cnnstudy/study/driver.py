@@ -52,6 +52,7 @@ class Driver:
         self._reported: dict[str, int] = {}  # trial -> the last epoch reported to the strategy
         self._watchdog = Watchdog(resources.config.training.timeout)
         self._running: dict[str, tuple[Proposal, TrialRecording]] = {}
+        self._waiting: Proposal | None = None  # for the source weights of its seed
 
     def run(self, total: int) -> None:
         """Run the strategy's remaining trials.
@@ -63,12 +64,18 @@ class Driver:
             KeyboardInterrupt: interrupted; what the workers had reported is recorded.
             RepeatedFailureError: too many consecutive trials failed in the same way.
             TakenOverError: another driver has taken over the study.
+            WeightsError, StudyChangedError: a seed's source weights can't be pretrained, or are not those of its
+                recorded trials.
         """
         self.display.start_trials(total - self.strategy.remaining, total)
         try:
             self._fill_slots()
-            while self._running:
-                self._handle_next_event()
+            while self._running or self._waiting:
+                if self._running:
+                    self._handle_next_event()
+                elif self._waiting:  # all earlier trials are recorded, and all events are those of pretraining
+                    self.resources.pretrain(self._waiting, self.strategy.upcoming)
+                    self._fill_slots()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
@@ -81,18 +88,22 @@ class Driver:
 
     def _fill_slots(self) -> None:
         while len(self._running) < self.executor.slots:
-            proposal = self.strategy.next()
+            proposal, self._waiting = self._waiting or self.strategy.next(), None
             if proposal is None:
+                return
+            if self.resources.weights_of(proposal) is None:
+                self._waiting = proposal
                 return
             self._start(proposal)
 
     def _start(self, proposal: Proposal) -> None:
-        spec = self.resources.build_spec(proposal)
+        weights = self.resources.weights_of(proposal)
+        assert weights is not None
+        spec = self.resources.build_spec(proposal, weights)
         spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
         tags = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
-        digest = self.resources.weights[proposal.architecture].digest
-        if digest and spec.levels["transfer"] != "scratch":
-            tags[Tag.WEIGHTS_DIGEST] = digest
+        if weights.digest and spec.levels["transfer"] != "scratch":
+            tags[Tag.WEIGHTS_DIGEST] = weights.digest
         recording = self.recorder.start(spec, tags)
         self._running[spec.key] = (proposal, recording)
         self.executor.submit(Job(spec.key, "run_trial", spec.to_json(), asks=self.strategy.prunes))
@@ -152,6 +163,8 @@ class Driver:
     def _record_reported(self) -> None:
         """Record the epochs and results that workers have reported and no event loop has handled yet."""
         while (event := self.executor.next_event(timeout=0)) is not None:
+            if event.key not in self._running:  # of the pretraining that was interrupted
+                continue
             if isinstance(event, Epoch):
                 self.recorder.epoch(self._running[event.key][1], event.record)
             elif isinstance(event, Done):

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,26 @@ from urllib.parse import unquote, urlsplit
 from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.load import Study
-from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.execution import Executor, Failed, Job, Workers
 from cnnstudy.execution.jobs import run_to_end
-from cnnstudy.names import Metric, Tag
+from cnnstudy.names import Metric
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
-from cnnstudy.study.objective import choose_metric, keep_recorded_metric
+from cnnstudy.study.forecast import save_estimate
+from cnnstudy.study.objective import choose_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
-from cnnstudy.study.recorder import NullRecorder, Recorder
-from cnnstudy.study.resources import build_trial_spec
-from cnnstudy.study.resume import past_trial
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
+from cnnstudy.study.recorder import NullRecorder
+from cnnstudy.study.resources import build_trial_spec, starts_from_source
+from cnnstudy.study.resume import keep_recorded_settings, past_trial
 from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, are_unequal
 
@@ -47,6 +44,8 @@ BYTES_PER_PARAMETER, BYTES_PER_TRIAL = 4, 200_000
 #: Not included in a trial's own time: the worker saves the model; the driver draws plots and records the trial
 #: (measured on two cores with a model of 20 MB).
 SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
+#: Instead of source weights that are not pretrained yet: trials are as fast.
+STAND_IN_WEIGHTS = SourceWeights("random", None)
 #: Trials that share a measurement: network, transfer mode, augmentation (which rules out cached features).
 TrialKind = tuple[str, str, str]
 
@@ -75,7 +74,9 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         TrackingError: MLflow does not answer.
     """
     recorded, runs = _find_recorded(tracker, study.config.name)
-    config = keep_recorded_metric(study.config, recorded, lambda: runs)
+    config, text = keep_recorded_settings(study.config, recorded, lambda: runs)
+    if text:
+        display.show_message(text)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     strategy, missing = _missing_trials(config, past)
     if isinstance(strategy, FactorialStrategy):
@@ -96,27 +97,34 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         warn_of_few_validation_images(images.values(), display)
         if isinstance(strategy, FactorialStrategy):
             report_power(config, images, runs, display)
-        weights = SourceWeights("random", None)  # as fast as the real ones
-        specs = [build_trial_spec(config, proposal, images[proposal.architecture], weights) for proposal in missing]
-        seconds = describe_cost(specs, runs, artifacts, executor, display)
+        specs = [build_trial_spec(config, one, images[one.architecture], STAND_IN_WEIGHTS) for one in missing]
+        redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
+        seconds = describe_cost(specs, runs, artifacts, executor, display, redrawn)
     if seconds is not None and not past and _may_end_early(config):
         display.show_message("  less where trials are pruned or stop before their last epoch")
     if seconds is not None and not isinstance(strategy, FactorialStrategy):  # a factorial measures again when it runs
         save_estimate(config, len(missing), executor.slots, seconds)
-    _describe_extras(config, display)
+    _describe_extras(config, missing, display)
 
 
-def _describe_extras(config: StudyConfig, display: Display) -> None:
+def _describe_extras(config: StudyConfig, missing: Sequence[Proposal], display: Display) -> None:
     """Report pretraining and confirmation, which the estimate leaves out."""
-    pretrained = {
-        name for name in config.architectures if (weights := config.weights_of(name)) and weights.source == "pretrain"
-    }
-    if pretrained:
-        display.show_message(f"  plus pretraining the source weights of {', '.join(sorted(pretrained))}, once")
+    times: dict[int, list[str]] = {}  # networks, by how often their source weights are pretrained
+    for name in sorted(config.architectures):
+        weights, modes = config.weights_of(name), config.transfer_modes_of(name)
+        if weights is not None and weights.source == "pretrain" and set(modes) & set(MODES_WITH_SOURCE_WEIGHTS):
+            need = [one for one in missing if one.architecture == name and starts_from_source(one.levels)]
+            times.setdefault(len({one.block for one in need}) if weights.draws == "each-seed" else 1, []).append(name)
+    for number, names in sorted(times.items()):
+        often = "once" if number == 1 else f"{number} times, once for each seed"
+        if number:
+            display.show_message(f"  plus pretraining the source weights of {', '.join(names)}, {often}")
     if config.confirm is not None:
         seeds, most = config.confirm.seeds, config.confirm.maximum_seeds
+        redrawn = any(map(config.pretrains_each_seed, config.architectures))
         display.show_message(
             f"  plus {config.confirm.top} x {seeds} trials to confirm, up to {most} seeds each if the result is close"
+            + ("; source weights are pretrained for each of these seeds too" if redrawn else "")
         )
 
 
@@ -272,7 +280,12 @@ def _describe_factors(config: StudyConfig, name: str) -> str:
 
 
 def describe_cost(
-    specs: Sequence[TrialSpec], recorded: Sequence[RecordedRun], artifacts: str, executor: Executor, display: Display
+    specs: Sequence[TrialSpec],
+    recorded: Sequence[RecordedRun],
+    artifacts: str,
+    executor: Executor,
+    display: Display,
+    redrawn: Collection[str] = (),
 ) -> float | None:
     """Report the time, disk and memory that the trials take, with a warning if the disk is too small.
 
@@ -281,6 +294,7 @@ def describe_cost(
 
     Args:
         recorded: the study's runs.
+        redrawn: networks with source weights, and so cached features, of each block's own.
         artifacts: MLflow's artifact location for the models; "" if unknown.
 
     Returns:
@@ -305,16 +319,16 @@ def describe_cost(
                 display.show_message(f"  {names[kind]}: its speed can't be measured ({measured.reason}): {why}")
                 continue
             memory = max(memory, measured.peak_bytes)
-            seconds = setup_seconds(measured, min(executor.slots, len(alike)))
+            draws = len({spec.block for spec in alike}) if kind[0] in redrawn else 1
+            seconds = setup_seconds(measured, min(executor.slots, len(alike)), draws)
             cost = _cost(alike, seconds + sum(trial_seconds(spec, measured) for spec in alike), measured.parameters)
-            cost = replace(cost, features_bytes=measured.features_bytes)
+            cost = replace(cost, features_bytes=draws * measured.features_bytes)
         costs[kind] = cost
     if costs:
         _report_costs(costs, by_kind, names, executor.slots, memory, display)
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
-    complete = len(costs) == len(by_kind)
-    return _total_seconds(costs, by_kind, executor.slots) if complete and costs else None
+    return _total_seconds(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
 
 
 def _kind(architecture: str, levels: Mapping[str, Any]) -> TrialKind:
@@ -366,9 +380,13 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     return speed.setup_seconds + share * training + evaluated * speed.seconds_per_evaluated_image
 
 
-def setup_seconds(speed: Speed, workers: int) -> float:
-    """Return the seconds spent once, whatever the number of trials: each worker compiles, one extracts the features."""
-    return workers * speed.compile_seconds + speed.extraction_seconds
+def setup_seconds(speed: Speed, workers: int, draws: int = 1) -> float:
+    """Return the seconds spent once, whatever the number of trials: each worker compiles, one extracts the features.
+
+    Args:
+        draws: of the source weights; each has its own features.
+    """
+    return workers * speed.compile_seconds + draws * speed.extraction_seconds
 
 
 def _interpolate(size: int, sizes: Sequence[int], seconds: Sequence[float]) -> float:
@@ -464,53 +482,3 @@ def local_folder(address: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path)).absolute()
     return None if len(parts.scheme) > 1 else Path(address).absolute()  # a scheme of one letter is a Windows drive
-
-
-#: Estimates that dry runs save in the cache, and the file in each entry.
-KIND = "forecasts"
-_FILE = "seconds.json"
-
-
-def save_estimate(config: StudyConfig, trials: int, workers: int, seconds: float) -> None:
-    """Save the estimate of a dry run in the cache, if that can be written; it replaces an earlier one.
-
-    Args:
-        trials: the missing trials that it covers.
-        workers: their number.
-        seconds: estimated until all trials are done.
-    """
-    address = _estimate_address(config, trials, workers)
-
-    def write(folder: Path) -> None:
-        (folder / _FILE).write_text(json.dumps(seconds), encoding="utf-8")
-        about = f"{trials} trials of study {config.name}: {format_duration(seconds)} estimated"
-        (folder / ABOUT).write_text(about, encoding="utf-8")
-
-    with contextlib.suppress(OSError):
-        shutil.rmtree(entry_folder(KIND, address), ignore_errors=True)
-        build_entry(KIND, address, write)
-
-
-def pop_estimate(config: StudyConfig, trials: int, workers: int) -> float | None:
-    """Return the seconds estimated for exactly these trials, and remove the estimate; None if there was no dry run."""
-    folder = entry_folder(KIND, _estimate_address(config, trials, workers))
-    try:
-        seconds = json.loads((folder / _FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    shutil.rmtree(folder, ignore_errors=True)
-    return float(seconds) if isinstance(seconds, int | float) else None
-
-
-def report_estimate_error(estimated: float, taken: float, recorder: Recorder, display: Display) -> None:
-    """Report and record the estimated and the actual seconds of the trials."""
-    tags = {Tag.SECONDS_FORETOLD: f"{estimated:.1f}", Tag.SECONDS_TAKEN: f"{taken:.1f}"}
-    recorder.outbox.write(recorder.study.run_id, SetTags(tags))
-    off = 100 * (taken / estimated - 1) if estimated else 0.0
-    display.show_message(
-        f"the trials took {format_duration(taken)}; the estimate was {format_duration(estimated)} ({off:+.0f} %)"
-    )
-
-
-def _estimate_address(config: StudyConfig, trials: int, workers: int) -> str:
-    return content_address([config.model_dump(mode="json"), trials, workers])

@@ -1,4 +1,8 @@
-"""Prepare what a study needs before its first trial: decoded images, and source weights for transfer learning."""
+"""Prepare what trials need: decoded images, and source weights for transfer learning.
+
+In a factorial every seed has source weights of its own: the trials of a block start from the same ones, and are
+compared within the block, so that intervals over blocks hold the luck of pretraining too.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
-from cnnstudy.names import Metric, Tag
+from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, try_lock
@@ -43,8 +47,12 @@ class SourceWeights:
     digest: str = ""  # of the weights; "" if there are none, or random ones
 
 
+#: Of trials from scratch.
+NO_WEIGHTS = SourceWeights("none", None)
+
+
 class Preparation:
-    """Runs the jobs that come before the trials, one after the other.
+    """Runs the jobs that come before the trials that need them, one after the other.
 
     Args:
         recorded: the study's runs when the command began.
@@ -63,6 +71,7 @@ class Preparation:
         self.recorder = recorder
         self.recorded = recorded
         self.display = display
+        self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
         """Decode the data set at each network's image size, and return it by the network's name.
@@ -87,7 +96,9 @@ class Preparation:
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
-        """Return the source weights of each network; source "none" where the study's transfer modes need none.
+        """Return the source weights that all trials of a network share; those that each seed pretrains are left out.
+
+        Their source is "none" where the study's transfer modes need none. The images of all pretraining are decoded.
 
         Args:
             classes: the number of classes.
@@ -95,8 +106,9 @@ class Preparation:
         Raises:
             WeightsError: they can't be loaded or pretrained; no trial has been trained yet.
             StudyChangedError: the recorded trials used other source weights.
+            DataError: images to pretrain on are missing or can't be used.
         """
-        found = {name: SourceWeights("none", None) for name in self.config.architectures}
+        found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
         wanted = {
             name: self.config.weights_of(name)
             for name in self.config.architectures
@@ -109,15 +121,52 @@ class Preparation:
                 found[name] = SourceWeights("random", None)
             elif weights.source != "pretrain":
                 found[name] = self._check_weights(name, weights, classes)
-        self._refuse_other_weights(found)
+                self._refuse_other_weights(name, found[name])
         pretrained = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
-        images: dict[str, PreparedImages] = {}
         for name, weights in pretrained.items():
-            if name not in images and weights.data is not None:  # decoded once for all networks pretrained on it
+            if name not in self._source_images and weights.data is not None:  # decoded once for all networks
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
-                images |= self.images(weights.data, same_data)
-            found[name] = self._pretrained(name, weights, images[name])
-        self._refuse_other_weights({name: found[name] for name in pretrained})
+                self._source_images |= self.images(weights.data, same_data)
+        for name in pretrained:
+            if self.config.pretrains_each_seed(name):
+                del found[name]
+            else:
+                found[name] = self.pretrain(name)
+        return found
+
+    def pretrain(self, name: str, block: int | None = None) -> SourceWeights:
+        """Return pretrained source weights, from the cache or trained now; MLflow gets a run either way.
+
+        Call it after `source_weights`.
+
+        Args:
+            name: of the network.
+            block: whose trials start from them; None: all trials.
+
+        Raises:
+            WeightsError: pretraining failed.
+            StudyChangedError: the recorded trials used other source weights.
+        """
+        spec = self._pretraining_spec(name, block)
+        recipe = pretraining_recipe(spec)
+        address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
+        tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
+        folder = entry_folder("weights", address)
+        trained: list[tuple[TrialRecording, TrialResult]] = []
+        if not folder.is_dir():
+            self._report_if_locked(folder, spec)
+        # the entry stays locked during training: a process that waits for it uses the same weights and curves
+        build_entry("weights", address, lambda building: trained.append(self._train(spec, tags, building)))
+        for recording, result in trained:
+            self.recorder.finish(recording, result)
+            remove_trial_files(result)
+            self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
+        if not trained:
+            self._record_from_cache(spec, tags, folder)
+        checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
+        file = folder / "backbone.npz"
+        found = SourceWeights("pretrain", str(file), weights_digest(file))
+        self._refuse_other_weights(name, found, block)
         return found
 
     def _check_weights(self, name: str, weights: Weights, classes: int) -> SourceWeights:
@@ -135,42 +184,24 @@ class Preparation:
             raise WeightsError(f"{as_sentence(error)} {describe_weights_file([name], weights)}") from error
         return SourceWeights(weights.source, checked["file"], checked["digest"])
 
-    def _refuse_other_weights(self, found: Mapping[str, SourceWeights]) -> None:
-        """Raise StudyChangedError if the recorded trials used other source weights."""
-        given = {name: weights for name, weights in found.items() if weights.digest}
-        for name, weights in given.items():
-            others = {run.weights_digest for run in self.recorded if run.architecture == name} - {"", weights.digest}
-            if others:
-                study = self.recorder.study.name
-                raise StudyChangedError(
-                    f"the source weights of {name} in {weights.file} differ from those of the recorded trials of study "
-                    f"{study!r} (digest {weights.digest} instead of {', '.join(sorted(others))}): the file was "
-                    "changed, or pretrained again by other code, on another machine or on a GPU, whose results are not "
-                    "reproducible to the last bit. Old and new trials would not be comparable. Restore the file, or "
-                    f"give the study another name (`name:` in the file, or --set name={study}-2)."
-                )
-
-    def _pretrained(self, name: str, weights: Weights, images: PreparedImages) -> SourceWeights:
-        """Return weights pretrained on the source data, from the cache or trained now; MLflow gets a run either way."""
-        spec = self._pretraining_spec(name, weights, images)
-        recipe = pretraining_recipe(spec)
-        address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
-        tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
-        folder = entry_folder("weights", address)
-        trained: list[tuple[TrialRecording, TrialResult]] = []
-        if not folder.is_dir():
-            self._report_if_locked(folder, spec)
-        # the entry stays locked during training: a process that waits for it uses the same weights and curves
-        build_entry("weights", address, lambda building: trained.append(self._pretrain(spec, tags, building)))
-        for recording, result in trained:
-            self.recorder.finish(recording, result)
-            remove_trial_files(result)
-            self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
-        if not trained:
-            self._record_from_cache(spec, tags, folder)
-        checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
-        file = folder / "backbone.npz"
-        return SourceWeights("pretrain", str(file), weights_digest(file))
+    def _refuse_other_weights(self, name: str, weights: SourceWeights, block: int | None = None) -> None:
+        """Raise StudyChangedError if the network's recorded trials, of that block if given, used other ones."""
+        alike = [
+            run
+            for run in self.recorded
+            if run.architecture == name and (block is None or run.parameters.get(Parameter.BLOCK) == str(block))
+        ]
+        others = {run.weights_digest for run in alike} - {"", weights.digest}
+        if others:
+            study = self.recorder.study.name
+            raise StudyChangedError(
+                f"the source weights of {name} in {weights.file} differ from those of the recorded trials of study "
+                f"{study!r}{'' if block is None else f' with seed {self.config.seed + block}'} (digest "
+                f"{weights.digest} instead of {', '.join(sorted(others))}): the file was changed, or pretrained again "
+                "by other code, on another machine or on a GPU, whose results are not reproducible to the last bit. "
+                "Old and new trials would not be comparable. Restore the file, or give the study another name "
+                f"(`name:` in the file, or --set name={study}-2)."
+            )
 
     def _recorded_address(self, recipe: str) -> str:
         """Return the cache address of the weights that recorded trials used, if the cache still has them; else "".
@@ -188,20 +219,21 @@ class Preparation:
                 what = f"the source weights of {spec.architecture}"
                 self.display.show_message(f"{spec.key}: another process is training {what}; waiting for it")
 
-    def _pretraining_spec(self, name: str, weights: Weights, images: PreparedImages) -> TrialSpec:
-        network = architectures.find(name)
+    def _pretraining_spec(self, name: str, block: int | None) -> TrialSpec:
+        network, weights = architectures.find(name), self.config.weights_of(name)
+        assert weights is not None  # schema.Weights requires data and epochs
+        assert weights.data is not None
+        assert weights.epochs is not None
         fixed: dict[str, Level] = {"transfer": "scratch", "batch_size": weights.batch_size}
         levels = complete_levels(network.has_auxiliary_heads, network.defaults, lambda factor: fixed.get(factor.name))
-        assert weights.data is not None  # schema.Weights requires both
-        assert weights.epochs is not None
         return TrialSpec(
             study=self.config.name,
             purpose="pretrain",
             architecture=name,
             number=0,
-            seed=self.config.seed,
+            seed=self.config.seed + (block or 0),
             levels=levels,
-            images=images,
+            images=self._source_images[name],
             split=Split(weights.data.validation, weights.data.test, self.config.seed),
             epochs=weights.epochs,
             head_epochs=0,
@@ -211,13 +243,14 @@ class Preparation:
             weights_source="none",
             weights_file=None,
             deterministic=self.config.training.deterministic,
+            block=block,  # as the trials, each draw divides its images anew
             checkpoints=self.config.training.checkpoint_mode,
             share_epochs=self.config.training.share_epochs,
             precision=self.config.training.precision,
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
-    def _pretrain(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[TrialRecording, TrialResult]:
+    def _train(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[TrialRecording, TrialResult]:
         """Train the source weights, and put them with their curves and model into the cache entry's folder."""
         recording = self.recorder.start(spec, tags)
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
@@ -228,7 +261,8 @@ class Preparation:
             if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
                 checkpoints.remove_checkpoint(spec)
             raise WeightsError(
-                f"pretraining {spec.architecture} on {spec.images.name} failed ({outcome.reason}): {outcome.message}"
+                f"pretraining {spec.architecture} on {spec.images.name}{_seed_note(spec)} failed ({outcome.reason}): "
+                f"{outcome.message}"
             )
         result = TrialResult.from_json(outcome.result)
 
@@ -236,7 +270,10 @@ class Preparation:
         shutil.copytree(result.files["model"], folder / "model")
         record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
         (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+        about = (
+            f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+            f"{_seed_note(spec)}"
+        )
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
         return recording, result
 
@@ -260,6 +297,11 @@ class Preparation:
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.show_message(f"{spec.key}: source weights from the cache, {folder}")
+
+
+def _seed_note(spec: TrialSpec) -> str:
+    """Return which seed's source weights these are; "" if they are those of all trials."""
+    return "" if spec.block is None else f" with seed {spec.seed}"
 
 
 def pretraining_recipe(spec: TrialSpec) -> str:

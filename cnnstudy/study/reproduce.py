@@ -100,8 +100,9 @@ def _locate_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
     refuse_other_images(preparation.recorder.study.name, preparation.recorded, images[name])
     if spec.weights_source == "none":
         return replace(spec, images=images[name], weights_file=None)
-    weights = preparation.source_weights(len(images[name].classes))
-    return replace(spec, images=images[name], weights_file=weights[name].file)
+    shared = preparation.source_weights(len(images[name].classes)).get(name)
+    weights = shared or preparation.pretrain(name, spec.block)
+    return replace(spec, images=images[name], weights_file=weights.file)
 
 
 def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) -> tuple[list[EpochRecord], TrialResult]:

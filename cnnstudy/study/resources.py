@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
 from cnnstudy.execution import Executor, Workers
-from cnnstudy.records import Optimizer, PreparedImages, Split, TrialSpec
+from cnnstudy.records import Level, Optimizer, PreparedImages, Split, TrialSpec
 from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.budget import equal_updates, trial_epochs
 from cnnstudy.study.objective import choose_metric
-from cnnstudy.study.preparation import Preparation, SourceWeights
+from cnnstudy.study.preparation import NO_WEIGHTS, Preparation, SourceWeights
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.resume import refuse_other_code, refuse_other_images
 from cnnstudy.system.display import Display
@@ -23,6 +24,8 @@ from cnnstudy.tracking.recorded import RecordedRun, config_tags
 
 class StudyResources:
     """The resources that a study's trials share: workers, images and source weights, each built on first use.
+
+    Source weights that each seed pretrains are shared by the trials of its block, and built by `pretrain`.
 
     Args:
         recorded: the study's runs when the command began; images and weights must be the ones they used.
@@ -50,6 +53,9 @@ class StudyResources:
         self.workers = workers
         self._accept_code = accept_code
         self._prepared = False
+        self._drawn: dict[tuple[str, int | None], SourceWeights] = {}  # by network and block
+        #: Spent on the source weights of single seeds.
+        self.pretraining_seconds = 0.0
 
     def prepare(self) -> None:
         """Check and record the training code, then build images and weights; do nothing the second time.
@@ -60,12 +66,13 @@ class StudyResources:
         if not self._prepared:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
             self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
-            _ = self.weights
+            _ = self._shared_weights
             self._prepared = True
 
     def _choose_metric(self, images: PreparedImages) -> None:
         """Choose the objective's metric if the study file names none, say so, and record it."""
         self.config, text = choose_metric(self.config, images, self.recorded)
+        self._preparation.config = self.config
         if text:
             self.display.show_message(text)
             config, study = self.config.model_dump(mode="json"), self.recorder.study
@@ -91,18 +98,43 @@ class StudyResources:
         return images
 
     @functools.cached_property
-    def weights(self) -> dict[str, SourceWeights]:
-        """The source weights of each network."""
+    def _shared_weights(self) -> dict[str, SourceWeights]:
         return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
 
-    @property
+    @functools.cached_property
     def _preparation(self) -> Preparation:
         return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
 
-    def build_spec(self, proposal: Proposal) -> TrialSpec:
-        """Return a proposal's TrialSpec, with this study's images and source weights."""
-        name = proposal.architecture
-        return build_trial_spec(self.config, proposal, self.images[name], self.weights[name])
+    def weights_of(self, proposal: Proposal) -> SourceWeights | None:
+        """Return the source weights that a proposed trial starts from; None if its seed's are not pretrained yet."""
+        shared = self._shared_weights.get(proposal.architecture)
+        if shared is None and not starts_from_source(proposal.levels):
+            return NO_WEIGHTS
+        return shared or self._drawn.get((proposal.architecture, proposal.block))
+
+    def pretrain(self, first: Proposal, upcoming: Iterable[Proposal]) -> None:
+        """Pretrain the source weights that the first trial, and the upcoming ones of its block, start from.
+
+        No job may be running.
+
+        Raises:
+            WeightsError: pretraining failed.
+            StudyChangedError: recorded trials of the block used other source weights.
+        """
+        started = time.monotonic()
+        for one in (first, *upcoming):
+            if one.block == first.block and self.weights_of(one) is None:
+                self._drawn[one.architecture, one.block] = self._preparation.pretrain(one.architecture, one.block)
+        self.pretraining_seconds += time.monotonic() - started
+
+    def build_spec(self, proposal: Proposal, weights: SourceWeights) -> TrialSpec:
+        """Return a proposal's TrialSpec, with this study's images."""
+        return build_trial_spec(self.config, proposal, self.images[proposal.architecture], weights)
+
+
+def starts_from_source(levels: Mapping[str, Level]) -> bool:
+    """Return whether a trial with these levels starts from source weights."""
+    return levels["transfer"] in MODES_WITH_SOURCE_WEIGHTS
 
 
 def build_trial_spec(

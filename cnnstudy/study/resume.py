@@ -11,7 +11,7 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,6 +22,7 @@ from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
 from cnnstudy.search.strategy import PastTrial
+from cnnstudy.study.objective import keep_recorded_metric
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
@@ -48,7 +49,7 @@ _HARMLESS_KEYS = (
     *("data.path", "weights.*.file", "weights.*.data.path"),
 )
 #: What trials did before these keys existed and were recorded.
-_EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto"}
+_EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto", "weights.*.draws": "one"}
 #: The most code differences to list, and the most code versions of a study to keep on record.
 _MOST_LISTED, _MOST_VERSIONS = 30, 20
 
@@ -66,12 +67,42 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
         StudyChangedError: another version of cnnstudy recorded them, and this one can't read them.
     """
     try:
-        return StudyConfig.model_validate(study.config)
+        return _keep_draws(StudyConfig.model_validate(study.config), study)
     except ValueError as error:
         raise StudyChangedError(
             f"study {study.name!r} was recorded by another version of cnnstudy; this one can't read its settings: "
             f"{error}"
         ) from error
+
+
+def keep_recorded_settings(
+    config: StudyConfig, recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]]
+) -> tuple[StudyConfig, str]:
+    """Return the settings with what recorded trials have where the file says nothing, and a sentence if that matters.
+
+    That is the metric, and whether all seeds start from the same pretrained weights.
+    """
+    runs = functools.cache(runs)
+    config = keep_recorded_metric(config, recorded, runs)
+    kept = _keep_draws(config, recorded)
+    if kept == config or not any(run.kind == "trial" for run in runs()):
+        return config, ""
+    return kept, (
+        f"the recorded trials of study {recorded.name!r} start from one draw of pretrained weights, whatever their "
+        "seed, and so will the others; in a study of another name each seed pretrains its own"
+    )
+
+
+def _keep_draws(config: StudyConfig, recorded: RecordedStudy) -> StudyConfig:
+    """Return the settings with the recorded `draws` where the file gives none; before there was a choice it was one."""
+    before = recorded.config.get("weights") or {}
+    weights = {
+        name: given.model_copy(update={"draws": before[name].get("draws") or "one"})
+        if given.source == "pretrain" and name in before and "draws" not in given.model_fields_set
+        else given
+        for name, given in config.weights.items()
+    }
+    return config.model_copy(update={"weights": weights})
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
@@ -80,7 +111,7 @@ def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Trac
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in config_differences(recorded.config, given)
         if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS)
-        and (old, new) != (None, _EARLIER_VALUES.get(key))
+        and (old, new) not in [(None, value) for name, value in _EARLIER_VALUES.items() if fnmatchcase(key, name)]
     ]
     if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
         raise StudyChangedError(

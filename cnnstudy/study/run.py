@@ -26,19 +26,25 @@ from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.study.driver import Driver, closing_workers
 from cnnstudy.study.estimate import (
+    STAND_IN_WEIGHTS,
     describe_cost,
     describe_search,
     describe_size,
-    pop_estimate,
-    report_estimate_error,
     report_power,
     warn_of_few_validation_images,
 )
+from cnnstudy.study.forecast import pop_estimate, report_estimate_error
 from cnnstudy.study.lock import DriverLock, hold_study_lock
-from cnnstudy.study.objective import keep_recorded_metric
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
-from cnnstudy.study.resume import clean_machine, past_trials, recorded_config, recover_runs, refuse_changes
+from cnnstudy.study.resume import (
+    clean_machine,
+    keep_recorded_settings,
+    past_trials,
+    recorded_config,
+    recover_runs,
+    refuse_changes,
+)
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.tracking.client import Tracker
@@ -85,14 +91,17 @@ def run_study(
         DiskFullError: the disk is full; nothing recorded is lost.
         StudyBusyError: another driver is running the study.
         StudyChangedError: the settings, the images or the training code differ from those of the recorded trials.
-        DataError, WeightsError, TrackingError, WorkerError: before the first trial; nothing is lost.
+        DataError, WeightsError, TrackingError, WorkerError: before the first trial, or before the first of a seed;
+            nothing is lost.
     """
     config, name = study.config.model_dump(mode="json"), study.config.name
     with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         clean_machine(display)
         recorded = tracker.open_study(name, config)
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
-            kept = keep_recorded_metric(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
+            kept, text = keep_recorded_settings(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
+            if text:
+                display.show_message(text)
             study, config = replace(study, config=kept), kept.model_dump(mode="json")
             refuse_changes(recorded, config, tracker, study)
             session.running = True
@@ -240,14 +249,16 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
         estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)
     else:
         report_power(config, resources.images, resources.recorded, display)
-        specs = [resources.build_spec(proposal) for proposal in factorial.upcoming]
+        specs = [resources.build_spec(one, resources.weights_of(one) or STAND_IN_WEIGHTS) for one in factorial.upcoming]
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.delivery.read(lambda: recorder.tracker.artifact_location(experiment))
-        estimate = describe_cost(specs, resources.recorded, artifacts, resources.executor, display)
+        redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
+        estimate = describe_cost(specs, resources.recorded, artifacts, resources.executor, display, redrawn)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:
-        report_estimate_error(estimate, time.monotonic() - started, recorder, display)
+        taken = time.monotonic() - started - resources.pretraining_seconds
+        report_estimate_error(estimate, taken, recorder, display)
     return recorder.runs()
 
 

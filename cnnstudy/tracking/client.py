@@ -3,7 +3,7 @@
 Each study is an experiment. In it are, without nesting, runs with a tag `cnnstudy.kind`:
 
     study      the study's own run, with its file and configuration
-    pretrain   one for each network that was trained for source weights
+    pretrain   one for each network, or network and seed, that was trained for source weights
     trial      one for each trial
     confirm    one for each candidate and new seed
 """

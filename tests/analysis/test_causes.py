@@ -185,11 +185,21 @@ def test_levels_as_the_study_file_was_recorded() -> None:
     assert "transfer" not in recorded_factors({"factors": {"transfer": {"alexnet": ["scratch"]}}}, "vgg16")
 
 
-def test_transfer_is_said_to_be_that_of_one_draw_of_source_weights() -> None:
-    simulated = Simulated(weights={"default": {"source": "pretrain"}})
+@pytest.mark.parametrize(
+    ("weights", "warning"),
+    [
+        ({"source": "pretrain"}, "one draw of pretrained source weights"),
+        ({"source": "pretrain", "draws": "one"}, "one draw of pretrained source weights"),
+        ({"source": "pretrain", "draws": "each-seed"}, ""),
+        ({"source": "imagenet"}, "said of these source weights (imagenet)"),
+        ({"source": "random"}, ""),
+        ({}, ""),
+    ],
+)
+def test_transfer_is_said_to_be_that_of_the_source_weights_that_all_seeds_share(
+    weights: dict[str, str], warning: str
+) -> None:
+    simulated = Simulated(weights={"default": weights} if weights else {})
     (found,) = analyze_networks(simulated.study, simulated.trials, simulated.history, 0.05)
-    assert any("one draw of pretrained source weights" in warning for warning in found.warnings)
-    for weights in ({"default": {"source": "imagenet"}}, {}):
-        other = Simulated(weights=weights)
-        (found,) = analyze_networks(other.study, other.trials, other.history, 0.05)
-        assert not any("one draw" in warning for warning in found.warnings)
+    told = [one for one in found.warnings if "source weights" in one]
+    assert [warning in one for one in told] == ([True] if warning else [])

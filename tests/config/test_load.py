@@ -445,8 +445,15 @@ MISTAKES = [
         "    batch_size: 16",
         "    file: x.h5 #!",
         "weights.default.file",
-        ["does not belong to source pretrain", "batch_size, data, epochs."],
+        ["does not belong to source pretrain", "batch_size, data, draws, epochs."],
     ),
+    (
+        "    batch_size: 16",
+        "    draws: each-seed #!",
+        "weights.default.draws",
+        ["is for a factorial", "must start from the same source weights"],
+    ),
+    ("    batch_size: 16", "    draws: two #!", "weights.default.draws", ["'each-seed' or 'one'", "not 'two'."]),
     (
         SOURCE,
         "    source: file\n    file: no/such.h5 #!",

@@ -106,6 +106,18 @@ def test_weights_of_a_network_or_the_default() -> None:
     assert study(weights={"vgg16": {"source": "random"}}).weights_of("alexnet") is None
 
 
+def test_each_seed_of_a_factorial_pretrains_unless_the_file_says_otherwise() -> None:
+    def draws(**given: Any) -> tuple[str | None, bool]:
+        weights = study(weights={"default": {**PRETRAIN, **given.pop("weights", {})}}, **given).weights["default"]
+        return weights.draws, "draws" in weights.model_fields_set
+
+    factorial = {"strategy": {"kind": "factorial"}, "budget": None}
+    assert draws() == ("one", False)
+    assert draws(**factorial) == ("each-seed", False)
+    assert draws(**factorial, weights={"draws": "one"}) == ("one", True)
+    assert study(weights={"default": {"source": "random"}}, **factorial).weights["default"].draws is None
+
+
 @pytest.mark.parametrize("trials", range(3, 30))
 def test_the_budget_is_shared_out_equally_and_whole(trials: int) -> None:
     config = study(budget={"trials": trials})

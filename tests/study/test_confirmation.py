@@ -138,6 +138,34 @@ def test_the_best_two_run_again_in_pairs_and_the_better_mean_is_champion(desk: D
     assert desk.is_at_rest()
 
 
+#: One combination; its source weights are pretrained on other digits.
+TRANSFER = (
+    "factors={transfer: frozen}",
+    "weights={default: {source: pretrain, epochs: 1, data: {name: digits, classes: [3, 4]}}}",
+)
+
+
+def test_fresh_seeds_of_a_factorial_pretrain_their_own_source_weights(desk: Desk) -> None:
+    desk.search(*TRANSFER, "strategy={kind: factorial, seeds: 2}", "budget=")
+    confirmed = done(desk.confirm({"top": 1, "seeds": 2, "most_seeds": 2}))
+    trials = keys([0], range(2))
+    pretrained = [f"pretrain-alexnet-seed-{FIRST + seed}" for seed in range(2)]
+    assert desk.trained == [pretrained[0], trials[0], pretrained[1], trials[1]]
+    assert len({run.weights_digest for run in (*desk.runs("trial"), *desk.runs())}) == 4
+    assert any(line.endswith("2 fresh seeds each, and source weights pretrained for each seed") for line in desk.said)
+    assert confirmed.shared_weights == ()
+
+
+def test_fresh_seeds_of_a_search_start_from_its_source_weights_and_the_champion_says_so(desk: Desk) -> None:
+    desk.search(*TRANSFER, "budget.trials=1")
+    confirmed = done(desk.confirm({"top": 1, "seeds": 2, "most_seeds": 2}))
+    assert desk.trained == keys([0], range(2))
+    assert len({run.weights_digest for run in (*desk.runs("trial"), *desk.runs())}) == 1
+    told = "Transfer starts from the same source weights (pretrained once) with every seed"
+    assert any(line.startswith(told) for line in confirmation_sentences(confirmed))
+    assert confirmation_from_json(json.dumps(desk.record())).shared_weights == ("pretrain",)
+
+
 def test_the_alias_moves_to_the_median_model_with_the_reason(desk: Desk) -> None:
     desk.search()
     done(desk.confirm({"top": 2, "seeds": 3, "most_seeds": 3}, accuracy=TURNED))

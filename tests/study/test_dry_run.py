@@ -12,7 +12,7 @@ from pictures import leave_out_pictures
 
 from cnnstudy.config.load import load_study
 from cnnstudy.execution import Workers
-from cnnstudy.study import estimate
+from cnnstudy.study import forecast
 from cnnstudy.study.estimate import plan_study
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
@@ -115,6 +115,13 @@ def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
     assert said[0] == "factorial: 1 network x 6 cells x 2 seeds = 12 trials (0 recorded, 12 to run)"
     confirming = [line for line in said if "plus 2 x 3 trials to confirm" in line]
     assert len(confirming) == len(more)
+    assert all(line.endswith("; source weights are pretrained for each of these seeds too") for line in confirming)
+    told = "  plus pretraining the source weights of alexnet, "
+    assert f"{told}2 times, once for each seed" in said
+    assert f"{told}once" in desk.plan(*factorial, "weights.default.draws=one")
+    assert not any(told in line for line in desk.plan(*factorial, "factors.transfer=scratch"))
+    assert "measure_speed" in desk.kinds
+    assert "run_trial" not in desk.kinds
 
 
 def run_with(desk: Desk, *overrides: str) -> list[str]:
@@ -153,22 +160,22 @@ def test_a_factorial_measures_what_it_is_compared_with(desk: Desk) -> None:
 def test_the_newest_forecast_counts_once(desk: Desk) -> None:
     config = load_study(str(desk.file), []).config
     for seconds in (7.0, 90.0):
-        estimate.save_estimate(config, 6, 2, seconds)
+        forecast.save_estimate(config, 6, 2, seconds)
     (entry,) = cache.list_entries("forecasts")
     assert entry.about == "6 trials of study fake: 1 min 30 s estimated"
     asked = ((6, 1), (5, 2), (6, 2), (6, 2))
-    assert [estimate.pop_estimate(config, *given) for given in asked] == [None, None, 90.0, None]
+    assert [forecast.pop_estimate(config, *given) for given in asked] == [None, None, 90.0, None]
     assert cache.list_entries("forecasts") == []
 
 
 @pytest.mark.parametrize("broken", ["", '"much"', "[1]"])
 def test_a_broken_forecast_is_none(desk: Desk, broken: str) -> None:
     config = load_study(str(desk.file), []).config
-    estimate.save_estimate(config, 6, 2, 7.0)
+    forecast.save_estimate(config, 6, 2, 7.0)
     (entry,) = cache.list_entries("forecasts")
     (file,) = (entry_folder("forecasts", entry.address)).glob("*.json")
     file.write_text(broken)
-    assert estimate.pop_estimate(config, 6, 2) is None
+    assert forecast.pop_estimate(config, 6, 2) is None
 
 
 def test_a_cache_that_takes_no_forecast_is_no_matter(

@@ -151,6 +151,7 @@ def test_nothing_is_told_of_levels_where_only_networks_are_compared() -> None:
 def test_each_worker_compiles_and_one_extracts_features() -> None:
     speed = Speed(1000, 7.0, (8,), ((0.0,),), 1.0, compile_seconds=3.0, extraction_seconds=100.0)
     assert (setup_seconds(speed, 1), setup_seconds(speed, 4)) == (103.0, 112.0)
+    assert setup_seconds(speed, 1, draws=3) == 303.0
 
 
 class Desk:
@@ -161,9 +162,11 @@ class Desk:
         self.folder = folder
 
     def tell(self, specs: list[TrialSpec], **script: Any) -> list[str]:
-        self.executor = FakeExecutor(self.folder, **script)
         said: list[str] = []
-        self.seconds = describe_cost(specs, *self.recorded, self.executor, PlainDisplay(said.append))
+        redrawn = script.pop("redrawn", ())
+        self.executor = FakeExecutor(self.folder, **script)
+        display = PlainDisplay(said.append)
+        self.seconds = describe_cost(specs, *self.recorded, self.executor, display, redrawn)
         return said
 
     @property
@@ -305,6 +308,9 @@ def test_features_and_the_memory_of_all_workers_are_told(
     assert ", 3 MB in the cache for features" in desk.tell(shared)[-1]
     apart = [*specs, changed(trial, transfer="last-block"), changed(trial, transfer="frozen", architecture="vgg16")]
     assert ", 9 MB in the cache for features" in desk.tell(apart)[-1]
+    redrawn = [dataclasses.replace(spec, block=spec.number) for spec in apart]
+    # those of alexnet for each seed's source weights: frozen in blocks 1 and 2, last-block in block 0
+    assert ", 12 MB in the cache for features" in desk.tell(redrawn, redrawn=["alexnet"])[-1]
 
 
 def test_without_models_hardly_any_disk(desk: Desk, trial: TrialSpec) -> None:

@@ -46,10 +46,14 @@ def made(**script: Any) -> Workers:
     return Workers(lambda folder: FakeExecutor(folder, **script))
 
 
+@pytest.fixture(autouse=True)
+def _file(own_places: Path) -> None:
+    (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
+
+
 @pytest.fixture
 def registry(own_places: Path, tracker: Tracker) -> Registry:
     """A study of four trials, the last of which failed."""
-    (own_places / "fake.yaml").write_text(FILE, encoding="utf-8")
     failed = Failed("alexnet-003", "diverged", "not finite", "Traceback")
     study = load_study(str(own_places / "fake.yaml"))
     run_study(study, tracker, made(failures={"alexnet-003": failed}), SilentDisplay())
@@ -161,6 +165,28 @@ def test_nothing_is_recorded_though_source_weights_are_learnt_again(registry: Re
     assert [
         dataclasses.asdict(run) for run in registry.tracker.runs(registry.tracker.study("fake").experiment_id)
     ] == before
+
+
+def test_a_trial_starts_from_the_source_weights_of_its_seed(own_places: Path, tracker: Tracker) -> None:
+    design = [
+        "name=crossed",
+        "factors={transfer: [scratch, frozen]}",
+        "strategy={kind: factorial, seeds: 2}",
+        "budget=",
+    ]
+    run_study(load_study(str(own_places / "fake.yaml"), design), tracker, made(), SilentDisplay())
+    shutil.rmtree(own_places / "cache" / "weights")
+    registry, executors = Registry(tracker), list[FakeExecutor]()
+
+    def make(folder: Path) -> FakeExecutor:
+        executors.append(FakeExecutor(folder))
+        return executors[-1]
+
+    for run in trials(registry, "crossed"):
+        assert reproduce_trial(f"crossed/{run.trial}", registry, Workers(make), SilentDisplay()).differences == ()
+        pretrained = [f"pretrain-alexnet-seed-{run.seed}"] if run.levels["transfer"] == "frozen" else []
+        assert executors[-1].trials == [*pretrained, run.trial]
+    assert reproduce_trial("crossed/pretrain-alexnet-seed-1", registry, Workers(make), SilentDisplay()).compared > 10
 
 
 def test_only_the_one_networks_weights_are_prepared(own_places: Path, tracker: Tracker) -> None:

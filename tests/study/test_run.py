@@ -41,6 +41,7 @@ from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.lock import DriverLock
 from cnnstudy.study.preparation import weights_digest
 from cnnstudy.study.recorder import Recorder
+from cnnstudy.study.resume import recorded_config
 from cnnstudy.study.run import Outcome, run_study
 from cnnstudy.system.cache import cache_folder
 from cnnstudy.system.display import PlainDisplay, SilentDisplay
@@ -841,9 +842,113 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
     assert sorted(measured) == [
         f"speed-{name}-{mode}" for name in ("alexnet", "vgg16") for mode in ("frozen", "scratch")
     ]
-    assert np.load(measured["speed-vgg16-frozen"]["weights_file"])["whose"] == "backbone of vgg16"
+    assert measured["speed-vgg16-frozen"]["weights_source"] == "random", "as fast as those not pretrained yet"
+    pretrained = [f"pretrain-{name}-seed-{seed}" for seed in (7, 8) for name in ("alexnet", "vgg16")]
+    assert sorted(run.trial for run in desk.runs("pretrain")) == sorted(pretrained)
     keys = {(run.tags["cnnstudy.trial"], run.tags["cnnstudy.seed"]) for run in desk.runs()}
     assert keys == {(f"{name}-{n:03d}", str(7 + n // 2)) for name in ("alexnet", "vgg16") for n in range(4)}
+
+
+REDRAWN = (*FACTORIAL, "factors={transfer: [scratch, frozen, fine-tune]}", PRETRAIN)
+
+
+def started_from(desk: Desk) -> dict[str, str]:
+    """Return whose source weights each of the last run's trials from source weights started from."""
+    specs = [spec for spec in desk.jobs("run_trial") if spec["levels"]["transfer"] != "scratch"]
+    return {TrialSpec.from_json(spec).key: str(np.load(spec["weights_file"])["whose"]) for spec in specs}
+
+
+def test_each_seed_of_a_factorial_starts_from_weights_of_its_own(desk: Desk) -> None:
+    assert desk.run(*REDRAWN, slots=2).finished == 6
+    keys = [f"pretrain-alexnet-seed-{seed}" for seed in (7, 8)]
+    halves = (desk.trained[:4], desk.trained[4:])
+    pretrained = [[key for key in half if key.startswith("pretrain")] for half in halves]
+    assert pretrained == [keys[:1], keys[1:]], "each is pretrained with its block"
+    transfers = [run for run in desk.runs() if run.levels["transfer"] != "scratch"]
+    assert started_from(desk) == {run.trial: f"backbone of alexnet with seed {run.seed}" for run in transfers}
+    digests = {(run.parameters["block"], run.weights_digest) for run in transfers}
+    assert len({digest for _, digest in digests}) == len(digests) == 2
+    assert [(run.trial, run.seed, run.state) for run in desk.runs("pretrain")] == [
+        (key, 7 + number, "finished") for number, key in enumerate(keys)
+    ]
+    prepared = [payload["options"]["classes"] for payload in desk.jobs("prepare_images")]
+    assert prepared == [[0, 1, 2], [3, 4]], "the images to pretrain on are prepared once"
+
+
+def test_a_factorial_may_share_one_draw(desk: Desk) -> None:
+    desk.run(*REDRAWN, "weights.default.draws=one")
+    assert desk.trained[0] == "pretrain-alexnet"
+    assert set(started_from(desk).values()) == {"backbone of alexnet"}
+
+
+def test_seeds_that_need_no_source_weights_pretrain_none(desk: Desk) -> None:
+    desk.run(*FACTORIAL, PRETRAIN)
+    assert not any(key.startswith("pretrain") for key in desk.trained)
+
+
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_a_factorial_that_was_stopped_pretrains_only_what_is_missing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    desk.run(*REDRAWN, "name=whole", slots=slots)
+    assert desk.executor is not None
+    events = [event.key for event in desk.executor.dealt]
+    places = [place for place, key in enumerate(events) if key == "pretrain-alexnet-seed-8"]
+    for at in (places[0], places[1], places[-1] + 1):  # before it, within it, and after it
+        name = f"at-{at}"
+        monkeypatch.setenv("CNNSTUDY_CACHE", str(desk.file.parent / name))
+        assert desk.run(*REDRAWN, f"name={name}", interrupt_at=at, slots=slots).interrupted
+        assert "RUNNING" not in desk.statuses(name)
+        done = {run.trial for run in desk.runs(name=name) if run.done}
+        assert done == {key for key in events[: places[0]] if key.startswith("alexnet")}, "recorded before pretraining"
+        assert desk.run(*REDRAWN, f"name={name}", slots=slots).finished == 6
+        pretrained = [key for key in desk.trained if key.startswith("pretrain")]
+        assert pretrained == ([] if at > places[-1] else ["pretrain-alexnet-seed-8"])
+        assert not done & set(desk.trained)
+        digests = [{run.trial: run.weights_digest for run in desk.runs(name=of) if run.done} for of in (name, "whole")]
+        assert digests[0] == digests[1]
+
+
+def test_other_source_weights_of_one_seed_are_refused(desk: Desk, own_places: Path) -> None:
+    desk.run(*REDRAWN)
+    digest = next(run.weights_digest for run in desk.runs() if run.weights_digest and run.seed == 8)
+    for entry in (own_places / "cache" / "weights").glob("*/backbone.npz"):
+        if weights_digest(entry) == digest:
+            np.savez(entry, whose="somebody else's")
+    for run in desk.runs():
+        if run.seed == 8 and run.levels["transfer"] == "fine-tune":
+            desk.tracker.set_tags(run.run_id, {Tag.STATE: "failed", Tag.REASON: "interrupted"})
+    with pytest.raises(StudyChangedError, match=r"trials of study 'fake' with seed 8 \(digest"):
+        desk.run(*REDRAWN)
+
+
+def forget_draws(desk: Desk) -> None:
+    """Leave the record of the study as a version that had no choice left it."""
+    config = desk.study().config
+    assert config["weights"]["default"].pop("draws") == "one"
+    desk.tracker.set_tags(desk.study().run_id, config_tags(config))
+
+
+def test_a_factorial_that_was_begun_with_one_draw_goes_on_with_it(desk: Desk) -> None:
+    desk.run(*REDRAWN, "strategy.seeds=1", "weights.default.draws=one")
+    forget_draws(desk)
+    assert recorded_config(desk.study()).weights["default"].draws == "one", "for confirm and reproduce"
+    for seeds in (2, 3):
+        desk.said.clear()
+        assert desk.run(*REDRAWN, f"strategy.seeds={seeds}").finished == 3 * seeds
+        assert len(desk.trained) == 3, "nothing is pretrained"
+        assert set(started_from(desk).values()) == {"backbone of alexnet"}
+        assert sum("'fake' start from one draw of pretrained weights" in line for line in desk.said) == 1
+        assert desk.study().config["weights"]["default"]["draws"] == "one"
+    with pytest.raises(StudyChangedError, match=r'weights\.default\.draws: "one" -> "each-seed"'):
+        desk.run(*REDRAWN, "weights.default.draws=each-seed")
+
+
+def test_a_search_that_was_begun_before_there_was_a_choice_goes_on_in_silence(desk: Desk) -> None:
+    desk.run(TRANSFER, PRETRAIN, "budget.trials=1")
+    forget_draws(desk)
+    assert desk.run(TRANSFER, PRETRAIN).finished == 3
+    assert not any("one draw" in line for line in desk.said)
 
 
 # ---- another try

@@ -184,9 +184,12 @@ def limitation_sentences(report: ReportData) -> list[str]:
     strategy = report.study.config.get("strategy", {})
     seeds = report.frame["seed"].nunique() if len(report.frame) else 0
     if strategy.get("kind") == "factorial" and seeds > 1:
+        weights = report.study.config.get("weights") or {}
+        redrawn = any(given.get("draws") == "each-seed" for given in weights.values())
         lines.append(
-            f"The intervals are over {seeds} seeds, which vary the split of the images, the initial weights and the "
-            "order of batches. They hold for these images and these levels, not for other data sets."
+            f"The intervals are over {seeds} seeds, which vary the split of the images, the initial weights"
+            f"{', the pretrained source weights' if redrawn else ''} and the order of batches. They hold for these "
+            "images and these levels, not for other data sets."
         )
     if seeds == 1:
         lines.append("With one seed, an effect cannot be distinguished from luck in the split and the initial weights.")

@@ -176,6 +176,10 @@ def test_what_it_cannot_tell() -> None:
     example.texts["study-run", "confirm/confirm.json"] = confirmation()
     confirmed = " ".join(content.limitation_sentences(example.report()))
     assert "over 3 seeds" in confirmed
+    assert "the initial weights and the order of batches" in confirmed
+    redrawn = example.report()
+    redrawn.study.config["weights"] = {"default": {"source": "pretrain", "draws": "each-seed"}}
+    assert "the initial weights, the pretrained source weights and" in " ".join(content.limitation_sentences(redrawn))
     assert "No test images" not in confirmed
 
 
