@@ -50,9 +50,10 @@ class Curves:
 
 
 def read_curves(run: RecordedRun, history: History, metrics: Sequence[str]) -> Curves:
-    """Return the clean train loss and the given metrics at each epoch that has all of them."""
+    """Return the clean train loss and the given metrics at each epoch that has a finite value of all of them."""
     by_epoch = {name: history(run.run_id, name) for name in (Metric.TRAIN_LOSS, *metrics)}
-    epochs = sorted(set.intersection(*(set(values) for values in by_epoch.values())))
+    measured = ({epoch for epoch, value in values.items() if math.isfinite(value)} for values in by_epoch.values())
+    epochs = sorted(set.intersection(*measured))
     return Curves(
         tuple(epochs),
         {name: np.array([values[epoch] for epoch in epochs], dtype=float) for name, values in by_epoch.items()},

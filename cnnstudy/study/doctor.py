@@ -354,8 +354,11 @@ def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
     area = f"study {study.name}"
     driver, who = read_driver(tracker, study)
     found = inspect_study(tracker, study, driver)
+    finished = {run.run_id for run in found.runs if run.state == "finished"}
     for run in counted_trials(found.runs):
         _ = run.number, run.seed, run.levels, run.verdict_counts  # all that is read from tags
+        if run.state == "failed" and run.run_id in finished:
+            yield Finding(area, f"{run.trial}: {run.message}", True, "restore the database from a copy")
     if driver == "alive":
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":

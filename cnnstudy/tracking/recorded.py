@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,11 +19,14 @@ from cnnstudy.names import (
     best_name,
     computed_on_tag,
     crossed_name,
+    last_name,
 )
 from cnnstudy.records import INTERRUPTED, Level, Rule
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
 Value = TypeVar("Value")
+#: What every finished trial has, at its best epoch.
+ACCURACIES = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY)
 
 
 @dataclass(frozen=True)
@@ -265,12 +269,26 @@ def counted_runs(runs: Iterable[RecordedRun]) -> dict[str, RecordedRun]:
 
 
 def counted_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    """Return the run that counts for each trial.
+    """Return the run that counts for each trial; one whose measurements were damaged counts as failed.
 
     Args:
         runs: all of the study's runs, of every kind, oldest first.
     """
-    return list(counted_runs(run for run in runs if run.kind == "trial").values())
+    counted = counted_runs(run for run in runs if run.kind == "trial").values()
+    return [_mark_damaged(run) if run.state == "finished" else run for run in counted]
+
+
+def _mark_damaged(run: RecordedRun) -> RecordedRun:
+    """Return a finished trial's run as failed if accuracies are missing beside a verdict, or not between 0 and 1."""
+    names = [*map(best_name, ACCURACIES), *map(last_name, ACCURACIES)]
+    values = {name: run.metrics[name] for name in names if name in run.metrics}
+    wrong = [f"{name} is {value:g}" for name, value in values.items() if not 0 <= value <= 1]
+    if run.verdict:
+        wrong += [f"{name} is missing" for name in names[: len(ACCURACIES)] if name not in values]
+    if not wrong:
+        return run
+    message = f"its record was changed outside cnnstudy: {', '.join(wrong)}; it counts as failed"
+    return replace(run, state="failed", reason="", tags={**run.tags, Tag.MESSAGE: message})
 
 
 def mark_interrupted(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
