@@ -10,7 +10,7 @@ import pandas as pd
 from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.intervals import LEVEL, Estimate, estimate_mean
-from cnnstudy.analysis.observations import GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations
+from cnnstudy.analysis.observations import BALANCED_VALIDATION, GAP, LEARNT, LEGACY_GAP, TRAIN, VALIDATION, Observations
 from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
 from cnnstudy.training.verdict import SMALLEST_GAP, UNDERFIT_BELOW
@@ -23,6 +23,8 @@ EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "va
 #: The batch size's effect at equal epochs, what of it comes with more updates, and what is there at equal updates.
 _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
+#: Accuracies that differ by less are equal.
+_ROUNDING = 1e-9
 _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
@@ -109,7 +111,7 @@ def _headline(causes: NetworkAnalysis) -> str:
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
         f"{count_noun(len(frame), 'finished trial')} (train {_percent(measured[TRAIN])}, validation "
         f"{_percent(measured[VALIDATION])}; interval over {sample}), whatever their verdicts, which judge the weights "
-        f"of the best epoch: {_verdict_counts(frame)}.{_unlearnt_training_sets(measured)}"
+        f"of the best epoch: {_verdict_counts(frame)}.{_kind_of_accuracy(measured)}{_unlearnt_training_sets(measured)}"
     )
 
 
@@ -139,13 +141,25 @@ def _verdict_counts(frame: pd.DataFrame) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
+def _kind_of_accuracy(frame: pd.DataFrame) -> str:
+    """Say that accuracies are not balanced, where that makes a difference."""
+    if not ((frame[BALANCED_VALIDATION] - frame[VALIDATION]).abs() > _ROUNDING).any():
+        return ""
+    mean = frame[BALANCED_VALIDATION].mean()
+    return (
+        " Accuracies and gaps count every image alike, so large classes count most (balanced, validation is "
+        f"{100 * mean:.1f} %)."
+    )
+
+
 def _unlearnt_training_sets(frame: pd.DataFrame) -> str:
     """Say how many trials have not learnt their training images, if that is most of them."""
     low = int((frame[TRAIN] < UNDERFIT_BELOW).sum())
     if 2 * low <= len(frame):
         return ""
+    which = "All" if low == len(frame) else f"{low} of the"
     return (
-        f" {low} of the {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
+        f" {which} {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
         "learnt their training images, and longer training may end with another gap."
     )
 
@@ -309,7 +323,8 @@ def _batch_size_parts(causes: NetworkAnalysis) -> Iterator[str]:
             yield (
                 f"The usual protocol (running train accuracy, validation truncated to whole batches) would report that "
                 f"{describe_change(effect)} changes the gap by {format_effect(usual)} points"
-                f"{_images_used(causes, usual)}; {format_effect(measuring)} of these are due to how it measures."
+                f"{_images_used(causes, usual)}; how it measures adds {format_effect(measuring)} to the effect on the "
+                "clean gap."
             )
         yield from _updates_part(causes, effect)
 
