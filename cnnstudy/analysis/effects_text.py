@@ -23,8 +23,8 @@ EFFECT_HEADINGS = ("change", "gap", "gap, equal updates", "gap, equal loss", "va
 #: The batch size's effect at equal epochs, what of it comes with more updates, and what is there at equal updates.
 _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
-#: Accuracies that differ by less are equal.
-_ROUNDING = 1e-9
+#: Plain and balanced accuracy are told apart if they differ by this much.
+_NOTICEABLE = 0.01
 _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
@@ -142,13 +142,14 @@ def _verdict_counts(frame: pd.DataFrame) -> str:
 
 
 def _kind_of_accuracy(frame: pd.DataFrame) -> str:
-    """Say that accuracies are not balanced, where that makes a difference."""
-    if not ((frame[BALANCED_VALIDATION] - frame[VALIDATION]).abs() > _ROUNDING).any():
+    """Say that accuracies are not balanced, where that makes a difference of a point or more."""
+    both = frame[[VALIDATION, BALANCED_VALIDATION]].dropna()
+    plain, balanced = both.mean()
+    if both.empty or abs(plain - balanced) < _NOTICEABLE:
         return ""
-    mean = frame[BALANCED_VALIDATION].mean()
     return (
         " Accuracies and gaps count every image alike, so large classes count most (balanced, validation is "
-        f"{100 * mean:.1f} %)."
+        f"{100 * balanced:.1f} %)."
     )
 
 

@@ -176,8 +176,8 @@ def limitation_sentences(report: ReportData) -> list[str]:
         lines.append("With one seed, an effect cannot be distinguished from luck in the split and the initial weights.")
     if len(report.finished) and report.confirmed is None:
         lines.append(
-            "The test split was not used. The best trial was selected by its validation score, which overstates its "
-            f"accuracy; `python -m cnnstudy confirm {report.study.name}` retrains the best trials with fresh seeds."
+            "The test split was not used, and the best trial was selected by its validation score: "
+            f"`python -m cnnstudy confirm {report.study.name}` retrains the best trials with fresh seeds."
         )
     lines.append(
         "Gaps are compared at equal epochs, equal updates or equal train loss. The answer can depend on which; where "
