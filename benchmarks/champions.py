@@ -77,7 +77,7 @@ class Pool:
         image = self._difficulty[validation] + rng.normal(0, math.sqrt(OWN), len(validation))
         noise = rng.normal(0, math.sqrt(MOMENT), (epochs, len(validation)))
         right = skills[:, None] + image + noise > 0
-        crossed = cross_fit(np.ones_like(right), right, validation % CLASSES, RULE)
+        crossed = cross_fit(np.ones_like(right), validation % CLASSES, right, validation % CLASSES, RULE)
         assert crossed is not None
         best = int(right.mean(axis=1).argmax())
         return crossed.metrics, float(right[best].mean()), float(skills[best])

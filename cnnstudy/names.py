@@ -144,10 +144,8 @@ CLEAN_METRICS = (
 
 #: Measured again at a trial's best epoch by cross-fitting (training/cross_fit.py).
 CROSSED_METRICS = (
-    Metric.TRAIN_ACCURACY,
-    Metric.VAL_ACCURACY,
-    Metric.GAP_ACCURACY,
-    Metric.VAL_BALANCED_ACCURACY,
+    *(Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.GAP_ACCURACY),
+    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.VAL_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
 )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from cnnstudy.analysis.causes import NETWORKS, count_noun
 from cnnstudy.analysis.comparison import AGREE, ONE_SEED, Comparison, EffectComparison, OutcomeComparison
 from cnnstudy.analysis.comparison_champions import Champion
+from cnnstudy.analysis.confirmation_text import describe_metric
 from cnnstudy.analysis.effects_text import describe_change, format_estimate
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.names import Metric
+from cnnstudy.records import Rule
 
 DIFFERENCE_HEADINGS = ("setting", "A", "B")
 OUTCOME_HEADINGS = ("network", "at the end of training", "A", "B", "B - A", "B is", "method")
@@ -50,8 +52,7 @@ def _outcome_sentence(one: OutcomeComparison) -> str:
     what = f"{one.architecture}: {'the ' * (one.outcome == 'gap_accuracy')}{_WORDS[one.outcome]}"
     if one.difference is None or one.a is None or one.b is None:
         missing = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean is None)
-        why = " (only trials that learnt have a gap)" * (one.outcome == "gap_accuracy")
-        return f"{what} can't be compared: no trial of {missing} has one{why}."
+        return f"{what} can't be compared: none is recorded of any trial of {missing}."
     means = f"{_format_mean(one.a)} in A, {_format_mean(one.b)} in B"
     if one.answer == "equal":
         return f"{what} is the same in both ({means})."
@@ -144,10 +145,10 @@ def _champion_sentences(comparison: Comparison) -> Iterator[str]:
             scores = _describe_scores(champion)
             yield f"Champion of {name}: {champion.trial} ({champion.title}), {scores}; {champion.standing}."
     if champions.value is not None and champions.a is not None:
-        unit = _unit(champions.a.metric)
+        unit, metric = _unit(champions.a.metric), describe_metric(Rule(champions.a.metric))
         difference = _format_metric(champions.value, champions.a.metric, signed=True)
         if champions.reason:
-            yield f"Cannot tell which champion is better: {difference} {unit} on validation, but {champions.reason}."
+            yield f"Cannot tell which champion is better: {difference} {unit} of {metric}, but {champions.reason}."
         else:
             better = champions.value.sign * (-1 if champions.a.metric == Metric.VAL_LOSS else 1)
             answer = {
@@ -155,7 +156,7 @@ def _champion_sentences(comparison: Comparison) -> Iterator[str]:
                 -1: "A's champion is better",
                 0: "Cannot tell which champion is better",
             }
-            yield f"{answer[better]} with fresh seeds: {difference} {unit} on validation."
+            yield f"{answer[better]} with fresh seeds: {difference} {unit} of {metric}."
     elif champions.reason and (champions.a is not None or champions.b is not None):
         yield f"The champions' validation scores can't be compared: {champions.reason}."
     if champions.test is not None:
@@ -169,11 +170,11 @@ def _champion_sentences(comparison: Comparison) -> Iterator[str]:
 
 def _describe_scores(champion: Champion) -> str:
     unit = "nats" if champion.metric == Metric.VAL_LOSS else "%"
-    parts = [f"validation {_format_metric(champion.value, champion.metric)} {unit}"]
+    parts = [f"{describe_metric(Rule(champion.metric))} {_format_metric(champion.value, champion.metric)} {unit}"]
     if champion.gap is not None:
         parts.append(f"gap {100 * champion.gap:+.1f} points")
     if champion.test is not None:
-        parts.append(f"test {_format_metric(champion.test, Metric.VAL_ACCURACY)} %")
+        parts.append(f"test accuracy {_format_metric(champion.test, Metric.VAL_ACCURACY)} %")
     return ", ".join(parts)
 
 

@@ -15,8 +15,8 @@ CROSS_FITTED = (
     "other, crossed and averaged."
 )
 FLATTERED = (
-    "Accuracies are those of the best epoch, measured on the images by which it was chosen, and so too high (gaps too "
-    "small): these trials do not have the cross-fitted ones."
+    "Accuracies are those of the best epoch, not cross-fitted: measured on the images by which it was chosen, and so "
+    "too high (gaps too small)."
 )
 STANDING_HEADINGS = ("candidate", "in the study", "with fresh seeds", "95 % interval", "gap", "seeds", "standing")
 
@@ -43,8 +43,7 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
     lines = list(champion_sentences(confirmed.standings, champion, rule))
     if champion is None:
         return lines
-    if rule.maximize:
-        lines.append(CROSS_FITTED if confirmed.cross_fitted else FLATTERED)
+    lines.append(CROSS_FITTED if confirmed.cross_fitted else FLATTERED)
     if confirmed.shared_weights:
         lines.append(
             f"Transfer starts from the same source weights ({_describe_shared(confirmed.shared_weights)}) with every "
@@ -71,12 +70,13 @@ def _describe_shared(sources: Iterable[str]) -> str:
 def champion_sentences(standings: Sequence[Standing], champion: Standing | None, rule: Rule) -> Iterator[str]:
     """Yield sentences on who is the champion and how certain that is."""
     limits, metric = describe_limits(rule), describe_metric(rule)
+    gap = "gap" if rule.metric == Metric.VAL_ACCURACY else "gap in accuracy"
     if champion is None:
         yield f"No champion: {no_champion_reason(standings, rule)}."
         return
     yield (
         f"Champion: {champion.trial} ({champion.title}), {metric} {format_value(champion.mean, rule)} "
-        f"{format_interval(champion.low, champion.high, rule)} over {len(champion.seeds)} fresh seeds, gap "
+        f"{format_interval(champion.low, champion.high, rule)} over {len(champion.seeds)} fresh seeds, {gap} "
         f"{100 * champion.gap:+.1f} points{f' ({limits})' if limits else ''}."
     )
     tied = [f"{one.trial} ({format_value(one.mean, rule)})" for one in standings if one.standing == TIED]
@@ -113,7 +113,8 @@ def optimism_sentence(
     sign = 1 if rule.maximize else -1
     better = f"{_better(sign * (best[1] - confirmed), rule)} than the champion with fresh seeds"
     if test is not None and optimism is not None:
-        better += f", {_better(optimism, rule)} than its test score ({format_value(test, rule)})"
+        score = describe_metric(rule).replace("validation ", "")
+        better += f", {_better(optimism, rule)} than its {score} on the test split ({format_value(test, rule)})"
     effect = f"{'overstates' if rule.maximize else 'understates'} {describe_metric(rule).replace('validation ', '')}"
     conclusion = (
         f" Selecting by validation score {effect} by this much." if optimism is not None and optimism > 0 else ""
@@ -161,8 +162,9 @@ def champion_reason(standings: Sequence[Standing], rule: Rule) -> str:
     best, tied = standings[0], [one.trial for one in standings if one.standing == TIED]
     ties = f"; statistically tied with {', '.join(tied)}" if tied else ""
     return (
-        f"{best.trial} ({best.title}): the best of {len(standings)} by mean {rule.metric} over {len(best.seeds)} fresh "
-        f"seeds, {best.mean:.4f}, gap {100 * best.gap:+.1f} points{ties}; this is the model of the median seed"
+        f"{best.trial} ({best.title}): the best of {len(standings)} by mean {describe_metric(rule)} over "
+        f"{len(best.seeds)} fresh seeds, {format_value(best.mean, rule)}, gap {100 * best.gap:+.1f} points{ties}; this "
+        "is the model of the median seed"
     )
 
 

@@ -43,6 +43,8 @@ _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
 #: The train and validation accuracies of which a gap is the difference.
 _ACCURACIES = {GAP: (TRAIN, VALIDATION), BALANCED_GAP: (BALANCED_TRAIN, BALANCED_VALIDATION)}
+#: Plain and balanced accuracy are told apart if they differ by this much.
+_NOTICEABLE = 0.01
 _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
@@ -131,17 +133,20 @@ def _headline(causes: NetworkAnalysis) -> str:
     gap = mean_gap(measured, column, validation)
     if gap is None:
         return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}."
-    few = few_seeds(gap.count)
+    few, unlearnt = few_seeds(gap.count), _unlearnt_training_sets(measured[train])
+    kind = "" if causes.question.unequal else _kind_of_accuracy(measured)
     answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more{few and f' ({few})'}"
     if not few and gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
         answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
+        if unlearnt and gap.low < SMALLEST_GAP:  # a small gap of networks that have learnt little says nothing
+            answer = f"Cannot tell whether {name} overfits once it has learnt its training images"
     sample = "no interval" if gap.low is None else f"interval over {gap.count} seeds"
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
         f"{count_noun(len(frame), 'finished trial')} ({balanced}train {_percent(measured[train])}, validation "
         f"{_percent(measured[validation])}; {sample}), whatever their verdicts, which judge the weights "
-        f"of the best epoch: {_verdict_counts(frame)}.{_unlearnt_training_sets(measured)}"
+        f"of the best epoch: {_verdict_counts(frame)}.{kind}{unlearnt}"
     )
 
 
@@ -154,13 +159,26 @@ def _verdict_counts(frame: pd.DataFrame) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
-def _unlearnt_training_sets(frame: pd.DataFrame) -> str:
-    """Say how many trials have not learnt their training images, if that is most of them."""
-    low = int((frame[TRAIN] < UNDERFIT_BELOW).sum())
-    if 2 * low <= len(frame):
+def _kind_of_accuracy(frame: pd.DataFrame) -> str:
+    """Say that accuracies are not balanced, where that makes a difference of a point or more."""
+    both = frame[[VALIDATION, BALANCED_VALIDATION]].dropna()
+    plain, balanced = both.mean()
+    if both.empty or abs(plain - balanced) < _NOTICEABLE:
         return ""
     return (
-        f" {low} of the {len(frame)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
+        " Accuracies and gaps count every image alike, so large classes count most (balanced, validation is "
+        f"{100 * balanced:.1f} %)."
+    )
+
+
+def _unlearnt_training_sets(accuracies: pd.Series) -> str:
+    """Say how many trials, by their train accuracies, have not learnt their training images, if that is most."""
+    low = int((accuracies < UNDERFIT_BELOW).sum())
+    if 2 * low <= len(accuracies):
+        return ""
+    which = "All" if low == len(accuracies) else f"{low} of the"
+    return (
+        f" {which} {len(accuracies)} end with a train accuracy below {100 * UNDERFIT_BELOW:.0f} %: they have not "
         "learnt their training images, and longer training may end with another gap."
     )
 
@@ -327,7 +345,8 @@ def _batch_size_parts(causes: NetworkAnalysis) -> Iterator[str]:
             yield (
                 f"The usual protocol (running train accuracy, validation truncated to whole batches) would report that "
                 f"{describe_change(effect)} changes the gap by {format_effect(usual)} points"
-                f"{_images_used(causes, usual)}; {format_effect(measuring)} of these are due to how it measures."
+                f"{_images_used(causes, usual)}; how it measures adds {format_effect(measuring)} to the effect on the "
+                "clean gap."
             )
         yield from _updates_part(causes, effect)
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cnnstudy.analysis.causes import count_noun
+from cnnstudy.analysis.configurations import Configuration
 from cnnstudy.analysis.confirmation_text import CROSS_FITTED, FLATTERED
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
 from cnnstudy.config.schema import DEFAULT_GOALS
@@ -32,14 +34,18 @@ _SHOWN = {
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
+    # where the study ranks by another metric than accuracy
+    column_name(Metric.VAL_BALANCED_ACCURACY): "balanced",
+    column_name(Metric.VAL_MACRO_F1): "macro-F1",
+    column_name(Metric.VAL_LOSS): "val loss",
     "verdict": "verdict",
     "best_epoch": "epoch",
 }
+_RANKED_BY = tuple(map(column_name, (Metric.VAL_BALANCED_ACCURACY, Metric.VAL_MACRO_F1, Metric.VAL_LOSS)))
 #: Metrics at the best epoch, besides the accuracies and their gap.
 _AT_THE_BEST = (
     *(Metric.FULL_TRAIN_ACCURACY, Metric.TRAIN_LOSS),
     *(Metric.VAL_LOSS, Metric.GAP_LOSS, Metric.FULL_TRAIN_LOSS),
-    *(Metric.TRAIN_BALANCED_ACCURACY, Metric.GAP_BALANCED_ACCURACY),
     *(Metric.TRAIN_MACRO_F1, Metric.VAL_MACRO_F1, Metric.FULL_TRAIN_BALANCED_ACCURACY),
 )
 #: More columns of the CSV: metrics of the last weights, at equal updates, at equal fit, and of the usual protocol.
@@ -66,17 +72,32 @@ _AT_THE_END = {
 #: Words in the names of columns in which less is better; in all other columns of numbers, more is better.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
 _WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
+#: What is shown of trials that are not ranked by accuracy.
+_NOT_ACCURACY = {
+    Metric.VAL_BALANCED_ACCURACY: "Train, val and gap count every image alike; balanced is the mean recall of the "
+    "classes on validation.",
+    Metric.VAL_MACRO_F1: "Macro-F1 is that of the best epoch too, not cross-fitted: that takes the predicted classes, "
+    "of which each epoch records only whether they are right.",
+    Metric.VAL_LOSS: "Val loss is that of the best epoch too, not cross-fitted.",
+}
+_OF_VERDICTS = (
+    "Train is measured on at most as many training images as validate; verdicts take all training images, and balanced "
+    "accuracies where classes are unequal."
+)
 #: The table of trials that did not finish.
 UNFINISHED_HEADINGS = ("trial", "state", "reason")
 
 
-def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str | None = None) -> pd.DataFrame:
+def build_leaderboard(
+    trials: Sequence[RecordedRun], objective: str, sort: str | None = None, goals: Sequence[str] = DEFAULT_GOALS
+) -> pd.DataFrame:
     """Return a row for each trial: finished ones, best first, then pruned ones, then all others.
 
     Args:
         trials: the run of each trial that counts.
         objective: the study's metric, such as `val/accuracy`, which is sorted by unless `sort` is given.
         sort: the column to sort by.
+        goals: of the Pareto front.
 
     Raises:
         InputError: there is no such column.
@@ -85,6 +106,7 @@ def build_leaderboard(trials: Sequence[RecordedRun], objective: str, sort: str |
     frame = pd.DataFrame([_row(trial, cross_fitted) for trial in trials])
     if frame.empty:
         return frame
+    frame = frame.assign(objective=objective, pareto_front=pareto_front(frame, goals))
     unused = [factor for factor in FACTORS if frame[factor].isna().all()]
     frame = frame.drop(columns=unused)
     column = sort or column_name(objective)
@@ -208,15 +230,30 @@ def unfinished_rows(others: pd.DataFrame) -> list[list[str]]:
 def leaderboard_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells: the factors that vary, accuracies in percent, gaps in points with their sign."""
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
+    others = set(_RANKED_BY) - set(map(column_name, frame.get("objective", ())))
     shown = [name for name in _SHOWN if name in frame and (name != "verdict" or frame[name].any())]
-    columns = [name for name in ("trial", *factors, *shown) if name in frame]
+    columns = [name for name in ("trial", *factors, *shown) if name in frame and name not in others]
     headings = [FACTORS[name].short_label if name in FACTORS else _SHOWN.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
 
 
 def describe_scores(frame: pd.DataFrame) -> str:
-    """Return what the accuracies and gaps of a leaderboard are."""
-    return CROSS_FITTED if len(frame) and frame["cross_fitted"].all() else FLATTERED
+    """Return what the numbers in the table of a leaderboard's finished trials are."""
+    parts = [CROSS_FITTED if len(frame) and frame["cross_fitted"].all() else FLATTERED]
+    for metric, words in _NOT_ACCURACY.items():
+        if (frame["objective"] == metric).any():
+            parts.append(words)
+    return " ".join([*parts, _OF_VERDICTS])
+
+
+def describe_configurations(found: Sequence[Configuration]) -> str:
+    """Return what the table of configurations over their seeds shows."""
+    balanced = [one.verdict.balanced for one in found]
+    kind = "balanced accuracies" if all(balanced) else f"accuracies{', some balanced' * any(balanced)}"
+    return (
+        f"Configurations over their seeds, best first: mean {kind}, on validation (as above) and all training images, "
+        "with 95 % intervals"
+    )
 
 
 def _varies(frame: pd.DataFrame, factor: str) -> bool:
@@ -230,7 +267,9 @@ def _cell(row: dict[Any, Any], column: str) -> str:
         return ""
     if column == "gap_accuracy":
         return f"{100 * value:+.1f}"
-    if column.endswith("accuracy"):
+    if column == column_name(Metric.VAL_LOSS):
+        return f"{value:.3f}"
+    if column.endswith(("accuracy", "macro_f1")):
         return f"{100 * value:.1f} %"
     if column == "transfer":
         return transfer_label(value, row["weights"])
@@ -317,11 +356,13 @@ def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series
 
 
 def describe_front(frame: pd.DataFrame) -> str:
-    """Return which trials of a leaderboard count for its Pareto front, in a sentence."""
-    finished, counted = int((frame["state"] == "finished").sum()), int(_counts_for_front(frame).sum())
-    unlearnt = finished - counted
-    rest = f"; {unlearnt} did not learn: at chance level a gap of 0 is no success" if unlearnt else ""
-    return f"{counted} of {finished} finished trials count for the Pareto front{rest}."
+    """Return how many finished trials of a leaderboard are on its Pareto front, and how many do not count for it."""
+    finished, front = int((frame["state"] == "finished").sum()), int(frame["pareto_front"].sum())
+    unlearnt = finished - int(_counts_for_front(frame).sum())
+    are = ["is" if count == 1 else "are" for count in (front, unlearnt)]
+    rest = f"; {unlearnt} that did not learn {are[1]} left out: at chance level a gap of 0 is no success"
+    what = count_noun(finished, "finished trial")
+    return f"{front} of {what} {are[0]} on the Pareto front{rest if unlearnt else ''}."
 
 
 def _counts_for_front(frame: pd.DataFrame) -> np.ndarray:

@@ -33,7 +33,7 @@ def leaderboard(
         table.write_csv(selected, csv)
     if markdown is not None:
         table.write_markdown(selected, markdown)
-    terminal.show_trials(wide_console(), recorded.name, frame, top)
+    terminal.show_trials(wide_console(), recorded.name, frame, top, sort)
     terminal.show_configurations(wide_console(), terminal.latest_trials(tracker, recorded), top)
 
 

@@ -13,12 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, count_noun, effects_frame
 from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
 from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, rank_candidates
-from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, confirmation_sentences, standing_rows
+from cnnstudy.analysis.confirmation_text import (
+    STANDING_HEADINGS,
+    confirmation_sentences,
+    describe_metric,
+    standing_rows,
+)
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
@@ -27,10 +32,10 @@ from cnnstudy.analysis.leaderboard import (
     UNFINISHED_HEADINGS,
     best_by_transfer,
     build_leaderboard,
+    describe_configurations,
     describe_front,
     describe_scores,
     leaderboard_table,
-    pareto_front,
     split_by_state,
     unfinished_rows,
     write_csv,
@@ -38,6 +43,7 @@ from cnnstudy.analysis.leaderboard import (
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.names import Tag
+from cnnstudy.records import Rule
 from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.resume import resume_command
@@ -81,8 +87,8 @@ def trial_frame(tracker: Tracker, study: RecordedStudy, sort: str | None = None)
 
 def _build_frame(trials: Sequence[RecordedRun], study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     # without trials, one that is left out again gives the columns, so that a CSV has its header
-    frame = build_leaderboard(mark_interrupted(trials) or [_placeholder(study)], study.objective, sort)
-    return frame.assign(pareto_front=pareto_front(frame, study.goals or GOALS)).iloc[: len(trials)]
+    shown = mark_interrupted(trials) or [_placeholder(study)]
+    return build_leaderboard(shown, study.objective, sort, study.goals or GOALS).iloc[: len(trials)]
 
 
 def _placeholder(study: RecordedStudy) -> RecordedRun:
@@ -91,15 +97,16 @@ def _placeholder(study: RecordedStudy) -> RecordedRun:
     return RecordedRun("", "", "trial", "", "", 0, {}, {}, {Tag.SEED: "0", Tag.LEVELS: levels})
 
 
-def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None) -> None:
-    """Show the finished trials, best first, and below them the unfinished ones with the reason."""
+def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None, sort: str | None = None) -> None:
+    """Show the finished trials, best first or as sorted, and below them the unfinished ones with the reason."""
     if frame.empty:
         print_line(console, f"study {name} has no trials yet")
         return
     finished, others = split_by_state(frame)
     if len(finished):
         headings, rows = leaderboard_table(finished if top is None else finished.head(top))
-        grid = plain_table(f"study {name}: best first, by validation")
+        by = f"sorted by {sort}" if sort else f"best first, by {describe_metric(Rule(finished['objective'].iloc[0]))}"
+        grid = plain_table(f"study {name}: {by}")
         for heading in headings:
             left = heading in ("trial", "transfer", "verdict")
             grid.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -107,10 +114,12 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         if top is not None and len(finished) > top:
             print_line(console, f"and {len(finished) - top} more")
         print_line(console, describe_scores(finished))
-        front = finished.loc[finished["pareto_front"], "trial"].tolist() if "pareto_front" in finished else []
+        front = finished.loc[finished["pareto_front"], "trial"].tolist()
         if len(finished) > 1 and front:
             more = f" and {len(front) - 8} more" if len(front) > 8 else ""
-            print_line(console, f"Pareto front (no other trial is better in every goal): {', '.join(front[:8])}{more}")
+            print_line(
+                console, f"Pareto front (none is as good in every goal and better in one): {', '.join(front[:8])}{more}"
+            )
             print_line(console, describe_front(finished))
     if len(others):
         grid = plain_table("not finished")
@@ -126,7 +135,8 @@ def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int 
         print_line(console, found[0].sentence())
     if len(found) < 2:
         return
-    grid = plain_table("configurations over their seeds, best first: means with 95 % intervals")
+    print_line(console, describe_configurations(found))  # a title would be broken at the width of the table
+    grid = plain_table("")
     for heading in CONFIGURATION_HEADINGS:
         left = heading in ("configuration", "verdict")
         grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != "configuration")
@@ -282,7 +292,8 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
                     console, f"{one.architecture}: {title}, with 95 % intervals", effect_headings(one), rows
                 )
             if hidden:
-                print_line(console, f"and {hidden} interactions without a significant result; --csv lists all")
+                what = count_noun(hidden, "interaction")
+                print_line(console, f"and {what} without a significant result; --csv lists all")
         if one.architecture != NETWORKS:
             _show_compared_trials(console, one)
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.names import Metric, best_name
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.study.resume import missing_trials_command, resume_command
 from cnnstudy.system.display import Display, format_duration
 from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, best_metrics
+from cnnstudy.training.verdict import describe_accuracies
 
 #: Tolerated difference, in milliseconds, between the clocks of the machines that record.
 _CLOCK_TOLERANCE = 600_000
@@ -180,20 +181,19 @@ def _count(known: Snapshot, now: Snapshot, phase: str) -> CountChanged:
 
 def describe_end(run: RecordedRun) -> str:
     """Describe in a few words how a trial ended."""
-    metrics = {name: run.metrics.get(best_name(name)) for name in _SHOWN}
-    train, validation, gap = metrics.values()
+    metrics = best_metrics(run)
     if run.reason == "interrupted":
         return "interrupted; the next run of the study repeats it"
     if run.state == "failed":
         return f"failed ({run.reason}): {run.message}"
     if run.from_cache:
         return "source weights from the cache"
-    if train is None or validation is None or gap is None:
+    if not metrics.keys() >= set(_SHOWN):
         return run.state
     if run.kind == "pretrain":
-        return f"validation {100 * validation:.1f} %"
+        return f"validation {100 * metrics[Metric.VAL_ACCURACY]:.1f} %"
     return (
-        f"{run.state}, train {100 * train:.1f} %, validation {100 * validation:.1f} %, gap {100 * gap:+.1f} points"
+        f"{run.state}, {describe_accuracies(run.verdict_counts, metrics)}"
         + (f" at epoch {run.best_epoch}" if run.best_epoch is not None else "")
         + (f": {run.verdict}" if run.verdict else "")
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from cnnstudy.errors import CnnstudyError, RepeatedFailureError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.execution.jobs import Watchdog, wait_for_event
-from cnnstudy.names import Metric, Tag
+from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
 from cnnstudy.study.recorder import TrialRecording, remove_trial_files
@@ -21,6 +21,7 @@ from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
+from cnnstudy.training.verdict import describe_accuracies
 
 
 @contextlib.contextmanager
@@ -190,12 +191,10 @@ class Driver:
 
 
 def _describe_result(result: TrialResult) -> str:
-    summary, shared = result.summary, result.shared_epochs
+    shared = result.shared_epochs
     text = (
-        f"{result.state}, train {100 * summary[Metric.TRAIN_ACCURACY]:.1f} %, validation "
-        f"{100 * summary[Metric.VAL_ACCURACY]:.1f} %, gap {100 * summary[Metric.GAP_ACCURACY]:+.1f} points "
-        f"at epoch {result.best_epoch}: {result.verdict}; {result.trainable_parameters:,} parameters trained, "
-        f"{result.frozen_parameters:,} frozen"
+        f"{result.state}, {describe_accuracies(result.verdict_counts, result.summary)} at epoch {result.best_epoch}: "
+        f"{result.verdict}; {result.trainable_parameters:,} parameters trained, {result.frozen_parameters:,} frozen"
     )
     return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 

@@ -26,26 +26,29 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """The best epoch by cross-fitting: the mean over the choices of the accuracy on the probe, and of right answers.
+    """The best epoch by cross-fitting: for each image, the share of the choices after which it is right.
 
-    `right` is, for each validation image [images], the share of the choices made without it after which it is right;
-    `labels` are the classes of these images.
+    Of a validation image [images] the choices are those made without it, of one of the probe [images of the probe] all.
+    `train_labels` and `labels` are the classes of these images.
     """
 
-    train_accuracy: float
+    train_right: np.ndarray
+    train_labels: np.ndarray
     right: np.ndarray
     labels: np.ndarray
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Accuracies on probe and validation, and their gap, as shares of 0..1 by their per-epoch names."""
-        validation = float(self.right.mean())
-        recalls = [self.right[self.labels == label].mean() for label in np.unique(self.labels)]
+        """Accuracies on probe and validation, and their gaps, as shares of 0..1 by their per-epoch names."""
+        train, validation = float(self.train_right.mean()), float(self.right.mean())
+        recalls = _mean_recall(self.train_right, self.train_labels), _mean_recall(self.right, self.labels)
         return {
-            Metric.TRAIN_ACCURACY: self.train_accuracy,
+            Metric.TRAIN_ACCURACY: train,
             Metric.VAL_ACCURACY: validation,
-            Metric.GAP_ACCURACY: self.train_accuracy - validation,
-            Metric.VAL_BALANCED_ACCURACY: float(np.mean(recalls)),
+            Metric.GAP_ACCURACY: train - validation,
+            Metric.TRAIN_BALANCED_ACCURACY: recalls[0],
+            Metric.VAL_BALANCED_ACCURACY: recalls[1],
+            Metric.GAP_BALANCED_ACCURACY: recalls[0] - recalls[1],
         }
 
     def count_right(self, classes: int) -> list[int]:
@@ -53,13 +56,23 @@ class CrossFitted:
         return [round(float(self.right[self.labels == label].sum())) for label in range(classes)]
 
 
+def _mean_recall(right: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
 def cross_fit(
-    train: np.ndarray, validation: np.ndarray, labels: np.ndarray, rule: Rule, losses: np.ndarray | None = None
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    validation: np.ndarray,
+    labels: np.ndarray,
+    rule: Rule,
+    losses: np.ndarray | None = None,
 ) -> CrossFitted | None:
     """Choose the best epoch on halves of the validation images, and measure it on the other halves.
 
     Args:
         train: [epochs, images of the probe] bool, whether each image was classified correctly after each epoch.
+        train_labels: [images of the probe] int, their classes.
         validation: [epochs, images] bool, the same for validation.
         labels: [images] int, the classes of the validation images; each half has every class in equal shares.
         rule: which epoch is best, with the limits that the choice keeps.
@@ -67,8 +80,8 @@ def cross_fit(
             them ties are decided for the earlier epoch.
 
     Returns:
-        None if there are fewer than two validation images, the rule is by macro-F1, or it is by validation loss and
-        there are no losses.
+        None if there are fewer than two validation images, the rule is by macro-F1 (which takes the predicted classes;
+        of each epoch it is only recorded whether they are right), or it is by validation loss and there are no losses.
     """
     is_by_loss = losses is None and not rule.maximize
     if validation.shape[1] < 2 or rule.metric == Metric.VAL_MACRO_F1 or is_by_loss:
@@ -83,7 +96,7 @@ def cross_fit(
     score = _balance(choosing, labels) @ validation.T if is_balanced else accuracy
     epochs = _choose(rule, train_accuracy, accuracy, score if rule.maximize else -loss, loss)
     right = (~choosing * validation[epochs]).sum(axis=0) / HALVINGS
-    return CrossFitted(float(train_accuracy[epochs].mean()), right, labels)
+    return CrossFitted(train[epochs].mean(axis=0), train_labels, right, labels)
 
 
 def _balance(choosing: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -24,13 +24,14 @@ than IMBALANCE times the images of the smallest, and plain shares otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnstudy.errors import InputError
+from cnnstudy.names import Metric
 
 VERDICTS = ("not-learning", "cannot-tell", "underfit", "fit", "overfit", "diverged")
 #: Level of each of the two tests against guessing (training, validation).
@@ -241,12 +242,33 @@ def lacks_classes(given: Counts) -> str:
 
 
 def _describe(train: Part, validation: Part) -> str:
-    kind = "balanced accuracy on " if train.balanced else ""
     images = f"all {train.images.sum():.0f} training images" if train.exact else f"{train.images.sum():.0f}"
     return (
-        f"{kind}train {100 * train.accuracy:.1f} % of {images}, "
+        f"{_kind(train)}train {100 * train.accuracy:.1f} % of {images}, "
         f"validation {100 * validation.accuracy:.1f} % of {validation.images.sum():.0f}"
     )
+
+
+def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    """Return the accuracies that a verdict compares, and the gap between them.
+
+    Args:
+        counts: what `judge` takes, by name; {} if a trial has none.
+        metrics: the trial's clean metrics, which are described then.
+    """
+    if counts:
+        train, validation = make_parts(Counts(**counts))
+        values, kind = (train.accuracy, validation.accuracy), _kind(train)
+    else:
+        values, kind = (metrics[Metric.TRAIN_ACCURACY], metrics[Metric.VAL_ACCURACY]), ""
+    return (
+        f"{kind}train {100 * values[0]:.1f} %, validation {100 * values[1]:.1f} %, gap "
+        f"{100 * (values[0] - values[1]):+.1f} points"
+    )
+
+
+def _kind(part: Part) -> str:
+    return "balanced accuracy on " if part.balanced else ""
 
 
 # ---- learning

@@ -29,6 +29,7 @@ from cnnstudy.analysis.confirmation import (
     standing_to_json,
 )
 from cnnstudy.analysis.resampled import Division
+from cnnstudy.names import CROSSED_METRICS, crossed_name
 from cnnstudy.records import Rule
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -93,9 +94,9 @@ def test_candidates_within_the_limits_come_first_and_those_that_learnt_nothing_n
 
 
 def test_cross_fitted_accuracies_rank_where_all_trials_have_them(make_run: Any) -> None:
-    crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.1, "crossed/val_balanced_accuracy": 0.7}
-    lucky = finished(make_run, 0, 0.9, metrics={"crossed/val_accuracy": 0.6, **crossed})
-    steady = finished(make_run, 1, 0.8, metrics={"crossed/val_accuracy": 0.79, **crossed})
+    crossed = {**{crossed_name(name): 0.7 for name in CROSSED_METRICS}, "crossed/gap_accuracy": 0.1}
+    lucky = finished(make_run, 0, 0.9, metrics={**crossed, "crossed/val_accuracy": 0.6})
+    steady = finished(make_run, 1, 0.8, metrics={**crossed, "crossed/val_accuracy": 0.79})
     found = rank_candidates([lucky, steady], ACCURACY, 2)
     assert [(one.trial, one.searched, one.searched_gap) for one in found] == [
         ("alexnet-001", 0.79, 0.1),

@@ -92,8 +92,8 @@ def test_why_there_is_no_champion(standings: list[str], reason: str) -> None:
 
 def test_why_it_is_the_champion() -> None:
     assert champion_reason([standing(0, CHAMPION), standing(1, TIED)], ACCURACY) == (
-        "vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25): the best of 2 by mean val/accuracy over 3 fresh seeds, "
-        "0.8000, gap +5.0 points; statistically tied with vgg16-001; this is the model of the median seed"
+        "vgg16-000 (vgg16, frozen, batch size 8, dropout 0.25): the best of 2 by mean validation accuracy over 3 "
+        "fresh seeds, 80.0 %, gap +5.0 points; statistically tied with vgg16-001; this is the model of the median seed"
     )
 
 
@@ -107,6 +107,7 @@ def test_why_it_is_the_champion() -> None:
 )
 def test_the_metric_is_named(metric: str, words: str) -> None:
     text = optimism_sentence(("vgg16-001", 0.9), 0.8, 0.7, 0.2, Rule(metric))
+    assert f"20.0 points better than its {words} on the test split (70.0 %)" in text
     assert text.endswith(f"Selecting by validation score overstates {words} by this much.")
 
 
@@ -129,7 +130,7 @@ def test_all_of_a_confirmation() -> None:
         "Test split: accuracy 71.0 % [60.0, 80.0] on 50 images that no trial has seen, mean of the 2 models (evaluated "
         "2026-11-24, evaluation 2 of this study's test split)."
     )
-    assert "19.0 points better than its test score" in optimism
+    assert "19.0 points better than its accuracy on the test split" in optimism
     refused = confirmation_sentences(dataclasses.replace(confirmed, test=None, refusal="it was opened"))
     assert refused[2] == "Not tested: it was opened"
     none = dataclasses.replace(confirmed, standings=(standing(0, FAILED),), champion=None)
@@ -140,9 +141,10 @@ def test_all_of_a_confirmation() -> None:
     ("best", "test", "optimism", "rule", "end"),
     [
         (0.9, 0.7, 0.2, ACCURACY, "90.0 % (a-1): 10.0 points better than the champion with fresh seeds, 20.0 points "
-         "better than its test score (70.0 %). Selecting by validation score overstates accuracy by this much."),
+         "better than its accuracy on the test split (70.0 %). Selecting by validation score overstates accuracy by "
+         "this much."),
         (0.8, 0.85, -0.05, ACCURACY, "80.0 % (a-1): 0.0 points better than the champion with fresh seeds, 5.0 points "
-         "worse than its test score (85.0 %)."),
+         "worse than its accuracy on the test split (85.0 %)."),
         (0.5, None, None, Rule("val/loss"), "0.500 nats (a-1): 0.300 nats better than the champion with fresh seeds."),
     ],
 )  # fmt: skip

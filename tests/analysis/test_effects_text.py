@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 from simulated import Simulated
+from statsmodels.formula import api as smf
+from statsmodels.stats.anova import anova_lm
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.effects_text import effect_rows, effect_sentences, leaning
@@ -77,9 +79,10 @@ def test_the_numbers_of_the_headline_are_those_of_all_its_trials(found: NetworkA
     frame = found.observations.frame
     gap = interval(frame.groupby("seed")["epochs/gap_accuracy"].mean())
     accuracies = [f"{100 * frame[f'epochs/{part}_accuracy'].mean():.1f}" for part in ("train", "val")]
-    below = str((frame["epochs/train_accuracy"] < 0.9).sum())
-    expected = [*gap, str(len(frame)), *accuracies, str(frame["seed"].nunique()), str(len(frame)), below]
+    expected = [*gap, str(len(frame)), *accuracies, str(frame["seed"].nunique()), str(len(frame))]
+    assert (frame["epochs/train_accuracy"] < 0.9).all()
     assert numbers(effect_sentences(found)[0]) == [*expected, str(len(frame)), "90"]
+    assert f"All {len(frame)} end with a train accuracy below 90 %" in effect_sentences(found)[0]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,82 @@ def test_the_parts_of_the_batch_sizes_effect_are_those_of_its_pairs(found: Netwo
     seen = ["30", f"{8 * 30}", "8", f"{64 * 30}", "64"]
     assert said == ["64", "8", *total, *counts, *left, *seen, *more, "64", "8"]
     assert float(total[0]) == pytest.approx(float(left[0]) + float(more[0]), abs=0.11)
+
+
+@pytest.mark.parametrize("transfer", ["scratch", "frozen"])
+def test_the_numbers_of_the_data_law_are_those_of_its_trials(found: NetworkAnalysis, transfer: str) -> None:
+    trials, amounts = found.frame[found.frame["transfer"] == transfer], [10, 20, 40]
+    by_seed = (
+        trials.groupby(["seed", "data_fraction"])[["epochs/gap_accuracy", "updates/gap_accuracy"]].mean().unstack()
+    )
+    gaps = by_seed["epochs/gap_accuracy"]
+    steps: list[str] = []
+    for share, amount in zip(gaps, amounts, strict=True):
+        steps += [*(text.lstrip("+") for text in interval(gaps[share])), str(amount)]
+    trend, at_equal_updates = (
+        interval(pd.Series([np.polyfit(np.log2(amounts), values, 1)[0] for values in by_seed[column].to_numpy()]))
+        for column in ("epochs/gap_accuracy", "updates/gap_accuracy")
+    )
+    said = numbers(line(found, f"{transfer}: the gap by training images per class"))
+    assert said == [*steps, *trend, "5", "3", "4", *at_equal_updates]
+
+
+def test_the_shares_of_variance_are_omega_squared(found: NetworkAnalysis) -> None:
+    terms = {"batch size": "C(batch_size)", "data fraction": "C(data_fraction)"}
+    terms |= {"dropout": "C(dropout)", "transfer": "C(transfer)"}
+    frame = found.frame.rename(columns={"epochs/gap_accuracy": "gap"})
+    table = anova_lm(smf.ols(f"gap ~ C(seed) + {' + '.join(terms.values())}", frame).fit(), typ=2).drop(index="C(seed)")
+    noise = table.loc["Residual", "sum_sq"] / table.loc["Residual", "df"]
+    parts = (table["sum_sq"] - table["df"] * noise).clip(lower=0.0) / len(frame)
+    shares = {name: parts[term] / (parts[list(terms.values())].sum() + noise) for name, term in terms.items()}
+    shares["unexplained"] = 1 - sum(shares.values())
+    said = line(found, "Share of the variance of the gap")
+    for name, share in shares.items():
+        told = re.search(rf"{name} (\d+) % \[(\d+), (\d+)\]", said)
+        assert told is not None
+        value, low, high = map(int, told.groups())
+        assert value == round(100 * share)
+        assert 0 <= low <= value <= high <= 100
+    largest = max(terms, key=lambda name: shares[name])
+    assert said.endswith(f"{largest.capitalize()} explains most.")
+
+
+def test_the_numbers_of_an_interaction_are_those_of_its_fours() -> None:
+    def with_an_interaction(run: RecordedRun) -> dict[str, float]:
+        more = 0.08 * (run.levels["dropout"] == 0.5 and run.levels["transfer"] == "frozen")
+        names = ("last/gap_accuracy", "equal_updates/gap_accuracy", "last/val_loss")
+        return {name: run.metrics[name] + more for name in names}
+
+    causes = analyze(Simulated(), with_an_interaction)
+    rows, hidden = effect_rows(causes, interactions=True)
+    (row,) = rows
+    assert row[0] == "dropout 0.5 instead of 0, with frozen instead of scratch"
+    for cell, column in ((row[1], "epochs/gap_accuracy"), (row[2], "updates/gap_accuracy")):
+        wide = causes.frame.pivot_table(
+            index=["seed", "batch_size", "data_fraction"], columns=["transfer", "dropout"], values=column
+        )
+        fours = (wide["frozen", 0.5] - wide["frozen", 0.0]) - (wide["scratch", 0.5] - wide["scratch", 0.0])
+        assert numbers(cell) == interval(fours.groupby("seed").mean())
+    kinds = {(one.factor, one.level, one.second, one.second_level) for one in causes.effects if one.second is not None}
+    assert hidden == len(kinds) - 1
+    assert row[-1] == "raises"
+
+
+def test_what_large_classes_do_to_accuracy_is_said() -> None:
+    causes = analyze(Simulated(), lambda run: {"last/val_balanced_accuracy": run.metrics["last/val_accuracy"] - 0.1})
+    balanced = f"{100 * (causes.frame['epochs/val_accuracy'].mean() - 0.1):.1f}"
+    assert f"(balanced, validation is {balanced} %)" in effect_sentences(causes)[0]
+    causes = analyze(Simulated(), lambda run: {"last/val_balanced_accuracy": run.metrics["last/val_accuracy"]})
+    assert "balanced" not in effect_sentences(causes)[0]
+
+
+def test_counts_in_sentences_are_those_of_the_table() -> None:
+    causes = analyze(Simulated(), at_chance_with(8))
+    table = {row[0]: row for row in compared_rows(causes.frame, causes.factors)}
+    told = re.findall(r"(\d+) of (\d+)(?: trials)? with ([^,;)]+)", " ".join(effect_sentences(causes)))
+    assert len(told) >= 4
+    for compared, trials, words in told:
+        assert [table[words][1], table[words][3]] == [trials, compared]
 
 
 def at_chance_with(batch_size: int) -> Change:

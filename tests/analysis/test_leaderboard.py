@@ -21,6 +21,7 @@ from cnnstudy.analysis.leaderboard import (
     write_markdown,
 )
 from cnnstudy.errors import InputError
+from cnnstudy.names import CROSSED_METRICS, crossed_name
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -268,8 +269,8 @@ def test_the_best_of_each_transfer_mode(make_run: MakeRun) -> None:
 
 
 def test_cross_fitted_scores_where_all_finished_trials_have_them(make_run: MakeRun, pruned: RecordedRun) -> None:
-    crossed = {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.3, "crossed/val_accuracy": 0.6}
-    crossed["crossed/val_balanced_accuracy"] = 0.6
+    crossed = {crossed_name(name): 0.6 for name in CROSSED_METRICS}
+    crossed |= {"crossed/train_accuracy": 0.9, "crossed/gap_accuracy": 0.3}
     runs = [make_run(1, 0.8), make_run(2, 0.7)]
     lucky, steady = (dataclasses.replace(run, metrics=run.metrics | crossed) for run in runs)
     steady.metrics["crossed/val_accuracy"] = 0.65
@@ -286,5 +287,28 @@ def test_cross_fitted_scores_where_all_finished_trials_have_them(make_run: MakeR
 def test_which_trials_count_for_the_front_is_said(make_run: MakeRun, pruned: RecordedRun) -> None:
     silent = make_run(2, 0.2, tags={"cnnstudy.verdict": "not-learning"})
     frame = build_leaderboard([make_run(1, 0.8), silent, pruned], ACCURACY)
-    assert describe_front(frame).startswith("1 of 2 finished trials count for the Pareto front; 1 did not learn")
-    assert describe_front(frame.iloc[:1]) == "1 of 1 finished trials count for the Pareto front."
+    assert describe_front(frame).startswith(
+        "1 of 2 finished trials is on the Pareto front; 1 that did not learn is left out"
+    )
+    assert describe_front(frame.iloc[:1]) == "1 of 1 finished trial is on the Pareto front."
+
+
+@pytest.mark.parametrize(
+    ("metric", "heading", "cell", "words"),
+    [
+        ("val/balanced_accuracy", "balanced", "61.0 %", "mean recall of the classes"),
+        ("val/macro_f1", "macro-F1", "62.0 %", "Macro-F1 is that of the best epoch too, not cross-fitted"),
+        ("val/loss", "val loss", "0.500", "Val loss is that of the best epoch too, not cross-fitted"),
+    ],
+)
+def test_what_trials_are_ranked_by_is_shown_and_named(
+    make_run: MakeRun, metric: str, heading: str, cell: str, words: str
+) -> None:
+    run = make_run(1)
+    run.metrics.update({"best/val_balanced_accuracy": 0.61, "best/val_macro_f1": 0.62})
+    frame = build_leaderboard([run], metric)
+    headings, (row,) = leaderboard_table(frame)
+    assert row[headings.index(heading)] == cell
+    assert set(headings) & {"balanced", "macro-F1", "val loss"} == {heading}
+    assert words in describe_scores(frame)
+    assert words not in describe_scores(build_leaderboard([run], ACCURACY))

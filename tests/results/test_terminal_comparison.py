@@ -118,7 +118,8 @@ def test_what_the_terminal_shows(studies: Tracker) -> None:
     for title in ("what differed", "outcomes at the end of training", "effects in points", "champions"):
         assert title in text
     assert "training.weight_decay" in text
-    assert "Cannot tell which champion is better: +5.0 points on validation" in text
+    assert "Champion of A: alexnet-000 (scratch, batch size 8, dropout 0.5), validation accuracy " in text
+    assert "Cannot tell which champion is better: +5.0 points of validation accuracy" in text
 
 
 def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:

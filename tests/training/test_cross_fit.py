@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,8 +13,10 @@ RULE = Rule(Metric.VAL_ACCURACY)
 LABELS = np.arange(40) % 4
 
 
-def cross_fitted_metrics(*given: Any) -> dict[str, float]:
-    found = cross_fit(*given)
+def cross_fitted_metrics(
+    probe: np.ndarray, right: np.ndarray, labels: np.ndarray, rule: Rule, losses: np.ndarray | None = None
+) -> dict[str, float]:
+    found = cross_fit(probe, np.arange(probe.shape[1]) % 2, right, labels, rule, losses)
     return {} if found is None else found.metrics
 
 
@@ -39,7 +39,9 @@ def test_one_epoch_is_what_it_is() -> None:
             Metric.TRAIN_ACCURACY: 1.0,
             Metric.VAL_ACCURACY: 0.75,
             Metric.GAP_ACCURACY: 0.25,
+            Metric.TRAIN_BALANCED_ACCURACY: 1.0,
             Metric.VAL_BALANCED_ACCURACY: 0.75,
+            Metric.GAP_BALANCED_ACCURACY: 0.25,
         }
     )
 
@@ -101,14 +103,18 @@ def test_by_balanced_accuracy_a_small_class_counts_as_much_as_a_large_one() -> N
     right, probe = np.zeros((2, 40), dtype=bool), np.ones((2, 10), dtype=bool)
     right[0, :36] = True  # 90 %, balanced 50 %
     right[1, :24], right[1, 36:] = True, True  # 70 %, balanced 83 %
+    probe[1, 9] = False  # 90 %, balanced 75 %
     assert cross_fitted_metrics(probe, right, labels, RULE)[Metric.VAL_ACCURACY] == pytest.approx(0.9)
-    balanced = cross_fit(probe, right, labels, Rule(Metric.VAL_BALANCED_ACCURACY))
+    balanced = cross_fit(probe, np.repeat([0, 1], [8, 2]), right, labels, Rule(Metric.VAL_BALANCED_ACCURACY))
     assert balanced is not None
     assert balanced.metrics[Metric.VAL_ACCURACY] == pytest.approx(0.7)
     assert balanced.metrics[Metric.VAL_BALANCED_ACCURACY] == pytest.approx((24 / 36 + 1) / 2)
+    assert balanced.metrics[Metric.TRAIN_ACCURACY] == pytest.approx(0.9)
+    assert balanced.metrics[Metric.TRAIN_BALANCED_ACCURACY] == pytest.approx(0.75)
+    assert balanced.metrics[Metric.GAP_BALANCED_ACCURACY] == pytest.approx(0.75 - (24 / 36 + 1) / 2)
     assert balanced.count_right(2) == [24, 4]
 
 
 def test_by_macro_f1_there_is_none() -> None:
     right = np.ones((2, 40), dtype=bool)
-    assert cross_fit(right, right, LABELS, Rule(Metric.VAL_MACRO_F1)) is None
+    assert cross_fitted_metrics(right, right, LABELS, Rule(Metric.VAL_MACRO_F1)) == {}

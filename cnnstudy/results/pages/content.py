@@ -12,12 +12,12 @@ import pandas as pd
 
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
-from cnnstudy.analysis.confirmation_text import describe_metric
+from cnnstudy.analysis.confirmation_text import describe_metric, format_value
 from cnnstudy.analysis.effects_text import effect_headings, effect_rows
-from cnnstudy.analysis.leaderboard import leaderboard_table, transfer_label
+from cnnstudy.analysis.leaderboard import describe_configurations, leaderboard_table, transfer_label
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
-from cnnstudy.names import Metric, Parameter
+from cnnstudy.names import Metric, Parameter, column_name
 from cnnstudy.results.pages.curve_panels import varied_factors
 from cnnstudy.results.pages.report_data import ReportData
 from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
@@ -34,7 +34,7 @@ class Fact:
 
 
 def facts(report: ReportData) -> list[Fact]:
-    """Return the numbers at the top of the page: trials, networks, data, best validation accuracy, mean gap."""
+    """Return the numbers at the top of the page: trials, networks, data, best validation score, mean gap."""
     frame = report.frame
     states = frame["state"].value_counts() if len(frame) else pd.Series(dtype=int)
     others = [f"{states[state]} {state}" for state in ("pruned", "failed", "interrupted", "running") if state in states]
@@ -47,10 +47,10 @@ def facts(report: ReportData) -> list[Fact]:
         listed.append(data)
     finished = report.finished
     if len(finished):
-        best = finished.iloc[0]
-        if pd.notna(best["val_accuracy"]):
-            gap = f"gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
-            listed.append(Fact("Best validation", f"{100 * best['val_accuracy']:.1f} %", f"{best['trial']}, {gap}"))
+        best, rule = finished.iloc[0], report.study.rule
+        if pd.notna(value := best[column_name(rule.metric)]):
+            gap = f", gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
+            listed.append(Fact(f"Best {describe_metric(rule)}", format_value(value, rule), f"{best['trial']}{gap}"))
     gaps = finished["last_gap_accuracy"].dropna().astype(float) if len(finished) else pd.Series(dtype=float)
     if len(gaps):
         unlearnt = int((finished.loc[gaps.index, "verdict"] == "not-learning").sum())
@@ -86,22 +86,19 @@ def describe_best(report: ReportData) -> str:
     if not len(finished):
         return ""
     best = finished.iloc[0]
-    run = report.run_of(best["trial"])
-    if run is None or pd.isna(best["val_accuracy"]):
+    run, rule = report.run_of(best["trial"]), report.study.rule
+    if run is None or pd.isna(value := best[column_name(rule.metric)]):
         return ""
     varied = varied_factors([one for one in report.runs if one.architecture == best["architecture"]])
     words = describe_levels(run.levels, varied)
-    subject = "The best validation accuracy is"
-    if report.study.objective != Metric.VAL_ACCURACY:
-        subject = f"The trial with the best {describe_metric(report.study.rule)} has a validation accuracy of"
     text = (
-        f"{subject} {100 * best['val_accuracy']:.1f} % ({best['trial']}"
-        f"{': ' + words if words else ''}), with a gap of {100 * best['gap_accuracy']:+.1f} points."
+        f"The best {describe_metric(rule)} is {format_value(value, rule)} ({best['trial']}"
+        f"{': ' + words if words else ''}), with a gap in accuracy of {100 * best['gap_accuracy']:+.1f} points."
     )
     if len(finished) > 1:
         text += (
-            f" It is the best of {len(finished)} trials on the images that it was selected by, which overstates its "
-            "accuracy."
+            f" It is the best of {len(finished)} trials on the images that it was selected by, which makes it look "
+            "better than it is."
         )
     return text
 
@@ -123,19 +120,6 @@ def describe_missing_factors(report: ReportData) -> str:
     if finished["last_gap_accuracy"].isna().all():
         return "No gap after the last epoch is recorded of the finished trials."
     return f"No factor has two levels among {count_noun(len(finished), 'finished trial')}."
-
-
-def describe_front(report: ReportData) -> str:
-    """Say which finished trials the Pareto front compares, and which it leaves out."""
-    finished = report.finished
-    if finished.empty:
-        return ""
-    unlearnt = int((finished["verdict"] == "not-learning").sum())
-    left_out = f"; {unlearnt} that did not learn are left out, since their small gap is no success" if unlearnt else ""
-    return (
-        f"{int(report.front.sum())} of {count_noun(len(finished), 'finished trial')} are on the Pareto front of the "
-        f"best epoch's numbers{left_out}. Effects and the mean gap are about the last epoch, over all finished trials."
-    )
 
 
 def describe_dates(report: ReportData) -> str:
@@ -195,8 +179,8 @@ def limitation_sentences(report: ReportData) -> list[str]:
         lines.append("With one seed, an effect cannot be distinguished from luck in the split and the initial weights.")
     if len(report.finished) and report.confirmed is None:
         lines.append(
-            "The test split was not used. The best trial was selected by its validation score, which overstates its "
-            f"accuracy; `python -m cnnstudy confirm {report.study.name}` retrains the best trials with fresh seeds."
+            "The test split was not used, and the best trial was selected by its validation score: "
+            f"`python -m cnnstudy confirm {report.study.name}` retrains the best trials with fresh seeds."
         )
     lines.append(
         "Gaps are compared at equal epochs, equal updates or equal train loss. The answer can depend on which; where "
@@ -240,6 +224,7 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     hidden: int = 0  # number of rows left out
+    title: str = ""
 
 
 #: Measured columns of the table of all trials: name, heading, format, multiplier.
@@ -248,11 +233,14 @@ _MEASURED = (
     ("val_accuracy", "val %", "{:.1f}", 100.0),
     ("gap_accuracy", "gap", "{:+.1f}", 100.0),
     ("last_gap_accuracy", "last gap", "{:+.1f}", 100.0),
-    ("best_epoch", "epoch", "{:.0f}", 1.0),
-    ("seconds", "seconds", "{:.0f}", 1.0),
 )
-#: Number of measured columns before the verdict.
-_BEFORE_VERDICT = 4
+_AFTER_VERDICT = (("best_epoch", "epoch", "{:.0f}", 1.0), ("seconds", "seconds", "{:.0f}", 1.0))
+#: The column that trials are ranked by, if that is not their accuracy.
+_RANKED_BY = {
+    Metric.VAL_BALANCED_ACCURACY: ("val_balanced_accuracy", "balanced %", "{:.1f}", 100.0),
+    Metric.VAL_MACRO_F1: ("val_macro_f1", "macro-F1 %", "{:.1f}", 100.0),
+    Metric.VAL_LOSS: ("val_loss", "val loss", "{:.3f}", 1.0),
+}
 
 
 def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
@@ -262,8 +250,10 @@ def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
         return [], []
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     headings = ["trial", *(_heading(name) for name in factors), "seed"]
-    headings += [*(heading for _, heading, _, _ in _MEASURED[:_BEFORE_VERDICT]), "verdict"]
-    headings += [*(heading for _, heading, _, _ in _MEASURED[_BEFORE_VERDICT:]), "state"]
+    ranked_by = _RANKED_BY.get(report.study.objective)
+    before = (*_MEASURED, ranked_by) if ranked_by else _MEASURED
+    headings += [*(heading for _, heading, _, _ in before), "verdict"]
+    headings += [*(heading for _, heading, _, _ in _AFTER_VERDICT), "state"]
     runs_by_network: dict[str, list[RecordedRun]] = {}
     for run in report.runs:
         runs_by_network.setdefault(run.architecture, []).append(run)
@@ -271,7 +261,6 @@ def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
     rows = []
     by_trial = {run.trial: run for run in report.runs}
     for row, front in zip(frame.to_dict("records"), report.front, strict=True):
-        measured = [_measured_cell(row[column], form, scale) for column, _, form, scale in _MEASURED]
         verdict, state = row["verdict"] or "", row["state"]
         reason = " ".join(str(row["reason"]).split())
         rows.append(
@@ -287,9 +276,9 @@ def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
                     Cell(row["trial"]),
                     *(_factor_cell(row, name) for name in factors),
                     Cell(str(row["seed"]), float(row["seed"]), True),
-                    *measured[:_BEFORE_VERDICT],
+                    *(_measured_cell(row[column], form, scale) for column, _, form, scale in before),
                     Cell(verdict),
-                    *measured[_BEFORE_VERDICT:],
+                    *(_measured_cell(row[column], form, scale) for column, _, form, scale in _AFTER_VERDICT),
                     Cell(f"{state}: {reason[:160]}" if reason else state),
                 ),
             )
@@ -341,7 +330,7 @@ def configuration_table(report: ReportData) -> Table:
     """Return the verdict over all seeds of each configuration that has several, best first."""
     found = list_configurations(report.runs)
     rows = tuple(tuple(one.cells) for one in found[:TOP])
-    return Table(CONFIGURATION_HEADINGS, rows, max(0, len(found) - TOP))
+    return Table(CONFIGURATION_HEADINGS, rows, max(0, len(found) - TOP), describe_configurations(found))
 
 
 def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:

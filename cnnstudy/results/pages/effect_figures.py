@@ -57,6 +57,9 @@ def gap_by_factor(frame: pd.DataFrame, factor: str, levels: Levels) -> Figure:
         (points,) = axes.plot(chosen[factor], gaps[shown & active], "o", color=PURPLE, alpha=0.7, markersize=5)
         mark_trials(points, chosen["trial"].tolist())
         axes.set_xscale("log" if levels.log else "linear")
+        ticks = (np.geomspace if levels.log else np.linspace)(levels.low, levels.high, 3)
+        axes.set_xticks(ticks, [find_factor(factor).write(float(f"{tick:.3g}")) for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own labels of such ticks are LaTeX
         axes.margins(0.08, 0.1)
     axes.set_ylabel("gap, points")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))

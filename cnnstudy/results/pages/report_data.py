@@ -20,7 +20,7 @@ from cnnstudy.analysis.confirmation import RECORD_PATH, ChampionTest, Confirmati
 from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
 from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
-from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard, pareto_front
+from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard
 from cnnstudy.errors import DataError
 from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
@@ -269,7 +269,6 @@ class ReportData:
     study: RecordedStudy
     runs: Sequence[RecordedRun]  # the latest run of each trial
     frame: pd.DataFrame  # the leaderboard
-    front: pd.Series  # whether each row is on the Pareto front
     causes: Sequence[NetworkAnalysis]
     curves: Mapping[str, Curve]  # of finished trials
     classes: Classes | None
@@ -277,6 +276,11 @@ class ReportData:
     gallery: Gallery
     files: Mapping[str, str]  # the study's files as given, by name
     unreadable: Sequence[str] = ()  # sentences about records that can't be read
+
+    @property
+    def front(self) -> pd.Series:
+        """Whether each row of the leaderboard is on the Pareto front."""
+        return self.frame["pareto_front"] if len(self.frame) else pd.Series(dtype=bool)
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -326,7 +330,7 @@ def build_report_data(
     history = functools.cache(
         history
     )  # each call to MLflow takes milliseconds, and curves need the same histories as the analysis
-    frame = build_leaderboard(mark_interrupted(runs), study.objective)
+    frame = build_leaderboard(mark_interrupted(runs), study.objective, goals=study.goals or GOALS)
     confirmed, unreadable = _read_recorded_confirmation(study, read_text)
     finished = [run for run in runs if run.state == "finished"]
     by_trial = {run.trial: run for run in finished}
@@ -337,7 +341,6 @@ def build_report_data(
         study=study,
         runs=runs,
         frame=frame,
-        front=pareto_front(frame, study.goals or GOALS),
         causes=analyze_networks(study, runs, history, target_gap) if runs else [],
         curves={run.trial: _read_curve(run, history) for run in finished},
         classes=_collect_classes(best, finished, read_text) if best is not None else None,

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 
 import cnnstudy
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, recorded_factors
-from cnnstudy.analysis.confirmation_text import confirmation_sentences
+from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects_text import effect_sentences
-from cnnstudy.analysis.leaderboard import GOALS
+from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
 from cnnstudy.config.factors import Levels, find_factor
 from cnnstudy.errors import TrackingError
 from cnnstudy.results.pages import content
@@ -275,7 +275,9 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         best=content.describe_best(report),
         nothing=content.describe_missing(report),
         no_factors=content.describe_missing_factors(report),
-        front_trials=content.describe_front(report),
+        front_trials=describe_front(report.frame) if len(report.frame) else "",
+        scores=describe_scores(report.finished) if len(report.finished) else "",
+        metric=describe_metric(report.study.rule),
         dates=content.describe_dates(report),
         confirmation=confirmation_sentences(report.confirmed.record) if report.confirmed is not None else [],
         leaderboard=content.best_trials(report),

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from cnnstudy.analysis.leaderboard import describe_front
 from cnnstudy.results.pages.content import (
     compared_table,
-    describe_front,
     describe_missing_factors,
     facts,
     trial_table,
@@ -46,7 +46,7 @@ def test_gap_and_front_say_which_trials_count() -> None:
     gaps = [run.metrics["last/gap_accuracy"] for run in example.runs]
     assert mean.value == f"{100 * sum(gaps) / len(gaps):+.1f}"
     assert mean.note == "points after the last epoch, over 8 finished trials, of which 3 did not learn"
-    front = describe_front(report)
+    front = describe_front(report.frame)
     assert front.startswith(f"{report.front.sum()} of 8 finished trials are on the Pareto front")
     assert "3 that did not learn are left out" in front
 

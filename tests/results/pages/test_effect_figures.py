@@ -35,6 +35,16 @@ def test_every_trial_with_a_gap_is_a_point_of_each_factor() -> None:
         assert "alexnet-005" not in shown
 
 
+def test_the_axis_of_a_range_has_levels_as_they_are_written() -> None:
+    rates = {"learning_rate": [0.0002, 0.0007, 0.002], "epochs/gap_accuracy": [0.1, 0.2, 0.3]}
+    figure = gap_by_factor(
+        pd.DataFrame({**rates, "trial": ["a", "b", "c"]}), "learning_rate", Range(0.0002, 0.002, log=True)
+    )
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels(which="both")
+    assert [label.get_text() for label in labels if label.get_text()] == ["2e-4", "6.32e-4", "0.002"]
+
+
 def test_the_mean_stands_above_its_level() -> None:
     frame = pd.DataFrame(
         {
