@@ -36,6 +36,7 @@ from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.names import Metric, last_name
+from cnnstudy.records import INTERRUPTED
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import are_unequal
 
@@ -244,15 +245,16 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
     warnings = []
     if strategy["kind"] == "search":
         warnings.append(
-            "these trials come from a search with one seed per combination: intervals describe how results vary over "
-            "other combinations, not over other seeds. For the latter use a study with `strategy: {kind: factorial}`."
+            "these trials come from a search, in which combinations and seeds vary together: intervals describe how "
+            "results vary over other combinations, not over other seeds. For the latter use a study with "
+            "`strategy: {kind: factorial}`."
         )
         if strategy["sampler"] == "tpe":
             warnings.append(
                 "the search was adaptive (tpe): it tried promising combinations more often, which biases effect "
                 "estimates. Importances are computed from its random start-up trials only."
             )
-    pruned, failed = observations.left_out.get("pruned", 0), observations.left_out.get("failed", 0)
+    pruned, failed, interrupted = (observations.left_out.get(state, 0) for state in ("pruned", "failed", INTERRUPTED))
     if pruned:
         warnings.append(
             f"{count_noun(pruned, 'trial')} pruned, the worst ones: the remaining trials make the factors look better "
@@ -260,6 +262,8 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         )
     if failed:
         warnings.append(f"{count_noun(failed, 'trial')} failed; their matched pairs are incomplete.")
+    if interrupted:
+        warnings.append(f"{count_noun(interrupted, 'trial')} interrupted; `run-study` runs them again.")
     if not frame.empty:
         if frame["transfer"].nunique() > 1:
             warnings.extend(_warn_of_shared_weights(config, observations.architecture))
@@ -267,7 +271,8 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
         if len(unlearnt):
             warnings.append(
                 f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(unlearnt, frame)}; "
-                "they count in the gap as measured, about 0, which is no success."
+                f"they count in the gap as measured, {100 * unlearnt[GAP].mean():.1f} points on average, and a small "
+                "gap of these is no success."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:

@@ -180,7 +180,7 @@ class OutcomeComparison:
 
     architecture: str
     outcome: str
-    a: Estimate | None  # None: no trial has a value (for a gap: no trial learnt)
+    a: Estimate | None  # None: no trial has a value
     b: Estimate | None
     difference: Estimate | None
     method: str
@@ -482,8 +482,8 @@ def _excluded_trials_notes(name: str, network: NetworkAnalysis) -> list[str]:
     notes = [f"{where}: {', '.join(missing)}, excluded."] if missing else []
     if unlearnt:
         notes.append(
-            f"{where}: {unlearnt} of {count_noun(len(frame), 'trial')} did not learn; they count for accuracy, not for "
-            "the gap."
+            f"{where}: {unlearnt} of {count_noun(len(frame), 'trial')} did not learn; they count as measured, "
+            "in accuracy and gap."
         )
     return notes
 

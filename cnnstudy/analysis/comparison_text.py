@@ -17,7 +17,7 @@ from cnnstudy.records import Rule
 
 DIFFERENCE_HEADINGS = ("setting", "A", "B")
 OUTCOME_HEADINGS = ("network", "at the end of training", "A", "B", "B - A", "B is", "method")
-EFFECT_HEADINGS = ("network", "change", "outcome", "A", "B", "B - A", "the effects", "method")
+COMPARED_EFFECT_HEADINGS = ("network", "change", "outcome", "A", "B", "B - A", "the effects", "method")
 CHAMPION_HEADINGS = ("study", "champion", "validation", "test", "gap", "standing")
 #: The headings of columns of numbers, in all tables except that of settings.
 NUMBERS = ("A", "B", "B - A", "validation", "test", "gap")
@@ -49,7 +49,7 @@ def _sort_key(effect: EffectComparison) -> tuple[bool, float]:
 
 
 def _outcome_sentence(one: OutcomeComparison) -> str:
-    what = f"{one.architecture}: {'the ' * (one.outcome == 'gap_accuracy')}{_WORDS[one.outcome]}"
+    what = f"{one.architecture}: {'the ' if one.outcome == 'gap_accuracy' else ''}{_WORDS[one.outcome]}"
     if one.difference is None or one.a is None or one.b is None:
         missing = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean is None)
         return f"{what} can't be compared: none is recorded of any trial of {missing}."
@@ -59,7 +59,7 @@ def _outcome_sentence(one: OutcomeComparison) -> str:
     difference = f"{format_points(one.difference)} points"
     if one.difference.low is None:
         single = " and ".join(name for name, mean in (("A", one.a), ("B", one.b)) if mean.count < 2)
-        why = f"{single} has one seed and so no interval" if single else AGREE
+        why = f"{single} {'have' if ' and ' in single else 'has'} only one seed, hence no interval" if single else AGREE
         return f"{what}: cannot tell whether it differs, because {why}: {difference} ({means})."
     if one.answer == "cannot tell":
         return f"{what}: cannot tell whether it differs: {difference} ({means}; {_describe_method(one)})."
@@ -227,7 +227,7 @@ def outcome_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def effect_comparison_rows(comparison: Comparison) -> list[list[str]]:
-    """Return cells under EFFECT_HEADINGS, in points."""
+    """Return cells under COMPARED_EFFECT_HEADINGS, in points."""
     return [
         [
             one.a.architecture,

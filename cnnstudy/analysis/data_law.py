@@ -169,7 +169,7 @@ def data_law(
     shares, levels = _read_shares(frame, outcome, is_accuracy), [read_levels(frame, name) for name in factors]
     amounts, values, trials = _matched_values(shares, _read_amounts(frame, images), number_seeds(frame, seed), levels)
     if len(amounts) < 2 or not len(values):
-        reason = "this takes trials that differ in the number of images alone, at four or more amounts"
+        reason = "this takes trials that differ in the number of images alone, at two amounts at least"
         return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
     # seeds that agree, or nearly so, may do so by chance: no variance is below that of measuring on so few images
     measuring = find_resolution(str(outcome), shares).measuring / trials

@@ -286,7 +286,7 @@ def transfer_label(transfer: str, weights: str) -> str:
 def best_by_transfer(frame: pd.DataFrame) -> list[str]:
     """Return a line for each network with several transfer modes: the best validation accuracy of each mode.
 
-    The number of finished trials follows in brackets.
+    It is that of the trials that learnt, if any did. The number of finished trials follows in brackets.
     """
     finished = frame[frame["state"] == "finished"]
     lines = []
@@ -294,14 +294,13 @@ def best_by_transfer(frame: pd.DataFrame) -> list[str]:
         modes = trials.groupby(["transfer", "weights"], sort=False)
         if len(modes) < 2:
             continue
-        best = sorted(
-            (
-                (group["val_accuracy"].max(), transfer_label(str(mode), str(source)), len(group))
-                for (mode, source), group in modes
-            ),
-            reverse=True,
-        )
-        shown = ", ".join(f"{name} {100 * value:.1f} % ({count})" for value, name, count in best)
+        best = []
+        for (mode, source), group in modes:
+            learnt = group[group["verdict"] != "not-learning"]
+            value, count = (learnt if len(learnt) else group)["val_accuracy"].max(), str(len(group))
+            name = transfer_label(str(mode), str(source))
+            best.append((value, name, count if len(learnt) else f"{count}, none learnt"))
+        shown = ", ".join(f"{name} {100 * value:.1f} % ({note})" for value, name, note in sorted(best, reverse=True))
         lines.append(f"{architecture}: {shown}")
     return lines
 

@@ -40,7 +40,7 @@ from cnnstudy.analysis.intervals import Estimate, compare_seeds
 from cnnstudy.analysis.resolution import find_images, find_resolution
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.names import Metric, best_name, equal_updates_name, last_name
-from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
 
 BASES = ("epochs", "updates", "train_loss")
 OUTCOMES = ("gap_accuracy", "val_accuracy", "val_loss", "gap_loss")
@@ -93,7 +93,7 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
     for architecture in dict.fromkeys(run.architecture for run in runs):
         network_runs = [run for run in runs if run.architecture == architecture]
         finished = [run for run in network_runs if run.state == "finished"]
-        unfinished = [run.state for run in network_runs if run.state != "finished"]
+        unfinished = [run.state for run in mark_interrupted(network_runs) if run.state != "finished"]
         curves = [read_curves(run, history, tuple(_METRICS.values())) for run in finished]
         lowest = [
             float(one.losses.min())

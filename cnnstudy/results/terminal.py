@@ -353,7 +353,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     tables = (
         ("what differed", words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
         ("outcomes at the end of training, 95 % intervals", words.OUTCOME_HEADINGS, words.outcome_rows(comparison)),
-        ("effects in points, 95 % intervals", words.EFFECT_HEADINGS, words.effect_comparison_rows(comparison)),
+        ("effects in points, 95 % intervals", words.COMPARED_EFFECT_HEADINGS, words.effect_comparison_rows(comparison)),
         ("champions", words.CHAMPION_HEADINGS, words.champion_rows(comparison)),
     )
     for title, headings, rows in tables:
@@ -366,7 +366,7 @@ def _show_comparison_table(
 ) -> None:
     """Show a table; a narrow terminal omits methods, a network that all rows share, and the intervals of A and B."""
     narrow, settings = console.width < WIDE, headings == words.DIFFERENCE_HEADINGS
-    omitted = {"by", *(["network"] if len({row[0] for row in rows}) == 1 else [])} if narrow else set()
+    omitted = {"method", *(["network"] if len({row[0] for row in rows}) == 1 else [])} if narrow else set()
     shown = [column for column, heading in enumerate(headings) if heading not in omitted]
     grid = plain_table(title)
     for column in shown:

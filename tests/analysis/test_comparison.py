@@ -271,7 +271,7 @@ def test_one_seed_has_no_interval() -> None:
     assert (found.method, found.answer) == (ONE_SEED, "cannot tell")
     assert found.difference is not None
     assert found.difference.low is None
-    assert "because B has one seed and so no interval" in said(comparison, "the gap: cannot tell")
+    assert "because B has only one seed, hence no interval" in said(comparison, "the gap: cannot tell")
     assert {one.answer for one in comparison.effects} == {"cannot tell"}
     assert {one.p_adjusted for one in comparison.effects} == {None}
 
@@ -376,7 +376,7 @@ def test_tables_have_a_cell_under_each_heading() -> None:
     tables = [
         (words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
         (words.OUTCOME_HEADINGS, outcome_rows(comparison)),
-        (words.EFFECT_HEADINGS, effect_comparison_rows(comparison)),
+        (words.COMPARED_EFFECT_HEADINGS, effect_comparison_rows(comparison)),
     ]
     for headings, rows in tables:
         assert rows

@@ -126,6 +126,7 @@ def test_a_narrow_terminal_gets_fewer_columns(studies: Tracker) -> None:
     comparison = compare_recorded_studies(studies, "plain", "decayed")
     _, _, tables = shown(comparison, 80).partition("outcomes at the end")
     assert max(map(len, tables.splitlines())) <= 80
+    assert "method" not in tables
     assert "network" not in tables  # there is one only
     assert "B - A" in tables
     assert "-5.0 [" in tables

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,6 @@ from cnnstudy.results.pages.effect_figures import EffectRow, effect_forest
 from cnnstudy.results.pages.study_page import Drawn, render
 from cnnstudy.results.pages.svg import inline_svg, svg_text
 
-#: Headings of text columns; all others are numbers, aligned right.
-TEXTS = (
-    *("network", "at the end of training", "B is", "by"),  # outcomes
-    *("change", "on", "the effects"),
-    *("study", "champion", "standing"),
-)
-
 
 @dataclass(frozen=True)
 class _Section:
@@ -31,7 +23,7 @@ class _Section:
     name: str
     table: Table
     none: str  # the text shown if the table has no rows
-    texts: tuple[str, ...] = TEXTS
+    texts: tuple[str, ...]  # headings of text columns; all others are numbers, aligned right
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -58,36 +50,22 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _list_tables(comparison: Comparison) -> list[_Section]:
-    def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-        return Table(tuple(headings), tuple(tuple(row) for row in rows))
-
-    return [
-        _Section(
-            "settings",
-            "What differed",
-            table(words.DIFFERENCE_HEADINGS, words.difference_rows(comparison)),
-            "No recorded setting differs.",
-            words.DIFFERENCE_HEADINGS,
-        ),
-        _Section(
-            "outcomes",
-            "Outcomes",
-            table(words.OUTCOME_HEADINGS, words.outcome_rows(comparison)),
-            "The studies have no network in common.",
-        ),
-        _Section(
-            "effects-table",
-            "All effects",
-            table(words.EFFECT_HEADINGS, words.effect_comparison_rows(comparison)),
+    tables = (
+        ("settings", "What differed", words.DIFFERENCE_HEADINGS, words.difference_rows, "No recorded setting differs."),
+        ("outcomes", "Outcomes", words.OUTCOME_HEADINGS, words.outcome_rows, "The studies have no network in common."),
+        (
+            *("effects-table", "All effects", words.COMPARED_EFFECT_HEADINGS, words.effect_comparison_rows),
             "The studies have no factor change in common.",
         ),
-        _Section(
-            "champions",
-            "Champions",
-            table(words.CHAMPION_HEADINGS, words.champion_rows(comparison)),
-            "No trial has finished.",
-        ),
-    ]
+        ("champions", "Champions", words.CHAMPION_HEADINGS, words.champion_rows, "No trial has finished."),
+    )
+    sections = []
+    for id_, name, headings, rows, none in tables:
+        # A and B are values of a setting there, numbers elsewhere
+        texts = headings if id_ == "settings" else tuple(one for one in headings if one not in words.NUMBERS)
+        table = Table(tuple(headings), tuple(tuple(row) for row in rows(comparison)))
+        sections.append(_Section(id_, name, table, none, texts))
+    return sections
 
 
 def _draw_forests(comparison: Comparison) -> list[Drawn]:
