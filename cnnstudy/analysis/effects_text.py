@@ -59,6 +59,7 @@ def effect_sentences(causes: NetworkAnalysis) -> list[str]:
         _headline(causes),
         *_known_effects(causes),
         *_unknown_effects(causes),
+        *_no_effects(causes),
         *_effects_on_learning(causes),
         *_batch_size_parts(causes),
         *(law.sentence() for law in causes.laws),
@@ -306,6 +307,18 @@ def _unknown_effects(causes: NetworkAnalysis) -> Iterator[str]:
             )
         elif changes:
             yield f"Cannot tell from these trials how these changes affect {outcome}: {'; '.join(changes)}."
+
+
+def _no_effects(causes: NetworkAnalysis) -> Iterator[str]:
+    """Say why there are no effects, if factors vary among the trials."""
+    frame = causes.observations.frame
+    varied = [FACTORS[name].label for name in causes.factors if name in frame and frame[name].nunique() > 1]
+    if varied and not causes.effects:
+        affect = "affects" if len(varied) == 1 else "affect"
+        yield (
+            f"Cannot tell how {', '.join(varied)} {affect} {causes.question.words}: "
+            f"{count_noun(len(frame), 'finished trial')} can't separate them. More trials, or a factorial, would."
+        )
 
 
 def _effects_on_learning(causes: NetworkAnalysis) -> Iterator[str]:
