@@ -75,7 +75,7 @@ def rates(scenario: Scenario, studies: int, rng: np.random.Generator) -> Rates:
     """Simulate studies and compare the statements with the truth."""
     laws = [data_law(scenario.study(rng), target=TARGET) for _ in range(studies)]
     told = [law for law in laws if law.more.count is not None]
-    fitted = [law for law in laws if law.law is not None]
+    fitted = [law for law in laws if law.power_law is not None]
     gap_at_twice = scenario.scale * 2**-scenario.exponent + scenario.floor
     return Rates(
         told=len(told) / studies,

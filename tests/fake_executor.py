@@ -94,7 +94,7 @@ class FakeExecutor:
 
     def submit(self, job: Job) -> None:
         kinds = {"prepare_images": self._prepare, "check_weights": self._check, "measure_speed": self._measure}
-        kinds |= {"run_trial": self._train, "explain_errors": self._explain, "open_test": self._open_test}
+        kinds |= {"run_trial": self._train, "explain_mistakes": self._explain, "open_test": self._open_test}
         work = kinds[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)

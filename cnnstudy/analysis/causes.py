@@ -30,7 +30,7 @@ from cnnstudy.analysis.observations import (
     describe_tuned_levels,
     observe,
 )
-from cnnstudy.analysis.participation import is_told
+from cnnstudy.analysis.participation import has_enough_trials
 from cnnstudy.analysis.question import Question, correct_by_question, recorded_question
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
@@ -135,7 +135,7 @@ def _analyze_network(
         [
             one
             for one in estimate_effects(frame, factors, _columns(frame), _may_interact(config))
-            if is_told(frame, factors, one)
+            if has_enough_trials(frame, factors, one)
         ],
         _fit_laws(frame, factors, images_per_class, target_gap),
         {target: variance_shares(unbiased, factors, target) for target in TARGETS} if len(unbiased) else {},
@@ -158,7 +158,7 @@ def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, 
     effects = [
         effect
         for effect in estimate_effects(frame, factors, _shared_columns(analyses, frame), _may_interact(config))
-        if "network" in (effect.factor, effect.second) and is_told(frame, factors, effect)
+        if "network" in (effect.factor, effect.second) and has_enough_trials(frame, factors, effect)
     ]
     return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, (), factors)
 

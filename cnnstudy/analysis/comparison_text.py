@@ -21,6 +21,12 @@ COMPARED_EFFECT_HEADINGS = ("network", "change", "outcome", "A", "B", "B - A", "
 CHAMPION_HEADINGS = ("study", "champion", "validation", "test", "gap", "standing")
 #: The headings of columns of numbers, in all tables except that of settings.
 NUMBERS = ("A", "B", "B - A", "validation", "test", "gap")
+#: Whose champion is better, by the sign of B - A.
+_BETTER_CHAMPION = {
+    1: "B's champion is better",
+    -1: "A's champion is better",
+    0: "Cannot tell which champion is better",
+}
 _WORDS = {"gap_accuracy": "gap", "train_accuracy": "train accuracy", "val_accuracy": "validation accuracy"}
 
 
@@ -38,7 +44,7 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
         ),
         *(_effect_sentence(one) for one in sorted(gaps, key=_sort_key) if _is_known_in_one(one)),
         *_unknown_effects_sentence(gaps),
-        *_effects_of_one_sentences(comparison),
+        *_unmatched_effects_sentences(comparison),
         *_champion_sentences(comparison),
     ]
 
@@ -125,7 +131,7 @@ def _unknown_effects_sentence(effects: Sequence[EffectComparison]) -> Iterator[s
         yield f"Cannot tell in either study how these changes affect the gap: {'; '.join(unknown)}."
 
 
-def _effects_of_one_sentences(comparison: Comparison) -> Iterator[str]:
+def _unmatched_effects_sentences(comparison: Comparison) -> Iterator[str]:
     # a network that only one study has is mentioned in a note
     networks = {one.architecture for one in comparison.outcomes}
     for name in ("A", "B"):
@@ -151,21 +157,11 @@ def _champion_sentences(comparison: Comparison) -> Iterator[str]:
             yield f"Cannot tell which champion is better: {difference} {unit} of {metric}, but {champions.reason}."
         else:
             better = champions.value.sign * (-1 if champions.a.metric == Metric.VAL_LOSS else 1)
-            answer = {
-                1: "B's champion is better",
-                -1: "A's champion is better",
-                0: "Cannot tell which champion is better",
-            }
-            yield f"{answer[better]} with fresh seeds: {difference} {unit} of {metric}."
+            yield f"{_BETTER_CHAMPION[better]} with fresh seeds: {difference} {unit} of {metric}."
     elif champions.reason and (champions.a is not None or champions.b is not None):
         yield f"The champions' validation scores can't be compared: {champions.reason}."
     if champions.test is not None:
-        answer = {
-            1: "B's champion is better",
-            -1: "A's champion is better",
-            0: "Cannot tell which champion is better",
-        }
-        yield f"{answer[champions.test.sign]} on the test split: {format_points(champions.test)} points."
+        yield f"{_BETTER_CHAMPION[champions.test.sign]} on the test split: {format_points(champions.test)} points."
 
 
 def _describe_scores(champion: Champion) -> str:

@@ -55,8 +55,9 @@ class CellVerdict:
         kind = "balanced accuracy on " if self.balanced else ""
         values = ", ".join(
             f"{name} {_percent(one)}{'' if math.isnan(spread) else f', spread {100 * spread:.1f}'}"
-            for name, one, spread in zip(
-                ("train", "validation"), (self.train, self.validation), self.spreads, strict=False
+            for name, one, spread in (
+                ("train", self.train, self.spreads[0]),
+                ("validation", self.validation, self.spreads[1]),
             )
         )
         spread = "" if math.isnan(self.spreads[2]) else f", spread {100 * self.spreads[2]:.1f}"
@@ -122,7 +123,7 @@ class _Cell:
         between, freedom = float(values.var(ddof=1)), self.count - 1
         if self.own_divisions:
             return (1 / self.count + self._images_ratio) * max(between, binomial), freedom
-        of_seeds = max(between / self.count, 1e-12)
+        of_seeds = max(between / self.count, 1e-12)  # seeds may agree
         total = of_seeds + binomial
         return total, freedom * (total / of_seeds) ** 2
 
@@ -232,7 +233,6 @@ class Configuration:
     """The trials of one network that differ in the seed only, with their verdict."""
 
     name: str
-    trials: tuple[str, ...]
     verdict: CellVerdict
 
     @property
@@ -272,7 +272,7 @@ def list_configurations(runs: Iterable[RecordedRun]) -> list[Configuration]:
         words = describe_levels(first.levels, varied)
         verdict = judge_cell([Counts(**run.verdict_counts) for run in cell.values()], own_divisions)
         name = ", ".join(filter(None, [first.architecture if len(networks) > 1 or not words else "", words]))
-        found.append(Configuration(name, tuple(run.trial for run in cell.values()), verdict))
+        found.append(Configuration(name, verdict))
     return sorted(found, key=lambda one: -one.verdict.validation.value)
 
 

@@ -57,7 +57,7 @@ class MoreImages:
 
 @dataclass(frozen=True)
 class DataLaw:
-    """An outcome of one group of trials against the number of images: measured, and its law if there is one.
+    """An outcome of one group of trials against the number of images: measured, and its power law if there is one.
 
     Values are the gap or, for an accuracy, the error 1 - accuracy; shares of 0..1. Estimates have 95 % intervals, or
     None for their ends where there are fewer than MIN_SEEDS seeds.
@@ -70,7 +70,7 @@ class DataLaw:
     seeds: int
     trend: Estimate | None  # change of the value with each doubling of the images, within the measured amounts
     target: float | None  # a gap or an accuracy, as given
-    law: PowerLaw | None = None  # None: there is none, and `reason` says why
+    power_law: PowerLaw | None = None  # None: there is none, and `reason` says why
     floor: Estimate | None = None  # c
     twice: Estimate | None = None  # the value at twice the largest amount
     more: MoreImages = MoreImages()
@@ -84,7 +84,7 @@ class DataLaw:
         sign = 0 if self.trend is None else self.trend.sign
         return {1: "raises", -1: "lowers", 0: "cannot tell"}[sign]
 
-    def shown(self, value: Any) -> Any:
+    def to_display_units(self, value: Any) -> Any:
         """Return values (a number or an array) as they are shown: the gap in points, or accuracy in percent."""
         return 100 * (1 - value if self.is_accuracy else value)
 
@@ -97,7 +97,7 @@ class DataLaw:
             f"{self._write(value)} at {images}" for images, value in zip(self.images, self.measured, strict=True)
         )
         parts = [f"{self.group}: {name} by training images per class: {steps}; {self._describe_trend(self.trend)}."]
-        if self.law is not None and self.twice is not None and self.floor is not None:
+        if self.power_law is not None and self.twice is not None and self.floor is not None:
             limit = "ceiling" if self.is_accuracy else "floor"
             parts.append(
                 f"A power law with a {limit} projects {self._write(self.twice)} at twice the images, and a {limit} of "
@@ -111,10 +111,10 @@ class DataLaw:
 
     def _write(self, value: Estimate) -> str:
         unit = " %" if self.is_accuracy else " points"
-        text = f"{self.shown(value.value):.1f}{unit}"
+        text = f"{self.to_display_units(value.value):.1f}{unit}"
         if value.low is None or value.high is None:
             return text
-        low, high = sorted((self.shown(value.low), self.shown(value.high)))
+        low, high = sorted((self.to_display_units(value.low), self.to_display_units(value.high)))
         return f"{text} [{low:.1f}, {high:.1f}]"
 
     def _describe_trend(self, trend: Estimate | None) -> str:
@@ -127,7 +127,7 @@ class DataLaw:
 
     def _describe_more(self) -> str:
         if self.target is None:
-            return "" if self.law is not None else f"No projection: {self.reason}."
+            return "" if self.power_law is not None else f"No projection: {self.reason}."
         goal = f"{100 * self.target:g} {'%' if self.is_accuracy else 'points'}"
         if self.more.count is None:
             return f"How many images lead to {goal}: {self.more.reason}."
@@ -289,7 +289,7 @@ def _project(law: DataLaw, values: np.ndarray) -> DataLaw:
     if fit is not None and fit.fits:
         law = replace(
             law,
-            law=fit.law,
+            power_law=fit.law,
             floor=Estimate(fit.law.floor, *fit.interval_at(math.inf)),
             twice=Estimate(float(fit.law.at(2.0)), *fit.interval_at(2.0)),
         )

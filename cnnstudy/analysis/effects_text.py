@@ -268,17 +268,14 @@ def basis_words(observations: Observations) -> dict[str, str]:
 
 
 def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
-    """Return how many trials of each level are compared: `compared: 60 of 90 trials with batch size 8, ...`."""
+    """Return how many trials of each level are compared: `trials compared: 60 of 90 with batch size 8, ...`."""
     why = (
         "the others are at chance or not measured there"
         if basis == "updates"
         else "the others do not pass it, or in too large a step"
     )
-    each = ", ".join(
-        f"{one.compared} of {one.trials}{' trials' if not place else ''}{f' with {one.words}' if one.words else ''}"
-        for place, one in enumerate(counts)
-    )
-    return f"compared: {each}; {why}"
+    each = [f"{one.compared} of {one.trials}{f' with {one.description}' if one.description else ''}" for one in counts]
+    return f"trials compared: {', '.join(each)}; {why}"
 
 
 def _change_of_accuracy(causes: NetworkAnalysis, effect: Effect) -> str:

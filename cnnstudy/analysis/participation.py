@@ -1,8 +1,8 @@
 """How many trials of each level take part in a comparison on each basis, and whether they are enough to tell.
 
 A trial has no value at equal updates or equal train loss where it has learnt nothing yet, or where its measured curve
-does not reach. An effect among what is left is that of the trials that learn fast, so it is told only where nearly all
-trials of each level that it compares are left.
+does not reach. An effect estimated from the rest describes fast learners only, so it is reported only where most trials
+of each level that it compares have a value.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cnnstudy.analysis.observations import BASES, LEARNT, Observations
 from cnnstudy.config.factors import Choices, Levels, find_factor
 from cnnstudy.records import Level
 
-#: An effect on a basis other than equal epochs is told if at least this share of each level's trials has a value there.
+#: An effect on a basis other than equal epochs is reported if this share of each level's trials has a value there.
 MIN_SHARE = 2 / 3
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The trials at one level, and how many are compared; of an interaction at two levels, of a range at all."""
+    """The trials at one level, and how many are compared. An interaction has two levels; a range covers all trials."""
 
-    words: str  # the level, as `batch size 8`
+    description: str  # of the level, as `batch size 8`
     trials: int
     compared: int
 
@@ -36,12 +36,10 @@ class Compared:
         return self.compared >= MIN_SHARE * self.trials
 
 
-def count_compared(
-    frame: pd.DataFrame, factors: Mapping[str, Levels], contrast: Contrast | Effect, column: str
-) -> list[Compared]:
-    """Return for each corner of a contrast how many of its trials have a value in `column`."""
-    fields = (contrast.factor, contrast.baseline, contrast.level)
-    second = (contrast.second, contrast.second_baseline, contrast.second_level)
+def count_compared(frame: pd.DataFrame, factors: Mapping[str, Levels], effect: Effect, column: str) -> list[Compared]:
+    """Return for each corner of an effect's contrast how many of its trials have a value in `column`."""
+    fields = (effect.factor, effect.baseline, effect.level)
+    second = (effect.second, effect.second_baseline, effect.second_level)
     corners = dict.fromkeys(
         tuple((name, level) for name, level in levels.items() if isinstance(factors.get(name, Choices(())), Choices))
         for _, levels in Contrast(*fields, *second).corners
@@ -53,13 +51,13 @@ def _count_at(frame: pd.DataFrame, corner: Sequence[tuple[str, Level]], column: 
     at = np.logical_and.reduce(
         [(frame[name] == level).to_numpy() for name, level in corner] or [np.ones(len(frame), bool)]
     )
-    words = " and ".join(find_factor(name).describe(level) for name, level in corner)
+    description = " and ".join(find_factor(name).describe(level) for name, level in corner)
     has_value = np.isfinite(frame[column].to_numpy(dtype=float, na_value=np.nan))
-    return Compared(words, int(at.sum()), int((at & has_value).sum()))
+    return Compared(description, int(at.sum()), int((at & has_value).sum()))
 
 
-def is_told(frame: pd.DataFrame, factors: Mapping[str, Levels], effect: Effect) -> bool:
-    """Return whether enough trials of each level take part in an effect; always at equal epochs."""
+def has_enough_trials(frame: pd.DataFrame, factors: Mapping[str, Levels], effect: Effect) -> bool:
+    """Return whether enough trials of each level take part in an effect; at equal epochs always True."""
     if effect.basis == "epochs":
         return True
     return all(one.is_enough for one in count_compared(frame, factors, effect, effect.column))

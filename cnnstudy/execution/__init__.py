@@ -40,7 +40,7 @@ Kind = Literal[
     "run_trial",
     "predict",
     "export_model",
-    "explain_errors",
+    "explain_mistakes",
     "open_test",
 ]
 

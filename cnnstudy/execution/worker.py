@@ -110,7 +110,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
-            "explain_errors": self._explain_errors,
+            "explain_mistakes": self._explain_mistakes,
             "open_test": self._open_test,
         }
         try:
@@ -220,12 +220,12 @@ class Worker:
         model, folder = Path(payload["model"]), Path(payload["folder"])
         return export_model(model, payload["classes"], folder, payload["format"], self._progress(key))
 
-    def _explain_errors(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+    def _explain_mistakes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
-        from cnnstudy.training.mistakes import explain_errors
+        from cnnstudy.training.mistakes import explain_mistakes
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
-        return explain_errors(spec, model, folder, payload["count"], self._progress(key))
+        return explain_mistakes(spec, model, folder, payload["count"], self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

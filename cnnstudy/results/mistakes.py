@@ -65,7 +65,7 @@ def explain_trial_mistakes(
         count: the most mistakes to explain.
 
     Returns:
-        The answer of `explain_errors` in training/mistakes.py, or a sentence that says why there is none.
+        The answer of `explain_mistakes` in training/mistakes.py, or a sentence that says why there is none.
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -78,7 +78,7 @@ def explain_trial_mistakes(
         try:
             file = _fetch_model_file(registry, run, trial, scratch)
             payload = {"spec": spec.to_json(), "model": str(file), "folder": str(folder.absolute()), "count": count}
-            answer = run_job(executor, Job(f"gallery-{spec.key}", "explain_errors", payload), display)
+            answer = run_job(executor, Job(f"gallery-{spec.key}", "explain_mistakes", payload), display)
         except (DataError, ModelError, UnknownNameError) as reason:
             return _first_line(reason)
         except WorkerError as reason:

@@ -1,6 +1,6 @@
 """A model's mistakes: misclassified validation images, with Grad-CAM, beside the most similar training images.
 
-explain_errors      choose mistakes and write their pictures
+explain_mistakes      choose mistakes and write their pictures
 spread_over_pairs   the choice: every pair of true and predicted class in turn
 split_classifier    a model in two parts, at the last map of its convolutions
 grad_cam            where in the image the model found evidence for a class
@@ -32,7 +32,7 @@ from cnnstudy.training.trial import load_images
 #: Height and width of every picture in pixels.
 PICTURE = 160
 #: The colour of heat maps (RGB), and the opacity where a map is largest.
-_HEAT, _COVER = (255, 80, 0), 0.75
+_HEAT, _OPACITY = (255, 80, 0), 0.75
 _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 #: Layers that add nothing to a convolution's map: they only leave out positions, or add a border.
 _PASS_ON = (
@@ -46,7 +46,7 @@ _PASS_ON = (
 _ROUNDING = 1e-5
 
 
-def explain_errors(
+def explain_mistakes(
     spec: TrialSpec, file: Path, folder: Path, count: int, progress: Progress, neighbours: int = 3
 ) -> dict[str, Any]:
     """Choose up to `count` mistakes of a trial's model and write their pictures to `folder` as PNG files.
@@ -99,7 +99,9 @@ def explain_errors(
 # ---- which mistakes, and which training images resemble them
 
 
-def spread_over_pairs(wrong: np.ndarray, labels: np.ndarray, predicted: np.ndarray, sure: np.ndarray) -> list[int]:
+def spread_over_pairs(
+    wrong: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidences: np.ndarray
+) -> list[int]:
     """Return the mistakes in rounds, each with one mistake of every pair of true and predicted class that has any left.
 
     Within a pair and within a round, mistakes with a higher probability come first.
@@ -107,16 +109,16 @@ def spread_over_pairs(wrong: np.ndarray, labels: np.ndarray, predicted: np.ndarr
     Args:
         wrong: indices of the images that are mistakes [m].
         labels, predicted: classes of all images [n].
-        sure: probabilities of the predicted classes [n].
+        confidences: probabilities of the predicted classes [n].
     """
-    surest_first = wrong[np.argsort(-sure[wrong], kind="stable")].tolist()
+    most_confident_first = wrong[np.argsort(-confidences[wrong], kind="stable")].tolist()
     taken: dict[tuple[int, int], int] = {}
     rounds = []
-    for i in surest_first:
+    for i in most_confident_first:
         pair = (int(labels[i]), int(predicted[i]))
         rounds.append(taken.get(pair, 0))
         taken[pair] = rounds[-1] + 1
-    return [surest_first[i] for i in np.argsort(rounds, kind="stable")]
+    return [most_confident_first[i] for i in np.argsort(rounds, kind="stable")]
 
 
 def _evaluate(
@@ -148,7 +150,7 @@ def _normalise(rows: np.ndarray) -> np.ndarray:
 
 
 class _Pictures:
-    """Writes the pictures of mistakes and their neighbours, and returns what explain_errors reports about them."""
+    """Writes the pictures of mistakes and their neighbours, and returns what explain_mistakes reports about them."""
 
     def __init__(self, spec: TrialSpec, parts: SplitClassifier, folder: Path) -> None:
         self.classes = spec.images.classes
@@ -199,7 +201,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 def _overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
     """Return the image in grey under its heat map, which is stretched over the whole image."""
     stretched = Image.fromarray(scale_heat_map(heat)).resize((PICTURE, PICTURE), Image.Resampling.BILINEAR)
-    opacity = _COVER * np.asarray(stretched)[..., None]
+    opacity = _OPACITY * np.asarray(stretched)[..., None]
     grey = np.asarray(_picture(pixels).convert("L"))[..., None]
     mixed = grey * (1 - opacity) + np.array(_HEAT) * opacity
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))

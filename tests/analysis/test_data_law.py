@@ -95,7 +95,7 @@ def test_a_target_that_is_too_far_has_no_number() -> None:
 @pytest.mark.parametrize("fractions", [(0.5, 1.0), (0.25, 0.5, 1.0)])
 def test_fewer_than_four_amounts_give_no_number(fractions: Sequence[float]) -> None:
     law = fit(study(fractions))
-    assert (law.law, law.more.count, law.answer) == (None, None, "lowers")
+    assert (law.power_law, law.more.count, law.answer) == (None, None, "lowers")
     assert f"{len(fractions)} amounts cannot tell whether the gap has a floor" in law.sentence()
 
 
@@ -162,7 +162,7 @@ def test_one_level_or_none_in_common() -> None:
 
 def test_fewer_than_three_seeds() -> None:
     law = fit(study(seeds=2))
-    assert (law.answer, law.law, law.measured[0].low) == ("cannot tell", None, None)
+    assert (law.answer, law.power_law, law.measured[0].low) == ("cannot tell", None, None)
     assert "fewer than 3 seeds" in law.more.reason
     assert "fewer than 3 seeds give no interval" in law.sentence()
 

@@ -201,11 +201,11 @@ def at_chance_with(batch_size: int) -> Change:
 def test_where_most_are_at_chance_equal_updates_cannot_tell() -> None:
     found = analyze(Simulated(), at_chance_with(8))
     for words in ("4 times the training images lower", "Frozen instead of scratch lowers"):
-        told = re.search(r"After 30 updates each: cannot tell \(compared: (\d+) of (\d+) trials", line(found, words))
+        told = re.search(r"After 30 updates each: cannot tell \(trials compared: (\d+) of (\d+) ", line(found, words))
         assert told is not None
         assert 2 * int(told[1]) == int(told[2])
     parts = line(found, "Cannot tell how much of the effect of batch size 64 instead of 8")
-    assert "(compared: 0 of 48 trials with batch size 8, 48 of 48 with batch size 64;" in parts
+    assert "(trials compared: 0 of 48 with batch size 8, 48 of 48 with batch size 64;" in parts
     assert "every trial makes 30 updates" in parts
     assert "`training.updates`" in parts
     rows, _ = effect_rows(found, interactions=False)

@@ -192,7 +192,7 @@ def test_the_mistakes_of_a_trial_come_with_their_pictures(warm: Executor, spec: 
     result = TrialResult.from_json(done.result)
     payload = {"spec": spec.to_json(), "model": str(Path(result.files["model"]) / "data" / "model.keras")}
     payload |= {"folder": str(tmp_path / "gallery"), "count": 1}
-    *progress, done = run(warm, Job("gallery", "explain_errors", payload))
+    *progress, done = run(warm, Job("gallery", "explain_mistakes", payload))
     assert progress
     assert all(isinstance(event, Progress) for event in progress)
     assert isinstance(done, Done)

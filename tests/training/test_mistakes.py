@@ -18,7 +18,7 @@ from PIL import Image
 from cnnstudy.data.images import image_keys
 from cnnstudy.errors import DataError, ModelError
 from cnnstudy.records import PreparedImages, TrialSpec
-from cnnstudy.training.mistakes import PICTURE, explain_errors, spread_over_pairs
+from cnnstudy.training.mistakes import PICTURE, explain_mistakes, spread_over_pairs
 from cnnstudy.training.trial import load_images
 
 MakeSpec = Callable[..., TrialSpec]
@@ -53,7 +53,7 @@ def spec(make_spec: MakeSpec, images: PreparedImages) -> TrialSpec:
 
 
 def gallery(spec: TrialSpec, model: Path, folder: Path, count: int = 12, **more: Any) -> dict[str, Any]:
-    found = explain_errors(spec, model, folder, count, lambda *_: None, **more)
+    found = explain_mistakes(spec, model, folder, count, lambda *_: None, **more)
     assert json.loads(json.dumps(found)) == found, "not plain data"
     return found
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_model(spec: TrialSpec, tmp_path: Path) -> None:
 
 def test_progress_ends_whole(spec: TrialSpec, model: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    explain_errors(spec, model, tmp_path, 2, lambda *event: told.append(event))
+    explain_mistakes(spec, model, tmp_path, 2, lambda *event: told.append(event))
     assert ("looking for mistakes", 12, 12) in told
     assert ("comparing with training images", 24, 24) in told
     assert told[-1] == ("drawing mistakes", 2, 2)

@@ -168,18 +168,23 @@ def data_law_figure(law: DataLaw) -> Figure:
     if law.target is not None:
         label = f"{100 * law.target:g} {unit}"
         axes.axhline(100 * law.target, color=MUTED, linestyle=":", linewidth=1.2, label=label)
-    if law.law is not None:
+    if law.power_law is not None:
         reach = np.geomspace(law.images[0], 2 * law.images[-1], 60)
-        curve, inside = law.shown(law.law.at(reach / law.images[-1])), reach <= law.images[-1] * 1.0001
+        curve, inside = law.to_display_units(law.power_law.at(reach / law.images[-1])), reach <= law.images[-1] * 1.0001
         axes.plot(reach[inside], curve[inside], color=PURPLE, label="law")
         axes.plot(reach[~inside], curve[~inside], color=PURPLE, linestyle="--")
     twice = [(2 * law.images[-1], law.twice)] if law.twice is not None else []
     for images, value in [*zip(law.images, law.measured, strict=True), *twice]:
         if value.low is not None and value.high is not None:
-            ends = [law.shown(value.low), law.shown(value.high)]
+            ends = [law.to_display_units(value.low), law.to_display_units(value.high)]
             axes.plot([images, images], ends, color=PURPLE, linewidth=1, alpha=0.6)
     axes.plot(
-        law.images, [law.shown(one.value) for one in law.measured], "o", color=PURPLE, markersize=5.5, label="measured"
+        law.images,
+        [law.to_display_units(one.value) for one in law.measured],
+        "o",
+        color=PURPLE,
+        markersize=5.5,
+        label="measured",
     )
     axes.set_xscale("log")
     axes.set_xticks(law.images, [f"{count:.0f}" for count in law.images])
