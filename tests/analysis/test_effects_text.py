@@ -258,8 +258,11 @@ def test_a_gap_that_may_be_small_or_large_cannot_be_told() -> None:
     assert gap.high is not None
     assert gap.low < 0.05 < gap.high
     assert effect_sentences(noisy)[0].startswith("Cannot tell whether alexnet overfits by 5 points or more: ")
-    none = analyze(Simulated(effects={}, by_seed=0.0, noise=0.01))
-    assert effect_sentences(none)[0].startswith("alexnet hardly overfits: ")
+    small = Simulated(effects={}, by_seed=0.0, noise=0.01)
+    learnt = analyze(small, lambda run: {"last/train_accuracy": 0.95})
+    assert effect_sentences(learnt)[0].startswith("alexnet hardly overfits: ")
+    unlearnt = effect_sentences(analyze(small, lambda run: {"last/train_accuracy": 0.85}))[0]
+    assert unlearnt.startswith("Cannot tell whether alexnet overfits once it has learnt its training images: ")
 
 
 def test_one_large_gap_among_trials_that_learn_nothing_is_no_overfitting() -> None:
