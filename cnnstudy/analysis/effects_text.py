@@ -49,7 +49,12 @@ _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
 
 
 def effect_sentences(causes: NetworkAnalysis) -> list[str]:
-    """Return the answer for one network, most important first."""
+    """Return the answer for one network, most important first, then what ranges, images and shares of variance say."""
+    return [*answer_sentences(causes), *range_sentences(causes), *law_sentences(causes), *share_sentences(causes)]
+
+
+def answer_sentences(causes: NetworkAnalysis) -> list[str]:
+    """Return whether one network overfits, and what changes that, most important first."""
     frame = causes.observations.frame
     if frame.empty:
         return [f"{causes.architecture}: no trial has finished yet."]
@@ -62,10 +67,23 @@ def effect_sentences(causes: NetworkAnalysis) -> list[str]:
         *_no_effects(causes),
         *_effects_on_learning(causes),
         *_batch_size_parts(causes),
-        *(law.sentence() for law in causes.laws),
-        *(curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges),
-        *(text for target, shares in causes.importances.items() if (text := shares.sentence(_TARGETS[target]))),
     ]
+
+
+def range_sentences(causes: NetworkAnalysis) -> list[str]:
+    """Return where in each range an outcome is best."""
+    return [curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges]
+
+
+def law_sentences(causes: NetworkAnalysis) -> list[str]:
+    """Return how outcomes depend on the number of training images."""
+    return [law.sentence() for law in causes.laws]
+
+
+def share_sentences(causes: NetworkAnalysis) -> list[str]:
+    """Return which share of each outcome's variance each factor explains."""
+    sentences = (shares.sentence(_TARGETS[target]) for target, shares in causes.importances.items())
+    return [sentence for sentence in sentences if sentence]
 
 
 def format_effect(effect: Effect) -> str:

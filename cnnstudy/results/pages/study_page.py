@@ -21,7 +21,7 @@ from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, recorded_factors
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
-from cnnstudy.analysis.effects_text import effect_sentences
+from cnnstudy.analysis.effects_text import answer_sentences, law_sentences, range_sentences, share_sentences
 from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
 from cnnstudy.config.factors import Levels, find_factor
 from cnnstudy.errors import TrackingError
@@ -179,7 +179,9 @@ class Answer:
     compared: content.Table
     effects: content.Table
     interactions: content.Table
+    ranges: Sequence[str]
     laws: Sequence[str]
+    shares: Sequence[str]
     rows_not_drawn: Mapping[str, int]  # effects and interactions that their figures have no room for
 
 
@@ -305,13 +307,15 @@ def common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
 def _answer(one: NetworkAnalysis, common: Sequence[str]) -> Answer:
     return Answer(
         one.architecture,
-        effect_sentences(one),
+        answer_sentences(one),
         [note for note in one.warnings if note not in common],
         int((one.frame["verdict"] == "not-learning").sum()) if len(one.frame) else 0,
         content.compared_table(one),
         content.effect_table(one, False),
         content.effect_table(one, True),
-        [law.sentence() for law in one.laws],
+        range_sentences(one),
+        law_sentences(one),
+        share_sentences(one),
         {
             section: max(0, len(effect_forest_rows(one, interactions)) - MOST_ROWS)
             for section, interactions in (("effects", False), ("interactions", True))
