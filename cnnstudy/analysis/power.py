@@ -30,8 +30,8 @@ from cnnstudy.tracking.recorded import RecordedRun
 
 POWER = 0.8
 #: Standard deviation of a trial's outcome beyond sampling error (share of 0..1): initial weights, order of batches, and
-#: the division into train and validation. The intervals of the gap in 180 trials of an earlier form of overfitting-small
-#: gave 5 to 6 points.
+#: the division into train and validation. The intervals of the gap in 180 trials of an earlier overfitting-small gave
+#: 5 to 6 points.
 TRAINING_NOISE = 0.05
 #: The accuracy that is assumed for the sampling error, on validation and on the probe.
 _ASSUMED_ACCURACY = 0.8
