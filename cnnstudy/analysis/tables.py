@@ -174,7 +174,5 @@ def _check_arguments(
         if name not in factors:
             raise InputError(f"levels are given for {name!r}, which is no factor; factors are {', '.join(factors)}.")
         if not isinstance(given, Choices | Range):
-            raise InputError(
-                f"levels of {name!r} must be Choices or a Range of cnnstudy.config.factors, not {given!r}."
-            )
+            raise InputError(f"levels of {name!r} must be Choices or a Range (config/factors.py), not {given!r}.")
     return factors

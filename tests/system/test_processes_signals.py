@@ -15,11 +15,14 @@ from cnnstudy.system.processes import defer_interrupt, stop_if_asked, terminate_
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_an_interrupt_and_what_was_before_comes_back(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
-        os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
-    stop_if_asked()
+    at_first = signal.signal(number, signal.default_int_handler)  # SIGHUP is ignored if the tests run under nohup
+    try:
+        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.default_int_handler
+        stop_if_asked()
+    finally:
+        signal.signal(number, at_first)
 
 
 def test_under_nohup_a_closed_terminal_is_ignored() -> None:
