@@ -34,7 +34,7 @@ from cnnstudy.study.objective import choose_metric, keep_recorded_metric
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import NullRecorder, Recorder
 from cnnstudy.study.resources import build_trial_spec
-from cnnstudy.study.resume import past_trial
+from cnnstudy.study.resume import keep_recorded_copies, past_trial
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
 from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
@@ -75,7 +75,7 @@ def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display:
         TrackingError: MLflow does not answer.
     """
     recorded, runs = _find_recorded(tracker, study.config.name)
-    config = keep_recorded_metric(study.config, recorded, lambda: runs)
+    config = keep_recorded_copies(keep_recorded_metric(study.config, recorded, lambda: runs), recorded)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     strategy, missing = _missing_trials(config, past)
     if isinstance(strategy, FactorialStrategy):

@@ -18,6 +18,7 @@ from typing import Any
 
 from cnnstudy.config.load import SHIPPED_STUDIES, Study
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
@@ -72,6 +73,27 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
             f"study {study.name!r} was recorded by another version of cnnstudy; this one can't read its settings: "
             f"{error}"
         ) from error
+
+
+def keep_recorded_copies(config: StudyConfig, recorded: RecordedStudy) -> StudyConfig:
+    """Return the settings with `copies` of each data set as recorded, where the study file does not name it."""
+
+    def keep(options: DataOptions, kept: Mapping[str, Any] | None) -> DataOptions:
+        if not kept or "copies" in options.model_fields_set or kept.get("name") != options.name:
+            return options
+        return options.model_copy(update={"copies": kept["copies"]})
+
+    if not recorded.config:
+        return config
+    weights = {
+        name: source.model_copy(
+            update={"data": keep(source.data, recorded.config.get("weights", {}).get(name, {}).get("data"))}
+        )
+        if source.data is not None
+        else source
+        for name, source in config.weights.items()
+    }
+    return config.model_copy(update={"data": keep(config.data, recorded.config.get("data")), "weights": weights})
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

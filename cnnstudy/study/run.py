@@ -93,6 +93,7 @@ def run_study(
         recorded = tracker.open_study(name, config)
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
             kept = keep_recorded_metric(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
+            kept = resume.keep_recorded_copies(kept, recorded)
             study, config = replace(study, config=kept), kept.model_dump(mode="json")
             refuse_changes(recorded, config, tracker, study)
             session.running = True
