@@ -31,7 +31,7 @@ _FREQUENCIES = 8
 #: The data set's mean description counts like those of this many pictures against it.
 _MEAN_WEIGHT = 50
 #: Standard deviation of details (of 255) that are not trusted: rounding and compression.
-_NOISE = 1.0
+_NOISE = 0.5
 #: Brighter pixels may have been cut off by brightening, and do not count, if the rest is at least this share.
 _WHITE, _LEAST_CLEAR = 240, 0.3
 #: The largest shift and change of scale, as a share of half the height or width.

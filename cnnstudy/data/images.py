@@ -275,10 +275,10 @@ def _count_whole_groups(
         number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
         if number < 3:
             raise DataError(
-                f"the {labels.count(label)} images of class {name!r} are in {number} group{'s' * (number != 1)} of images "
-                "that stay together, copies of one picture or those that `groups` names; at least 3 groups are needed for "
-                "training, validation and test. Add other images or remove the class; if its images are no copies, "
-                "write `copies: ignore` under `data`."
+                f"the {labels.count(label)} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
+                "stay whole, of copies or as `groups` says; at least 3 are needed for training, validation and test. "
+                "Add other images or remove the class; if its images are no copies, write `copies: ignore` under "
+                "`data`."
             )
     parts = divide_groups(keys, labels, split, groups)
     return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 from cnnstudy.training.test_split import load_test_images
 
-from .changed_pictures import CHANGES, KINDS, compress, smooth
-
+MADE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "made_pictures.py"))
+KINDS, CHANGES, smooth, compress = (MADE[name] for name in ("KINDS", "CHANGES", "smooth", "compress"))
 SPLIT = Split(0.15, 0.15, 0)
 
 

@@ -201,5 +201,5 @@ def test_groups_that_do_not_exist_are_refused(folder: Path) -> None:
 
 
 def test_too_few_groups_are_named(folder: Path) -> None:
-    with pytest.raises(DataError, match="the 24 images of class 'cat' are in 1 group of images that stay together"):
+    with pytest.raises(DataError, match="the 24 images of class 'cat' are in 1 group that stay whole"):
         ready(folder, groups={"pattern": "^(?P<group>cat|dog)"})

@@ -80,3 +80,16 @@ CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = 
     "mirrored": lambda picture, rng: ImageOps.mirror(picture),
     "brightened": brighten,
 }
+
+
+def photo_crops() -> list[Image.Image]:
+    """Pieces of the photos that come with scikit-learn, none of which overlap."""
+    from sklearn.datasets import load_sample_images
+
+    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    return [
+        photo.crop((left, top, left + SIDE, top + SIDE))
+        for photo in photos
+        for left in range(0, photo.width - SIDE + 1, SIDE)
+        for top in range(0, photo.height - SIDE + 1, SIDE)
+    ]
