@@ -1,4 +1,4 @@
-"""Made pictures that are like photos, and six ways in which copies of a picture differ from it."""
+"""Pictures that are like photos, or are not, and six ways in which copies of a picture differ from it."""
 
 from __future__ import annotations
 
@@ -93,3 +93,10 @@ def photo_crops() -> list[Image.Image]:
         for left in range(0, photo.width - SIDE + 1, SIDE)
         for top in range(0, photo.height - SIDE + 1, SIDE)
     ]
+
+
+def digits() -> list[Image.Image]:
+    """Handwritten digits of 8 x 8 pixels."""
+    from sklearn.datasets import load_digits
+
+    return [Image.fromarray((image * 15.9).astype(np.uint8)).convert("RGB") for image in load_digits().images]
