@@ -34,8 +34,10 @@ _MEAN_WEIGHT = 50
 _NOISE = 0.5
 #: Brighter pixels may have been cut off by brightening, and do not count, if the rest is at least this share.
 _WHITE, _LEAST_CLEAR = 240, 0.3
+#: A copy has at most so many times the contrast of the other.
+_MOST_CONTRAST = 2.0
 #: The largest shift and change of scale, as a share of half the height or width.
-_LARGEST_MOVE = 0.16
+_LARGEST_MOVE = 0.12
 _ROWS, _COLUMNS, _PAIRS = 1024, 8192, 256  # at a time, so that memory stays flat
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -150,8 +152,10 @@ def _are_alike(moved: Array, fixed: Array) -> Array:
         warped, inside = _warp(_blur(moved[alike], 1), place[alike])
         clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
         clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
-        one, other = (part - _blur(part, 24) for part in (warped, _blur(fixed[alike], 1)))
-        alike[alike] = _correlate(one, clear, other) >= LEAST_CORRELATION
+        one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
+        contrast = np.sqrt((_dot(one, one) + 1e-6) / (_dot(other, other) + 1e-6))
+        same_contrast = (contrast < _MOST_CONTRAST) & (contrast > 1 / _MOST_CONTRAST)
+        alike[alike] = same_contrast & (_correlate(one, clear, other) >= LEAST_CORRELATION)
     return alike
 
 

@@ -190,7 +190,10 @@ def _contradictions(source: ImageSource, grouping: Grouping, copies: Sequence[Pa
     if not lines:
         return ()
     subject = f"{len(lines)} pairs of copies are" if len(lines) > 1 else "a pair of copies is"
-    return (f"{subject} in more than one class, so at least one label of each is wrong:{format_list(lines)}",)
+    return (
+        f"{subject} in more than one class, so a label of each is wrong, unless they are no copies:"
+        f"{format_list(lines)}",
+    )
 
 
 def describe_shares(split: Split, counts: dict[str, tuple[int, ...]]) -> list[str]:
@@ -206,7 +209,7 @@ def describe_shares(split: Split, counts: dict[str, tuple[int, ...]]) -> list[st
         off = [number - target for number, target in zip(counts[part], wanted, strict=True)]
         if any(off):
             notes.append(
-                f"{part} has {sum(counts[part])} images instead of {sum(wanted)}, at most {max(map(abs, off))} off in "
-                "a class, because groups stay whole"
+                f"{part} has {sum(counts[part])} images where its share asks for {sum(wanted)}, at most "
+                f"{max(map(abs, off))} off in a class, because groups stay whole"
             )
     return notes
