@@ -271,16 +271,16 @@ def _count_whole_groups(
     classes: Sequence[str], keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int]
 ) -> dict[str, tuple[int, ...]]:
     """Do what `_count_images` does, for images in groups."""
+    parts = divide_groups(keys, labels, split, groups)
     for label, name in enumerate(classes):
-        number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
-        if number < 3:
+        if not all(by_class[label] for by_class in parts.values()):
+            number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
             raise DataError(
                 f"the {labels.count(label)} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
-                "stay whole, of copies or as `groups` says; at least 3 are needed for training, validation and test. "
-                "Add other images or remove the class; if its images are no copies, write `copies: ignore` under "
-                "`data`."
+                "stay whole, of copies or as `groups` says: too few for training, validation and test, each of which "
+                "needs one. Add other images or remove the class; if its images are no copies, write `copies: ignore` "
+                "under `data`."
             )
-    parts = divide_groups(keys, labels, split, groups)
     return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
 
 
