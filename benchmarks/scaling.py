@@ -28,7 +28,7 @@ from sides import answer_of, run
 
 FILE = """\
 name: scaling
-data: {{name: folder, path: images}}
+data: {{name: folder, path: images, copies: ignore}}
 image_size: 64
 architectures: [alexnet]
 factors: {{dropout: {{low: 0.1, high: 0.7}}, batch_size: 32}}

@@ -25,6 +25,7 @@ class Tag:
     RUN_COMMAND = "cnnstudy.run_command"  # the last run-study
     LAST_COMMAND = "cnnstudy.last_command"  # the last command of any kind that ran trials
     TEST_SPLIT = "cnnstudy.test_split"  # JSON: when the test split was opened and for which models
+    COPIES = "cnnstudy.copies"  # sentences about copies and groups among its images
     SECONDS_FORETOLD = "cnnstudy.seconds_foretold"  # duration of the study as estimated before it ran
     SECONDS_TAKEN = "cnnstudy.seconds_taken"  # duration of the study as measured
 

@@ -125,6 +125,9 @@ class PreparedImages(Record):
     test: tuple[int, ...] = field(metadata=TRAINING)
     skipped: tuple[BadImage, ...] = field(default=(), metadata=RECORD)
     warnings: tuple[str, ...] = field(default=(), metadata=RECORD)  # about duplicates among the images
+    #: A file with the group of each image; "" without groups. The digest covers them.
+    groups: str = field(default="", metadata=NOTHING)
+    notes: tuple[str, ...] = field(default=(), metadata=NOTHING)  # about copies and groups
 
 
 @dataclass(frozen=True)

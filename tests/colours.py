@@ -57,7 +57,9 @@ def prepared(folder: Path, wrong: Mapping[str, tuple[str, int]], copies: Mapping
     for key in KEYS:
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[copies.get(key, key)]).save(folder / key)
-    options = find("folder").Options(name="folder", path=folder, validation=SPLIT.validation, test=SPLIT.test)
+    options = find("folder").Options(
+        name="folder", path=folder, validation=SPLIT.validation, test=SPLIT.test, copies="ignore"
+    )
     (images,) = prepare_images(options, [SIZE], SPLIT.seed, lambda *_: None)
     assert images.classes == CLASSES
     return images

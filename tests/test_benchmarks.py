@@ -14,7 +14,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 #: Files that are parts of others.
-PARTS = {"compared", "fits", "limits", "measuring", "sides", "simulated_studies", "timed_worker"}
+PARTS = {"compared", "fits", "limits", "made_pictures", "measuring", "sides", "simulated_studies", "timed_worker"}
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 
 
@@ -43,6 +43,7 @@ def test_every_script_says_what_it_takes() -> None:
 def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) -> None:
     of_intervals = {
         "champions",
+        "copies",
         "coverage",
         "data_laws",
         "intervals",

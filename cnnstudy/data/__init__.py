@@ -11,11 +11,14 @@ The path of one image file, in reading order:
       archives         reads the members of an archive into memory
     images             prepare_images: the steps below, once per data set, into the cache
       duplicates       a digest of every image; warnings about identical copies
+      copies           near-duplicates, found on thumbnails
+      groups           images that stay together: copies, and those that path_groups names
       decoder_pool     decodes all images in parallel, in
       decoder_process  processes with limits on memory and time, each of which calls
       decode           one image's bytes -> upright RGB pixels at each size, or a BadImage
     images             load_for_training: the cache entry -> train, validation and probe images
       splits           which images train and which validate
+      grouped_splits   the same with whole groups
       batches          which images form each batch
 
 To add a data set, add a file to `datasets/`; it is found by its name.

@@ -83,8 +83,8 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
         MemoryError: decoding takes more memory than there is.
     """
     try:
-        # decoded once per size: the scale at which a JPEG is decoded must not depend on a study's other sizes
-        return Decoded(tuple(resize(_open(content, size), size).tobytes() for size in sizes))
+        opened: dict[tuple[int, int], Image.Image] = {}  # by the scale at which it is decoded
+        return Decoded(tuple(resize(_open(content, size, opened), size).tobytes() for size in sizes))
     except Image.UnidentifiedImageError:
         return BadImage(name, _describe_content(content))
     except Image.DecompressionBombError:  # Pillow's own limit, for even larger images
@@ -95,15 +95,19 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
         return BadImage(name, f"can't be decoded ({reason or type(reason).__name__})")
 
 
-def _open(content: bytes, size: int) -> Image.Image:
+def _open(content: bytes, size: int, opened: dict[tuple[int, int], Image.Image]) -> Image.Image:
+    """Return the picture in RGB, decoded for this size only: its scale must not depend on a study's other sizes."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels; the most is {MAX_PIXELS:,}")
         # a JPEG can be decoded at a half, quarter or eighth of its size: at least twice the size that is needed
         picture.draft("RGB", (2 * size, 2 * size))
-        picture.load()
-        return _convert_to_rgb(_turn_upright(picture))
+        scale = picture.size
+        if scale not in opened:
+            picture.load()
+            opened[scale] = _convert_to_rgb(_turn_upright(picture))
+        return opened[scale]
 
 
 def _describe_content(content: bytes) -> str:

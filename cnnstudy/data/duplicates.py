@@ -62,7 +62,11 @@ def format_list(lines: Sequence[str]) -> str:
 
 
 def duplicate_warnings(
-    source: ImageSource, digests: Sequence[bytes], usable: Sequence[int], split: Split
+    source: ImageSource,
+    digests: Sequence[bytes],
+    usable: Sequence[int],
+    split: Split,
+    groups: Sequence[int] | None = None,
 ) -> tuple[str, ...]:
     """Return warnings, each of one or more lines, about usable images that are identical byte for byte.
 
@@ -71,6 +75,7 @@ def duplicate_warnings(
 
     Args:
         usable: the indices in `source.images` of the images that can be decoded.
+        groups: the group of each usable image, all of which are in one part.
     """
     places_by_digest: dict[bytes, list[int]] = {}
     for place in usable:
@@ -86,7 +91,7 @@ def duplicate_warnings(
         warnings.append(
             f"{subject} in more than one class, as byte-identical copies; remove the wrong ones:{format_list(lines)}"
         )
-    divided = _copies_across_split(source, copies, usable, split)
+    divided = _copies_across_split(source, copies, usable, split, groups)
     if divided:
         lines = [_name_copies(source, places) for places in divided]
         subject = f"{len(divided)} images have" if len(divided) > 1 else "an image has"
@@ -106,13 +111,17 @@ def _name_copies(source: ImageSource, places: Sequence[int]) -> str:
 
 
 def _copies_across_split(
-    source: ImageSource, copies: Sequence[Sequence[int]], usable: Sequence[int], split: Split
+    source: ImageSource,
+    copies: Sequence[Sequence[int]],
+    usable: Sequence[int],
+    split: Split,
+    groups: Sequence[int] | None,
 ) -> list[Sequence[int]]:
     """Return the groups of copies that are not all in the same part of the split."""
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
     part_of = {
         usable[index]: part
-        for part, by_class in split_indices(keys, labels, split).items()
+        for part, by_class in split_indices(keys, labels, split, groups=groups).items()
         for members in by_class
         for index in members
     }  # images in neither part are in the test split

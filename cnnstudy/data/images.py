@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ import numpy as np
 import PIL
 from numpy.typing import DTypeLike
 
-from cnnstudy.data import datasets
-from cnnstudy.data.batches import count_used_images
+from cnnstudy.data import copies, datasets
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
 from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
-from cnnstudy.data.splits import count_held_out, rank_by_hash, split_indices
+from cnnstudy.data.grouped_splits import divide_groups
+from cnnstudy.data.groups import describe_shares, group_images, is_searched, look_for_copies, read_groups
+from cnnstudy.data.splits import count_held_out, first_images, rank_by_hash, select_share, split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, PreparedImages, Split
 from cnnstudy.system.cache import ABOUT, build_entries, content_address, entry_folder
@@ -59,11 +60,15 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Images:
-    """Images [n, size, size, 3] uint8 with their labels [n] int64, and their indices in the data set [n] int64."""
+    """Images [n, size, size, 3] uint8 with their labels [n] int64, and their indices in the data set [n] int64.
+
+    `groups` [n] int64 are numbers that images of a group share; None: there are no groups.
+    """
 
     pixels: Pixels | np.ndarray
     labels: np.ndarray
     places: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,6 +82,12 @@ class CachedImages:
     keys: tuple[str, ...]  # n of them
     labels: np.ndarray  # [n] int64
     usable: np.ndarray  # indices of the images that could be decoded
+    groups: np.ndarray | None  # [n] int64, the group of each image; None: there are no groups
+
+    def list_usable(self) -> tuple[list[str], list[int], list[int] | None]:
+        """Return keys, labels and groups of the usable images, for the functions of `splits`."""
+        groups = None if self.groups is None else self.groups[self.usable].tolist()
+        return [self.keys[i] for i in self.usable], self.labels[self.usable].tolist(), groups
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,37 @@ def prepare_images(
     source = _cap_classes(datasets.find(options.name).load(options), options, split)
     digests = image_digests(source.images, progress)
     digest = _digest_source(source, digests)
+    needs_thumbnails = options.copies == "together" and not is_searched(digest)
+    folders = _decode(source, digests, digest, [*sizes, *([copies.SIZE] if needs_thumbnails else [])], progress)
+    bad = [BadImage(key, reason) for key, reason in _read_index(folders[sizes[0]])["bad"].items()]
+    if bad and options.bad_images == "refuse":
+        raise DataError(_bad_images_message(options, bad, len(source.images)))
+    unusable = {image.path for image in bad}
+    usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
+    similar = []
+    if options.copies == "together":
+        similar = look_for_copies(digest, lambda: _map_pixels(folders[copies.SIZE]), progress)
+    grouping = group_images(source, options, similar, digests, usable, split)
+    counts = _count_images(source.classes, [source.images[place] for place in usable], split, grouping.of_usable)
+    first = PreparedImages(
+        name=options.name,
+        folder="",
+        digest=content_address([digest, split.to_json(), *([grouping.groups] if grouping.groups else [])]),
+        size=0,
+        classes=source.classes,
+        skipped=tuple(bad),
+        warnings=(*grouping.warnings, *duplicate_warnings(source, digests, usable, split, grouping.of_usable)),
+        groups=grouping.store(),
+        notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups else ())),
+        **counts,
+    )
+    return [replace(first, folder=str(folders[size]), size=size) for size in sizes]
+
+
+def _decode(
+    source: ImageSource, digests: Sequence[bytes], digest: str, sizes: Sequence[int], progress: Progress
+) -> dict[int, Path]:
+    """Decode the images into the cache, and return the entry's folder of each size."""
     addresses = {content_address([digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
     build_entries(
         "images",
@@ -110,27 +152,7 @@ def prepare_images(
             source, digests, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
         ),
     )
-    folders = [entry_folder("images", address) for address in addresses]
-    bad = [BadImage(key, reason) for key, reason in _read_index(folders[0])["bad"].items()]
-    if bad and options.bad_images == "refuse":
-        raise DataError(_bad_images_message(options, bad, len(source.images)))
-    unusable = {image.path for image in bad}
-    usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
-    counts = _count_images(source.classes, [source.images[place] for place in usable], split)
-    warnings = duplicate_warnings(source, digests, usable, split)
-    return [
-        PreparedImages(
-            name=options.name,
-            folder=str(folder),
-            digest=content_address([digest, split.to_json()]),
-            size=size,
-            classes=source.classes,
-            skipped=tuple(bad),
-            warnings=warnings,
-            **counts,
-        )
-        for size, folder in zip(sizes, folders, strict=True)
-    ]
+    return {size: entry_folder("images", address) for address, size in addresses.items()}
 
 
 def _bad_images_message(options: DataOptions, bad: Sequence[BadImage], total: int) -> str:
@@ -204,12 +226,19 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
 
+def _map_pixels(folder: Path) -> np.ndarray:
+    mapped: np.ndarray = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
 def image_keys(images: PreparedImages) -> list[str]:
     """Return the key of every image in the data set, by its index."""
     return list(_read_index(Path(images.folder))["keys"])
 
 
-def _count_images(classes: Sequence[str], images: Sequence[SourceImage], split: Split) -> dict[str, tuple[int, ...]]:
+def _count_images(
+    classes: Sequence[str], images: Sequence[SourceImage], split: Split, groups: Sequence[int] | None
+) -> dict[str, tuple[int, ...]]:
     """Count the images per class in train, validation and test.
 
     Raises:
@@ -224,6 +253,8 @@ def _count_images(classes: Sequence[str], images: Sequence[SourceImage], split: 
             )
     if len(classes) < 2:
         raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
+    if groups is not None:
+        return _count_whole_groups(classes, [image.key for image in images], labels, split, groups)
     parts = split_indices([image.key for image in images], labels, split)
     for label, members in enumerate(parts["train"]):
         if not members:
@@ -236,6 +267,23 @@ def _count_images(classes: Sequence[str], images: Sequence[SourceImage], split: 
     return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
 
 
+def _count_whole_groups(
+    classes: Sequence[str], keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Do what `_count_images` does, for images in groups."""
+    parts = divide_groups(keys, labels, split, groups)
+    for label, name in enumerate(classes):
+        if not all(by_class[label] for by_class in parts.values()):
+            number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
+            raise DataError(
+                f"the {labels.count(label)} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
+                "stay whole, of copies or as `groups` says: too few for training, validation and test, each of which "
+                "needs one. Add other images or remove the class; if its images are no copies, write `copies: ignore` "
+                "under `data`."
+            )
+    return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
+
+
 def open_decoded(images: PreparedImages) -> CachedImages:
     """Open the decoded images in the cache.
 
@@ -245,7 +293,8 @@ def open_decoded(images: PreparedImages) -> CachedImages:
     folder = Path(images.folder)
     try:
         index = _read_index(folder)
-        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        pixels = _map_pixels(folder)
+        groups = read_groups(Path(images.groups)) if images.groups else None
     except OSError as reason:
         raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
     except ValueError as reason:
@@ -253,7 +302,7 @@ def open_decoded(images: PreparedImages) -> CachedImages:
             f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
         ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    return CachedImages(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
+    return CachedImages(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable, groups)
 
 
 def load_for_training(
@@ -276,16 +325,19 @@ def load_for_training(
     """
     decoded = open_decoded(images)
     pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
-    parts = split_indices([decoded.keys[i] for i in usable], labels[usable].tolist(), split, block)
-    train = [members[: count_used_images(len(members), data_fraction)] for members in parts["train"]]
-    probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
+    keys, true_labels, groups = decoded.list_usable()
+    parts = split_indices(keys, true_labels, split, block, groups=groups)
+    train = select_share(parts["train"], data_fraction, groups)
+    probe = first_images(train, [len(members) for members in parts["validation"]], groups)
 
     if shuffled_labels:
         labels = _shuffle_labels(labels, _places(usable, train), shuffled_labels, seed)
 
     def select(indices: list[list[int]]) -> Images:
         places = _places(usable, indices)
-        return Images(Pixels(pixels, places), labels[places], places)
+        return Images(
+            Pixels(pixels, places), labels[places], places, None if decoded.groups is None else decoded.groups[places]
+        )
 
     return TrainingImages(select(train), select(parts["validation"]), select(probe))
 
@@ -315,6 +367,6 @@ def open_train_and_validation(images: PreparedImages, split: Split) -> tuple[np.
         DataError: the cache entry is gone or damaged.
     """
     decoded = open_decoded(images)
-    usable = decoded.usable
-    parts = split_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
-    return decoded.pixels, _places(usable, itertools.chain.from_iterable(parts.values()))
+    keys, labels, groups = decoded.list_usable()
+    parts = split_indices(keys, labels, split, groups=groups)
+    return decoded.pixels, _places(decoded.usable, itertools.chain.from_iterable(parts.values()))

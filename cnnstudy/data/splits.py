@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from cnnstudy.data.batches import count_used_images
+from cnnstudy.data.grouped_splits import divide_groups, first_whole_groups
 from cnnstudy.records import Split
 
 
@@ -31,12 +33,22 @@ def count_held_out(images: int, split: Split) -> int:
 
 
 def split_indices(
-    keys: Sequence[str], labels: Sequence[int], split: Split, block: int | None = None
+    keys: Sequence[str],
+    labels: Sequence[int],
+    split: Split,
+    block: int | None = None,
+    groups: Sequence[int] | None = None,
 ) -> dict[str, list[list[int]]]:
     """Return train and validation as indices, class by class, each class in its ranked order; test images in neither.
 
     Each block divides train and validation afresh; the test images are the same in all blocks.
+
+    Args:
+        groups: the group of each image; the images of a group are all in one part.
     """
+    if groups is not None:
+        divided = divide_groups(keys, labels, split, groups, block)
+        return {part: divided[part] for part in ("train", "validation")}
     parts: dict[str, list[list[int]]] = {"train": [], "validation": []}
     block_ranking = None if block is None else rank_by_hash(keys, labels, f"split-{split.seed}-block-{block}")
     for label, members in enumerate(rank_for_split(keys, labels, split)):
@@ -48,3 +60,19 @@ def split_indices(
         parts["validation"].append(remaining[:validation])
         parts["train"].append(remaining[validation:])
     return parts
+
+
+def select_share(
+    train: Sequence[Sequence[int]], data_fraction: float, groups: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return the nested share of the training images of each class that a trial with this `data_fraction` uses."""
+    return first_images(train, [count_used_images(len(members), data_fraction) for members in train], groups)
+
+
+def first_images(
+    by_class: Sequence[Sequence[int]], counts: Sequence[int], groups: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return the first images of each class, so many of each; with groups as near to that as whole groups allow."""
+    if groups is not None:
+        return first_whole_groups(by_class, counts, groups)
+    return [list(members[:count]) for members, count in zip(by_class, counts, strict=True)]

@@ -92,6 +92,8 @@ class Preparation:
             )
         for warning in prepared[0].warnings:
             self.display.show_message(f"WARNING: {options.name}: {warning}")
+        for note in prepared[0].notes:
+            self.display.show_message(f"{options.name}: {note}")
         by_size = {entry.size: replace(entry, skipped=(), warnings=()) for entry in prepared}
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 

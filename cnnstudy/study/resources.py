@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
 from cnnstudy.execution import Executor, Workers
+from cnnstudy.names import Tag
 from cnnstudy.records import Level, Optimizer, PreparedImages, Split, TrialSpec
 from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.budget import equal_updates, trial_epochs
@@ -94,7 +95,10 @@ class StudyResources:
     def images(self) -> dict[str, PreparedImages]:
         """The decoded images of each network."""
         images = self._preparation.images(self.config.data, self.config.architectures)
-        refuse_other_images(self.recorder.study.name, self.recorded, next(iter(images.values())))
+        first = next(iter(images.values()))
+        refuse_other_images(self.recorder.study.name, self.recorded, first)
+        if first.notes:
+            self.recorder.outbox.write(self.recorder.study.run_id, SetTags({Tag.COPIES: ". ".join(first.notes)}))
         return images
 
     @functools.cached_property

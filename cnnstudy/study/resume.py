@@ -18,6 +18,7 @@ from typing import Any
 
 from cnnstudy.config.load import SHIPPED_STUDIES, Study
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
@@ -80,10 +81,10 @@ def keep_recorded_settings(
 ) -> tuple[StudyConfig, str]:
     """Return the settings with what recorded trials have where the file says nothing, and a sentence if that matters.
 
-    That is the metric, and whether all seeds start from the same pretrained weights.
+    That is the metric, what is done with copies of images, and whether all seeds share their pretrained weights.
     """
     runs = functools.cache(runs)
-    config = keep_recorded_metric(config, recorded, runs)
+    config = keep_recorded_copies(keep_recorded_metric(config, recorded, runs), recorded)
     kept = _keep_draws(config, recorded)
     if kept == config or not any(run.kind == "trial" for run in runs()):
         return config, ""
@@ -103,6 +104,27 @@ def _keep_draws(config: StudyConfig, recorded: RecordedStudy) -> StudyConfig:
         for name, given in config.weights.items()
     }
     return config.model_copy(update={"weights": weights})
+
+
+def keep_recorded_copies(config: StudyConfig, recorded: RecordedStudy) -> StudyConfig:
+    """Return the settings with `copies` of each data set as recorded, where the study file does not name it."""
+
+    def keep(options: DataOptions, kept: Mapping[str, Any] | None) -> DataOptions:
+        if not kept or "copies" in options.model_fields_set or kept.get("name") != options.name:
+            return options
+        return options.model_copy(update={"copies": kept["copies"]})
+
+    if not recorded.config:
+        return config
+    weights = {
+        name: source.model_copy(
+            update={"data": keep(source.data, recorded.config.get("weights", {}).get(name, {}).get("data"))}
+        )
+        if source.data is not None
+        else source
+        for name, source in config.weights.items()
+    }
+    return config.model_copy(update={"data": keep(config.data, recorded.config.get("data")), "weights": weights})
 
 
 def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:

@@ -158,6 +158,7 @@ def _finished_folder(building: Path) -> Path:
 #: The kinds of entries, each a folder of the cache.
 KINDS = {
     "images": "decoded images",
+    "groups": "copies and groups among images",
     "weights": "source weights",
     "features": "outputs of frozen backbones",
     "prefixes": "first epochs shared by trials",

@@ -346,8 +346,13 @@ def config_tags(config: dict[str, Any]) -> dict[str, str]:
 
 
 def read_config(tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return the configuration from the tags of a study's own run."""
-    return join_tags(Tag.CONFIG, tags)
+    """Return the configuration from the tags of a study's own run; before there was `copies`, copies were ignored."""
+    config: dict[str, Any] = join_tags(Tag.CONFIG, tags)
+    weights = config.get("weights") or {}
+    for data in [config.get("data"), *(source.get("data") for source in weights.values())]:
+        if data:
+            data.setdefault("copies", "ignore")
+    return config
 
 
 def split_into_tags(key: str, value: Mapping[str, Any]) -> dict[str, str]:

@@ -67,6 +67,7 @@ def cross_fit(
     labels: np.ndarray,
     rule: Rule,
     losses: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> CrossFitted | None:
     """Choose the best epoch on halves of the validation images, and measure it on the other halves.
 
@@ -78,15 +79,19 @@ def cross_fit(
         rule: which epoch is best, with the limits that the choice keeps.
         losses: [epochs, images] of the validation images, nats; needed if the rule is by validation loss. Without
             them ties are decided for the earlier epoch.
+        groups: [images] int, the groups of the validation images, each of which is in one half.
 
     Returns:
-        None if there are fewer than two validation images, the rule is by macro-F1 (which takes the predicted classes;
-        of each epoch it is only recorded whether they are right), or it is by validation loss and there are no losses.
+        None if there are fewer than two validation images or groups of them, the rule is by macro-F1 (which takes the
+        predicted classes; of each epoch it is only recorded whether they are right), or it is by validation loss and
+        there are no losses.
     """
     is_by_loss = losses is None and not rule.maximize
     if validation.shape[1] < 2 or rule.metric == Metric.VAL_MACRO_F1 or is_by_loss:
         return None
-    halves = stratified_halves(labels, HALVINGS)
+    if groups is not None and len(np.unique(groups)) < 2:
+        return None
+    halves = stratified_halves(labels, HALVINGS) if groups is None else grouped_halves(labels, groups, HALVINGS)
     choosing = np.concatenate([halves, ~halves])  # [choices, images]
     chosen_by = choosing / choosing.sum(axis=1, keepdims=True)
     loss = np.zeros((len(choosing), len(validation))) if losses is None else chosen_by @ losses.T
@@ -140,4 +145,28 @@ def stratified_halves(labels: np.ndarray, count: int) -> np.ndarray:
         shuffled = rng.permutation(len(labels))
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         half[by_class] = np.arange(len(labels)) % 2 == rng.integers(2)
+    return halves
+
+
+def grouped_halves(labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Return divisions into halves, [count, images] bool, that keep groups whole; the same for the same images.
+
+    In a random order, but the largest first, each group goes to the half in which its classes have fewer images.
+    """
+    rng = np.random.default_rng(0)
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    of_class = np.zeros((len(sizes), int(labels.max()) + 1))  # images of each group and class
+    np.add.at(of_class, (group_of, labels), 1)
+    halves = np.empty((count, len(labels)), dtype=bool)
+    for half in halves:
+        shuffled = rng.permutation(len(sizes))
+        side = np.empty(len(sizes))
+        ahead = np.zeros(of_class.shape[1])  # of each class, images in the one half minus those in the other
+        for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+            lead = float(of_class[group] @ ahead)
+            side[group] = -np.sign(lead) or rng.choice((-1, 1))
+            ahead += side[group] * of_class[group]
+        half[:] = (side > 0)[group_of]
+        if len(np.unique(side)) < 2:  # groups that share no class may all be in one half by chance
+            half ^= group_of == shuffled[0]
     return halves

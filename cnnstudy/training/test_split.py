@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 
 from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.images import Images, Pixels, open_decoded
 from cnnstudy.data.splits import count_held_out, rank_for_split
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 
 
-def list_test_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
-    """Return the indices of the test images of all classes, in ascending order."""
+def list_test_indices(
+    keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int] | None = None
+) -> list[int]:
+    """Return the indices of the test images of all classes, in ascending order.
+
+    Args:
+        groups: the group of each image, all of which are in one part.
+    """
+    if groups is not None:
+        return sorted(i for members in divide_groups(keys, labels, split, groups)["test"] for i in members)
     by_class = rank_for_split(keys, labels, split)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
 
@@ -29,9 +38,8 @@ def load_test_images(images: PreparedImages, split: Split) -> Images:
         DataError: the decoded images are gone.
     """
     decoded = open_decoded(images)
-    usable = decoded.usable
-    chosen = list_test_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
-    rows = usable[chosen]
+    keys, labels, groups = decoded.list_usable()
+    rows = decoded.usable[list_test_indices(keys, labels, split, groups=groups)]
     return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 
 

@@ -274,4 +274,5 @@ def _cross_fit(trial: _Trial) -> CrossFitted | None:
         np.unpackbits(np.stack(by_epoch[part]), axis=1, count=len(of_part)).astype(bool)
         for part, of_part in zip(metrics.MEASURED_PARTS, (images.probe, images.validation), strict=True)
     )
-    return cross_fit(probe, images.probe.labels, validation, images.validation.labels, trial.spec.rule)
+    validated = images.validation
+    return cross_fit(probe, images.probe.labels, validation, validated.labels, trial.spec.rule, groups=validated.groups)

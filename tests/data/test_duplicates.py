@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ready(folder: Path, progress: Callable[..., None] = lambda *_: None, **settings: Any) -> PreparedImages:
-    given = {"name": "folder", "path": folder, "validation": SPLIT.validation, "test": SPLIT.test}
+    given = {"name": "folder", "path": folder, "validation": 0.2, "test": 0.2, "copies": "ignore"}
     return prepare_images(Options.model_validate(given | settings), [8], SPLIT.seed, progress)[0]
 
 

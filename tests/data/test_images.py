@@ -47,7 +47,7 @@ def write_classes(root: Path, **counts: int) -> Path:
 
 
 def ready(root: Path, sizes: tuple[int, ...] = (8,), **settings: Any) -> list[PreparedImages]:
-    given = {"name": "folder", "path": root, "validation": SPLIT.validation, "test": SPLIT.test}
+    given = {"name": "folder", "path": root, "validation": SPLIT.validation, "test": SPLIT.test, "copies": "ignore"}
     return prepare_images(Options.model_validate(given | settings), sizes, SPLIT.seed, lambda *_: None)
 
 

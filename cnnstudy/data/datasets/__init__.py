@@ -6,7 +6,7 @@ must be cheap to import: heavy imports belong inside `load`.
 
 Comes in: the `data` key of a study file. Goes out: an ImageSource, every image with its key and label.
 
-May import: errors, names, records, system, data.archives, data.image_tree.
+May import: errors, names, records, system, data.archives, data.image_tree, data.path_groups.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from cnnstudy.data.path_groups import GroupBy
 from cnnstudy.errors import UnknownNameError, did_you_mean
 from cnnstudy.system.validation import StrictModel
 
@@ -34,6 +35,10 @@ class DataOptions(StrictModel):
     test: float = Field(0.15, gt=0, lt=1, description="share of the images, class by class")
     images_per_class: int | None = Field(None, ge=4, description="use at most this many images of each class")
     bad_images: Literal["refuse", "skip"] = Field("refuse", description="how to treat files that can't be decoded")
+    groups: GroupBy | None = Field(None, description="images that belong together, and stay on one side of a split")
+    copies: Literal["together", "ignore"] = Field(
+        "ignore", description="keep near-duplicates on one side of a split; or do not look for them"
+    )
 
     @model_validator(mode="after")
     def _leave_images_to_train_on(self) -> DataOptions:

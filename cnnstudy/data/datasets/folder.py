@@ -5,7 +5,7 @@ Links in a folder are followed, even out of it; links in an archive are refused.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,6 +26,7 @@ class Options(DataOptions):
     classes: Annotated[tuple[ClassName, ...] | None, Field(min_length=2), AfterValidator(require_distinct_classes)] = (
         None
     )
+    copies: Literal["together", "ignore"] = "together"
 
 
 def load(options: Options) -> ImageSource:

@@ -1,0 +1,215 @@
+"""Groups of images that stay on one side of every split: those that `groups` names, and copies of one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from cnnstudy.data.copies import COPIES_VERSION, find_copies
+from cnnstudy.data.datasets import DataOptions, ImageSource
+from cnnstudy.data.decode import DECODER_VERSION
+from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.duplicates import format_list
+from cnnstudy.data.grouped_splits import divide_groups
+from cnnstudy.data.splits import split_indices
+from cnnstudy.errors import printable
+from cnnstudy.records import Split
+from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
+
+#: The kind of the cache's entries.
+KIND = "groups"
+#: Two images, by their indices in the data set, the smaller first.
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups of a data set. Without groups of two or more images it is empty."""
+
+    groups: tuple[int, ...] = ()  # the number of each image's group
+    usable: tuple[int, ...] = ()  # the images that can be used
+    notes: tuple[str, ...] = ()  # what was found, each in a sentence
+    warnings: tuple[str, ...] = ()  # copies whose labels contradict each other
+
+    @property
+    def of_usable(self) -> list[int] | None:
+        """The group of each usable image; None if there are no groups."""
+        return [self.groups[place] for place in self.usable] if self.groups else None
+
+    def store(self) -> str:
+        """Put the groups into the cache, and return the path of the file; "" if there are none."""
+        if not self.groups:
+            return ""
+
+        def build(folder: Path) -> None:
+            np.save(folder / "groups.npy", np.array(self.groups, dtype=np.int64))
+            (folder / ABOUT).write_text(f"{len(set(self.groups))} groups of {len(self.groups)} images", "utf-8")
+
+        return str(build_entry(KIND, content_address(self.groups), build) / "groups.npy")
+
+
+def is_searched(digest: str) -> bool:
+    """Check whether the copies among the images with this digest are in the cache."""
+    return entry_folder(KIND, _copies_address(digest)).is_dir()
+
+
+def look_for_copies(digest: str, thumbnails: Callable[[], np.ndarray[Any, Any]], progress: Progress) -> list[Pair]:
+    """Return the pairs of near-duplicates, from the cache or found now.
+
+    Args:
+        digest: of the images.
+        thumbnails: loads the images at copies.SIZE pixels.
+    """
+
+    def build(folder: Path) -> None:
+        images = thumbnails()
+        pairs = find_copies(images, progress)
+        (folder / "copies.json").write_text(json.dumps(pairs), encoding="utf-8")
+        (folder / ABOUT).write_text(f"{len(pairs)} pairs of copies among {len(images)} images", encoding="utf-8")
+
+    folder = build_entry(KIND, _copies_address(digest), build)
+    return [(i, j) for i, j in json.loads((folder / "copies.json").read_text(encoding="utf-8"))]
+
+
+def _copies_address(digest: str) -> str:
+    return content_address(["copies", digest, COPIES_VERSION, DECODER_VERSION, PIL.__version__])
+
+
+def group_images(
+    source: ImageSource,
+    options: DataOptions,
+    similar: Iterable[Pair],
+    digests: Sequence[bytes],
+    usable: Sequence[int],
+    split: Split,
+) -> Grouping:
+    """Group the images that belong together.
+
+    Args:
+        similar: near-duplicates; with `copies: ignore` none.
+        digests: of each image's content; equal ones are copies, unless `copies: ignore`.
+        usable: the images that can be used.
+
+    Raises:
+        DataError: the key `groups` names no groups.
+    """
+    chosen = set(usable)
+    copies: set[Pair] = set()
+    if options.copies == "together":
+        copies = {pair for pair in similar if chosen.issuperset(pair)} | set(_pair_equal(digests, usable))
+    named: list[Pair] = []
+    if options.groups is not None:
+        names = options.groups.name_groups([source.images[place].key for place in usable])
+        named = _pair_equal([name or place for place, name in zip(usable, names, strict=True)], range(len(usable)))
+        named = [(usable[i], usable[j]) for i, j in named]
+    if not copies and not named:
+        return Grouping()
+    groups = _connect(len(source.images), [*copies, *named])
+    grouping = Grouping(tuple(groups), tuple(usable))
+    if not copies:
+        return grouping
+    note = _describe_copies(source, len(copies), _connect(len(groups), copies), usable, split)
+    contradicting = _contradictions(source, grouping, [pair for pair in copies if not _are_equal(digests, pair)], split)
+    return Grouping(grouping.groups, grouping.usable, (note,), contradicting)
+
+
+def read_groups(file: Path) -> np.ndarray[Any, Any]:
+    """Return the group of each image of a data set, [n] int64."""
+    groups: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
+    return groups
+
+
+def _pair_equal(values: Sequence[object], places: Iterable[int]) -> list[Pair]:
+    """Return places with equal values, each paired with the first of them."""
+    first: dict[object, int] = {}
+    return [(first[values[place]], place) for place in places if first.setdefault(values[place], place) != place]
+
+
+def _are_equal(digests: Sequence[bytes], pair: Pair) -> bool:
+    return digests[pair[0]] == digests[pair[1]]
+
+
+def _connect(count: int, pairs: Iterable[Pair]) -> list[int]:
+    """Return the group of each image, the number of its first image, if the images of a pair are in one group."""
+    group = list(range(count))
+
+    def find(place: int) -> int:
+        while group[place] != place:
+            group[place] = group[group[place]]
+            place = group[place]
+        return place
+
+    for i, j in pairs:
+        first, second = sorted((find(i), find(j)))
+        group[second] = first
+    return [find(place) for place in range(count)]
+
+
+def _describe_copies(
+    source: ImageSource, pairs: int, groups: Sequence[int], usable: Sequence[int], split: Split
+) -> str:
+    """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
+    keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
+    parts = split_indices(keys, labels, split)
+    part_of = {i: part for part, by_class in parts.items() for members in by_class for i in members}
+    trained = {groups[usable[i]] for i, part in part_of.items() if part == "train"}
+    held_out = {"validation": [0, 0], "test": [0, 0]}  # with a copy in train, and all
+    for i, place in enumerate(usable):
+        part = part_of.get(i, "test")
+        if part != "train":
+            held_out[part][0] += groups[place] in trained
+            held_out[part][1] += 1
+    leaks = " and ".join(f"{number} of {total} {part}" for part, (number, total) in held_out.items())
+    several = len({group for place, group in enumerate(groups) if group != place})
+    return (
+        f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
+        f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
+        f"side of every split; otherwise {leaks} images would have a copy in training. If these are no copies, write "
+        "`copies: ignore` under `data`"
+    )
+
+
+def _contradictions(source: ImageSource, grouping: Grouping, copies: Sequence[Pair], split: Split) -> tuple[str, ...]:
+    """Return a warning about near-duplicates in more than one class; of test images the labels are not looked at."""
+    usable, groups = grouping.usable, grouping.of_usable
+    assert groups is not None
+    keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
+    test = divide_groups(keys, labels, split, groups)["test"]
+    tested = {usable[i] for members in test for i in members}
+    lines = [
+        f"{printable(source.images[i].key)} ~ {printable(source.images[j].key)}"
+        for i, j in sorted(copies)
+        if i not in tested and source.images[i].label != source.images[j].label
+    ]
+    if not lines:
+        return ()
+    subject = f"{len(lines)} pairs of copies are" if len(lines) > 1 else "a pair of copies is"
+    return (
+        f"{subject} in more than one class, so a label of each is wrong, unless they are no copies:"
+        f"{format_list(lines)}",
+    )
+
+
+def describe_shares(split: Split, counts: dict[str, tuple[int, ...]]) -> list[str]:
+    """Say how far validation and test are from their shares because groups stay whole; nothing if they are not.
+
+    Args:
+        counts: the images of each class in train, validation and test.
+    """
+    totals = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
+    notes = []
+    for part, share in (("validation", split.validation), ("test", split.test)):
+        wanted = [max(1, round(share * total)) for total in totals]
+        off = [number - target for number, target in zip(counts[part], wanted, strict=True)]
+        if any(off):
+            notes.append(
+                f"{part} has {sum(counts[part])} images where its share asks for {sum(wanted)}, at most "
+                f"{max(map(abs, off))} off in a class, because groups stay whole"
+            )
+    return notes
