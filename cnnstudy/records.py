@@ -125,6 +125,9 @@ class PreparedImages(Record):
     test: tuple[int, ...] = field(metadata=TRAINING)
     skipped: tuple[BadImage, ...] = field(default=(), metadata=RECORD)
     warnings: tuple[str, ...] = field(default=(), metadata=RECORD)  # about duplicates among the images
+    # those of train, validation and test that the images were divided into beforehand; the digest says which image
+    given: tuple[str, ...] = field(default=(), metadata=NOTHING)
+    passed_over: tuple[str, ...] = field(default=(), metadata=NOTHING)  # as in data.datasets.ImageSource
 
 
 @dataclass(frozen=True)

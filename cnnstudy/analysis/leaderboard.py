@@ -29,6 +29,7 @@ from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metr
 
 #: Columns that tables show after the factors, with their headings; the CSV has every column.
 _SHOWN = {
+    "train_images_used": "images",  # only if it varies
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
@@ -65,7 +66,10 @@ _AT_THE_END = {
 }
 #: Words in the names of columns in which less is better; in all other columns of numbers, more is better.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
-_WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
+_WHOLE_NUMBERS = (
+    *("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters"),
+    *("train_images", "train_images_used"),
+)
 #: The table of trials that did not finish.
 UNFINISHED_HEADINGS = ("trial", "state", "reason")
 
@@ -209,6 +213,8 @@ def leaderboard_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells: the factors that vary, accuracies in percent, gaps in points with their sign."""
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     shown = [name for name in _SHOWN if name in frame and (name != "verdict" or frame[name].any())]
+    if Parameter.USED_TRAIN_IMAGES in shown and frame[Parameter.USED_TRAIN_IMAGES].nunique() < 2:
+        shown.remove(Parameter.USED_TRAIN_IMAGES)
     columns = [name for name in ("trial", *factors, *shown) if name in frame]
     headings = [FACTORS[name].short_label if name in FACTORS else _SHOWN.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
@@ -236,7 +242,7 @@ def _cell(row: dict[Any, Any], column: str) -> str:
         return transfer_label(value, row["weights"])
     if column in FACTORS:
         return FACTORS[column].write(value)
-    return str(int(value)) if column == "best_epoch" else str(value)
+    return str(int(value)) if column in _WHOLE_NUMBERS else str(value)
 
 
 def transfer_label(transfer: str, weights: str) -> str:

@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ class CachedImages:
     keys: tuple[str, ...]  # n of them
     labels: np.ndarray  # [n] int64
     usable: np.ndarray  # indices of the images that could be decoded
+    given: tuple[str, ...]  # the part of each image, if they were divided beforehand
+
+    def list_usable(self) -> tuple[list[str], list[int], list[str]]:
+        """Return keys, labels and given parts of the usable images, for the functions of `splits`."""
+        given = [self.given[i] for i in self.usable] if self.given else []
+        return [self.keys[i] for i in self.usable], self.labels[self.usable].tolist(), given
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ def prepare_images(
         raise DataError(_bad_images_message(options, bad, len(source.images)))
     unusable = {image.path for image in bad}
     usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
-    counts = _count_images(source.classes, [source.images[place] for place in usable], split)
+    used = [source.images[place] for place in usable]
+    counts = _count_images(source.classes, used, split)
     warnings = duplicate_warnings(source, digests, usable, split)
     return [
         PreparedImages(
@@ -127,6 +135,8 @@ def prepare_images(
             classes=source.classes,
             skipped=tuple(bad),
             warnings=warnings,
+            given=tuple(sorted({image.part for image in used if image.part})),
+            passed_over=source.passed_over,
             **counts,
         )
         for size, folder in zip(sizes, folders, strict=True)
@@ -145,15 +155,25 @@ def _cap_classes(source: ImageSource, options: DataOptions, split: Split) -> Ima
     if options.images_per_class is None:
         return source
     ranked = rank_by_hash([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
-    chosen = sorted(i for members in ranked for i in members[: options.images_per_class])
-    return ImageSource(source.classes, tuple(source.images[i] for i in chosen))
+    chosen = sorted(i for members in ranked for i in _mix_parts(source, members)[: options.images_per_class])
+    return replace(source, images=tuple(source.images[i] for i in chosen))
+
+
+def _mix_parts(source: ImageSource, members: Sequence[int]) -> list[int]:
+    """Return the images of a class in an order of which every beginning has the parts in about equal shares."""
+    by_part: dict[str | None, list[int]] = {}
+    for i in members:
+        by_part.setdefault(source.images[i].part, []).append(i)
+    place = {i: (rank + 0.5) / len(part) for part in by_part.values() for rank, i in enumerate(part)}
+    return sorted(members, key=place.__getitem__)
 
 
 def _digest_source(source: ImageSource, digests: Sequence[bytes]) -> str:
-    """Return a digest of the classes and, image by image, of key, label and the digest of its file, bytes or pixels."""
+    """Return a digest of the classes and, image by image, of key, label, given part and the digest of its content."""
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     for image, image_digest in zip(source.images, digests, strict=True):
-        digest.update(f"\0{image.key}\0{image.label}\0".encode())
+        part = f"{image.part}\0" if image.part else ""
+        digest.update(f"\0{image.key}\0{image.label}\0{part}".encode())
         digest.update(image_digest)
     return digest.hexdigest()
 
@@ -174,6 +194,7 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
         "keys": [image.key for image in source.images],
         "labels": [image.label for image in source.images],
         "bad": {image.path: image.reason for image in bad},
+        **({"given": [image.part for image in source.images]} if any(image.part for image in source.images) else {}),
     }
     for size, folder in folders.items():
         arrays[size].flush()
@@ -213,27 +234,51 @@ def _count_images(classes: Sequence[str], images: Sequence[SourceImage], split: 
     """Count the images per class in train, validation and test.
 
     Raises:
-        DataError: there are fewer than two classes, or a class has too few images for all three.
+        DataError: there are fewer than two classes, or classes have too few images for all three.
     """
     labels = [image.label for image in images]
-    for label, name in enumerate(classes):
-        if labels.count(label) < 4:
-            raise DataError(
-                f"class {name!r} has {labels.count(label)} usable images; at least 4 are needed for training, "
-                "validation and test. Add images or remove the class."
-            )
+    given = [image.part for image in images if image.part]
     if len(classes) < 2:
         raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
-    parts = split_indices([image.key for image in images], labels, split)
-    for label, members in enumerate(parts["train"]):
-        if not members:
-            raise DataError(
-                f"class {classes[label]!r} has {labels.count(label)} usable images; with validation "
-                f"{split.validation:g} and test {split.test:g} none is left for training. Add images or make these "
-                "shares smaller."
-            )
-    held_out = tuple(count_held_out(labels.count(label), split) for label in range(len(classes)))
-    return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
+    parts = split_indices([image.key for image in images], labels, split, given=given)
+    totals, tested = Counter(labels), Counter(image.label for image in images if image.part == "test")
+    to_divide = Counter(image.label for image in images if image.part in (None, "train"))
+    counts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    lacking = []
+    for label, name in enumerate(classes):
+        numbers = {part: len(by_class[label]) if label < len(by_class) else 0 for part, by_class in parts.items()}
+        numbers["test"] = tested[label] if "test" in given else count_held_out(to_divide[label], split)
+        lack = _describe_lack(totals[label], numbers, bool(given), split)
+        lacking += [f"class {name!r} has {lack}"] if lack else []
+        for part, number in numbers.items():
+            counts[part].append(number)
+    if lacking:
+        several = f"{len(lacking)} classes are too small for their parts:{format_list(lacking)}\n"
+        raise DataError(
+            f"{several if len(lacking) > 1 else f'{lacking[0]}. '}Add images, leave classes out (`classes` lists those "
+            "to use), or make the shares of validation and test smaller."
+        )
+    return {part: tuple(numbers) for part, numbers in counts.items()}
+
+
+def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: Split) -> str:
+    """Return what a class has too few of; "" if it has images in every part.
+
+    Args:
+        total: its usable images.
+        numbers: those in train, validation and test.
+        given: whether the images were divided beforehand.
+    """
+    if given:
+        listed = f"{numbers['train']} train, {numbers['validation']} validation and {numbers['test']} test images"
+        return "" if all(numbers.values()) else f"{listed}; each part needs at least one"
+    if total < 4:
+        return f"{total} usable images; at least 4 are needed for training, validation and test"
+    if numbers["train"]:
+        return ""
+    return (
+        f"{total} usable images; with validation {split.validation:g} and test {split.test:g} none is left for training"
+    )
 
 
 def open_decoded(images: PreparedImages) -> CachedImages:
@@ -253,7 +298,8 @@ def open_decoded(images: PreparedImages) -> CachedImages:
             f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
         ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    return CachedImages(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable)
+    labels = np.array(index["labels"], dtype=np.int64)
+    return CachedImages(pixels, tuple(index["keys"]), labels, usable, tuple(index.get("given", ())))
 
 
 def load_for_training(
@@ -276,7 +322,8 @@ def load_for_training(
     """
     decoded = open_decoded(images)
     pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
-    parts = split_indices([decoded.keys[i] for i in usable], labels[usable].tolist(), split, block)
+    keys, known_labels, given = decoded.list_usable()
+    parts = split_indices(keys, known_labels, split, block, given)
     train = [members[: count_used_images(len(members), data_fraction)] for members in parts["train"]]
     probe = [members[: len(validation)] for members, validation in zip(train, parts["validation"], strict=True)]
 
@@ -315,6 +362,6 @@ def open_train_and_validation(images: PreparedImages, split: Split) -> tuple[np.
         DataError: the cache entry is gone or damaged.
     """
     decoded = open_decoded(images)
-    usable = decoded.usable
-    parts = split_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
-    return decoded.pixels, _places(usable, itertools.chain.from_iterable(parts.values()))
+    keys, labels, given = decoded.list_usable()
+    parts = split_indices(keys, labels, split, given=given)
+    return decoded.pixels, _places(decoded.usable, itertools.chain.from_iterable(parts.values()))

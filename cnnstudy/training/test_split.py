@@ -16,9 +16,15 @@ from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
 
 
-def list_test_indices(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[int]:
-    """Return the indices of the test images of all classes, in ascending order."""
-    by_class = rank_for_split(keys, labels, split)
+def list_test_indices(keys: Sequence[str], labels: Sequence[int], split: Split, given: Sequence[str] = ()) -> list[int]:
+    """Return the indices of the test images of all classes, in ascending order: those given, or those cut from train.
+
+    Args:
+        given: as in `splits.rank_for_split`.
+    """
+    if "test" in given:
+        return [i for i, part in enumerate(given) if part == "test"]
+    by_class = rank_for_split(keys, labels, split, given)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
 
 
@@ -29,9 +35,8 @@ def load_test_images(images: PreparedImages, split: Split) -> Images:
         DataError: the decoded images are gone.
     """
     decoded = open_decoded(images)
-    usable = decoded.usable
-    chosen = list_test_indices([decoded.keys[i] for i in usable], decoded.labels[usable].tolist(), split)
-    rows = usable[chosen]
+    keys, labels, given = decoded.list_usable()
+    rows = decoded.usable[list_test_indices(keys, labels, split, given)]
     return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 
 
