@@ -78,8 +78,7 @@ def archive_members(
     Raises:
         DataError: the archive is damaged or exceeds the limits above, or a wanted member is refused.
     """
-    total = 0
-    passed_over = passed_over or PassedOver()
+    total, passed_over = 0, passed_over or PassedOver()
     members = _zip_members(path) if path.name.lower().endswith(".zip") else _tar_members(path)
     try:
         _check_totals(path, os.path.getsize(path), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 
 from cnnstudy.errors import printable
 
@@ -81,6 +82,12 @@ class PassedOver:
         """Count a file that is no image, by its suffix."""
         suffix = os.path.splitext(name)[1].lower()
         self.add(suffix if 1 < len(suffix) <= 12 else "without a known suffix", name)
+
+    def add_images(self, why: str, parts: Iterable[tuple[str, ...]]) -> None:
+        """Count images that are not used, by their paths, for a reason such as `outside the class folders`."""
+        names = ["/".join(one) for one in parts]
+        if names:
+            self.add(f"{'images' if len(names) > 1 else 'image'} {why}", min(names), len(names))
 
     def describe(self) -> tuple[str, ...]:
         """Return each kind with its count and first name, the most frequent first: `3 .txt (notes.txt, ...)`."""

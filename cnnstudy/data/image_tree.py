@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from cnnstudy.data.archives import ARCHIVE_SUFFIXES
 from cnnstudy.data.datasets import ImageSource, SourceImage
-from cnnstudy.data.layouts import Layout, Placed, arrange, quote_names
+from cnnstudy.data.layouts import OUTSIDE, Layout, Placed, arrange, quote_names
 from cnnstudy.data.listing import Tree, list_tree, strip_end
 from cnnstudy.errors import DataError, did_you_mean, printable
 
@@ -132,9 +132,8 @@ def read_tree(path: Path, classes: Sequence[str] | None = None, layout: Layout |
                     f"two images in {path} have the name {key!r} once its Unicode is normalised (NFC); rename one."
                 )
             images[key] = SourceImage(key, label, one.image[1], one.part)
-    for name in sorted(set(folder_of) - set(classes)):
-        if images_in[folder_of[name]]:
-            tree.passed_over.add("of classes that are not listed", name, len(images_in[folder_of[name]]))
+    unlisted = [one for name in set(folder_of) - set(classes) for one in images_in[folder_of[name]]]
+    tree.passed_over.add_images("of classes that are not listed", (one.image[0] for one in unlisted))
     return ImageSource(tuple(classes), tuple(images[key] for key in sorted(images)), tree.passed_over.describe())
 
 
@@ -146,9 +145,7 @@ def _strip_wrapping_folders(tree: Tree, path: Path) -> tuple[Tree, Path]:
         and not any(len(parts) == 2 for parts, _ in tree.images)
     ):
         path /= printable(next(parts[0] for parts in tree.folders if len(parts) == 1))
-        for parts, _ in tree.images:
-            if len(parts) == 1:
-                tree.passed_over.add("image outside the class folders", parts[0])
+        tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) == 1))
         tree = Tree(
             {parts[1:] for parts in tree.folders if len(parts) > 1},
             [(parts[1:], content) for parts, content in tree.images if len(parts) > 1],

@@ -36,6 +36,8 @@ _COMPANIONS = {
     *("gt", "ground_truth", "groundtruth", "xml", "json", "segmentationclass", "segmentationobject"),
 }
 MAX_QUOTED = 12
+#: Why an image that is too far up is not used.
+OUTSIDE = "outside the class folders"
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,13 @@ def _refuse_shared_subfolders(path: Path, tree: Tree, layout: Layout) -> None:
 
 
 def _read_classes(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
-    _pass_over_outside(tree, 2)
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 2))
     placed = [Placed(image[0][0], None, image) for image in tree.images if len(image[0]) > 1]
     return {parts[0] for parts in tree.folders}, placed
 
 
 def _read_classes_below(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
-    _pass_over_outside(tree, 3)
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 3))
     placed = [Placed(_normalise(image[0][1]), None, image) for image in tree.images if len(image[0]) > 2]
     return {_normalise(parts[1]) for parts in tree.folders if len(parts) > 1}, placed
 
@@ -201,7 +203,7 @@ def _read_divided(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
     Raises:
         DataError: other folders hold images, two folders are the same part, there is no train, or images have no class.
     """
-    _pass_over_outside(tree, 2)
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 2))
     images = sorted((image for image in tree.images if len(image[0]) > 1), key=lambda image: image[0])
     level = 0 if any(image[0][0].casefold() in PART_NAMES for image in images) else 1
     placed: list[Placed] = []
@@ -247,14 +249,6 @@ def _check_parts(path: Path, placed: list[Placed], level: int) -> None:
                 f"{path} is divided beforehand, and its {part} part has images of {quote_names(unknown)}, of which "
                 "its train part has none; add training images, or remove these."
             )
-
-
-def _pass_over_outside(tree: Tree, depth: int) -> None:
-    """Count the images that are too far up to be in a class folder."""
-    outside = ["/".join(parts) for parts, _ in tree.images if len(parts) < depth]
-    if outside:
-        kind = "images outside the class folders" if len(outside) > 1 else "image outside the class folders"
-        tree.passed_over.add(kind, min(outside), len(outside))
 
 
 def _normalise(name: str) -> str:
