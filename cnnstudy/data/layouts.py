@@ -167,8 +167,10 @@ def _refuse_shared_subfolders(path: Path, tree: Tree, layout: Layout) -> None:
     below = _names_below(tree)
     depths = Counter((parts[0], len(parts) == 2) for parts, _ in tree.images)
     holds_images = any(depths[name, True] >= depths[name, False] for name, direct in depths if direct)
-    counts = Counter(name for names in below.values() for name in names)
-    shared = sorted(name for name, count in counts.items() if count > 1)
+    # on another disk the same names may have another case, or another form of their Unicode
+    same = {_normalise(name).casefold(): name for name in sorted(set().union(*below.values()))}
+    counts = Counter(name for names in below.values() for name in {_normalise(name).casefold() for name in names})
+    shared = sorted(same[name] for name, count in counts.items() if count > 1)
     if holds_images or len(below) < 2 or len(shared) < 2 or 2 * len(shared) < len(counts):
         return
     lower = "`layout: classes-below`" if layout == "classes" else "list the images in a table, `name: table`"
@@ -177,7 +179,7 @@ def _refuse_shared_subfolders(path: Path, tree: Tree, layout: Layout) -> None:
             path,
             f"the folders {quote_names(shared)}, which are in several of {quote_names(sorted(below))}",
             f"{quote_names(sorted(below))} are the classes: `layout: {layout}`",
-            f"{quote_names(sorted(counts))} are the classes: {lower}",
+            f"{quote_names(sorted(same.values()))} are the classes: {lower}",
         )
     )
 

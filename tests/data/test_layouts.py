@@ -110,6 +110,7 @@ def test_a_divided_folder_is_the_same_in_any_order(packed: bool, tmp_path: Path)
         ([*names("images"), "labels/0.txt"], r"read in two ways(.|\n)*only 'images' holds photos"),
         (names("train/images train/labels test/images test/labels"), "read in two ways"),
         (names("2023/cat 2023/dog 2024/cat 2024/dog 2024/cow"), r"two ways(.|\n)*'2023', '2024' are the classes"),
+        (names("2023/Cat 2023/k\u00e4fer 2024/cat 2024/ka\u0308fer"), r"two ways(.|\n)*'2023', '2024' are the classes"),
         (names("train/2023/cat train/2023/dog train/2024/cat train/2024/dog test/2023/cat"), "`name: table`"),
     ],
     ids=lambda given: "" if isinstance(given, str) else given[0],
