@@ -169,7 +169,8 @@ class Parameter:
     XLA = "xla"  # as the study asks for it, or "auto"
     DATA = "data"  # name of the data set
     CLASSES = "classes"  # how many
-    TRAIN_IMAGES = "train_images"
+    TRAIN_IMAGES = "train_images"  # at a data_fraction of 1
+    USED_TRAIN_IMAGES = "train_images_used"  # at the trial's data_fraction
     VALIDATION_IMAGES = "validation_images"
 
 

@@ -128,6 +128,9 @@ class PreparedImages(Record):
     #: A file with the group of each image; "" without groups. The digest covers them.
     groups: str = field(default="", metadata=NOTHING)
     notes: tuple[str, ...] = field(default=(), metadata=NOTHING)  # about copies and groups
+    # those of train, validation and test that the images were divided into beforehand; the digest says which image
+    given: tuple[str, ...] = field(default=(), metadata=NOTHING)
+    passed_over: tuple[str, ...] = field(default=(), metadata=NOTHING)  # as in data.datasets.ImageSource
 
 
 @dataclass(frozen=True)

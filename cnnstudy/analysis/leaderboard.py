@@ -31,6 +31,7 @@ from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metr
 
 #: Columns that tables show after the factors, with their headings; the CSV has every column.
 _SHOWN = {
+    "train_images_used": "images",  # only if it varies
     "train_accuracy": "train",
     "val_accuracy": "val",
     "gap_accuracy": "gap",
@@ -71,7 +72,10 @@ _AT_THE_END = {
 }
 #: Words in the names of columns in which less is better; in all other columns of numbers, more is better.
 _LESS_IS_BETTER = ("loss", "gap", "seconds", "epoch")
-_WHOLE_NUMBERS = ("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters")
+_WHOLE_NUMBERS = (
+    *("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters"),
+    *("train_images", "train_images_used"),
+)
 #: What is shown of trials that are not ranked by accuracy.
 _NOT_ACCURACY = {
     Metric.VAL_BALANCED_ACCURACY: "Train, val and gap count every image alike; balanced is the mean recall of the "
@@ -232,6 +236,8 @@ def leaderboard_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     factors = [name for name in FACTORS if name in frame and (name in ALWAYS_SHOWN or _varies(frame, name))]
     others = set(_RANKED_BY) - set(map(column_name, frame.get("objective", ())))
     shown = [name for name in _SHOWN if name in frame and (name != "verdict" or frame[name].any())]
+    if Parameter.USED_TRAIN_IMAGES in shown and frame[Parameter.USED_TRAIN_IMAGES].nunique() < 2:
+        shown.remove(Parameter.USED_TRAIN_IMAGES)
     columns = [name for name in ("trial", *factors, *shown) if name in frame and name not in others]
     headings = [FACTORS[name].short_label if name in FACTORS else _SHOWN.get(name, name) for name in columns]
     return headings, [[_cell(row, column) for column in columns] for row in frame.to_dict("records")]
@@ -275,7 +281,7 @@ def _cell(row: dict[Any, Any], column: str) -> str:
         return transfer_label(value, row["weights"])
     if column in FACTORS:
         return FACTORS[column].write(value)
-    return str(int(value)) if column == "best_epoch" else str(value)
+    return str(int(value)) if column in _WHOLE_NUMBERS else str(value)
 
 
 def transfer_label(transfer: str, weights: str) -> str:

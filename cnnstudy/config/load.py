@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -27,6 +28,8 @@ from cnnstudy.system.validation import KeyPath
 
 #: The YAML tags that are harmless: they only repeat the type that a value has anyway.
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+#: The tags of values that YAML takes for something else than text because of their form.
+_READ_BY_FORM = PLAIN_TAGS | {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "merge", "value")}
 #: Larger or deeper files are refused: they are no study files, and reading them takes minutes.
 MOST_BYTES, MOST_VALUES = 1_000_000, 10_000
 _DEEP = re.compile(r"([\[{][^\[{\]}]{0,40}){100}")
@@ -159,6 +162,42 @@ class _NotYamlError(Exception):
         self.line = line
 
 
+class _NamesAsWritten(ruamel.yaml.constructor.RoundTripConstructor):
+    """Reads the names in a list `classes` as the text that is in the file: 1.10, 001, 1e3 and no are names."""
+
+    def construct_document(self, node: Any) -> Any:
+        waiting, seen = [node], set()
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen or not isinstance(one.value, list):
+                continue
+            seen.add(id(one))
+            pairs = (
+                one.value if isinstance(one, ruamel.yaml.nodes.MappingNode) else [(None, part) for part in one.value]
+            )
+            for index, (key, value) in enumerate(pairs):
+                waiting.append(value)
+                if key is not None and key.value == "classes":
+                    one.value[index] = key, _as_text(value)
+        return super().construct_document(node)
+
+
+def _as_text(node: Any) -> Any:
+    """Return a list's node whose values are text, or numbers that are written as they are read, such as 7.
+
+    It is a copy, because an alias may use the list elsewhere.
+    """
+    if not isinstance(node, ruamel.yaml.nodes.SequenceNode):
+        return node
+    names = copy.copy(node)
+    names.value = [copy.copy(part) for part in node.value]
+    for part in names.value:
+        is_read_by_form = isinstance(part, ruamel.yaml.nodes.ScalarNode) and part.tag in _READ_BY_FORM
+        if is_read_by_form and not re.fullmatch(r"0|[1-9][0-9]*|", part.value):
+            part.tag = "tag:yaml.org,2002:str"
+    return names
+
+
 def _parse(text: str) -> tuple[Any, Any]:
     """Parse YAML, and return it with ruamel.yaml's marks for lines and comments, and as plain types.
 
@@ -168,9 +207,11 @@ def _parse(text: str) -> tuple[Any, Any]:
     try:
         if deep := _DEEP.search(text):
             raise _NotYamlError("it is nested too deeply.", text.count("\n", 0, deep.start()) + 1)
+        yaml = ruamel.yaml.YAML(typ="rt")
+        yaml.Constructor = _NamesAsWritten
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
-            tree = ruamel.yaml.YAML(typ="rt").load(text)
+            tree = yaml.load(text)
         _check_nodes(tree)
         return tree, _plain(tree)
     except ruamel.yaml.error.MarkedYAMLError as error:
@@ -238,7 +279,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {key!r} holds no keys of its own, so it can't hold {keys[-1]!r}.")
     try:
-        node[keys[-1]] = _parse(value)[1]
+        # as in a file, where the value of a key that is `classes` is read as names
+        node[keys[-1]] = _parse(f"classes: {value}")[1]["classes"] if keys[-1] == "classes" else _parse(value)[1]
     except _NotYamlError as error:
         raise ConfigError(f"--set {override}: {error}") from error
     return keys

@@ -7,8 +7,11 @@ Only `training.test_split` opens the test split.
 The path of one image file, in reading order:
 
     datasets/          each data set lists its images as SourceImages: a key, a label, and a file, bytes or pixels
-      image_tree       lists a folder or archive with one folder per class
+      image_tree       from a folder or archive to classes and images, in
+      layouts          one of three ways of reading its folders
+      listing          finds the images in it, and counts what is passed over
       archives         reads the members of an archive into memory
+      file_types       what a file is, by its first bytes
     images             prepare_images: the steps below, once per data set, into the cache
       duplicates       a digest of every image; warnings about identical copies
       copies           near-duplicates, found on thumbnails
@@ -19,6 +22,7 @@ The path of one image file, in reading order:
     images             load_for_training: the cache entry -> train, validation and probe images
       splits           which images train and which validate
       grouped_splits   the same with whole groups
+      description      what there is, in a short paragraph
       batches          which images form each batch
 
 To add a data set, add a file to `datasets/`; it is found by its name.

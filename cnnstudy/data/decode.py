@@ -5,19 +5,24 @@ The bytes are not trusted: `decoder_process` runs this module under limits.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import io
 import os
 import stat
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 # Pillow loads some formats on demand: importing their plug-ins makes all of FORMATS known
-from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin, features  # noqa: F401
 
+from cnnstudy.data.file_types import HEAD_BYTES, identify
 from cnnstudy.records import BadImage, Decoded
 
 #: Part of the address of a cache entry: raise it when the same file would decode to different pixels.
-DECODER_VERSION = 3
-#: The formats that are tried, whatever a file's name. Not all of Pillow's: for PostScript it would start Ghostscript.
+DECODER_VERSION = 4
+#: The formats that are tried, whatever a file's name; `_formats` adds those that not every Pillow has. Not all of
+#: Pillow's: for PostScript it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 #: Larger images are refused by their header, before any pixels are decoded.
 MAX_PIXELS = 100_000_000
@@ -35,18 +40,6 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-#: Unsupported formats, which people rename to .jpg: (offset in bytes, possible signatures there, name).
-_UNSUPPORTED_FORMATS = (
-    (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
-    (4, (b"ftypavi",), "AVIF"),
-    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
-    (0, (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "), "JPEG 2000"),
-    (0, (b"8BPS",), "Photoshop"),
-    (0, (b"%!PS", b"\xc5\xd0\xd3\xc6"), "PostScript"),
-    (0, (b"%PDF",), "PDF"),
-    (0, (b"\0\0\1\0",), "ICO"),
-)
 
 
 def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:
@@ -97,7 +90,7 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
 
 def _open(content: bytes, size: int, opened: dict[tuple[int, int], Image.Image]) -> Image.Image:
     """Return the picture in RGB, decoded for this size only: its scale must not depend on a study's other sizes."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+    with Image.open(io.BytesIO(content), formats=_formats()) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels; the most is {MAX_PIXELS:,}")
@@ -110,19 +103,31 @@ def _open(content: bytes, size: int, opened: dict[tuple[int, int], Image.Image])
         return opened[scale]
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return FORMATS, with AVIF if this Pillow reads it, and HEIF if the package pillow-heif is installed."""
+    more = []
+    if "avif" in features.modules and features.check("avif"):  # Pillow before 11.2 does not know it
+        plugin = importlib.import_module("PIL.AvifImagePlugin")
+        plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # the pool has a process per core
+        more.append("AVIF")
+    if find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        more.append("HEIF")
+    return (*FORMATS, *more)
+
+
 def _describe_content(content: bytes) -> str:
-    """Describe a file that is in none of FORMATS."""
+    """Describe a file that can't be read in any of the formats."""
     if not content:
         return "an empty file"
-    for offset, signatures, name in _UNSUPPORTED_FORMATS:
-        if content.startswith(signatures, offset):
-            return f"{name}, which is not supported; save it as JPEG or PNG"
-    text = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"<") and b"<svg" in text:
-        return "SVG, which is not supported; save it as JPEG or PNG"
-    if text.startswith((b"<!doctype html", b"<html")):
+    found = identify(content[:HEAD_BYTES])
+    if found == "web page":
         return "a web page, not an image"
-    return "not an image that Pillow can read"
+    if {"HEIC": "HEIF"}.get(found, found) in ("", *_formats()):
+        return "not an image that Pillow can read"
+    hint = ", or install the package pillow-heif" if found == "HEIC" else ""
+    return f"{found}, which is not supported; save it as JPEG or PNG{hint}"
 
 
 def _turn_upright(picture: Image.Image) -> Image.Image:

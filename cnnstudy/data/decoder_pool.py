@@ -22,7 +22,7 @@ import cnnstudy
 from cnnstudy.data.datasets import SourceImage
 from cnnstudy.data.decode import resize
 from cnnstudy.data.decoder_process import Request, read_answers, write_requests
-from cnnstudy.data.image_tree import UNSUPPORTED_SUFFIXES
+from cnnstudy.data.listing import UNSUPPORTED_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.records import BadImage, Decoded
 from cnnstudy.system.processes import count_cores
@@ -154,12 +154,13 @@ class Decoders:
 
 
 def _decode_here(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage | None:
-    """Return the result for pixels, and for files of unsupported formats; None for what a decoder must see."""
+    """Return the result for pixels, and for files that Pillow would misread; None for what a decoder must see."""
     if isinstance(image.content, np.ndarray):
         picture = Image.fromarray(image.content).convert("RGB")
         return Decoded(tuple(resize(picture, size).tobytes() for size in sizes))
+    name = image.content.name if isinstance(image.content, Path) else image.key
     for suffix in UNSUPPORTED_SUFFIXES:
-        if image.key.lower().endswith(suffix):
+        if name.lower().endswith(suffix):
             return BadImage(image.key, f"files that end in {suffix} are not supported; save it as JPEG or PNG")
     return None
 

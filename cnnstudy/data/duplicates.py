@@ -119,9 +119,10 @@ def _copies_across_split(
 ) -> list[Sequence[int]]:
     """Return the groups of copies that are not all in the same part of the split."""
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
+    given = [part for place in usable if (part := source.images[place].part)]
     part_of = {
         usable[index]: part
-        for part, by_class in split_indices(keys, labels, split, groups=groups).items()
+        for part, by_class in split_indices(keys, labels, split, groups=groups, given=given).items()
         for members in by_class
         for index in members
     }  # images in neither part are in the test split

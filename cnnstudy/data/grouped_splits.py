@@ -17,25 +17,41 @@ Group = Sequence[int]
 
 
 def divide_groups(
-    keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int], block: int | None = None
+    keys: Sequence[str],
+    labels: Sequence[int],
+    split: Split,
+    groups: Sequence[int],
+    block: int | None = None,
+    given: Sequence[str] = (),
 ) -> dict[str, list[list[int]]]:
     """Return train, validation and test as indices, class by class, each class in the order of its groups.
 
     Args:
         groups: the group of each image.
         block: divides train and validation afresh; the test images are the same in all blocks.
+        given: as in `splits.rank_for_split`. Parts that are given stay as they are, and what is in a group with one of
+            their images is left out of train.
     """
+    held_out = {groups[i] for i, part in enumerate(given) if part != "train"}
     by_group: dict[int, list[int]] = {}
     for index in sorted(range(len(keys)), key=keys.__getitem__):
-        by_group.setdefault(groups[index], []).append(index)
-    members = list(by_group.values())
-    counts = Counter(labels)
-    test, rest = _take(_rank(members, keys, f"split-{split.seed}"), labels, _targets(counts, split.test), reserve=2)
+        if not given or (given[index] == "train" and groups[index] not in held_out):
+            by_group.setdefault(groups[index], []).append(index)
+    members = _rank(list(by_group.values()), keys, f"split-{split.seed}")
+    counts = Counter(labels[index] for group in members for index in group)
+    fixed: dict[str, list[Group]] = {
+        part: [[i] for i, of in enumerate(given) if of == part] for part in ("validation", "test")
+    }
+    test, rest = fixed["test"], members
+    if "test" not in given:
+        test, rest = _take(members, labels, _targets(counts, split.test), reserve=2)
     if block is not None:
         rest = _rank(rest, keys, f"split-{split.seed}-block-{block}")
-    validation, train = _take(rest, labels, _targets(counts, split.validation), reserve=1)
+    validation, train = fixed["validation"], rest
+    if "validation" not in given:
+        validation, train = _take(rest, labels, _targets(counts, split.validation), reserve=1)
     parts = {"train": train, "validation": validation, "test": test}
-    return {part: _by_class(chosen, labels, max(counts, default=-1) + 1) for part, chosen in parts.items()}
+    return {part: _by_class(chosen, labels, max(labels, default=-1) + 1) for part, chosen in parts.items()}
 
 
 def _targets(counts: Counter[int], share: float) -> Counter[int]:

@@ -156,7 +156,8 @@ def _describe_copies(
 ) -> str:
     """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
-    parts = split_indices(keys, labels, split)
+    given = [one for place in usable if (one := source.images[place].part)]
+    parts = split_indices(keys, labels, split, given=given)
     part_of = {i: part for part, by_class in parts.items() for members in by_class for i in members}
     trained = {groups[usable[i]] for i, part in part_of.items() if part == "train"}
     held_out = {"validation": [0, 0], "test": [0, 0]}  # with a copy in train, and all
@@ -167,11 +168,12 @@ def _describe_copies(
             held_out[part][1] += 1
     leaks = " and ".join(f"{number} of {total} {part}" for part, (number, total) in held_out.items())
     several = len({group for place, group in enumerate(groups) if group != place})
+    divided = "Images of train with a copy in a part that was given beforehand are left out. " if given else ""
     return (
         f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
         f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
-        f"side of every split; otherwise {leaks} images would have a copy in training. If these are no copies, write "
-        "`copies: ignore` under `data`"
+        f"side of every split; otherwise {leaks} images would have a copy in training. {divided}If these are no copies, "
+        "write `copies: ignore` under `data`"
     )
 
 
@@ -180,7 +182,8 @@ def _contradictions(source: ImageSource, grouping: Grouping, copies: Sequence[Pa
     usable, groups = grouping.usable, grouping.of_usable
     assert groups is not None
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
-    test = divide_groups(keys, labels, split, groups)["test"]
+    given = [part for place in usable if (part := source.images[place].part)]
+    test = divide_groups(keys, labels, split, groups, given=given)["test"]
     tested = {usable[i] for members in test for i in members}
     lines = [
         f"{printable(source.images[i].key)} ~ {printable(source.images[j].key)}"

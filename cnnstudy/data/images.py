@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,13 @@ class CachedImages:
     labels: np.ndarray  # [n] int64
     usable: np.ndarray  # indices of the images that could be decoded
     groups: np.ndarray | None  # [n] int64, the group of each image; None: there are no groups
+    given: tuple[str, ...]  # the part of each image, if they were divided beforehand
 
-    def list_usable(self) -> tuple[list[str], list[int], list[int] | None]:
-        """Return keys, labels and groups of the usable images, for the functions of `splits`."""
+    def list_usable(self) -> tuple[list[str], list[int], list[int] | None, list[str]]:
+        """Return keys, labels, groups and given parts of the usable images, for the functions of `splits`."""
         groups = None if self.groups is None else self.groups[self.usable].tolist()
-        return [self.keys[i] for i in self.usable], self.labels[self.usable].tolist(), groups
+        given = [self.given[i] for i in self.usable] if self.given else []
+        return [self.keys[i] for i in self.usable], self.labels[self.usable].tolist(), groups, given
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def prepare_images(
     if options.copies == "together":
         similar = look_for_copies(digest, lambda: _map_pixels(folders[copies.SIZE]), progress)
     grouping = group_images(source, options, similar, digests, usable, split)
-    counts = _count_images(source.classes, [source.images[place] for place in usable], split, grouping.of_usable)
+    used = [source.images[place] for place in usable]
+    counts = _count_images(source.classes, used, split, grouping.of_usable)
+    given = tuple(sorted({image.part for image in used if image.part}))
     first = PreparedImages(
         name=options.name,
         folder="",
@@ -134,7 +139,9 @@ def prepare_images(
         skipped=tuple(bad),
         warnings=(*grouping.warnings, *duplicate_warnings(source, digests, usable, split, grouping.of_usable)),
         groups=grouping.store(),
-        notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups else ())),
+        notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups and not given else ())),
+        given=given,
+        passed_over=source.passed_over,
         **counts,
     )
     return [replace(first, folder=str(folders[size]), size=size) for size in sizes]
@@ -167,15 +174,25 @@ def _cap_classes(source: ImageSource, options: DataOptions, split: Split) -> Ima
     if options.images_per_class is None:
         return source
     ranked = rank_by_hash([i.key for i in source.images], [i.label for i in source.images], f"cap-{split.seed}")
-    chosen = sorted(i for members in ranked for i in members[: options.images_per_class])
-    return ImageSource(source.classes, tuple(source.images[i] for i in chosen))
+    chosen = sorted(i for members in ranked for i in _mix_parts(source, members)[: options.images_per_class])
+    return replace(source, images=tuple(source.images[i] for i in chosen))
+
+
+def _mix_parts(source: ImageSource, members: Sequence[int]) -> list[int]:
+    """Return the images of a class in an order of which every beginning has the parts in about equal shares."""
+    by_part: dict[str | None, list[int]] = {}
+    for i in members:
+        by_part.setdefault(source.images[i].part, []).append(i)
+    place = {i: (rank + 0.5) / len(part) for part in by_part.values() for rank, i in enumerate(part)}
+    return sorted(members, key=place.__getitem__)
 
 
 def _digest_source(source: ImageSource, digests: Sequence[bytes]) -> str:
-    """Return a digest of the classes and, image by image, of key, label and the digest of its file, bytes or pixels."""
+    """Return a digest of the classes and, image by image, of key, label, given part and the digest of its content."""
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     for image, image_digest in zip(source.images, digests, strict=True):
-        digest.update(f"\0{image.key}\0{image.label}\0".encode())
+        part = f"{image.part}\0" if image.part else ""
+        digest.update(f"\0{image.key}\0{image.label}\0{part}".encode())
         digest.update(image_digest)
     return digest.hexdigest()
 
@@ -196,6 +213,7 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
         "keys": [image.key for image in source.images],
         "labels": [image.label for image in source.images],
         "bad": {image.path: image.reason for image in bad},
+        **({"given": [image.part for image in source.images]} if any(image.part for image in source.images) else {}),
     }
     for size, folder in folders.items():
         arrays[size].flush()
@@ -242,36 +260,60 @@ def _count_images(
     """Count the images per class in train, validation and test.
 
     Raises:
-        DataError: there are fewer than two classes, or a class has too few images for all three.
+        DataError: there are fewer than two classes, or classes have too few images for all three.
     """
     labels = [image.label for image in images]
-    for label, name in enumerate(classes):
-        if labels.count(label) < 4:
-            raise DataError(
-                f"class {name!r} has {labels.count(label)} usable images; at least 4 are needed for training, "
-                "validation and test. Add images or remove the class."
-            )
+    given = [image.part for image in images if image.part]
     if len(classes) < 2:
         raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
     if groups is not None:
-        return _count_whole_groups(classes, [image.key for image in images], labels, split, groups)
-    parts = split_indices([image.key for image in images], labels, split)
-    for label, members in enumerate(parts["train"]):
-        if not members:
-            raise DataError(
-                f"class {classes[label]!r} has {labels.count(label)} usable images; with validation "
-                f"{split.validation:g} and test {split.test:g} none is left for training. Add images or make these "
-                "shares smaller."
-            )
-    held_out = tuple(count_held_out(labels.count(label), split) for label in range(len(classes)))
-    return {**{part: tuple(map(len, members)) for part, members in parts.items()}, "test": held_out}
+        keys = [image.key for image in images]
+        return _count_whole_groups(classes, divide_groups(keys, labels, split, groups, given=given), labels, groups)
+    parts = split_indices([image.key for image in images], labels, split, given=given)
+    totals, tested = Counter(labels), Counter(image.label for image in images if image.part == "test")
+    to_divide = Counter(image.label for image in images if image.part in (None, "train"))
+    counts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    lacking = []
+    for label, name in enumerate(classes):
+        numbers = {part: len(by_class[label]) if label < len(by_class) else 0 for part, by_class in parts.items()}
+        numbers["test"] = tested[label] if "test" in given else count_held_out(to_divide[label], split)
+        lack = _describe_lack(totals[label], numbers, bool(given), split)
+        lacking += [f"class {name!r} has {lack}"] if lack else []
+        for part, number in numbers.items():
+            counts[part].append(number)
+    if lacking:
+        several = f"{len(lacking)} classes are too small for their parts:{format_list(lacking)}\n"
+        raise DataError(
+            f"{several if len(lacking) > 1 else f'{lacking[0]}. '}Add images, leave classes out (`classes` lists those "
+            "to use), or make the shares of validation and test smaller."
+        )
+    return {part: tuple(numbers) for part, numbers in counts.items()}
+
+
+def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: Split) -> str:
+    """Return what a class has too few of; "" if it has images in every part.
+
+    Args:
+        total: its usable images.
+        numbers: those in train, validation and test.
+        given: whether the images were divided beforehand.
+    """
+    if given:
+        listed = f"{numbers['train']} train, {numbers['validation']} validation and {numbers['test']} test images"
+        return "" if all(numbers.values()) else f"{listed}; each part needs at least one"
+    if total < 4:
+        return f"{total} usable images; at least 4 are needed for training, validation and test"
+    if numbers["train"]:
+        return ""
+    return (
+        f"{total} usable images; with validation {split.validation:g} and test {split.test:g} none is left for training"
+    )
 
 
 def _count_whole_groups(
-    classes: Sequence[str], keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int]
+    classes: Sequence[str], parts: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], groups: Sequence[int]
 ) -> dict[str, tuple[int, ...]]:
-    """Do what `_count_images` does, for images in groups."""
-    parts = divide_groups(keys, labels, split, groups)
+    """Do what `_count_images` does, for images in groups that were divided into `parts`."""
     for label, name in enumerate(classes):
         if not all(by_class[label] for by_class in parts.values()):
             number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
@@ -302,7 +344,8 @@ def open_decoded(images: PreparedImages) -> CachedImages:
             f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
         ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
-    return CachedImages(pixels, tuple(index["keys"]), np.array(index["labels"], dtype=np.int64), usable, groups)
+    labels = np.array(index["labels"], dtype=np.int64)
+    return CachedImages(pixels, tuple(index["keys"]), labels, usable, groups, tuple(index.get("given", ())))
 
 
 def load_for_training(
@@ -325,8 +368,8 @@ def load_for_training(
     """
     decoded = open_decoded(images)
     pixels, labels, usable = decoded.pixels, decoded.labels, decoded.usable
-    keys, true_labels, groups = decoded.list_usable()
-    parts = split_indices(keys, true_labels, split, block, groups=groups)
+    keys, known_labels, groups, given = decoded.list_usable()
+    parts = split_indices(keys, known_labels, split, block, groups, given)
     train = select_share(parts["train"], data_fraction, groups)
     probe = first_images(train, [len(members) for members in parts["validation"]], groups)
 
@@ -367,6 +410,6 @@ def open_train_and_validation(images: PreparedImages, split: Split) -> tuple[np.
         DataError: the cache entry is gone or damaged.
     """
     decoded = open_decoded(images)
-    keys, labels, groups = decoded.list_usable()
-    parts = split_indices(keys, labels, split, groups=groups)
+    keys, labels, groups, given = decoded.list_usable()
+    parts = split_indices(keys, labels, split, groups=groups, given=given)
     return decoded.pixels, _places(decoded.usable, itertools.chain.from_iterable(parts.values()))

@@ -1,5 +1,7 @@
 """Which images train and which validate, by a hash of seed and key: the same on every machine and file system.
 
+Images that were divided beforehand stay as they are; what they lack, validation or test, is cut from train.
+
 This module never returns the test images: those come from `training.test_split`, which only `confirm` uses.
 """
 
@@ -22,13 +24,24 @@ def rank_by_hash(keys: Sequence[str], labels: Sequence[int], salt: str) -> list[
     return members
 
 
-def rank_for_split(keys: Sequence[str], labels: Sequence[int], split: Split) -> list[list[int]]:
-    """Return the images of each class, as indices, in the order of a study's split, its test images first."""
-    return rank_by_hash(keys, labels, f"split-{split.seed}")
+def rank_for_split(
+    keys: Sequence[str], labels: Sequence[int], split: Split, given: Sequence[str] = ()
+) -> list[list[int]]:
+    """Return the images of each class that are to be divided, as indices, in the order of a study's split.
+
+    Unless the test part is given, the test images are the first.
+
+    Args:
+        given: the part of each image, if they were divided beforehand; of them only train is divided further.
+    """
+    ranked = rank_by_hash(keys, labels, f"split-{split.seed}")
+    return [[i for i in members if given[i] == "train"] for members in ranked] if given else ranked
 
 
-def count_held_out(images: int, split: Split) -> int:
-    """Return how many of a class's images are held out for the test."""
+def count_held_out(images: int, split: Split, given: Sequence[str] = ()) -> int:
+    """Return how many of a class's images, those to be divided, are held out for the test."""
+    if "test" in given:
+        return 0
     return max(1, round(split.test * images))
 
 
@@ -38,6 +51,7 @@ def split_indices(
     split: Split,
     block: int | None = None,
     groups: Sequence[int] | None = None,
+    given: Sequence[str] = (),
 ) -> dict[str, list[list[int]]]:
     """Return train and validation as indices, class by class, each class in its ranked order; test images in neither.
 
@@ -45,17 +59,24 @@ def split_indices(
 
     Args:
         groups: the group of each image; the images of a group are all in one part.
+        given: as in `rank_for_split`; a validation part that is given is the same in all blocks.
     """
     if groups is not None:
-        divided = divide_groups(keys, labels, split, groups, block)
+        divided = divide_groups(keys, labels, split, groups, block, given)
         return {part: divided[part] for part in ("train", "validation")}
     parts: dict[str, list[list[int]]] = {"train": [], "validation": []}
     block_ranking = None if block is None else rank_by_hash(keys, labels, f"split-{split.seed}-block-{block}")
-    for label, members in enumerate(rank_for_split(keys, labels, split)):
-        remaining = members[count_held_out(len(members), split) :]
+    for label, members in enumerate(rank_for_split(keys, labels, split, given)):
+        remaining = members[count_held_out(len(members), split, given) :]
         if block_ranking is not None:
             allowed = set(remaining)
             remaining = [i for i in block_ranking[label] if i in allowed]
+        if "validation" in given:
+            parts["validation"].append(
+                [i for i, part in enumerate(given) if (part, labels[i]) == ("validation", label)]
+            )
+            parts["train"].append(remaining)
+            continue
         validation = max(1, round(split.validation * len(members)))
         parts["validation"].append(remaining[:validation])
         parts["train"].append(remaining[validation:])

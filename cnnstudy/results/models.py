@@ -23,9 +23,8 @@ from rich.text import Text
 
 from cnnstudy.analysis import leaderboard
 from cnnstudy.analysis.confirmation import best_single_trial
-from cnnstudy.data.archives import is_hidden
-from cnnstudy.data.image_tree import IMAGE_SUFFIXES
-from cnnstudy.errors import DataError, InputError, ModelError, UnknownNameError
+from cnnstudy.data.listing import list_tree
+from cnnstudy.errors import DataError, InputError, ModelError, UnknownNameError, printable
 from cnnstudy.execution import Executor, Job
 from cnnstudy.execution.jobs import run_job
 from cnnstudy.records import BadImage
@@ -165,9 +164,10 @@ def predict_files(
     An image that can't be used is in the result as a BadImage.
 
     Raises:
+        DataError: a folder can't be read.
         ModelError: the model can't be used.
     """
-    images = [image for place in given for image in _list_images(place)]
+    images = [image for place in given for image in _list_images(place, display)]
     usable = [image for image in images if isinstance(image, str)]
     answers: Iterator[Any] = iter(())
     if usable:
@@ -187,20 +187,19 @@ def _prediction(path: str, answer: dict[str, Any], model: Model) -> Prediction |
     return Prediction(path, tuple((model.class_name(index), probability) for index, probability in answer["classes"]))
 
 
-def _list_images(place: str) -> Iterator[str | BadImage]:
-    """Yield a file, or the image files of a folder; a BadImage if there are none."""
+def _list_images(place: str, display: Display) -> Iterator[str | BadImage]:
+    """Yield a file, or the images in a folder as training would find them; a BadImage if there are none."""
     path = os.path.expanduser(place)
     if not os.path.isdir(path):
         yield place if os.path.exists(path) else BadImage(place, "there is no such file")
         return
-    names = []
-    for folder, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)]
-        names += [os.path.join(folder, name) for name in images]
-    if not names:
-        yield BadImage(place, f"a folder without images (files that end in {', '.join(IMAGE_SUFFIXES)})")
-    yield from sorted(names)
+    tree = list_tree(Path(path))
+    passed_over = tree.passed_over.describe()
+    if passed_over:
+        display.show_message(printable(f"{place}: passed over: {', '.join(passed_over)}"))
+    if not tree.images:
+        yield BadImage(place, "a folder without images")
+    yield from sorted(os.path.join(path, *parts) for parts, _ in tree.images)
 
 
 def show_predictions(console: Console, title: str, predictions: Sequence[Prediction | BadImage]) -> None:

@@ -52,9 +52,13 @@ def equal_updates(config: StudyConfig, name: str, images: PreparedImages) -> int
     return min(_total_updates({**fewest, "protocol": protocol}, images, epochs) for protocol in levels["protocol"])
 
 
+def count_train_images(levels: Mapping[str, Level], images: PreparedImages) -> int:
+    """Return how many training images a trial with these levels uses."""
+    return sum(count_used_images(class_images, float(levels["data_fraction"])) for class_images in images.train)
+
+
 def _total_updates(levels: Mapping[str, Level], images: PreparedImages, epochs: int) -> int:
-    train = sum(count_used_images(class_images, float(levels["data_fraction"])) for class_images in images.train)
-    return count_updates(train, int(levels["batch_size"]), epochs, str(levels["protocol"]))
+    return count_updates(count_train_images(levels, images), int(levels["batch_size"]), epochs, str(levels["protocol"]))
 
 
 def _level_bounds(config: StudyConfig, name: str, factor: str) -> tuple[Level, ...]:

@@ -249,12 +249,12 @@ def report_power(
 
 def warn_of_few_validation_images(images: Iterable[PreparedImages], display: Display) -> None:
     """Say that a verdict cannot be shown, if there are fewer validation images than it takes at best."""
-    fewest = min(sum(one.validation) for one in images)
-    if fewest < LEAST_IMAGES_FOR_FIT:
+    least = min(images, key=lambda one: sum(one.validation))
+    if (fewest := sum(least.validation)) < LEAST_IMAGES_FOR_FIT:
         display.show_message(
             f"  {fewest} validation images are too few for the verdict `fit`: that takes at least "
             f"{LEAST_IMAGES_FOR_FIT}, all of them right. Trials without a clear gap "
-            "will be `cannot-tell`; a larger data.validation helps"
+            f"will be `cannot-tell`; {'more' if 'validation' in least.given else 'a larger data.validation'} helps"
         )
 
 

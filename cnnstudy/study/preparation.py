@@ -21,6 +21,7 @@ from cnnstudy.config.checks import describe_weights_file
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
+from cnnstudy.data.description import describe_images
 from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
@@ -82,6 +83,7 @@ class Preparation:
         """
         result = run_job(self.executor, images_job(self.config, options, names), self.display)
         prepared = [PreparedImages.from_json(entry) for entry in result]
+        self.display.show_message(describe_images(prepared[0]))
         skipped = prepared[0].skipped
         if skipped:
             shown = "\n  ".join(map(str, skipped[:20])) + (
@@ -94,7 +96,7 @@ class Preparation:
             self.display.show_message(f"WARNING: {options.name}: {warning}")
         for note in prepared[0].notes:
             self.display.show_message(f"{options.name}: {note}")
-        by_size = {entry.size: replace(entry, skipped=(), warnings=()) for entry in prepared}
+        by_size = {entry.size: replace(entry, skipped=(), warnings=(), passed_over=()) for entry in prepared}
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:

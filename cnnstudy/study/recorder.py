@@ -17,6 +17,7 @@ from cnnstudy.errors import TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, EpochRecord, TrialResult, TrialSpec
+from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
     Decision,
     Leftovers,
@@ -146,6 +147,7 @@ class Recorder:
             Parameter.DATA: spec.images.name,
             Parameter.CLASSES: len(spec.images.classes),
             Parameter.TRAIN_IMAGES: sum(spec.images.train),
+            Parameter.USED_TRAIN_IMAGES: count_train_images(spec.levels, spec.images),
             Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
         }
         tags = {

@@ -173,7 +173,8 @@ def build_trial_spec(
         # the champion is chosen among these, and its model is what confirming is for
         keep_model=training.keep_models or proposal.purpose == "confirm",
         equal_updates=equal_updates(config, name, images),
-        block=proposal.block,
+        # a validation part that is given is the same for every seed
+        block=None if "validation" in images.given else proposal.block,
         checkpoints=training.checkpoint_mode,
         # a pruner could not stop a trial during shared epochs
         share_epochs=training.share_epochs and config.pruner == "none",

@@ -42,12 +42,13 @@ from cnnstudy.tracking.recorded import (
 from cnnstudy.tracking.sqlite import sqlite_file
 
 #: Keys that may change when a study is resumed: how much to run, and whatever does not affect the recorded trials.
-#: Paths may change too: images and source weights are compared by their content.
+#: Paths and layouts may change too: images, with their classes and parts, and weights are compared by their content.
 _HARMLESS_KEYS = (
     *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
     *("training.timeout", "training.equal_failures"),
     *("training.checkpoints", "training.share_epochs", "training.keep_models"),
     *("data.path", "weights.*.file", "weights.*.data.path"),
+    *("data.layout", "weights.*.data.layout"),
 )
 #: What trials did before these keys existed and were recorded.
 _EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto", "weights.*.draws": "one"}

@@ -199,8 +199,13 @@ class RecordedRun:
 
     @property
     def train_images(self) -> int | None:
-        """Return the number of training images; None as for `epochs`."""
+        """Return the number of training images at a data_fraction of 1; None as for `epochs`."""
         return _to_int(self.parameters.get(Parameter.TRAIN_IMAGES))
+
+    @property
+    def train_images_used(self) -> int | None:
+        """Return how many training images the trial used; None also if an earlier version recorded it."""
+        return _to_int(self.parameters.get(Parameter.USED_TRAIN_IMAGES))
 
     @property
     def best_epoch(self) -> int | None:

@@ -18,16 +18,24 @@ from cnnstudy.records import PreparedImages, Split
 
 
 def list_test_indices(
-    keys: Sequence[str], labels: Sequence[int], split: Split, groups: Sequence[int] | None = None
+    keys: Sequence[str],
+    labels: Sequence[int],
+    split: Split,
+    groups: Sequence[int] | None = None,
+    given: Sequence[str] = (),
 ) -> list[int]:
-    """Return the indices of the test images of all classes, in ascending order.
+    """Return the indices of the test images of all classes, in ascending order: those given, or those cut from train.
 
     Args:
         groups: the group of each image, all of which are in one part.
+        given: as in `splits.rank_for_split`.
     """
+    if "test" in given:
+        return [i for i, part in enumerate(given) if part == "test"]
     if groups is not None:
-        return sorted(i for members in divide_groups(keys, labels, split, groups)["test"] for i in members)
-    by_class = rank_for_split(keys, labels, split)
+        divided = divide_groups(keys, labels, split, groups, given=given)
+        return sorted(i for members in divided["test"] for i in members)
+    by_class = rank_for_split(keys, labels, split, given)
     return sorted(i for members in by_class for i in members[: count_held_out(len(members), split)])
 
 
@@ -38,8 +46,8 @@ def load_test_images(images: PreparedImages, split: Split) -> Images:
         DataError: the decoded images are gone.
     """
     decoded = open_decoded(images)
-    keys, labels, groups = decoded.list_usable()
-    rows = decoded.usable[list_test_indices(keys, labels, split, groups=groups)]
+    keys, labels, groups, given = decoded.list_usable()
+    rows = decoded.usable[list_test_indices(keys, labels, split, groups, given)]
     return Images(Pixels(decoded.pixels, rows), decoded.labels[rows], rows)
 
 

@@ -229,6 +229,22 @@ def test_a_factor_that_varies_gets_a_column(make_run: MakeRun) -> None:
     runs = [make_run(number, levels={"data_fraction": fraction}) for number, fraction in enumerate((0.25, 1.0))]
     headings, rows = leaderboard_table(build_leaderboard(runs, ACCURACY))
     assert sorted(row[headings.index("data")] for row in rows) == ["100 %", "25 %"]
+    assert "images" not in headings, "earlier versions did not record how many images were used"
+
+
+def test_the_number_of_images_used_is_told_where_it_varies(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run(number, parameters={"train_images": "100", "train_images_used": used})
+        for number, used in enumerate(("25", "100"))
+    ]
+    frame = build_leaderboard([*runs, make_run(2)], ACCURACY)
+    headings, rows = leaderboard_table(frame)
+    assert sorted(row[headings.index("images")] for row in rows) == ["", "100", "25"]
+    assert "images" not in leaderboard_table(build_leaderboard(runs[:1], ACCURACY))[0]
+    write_csv(frame, tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as file:
+        written = {row["trial"]: (row["train_images_used"], row["train_images"]) for row in csv.DictReader(file)}
+    assert written == {"alexnet-000": ("25", "100"), "alexnet-001": ("100", "100"), "alexnet-002": ("", "")}
 
 
 def test_random_weights_are_said(make_run: MakeRun) -> None:

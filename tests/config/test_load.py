@@ -959,6 +959,41 @@ def test_set_overrides_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
     assert (loaded.text, loaded.overrides, loaded.path) == (STUDY, tuple(overrides), Path(path))
 
 
+NAMES = ("1.10", "1.1", "001", "1", "1e3", "0x1F", "1_000", "no", "true", "null", "~", "2024-13-45", ".5", "1:20", "<<")
+
+
+@pytest.mark.parametrize(
+    ("form", "by_set"),
+    [
+        ("classes: [{}]", False),
+        ("classes: [{}]", True),
+        ("classes: &names [{}]", False),
+        ("classes:\n  - {}", False),
+    ],
+)
+def test_names_of_classes_are_the_text_in_the_file(form: str, by_set: bool, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    listed = form.format(("\n  - " if "- {}" in form else ", ").join(NAMES))
+    data = f"data:\n  name: folder\n  path: {tmp_path / 'photos'}\n"
+    without = changed(STUDY[STUDY.index("data:") : STUDY.index("image_size:")], data)
+    if by_set:
+        key, _, value = listed.partition(": ")
+        loaded = load_study(written(tmp_path, without), [f"data.{key}={value}"])
+    else:
+        loaded = load_study(written(tmp_path, without.replace(data, f"{data}  {listed}\n")))
+    assert loaded.config.data.model_dump()["classes"] == NAMES
+
+
+def test_a_list_that_is_repeated_as_classes_stays_numbers_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    text = changed(STUDY[STUDY.index("data:") : STUDY.index("image_size:")], "")
+    text = text.replace("dropout: {low: 0.1, high: 0.7}", "dropout: &same [0.10, 0.5]")
+    text += f"data: {{name: folder, path: {tmp_path / 'photos'}, classes: *same}}\n"
+    loaded = load_study(written(tmp_path, text))
+    assert loaded.config.data.model_dump()["classes"] == ("0.10", "0.5")
+    assert loaded.config.factors["dropout"] == Choices((0.1, 0.5))
+
+
 def test_set_may_make_a_group_that_the_file_lacks(tmp_path: Path) -> None:
     path = written(tmp_path, changed("objective:\n  metric: val/loss\n", ""))
     assert load_study(path, ["objective.metric=val/loss"]).config.objective.metric == "val/loss"

@@ -154,7 +154,7 @@ def _refused() -> list[Odd]:
         Odd("icon.png", b"\0\0\1\0\1\0" + bytes(100), refused="ICO, which is not supported"),
         Odd("old.jpg", b"\0\0\0\x0cjP  \r\n", refused="JPEG 2000, which is not supported"),
         Odd("picture.jp2", b"\0\0\0\x0cjP  \r\n", refused="files that end in .jp2 are not supported"),
-        Odd("sorrow.avif", b"\0\0\0\x1cftypavif", refused="files that end in .avif are not supported"),
+        Odd("sorrow.avif", b"\0\0\0\x1cftypavif", refused="not an image that Pillow can read"),
     ]
 
 

@@ -185,5 +185,5 @@ MEMBERS: dict[str, tuple[Callable[[Path], Path], str | list[str]]] = {
         _named("pear/n\0ul.png")["zip 'pear/n\\x00ul.png'"],
         "a zero byte",
     ),
-    "tar of a picture with a zero byte in its name": (_named("pear/n\0ul.png")["tar 'pear/n\\x00ul.png'"], ""),
+    "tar of a picture with a zero byte in its name": (_named("pear/n\0ul.png")["tar 'pear/n\\x00ul.png'"], ["pear/n"]),
 }

@@ -93,8 +93,16 @@ def _digits(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def _folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    names = [f"{name}/part{number % 2}/{number}.png" for name in ("pear", "apple", "quince") for number in range(8)]
+    names = [f"{name}/{name}s{number % 2}/{number}.png" for name in ("pear", "apple", "quince") for number in range(8)]
     return {"path": write_folder(root / "fruit", tree(*names))}
+
+
+def _table(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    names = [f"{number % 3}/{number}" for number in range(24)]
+    write_folder(root / "table", {name: picture(number) for number, name in enumerate(names)})
+    lines = [f"{name},kind {name[0]}\n" for name in names]
+    (root / "table" / "labels.csv").write_text("file,species\n" + "".join(lines))
+    return {"path": root / "table" / "labels.csv", "image": "file", "label": "species"}
 
 
 def _flowers(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -114,6 +122,7 @@ def _fashion_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
 MAKERS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "digits": _digits,
     "folder": _folder,
+    "table": _table,
     "flowers": _flowers,
     "cifar10": _cifar10,
     "fashion_mnist": _fashion_mnist,

@@ -78,7 +78,10 @@ def test_a_truncated_jpeg_is_bad() -> None:
         (b"just text", "not an image that Pillow can read"),
         (b"\n<!DOCTYPE html><title>log in</title>", "a web page, not an image"),
         (b"<?xml version='1.0'?><svg/>", "SVG, which is not supported; save it as JPEG or PNG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not supported; save it as JPEG or PNG"),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0",
+            "HEIC, which is not supported; save it as JPEG or PNG, or install the package pillow-heif",
+        ),
     ],
     ids=["empty", "text", "html", "svg", "heic"],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cnnstudy.data import archives, image_tree
+from cnnstudy.data import archives, listing
 from cnnstudy.data.datasets import ImageSource, folder
 from cnnstudy.data.image_tree import read_tree
 from cnnstudy.errors import DataError
@@ -68,12 +68,16 @@ def test_what_is_no_image_is_ignored(kind: str, tmp_path: Path) -> None:
         ".git/1.png",
         "__MACOSX/pear/1.png",
         "pear/1.txt",
-        "pear/png",
+        "pear/png.",
     ]
-    assert keys(read_tree(pack(kind, tmp_path, PLAIN | tree(*others)))) == KEYS
+    source = read_tree(pack(kind, tmp_path, PLAIN | tree(*others)))
+    assert keys(source) == KEYS
+    told = " ".join(source.passed_over)
+    for part in ("2 .txt (notes.txt, ...)", "1 image outside the class folders (cover.png)", "hidden (", "Thumbs.db"):
+        assert part in told, told
 
 
-@pytest.mark.parametrize("suffix", [*(suffix[1:] for suffix in image_tree.IMAGE_SUFFIXES), "JPG", "Tiff"])
+@pytest.mark.parametrize("suffix", [*(suffix[1:] for suffix in listing.IMAGE_SUFFIXES), "JPG", "Tiff"])
 def test_suffixes(suffix: str, tmp_path: Path) -> None:
     source = read_tree(write_folder(tmp_path, {f"a/1.{suffix}": b"", f"b/1.{suffix}": b""}))
     assert len(source.images) == 2
@@ -89,7 +93,7 @@ def test_classes_may_be_chosen_and_ordered(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_class_is_named(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no images in .* for 'quince', 'sloe'; images are files that end in .jpg"):
+    with pytest.raises(DataError, match=r"no images in .* for 'quince', 'sloe'; images are told by what is in a file"):
         read_tree(pack(kind, tmp_path, PLAIN | tree("quince/readme.txt", "sloe/deep/readme.txt")))
 
 

@@ -16,12 +16,13 @@ from PIL import Image
 from rich.console import Console
 from trained_study import NAME, Trained
 
+from cnnstudy.data.image_tree import read_tree
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import DataError, InputError, ModelError
 from cnnstudy.records import BadImage, Split
 from cnnstudy.results import models
 from cnnstudy.results.models import Model, Prediction, find_model
-from cnnstudy.system.display import SilentDisplay
+from cnnstudy.system.display import PlainDisplay, SilentDisplay
 
 
 def predict(trained: Trained, *images: Path | str, top: int = 5, model: Model | None = None) -> list[Any]:
@@ -97,14 +98,36 @@ def test_classes_without_names_are_numbered(trained: Trained) -> None:
 # ---- images and models that can't be used
 
 
-def test_a_folder_stands_for_its_images(trained: Trained, tmp_path: Path) -> None:
-    source = (trained.folder / "photos" / "one" / "0.png").read_bytes()
-    for name in ("b.png", "a/c.PNG", "a/notes.txt", ".hidden/d.png", "__MACOSX/e.png", "a/.f.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(source)
-    found = predict(trained, tmp_path)
-    assert [one.path for one in found] == [str(tmp_path / "a" / "c.PNG"), str(tmp_path / "b.png")]
-    assert all(one.classes for one in found)
+def test_a_folder_stands_for_the_images_that_training_would_find_in_it(trained: Trained, tmp_path: Path) -> None:
+    source = Image.open(trained.folder / "photos" / "one" / "0.png").convert("RGB")
+    forms = {"b.png": "PNG", "a/c.PNG": "PNG", "d.jfif": "JPEG", "e.jpg_large": "JPEG", "f": "WEBP", "g.avif": "AVIF"}
+    hidden = {".hidden/d.png": "PNG", "__MACOSX/e.png": "PNG", "a/.f.png": "PNG"}
+    for name, form in (forms | hidden | {"../linked/h.jpg.1": "JPEG"}).items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        source.save(tmp_path / "photos" / name, form)
+    (tmp_path / "photos" / "z").symlink_to(tmp_path / "linked", target_is_directory=True)
+    (tmp_path / "photos" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "damaged.jpg").write_text("no image")
+    told: list[str] = []
+    model = find_model(NAME, trained.uri, trained.folder)
+    found = models.predict_files(model, [str(tmp_path / "photos")], 5, trained.executor, PlainDisplay(told.append))
+    names = [*sorted(["damaged.jpg", *forms]), "z/h.jpg.1"]
+    assert [one.path for one in found] == [str(tmp_path / "photos" / name) for name in names]
+    assert [one.path for one in found if isinstance(one, BadImage)] == [str(tmp_path / "photos" / "damaged.jpg")]
+    tree = read_tree_keys(tmp_path / "photos")
+    assert {Path(one.path).relative_to(tmp_path / "photos").as_posix() for one in found} == tree
+    passed_over = f"{tmp_path / 'photos'}: passed over: 3 hidden (.hidden, ...), 1 .txt (a/notes.txt)"
+    assert passed_over in told
+
+
+def read_tree_keys(folder: Path) -> set[str]:
+    """The images that training finds in a folder, which is put beside another class for that."""
+    both = folder.parent / "both"
+    both.mkdir()
+    (both / "this").symlink_to(folder, target_is_directory=True)
+    (both / "other").mkdir()
+    Image.new("RGB", (8, 8)).save(both / "other" / "1.png")
+    return {image.key.removeprefix("this/") for image in read_tree(both).images} - {"other/1.png"}
 
 
 def test_what_cannot_be_used_is_named_and_the_others_are_predicted(trained: Trained, tmp_path: Path) -> None:

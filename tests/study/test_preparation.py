@@ -76,6 +76,8 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
         assert (
             found["alexnet"].skipped == found["alexnet"].warnings == ()
         )  # reported once, and left out of every trial's specification
+        described = [text for text in told if text.startswith("folder: 13 images of 2 classes: apple (6), pear (7)\n")]
+        assert len(described) == 1
         assert "folder: 1 images can't be used and are skipped:\n  pear/\\x1b[31mred.png: an empty file" in told
         copies = "WARNING: folder: an image is in more than one class, as byte-identical copies; remove the wrong ones:"
         assert f"{copies}\n  apple/0.png = pear/same.png" in told

@@ -87,7 +87,7 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
     assert (run.state, run.kind, run.name) == ("finished", "trial", "alexnet-007 scratch, batch size 16, dropout 0.5")
     assert run.parameters["batch_size"] == "16"
     assert run.parameters["weights"] == "none"
-    assert run.parameters["train_images"] == "12"
+    assert run.parameters["train_images"] == run.parameters["train_images_used"] == "12"
     assert run.metrics["best/val_accuracy"] == 0.625
     assert run.metrics["best/epoch"] == 2
     assert run.metrics["time/total_seconds"] == 12.5

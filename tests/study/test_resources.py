@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.batches import count_updates
 from cnnstudy.errors import ConfigError
 from cnnstudy.records import PreparedImages
+from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.budget import equal_updates, trial_epochs
+from cnnstudy.study.preparation import SourceWeights
+from cnnstudy.study.resources import build_trial_spec
 
 FILE = """
 name: probe
@@ -55,6 +59,16 @@ def test_every_trial_makes_the_updates_at_which_they_are_compared(config: MakeCo
     legacy = equal_updates(config("factors.protocol=[clean, legacy]", "factors.batch_size=[8, 16]"), "alexnet", IMAGES)
     # 25 images in batches of 16: one full batch and a partial one
     assert legacy == count_updates(25, 16, 10, "legacy") == 10
+
+
+@pytest.mark.parametrize(("given", "block"), [((), 3), (("test", "train"), 3), (("train", "validation"), None)])
+def test_no_seed_divides_images_with_a_given_validation_part(
+    config: MakeConfig, given: tuple[str, ...], block: int | None
+) -> None:
+    """Analyses then take the seeds for ones that share their validation images, as they do."""
+    images = dataclasses.replace(IMAGES, given=given)
+    proposal = Proposal("alexnet", 0, levels(8), 5, 3)
+    assert build_trial_spec(config(), proposal, images, SourceWeights("none", None)).block == block
 
 
 def test_a_range_counts_with_its_end(config: MakeConfig) -> None:

@@ -114,6 +114,7 @@ HARMLESS = [
     ("searched", "sampler: random", "kind: search, sampler: random, start_with: []"),
     ("searched", "path: photos", "path: ./photos/"),
     ("searched", "path: photos", "path: elsewhere"),
+    ("searched", "path: photos", "path: photos, layout: classes"),
     ("searched", "file: weights.npz", "file: elsewhere/weights.npz"),
     ("searched", "trials: 2", "trials: 3"),
     ("searched", "trials: 2", "trials: 1"),

@@ -6,7 +6,7 @@ must be cheap to import: heavy imports belong inside `load`.
 
 Comes in: the `data` key of a study file. Goes out: an ImageSource, every image with its key and label.
 
-May import: errors, names, records, system, data.archives, data.image_tree, data.path_groups.
+May import: errors, names, records, system, data.archives, data.image_tree, data.layouts, data.path_groups.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class DataOptions(StrictModel):
         return self
 
 
+#: A part of the split.
+Part = Literal["train", "validation", "test"]
+
+
 @dataclass(frozen=True)
 class SourceImage:
     """An image before decoding. Its `key` is the same on every machine and file system."""
@@ -57,6 +61,7 @@ class SourceImage:
     key: str
     label: int
     content: Path | bytes | np.ndarray  # a file, its bytes, or pixels [height, width] or [height, width, 3] uint8
+    part: Part | None = None  # the part that it was put into beforehand; None: not divided; for all images or for none
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ class ImageSource:
 
     classes: tuple[str, ...]
     images: tuple[SourceImage, ...]
+    passed_over: tuple[
+        str, ...
+    ] = ()  # what was found and is not used, each kind with its number: `3 .txt (a.txt, ...)`
 
 
 class DataSet(Protocol):

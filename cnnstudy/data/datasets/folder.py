@@ -1,4 +1,4 @@
-"""Your own images: a folder, or an archive of one, that holds one folder of image files per class.
+"""Your own images: a folder, or an archive of one, with one folder of images per class, divided beforehand or not.
 
 Links in a folder are followed, even out of it; links in an archive are refused.
 """
@@ -10,16 +10,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource
-from cnnstudy.data.image_tree import ExistingPath, read_tree, require_distinct_classes
-
-#: YAML reads a folder name such as 7 as a number.
-ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
+from cnnstudy.data.image_tree import ClassName, ExistingPath, read_tree, require_distinct_classes
+from cnnstudy.data.layouts import Layout
 
 
 class Options(DataOptions):
     """The options of a folder of images.
 
-    `path`: the folder or archive. `classes`: use only these; labels are numbered in this order.
+    `path`: the folder or archive. `classes`: use only these; labels are numbered in this order. `layout`: how to read
+    the folders; needed only where they can be read in two ways.
     """
 
     path: ExistingPath
@@ -27,12 +26,13 @@ class Options(DataOptions):
         None
     )
     copies: Literal["together", "ignore"] = "together"
+    layout: Layout | None = None
 
 
 def load(options: Options) -> ImageSource:
     """Load the images of the classes, sorted by path.
 
     Raises:
-        DataError: the path can't be read, or does not hold one folder per class.
+        DataError: the path can't be read, or in two ways, or does not hold one folder per class.
     """
-    return read_tree(options.path, options.classes)
+    return read_tree(options.path, options.classes, options.layout)

@@ -64,7 +64,9 @@ def _data_fact(report: ReportData) -> Fact | None:
     for run in report.runs:
         values = run.parameters
         if {Parameter.DATA, Parameter.CLASSES, Parameter.TRAIN_IMAGES, Parameter.VALIDATION_IMAGES} <= set(values):
-            images = f"{run.train_images} train and {values[Parameter.VALIDATION_IMAGES]} validation images"
+            used = sorted({number for one in report.runs if (number := one.train_images_used)})
+            share = f"{', '.join(map(str, used))} of " if used not in ([], [run.train_images]) else ""
+            images = f"{share}{run.train_images} train and {values[Parameter.VALIDATION_IMAGES]} validation images"
             return Fact("Data", values[Parameter.DATA], f"{run.classes} classes, {images}")
     return None
 

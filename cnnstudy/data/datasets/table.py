@@ -1,0 +1,166 @@
+"""Your own images, listed in a table: a row for each image, with its file, its label and perhaps its part.
+
+The table is CSV, TSV or Parquet. Cells count as the text that is in them: 001 is not 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from cnnstudy.data.datasets import DataOptions, ImageSource, Part, SourceImage
+from cnnstudy.data.image_tree import ClassName, name_classes, require_distinct_classes
+from cnnstudy.data.layouts import PART_NAMES, quote_names
+from cnnstudy.errors import DataError, did_you_mean
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+#: Separators of a .csv; the one that is most frequent in the first line counts.
+_SEPARATORS = ",;\t"
+
+
+def _require_table(path: Path) -> Path:
+    expanded = Path(os.path.expanduser(path))
+    if not os.path.isfile(expanded):
+        raise ValueError(f"there is no file {path} (looked for {expanded.absolute()}); give a table that exists.")
+    if expanded.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is not a table ({', '.join(SUFFIXES)}); give one.")
+    return expanded
+
+
+class Options(DataOptions):
+    """The options of a table of images.
+
+    `path`: the table; files in it are relative to its folder. `image`, `label`, `part`: the names of its columns.
+    `classes`: use only these labels; classes are numbered in this order.
+    """
+
+    path: Annotated[Path, AfterValidator(_require_table)]
+    image: str = Field(description="the column with the file of each image, relative to the table's folder")
+    label: str = Field(description="the column with the class of each image")
+    part: str | None = Field(None, description="the column with train, validation or test; default: divide them here")
+    classes: Annotated[tuple[ClassName, ...] | None, Field(min_length=2), AfterValidator(require_distinct_classes)] = (
+        None
+    )
+
+
+def load(options: Options) -> ImageSource:
+    """Load the images of the classes, sorted by path.
+
+    Raises:
+        DataError: the table can't be read, lacks a column, or has a row that is incomplete or names an image again.
+    """
+    path = options.path
+    columns = [options.image, options.label, *([options.part] if options.part else [])]
+    rows = _read_parquet(path, columns) if path.suffix.lower() == ".parquet" else _read_text(path, columns)
+    found: dict[str, tuple[str, str, Path, Part | None]] = {}  # key -> row, label, file, part
+    for place, row in rows:
+        key, file = _locate(path, row[options.image])
+        label = row[options.label].strip()
+        if key in found:
+            raise DataError(f"{path}: {place} and {found[key][0]} are both about {key!r}; keep one.")
+        found[key] = place, label, file, _find_part(path, place, row[options.part]) if options.part else None
+    if not found:
+        raise DataError(f"{path} has no rows; it must have one for each image.")
+    label_of = name_classes(path, sorted({label for _, label, _, _ in found.values()}), "label")
+    known = sorted(label_of)
+    classes = options.classes or tuple(known)
+    for name in classes:
+        if name not in known:
+            raise DataError(
+                f"there is no class {name!r} in column {options.label!r} of {path}{did_you_mean(name, known)} "
+                f"The classes there are {quote_names(known)}."
+            )
+    numbers = {label_of[name]: number for number, name in enumerate(classes)}
+    images = tuple(
+        SourceImage(key, numbers[label], file, part)
+        for key, (_, label, file, part) in sorted(found.items())
+        if label in numbers
+    )
+    unused = len(found) - len(images)
+    return ImageSource(classes, images, (f"{unused} rows of classes that are not listed",) if unused else ())
+
+
+def _read_text(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV or TSV file: where each is, and its cells by column.
+
+    Raises:
+        DataError: it can't be read, lacks a column, has a row of another length, or an empty cell in a column.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+            file.seek(0)
+            lines = csv.reader(file, delimiter=separator, strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            _check_columns(path, columns, header)
+            for cells in lines:
+                place = f"line {lines.line_num}"
+                if cells and len(cells) != len(header):
+                    raise DataError(
+                        f"{path}, {place}: has {len(cells)} cells, and the first line {len(header)}; a cell that "
+                        f"contains {separator!r} must be in quotes."
+                    )
+                if cells:
+                    yield place, _check_cells(path, place, columns, dict(zip(header, cells, strict=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"can't read the table {path}: {reason}; save it as CSV in UTF-8.") from error
+
+
+def _read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a Parquet file, as `_read_text`."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path, dtype_backend="pyarrow")
+    except (OSError, ValueError, ImportError) as error:  # pyarrow's errors are OSErrors and ValueErrors
+        raise DataError(f"can't read the table {path}: {str(error).splitlines()[0]}") from error
+    _check_columns(path, columns, list(map(str, frame.columns)))
+    frame.columns = list(map(str, frame.columns))
+    for number, cells in enumerate(zip(*(frame[column] for column in columns), strict=True), 1):
+        row = {c: "" if pd.isna(cell) else str(cell) for c, cell in zip(columns, cells, strict=True)}
+        yield f"row {number}", _check_cells(path, f"row {number}", columns, row)
+
+
+def _check_columns(path: Path, columns: list[str], header: list[str]) -> None:
+    for name in columns:
+        if header.count(name) != 1:
+            what = "two columns" if name in header else "no column"
+            raise DataError(
+                f"{path} has {what} {name!r}{did_you_mean(name, header) or '.'} Its columns are {quote_names(header)}."
+            )
+
+
+def _check_cells(path: Path, place: str, columns: list[str], row: Mapping[str, str]) -> dict[str, str]:
+    for name in columns:
+        if not row[name].strip():
+            raise DataError(f"{path}, {place}: the column {name!r} is empty; fill it in, or remove the row.")
+    return {name: row[name] for name in columns}
+
+
+def _find_part(path: Path, place: str, given: str) -> Part:
+    part = PART_NAMES.get(given.strip().casefold())
+    if part is None:
+        raise DataError(
+            f"{path}, {place}: {given!r} is no part of the split; parts are train, validation and test "
+            f"(or {', '.join(sorted(set(PART_NAMES) - {'train', 'validation', 'test'}))})."
+        )
+    return part
+
+
+def _locate(table: Path, given: str) -> tuple[str, Path]:
+    """Return the key of an image, and its file.
+
+    The key is the path as the table gives it, so that it is the same on every machine that has the table.
+    """
+    written = given.replace("\\", "/") if "/" not in given else given
+    key = posixpath.normpath(unicodedata.normalize("NFC", written)).lstrip("/")
+    return key, table.parent / written

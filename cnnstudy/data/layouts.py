@@ -1,0 +1,264 @@
+"""How the folders of a tree are read: which are classes, and which divide the images into train, validation and test.
+
+`classes`: the top folders are the classes. `divided`: the top folders, or those just below the classes, are train,
+validation and test. `classes-below`: the classes are one level below the top folders (years, cameras, people), each of
+which holds images of most of them.
+
+A tree is read without being told how only if it can be read in one way; else `arrange` refuses it with both readings.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cnnstudy.data.archives import Parts
+from cnnstudy.data.datasets import Part
+from cnnstudy.data.listing import ListedImage, Tree
+from cnnstudy.errors import DataError, printable
+
+Layout = Literal["classes", "divided", "classes-below"]
+
+#: What people call the parts of a divided data set, in lower case.
+PART_NAMES: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+#: Names of folders that lie beside each other: images, and what is drawn on them or said of them.
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
+_COMPANIONS = {
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"),
+    *("gt", "ground_truth", "groundtruth", "xml", "json", "segmentationclass", "segmentationobject"),
+}
+MAX_QUOTED = 12
+#: Why an image that is too far up is not used.
+OUTSIDE = "outside the class folders"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image in the folder of its class, and the part of the split that it was put into; None: not divided yet."""
+
+    folder: str
+    part: Part | None
+    image: ListedImage
+
+
+def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[set[str], list[Placed]]:
+    """Return the class folders, those without images too, and the images in them.
+
+    Args:
+        path: the root, for messages.
+        layout: None: recognise it.
+
+    Raises:
+        DataError: the tree can be read in two ways, or not as the layout says.
+    """
+    if layout is None:
+        layout = _recognise(path, tree)
+        folders, placed = _READERS[layout](path, tree)
+        if layout == "divided":
+            below = Tree({(folder,) for folder in folders}, [(_below(one), one.image[1]) for one in placed])
+            _refuse_companions(path, below, "divided")
+            _refuse_shared_subfolders(path, below, "divided")
+        return folders, placed
+    return _READERS[layout](path, tree)
+
+
+def quote_names(names: Iterable[str]) -> str:
+    """Return names in quotes, at most MAX_QUOTED of them."""
+    listed = list(names)
+    more = f" and {len(listed) - MAX_QUOTED} more" if len(listed) > MAX_QUOTED else ""
+    return ", ".join(map(repr, listed[:MAX_QUOTED])) + more
+
+
+def _below(one: Placed) -> Parts:
+    """Return the path of an image below the part of the split that it is in."""
+    parts = one.image[0]
+    return (one.folder, *parts[2:])
+
+
+# ---- which layout it is
+
+
+def _recognise(path: Path, tree: Tree) -> Layout:
+    """Return the only way to read the tree.
+
+    Raises:
+        DataError: there are several.
+    """
+    top = sorted({parts[0] for parts, _ in tree.images if len(parts) > 1})
+    direct = {parts[0] for parts, _ in tree.images if len(parts) == 2}
+    below = _names_below(tree)
+    parts_of_top = {name: PART_NAMES[name.casefold()] for name in top if name.casefold() in PART_NAMES}
+    if parts_of_top:
+        complete = len(parts_of_top) == len(top) == len(set(parts_of_top.values()))
+        if complete and "train" in parts_of_top.values() and not direct:
+            return "divided"
+        if len(parts_of_top) > 1 or any(len(below.get(name, ())) > 1 for name in parts_of_top):
+            raise DataError(
+                _two_readings(
+                    path,
+                    f"the folders {quote_names(top)}",
+                    f"{quote_names(top)} are the classes: `layout: classes`",
+                    f"{quote_names(parts_of_top)} divide the images into train, validation and test: `layout: divided`,"
+                    " with one folder per class in each and nothing beside them",
+                )
+            )
+    inner = {
+        name: {PART_NAMES.get(folder.casefold()) for folder in folders} - {None} for name, folders in below.items()
+    }
+    divided = [name for name, found in inner.items() if len(found) > 1]
+    if divided:
+        raise DataError(
+            _two_readings(
+                path,
+                f"the folder {divided[0]!r} with {quote_names(sorted(below[divided[0]]))} in it",
+                "the images of a class belong together, however they were divided: `layout: classes`",
+                "they stay divided as they are into train, validation and test: `layout: divided`",
+            )
+        )
+    _refuse_companions(path, tree, "classes")
+    _refuse_shared_subfolders(path, tree, "classes")
+    return "classes"
+
+
+def _two_readings(path: Path, what: str, first: str, second: str) -> str:
+    return (
+        f"{printable(str(path))} can be read in two ways, because of {what}:\n"
+        f"  {first}\n  {second}\n"
+        "Write the one that is meant under `data`."
+    )
+
+
+def _names_below(tree: Tree) -> dict[str, set[str]]:
+    """Return the names of the folders with images just below each top folder."""
+    below: dict[str, set[str]] = {}
+    for parts, _ in tree.images:
+        if len(parts) > 2:
+            below.setdefault(parts[0], set()).add(parts[1])
+    return below
+
+
+def _refuse_companions(path: Path, tree: Tree, layout: Layout) -> None:
+    """Raise DataError if the folders look like images beside their masks or labels, none of which is a class."""
+    top = {parts[0] for parts in tree.folders}
+    names = {name.casefold() for name in top}
+    if names & _IMAGE_FOLDERS and names & _COMPANIONS and names <= _IMAGE_FOLDERS | _COMPANIONS:
+        images = next(name for name in sorted(top) if name.casefold() in _IMAGE_FOLDERS)
+        raise DataError(
+            _two_readings(
+                path,
+                f"the folders {quote_names(sorted(top))}",
+                f"{quote_names(sorted(top))} are the classes: `layout: {layout}`",
+                f"only {images!r} holds photos, in one folder per class: give that folder as `path`, or list the "
+                "photos with their labels in a table, `name: table`",
+            )
+        )
+
+
+def _refuse_shared_subfolders(path: Path, tree: Tree, layout: Layout) -> None:
+    """Raise DataError if the folders one level below may be the classes: most of their names are in several folders."""
+    below = _names_below(tree)
+    depths = Counter((parts[0], len(parts) == 2) for parts, _ in tree.images)
+    holds_images = any(depths[name, True] >= depths[name, False] for name, direct in depths if direct)
+    # on another disk the same names may have another case, or another form of their Unicode
+    same = {_normalise(name).casefold(): name for name in sorted(set().union(*below.values()))}
+    counts = Counter(name for names in below.values() for name in {_normalise(name).casefold() for name in names})
+    shared = sorted(same[name] for name, count in counts.items() if count > 1)
+    if holds_images or len(below) < 2 or len(shared) < 2 or 2 * len(shared) < len(counts):
+        return
+    lower = "`layout: classes-below`" if layout == "classes" else "list the images in a table, `name: table`"
+    raise DataError(
+        _two_readings(
+            path,
+            f"the folders {quote_names(shared)}, which are in several of {quote_names(sorted(below))}",
+            f"{quote_names(sorted(below))} are the classes: `layout: {layout}`",
+            f"{quote_names(sorted(same.values()))} are the classes: {lower}",
+        )
+    )
+
+
+# ---- reading each layout
+
+
+def _read_classes(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 2))
+    placed = [Placed(image[0][0], None, image) for image in tree.images if len(image[0]) > 1]
+    return {parts[0] for parts in tree.folders}, placed
+
+
+def _read_classes_below(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 3))
+    placed = [Placed(_normalise(image[0][1]), None, image) for image in tree.images if len(image[0]) > 2]
+    return {_normalise(parts[1]) for parts in tree.folders if len(parts) > 1}, placed
+
+
+def _read_divided(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
+    """Read a tree whose top folders, or those just below them, are train, validation and test.
+
+    Raises:
+        DataError: other folders hold images, two folders are the same part, there is no train, or images have no class.
+    """
+    tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 2))
+    images = sorted((image for image in tree.images if len(image[0]) > 1), key=lambda image: image[0])
+    level = 0 if any(image[0][0].casefold() in PART_NAMES for image in images) else 1
+    placed: list[Placed] = []
+    without_class: list[str] = []
+    for image in images:
+        parts = image[0]
+        part = PART_NAMES.get(parts[level].casefold()) if len(parts) > level + 1 else None
+        if part is None:
+            raise DataError(
+                f"{path} is to be read as divided beforehand, and {'/'.join(parts)!a} is in none of its folders train, "
+                f"validation and test (or {', '.join(sorted(set(PART_NAMES) - {'train', 'validation', 'test'}))}); "
+                "move it into one, or out of this folder."
+            )
+        if len(parts) > 2:
+            placed.append(Placed(_normalise(parts[1 - level]), part, image))
+        else:
+            without_class.append("/".join(parts))
+    if without_class:
+        raise DataError(
+            f"{len(without_class)} images in {path} are in no class folder ({quote_names(sorted(without_class))}), so "
+            "that their classes are not known; move them out of this folder, or into one folder per class."
+        )
+    _check_parts(path, placed, level)
+    class_folders = (parts for parts in tree.folders if len(parts) > 1 and parts[level].casefold() in PART_NAMES)
+    return {_normalise(parts[1 - level]) for parts in class_folders}, placed
+
+
+def _check_parts(path: Path, placed: list[Placed], level: int) -> None:
+    """Raise DataError if two folders are the same part, or if there are classes that train lacks."""
+    folders: dict[Part, set[str]] = {}
+    classes: dict[Part, set[str]] = {}
+    for one in placed:
+        assert one.part is not None
+        folders.setdefault(one.part, set()).add(one.image[0][level])
+        classes.setdefault(one.part, set()).add(one.folder)
+    for part, names in folders.items():
+        if len(names) > 1 and level == 0:
+            raise DataError(f"the folders {quote_names(sorted(names))} in {path} are both {part}; merge them.")
+    for part, found in classes.items():
+        unknown = sorted(found - classes.get("train", set()))
+        if unknown:
+            raise DataError(
+                f"{path} is divided beforehand, and its {part} part has images of {quote_names(unknown)}, of which "
+                "its train part has none; add training images, or remove these."
+            )
+
+
+def _normalise(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+_READERS: dict[Layout, Callable[[Path, Tree], tuple[set[str], list[Placed]]]] = {
+    "classes": _read_classes,
+    "divided": _read_divided,
+    "classes-below": _read_classes_below,
+}

@@ -1,0 +1,138 @@
+"""A table of images: its forms, its parts, and what is refused, with the place."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from cnnstudy.data.datasets import ImageSource, table
+from cnnstudy.data.images import prepare_images
+from cnnstudy.errors import DataError
+
+from .samples import picture
+
+ROWS = [
+    ("a/1.jpg", "001", "train"),
+    ("./a/2", "1.10", "TEST"),
+    ("b/3.jpg", "1.1", "val"),
+    ("b/ä 4.jpg", "NA", "Training"),
+    ("../elsewhere/5.jpg", "1e3", "valid"),
+    ("c\\6.jpg", "no, none", "testing"),
+]
+KEYS = ["../elsewhere/5.jpg", "a/1.jpg", "a/2", "b/3.jpg", "b/ä 4.jpg", "c/6.jpg"]
+HEADER = ("file", "species", "split")
+
+
+def write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = HEADER, separator: str = ",") -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    if path.suffix == ".parquet":
+        pd.DataFrame(rows, columns=list(header)).to_parquet(path)
+        return path
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=separator).writerows([header, *rows])
+    return path
+
+
+def load(path: Path, **more: Any) -> ImageSource:
+    given = {"name": "table", "path": path, "image": "file", "label": "species", "part": "split"}
+    return table.load(table.Options.model_validate(given | more))
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("1.csv", ","), ("1.CSV", ";"), ("1.csv", "\t"), ("1.tsv", "\t"), ("1.parquet", "")]
+)
+def test_every_form_of_table_gives_the_same(name: str, separator: str, tmp_path: Path) -> None:
+    shuffled = random.Random(1).sample(ROWS, len(ROWS))
+    source = load(write(tmp_path / "data" / name, shuffled, separator=separator))
+    assert source.classes == ("001", "1.1", "1.10", "1e3", "NA", "no, none"), "cells are text"
+    assert [image.key for image in source.images] == KEYS
+    assert [source.classes[image.label] for image in source.images] == ["1e3", "001", "1.10", "1.1", "NA", "no, none"]
+    assert [image.part for image in source.images] == ["validation", "train", "test", "validation", "train", "test"]
+    assert source.images[2].content == tmp_path / "data" / "a" / "2"
+    undivided = load(tmp_path / "data" / name, part=None)
+    assert {image.part for image in undivided.images} == {None}
+    chosen = load(tmp_path / "data" / name, classes=["NA", "001"])
+    assert [(image.key, image.label) for image in chosen.images] == [("a/1.jpg", 1), ("b/ä 4.jpg", 0)]
+    assert chosen.passed_over == ("4 rows of classes that are not listed",)
+
+
+def test_numbers_in_parquet_are_written_as_numbers(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"file": ["1.png", "2.png"], "species": pd.array([7, 12], dtype="Int64"), "other": [1.5, None]}
+    )
+    frame.to_parquet(tmp_path / "1.parquet")
+    assert load(tmp_path / "1.parquet", part=None).classes == ("12", "7")
+    with pytest.raises(DataError, match="row 2: the column 'other' is empty; fill it in, or remove the row"):
+        load(tmp_path / "1.parquet", part=None, label="other")
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "text"),
+    [
+        ([("1.png", "", "train")], HEADER, "line 2: the column 'species' is empty"),
+        ([("1.png", "a", "train"), ("./1.png", "b", "test")], HEADER, "line 3 and line 2 are both about '1.png'; keep"),
+        (
+            [("1.png", "a", "hold-out")],
+            HEADER,
+            "line 2: 'hold-out' is no part of the split; parts are train, validation",
+        ),
+        ([("1.png", "a")], HEADER, "line 2: has 2 cells, and the first line 3"),
+        ([("1.png", "a", "train")], ("file", "specie", "split"), "no column 'species'; did you mean 'specie'"),
+        ([("1.png", "a", "train")], ("file", "file", "species"), "two columns 'file'"),
+        (
+            [("1.png", "Cat", "train"), ("2.png", "cat", "train")],
+            HEADER,
+            "labels 'Cat' and 'cat' .* differ only in upper",
+        ),
+        ([("1.png", "a", "train")], HEADER, "no class 'b' in column 'species' of .* The classes there are 'a'"),
+        ([], HEADER, "1.csv has no rows; it must have one for each image"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_what_is_wrong_is_named_with_its_place(
+    rows: list[tuple[str, ...]], header: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=text):
+        load(write(tmp_path / "1.csv", rows, header), classes=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("1.csv", "file,species\n\xe4,b\n".encode("latin-1")), ("1.csv", b'file,species\n"a,b\n'), ("1.parquet", b"PAR1")],
+    ids=["latin-1", "open quote", "damaged parquet"],
+)
+def test_a_table_that_can_not_be_read_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"can't read the table .*{name}"):
+        load(tmp_path / name, part=None)
+
+
+def test_options(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"there is no file .*gone.csv .*; give a table that exists"):
+        load(tmp_path / "gone.csv")
+    (tmp_path / "1.xlsx").write_bytes(b"")
+    with pytest.raises(ValidationError, match=r"1.xlsx is not a table \(.csv, .tsv, .parquet\)"):
+        load(tmp_path / "1.xlsx")
+
+
+def test_files_that_are_missing_are_named_and_the_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    rows = [(f"{n}", "ab"[n % 2], ("train", "test", "val")[n // 4]) for n in range(12)]
+    path = write(tmp_path / "1.csv", rows)
+    for name, _, _ in rows[1:]:
+        (tmp_path / name).write_bytes(picture(int(name), "WEBP"))
+    options = table.Options.model_validate(
+        {"name": "table", "path": path, "image": "file", "label": "species", "part": "split"}
+    )
+    with pytest.raises(DataError, match=r"can't read .*/0: No such file"):
+        prepare_images(options, [8], 0, lambda *_: None)
+    (tmp_path / "0").write_bytes(picture(0, "PNG"))
+    (prepared,) = prepare_images(options, [8], 0, lambda *_: None)
+    assert (prepared.train, prepared.validation, prepared.test) == ((2, 2), (2, 2), (2, 2))
+    assert prepared.given == ("test", "train", "validation")
