@@ -207,11 +207,11 @@ def _parse(text: str) -> tuple[Any, Any]:
     try:
         if deep := _DEEP.search(text):
             raise _NotYamlError("it is nested too deeply.", text.count("\n", 0, deep.start()) + 1)
-        yaml = ruamel.yaml.YAML(typ="rt")
-        yaml.Constructor = _NamesAsWritten
+        reader = ruamel.yaml.YAML(typ="rt")
+        reader.Constructor = _NamesAsWritten
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ruamel.yaml.error.ReusedAnchorWarning)
-            tree = yaml.load(text)
+            tree = reader.load(text)
         _check_nodes(tree)
         return tree, _plain(tree)
     except ruamel.yaml.error.MarkedYAMLError as error:
