@@ -29,7 +29,7 @@ def divide_groups(
     Args:
         groups: the group of each image.
         block: divides train and validation afresh; the test images are the same in all blocks.
-        given: as in `splits.rank_for_split`. Parts that are given stay as they are, and what is in a group with one of
+        given: as in `splits.split_indices`. Parts that are given stay as they are; what is in a group with one of
             their images is left out of train.
     """
     held_out = {groups[i] for i, part in enumerate(given) if part != "train"}

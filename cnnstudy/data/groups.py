@@ -172,8 +172,8 @@ def _describe_copies(
     return (
         f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
         f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
-        f"side of every split; otherwise {leaks} images would have a copy in training. {divided}If these are no copies, "
-        "write `copies: ignore` under `data`"
+        f"side of every split; otherwise {leaks} images would have a copy in training. {divided}If these are no "
+        "copies, write `copies: ignore` under `data`"
     )
 
 

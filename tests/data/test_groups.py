@@ -203,3 +203,23 @@ def test_groups_that_do_not_exist_are_refused(folder: Path) -> None:
 def test_too_few_groups_are_named(folder: Path) -> None:
     with pytest.raises(DataError, match="the 24 images of class 'cat' are in 1 group that stay whole"):
         ready(folder, groups={"pattern": "^(?P<group>cat|dog)"})
+
+
+@pytest.mark.parametrize("beforehand", [("train", "test"), ("train", "validation"), ("train", "validation", "test")])
+def test_parts_that_are_given_stay_and_train_lacks_their_groups(beforehand: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(len(beforehand))
+    keys = [f"{i:03d}" for i in range(240)]
+    labels, groups = (np.arange(240) % 3).tolist(), rng.integers(0, 90, 240).tolist()
+    given = rng.choice(beforehand, 240, p=[0.6, *[0.4 / (len(beforehand) - 1)] * (len(beforehand) - 1)]).tolist()
+    split = Split(0.2, 0.2, 5)
+    for block in (None, 0, 7):
+        parts = divide_groups(keys, labels, split, groups, block, given)
+        places = {part: [i for members in by_class for i in members] for part, by_class in parts.items()}
+        for part in beforehand[1:]:
+            assert sorted(places[part]) == [i for i, of in enumerate(given) if of == part]
+        held_out = {groups[i] for part in ("validation", "test") for i in places[part]}
+        assert held_out.isdisjoint({groups[i] for i in places["train"]})
+        assert all(places.values())
+        assert sorted(places["test"]) == list_test_indices(keys, labels, split, groups, given)
+        same = split_indices(keys, labels, split, block, groups, given)
+        assert same == {part: parts[part] for part in ("train", "validation")}
