@@ -99,7 +99,8 @@ def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:
 
 def _evaluation_batch(trainer: Trainer) -> Images:
     count = evaluation_batch_size(trainer.spec.images.size)
-    return Images(**{name: array[:count] for name, array in vars(trainer.images.validation).items()})
+    images = trainer.images.validation
+    return Images(images.pixels[:count], images.labels[:count], images.places[:count])
 
 
 def _time_update(trainer: Trainer, batch: np.ndarray) -> tuple[float, float]:
