@@ -160,7 +160,11 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
     assert isinstance(strategy, FactorialConfig)
     cells = [_count_cells(config, name) for name in names]
     networks = f"{len(names)} network{'s' if len(names) > 1 else ''}"
-    shown = f"{networks} x {cells[0]} cells" if len(set(cells)) == 1 else f"{networks}, {' + '.join(cells)} cells"
+    shown = (
+        f"{networks} x {cells[0]} cell{'' if cells[0] == '1' else 's'}"
+        if len(set(cells)) == 1
+        else f"{networks}, {' + '.join(cells)} cells"
+    )
     display.show_message(
         f"factorial: {shown} x {strategy.seeds} seed{'s' if strategy.seeds > 1 else ''} = {total} trials "
         f"({total - remaining} recorded, {remaining} to run)"
