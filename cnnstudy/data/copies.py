@@ -23,8 +23,9 @@ COPIES_VERSION = 1
 SIZE = 32
 #: Correlation of the details from which two pictures are copies. `python benchmarks/copies.py` measures what it finds.
 LEAST_CORRELATION = 0.95
-#: Correlation of small grey pictures below which the details are not looked at, for speed.
-_LEAST_ROUGH = 0.8
+#: Small grey pictures are registered, first blurred, then sharp, and dropped if their details correlate no better.
+_STAGES = ((1, 0.4), (0, 0.7))
+_STEPS = 4
 #: At most this many others are proposed for each picture, if their descriptions are at least so similar.
 _MOST_PROPOSED, _LEAST_SIMILARITY = 4, 0.4
 _FREQUENCIES = 8
@@ -145,17 +146,23 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, i
 
 def _are_alike(moved: Array, fixed: Array) -> Array:
     """Check whether pictures [n, 3, SIZE, SIZE] show the same details, once the first are moved onto the second."""
-    small = (_small_grey(moved), _small_grey(fixed))
-    place = _register(*small)
-    alike = _correlate(*_warp(small[0], place), small[1]) > _LEAST_ROUGH
-    if alike.any():
-        warped, inside = _warp(_blur(moved[alike], 1), place[alike])
-        clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
-        clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
-        one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
-        contrast = np.sqrt((_dot(one, one) + 1e-6) / (_dot(other, other) + 1e-6))
-        same_contrast = (contrast < _MOST_CONTRAST) & (contrast > 1 / _MOST_CONTRAST)
-        alike[alike] = same_contrast & (_correlate(one, clear, other) >= LEAST_CORRELATION)
+    one, other = _small_grey(moved), _small_grey(fixed)
+    details = other - _blur(other, 6)
+    place = np.zeros((len(moved), 4), np.float32)
+    alike = np.ones(len(moved), dtype=bool)
+    for blurs, least in _STAGES:
+        place[alike] = _register(one[alike], other[alike], place[alike], blurs)
+        warped, inside = _warp(one[alike], place[alike])
+        alike[alike] = _correlate(warped - _blur(warped, 6), inside, details[alike]) > least
+        if not alike.any():
+            return alike
+    warped, inside = _warp(_blur(moved[alike], 1), place[alike])
+    clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
+    clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
+    one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
+    contrast = np.sqrt((_dot(one, one) + 1e-6) / (_dot(other, other) + 1e-6))
+    same_contrast = (contrast < _MOST_CONTRAST) & (contrast > 1 / _MOST_CONTRAST)
+    alike[alike] = same_contrast & (_correlate(one, clear, other) >= LEAST_CORRELATION)
     return alike
 
 
@@ -178,19 +185,19 @@ def _sums(pictures: Array, weights: Array | float) -> Array:
     return np.einsum("ncij,ncij->nc", pictures, np.broadcast_to(weights, pictures.shape))
 
 
-def _register(moved: Array, fixed: Array) -> Array:
+def _register(moved: Array, fixed: Array, place: Array, blurs: int) -> Array:
     """Return how to move and scale pictures onto others, [n, 4]: scale - 1 and shift across, then down.
 
-    Four Gauss-Newton steps on blurred pictures are followed by four on sharp ones. Brightness may differ by a factor
+    Takes a few Gauss-Newton steps from `place` on pictures that are blurred so often. Brightness may differ by a factor
     and a sum.
     """
     size = moved.shape[-1]
     across = _positions(size)
     down = across[:, None]
-    place = np.zeros((len(moved), 4), np.float32)
-    for blurs in (1, 1, 1, 1, 0, 0, 0, 0):
-        warped, inside = _warp(_blur(moved, blurs), place)
-        one, other = _centre(warped, inside), _centre(_blur(fixed, blurs), inside)
+    moved, fixed = _blur(moved, blurs), _blur(fixed, blurs)
+    for _ in range(_STEPS):
+        warped, inside = _warp(moved, place)
+        one, other = _centre(warped, inside), _centre(fixed, inside)
         gain = _dot(one, other) / (_dot(one, one) + 1e-6)
         gain = gain.clip(0.3, 3)[:, None, None, None]
         slope_down, slope_across = np.gradient(warped, axis=(2, 3))
