@@ -8,7 +8,6 @@ correlate in all three colours. Large areas of light and dark do not count, beca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,14 +53,7 @@ def find_copies(thumbnails: Array, progress: Progress) -> list[tuple[int, int]]:
     """
     if not len(thumbnails):
         return []
-    plain, mirrored = _describe(thumbnails)
-    proposed: set[tuple[int, int, bool]] = set()
-    for start in range(0, len(plain), _ROWS):
-        for first, other in _nearest(plain, mirrored, start):
-            i, j = sorted((first, other % len(plain)))
-            if i != j:
-                proposed.add((i, j, other >= len(plain)))
-    pairs = np.array(sorted(proposed), dtype=np.int64).reshape(-1, 3)
+    pairs = _propose(*_describe(thumbnails))
     chunks = [pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS)]
     found: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(min(4, count_cores())) as pool:
@@ -86,6 +78,18 @@ def _as_floats(thumbnails: Array) -> Array:
 
 
 # ---- proposals
+
+
+def _propose(plain: Array, mirrored: Array) -> Array:
+    """Return pairs of pictures that may be copies, [n, 3]: two pictures in order, and whether one is mirrored."""
+    count, codes = len(plain), []
+    for start in range(0, count, _ROWS):
+        picture, other = _nearest(plain, mirrored, start)
+        flipped, other = np.divmod(other, count)
+        codes.append((np.minimum(picture, other) * count + np.maximum(picture, other)) * 2 + flipped)
+    pairs, flipped = np.divmod(np.unique(np.concatenate(codes)), 2)
+    first, second = np.divmod(pairs, count)
+    return np.stack([first, second, flipped], axis=1)[first != second]
 
 
 def _describe(thumbnails: Array) -> tuple[Array, Array]:
@@ -114,8 +118,8 @@ def _normalise(vectors: Array) -> Array:
     return np.round(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6), 6)
 
 
-def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, int]]:
-    """Yield (picture, other) for the pictures from `start` on, with the others most like each, or like its mirror.
+def _nearest(plain: Array, mirrored: Array, start: int) -> tuple[Array, Array]:
+    """Return pictures from `start` on, and for each the others that are most like it, or like its mirror image.
 
     A mirrored other has its number plus n.
     """
@@ -138,7 +142,7 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, i
             bar[row[full]] = similarity[full]
             kept = rank < _MOST_PROPOSED
             row, other, similarity = row[kept], other[kept], similarity[kept]
-    yield from zip((row + start).tolist(), other.tolist(), strict=True)
+    return row + start, other
 
 
 # ---- the check
