@@ -8,7 +8,6 @@ correlate in all three colours. Large areas of light and dark do not count, beca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,8 +22,9 @@ COPIES_VERSION = 1
 SIZE = 32
 #: Correlation of the details from which two pictures are copies. `python benchmarks/copies.py` measures what it finds.
 LEAST_CORRELATION = 0.95
-#: Correlation of small grey pictures below which the details are not looked at, for speed.
-_LEAST_ROUGH = 0.8
+#: Small grey pictures are registered, first blurred, then sharp, and dropped if their details correlate no better.
+_STAGES = ((1, 0.4), (0, 0.7))
+_STEPS = 4
 #: At most this many others are proposed for each picture, if their descriptions are at least so similar.
 _MOST_PROPOSED, _LEAST_SIMILARITY = 4, 0.4
 _FREQUENCIES = 8
@@ -53,14 +53,7 @@ def find_copies(thumbnails: Array, progress: Progress) -> list[tuple[int, int]]:
     """
     if not len(thumbnails):
         return []
-    plain, mirrored = _describe(thumbnails)
-    proposed: set[tuple[int, int, bool]] = set()
-    for start in range(0, len(plain), _ROWS):
-        for first, other in _nearest(plain, mirrored, start):
-            i, j = sorted((first, other % len(plain)))
-            if i != j:
-                proposed.add((i, j, other >= len(plain)))
-    pairs = np.array(sorted(proposed), dtype=np.int64).reshape(-1, 3)
+    pairs = _propose(*_describe(thumbnails))
     chunks = [pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS)]
     found: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(min(4, count_cores())) as pool:
@@ -85,6 +78,18 @@ def _as_floats(thumbnails: Array) -> Array:
 
 
 # ---- proposals
+
+
+def _propose(plain: Array, mirrored: Array) -> Array:
+    """Return pairs of pictures that may be copies, [n, 3]: two pictures in order, and whether one is mirrored."""
+    count, codes = len(plain), []
+    for start in range(0, count, _ROWS):
+        picture, other = _nearest(plain, mirrored, start)
+        flipped, other = np.divmod(other, count)
+        codes.append((np.minimum(picture, other) * count + np.maximum(picture, other)) * 2 + flipped)
+    pairs, flipped = np.divmod(np.unique(np.concatenate(codes)), 2)
+    first, second = np.divmod(pairs, count)
+    return np.stack([first, second, flipped], axis=1)[first != second]
 
 
 def _describe(thumbnails: Array) -> tuple[Array, Array]:
@@ -113,8 +118,8 @@ def _normalise(vectors: Array) -> Array:
     return np.round(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6), 6)
 
 
-def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, int]]:
-    """Yield (picture, other) for the pictures from `start` on, with the others most like each, or like its mirror.
+def _nearest(plain: Array, mirrored: Array, start: int) -> tuple[Array, Array]:
+    """Return pictures from `start` on, and for each the others that are most like it, or like its mirror image.
 
     A mirrored other has its number plus n.
     """
@@ -137,7 +142,7 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, i
             bar[row[full]] = similarity[full]
             kept = rank < _MOST_PROPOSED
             row, other, similarity = row[kept], other[kept], similarity[kept]
-    yield from zip((row + start).tolist(), other.tolist(), strict=True)
+    return row + start, other
 
 
 # ---- the check
@@ -145,17 +150,23 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> Iterator[tuple[int, i
 
 def _are_alike(moved: Array, fixed: Array) -> Array:
     """Check whether pictures [n, 3, SIZE, SIZE] show the same details, once the first are moved onto the second."""
-    small = (_small_grey(moved), _small_grey(fixed))
-    place = _register(*small)
-    alike = _correlate(*_warp(small[0], place), small[1]) > _LEAST_ROUGH
-    if alike.any():
-        warped, inside = _warp(_blur(moved[alike], 1), place[alike])
-        clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
-        clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
-        one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
-        contrast = np.sqrt((_dot(one, one) + 1e-6) / (_dot(other, other) + 1e-6))
-        same_contrast = (contrast < _MOST_CONTRAST) & (contrast > 1 / _MOST_CONTRAST)
-        alike[alike] = same_contrast & (_correlate(one, clear, other) >= LEAST_CORRELATION)
+    one, other = _small_grey(moved), _small_grey(fixed)
+    details = other - _blur(other, 6)
+    place = np.zeros((len(moved), 4), np.float32)
+    alike = np.ones(len(moved), dtype=bool)
+    for blurs, least in _STAGES:
+        place[alike] = _register(one[alike], other[alike], place[alike], blurs)
+        warped, inside = _warp(one[alike], place[alike])
+        alike[alike] = _correlate(warped - _blur(warped, 6), inside, details[alike]) > least
+        if not alike.any():
+            return alike
+    warped, inside = _warp(_blur(moved[alike], 1), place[alike])
+    clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
+    clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
+    one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
+    contrast = np.sqrt((_dot(one, one) + 1e-6) / (_dot(other, other) + 1e-6))
+    same_contrast = (contrast < _MOST_CONTRAST) & (contrast > 1 / _MOST_CONTRAST)
+    alike[alike] = same_contrast & (_correlate(one, clear, other) >= LEAST_CORRELATION)
     return alike
 
 
@@ -178,19 +189,19 @@ def _sums(pictures: Array, weights: Array | float) -> Array:
     return np.einsum("ncij,ncij->nc", pictures, np.broadcast_to(weights, pictures.shape))
 
 
-def _register(moved: Array, fixed: Array) -> Array:
+def _register(moved: Array, fixed: Array, place: Array, blurs: int) -> Array:
     """Return how to move and scale pictures onto others, [n, 4]: scale - 1 and shift across, then down.
 
-    Four Gauss-Newton steps on blurred pictures are followed by four on sharp ones. Brightness may differ by a factor
+    Takes a few Gauss-Newton steps from `place` on pictures that are blurred so often. Brightness may differ by a factor
     and a sum.
     """
     size = moved.shape[-1]
     across = _positions(size)
     down = across[:, None]
-    place = np.zeros((len(moved), 4), np.float32)
-    for blurs in (1, 1, 1, 1, 0, 0, 0, 0):
-        warped, inside = _warp(_blur(moved, blurs), place)
-        one, other = _centre(warped, inside), _centre(_blur(fixed, blurs), inside)
+    moved, fixed = _blur(moved, blurs), _blur(fixed, blurs)
+    for _ in range(_STEPS):
+        warped, inside = _warp(moved, place)
+        one, other = _centre(warped, inside), _centre(fixed, inside)
         gain = _dot(one, other) / (_dot(one, one) + 1e-6)
         gain = gain.clip(0.3, 3)[:, None, None, None]
         slope_down, slope_across = np.gradient(warped, axis=(2, 3))
