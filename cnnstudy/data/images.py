@@ -276,7 +276,9 @@ def _count_images(
     lacking = []
     for label, name in enumerate(classes):
         numbers = {part: len(by_class[label]) if label < len(by_class) else 0 for part, by_class in parts.items()}
-        numbers["test"] = tested[label] if "test" in given else count_held_out(to_divide[label], split)
+        numbers["test"] = (
+            tested[label] if "test" in given else min(to_divide[label], count_held_out(to_divide[label], split))
+        )
         lack = _describe_lack(totals[label], numbers, bool(given), split)
         lacking += [f"class {name!r} has {lack}"] if lack else []
         for part, number in numbers.items():

@@ -66,15 +66,17 @@ def split_indices(
         return {part: divided[part] for part in ("train", "validation")}
     parts: dict[str, list[list[int]]] = {"train": [], "validation": []}
     block_ranking = None if block is None else rank_by_hash(keys, labels, f"split-{split.seed}-block-{block}")
+    validating: list[list[int]] = [[] for _ in range(max(labels, default=-1) + 1)]
+    for i, part in enumerate(given):
+        if part == "validation":
+            validating[labels[i]].append(i)
     for label, members in enumerate(rank_for_split(keys, labels, split, given)):
         remaining = members[count_held_out(len(members), split, given) :]
         if block_ranking is not None:
             allowed = set(remaining)
             remaining = [i for i in block_ranking[label] if i in allowed]
         if "validation" in given:
-            parts["validation"].append(
-                [i for i, part in enumerate(given) if (part, labels[i]) == ("validation", label)]
-            )
+            parts["validation"].append(validating[label])
             parts["train"].append(remaining)
             continue
         validation = max(1, round(split.validation * len(members)))
