@@ -26,6 +26,8 @@ FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", INTERRUPTED)
 TRAINING = {"changes": "training"}  # what is trained
 RECORD = {"changes": "record"}  # only what is recorded: the trial's name, additional measurements, what is kept
 NOTHING = {"changes": "nothing"}  # neither; at most the rounding of numbers
+#: Changes nothing, and is left out of JSON at its default, so that versions without the field can read it.
+NEWER = {**NOTHING, "newer": True}
 
 
 class Record:
@@ -33,7 +35,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict of JSON's types, for `from_json`."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        data = dataclasses.asdict(self)  # type: ignore[call-overload]
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            if one.metadata.get("newer") and getattr(self, one.name) == one.default:
+                del data[one.name]
+        return dict(data)
 
     def fields_that_change(self, *what: str) -> dict[str, Any]:
         """Return the fields that change any of `what` ("training", "record", "nothing"), as JSON's types.
@@ -126,11 +132,11 @@ class PreparedImages(Record):
     skipped: tuple[BadImage, ...] = field(default=(), metadata=RECORD)
     warnings: tuple[str, ...] = field(default=(), metadata=RECORD)  # about duplicates among the images
     #: A file with the group of each image; "" without groups. The digest covers them.
-    groups: str = field(default="", metadata=NOTHING)
-    notes: tuple[str, ...] = field(default=(), metadata=NOTHING)  # about copies and groups
+    groups: str = field(default="", metadata=NEWER)
+    notes: tuple[str, ...] = field(default=(), metadata=NEWER)  # about copies and groups
     # those of train, validation and test that the images were divided into beforehand; the digest says which image
-    given: tuple[str, ...] = field(default=(), metadata=NOTHING)
-    passed_over: tuple[str, ...] = field(default=(), metadata=NOTHING)  # as in data.datasets.ImageSource
+    given: tuple[str, ...] = field(default=(), metadata=NEWER)
+    passed_over: tuple[str, ...] = field(default=(), metadata=NEWER)  # as in data.datasets.ImageSource
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from cnnstudy.tracking.registry import Registry
 NAME = "digits-in-files"
 STUDY = f"""\
 name: {NAME}
-data: {{name: folder, path: photos}}
+data: {{name: folder, path: photos, copies: ignore}} # these drawings are alike
 image_size: 64
 architectures: [alexnet]
 factors: {{batch_size: 4, learning_rate: 0.0001, dropout: 0.1}}

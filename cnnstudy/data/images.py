@@ -317,6 +317,8 @@ def _count_whole_groups(
 ) -> dict[str, tuple[int, ...]]:
     """Do what `_count_images` does, for images in groups that were divided into `parts`."""
     for label, name in enumerate(classes):
+        if labels.count(label) < 4:
+            raise DataError(f"class {name!r} has {_describe_lack(labels.count(label), {}, False, Split(0, 0, 0))}.")
         if not all(by_class[label] for by_class in parts.values()):
             number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
             raise DataError(

@@ -99,6 +99,8 @@ def to_json(operation: Operation) -> tuple[str, dict[str, Any]]:
     """Return the operation's name on disk and its arguments in JSON types, without the folder."""
     arguments = dataclasses.asdict(operation)
     arguments.pop("folder", None)
+    if isinstance(operation, StartRun | LogModel):
+        arguments["images"] = operation.images.to_json()
     return _NAMES[type(operation)], arguments
 
 

@@ -154,7 +154,7 @@ def test_one_level_or_none_in_common() -> None:
     for frame in (study((1.0,)), study().iloc[:0]):
         law = fit(frame)
         assert (law.measured, law.answer, law.more.count) == ((), "cannot tell", None)
-        assert "at four or more amounts" in law.sentence()
+        assert "at two amounts at least" in law.sentence()
     frame = study((0.5, 1.0))
     apart = frame[(frame["dropout"] == 0.0) == (frame["data_fraction"] == 1.0)]
     assert fit(apart).measured == ()
