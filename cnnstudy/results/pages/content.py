@@ -17,7 +17,7 @@ from cnnstudy.analysis.effects_text import effect_headings, effect_rows
 from cnnstudy.analysis.leaderboard import describe_configurations, leaderboard_table, transfer_label
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
-from cnnstudy.names import Metric, Parameter, column_name
+from cnnstudy.names import Metric, Parameter, column_name, last_name
 from cnnstudy.results.pages.curve_panels import varied_factors
 from cnnstudy.results.pages.report_data import ReportData
 from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
@@ -51,10 +51,13 @@ def facts(report: ReportData) -> list[Fact]:
         if pd.notna(value := best[column_name(rule.metric)]):
             gap = f", gap {100 * best['gap_accuracy']:+.1f} points" if pd.notna(best["gap_accuracy"]) else ""
             listed.append(Fact(f"Best {describe_metric(rule)}", format_value(value, rule), f"{best['trial']}{gap}"))
-    gaps = finished["last_gap_accuracy"].dropna().astype(float) if len(finished) else pd.Series(dtype=float)
+    balanced = any(one.question.unequal for one in report.causes)  # as in the headline
+    column = column_name(last_name(Metric.GAP_BALANCED_ACCURACY if balanced else Metric.GAP_ACCURACY))
+    gaps = finished[column].dropna().astype(float) if column in finished else pd.Series(dtype=float)
     if len(gaps):
         unlearnt = int((finished.loc[gaps.index, "verdict"] == "not-learning").sum())
-        note = f"points after the last epoch, over {count_noun(len(gaps), 'finished trial')}"
+        kind = " of balanced accuracy" if balanced else ""
+        note = f"points{kind} after the last epoch, over {count_noun(len(gaps), 'finished trial')}"
         note += f", of which {unlearnt} did not learn" if unlearnt else ""
         listed.append(Fact("Mean gap", f"{100 * gaps.mean():+.1f}", note))
     return listed
