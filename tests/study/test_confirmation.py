@@ -173,7 +173,7 @@ def test_the_alias_moves_to_the_median_model_with_the_reason(desk: Desk) -> None
     run = next(run for run in desk.runs() if run.run_id == version.run_id)
     assert run.tags["cnnstudy.trial"] == "confirm-alexnet-001-seed-10001"
     assert "alexnet-001" in version.description
-    assert "best of 2 by mean val/accuracy over 3 fresh seeds, 0.8100" in version.description
+    assert "best of 2 by mean validation accuracy over 3 fresh seeds, 81.0 %" in version.description
     model = find_model("fake", desk.tracker.uri, Path("files"))
     assert (model.title, model.note) == ("fake/confirm-alexnet-001-seed-10001", "")
 
