@@ -113,7 +113,7 @@ def keep_recorded_copies(config: StudyConfig, recorded: RecordedStudy) -> StudyC
     def keep(options: DataOptions, kept: Mapping[str, Any] | None) -> DataOptions:
         if not kept or "copies" in options.model_fields_set or kept.get("name") != options.name:
             return options
-        return options.model_copy(update={"copies": kept["copies"]})
+        return options.model_copy(update={"copies": kept.get("copies", "ignore")})
 
     if not recorded.config:
         return config
