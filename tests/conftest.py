@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from thorough import mark_thorough
 
@@ -30,6 +32,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that scripts/check leaves to CI."""
     mark_thorough(items)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Give each test the same random numbers whatever ran before it; Keras draws default seeds from `random`."""
+    random.seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

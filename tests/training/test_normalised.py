@@ -88,6 +88,7 @@ def values(network: Network) -> dict[str, np.ndarray]:
 
 
 def test_every_layer_is_drawn_by_its_own_initialisers() -> None:
+    keras.utils.set_random_seed(0)
     network = network_of(*layers_of_every_kind())
     built = values(network)
     weights.initialise(network, 0)
@@ -106,6 +107,7 @@ def test_every_layer_is_drawn_by_its_own_initialisers() -> None:
             np.testing.assert_array_equal(first[path], array, err_msg=path)
         else:
             assert not np.array_equal(first[path], other[path]), path
+        if path not in constant and array.size >= 16:  # the mean of fewer may lie anywhere
             assert 0.3 < (np.abs(first[path]).mean() / np.abs(array).mean()) < 3, path
     depthwise, pointwise = (
         next(array for path, array in first.items() if path.endswith(f"separable/{part}_kernel")).ravel()
