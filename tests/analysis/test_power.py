@@ -35,7 +35,10 @@ def images(spec: TrialSpec) -> PreparedImages:
     return dataclasses.replace(spec.images, train=(300, 300), validation=(80, 80))
 
 
-@pytest.mark.parametrize(("seeds", "factors"), [(3, None), (5, None), (3, ("batch_size",))])
+@pytest.mark.parametrize(
+    ("seeds", "factors"),
+    [(3, None), *(pytest.param(*given, marks=pytest.mark.thorough) for given in [(5, None), (3, ("batch_size",))])],
+)
 def test_four_in_five_studies_find_that_difference(
     seeds: int, factors: tuple[str, ...] | None, images: PreparedImages
 ) -> None:

@@ -886,7 +886,8 @@ def test_seeds_that_need_no_source_weights_pretrain_none(desk: Desk) -> None:
     assert not any(key.startswith("pretrain") for key in desk.trained)
 
 
-@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("slots", [1, 2])
 def test_a_factorial_that_was_stopped_pretrains_only_what_is_missing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
@@ -962,8 +963,12 @@ def attempts(desk: Desk) -> list[tuple[str, str, str, bool]]:
     ]
 
 
+#: How a worker may end without a result; the first stands for all in scripts/check.
+REASONS = ["crash", *(pytest.param(reason, marks=pytest.mark.thorough) for reason in ("oom", "timeout"))]
+
+
 @pytest.mark.parametrize("settings", [(), FACTORIAL], ids=["search", "factorial"])
-@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
+@pytest.mark.parametrize("reason", REASONS)
 def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings: tuple[str, ...]) -> None:
     outcome = desk.run(*settings, failures={"alexnet-001": [failed("alexnet-001", reason)]})
     assert (outcome.failed, outcome.missing) == (0, 0)
@@ -1058,7 +1063,7 @@ def curves(desk: Desk, number: int) -> list[int]:
     return list(desk.tracker.metric_history(desk.runs()[number].run_id, "val/accuracy"))
 
 
-@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
+@pytest.mark.parametrize("reason", REASONS)
 def test_another_try_goes_on_from_the_checkpoint(desk: Desk, reason: str) -> None:
     outcome = desk.run(*EVERY_EPOCH, failures={"alexnet-001": [failed("alexnet-001", reason)]})
     assert outcome.finished == 3

@@ -134,13 +134,14 @@ def built(networks: CompiledNetworks, monkeypatch: pytest.MonkeyPatch) -> list[s
     return made
 
 
+@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
 def test_what_is_compiled_serves_every_rate_and_batch(
-    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = CompiledNetworks()
     made = built(networks, monkeypatch)
     for number, (dropout, size, rate) in enumerate([(0.5, 16, 1e-4), (0.0, 8, 1e-3), (0.2, 50, 1e-4)]):
-        spec = make_spec("googlenet", dropout=dropout, batch_size=size, learning_rate=rate, epochs=1, keep_model=False)
+        spec = make_spec(name, dropout=dropout, batch_size=size, learning_rate=rate, epochs=1, keep_model=False)
         assert trial.run_trial(spec, tmp_path / str(number), lambda record: True, networks).state == "finished"
     assert made == ["CompiledNetwork", "Update"]
     kept = networks.start(spec)

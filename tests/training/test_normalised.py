@@ -146,19 +146,21 @@ def test_statistics_come_from_the_source(source: Path) -> None:
 # ---- what is counted
 
 
-def test_statistics_are_no_trained_parameters(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
-    expected = {
-        "scratch": BACKBONE + HEAD,
-        "frozen": HEAD,
-        "fine-tune": BACKBONE + HEAD,
-        "last-block": BACKBONE + HEAD - 27 * 8 - 2 * 8,
-    }
-    whole = BACKBONE + HEAD + STATISTICS
-    for mode, trained in expected.items():
-        spec = make_spec(NAME, source, transfer=mode, epochs=1, keep_model=False)
-        result = trial.run_trial(spec, tmp_path / mode, lambda record: True)
-        assert (result.trainable_parameters, result.frozen_parameters) == (trained, whole - trained), mode
-        assert (result.frozen_digest is None) == (mode in ("scratch", "fine-tune"))
+TRAINED = {
+    "scratch": BACKBONE + HEAD,
+    "frozen": HEAD,
+    "fine-tune": BACKBONE + HEAD,
+    "last-block": BACKBONE + HEAD - 27 * 8 - 2 * 8,
+}
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+def test_statistics_are_no_trained_parameters(mode: str, make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
+    spec = make_spec(NAME, source, transfer=mode, epochs=1, keep_model=False)
+    result = trial.run_trial(spec, tmp_path, lambda record: True)
+    frozen = BACKBONE + HEAD + STATISTICS - TRAINED[mode]
+    assert (result.trainable_parameters, result.frozen_parameters) == (TRAINED[mode], frozen)
+    assert (result.frozen_digest is None) == (mode in ("scratch", "fine-tune"))
 
 
 def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
