@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,9 @@ def group_images(
     copies: set[Pair] = set()
     if options.copies == "together":
         copies = {pair for pair in similar if chosen.issuperset(pair)} | set(_pair_equal(digests, usable))
-    named: list[Pair] = []
+    named = _pair_named([source.images[place].group for place in usable], usable)
     if options.groups is not None:
-        names = options.groups.name_groups([source.images[place].key for place in usable])
-        named = _pair_equal([name or place for place, name in zip(usable, names, strict=True)], range(len(usable)))
-        named = [(usable[i], usable[j]) for i, j in named]
+        named += _pair_named(options.groups.name_groups([source.images[place].key for place in usable]), usable)
     if not copies and not named:
         return Grouping()
     groups = _connect(len(source.images), [*copies, *named])
@@ -125,7 +123,13 @@ def read_groups(file: Path) -> np.ndarray[Any, Any]:
     return groups
 
 
-def _pair_equal(values: Sequence[object], places: Iterable[int]) -> list[Pair]:
+def _pair_named(names: Sequence[str | None], places: Sequence[int]) -> list[Pair]:
+    """Return the images with a name in common, each paired with the first of them; None and "" are no names."""
+    of_place = {place: name for place, name in zip(places, names, strict=True) if name}
+    return _pair_equal(of_place, of_place)
+
+
+def _pair_equal(values: Sequence[object] | Mapping[int, object], places: Iterable[int]) -> list[Pair]:
     """Return places with equal values, each paired with the first of them."""
     first: dict[object, int] = {}
     return [(first[values[place]], place) for place in places if first.setdefault(values[place], place) != place]

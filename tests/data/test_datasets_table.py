@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from cnnstudy.data.datasets import ImageSource, table
-from cnnstudy.data.images import prepare_images
+from cnnstudy.data.images import image_keys, load_for_training, prepare_images
 from cnnstudy.errors import DataError
+from cnnstudy.records import Split
 
 from .samples import picture
 
@@ -136,3 +137,24 @@ def test_files_that_are_missing_are_named_and_the_others_read(tmp_path: Path, mo
     (prepared,) = prepare_images(options, [8], 0, lambda *_: None)
     assert (prepared.train, prepared.validation, prepared.test) == ((2, 2), (2, 2), (2, 2))
     assert prepared.given == ("test", "train", "validation")
+
+
+@pytest.mark.parametrize("name", ["1.csv", "1.parquet"])
+def test_the_images_of_a_group_stay_together(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are text and may be empty; an image without a group stands alone."""
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    animals = ["" if n >= 36 else f"{n // 3:02d} " for n in range(48)]
+    rows = [(f"{n}.png", "ab"[n // 3 % 2], animal) for n, animal in enumerate(animals)]
+    path = write(tmp_path / name, rows, ("file", "species", "animal"))
+    for n, (file, *_) in enumerate(rows):
+        (tmp_path / file).write_bytes(picture(n, "PNG"))
+    assert {image.group for image in load(path, part=None, group="animal").images} >= {"00", "11", None}
+    options = {"name": "table", "path": path, "image": "file", "label": "species", "group": "animal"}
+    (prepared,) = prepare_images(table.Options.model_validate(options), [8], 0, lambda *_: None)
+    of_key = {file: animal or file for file, _, animal in rows}
+    groups = [of_key[key] for key in image_keys(prepared)]
+    loaded = load_for_training(prepared, Split(0.15, 0.15, 0), 1.0)
+    train, validation = ({groups[i] for i in part.places} for part in (loaded.train, loaded.validation))
+    assert not train & validation
+    with pytest.raises(DataError, match="no column 'animals'; did you mean 'animal'"):
+        load(path, part=None, group="animals")

@@ -62,6 +62,7 @@ class SourceImage:
     label: int
     content: Path | bytes | np.ndarray  # a file, its bytes, or pixels [height, width] or [height, width, 3] uint8
     part: Part | None = None  # the part that it was put into beforehand; None: not divided; for all images or for none
+    group: str | None = None  # the name of its group, where the data set itself gives one
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def _require_table(path: Path) -> Path:
 class Options(DataOptions):
     """The options of a table of images.
 
-    `path`: the table; files in it are relative to its folder. `image`, `label`, `part`: the names of its columns.
+    `path`: the table; files in it are relative to its folder. `image`, `label`, `part`, `group`: the names of its
+    columns.
     `classes`: use only these labels; classes are numbered in this order.
     """
 
@@ -45,6 +46,9 @@ class Options(DataOptions):
     image: str = Field(description="the column with the file of each image, relative to the table's folder")
     label: str = Field(description="the column with the class of each image")
     part: str | None = Field(None, description="the column with train, validation or test; default: divide them here")
+    group: str | None = Field(
+        None, description="the column that names what an image belongs to; its cells may be empty"
+    )
     classes: Annotated[tuple[ClassName, ...] | None, Field(min_length=2), AfterValidator(require_distinct_classes)] = (
         None
     )
@@ -58,17 +62,19 @@ def load(options: Options) -> ImageSource:
     """
     path = options.path
     columns = [options.image, options.label, *([options.part] if options.part else [])]
-    rows = _read_parquet(path, columns) if path.suffix.lower() == ".parquet" else _read_text(path, columns)
-    found: dict[str, tuple[str, str, Path, Part | None]] = {}  # key -> row, label, file, part
+    more = [options.group] if options.group and options.group not in columns else []
+    rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_text)(path, columns, more)
+    found: dict[str, tuple[str, str, Path, Part | None, str | None]] = {}  # key -> row, label, file, part, group
     for place, row in rows:
         key, file = _locate(path, row[options.image])
         label = row[options.label].strip()
         if key in found:
             raise DataError(f"{path}: {place} and {found[key][0]} are both about {key!r}; keep one.")
-        found[key] = place, label, file, _find_part(path, place, row[options.part]) if options.part else None
+        part = _find_part(path, place, row[options.part]) if options.part else None
+        found[key] = place, label, file, part, (row[options.group].strip() or None) if options.group else None
     if not found:
         raise DataError(f"{path} has no rows; it must have one for each image.")
-    label_of = name_classes(path, sorted({label for _, label, _, _ in found.values()}), "label")
+    label_of = name_classes(path, sorted({label for _, label, *_ in found.values()}), "label")
     known = sorted(label_of)
     classes = options.classes or tuple(known)
     for name in classes:
@@ -79,16 +85,20 @@ def load(options: Options) -> ImageSource:
             )
     numbers = {label_of[name]: number for number, name in enumerate(classes)}
     images = tuple(
-        SourceImage(key, numbers[label], file, part)
-        for key, (_, label, file, part) in sorted(found.items())
+        SourceImage(key, numbers[label], file, part, group)
+        for key, (_, label, file, part, group) in sorted(found.items())
         if label in numbers
     )
     unused = len(found) - len(images)
     return ImageSource(classes, images, (f"{unused} rows of classes that are not listed",) if unused else ())
 
 
-def _read_text(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_text(path: Path, columns: list[str], may_be_empty: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV or TSV file: where each is, and its cells by column.
+
+    Args:
+        columns: those without empty cells.
+        may_be_empty: further columns.
 
     Raises:
         DataError: it can't be read, lacks a column, has a row of another length, or an empty cell in a column.
@@ -100,7 +110,7 @@ def _read_text(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, 
             file.seek(0)
             lines = csv.reader(file, delimiter=separator, strict=True)
             header = [name.strip() for name in next(lines, [])]
-            _check_columns(path, columns, header)
+            _check_columns(path, [*columns, *may_be_empty], header)
             for cells in lines:
                 place = f"line {lines.line_num}"
                 if cells and len(cells) != len(header):
@@ -109,13 +119,15 @@ def _read_text(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, 
                         f"contains {separator!r} must be in quotes."
                     )
                 if cells:
-                    yield place, _check_cells(path, place, columns, dict(zip(header, cells, strict=True)))
+                    row = dict(zip(header, cells, strict=True))
+                    _check_cells(path, place, columns, row)
+                    yield place, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't read the table {path}: {reason}; save it as CSV in UTF-8.") from error
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_parquet(path: Path, columns: list[str], may_be_empty: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a Parquet file, as `_read_text`."""
     import pandas as pd
 
@@ -123,11 +135,13 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[st
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except (OSError, ValueError, ImportError) as error:  # pyarrow's errors are OSErrors and ValueErrors
         raise DataError(f"can't read the table {path}: {str(error).splitlines()[0]}") from error
-    _check_columns(path, columns, list(map(str, frame.columns)))
     frame.columns = list(map(str, frame.columns))
-    for number, cells in enumerate(zip(*(frame[column] for column in columns), strict=True), 1):
-        row = {c: "" if pd.isna(cell) else str(cell) for c, cell in zip(columns, cells, strict=True)}
-        yield f"row {number}", _check_cells(path, f"row {number}", columns, row)
+    read = [*columns, *may_be_empty]
+    _check_columns(path, read, list(frame.columns))
+    for number, cells in enumerate(zip(*(frame[column] for column in read), strict=True), 1):
+        row = {c: "" if pd.isna(cell) else str(cell) for c, cell in zip(read, cells, strict=True)}
+        _check_cells(path, f"row {number}", columns, row)
+        yield f"row {number}", row
 
 
 def _check_columns(path: Path, columns: list[str], header: list[str]) -> None:
@@ -139,11 +153,10 @@ def _check_columns(path: Path, columns: list[str], header: list[str]) -> None:
             )
 
 
-def _check_cells(path: Path, place: str, columns: list[str], row: Mapping[str, str]) -> dict[str, str]:
+def _check_cells(path: Path, place: str, columns: list[str], row: Mapping[str, str]) -> None:
     for name in columns:
         if not row[name].strip():
             raise DataError(f"{path}, {place}: the column {name!r} is empty; fill it in, or remove the row.")
-    return {name: row[name] for name in columns}
 
 
 def _find_part(path: Path, place: str, given: str) -> Part:
