@@ -6,11 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
-from thorough import KEPT
+from thorough import KEPT, THINNED
 
 
-@pytest.mark.parametrize("file", KEPT)
-def test_what_is_kept_is_there(file: str) -> None:
+@pytest.mark.parametrize(("file", "kept"), [*KEPT.items(), *THINNED.items()])
+def test_what_is_kept_is_there(file: str, kept: tuple[str, ...]) -> None:
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert {name.partition("[")[0] for name in KEPT[file]} <= functions
+    assert {name.partition("[")[0] for name in kept} <= functions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 #: File below tests/ -> its tests, or single cases of them, that scripts/check runs; the others are thorough.
@@ -49,10 +51,36 @@ KEPT: dict[str, tuple[str, ...]] = {
     "training/test_xla.py": (),
 }
 
+#: File below tests/ -> its tests of which scripts/check runs the first case and every fifth after it.
+THINNED: dict[str, tuple[str, ...]] = {
+    "analysis/test_curves.py": (
+        "test_a_gap_of_the_train_loss_alone_is_no_effect_however_coarse_the_epochs",
+        "test_what_a_batch_size_adds_at_the_same_train_loss_is_found",
+    ),
+    "cli/test_errors.py": ("test_a_mistake_in_a_command",),
+    "data/test_hostile.py": ("test_archives", "test_folders"),
+    "results/test_mistakes.py": ("test_what_the_trial_was_asked_can_not_be_read",),
+    "results/test_models.py": ("test_a_model_by_its_name_in_the_record",),
+    "results/test_models_export.py": ("test_another_program_gets_the_same",),
+    "study/test_resume_command.py": ("test_a_stopped_run_and_a_stopped_confirm",),
+    "study/test_run.py": ("test_a_trial_that_fails_is_tried_once_more", "test_another_try_goes_on_from_the_checkpoint"),
+    "system/test_code_version.py": ("test_an_edit_that_matters_is_told", "test_a_harmless_edit_is_no_difference"),
+    "training/test_trial.py": (
+        "test_each_mode_trains_its_layers_and_no_other",
+        "test_every_training_image_is_seen_once_an_epoch",
+    ),
+    "training/test_trainer_prefetch.py": ("test_a_trial_is_the_same_with_batches_ahead",),
+}
+
 
 def mark_thorough(items: list[pytest.Item]) -> None:
-    """Mark the tests of these files, except those that are kept."""
+    """Mark the tests of KEPT's files except those that are kept, and four of five cases of those in THINNED."""
+    cases: Counter[tuple[str, str]] = Counter()
     for item in items:
-        path = item.path.as_posix().rpartition("/tests/")[2]
-        if path in KEPT and not {item.name, item.name.partition("[")[0]} & set(KEPT[path]):
+        path, name = item.path.as_posix().rpartition("/tests/")[2], item.name.partition("[")[0]
+        dropped = path in KEPT and not {item.name, name} & set(KEPT[path])
+        if name in THINNED.get(path, ()):
+            dropped = dropped or cases[path, name] % 5 != 0
+            cases[path, name] += 1
+        if dropped:
             item.add_marker(pytest.mark.thorough)

@@ -963,12 +963,8 @@ def attempts(desk: Desk) -> list[tuple[str, str, str, bool]]:
     ]
 
 
-#: How a worker may end without a result; the first stands for all in scripts/check.
-REASONS = ["crash", *(pytest.param(reason, marks=pytest.mark.thorough) for reason in ("oom", "timeout"))]
-
-
 @pytest.mark.parametrize("settings", [(), FACTORIAL], ids=["search", "factorial"])
-@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
 def test_a_trial_that_fails_is_tried_once_more(desk: Desk, reason: str, settings: tuple[str, ...]) -> None:
     outcome = desk.run(*settings, failures={"alexnet-001": [failed("alexnet-001", reason)]})
     assert (outcome.failed, outcome.missing) == (0, 0)
@@ -1063,7 +1059,7 @@ def curves(desk: Desk, number: int) -> list[int]:
     return list(desk.tracker.metric_history(desk.runs()[number].run_id, "val/accuracy"))
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("reason", ["oom", "crash", "timeout"])
 def test_another_try_goes_on_from_the_checkpoint(desk: Desk, reason: str) -> None:
     outcome = desk.run(*EVERY_EPOCH, failures={"alexnet-001": [failed("alexnet-001", reason)]})
     assert outcome.finished == 3
