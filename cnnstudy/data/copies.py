@@ -39,6 +39,7 @@ _MOST_CONTRAST = 2.0
 #: The largest shift and change of scale, as a share of half the height or width.
 _LARGEST_MOVE = 0.12
 _ROWS, _COLUMNS, _PAIRS = 1024, 8192, 256  # at a time, so that memory stays flat
+_PART = 128  # of a row, of which the maximum is taken
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -132,7 +133,8 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> tuple[Array, Array]:
             own = np.arange(len(rows)) + start - first
             inside = (own >= 0) & (own < tile.shape[1])
             tile[np.flatnonzero(inside), own[inside]] = -1
-            i, j = np.nonzero(tile > bar[:, None])
+            # in a flat array numpy finds the few that are true ten times as fast
+            i, j = np.divmod(np.flatnonzero((tile >= _cutoffs(tile, bar)[:, None]).ravel()), tile.shape[1])
             row, other = np.concatenate([row, i]), np.concatenate([other, j + first + offset])
             similarity = np.concatenate([similarity, tile[i, j]])
             order = np.lexsort((other, -similarity, row))
@@ -143,6 +145,20 @@ def _nearest(plain: Array, mirrored: Array, start: int) -> tuple[Array, Array]:
             kept = rank < _MOST_PROPOSED
             row, other, similarity = row[kept], other[kept], similarity[kept]
     return row + start, other
+
+
+def _cutoffs(tile: Array, bar: Array) -> Array:
+    """Return for each row a number that at least its _MOST_PROPOSED largest reach, above the bar; few others do.
+
+    That is the smallest of the largest maxima of parts of the row.
+    """
+    above = np.nextafter(bar, np.float32(np.inf))
+    parts = tile.shape[1] // _PART
+    if parts < _MOST_PROPOSED:
+        return above
+    maxima = tile[:, : parts * _PART].reshape(len(tile), parts, _PART).max(axis=2)
+    least = np.partition(maxima, parts - _MOST_PROPOSED, axis=1)[:, parts - _MOST_PROPOSED]
+    return np.maximum(above, least)
 
 
 # ---- the check
