@@ -12,6 +12,7 @@ CnnstudyError
     ├── TrackingError       MLflow's store can't be reached or written
     │   └── TrackingUnavailableError   temporarily: retrying may succeed
     ├── DiskFullError       no space on this disk to record what was measured
+    ├── CacheError          a cache entry that others could have changed
     ├── StudyBusyError      another driver runs this study
     │   └── TakenOverError    another driver has taken the study over from this one
     ├── WorkerError         a worker process that can't start or stops answering
@@ -63,6 +64,10 @@ class EnvironmentTrouble(CnnstudyError):  # noqa: N818 - a branch of the tree, n
 
 class DataError(EnvironmentTrouble):
     """Images that are missing or can't be decoded."""
+
+
+class CacheError(EnvironmentTrouble):
+    """A cache entry whose content can't be trusted, because others could have changed it."""
 
 
 class WeightsError(EnvironmentTrouble):

@@ -59,6 +59,7 @@ THINNED: dict[str, tuple[str, ...]] = {
     ),
     "cli/test_errors.py": ("test_a_mistake_in_a_command",),
     "data/test_hostile.py": ("test_archives", "test_folders"),
+    "faults/test_damaged_cache.py": ("test_nothing_trains_on_damaged_images",),
     "results/test_mistakes.py": ("test_what_the_trial_was_asked_can_not_be_read",),
     "results/test_models.py": ("test_a_model_by_its_name_in_the_record",),
     "results/test_models_export.py": ("test_another_program_gets_the_same",),

@@ -20,7 +20,7 @@ from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import printable
 from cnnstudy.records import Split
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder
+from cnnstudy.system.cache import ABOUT, build_entry, content_address, is_intact
 
 #: The kind of the cache's entries.
 KIND = "groups"
@@ -56,7 +56,7 @@ class Grouping:
 
 def is_searched(digest: str) -> bool:
     """Check whether the copies among the images with this digest are in the cache."""
-    return entry_folder(KIND, _copies_address(digest)).is_dir()
+    return is_intact(KIND, _copies_address(digest))
 
 
 def look_for_copies(digest: str, thumbnails: Callable[[], np.ndarray[Any, Any]], progress: Progress) -> list[Pair]:

@@ -30,7 +30,7 @@ from cnnstudy.data.groups import describe_shares, group_images, is_searched, loo
 from cnnstudy.data.splits import count_held_out, first_images, rank_by_hash, select_share, split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, PreparedImages, Split
-from cnnstudy.system.cache import ABOUT, build_entries, content_address, entry_folder
+from cnnstudy.system.cache import ABOUT, build_entries, content_address, entry_folder, why_damaged
 from cnnstudy.system.files import NO_ROOM, allocate_memmap
 
 
@@ -335,9 +335,13 @@ def open_decoded(images: PreparedImages) -> CachedImages:
 
     Raises:
         DataError: the cache entry is gone or damaged.
+        CacheError: others could have changed it.
     """
     folder = Path(images.folder)
     try:
+        for entry in (folder, *([Path(images.groups).parent] if images.groups else [])):
+            if why := why_damaged(entry):
+                raise ValueError(why)
         index = _read_index(folder)
         pixels = _map_pixels(folder)
         groups = read_groups(Path(images.groups)) if images.groups else None
@@ -345,7 +349,7 @@ def open_decoded(images: PreparedImages) -> CachedImages:
         raise DataError(f"the decoded images in {folder} are gone ({reason}); run the study again.") from reason
     except ValueError as reason:
         raise DataError(
-            f"the decoded images in {folder} are damaged ({reason}); delete that folder and run the study again."
+            f"the decoded images in {folder} are damaged ({reason}); run the study again, which makes them anew."
         ) from reason
     usable = np.array([i for i, key in enumerate(index["keys"]) if key not in index["bad"]])
     labels = np.array(index["labels"], dtype=np.int64)

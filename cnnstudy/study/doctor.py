@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -31,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 import cnnstudy
-from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.errors import CacheError, TrackingError, TrackingUnavailableError, without_secrets
 from cnnstudy.study.estimate import local_folder
 from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
@@ -44,7 +43,7 @@ from cnnstudy.study.recovery import (
     inspect_study,
     tidy_machine,
 )
-from cnnstudy.system.cache import cache_folder, entry_folders, try_lock
+from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_by_user, try_lock, why_damaged
 from cnnstudy.system.display import format_size
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
@@ -98,7 +97,7 @@ def repair(uri: str) -> list[str]:
     done = list(map(str, tidy_machine()))
     for folder, why in find_broken_entries().items():
         with try_lock(folder) as lock:  # otherwise another process is rebuilding it
-            if lock is not None:
+            if lock is not None and is_owned_by_user(folder):
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
     tracker, _ = _open_tracker(uri)
@@ -228,30 +227,21 @@ def check_cache() -> Iterator[Finding]:
 def find_broken_entries() -> dict[Path, str]:
     """Return the damaged cache entries, and what is wrong with each."""
     checks: dict[str, Callable[[Path], str]] = {
-        "images": _why_images_are_broken,
         "weights": _why_weights_are_broken,
         checkpoints.KIND: checkpoints.broken_reason,
         shared_epochs.KIND: shared_epochs.broken_reason,
     }
     found = {}
-    for kind, check in checks.items():
+    for kind in KINDS:
         for folder in entry_folders(kind):
-            why = check(folder)
-            if why:
-                found[folder] = why
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                try:
+                    why = why_damaged(folder) or (checks[kind](folder) if kind in checks else "")
+                except CacheError as error:
+                    why = str(error)
+                if why:
+                    found[folder] = why
     return found
-
-
-def _why_images_are_broken(folder: Path) -> str:
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        images, labels = len(index["keys"]), len(index["labels"])
-        pixels = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return _describe(error)
-    if not len(pixels) == images == labels:
-        return f"images.npy holds {len(pixels)} images, and index.json lists {images} with {labels} labels"
-    return ""
 
 
 def _why_weights_are_broken(folder: Path) -> str:

@@ -3,7 +3,8 @@
     cache_folder() / kind / address         an entry
     cache_folder() / kind / .address-xxxx   an entry that is being built, or was when its process was killed
 
-A process that builds or removes an entry holds the lock beside it.
+A process that builds or removes an entry holds the lock beside it. An entry has a seal: the size and the hash of each
+of its files, written before it gets its address, and checked in each process before it is used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +26,20 @@ from typing import Any
 
 import filelock
 import platformdirs
+import xxhash
 
-from cnnstudy.errors import InputError, StudyBusyError, did_you_mean
+from cnnstudy.errors import CacheError, InputError, StudyBusyError, did_you_mean
 
 #: The file in an entry with a one-line description of it.
 ABOUT = "about.txt"
+#: The file in an entry with its seal.
+SEAL = "seal.json"
+#: Kinds without seals: a checkpoint is replaced in place and has checksums of its own, a forecast is of no consequence.
+_UNSEALED = {"checkpoints", "forecasts"}
+#: Kinds whose files have checksums of their own, so that entries from before there were seals stay in use.
+_MAY_LACK_SEAL = {"weights", "prefixes"}
+#: Entries that this process has found intact, with the time and the inode of their seals.
+_intact: dict[Path, tuple[int, int]] = {}
 
 
 def cache_folder() -> Path:
@@ -83,27 +95,48 @@ def try_lock(path: Path, patience: float = 0.0) -> Iterator[filelock.FileLock | 
 # ---- building entries
 
 
-def build_entry(kind: str, address: str, build: Callable[[Path], None]) -> Path:
-    """Return an entry's folder; if there is none, let `build(folder)` fill it first.
+def _print_note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def build_entry(
+    kind: str, address: str, build: Callable[[Path], None], tell: Callable[[str], None] = _print_note
+) -> Path:
+    """Return an entry's folder; if there is none, or a damaged one, let `build(folder)` fill it first.
 
     What `build` raises is passed on, and nothing is left behind.
+
+    Args:
+        tell: is told of a damaged entry.
+
+    Raises:
+        CacheError: others could have changed the entry.
     """
-    build_entries(kind, [address], lambda folders: build(folders[address]))
+    build_entries(kind, [address], lambda folders: build(folders[address]), tell)
     return entry_folder(kind, address)
 
 
-def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str, Path]], None]) -> None:
+def build_entries(
+    kind: str,
+    addresses: Sequence[str],
+    build: Callable[[dict[str, Path]], None],
+    tell: Callable[[str], None] = _print_note,
+) -> None:
     """Build several entries together: `build({address: folder})` fills the folders of those that are missing."""
     with contextlib.ExitStack() as stack:
-        missing = sorted({address for address in addresses if not entry_folder(kind, address).is_dir()})
+        missing = sorted({address for address in addresses if not is_intact(kind, address)})
         for address in missing:  # the same order in all processes, to avoid deadlock
             final = entry_folder(kind, address)
             final.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_for(final))
         # another process may have built some while this one waited
-        missing = [address for address in missing if not entry_folder(kind, address).is_dir()]
+        missing = [address for address in missing if not is_intact(kind, address)]
         if not missing:
             return
+        for folder in (entry_folder(kind, address) for address in missing):
+            with contextlib.suppress(FileNotFoundError):
+                tell(f"the cache entry {folder} is damaged ({why_damaged(folder)}); it is removed and made anew")
+                _remove(folder)
         parent = entry_folder(kind, missing[0]).parent
         for address in missing:  # we hold the lock: these were left by a killed process
             for left in parent.glob(f".{address}-*"):
@@ -112,10 +145,93 @@ def build_entries(kind: str, addresses: Sequence[str], build: Callable[[dict[str
         try:
             build(building)
             for address, folder in building.items():
-                folder.rename(entry_folder(kind, address))
+                final = entry_folder(kind, address)
+                if kind in _UNSEALED:
+                    folder.rename(final)
+                    continue
+                (folder / SEAL).write_text(json.dumps(_measure_files(folder)), encoding="utf-8")
+                written = _when_sealed(folder)
+                folder.rename(final)
+                _intact[final] = written
         finally:
             for folder in building.values():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---- what an entry must hold
+
+
+def is_intact(kind: str, address: str) -> bool:
+    """Check whether there is an entry and it holds what was written.
+
+    Raises:
+        CacheError: others could have changed the entry.
+    """
+    try:
+        return not why_damaged(entry_folder(kind, address))
+    except FileNotFoundError:
+        return False
+
+
+def why_damaged(folder: Path) -> str:
+    """Return what differs between an entry and its seal; "" if nothing does. Each process looks once.
+
+    Raises:
+        CacheError: others could have changed the entry.
+        FileNotFoundError: there is no such entry.
+    """
+    if why := why_untrusted(folder):
+        raise CacheError(why)
+    if folder.parent.name in _UNSEALED:
+        return ""
+    try:
+        written = _when_sealed(folder)
+    except FileNotFoundError:
+        return "" if folder.parent.name in _MAY_LACK_SEAL else f"{SEAL} is missing"
+    if _intact.get(folder) == written:
+        return ""
+    try:
+        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        found = _measure_files(folder)
+        differ = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    if differ:
+        return f"{', '.join(differ)}: {'not what was written' if set(differ) <= set(found) else 'missing'}"
+    _intact[folder] = written
+    return ""
+
+
+def _when_sealed(folder: Path) -> tuple[int, int]:
+    """Return the time and the inode of an entry's seal; they are others once the entry is made anew."""
+    status = (folder / SEAL).stat()
+    return status.st_mtime_ns, status.st_ino
+
+
+def why_untrusted(folder: Path) -> str:
+    """Return why an entry's content may be others' work, and what to do; "" if only this user can have written it.
+
+    Raises:
+        FileNotFoundError: there is no such entry.
+    """
+    if not is_owned_by_user(folder):
+        who, remedy = "belongs to another user", "Set CNNSTUDY_CACHE to a folder of your own"
+    elif hasattr(os, "getuid") and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        who, remedy = "can be written by other users", f"Remove it (`rm -r {folder}`)"
+    else:
+        return ""
+    return f"the cache entry {folder} {who}, so what it holds is not trusted. {remedy}, and run the command again."
+
+
+def _measure_files(folder: Path) -> dict[str, list[int | str]]:
+    """Return the size and the XXH3 hash of each sealed file in an entry."""
+    measured: dict[str, list[int | str]] = {}
+    for path in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
+        if path not in (folder / SEAL, folder / ABOUT):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+                measured[path.relative_to(folder).as_posix()] = [file.tell(), digest]
+    return measured
 
 
 # ---- unfinished entries
@@ -208,13 +324,16 @@ def clear_entries(chosen: Sequence[CacheEntry]) -> None:
             ) from None
         probe.release()
     for entry in chosen:
-        folder = cache_folder() / entry.kind / entry.address
-        # renamed first: an entry that exists must be complete
-        leaving = folder.with_name(f".{entry.address}-cleared")
-        shutil.rmtree(leaving, ignore_errors=True)  # left when the process that cleared it was killed
-        with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
-            folder.rename(leaving)
-            shutil.rmtree(leaving)
+        _remove(entry_folder(entry.kind, entry.address))
+
+
+def _remove(folder: Path) -> None:
+    # renamed first: an entry that exists must be complete
+    leaving = folder.with_name(f".{folder.name}-cleared")
+    shutil.rmtree(leaving, ignore_errors=True)  # left when the process that cleared it was killed
+    with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
 
 
 def entries_unused_for(found: Sequence[CacheEntry], days: float) -> list[CacheEntry]:

@@ -46,6 +46,7 @@ _BUILDER, _NETWORK = "build_network", "ARCHITECTURE"
 _APART = {
     # the cache, and where files are in it
     *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
+    *("is_intact", "why_damaged", "why_untrusted"),
     *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
     # checkpoints: what they contain is counted; when and how they are written is not
     *(

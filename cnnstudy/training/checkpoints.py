@@ -29,7 +29,15 @@ from pathlib import Path
 import numpy as np
 
 from cnnstudy.records import EpochRecord, TrialSpec
-from cnnstudy.system.cache import ABOUT, build_entry, cache_folder, content_address, entry_folder, lock_for
+from cnnstudy.system.cache import (
+    ABOUT,
+    build_entry,
+    cache_folder,
+    content_address,
+    entry_folder,
+    lock_for,
+    why_untrusted,
+)
 from cnnstudy.system.code_version import training_code
 from cnnstudy.system.files import ChunkedWriter
 
@@ -122,6 +130,9 @@ class TrialCheckpoints:
         """Return the checkpoint that an earlier attempt left; None if there is none or it can't be used."""
         path = entry_folder(KIND, self.address) / FILE
         if not self.address or not path.exists():
+            return None
+        if why := why_untrusted(path.parent):
+            self.note(why)
             return None
         try:
             checkpoint = read_checkpoint(path)

@@ -152,9 +152,10 @@ def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, pro
         about = f"{spec.architecture} up to {plan.cut}, of {images}{', flipped' if flipped else ''}"
         (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
 
+    notes: list[str] = []
     try:
         views = tuple(
-            _open(address, lambda folder, flipped=bool(view): build(folder, flipped))  # type: ignore[misc]
+            _open(address, lambda folder, flipped=bool(view): build(folder, flipped), notes.append)  # type: ignore[misc]
             for view, address in enumerate(addresses)
         )
     except OSError as reason:
@@ -162,7 +163,7 @@ def prepare_source(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase, pro
             raise
         why = f"features would take {needed / 1e9:.2f} GB, for which {cache_folder()} has no room ({reason.strerror})"
         return Source(None, FULL_FORWARD, why, as_planned=False)
-    why = str(plan) + "".join(_limit_evaluation_batch(compiled, address) for address in addresses)
+    why = "; ".join([str(plan), *notes]) + "".join(_limit_evaluation_batch(compiled, address) for address in addresses)
     what = TWO_VIEWS if plan.views > 1 else CACHED
     return Source(Features(plan.cut, places, views), what, why)
 
@@ -210,10 +211,10 @@ def _limit_evaluation_batch(compiled: CompiledNetwork, address: str) -> str:
     )
 
 
-def _open(address: str, build: Callable[[Path], None]) -> np.ndarray:
+def _open(address: str, build: Callable[[Path], None], tell: Callable[[str], None]) -> np.ndarray:
     """Return the entry's array, memory-mapped, after computing it if needed; mark the entry as just used."""
     for _ in range(3):
-        folder = build_entry(KIND, address, build)
+        folder = build_entry(KIND, address, build, tell)
         with contextlib.suppress(FileNotFoundError):  # another worker has just removed it to make room
             os.utime(folder)
             return np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)

@@ -22,7 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from cnnstudy.records import TrialSpec
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, entry_folders, try_lock
+from cnnstudy.system.cache import (
+    ABOUT,
+    build_entry,
+    content_address,
+    entry_folder,
+    entry_folders,
+    try_lock,
+    why_untrusted,
+)
 from cnnstudy.system.code_version import training_code
 from cnnstudy.system.files import ChunkedWriter
 from cnnstudy.training import checkpoints
@@ -155,6 +163,9 @@ class SharedEpochs:
     def _read(self, address: str, at: Place) -> Checkpoint | None:
         folder = entry_folder(KIND, address)
         try:
+            if why := why_untrusted(folder):
+                self._tell(why)
+                return None
             found = checkpoints.read_checkpoint(folder / FILE)
             if (found.reached.address, found.reached.trained_as) != (address, self.trained_as):
                 raise ValueError("it belongs to other trials")

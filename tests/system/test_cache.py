@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cnnstudy.errors import CacheError
 from cnnstudy.system import cache
 
 ADDRESS = cache.content_address("an entry")
@@ -80,7 +82,12 @@ def test_an_entry_is_built_once(folder: Path) -> None:
     assert set(entries) == {cache.entry_folder("images", ADDRESS)}
     assert len(calls) == 1
     assert calls[0] != entries[0], "it was built in place: a reader could have seen it half done"
-    assert content_of(folder) == ["images", f"images/{ADDRESS}", f"images/{ADDRESS}/file"]
+    assert content_of(folder) == [
+        "images",
+        f"images/{ADDRESS}",
+        f"images/{ADDRESS}/file",
+        f"images/{ADDRESS}/seal.json",
+    ]
     assert (entries[0] / "file").read_text() == "1"
 
 
@@ -104,7 +111,84 @@ def test_several_entries_are_built_in_one_go_where_they_are_missing(folder: Path
     for _ in range(2):
         cache.build_entries("images", [three, one, two, one], lambda folders: seen.append(sorted(folders)))
     assert seen == [sorted([one, three])]
-    assert content_of(folder) == sorted(["images", *(f"images/{address}" for address in (one, two, three))])
+    assert [path for path in content_of(folder) if not path.endswith("seal.json")] == sorted(
+        ["images", *(f"images/{address}" for address in (one, two, three))]
+    )
+
+
+def build_files(entry: Path) -> None:
+    (entry / "below").mkdir()
+    for name, content in {"a": b"first", "b": b"", "below/c": bytes(range(256)) * 40}.items():
+        (entry / name).write_bytes(content)
+    (entry / cache.ABOUT).write_text("for people")
+
+
+def damaged(kind: str = "images") -> Path:
+    """An entry as another process would find it, which has not looked at it yet."""
+    entry = cache.build_entry(kind, ADDRESS, build_files)
+    cache._intact.clear()
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda entry: (entry / "a").write_bytes(b"fIrst"), "a: not what was written"),
+        (lambda entry: (entry / "b").write_bytes(b"x"), "b: not what was written"),
+        (lambda entry: (entry / "below" / "c").unlink(), "below/c: missing"),
+        (lambda entry: (entry / "more").touch(), "more: not what was written"),
+        (lambda entry: (entry / cache.SEAL).unlink(), "seal.json is missing"),
+        (lambda entry: (entry / cache.SEAL).write_bytes(b"{"), "Expecting property name"),
+        (lambda entry: (entry / cache.SEAL).write_bytes(b"[1]"), "'list' object"),
+    ],
+)
+def test_a_damaged_entry_is_told_and_made_anew(damage: Callable[[Path], object], why: str) -> None:
+    entry = damaged()
+    damage(entry)
+    assert not cache.is_intact("images", ADDRESS)
+    told: list[str] = []
+    cache.build_entry("images", ADDRESS, build_files, told.append)
+    assert len(told) == 1
+    assert f"{entry} is damaged ({why}" in told[0]
+    assert cache.is_intact("images", ADDRESS)
+    cache._intact.clear()
+    cache.build_entry("images", ADDRESS, pytest.fail, told.append)
+    assert len(told) == 1, "it is whole again"
+
+
+def test_what_people_read_and_what_is_looked_at_is_no_damage() -> None:
+    entry = damaged()
+    (entry / cache.ABOUT).write_text("changed")
+    os.utime(entry / "a", (0, 0))
+    assert cache.why_damaged(entry) == ""
+    (entry / "a").write_bytes(b"fIrst")
+    assert cache.why_damaged(entry) == "", "a process looks once"
+
+
+@pytest.mark.parametrize(("kind", "intact"), [("weights", True), ("images", False), ("features", False)])
+def test_entries_from_before_there_were_seals(kind: str, intact: bool) -> None:
+    """Weights check themselves, and other ones would not do for their recorded trials."""
+    (damaged(kind) / cache.SEAL).unlink()
+    assert cache.is_intact(kind, ADDRESS) == intact
+
+
+def test_the_command_says_on_its_error_output_what_was_damaged(capsys: pytest.CaptureFixture[str]) -> None:
+    (damaged() / "a").unlink()
+    cache.build_entry("images", ADDRESS, build_files)
+    assert "note: the cache entry " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users")
+def test_an_entry_that_others_can_write_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = damaged()
+    entry.chmod(0o770)
+    with pytest.raises(CacheError, match=r"can be written by other users, so .* not trusted. Remove it \(`rm -r /"):
+        cache.build_entry("images", ADDRESS, build_files)
+    entry.chmod(0o755)
+    cache.build_entry("images", ADDRESS, pytest.fail)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(CacheError, match=r"belongs to another user, so .* Set CNNSTUDY_CACHE to a folder of your own"):
+        cache.build_entry("images", ADDRESS, build_files)
 
 
 def test_what_a_killed_process_left_is_cleared_away(folder: Path) -> None:

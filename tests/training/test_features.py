@@ -392,3 +392,19 @@ def test_features_that_are_not_those_of_the_network_are_noticed(
         with pytest.raises(RuntimeError, match="features from the cache give logits that differ by"):
             run(spec, tmp_path / again)
     assert cache.list_entries("prefixes") == []
+
+
+def test_damaged_features_are_computed_again_and_said(
+    frozen: TrialSpec, own_cache: Path, extractions: list[str]
+) -> None:
+    first, _ = source_of(frozen)
+    (entry,) = entries(own_cache)
+    file = own_cache / entry / "features.npy"
+    values = np.load(file)
+    np.save(file, np.random.default_rng(0).permutation(values))
+    cache._intact.clear()  # another worker finds it so
+    second, _ = source_of(frozen)
+    assert len(extractions) == 2
+    assert f"the cache entry {file.parent} is damaged (features.npy: not what was written)" in second.why
+    assert first.what == second.what == CACHED
+    np.testing.assert_array_equal(np.load(file), values)
