@@ -205,7 +205,7 @@ class _Decoder:
         try:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "cnnstudy.data.decoder_process"),
+                    *(sys.executable, "-P", "-m", "cnnstudy.data.decoder_process"),
                     *(f"--memory={MAX_MEMORY_BYTES}", f"--seconds={MAX_CPU_SECONDS}"),
                 ],
                 stdin=subprocess.PIPE,

@@ -27,12 +27,14 @@ from cnnstudy.system.processes import count_cores, list_gpus, resident_memory
 #: 2.7 times faster.
 WORKER_ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
+    "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONUNBUFFERED": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
-WORKER = ("-m", "cnnstudy.execution.worker")
+#: -P: a keras.py in the working folder is not the library.
+WORKER = ("-P", "-m", "cnnstudy.execution.worker")
 #: Seconds that a hung worker has to write its stack traces.
 STACK_TRACE_SECONDS = 5
 #: A worker that has grown by more than this many bytes, and to more than twice its first size, is replaced.

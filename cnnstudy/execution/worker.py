@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
-from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import
+from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
@@ -254,6 +254,7 @@ class Worker:
         with fast_import(without=NOT_FOR_TENSORFLOW):
             import tensorflow as tf
 
+            import_keras()
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)
         tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
         if self.deterministic:

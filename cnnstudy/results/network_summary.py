@@ -21,6 +21,7 @@ from rich.table import Table
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network
 from cnnstudy.errors import InputError
 from cnnstudy.results.network_drawing import LayerRow
+from cnnstudy.system.imports import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -192,7 +193,7 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
     """
     architecture.check_size(image_size)
     with _silent_start():
-        import keras  # noqa: F401
+        import_keras()
     from cnnstudy.results.network_drawing import draw_network
 
     rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))

@@ -187,7 +187,7 @@ def why_damaged(folder: Path) -> str:
     try:
         written = _when_sealed(folder)
     except FileNotFoundError:
-        return "" if folder.parent.name in _MAY_LACK_SEAL else f"{SEAL} is missing"
+        return "" if folder.parent.name in _MAY_LACK_SEAL else f"no {SEAL}; earlier versions wrote none"
     if _intact.get(folder) == written:
         return ""
     try:

@@ -9,16 +9,59 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Iterator, Sequence
+
+from cnnstudy.errors import InputError
 
 #: Keras imports these where they are installed, for data adapters, plots and wrappers that nothing here uses: it costs
 #: each worker a second and 150 MB.
 NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
 #: MLflow imports these, for data sets and plots: 70 MB in a driver, which needs them only when the study is over.
 NOT_FOR_MLFLOW = ("matplotlib", "pandas", "pyarrow")
+#: Modules of the libraries that cnnstudy imports.
+_LIBRARIES = {
+    *("tensorflow", "keras", "h5py", "numpy", "PIL", "sklearn", "optuna", "scipy", "statsmodels", "mlflow", "pandas"),
+    *("tabulate", "matplotlib", "jinja2", "markupsafe", "pydantic", "ruamel", "typer", "click", "rich", "filelock"),
+    *("xxhash", "platformdirs", "psutil", "packaging", "sqlalchemy", "alembic"),
+}
 #: Allocations between collections of the youngest generation; Python's default is 2,000 or 700.
 COLLECTION_THRESHOLD = 50_000
+
+
+def refuse_shadows() -> None:
+    """Refuse a PYTHONPATH on which a file has the name of a module that cnnstudy or a library needs.
+
+    Raises:
+        InputError: there is one.
+    """
+    for folder in filter(os.path.isdir, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        names = sorted(os.listdir(folder))
+        if any(name.endswith(".dist-info") for name in names):  # packages are installed there
+            continue
+        for name in names:
+            module = name.removesuffix(".py")
+            if module == name and not os.path.isfile(os.path.join(folder, name, "__init__.py")):
+                continue
+            if module in sys.stdlib_module_names or module in _LIBRARIES:
+                raise InputError(
+                    f"{os.path.join(folder, name)} would be imported in place of the module {module!r}, because "
+                    f"PYTHONPATH lists {folder}. Rename it, or take its folder out of PYTHONPATH."
+                )
+
+
+def import_keras() -> None:
+    """Import Keras as networks need it, whatever `KERAS_BACKEND` and the user's keras.json say.
+
+    With channels first or 16 bits by default, networks would be others.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,9 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
         TrackingError: the port is in use, or the server does not start.
     """
     chosen = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen), "--workers", "1"]
+    # -P: an mlflow.py in the working folder is not the library
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen)]
+    command += ["--workers", "1"]
     environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     process = subprocess.Popen(
         command,

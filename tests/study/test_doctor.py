@@ -103,7 +103,7 @@ def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStu
         folder.mkdir(parents=True)
     Path(f"{scratch}.lock").touch()
     expected = [
-        f"cache: {broken} is broken: seal.json is missing",
+        f"cache: {broken} is broken: no seal.json; earlier versions wrote none",
         f"processes: {building} was left by a process that no longer exists",
         f"processes: {scratch} was left by a process that no longer exists",
         "study fake: alexnet-001 scratch, batch size 16, dropout 0.5 was left unfinished by a driver that no longer "

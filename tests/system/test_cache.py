@@ -137,7 +137,7 @@ def damaged(kind: str = "images") -> Path:
         (lambda entry: (entry / "b").write_bytes(b"x"), "b: not what was written"),
         (lambda entry: (entry / "below" / "c").unlink(), "below/c: missing"),
         (lambda entry: (entry / "more").touch(), "more: not what was written"),
-        (lambda entry: (entry / cache.SEAL).unlink(), "seal.json is missing"),
+        (lambda entry: (entry / cache.SEAL).unlink(), "no seal.json; earlier versions wrote none"),
         (lambda entry: (entry / cache.SEAL).write_bytes(b"{"), "Expecting property name"),
         (lambda entry: (entry / cache.SEAL).write_bytes(b"[1]"), "'list' object"),
     ],

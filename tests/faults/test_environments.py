@@ -1,0 +1,84 @@
+"""Odd environments: other backends, keras.json, and files that have the names of libraries."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from commands import Answer, call
+
+STUDY = """\
+name: odd
+data: {name: digits, classes: [0, 1], images_per_class: 16}
+image_size: 64
+architectures: [alexnet]
+training: {epochs: 1, keep_models: false, deterministic: true}
+budget: {trials: 1}
+"""
+#: Modules of the standard library and of packages.
+SHADOWS = ("keras", "optuna", "random", "numpy", "mlflow", "tensorflow", "pandas", "queue", "PIL")
+
+
+def run(folder: Path, **variables: str) -> list[dict[str, str]]:
+    """The leaderboard of the study, run in this folder."""
+    (folder / "odd.yaml").write_text(STUDY)
+    given = {"CNNSTUDY_CACHE": str(folder / "cache"), **variables}
+    expect_done(call("run-study", "odd.yaml", folder=folder, **given))
+    expect_done(call("leaderboard", "odd", "--csv", "board.csv", folder=folder, **given))
+    with (folder / "board.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if "accuracy" in name or "gap" in name} for row in rows]
+
+
+def expect_done(answer: Answer) -> None:
+    assert answer.code == 0, answer.text
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("plain", "odd"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "plain", tmp_path / "odd"
+
+
+def test_other_backends_layouts_and_files_change_nothing(folders: tuple[Path, Path]) -> None:
+    plain, odd = folders
+    for name in SHADOWS:
+        (odd / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    home = odd / "keras home"
+    home.mkdir()
+    settings = {"backend": "jax", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-2}
+    (home / "keras.json").write_text(json.dumps(settings))
+    rows = run(odd, KERAS_BACKEND="torch", KERAS_HOME=str(home))
+    assert rows
+    assert rows == run(plain)
+    answer = call("describe", "alexnet", folder=odd, KERAS_BACKEND="jax", KERAS_HOME=str(home))
+    expect_done(answer)
+    assert "64 x 64 pixels" in answer.text
+
+
+@pytest.mark.parametrize("name", ["keras.py", "random.py", "pandas/__init__.py"])
+def test_a_file_on_the_path_that_hides_a_module_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("raise SystemExit('the wrong module')")
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path / "mine")])
+    for command in (["doctor"], ["run-study", "tiny"], ["leaderboard"]):
+        answer = call(*command, folder=tmp_path, PYTHONPATH=path)
+        assert answer.code == 2, answer.text
+        assert (
+            f"error: {tmp_path / 'mine' / name.partition('/')[0]} would be imported in place of the module"
+            in answer.errors
+        )
+        assert "Rename it, or take its folder out of PYTHONPATH" in answer.errors
+        assert "Traceback" not in answer.text
+
+
+def test_a_path_of_installed_packages_is_none_of_these(tmp_path: Path) -> None:
+    (tmp_path / "site" / "numpy-2.2.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "tabulate.py").touch()
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path / "site")])
+    expect_done(call("--version", folder=tmp_path, PYTHONPATH=path))
