@@ -70,9 +70,20 @@ def number_seeds(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def read_levels(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Return a factor's levels as plain objects, None where it is not active."""
+    """Return a factor's levels as plain objects, None where it is not active.
+
+    Numbers that agree to 12 digits are one level.
+    """
     column = frame[name].astype(object)
     _check_levels(frame, name, "factor")
+    column = column.map(lambda level: float(f"{level:.12g}") if isinstance(level, float) else level)
+    texts = sorted({level for level in column if isinstance(level, str)})
+    others = [level for level in column[column.notna()] if not isinstance(level, str)]
+    if texts and others:
+        raise InputError(
+            f"the factor {name!r} has texts and numbers among its levels, as {texts[0]!r} and {others[0]!r}; write all "
+            "of them in one way."
+        )
     if any(isinstance(level, float) and math.isinf(level) for level in column):
         raise InputError(f"the factor {name!r} has an infinite level; give it a name, as 'none', or leave it out.")
     return column.where(column.notna(), None)

@@ -23,6 +23,8 @@ import numpy as np
 CONFIDENCE, LEVEL = 0.95, 0.05
 #: Numbers that differ by less are equal up to rounding.
 _ROUNDING = 1e-12
+#: Degrees of freedom from which variances that differ beyond chance are not shrunk.
+_MANY = 5
 #: The number of variances that estimating their prior takes.
 _MIN_VARIANCES = 3
 #: The share of the level that main effects get; interactions get the rest.
@@ -144,7 +146,8 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
 def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return variances shrunk towards a common prior, and their degrees of freedom (Smyth 2004, section 6.2).
 
-    The total degrees of freedom of each are at most the sum of those of all contrasts.
+    The total degrees of freedom of each are at most the sum of those of all contrasts. With enough seeds to see that
+    variances differ, they are left as they are if they do.
 
     Args:
         variance: [contrasts], over the seeds; NaN where there is one seed.
@@ -159,6 +162,8 @@ def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     middle = float(np.median(scaled)) if known.any() else 0.0
     if known.sum() < _MIN_VARIANCES or middle <= 0:
         return shrunk, total
+    if own.min() >= _MANY and differ_beyond_chance(scaled, own):
+        return shrunk, total
     logs = np.log(np.maximum(scaled, 1e-5 * middle)) - special.digamma(own / 2) + np.log(own / 2)
     excess = logs.var(ddof=1) - special.polygamma(1, own / 2).mean()
     if excess > special.polygamma(1, 1e6):
@@ -170,6 +175,24 @@ def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     shrunk[known] = scaled * spread[known]
     total[known] = np.minimum(prior + own, own.sum())
     return shrunk, total
+
+
+def differ_beyond_chance(variance: np.ndarray, freedom: np.ndarray) -> bool:
+    """Test whether variances [n] are not all the same (Bartlett 1937, 5 %).
+
+    Args:
+        freedom: [n], degrees of freedom of each.
+    """
+    from scipy import stats
+
+    known = np.isfinite(variance) & (variance > 0)
+    variance, freedom = variance[known], freedom[known]
+    if len(variance) < 2:
+        return False
+    pooled = (freedom * variance).sum() / freedom.sum()
+    statistic = freedom.sum() * math.log(pooled) - (freedom * np.log(variance)).sum()
+    correction = 1 + ((1 / freedom).sum() - 1 / freedom.sum()) / (3 * (len(variance) - 1))
+    return bool(stats.chi2.sf(statistic / correction, len(variance) - 1) < LEVEL)
 
 
 def correct_family(p: np.ndarray, shrunk_p: np.ndarray, interaction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from pandas import CategoricalDtype
 
 from cnnstudy.analysis.contrasts import list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, correct_together, estimate_effects
 from cnnstudy.analysis.frames import check_columns, number_seeds, read_levels, read_numbers
+from cnnstudy.analysis.resolution import is_share
 from cnnstudy.config.factors import Choices, Levels, Range
 from cnnstudy.errors import InputError
+from cnnstudy.records import Level
 
 COLUMNS = (
     "architecture",
@@ -52,12 +55,13 @@ def effects(
     seed: str = "seed",
     *,
     interactions: bool = True,
-    levels: Mapping[str, Levels] | None = None,
+    levels: Mapping[str, Levels | Sequence[Level]] | None = None,
     images: int | None = None,
 ) -> pd.DataFrame:
     """Return the effect of each factor on an outcome, and of every two factors on each other's effects.
 
-    A main effect compares a level with the baseline (the lowest of numbers, the first that appears of names), averaged
+    A main effect compares a level with the baseline (the lowest of numbers, the first category of a categorical, the
+    first that appears of other names), averaged
     over the other factors; an interaction is how much larger that is at the second factor's level than at its baseline.
     Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 % more for each factor whose
     effect is 0 but differs strongly from seed to seed. docs/statistics.md has methods and rates.
@@ -70,8 +74,9 @@ def effects(
         outcome: the column to explain. One named like an accuracy or a gap, with values in -1..1, is a share.
         seed: the column of the seed, or other block: trials are compared within a seed, and seeds are the sample.
         interactions: False if it is known that factors do not interact; a fraction can then answer about more.
-        levels: the levels of some factors, where they should not be found from the frame.
-        images: on how many images accuracies are measured; None: found from the values.
+        levels: the levels of some factors, the baseline of names first: `{"transfer": ["scratch", "frozen"]}`. None:
+            they are found from the frame.
+        images: on how many images accuracies are measured, which must then be shares; None: found from the values.
 
     Returns:
         A row for each contrast, with the columns
@@ -83,13 +88,18 @@ def effects(
         - repeats: the probability that a repeat with other seeds gives the same answer; 1 where the design decides.
 
     Raises:
-        InputError: a column is missing or does not fit; the message names the columns that there are.
+        InputError: a column is missing or does not fit, or a factor has one level; the message says what is allowed.
     """
-    factors = _check_arguments(frame, factors, outcome, seed, levels, images)
+    factors, given = _check_arguments(frame, factors, outcome, seed, levels, images)
     column, tables = f"table/{outcome}", []
     found: list[Effect] = []
     for trials in _by_network(frame, factors, outcome, seed, column):
-        known = {name: (levels or {}).get(name) or find_levels(trials, name, factors) for name in factors}
+        if images is not None and not is_share(column, trials[column].to_numpy()):
+            raise InputError(
+                f"with images, {outcome!r} must be named like an accuracy or a gap and lie in -1..1; divide "
+                "percentages by 100."
+            )
+        known = {name: given.get(name) or find_levels(trials, name, factors) for name in factors}
         tables.append((trials, known))
         found += estimate_effects(trials, known, [column], interactions, images)
     missing = [row for trials, known in tables for row in _rows_without_estimate(trials, known, column, found)]
@@ -149,16 +159,23 @@ def _check_arguments(
     factors: Sequence[str],
     outcome: str,
     seed: str,
-    levels: Mapping[str, Levels] | None,
+    levels: Mapping[str, Levels | Sequence[Level]] | None,
     images: int | None,
-) -> list[str]:
-    """Return the factors as a list; refuse what is not in the frame, or cannot be what it is given for."""
+) -> tuple[list[str], dict[str, Levels]]:
+    """Return the factors, and the levels that are given or in a categorical's order; refuse what does not fit."""
     if not isinstance(factors, str | Sequence | pd.Index):
         raise InputError(f"factors must be a list of columns, not {factors!r}.")
     factors = [factors] if isinstance(factors, str) else list(factors)
     check_columns(frame, {"outcome": outcome, "seed": seed}, factors)
     if not factors:
         raise InputError(f"no factors are given; the columns are {', '.join(map(repr, frame.columns))}.")
+    if frame.empty:
+        raise InputError("the table has no trials.")
+    for name in factors:
+        present = read_levels(frame, name).dropna().unique()
+        if len(present) < 2:
+            what = f"one level ({present[0]})" if len(present) else "no level"
+            raise InputError(f"the factor {name!r} has {what} in all trials; leave it out of the factors.")
     if "architecture" in (outcome, seed):
         raise InputError("the column 'architecture' names the network and is no outcome or seed; rename it.")
     if "seed" in factors:
@@ -169,10 +186,18 @@ def _check_arguments(
     if images is not None and (not isinstance(images, int | np.integer) or isinstance(images, bool) or images <= 0):
         raise InputError(f"images must be a whole number above 0, not {images!r}.")
     if levels is not None and not isinstance(levels, Mapping):
-        raise InputError(f"levels must be a dictionary of Choices or Ranges by factor, not {levels!r}.")
-    for name, given in (levels or {}).items():
-        if name not in factors:
-            raise InputError(f"levels are given for {name!r}, which is no factor; factors are {', '.join(factors)}.")
-        if not isinstance(given, Choices | Range):
-            raise InputError(f"levels of {name!r} must be Choices or a Range (config/factors.py), not {given!r}.")
-    return factors
+        raise InputError(f"levels must be a dictionary of lists by factor, not {levels!r}.")
+    orders = {
+        name: list(frame[name].cat.categories) for name in factors if isinstance(frame[name].dtype, CategoricalDtype)
+    }
+    return factors, {name: _check_levels(name, of, factors) for name, of in {**orders, **(levels or {})}.items()}
+
+
+def _check_levels(name: str, given: Levels | Sequence[Level], factors: Sequence[str]) -> Levels:
+    if name not in factors:
+        raise InputError(f"levels are given for {name!r}, which is no factor; factors are {', '.join(factors)}.")
+    if isinstance(given, Choices | Range):
+        return given
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(set(given)) < 2:
+        raise InputError(f"levels of {name!r} must be a list of at least two, not {given!r}.")
+    return Choices(tuple(given))

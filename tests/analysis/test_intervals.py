@@ -14,6 +14,7 @@ from cnnstudy.analysis.intervals import (
     Resolution,
     compare_seeds,
     correct_family,
+    differ_beyond_chance,
     shrink_variances,
     welch_difference,
 )
@@ -117,3 +118,21 @@ def test_two_samples_are_compared_by_welch() -> None:
 def test_two_samples_without_noise_have_no_interval() -> None:
     one = Estimate(0.2, 0.2, 0.2, 0.0, 3)
     assert welch_difference(one, Estimate(0.5, 0.5, 0.5, 0.0, 3)) == Estimate(pytest.approx(0.3), count=3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bartletts_test_is_that_of_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = [rng.normal(0, rng.choice([1, 2]), rng.integers(3, 9)) for _ in range(rng.integers(2, 7))]
+    variance, freedom = np.array([one.var(ddof=1) for one in samples]), np.array([len(one) - 1 for one in samples])
+    assert differ_beyond_chance(variance, freedom) == (stats.bartlett(*samples).pvalue < 0.05)
+
+
+@pytest.mark.parametrize(("seeds", "shrunk"), [(5, True), (8, False)])
+def test_variances_that_differ_beyond_chance_are_kept_where_seeds_can_show_it(seeds: int, shrunk: bool) -> None:
+    variance = np.array([1.0, 1.2, 0.9, 30.0])
+    kept, freedom = shrink_variances(variance, np.full(4, seeds - 1), np.ones(4))
+    assert bool((kept != variance).any()) == shrunk
+    assert bool((freedom > seeds - 1).any()) == shrunk
+    alike = np.array([1.0, 1.2, 0.9, 1.1])
+    assert (shrink_variances(alike, np.full(4, seeds - 1), np.ones(4))[0] != alike).all()

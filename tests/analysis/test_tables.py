@@ -84,10 +84,45 @@ def test_the_levels_of_columns() -> None:
     assert size == Choices((8, 16))
 
 
-def test_nothing_to_compare_is_an_empty_table() -> None:
+def test_nothing_to_compare_is_refused() -> None:
     frame = table()
-    found = cnnstudy.effects(frame[frame["depth"] == 18], ["depth"], seed="run")
-    assert (len(found), tuple(found)) == (0, COLUMNS)
+    with pytest.raises(InputError, match=r"'depth' has one level \(18\) in all trials; leave it out"):
+        cnnstudy.effects(frame[frame["depth"] == 18], ["depth"], seed="run")
+    with pytest.raises(InputError, match="the table has no trials"):
+        cnnstudy.effects(frame[:0], ["depth"], seed="run")
+
+
+def test_texts_and_numbers_are_no_levels_of_one_factor() -> None:
+    frame = table()
+    frame["depth"] = [str(depth) if i % 2 else depth for i, depth in enumerate(frame["depth"])]
+    with pytest.raises(InputError, match="'depth' has texts and numbers among its levels, as '18' and 50"):
+        cnnstudy.effects(frame, ["depth"], seed="run")
+
+
+def test_numbers_that_agree_up_to_rounding_are_one_level() -> None:
+    frame = table()
+    frame["depth"] = [0.1 + 0.2 if i % 2 else 0.3 for i in range(len(frame))]
+    with pytest.raises(InputError, match=r"has one level \(0.3\)"):
+        cnnstudy.effects(frame, ["depth"], seed="run")
+
+
+@pytest.mark.parametrize("given", ["categorical", "levels"])
+def test_the_baseline_of_names_can_be_given(given: str) -> None:
+    """So that it does not depend on which trial comes first."""
+    frame, levels = table()[::-1], None
+    if given == "categorical":
+        frame["pooling"] = pd.Categorical(frame["pooling"], ["max", "mean"])
+    else:
+        levels = {"pooling": ["max", "mean"]}
+    assert cnnstudy.effects(table()[::-1], ["pooling"], seed="run")["baseline"].tolist() == ["mean"]
+    assert cnnstudy.effects(frame, ["pooling"], seed="run", levels=levels)["baseline"].tolist() == ["max"]
+
+
+def test_images_are_for_shares() -> None:
+    frame = table()
+    frame["gap"] *= 100
+    with pytest.raises(InputError, match=r"lie in -1..1; divide percentages by 100"):
+        cnnstudy.effects(frame, ["depth"], seed="run", images=40)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +133,8 @@ def test_nothing_to_compare_is_an_empty_table() -> None:
         ({"factors": [["depth"]], "seed": "run"}, "no column \\['depth'\\] for the factor"),
         ({"factors": ["depth"], "outcome": None, "seed": "run"}, "no column None for the outcome"),
         ({"factors": ["depth"], "seed": "run", "levels": {"deep": Choices((1, 2))}}, "'deep', which is no factor"),
-        ({"factors": ["depth"], "seed": "run", "levels": {"depth": [1, 2]}}, "must be Choices or a Range"),
+        ({"factors": ["depth"], "seed": "run", "levels": {"depth": "18"}}, "must be a list of at least two, not '18'"),
+        ({"factors": ["depth"], "seed": "run", "levels": {"depth": [18, 18]}}, "must be a list of at least two"),
         ({"factors": ["depth"], "seed": "run", "levels": [1]}, "levels must be a dictionary"),
         ({"factors": ["deep"], "seed": "run"}, "no column 'deep' for the factor; the columns are"),
         ({"factors": ["depth"], "outcome": "loss", "seed": "run"}, "no column 'loss' for the outcome"),
@@ -192,11 +228,7 @@ def test_the_same_table_in_other_clothes(change: Callable[[pd.DataFrame], pd.Dat
     assert found["answer"].tolist() == expected["answer"].tolist()
 
 
-def test_too_little_to_compare_is_no_error() -> None:
+def test_trials_without_an_outcome_are_no_error() -> None:
     frame = table()
-    assert cnnstudy.effects(frame.iloc[:0], ["depth"], seed="run").empty
-    assert cnnstudy.effects(frame.iloc[:1], ["depth"], seed="run").empty
     nothing = cnnstudy.effects(frame.assign(gap=math.nan), ["depth"], seed="run")
     assert nothing["answer"].tolist() == ["cannot tell"]
-    inactive = frame.assign(depth=pd.array([50, None] * 16, dtype="Int64"), pooling=["max", "max", "mean", "mean"] * 8)
-    assert cnnstudy.effects(inactive, ["depth", "pooling"], seed="run")["factor"].tolist() == ["pooling"]
