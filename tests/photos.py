@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 
 def encoded(picture: Image.Image, file_format: str, **settings: Any) -> bytes:
@@ -29,7 +29,9 @@ def photos() -> dict[str, bytes]:
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 200)
     turned = Image.Exif()
     turned[0x0112] = 6
+    avif = {"rgba.avif": encoded(see_through, "AVIF")} if features.check("avif") else {}
     return {
+        **avif,
         "rgb.png": encoded(colour, "PNG"),
         "rgba.png": encoded(see_through, "PNG"),
         "rgba.webp": encoded(see_through, "WEBP", lossless=True),

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+import cnnstudy
 from cnnstudy.data.decode import describe_input
 from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.errors import ModelError
@@ -73,7 +74,10 @@ def export_model(
         )
     if classes is not None:
         model_files.write_classes(folder, classes)
-    model_files.write_card(folder, contract or describe_input(model_package.model_image_size(model), classes))
+    if contract is None:
+        note = f"not recorded with the model; this is what cnnstudy {cnnstudy.__version__} does"
+        contract = {**describe_input(model_package.model_image_size(model), classes), "note": note}
+    model_files.write_card(folder, contract)
     return {
         "size": model_package.model_image_size(model),
         "classes": model.output_shape[1],

@@ -84,11 +84,14 @@ def read_contract(file: Path) -> dict[str, Any] | None:
     """Return the contract of the input that was saved with a Keras file; None if there is none.
 
     Raises:
-        ModelError: it can't be read.
+        ModelError: it can't be read, or is not that of a model.
     """
     contract = _read_json(file, INPUT_FILE, "the contract of the input")
-    if contract is not None and not isinstance(contract, dict):
-        raise ModelError(f"{INPUT_FILE} beside {file} must be a JSON object.")
+    if contract is not None and not (isinstance(contract, dict) and {"size", "classes"} <= contract.keys()):
+        raise ModelError(
+            f"{INPUT_FILE} beside {file} must be a JSON object with `size` and `classes`, as cnnstudy writes it; "
+            "restore it, or move it away."
+        )
     return contract
 
 

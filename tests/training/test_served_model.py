@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -206,7 +207,9 @@ def test_the_stored_decoder_needs_nothing_of_the_installed_package(folder: Path,
 
 
 def test_the_name_of_the_loader_is_that_of_its_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (loader,) = (file.stem for file in (folder / "code").glob("*.py"))
+    (file,) = (folder / "code").glob("*.py")
+    loader = file.stem
+    assert re.search(r"^\s*(from|import) cnnstudy", file.read_text(encoding="utf-8"), flags=re.MULTILINE) is None
     model_package._served_code.cache_clear()
     assert model_package._served_code()[0] == loader
     monkeypatch.setattr(model_package, "_DECODER_START", "other()")
