@@ -74,10 +74,7 @@ def export_model(
         )
     if classes is not None:
         model_files.write_classes(folder, classes)
-    if contract is None:
-        note = f"not recorded with the model; this is what cnnstudy {cnnstudy.__version__} does"
-        contract = {**describe_input(model_package.model_image_size(model), classes), "note": note}
-    model_files.write_card(folder, contract)
+    model_files.write_card(folder, contract or _assume_contract(model, classes))
     return {
         "size": model_package.model_image_size(model),
         "classes": model.output_shape[1],
@@ -85,6 +82,11 @@ def export_model(
         "tolerance": TOLERANCE,
         "images": CHECKED_IMAGES,
     }
+
+
+def _assume_contract(model: keras.Model, classes: Sequence[str] | None) -> dict[str, Any]:
+    note = f"not recorded with the model; this is what cnnstudy {cnnstudy.__version__} does"
+    return {**describe_input(model_package.model_image_size(model), classes), "note": note}
 
 
 def _input_signature(model: keras.Model) -> list[keras.InputSpec]:
