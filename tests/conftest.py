@@ -118,6 +118,26 @@ def trained(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield made
 
 
+@pytest.fixture
+def broken_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """broken_decoder(code): what every decoder runs when it comes to a file with BREAK in it."""
+
+    def write(code: str) -> None:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(
+            "import ctypes, os, signal\n"
+            "from PIL import ImageFile\n"
+            "original = ImageFile.ImageFile.load\n"
+            "def load(picture):\n"
+            f"    if picture.fp is not None and b'BREAK' in picture.fp.getvalue():\n        {code}\n"
+            "    return original(picture)\n"
+            "ImageFile.ImageFile.load = load\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+
+    return write
+
+
 MakeRun = Callable[..., RecordedRun]
 Build = Callable[..., "Network"]
 

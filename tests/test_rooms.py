@@ -21,7 +21,7 @@ ROOMS = sorted(".".join(path.parent.relative_to(PACKAGE).parts) for path in PACK
 #: A foreign library -> the only module or room that imports it; TensorFlow is imported in workers alone.
 HOMES = {
     "optuna": ["search.optuna_search"],
-    "mlflow": ["tracking"],
+    "mlflow": ["tracking", "training.served_model"],
     "sqlalchemy": ["tracking"],
     "tensorflow": ["training", "execution.worker"],
     "keras": ["training", "architectures", "system.download", "results.network_summary"],

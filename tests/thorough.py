@@ -18,6 +18,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "faults/test_tracking_trouble.py": (),
     "results/pages/test_page_in_a_browser.py": (),
     "results/test_agreement.py": (),
+    "results/test_models_serving.py": (),
     "study/test_confirmation.py": (
         "test_the_best_two_run_again_in_pairs_and_the_better_mean_is_champion",
         "test_the_test_split_is_opened_once_with_time_and_hash",

@@ -26,7 +26,8 @@ def predict(
 
     with one_worker() as (executor, display, folder):
         resolved = find_model(model, tracking_uri, folder)
-        note(resolved.note)
+        for text in resolved.notes:
+            note(text)
         predictions = models.predict_files(resolved, images, top, executor, display)
     if resolved.classes is None:
         note(f"{model} has no class names (classes.json); classes are numbered")
@@ -53,7 +54,8 @@ def export(
     models.check_export(folder, format_)
     with one_worker() as (executor, display, scratch):
         resolved = find_model(model, tracking_uri, scratch)
-        note(resolved.note)
+        for text in resolved.notes:
+            note(text)
         done = models.export_to(resolved, folder, format_, executor, display)
     print(models.describe_export(resolved, folder, format_, done))
 

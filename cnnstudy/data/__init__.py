@@ -18,7 +18,8 @@ The path of one image file, in reading order:
       groups           images that stay together: copies, and those that path_groups names
       decoder_pool     decodes all images in parallel, in
       decoder_process  processes with limits on memory and time, each of which calls
-      decode           one image's bytes -> upright RGB pixels at each size, or a BadImage
+      decode           one image's bytes -> upright RGB pixels at each size, or a BadImage; the contract in words
+      prepare          the same in a few lines, for programs without cnnstudy
     images             load_for_training: the cache entry -> train, validation and probe images
       splits           which images train and which validate
       grouped_splits   the same with whole groups

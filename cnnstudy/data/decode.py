@@ -12,6 +12,9 @@ import os
 import stat
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
+
+import PIL
 
 # Pillow loads some formats on demand: importing their plug-ins makes all of FORMATS known
 from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin, features  # noqa: F401
@@ -40,6 +43,30 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def describe_input(size: int, classes: Sequence[str] | None) -> dict[str, Any]:
+    """Return what a model of this size takes, and how this module prepares it: the contract stored with each model.
+
+    `prepare` does the same in a few lines, for programs without cnnstudy.
+
+    Args:
+        classes: the class names in the order of the model's outputs; None if they are not known.
+    """
+    return {
+        "size": size,
+        "colour": "red, green, blue, in this order, each 0 to 255 (uint8); the model scales them itself",
+        "resize": f"to {size} x {size} pixels whatever the aspect ratio, nothing cropped; Pillow's BILINEAR filter",
+        "jpeg": "decoded at 1/2, 1/4 or 1/8 of its size where that is at least twice the model's (Pillow's draft mode)",
+        "orientation": "turned upright as the EXIF data says",
+        "alpha": "composited on white; so is a palette's or a grey image's transparent colour",
+        "16 bit": "the upper 8 bits of each value",
+        "conversion": "CMYK, palettes and grey by Pillow's convert('RGB'); colour profiles are ignored",
+        "animation": "the first frame",
+        "decoder": DECODER_VERSION,
+        "pillow": PIL.__version__,
+        "classes": None if classes is None else list(classes),
+    }
 
 
 def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:

@@ -21,15 +21,18 @@ from PIL import Image
 import cnnstudy
 from cnnstudy.data.datasets import SourceImage
 from cnnstudy.data.decode import resize
-from cnnstudy.data.decoder_process import Request, read_answers, write_requests
+from cnnstudy.data.decoder_process import (
+    MAX_CPU_SECONDS,
+    MAX_MEMORY_BYTES,
+    Request,
+    read_answers,
+    write_requests,
+)
 from cnnstudy.data.listing import UNSUPPORTED_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.records import BadImage, Decoded
 from cnnstudy.system.processes import count_cores
 
-#: Limits for decoding one image, at all its sizes: bytes of memory, and seconds of CPU time.
-MAX_MEMORY_BYTES = 3 * 2**30
-MAX_CPU_SECONDS = 60
 #: Images in one request to a decoder: a round trip takes as long as decoding a small image.
 IMAGES_PER_REQUEST = 16
 DECODER_ENVIRONMENT = {

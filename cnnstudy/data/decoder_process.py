@@ -24,8 +24,12 @@ from typing import IO, Any
 
 from PIL import Image
 
-from cnnstudy.data.decode import decode_image, read_file
+from cnnstudy.data.decode import MAX_FILE_BYTES, decode_image, read_file
 from cnnstudy.records import BadImage, Decoded, Record
+
+#: Limits for decoding one image, at all its sizes: bytes of memory, and seconds of CPU time.
+MAX_MEMORY_BYTES = 3 * 2**30
+MAX_CPU_SECONDS = 60
 
 resource: Any
 try:
@@ -47,8 +51,9 @@ class Request(Record):
 def main() -> None:
     """Decode images until standard input ends."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--memory", type=int, required=True, help="bytes, beyond those the process has at its start")
-    parser.add_argument("--seconds", type=int, required=True, help="CPU time for one image")
+    memory = "bytes, beyond those the process has at its start"
+    parser.add_argument("--memory", type=int, default=MAX_MEMORY_BYTES, help=memory)
+    parser.add_argument("--seconds", type=int, default=MAX_CPU_SECONDS, help="CPU time for one image")
     arguments = parser.parse_args()
     requests, output = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # so that nothing a library prints gets between the answers
@@ -95,6 +100,8 @@ def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], mem
             return content
         if image.path is not None and image.digest not in (None, hashlib.sha256(content).hexdigest()):
             return BadImage(image.name, "", "changed")
+        if len(content) > MAX_FILE_BYTES:
+            return BadImage(image.name, f"a file of {len(content):,} bytes; the most is {MAX_FILE_BYTES:,}")
         return decode_image(image.name, content, sizes)
     except MemoryError:
         return BadImage(image.name, f"can't be decoded (takes more than {memory / 2**20:,.0f} MiB of memory)")

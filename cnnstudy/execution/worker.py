@@ -217,8 +217,8 @@ class Worker:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         from cnnstudy.training.export import export_model
 
-        model, folder = Path(payload["model"]), Path(payload["folder"])
-        return export_model(model, payload["classes"], folder, payload["format"], self._progress(key))
+        model, folder, classes, contract = (payload[name] for name in ("model", "folder", "classes", "contract"))
+        return export_model(Path(model), classes, contract, Path(folder), payload["format"], self._progress(key))
 
     def _explain_mistakes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

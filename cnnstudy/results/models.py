@@ -23,6 +23,7 @@ from rich.text import Text
 
 from cnnstudy.analysis import leaderboard
 from cnnstudy.analysis.confirmation import best_single_trial
+from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.listing import list_tree
 from cnnstudy.errors import DataError, InputError, ModelError, UnknownNameError, printable
 from cnnstudy.execution import Executor, Job
@@ -52,6 +53,24 @@ class Model:
     file: Path
     classes: tuple[str, ...] | None
     note: str = ""  # a remark for the user
+    contract: dict[str, Any] | None = None  # of its input, as recorded with it; see data/decode.py
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks for the user; one of them if it is not known whether images are prepared as in training."""
+        if self.contract is None:
+            prepared = (
+                f"{self.title} has no {model_files.INPUT_FILE}, which says how images were prepared in its training; "
+                "they are taken to be prepared as this version of cnnstudy does it"
+            )
+        elif self.contract.get("decoder") != DECODER_VERSION:
+            prepared = (
+                f"{self.title} was trained on images of decoder {self.contract.get('decoder')}; this version of "
+                f"cnnstudy has decoder {DECODER_VERSION}, whose pixels may differ"
+            )
+        else:
+            prepared = ""
+        return tuple(filter(None, (self.note, prepared)))
 
     def class_name(self, index: int) -> str:
         """Return the name of a class; `class 0` if names are not known."""
@@ -73,7 +92,7 @@ def find_model(given: str, uri: str | None, folder: Path) -> Model:
     path = Path(given).expanduser()
     file = None if given.startswith("models:") else model_files.find_keras_file(path)
     if file is not None:
-        return Model(given, file, model_files.read_classes(file))
+        return Model(given, file, model_files.read_classes(file), contract=model_files.read_contract(file))
     if _is_path(given):
         raise UnknownNameError(_no_model_at(given, path))
     from cnnstudy.tracking.client import existing_tracker
@@ -142,7 +161,8 @@ def _fetch_model(registry: Registry, stored: StoredModel, folder: Path) -> Model
         raise UnknownNameError(
             f"{stored.address} is not a Keras model: there is no {model_files.KERAS_FILE} in {stored.location}."
         )
-    return Model(title, file, model_files.read_classes(file) or registry.classes(stored, folder))
+    classes = model_files.read_classes(file) or registry.classes(stored, folder)
+    return Model(title, file, classes, contract=model_files.read_contract(file))
 
 
 HEADINGS = ("image", "class", "probability")
@@ -337,6 +357,7 @@ def export_to(model: Model, folder: Path, name: str, executor: Executor, display
         payload = {
             "model": str(model.file.absolute()),
             "classes": model.classes,
+            "contract": model.contract,
             "folder": str(complete),
             "format": name,
         }
@@ -353,7 +374,7 @@ def describe_export(model: Model, folder: Path, name: str, done: Exported) -> st
     return (
         f"{folder}: {model.title} as {name}\n"
         f"input: RGB images [n, {done.size}, {done.size}, 3] of 0..255 (uint8); output: probabilities "
-        f"[n, {done.classes}] {order}\n"
+        f"[n, {done.classes}] {order}; {model_files.CARD_FILE}: how to prepare photos\n"
         f"on {done.images} random images the probabilities differ from Keras by at most {done.difference:.1e} "
         f"(tolerance {done.tolerance:.0e})"
     )

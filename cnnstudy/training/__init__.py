@@ -21,8 +21,9 @@ cross_fit       metrics of the best epoch that its choice does not flatter
 metrics         compute accuracies, confusion matrices and per-image correctness from logits
 verdict         overfit, underfit, fit, not learning or cannot tell, with the tests behind it
 speed           measure how fast a network trains
-model_files     find the parts of a saved model
+model_files     find the parts of a saved model; write its card
 model_package   save the model with its preprocessing as an MLflow model
+served_model    its pyfunc, stored with it: photos or pixels in, probabilities out
 predict         apply a saved model to image files
 export          export a saved model as SavedModel, ONNX or Keras file
 mistakes        a trial's mistakes, with Grad-CAM, beside similar training images

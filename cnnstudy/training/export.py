@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+import cnnstudy
+from cnnstudy.data.decode import describe_input
 from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.errors import ModelError
 from cnnstudy.training import model_files, model_package
@@ -31,12 +33,18 @@ class Format:
 
 
 def export_model(
-    file: Path, classes: Sequence[str] | None, folder: Path, name: str, progress: Progress
+    file: Path,
+    classes: Sequence[str] | None,
+    contract: dict[str, Any] | None,
+    folder: Path,
+    name: str,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Write the model and its class names to `folder`, which must not exist yet.
+    """Write the model, its class names and its card to `folder`, which must not exist yet.
 
     Args:
         file: a `.keras` file.
+        contract: that of its input, as recorded with the model; None: that of this version of cnnstudy.
         name: one of FORMATS.
 
     Returns:
@@ -66,6 +74,7 @@ def export_model(
         )
     if classes is not None:
         model_files.write_classes(folder, classes)
+    model_files.write_card(folder, contract or _assume_contract(model, classes))
     return {
         "size": model_package.model_image_size(model),
         "classes": model.output_shape[1],
@@ -73,6 +82,11 @@ def export_model(
         "tolerance": TOLERANCE,
         "images": CHECKED_IMAGES,
     }
+
+
+def _assume_contract(model: keras.Model, classes: Sequence[str] | None) -> dict[str, Any]:
+    note = f"not recorded with the model; this is what cnnstudy {cnnstudy.__version__} does"
+    return {**describe_input(model_package.model_image_size(model), classes), "note": note}
 
 
 def _input_signature(model: keras.Model) -> list[keras.InputSpec]:

@@ -1,12 +1,16 @@
-"""A trial's model as the folder of an MLflow model: raw RGB images (0..255) in, probabilities out.
+"""A trial's model as the folder of an MLflow model: photos or raw RGB images (0..255) in, probabilities out.
 
-The model loads with plain Keras (`data/model.keras`, safe mode) or with MLflow, without cnnstudy; `classes.json` has
-the class names. MLflow is not imported here: the driver uploads the folder.
+The model loads with plain Keras (`data/model.keras`, safe mode) or with MLflow, without cnnstudy. `classes.json` has
+the class names, `README.md` and `input.json` say how photos are prepared, and `code/` has what MLflow's pyfunc needs to
+do that (`served_model`). MLflow is not imported here: the driver uploads the folder.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
+import io
 import json
 import platform
 import uuid
@@ -14,17 +18,29 @@ import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import keras
 import ruamel.yaml
+from PIL import Image
 
+import cnnstudy
+from cnnstudy.data.decode import describe_input
 from cnnstudy.errors import ModelError
 from cnnstudy.records import PreparedImages
 from cnnstudy.system.files import ChunkedWriter
 from cnnstudy.training import model_files
 
+#: What `data.decoder_process` imports, below the package. It is stored with each model, in an archive that Python runs.
+_DECODER = (
+    *("__init__", "errors", "names", "records"),
+    *("data/__init__", "data/decode", "data/decoder_process", "data/file_types"),
+)
+_DECODER_START = "from cnnstudy.data.decoder_process import main\n\nmain()\n"
+_CODE, _ARCHIVE = "code", "cnnstudy_decoder.zip"
+_EXAMPLE, _SERVING_EXAMPLE = "input_example.json", "serving_input_example.json"
 #: Cached: the call reads files, and the version of a running package does not change.
 _version = functools.cache(metadata.version)
 
@@ -33,8 +49,8 @@ def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None
     """Write `model` as an MLflow model to `folder`, which must not exist yet.
 
     The files are those that `mlflow.tensorflow.save_model` writes (a test compares them) and follow MLflow's
-    documentation ("MLflow Models", storage format). Importing MLflow would take each worker half a second and 100 MB.
-    The requirements are pinned to the installed versions.
+    documentation ("MLflow Models", storage format); the pyfunc has a loader of its own. Importing MLflow would take
+    each worker half a second and 100 MB. The requirements are pinned to the installed versions.
     """
     data = folder / model_files.MLFLOW_DATA
     data.mkdir(parents=True)
@@ -42,9 +58,18 @@ def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None
         model.save(file)
     _write_text(data / "keras_module.txt", "tensorflow.keras")
     _write_text(data / "save_format.txt", "tf")
-    size = sum(file.stat().st_size for file in data.iterdir())
-    requirements = [f"{name}=={version}" for name, version in model_versions("mlflow").items()]
-    _write_yaml(folder / "MLmodel", _model_description(model, size))
+    (folder / _CODE).mkdir()
+    loader, files = _served_code()
+    for name, content in files.items():
+        (folder / _CODE / name).write_bytes(content)
+    example = {"columns": ["image"], "data": [[_example_photo(model_image_size(model))]]}
+    _write_text(folder / _EXAMPLE, json.dumps(example))
+    _write_text(folder / _SERVING_EXAMPLE, json.dumps({"dataframe_split": example}))
+    contract = describe_input(model_image_size(model), classes)
+    model_files.write_card(folder, contract)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    requirements = [f"{name}=={version}" for name, version in served_versions().items()]
+    _write_yaml(folder / "MLmodel", _model_description(model, size, loader, contract))
     _write_text(folder / "requirements.txt", "\n".join(requirements))
     _write_yaml(folder / "python_env.yaml", _python_environment())
     conda = {
@@ -56,20 +81,46 @@ def save_model(model: keras.Model, folder: Path, classes: Sequence[str]) -> None
     model_files.write_classes(folder, classes)
 
 
-def _model_description(model: keras.Model, size: int) -> dict[str, Any]:
+@functools.cache
+def _served_code() -> tuple[str, dict[str, bytes]]:
+    """Return the module that loads the pyfunc, and the files that it consists of.
+
+    A process may load models of several versions of cnnstudy, so the module's name has a digest of its content.
+    """
+    package = Path(cnnstudy.__file__).parent
+    modules = {f"cnnstudy/{name}.py": (package / f"{name}.py").read_bytes() for name in _DECODER}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"__main__.py": _DECODER_START.encode(), **modules}.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without a time: the same bytes
+    loader, decoder = (package / "training" / "served_model.py").read_bytes(), stream.getvalue()
+    name = f"cnnstudy_served_{hashlib.sha256(loader + decoder).hexdigest()[:10]}"
+    return name, {f"{name}.py": loader, _ARCHIVE: decoder}
+
+
+@functools.cache
+def _example_photo(size: int) -> str:
+    """Return a grey PNG of this size in pixels, as base64 text."""
+    stream = io.BytesIO()
+    Image.new("L", (size, size), 128).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _model_description(model: keras.Model, size: int, loader: str, contract: dict[str, Any]) -> dict[str, Any]:
     """Return the contents of the file MLmodel for a model whose files take `size` bytes."""
-    # without names: Keras warns about the dict in which MLflow would pass a named input
     signature = {
-        "inputs": _tensor_schema("uint8", model.input_shape),
+        # MLflow lets every value of this type pass, photos as well as pixels; the pyfunc checks them
+        "inputs": _tensor_schema("object", (None,), name="image"),
         "outputs": _tensor_schema("float32", model.output_shape),
         "params": None,
     }
     return {
         "flavors": {
             "python_function": {
+                "code": _CODE,
                 "data": model_files.MLFLOW_DATA,
                 "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
-                "loader_module": "mlflow.tensorflow",
+                "loader_module": loader,
                 "python_version": platform.python_version(),
             },
             "tensorflow": {
@@ -80,16 +131,23 @@ def _model_description(model: keras.Model, size: int) -> dict[str, Any]:
                 "save_format": "tf",
             },
         },
+        "metadata": {"input": contract},
         "mlflow_version": _version("mlflow"),
         "model_size_bytes": size,
         "model_uuid": uuid.uuid4().hex,
+        "saved_input_example_info": {
+            "artifact_path": _EXAMPLE,
+            "pandas_orient": "split",
+            "serving_input_path": _SERVING_EXAMPLE,
+            "type": "dataframe",
+        },
         "signature": signature,
         "utc_time_created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
     }
 
 
-def _tensor_schema(dtype: str, shape: Sequence[int | None]) -> str:
-    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape[1:]]}}])
+def _tensor_schema(dtype: str, shape: Sequence[int | None], **name: str) -> str:
+    return json.dumps([{**name, "type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape[1:]]}}])
 
 
 def _python_environment() -> dict[str, Any]:
@@ -181,3 +239,9 @@ def _check_shapes(model: keras.Model, file: Path) -> None:
 def model_versions(*more: str) -> dict[str, str]:
     """Return the installed versions of the packages that a trained model depends on, and of `more` packages."""
     return {name: _version(name) for name in ("tensorflow", "keras", "numpy", *more)}
+
+
+def served_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that a served model needs."""
+    heic = ["pillow-heif"] if find_spec("pillow_heif") else []
+    return model_versions("mlflow", "pillow", *heic)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from commands import call
-from PIL import Image
+from photos import photos
 from trained_study import NAME, Trained
 
+from cnnstudy.data.decode import describe_input
 from cnnstudy.errors import InputError, ModelError
 from cnnstudy.results import models
 from cnnstudy.results.models import Model, find_model
 from cnnstudy.system.display import SilentDisplay
+from cnnstudy.training import model_files
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -42,6 +46,13 @@ def run_keras(folder: Path) -> Run:
     return keras.saving.load_model(folder / "model.keras", safe_mode=True).predict_on_batch
 
 
+def prepare_of_the_card(folder: Path) -> Callable[[str, int], np.ndarray]:
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return cast(Callable[[str, int], np.ndarray], names["prepare"])
+
+
 @pytest.mark.parametrize(("name", "run"), [("saved-model", run_saved_model), ("onnx", run_onnx), ("keras", run_keras)])
 def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: str, run: Callable[[Path], Run]) -> None:
     model = find_model(NAME, trained.uri, tmp_path)
@@ -52,10 +63,17 @@ def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: s
     assert [path.name for path in folder.parent.iterdir()] == ["exported"]
     classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
     assert tuple(classes) == Trained.classes
-    images = sorted((trained.folder / "photos").glob("*/1.png"))
-    pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in images]
-    rows = run(folder)(np.stack([np.asarray(image) for image in pixels]))
-    expected = models.predict_files(model, list(map(str, images)), 3, trained.executor, SilentDisplay())
+    contract = json.loads((folder / "input.json").read_text(encoding="utf-8"))
+    assert contract == model.contract == describe_input(64, Trained.classes)
+    prepare = prepare_of_the_card(folder)
+    for name, content in photos().items():
+        (tmp_path / name).write_bytes(content)
+    images = [
+        *map(str, sorted((trained.folder / "photos").glob("*/1.png"))),
+        *(str(tmp_path / one) for one in photos()),
+    ]
+    rows = run(folder)(np.stack([prepare(image, contract["size"]) for image in images]))
+    expected = models.predict_files(model, images, 3, trained.executor, SilentDisplay())
     for row, one in zip(rows, expected, strict=True):
         assert dict(zip(classes, map(float, row), strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)
 
@@ -63,8 +81,16 @@ def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: s
 def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     nameless = Model("nameless", find_model(NAME, trained.uri, tmp_path).file, None)
+    assert nameless.notes == (
+        "nameless has no input.json, which says how images were prepared in its training; they are taken to be "
+        "prepared as this version of cnnstudy does it",
+    )
     done = models.export_to(nameless, tmp_path / "empty", "keras", trained.executor, SilentDisplay())
-    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["model.keras"]
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["README.md", "input.json", "model.keras"]
+    contract = model_files.read_contract(tmp_path / "empty" / "model.keras")
+    assert contract is not None
+    assert "not recorded with the model" in contract.pop("note")
+    assert contract == describe_input(64, None)
     assert "input: RGB images [n, 64, 64, 3] of 0..255 (uint8)" in models.describe_export(
         nameless, tmp_path, "keras", done
     )

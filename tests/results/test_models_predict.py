@@ -9,14 +9,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import photos as modes
 import pytest
 from commands import call
 from PIL import Image
 from rich.console import Console
 from trained_study import NAME, Trained
 
+from cnnstudy.data import datasets
 from cnnstudy.data.image_tree import read_tree
+from cnnstudy.data.images import prepare_images
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import DataError, InputError, ModelError
 from cnnstudy.records import BadImage, Split
@@ -47,6 +51,28 @@ def test_images_are_seen_as_in_training(trained: Trained) -> None:
     losses = [-np.log(dict(one.classes)[Trained.classes[labels[i]]]) for one, i in zip(found, places, strict=True)]
     assert np.mean(losses) == pytest.approx(trained.run.metrics["best/val_loss"], rel=1e-4)
     assert np.mean(right) > 0.5, "a model that has learnt nothing shows nothing"
+
+
+def test_photos_of_every_mode_are_seen_as_in_training(trained: Trained, tmp_path: Path) -> None:
+    """In a folder, by their content: files with and without suffixes, and those of a linked folder."""
+    for name in ("photos/one", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "photos" / "two").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name, content in modes.photos().items():
+        (tmp_path / "photos" / "one" / name).write_bytes(content)
+        (tmp_path / "elsewhere" / name.replace(".", "-")).write_bytes(content)
+    options = datasets.find("folder").Options(name="folder", path=tmp_path / "photos", copies="ignore")
+    (prepared,) = prepare_images(options, [64], 0, lambda *_: None)
+    keys = json.loads((Path(prepared.folder) / "index.json").read_text(encoding="utf-8"))["keys"]
+    pixels = np.load(Path(prepared.folder) / "images.npy")
+    network = keras.saving.load_model(find_model(NAME, trained.uri, trained.folder).file)
+    rows = dict(zip(keys, network.predict_on_batch(pixels), strict=True))
+    found = predict(trained, tmp_path / "photos")
+    assert len(found) == len(keys) == 2 * len(modes.photos())
+    for one in found:
+        row = rows[Path(one.path).relative_to(tmp_path / "photos").as_posix()]
+        assert dict(one.classes) == pytest.approx(dict(zip(Trained.classes, map(float, row), strict=True)), abs=1e-5)
+        assert one.classes[0][0] == Trained.classes[int(np.argmax(row))]
 
 
 def test_the_best_classes_come_first(trained: Trained) -> None:

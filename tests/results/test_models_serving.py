@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from photos import photos
 from trained_study import NAME, Trained
 
+import cnnstudy
 from cnnstudy.results import models
 from cnnstudy.results.models import find_model
 from cnnstudy.system.display import SilentDisplay
@@ -73,15 +76,39 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.wait()
 
 
+def request_of_the_page(folder: Path, photo: bytes) -> Any:
+    """What the line of Python in docs/commands.md prints."""
+    page = (Path(cnnstudy.__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r'^python -c "(import base64.*)" \|$', page, flags=re.MULTILINE)
+    (folder / "photo.jpg").write_bytes(photo)
+    done = subprocess.run([sys.executable, "-c", line], cwd=folder, capture_output=True, check=True, timeout=PATIENCE)
+    return json.loads(done.stdout)
+
+
 def test_the_server_gives_what_predict_gives(server: str, trained: Trained, tmp_path: Path) -> None:
-    files = [trained.folder / "photos" / name / "4.png" for name in Trained.classes]
-    pixels = [Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR) for file in files]
-    rows = ask(server, {"inputs": np.stack([np.asarray(image) for image in pixels]).tolist()})["predictions"]
+    for name, content in photos().items():
+        (tmp_path / name).write_bytes(content)
+    request = {"dataframe_records": [{"image": base64.b64encode(photo).decode()} for photo in photos().values()]}
+    rows = ask(server, request)["predictions"]
     model = find_model(NAME, trained.uri, tmp_path)
-    expected = models.predict_files(model, list(map(str, files)), 3, trained.executor, SilentDisplay())
+    files = [str(tmp_path / name) for name in photos()]
+    expected = models.predict_files(model, files, 3, trained.executor, SilentDisplay())
     for row, one in zip(rows, expected, strict=True):
+        assert isinstance(one, models.Prediction)
         assert Trained.classes[int(np.argmax(row))] == one.classes[0][0]
         assert dict(zip(Trained.classes, row, strict=True)) == pytest.approx(dict(one.classes), abs=1e-5)
+    assert len({one.classes for one in expected if isinstance(one, models.Prediction)}) > 10
+    as_on_the_page = ask(server, request_of_the_page(tmp_path, photos()["rgba.png"]))["predictions"]
+    assert as_on_the_page == [pytest.approx(rows[list(photos()).index("rgba.png")], abs=1e-5)]
+
+
+def test_a_broken_photo_is_named_by_its_row(server: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        ask(server, {"dataframe_records": [{"image": base64.b64encode(b"no image").decode()}]})
+    with caught.value as answer:
+        assert answer.code == 400
+        message = json.loads(answer.read())["message"]
+    assert message.endswith("1 of 1 images can't be used: row 0: not an image that Pillow can read")
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 3), (1, 64, 64)], ids=["another size", "grey"])

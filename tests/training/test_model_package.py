@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ import ruamel.yaml
 import tensorflow as tf
 from keras import layers
 
+from cnnstudy.data import prepare
+from cnnstudy.data.decode import describe_input
 from cnnstudy.errors import ModelError
-from cnnstudy.training import export, model_package, predict
+from cnnstudy.training import export, model_files, model_package, predict
 
 
 def classifier(*between: layers.Layer, classes: int = 3, size: tuple[int, ...] = (8, 8, 3)) -> keras.Model:
@@ -134,29 +137,67 @@ def test_a_model_of_something_else(saved: Saved, size: tuple[int, ...], classes:
         model_package.load_saved_model(saved(classifier(size=size, classes=classes)))
 
 
+@pytest.mark.filterwarnings("ignore:Operation with range is deprecated")  # in MLflow, with Pandas 3
 def test_a_model_is_saved_as_mlflow_saves_it(tmp_path: Path) -> None:
+    """All but the loader, the code, which belongs to the pyfunc alone, and the card."""
     import mlflow.tensorflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     model, ours, theirs = classifier(), tmp_path / "ours", tmp_path / "theirs"
     model_package.save_model(model, ours, ["a", "b", "c"])
-    inputs = TensorSpec(np.dtype(np.uint8), (-1, 8, 8, 3))
-    signature = ModelSignature(Schema([inputs]), Schema([TensorSpec(np.dtype(np.float32), (-1, 3))]))
-    requirements = [f"{name}=={version}" for name, version in model_package.model_versions("mlflow").items()]
-    mlflow.tensorflow.save_model(model, str(theirs), signature=signature, pip_requirements=requirements)
-    assert names_in(ours) == names_in(theirs) | {"classes.json"}
+    inputs = TensorSpec(np.dtype("O"), (-1,), "image")
+    requirements = [f"{name}=={version}" for name, version in model_package.served_versions().items()]
+    assert requirements[-1].startswith("pillow")
+    contract = json.loads((ours / "input.json").read_text(encoding="utf-8"))
+    example = mlflow.models.Model.load(ours).load_input_example(str(ours))
+    mlflow.tensorflow.save_model(
+        model,
+        str(theirs),
+        signature=ModelSignature(Schema([inputs]), Schema([TensorSpec(np.dtype(np.float32), (-1, 3))])),
+        pip_requirements=requirements,
+        code_paths=[str(file) for file in (ours / "code").iterdir()],
+        input_example=example,
+        metadata={"input": contract},
+    )
+    assert names_in(ours) == names_in(theirs) | {"classes.json", "input.json", "README.md"}
     for name in ("requirements.txt", "data/keras_module.txt", "data/save_format.txt"):
         assert (ours / name).read_text() == (theirs / name).read_text(), name
-    for name in ("conda.yaml", "python_env.yaml"):
+    for name in ("conda.yaml", "python_env.yaml", "input_example.json", "serving_input_example.json"):
         assert read(ours / name) == read(theirs / name), name
     mine, its = (mlflow.models.Model.load(folder).to_dict() for folder in (ours, theirs))
     for differs in ("model_uuid", "utc_time_created"):
         assert mine.pop(differs) != its.pop(differs)
-    assert abs(mine.pop("model_size_bytes") - its.pop("model_size_bytes")) < 64  # the time lies in the Keras file
+    card = sum((ours / name).stat().st_size for name in ("README.md", "input.json"))
+    # the time lies in the Keras file, and JSON has spaces
+    assert abs(mine.pop("model_size_bytes") - card - its.pop("model_size_bytes")) < 128
+    loader = mine["flavors"]["python_function"].pop("loader_module")
+    assert its["flavors"]["python_function"].pop("loader_module") == "mlflow.tensorflow"
+    assert (ours / "code" / f"{loader}.py").is_file()
+    assert (mine["flavors"]["tensorflow"].pop("code"), its["flavors"]["tensorflow"].pop("code")) == (None, "code")
     assert mine == its
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    np.testing.assert_allclose(mlflow.pyfunc.load_model(str(ours)).predict(images), model.predict_on_batch(images))
+    loaded = mlflow.tensorflow.load_model(str(ours))
+    np.testing.assert_allclose(loaded.predict_on_batch(images), model.predict_on_batch(images))
+
+
+def test_a_saved_model_states_what_it_takes(tmp_path: Path) -> None:
+    model_package.save_model(classifier(), tmp_path / "model", ["a", "b", "c"])
+    contract = json.loads((tmp_path / "model" / "input.json").read_text(encoding="utf-8"))
+    assert contract == describe_input(8, ["a", "b", "c"])
+    assert model_files.read_contract(tmp_path / "model" / "data" / "model.keras") == contract
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    for key, value in contract.items():
+        assert f"- {key}: {'a, b, c' if key == 'classes' else value}\n" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert code == Path(prepare.__file__).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"size": 8}'])
+def test_a_contract_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "input.json").write_text(text)
+    with pytest.raises(ModelError, match=r"input\.json beside .* must be a JSON object with `size` and `classes`"):
+        model_files.read_contract(tmp_path / "own.keras")
 
 
 def read(file: Path) -> Any:
@@ -202,13 +243,13 @@ def test_an_export_that_gives_something_else_is_refused(
     for error, passes in ((0.5e-4, True), (2e-4, False), (np.nan, False)):
         monkeypatch.setitem(export.FORMATS, "keras", export.Format(right.write, load))
         if passes:
-            done = export.export_model(file, None, tmp_path / "passes", "keras", lambda *_: None)
+            done = export.export_model(file, None, None, tmp_path / "passes", "keras", lambda *_: None)
             assert done["difference"] == pytest.approx(error, rel=0.01)
         else:
             with pytest.raises(
                 ModelError, match=r"the keras export of .*saved.keras gives other probabilities than Keras"
             ):
-                export.export_model(file, None, tmp_path / f"fails {error}", "keras", lambda *_: None)
+                export.export_model(file, None, None, tmp_path / f"fails {error}", "keras", lambda *_: None)
 
 
 def test_a_layer_that_a_format_does_not_know(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,4 +258,4 @@ def test_a_layer_that_a_format_does_not_know(saved: Saved, tmp_path: Path, monke
 
     monkeypatch.setitem(export.FORMATS, "onnx", export.Format(write, export.FORMATS["onnx"].load))
     with pytest.raises(ModelError, match=r"can't export .*saved.keras as onnx: 'StatelessThing'"):
-        export.export_model(saved(classifier()), None, tmp_path / "onnx", "onnx", lambda *_: None)
+        export.export_model(saved(classifier()), None, None, tmp_path / "onnx", "onnx", lambda *_: None)
