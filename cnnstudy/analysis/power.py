@@ -28,6 +28,7 @@ from cnnstudy.config.factors import Choices, Levels, find_factor
 from cnnstudy.names import last_name
 from cnnstudy.records import Level, PreparedImages
 from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.training.verdict import are_unequal
 
 POWER = 0.8
 #: The seeds of a factorial by default.
@@ -62,22 +63,19 @@ def trial_noise(images: PreparedImages, question: Question) -> float:
     return math.sqrt(_ASSUMED_ACCURACY * (1 - _ASSUMED_ACCURACY) * sum(each) + TRAINING_NOISE**2)
 
 
-def typical_power(images: PreparedImages, unequal: bool) -> tuple[float, float, float]:
+def typical_power(images: PreparedImages) -> tuple[float, float, float]:
     """Return what so many images can tell, before a study is designed.
-
-    Args:
-        unequal: whether a gap is that of balanced accuracies.
 
     Returns:
         The smallest difference in the gap (share of 0..1) that a factorial of one factor with two levels and
         TYPICAL_SEEDS seeds finds with a power of POWER; and the ends of Wilson's 95 % interval of a test accuracy of
-        _ASSUMED_ACCURACY.
+        about _ASSUMED_ACCURACY.
     """
     from scipy import stats
 
     levels = Choices((0.0, 0.5))
     trials = pd.DataFrame(itertools.product(levels.values, range(TYPICAL_SEEDS)), columns=["dropout", "seed"])
-    question = Question(unequal=unequal)
+    question = Question(unequal=are_unequal(images.train, images.validation))
     (found,) = detectable_differences(trials, {"dropout": levels}, trial_noise(images, question), question=question)
     assert found.difference is not None  # two levels can be separated
     tested = sum(images.test)

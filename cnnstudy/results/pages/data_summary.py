@@ -147,16 +147,11 @@ def _count_parts(prepared: PreparedImages) -> dict[str, Any]:
     }
 
 
-def _is_unequal(counts: Sequence[int]) -> bool:
-    return max(counts) > IMBALANCE * min(counts)
-
-
 def _tell(prepared: PreparedImages | None, study: Study | None) -> dict[str, Any]:
     """Return what so many images can tell, in numbers and sentences."""
     if prepared is None:
         return {"detectable_gap": None, "test_interval": None, "told": []}
-    sizes = [sum(counts) for counts in zip(prepared.train, prepared.validation, prepared.test, strict=True)]
-    gap, low, high = typical_power(prepared, _is_unequal(sizes))
+    gap, low, high = typical_power(prepared)
     said = _Messages()
     if study is not None and study.config.strategy.kind == "factorial":
         report_power(study.config, dict.fromkeys(study.config.architectures, prepared), [], said)
@@ -166,7 +161,7 @@ def _tell(prepared: PreparedImages | None, study: Study | None) -> dict[str, Any
             f"difference in the gap of {100 * gap:.0f} points (noise assumed until trials measure it)"
         )
     said.show_message(
-        f"test: an accuracy of 80 % on {sum(prepared.test)} images has a 95 % interval of {100 * low:.0f} to "
+        f"test: an accuracy of about 80 % on {sum(prepared.test)} images has a 95 % interval of {100 * low:.0f} to "
         f"{100 * high:.0f} %"
     )
     warn_of_few_validation_images([prepared], said)
@@ -188,8 +183,8 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
     if copies.conflicts:
         yield (
-            f"pairs of copies with different labels: {len(copies.conflicts)}; one label of each is wrong, unless they "
-            "are no copies, which the key then says",
+            f"pairs of copies with different labels: {len(copies.conflicts)}; correct or remove one image of each, or "
+            "say that they are no copies",
             "data.copies: ignore",
         )
     leaking = any(number for number, _ in copies.leaks.values())
@@ -202,11 +197,11 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
         yield f"{describe_leaks(copies)} have a copy in training", "data.copies: together"
     sizes = {one["name"]: one["images"] for one in classes}
     smallest, largest = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
-    if _is_unequal([*sizes.values()]):
+    if sizes[largest] > IMBALANCE * sizes[smallest]:
         yield (
             f"the largest class, {largest}, has {sizes[largest]} images and the smallest, {smallest}, {sizes[smallest]}"
-            f", more than {IMBALANCE} times as many; trials are then ranked by balanced accuracy, and the key compares "
-            "training without and with weights",
+            f", more than {IMBALANCE} times as many; balanced accuracy then ranks trials, unless the file names "
+            "another metric, and training can be compared without and with weights",
             "factors.class_weights: [none, balanced]",
         )
     yield from _warn_of_few(summary)
@@ -238,8 +233,8 @@ def _warn_of_few(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if high - low > WIDEST_INTERVAL:
         tested = summary["split"]["test"]
         yield (
-            f"test images: {tested}; the 95 % interval of an accuracy of 80 % is {100 * (high - low):.0f} points wide; "
-            "add images, or make their share larger",
+            f"test images: {tested}; the 95 % interval of an accuracy of about 80 % is {100 * (high - low):.0f} points "
+            "wide; add images, or make their share larger",
             "data.test",
         )
 
