@@ -47,6 +47,10 @@ class Examined:
         """Return an image by its index."""
         return self.listed.source.images[place]
 
+    def class_of(self, place: int) -> str:
+        """Return the name of an image's class."""
+        return self.listed.source.classes[self.image(place).label]
+
     def count_classes(self) -> dict[str, int]:
         """Return the number of usable images of each class."""
         counts = Counter(self.image(place).label for place in self.grouping.usable)

@@ -76,6 +76,8 @@ def test_tables_take_their_columns(call: Call, own_places: Path, separator: str)
     write_table(own_places, separator)
     found = json.loads(call("labels.csv", "--image", "file", "--label", "kind", "--json"))
     assert (found["data"], found["images"], found["copies"]["looked_for"]) == ("table", 12, "near")
+    text = call("labels.csv", "--image", "file", "--label", "number")
+    assert "parts: none. 12 classes are too small" in text
     with pytest.raises(CnnstudyError, match=r"--image COLUMN\. Its columns are 'file', 'kind', 'number'\.$"):
         call("labels.csv", "--label", "kind")
     with pytest.raises(CnnstudyError, match=r"no column 'kid'; did you mean 'kind'\? Its columns are 'file'"):

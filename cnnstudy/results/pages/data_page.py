@@ -175,7 +175,10 @@ def _lay_out(examined: Examined, chosen: _Chosen, drawn: dict[int, str]) -> Shee
     pictures = []
     for place in chosen.places:
         name = printable(examined.image(place).key)
-        pictures.append(Picture(drawn[place], name, name.rpartition("/")[2] if chosen.one_class else name))
+        # in a tree of folders the name tells the class
+        whole = name if examined.listed.source.layout else f"{examined.class_of(place)}: {name}"
+        caption = name.rpartition("/")[2] if chosen.one_class else whole
+        pictures.append(Picture(drawn[place], name, caption))
     return Sheet(chosen.title, pictures, chosen.left_out, " outside the test split" if chosen.one_class else "")
 
 

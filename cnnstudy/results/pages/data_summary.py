@@ -88,7 +88,9 @@ def summarize(examined: Examined, study: Study | None, source: str) -> dict[str,
             "groups": [[keys[place] for place in group] for group in copies.groups],
             "leaks": {part: {"images": number, "of": total} for part, (number, total) in copies.leaks.items()},
         },
-        "conflicts": [[keys[place] for place in pair] for pair in copies.conflicts],
+        "conflicts": [
+            [{"image": keys[place], "class": examined.class_of(place)} for place in pair] for pair in copies.conflicts
+        ],
         "groups": _count_groups(examined),
         "suspects": {
             kind: [
@@ -281,7 +283,8 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
     yield from _list_named("groups of copies", groups)
     if summary["groups"]:
         yield f"groups: {describe_groups(summary)}"
-    yield from _list_named("pairs of copies with different labels", [" ~ ".join(pair) for pair in summary["conflicts"]])
+    pairs = [" ~ ".join(f"{one['image']} ({one['class']})" for one in pair) for pair in summary["conflicts"]]
+    yield from _list_named("pairs of copies with different labels", pairs)
     for kind, images in summary["suspects"].items():
         named = [f"{one['image']} ({one['value']:g})" for one in images]
         yield from _list_named(f"may be {kind} ({MEASURES[kind][1]})", named)

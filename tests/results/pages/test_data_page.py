@@ -128,3 +128,15 @@ def test_what_has_no_split_still_has_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
     assert "class &#39;b&#39; has 2 usable images" in section(page, "answer")
     assert '<section id="copies">' not in page
+
+
+def test_below_images_of_a_table_is_their_class(tmp_path: Path) -> None:
+    write_photos(tmp_path / "all", {"one": 16})
+    rows = [f"all/one/{number:02}.jpg,{'pear' if number % 2 else 'apple'}" for number in range(16)]
+    (tmp_path / "all/one/copy.jpg").write_bytes((tmp_path / "all/one/01.jpg").read_bytes())
+    (tmp_path / "labels.csv").write_text("\n".join(["file,fruit", *rows, "all/one/copy.jpg,apple"]), encoding="utf-8")
+    options = {"name": "table", "path": tmp_path / "labels.csv", "image": "file", "label": "fruit"}
+    examined = examine_images(find("table").Options(**options), 0, lambda *_: None)
+    page = data_page(examined, summarize(examined, None, "labels.csv"), lambda *_: None)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", section(page, "conflicts"))
+    assert captions == ["pear: all/one/01.jpg", "apple: all/one/copy.jpg"]

@@ -118,9 +118,11 @@ def test_conflicting_copies_of_identical_files(tmp_path: Path) -> None:
     root = write_photos(tmp_path, {"a": 8, "b": 8})
     (root / "b" / "same.jpg").write_bytes((root / "a" / "00.jpg").read_bytes())
     examined, summary = look(root)
-    assert summary["conflicts"] == [["a/00.jpg", "b/same.jpg"]]
+    assert summary["conflicts"] == [[{"image": "a/00.jpg", "class": "a"}, {"image": "b/same.jpg", "class": "b"}]]
     assert "data.copies: ignore" in warnings(summary)
-    assert "pairs of copies with different labels: 1\n  a/00.jpg ~ b/same.jpg" in format_summary(examined, summary)
+    assert "pairs of copies with different labels: 1\n  a/00.jpg (a) ~ b/same.jpg (b)" in format_summary(
+        examined, summary
+    )
 
 
 def test_folders_below_the_classes_may_be_groups(tmp_path: Path) -> None:
