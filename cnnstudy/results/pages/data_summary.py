@@ -133,10 +133,14 @@ def _count_groups(examined: Examined) -> dict[str, int] | None:
 
     None if the images are grouped by copies alone.
     """
-    if examined.listed.options.groups is None:
+    members: dict[int, list[int]] = {}
+    for place, group in zip(examined.grouping.usable, examined.grouping.of_usable or (), strict=False):
+        members.setdefault(group, []).append(place)
+    several = {tuple(places) for places in members.values() if len(places) > 1}
+    if several <= set(examined.copies.groups):
         return None
-    sizes = [size for size in Counter(examined.grouping.of_usable or ()).values() if size > 1]
-    return {"groups": len(sizes), "images": sum(sizes), "largest": max(sizes, default=0)}
+    sizes = list(map(len, several))
+    return {"groups": len(sizes), "images": sum(sizes), "largest": max(sizes)}
 
 
 def _count_parts(prepared: PreparedImages) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
     if small:
         named = "" if study else ", the default"
         yield f"images enlarged to {image_size} pixels{named}, because a side is smaller: {small}", "image_size"
-    if options.groups is None and (folders := _count_inner_folders(examined)):
+    if summary["groups"] is None and (folders := _count_inner_folders(examined)):
         yield (
             f"folders below those of the classes: {folders}; if each shows one thing (an animal, a burst), its images "
             "must stay together",
@@ -340,7 +344,7 @@ def describe_copies(summary: dict[str, Any]) -> str:
 
 
 def describe_groups(summary: dict[str, Any]) -> str:
-    """Say which groups of images stay whole because the study names groups."""
+    """Say which groups of images stay whole because more than copies belongs together."""
     groups = summary["groups"]
     return (
         f"{count_noun(groups['groups'], 'group')} of {groups['images']:,} images, the largest of "
