@@ -60,12 +60,12 @@ def show_data(
     with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
         examined = examine_images(options, study.config.seed if study else 0, display.count)
         summary = summarize(examined, study, source)
-        if html is not None:
-            from cnnstudy.results.pages.data_page import write_data_page
-
-            write_data_page(examined, summary, html, display.count)
-    print(json.dumps(summary, indent=2) if json_ else format_summary(examined, summary))
+    print(json.dumps(summary, indent=2) if json_ else format_summary(examined, summary), flush=True)
     if html is not None:
+        from cnnstudy.results.pages.data_page import write_data_page
+
+        with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
+            write_data_page(examined, summary, html, display.count)
         print(html.absolute().as_uri(), file=sys.stderr if json_ else sys.stdout)
 
 
