@@ -91,10 +91,24 @@ class Split(Record):
 
 
 @dataclass(frozen=True)
+class ImageFacts(Record):
+    """An image as it is stored, upright, and measures of its grey version (see data.decode.measure_image)."""
+
+    width: int  # pixels
+    height: int
+    mode: str  # RGB, grey, alpha, palette, CMYK, 16 bit, or Pillow's name of another
+    rotated: bool  # turned or mirrored as its EXIF data says
+    brightness: float  # mean, 0 to 255
+    contrast: float  # standard deviation
+    sharpness: float  # variance of the Laplacian
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A decoded image: its pixels at every requested size, each [size, size, 3] uint8, RGB, as bytes."""
 
     pixels: tuple[bytes | memoryview, ...]
+    facts: ImageFacts | None = None  # if they were asked for
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ with at least 3 seeds, the noise is taken from the intervals of their effects in
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from cnnstudy.config.factors import Choices, Levels, find_factor
 from cnnstudy.names import last_name
 from cnnstudy.records import Level, PreparedImages
 from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.training.verdict import are_unequal
 
 POWER = 0.8
+#: The seeds of a factorial by default.
+TYPICAL_SEEDS = 5
 #: Standard deviation of a trial's outcome beyond sampling error (share of 0..1): initial weights, order of batches, and
 #: the division into train and validation. The intervals of the gap in 180 trials of an earlier overfitting-small gave
 #: 5 to 6 points.
@@ -57,6 +61,26 @@ def trial_noise(images: PreparedImages, question: Question) -> float:
         (1 / part[part > 0]).sum() / (part > 0).sum() ** 2 if question.balanced else 1 / part.sum() for part in parts
     ]
     return math.sqrt(_ASSUMED_ACCURACY * (1 - _ASSUMED_ACCURACY) * sum(each) + TRAINING_NOISE**2)
+
+
+def typical_power(images: PreparedImages) -> tuple[float, float, float]:
+    """Return what so many images can tell, before a study is designed.
+
+    Returns:
+        The smallest difference in the gap (share of 0..1) that a factorial of one factor with two levels and
+        TYPICAL_SEEDS seeds finds with a power of POWER; and the ends of Wilson's 95 % interval of a test accuracy of
+        about _ASSUMED_ACCURACY.
+    """
+    from scipy import stats
+
+    levels = Choices((0.0, 0.5))
+    trials = pd.DataFrame(itertools.product(levels.values, range(TYPICAL_SEEDS)), columns=["dropout", "seed"])
+    question = Question(unequal=are_unequal(images.train, images.validation))
+    (found,) = detectable_differences(trials, {"dropout": levels}, trial_noise(images, question), question=question)
+    assert found.difference is not None  # two levels can be separated
+    tested = sum(images.test)
+    ends = stats.binomtest(round(_ASSUMED_ACCURACY * tested), tested).proportion_ci(CONFIDENCE, "wilson")
+    return found.difference, float(ends.low), float(ends.high)
 
 
 def count_answers(trials: pd.DataFrame, factors: Mapping[str, Levels], question: Question) -> int:

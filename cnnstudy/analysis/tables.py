@@ -60,11 +60,10 @@ def effects(
 ) -> pd.DataFrame:
     """Return the effect of each factor on an outcome, and of every two factors on each other's effects.
 
-    A main effect compares a level with the baseline (the lowest of numbers, the first category of a categorical, the
-    first that appears of other names), averaged
-    over the other factors; an interaction is how much larger that is at the second factor's level than at its baseline.
-    Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 % more for each factor whose
-    effect is 0 but differs strongly from seed to seed. docs/statistics.md has methods and rates.
+    A main effect compares a level with the baseline (the lowest of numbers, the first of a categorical, the first that
+    appears of names), averaged over the other factors; an interaction is how much larger that is at the second factor's
+    level than at its baseline. Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 %
+    more for each factor whose effect is 0 but differs strongly from seed to seed. See docs/statistics.md.
 
     Args:
         frame: a row per trial. A column `architecture`, if there is one, names the network, and networks are analysed
@@ -74,8 +73,7 @@ def effects(
         outcome: the column to explain. One named like an accuracy or a gap, with values in -1..1, is a share.
         seed: the column of the seed, or other block: trials are compared within a seed, and seeds are the sample.
         interactions: False if it is known that factors do not interact; a fraction can then answer about more.
-        levels: the levels of some factors, the baseline of names first: `{"transfer": ["scratch", "frozen"]}`. None:
-            they are found from the frame.
+        levels: of some factors, the baseline of names first: `{"transfer": ["scratch", "frozen"]}`.
         images: on how many images accuracies are measured, which must then be shares; None: found from the values.
 
     Returns:
@@ -90,15 +88,11 @@ def effects(
     Raises:
         InputError: a column is missing or does not fit, or a factor has one level; the message says what is allowed.
     """
-    factors, given = _check_arguments(frame, factors, outcome, seed, levels, images)
+    factors, given = _check_arguments(frame, factors, outcome, seed, levels)
+    _check_images(images, outcome, read_numbers(frame, outcome, "outcome"))
     column, tables = f"table/{outcome}", []
     found: list[Effect] = []
     for trials in _by_network(frame, factors, outcome, seed, column):
-        if images is not None and not is_share(column, trials[column].to_numpy()):
-            raise InputError(
-                f"with images, {outcome!r} must be named like an accuracy or a gap and lie in -1..1; divide "
-                "percentages by 100."
-            )
         known = {name: given.get(name) or find_levels(trials, name, factors) for name in factors}
         tables.append((trials, known))
         found += estimate_effects(trials, known, [column], interactions, images)
@@ -160,7 +154,6 @@ def _check_arguments(
     outcome: str,
     seed: str,
     levels: Mapping[str, Levels | Sequence[Level]] | None,
-    images: int | None,
 ) -> tuple[list[str], dict[str, Levels]]:
     """Return the factors, and the levels that are given or in a categorical's order; refuse what does not fit."""
     if not isinstance(factors, str | Sequence | pd.Index):
@@ -183,14 +176,24 @@ def _check_arguments(
     if "architecture" in frame and frame["architecture"].isna().any():
         missing = int(frame["architecture"].isna().sum())
         raise InputError(f"the architecture is missing in {missing} trials; name it, or leave these out.")
-    if images is not None and (not isinstance(images, int | np.integer) or isinstance(images, bool) or images <= 0):
-        raise InputError(f"images must be a whole number above 0, not {images!r}.")
     if levels is not None and not isinstance(levels, Mapping):
         raise InputError(f"levels must be a dictionary of lists by factor, not {levels!r}.")
     orders = {
         name: list(frame[name].cat.categories) for name in factors if isinstance(frame[name].dtype, CategoricalDtype)
     }
     return factors, {name: _check_levels(name, of, factors) for name, of in {**orders, **(levels or {})}.items()}
+
+
+def _check_images(images: int | None, outcome: str, values: np.ndarray) -> None:
+    if images is None:
+        return
+    if not isinstance(images, int | np.integer) or isinstance(images, bool) or images <= 0:
+        raise InputError(f"images must be a whole number above 0, not {images!r}.")
+    if not is_share(outcome, values):
+        raise InputError(
+            f"with images, {outcome!r} must be named like an accuracy or a gap and lie in -1..1; divide percentages by "
+            "100."
+        )
 
 
 def _check_levels(name: str, given: Levels | Sequence[Level], factors: Sequence[str]) -> Levels:

@@ -4,6 +4,7 @@ Comes in: the user's arguments. Goes out: calls of `study` and `results`, and an
 arguments and calls one function; errors raised on purpose end it with one message.
 
 run          run-study, confirm, reproduce
+data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
 maintenance  doctor, cache
@@ -21,7 +22,7 @@ import typer
 from rich.console import Console
 
 import cnnstudy
-from cnnstudy.cli import maintenance, models, results, run
+from cnnstudy.cli import data, maintenance, models, results, run
 from cnnstudy.cli.options import INTERRUPTED
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 from cnnstudy.system import imports
@@ -37,6 +38,7 @@ app = typer.Typer(
     "4 done, but trials failed (or doctor found something); 130 stopped, and the same command resumes.",
 )
 app.command("run-study")(run.run_study)
+app.command("data")(data.show_data)
 for _command in (
     run.confirm,
     run.reproduce,

@@ -35,6 +35,7 @@ MOST_BYTES, MOST_VALUES = 1_000_000, 10_000
 _DEEP = re.compile(r"([\[{][^\[{\]}]{0,40}){100}")
 #: The study files that come with cnnstudy, if it runs from a checkout.
 SHIPPED_STUDIES = Path(cnnstudy.__file__).parent.parent / "experiments"
+_STUDY_FOLDERS = (Path("experiments"), SHIPPED_STUDIES)
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,20 @@ def _find_file(name_or_path: str) -> Path:
             raise ConfigError(_describe_folder(given))
     except (OSError, RuntimeError) as error:  # the name is too long, or `~` names no user
         raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
-    folders = [Path("experiments"), SHIPPED_STUDIES]
     if given.suffix not in (".yaml", ".yml"):
-        for folder in folders:
+        for folder in _STUDY_FOLDERS:
             if (folder / f"{name_or_path}.yaml").is_file():
                 return folder / f"{name_or_path}.yaml"
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    known = list_studies()
     raise ConfigError(
         f"there is no study file {name_or_path!r}{_suggest_file(given, known)} "
         f"Give a path, or one of the names in experiments/: {', '.join(known) or 'none here'}."
     )
+
+
+def list_studies() -> list[str]:
+    """Return the names of the studies in ./experiments, and of those that come with cnnstudy."""
+    return sorted({file.stem for folder in _STUDY_FOLDERS for file in folder.glob("*.yaml")})
 
 
 def _suggest_file(given: Path, known: Sequence[str]) -> str:

@@ -23,7 +23,8 @@ The path of one image file, in reading order:
     images             load_for_training: the cache entry -> train, validation and probe images
       splits           which images train and which validate
       grouped_splits   the same with whole groups
-      description      what there is, in a short paragraph
+      description      what there is, in a few lines
+      examination      what there is in full, for the command `data`: facts, copies, what may be wrong
       batches          which images form each batch
 
 To add a data set, add a file to `datasets/`; it is found by its name.

@@ -11,16 +11,17 @@ import io
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import PIL
 
 # Pillow loads some formats on demand: importing their plug-ins makes all of FORMATS known
-from PIL import ExifTags, Image, TiffImagePlugin, WebPImagePlugin, features  # noqa: F401
+from PIL import ExifTags, Image, ImageFilter, ImageStat, TiffImagePlugin, WebPImagePlugin, features  # noqa: F401
 
 from cnnstudy.data.file_types import HEAD_BYTES, identify
-from cnnstudy.records import BadImage, Decoded
+from cnnstudy.records import BadImage, Decoded, ImageFacts
 
 #: Part of the address of a cache entry: raise it when the same file would decode to different pixels.
 DECODER_VERSION = 4
@@ -31,6 +32,8 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 MAX_PIXELS = 100_000_000
 #: Larger files are not read into memory.
 MAX_FILE_BYTES = 512 * 2**20
+#: An image is measured at no more pixels than this in height and width, about what a network sees of it.
+MEASURED_SIZE = 256
 
 #: EXIF orientation -> how to turn the image upright. ImageOps.exif_transpose would also rewrite the EXIF data, and fail
 #: where that is impossible.
@@ -43,6 +46,18 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: The sum of the four neighbours minus four times the pixel. Pillow clips what is beyond the offset, in sharp images.
+_LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=1, offset=128)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A picture in RGB, upright, and what its file says: the size, the mode, whether EXIF data turns it."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    mode: str
+    rotated: bool
 
 
 def describe_input(size: int, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -93,18 +108,51 @@ def resize(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | BadImage:
+def measure_image(
+    picture: Image.Image, size: tuple[int, int] | None = None, mode: str = "", rotated: bool = False
+) -> ImageFacts:
+    """Return the facts of an upright picture.
+
+    Brightness and contrast are the mean and the standard deviation of its grey values; sharpness is the variance of
+    their Laplacian (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy"), which is low where
+    there are no edges. All are measured at up to MEASURED_SIZE pixels in height and width, never enlarged.
+
+    Args:
+        size: width and height of the image as stored, upright; None: those of the picture.
+        mode: as in ImageFacts; "": told from the picture.
+    """
+    width, height = min(picture.width, MEASURED_SIZE), min(picture.height, MEASURED_SIZE)
+    grey = picture.convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    values = ImageStat.Stat(grey)
+    # Pillow leaves the border unfiltered
+    edges = grey.filter(_LAPLACIAN).crop((1, 1, max(2, width - 1), max(2, height - 1)))
+    return ImageFacts(
+        *(size or picture.size),
+        mode=mode or _name_mode(picture),
+        rotated=rotated,
+        brightness=values.mean[0],
+        contrast=values.stddev[0],
+        sharpness=ImageStat.Stat(edges).var[0] if min(width, height) > 2 else 0.0,
+    )
+
+
+def decode_image(name: str, content: bytes, sizes: Sequence[int], measured: bool = False) -> Decoded | BadImage:
     """Return the image upright, at each size in pixels, or why it can't be decoded; of an animation the first frame.
 
     Args:
         name: the name of the image in a BadImage.
+        measured: return its facts, too.
 
     Raises:
         MemoryError: decoding takes more memory than there is.
     """
     try:
-        opened: dict[tuple[int, int], Image.Image] = {}  # by the scale at which it is decoded
-        return Decoded(tuple(resize(_open(content, size, opened), size).tobytes() for size in sizes))
+        opened: dict[tuple[int, int], _Opened] = {}  # by the scale at which it is decoded
+        pixels = tuple(resize(_open(content, size, opened).picture, size).tobytes() for size in sizes)
+        if not measured:
+            return Decoded(pixels)
+        one = _open(content, MEASURED_SIZE, opened)
+        return Decoded(pixels, measure_image(one.picture, one.size, one.mode, one.rotated))
     except Image.UnidentifiedImageError:
         return BadImage(name, _describe_content(content))
     except Image.DecompressionBombError:  # Pillow's own limit, for even larger images
@@ -115,18 +163,23 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int]) -> Decoded | B
         return BadImage(name, f"can't be decoded ({reason or type(reason).__name__})")
 
 
-def _open(content: bytes, size: int, opened: dict[tuple[int, int], Image.Image]) -> Image.Image:
+def _open(content: bytes, size: int, opened: dict[tuple[int, int], _Opened]) -> _Opened:
     """Return the picture in RGB, decoded for this size only: its scale must not depend on a study's other sizes."""
     with Image.open(io.BytesIO(content), formats=_formats()) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels; the most is {MAX_PIXELS:,}")
+        mode = _name_mode(picture)
         # a JPEG can be decoded at a half, quarter or eighth of its size: at least twice the size that is needed
         picture.draft("RGB", (2 * size, 2 * size))
         scale = picture.size
         if scale not in opened:
             picture.load()
-            opened[scale] = _convert_to_rgb(_turn_upright(picture))
+            upright = _turn_upright(picture)
+            rotated = upright is not picture
+            turned = rotated and upright.size != picture.size
+            size_upright = (height, width) if turned else (width, height)
+            opened[scale] = _Opened(_convert_to_rgb(upright), size_upright, mode, rotated)
         return opened[scale]
 
 
@@ -164,6 +217,16 @@ def _turn_upright(picture: Image.Image) -> Image.Image:
     except Exception:  # on broken EXIF data Pillow raises errors of any kind
         rotation = None
     return picture if rotation is None else picture.transpose(rotation)
+
+
+def _name_mode(picture: Image.Image) -> str:
+    """Return in people's words how the pixels of a picture are stored; of a file, before they are loaded."""
+    stored = str(getattr(picture, "tile", [])[:1])  # Pillow reads colours of 16 bit as 8 bit, and names them only here
+    if picture.mode.startswith("I") or ";16" in stored:
+        return "16 bit"
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        return "alpha"
+    return {"1": "grey", "L": "grey", "P": "palette"}.get(picture.mode, picture.mode)
 
 
 def _convert_to_rgb(picture: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 import cnnstudy
 from cnnstudy.data.datasets import SourceImage
-from cnnstudy.data.decode import resize
+from cnnstudy.data.decode import measure_image, resize
 from cnnstudy.data.decoder_process import (
     MAX_CPU_SECONDS,
     MAX_MEMORY_BYTES,
@@ -30,7 +31,7 @@ from cnnstudy.data.decoder_process import (
 )
 from cnnstudy.data.listing import UNSUPPORTED_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
-from cnnstudy.records import BadImage, Decoded
+from cnnstudy.records import BadImage, Decoded, ImageFacts
 from cnnstudy.system.processes import count_cores
 
 #: Images in one request to a decoder: a round trip takes as long as decoding a small image.
@@ -47,6 +48,16 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGSYS")
 
 #: Reports progress: what is being done, how many are done, and how many there are (0: unknown).
 Progress = Callable[[str, int, int], None]
+#: Receives the index of an image and its facts.
+Measured = Callable[[int, ImageFacts], None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of each image: its pixels at each size, and whether it is measured."""
+
+    sizes: Sequence[int]
+    measured: bool
 
 
 def decode_all(
@@ -55,6 +66,7 @@ def decode_all(
     store: Callable[[int, int, np.ndarray], None],
     progress: Progress,
     digests: Sequence[bytes] | None = None,
+    measured: Measured | None = None,
 ) -> list[BadImage]:
     """Decode every image, pass its pixels at every size to `store(index, size, pixels)`, and return the bad images.
 
@@ -62,13 +74,14 @@ def decode_all(
 
     Args:
         digests: the SHA-256 that each file must still have; with digests, an unreadable file is an error too.
+        measured: is called with the index and the facts of each image, like `store`; None: nothing is measured.
 
     Raises:
         DataError: a file has changed, or a decoder was killed from outside.
         WorkerError: no decoder can be started.
     """
     with Decoders() as decoders:
-        return decoders.decode_all(images, sizes, store, progress, digests)
+        return decoders.decode_all(images, sizes, store, progress, digests, measured)
 
 
 class Decoders:
@@ -91,18 +104,22 @@ class Decoders:
         store: Callable[[int, int, np.ndarray], None],
         progress: Progress,
         digests: Sequence[bytes] | None = None,
+        measured: Measured | None = None,
     ) -> list[BadImage]:
         """Do what the function `decode_all` does, with the processes of this pool."""
         bad: list[BadImage] = []
 
         def decode_and_store(indices: range) -> list[BadImage | None]:
+            asked = _Asked(sizes, measured is not None)
             results = self._decode(
-                [images[index] for index in indices], sizes, digests and [digests[index] for index in indices]
+                [images[index] for index in indices], asked, digests and [digests[index] for index in indices]
             )
             for index, result in zip(indices, results, strict=True):
                 if isinstance(result, Decoded):
                     for size, pixels in zip(sizes, result.pixels, strict=True):
                         store(index, size, np.frombuffer(pixels, np.uint8).reshape(size, size, 3))
+                    if measured is not None and result.facts is not None:
+                        measured(index, result.facts)
             return [result if isinstance(result, BadImage) else None for result in results]
 
         count, threads = len(images), count_cores()
@@ -118,18 +135,18 @@ class Decoders:
         return bad
 
     def _decode(
-        self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
+        self, images: Sequence[SourceImage], asked: _Asked, digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
         """Return the result for each image, from a decoder process only where one is needed."""
-        results = [_decode_here(image, sizes) for image in images]
+        results = [_decode_here(image, asked) for image in images]
         pending = [index for index, result in enumerate(results) if result is None]
         answers = iter(
-            self._ask_decoder([images[i] for i in pending], sizes, digests and [digests[i] for i in pending])
+            self._ask_decoder([images[i] for i in pending], asked, digests and [digests[i] for i in pending])
         )
         return [next(answers) if result is None else result for result in results]
 
     def _ask_decoder(
-        self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
+        self, images: Sequence[SourceImage], asked: _Asked, digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
         if not images:
             return []
@@ -138,14 +155,14 @@ class Decoders:
         except IndexError:
             decoder = _Decoder()
         try:
-            answers = decoder.ask(images, sizes, digests)
+            answers = decoder.ask(images, asked, digests)
         except EOFError:
             exit_code = decoder.end()
             if len(images) == 1:
                 return [_blame_image(images[0], exit_code)]
             # the process died: ask again one by one, to see which image it was
             singly = ((image, digests and [digests[index]]) for index, image in enumerate(images))
-            return [answer for image, digest in singly for answer in self._ask_decoder([image], sizes, digest)]
+            return [answer for image, digest in singly for answer in self._ask_decoder([image], asked, digest)]
         except BaseException:
             decoder.end()
             raise
@@ -156,11 +173,12 @@ class Decoders:
         return answers
 
 
-def _decode_here(image: SourceImage, sizes: Sequence[int]) -> Decoded | BadImage | None:
+def _decode_here(image: SourceImage, asked: _Asked) -> Decoded | BadImage | None:
     """Return the result for pixels, and for files that Pillow would misread; None for what a decoder must see."""
     if isinstance(image.content, np.ndarray):
-        picture = Image.fromarray(image.content).convert("RGB")
-        return Decoded(tuple(resize(picture, size).tobytes() for size in sizes))
+        picture = Image.fromarray(image.content)
+        facts = measure_image(picture) if asked.measured else None
+        return Decoded(tuple(resize(picture.convert("RGB"), size).tobytes() for size in asked.sizes), facts)
     name = image.content.name if isinstance(image.content, Path) else image.key
     for suffix in UNSUPPORTED_SUFFIXES:
         if name.lower().endswith(suffix):
@@ -229,7 +247,7 @@ class _Decoder:
             raise WorkerError(f"a process that decodes images ended at its start (exit code {self.end()}).") from None
 
     def ask(
-        self, images: Sequence[SourceImage], sizes: Sequence[int], digests: Sequence[bytes] | None
+        self, images: Sequence[SourceImage], asked: _Asked, digests: Sequence[bytes] | None
     ) -> list[Decoded | BadImage]:
         """Have the process decode files, or the bytes of files.
 
@@ -248,7 +266,7 @@ class _Decoder:
         ]
         assert self._process.stdin is not None
         try:
-            write_requests(self._process.stdin, sizes, requests, contents)
+            write_requests(self._process.stdin, asked.sizes, requests, contents, asked.measured)
         except OSError:
             raise EOFError from None
         return self._read_answers()

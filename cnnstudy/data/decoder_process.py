@@ -25,7 +25,7 @@ from typing import IO, Any
 from PIL import Image
 
 from cnnstudy.data.decode import MAX_FILE_BYTES, decode_image, read_file
-from cnnstudy.records import BadImage, Decoded, Record
+from cnnstudy.records import BadImage, Decoded, ImageFacts, Record
 
 #: Limits for decoding one image, at all its sizes: bytes of memory, and seconds of CPU time.
 MAX_MEMORY_BYTES = 3 * 2**30
@@ -63,12 +63,12 @@ def main() -> None:
     _limit_resources(arguments.memory)
     write_answers(output, [])  # tells the pool that the process has started
     for line in requests:
-        sizes, images = read_requests(line)
+        sizes, images, measured = read_requests(line)
         answers = []
         for image in images:
             content = requests.read(image.bytes)
             _limit_cpu_time(arguments.seconds)
-            answers.append(_answer(image, content, sizes, arguments.memory))
+            answers.append(_answer(image, content, sizes, measured, arguments.memory))
             _limit_cpu_time(0)
         write_answers(output, answers)
 
@@ -92,7 +92,9 @@ def _limit_cpu_time(seconds: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], memory: int) -> Decoded | BadImage:
+def _answer(
+    image: Request, content: bytes | BadImage, sizes: Sequence[int], measured: bool, memory: int
+) -> Decoded | BadImage:
     try:
         if image.path is not None:
             content = read_file(image.path, image.name)
@@ -102,7 +104,7 @@ def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], mem
             return BadImage(image.name, "", "changed")
         if len(content) > MAX_FILE_BYTES:
             return BadImage(image.name, f"a file of {len(content):,} bytes; the most is {MAX_FILE_BYTES:,}")
-        return decode_image(image.name, content, sizes)
+        return decode_image(image.name, content, sizes, measured)
     except MemoryError:
         return BadImage(image.name, f"can't be decoded (takes more than {memory / 2**20:,.0f} MiB of memory)")
 
@@ -111,25 +113,27 @@ def _answer(image: Request, content: bytes | BadImage, sizes: Sequence[int], mem
 
 
 def write_requests(
-    stream: IO[bytes], sizes: Sequence[int], images: Sequence[Request], contents: Sequence[bytes]
+    stream: IO[bytes], sizes: Sequence[int], images: Sequence[Request], contents: Sequence[bytes], measured: bool
 ) -> None:
     """Write a line that lists all images, then the bytes of those that are not files."""
-    line = {"sizes": list(sizes), "images": [image.to_json() for image in images]}
+    line = {"sizes": list(sizes), "images": [image.to_json() for image in images], "measured": measured}
     stream.write(json.dumps(line).encode() + b"\n")
     stream.writelines(contents)
     stream.flush()
 
 
-def read_requests(line: bytes) -> tuple[list[int], list[Request]]:
-    """Return the sizes and the images in a line; the bytes of the images follow it in the stream."""
+def read_requests(line: bytes) -> tuple[list[int], list[Request], bool]:
+    """Return the sizes, the images, and whether facts are wanted; the bytes of the images follow in the stream."""
     request = json.loads(line)
-    return request["sizes"], [Request.from_json(image) for image in request["images"]]
+    return request["sizes"], [Request.from_json(image) for image in request["images"]], request["measured"]
 
 
 def write_answers(stream: IO[bytes], answers: Sequence[Decoded | BadImage]) -> None:
     """Write a line that lists all answers, then the pixels of the decoded images."""
     line = [
-        {"bad": answer.to_json()} if isinstance(answer, BadImage) else {"bytes": list(map(len, answer.pixels))}
+        {"bad": answer.to_json()}
+        if isinstance(answer, BadImage)
+        else {"bytes": list(map(len, answer.pixels)), "facts": answer.facts and answer.facts.to_json()}
         for answer in answers
     ]
     stream.write(json.dumps(line).encode() + b"\n")
@@ -155,7 +159,8 @@ def read_answers(stream: IO[bytes]) -> list[Decoded | BadImage]:
             answers.append(BadImage.from_json(header["bad"]))
             continue
         bounds = list(itertools.accumulate(header["bytes"], initial=position))
-        answers.append(Decoded(tuple(pixels[start:end] for start, end in itertools.pairwise(bounds))))
+        parts = tuple(pixels[start:end] for start, end in itertools.pairwise(bounds))
+        answers.append(Decoded(parts, header["facts"] and ImageFacts.from_json(header["facts"])))
         position = bounds[-1]
     if position != len(pixels):
         raise EOFError

@@ -1,14 +1,26 @@
-"""What there is to train on, in a short paragraph that a study shows before anything trains."""
+"""What there is to train on, in a few lines that a study shows before anything trains, and `data` at its beginning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cnnstudy.data.duplicates import format_list
 from cnnstudy.errors import printable
 from cnnstudy.records import PreparedImages
 
 #: More classes than this are not all listed: the largest and the smallest are.
 MOST_CLASSES = 12
+
+
+def describe_prepared(images: PreparedImages) -> list[str]:
+    """Return the messages of a study at its start: the images, those that are skipped, warnings and notes."""
+    bad = format_list(list(map(str, images.skipped)))
+    return [
+        describe_images(images),
+        *([f"{images.name}: {len(images.skipped)} images can't be used and are skipped:{bad}"] if bad else ()),
+        *(f"WARNING: {images.name}: {warning}" for warning in images.warnings),
+        *(f"{images.name}: {note}" for note in images.notes),
+    ]
 
 
 def describe_images(images: PreparedImages) -> str:
@@ -21,12 +33,17 @@ def describe_images(images: PreparedImages) -> str:
     equal = all(len(set(counts)) == 1 for counts in parts.values())
     which = "each class" if equal else f"the smallest class, {images.classes[smallest]},"
     lines = [
-        f"{images.name}: {sum(sizes.values()):,} images of {len(sizes)} classes: {_list_sizes(sizes)}",
+        describe_classes(images.name, sizes),
         f"  parts: {numbers}{_describe_given(images.given)}; {which} has {of_smallest}",
     ]
     if images.passed_over:
         lines.append(f"  passed over: {', '.join(images.passed_over)}")
     return "\n".join(map(printable, lines))
+
+
+def describe_classes(name: str, sizes: Mapping[str, int]) -> str:
+    """Return the classes of a data set with their numbers of images."""
+    return f"{name}: {sum(sizes.values()):,} images of {len(sizes)} classes: {_list_sizes(sizes)}"
 
 
 def _list_sizes(sizes: Mapping[str, int]) -> str:

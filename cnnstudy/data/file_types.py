@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cnnstudy.errors import printable
 
@@ -28,6 +29,8 @@ _SIGNATURES = (
 )
 #: The formats of photos. In a file of another format, nobody keeps them; such a file is passed over.
 _PHOTOS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "HEIC", "AVIF", "JPEG XL", "JPEG 2000")
+#: So many names of what is not used are kept of each kind.
+MOST_NAMES = 3
 #: The sizes of the second header of a BMP: text, too, may begin with BM.
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
@@ -67,16 +70,34 @@ def read_head(path: str | os.PathLike[str]) -> bytes | None:
         return None
 
 
+@dataclass(frozen=True)
+class PassedKind:
+    """What was found and is not used, of one kind, with the first names in the order of the alphabet."""
+
+    count: int
+    kind: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.describe(1)
+
+    def describe(self, names: int) -> str:
+        """Return the count with so many names: `3 .txt (notes.txt, ...)`."""
+        shown = [*self.names[:names], *(["..."] if self.count > min(names, len(self.names)) else ())]
+        return printable(f"{self.count} {self.kind}" + (f" ({', '.join(shown)})" if self.names else ""))
+
+
 class PassedOver:
-    """Counts what is not used, by kind, with the first name of each kind in the order of the alphabet."""
+    """Counts what is not used, by kind, with the first names of each kind in the order of the alphabet."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
+        self._found: dict[str, PassedKind] = {}
 
-    def add(self, kind: str, name: str, count: int = 1) -> None:
+    def add(self, kind: str, *names: str) -> None:
         """Count something, of a kind such as `hidden`."""
-        before, first = self._found.get(kind, (0, name))
-        self._found[kind] = before + count, min(first, name)
+        before = self._found.get(kind, PassedKind(0, kind))
+        first = tuple(sorted((*before.names, *names))[:MOST_NAMES])
+        self._found[kind] = PassedKind(before.count + len(names), kind, first)
 
     def add_file(self, name: str) -> None:
         """Count a file that is no image, by its suffix."""
@@ -87,11 +108,8 @@ class PassedOver:
         """Count images that are not used, by their paths, for a reason such as `outside the class folders`."""
         names = ["/".join(one) for one in parts]
         if names:
-            self.add(f"{'images' if len(names) > 1 else 'image'} {why}", min(names), len(names))
+            self.add(f"{'images' if len(names) > 1 else 'image'} {why}", *names)
 
-    def describe(self) -> tuple[str, ...]:
-        """Return each kind with its count and first name, the most frequent first: `3 .txt (notes.txt, ...)`."""
-        order = sorted(self._found.items(), key=lambda found: (-found[1][0], found[0]))
-        return tuple(
-            f"{count} {kind} ({printable(first)}{', ...' if count > 1 else ''})" for kind, (count, first) in order
-        )
+    def list_kinds(self) -> tuple[PassedKind, ...]:
+        """Return each kind, the most frequent first."""
+        return tuple(sorted(self._found.values(), key=lambda found: (-found.count, found.kind)))

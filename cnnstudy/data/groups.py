@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,25 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Copies:
+    """The copies among the usable images of a data set, by their indices in it."""
+
+    pairs: tuple[Pair, ...]  # sorted; of many copies of one picture enough to connect them
+    identical: int  # images that repeat another one byte for byte
+    groups: tuple[tuple[int, ...], ...]  # the images that are copies of each other, two or more
+    leaks: dict[str, tuple[int, int]]  # validation, test -> images with a copy in train were they not grouped, and all
+    conflicts: tuple[Pair, ...]  # pairs with different labels; near-duplicates in the test split are not looked at
+
+
+@dataclass(frozen=True)
 class Grouping:
-    """The groups of a data set. Without groups of two or more images it is empty."""
+    """The groups of a data set; without groups of two or more images there are none."""
 
     groups: tuple[int, ...] = ()  # the number of each image's group
     usable: tuple[int, ...] = ()  # the images that can be used
     notes: tuple[str, ...] = ()  # what was found, each in a sentence
     warnings: tuple[str, ...] = ()  # copies whose labels contradict each other
+    copies: Copies | None = None  # None: none were found, or looked for
 
     @property
     def of_usable(self) -> list[int] | None:
@@ -102,19 +114,22 @@ def group_images(
     chosen = set(usable)
     copies: set[Pair] = set()
     if options.copies == "together":
-        copies = {pair for pair in similar if chosen.issuperset(pair)} | set(_pair_equal(digests, usable))
+        copies = {pair for pair in similar if chosen.issuperset(pair)} | set(pair_equal(digests, usable))
     named = _pair_named([source.images[place].group for place in usable], usable)
     if options.groups is not None:
         named += _pair_named(options.groups.name_groups([source.images[place].key for place in usable]), usable)
     if not copies and not named:
-        return Grouping()
+        return Grouping(usable=tuple(usable))
     groups = _connect(len(source.images), [*copies, *named])
     grouping = Grouping(tuple(groups), tuple(usable))
     if not copies:
         return grouping
-    note = _describe_copies(source, len(copies), _connect(len(groups), copies), usable, split)
-    contradicting = _contradictions(source, grouping, [pair for pair in copies if not _are_equal(digests, pair)], split)
-    return Grouping(grouping.groups, grouping.usable, (note,), contradicting)
+    found = describe_pairs(source, copies, digests, usable, split, grouping.of_usable)
+    given = any(source.images[place].part for place in usable)
+    near = [pair for pair in found.conflicts if not _are_equal(digests, pair)]
+    return replace(
+        grouping, notes=(_describe_copies(found, given),), warnings=_contradictions(source, near), copies=found
+    )
 
 
 def read_groups(file: Path) -> np.ndarray[Any, Any]:
@@ -126,10 +141,10 @@ def read_groups(file: Path) -> np.ndarray[Any, Any]:
 def _pair_named(names: Sequence[str | None], places: Sequence[int]) -> list[Pair]:
     """Return the images with a name in common, each paired with the first of them; None and "" are no names."""
     of_place = {place: name for place, name in zip(places, names, strict=True) if name}
-    return _pair_equal(of_place, of_place)
+    return pair_equal(of_place, of_place)
 
 
-def _pair_equal(values: Sequence[object] | Mapping[int, object], places: Iterable[int]) -> list[Pair]:
+def pair_equal(values: Sequence[object] | Mapping[int, object], places: Iterable[int]) -> list[Pair]:
     """Return places with equal values, each paired with the first of them."""
     first: dict[object, int] = {}
     return [(first[values[place]], place) for place in places if first.setdefault(values[place], place) != place]
@@ -155,52 +170,95 @@ def _connect(count: int, pairs: Iterable[Pair]) -> list[int]:
     return [find(place) for place in range(count)]
 
 
-def _describe_copies(
-    source: ImageSource, pairs: int, groups: Sequence[int], usable: Sequence[int], split: Split
-) -> str:
-    """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
+def describe_pairs(
+    source: ImageSource,
+    pairs: Collection[Pair],
+    digests: Sequence[bytes],
+    usable: Sequence[int],
+    split: Split,
+    groups: Sequence[int] | None,
+) -> Copies:
+    """Return what pairs of copies mean for a data set.
+
+    Args:
+        groups: the group of each usable image, by which the images are divided; None: there are no groups.
+    """
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
-    given = [one for place in usable if (one := source.images[place].part)]
+    given = [part for place in usable if (part := source.images[place].part)]
+    copy_of = _connect(len(source.images), pairs)
     parts = split_indices(keys, labels, split, given=given)
     part_of = {i: part for part, by_class in parts.items() for members in by_class for i in members}
-    trained = {groups[usable[i]] for i, part in part_of.items() if part == "train"}
-    held_out = {"validation": [0, 0], "test": [0, 0]}  # with a copy in train, and all
-    for i, place in enumerate(usable):
-        part = part_of.get(i, "test")
-        if part != "train":
-            held_out[part][0] += groups[place] in trained
-            held_out[part][1] += 1
-    leaks = " and ".join(f"{number} of {total} {part}" for part, (number, total) in held_out.items())
-    several = len({group for place, group in enumerate(groups) if group != place})
+    trained = {copy_of[usable[i]] for i, part in part_of.items() if part == "train"}
+    leaks: dict[str, tuple[int, int]] = {}
+    for name in ("validation", "test"):
+        held_out = [place for i, place in enumerate(usable) if part_of.get(i, "test") == name]
+        leaks[name] = (sum(copy_of[place] in trained for place in held_out), len(held_out))
+    tested = find_test_images(source, usable, split, groups)
+    members_of: dict[int, list[int]] = {}
+    for place in usable:
+        members_of.setdefault(copy_of[place], []).append(place)
+    return Copies(
+        tuple(sorted(pairs)),
+        len(pair_equal(digests, usable)),
+        tuple(tuple(members) for members in members_of.values() if len(members) > 1),
+        leaks,
+        tuple(
+            pair
+            for pair in sorted(pairs)
+            if source.images[pair[0]].label != source.images[pair[1]].label
+            and (_are_equal(digests, pair) or pair[0] not in tested)
+        ),
+    )
+
+
+def find_test_images(
+    source: ImageSource, usable: Sequence[int], split: Split, groups: Sequence[int] | None
+) -> set[int]:
+    """Return the images of the test split.
+
+    Args:
+        groups: the group of each usable image; None: there are no groups.
+    """
+    keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
+    given = [part for place in usable if (part := source.images[place].part)]
+    alone = range(len(usable))
+    test = divide_groups(keys, labels, split, alone if groups is None else groups, given=given)["test"]
+    return {usable[i] for members in test for i in members}
+
+
+def _describe_copies(copies: Copies, given: bool) -> str:
+    """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
+    pairs, several = len(copies.pairs), len(copies.groups)
+    leaks = describe_leaks(copies)
     divided = "Images of train with a copy in a part that was given beforehand are left out. " if given else ""
     return (
         f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
         f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
-        f"side of every split; otherwise {leaks} images would have a copy in training. {divided}If these are no "
+        f"side of every split; otherwise {leaks} would have a copy in training. {divided}If these are no "
         "copies, write `copies: ignore` under `data`"
     )
 
 
-def _contradictions(source: ImageSource, grouping: Grouping, copies: Sequence[Pair], split: Split) -> tuple[str, ...]:
-    """Return a warning about near-duplicates in more than one class; of test images the labels are not looked at."""
-    usable, groups = grouping.usable, grouping.of_usable
-    assert groups is not None
-    keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
-    given = [part for place in usable if (part := source.images[place].part)]
-    test = divide_groups(keys, labels, split, groups, given=given)["test"]
-    tested = {usable[i] for members in test for i in members}
-    lines = [
-        f"{printable(source.images[i].key)} ~ {printable(source.images[j].key)}"
-        for i, j in sorted(copies)
-        if i not in tested and source.images[i].label != source.images[j].label
-    ]
-    if not lines:
+def describe_leaks(copies: Copies) -> str:
+    """Say how many held-out images have a copy in training: `3 of 36 validation and 0 of 36 test images`."""
+    leaks = (f"{number} of {total} {part}" for part, (number, total) in copies.leaks.items())
+    return f"{' and '.join(leaks)} images"
+
+
+def _contradictions(source: ImageSource, near: Sequence[Pair]) -> tuple[str, ...]:
+    """Return a warning about near-duplicates in more than one class."""
+    if not near:
         return ()
-    subject = f"{len(lines)} pairs of copies are" if len(lines) > 1 else "a pair of copies is"
+    subject = f"{len(near)} pairs of copies are" if len(near) > 1 else "a pair of copies is"
     return (
         f"{subject} in more than one class, so a label of each is wrong, unless they are no copies:"
-        f"{format_list(lines)}",
+        f"{format_list([name_pair(source, pair) for pair in near])}",
     )
+
+
+def name_pair(source: ImageSource, pair: Pair) -> str:
+    """Return the names of two copies."""
+    return " ~ ".join(printable(source.images[place].key) for place in pair)
 
 
 def describe_shares(split: Split, counts: dict[str, tuple[int, ...]]) -> list[str]:

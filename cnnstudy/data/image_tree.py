@@ -112,7 +112,7 @@ def read_tree(path: Path, classes: Sequence[str] | None = None, layout: Layout |
             names clash.
     """
     tree, path = _strip_wrapping_folders(list_tree(path), path)
-    folders, placed = arrange(path, tree, layout)
+    layout, folders, placed = arrange(path, tree, layout)
     if len(folders) < 2:
         outside = sorted(parts[0] for parts, _ in tree.images if len(parts) == 1)
         raise DataError(_too_few_classes(path, sorted(folders), outside))
@@ -134,7 +134,8 @@ def read_tree(path: Path, classes: Sequence[str] | None = None, layout: Layout |
             images[key] = SourceImage(key, label, one.image[1], one.part)
     unlisted = [one for name in set(folder_of) - set(classes) for one in images_in[folder_of[name]]]
     tree.passed_over.add_images("of classes that are not listed", (one.image[0] for one in unlisted))
-    return ImageSource(tuple(classes), tuple(images[key] for key in sorted(images)), tree.passed_over.describe())
+    ordered = tuple(images[key] for key in sorted(images))
+    return ImageSource(tuple(classes), ordered, tree.passed_over.list_kinds(), layout)
 
 
 def _strip_wrapping_folders(tree: Tree, path: Path) -> tuple[Tree, Path]:

@@ -11,8 +11,9 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
 from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
 from cnnstudy.data.grouped_splits import divide_groups
-from cnnstudy.data.groups import describe_shares, group_images, is_searched, look_for_copies, read_groups
+from cnnstudy.data.groups import Grouping, describe_shares, group_images, is_searched, look_for_copies, read_groups
 from cnnstudy.data.splits import count_held_out, first_images, rank_by_hash, select_share, split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, PreparedImages, Split
@@ -102,6 +103,79 @@ class TrainingImages:
     probe: Images  # a fixed stratified subset of train, as large as validation (or all of train, if that is smaller)
 
 
+@dataclass(frozen=True)
+class ListedImages:
+    """A data set whose files were found and read, but not decoded."""
+
+    options: DataOptions
+    source: ImageSource
+    split: Split
+    digests: list[bytes]  # of each image's content
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the classes and, image by image, of key, label, given part and the digest of its content."""
+        digest = hashlib.sha256(json.dumps(self.source.classes).encode())
+        for image, image_digest in zip(self.source.images, self.digests, strict=True):
+            part = f"{image.part}\0" if image.part else ""
+            digest.update(f"\0{image.key}\0{image.label}\0{part}".encode())
+            digest.update(image_digest)
+        return digest.hexdigest()
+
+    def group(
+        self, bad: Sequence[BadImage], thumbnails: Callable[[], np.ndarray[Any, Any]], progress: Progress
+    ) -> Grouping:
+        """Return the groups of the images, which are empty if there are none, and which images can be used.
+
+        Args:
+            bad: the images that can't be used.
+            thumbnails: loads the images at copies.SIZE pixels, to look for copies.
+        """
+        unusable = {image.path for image in bad}
+        usable = [place for place, image in enumerate(self.source.images) if image.key not in unusable]
+        similar = []
+        if self.options.copies == "together":
+            similar = look_for_copies(self.digest, thumbnails, progress)
+        return group_images(self.source, self.options, similar, self.digests, usable, self.split)
+
+    def divide(self, bad: Sequence[BadImage], grouping: Grouping) -> PreparedImages:
+        """Return what a study is told about the images; `folder` and `size` are still empty.
+
+        Raises:
+            DataError: a class has too few images.
+        """
+        source, split, usable, groups = self.source, self.split, grouping.usable, grouping.of_usable
+        used = [source.images[place] for place in usable]
+        counts = _count_images(source.classes, used, split, groups)
+        given = tuple(sorted({image.part for image in used if image.part}))
+        return PreparedImages(
+            name=self.options.name,
+            folder="",
+            digest=content_address([self.digest, split.to_json(), *([grouping.groups] if grouping.groups else [])]),
+            size=0,
+            classes=source.classes,
+            skipped=tuple(bad),
+            warnings=(*grouping.warnings, *duplicate_warnings(source, self.digests, usable, split, groups)),
+            groups=grouping.store(),
+            notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups and not given else ())),
+            given=given,
+            passed_over=tuple(map(str, source.passed_over)),
+            **counts,
+        )
+
+
+def list_images(options: DataOptions, split_seed: int, progress: Progress) -> ListedImages:
+    """Find the images of a data set, and read each once.
+
+    Raises:
+        DataError: the data set, or a file, can't be read.
+    """
+    progress(f"reading {options.name}", 0, 0)
+    split = Split(options.validation, options.test, split_seed)
+    source = _cap_classes(datasets.find(options.name).load(options), options, split)
+    return ListedImages(options, source, split, image_digests(source.images, progress))
+
+
 def prepare_images(
     options: DataOptions, sizes: Sequence[int], split_seed: int, progress: Progress
 ) -> list[PreparedImages]:
@@ -111,52 +185,25 @@ def prepare_images(
         DataError: the data set can't be read, a class has too few images, or an image can't be decoded and the study
             file does not say `bad_images: skip`.
     """
-    progress(f"reading {options.name}", 0, 0)
-    split = Split(options.validation, options.test, split_seed)
-    source = _cap_classes(datasets.find(options.name).load(options), options, split)
-    digests = image_digests(source.images, progress)
-    digest = _digest_source(source, digests)
-    needs_thumbnails = options.copies == "together" and not is_searched(digest)
-    folders = _decode(source, digests, digest, [*sizes, *([copies.SIZE] if needs_thumbnails else [])], progress)
+    listed = list_images(options, split_seed, progress)
+    needs_thumbnails = options.copies == "together" and not is_searched(listed.digest)
+    folders = _decode(listed, [*sizes, *([copies.SIZE] if needs_thumbnails else [])], progress)
     bad = [BadImage(key, reason) for key, reason in _read_index(folders[sizes[0]])["bad"].items()]
     if bad and options.bad_images == "refuse":
-        raise DataError(_bad_images_message(options, bad, len(source.images)))
-    unusable = {image.path for image in bad}
-    usable = [place for place, image in enumerate(source.images) if image.key not in unusable]
-    similar = []
-    if options.copies == "together":
-        similar = look_for_copies(digest, lambda: _map_pixels(folders[copies.SIZE]), progress)
-    grouping = group_images(source, options, similar, digests, usable, split)
-    used = [source.images[place] for place in usable]
-    counts = _count_images(source.classes, used, split, grouping.of_usable)
-    given = tuple(sorted({image.part for image in used if image.part}))
-    first = PreparedImages(
-        name=options.name,
-        folder="",
-        digest=content_address([digest, split.to_json(), *([grouping.groups] if grouping.groups else [])]),
-        size=0,
-        classes=source.classes,
-        skipped=tuple(bad),
-        warnings=(*grouping.warnings, *duplicate_warnings(source, digests, usable, split, grouping.of_usable)),
-        groups=grouping.store(),
-        notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups and not given else ())),
-        given=given,
-        passed_over=source.passed_over,
-        **counts,
-    )
+        raise DataError(_bad_images_message(options, bad, len(listed.source.images)))
+    grouping = listed.group(bad, lambda: _map_pixels(folders[copies.SIZE]), progress)
+    first = listed.divide(bad, grouping)
     return [replace(first, folder=str(folders[size]), size=size) for size in sizes]
 
 
-def _decode(
-    source: ImageSource, digests: Sequence[bytes], digest: str, sizes: Sequence[int], progress: Progress
-) -> dict[int, Path]:
+def _decode(listed: ListedImages, sizes: Sequence[int], progress: Progress) -> dict[int, Path]:
     """Decode the images into the cache, and return the entry's folder of each size."""
-    addresses = {content_address([digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
+    addresses = {content_address([listed.digest, size, DECODER_VERSION, PIL.__version__]): size for size in sizes}
     build_entries(
         "images",
         list(addresses),
         lambda folders: _decode_into(
-            source, digests, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
+            listed, dict(sorted((addresses[a], folder) for a, folder in folders.items())), progress
         ),
     )
     return {size: entry_folder("images", address) for address, size in addresses.items()}
@@ -187,18 +234,9 @@ def _mix_parts(source: ImageSource, members: Sequence[int]) -> list[int]:
     return sorted(members, key=place.__getitem__)
 
 
-def _digest_source(source: ImageSource, digests: Sequence[bytes]) -> str:
-    """Return a digest of the classes and, image by image, of key, label, given part and the digest of its content."""
-    digest = hashlib.sha256(json.dumps(source.classes).encode())
-    for image, image_digest in zip(source.images, digests, strict=True):
-        part = f"{image.part}\0" if image.part else ""
-        digest.update(f"\0{image.key}\0{image.label}\0{part}".encode())
-        digest.update(image_digest)
-    return digest.hexdigest()
-
-
-def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[int, Path], progress: Progress) -> None:
+def _decode_into(listed: ListedImages, folders: dict[int, Path], progress: Progress) -> None:
     """Fill a cache entry for each size; bad images stay black in it and are listed in its index."""
+    source = listed.source
     arrays = {
         size: _allocate_images(folder / "images.npy", (len(source.images), size, size, 3))
         for size, folder in folders.items()
@@ -207,7 +245,7 @@ def _decode_into(source: ImageSource, digests: Sequence[bytes], folders: dict[in
     def store(index: int, size: int, pixels: np.ndarray) -> None:
         arrays[size][index] = pixels
 
-    bad = decode_all(source.images, list(folders), store, progress, digests)
+    bad = decode_all(source.images, list(folders), store, progress, listed.digests)
     index = {
         "classes": source.classes,
         "keys": [image.key for image in source.images],

@@ -49,8 +49,8 @@ class Placed:
     image: ListedImage
 
 
-def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[set[str], list[Placed]]:
-    """Return the class folders, those without images too, and the images in them.
+def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[Layout, set[str], list[Placed]]:
+    """Return the layout, the class folders, those without images too, and the images in them.
 
     Args:
         path: the root, for messages.
@@ -66,8 +66,8 @@ def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[set[str], li
             below = Tree({(folder,) for folder in folders}, [(_below(one), one.image[1]) for one in placed])
             _refuse_companions(path, below, "divided")
             _refuse_shared_subfolders(path, below, "divided")
-        return folders, placed
-    return _READERS[layout](path, tree)
+        return layout, folders, placed
+    return layout, *_READERS[layout](path, tree)
 
 
 def quote_names(names: Iterable[str]) -> str:
@@ -132,7 +132,7 @@ def _two_readings(path: Path, what: str, first: str, second: str) -> str:
     return (
         f"{printable(str(path))} can be read in two ways, because of {what}:\n"
         f"  {first}\n  {second}\n"
-        "Write the one that is meant under `data`."
+        "Write the one that is meant under `data`; `data PATH` takes it as --layout."
     )
 
 

@@ -214,7 +214,7 @@ def _list_images(place: str, display: Display) -> Iterator[str | BadImage]:
         yield place if os.path.exists(path) else BadImage(place, "there is no such file")
         return
     tree = list_tree(Path(path))
-    passed_over = tree.passed_over.describe()
+    passed_over = tuple(map(str, tree.passed_over.list_kinds()))
     if passed_over:
         display.show_message(printable(f"{place}: passed over: {', '.join(passed_over)}"))
     if not tree.images:

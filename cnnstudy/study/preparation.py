@@ -21,7 +21,7 @@ from cnnstudy.config.checks import describe_weights_file
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
-from cnnstudy.data.description import describe_images
+from cnnstudy.data.description import describe_prepared
 from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
@@ -83,19 +83,8 @@ class Preparation:
         """
         result = run_job(self.executor, images_job(self.config, options, names), self.display)
         prepared = [PreparedImages.from_json(entry) for entry in result]
-        self.display.show_message(describe_images(prepared[0]))
-        skipped = prepared[0].skipped
-        if skipped:
-            shown = "\n  ".join(map(str, skipped[:20])) + (
-                f"\n  and {len(skipped) - 20} more" if len(skipped) > 20 else ""
-            )
-            self.display.show_message(
-                f"{options.name}: {len(skipped)} images can't be used and are skipped:\n  {shown}"
-            )
-        for warning in prepared[0].warnings:
-            self.display.show_message(f"WARNING: {options.name}: {warning}")
-        for note in prepared[0].notes:
-            self.display.show_message(f"{options.name}: {note}")
+        for message in describe_prepared(prepared[0]):
+            self.display.show_message(message)
         by_size = {entry.size: replace(entry, skipped=(), warnings=(), passed_over=()) for entry in prepared}
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 

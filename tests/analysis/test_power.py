@@ -13,7 +13,14 @@ from conftest import MakeRun
 
 from cnnstudy.analysis.effects import estimate_effects
 from cnnstudy.analysis.observations import GAP
-from cnnstudy.analysis.power import count_answers, describe_power, detectable_differences, trial_noise
+from cnnstudy.analysis.power import (
+    TYPICAL_SEEDS,
+    count_answers,
+    describe_power,
+    detectable_differences,
+    trial_noise,
+    typical_power,
+)
 from cnnstudy.analysis.question import Question, correct_by_question
 from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import PreparedImages, TrialSpec
@@ -33,6 +40,20 @@ def planned(factors: Mapping[str, Levels], seeds: int) -> pd.DataFrame:
 @pytest.fixture
 def images(spec: TrialSpec) -> PreparedImages:
     return dataclasses.replace(spec.images, train=(300, 300), validation=(80, 80))
+
+
+def test_before_a_study_is_designed_power_is_that_of_one_factor(images: PreparedImages) -> None:
+    images = dataclasses.replace(images, test=(50, 50))
+    gap, low, high = typical_power(images)
+    one = {"dropout": Choices((0.2, 0.5))}
+    (found,) = detectable_differences(planned(one, TYPICAL_SEEDS), one, trial_noise(images, Question()))
+    assert gap == found.difference
+    assert (low, high) == pytest.approx((0.7111, 0.8666), abs=1e-4)  # Wilson's interval of 80 of 100
+    fewer = dataclasses.replace(images, validation=(20, 20), test=(10, 10))
+    unequal = dataclasses.replace(images, train=(500, 100), validation=(140, 20))
+    assert typical_power(fewer)[0] > gap
+    assert typical_power(fewer)[2] - typical_power(fewer)[1] > high - low
+    assert typical_power(unequal)[0] > gap, "as many images, and balanced accuracies"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ must be cheap to import: heavy imports belong inside `load`.
 
 Comes in: the `data` key of a study file. Goes out: an ImageSource, every image with its key and label.
 
-May import: errors, names, records, system, data.archives, data.image_tree, data.layouts, data.path_groups.
+May import: errors, names, records, system, data.archives, data.file_types, data.image_tree, data.layouts,
+data.path_groups.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from cnnstudy.data.file_types import PassedKind
 from cnnstudy.data.path_groups import GroupBy
 from cnnstudy.errors import UnknownNameError, did_you_mean
 from cnnstudy.system.validation import StrictModel
@@ -71,9 +73,8 @@ class ImageSource:
 
     classes: tuple[str, ...]
     images: tuple[SourceImage, ...]
-    passed_over: tuple[
-        str, ...
-    ] = ()  # what was found and is not used, each kind with its number: `3 .txt (a.txt, ...)`
+    passed_over: tuple[PassedKind, ...] = ()  # what was found and is not used
+    layout: str = ""  # how folders were read, as in data.layouts
 
 
 class DataSet(Protocol):

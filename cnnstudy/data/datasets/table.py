@@ -5,20 +5,25 @@ The table is CSV, TSV or Parquet. Cells count as the text that is in them: 001 i
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from cnnstudy.data.datasets import DataOptions, ImageSource, Part, SourceImage
+from cnnstudy.data.file_types import PassedKind
 from cnnstudy.data.image_tree import ClassName, name_classes, require_distinct_classes
 from cnnstudy.data.layouts import PART_NAMES, quote_names
 from cnnstudy.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 #: Separators of a .csv; the one that is most frequent in the first line counts.
@@ -90,7 +95,20 @@ def load(options: Options) -> ImageSource:
         if label in numbers
     )
     unused = len(found) - len(images)
-    return ImageSource(classes, images, (f"{unused} rows of classes that are not listed",) if unused else ())
+    passed_over = (PassedKind(unused, "rows of classes that are not listed"),) if unused else ()
+    return ImageSource(classes, images, passed_over)
+
+
+def list_columns(path: Path) -> list[str]:
+    """Return the names of a table's columns.
+
+    Raises:
+        DataError: the table can't be read.
+    """
+    if path.suffix.lower() == ".parquet":
+        return list(map(str, _read_frame(path).columns))
+    with _open_text(path) as (_, header):
+        return header
 
 
 def _read_text(path: Path, columns: list[str], may_be_empty: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -103,25 +121,35 @@ def _read_text(path: Path, columns: list[str], may_be_empty: list[str]) -> Itera
     Raises:
         DataError: it can't be read, lacks a column, has a row of another length, or an empty cell in a column.
     """
+    with _open_text(path) as (lines, header):
+        _check_columns(path, [*columns, *may_be_empty], header)
+        for cells in lines:
+            place = f"line {lines.line_num}"
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{path}, {place}: has {len(cells)} cells, and the first line {len(header)}; a cell that "
+                    f"contains {lines.dialect.delimiter!r} must be in quotes."
+                )
+            if cells:
+                row = dict(zip(header, cells, strict=True))
+                _check_cells(path, place, columns, row)
+                yield place, row
+
+
+@contextlib.contextmanager
+def _open_text(path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """Yield a csv.reader of a CSV or TSV file, past the first line, and the names of the columns.
+
+    Raises:
+        DataError: it can't be read; when it is opened, and in the block.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
             file.seek(0)
             lines = csv.reader(file, delimiter=separator, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            _check_columns(path, [*columns, *may_be_empty], header)
-            for cells in lines:
-                place = f"line {lines.line_num}"
-                if cells and len(cells) != len(header):
-                    raise DataError(
-                        f"{path}, {place}: has {len(cells)} cells, and the first line {len(header)}; a cell that "
-                        f"contains {separator!r} must be in quotes."
-                    )
-                if cells:
-                    row = dict(zip(header, cells, strict=True))
-                    _check_cells(path, place, columns, row)
-                    yield place, row
+            yield lines, [name.strip() for name in next(lines, [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't read the table {path}: {reason}; save it as CSV in UTF-8.") from error
@@ -131,10 +159,7 @@ def _read_parquet(path: Path, columns: list[str], may_be_empty: list[str]) -> It
     """Yield the rows of a Parquet file, as `_read_text`."""
     import pandas as pd
 
-    try:
-        frame = pd.read_parquet(path, dtype_backend="pyarrow")
-    except (OSError, ValueError, ImportError) as error:  # pyarrow's errors are OSErrors and ValueErrors
-        raise DataError(f"can't read the table {path}: {str(error).splitlines()[0]}") from error
+    frame = _read_frame(path)
     frame.columns = list(map(str, frame.columns))
     read = [*columns, *may_be_empty]
     _check_columns(path, read, list(frame.columns))
@@ -142,6 +167,15 @@ def _read_parquet(path: Path, columns: list[str], may_be_empty: list[str]) -> It
         row = {c: "" if pd.isna(cell) else str(cell) for c, cell in zip(read, cells, strict=True)}
         _check_cells(path, f"row {number}", columns, row)
         yield f"row {number}", row
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path, dtype_backend="pyarrow")
+    except (OSError, ValueError, ImportError) as error:  # pyarrow's errors are OSErrors and ValueErrors
+        raise DataError(f"can't read the table {path}: {str(error).splitlines()[0]}") from error
 
 
 def _check_columns(path: Path, columns: list[str], header: list[str]) -> None:

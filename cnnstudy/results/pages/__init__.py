@@ -1,6 +1,7 @@
-"""Self-contained HTML pages: a study's report, and the comparison of two studies.
+"""Self-contained HTML pages: a study's report, the comparison of two studies, and a data set.
 
-Comes in: recorded studies with their analysis. Goes out: an HTML page, and its figures and tables as files.
+Comes in: recorded studies with their analysis; a data set that was examined. Goes out: an HTML page, and its figures
+and tables as files.
 
 report_data      everything that a study's page shows, as plain data
 content          the page's numbers, sentences and tables
@@ -10,6 +11,8 @@ effect_figures   the gap by level, variance shares, the gap by data size, effect
 svg              the style of figures, and figures as SVG that follows the page's theme
 study_page       the page as HTML and as files, with its illustrations
 comparison_page  the page of two studies side by side
+data_summary     what is in a data set, as text and JSON
+data_page        the page of a data set, with contact sheets
 
 May import: every room above `results`.
 """

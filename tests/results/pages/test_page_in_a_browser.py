@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 from browser import BROWSER, QUIET_BROWSER
+from odd_photos import write_odd_photos
 
+from cnnstudy.data.datasets import find
+from cnnstudy.data.examination import examine_images
+from cnnstudy.results.pages.data_page import write_data_page
+from cnnstudy.results.pages.data_summary import summarize
 from cnnstudy.results.pages.study_page import write_page
 
 from .example_study import Example, confirmation, entry, mistakes
@@ -62,6 +67,22 @@ def test_no_error_nothing_loaded_and_nothing_too_wide(browser: Any, page_file: P
     page.wait_for_timeout(200)
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_data_set_fits_and_shows_its_pictures(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    photos = write_odd_photos(tmp_path / "photos-with-a-name-that-has-no-place-to-break-whatever-the-width")
+    examined = examine_images(find("folder").Options(name="folder", path=photos), 0, lambda *_: None)
+    write_data_page(examined, summarize(examined, None, str(photos)), tmp_path / "page.html", lambda *_: None)
+    page, said = opened(browser, tmp_path / "page.html", width, color_scheme=scheme)
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = page.evaluate("[...document.images].map(one => [one.naturalWidth, one.getBoundingClientRect().width])")
+    assert {drawn for drawn, _ in pictures} == {112}
+    assert {shown for _, shown in pictures} == {96}
 
 
 def test_figures_are_as_large_as_they_were_drawn_even_on_a_phone(browser: Any, page_file: Path) -> None:

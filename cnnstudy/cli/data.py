@@ -1,0 +1,115 @@
+"""The command that looks at images before anything trains: data."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from cnnstudy.errors import InputError, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from cnnstudy.config.load import Study
+    from cnnstudy.data.datasets import DataOptions
+
+Layout = Literal["classes", "divided", "classes-below"]
+
+
+def show_data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH-OR-STUDY",
+            help="A folder, an archive or a table of images; or a study file, or the name of one in experiments/.",
+        ),
+    ],
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="COLUMN", help="Of a table: the column with the images' files.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Of a table: the column with the classes.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="COLUMN", help="Of a table: the column with train, validation, test."),
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option("--layout", help="How to read folders that can be read in two ways.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON object, and nothing else.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write an HTML page with contact sheets to this file."),
+    ] = None,
+) -> None:
+    """Show what there is to train on: classes, sizes, copies, what may be wrong, and what it can tell."""
+    options, study = _find_source(source, {"image": image, "label": label, "part": part}, layout)
+    from cnnstudy.data.examination import examine_images
+    from cnnstudy.results.pages.data_summary import format_summary, summarize
+    from cnnstudy.system.display import choose_display
+    from cnnstudy.system.processes import terminate_as_interrupt
+
+    console = Console(stderr=True)
+    with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
+        examined = examine_images(options, study.config.seed if study else 0, display.count)
+        summary = summarize(examined, study, source)
+    print(json.dumps(summary, indent=2) if json_ else format_summary(examined, summary), flush=True)
+    if html is not None:
+        from cnnstudy.results.pages.data_page import write_data_page
+
+        with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
+            write_data_page(examined, summary, html, display.count)
+        print(html.absolute().as_uri(), file=sys.stderr if json_ else sys.stdout)
+
+
+def _find_source(
+    source: str, columns: dict[str, str | None], layout: Layout | None
+) -> tuple[DataOptions, Study | None]:
+    """Return the options of a data set, and the study that they belong to, if one was given.
+
+    Raises:
+        InputError: the path does not exist, or is neither images nor a study; an option does not fit it.
+        ConfigError: the study file can't be used.
+    """
+    from cnnstudy.config.load import list_studies, load_study
+    from cnnstudy.data.archives import ARCHIVE_SUFFIXES
+    from cnnstudy.data.datasets import folder, table
+    from cnnstudy.data.layouts import quote_names
+
+    path, name = os.path.expanduser(source), source.lower()
+    is_folder = os.path.isdir(path) or name.endswith(ARCHIVE_SUFFIXES)
+    is_table = not is_folder and name.endswith(table.SUFFIXES)
+    is_study = not is_folder and not is_table and (name.endswith((".yaml", ".yml")) or source in list_studies())
+    archives, tables = ", ".join(ARCHIVE_SUFFIXES), ", ".join(table.SUFFIXES)
+    if not is_study and not os.path.exists(path):
+        raise InputError(
+            f"there is no {printable(source)}{did_you_mean(source, list_studies())} Give a folder, an archive "
+            f"({archives}), a table ({tables}), a study file, or one of the studies {', '.join(list_studies())}."
+        )
+    if not (is_study or is_folder or is_table):
+        raise InputError(
+            f"{printable(source)} is no archive ({archives}), no table ({tables}) and no study file (.yaml); give one, "
+            "or the folder of the images."
+        )
+    if layout and not is_folder:
+        raise InputError(f"--layout is for folders and archives, not for {printable(source)}.")
+    if not is_table and (given := [f"--{name}" for name, column in columns.items() if column]):
+        raise InputError(f"{', '.join(given)}: only a table ({tables}) has columns; {printable(source)} is none.")
+    if is_study:
+        study = load_study(source)
+        return study.config.data, study
+    if is_folder:
+        return folder.Options(name="folder", path=Path(path), layout=layout), None
+    if missing := [f"--{name} COLUMN" for name in ("image", "label") if not columns[name]]:
+        raise InputError(
+            f"{printable(source)} is a table: give {' and '.join(missing)}. Its columns are "
+            f"{quote_names(table.list_columns(Path(path)))}."
+        )
+    return table.Options(name="table", path=Path(path), copies="together", **columns), None
