@@ -101,6 +101,8 @@ class ImageFacts(Record):
     brightness: float  # mean, 0 to 255
     contrast: float  # standard deviation
     sharpness: float  # variance of the Laplacian
+    taken: float | None = None  # when, in seconds by the camera's own clock; None: the file does not say
+    camera: str = ""  # make, model and serial number, as far as the file names them
 
 
 @dataclass(frozen=True)

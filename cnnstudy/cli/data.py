@@ -38,6 +38,10 @@ def show_data(
         str | None,
         typer.Option("--part", metavar="COLUMN", help="Of a table: the column with train, validation, test."),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", metavar="COLUMN", help="Of a table: the column that names what images belong to."),
+    ] = None,
     layout: Annotated[
         Layout | None, typer.Option("--layout", help="How to read folders that can be read in two ways.")
     ] = None,
@@ -50,7 +54,7 @@ def show_data(
     ] = None,
 ) -> None:
     """Show what there is to train on: classes, sizes, copies, what may be wrong, and what it can tell."""
-    options, study = _find_source(source, {"image": image, "label": label, "part": part}, layout)
+    options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, layout)
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system.display import choose_display

@@ -11,7 +11,8 @@ import io
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
 
@@ -52,12 +53,14 @@ _LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=1, o
 
 @dataclass(frozen=True)
 class _Opened:
-    """A picture in RGB, upright, and what its file says: the size, the mode, whether EXIF data turns it."""
+    """A picture in RGB, upright, and what its file says; the fields are those of ImageFacts."""
 
     picture: Image.Image
     size: tuple[int, int]
     mode: str
     rotated: bool
+    taken: float | None
+    camera: str
 
 
 def describe_input(size: int, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -152,7 +155,8 @@ def decode_image(name: str, content: bytes, sizes: Sequence[int], measured: bool
         if not measured:
             return Decoded(pixels)
         one = _open(content, MEASURED_SIZE, opened)
-        return Decoded(pixels, measure_image(one.picture, one.size, one.mode, one.rotated))
+        facts = measure_image(one.picture, one.size, one.mode, one.rotated)
+        return Decoded(pixels, replace(facts, taken=one.taken, camera=one.camera))
     except Image.UnidentifiedImageError:
         return BadImage(name, _describe_content(content))
     except Image.DecompressionBombError:  # Pillow's own limit, for even larger images
@@ -179,7 +183,8 @@ def _open(content: bytes, size: int, opened: dict[tuple[int, int], _Opened]) -> 
             rotated = upright is not picture
             turned = rotated and upright.size != picture.size
             size_upright = (height, width) if turned else (width, height)
-            opened[scale] = _Opened(_convert_to_rgb(upright), size_upright, mode, rotated)
+            when = _read_shooting_time(picture)
+            opened[scale] = _Opened(_convert_to_rgb(upright), size_upright, mode, rotated, *when)
         return opened[scale]
 
 
@@ -217,6 +222,25 @@ def _turn_upright(picture: Image.Image) -> Image.Image:
     except Exception:  # on broken EXIF data Pillow raises errors of any kind
         rotation = None
     return picture if rotation is None else picture.transpose(rotation)
+
+
+def _read_shooting_time(picture: Image.Image) -> tuple[float | None, str]:
+    """Return when a picture was taken, in seconds by the camera's clock, and the camera; None if it does not say."""
+    try:
+        exif = picture.getexif()
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        text = str(details[ExifTags.Base.DateTimeOriginal]).strip("\0 ")
+        fraction = str(details.get(ExifTags.Base.SubsecTimeOriginal, "")).strip("\0 ")
+        time = datetime.strptime(text, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+        names = [
+            exif.get(ExifTags.Base.Make),
+            exif.get(ExifTags.Base.Model),
+            details.get(ExifTags.Base.BodySerialNumber),
+        ]
+        camera = " ".join(str(name).strip("\0 ") for name in names if name)
+    except Exception:  # without EXIF data there is no such key; on broken data Pillow raises errors of any kind
+        return None, ""
+    return time + (float(f"0.{fraction}") if fraction.isdecimal() else 0.0), camera
 
 
 def _name_mode(picture: Image.Image) -> str:

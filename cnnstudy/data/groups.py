@@ -14,12 +14,13 @@ import PIL
 from cnnstudy.data.copies import COPIES_VERSION, find_copies
 from cnnstudy.data.datasets import DataOptions, ImageSource
 from cnnstudy.data.decode import DECODER_VERSION
-from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.decoder_pool import Progress, decode_all
 from cnnstudy.data.duplicates import format_list
 from cnnstudy.data.grouped_splits import divide_groups
+from cnnstudy.data.path_groups import Taken
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import printable
-from cnnstudy.records import Split
+from cnnstudy.records import ImageFacts, Split
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, is_intact
 
 #: The kind of the cache's entries.
@@ -89,6 +90,30 @@ def look_for_copies(digest: str, thumbnails: Callable[[], np.ndarray[Any, Any]],
     return [(i, j) for i, j in json.loads((folder / "copies.json").read_text(encoding="utf-8"))]
 
 
+def look_for_times(source: ImageSource, digest: str, digests: Sequence[bytes], progress: Progress) -> list[Taken]:
+    """Return when each image was taken, from the cache or read now.
+
+    Args:
+        digest: of the images.
+        digests: of each image's content.
+    """
+
+    def build(folder: Path) -> None:
+        taken: list[Taken] = [None] * len(source.images)
+
+        def measure(index: int, facts: ImageFacts) -> None:
+            taken[index] = None if facts.taken is None else (facts.camera, facts.taken)
+
+        decode_all(source.images, [], lambda *_: None, progress, digests, measure)
+        (folder / "taken.json").write_text(json.dumps(taken), encoding="utf-8")
+        known = sum(one is not None for one in taken)
+        (folder / ABOUT).write_text(f"shooting times of {known} of {len(taken)} images", encoding="utf-8")
+
+    folder = build_entry(KIND, content_address(["taken", digest, DECODER_VERSION, PIL.__version__]), build)
+    read = json.loads((folder / "taken.json").read_text(encoding="utf-8"))
+    return [None if one is None else (one[0], one[1]) for one in read]
+
+
 def _copies_address(digest: str) -> str:
     return content_address(["copies", digest, COPIES_VERSION, DECODER_VERSION, PIL.__version__])
 
@@ -100,6 +125,7 @@ def group_images(
     digests: Sequence[bytes],
     usable: Sequence[int],
     split: Split,
+    taken: Callable[[], Sequence[Taken]],
 ) -> Grouping:
     """Group the images that belong together.
 
@@ -107,6 +133,7 @@ def group_images(
         similar: near-duplicates; with `copies: ignore` none.
         digests: of each image's content; equal ones are copies, unless `copies: ignore`.
         usable: the images that can be used.
+        taken: returns when each image was taken.
 
     Raises:
         DataError: the key `groups` names no groups.
@@ -117,7 +144,8 @@ def group_images(
         copies = {pair for pair in similar if chosen.issuperset(pair)} | set(pair_equal(digests, usable))
     named = _pair_named([source.images[place].group for place in usable], usable)
     if options.groups is not None:
-        named += _pair_named(options.groups.name_groups([source.images[place].key for place in usable]), usable)
+        keys = [source.images[place].key for place in usable]
+        named += _pair_named(options.groups.name_groups(keys, lambda: [taken()[place] for place in usable]), usable)
     if not copies and not named:
         return Grouping(usable=tuple(usable))
     groups = _connect(len(source.images), [*copies, *named])

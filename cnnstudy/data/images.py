@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,15 @@ from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
 from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
 from cnnstudy.data.grouped_splits import divide_groups
-from cnnstudy.data.groups import Grouping, describe_shares, group_images, is_searched, look_for_copies, read_groups
+from cnnstudy.data.groups import (
+    Grouping,
+    describe_shares,
+    group_images,
+    is_searched,
+    look_for_copies,
+    look_for_times,
+    read_groups,
+)
 from cnnstudy.data.splits import count_held_out, first_images, rank_by_hash, select_share, split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, PreparedImages, Split
@@ -136,7 +144,8 @@ class ListedImages:
         similar = []
         if self.options.copies == "together":
             similar = look_for_copies(self.digest, thumbnails, progress)
-        return group_images(self.source, self.options, similar, self.digests, usable, self.split)
+        taken = cache(lambda: look_for_times(self.source, self.digest, self.digests, progress))
+        return group_images(self.source, self.options, similar, self.digests, usable, self.split, taken)
 
     def divide(self, bad: Sequence[BadImage], grouping: Grouping) -> PreparedImages:
         """Return what a study is told about the images; `folder` and `size` are still empty.

@@ -1,9 +1,9 @@
-"""Groups of images by their paths: the key `groups` of a data set."""
+"""Groups of images by their paths or their shooting times: the key `groups` of a data set."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -25,26 +25,41 @@ def _check_pattern(given: str) -> str:
     return given
 
 
+#: By which camera an image was taken, and when, in seconds by the camera's clock; None: the file does not say.
+Taken = tuple[str, float] | None
+
+
 class GroupBy(StrictModel):
-    """Which images belong together: those whose paths have the same text in `pattern`, or those of one folder."""
+    """Which images belong together: those whose paths have the same text in `pattern`, or those of one folder.
+
+    With `seconds`, those that one camera took at most so many seconds after each other.
+    """
 
     pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None
     folder: Annotated[Whole, Field(ge=1)] | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _check_one_is_given(self) -> GroupBy:
-        if (self.pattern is None) == (self.folder is None):
+        if sum(one is not None for one in (self.pattern, self.folder, self.seconds)) != 1:
             raise ValueError(
-                r"must hold one key: `pattern`, as in {pattern: '(?P<group>IMG_\d+)'}, or `folder`, as in {folder: 1}."
+                r"must hold one key: `pattern`, as in {pattern: '(?P<group>IMG_\d+)'}, `folder`, as in {folder: 1}, or "
+                "`seconds`, as in {seconds: 2}."
             )
         return self
 
-    def name_groups(self, keys: Sequence[str]) -> list[str | None]:
+    def name_groups(self, keys: Sequence[str], taken: Callable[[], Sequence[Taken]]) -> list[str | None]:
         """Return the name of each image's group; None for an image that is in none.
+
+        Args:
+            keys: of the images.
+            taken: returns when each was taken.
 
         Raises:
             DataError: no image is in a group.
         """
+        if self.seconds is not None:
+            return _name_bursts(taken(), self.seconds)
         names = [self._name_group(key) for key in keys]
         if not any(names):
             wanted = (
@@ -62,3 +77,19 @@ class GroupBy(StrictModel):
         assert self.folder is not None
         parts = key.split("/")[:-1]
         return "/".join(parts[: self.folder + 1]) if len(parts) > self.folder else None
+
+
+def _name_bursts(taken: Sequence[Taken], seconds: float) -> list[str | None]:
+    names: list[str | None] = [None] * len(taken)
+    timed = sorted((one, place) for place, one in enumerate(taken) if one is not None)
+    if not timed:
+        raise DataError(
+            "groups: no image says when it was taken (DateTimeOriginal in its EXIF data); use `pattern`, `folder`, "
+            "or a table with a column `group`."
+        )
+    burst, previous = 0, timed[0][0]
+    for one, place in timed:
+        if one[0] != previous[0] or one[1] - previous[1] > seconds:
+            burst += 1
+        names[place], previous = f"burst {burst}", one
+    return names

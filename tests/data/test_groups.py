@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from pydantic import ValidationError
 
 from cnnstudy.data.datasets import DataOptions, find
+from cnnstudy.data.decode import decode_image
 from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.images import image_keys, load_for_training, open_decoded, prepare_images
 from cnnstudy.data.path_groups import GroupBy
 from cnnstudy.data.splits import first_images, select_share, split_indices
 from cnnstudy.errors import DataError
-from cnnstudy.records import PreparedImages, Split
+from cnnstudy.records import Decoded, PreparedImages, Split
 from cnnstudy.training.cross_fit import grouped_halves
 from cnnstudy.training.test_split import list_test_indices
 
@@ -170,9 +172,9 @@ def test_images_of_a_folder_or_a_pattern_stay_together(groups: dict[str, Any], f
 
 def test_names_of_groups() -> None:
     keys = ["cat/a/IMG_1 (2).jpg", "cat/a/b/IMG_1.jpg", "dog/a/x.jpg", "dog/y.jpg"]
-    assert GroupBy(pattern=r"(?P<group>IMG_\d+)").name_groups(keys) == ["IMG_1", "IMG_1", None, None]
-    assert GroupBy(folder=1).name_groups(keys) == ["cat/a", "cat/a", "dog/a", None]
-    assert GroupBy(folder=2).name_groups(keys) == [None, "cat/a/b", None, None]
+    assert GroupBy(pattern=r"(?P<group>IMG_\d+)").name_groups(keys, list) == ["IMG_1", "IMG_1", None, None]
+    assert GroupBy(folder=1).name_groups(keys, list) == ["cat/a", "cat/a", "dog/a", None]
+    assert GroupBy(folder=2).name_groups(keys, list) == [None, "cat/a/b", None, None]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +200,59 @@ def test_groups_that_do_not_exist_are_refused(folder: Path) -> None:
         ready(folder, groups={"pattern": "(?P<group>DSC)"})
     with pytest.raises(DataError, match="no image is 3 folders below its class folder"):
         ready(folder, groups={"folder": 3})
+
+
+def photo(path: Path, seed: int, taken: str = "", fraction: str = "", camera: str = "") -> None:
+    """Write a photo as a camera does; without `taken` one that does not say when."""
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = camera
+    if taken:
+        exif.get_ifd(ExifTags.IFD.Exif).update(
+            {ExifTags.Base.DateTimeOriginal: taken, ExifTags.Base.SubsecTimeOriginal: fraction}
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "JPEG", exif=exif)
+
+
+def test_photos_taken_within_seconds_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bursts of four, 1.5 seconds apart, in turn by two cameras; and images that do not say when they were taken."""
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    for name, minutes in (("cat", 0), ("dog", 30)):
+        for i in range(48):
+            at = 60 * (i // 4) + 1.5 * (i % 4)
+            taken = f"2026:05:17 14:{minutes + int(at // 60):02d}:{int(at % 60):02d}"
+            fraction = "50" if at % 1 else ""
+            photo(tmp_path / "all" / name / f"{i:02d}", 100 * minutes + i, taken, fraction, f"camera {i // 4 % 2}")
+        for i in range(3):
+            photo(tmp_path / "all" / name / f"x{i}", 7000 + minutes + i)
+    prepared = ready(tmp_path / "all", groups={"seconds": 1.6}, copies="ignore")
+    groups = open_decoded(prepared).groups
+    assert groups is not None
+    by_group: dict[int, set[str]] = {}
+    for key, group in zip(image_keys(prepared), groups.tolist(), strict=True):
+        by_group.setdefault(group, set()).add(key)
+    bursts = {frozenset(f"{name}/{4 * k + i:02d}" for i in range(4)) for name in ("cat", "dog") for k in range(12)}
+    alone = {frozenset({f"{name}/x{i}"}) for name in ("cat", "dog") for i in range(3)}
+    assert {frozenset(keys) for keys in by_group.values()} == bursts | alone
+    loaded = load_for_training(prepared, Split(0.15, 0.15, 0), 1.0)
+    assert not set(groups[loaded.train.places]) & set(groups[loaded.validation.places])
+    apart = ready(tmp_path / "all", groups={"seconds": 1.4}, copies="ignore")
+    assert apart.groups == "", "nothing was taken so soon after another"
+
+
+def test_without_shooting_times_the_other_ways_are_named(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no image says when it was taken .* use `pattern`, `folder`, or a table"):
+        ready(folder, groups={"seconds": 2})
+
+
+@pytest.mark.parametrize("taken", ["2026:13:99 99:99:99", "yesterday", "0000:00:00 00:00:00", "\0" * 19])
+def test_a_shooting_time_that_is_none_is_left_out(taken: str, tmp_path: Path) -> None:
+    photo(tmp_path / "1", 1, taken, "x")
+    decoded = decode_image("1", (tmp_path / "1").read_bytes(), [8], measured=True)
+    assert isinstance(decoded, Decoded)
+    assert decoded.facts is not None
+    assert (decoded.facts.taken, decoded.facts.camera) == (None, "")
 
 
 def test_too_few_groups_are_named(folder: Path) -> None:
