@@ -60,7 +60,8 @@ class Tag:
     MICRO_BATCH = "cnnstudy.micro_batch"  # images processed at once in an update, if a batch did not fit into memory
     EVALUATION_BATCH = "cnnstudy.evaluation_batch"  # the same in evaluation
     FROZEN_DIGEST = "cnnstudy.frozen_digest"  # of the weights that no phase trains
-    RETRIED = "cnnstudy.retried"  # "true" on a failed run whose trial runs once more
+    # on a failed run whose trial runs once more: "true", or "asked" if a user asked for that
+    RETRIED = "cnnstudy.retried"
     MODEL = "cnnstudy.model"  # MLflow's address of the model: `models:/<id>`
     MODEL_HASH = "cnnstudy.model_sha256"  # SHA-256 of the model's Keras file as the worker left it; on models too
     DEVICE = "cnnstudy.device"  # processor or GPU

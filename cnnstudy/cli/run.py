@@ -20,6 +20,7 @@ from cnnstudy.cli.options import (
     note,
     wide_console,
 )
+from cnnstudy.errors import InputError
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def run_study(
     tracking_uri: TrackingUri = None,
     take_over: TakeOver = False,
     accept_code: AcceptCode = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials that failed once more; not those whose loss diverged.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate time, memory and disk, and record nothing.")
     ] = False,
@@ -59,6 +63,8 @@ def run_study(
     """Run a study, or resume an incomplete one, and show its leaderboard."""
     from cnnstudy.config.load import load_study
 
+    if dry_run and retry_failed:
+        raise InputError("--dry-run estimates the missing trials, and --retry-failed runs others; give one of them.")
     overrides = list(set_ or [])
     overrides += [f"budget.trials={trials}"] if trials is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
@@ -66,7 +72,7 @@ def run_study(
     loaded = load_study(study, overrides)
     with contextlib.closing(_workers(jobs, loaded.config)) as workers:
         workers.start()
-        _run(loaded, workers, tracking_uri, take_over, accept_code, dry_run, quiet)
+        _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)
 
 
 def _run(
@@ -75,6 +81,7 @@ def _run(
     tracking_uri: str | None,
     take_over: bool,
     accept_code: bool,
+    retry_failed: bool,
     dry_run: bool,
     quiet: bool,
 ) -> None:
@@ -94,7 +101,9 @@ def _run(
         return
     tracker = client.Tracker(uri)
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code)
+        outcome = driver.run_study(
+            loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed
+        )
     from cnnstudy.results import terminal
 
     if not quiet:

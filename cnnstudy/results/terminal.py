@@ -46,7 +46,7 @@ from cnnstudy.names import Tag
 from cnnstudy.records import Rule
 from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
-from cnnstudy.study.resume import resume_command
+from cnnstudy.study.resume import resume_command, retry_command
 from cnnstudy.study.run import COUNTS, Outcome
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
@@ -159,6 +159,9 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     lines.append(f"Trials: {', '.join(counts)}")
     if outcome.interrupted:
         lines.append(_describe_stop(tracker, outcome))
+    elif any(run.state == "failed" and run.reason != "diverged" for run in trials):
+        (own,) = tracker.runs(outcome.recorded.experiment_id, tag_filter(Tag.KIND, "study"))
+        lines.append(f"What failed, again:  {retry_command(own, tracker.uri)}")
     lines += [
         f"Curves and models:  python -m cnnstudy ui {name}",
         f"All numbers:        python -m cnnstudy leaderboard {name} --csv leaderboard.csv",

@@ -224,8 +224,11 @@ _ADVICE = {
 
 
 def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
-    """Count the failed attempts of each trial that were followed by a retry."""
-    return Counter(run.trial for run in recorded if run.retried)
+    """Count the failed attempts of each trial that were followed by a retry, since a user last asked for one."""
+    attempts: Counter[str] = Counter()
+    for run in recorded:
+        attempts[run.trial] = 0 if run.retry_asked else attempts[run.trial] + run.retried
+    return attempts
 
 
 class FailureCounter:
@@ -289,5 +292,5 @@ class FailureCounter:
             raise RepeatedFailureError(
                 f"{self._in_a_row} trials in a row failed alike ({failed.reason}), the last one {failed.key}: "
                 f"{message}. The study was stopped. {_ADVICE.get(failed.reason, '')} Everything is recorded; the same "
-                "command resumes the study with the remaining trials."
+                "command resumes the study with the remaining trials, and with --retry-failed runs these again, too."
             )

@@ -260,6 +260,21 @@ def recover_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
     return runs
 
 
+def retry_failed(recorder: Recorder, runs: Iterable[RecordedRun], display: Display) -> list[RecordedRun]:
+    """Return the study's runs, with those of trials that failed marked as retried, so that these trials run again.
+
+    Trials whose loss diverged stay as they are: that is their result.
+    """
+    again, tags = [], {Tag.RETRIED: "asked"}
+    for run in runs:
+        if run.kind == "trial" and run.state == "failed" and run.done and run.reason != "diverged":
+            recorder.outbox.write(run.run_id, SetTags(tags))
+            display.show_message(f"{run.trial}  failed earlier ({run.reason}), and runs again")
+            run = replace(run, tags={**run.tags, **tags})
+        again.append(run)
+    return again
+
+
 def past_trials(config: StudyConfig, recorder: Recorder, runs: Iterable[RecordedRun]) -> list[PastTrial]:
     """Return the trials among the study's runs; of repeated ones the first that is done, else the latest."""
     rule = config.objective.rule
@@ -332,6 +347,11 @@ def resume_command(own: RecordedRun, uri: str | None = None) -> str:
     return _describe_command(own.last_command or own.run_command, uri)
 
 
+def retry_command(own: RecordedRun, uri: str | None = None) -> str:
+    """Return the command that runs a study's failed trials again; the arguments are those of `resume_command`."""
+    return _with_place(f"{own.run_command or 'python -m cnnstudy run-study FILE'} --retry-failed", uri)
+
+
 def missing_trials_command(own: RecordedRun, uri: str | None = None) -> str:
     """Say how to run a study's missing trials; the arguments are those of `resume_command`."""
     return _describe_command(own.run_command, uri)
@@ -340,10 +360,14 @@ def missing_trials_command(own: RecordedRun, uri: str | None = None) -> str:
 def _describe_command(command: str, uri: str | None) -> str:
     if not command:
         return "the command that ran it resumes it"
+    return f"`{_with_place(command, uri)}` resumes it"
+
+
+def _with_place(command: str, uri: str | None) -> str:
+    """Return a command with --tracking-uri where it is needed."""
     default = tracking_uri(None)
     elsewhere = uri is not None and (sqlite_file(uri) or uri) != (sqlite_file(default) or default)
-    option = f" {shlex.join(['--tracking-uri', without_secrets(str(uri))])}" if elsewhere else ""
-    return f"`{command}{option}` resumes it"
+    return f"{command} {shlex.join(['--tracking-uri', without_secrets(str(uri))])}" if elsewhere else command
 
 
 def _name_or_path(study: Study) -> str:

@@ -44,6 +44,7 @@ from cnnstudy.study.resume import (
     recorded_config,
     recover_runs,
     refuse_changes,
+    retry_failed,
 )
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
@@ -77,6 +78,7 @@ def run_study(
     take_over: bool = False,
     retry_policy: RetryPolicy | None = None,
     accept_code: bool = False,
+    retry: bool = False,
 ) -> Outcome:
     """Run the study's missing trials, then confirm it if its file says so; KeyboardInterrupt ends it cleanly.
 
@@ -85,6 +87,7 @@ def run_study(
         take_over: take the study even from a driver on another machine, which may still be alive.
         retry_policy: how long to wait for MLflow; None: the default.
         accept_code: allow training code that differs from the code of the recorded trials.
+        retry: run trials that failed again, but not those whose loss diverged.
 
     Raises:
         KeyboardInterrupt: interrupted while MLflow does not answer, so that the study's state is unknown.
@@ -107,6 +110,7 @@ def run_study(
             session.running = True
             tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
             runs = recover_runs(session.recorder, display)
+            runs = retry_failed(session.recorder, runs, display) if retry else runs
             with closing_workers(workers):
                 resources = StudyResources(study.config, session.recorder, runs, workers, display, accept_code)
                 outcome = _run_and_confirm(resources)

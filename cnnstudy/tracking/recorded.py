@@ -151,6 +151,11 @@ class RecordedRun:
         return Tag.RETRIED in self.tags
 
     @property
+    def retry_asked(self) -> bool:
+        """Return whether a user asked for the failed trial to run again."""
+        return self.tags.get(Tag.RETRIED) == "asked"
+
+    @property
     def model(self) -> str:
         """Return the address `models:/...` of the trial's model; "" if it has none."""
         return self.tags.get(Tag.MODEL, "")

@@ -84,8 +84,9 @@ class Desk:
             return self.executor
 
         display = script.pop("display", None) or PlainDisplay(self.said.append)
-        take_over = script.pop("take_over", False)
-        return run_study(load_study(str(self.file), overrides), self.tracker, Workers(make), display, take_over)
+        take_over, retry = script.pop("take_over", False), script.pop("retry", False)
+        study = load_study(str(self.file), overrides)
+        return run_study(study, self.tracker, Workers(make), display, take_over, retry=retry)
 
     @property
     def trained(self) -> list[str]:
@@ -1328,3 +1329,23 @@ def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk
     assert terminal.analyze_ended_study(desk.tracker, study, desk.said.append, RetryPolicy(give_up_after=0)) is None
     assert "the database is locked" in desk.said[-1]
     assert desk.said[-1].endswith("its effects are not. `python -m cnnstudy effects fake` shows them.")
+
+
+@pytest.mark.parametrize("settings", [(), FACTORIAL], ids=["search", "factorial"])
+def test_what_failed_runs_again_when_that_is_asked_for(desk: Desk, settings: tuple[str, ...]) -> None:
+    """With the same levels, and with as many attempts as before; what diverged stays."""
+    keys = ["alexnet-000", "alexnet-001"]
+    failures = {keys[0]: [failed(keys[0], "data", "DataError")], keys[1]: [failed(keys[1], "diverged")]}
+    outcome = desk.run(*settings, failures=failures)
+    assert (outcome.failed, outcome.missing) == (2, 0)
+    levels = desk.levels()
+    assert desk.run(*settings).failed == 2
+    assert desk.trained == [], "nothing runs again unasked"
+    again = desk.run(*settings, retry=True, failures={keys[0]: [failed(keys[0], "crash")]})
+    assert desk.trained == [keys[0], keys[0]]
+    assert (again.failed, again.missing) == (1, 0)
+    assert again.finished == outcome.finished + 1
+    assert desk.levels() == levels
+    assert "alexnet-000  failed earlier (data), and runs again" in desk.said
+    desk.run(*settings, retry=True)
+    assert desk.trained == []
