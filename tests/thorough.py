@@ -14,6 +14,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "faults/test_checkpoint_kills.py": (),
     "faults/test_full_disk.py": (),
     "faults/test_kills.py": (),
+    "faults/test_places.py": (),
     "faults/test_secrets.py": ("test_a_traceback", "test_the_search_finds_what_is_there"),
     "faults/test_tracking_trouble.py": (),
     "results/pages/test_page_in_a_browser.py": (),

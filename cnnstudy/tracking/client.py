@@ -426,7 +426,7 @@ def _find_or_create_study_run(client: MlflowClient, name: str, config: dict[str,
 def _create_experiment(client: MlflowClient, name: str) -> Experiment:
     tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
     try:
-        client.create_experiment(name, tags=tags)
+        client.create_experiment(name, _encoded_location(client.tracking_uri), tags)
     except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost
         if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
             raise
@@ -435,6 +435,18 @@ def _create_experiment(client: MlflowClient, name: str) -> Experiment:
             raise
         return experiment
     return client.get_experiment_by_name(name)
+
+
+def _encoded_location(uri: str) -> str | None:
+    """Return a place for an experiment's files, as an encoded address; None: MLflow's own choice will do.
+
+    MLflow takes the paths of its own choice for encoded ones: `%2F` in the path of the working folder would become `/`,
+    and files would be written elsewhere.
+    """
+    folder = Path.cwd() / "mlruns"
+    if sqlite_file(uri) is None or not set("%#?") & set(str(folder)):
+        return None
+    return f"{folder.as_uri()}/{uuid.uuid4().hex}"
 
 
 def _create_study_run(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
