@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 Layout = Literal["classes", "divided", "classes-below"]
 
+ImageColumn = Annotated[
+    str | None, typer.Option("--image", metavar="COLUMN", help="Of a table: the column with the images' files.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label", metavar="COLUMN", help="Of a table: the column with the classes.")
+]
+PartColumn = Annotated[
+    str | None, typer.Option("--part", metavar="COLUMN", help="Of a table: the column with train, validation, test.")
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option("--group", metavar="COLUMN", help="Of a table: the column that names what images belong to."),
+]
+
 
 def show_data(
     source: Annotated[
@@ -28,20 +42,10 @@ def show_data(
             help="A folder, an archive or a table of images; or a study file, or the name of one in experiments/.",
         ),
     ],
-    image: Annotated[
-        str | None, typer.Option("--image", metavar="COLUMN", help="Of a table: the column with the images' files.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", metavar="COLUMN", help="Of a table: the column with the classes.")
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option("--part", metavar="COLUMN", help="Of a table: the column with train, validation, test."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", metavar="COLUMN", help="Of a table: the column that names what images belong to."),
-    ] = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    part: PartColumn = None,
+    group: GroupColumn = None,
     layout: Annotated[
         Layout | None, typer.Option("--layout", help="How to read folders that can be read in two ways.")
     ] = None,
@@ -54,6 +58,7 @@ def show_data(
     ] = None,
 ) -> None:
     """Show what there is to train on: classes, sizes, copies, what may be wrong, and what it can tell."""
+    _refuse_to_overwrite(source, html)
     options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, layout)
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
@@ -71,6 +76,23 @@ def show_data(
         with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
             write_data_page(examined, summary, html, display.count)
         print(html.absolute().as_uri(), file=sys.stderr if json_ else sys.stdout)
+
+
+def _refuse_to_overwrite(source: str, html: Path | None) -> None:
+    """Refuse to write the page over the data that it is about.
+
+    Raises:
+        InputError: the page's file is the table or archive, or exists in the folder of images.
+    """
+    if html is None:
+        return
+    target, data = html.expanduser().resolve(), Path(source).expanduser().resolve()
+    if (
+        target.exists()
+        and (target == data or data in target.parents)
+        and target.suffix.lower() not in (".html", ".htm")
+    ):
+        raise InputError(f"--html {printable(str(html))} belongs to the data itself; give another file.")
 
 
 def _find_source(

@@ -102,8 +102,8 @@ def read_file(path: str | os.PathLike[str], name: str) -> bytes | BadImage:
             if status.st_size > MAX_FILE_BYTES:
                 return BadImage(name, f"a file of {status.st_size:,} bytes; the most is {MAX_FILE_BYTES:,}")
             return file.readall()
-    except OSError as error:
-        return BadImage(name, error.strerror or str(error), "unreadable")
+    except (OSError, ValueError) as error:  # a ValueError: a path with a null character
+        return BadImage(name, getattr(error, "strerror", None) or str(error), "unreadable")
 
 
 def resize(picture: Image.Image, size: int) -> Image.Image:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
+from cnnstudy.data.datasets import SourceImage
 from cnnstudy.data.duplicates import format_list
 from cnnstudy.errors import printable
 from cnnstudy.records import PreparedImages
 
 #: More classes than this are not all listed: the largest and the smallest are.
 MOST_CLASSES = 12
+
+
+#: The end of a mask's file name, as in `7_mask.png`.
+_MASK = re.compile(r"[-_ .](mask|masks|seg|segmentation|annotation|groundtruth|gt)\.\w+$", re.IGNORECASE)
 
 
 def describe_prepared(images: PreparedImages) -> list[str]:
@@ -62,3 +68,23 @@ def _describe_given(given: tuple[str, ...]) -> str:
     cut = [part for part in ("validation", "test") if part not in given]
     text = f" ({' and '.join(held)} as given" + (f", {cut[0]} cut from train" if cut else "")
     return f"{text}; every seed has the same validation images)" if "validation" in given else f"{text})"
+
+
+def describe_left_out(number: int) -> list[str]:
+    """Say how many images of train are left out for parts that were given beforehand; nothing if none are."""
+    if not number:
+        return []
+    subject = "1 image of train is" if number == 1 else f"{number} images of train are"
+    return [f"{subject} left out: each is a copy of an image in a part that was given, or in a group with one"]
+
+
+def warn_of_masks(used: Sequence[SourceImage]) -> tuple[str, ...]:
+    """Return a warning about images that are named like masks of others."""
+    masks = [image.key for image in used if _MASK.search(image.key.rpartition("/")[2])]
+    if not masks:
+        return ()
+    return (
+        f"{len(masks)} images are named like masks or labels of others, and are used as photos: "
+        f"{format_list(list(map(printable, masks)))}\nMove them elsewhere, or list the photos in a table "
+        "(`name: table`)",
+    )

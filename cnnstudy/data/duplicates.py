@@ -126,4 +126,7 @@ def _copies_across_split(
         for members in by_class
         for index in members
     }  # images in neither part are in the test split
-    return [places for places in copies if len({part_of.get(place) for place in places}) > 1]
+    # images of train that are left out, for a copy in a part that was given, do no harm
+    left_out = {place for place in usable if place not in part_of and source.images[place].part == "train"}
+    there = ([place for place in places if place not in left_out] for places in copies)
+    return [places for places in there if len({part_of.get(place) for place in places}) > 1]

@@ -117,7 +117,9 @@ def first_whole_groups(
     for label, members in enumerate(by_class):
         for index in members:
             home.setdefault(groups[index], Counter())[label] += 1
-    kept: set[int] = set()
+    homes = {count.most_common(1)[0][0] for count in home.values()}
+    # a class that has the most images of no group would otherwise have none
+    kept = {groups[members[0]] for label, members in enumerate(by_class) if members and label not in homes}
     for label, (members, wanted) in enumerate(zip(by_class, counts, strict=True)):
         total = 0
         for group in dict.fromkeys(groups[index] for index in members):

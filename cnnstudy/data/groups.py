@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,18 +146,24 @@ def group_images(
     named = _pair_named([source.images[place].group for place in usable], usable)
     if options.groups is not None:
         keys = [source.images[place].key for place in usable]
-        named += _pair_named(options.groups.name_groups(keys, lambda: [taken()[place] for place in usable]), usable)
+        depth = 0 if options.name == "table" else 2 if source.layout in ("divided", "classes-below") else 1
+        names = options.groups.name_groups(keys, lambda: [taken()[place] for place in usable], depth)
+        named += _pair_named(names, usable)
     if not copies and not named:
         return Grouping(usable=tuple(usable))
     groups = _connect(len(source.images), [*copies, *named])
     grouping = Grouping(tuple(groups), tuple(usable))
+    grouping = replace(grouping, warnings=warn_of_groups_held_out_twice(source, grouping))
     if not copies:
         return grouping
     found = describe_pairs(source, copies, digests, usable, split, grouping.of_usable)
     given = any(source.images[place].part for place in usable)
     near = [pair for pair in found.conflicts if not _are_equal(digests, pair)]
     return replace(
-        grouping, notes=(_describe_copies(found, given),), warnings=_contradictions(source, near), copies=found
+        grouping,
+        notes=(_describe_copies(found, given),),
+        warnings=(*grouping.warnings, *_contradictions(source, near)),
+        copies=found,
     )
 
 
@@ -168,7 +175,7 @@ def read_groups(file: Path) -> np.ndarray[Any, Any]:
 
 def _pair_named(names: Sequence[str | None], places: Sequence[int]) -> list[Pair]:
     """Return the images with a name in common, each paired with the first of them; None and "" are no names."""
-    of_place = {place: name for place, name in zip(places, names, strict=True) if name}
+    of_place = {place: unicodedata.normalize("NFC", name) for place, name in zip(places, names, strict=True) if name}
     return pair_equal(of_place, of_place)
 
 
@@ -258,7 +265,11 @@ def _describe_copies(copies: Copies, given: bool) -> str:
     """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
     pairs, several = len(copies.pairs), len(copies.groups)
     leaks = describe_leaks(copies)
-    divided = "Images of train with a copy in a part that was given beforehand are left out. " if given else ""
+    divided = (
+        "Parts that were given beforehand stay as they are, and images of train with a copy in one are left out. "
+        if given
+        else ""
+    )
     return (
         f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
         f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
@@ -271,6 +282,22 @@ def describe_leaks(copies: Copies) -> str:
     """Say how many held-out images have a copy in training: `3 of 36 validation and 0 of 36 test images`."""
     leaks = (f"{number} of {total} {part}" for part, (number, total) in copies.leaks.items())
     return f"{' and '.join(leaks)} images"
+
+
+def warn_of_groups_held_out_twice(source: ImageSource, grouping: Grouping) -> tuple[str, ...]:
+    """Return a warning about groups with images in a validation and a test part that were given beforehand."""
+    members: dict[int, dict[str | None, int]] = {}
+    for place in grouping.usable if grouping.groups else ():
+        members.setdefault(grouping.groups[place], {}).setdefault(source.images[place].part, place)
+    both = [(one["validation"], one["test"]) for one in members.values() if {"validation", "test"} <= one.keys()]
+    if not both:
+        return ()
+    subject = f"{len(both)} groups have" if len(both) > 1 else "a group has"
+    return (
+        f"{subject} images in the validation and in the test part, which were given beforehand and stay so; what is "
+        f"chosen by validation then looks better in the test than it is. Move each to one part:"
+        f"{format_list([name_pair(source, pair) for pair in both])}",
+    )
 
 
 def _contradictions(source: ImageSource, near: Sequence[Pair]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from cnnstudy.data import copies, datasets
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
+from cnnstudy.data.description import describe_left_out, warn_of_masks
 from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
 from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.groups import (
@@ -157,6 +158,8 @@ class ListedImages:
         used = [source.images[place] for place in usable]
         counts = _count_images(source.classes, used, split, groups)
         given = tuple(sorted({image.part for image in used if image.part}))
+        notes = [*grouping.notes, *describe_left_out(len(used) - sum(map(sum, counts.values())))]
+        notes += describe_shares(split, counts) if grouping.groups and not given else []
         return PreparedImages(
             name=self.options.name,
             folder="",
@@ -164,9 +167,13 @@ class ListedImages:
             size=0,
             classes=source.classes,
             skipped=tuple(bad),
-            warnings=(*grouping.warnings, *duplicate_warnings(source, self.digests, usable, split, groups)),
+            warnings=(
+                *warn_of_masks(used),
+                *grouping.warnings,
+                *duplicate_warnings(source, self.digests, usable, split, groups),
+            ),
             groups=grouping.store(),
-            notes=(*grouping.notes, *(describe_shares(split, counts) if grouping.groups and not given else ())),
+            notes=tuple(notes),
             given=given,
             passed_over=tuple(map(str, source.passed_over)),
             **counts,
@@ -320,7 +327,7 @@ def _count_images(
     totals, tested = Counter(labels), Counter(image.label for image in images if image.part == "test")
     to_divide = Counter(image.label for image in images if image.part in (None, "train"))
     counts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    lacking = []
+    lacking, too_small = [], []
     for label, name in enumerate(classes):
         numbers = {part: len(by_class[label]) if label < len(by_class) else 0 for part, by_class in parts.items()}
         numbers["test"] = (
@@ -328,13 +335,15 @@ def _count_images(
         )
         lack = _describe_lack(totals[label], numbers, bool(given), split)
         lacking += [f"class {name!r} has {lack}"] if lack else []
+        too_small += [totals[label]] if lack else []
         for part, number in numbers.items():
             counts[part].append(number)
     if lacking:
         several = f"{len(lacking)} classes are too small for their parts:{format_list(lacking)}\n"
+        shares = "" if given or max(too_small) < 4 else ", or make the shares of validation and test smaller"
         raise DataError(
-            f"{several if len(lacking) > 1 else f'{lacking[0]}. '}Add images, leave classes out (`classes` lists those "
-            "to use), or make the shares of validation and test smaller."
+            f"{several if len(lacking) > 1 else f'{lacking[0]}. '}Add images, or leave classes out (`classes` lists "
+            f"those to use){shares}."
         )
     return {part: tuple(numbers) for part, numbers in counts.items()}
 
@@ -363,13 +372,14 @@ def _count_whole_groups(
     classes: Sequence[str], parts: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], groups: Sequence[int]
 ) -> dict[str, tuple[int, ...]]:
     """Do what `_count_images` does, for images in groups that were divided into `parts`."""
+    totals = Counter(labels)
     for label, name in enumerate(classes):
-        if labels.count(label) < 4:
-            raise DataError(f"class {name!r} has {_describe_lack(labels.count(label), {}, False, Split(0, 0, 0))}.")
+        if totals[label] < 4:
+            raise DataError(f"class {name!r} has {_describe_lack(totals[label], {}, False, Split(0, 0, 0))}.")
         if not all(by_class[label] for by_class in parts.values()):
             number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
             raise DataError(
-                f"the {labels.count(label)} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
+                f"the {totals[label]} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
                 "stay whole, of copies or as `groups` says: too few for training, validation and test, each of which "
                 "needs one. Add other images or remove the class; if its images are no copies, write `copies: ignore` "
                 "under `data`."

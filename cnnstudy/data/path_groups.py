@@ -25,6 +25,8 @@ def _check_pattern(given: str) -> str:
     return given
 
 
+#: Seconds since 1970 are rounded to less.
+_ROUNDING = 1e-5
 #: By which camera an image was taken, and when, in seconds by the camera's clock; None: the file does not say.
 Taken = tuple[str, float] | None
 
@@ -37,7 +39,7 @@ class GroupBy(StrictModel):
 
     pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None
     folder: Annotated[Whole, Field(ge=1)] | None = None
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Annotated[float, Field(ge=0, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _check_one_is_given(self) -> GroupBy:
@@ -48,19 +50,24 @@ class GroupBy(StrictModel):
             )
         return self
 
-    def name_groups(self, keys: Sequence[str], taken: Callable[[], Sequence[Taken]]) -> list[str | None]:
+    def name_groups(
+        self, keys: Sequence[str], taken: Callable[[], Sequence[Taken]], class_depth: int = 1
+    ) -> list[str | None]:
         """Return the name of each image's group; None for an image that is in none.
 
         Args:
             keys: of the images.
             taken: returns when each was taken.
+            class_depth: on which level of a path the class folders are; 0: there are none.
 
         Raises:
             DataError: no image is in a group.
         """
         if self.seconds is not None:
-            return _name_bursts(taken(), self.seconds)
-        names = [self._name_group(key) for key in keys]
+            return name_bursts(taken(), self.seconds)
+        if self.folder is not None and not class_depth:
+            raise DataError("groups: a table has no class folders to count from; give its column `group`.")
+        names = [self._name_group(key, class_depth) for key in keys]
         if not any(names):
             wanted = (
                 f"no path matches {self.pattern!r}"
@@ -70,16 +77,21 @@ class GroupBy(StrictModel):
             raise DataError(f"groups: {wanted}; the first paths are {', '.join(map(repr, keys[:3]))}.")
         return names
 
-    def _name_group(self, key: str) -> str | None:
+    def _name_group(self, key: str, class_depth: int) -> str | None:
         if self.pattern is not None:
             match = re.search(self.pattern, key)
             return match["group"] if match else None
         assert self.folder is not None
-        parts = key.split("/")[:-1]
-        return "/".join(parts[: self.folder + 1]) if len(parts) > self.folder else None
+        parts, depth = key.split("/")[:-1], class_depth + self.folder
+        return "/".join(parts[:depth]) if len(parts) >= depth else None
 
 
-def _name_bursts(taken: Sequence[Taken], seconds: float) -> list[str | None]:
+def name_bursts(taken: Sequence[Taken], seconds: float) -> list[str | None]:
+    """Return a name for the images that one camera took at most so many seconds after each other.
+
+    Raises:
+        DataError: no image says when it was taken.
+    """
     names: list[str | None] = [None] * len(taken)
     timed = sorted((one, place) for place, one in enumerate(taken) if one is not None)
     if not timed:
@@ -89,7 +101,7 @@ def _name_bursts(taken: Sequence[Taken], seconds: float) -> list[str | None]:
         )
     burst, previous = 0, timed[0][0]
     for one, place in timed:
-        if one[0] != previous[0] or one[1] - previous[1] > seconds:
+        if one[0] != previous[0] or one[1] - previous[1] > seconds + _ROUNDING:
             burst += 1
         names[place], previous = f"burst {burst}", one
     return names

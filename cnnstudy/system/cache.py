@@ -180,6 +180,9 @@ def why_damaged(folder: Path) -> str:
         CacheError: others could have changed the entry.
         FileNotFoundError: there is no such entry.
     """
+    if folder.is_symlink() or not folder.is_dir():
+        folder.lstat()
+        return "it is no folder"
     if why := why_untrusted(folder):
         raise CacheError(why)
     if folder.parent.name in _UNSEALED:
@@ -187,13 +190,14 @@ def why_damaged(folder: Path) -> str:
     try:
         written = _when_sealed(folder)
     except FileNotFoundError:
+        folder.stat()
         return "" if folder.parent.name in _MAY_LACK_SEAL else f"no {SEAL}; earlier versions wrote none"
     if _intact.get(folder) == written:
         return ""
     try:
         sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         found = _measure_files(folder)
-        differ = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
+        differ = sorted(name for name, measures in sealed.items() if measures != found.get(name))
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     if differ:
@@ -330,10 +334,17 @@ def clear_entries(chosen: Sequence[CacheEntry]) -> None:
 def _remove(folder: Path) -> None:
     # renamed first: an entry that exists must be complete
     leaving = folder.with_name(f".{folder.name}-cleared")
-    shutil.rmtree(leaving, ignore_errors=True)  # left when the process that cleared it was killed
+    _delete(leaving)  # left when the process that cleared it was killed
     with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
         folder.rename(leaving)
-        shutil.rmtree(leaving)
+        _delete(leaving)
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def entries_unused_for(found: Sequence[CacheEntry], days: float) -> list[CacheEntry]:

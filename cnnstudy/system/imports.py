@@ -11,7 +11,9 @@ import contextlib
 import gc
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
+from importlib.machinery import all_suffixes
 
 from cnnstudy.errors import InputError
 
@@ -20,35 +22,56 @@ from cnnstudy.errors import InputError
 NOT_FOR_TENSORFLOW = ("matplotlib", "pandas", "pyarrow", "sklearn")
 #: MLflow imports these, for data sets and plots: 70 MB in a driver, which needs them only when the study is over.
 NOT_FOR_MLFLOW = ("matplotlib", "pandas", "pyarrow")
-#: Modules of the libraries that cnnstudy imports.
-_LIBRARIES = {
-    *("tensorflow", "keras", "h5py", "numpy", "PIL", "sklearn", "optuna", "scipy", "statsmodels", "mlflow", "pandas"),
-    *("tabulate", "matplotlib", "jinja2", "markupsafe", "pydantic", "ruamel", "typer", "click", "rich", "filelock"),
-    *("xxhash", "platformdirs", "psutil", "packaging", "sqlalchemy", "alembic"),
-}
+#: Names of folders that packages install by mistake, and of this package, which may hide nothing.
+_HARMLESS = {"cnnstudy", "tests", "docs", "examples", "benchmarks", "scripts"}
 #: Allocations between collections of the youngest generation; Python's default is 2,000 or 700.
 COLLECTION_THRESHOLD = 50_000
 
 
 def refuse_shadows() -> None:
-    """Refuse a PYTHONPATH on which a file has the name of a module that cnnstudy or a library needs.
+    """Refuse a PYTHONPATH on which a file has the name of a module of Python or of an installed package.
+
+    An empty entry means the working folder, by accident (`/x:$PYTHONPATH` with nothing set): it is taken out.
 
     Raises:
-        InputError: there is one.
+        InputError: there is such a file.
     """
-    for folder in filter(os.path.isdir, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        names = sorted(os.listdir(folder))
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [folder for folder in entries if folder]
+    if folders and len(folders) < len(entries):
+        os.environ["PYTHONPATH"] = os.pathsep.join(folders)
+        here = os.getcwd()
+        if here not in map(os.path.abspath, folders):
+            sys.path[:] = [folder for folder in sys.path if folder not in ("", here)]
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:  # Python passes over what it can't read, too
+            continue
         if any(name.endswith(".dist-info") for name in names):  # packages are installed there
             continue
         for name in names:
-            module = name.removesuffix(".py")
-            if module == name and not os.path.isfile(os.path.join(folder, name, "__init__.py")):
-                continue
-            if module in sys.stdlib_module_names or module in _LIBRARIES:
+            module = _module_in(folder, name)
+            if module and (module in sys.stdlib_module_names or _is_installed(module)):
                 raise InputError(
                     f"{os.path.join(folder, name)} would be imported in place of the module {module!r}, because "
                     f"PYTHONPATH lists {folder}. Rename it, or take its folder out of PYTHONPATH."
                 )
+
+
+def _module_in(folder: str, name: str) -> str:
+    """Return the module that a name in a folder stands for; "" for what is none."""
+    for suffix in all_suffixes():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix).partition(".")[0]
+    return name if os.path.isfile(os.path.join(folder, name, "__init__.py")) else ""
+
+
+def _is_installed(module: str) -> bool:
+    if module in _HARMLESS:
+        return False
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return any(os.path.exists(os.path.join(place, module + suffix)) for place in places for suffix in ("", ".py"))
 
 
 def import_keras() -> None:

@@ -166,7 +166,7 @@ class _Decoder:
         stream = self._process.stdin
         assert stream is not None
         try:
-            stream.write(json.dumps({"sizes": [size], "images": images}).encode() + b"\n")
+            stream.write(json.dumps({"sizes": [size], "images": images, "measured": False}).encode() + b"\n")
             stream.writelines(contents)
             stream.flush()
         except OSError:

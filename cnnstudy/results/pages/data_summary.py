@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 
 from cnnstudy.analysis.power import POWER, TYPICAL_SEEDS, typical_power
 from cnnstudy.config.load import Study
-from cnnstudy.data.description import describe_classes, describe_images
+from cnnstudy.data.description import describe_classes, describe_images, describe_left_out, warn_of_masks
 from cnnstudy.data.duplicates import format_list
 from cnnstudy.data.examination import BLANK, BLURRED, DARK, MOST_BLURRED, Examined
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
-from cnnstudy.data.groups import describe_leaks
+from cnnstudy.data.groups import describe_leaks, warn_of_groups_held_out_twice
+from cnnstudy.data.path_groups import name_bursts
 from cnnstudy.errors import as_sentence, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
@@ -31,6 +33,10 @@ DEFAULT_IMAGE_SIZE = 224
 LEAST_TRAIN, LEAST_VALIDATION = 10, 5
 #: A test split whose interval is wider than this share on both sides together is warned about.
 WIDEST_INTERVAL = 0.2
+#: The end of `IMG_0001_7.jpg` and `IMG_0001 (7).jpg`: a number behind a number.
+_SERIES = re.compile(r"(.*\d)[-_ (]+\d+\)?\.\w+")
+#: Images that one camera took so soon after each other may show the same thing.
+BURST_SECONDS = 2.0
 #: What each kind of suspect is measured by.
 MEASURES = {
     "dark": ("brightness", f"mean of the grey values below {DARK:g} of 255"),
@@ -182,25 +188,12 @@ def _find_image_size(study: Study | None) -> int:
 
 def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | None) -> Iterator[tuple[str, str]]:
     """Yield what may go wrong, each with the key of a study file that answers it."""
-    options, copies, classes = examined.listed.options, examined.copies, summary["classes"]
+    options, classes = examined.listed.options, summary["classes"]
     if examined.problem:
         yield examined.problem, "data.classes"
     if examined.bad and options.bad_images == "refuse":
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
-    if copies.conflicts:
-        yield (
-            f"pairs of copies with different labels: {len(copies.conflicts)}; correct or remove one image of each, or "
-            "say that they are no copies",
-            "data.copies: ignore",
-        )
-    leaking = any(number for number, _ in copies.leaks.values())
-    if leaking and options.copies == "together":
-        yield (
-            f"were copies not kept together, {describe_leaks(copies)} would have one in training",
-            "data.copies: together",
-        )
-    elif leaking:
-        yield f"{describe_leaks(copies)} have a copy in training", "data.copies: together"
+    yield from _warn_of_relatives(examined)
     sizes = {one["name"]: one["images"] for one in classes}
     smallest, largest = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
     if sizes[largest] > IMBALANCE * sizes[smallest]:
@@ -216,12 +209,59 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
     if small:
         named = "" if study else ", the default"
         yield f"images enlarged to {image_size} pixels{named}, because a side is smaller: {small}", "image_size"
-    if summary["groups"] is None and (folders := _count_inner_folders(examined)):
+
+
+def _warn_of_relatives(examined: Examined) -> Iterator[tuple[str, str]]:
+    """Yield what is to be known of copies, masks and groups."""
+    options, copies = examined.listed.options, examined.copies
+    if copies.conflicts and options.copies == "together":
+        yield (
+            f"pairs of copies with different labels: {len(copies.conflicts)}; correct or remove one image of each, or "
+            "say that they are no copies",
+            "data.copies: ignore",
+        )
+    if any(number for number, _ in copies.leaks.values()) and options.copies == "ignore":
+        yield f"{describe_leaks(copies)} have a copy in training", "data.copies: together"
+    used = [examined.image(place) for place in examined.grouping.usable]
+    yield from ((text, "data.name: table") for text in warn_of_masks(used))
+    yield from (
+        (text, "data.part") for text in warn_of_groups_held_out_twice(examined.listed.source, examined.grouping)
+    )
+    if not examined.grouping.groups:
+        yield from _suggest_groups(examined)
+
+
+def _suggest_groups(examined: Examined) -> Iterator[tuple[str, str]]:
+    """Yield what may show one thing several times, by folders, names and shooting times."""
+    usable = examined.grouping.usable
+    if folders := _count_inner_folders(examined):
         yield (
             f"folders below those of the classes: {folders}; if each shows one thing (an animal, a burst), its images "
             "must stay together",
             "data.groups: {folder: 1}",
         )
+    series = Counter(match[1] for place in usable if (match := _SERIES.fullmatch(examined.image(place).key)))
+    if alike := _is_much(series, len(usable)):
+        yield (
+            f"images whose names differ in a last number only: {alike}, of {sum(n > 1 for n in series.values())} "
+            "things; if each shows one thing several times, its images must stay together",
+            r"data.groups: {pattern: '(?P<group>.+)[-_ (]+\d+\)?\.\w+$'}",
+        )
+    facts = examined.facts
+    taken = [(facts[place].camera, when) for place in usable if (when := facts[place].taken) is not None]
+    groups = Counter(name_bursts(taken, BURST_SECONDS)) if taken else Counter()
+    if in_bursts := sum(count for count in groups.values() if count > 1):
+        yield (
+            f"images taken within {BURST_SECONDS:g} seconds of another by the same camera: {in_bursts}; if they show "
+            "the same thing, they must stay together",
+            f"data.groups: {{seconds: {BURST_SECONDS:g}}}",
+        )
+
+
+def _is_much(series: Counter[str], images: int) -> int:
+    """Return how many images are in series of several, if they are most images and no series is a third of them."""
+    several = [count for count in series.values() if count > 1]
+    return sum(several) if several and 2 * sum(several) > images and 3 * max(several) < images else 0
 
 
 def _warn_of_few(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -274,6 +314,9 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
         yield printable(describe_classes(summary["data"], examined.count_classes()))
         yield f"  parts: none. {as_sentence(summary['split_problem'])}"
         yield from [f"  passed over: {', '.join(passed_over)}"] if passed_over else []
+    if examined.prepared is not None:
+        parts = (examined.prepared.train, examined.prepared.validation, examined.prepared.test)
+        yield from (f"  {text}" for text in describe_left_out(len(examined.grouping.usable) - sum(map(sum, parts))))
     if summary["layout"]:
         yield f"  layout {summary['layout']}: {LAYOUTS[summary['layout']]}"
     if summary["sizes"]:
