@@ -236,7 +236,7 @@ def find_broken_entries() -> dict[Path, str]:
         for folder in entry_folders(kind):
             with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 try:
-                    why = why_damaged(folder) or (checks[kind](folder) if kind in checks else "")
+                    why = why_damaged(folder, again=True) or (checks[kind](folder) if kind in checks else "")
                 except CacheError as error:
                     why = str(error)
                 if why:

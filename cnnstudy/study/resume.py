@@ -31,6 +31,7 @@ from cnnstudy.system.display import Display
 from cnnstudy.tracking.client import Tracker, tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
+    RETRY_ASKED,
     RecordedRun,
     RecordedStudy,
     best_metrics,
@@ -265,12 +266,12 @@ def retry_failed(recorder: Recorder, runs: Iterable[RecordedRun], display: Displ
 
     Trials whose loss diverged stay as they are: that is their result.
     """
-    again, tags = [], {Tag.RETRIED: "asked"}
+    again = []
     for run in runs:
         if run.kind == "trial" and run.state == "failed" and run.done and run.reason != "diverged":
-            recorder.outbox.write(run.run_id, SetTags(tags))
+            recorder.outbox.write(run.run_id, SetTags(RETRY_ASKED))
             display.show_message(f"{run.trial}  failed earlier ({run.reason}), and runs again")
-            run = replace(run, tags={**run.tags, **tags})
+            run = run.ask_for_retry()
         again.append(run)
     return again
 

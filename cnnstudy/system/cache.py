@@ -173,8 +173,11 @@ def is_intact(kind: str, address: str) -> bool:
         return False
 
 
-def why_damaged(folder: Path) -> str:
+def why_damaged(folder: Path, again: bool = False) -> str:
     """Return what differs between an entry and its seal; "" if nothing does. Each process looks once.
+
+    Args:
+        again: look even if this process has looked.
 
     Raises:
         CacheError: others could have changed the entry.
@@ -192,7 +195,7 @@ def why_damaged(folder: Path) -> str:
     except FileNotFoundError:
         folder.stat()
         return "" if folder.parent.name in _MAY_LACK_SEAL else f"no {SEAL}; earlier versions wrote none"
-    if _intact.get(folder) == written:
+    if _intact.get(folder) == written and not again:
         return ""
     try:
         sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
@@ -201,7 +204,7 @@ def why_damaged(folder: Path) -> str:
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     if differ:
-        return f"{', '.join(differ)}: {'not what was written' if set(differ) <= set(found) else 'missing'}"
+        return ", ".join(f"{name} is {'not what was written' if name in found else 'missing'}" for name in differ)
     _intact[folder] = written
     return ""
 
@@ -357,7 +360,7 @@ def _describe(kind: str, folder: Path) -> CacheEntry:
     with contextlib.suppress(OSError):  # a running study may remove files meanwhile
         text = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")
     for parent, _, names in os.walk(folder):
-        for name in names:
+        for name in set(names) - {SEAL}:
             with contextlib.suppress(OSError):
                 file = os.stat(Path(parent, name))
                 sizes.append(file.st_size)

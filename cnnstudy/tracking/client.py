@@ -187,7 +187,8 @@ class Tracker:
             TrackingError: the study's experiment was deleted, or its record is damaged.
         """
         with self._translate_errors(), without_client_retries():
-            return _refuse_damaged(to_recorded_study(name, _find_or_create_study_run(self._client, name, config)))
+            own = _find_or_create_study_run(self._client, self.uri, name, config)
+            return _refuse_damaged(to_recorded_study(name, own))
 
     def start_study(
         self, study: RecordedStudy, config: dict[str, Any], file: Path, text: str, tags: Mapping[str, str] | None = None
@@ -404,7 +405,7 @@ def _study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
 
 
-def _find_or_create_study_run(client: MlflowClient, name: str, config: dict[str, Any]) -> Run:
+def _find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: dict[str, Any]) -> Run:
     """Return the study's own run; create it, with the configuration, if there is none.
 
     Call it within `without_client_retries`.
@@ -412,7 +413,7 @@ def _find_or_create_study_run(client: MlflowClient, name: str, config: dict[str,
     Raises:
         TrackingError: the study's experiment was deleted.
     """
-    experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    experiment = client.get_experiment_by_name(name) or _create_experiment(client, uri, name)
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
             f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
@@ -423,10 +424,10 @@ def _find_or_create_study_run(client: MlflowClient, name: str, config: dict[str,
     return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
 
 
-def _create_experiment(client: MlflowClient, name: str) -> Experiment:
+def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
     try:
-        client.create_experiment(name, _encoded_location(client.tracking_uri), tags)
+        client.create_experiment(name, _encoded_location(uri), tags)
     except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost
         if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
             raise

@@ -28,6 +28,10 @@ Value = TypeVar("Value")
 ACCURACIES = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY)
 
 
+#: The tags with which a failed run stops to count, because a user asked for its trial to run again.
+RETRY_ASKED = {Tag.RETRIED: "asked"}
+
+
 @dataclass(frozen=True)
 class RecordedRun:
     """One run of a study as MLflow holds it."""
@@ -149,6 +153,10 @@ class RecordedRun:
     def retried(self) -> bool:
         """Return whether the run failed and its trial is run again."""
         return Tag.RETRIED in self.tags
+
+    def ask_for_retry(self) -> RecordedRun:
+        """Return the run with the tag that a user asked for its trial to run again."""
+        return replace(self, tags={**self.tags, **RETRY_ASKED})
 
     @property
     def retry_asked(self) -> bool:

@@ -165,3 +165,38 @@ def test_json_is_all_that_is_on_standard_output_and_the_page_may_not_be_writable
     done = CliRunner().invoke(app, ["data", "photos", "--html", "taken"])
     assert isinstance(done.exception, IsADirectoryError)
     assert done.stdout.startswith("folder: 12 images"), "what was found is not lost"
+
+
+def test_the_page_never_replaces_what_it_is_about(call: Call, own_places: Path) -> None:
+    write_photos(own_places / "photos", {"cat": 12, "dog": 12})
+    table = write_table(own_places)
+    for source, target in (("labels.csv", "labels.csv"), ("photos", "photos/cat/00.jpg")):
+        before = (own_places / target).read_bytes()
+        columns = ("--image", "file", "--label", "kind") if source == table.name else ()
+        with pytest.raises(CnnstudyError, match="belongs to the data itself; give another file"):
+            call(source, *columns, "--html", target)
+        assert (own_places / target).read_bytes() == before
+    call("photos", "--html", "photos/page.html")
+    call("photos", "--html", "photos/page.html")
+
+
+def test_what_may_show_one_thing_several_times_is_said(call: Call, own_places: Path) -> None:
+    write_photos(own_places / "plain", {"cat": 12, "dog": 12})
+    assert "data.groups" not in call("plain")
+    for name in ("cat", "dog"):
+        for i in range(12):
+            (own_places / "plain" / name / f"{i:02}.jpg").rename(
+                own_places / "plain" / name / f"IMG_{i // 3}_{i % 3}.jpg"
+            )
+    text = call("plain")
+    assert "images whose names differ in a last number only: 24, of 8 things" in text
+    (pattern,) = re.findall(r"pattern: '(.*)'", text)
+    assert re.search(pattern, "cat/IMG_1_2.jpg")["group"] == "cat/IMG_1"  # type: ignore[index]
+
+
+def test_masks_are_named(call: Call, own_places: Path) -> None:
+    write_photos(own_places / "photos", {"cat": 12, "dog": 12})
+    for i in range(4):
+        write_photos(own_places / "masks", {"cat": 4}, first=500)
+        (own_places / "masks" / "cat" / f"{i:02}.jpg").rename(own_places / "photos" / "cat" / f"{i:02}_mask.jpg")
+    assert "4 images are named like masks or labels of others, and are used as photos" in call("photos")

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from cnnstudy.data.datasets import DataOptions, find
 from cnnstudy.data.decode import decode_image
 from cnnstudy.data.grouped_splits import divide_groups
+from cnnstudy.data.groups import _pair_named
 from cnnstudy.data.images import image_keys, load_for_training, open_decoded, prepare_images
-from cnnstudy.data.path_groups import GroupBy
+from cnnstudy.data.path_groups import GroupBy, name_bursts
 from cnnstudy.data.splits import first_images, select_share, split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import Decoded, PreparedImages, Split
@@ -239,6 +240,70 @@ def test_photos_taken_within_seconds_stay_together(tmp_path: Path, monkeypatch: 
     assert not set(groups[loaded.train.places]) & set(groups[loaded.validation.places])
     apart = ready(tmp_path / "all", groups={"seconds": 1.4}, copies="ignore")
     assert apart.groups == "", "nothing was taken so soon after another"
+
+
+@pytest.mark.parametrize("step", [0.04, 0.1, 0.3])
+def test_a_burst_is_whole_whatever_its_fractions_of_a_second(step: float) -> None:
+    """Seconds since 1970 have no room for all digits of 0.1."""
+    taken = [("camera", 1_780_000_000 + round(i * step, 2)) for i in range(60)]
+    assert set(name_bursts(taken, step)) == {"burst 1"}
+    assert len(set(name_bursts(taken, step - 0.01))) == 60
+
+
+@pytest.mark.parametrize(
+    ("layout", "above"), [("divided", ("train", "test")), ("classes-below", ("2024", "2025")), ("classes", ("",))]
+)
+def test_folders_count_from_the_class_folder(
+    layout: str, above: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "all"
+    for number, (top, name) in enumerate(itertools.product(above, ("cat", "dog"))):
+        for animal in range(8):
+            for i in range(3):
+                photo(root / top / name / f"{name}{animal}" / f"{i}.jpg", 1000 * number + 10 * animal + i)
+    prepared = ready(root, groups={"folder": 1}, copies="ignore", layout=layout)
+    groups = open_decoded(prepared).groups
+    assert groups is not None
+    assert sorted(Counter(groups.tolist()).values()) == [3] * 16 * len(above)
+
+
+@pytest.mark.parametrize("seed", CASES[:20])
+def test_no_share_leaves_a_class_without_images(seed: int) -> None:
+    """Also a class that has the most images of no group."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(30), 4).tolist()
+    labels = [0 if i % 4 else int(rng.integers(0, 3)) for i in range(120)]
+    by_class = [[i for i, label in enumerate(labels) if label == one] for one in range(3)]
+    smaller: set[int] = set()
+    for fraction in (0.05, 0.1, 0.3, 0.6, 1.0):
+        share = select_share(by_class, fraction, groups)
+        assert all(share)
+        chosen = {i for members in share for i in members}
+        assert smaller <= chosen
+        smaller = chosen
+
+
+def test_a_group_in_both_parts_that_were_given_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    for number, (part, name) in enumerate(itertools.product(("train", "val", "test"), ("cat", "dog"))):
+        for i in range(6):
+            photo(tmp_path / "all" / part / name / f"{part}{i}.jpg", 100 * number + i)
+    photo(tmp_path / "all" / "val" / "cat" / "IMG_1 a.jpg", 9001)
+    photo(tmp_path / "all" / "test" / "cat" / "IMG_1 b.jpg", 9002)
+    photo(tmp_path / "all" / "train" / "cat" / "IMG_1 c.jpg", 9003)
+    prepared = ready(tmp_path / "all", groups={"pattern": r"(?P<group>IMG_\d)"}, copies="ignore")
+    (warning,) = prepared.warnings
+    assert "a group has images in the validation and in the test part" in warning
+    assert "val/cat/IMG_1 a.jpg ~ test/cat/IMG_1 b.jpg" in warning
+    assert prepared.notes == (
+        "1 image of train is left out: each is a copy of an image in a part that was given, or in a group with one",
+    )
+    assert prepared.train == (6, 6)
+
+
+def test_names_of_groups_are_the_same_in_every_form_of_unicode() -> None:
+    assert _pair_named(["Zo\u00eb", "Zoe\u0308", "", None], [4, 7, 8, 9]) == [(4, 7)]
 
 
 def test_without_shooting_times_the_other_ways_are_named(folder: Path) -> None:

@@ -21,6 +21,7 @@ from cnnstudy.data.images import Images, load_for_training, prepare_images
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
+from cnnstudy.system import cache as system_cache
 from cnnstudy.system.cache import build_entry, cache_folder
 
 SPLIT = Split(validation=0.2, test=0.2, seed=7)
@@ -251,7 +252,8 @@ def test_a_damaged_entry_is_named(folder: Path) -> None:
     for name in ("images.npy", "index.json"):
         whole = (Path(prepared.folder) / name).read_bytes()
         (Path(prepared.folder) / name).write_bytes(whole[:100])
-        with pytest.raises(DataError, match=r"the decoded images in .* are damaged .*; delete that folder"):
+        system_cache._intact.clear()
+        with pytest.raises(DataError, match=r"the decoded images in .* are damaged .*; run the study again"):
             load_for_training(prepared, SPLIT, 1.0)
         (Path(prepared.folder) / name).write_bytes(whole)
 

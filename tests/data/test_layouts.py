@@ -252,8 +252,7 @@ def test_a_class_lacks_no_part(tmp_path: Path) -> None:
         "2 classes are too small for their parts:",
         "  class 'cow' has 5 train, 0 validation and 0 test images; each part needs at least one",
         "  class 'dog' has 5 train, 5 validation and 0 test images; each part needs at least one",
-        "Add images, or leave classes out (`classes` lists those to use), or make the shares of validation and test "
-        "smaller.",
+        "Add images, or leave classes out (`classes` lists those to use).",
     ]
 
 

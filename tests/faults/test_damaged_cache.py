@@ -109,8 +109,8 @@ def test_a_worker_refuses_images_that_were_damaged_after_the_driver_looked(
     index = Path(prepared.folder) / "index.json"
     index.write_text(index.read_text().replace('"labels": [0', '"labels": [1'))
     cache._intact.clear()  # a worker is another process
-    with pytest.raises(DataError, match=r"are damaged \(index.json: not what was written\); run the study again"):
+    with pytest.raises(DataError, match=r"are damaged \(index.json is not what was written\); run the study again"):
         load_for_training(prepared, Split(0.15, 0.15, 0), 1.0)
     found = [finding for finding in check_cache() if finding.trouble]
-    assert [finding.text for finding in found] == [f"{index.parent} is broken: index.json: not what was written"]
+    assert [finding.text for finding in found] == [f"{index.parent} is broken: index.json is not what was written"]
     load_for_training(images(), Split(0.15, 0.15, 0), 1.0)

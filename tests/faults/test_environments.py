@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from commands import Answer, call
 
+import cnnstudy
+from cnnstudy.errors import InputError
+from cnnstudy.system.imports import refuse_shadows
+
 STUDY = """\
 name: odd
 data: {name: digits, classes: [0, 1], images_per_class: 16}
@@ -75,6 +79,37 @@ def test_a_file_on_the_path_that_hides_a_module_is_named(tmp_path: Path, name: s
         )
         assert "Rename it, or take its folder out of PYTHONPATH" in answer.errors
         assert "Traceback" not in answer.text
+
+
+def test_an_empty_entry_of_the_path_is_not_the_working_folder(tmp_path: Path) -> None:
+    """`export PYTHONPATH=/x:$PYTHONPATH` leaves one, which means the working folder to Python."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    path = os.environ.get("PYTHONPATH", "") or str(Path(cnnstudy.__file__).parent.parent)
+    for given in (f"{path}{os.pathsep}", f"{os.pathsep}{path}"):
+        answer = call("leaderboard", folder=tmp_path, PYTHONPATH=given)
+        assert answer.code == 2, answer.text
+        assert "the wrong module" not in answer.text
+        assert "there is no study" in answer.errors
+
+
+def test_a_folder_of_the_path_that_can_not_be_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise PermissionError(folder)
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(os, "listdir", refuse)
+    refuse_shadows()
+
+
+@pytest.mark.parametrize("name", ["six.py", "numpy.pyc", "google/__init__.py"])
+def test_modules_of_libraries_of_libraries_count(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(InputError, match="would be imported in place of the module"):
+        refuse_shadows()
 
 
 def test_a_path_of_installed_packages_is_none_of_these(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -133,10 +134,14 @@ def damaged(kind: str = "images") -> Path:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lambda entry: (entry / "a").write_bytes(b"fIrst"), "a: not what was written"),
-        (lambda entry: (entry / "b").write_bytes(b"x"), "b: not what was written"),
-        (lambda entry: (entry / "below" / "c").unlink(), "below/c: missing"),
-        (lambda entry: (entry / "more").touch(), "more: not what was written"),
+        (lambda entry: (entry / "a").write_bytes(b"fIrst"), "a is not what was written"),
+        (lambda entry: (entry / "b").write_bytes(b"x"), "b is not what was written"),
+        (lambda entry: (entry / "below" / "c").unlink(), "below/c is missing"),
+        (lambda entry: (entry / cache.SEAL).write_bytes(b"null"), "'NoneType' object"),
+        (lambda entry: (entry / cache.SEAL).write_bytes(b"5"), "'int' object"),
+        (lambda entry: _replace(entry, Path.touch), "it is no folder"),
+        (lambda entry: _replace(entry, lambda path: path.symlink_to(path.parent)), "it is no folder"),
+        (lambda entry: _replace(entry, lambda path: path.symlink_to("nowhere")), "it is no folder"),
         (lambda entry: (entry / cache.SEAL).unlink(), "no seal.json; earlier versions wrote none"),
         (lambda entry: (entry / cache.SEAL).write_bytes(b"{"), "Expecting property name"),
         (lambda entry: (entry / cache.SEAL).write_bytes(b"[1]"), "'list' object"),
@@ -156,9 +161,15 @@ def test_a_damaged_entry_is_told_and_made_anew(damage: Callable[[Path], object],
     assert len(told) == 1, "it is whole again"
 
 
+def _replace(entry: Path, put: Callable[[Path], object]) -> None:
+    shutil.rmtree(entry)
+    put(entry)
+
+
 def test_what_people_read_and_what_is_looked_at_is_no_damage() -> None:
     entry = damaged()
     (entry / cache.ABOUT).write_text("changed")
+    (entry / ".DS_Store").touch()
     os.utime(entry / "a", (0, 0))
     assert cache.why_damaged(entry) == ""
     (entry / "a").write_bytes(b"fIrst")

@@ -405,6 +405,6 @@ def test_damaged_features_are_computed_again_and_said(
     cache._intact.clear()  # another worker finds it so
     second, _ = source_of(frozen)
     assert len(extractions) == 2
-    assert f"the cache entry {file.parent} is damaged (features.npy: not what was written)" in second.why
+    assert f"the cache entry {file.parent} is damaged (features.npy is not what was written)" in second.why
     assert first.what == second.what == CACHED
     np.testing.assert_array_equal(np.load(file), values)

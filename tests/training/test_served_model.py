@@ -190,6 +190,7 @@ def test_the_stored_decoder_needs_nothing_of_the_installed_package(folder: Path,
     archive = folder / "code" / "cnnstudy_decoder.zip"
     content = photos()["sixteen.png"]
     request = {"sizes": [SIZE], "images": [{"name": "", "path": None, "digest": None, "bytes": len(content)}]}
+    request["measured"] = False
     done = subprocess.run(
         [sys.executable, "-I", "-v", str(archive)],
         input=json.dumps(request).encode() + b"\n" + content,

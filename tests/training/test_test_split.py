@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import cnnstudy
 from cnnstudy.data.images import load_for_training, open_decoded
 from cnnstudy.errors import DataError, ModelError
 from cnnstudy.records import PreparedImages, TrialResult, TrialSpec
+from cnnstudy.system import cache
 from cnnstudy.training import test_split
 from cnnstudy.training.trial import run_trial
 
@@ -53,6 +55,7 @@ def poisoned(make_spec: Callable[..., TrialSpec], tmp_path: Path) -> tuple[Prepa
     pixels = np.load(folder / "images.npy", mmap_mode="r+")
     pixels[rows] = np.random.default_rng(0).integers(0, 256, pixels[rows].shape)
     pixels.flush()
+    (folder / cache.SEAL).write_text(json.dumps(cache._measure_files(folder)))
     return spec.images, dataclasses.replace(spec.images, folder=str(folder))
 
 

@@ -23,7 +23,7 @@ from cnnstudy.data.path_groups import name_bursts
 from cnnstudy.errors import as_sentence, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
-from cnnstudy.system.display import SilentDisplay
+from cnnstudy.system.display import PlainDisplay
 from cnnstudy.training.verdict import IMBALANCE
 
 #: The size of images in a study that names none.
@@ -49,18 +49,6 @@ LAYOUTS = {
     "divided": "the folders divide the images into train, validation and test",
     "classes-below": "the classes are one level below the top folders",
 }
-
-
-class _Messages(SilentDisplay):
-    """A display that keeps the messages."""
-
-    silent = False
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def show_message(self, text: str) -> None:
-        self.texts.append(text.strip())
 
 
 def summarize(examined: Examined, study: Study | None, source: str) -> dict[str, Any]:
@@ -164,7 +152,8 @@ def _tell(prepared: PreparedImages | None, study: Study | None) -> dict[str, Any
     if prepared is None:
         return {"detectable_gap": None, "test_interval": None, "told": []}
     gap, low, high = typical_power(prepared)
-    said = _Messages()
+    texts: list[str] = []
+    said = PlainDisplay(lambda text: texts.append(text.strip()))
     if study is not None and study.config.strategy.kind == "factorial":
         report_power(study.config, dict.fromkeys(study.config.architectures, prepared), [], said)
     else:
@@ -177,7 +166,7 @@ def _tell(prepared: PreparedImages | None, study: Study | None) -> dict[str, Any
         f"{100 * high:.0f} %"
     )
     warn_of_few_validation_images([prepared], said)
-    return {"detectable_gap": round(gap, 4), "test_interval": [round(low, 4), round(high, 4)], "told": said.texts}
+    return {"detectable_gap": round(gap, 4), "test_interval": [round(low, 4), round(high, 4)], "told": texts}
 
 
 def _find_image_size(study: Study | None) -> int:
