@@ -200,7 +200,7 @@ def test_the_stored_decoder_needs_nothing_of_the_installed_package(folder: Path,
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     ready, answer, pixels = done.stdout.split(b"\n", 2)
-    assert (ready, json.loads(answer)) == (b"[]", [{"bytes": [SIZE * SIZE * 3]}])
+    assert (ready, json.loads(answer)) == (b"[]", [{"bytes": [SIZE * SIZE * 3], "facts": None}])
     assert len(pixels) == SIZE * SIZE * 3
     imports = [line for line in done.stderr.decode().splitlines() if line.startswith("import 'cnnstudy.")]
     assert len(imports) == 7
