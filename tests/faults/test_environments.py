@@ -30,8 +30,8 @@ def run(folder: Path, **variables: str) -> list[dict[str, str]]:
     """The leaderboard of the study, run in this folder."""
     (folder / "odd.yaml").write_text(STUDY)
     given = {"CNNSTUDY_CACHE": str(folder / "cache"), **variables}
-    expect_done(call("run-study", "odd.yaml", folder=folder, **given))
-    expect_done(call("leaderboard", "odd", "--csv", "board.csv", folder=folder, **given))
+    expect_done(call("run-study", "odd.yaml", folder=folder, limit=300, **given))
+    expect_done(call("leaderboard", "odd", "--csv", "board.csv", folder=folder, limit=300, **given))
     with (folder / "board.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: value for name, value in row.items() if "accuracy" in name or "gap" in name} for row in rows]
@@ -59,7 +59,7 @@ def test_other_backends_layouts_and_files_change_nothing(folders: tuple[Path, Pa
     rows = run(odd, KERAS_BACKEND="torch", KERAS_HOME=str(home))
     assert rows
     assert rows == run(plain)
-    answer = call("describe", "alexnet", folder=odd, KERAS_BACKEND="jax", KERAS_HOME=str(home))
+    answer = call("describe", "alexnet", folder=odd, limit=300, KERAS_BACKEND="jax", KERAS_HOME=str(home))
     expect_done(answer)
     assert "64 x 64 pixels" in answer.text
 

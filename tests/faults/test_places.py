@@ -30,7 +30,7 @@ def test_a_project_stays_in_its_folder(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(folder / photo, "PNG")
 
     def run(*command: str) -> str:
-        answer = call(*command, folder=folder, CNNSTUDY_CACHE=str(folder / "cache %2F#?"))
+        answer = call(*command, folder=folder, limit=300, CNNSTUDY_CACHE=str(folder / "cache %2F#?"))
         assert answer.code == 0, answer.text
         return answer.output
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
-from commands import answer_of, start
+from commands import call
 from odd_photos import photo, save
 
 STUDY = """\
@@ -30,8 +29,7 @@ def test_copies_on_both_sides_do_not_look_like_learning(tmp_path: Path) -> None:
         save(picture, folder / f"{number:03d}_a.png")
         save(picture.resize((120, 90)), folder / f"{number:03d}_b.jpg", quality=80)
     (tmp_path / "twins.yaml").write_text(STUDY)
-    study = start("run-study", "twins.yaml", folder=tmp_path, CNNSTUDY_CACHE=str(tmp_path / "cache"))
-    answer = answer_of(study, time.monotonic(), limit=600)
+    answer = call("run-study", "twins.yaml", folder=tmp_path, limit=600, CNNSTUDY_CACHE=str(tmp_path / "cache"))
     assert answer.code == 0, answer.text
     assert "240 pairs of copies" in answer.output
     trained = re.search(r"alexnet-000  finished, train ([\d.]+) %, validation ([\d.]+) %.*: (\S+);", answer.output)
