@@ -9,7 +9,7 @@ code_version  the version of the code that trains, to detect changes
 display       progress on the screen; durations and sizes in words
 download      downloads with a checked hash
 files         hard links, large files, memory maps, CSV cells
-imports       faster imports of large libraries
+imports       imports of large libraries: faster, and of the right ones
 processes     which processes are alive, cores and GPUs, interrupts
 scratch       temporary folders that belong to a process
 validation    the base class of everything read from a study file

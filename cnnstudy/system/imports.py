@@ -1,4 +1,4 @@
-"""Faster imports: less garbage collection, and no optional libraries that nothing here uses.
+"""Imports: less garbage collection, no optional libraries that nothing here uses, and no files that hide libraries.
 
 TensorFlow and MLflow create a million permanent objects when they are imported. Python's garbage collector traverses
 them again and again during the import (a third of TensorFlow's import time), at each full collection, and once more
