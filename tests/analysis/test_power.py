@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MakeRun
 
 from cnnstudy.analysis.effects import estimate_effects
 from cnnstudy.analysis.observations import GAP
@@ -24,6 +23,7 @@ from cnnstudy.analysis.power import (
 from cnnstudy.analysis.question import Question, correct_by_question
 from cnnstudy.config.factors import Choices, Levels
 from cnnstudy.records import PreparedImages, TrialSpec
+from cnnstudy.tracking.recorded import RecordedRun
 
 FACTORS: dict[str, Levels] = {
     "batch_size": Choices((8, 64)),
@@ -154,7 +154,7 @@ def test_without_a_varied_factor_there_is_no_difference_to_tell(images: Prepared
     assert describe_power(planned({"batch_size": Choices((8,))}, 5), {}, images, []) == ""
 
 
-def test_trials_that_have_run_measure_the_noise(images: PreparedImages, make_run: MakeRun) -> None:
+def test_trials_that_have_run_measure_the_noise(images: PreparedImages, make_run: Callable[..., RecordedRun]) -> None:
     trials, random = planned(FACTORS, 3), np.random.default_rng(0)
     runs = []
     for number, row in enumerate(trials.to_dict("records")):
