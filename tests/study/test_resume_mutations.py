@@ -63,7 +63,10 @@ MATTERS = [
     ("searched", "owl]}", "owl], images_per_class: 9}", "data.images_per_class: null -> 9"),
     ("searched", "owl]}", "owl], bad_images: skip}", 'data.bad_images: "refuse" -> "skip"'),
     ("searched", "owl]}", "owl], copies: ignore}", 'data.copies: "together" -> "ignore"'),
-    ("searched", "owl]}", "owl], groups: {folder: 1}}", 'data.groups: null -> {"pattern": null, "folder": 1, "seconds": null}'),
+    (
+        *("searched", "owl]}", "owl], groups: {folder: 1}}"),
+        'data.groups: null -> {"pattern": null, "folder": 1, "seconds": null}',
+    ),
     ("searched", "image_size: 64", "image_size: 96", "image_size: 64 -> 96"),
     ("searched", "[alexnet]", "[alexnet, vgg16]", 'architectures: ["alexnet"] -> ["alexnet", "vgg16"]'),
     ("searched", "[scratch, frozen]", "[scratch]", 'factors.transfer: ["scratch", "frozen"] -> ["scratch"]'),
