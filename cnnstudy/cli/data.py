@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -49,6 +49,10 @@ def show_data(
     layout: Annotated[
         Layout | None, typer.Option("--layout", help="How to read folders that can be read in two ways.")
     ] = None,
+    ignore_folders: Annotated[
+        str | None,
+        typer.Option("--ignore-folders", metavar="NAMES", help="Names of folders to pass over, separated by commas."),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object, and nothing else.")
     ] = False,
@@ -59,7 +63,11 @@ def show_data(
 ) -> None:
     """Show what there is to train on: classes, sizes, copies, what may be wrong, and what it can tell."""
     _refuse_to_overwrite(source, html)
-    options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, layout)
+    of_folder: dict[str, Any] = {
+        "layout": layout,
+        "ignore_folders": tuple(filter(None, (ignore_folders or "").split(","))),
+    }
+    options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, of_folder)
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system.display import choose_display
@@ -96,7 +104,7 @@ def _refuse_to_overwrite(source: str, html: Path | None) -> None:
 
 
 def _find_source(
-    source: str, columns: dict[str, str | None], layout: Layout | None
+    source: str, columns: dict[str, str | None], of_folder: dict[str, Any]
 ) -> tuple[DataOptions, Study | None]:
     """Return the options of a data set, and the study that they belong to, if one was given.
 
@@ -124,15 +132,15 @@ def _find_source(
             f"{printable(source)} is no archive ({archives}), no table ({tables}) and no study file (.yaml); give one, "
             "or the folder of the images."
         )
-    if layout and not is_folder:
-        raise InputError(f"--layout is for folders and archives, not for {printable(source)}.")
+    if not is_folder and (given := [name.replace("_", "-") for name, value in of_folder.items() if value]):
+        raise InputError(f"--{', --'.join(given)}: only for folders and archives, and {printable(source)} is none.")
     if not is_table and (given := [f"--{name}" for name, column in columns.items() if column]):
         raise InputError(f"{', '.join(given)}: only a table ({tables}) has columns; {printable(source)} is none.")
     if is_study:
         study = load_study(source)
         return study.config.data, study
     if is_folder:
-        return folder.Options(name="folder", path=Path(path), layout=layout), None
+        return folder.Options(name="folder", path=Path(path), **of_folder), None
     if missing := [f"--{name} COLUMN" for name in ("image", "label") if not columns[name]]:
         raise InputError(
             f"{printable(source)} is a table: give {' and '.join(missing)}. Its columns are "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from cnnstudy.data.datasets import SourceImage
+from cnnstudy.data.datasets import DataOptions, SourceImage
 from cnnstudy.data.duplicates import format_list
 from cnnstudy.errors import printable
 from cnnstudy.records import PreparedImages
@@ -76,6 +76,16 @@ def describe_left_out(number: int) -> list[str]:
         return []
     subject = "1 image of train is" if number == 1 else f"{number} images of train are"
     return [f"{subject} left out: each is a copy of an image in a part that was given, or in a group with one"]
+
+
+def warn_of_shares(options: DataOptions, given: Collection[str]) -> tuple[str, ...]:
+    """Return a warning for each share of the split that has no effect, because that part was given beforehand."""
+    return tuple(
+        f"`{part}: {getattr(options, part):g}` has no effect, because the images have a {part} part already. Remove "
+        "the key; to divide all images anew, move those of each class into one folder"
+        for part in ("validation", "test")
+        if part in given and getattr(options, part) != DataOptions.model_fields[part].default
+    )
 
 
 def warn_of_masks(used: Sequence[SourceImage]) -> tuple[str, ...]:

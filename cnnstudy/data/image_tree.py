@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from cnnstudy.data.archives import ARCHIVE_SUFFIXES
+from cnnstudy.data.archives import ARCHIVE_SUFFIXES, Parts
 from cnnstudy.data.datasets import ImageSource, SourceImage
-from cnnstudy.data.layouts import OUTSIDE, Layout, Placed, arrange, quote_names
+from cnnstudy.data.layouts import OUTSIDE, Layout, Placed, arrange, find_part, quote_names
 from cnnstudy.data.listing import Tree, list_tree, strip_end
 from cnnstudy.errors import DataError, did_you_mean, printable
 
@@ -96,22 +96,28 @@ def select_classes(
 # ---- from a tree of files to classes and images
 
 
-def read_tree(path: Path, classes: Sequence[str] | None = None, layout: Layout | None = None) -> ImageSource:
+def read_tree(
+    path: Path,
+    classes: Sequence[str] | None = None,
+    layout: Layout | None = None,
+    ignore_folders: Sequence[str] = (),
+) -> ImageSource:
     """List the images of a tree of folders, with images at any depth below the folder of their class.
 
-    A folder that only wraps the others (`flower_photos/daisy/1.jpg`) is stripped. Hidden files and folders, files that
-    are no images, and images outside the class folders are counted and not used.
+    A folder that only wraps the others (`flower_photos/daisy/1.jpg`, `train/train/cat/1.jpg`) is stripped. Hidden files
+    and folders, files that are no images, and images outside the class folders are counted and not used.
 
     Args:
         path: the folder that holds the class folders, or an archive of it.
         classes: use only these, labelled in this order; default: all, sorted.
         layout: how to read the folders; None: the only way in which they can be read.
+        ignore_folders: names of folders to pass over, at any depth.
 
     Raises:
         DataError: the path can't be read, or in two ways, there are fewer than two classes, one is empty or unknown, or
             names clash.
     """
-    tree, path = _strip_wrapping_folders(list_tree(path), path)
+    tree, path = _strip_wrapping_folders(list_tree(path).without(ignore_folders), path)
     layout, folders, placed = arrange(path, tree, layout)
     if len(folders) < 2:
         outside = sorted(parts[0] for parts, _ in tree.images if len(parts) == 1)
@@ -152,7 +158,25 @@ def _strip_wrapping_folders(tree: Tree, path: Path) -> tuple[Tree, Path]:
             [(parts[1:], content) for parts, content in tree.images if len(parts) > 1],
             tree.passed_over,
         )
-    return tree, path
+    return _strip_repeated_parts(tree), path
+
+
+def _strip_repeated_parts(tree: Tree) -> Tree:
+    """Return the tree without a part's folder inside itself: `training_set/training_set/cat`, as Kaggle packs it."""
+    below: dict[str, set[str]] = {}
+    for parts in (*tree.folders, *(parts for parts, _ in tree.images)):
+        if len(parts) > 1:
+            below.setdefault(parts[0], set()).add(parts[1])
+    repeated = {name for name, names in below.items() if names == {name} and find_part(name)}
+    if not repeated:
+        return tree
+
+    def strip(parts: Parts) -> Parts:
+        return parts[:1] + parts[2:] if parts[0] in repeated else parts
+
+    return Tree(
+        set(map(strip, tree.folders)), [(strip(parts), content) for parts, content in tree.images], tree.passed_over
+    )
 
 
 def _too_few_classes(path: Path, folders: list[str], outside: list[str]) -> str:

@@ -25,7 +25,7 @@ from cnnstudy.data import copies, datasets
 from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
-from cnnstudy.data.description import describe_left_out, warn_of_masks
+from cnnstudy.data.description import describe_left_out, warn_of_masks, warn_of_shares
 from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
 from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.groups import (
@@ -169,6 +169,7 @@ class ListedImages:
             skipped=tuple(bad),
             warnings=(
                 *warn_of_masks(used),
+                *warn_of_shares(self.options, given),
                 *grouping.warnings,
                 *duplicate_warnings(source, self.digests, usable, split, groups),
             ),

@@ -9,6 +9,7 @@ A tree is read without being told how only if it can be read in one way; else `a
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -23,12 +24,18 @@ from cnnstudy.errors import DataError, printable
 
 Layout = Literal["classes", "divided", "classes-below"]
 
-#: What people call the parts of a divided data set, in lower case.
-PART_NAMES: dict[str, Part] = {
+#: What people call the parts of a divided data set, as find_part takes them.
+_PART_NAMES: dict[str, Part] = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
+#: What is not the part's own name in `training_set`, `Test-Data`.
+_PART_ADDITION = re.compile(r"[-_ ]?(set|data|images)$|[-_ ]")
+#: For messages.
+PART_NAMES = (
+    "train, validation and test (or training, val, valid, dev, testing, holdout; also `training_set`, `Test-Data`)"
+)
 #: Names of folders that lie beside each other: images, and what is drawn on them or said of them.
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
 _COMPANIONS = {
@@ -63,11 +70,18 @@ def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[Layout, set[
         layout = _recognise(path, tree)
         folders, placed = _READERS[layout](path, tree)
         if layout == "divided":
-            below = Tree({(folder,) for folder in folders}, [(_below(one), one.image[1]) for one in placed])
+            images = [(_below(one), one.image[1]) for one in placed]
+            within = {parts[:depth] for parts, _ in images for depth in range(1, len(parts))}
+            below = Tree({(folder,) for folder in folders} | within, images)
             _refuse_companions(path, below, "divided")
             _refuse_shared_subfolders(path, below, "divided")
         return layout, folders, placed
     return layout, *_READERS[layout](path, tree)
+
+
+def find_part(name: str) -> Part | None:
+    """Return the part of the split that a folder or a cell of a table names, in any case; None if it names none."""
+    return _PART_NAMES.get(_PART_ADDITION.sub("", name.strip().casefold()))
 
 
 def quote_names(names: Iterable[str]) -> str:
@@ -95,7 +109,7 @@ def _recognise(path: Path, tree: Tree) -> Layout:
     top = sorted({parts[0] for parts, _ in tree.images if len(parts) > 1})
     direct = {parts[0] for parts, _ in tree.images if len(parts) == 2}
     below = _names_below(tree)
-    parts_of_top = {name: PART_NAMES[name.casefold()] for name in top if name.casefold() in PART_NAMES}
+    parts_of_top = {name: part for name in top if (part := find_part(name))}
     if parts_of_top:
         complete = len(parts_of_top) == len(top) == len(set(parts_of_top.values()))
         if complete and "train" in parts_of_top.values() and not direct:
@@ -107,12 +121,10 @@ def _recognise(path: Path, tree: Tree) -> Layout:
                     f"the folders {quote_names(top)}",
                     f"{quote_names(top)} are the classes: `layout: classes`",
                     f"{quote_names(parts_of_top)} divide the images into train, validation and test: `layout: divided`,"
-                    " with one folder per class in each and nothing beside them",
+                    " with one folder per class in each and nothing beside them but what `ignore_folders` lists",
                 )
             )
-    inner = {
-        name: {PART_NAMES.get(folder.casefold()) for folder in folders} - {None} for name, folders in below.items()
-    }
+    inner = {name: set(map(find_part, folders)) - {None} for name, folders in below.items()}
     divided = [name for name, found in inner.items() if len(found) > 1]
     if divided:
         raise DataError(
@@ -132,7 +144,7 @@ def _two_readings(path: Path, what: str, first: str, second: str) -> str:
     return (
         f"{printable(str(path))} can be read in two ways, because of {what}:\n"
         f"  {first}\n  {second}\n"
-        "Write the one that is meant under `data`; `data PATH` takes it as --layout."
+        "Write the one that is meant under `data`; `data PATH` takes it as --layout or --ignore-folders."
     )
 
 
@@ -146,18 +158,27 @@ def _names_below(tree: Tree) -> dict[str, set[str]]:
 
 
 def _refuse_companions(path: Path, tree: Tree, layout: Layout) -> None:
-    """Raise DataError if the folders look like images beside their masks or labels, none of which is a class."""
+    """Raise DataError if the folders look like images beside their masks or labels, none of which is a class.
+
+    They lie at the top (`images/cat`, `masks/cat`) or in each class folder (`cat/images`, `cat/masks`).
+    """
     top = {parts[0] for parts in tree.folders}
-    names = {name.casefold() for name in top}
-    if names & _IMAGE_FOLDERS and names & _COMPANIONS and names <= _IMAGE_FOLDERS | _COMPANIONS:
-        images = next(name for name in sorted(top) if name.casefold() in _IMAGE_FOLDERS)
+    for depth, where in enumerate(("", " in its class folders")):
+        names = {parts[depth] for parts in tree.folders if len(parts) > depth}
+        images = sorted(name for name in names if name.casefold() in _IMAGE_FOLDERS)
+        others = sorted(name for name in names if name.casefold() in _COMPANIONS)
+        drawn = any(len(parts) > 2 and parts[1] in others for parts, _ in tree.images)
+        # in class folders, labels without images are text files, which are passed over
+        if not images or not others or len(names) > len(images) + len(others) or (where and not drawn):
+            continue
+        have_classes = where or any(len(parts) > 2 and parts[0] in images for parts, _ in tree.images)
+        only = f"`ignore_folders: [{', '.join(others)}]`" if have_classes else "list them in a table, `name: table`"
         raise DataError(
             _two_readings(
                 path,
-                f"the folders {quote_names(sorted(top))}",
-                f"{quote_names(sorted(top))} are the classes: `layout: {layout}`",
-                f"only {images!r} holds photos, in one folder per class: give that folder as `path`, or list the "
-                "photos with their labels in a table, `name: table`",
+                f"the folders {quote_names(sorted(names))}{where}",
+                f"all of these hold photos, and {quote_names(sorted(top))} are the classes: `layout: {layout}`",
+                f"only {quote_names(images)} holds photos: {only}",
             )
         )
 
@@ -207,17 +228,16 @@ def _read_divided(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
     """
     tree.passed_over.add_images(OUTSIDE, (parts for parts, _ in tree.images if len(parts) < 2))
     images = sorted((image for image in tree.images if len(image[0]) > 1), key=lambda image: image[0])
-    level = 0 if any(image[0][0].casefold() in PART_NAMES for image in images) else 1
+    level = 0 if any(find_part(image[0][0]) for image in images) else 1
     placed: list[Placed] = []
     without_class: list[str] = []
     for image in images:
         parts = image[0]
-        part = PART_NAMES.get(parts[level].casefold()) if len(parts) > level + 1 else None
+        part = find_part(parts[level]) if len(parts) > level + 1 else None
         if part is None:
             raise DataError(
-                f"{path} is to be read as divided beforehand, and {'/'.join(parts)!a} is in none of its folders train, "
-                f"validation and test (or {', '.join(sorted(set(PART_NAMES) - {'train', 'validation', 'test'}))}); "
-                "move it into one, or out of this folder."
+                f"{path} is to be read as divided beforehand, and {'/'.join(parts)!a} is in none of its folders "
+                f"{PART_NAMES}; move it into one, or out of this folder, or list its folder under `ignore_folders`."
             )
         if len(parts) > 2:
             placed.append(Placed(_normalise(parts[1 - level]), part, image))
@@ -229,7 +249,7 @@ def _read_divided(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
             "that their classes are not known; move them out of this folder, or into one folder per class."
         )
     _check_parts(path, placed, level)
-    class_folders = (parts for parts in tree.folders if len(parts) > 1 and parts[level].casefold() in PART_NAMES)
+    class_folders = (parts for parts in tree.folders if len(parts) > 1 and find_part(parts[level]))
     return {_normalise(parts[1 - level]) for parts in class_folders}, placed
 
 

@@ -10,12 +10,14 @@ real folder is read once, so loops end. Links in an archive are refused. Pipes a
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnstudy.data.archives import Parts, archive_members, is_hidden
 from cnnstudy.data.file_types import PassedOver, is_photo, read_head
-from cnnstudy.errors import DataError, printable
+from cnnstudy.errors import DataError, did_you_mean, printable
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -38,6 +40,35 @@ class Tree:
     folders: set[Parts]
     images: list[ListedImage]
     passed_over: PassedOver = field(default_factory=PassedOver)
+
+    def without(self, ignored: Collection[str]) -> Tree:
+        """Return the tree without folders of these names, at any depth and in any case; their images are counted.
+
+        Raises:
+            DataError: there is no folder of such a name.
+        """
+        if not ignored:
+            return self
+        known = {_fold(parts[-1]): parts[-1] for parts in sorted(self.folders)}
+        folded = set(map(_fold, ignored))
+        for name in ignored:
+            if _fold(name) not in known:
+                raise DataError(
+                    f"`ignore_folders` lists {name!r}, and there is no such folder"
+                    f"{did_you_mean(name, known.values()) or '.'} List names of folders that are there."
+                )
+
+        def is_kept(folders: Parts) -> bool:
+            return not folded.intersection(map(_fold, folders))
+
+        self.passed_over.add_images("in `ignore_folders`", (one for one, _ in self.images if not is_kept(one[:-1])))
+        images = [image for image in self.images if is_kept(image[0][:-1])]
+        return Tree(set(filter(is_kept, self.folders)), images, self.passed_over)
+
+
+def _fold(name: str) -> str:
+    """Return a name as file systems that ignore case and the form of Unicode compare it."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def list_tree(path: Path) -> Tree:

@@ -111,7 +111,7 @@ def test_a_shipped_study_is_found_by_its_name(call: Call) -> None:
 def test_a_layout_that_is_ambiguous_is_asked_for(call: Call, own_places: Path) -> None:
     write_photos(own_places / "photos" / "train", {"a": 6, "b": 6})
     write_photos(own_places / "photos" / "extra", {"a": 6, "b": 6}, first=50)
-    with pytest.raises(CnnstudyError, match=r"two ways(.|\n)*`data PATH` takes it as --layout\.$"):
+    with pytest.raises(CnnstudyError, match=r"two ways(.|\n)*`data PATH` takes it as --layout or --ignore-folders\.$"):
         call("photos")
     assert "layout classes: each top folder is a class" in call("photos", "--layout", "classes")
 
@@ -130,7 +130,8 @@ def test_a_layout_that_is_ambiguous_is_asked_for(call: Call, own_places: Path) -
         (["notes.txt"], "notes.txt is no archive (.tgz, .tar.gz, .tar, .zip), no table"),
         (["broken.zip"], "can't read the archive broken.zip"),
         (["empty", "--image", "file", "--part", "split"], "--image, --part: only a table (.csv, .tsv, .parquet) has"),
-        (["tiny", "--layout", "classes"], "--layout is for folders and archives, not for tiny."),
+        (["tiny", "--layout", "classes"], "--layout: only for folders and archives, and tiny is none."),
+        (["tiny", "--ignore-folders", "a"], "--ignore-folders: only for folders and archives, and tiny is none."),
         (["empty.csv"], "empty.csv is a table: give --image COLUMN and --label COLUMN. Its columns are ."),
         (["", "--json"], "there is no . Give a folder"),
         (["one\ntwo"], "there is no one\\ntwo. Give a folder"),

@@ -79,9 +79,9 @@ def test_numbers_in_parquet_are_written_as_numbers(tmp_path: Path) -> None:
         ([("1.png", "", "train")], HEADER, "line 2: the column 'species' is empty"),
         ([("1.png", "a", "train"), ("./1.png", "b", "test")], HEADER, "line 3 and line 2 are both about '1.png'; keep"),
         (
-            [("1.png", "a", "hold-out")],
+            [("1.png", "a", "kept back")],
             HEADER,
-            "line 2: 'hold-out' is no part of the split; parts are train, validation",
+            "line 2: 'kept back' is no part of the split; parts are train, validation",
         ),
         ([("1.png", "a")], HEADER, "line 2: has 2 cells, and the first line 3"),
         ([("1.png", "a", "train")], ("file", "specie", "split"), "no column 'species'; did you mean 'specie'"),

@@ -50,6 +50,8 @@ def parts(source: ImageSource) -> dict[str, str | None]:
         (("Training", "VALID", "Testing"), ("train", "validation", "test")),
         (("TRAIN", "validation"), ("train", "validation")),
         (("train", "TEST"), ("train", "test")),
+        (("training_set", "Dev-Data", "test images"), ("train", "validation", "test")),
+        (("trainset", "holdout"), ("train", "test")),
     ],
     ids=" ".join,
 )
@@ -107,7 +109,13 @@ def test_a_divided_folder_is_the_same_in_any_order(packed: bool, tmp_path: Path)
         (names("train val cat"), "read in two ways"),
         (names("train/cat train/dog extra"), "read in two ways"),
         (names("images/cat masks/cat"), r"read in two ways(.|\n)*'images', 'masks' are the classes"),
-        ([*names("images"), "labels/0.txt"], r"read in two ways(.|\n)*only 'images' holds photos"),
+        (names("images/cat images/dog masks/cat"), r"only 'images' holds photos: `ignore_folders: \[masks\]`"),
+        ([*names("images"), "labels/0.txt"], r"read in two ways(.|\n)*only 'images' holds photos: .* in a table"),
+        (names("cat/images cat/GT dog/images dog/GT"), r"in its class folders:(.|\n)*'cat', 'dog' (.|\n)*s: \[GT\]`"),
+        (
+            names("train/cat/images train/cat/masks train/dog/images test/cat/images"),
+            r"only 'images' (.|\n)*`ignore_folders: \[masks\]`",
+        ),
         (names("train/images train/labels test/images test/labels"), "read in two ways"),
         (names("2023/cat 2023/dog 2024/cat 2024/dog 2024/cow"), r"two ways(.|\n)*'2023', '2024' are the classes"),
         (names("2023/Cat 2023/k\u00e4fer 2024/cat 2024/ka\u0308fer"), r"two ways(.|\n)*'2023', '2024' are the classes"),
@@ -154,6 +162,50 @@ def test_what_can_be_read_in_one_way_needs_no_key(paths: list[str], classes: tup
     assert source.classes == classes
     assert set(parts(source).values()) == {None}
     assert read_tree(tmp_path / "photos", layout="classes") == source
+
+
+@pytest.mark.parametrize(
+    ("paths", "ignored"),
+    [
+        (names("images/cat images/dog masks/cat masks/dog"), ["masks"]),
+        (names("cat/images cat/Masks dog/images dog/masks cat/old/gt"), ["masks", "GT"]),
+        (names("train/cat train/dog train/masks test/cat test/dog notes"), ["masks", "notes"]),
+    ],
+    ids=lambda given: given[0],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_ignored_folders_are_passed_over_and_counted(
+    paths: list[str], ignored: list[str], packed: bool, tmp_path: Path
+) -> None:
+    files = tree(*paths)
+    root = write_zip(tmp_path / "1.zip", files) if packed else write_folder(tmp_path / "photos", files)
+    with pytest.raises(DataError, match="can be read in two ways"):
+        read_tree(root)
+    source = read_tree(root, ignore_folders=ignored)
+    assert source.classes == ("cat", "dog")
+    left = [path for path in paths if not {name.casefold() for name in ignored} & set(path.casefold().split("/"))]
+    assert len(source.images) == len(left) < len(paths)
+    assert {image.key.split("/")[-3:-1][-1] for image in source.images} <= {"cat", "dog", "images"}
+    (passed,) = source.passed_over
+    assert (passed.count, passed.kind.split(" in ")[1]) == (len(paths) - len(left), "`ignore_folders`")
+
+
+def test_a_folder_to_ignore_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"`ignore_folders` lists 'mask', .*did you mean 'masks'\?"):
+        read(tmp_path, *names("cat dog masks/a"), ignore_folders=["mask"])
+
+
+def test_a_part_in_a_folder_of_its_own_name(tmp_path: Path) -> None:
+    paths = names(
+        "training_set/training_set/cat training_set/training_set/dog test_set/test_set/cat test_set/test_set/dog"
+    )
+    source = read(tmp_path, *paths)
+    assert source.classes == ("cat", "dog")
+    assert parts(source) == {
+        f"{part}/{name}/0.png": given
+        for part, given in (("training_set", "train"), ("test_set", "test"))
+        for name in ("cat", "dog")
+    }
 
 
 def test_the_layout_decides(tmp_path: Path) -> None:
@@ -242,6 +294,13 @@ def test_which_part_an_image_is_in_changes_the_digest(tmp_path: Path) -> None:
     second = ready(tmp_path / "photos")
     assert first.digest != second.digest
     assert (first.given, second.given) == (("test", "train"), ("train", "validation"))
+
+
+def test_a_share_of_a_part_that_is_given_is_told_to_have_no_effect(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "photos", tree(*names("train/cat train/dog test/cat test/dog", 10)))
+    (told,) = (text for text in ready(root, test=0.25, validation=0.3).warnings if "no effect" in text)
+    assert told.startswith("`test: 0.25` has no effect, because the images have a test part already.")
+    assert not any("no effect" in text for text in ready(root, test=0.15).warnings)
 
 
 def test_a_class_lacks_no_part(tmp_path: Path) -> None:

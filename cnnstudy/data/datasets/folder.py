@@ -18,7 +18,8 @@ class Options(DataOptions):
     """The options of a folder of images.
 
     `path`: the folder or archive. `classes`: use only these; labels are numbered in this order. `layout`: how to read
-    the folders; needed only where they can be read in two ways.
+    the folders; needed only where they can be read in two ways. `ignore_folders`: names of folders to pass over, at any
+    depth.
     """
 
     path: ExistingPath
@@ -27,6 +28,7 @@ class Options(DataOptions):
     )
     copies: Literal["together", "ignore"] = "together"
     layout: Layout | None = None
+    ignore_folders: tuple[ClassName, ...] = ()
 
 
 def load(options: Options) -> ImageSource:
@@ -35,4 +37,4 @@ def load(options: Options) -> ImageSource:
     Raises:
         DataError: the path can't be read, or in two ways, or does not hold one folder per class.
     """
-    return read_tree(options.path, options.classes, options.layout)
+    return read_tree(options.path, options.classes, options.layout, options.ignore_folders)

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from cnnstudy.data.datasets import DataOptions, ImageSource, Part, SourceImage
 from cnnstudy.data.file_types import PassedKind
 from cnnstudy.data.image_tree import ClassName, name_classes, require_distinct_classes
-from cnnstudy.data.layouts import PART_NAMES, quote_names
+from cnnstudy.data.layouts import PART_NAMES, find_part, quote_names
 from cnnstudy.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -194,12 +194,9 @@ def _check_cells(path: Path, place: str, columns: list[str], row: Mapping[str, s
 
 
 def _find_part(path: Path, place: str, given: str) -> Part:
-    part = PART_NAMES.get(given.strip().casefold())
+    part = find_part(given)
     if part is None:
-        raise DataError(
-            f"{path}, {place}: {given!r} is no part of the split; parts are train, validation and test "
-            f"(or {', '.join(sorted(set(PART_NAMES) - {'train', 'validation', 'test'}))})."
-        )
+        raise DataError(f"{path}, {place}: {given!r} is no part of the split; parts are {PART_NAMES}.")
     return part
 
 

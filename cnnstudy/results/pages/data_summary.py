@@ -14,7 +14,13 @@ from typing import Any
 
 from cnnstudy.analysis.power import POWER, TYPICAL_SEEDS, typical_power
 from cnnstudy.config.load import Study
-from cnnstudy.data.description import describe_classes, describe_images, describe_left_out, warn_of_masks
+from cnnstudy.data.description import (
+    describe_classes,
+    describe_images,
+    describe_left_out,
+    warn_of_masks,
+    warn_of_shares,
+)
 from cnnstudy.data.duplicates import format_list
 from cnnstudy.data.examination import BLANK, BLURRED, DARK, MOST_BLURRED, Examined
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
@@ -192,7 +198,7 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
             "another metric, and training can be compared without and with weights",
             "factors.class_weights: [none, balanced]",
         )
-    yield from _warn_of_few(summary)
+    yield from _warn_of_few(summary, examined.prepared is not None and "test" in examined.prepared.given)
     image_size = _find_image_size(study)
     small = sum(min(one.width, one.height) < image_size for one in examined.facts.values())
     if small:
@@ -213,6 +219,8 @@ def _warn_of_relatives(examined: Examined) -> Iterator[tuple[str, str]]:
         yield f"{describe_leaks(copies)} have a copy in training", "data.copies: together"
     used = [examined.image(place) for place in examined.grouping.usable]
     yield from ((text, "data.name: table") for text in warn_of_masks(used))
+    given = {image.part for image in used if image.part}
+    yield from ((text, f"data.{text[1:].partition(':')[0]}") for text in warn_of_shares(options, given))
     yield from (
         (text, "data.part") for text in warn_of_groups_held_out_twice(examined.listed.source, examined.grouping)
     )
@@ -253,7 +261,7 @@ def _is_much(series: Counter[str], images: int) -> int:
     return sum(several) if several and 2 * sum(several) > images and 3 * max(several) < images else 0
 
 
-def _warn_of_few(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _warn_of_few(summary: dict[str, Any], test_given: bool) -> Iterator[tuple[str, str]]:
     if summary["split"] is None:
         return
     few = [one for one in summary["classes"] if one["train"] < LEAST_TRAIN or one["validation"] < LEAST_VALIDATION]
@@ -269,7 +277,7 @@ def _warn_of_few(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         tested = summary["split"]["test"]
         yield (
             f"test images: {tested}; the 95 % interval of an accuracy of about 80 % is {100 * (high - low):.0f} points "
-            "wide; add images, or make their share larger",
+            f"wide; add images{'' if test_given else ', or make their share larger'}",
             "data.test",
         )
 
