@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 from commands import Answer, answer_of, call, start
+from odd_photos import write_photos
+
+from cnnstudy import cli
+from cnnstudy.errors import DataError, EnvironmentTrouble
+from cnnstudy.system.cache import cache_folder
 
 STUDY = """\
 name: probe
@@ -165,3 +171,31 @@ def test_a_record_out_of_reach(unreachable: Callable[[str], Answer], name: str) 
     expect(answer, 3, f"MLflow at {shown} failed: ")
     assert SECRET not in answer.text
     assert answer.seconds < LIMIT
+
+
+@pytest.mark.parametrize("command", [["data", "photos"], ["run-study", "tiny"]])
+def test_a_cache_that_can_not_be_written_is_named(
+    command: list[str], own_places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(own_places / "photos", {"a": 6, "b": 6})
+    (own_places / "file").touch()
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "file" / "cache"))
+    monkeypatch.setattr("sys.argv", ["cnnstudy", *command])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code in (EnvironmentTrouble.exit_code, DataError.exit_code)
+    said = capsys.readouterr().err
+    assert f"error: the cache folder {own_places / 'file' / 'cache'} can't be used (Not a directory)" in said
+    assert "set CNNSTUDY_CACHE to a" in said
+
+
+def test_a_full_disk_without_a_name_says_where_files_go(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_places: Path
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == EnvironmentTrouble.exit_code
+    said = capsys.readouterr().err
+    assert "error: a disk has no room left (No space left on device). Files are written to this folder, " in said
+    assert str(cache_folder()) in said
