@@ -168,6 +168,7 @@ class ListedImages:
             classes=source.classes,
             skipped=tuple(bad),
             warnings=(
+                *(f"{text} (`{key}`)" for text, key in source.warnings),
                 *warn_of_masks(used),
                 *warn_of_shares(self.options, given),
                 *grouping.warnings,

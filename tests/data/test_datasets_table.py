@@ -63,6 +63,24 @@ def test_every_form_of_table_gives_the_same(name: str, separator: str, tmp_path:
     assert tuple(map(str, chosen.passed_over)) == ("4 rows of classes that are not listed",)
 
 
+def test_columns_that_are_named_like_parts_and_groups_are_told_of(tmp_path: Path) -> None:
+    rows = [("1.png", "a", "train", "7"), ("2.png", "b", "test", "8")]
+    path = write(tmp_path / "1.csv", rows, ("file", "species", "Split", "patient_id"))
+    assert load(path, part=None).warnings == (
+        (
+            "the column 'Split' is not used; name it if it tells which images are for training, validation and test",
+            "data.part: Split",
+        ),
+        (
+            "the column 'patient_id' is not used; name it if it tells what images belong to that must stay on one side "
+            "of a split",
+            "data.group: patient_id",
+        ),
+    )
+    assert load(path, part="Split", group="patient_id").warnings == ()
+    assert [key for _, key in load(path, part="Split").warnings] == ["data.group: patient_id"]
+
+
 def test_numbers_in_parquet_are_written_as_numbers(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"file": ["1.png", "2.png"], "species": pd.array([7, 12], dtype="Int64"), "other": [1.5, None]}

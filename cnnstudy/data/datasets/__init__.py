@@ -75,6 +75,7 @@ class ImageSource:
     images: tuple[SourceImage, ...]
     passed_over: tuple[PassedKind, ...] = ()  # what was found and is not used
     layout: str = ""  # how folders were read, as in data.layouts
+    warnings: tuple[tuple[str, str], ...] = ()  # what may be meant otherwise, and the key of a study file that says so
 
 
 class DataSet(Protocol):

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".tsv", ".parquet")
 #: Separators of a .csv; the one that is most frequent in the first line counts.
 _SEPARATORS = ",;\t"
+#: Names of columns that tell parts and groups.
+_TELLING = {
+    "part": {"part", "partition", "split", "subset"},
+    "group": {"animal", "burst", "group", "individual", "patient", "person", "subject", "video"},
+}
+_TOLD = {
+    "part": "which images are for training, validation and test",
+    "group": "what images belong to that must stay on one side of a split",
+}
 
 
 def _require_table(path: Path) -> Path:
@@ -43,8 +52,7 @@ class Options(DataOptions):
     """The options of a table of images.
 
     `path`: the table; files in it are relative to its folder. `image`, `label`, `part`, `group`: the names of its
-    columns.
-    `classes`: use only these labels; classes are numbered in this order.
+    columns. `classes`: use only these labels; classes are numbered in this order.
     """
 
     path: Annotated[Path, AfterValidator(_require_table)]
@@ -96,7 +104,16 @@ def load(options: Options) -> ImageSource:
     )
     unused = len(found) - len(images)
     passed_over = (PassedKind(unused, "rows of classes that are not listed"),) if unused else ()
-    return ImageSource(classes, images, passed_over)
+    return ImageSource(classes, images, passed_over, warnings=tuple(_warn_of_columns(options)))
+
+
+def _warn_of_columns(options: Options) -> Iterator[tuple[str, str]]:
+    """Yield a warning for each column that is named like parts or groups and is not used as such."""
+    used = {options.image, options.label, options.part, options.group}
+    for key, names in _TELLING.items():
+        for column in list_columns(options.path) if getattr(options, key) is None else ():
+            if column not in used and column.strip().casefold().removesuffix("_id") in names:
+                yield f"the column {column!r} is not used; name it if it tells {_TOLD[key]}", f"data.{key}: {column}"
 
 
 def list_columns(path: Path) -> list[str]:

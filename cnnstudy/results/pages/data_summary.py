@@ -188,6 +188,7 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
         yield examined.problem, "data.classes"
     if examined.bad and options.bad_images == "refuse":
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
+    yield from examined.listed.source.warnings
     yield from _warn_of_relatives(examined)
     sizes = {one["name"]: one["images"] for one in classes}
     smallest, largest = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
