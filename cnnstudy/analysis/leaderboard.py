@@ -26,7 +26,7 @@ from cnnstudy.names import (
     equal_updates_name,
     last_name,
 )
-from cnnstudy.system.files import escape_formula
+from cnnstudy.system.files import escape_formula, write_whole
 from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metrics
 
 #: Columns that tables show after the factors, with their headings; the CSV has every column.
@@ -185,7 +185,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         if column in _WHOLE_NUMBERS:
             safe[column] = frame[column].astype("Int64")  # missing values turned them into floats
     try:
-        safe.to_csv(path, index=False, encoding="utf-8")
+        write_whole(path, safe.to_csv(index=False))
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
 
@@ -205,7 +205,7 @@ def write_markdown(frame: pd.DataFrame, path: Path) -> None:
     tables = [_markdown(*leaderboard_table(finished)), describe_scores(finished)] if len(finished) else []
     tables += ["Not finished:", _markdown(list(UNFINISHED_HEADINGS), unfinished_rows(others))] if len(others) else []
     try:
-        path.write_text("\n\n".join(tables or ["No trials yet."]) + "\n", encoding="utf-8")
+        write_whole(path, "\n\n".join(tables or ["No trials yet."]) + "\n")
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
 

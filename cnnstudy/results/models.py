@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -30,6 +30,7 @@ from cnnstudy.execution import Executor, Job
 from cnnstudy.execution.jobs import run_job
 from cnnstudy.records import BadImage
 from cnnstudy.system.display import Display
+from cnnstudy.system.files import find_place_beside, write_whole
 from cnnstudy.training import model_files
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def write_predictions_json(title: str, predictions: Sequence[Prediction | BadIma
     ]
     text = json.dumps({"model": title, "images": images}, ensure_ascii=False, indent=2)
     try:
-        path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+        write_whole(path, f"{text}\n")
     except OSError as reason:
         raise InputError(f"can't write {path}: {reason.strerror or reason}") from reason
 
@@ -328,7 +329,7 @@ def check_export(folder: Path, name: str) -> None:
         name: a format of training/export.py.
 
     Raises:
-        InputError: the folder is not empty, or is a file.
+        InputError: the folder is not empty, is the current one or a file, or can't be written.
         ModelError: a package for exporting to ONNX is not installed.
     """
     missing = [package for package in ONNX_PACKAGES if name == "onnx" and find_spec(package) is None]
@@ -339,8 +340,13 @@ def check_export(folder: Path, name: str) -> None:
         )
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"the folder {folder} is not empty; give a folder that is empty or does not exist yet.")
+    if os.path.realpath(folder) == os.getcwd():
+        raise InputError(f"the export replaces its folder, and {folder} is the current one; give a folder in it.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder that is empty or does not exist yet.")
+    above = next(place for place in Path(os.path.realpath(folder)).parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"nothing can be written in {above}, so not {folder}; give a folder where you can write.")
 
 
 def export_to(model: Model, folder: Path, name: str, executor: Executor, display: Display) -> Exported:
@@ -351,20 +357,24 @@ def export_to(model: Model, folder: Path, name: str, executor: Executor, display
         ModelError: the model can't be loaded or exported, or its probabilities differ from Keras; nothing is written.
     """
     check_export(folder, name)
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-        complete = Path(parent).absolute() / "model"
+    complete = find_place_beside(folder)
+    complete.mkdir()
+    try:
         payload = {
             "model": str(model.file.absolute()),
             "classes": model.classes,
             "contract": model.contract,
-            "folder": str(complete),
+            "folder": str(complete / "model"),
             "format": name,
         }
         result = run_job(executor, Job("export", "export_model", payload), display)
         if folder.exists():
             folder.rmdir()
-        complete.rename(folder)
+        (complete / "model").rename(folder)
+    finally:
+        shutil.rmtree(complete)
     return Exported(**result)
 
 

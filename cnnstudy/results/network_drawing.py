@@ -6,6 +6,7 @@ are attached to. Lengths are in inches.
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +20,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path as Line
 
 from cnnstudy.architectures import AUXILIARY, HEAD
+from cnnstudy.system.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def draw_network(rows: Sequence[LayerRow], title: str, path: Path) -> None:
         _draw_arrow(axes, points)
     for name, box in layout.boxes.items():
         _draw_box(axes, box, names.get(name, name))
-    figure.savefig(path, format="png", dpi=150)
+    figure.savefig(file := io.BytesIO(), format="png", dpi=150)
+    write_whole(path, file.getvalue())
 
 
 def stage_of(name: str) -> str:

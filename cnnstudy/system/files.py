@@ -1,9 +1,10 @@
-"""Files: hard-linked folders, large files written in chunks, memory-mapped arrays, and cells of CSV files."""
+"""Files: hard-linked folders, files written in chunks or whole, memory-mapped arrays, and cells of CSV files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import DTypeLike
 
 if TYPE_CHECKING:
@@ -117,6 +119,46 @@ def allocate_memmap(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return mapped
+
+
+# ---- files that a user asked for
+
+
+def write_whole(path: Path, text: str | bytes) -> None:
+    """Write a file, text as UTF-8, that never holds a part of it: written beside and renamed, it is old or new.
+
+    A link keeps pointing at the file, which is replaced. Pipes and devices are written to directly.
+
+    Raises:
+        OSError: it can't be written; the file is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    content = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
+    if target.exists() and not target.is_file():
+        target.write_bytes(content)
+        return
+    beside = find_place_beside(target)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def find_place_beside(target: Path) -> Path:
+    """Return where this process writes what is then renamed to `target`; remove what killed ones have left there."""
+    # the target's own name may be as long as is allowed
+    name = f".cnnstudy-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]}"
+    for left in target.parent.glob(f"{name}.*.part"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return target.with_name(f"{name}.{os.getpid()}.part")
 
 
 # ---- cells of CSV files

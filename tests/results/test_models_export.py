@@ -79,13 +79,15 @@ def test_another_program_gets_the_same(trained: Trained, tmp_path: Path, name: s
 
 
 def test_a_folder_that_is_there_and_empty_is_filled(trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "empty").symlink_to(tmp_path / "real")
     nameless = Model("nameless", find_model(NAME, trained.uri, tmp_path).file, None)
     assert nameless.notes == (
         "nameless has no input.json, which says how images were prepared in its training; they are taken to be "
         "prepared as this version of cnnstudy does it",
     )
     done = models.export_to(nameless, tmp_path / "empty", "keras", trained.executor, SilentDisplay())
+    assert (tmp_path / "empty").is_symlink()
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["README.md", "input.json", "model.keras"]
     contract = model_files.read_contract(tmp_path / "empty" / "model.keras")
     assert contract is not None
@@ -107,6 +109,18 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"notes\.txt is a file; give a folder"):
         models.check_export(tmp_path / "notes.txt", "keras")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_can_not_be_replaced_is_refused_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=r"its folder, and \. is the current one; give a folder in it"):
+        models.check_export(Path("."), "keras")
+    with pytest.raises(InputError, match=r"nothing can be written in .*file, so not .*; give a folder where you can"):
+        models.check_export(tmp_path / "file" / "model", "keras")
 
 
 def test_onnx_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

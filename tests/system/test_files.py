@@ -1,15 +1,20 @@
-"""Hard-linked folders."""
+"""Hard-linked folders, and files that are written whole."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
+import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cnnstudy.system import files
 from cnnstudy.system.files import hardlink_tree
 
 
@@ -122,3 +127,65 @@ def test_where_nothing_can_be_linked_it_is_copied(
         hardlink_tree(source, tmp_path / "target", durable=True)
         assert contents(tmp_path / "target") == contents(source)
         assert not (tmp_path / "target" / "MLmodel").samefile(source / "MLmodel")
+
+
+# ---- files that a user asked for
+
+
+def test_a_file_is_written_whole_and_keeps_its_rights(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    files.write_whole(file, "one\r\n")
+    assert file.read_bytes() == b"one\r\n"
+    file.chmod(0o640)
+    files.write_whole(file, "two, \u00e4 \udcff")
+    assert file.read_bytes() == b"two, \xc3\xa4 \\udcff"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_on_a_full_disk_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "a.csv"
+    files.write_whole(file, "good")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_whole(file, "x" * 100_000)
+    assert file.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    """Kill a process between writing and renaming."""
+    file = tmp_path / "a.csv"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from cnnstudy.system import files\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_whole(Path(sys.argv[1]), 'half')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    living = left.with_name(left.name.replace(left.name.split(".")[-2], str(os.getppid())))
+    living.write_text("of another")
+    files.write_whole(file, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([file, living])
+    assert (file.read_text(), living.read_text()) == ("whole", "of another")
+
+
+def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.csv", tmp_path / "link.csv"
+    link.symlink_to(file)
+    for text in ("new", "newer"):
+        files.write_whole(link, text)
+        assert (link.is_symlink(), file.read_text()) == (True, text)
+    files.write_whole(Path(os.devnull), "gone")
+    assert not Path(os.devnull).is_file()
+    with pytest.raises(IsADirectoryError):
+        files.write_whole(tmp_path, "text")
+
+
+def test_a_name_of_any_length(tmp_path: Path) -> None:
+    file = tmp_path / ("a" * 255)
+    files.write_whole(file, "text")
+    assert file.read_text() == "text"

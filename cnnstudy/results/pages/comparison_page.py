@@ -13,6 +13,7 @@ from cnnstudy.results.pages.content import Table
 from cnnstudy.results.pages.effect_figures import EffectRow, effect_forest
 from cnnstudy.results.pages.study_page import Drawn, render
 from cnnstudy.results.pages.svg import inline_svg, svg_text
+from cnnstudy.system.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         OSError: it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(comparison_page(comparison), encoding="utf-8")
+    write_whole(path, comparison_page(comparison))
 
 
 def comparison_page(comparison: Comparison) -> str:

@@ -32,6 +32,7 @@ from cnnstudy.results.pages.data_summary import (
     describe_smooth,
 )
 from cnnstudy.results.pages.study_page import render
+from cnnstudy.system.files import write_whole
 
 #: Pixels of a picture in height and width, and the quality of its JPEG: 2 to 4 kB.
 PICTURE, QUALITY = 112, 75
@@ -81,7 +82,7 @@ def write_data_page(examined: Examined, summary: dict[str, Any], path: Path, pro
     """
     page = data_page(examined, summary, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def data_page(examined: Examined, summary: dict[str, Any], progress: Progress) -> str:

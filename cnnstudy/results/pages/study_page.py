@@ -50,6 +50,7 @@ from cnnstudy.results.pages.trial_figures import (
     learning_curves,
     pareto_figure,
 )
+from cnnstudy.system.files import write_whole
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -248,11 +249,11 @@ def write_page(report: ReportData, folder: Path) -> Path:
         parts = (illustration.section, illustration.group, str(len(section) + 1))
         name = "-".join(re.sub(r"\W+", "-", part) for part in parts if part)
         text = svg_text(illustration.figure)
-        (folder / FIGURES / f"{name}.svg").write_text(text, encoding="utf-8")
+        write_whole(folder / FIGURES / f"{name}.svg", text)
         save_png(illustration.figure, folder / FIGURES / f"{name}.png")
         section.append(Drawn(illustration.group, name, inline_svg(text, name, illustration.description)))
     page = folder / PAGE
-    page.write_text(study_page(report, drawn), encoding="utf-8")
+    write_whole(page, study_page(report, drawn))
     return page
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from cnnstudy.analysis.trial_plots import TRAIN_COLOR, VALIDATION_COLOR
+from cnnstudy.system.files import write_whole
 
 INK, MUTED, LINE, SURFACE = "#1c2126", "#5a646e", "#dfe3e8", "#fefefe"
 PURPLE, GREEN, GOLD, ROSE = "#7b4fa3", "#2f7d4f", "#9a7200", "#b03a6f"
@@ -166,7 +167,8 @@ def save_png(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         # matplotlib draws a box for a glyph that its font lacks
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
-        figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+        figure.savefig(file := io.BytesIO(), format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    write_whole(path, file.getvalue())
 
 
 def _remove_metadata_and_style(root: ElementTree.Element) -> None:
