@@ -172,6 +172,7 @@ class _NamesAsWritten(ruamel.yaml.constructor.RoundTripConstructor):
 
     def construct_document(self, node: Any) -> Any:
         waiting, seen = [node], set()
+        names: dict[int, tuple[Any, Any]] = {}  # each list and its text, once, however often aliases repeat it
         while waiting:
             one = waiting.pop()
             if id(one) in seen or not isinstance(one.value, list):
@@ -183,7 +184,9 @@ class _NamesAsWritten(ruamel.yaml.constructor.RoundTripConstructor):
             for index, (key, value) in enumerate(pairs):
                 waiting.append(value)
                 if key is not None and key.value == "classes":
-                    one.value[index] = key, _as_text(value)
+                    if id(value) not in names:
+                        names[id(value)] = value, _as_text(value)
+                    one.value[index] = key, names[id(value)][1]
         return super().construct_document(node)
 
 

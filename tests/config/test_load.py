@@ -1111,6 +1111,16 @@ def test_a_file_that_is_no_study(tmp_path: Path, text: str, fragment: str) -> No
     assert len(found) < 2000
 
 
+def test_a_list_of_classes_that_aliases_repeat_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each alias, a file of 47 kB took 95 s."""
+    walked = []
+    as_text = load._as_text
+    monkeypatch.setattr(load, "_as_text", lambda node: walked.append(node) or as_text(node))
+    text = "classes: &c [1.10, 2]\n" + "".join(f"k{n}: {{classes: *c}}\n" for n in range(50))
+    complaint(written(tmp_path, text))
+    assert len(walked) == 1
+
+
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "probe.yaml"
     path.write_bytes(STUDY.replace("seed: 3", "# gro\u00df\nseed: 3").encode("latin-1"))
