@@ -27,8 +27,8 @@ TIMEOUT_IS_DEFAULT = REQUEST_TIMEOUT not in os.environ
 
 # MLflow reads some of these while it is imported, so they are set before any module of this room imports it.
 for _name, _value in {
-    # report an unreachable server soon: MLflow's default retries take four minutes
-    REQUEST_RETRIES: "3",
+    # report an unreachable server within a minute: MLflow's default retries take four
+    REQUEST_RETRIES: "2",
     # report a server that accepts requests but never replies soon: MLflow's default is two minutes per try
     REQUEST_TIMEOUT: "15",
     # keep studies private

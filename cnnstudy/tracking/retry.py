@@ -1,15 +1,21 @@
-"""Which of MLflow's errors are transient, and how long to retry."""
+"""Which of MLflow's errors are transient, how long to retry, and a first sign of life of a server."""
 
 from __future__ import annotations
 
 import errno
+import http.client
 import re
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from cnnstudy.errors import TrackingUnavailableError, as_sentence
+from cnnstudy.errors import TrackingUnavailableError, as_sentence, without_secrets
+from cnnstudy.tracking import TIMEOUT_IS_DEFAULT
 
 #: MLflow's codes for transient errors; a locked, read-only or restarting database is temporarily unavailable.
 _TRANSIENT_CODES = {
@@ -39,6 +45,9 @@ _PERMANENT_ERRNO = {
 }
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
+
+#: How often a server is asked for a sign of life, and for how many seconds each time.
+_ASKED, _PATIENCE = 5, 10
 
 Value = TypeVar("Value")
 
@@ -79,6 +88,35 @@ class RetryPolicy:
                 if failures == 2:
                     say(f"{as_sentence(error)} Waiting for MLflow; press Ctrl-C to stop, and run again to continue.")
                 time.sleep(pause)
+
+
+def await_answer(uri: str) -> None:
+    """Wait until a tracking server answers anything at all, and say so on stderr; MLflow would wait in silence.
+
+    Any other trouble is left to MLflow's own requests, and so is a server for which the user has set a timeout.
+
+    Raises:
+        TrackingUnavailableError: it has not answered.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return
+    if parts.scheme not in ("http", "https") or not TIMEOUT_IS_DEFAULT:
+        return
+    health = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health").geturl()
+    for waited in range(_PATIENCE, _ASKED * _PATIENCE + 1, _PATIENCE):
+        try:
+            with urllib.request.urlopen(health, timeout=_PATIENCE):
+                return
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if not isinstance(getattr(error, "reason", error), TimeoutError):
+                return
+        print(f"the tracking server at {without_secrets(uri)} has not answered for {waited} s", file=sys.stderr)
+    raise TrackingUnavailableError(
+        f"the tracking server at {without_secrets(uri)} does not answer. Restart it, or choose another with "
+        "--tracking-uri or MLFLOW_TRACKING_URI."
+    )
 
 
 def is_transient(error: BaseException) -> bool:

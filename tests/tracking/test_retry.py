@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from mlflow.protos.databricks_pb2 import (
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, PendingRollbackError
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
+from cnnstudy.tracking import retry
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.retry import is_disk_full, is_transient
 
@@ -170,3 +172,36 @@ def test_a_server_that_is_not_there(answering: Callable[[int, str], str]) -> Non
     tracker = Tracker("http://127.0.0.1:9")
     with pytest.raises(TrackingUnavailableError, match=r"127\.0\.0\.1:9"):
         tracker.set_tags("0" * 32, {"a": "b"})
+
+
+# ---- a server's first sign of life
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://user:secret@127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def test_a_server_that_never_answers_is_told_of_and_given_up(
+    silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retry, "_PATIENCE", 1)
+    with pytest.raises(TrackingUnavailableError, match=r"the tracking server at .* does not answer\. Restart it, or"):
+        Tracker(silent)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" answered for ")[2] for line in lines] == ["1 s", "2 s", "3 s", "4 s", "5 s"]
+    assert not any("secret" in line for line in lines)
+
+
+@pytest.mark.parametrize("timeout_is_default", [True, False])
+def test_any_other_trouble_is_left_to_mlflow(
+    silent: str, timeout_is_default: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retry, "TIMEOUT_IS_DEFAULT", timeout_is_default)
+    for uri in ("sqlite:///mlflow.db", "http://127.0.0.1:1", "http://[broken", "http://127.0.0.1:99999", "databricks"):
+        retry.await_answer(uri)
+    if not timeout_is_default:
+        retry.await_answer(silent)
+    assert capsys.readouterr().err == ""
