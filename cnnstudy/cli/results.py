@@ -76,7 +76,7 @@ def report(
     from cnnstudy.tracking import client
     from cnnstudy.tracking.registry import Registry
 
-    tracker = client.existing_tracker(tracking_uri)
+    tracker = client.existing_tracker(tracking_uri, writes=True)
     recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
     mistakes: dict[str, Any] | str = LEFT_OUT
@@ -104,7 +104,7 @@ def ui(
     from cnnstudy.tracking.ui_layout import study_url
 
     uri = client.tracking_uri(tracking_uri)
-    recorded = client.existing_tracker(uri).study(study)
+    recorded = client.existing_tracker(uri, writes=True).study(study)
     if server.is_server(uri):
         open_or_print(study_url(server.strip_login(uri), recorded.experiment_id), open_)
         return

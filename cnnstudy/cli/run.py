@@ -89,6 +89,7 @@ def _run(
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
+    from cnnstudy.tracking.relocation import refuse_moved
     from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
@@ -99,6 +100,7 @@ def _run(
         with choose_display(console, quiet=False) as display:
             plan_study(loaded, client.find_tracker(uri), workers, display)
         return
+    refuse_moved(uri)
     tracker = client.Tracker(uri)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(
@@ -174,7 +176,7 @@ def confirm(
     from cnnstudy.system.display import choose_display
 
     console = wide_console()
-    tracker = client.existing_tracker(tracking_uri)
+    tracker = client.existing_tracker(tracking_uri, writes=True)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(

@@ -31,7 +31,6 @@ from rich.text import Text
 
 import cnnstudy
 from cnnstudy.errors import CacheError, TrackingError, TrackingUnavailableError, without_secrets
-from cnnstudy.study.estimate import local_folder
 from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
     FoundStudy,
@@ -49,6 +48,7 @@ from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy, counted_trials
+from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder
 from cnnstudy.tracking.spool import find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
@@ -82,8 +82,14 @@ def examine(uri: str) -> list[Finding]:
         uri: of the tracking server or database.
     """
     tracker, database = _open_tracker(uri)
+    moved = find_moved(uri)
+    if moved is not None and tracker is not None:
+        tracker = Tracker(corrected_copy(moved))
     studies = _studies(tracker) if tracker is not None else []
     artifacts = local_folder(tracker.artifact_location(studies[0].experiment_id)) if tracker and studies else None
+    if moved is not None:
+        remedy = "--repair corrects every place that the database stores"
+        database.append(Finding("database", str(moved), True, remedy, mendable=True))
     found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
     if tracker is not None:
         found += _check_checkpoints(tracker, studies)
@@ -100,6 +106,9 @@ def repair(uri: str) -> list[str]:
             if lock is not None and is_owned_by_user(folder):
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
+    if moved := find_moved(uri):
+        correct_places(moved)
+        done.append(f"{moved}: the places are corrected")
     tracker, _ = _open_tracker(uri)
     if tracker is None:
         return done

@@ -9,9 +9,7 @@ import shutil
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
@@ -37,6 +35,7 @@ from cnnstudy.study.resume import keep_recorded_settings, past_trial
 from cnnstudy.system.display import Display, format_duration, format_size
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.relocation import local_folder
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, are_unequal
 
 #: Bytes of one weight, and of a trial's plots and tables.
@@ -478,11 +477,3 @@ def _warn_if_disk_too_small(costs: dict[TrialKind, Cost], artifacts: str, displa
             f"  WARNING: {format_size(needed)} will not fit into the {format_size(free)} that are free in {existing}; "
             "free some space, or write `keep_models: false` under `training`"
         )
-
-
-def local_folder(address: str) -> Path | None:
-    """Return the folder of an artifact location; None if it is not on this machine's file system."""
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path)).absolute()
-    return None if len(parts.scheme) > 1 else Path(address).absolute()  # a scheme of one letter is a Windows drive

@@ -10,6 +10,7 @@ answer, records wait in the outbox and arrive exactly once. Only this room impor
     entities     converts between cnnstudy's records and MLflow's entities and errors
     outbox       Outbox: writes now if MLflow answers, otherwise later
     spool        the outbox's records on disk
+    relocation   places that the database of a moved project stores
     retry        which errors are transient, and how long to retry
     sqlite       creates and tunes MLflow's SQLite database
     ui_layout    what MLflow's UI shows of a study

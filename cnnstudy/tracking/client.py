@@ -11,6 +11,7 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -51,6 +52,7 @@ from cnnstudy.tracking.operations import (
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
+from cnnstudy.tracking.relocation import FOLDER, corrected_copy, find_moved, refuse_moved
 from cnnstudy.tracking.retry import await_answer, is_transient
 from cnnstudy.tracking.sqlite import analyze_metrics, create_database, sqlite_file
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
@@ -73,13 +75,22 @@ def find_tracker(uri: str) -> Tracker | None:
     return Tracker(uri)
 
 
-def existing_tracker(given: str | None) -> Tracker:
-    """Return the tracker at `tracking_uri(given)`, for a command that only reads and must not create a database.
+def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
+    """Return the tracker at `tracking_uri(given)`, for a command that must not create a database.
+
+    Args:
+        writes: whether the command may add files to a study. One that does not finds those of a moved project, too.
 
     Raises:
         UnknownNameError: there is no database, so that there is no study.
+        TrackingError: the command writes, and the project was moved.
     """
     uri = tracking_uri(given)
+    if writes:
+        refuse_moved(uri)
+    elif moved := find_moved(uri):
+        print(f"note: {moved}; `python -m cnnstudy doctor --repair` corrects that.", file=sys.stderr)
+        uri = corrected_copy(moved)
     tracker = find_tracker(uri)
     if tracker is None:
         raise UnknownNameError(_no_study(uri))
@@ -88,7 +99,7 @@ def existing_tracker(given: str | None) -> Tracker:
 
 def _no_study(uri: str) -> str:
     return (
-        f"there is no study in {without_secrets(uri)} yet. Create one with `python -m cnnstudy run-study`, or choose "
+        f"there is no study in {sqlite_file(uri) or without_secrets(uri)} yet. Create one with `python -m cnnstudy run-study`, or choose "
         "another tracking server or database with --tracking-uri or MLFLOW_TRACKING_URI."
     )
 
@@ -442,11 +453,14 @@ def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
 def _encoded_location(uri: str) -> str | None:
     """Return a place for an experiment's files, as an encoded address; None: MLflow's own choice will do.
 
-    MLflow takes the paths of its own choice for encoded ones: `%2F` in the path of the working folder would become `/`,
-    and files would be written elsewhere.
+    They belong beside the database, from whatever folder it is reached. MLflow chooses the working folder, and takes
+    its path for an encoded one: `%2F` in it would become `/`, and files would be written elsewhere.
     """
-    folder = Path.cwd() / "mlruns"
-    if sqlite_file(uri) is None or not set("%#?") & set(str(folder)):
+    database = sqlite_file(uri)
+    if database is None:
+        return None
+    folder = database.resolve().parent / FOLDER
+    if folder.parent == Path.cwd() and not set("%#?") & set(str(folder)):
         return None
     return f"{folder.as_uri()}/{uuid.uuid4().hex}"
 

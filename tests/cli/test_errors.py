@@ -118,7 +118,7 @@ Tracker("sqlite:///mine.db").open_study(config.name, config.model_dump(mode="jso
 @pytest.mark.thorough
 def test_a_leaderboard_without_its_study(tmp_path: Path) -> None:
     empty = call("leaderboard", folder=tmp_path, MLFLOW_TRACKING_URI="sqlite:///mine.db")
-    expect(empty, 2, "there is no study in sqlite:///mine.db yet", "python -m cnnstudy run-study", "--tracking-uri")
+    expect(empty, 2, "mine.db yet. Create one with `", "python -m cnnstudy run-study", "--tracking-uri")
     assert list(tmp_path.iterdir()) == [], "it left something behind"
 
     (tmp_path / "probe.yaml").write_text(STUDY, encoding="utf-8")

@@ -17,7 +17,7 @@ from cnnstudy.execution import Failed
 from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.study import estimate
-from cnnstudy.study.estimate import describe_cost, describe_size, local_folder, setup_seconds, trial_seconds
+from cnnstudy.study.estimate import describe_cost, describe_size, setup_seconds, trial_seconds
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.system.display import PlainDisplay, SilentDisplay, format_duration
 from cnnstudy.tracking.client import Tracker
@@ -365,18 +365,3 @@ def test_a_disk_elsewhere_is_not_looked_at(
     monkeypatch.setattr("cnnstudy.study.estimate.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
     monkeypatch.setattr(Tracker, "artifact_location", lambda tracker, experiment: "mlflow-artifacts:/1")
     assert "WARNING" not in "".join(desk.tell([trial]))
-
-
-@pytest.mark.parametrize(
-    ("address", "folder"),
-    [
-        ("/srv/mlruns/1", "/srv/mlruns/1"),
-        ("file:///srv/ml%20runs/1", "/srv/ml runs/1"),
-        ("mlruns/1", str(Path("mlruns/1").absolute())),
-        ("mlflow-artifacts:/1", None),
-        ("s3://bucket/1", None),
-        ("https://host/artifacts", None),
-    ],
-)
-def test_which_artifacts_are_in_a_folder_here(address: str, folder: str | None) -> None:
-    assert local_folder(address) == (None if folder is None else Path(folder))
