@@ -187,6 +187,7 @@ def silent() -> Iterator[str]:
 def test_a_server_that_never_answers_is_told_of_and_given_up(
     silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(retry, "TIMEOUT_IS_DEFAULT", True)  # not so in a process that another one has started
     monkeypatch.setattr(retry, "_PATIENCE", 1)
     with pytest.raises(TrackingUnavailableError, match=r"the tracking server at .* does not answer\. Restart it, or"):
         Tracker(silent)
