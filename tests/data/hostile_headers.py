@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from .hostile_images import RED, WHITE, Odd, bmp, encoded, noise, plain, png
+from .hostile_images import RED, WHITE, Odd, bmp, encoded, noise, pack_equal, plain, png
 
 #: XML whose entities would expand to a thousand million letters.
 LAUGHS = (
@@ -46,7 +46,7 @@ def _grey(*more: tuple[int, int, int, int], packed: int = 1, size: Sequence[int]
 
 def _packed_tiff(side: int) -> bytes:
     """So many white pixels each way, packed a thousand times smaller."""
-    pixels = zlib.compress(b"\xff" * side * side, 9)
+    pixels = pack_equal(side * side, 0xFF)
     head = b"II*\0" + struct.pack("<I", 8 + len(pixels) + len(pixels) % 2)
     return head + pixels + bytes(len(pixels) % 2) + _grey(packed=8, size=(side, side), strip=len(pixels))[8:]
 
@@ -111,10 +111,8 @@ def _refused() -> list[Odd]:
         Odd("cut-head.ppm", b"P6 200", refused=undecoded),
         Odd("bomb.tif", _packed_tiff(10_500), refused=f"10500 x 10500 {HUGE}"),
         Odd("bomb.webp", _lossless_webp(16_384, 16_384), refused=f"16384 x 16384 {HUGE}"),
-        Odd("bomb-profile.png", _png((b"iCCP", b"p\0\0" + zlib.compress(bytes(200_000_000), 9))), refused=undecoded),
-        Odd(
-            "bomb-words.png", _png((b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9))), refused=undecoded
-        ),
+        Odd("bomb-profile.png", _png((b"iCCP", b"p\0\0" + pack_equal(200_000_000))), refused=undecoded),
+        Odd("bomb-words.png", _png((b"iTXt", b"k\0\1\0\0\0" + pack_equal(200_000_000))), refused=undecoded),
         Odd("claims-more.png", png(9_000, 9_000, 16, 6, b"\0" * 100), refused=undecoded),
         Odd("claims-frames.gif", _changed(encoded(noise(), "GIF"), b"\xc8\0\x96\0", b"\xff\xff\xff\xff"), refused=HUGE),
         Odd("claims-negative.bmp", bmp(-5, 100), refused=HUGE),
