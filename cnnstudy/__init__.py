@@ -7,7 +7,7 @@ A study is one question in one YAML file. It becomes trained networks, a record 
        |  study         runs it: the driver hands out trials and records them
        |      search       proposes the next trial (Optuna, or the next cell of a factorial)
        |      execution    sends its TrialSpec to a worker, and streams EpochRecords back
-       |          training     in the worker: images -> network -> transfer -> epochs -> TrialResult
+       |          training     in the worker: images -> network -> transfer -> epochs -> verdict -> TrialResult
        |      tracking     writes metrics, curves and models to MLflow
        v  analysis      leaderboard, effects, champion: statistics on the records
        v  results       what users see: tables, pages, models
@@ -25,7 +25,7 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     data/            images from folders and archives, decoded, split and cut into batches
     architectures/   the networks, one file each
     config/          a study file becomes a checked StudyConfig; the factors
-    training/        one trial, in a worker
+    training/        one trial and its verdict, in a worker
     execution/       executors, which run jobs in workers
     search/          which trial comes next
     tracking/        MLflow: the durable record

@@ -26,8 +26,8 @@ class Tag:
     LAST_COMMAND = "cnnstudy.last_command"  # the last command of any kind that ran trials
     TEST_SPLIT = "cnnstudy.test_split"  # JSON: when the test split was opened and for which models
     COPIES = "cnnstudy.copies"  # sentences about copies and groups among its images
-    SECONDS_FORETOLD = "cnnstudy.seconds_foretold"  # duration of the study as estimated before it ran
-    SECONDS_TAKEN = "cnnstudy.seconds_taken"  # duration of the study as measured
+    ESTIMATED_SECONDS = "cnnstudy.seconds_foretold"  # duration of the study as estimated before it ran
+    MEASURED_SECONDS = "cnnstudy.seconds_taken"  # duration of the study as measured
 
     # of a trial's run, from its start
     STUDY = "cnnstudy.study"  # name of the study; on models too
@@ -64,6 +64,8 @@ class Tag:
     RETRIED = "cnnstudy.retried"
     MODEL = "cnnstudy.model"  # MLflow's address of the model: `models:/<id>`
     MODEL_HASH = "cnnstudy.model_sha256"  # SHA-256 of the model's Keras file as the worker left it; on models too
+
+    # of a trial's run, from its end; written and read by computed_on_tag
     DEVICE = "cnnstudy.device"  # processor or GPU
     THREADS = "cnnstudy.threads"  # threads within an operation of TensorFlow
     ONEDNN = "cnnstudy.onednn"  # whether oneDNN's kernels are used
@@ -75,8 +77,8 @@ class Tag:
 class Metric:
     """Metrics; losses in nats, accuracies and gaps as shares of 0..1. The UI groups them by what precedes the slash."""
 
-    # after each epoch, those of train/, val/ and gap/accuracy to macro_f1 before the first update too, as step 0;
-    # clean: main head, inference mode, every image once
+    # after each epoch; CLEAN_METRICS also before the first update, as step 0
+    # clean: measured on the main head in inference mode, every image once
     TRAIN_ACCURACY = "train/accuracy"  # clean, on the probe
     TRAIN_LOSS = "train/loss"
     VAL_ACCURACY = "val/accuracy"  # clean, on validation

@@ -18,7 +18,7 @@ repeats           how probable it is that a repeat gives the same answer
 estimation        the estimates of a design's contrasts, by pairs or least squares
 effects           the effect of each factor on each outcome
 frames            checks of tables that users give
-tables            the same for any table of trials: cnnstudy.effects
+tables            effects of any table of trials: cnnstudy.effects
 participation     how many trials of each level are compared on each basis, and whether they are enough
 resampled         means over seeds that divide one pool of images anew
 power             which difference a factorial can tell, before it runs

@@ -182,15 +182,16 @@ def _sort_key(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
 
 
 def _selection_interval(
-    values: Sequence[float], candidates: int, is_accuracy: bool, division: Division | None
+    values: Sequence[float], candidates: int, maximize: bool, division: Division | None
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of the mean, widened for the selection of the best.
 
     The best of k candidates is selected by the same values, so the end that guards against too good a value uses the
     t-quantile 1 - 0.025 / k (Bonferroni); the other end uses the usual 0.975.
     """
-    below, above = (LEVEL / candidates, LEVEL) if is_accuracy else (LEVEL, LEVEL / candidates)
-    mean = estimate_resampled_mean(values, division, is_accuracy, below, above)
+    below, above = (LEVEL / candidates, LEVEL) if maximize else (LEVEL, LEVEL / candidates)
+    # a metric to maximize is a share of 0..1, the loss is not
+    mean = estimate_resampled_mean(values, division, maximize, below, above)
     return (None, None) if mean is None else (mean.low, mean.high)
 
 
@@ -228,10 +229,10 @@ def standing_to_json(standing: Standing) -> dict[str, Any]:
     }
 
 
-def standing_from_json(plain: Mapping[str, Any], is_accuracy: bool = False) -> Standing:
+def standing_from_json(plain: Mapping[str, Any], maximize: bool) -> Standing:
     """Return the standing that `standing_to_json` wrote; unknown keys are ignored.
 
-    Ends of an interval of accuracy are cut at 0 and 1, which earlier versions did not heed.
+    The interval of a metric to maximize, a share, is cut at 0 and 1, beyond which earlier versions wrote ends.
 
     Raises:
         KeyError: a key is missing.
@@ -246,8 +247,8 @@ def standing_from_json(plain: Mapping[str, Any], is_accuracy: bool = False) -> S
         values=tuple(map(float, plain["values"])),
         gaps=tuple(map(float, plain["gaps"])),
         mean=math.nan if plain["mean"] is None else float(plain["mean"]),
-        low=None if plain["low"] is None else max(float(plain["low"]), 0.0 if is_accuracy else -math.inf),
-        high=None if plain["high"] is None else min(float(plain["high"]), 1.0 if is_accuracy else math.inf),
+        low=None if plain["low"] is None else max(float(plain["low"]), 0.0 if maximize else -math.inf),
+        high=None if plain["high"] is None else min(float(plain["high"]), 1.0 if maximize else math.inf),
         gap=math.nan if plain["gap"] is None else float(plain["gap"]),
         keeps=bool(plain["keeps"]),
         failed=int(plain["failed"]),

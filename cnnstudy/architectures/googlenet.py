@@ -1,9 +1,9 @@
 """GoogLeNet (Inception v1) with both auxiliary heads.
 
-Source: Szegedy et al., Going Deeper with Convolutions (CVPR 2015), table 1 and section 5: 5x5 branches, no batch
-normalisation; without its local response normalisation. The auxiliary heads sit after 4a and 4d, count 0.3 each in
-the training loss, and are dropped at inference. With 5 classes at 224 pixels: 5,978,677 parameters, and 10,318,655
-with both auxiliary heads.
+Source: Szegedy et al., Going Deeper with Convolutions (CVPR 2015), table 1 and section 5. It has the 5x5 branches
+and no batch normalisation, as in the paper; the paper's local response normalisation is left out. The auxiliary heads
+sit after 4a and 4d, count 0.3 each by default (auxiliary_weight) in the training loss, and are dropped at inference.
+With 5 classes at 224 pixels: 5,978,677 parameters, and 10,318,655 with both auxiliary heads.
 
 The paper's average pool 7/1 over the last 7x7 map is a global average pool here: equal at 224 pixels, and possible
 below 193 pixels. The auxiliary heads' pool 5/3 shrinks to the map if that is smaller than 5x5.

@@ -1,7 +1,7 @@
 """The command line: the commands, and the exit codes of errors.
 
-Comes in: the user's arguments. Goes out: calls of `study` and `results`, and an exit code. A command parses its
-arguments and calls one function; errors raised on purpose end it with one message.
+Comes in: the user's arguments. Goes out: output, and an exit code. A command parses its arguments, calls study,
+tracking, analysis or results, and shows what they return; errors raised on purpose end it with one message.
 
 run          run-study, confirm, reproduce
 data         data

@@ -8,6 +8,7 @@ A study file gives a factor one level (fixed), a list of levels, or a range:
     learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
 
 To add a factor, add its entry to FACTORS and read `spec.levels["<name>"]` where training uses it.
+docs/development.md lists what else some factors need.
 """
 
 from __future__ import annotations

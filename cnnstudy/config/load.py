@@ -1,4 +1,4 @@
-"""Reads a study file into a frozen, fully checked StudyConfig, without importing TensorFlow.
+"""Read a study file into a frozen, fully checked StudyConfig, without importing TensorFlow.
 
 `load_study` is the only entry point. An error names the file, the line, the key, what was given and what is allowed.
 """

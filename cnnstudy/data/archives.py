@@ -1,4 +1,4 @@
-"""Reads the files of an archive, member by member, into memory. Nothing is unpacked, so no name can write anywhere.
+"""Read the files of an archive, member by member, into memory. Nothing is unpacked, so no name can write anywhere.
 
 What an archive says about itself is not trusted: sizes, counts and names have limits, and a compression method that can
 expand without limit is refused.

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: pictures re-saved, resized, recompressed, slightly cropped, mirrored or brightened.
+"""Find near-duplicates: pictures re-saved, resized, recompressed, slightly cropped, mirrored or brightened.
 
 Works on thumbnails of SIZE pixels, in two steps. A description of the lowest frequencies proposes for each picture the
 few others that are most like it, itself mirrored included. Each proposal is then checked: one thumbnail is moved and
@@ -172,17 +172,17 @@ def _are_alike(moved: Array, fixed: Array) -> tuple[Array, Array]:
     """
     one, other = _small_grey(moved), _small_grey(fixed)
     details = other - _blur(other, 6)
-    place = np.zeros((len(moved), 4), np.float32)
+    move = np.zeros((len(moved), 4), np.float32)
     alike, near = np.ones((2, len(moved)), dtype=bool)
     for stage, (blurs, steps, least) in enumerate(_STAGES):
-        place[alike] = _register(one[alike], other[alike], place[alike], blurs, steps)
-        warped, inside = _warp(one[alike], place[alike])
+        move[alike] = _register(one[alike], other[alike], move[alike], blurs, steps)
+        warped, inside = _warp(one[alike], move[alike])
         alike[alike] = _correlate(warped - _blur(warped, 6), inside, details[alike]) > least
         if stage == 0:
             near = alike.copy()
         if not alike.any():
             return alike, near
-    warped, inside = _warp(_blur(moved[alike], 1), place[alike])
+    warped, inside = _warp(_blur(moved[alike], 1), move[alike])
     clear = inside * (np.maximum(warped, fixed[alike]) < _WHITE)
     clear = np.where(clear.mean(axis=(1, 2, 3), keepdims=True) < _LEAST_CLEAR, inside, clear)
     one, other = (_centre(part - _blur(part, 24), clear) for part in (warped, _blur(fixed[alike], 1)))
@@ -211,18 +211,18 @@ def _sums(pictures: Array, weights: Array | float) -> Array:
     return np.einsum("ncij,ncij->nc", pictures, np.broadcast_to(weights, pictures.shape))
 
 
-def _register(moved: Array, fixed: Array, place: Array, blurs: int, steps: int) -> Array:
-    """Return how to move and scale pictures onto others, [n, 4]: scale - 1 and shift across, then down.
+def _register(moved: Array, fixed: Array, move: Array, blurs: int, steps: int) -> Array:
+    """Return the moves of pictures onto others, [n, 4]: scale - 1 and shift across, then the same down.
 
-    Takes Gauss-Newton steps from `place` on pictures that are blurred so often. Brightness may differ by a factor
-    and a sum.
+    Shifts are in half widths. Takes Gauss-Newton steps from `move` on pictures that are blurred so often. Brightness
+    may differ by a factor and a sum.
     """
     size = moved.shape[-1]
     across = _positions(size)
     down = across[:, None]
     moved, fixed = _blur(moved, blurs), _blur(fixed, blurs)
     for _ in range(steps):
-        warped, inside = _warp(moved, place)
+        warped, inside = _warp(moved, move)
         one, other = _centre(warped, inside), _centre(fixed, inside)
         gain = _dot(one, other) / (_dot(one, one) + 1e-6)
         gain = gain.clip(0.3, 3)[:, None, None, None]
@@ -234,8 +234,8 @@ def _register(moved: Array, fixed: Array, place: Array, blurs: int, steps: int) 
         ridge = np.trace(normal, axis1=1, axis2=2) * 1e-3 + 1e-6
         residual = (other - gain * one).reshape(len(moved), -1, 1)
         step = np.linalg.solve(normal + np.eye(4) * ridge[:, None, None], transposed @ residual)[..., 0]
-        place = np.clip(place + step, -_LARGEST_MOVE, _LARGEST_MOVE)
-    return place
+        move = np.clip(move + step, -_LARGEST_MOVE, _LARGEST_MOVE)
+    return move
 
 
 def _positions(size: int) -> Array:
@@ -243,7 +243,7 @@ def _positions(size: int) -> Array:
     return ((np.arange(size) - (size - 1) / 2) / (size / 2)).astype(np.float32)
 
 
-def _warp(pictures: Array, place: Array) -> tuple[Array, Array]:
+def _warp(pictures: Array, move: Array) -> tuple[Array, Array]:
     """Return pictures [n, channels, size, size] moved and scaled, and which pixels [n, 1, size, size] they cover."""
     size = pictures.shape[-1]
 
@@ -251,7 +251,7 @@ def _warp(pictures: Array, place: Array) -> tuple[Array, Array]:
         wanted = (_positions(size) * (1 + scale[:, None]) + shift[:, None]) * (size / 2) + (size - 1) / 2
         return np.maximum(0, 1 - np.abs(wanted[:, :, None] - np.arange(size))).astype(np.float32)[:, None]
 
-    across, down = interpolate(place[:, 0], place[:, 1]), interpolate(place[:, 2], place[:, 3])
+    across, down = interpolate(move[:, 0], move[:, 1]), interpolate(move[:, 2], move[:, 3])
     covered = [(matrix.sum(axis=-1) > 0.5) for matrix in (down, across)]  # at the border half a pixel is missing
     inside = covered[0][..., :, None] & covered[1][..., None, :]
     weights = down.sum(axis=-1)[..., :, None] * across.sum(axis=-1)[..., None, :]

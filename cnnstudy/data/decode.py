@@ -1,4 +1,4 @@
-"""Decodes one image file to RGB pixels, or says why it can't be used.
+"""Decode one image file to RGB pixels, or say why it can't be used.
 
 The bytes are not trusted: `decoder_process` runs this module under limits.
 """

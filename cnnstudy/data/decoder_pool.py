@@ -1,4 +1,4 @@
-"""Decodes files and arrays to pixels, in parallel, and lists the bad images.
+"""Decode files and arrays to pixels, in parallel, and list the bad images.
 
 Files are decoded in separate processes (`decoder_process`), one per thread of the pool.
 """

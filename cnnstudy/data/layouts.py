@@ -4,7 +4,7 @@
 validation and test. `classes-below`: the classes are one level below the top folders (years, cameras, people), each of
 which holds images of most of them.
 
-A tree is read without being told how only if it can be read in one way; else `arrange` refuses it with both readings.
+Without a layout, a tree must have one possible reading; else `arrange` raises DataError and names both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COMPANIONS = {
     *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"),
     *("gt", "ground_truth", "groundtruth", "xml", "json", "segmentationclass", "segmentationobject"),
 }
-MAX_QUOTED = 12
+_MAX_QUOTED = 12
 #: Why an image that is too far up is not used.
 OUTSIDE = "outside the class folders"
 
@@ -57,7 +57,7 @@ class Placed:
 
 
 def arrange(path: Path, tree: Tree, layout: Layout | None) -> tuple[Layout, set[str], list[Placed]]:
-    """Return the layout, the class folders, those without images too, and the images in them.
+    """Return the layout, the class folders (including those without images), and the images in them.
 
     Args:
         path: the root, for messages.
@@ -85,10 +85,10 @@ def find_part(name: str) -> Part | None:
 
 
 def quote_names(names: Iterable[str]) -> str:
-    """Return names in quotes, at most MAX_QUOTED of them."""
+    """Return names in quotes, at most _MAX_QUOTED of them."""
     listed = list(names)
-    more = f" and {len(listed) - MAX_QUOTED} more" if len(listed) > MAX_QUOTED else ""
-    return ", ".join(map(repr, listed[:MAX_QUOTED])) + more
+    more = f" and {len(listed) - _MAX_QUOTED} more" if len(listed) > _MAX_QUOTED else ""
+    return ", ".join(map(repr, listed[:_MAX_QUOTED])) + more
 
 
 def _below(one: Placed) -> Parts:

@@ -1,4 +1,4 @@
-"""Lists the images below a folder or in an archive, the same for training and for predictions.
+"""List the images below a folder or in an archive, the same for training and for predictions.
 
 A file is an image if it begins like one, whatever its name. A file whose name ends like an image's is listed too:
 silently ignored, a damaged one would go unnoticed. What is not used is counted by kind.
@@ -42,7 +42,9 @@ class Tree:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def without(self, ignored: Collection[str]) -> Tree:
-        """Return the tree without folders of these names, at any depth and in any case; their images are counted.
+        """Return the tree without folders of these names, at any depth and in any case.
+
+        `passed_over`, which both trees share, counts their images.
 
         Raises:
             DataError: there is no folder of such a name.

@@ -16,7 +16,8 @@ from cnnstudy.records import EpochRecord
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import stop_if_asked
 
-#: Seconds without any event before a worker is considered hung; an epoch may always take this long.
+#: Seconds without any event before a worker is considered hung; without training.timeout, an epoch may always take
+#: this long.
 SILENCE_LIMIT = 600.0
 #: An epoch may take this many times as long, per image, as the slowest epoch so far.
 SLOWDOWN_LIMIT = 10.0
@@ -61,12 +62,12 @@ class Watchdog:
         now = self._clock()
         self._watched[key] = _Watched(kind, images, now, now)
 
-    def sign(self, key: str) -> None:
-        """Record a sign of life."""
+    def record_sign_of_life(self, key: str) -> None:
+        """Record a sign of life: an event other than the end of an epoch or of the job."""
         if key in self._watched:
             self._watched[key].last_event = self._clock()
 
-    def epoch(self, key: str) -> None:
+    def end_epoch(self, key: str) -> None:
         """Record the end of an epoch."""
         job, now = self._watched[key], self._clock()
         per_image = (now - job.last_epoch) / max(1.0, job.images)
@@ -134,11 +135,11 @@ def wait_for_event(executor: Executor, watchdog: Watchdog) -> Event:
         if event is None:
             continue
         if isinstance(event, Epoch) and event.record.epoch:  # epoch 0 ends none
-            watchdog.epoch(event.key)
+            watchdog.end_epoch(event.key)
         elif isinstance(event, Done | Failed):
             watchdog.end(event.key)
         else:
-            watchdog.sign(event.key)
+            watchdog.record_sign_of_life(event.key)
         if not isinstance(event, Alive):
             return event
 
@@ -148,12 +149,17 @@ def run_to_end(
 ) -> Done | Failed:
     """Run one job on its own and return its last event; no epoch is pruned.
 
+    Its epochs have no time limit: only silence (SILENCE_LIMIT) ends a job that hangs.
+
     Args:
         on_epoch: called with the record of each epoch.
+
+    Raises:
+        KeyboardInterrupt: the command was asked to stop.
     """
     watchdog = Watchdog()
     executor.submit(job)
-    watchdog.begin(job.key, job.key)
+    watchdog.begin(job.key)
     while True:
         event = wait_for_event(executor, watchdog)
         if isinstance(event, Progress):
@@ -171,6 +177,7 @@ def run_job(executor: Executor, job: Job, display: Display) -> Any:
 
     Raises:
         CnnstudyError: the error that the job raised on purpose; a WorkerError if it failed in any other way.
+        KeyboardInterrupt: the command was asked to stop.
     """
     outcome = run_to_end(executor, job, display)
     if isinstance(outcome, Failed):

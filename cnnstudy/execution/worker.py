@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
 
 #: Seconds between two signs of life.
-INTERVAL = 10.0
+HEARTBEAT_INTERVAL = 10.0
 #: What GPU libraries report when the GPU has run out of memory.
 _NO_MEMORY = (
     "ALLOC_FAILED",
@@ -292,7 +292,7 @@ class Heartbeat:
 
         def watch() -> None:
             while True:
-                time.sleep(INTERVAL)
+                time.sleep(HEARTBEAT_INTERVAL)
                 if self.has_run():
                     self._tell()
 

@@ -6,7 +6,8 @@ result; for a dry run, an estimate of time, memory and disk.
     run            the steps of a study, in order
     lock           one driver per study
     recovery       finds and cleans up what killed processes left behind
-    resume         compares a resumed study with its record: settings, images, code, finished trials
+    resume         a stopped study: compares settings, images and code with its record (a killed trial resumes in
+                   training.phases)
     resources      what trials need, built on first use: workers, images and source weights
     preparation    decodes the images, and loads or pretrains the source weights
     budget         how many epochs a trial trains, and after how many updates trials are compared

@@ -52,7 +52,7 @@ def pop_estimate(config: StudyConfig, trials: int, workers: int) -> float | None
 
 def report_estimate_error(estimated: float, taken: float, recorder: Recorder, display: Display) -> None:
     """Report and record the estimated and the actual seconds of the trials."""
-    tags = {Tag.SECONDS_FORETOLD: f"{estimated:.1f}", Tag.SECONDS_TAKEN: f"{taken:.1f}"}
+    tags = {Tag.ESTIMATED_SECONDS: f"{estimated:.1f}", Tag.MEASURED_SECONDS: f"{taken:.1f}"}
     recorder.outbox.write(recorder.study.run_id, SetTags(tags))
     off = 100 * (taken / estimated - 1) if estimated else 0.0
     display.show_message(

@@ -1,7 +1,8 @@
 """MLflow, the durable record of studies.
 
 Comes in: runs, metrics, files and models of trials. Goes out: RecordedStudy and RecordedRun. While MLflow does not
-answer, records wait in the outbox and arrive exactly once. Only this room imports MLflow.
+answer, records wait in the outbox and arrive exactly once. Only this room imports MLflow, and
+training/served_model.py, which MLflow itself loads.
 
     recorded     RecordedStudy and RecordedRun: what MLflow holds, as plain data
     operations   the six ways to write to MLflow, as plain data

@@ -99,8 +99,9 @@ def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
 
 def _no_study(uri: str) -> str:
     return (
-        f"there is no study in {sqlite_file(uri) or without_secrets(uri)} yet. Create one with `python -m cnnstudy run-study`, or choose "
-        "another tracking server or database with --tracking-uri or MLFLOW_TRACKING_URI."
+        f"there is no study in {sqlite_file(uri) or without_secrets(uri)} yet. Create one with "
+        "`python -m cnnstudy run-study`, or choose another tracking server or database with --tracking-uri or "
+        "MLFLOW_TRACKING_URI."
     )
 
 

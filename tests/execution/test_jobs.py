@@ -43,15 +43,15 @@ def test_silence(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("other")
     for _ in range(3):
         assert clock.wait(watchdog, SILENCE_LIMIT) == []
-        watchdog.sign("silent")
-        watchdog.sign("other")
+        watchdog.record_sign_of_life("silent")
+        watchdog.record_sign_of_life("other")
     watchdog.end("other")
     assert set(clock.wait(watchdog, SILENCE_LIMIT + 10)) == {"silent"}
     ((_, why),) = watchdog.find_hung()
     assert why == "the worker process gave no sign of life for 10 minutes"
     watchdog.end("silent")
     watchdog.end("never begun")
-    watchdog.sign("never begun")
+    watchdog.record_sign_of_life("never begun")
     assert watchdog.find_hung() == []
 
 
@@ -59,7 +59,7 @@ def spin(watchdog: Watchdog, clock: Clock, key: str, seconds: float) -> list[str
     """It gives signs of life, and ends no epoch."""
     late = []
     for _ in range(round(seconds / 100)):
-        watchdog.sign(key)
+        watchdog.record_sign_of_life(key)
         late += clock.wait(watchdog, 100)
     return late
 
@@ -67,13 +67,13 @@ def spin(watchdog: Watchdog, clock: Clock, key: str, seconds: float) -> list[str
 def test_an_epoch_that_never_ends(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("a", "vgg16", 100)
     assert spin(watchdog, clock, "a", 50_000) == [], "nothing is known of the first epoch"
-    watchdog.epoch("a")
+    watchdog.end_epoch("a")
     watchdog.end("a")
     watchdog.begin("b", "alexnet", 100)
     assert spin(watchdog, clock, "b", 200) == []
-    watchdog.epoch("b")
+    watchdog.end_epoch("b")
     assert spin(watchdog, clock, "b", 100) == []
-    watchdog.epoch("b")
+    watchdog.end_epoch("b")
     # ten times the longest, which was 200 s for 100 images
     assert spin(watchdog, clock, "b", SLOWDOWN_LIMIT * 200) == []
     assert set(spin(watchdog, clock, "b", 100)) == {"b"}
@@ -98,7 +98,7 @@ def test_the_measurement_before_the_first_update_ends_no_epoch(tmp_path: Path, c
 def test_an_epoch_of_more_images_may_take_longer(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("few", "alexnet", 10)
     spin(watchdog, clock, "few", 100)
-    watchdog.epoch("few")
+    watchdog.end_epoch("few")
     watchdog.end("few")
     watchdog.begin("many", "alexnet", 1000)
     assert spin(watchdog, clock, "many", SLOWDOWN_LIMIT * 100 * 100) == []
@@ -108,7 +108,7 @@ def test_an_epoch_of_more_images_may_take_longer(watchdog: Watchdog, clock: Cloc
 def test_short_epochs_have_ten_minutes_at_least(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("a", "alexnet", 10)
     clock.wait(watchdog, 1)
-    watchdog.epoch("a")
+    watchdog.end_epoch("a")
     assert spin(watchdog, clock, "a", SILENCE_LIMIT) == []
     assert set(spin(watchdog, clock, "a", 100)) == {"a"}
 
@@ -123,7 +123,7 @@ def test_what_the_file_says_holds_instead(clock: Clock) -> None:
     assert clock.wait(watchdog, 10) == ["trial"]
     ((_, why),) = watchdog.find_hung()
     assert why == "no epoch ended within 2000 s, the limit set by training.timeout"
-    watchdog.epoch("trial")
+    watchdog.end_epoch("trial")
     assert spin(watchdog, clock, "trial", 2000) == []
 
 
@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_found_whatever_the_file_says_of_epochs(clock: Cl
 def test_a_driver_that_was_away_blames_nobody(watchdog: Watchdog, clock: Clock) -> None:
     watchdog.begin("a", "alexnet", 10)
     clock.wait(watchdog, 10)
-    watchdog.epoch("a")
+    watchdog.end_epoch("a")
     clock.now += 100_000
     assert watchdog.find_hung() == []
     assert clock.wait(watchdog, SILENCE_LIMIT - LONGEST_GAP) == []

@@ -4,7 +4,7 @@ Comes in: recorded studies with their analysis; a data set that was examined. Go
 and tables as files.
 
 report_data      everything that a study's page shows, as plain data
-content          the page's numbers, sentences and tables
+content          the page's other sentences, numbers and tables; those on effects and the champion: analysis.*_text
 curve_panels     which learning curves are shown, and together with which others
 trial_figures    learning curves, the Pareto front, classes
 effect_figures   the gap by level, variance shares, the gap by data size, effects, candidates
