@@ -23,7 +23,7 @@ confirm: {top: 1, seeds: 2}
 
 
 def test_a_moved_and_a_copied_project(tmp_path: Path) -> None:
-    old, moved, copied = (tmp_path / name for name in ("old", "moved", "copied"))
+    old, moved, copied = (tmp_path / name for name in ("old", "moved", "copied %2F#?"))
     old.mkdir()
     (old / "odd.yaml").write_text(STUDY)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(old / "photo.png")
