@@ -358,6 +358,32 @@ def confirmation_to_json(confirmed: Confirmation) -> dict[str, Any]:
     }
 
 
+def describe_other_champion(study: str, record: str | None, version: str, trial: str) -> str:
+    """Say that a study's alias `champion` is not where its confirmation has put it; "" if it is, or nobody can say.
+
+    Args:
+        record: the text of the confirmation's record; None: there is none, and the alias alone counts.
+        version: of the registered model, to which the alias leads.
+        trial: `STUDY/TRIAL` of that version, or "" if it is not of a trial.
+    """
+    if record is None:
+        return ""
+    try:
+        confirmed = confirmation_from_json(record)
+    except ValueError:
+        return ""
+    if confirmed.version == version:
+        return ""
+    if confirmed.champion is None:
+        named = "the study's confirmation named no champion"
+    else:
+        named = f"the study's confirmation named version {confirmed.version}, of {study}/{confirmed.champion.trial}"
+    return (
+        f"the alias `champion` of {study} leads to version {version}, {f'of {trial}' if trial else 'of no trial'}, but "
+        f"{named}"
+    )
+
+
 def confirmation_from_json(text: str) -> Confirmation:
     """Read a record.
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnstudy.analysis import leaderboard
-from cnnstudy.analysis.confirmation import best_single_trial
+from cnnstudy.analysis.confirmation import RECORD_PATH, best_single_trial, describe_other_champion
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.listing import list_tree
 from cnnstudy.errors import DataError, InputError, ModelError, UnknownNameError, printable
@@ -140,9 +140,13 @@ def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredMode
 
 
 def _find_champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, str]:
-    """Return the champion; if none is confirmed yet, the best trial with a note that says so."""
+    """Return the champion, with a note if others moved its alias; if there is none, the best trial and a note of it."""
     try:
-        return registry.champion(study), ""
+        stored = registry.champion(study)
+        record = registry.tracker.read_text(study.run_id, RECORD_PATH)
+        moved = describe_other_champion(study.name, record, stored.version, stored.trial)
+        advice = f"This is the former; `python -m cnnstudy confirm {study.name}` sets the alias."
+        return stored, f"{moved}. {advice}" if moved else ""
     except UnknownNameError:
         runs = [run for run in registry.tracker.runs(study.experiment_id) if run.kind == "trial" and run.model]
         best = best_single_trial(runs, study.rule)

@@ -30,7 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 import cnnstudy
-from cnnstudy.errors import CacheError, TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.analysis.confirmation import RECORD_PATH, describe_other_champion
+from cnnstudy.errors import CacheError, TrackingError, TrackingUnavailableError, UnknownNameError, without_secrets
 from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
     FoundStudy,
@@ -48,6 +49,7 @@ from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy, counted_trials
+from cnnstudy.tracking.registry import Registry
 from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder
 from cnnstudy.tracking.spool import find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
@@ -380,9 +382,22 @@ def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         remedy = "restore them from a copy; the numbers in the database are intact"
         yield Finding(area, f"files of finished trials are missing: {shown}", True, remedy)
-    if driver == "gone" and late is None and not decisions and not missing:
+    other = _find_other_champion(tracker, study)
+    if other:
+        remedy = f"set the alias back in MLflow, or `python -m cnnstudy confirm {study.name}` sets it"
+        yield Finding(area, other, True, remedy)
+    if driver == "gone" and late is None and not decisions and not missing and not other:
         trials = sum(run.kind == "trial" and run.done for run in found.runs)
         yield Finding(area, f"in order; trials done: {trials}" if trials else "no trial is done yet")
+
+
+def _find_other_champion(tracker: Tracker, study: RecordedStudy) -> str:
+    try:
+        stored = Registry(tracker).champion(study)
+    except UnknownNameError:
+        return ""
+    record = tracker.read_text(study.run_id, RECORD_PATH)
+    return describe_other_champion(study.name, record, stored.version, stored.trial)
 
 
 def find_missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:

@@ -43,6 +43,7 @@ class StoredModel:
     location: str  # of its folder: a path, or a URI that MLflow can download from
     run_id: str | None
     trial: str  # "STUDY/TRIAL", or "" if its run is not a trial
+    version: str = ""  # of the registered model; "" if it is none
     sha256: str = ""  # the recorded hash of its Keras file; "" if none was recorded
 
 
@@ -107,6 +108,7 @@ class Registry:
             if not separator:
                 logged = self._client.get_logged_model(name)
                 location, run_id, source = logged.artifact_location, logged.source_run_id, f"models:/{name}"
+                number = ""
             else:
                 by_alias = "@" in address
                 version = (
@@ -115,11 +117,11 @@ class Registry:
                     else self._client.get_model_version(name, rest)
                 )
                 location = self._client.get_model_version_download_uri(name, version.version)
-                run_id, source = version.run_id, str(version.source)
+                run_id, source, number = version.run_id, str(version.source), str(version.version)
         tags = self._tags_of(run_id)
         trial = "/".join(filter(None, (tags.get(Tag.STUDY), tags.get(Tag.TRIAL))))
         recorded = tags.get(Tag.MODEL_HASH, "") if tags.get(Tag.MODEL) == source else ""
-        return StoredModel(address, str(location), run_id or None, trial, recorded)
+        return StoredModel(address, str(location), run_id or None, trial, number, recorded)
 
     def fetch_folder(self, model: StoredModel, folder: Path) -> Path:
         """Return the model's folder on this disk; download it into `folder` if it is elsewhere.

@@ -15,6 +15,7 @@ from cnnstudy.analysis.confirmation import (
     compare_candidates,
     confirmation_from_json,
     confirmation_to_json,
+    describe_other_champion,
 )
 from cnnstudy.records import Rule
 
@@ -52,6 +53,22 @@ def test_what_is_written_is_read(written: Confirmation) -> None:
     text = json.dumps(confirmation_to_json(written), allow_nan=False)
     # compared by repr, because NaN does not equal itself
     assert repr(confirmation_from_json(text)) == repr(written)
+
+
+def test_an_alias_that_was_moved_is_told_of() -> None:
+    record = json.dumps(confirmation_to_json(confirmed()))
+    assert describe_other_champion("mine", record, "2", "mine/vgg16-003") == ""
+    assert describe_other_champion("mine", None, "2", "") == "", "there is nothing to disagree with"
+    assert describe_other_champion("mine", "no record", "2", "") == "", "`report` says that"
+    assert describe_other_champion("mine", record, "7", "") == (
+        "the alias `champion` of mine leads to version 7, of no trial, but the study's confirmation named version 2, "
+        "of mine/vgg16-003"
+    )
+    none = json.dumps(confirmation_to_json(confirmed(champion=None, test=None, model="", version="")))
+    assert describe_other_champion("mine", none, "1", "other/alexnet-000") == (
+        "the alias `champion` of mine leads to version 1, of other/alexnet-000, but the study's confirmation named no "
+        "champion"
+    )
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from trained_study import NAME, Trained
 
+from cnnstudy.analysis.confirmation import (
+    RECORD_PATH,
+    Candidate,
+    Confirmation,
+    compare_candidates,
+    confirmation_to_json,
+)
 from cnnstudy.errors import ModelError, UnknownNameError
 from cnnstudy.names import Tag
-from cnnstudy.records import TrialSpec
+from cnnstudy.records import Rule, TrialSpec
 from cnnstudy.results.models import Model, find_model
+from cnnstudy.study.doctor import examine
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import LogModel, StartRun
 from cnnstudy.tracking.registry import Registry
@@ -204,6 +213,16 @@ def test_of_two_keras_files_none_is_the_model(tmp_path: Path) -> None:
         find_model(str(tmp_path), None, tmp_path)
 
 
+def record_of(version: str) -> str:
+    """The record of a confirmation whose champion is that version."""
+    seeds = {seed: {"val/accuracy": 0.8, "val/loss": 0.5, "gap/accuracy": 0.1} for seed in (1, 2)}
+    candidate = Candidate("alexnet", 0, {"batch_size": 8}, 0.9, 0.1)
+    rule = Rule("val/accuracy")
+    standings = tuple(compare_candidates([(candidate, seeds)], rule))
+    record = Confirmation(rule, standings, ("alexnet-000", 0.9), standings[0], "models:/m", version, "the best")
+    return json.dumps(confirmation_to_json(record))
+
+
 def test_the_champion_is_the_version_with_the_alias(tracker: Tracker, spec: TrialSpec, tmp_path: Path) -> None:
     study = tracker.open_study("fake", {"objective": {"metric": "val/accuracy"}})
     (tmp_path / "saved" / "data").mkdir(parents=True)
@@ -216,5 +235,12 @@ def test_the_champion_is_the_version_with_the_alias(tracker: Tracker, spec: Tria
         run = next(run for run in tracker.runs(study.experiment_id) if run.run_id == run_id)
         Registry(tracker).register_champion("fake", run, "the best")
         assert find_model("fake", tracker.uri, tmp_path).title == f"fake/alexnet-00{number}"
+    assert find_model("fake", tracker.uri, tmp_path).note == ""
+    tracker.client.log_text(study.run_id, record_of("1"), RECORD_PATH)
+    note = find_model("fake", tracker.uri, tmp_path).note
+    assert note.startswith("the alias `champion` of fake leads to version 2, of fake/alexnet-001, but the study's con")
+    assert note.endswith("This is the former; `python -m cnnstudy confirm fake` sets the alias.")
+    (finding,) = (one for one in examine(tracker.uri) if "alias" in one.text)
+    assert finding.trouble
     assert find_model("models:/fake/1", tracker.uri, tmp_path).title == "fake/alexnet-000"
     assert find_model("fake", tracker.uri, tmp_path).classes is None, "without trial.json nobody knows them"
