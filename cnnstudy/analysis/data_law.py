@@ -146,7 +146,8 @@ def data_law(
     """Fit the law to a table of trials, a row each.
 
     Args:
-        frame: finished trials. Rows without an outcome are left out.
+        frame: finished trials. Rows without an outcome are left out. A column `verdict` is read where there is one: of
+            trials that are mostly `not-learning` no number of images is told.
         outcome: the column of the gap or of an accuracy (shares of 0..1). If its name contains `accuracy` and not
             `gap`, the law is that of the error, 1 - accuracy.
         images: the column of the number of training images, in all or for each class.
@@ -179,8 +180,17 @@ def data_law(
     # the slope of least squares against log2 n, within each seed
     steps = np.log2(amounts) - np.log2(amounts).mean()
     trend = _mean(values @ steps / (steps @ steps), measuring / float(steps @ steps))
-    law = DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target)
-    return _project(law, values)
+    law = _project(DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target), values)
+    if is_accuracy or target is None or "verdict" not in frame:
+        return law
+    verdicts = frame.loc[frame[images] == amounts[-1], "verdict"]
+    unlearnt = int((verdicts == "not-learning").sum())
+    if 2 * unlearnt <= len(verdicts):
+        return law
+    text = (
+        f"{unlearnt} of {len(verdicts)} trials with {amounts[-1]} did not learn, and a small gap of these is no success"
+    )
+    return replace(law, more=MoreImages(reason=f"cannot tell, because {text}"))
 
 
 def _read_shares(frame: pd.DataFrame, outcome: str, is_accuracy: bool) -> np.ndarray:

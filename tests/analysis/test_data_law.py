@@ -180,6 +180,17 @@ def test_a_gap_that_is_small_already() -> None:
     assert fit(study(scale=0.06, noise=0.04)).more.reason.startswith("perhaps 400 images per class already do")
 
 
+def test_a_small_gap_of_trials_that_did_not_learn_is_no_success() -> None:
+    frame = study(scale=0.03)
+    frame.loc[(frame["data_fraction"] == 1.0) & (frame["dropout"] == 0.5), "verdict"] = "not-learning"
+    assert fit(frame).more.reason == "400 images per class already do", "half of them did"
+    frame.loc[(frame["data_fraction"] == 1.0) & (frame["seed"] == 0), "verdict"] = "not-learning"
+    assert fit(frame).more.reason == (
+        "cannot tell, because 6 of 10 trials with 400 did not learn, and a small gap of these is no success"
+    )
+    assert fit(frame.assign(**{ACCURACY: 1 - frame[GAP]}), target=0.9, column=ACCURACY).more.reason.endswith("do")
+
+
 def test_a_curve_that_is_no_power_law() -> None:
     frame = study()
     frame[GAP] += np.where(frame["data_fraction"] == 0.25, 0.3, 0.0)
