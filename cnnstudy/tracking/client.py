@@ -54,7 +54,7 @@ from cnnstudy.tracking.operations import (
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
 from cnnstudy.tracking.relocation import FOLDER, corrected_copy, find_moved, refuse_moved
 from cnnstudy.tracking.retry import await_answer, is_transient
-from cnnstudy.tracking.sqlite import analyze_metrics, create_database, sqlite_file
+from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -131,6 +131,7 @@ class Tracker:
         if path is not None and path.is_dir():  # MLflow would retry for minutes
             raise TrackingError(f"{path} is a folder, not a database; move it, or choose another with --tracking-uri.")
         await_answer(uri)
+        check_schema(uri)
         with self._translate_errors():
             create_database(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:

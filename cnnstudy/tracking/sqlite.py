@@ -1,4 +1,4 @@
-"""MLflow's SQLite database: find its file, create it atomically, and keep its queries fast.
+"""MLflow's SQLite database: find its file, check it, create it atomically, and keep its queries fast.
 
 MLflow takes seconds to create its tables, one after the other; killed meanwhile it would leave a database that it can
 neither use nor complete.
@@ -7,11 +7,16 @@ neither use nor complete.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
+import re
 import sqlite3
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+from cnnstudy.errors import TrackingError
 from cnnstudy.system.cache import lock_for
 from cnnstudy.system.scratch import scratch_folder
 
@@ -23,6 +28,57 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the file of a database `sqlite:///...`; None for any other URI."""
     name = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(name).absolute() if uri.startswith("sqlite:///") and name not in ("", ":memory:") else None
+
+
+def check_schema(uri: str) -> None:
+    """Check that the installed MLflow can use an SQLite database as it is; MLflow would convert it without a word.
+
+    Raises:
+        TrackingError: another version of MLflow, or another program, has made it.
+    """
+    path = sqlite_file(uri)
+    if path is None or not path.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            rows = database.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else ()
+            found = next(iter(rows), ("",))[0]
+    except sqlite3.Error:  # MLflow says it, or waits for a lock
+        return
+    if tables and "experiments" not in tables:
+        raise TrackingError(
+            f"{path} is a database, but not MLflow's: it has the tables {', '.join(sorted(tables)[:5])}. Give another "
+            "with --tracking-uri."
+        )
+    known, latest = _list_schemas()
+    version = importlib.metadata.version("mlflow")
+    if not found or not latest or found == latest:
+        return
+    if found in known:
+        raise TrackingError(
+            f"{path} was written by an older MLflow (schema {found}). MLflow {version}, which is installed, needs schema "
+            f"{latest}; older versions can't read the database after that. Keep a copy of {path}, convert it with "
+            f"`mlflow db upgrade sqlite:///{path}`, and run the command again."
+        )
+    raise TrackingError(
+        f"{path} was written by a newer MLflow: MLflow {version}, which is installed, does not know its schema {found}. "
+        "Install that version, or choose another database with --tracking-uri."
+    )
+
+
+@cache
+def _list_schemas() -> tuple[set[str], str]:
+    """Return the schemas that the installed MLflow can convert, and the one that it uses; "" if that can't be told."""
+    spec = importlib.util.find_spec("mlflow")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
+    texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
+    known = {match[1] for text in texts if (match := re.search(r'^revision = "(\w+)"', text, re.MULTILINE))}
+    before = {match[1] for text in texts if (match := re.search(r'^down_revision = "(\w+)"', text, re.MULTILINE))}
+    latest = known - before
+    return known, latest.pop() if len(latest) == 1 else ""
 
 
 def create_database(uri: str, make: Callable[[str], object]) -> None:

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow.store.db.utils import _get_latest_schema_revision
 
+from cnnstudy.errors import TrackingError
+from cnnstudy.tracking import sqlite
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.sqlite import analyze_metrics, create_database, sqlite_file
 
@@ -115,3 +119,43 @@ def test_a_database_that_cannot_be_written_now_is_left_as_it_is(tmp_path: Path) 
     path.write_text("no database")
     analyze_metrics(f"sqlite:///{path}")
     assert path.read_text() == "no database"
+
+
+# ---- other versions and other programs
+
+
+def test_the_installed_schema_is_mlflows_own() -> None:
+    known, latest = sqlite._list_schemas()
+    assert latest == _get_latest_schema_revision()
+    assert latest in known
+
+
+@pytest.mark.parametrize(
+    ("schema", "fragments"),
+    [
+        ("0584bdc529eb", ["was written by an older MLflow (schema 0584bdc529eb)", "Keep a copy", "`mlflow db upgrade"]),
+        ("abcdef012345", ["was written by a newer MLflow", "does not know its schema abcdef012345"]),
+    ],
+    ids=["older", "newer"],
+)
+def test_a_database_of_another_mlflow_is_left_as_it_is(schema: str, fragments: list[str], tmp_path: Path) -> None:
+    """MLflow converts one that lacks a table without a word, after which the older MLflow refuses it."""
+    path = tmp_path / "mlflow.db"
+    Tracker(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [schema])
+        connection.execute("DROP TABLE logged_model_tags")
+        connection.commit()
+    copy = Path(shutil.copy(path, tmp_path / "other.db"))
+    content = copy.read_bytes()
+    with pytest.raises(TrackingError) as caught:
+        Tracker(f"sqlite:///{copy}")
+    assert [fragment for fragment in (str(copy), *fragments) if fragment not in str(caught.value)] == []
+    assert copy.read_bytes() == content
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "optuna.db"
+    make(f"sqlite:///{path}")
+    with pytest.raises(TrackingError, match=r"optuna\.db is a database, but not MLflow's: it has the tables first"):
+        Tracker(f"sqlite:///{path}")
