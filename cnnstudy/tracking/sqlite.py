@@ -58,8 +58,8 @@ def check_schema(uri: str) -> None:
     if found in known:
         raise TrackingError(
             f"{path} was written by an older MLflow (schema {found}). MLflow {version}, which is installed, needs "
-            f"schema {latest}; older versions can't read the database after that. Keep a copy of {path}, convert it with "
-            f"`mlflow db upgrade sqlite:///{path}`, and run the command again."
+            f"schema {latest}; older versions can't read the database after that. Keep a copy of {path}, convert it "
+            f"with `mlflow db upgrade sqlite:///{path}`, and run the command again."
         )
     raise TrackingError(
         f"{path} was written by a newer MLflow: MLflow {version}, which is installed, does not know its schema "
