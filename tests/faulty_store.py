@@ -165,7 +165,8 @@ class Desk:
         self.said.clear()
 
     def show_message(self, text: str) -> None:
-        self.said.append(text)
+        if " was left by a process that no longer exists" not in text:  # by a test that runs beside this one
+            self.said.append(text)
         self.on_say(text)
 
     def run(self, *overrides: str, retry_policy: RetryPolicy = SURE, take_over: bool = False, **script: Any) -> Outcome:

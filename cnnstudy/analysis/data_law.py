@@ -181,15 +181,19 @@ def data_law(
     steps = np.log2(amounts) - np.log2(amounts).mean()
     trend = _mean(values @ steps / (steps @ steps), measuring / float(steps @ steps))
     law = _project(DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target), values)
-    if is_accuracy or target is None or "verdict" not in frame:
+    return law if is_accuracy else _count_none_of_unlearnt(law, frame, images)
+
+
+def _count_none_of_unlearnt(law: DataLaw, frame: pd.DataFrame, images: str) -> DataLaw:
+    """Return the law of a gap, with no number of images if most trials with the most images did not learn."""
+    if law.target is None or "verdict" not in frame:
         return law
-    verdicts = frame.loc[frame[images] == amounts[-1], "verdict"]
+    most = law.images[-1]
+    verdicts = frame.loc[frame[images] == most, "verdict"]
     unlearnt = int((verdicts == "not-learning").sum())
     if 2 * unlearnt <= len(verdicts):
         return law
-    text = (
-        f"{unlearnt} of {len(verdicts)} trials with {amounts[-1]} did not learn, and a small gap of these is no success"
-    )
+    text = f"{unlearnt} of {len(verdicts)} trials with {most} did not learn, and a small gap of these is no success"
     return replace(law, more=MoreImages(reason=f"cannot tell, because {text}"))
 
 

@@ -31,6 +31,7 @@ from cnnstudy.study.recovery import (
     inspect_machine,
     inspect_study,
 )
+from cnnstudy.system.cache import lock_for
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import LogModel
@@ -182,11 +183,12 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     left, tidied = (tmp_path / "temporary" / f"cnnstudy-{digit * 16}" for digit in "01")
     left.mkdir()
-    left.with_name(f"{left.name}.lock").touch()
     tidied.mkdir()  # a cleaner of the temporary folder removed the lock
     elsewhere = Path("/private/tmp/cnnstudy-0123456789abcdef")  # a temporary folder that this process does not see
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(scratch_folder())
+        lock = lock_for(left)  # else a study that another test runs meanwhile ends the worker that is abandoned here
+        lock.acquire()
         own, orphan, unknown, private, other = (
             stack.enter_context(hang(folder)) for folder in (held, left, tidied, elsewhere, tmp_path)
         )
@@ -194,6 +196,8 @@ def test_a_worker_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         found = find_workers()
         assert found.items() >= dict(zip(started, [held, left, tidied, elsewhere], strict=True)).items()
         assert other.pid not in found
+        lock.release()
+        Path(lock.lock_file).touch()
         folders, workers = inspect_machine()
         mine = tuple(worker for worker in workers if worker.pid in started)
         decisions = decide_recovery(Leftovers(folders=folders, workers=mine))
