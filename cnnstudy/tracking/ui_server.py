@@ -84,8 +84,11 @@ def _free_port(port: int | None) -> int:
 
 
 def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
+    started, told = time.monotonic(), 0
+    while (waited := int(time.monotonic() - started)) < SECONDS_TO_START:
+        if waited >= told + 10:
+            told = waited
+            print(f"starting MLflow's server: {waited} s", file=sys.stderr)
         if process.poll() is not None:
             raise TrackingError(f"MLflow's server exited during startup with exit code {process.returncode}.")
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from browser import BROWSER, QUIET_BROWSER
 
 from cnnstudy.errors import TrackingError
+from cnnstudy.tracking import ui_server
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.ui_layout import study_url
 from cnnstudy.tracking.ui_server import is_server, serve
@@ -124,3 +126,16 @@ def test_the_command_prints_the_address_and_leaves_no_server(number: int, tmp_pa
         assert process.wait() in (0, 130)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{base}/health")
+
+
+def test_a_server_that_takes_its_time_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = itertools.count(step=5)
+    monkeypatch.setattr(ui_server, "time", SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None))
+    monkeypatch.setattr(ui_server, "SECONDS_TO_START", 30)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        with pytest.raises(TrackingError, match=r"did not answer at http://127\.0\.0\.1:1 within 30 s"):
+            ui_server._wait_until_ready("http://127.0.0.1:1", process)
+        process.communicate(b"\n")
+    assert capsys.readouterr().err == "starting MLflow's server: 10 s\nstarting MLflow's server: 20 s\n"
