@@ -9,6 +9,7 @@ correlate in all three colours. Large areas of light and dark do not count, beca
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ def find_copies(thumbnails: Array, progress: Progress) -> list[tuple[int, int]]:
     """
     if not len(thumbnails):
         return []
-    pairs = _propose(*_describe(thumbnails))
-    chunks = [pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS)]
     found: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(min(4, count_cores())) as pool:
+        pairs = _propose(*_describe(thumbnails), pool)
+        chunks = [pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS)]
         for done, copies in enumerate(pool.map(lambda chunk: _check(thumbnails, chunk), chunks), 1):
             found.update(copies)
             progress("looking for copies", done, len(chunks))
@@ -81,11 +82,10 @@ def _as_floats(thumbnails: Array) -> Array:
 # ---- proposals
 
 
-def _propose(plain: Array, mirrored: Array) -> Array:
+def _propose(plain: Array, mirrored: Array, pool: ThreadPoolExecutor) -> Array:
     """Return pairs of pictures that may be copies, [n, 3]: two pictures in order, and whether one is mirrored."""
     count, codes = len(plain), []
-    for start in range(0, count, _ROWS):
-        picture, other = _nearest(plain, mirrored, start)
+    for picture, other in pool.map(partial(_nearest, plain, mirrored), range(0, count, _ROWS)):
         flipped, other = np.divmod(other, count)
         codes.append((np.minimum(picture, other) * count + np.maximum(picture, other)) * 2 + flipped)
     pairs, flipped = np.divmod(np.unique(np.concatenate(codes)), 2)
