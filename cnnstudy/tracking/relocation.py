@@ -59,7 +59,7 @@ def find_moved(uri: str) -> Moved | None:
         if place in places or folder is None or folder.parent.name != FOLDER:
             continue
         beside = database.parent / FOLDER / folder.name
-        if (beside / run).is_dir() and not (folder.exists() and folder.samefile(beside)):
+        if folder != beside and (beside / run).is_dir() and not (folder.exists() and folder.samefile(beside)):
             encoded = place.startswith("file:") or set("%#?") & set(str(beside))
             places[place] = beside.as_uri() if encoded else str(beside)
     return Moved(database, places) if places else None
