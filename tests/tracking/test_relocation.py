@@ -111,9 +111,9 @@ def test_files_are_written_beside_the_database_that_a_link_leads_to(
     for name in ("real", "other"):
         (tmp_path / name).mkdir()
     client_of(tmp_path / "real")
-    (tmp_path / "other" / "mlflow.db").symlink_to(tmp_path / "real" / "mlflow.db")
+    (tmp_path / "other" / "linked.db").symlink_to(tmp_path / "real" / "mlflow.db")
     monkeypatch.chdir(tmp_path / "other")
-    tracker = Tracker("sqlite:///mlflow.db")
+    tracker = Tracker("sqlite:///linked.db")
     recorded = tracker.open_study("linked", {})
     place = local_folder(tracker.artifact_location(recorded.experiment_id))
     assert place is not None
