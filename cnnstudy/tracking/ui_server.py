@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from cnnstudy.errors import TrackingError
+import psutil
+
+from cnnstudy.errors import TrackingError, printable, without_secrets
 from cnnstudy.system.processes import terminate_as_interrupt
 
 #: The server is for viewing only: it executes no jobs and loads no pickled models.
@@ -46,7 +48,7 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
         port: None for 5000, or any free port if 5000 is in use.
 
     Raises:
-        TrackingError: the port is in use, or the server does not start.
+        TrackingError: the port is in use, the server does not start, or another one has taken its port meanwhile.
     """
     chosen = _free_port(port)
     # -P: an mlflow.py in the working folder is not the library
@@ -65,6 +67,7 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
         base = f"http://127.0.0.1:{chosen}"
         with terminate_as_interrupt():
             _wait_until_ready(base, process)
+            _refuse_another(chosen, process)
             yield base, process
     finally:
         _end_group(process)
@@ -80,18 +83,49 @@ def _free_port(port: int | None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise TrackingError(f"port {port} is in use; choose another with --port, or omit --port to use any free port.")
+    raise _port_in_use(candidate, _find_listeners(candidate))
+
+
+def _port_in_use(port: int, listeners: list[psutil.Process]) -> TrackingError:
+    """Return the error that names the program that listens on the port, if that can be told."""
+    by = ""
+    for process in listeners[:1]:
+        with contextlib.suppress(psutil.Error):
+            command = without_secrets(printable(" ".join(process.cmdline()[:5])))
+            by = f" by `{command}` of {process.username()} (process {process.pid})"
+    return TrackingError(f"port {port} is in use{by}; choose another with --port, or omit --port to use any free port.")
+
+
+def _find_listeners(port: int) -> list[psutil.Process]:
+    """Return the processes that listen on the port, as far as the system tells; those of other users it may not."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+                found.append(psutil.Process(one.pid))
+    return found
+
+
+def _refuse_another(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Raise TrackingError if it is not this server that answers: another may have been faster to take the port."""
+    ours = {process.pid}
+    with contextlib.suppress(psutil.Error):
+        ours |= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+    listeners = _find_listeners(port)
+    if listeners and not ours & {one.pid for one in listeners}:
+        raise _port_in_use(port, listeners)
 
 
 def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
     started, told = time.monotonic(), 0
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows another 127.0.0.1
     while (waited := int(time.monotonic() - started)) < SECONDS_TO_START:
         if waited >= told + 10:
             told = waited
             print(f"starting MLflow's server: {waited} s", file=sys.stderr)
         if process.poll() is not None:
             raise TrackingError(f"MLflow's server exited during startup with exit code {process.returncode}.")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{base}/health", timeout=2):
+        with contextlib.suppress(urllib.error.URLError, OSError), direct.open(f"{base}/health", timeout=2):
             return
         time.sleep(0.2)
     raise TrackingError(f"MLflow's server did not answer at {base} within {SECONDS_TO_START} s.")

@@ -7,11 +7,11 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,16 +72,37 @@ def test_trial_and_gap_chart_are_on_the_screen_without_a_click(server: tuple[str
         browser.close()
 
 
-def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(TrackingError, match=f"port {port} is in use; choose another with --port"),
-            serve(f"sqlite:///{tmp_path / 'mlflow.db'}", port),
-        ):
-            pass
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another program answers everything."""
+    code = (
+        "import http.server as h\n"
+        "class Answer(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n"
+        "server = h.ThreadingHTTPServer(('127.0.0.1', 0), Answer)\n"
+        "print(server.server_port, flush=True)\nserver.serve_forever()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+        assert other.stdout is not None
+        yield int(other.stdout.readline())
+        other.kill()
+
+
+def test_a_port_that_is_taken_is_refused_and_its_owner_named(taken: int, tmp_path: Path) -> None:
+    refused = rf"port {taken} is in use by `\S+ -c import .* \(process \d+\); choose another with --port"
+    with pytest.raises(TrackingError, match=refused), serve(f"sqlite:///{tmp_path / 'mlflow.db'}", taken):
+        pass
+
+
+def test_another_server_that_was_faster_to_take_the_port_is_not_taken_for_ours(
+    taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui_server, "_free_port", lambda port: taken)
+    with (
+        pytest.raises(TrackingError, match=f"port {taken} is in use by"),
+        serve(f"sqlite:///{tmp_path / 'mlflow.db'}", None),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
