@@ -101,11 +101,12 @@ def ui(
     """Open MLflow's UI at the study's gap charts, served on 127.0.0.1."""
     from cnnstudy.tracking import client
     from cnnstudy.tracking import ui_server as server
+    from cnnstudy.tracking.retry import is_server
     from cnnstudy.tracking.ui_layout import study_url
 
     uri = client.tracking_uri(tracking_uri)
     recorded = client.existing_tracker(uri, writes=True).study(study)
-    if server.is_server(uri):
+    if is_server(uri):
         open_or_print(study_url(server.strip_login(uri), recorded.experiment_id), open_)
         return
     with server.serve(uri, port) as (base, process):

@@ -22,14 +22,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
+from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import INTERRUPTED, PreparedImages
 from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
 from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
-from cnnstudy.tracking.retry import is_disk_full, is_transient
+from cnnstudy.tracking.retry import describe_error, is_disk_full, is_transient
 
 for _name in ("mlflow", "alembic"):  # they report the tables of every new database
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -104,8 +104,7 @@ def translate_errors(uri: str) -> Iterator[None]:
         expected = isinstance(error, MlflowException | OSError | ImportError)
         if not expected and "sqlalchemy" not in type(error).__module__:
             raise
-        text = without_secrets(str(error)).split("\n")[0][:500]
-        message = f"MLflow at {without_secrets(uri)} failed: {text}"
+        message = describe_error(error, uri)
         if not is_transient(error):
             raise TrackingError(message) from error
         unavailable = TrackingUnavailableError(message)

@@ -1,9 +1,10 @@
-"""Which of MLflow's errors are transient, how long to retry, and a first sign of life of a server."""
+"""MLflow's errors: which are transient, how long to retry, and what they say; a first sign of life of a server."""
 
 from __future__ import annotations
 
 import errno
 import http.client
+import os
 import re
 import sys
 import time
@@ -43,6 +44,10 @@ _PERMANENT_ERRNO = {
     *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
     *(errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP),
 }
+#: HTTP statuses of a missing login and of a missing right.
+_REFUSED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
+#: MLflow's codes for them.
+_REFUSED_CODES = dict(zip(("UNAUTHENTICATED", "PERMISSION_DENIED"), _REFUSED, strict=True))
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
 
@@ -90,6 +95,11 @@ class RetryPolicy:
                 time.sleep(pause)
 
 
+def is_server(uri: str) -> bool:
+    """Check whether the tracking URI is that of a server, which has its own UI."""
+    return uri.startswith(("http://", "https://"))
+
+
 def await_answer(uri: str) -> None:
     """Wait until a tracking server answers anything at all, and say so on stderr; MLflow would wait in silence.
 
@@ -102,7 +112,7 @@ def await_answer(uri: str) -> None:
         parts = urlsplit(uri)
     except ValueError:
         return
-    if parts.scheme not in ("http", "https") or not TIMEOUT_IS_DEFAULT:
+    if not is_server(uri) or not TIMEOUT_IS_DEFAULT:
         return
     health = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health").geturl()
     for waited in range(_PATIENCE, _ASKED * _PATIENCE + 1, _PATIENCE):
@@ -172,3 +182,61 @@ def _status_in(text: str) -> int | None:
     """Return the HTTP status in a message such as `failed with error code 404`, or None."""
     match = re.search(r"failed with error code (\d{3})\b", text)
     return int(match[1]) if match else None
+
+
+def describe_error(error: BaseException, uri: str) -> str:
+    """Return what an error of MLflow means to the user: a missing login or right, no connection, else its own words."""
+    text, where = without_secrets(str(error)).split("\n")[0], without_secrets(uri)
+    status = next((found for cause in _causes(error) if (found := _status_of(cause)) in _REFUSED), None)
+    if is_server(uri) and status is not None:
+        return _describe_refusal(status, text, uri)
+    unconnected = re.search(
+        r"Failed to (?:establish a new connection|resolve)[^\"]*?((?:\[Errno -?\d+\])[^\")]*)", text
+    )
+    text = f"no connection: {unconnected[1]}" if unconnected else text[:500]
+    return f"MLflow at {where} failed: {text}{_name_proxy(uri)}"
+
+
+def _status_of(error: BaseException) -> int | None:
+    if (code := getattr(error, "error_code", None)) in _REFUSED_CODES:
+        return _REFUSED_CODES[code]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return _status_in(str(error)) if status is None else int(status)
+
+
+def _describe_refusal(status: int, text: str, uri: str) -> str:
+    where, user = without_secrets(uri), os.environ.get("MLFLOW_TRACKING_USERNAME")
+    login = "the login in its address" if "@" in urlsplit(uri).netloc else f"MLFLOW_TRACKING_USERNAME ({user})"
+    known = bool(user) or "@" in urlsplit(uri).netloc
+    if status == http.HTTPStatus.UNAUTHORIZED and known:
+        return f"the tracking server at {where} refuses {login} or its password; correct them"
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        return (
+            f"the tracking server at {where} wants a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN"
+        )
+    asked = re.search(r"/mlflow(?:-artifacts)?/([\w/-]+)|endpoint (\S+)", text)
+    what = next(filter(None, asked.groups())) if asked else "this request"
+    right = "READ" if re.search(r"search|get|list|download", what) else "MANAGE" if "delete" in what else "EDIT"
+    return (
+        f"the tracking server at {where} does not allow {login if known else 'you'} to do this ({what}): the "
+        f"permission {right} is missing. Ask the experiment's owner or an administrator for it; to record a study of "
+        f"your own, give it another name (`--set name=...`){_name_proxy(uri)}"
+    )
+
+
+def _name_proxy(uri: str) -> str:
+    """Name the proxy that requests to a tracking server on this machine go through; "" if there is none."""
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+    except ValueError:
+        return ""
+    proxy = urllib.request.getproxies().get(parts.scheme, "") if is_server(uri) else ""
+    if not proxy or host not in ("127.0.0.1", "localhost", "::1") or urllib.request.proxy_bypass(host):
+        return ""
+    variable = f"{parts.scheme}_proxy".upper()
+    return (
+        f" (requests to {host} go through the proxy {without_secrets(proxy)} that {variable} names; set "
+        f"NO_PROXY={host} to leave it out)"
+    )

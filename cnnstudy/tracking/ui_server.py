@@ -29,11 +29,6 @@ ENVIRONMENT = {
 SECONDS_TO_START = 120
 
 
-def is_server(uri: str) -> bool:
-    """Check whether the tracking URI is that of a server, which has its own UI."""
-    return uri.startswith(("http://", "https://"))
-
-
 def strip_login(uri: str) -> str:
     """Return a server's address without login and query, for display and for a browser, which asks for the login."""
     return re.sub(r"//\S*@", "//", uri).partition("?")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import socket
 import sqlite3
@@ -30,7 +31,9 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking import retry
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.retry import is_disk_full, is_transient
+from cnnstudy.tracking.retry import is_disk_full, is_server, is_transient
+
+NOBODY = "http://127.0.0.1:9"
 
 
 def wrapped(cause: Exception, code: int) -> MlflowException:
@@ -169,9 +172,66 @@ def test_what_a_server_answers(answering: Callable[[int, str], str], status: int
 
 
 def test_a_server_that_is_not_there(answering: Callable[[int, str], str]) -> None:
-    tracker = Tracker("http://127.0.0.1:9")
+    tracker = Tracker(NOBODY)
     with pytest.raises(TrackingUnavailableError, match=r"127\.0\.0\.1:9"):
         tracker.set_tags("0" * 32, {"a": "b"})
+
+
+@pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
+def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
+    assert is_server(uri) is expected
+
+
+# ---- what an error means to the user
+
+
+@pytest.fixture
+def no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def said(uri: str) -> str:
+    with pytest.raises(TrackingError) as caught:
+        Tracker(uri).log_metrics("0" * 32, {"val/accuracy": 1.0}, 1)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("no_login")
+@pytest.mark.parametrize("text", ["You are not authenticated.", '{"error_code": "UNAUTHENTICATED", "message": "no"}'])
+def test_a_missing_login(answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    uri = answering(401, text)
+    wants = "wants a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    assert said(uri) == f"the tracking server at {uri} {wants}"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    assert said(uri).endswith("refuses MLFLOW_TRACKING_USERNAME (bob) or its password; correct them")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    answer = said(uri.replace("//", "//bob:hidden@"))
+    assert answer.endswith("refuses the login in its address or its password; correct them")
+    assert "hidden" not in answer
+
+
+@pytest.mark.usefixtures("no_login")
+@pytest.mark.parametrize("text", ["Permission denied", '{"error_code": "PERMISSION_DENIED", "message": "no"}'])
+def test_a_missing_right(answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    answer = said(answering(403, text))
+    assert "does not allow MLFLOW_TRACKING_USERNAME (bob) to do this" in answer
+    assert "the permission EDIT is missing. Ask the experiment's owner or an administrator" in answer
+    assert "--set name=" in answer
+
+
+@pytest.mark.usefixtures("no_login")
+def test_no_connection_and_a_proxy_that_swallows_this_machine(
+    answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = rf"MLflow at {NOBODY} failed: no connection: \[Errno \d+\] Connection refused"
+    assert re.fullmatch(refused, said(NOBODY))
+    monkeypatch.setenv("HTTP_PROXY", answering(503, "<html>no such host</html>"))
+    assert "set NO_PROXY=127.0.0.1 to leave it out" in said(NOBODY)
+    assert "that HTTP_PROXY names" in said(NOBODY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert re.fullmatch(refused, said(NOBODY))
 
 
 # ---- a server's first sign of life

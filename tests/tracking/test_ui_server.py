@@ -22,7 +22,7 @@ from cnnstudy.errors import TrackingError
 from cnnstudy.tracking import ui_server
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.ui_layout import study_url
-from cnnstudy.tracking.ui_server import is_server, serve
+from cnnstudy.tracking.ui_server import serve
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +103,6 @@ def test_another_server_that_was_faster_to_take_the_port_is_not_taken_for_ours(
         serve(f"sqlite:///{tmp_path / 'mlflow.db'}", None),
     ):
         pass
-
-
-@pytest.mark.parametrize(("uri", "expected"), [("sqlite:///mlflow.db", False), ("https://team/mlflow", True)])
-def test_only_a_server_has_a_ui_of_its_own(uri: str, expected: bool) -> None:
-    assert is_server(uri) is expected
 
 
 def test_a_system_without_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
