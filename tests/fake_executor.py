@@ -95,6 +95,7 @@ class FakeExecutor:
     def submit(self, job: Job) -> None:
         kinds = {"prepare_images": self._prepare, "check_weights": self._check, "measure_speed": self._measure}
         kinds |= {"run_trial": self._train, "explain_mistakes": self._explain, "open_test": self._open_test}
+        kinds["export_model"] = self._export
         work = kinds[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
@@ -164,6 +165,12 @@ class FakeExecutor:
         phases = 2 if job.payload["spec"]["levels"]["transfer"] == "two-phase" else 1
         speed = Speed(1000, 10.0, tuple(sizes), (tuple(map(float, sizes)),) * phases, 0.01)
         yield self._end(job, speed.to_json())
+
+    def _export(self, job: Job) -> Work:
+        folder = Path(job.payload["folder"])
+        folder.mkdir()
+        (folder / "exported").write_text("whole", encoding="utf-8")
+        yield self._end(job, {"size": 64, "classes": 3, "difference": 0.0, "tolerance": 1e-5, "images": 1})
 
     def _open_test(self, job: Job) -> Work:
         """Report an accuracy of 0.7 for the first model, 0.72 for the second and so on, on 50 images."""

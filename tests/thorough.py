@@ -12,6 +12,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "analysis/test_ranges.py": (),
     "execution/test_equality.py": (),
     "faults/test_checkpoint_kills.py": (),
+    "faults/test_command_kills.py": (),
     "faults/test_environments.py": (
         "test_a_file_on_the_path_that_hides_a_module_is_named[keras.py]",
         "test_a_path_of_installed_packages_is_none_of_these",

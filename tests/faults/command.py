@@ -1,7 +1,8 @@
 """The command line with a worker whose trials take no time; each command is a fork of a process with all imports.
 
 A request is a line of JSON on standard input, {"arguments": [...], "folder": ..., "environment": {...}}; the reply is
-the command's process id and, after it has ended, its exit code. Its output goes to FOLDER/said.txt.
+the command's process id and, after it has ended, its exit code. Its output goes to FOLDER/said.txt. With `kill_at` it
+kills itself before its durable operation of that number; one that ends by itself writes their total to operations.txt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from forking import serve
+from forking import Operations, serve
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,7 @@ def _run(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     tempfile.tempdir = os.environ["TMPDIR"]
     sys.argv = ["cnnstudy", *request["arguments"]]
+    operations = Operations(request["kill_at"]) if "kill_at" in request else None
     try:
         from cnnstudy.cli import main as command
 
@@ -55,6 +57,8 @@ def _run(request: dict[str, Any]) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if operations is not None:
+            Path("operations.txt").write_text(str(operations.count), encoding="utf-8")
         os._exit(code)
 
 

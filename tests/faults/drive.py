@@ -3,22 +3,19 @@
 A request is a line of JSON on standard input, {"folder": ..., "jobs": ..., "kill_at": ...}; the reply is the driver's
 process id and, after it has ended, its exit code as `os.waitstatus_to_exitcode` gives it.
 
-With `kill_at` the driver kills itself before its durable operation of that number, from 1: a database commit, or a
-file or folder that is created, opened for writing, renamed or removed. A driver that ends by itself writes their total
-to `operations.txt`.
+With `kill_at` the driver kills itself before its durable operation of that number, from 1. A driver that ends by itself
+writes their total to `operations.txt`.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
-from forking import serve
+from forking import Operations, serve
 
 HERE = Path(__file__).parent
 FILE = """
@@ -46,33 +43,6 @@ def main() -> None:
     # drawing would take most of the time, and is tested elsewhere
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)
-
-
-class Operations:
-    """Counts this process's durable operations, and kills the process before one of them."""
-
-    EVENTS = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"})
-
-    def __init__(self, kill_at: int) -> None:
-        from sqlalchemy import event
-        from sqlalchemy.engine import Engine
-
-        self.count, self._kill_at = 0, kill_at
-        event.listen(Engine, "commit", lambda connection: self._next())
-        sys.addaudithook(self._hear)
-
-    def _hear(self, name: str, given: tuple[Any, ...]) -> None:
-        if name in self.EVENTS or (name == "open" and self._writes(*given)):
-            self._next()
-
-    @staticmethod
-    def _writes(path: Any, mode: str | None, flags: int) -> bool:
-        return not isinstance(path, int) and path != os.devnull and bool(flags & (os.O_WRONLY | os.O_RDWR))
-
-    def _next(self) -> None:
-        self.count += 1
-        if self.count == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run(request: dict[str, Any]) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from commanding import Commands, forking_commands
 from faulty_store import BRIEF, Desk
 
 from cnnstudy.errors import TrackingError
@@ -90,69 +89,24 @@ class Watch(threading.Thread):
                         self.hits |= {f"{process.name}: its environment"} if is_in(environment) else set()
 
 
-class Commands:
-    """Runs commands that write only to one folder."""
-
-    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
-        self.folder, self._process = folder, process
-        for name in ("home", "temporary", "cache"):
-            (folder / name).mkdir()
-        (folder / "canary.yaml").write_text(FILE, encoding="utf-8")
-        self.environment = {
-            "HOME": str(folder / "home"),
-            "TMPDIR": str(folder / "temporary"),
-            "CNNSTUDY_CACHE": str(folder / "cache"),
-            "MLFLOW_TRACKING_USERNAME": "keeper",
-            "MLFLOW_TRACKING_PASSWORD": CANARY,
-            "MLFLOW_TRACKING_TOKEN": CANARY,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        }
-
-    def run(self, uri: str, *arguments: str, until: str | None = None) -> tuple[int, str]:
-        """Return exit code and output; press Ctrl-C when the output contains `until`."""
-        request = {
-            "arguments": arguments,
-            "folder": str(self.folder),
-            "environment": {**self.environment, "MLFLOW_TRACKING_URI": uri},
-        }
-        before = len(self.said)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        pid, deadline = int(self._line()), time.monotonic() + PATIENCE
-        if until is not None:
-            while until not in self.said[before:] and time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
-                time.sleep(0.1)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
-        return int(self._line()), self.said[before:]
-
-    @property
-    def said(self) -> str:
-        path = self.folder / "said.txt"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-
 @pytest.fixture(scope="module")
 def forks() -> Iterator[subprocess.Popen[str]]:
-    path = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
-    program = [sys.executable, str(HERE / "command.py")]
-    environment = {**os.environ, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process  # it ends with its input
+    with forking_commands() as process:
+        yield process
 
 
 @pytest.fixture
 def commands(tmp_path: Path, forks: subprocess.Popen[str]) -> Commands:
-    (tmp_path / "written").mkdir()
-    return Commands(tmp_path / "written", forks)
+    folder = tmp_path / "written"
+    folder.mkdir()
+    (folder / "canary.yaml").write_text(FILE, encoding="utf-8")
+    environment = {
+        "MLFLOW_TRACKING_USERNAME": "keeper",
+        "MLFLOW_TRACKING_PASSWORD": CANARY,
+        "MLFLOW_TRACKING_TOKEN": CANARY,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    return Commands(folder, forks, environment)
 
 
 def run_all(commands: Commands, uri: str) -> Watch:
