@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: The exit code of a command that was interrupted; those of errors are their `exit_code`.
 EXIT_INTERRUPTED = 130
@@ -144,9 +144,19 @@ def nearest_name(given: str, allowed: Iterable[str]) -> str | None:
     return lowered[close[0]] if close else None
 
 
+#: The most lines that a message lists.
+MAX_LISTED = 20
+
+
 def printable(text: str) -> str:
     """Return foreign text, such as a file name, as one line with control and unprintable characters escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def format_list(lines: Sequence[str]) -> str:
+    """Return each of the first MAX_LISTED lines on an indented line of its own, and how many more there are."""
+    more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return "".join(f"\n  {line}" for line in lines[:MAX_LISTED]) + more
 
 
 def as_sentence(error: BaseException | str) -> str:

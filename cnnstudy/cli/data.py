@@ -65,7 +65,7 @@ def show_data(
     _refuse_to_overwrite(source, html)
     of_folder: dict[str, Any] = {
         "layout": layout,
-        "ignore_folders": tuple(filter(None, (ignore_folders or "").split(","))),
+        "ignore_folders": tuple(filter(None, map(str.strip, (ignore_folders or "").split(",")))),
     }
     options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, of_folder)
     from cnnstudy.data.examination import examine_images

@@ -167,8 +167,12 @@ class _NotYamlError(Exception):
         self.line = line
 
 
+#: Keys of lists of names, which people write without quotes.
+_KEYS_OF_NAMES = ("classes", "ignore_folders")
+
+
 class _NamesAsWritten(ruamel.yaml.constructor.RoundTripConstructor):
-    """Reads the names in a list `classes` as the text that is in the file: 1.10, 001, 1e3 and no are names."""
+    """Reads the names in lists of classes and folders as the text that is in the file: 1.10, 001, 1e3, no are names."""
 
     def construct_document(self, node: Any) -> Any:
         waiting, seen = [node], set()
@@ -183,7 +187,7 @@ class _NamesAsWritten(ruamel.yaml.constructor.RoundTripConstructor):
             )
             for index, (key, value) in enumerate(pairs):
                 waiting.append(value)
-                if key is not None and key.value == "classes":
+                if key is not None and key.value in _KEYS_OF_NAMES:
                     if id(value) not in names:
                         names[id(value)] = value, _as_text(value)
                     one.value[index] = key, names[id(value)][1]
@@ -287,8 +291,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {key!r} holds no keys of its own, so it can't hold {keys[-1]!r}.")
     try:
-        # as in a file, where the value of a key that is `classes` is read as names
-        node[keys[-1]] = _parse(f"classes: {value}")[1]["classes"] if keys[-1] == "classes" else _parse(value)[1]
+        # as in a file, where names are read as they are written
+        named = keys[-1] in _KEYS_OF_NAMES
+        node[keys[-1]] = _parse(f"{keys[-1]}: {value}")[1][keys[-1]] if named else _parse(value)[1]
     except _NotYamlError as error:
         raise ConfigError(f"--set {override}: {error}") from error
     return keys

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 from cnnstudy.data.datasets import DataOptions, SourceImage
-from cnnstudy.data.duplicates import format_list
-from cnnstudy.errors import printable
+from cnnstudy.data.layouts import MASK_ENDING
+from cnnstudy.errors import format_list, printable
 from cnnstudy.records import PreparedImages
 
 #: More classes than this are not all listed: the largest and the smallest are.
 MOST_CLASSES = 12
-
-
-#: The end of a mask's file name, as in `7_mask.png`.
-_MASK = re.compile(r"[-_ .](mask|masks|seg|segmentation|annotation|groundtruth|gt)\.\w+$", re.IGNORECASE)
 
 
 def describe_prepared(images: PreparedImages) -> list[str]:
@@ -36,11 +31,12 @@ def describe_images(images: PreparedImages) -> str:
     smallest = min(range(len(sizes)), key=[*sizes.values()].__getitem__)
     numbers = ", ".join(f"{sum(counts):,} {part}" for part, counts in parts.items())
     of_smallest = ", ".join(f"{counts[smallest]:,}" for counts in parts.values())
+    given = describe_given(images.given)
     equal = all(len(set(counts)) == 1 for counts in parts.values())
     which = "each class" if equal else f"the smallest class, {images.classes[smallest]},"
     lines = [
         describe_classes(images.name, sizes),
-        f"  parts: {numbers}{_describe_given(images.given)}; {which} has {of_smallest}",
+        f"  parts: {numbers}{f' ({given})' if given else ''}; {which} has {of_smallest}",
     ]
     if images.passed_over:
         lines.append(f"  passed over: {', '.join(images.passed_over)}")
@@ -49,7 +45,8 @@ def describe_images(images: PreparedImages) -> str:
 
 def describe_classes(name: str, sizes: Mapping[str, int]) -> str:
     """Return the classes of a data set with their numbers of images."""
-    return f"{name}: {sum(sizes.values()):,} images of {len(sizes)} classes: {_list_sizes(sizes)}"
+    of = "1 class" if len(sizes) == 1 else f"{len(sizes)} classes"
+    return f"{name}: {sum(sizes.values()):,} images of {of}: {_list_sizes(sizes)}"
 
 
 def _list_sizes(sizes: Mapping[str, int]) -> str:
@@ -60,14 +57,14 @@ def _list_sizes(sizes: Mapping[str, int]) -> str:
     return f"{ends[0]}, ... {ends[1]}"
 
 
-def _describe_given(given: tuple[str, ...]) -> str:
-    """Say which parts are as they were given, and which were cut from train."""
+def describe_given(given: Collection[str]) -> str:
+    """Say which parts are as they were given beforehand, and which were cut from train; "" if none were given."""
     if not given:
         return ""
     held = [part for part in ("validation", "test") if part in given]
     cut = [part for part in ("validation", "test") if part not in given]
-    text = f" ({' and '.join(held)} as given" + (f", {cut[0]} cut from train" if cut else "")
-    return f"{text}; every seed has the same validation images)" if "validation" in given else f"{text})"
+    told = [f"{' and '.join(held)} as given"] * bool(held) + [f"{' and '.join(cut)} cut from train"] * bool(cut)
+    return ", ".join(told) + ("; every seed has the same validation images" if "validation" in given else "")
 
 
 def describe_left_out(number: int) -> list[str]:
@@ -90,7 +87,7 @@ def warn_of_shares(options: DataOptions, given: Collection[str]) -> tuple[str, .
 
 def warn_of_masks(used: Sequence[SourceImage]) -> tuple[str, ...]:
     """Return a warning about images that are named like masks of others."""
-    masks = [image.key for image in used if _MASK.search(image.key.rpartition("/")[2])]
+    masks = [image.key for image in used if MASK_ENDING.search(image.key.rpartition("/")[2].rpartition(".")[0])]
     if not masks:
         return ()
     return (

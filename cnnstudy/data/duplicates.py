@@ -13,12 +13,9 @@ from cnnstudy.data.datasets import ImageSource, SourceImage
 from cnnstudy.data.decode import read_file
 from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.data.splits import split_indices
-from cnnstudy.errors import DataError, printable
+from cnnstudy.errors import DataError, format_list, printable
 from cnnstudy.records import BadImage, Split
 from cnnstudy.system.processes import count_cores
-
-#: The most copies, or files that can't be read, that a message lists.
-MAX_LISTED = 20
 
 
 def image_digests(images: Sequence[SourceImage], progress: Progress) -> list[bytes]:
@@ -53,12 +50,6 @@ def _digest(image: SourceImage) -> bytes | BadImage:
             return content
         content = f"unusable: {content.cause}".encode()  # decoding will report it as a bad image
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()
-
-
-def format_list(lines: Sequence[str]) -> str:
-    """Return each of the first MAX_LISTED lines on an indented line of its own, and how many more there are."""
-    more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
-    return "".join(f"\n  {line}" for line in lines[:MAX_LISTED]) + more
 
 
 def duplicate_warnings(

@@ -16,11 +16,10 @@ from cnnstudy.data.copies import COPIES_VERSION, find_copies
 from cnnstudy.data.datasets import DataOptions, ImageSource
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
-from cnnstudy.data.duplicates import format_list
 from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.path_groups import Taken
 from cnnstudy.data.splits import split_indices
-from cnnstudy.errors import printable
+from cnnstudy.errors import format_list, printable
 from cnnstudy.records import ImageFacts, Split
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, is_intact
 
@@ -265,16 +264,15 @@ def _describe_copies(copies: Copies, given: bool) -> str:
     """Say how many copies there are, and how many held-out images would have one in training if they were ignored."""
     pairs, several = len(copies.pairs), len(copies.groups)
     leaks = describe_leaks(copies)
-    divided = (
-        "Parts that were given beforehand stay as they are, and images of train with a copy in one are left out. "
+    kept = (
+        ". Parts that were given beforehand stay as they are, and images of train with a copy in one are left out"
         if given
-        else ""
+        else f", {'each of which' if several > 1 else 'which'} stays on one side of every split"
     )
     return (
         f"{pairs} {'pairs' if pairs > 1 else 'pair'} of copies (re-saved, resized, recompressed, slightly cropped, "
-        f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}, each of which stays on one "
-        f"side of every split; otherwise {leaks} would have a copy in training. {divided}If these are no "
-        "copies, write `copies: ignore` under `data`"
+        f"mirrored or brightened) form {several} {'groups' if several > 1 else 'group'}{kept}; otherwise {leaks} "
+        "would have a copy in training. If these are no copies, write `copies: ignore` under `data`"
     )
 
 

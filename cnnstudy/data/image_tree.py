@@ -17,7 +17,16 @@ from pydantic import AfterValidator, Field
 
 from cnnstudy.data.archives import ARCHIVE_SUFFIXES, Parts
 from cnnstudy.data.datasets import ImageSource, SourceImage
-from cnnstudy.data.layouts import OUTSIDE, Layout, Placed, arrange, find_part, quote_names
+from cnnstudy.data.layouts import (
+    OUTSIDE,
+    Layout,
+    Placed,
+    arrange,
+    find_part,
+    quote_names,
+    require_trained,
+    warn_of_names,
+)
 from cnnstudy.data.listing import Tree, list_tree, strip_end
 from cnnstudy.errors import DataError, did_you_mean, printable
 
@@ -118,17 +127,19 @@ def read_tree(
             names clash.
     """
     tree, path = _strip_wrapping_folders(list_tree(path).without(ignore_folders), path)
+    options = [f"`layout: {layout}`"] * (layout is not None) + ["`ignore_folders`"] * bool(ignore_folders)
     layout, folders, placed = arrange(path, tree, layout)
     if len(folders) < 2:
         outside = sorted(parts[0] for parts, _ in tree.images if len(parts) == 1)
-        raise DataError(_too_few_classes(path, sorted(folders), outside))
+        raise DataError(_too_few_classes(path, sorted(folders), outside, options))
     images_in: dict[str, list[Placed]] = {folder: [] for folder in sorted(folders)}
     for one in placed:
         images_in[one.folder].append(one)
     folder_of = name_classes(path, images_in, "class folder")
-    if classes is None:
-        classes = sorted(folder_of)
+    warnings = () if classes is not None else tuple(warn_of_names(folders))
+    classes = sorted(folder_of) if classes is None else classes
     _check_classes(path, classes, folder_of, images_in)
+    require_trained(path, [one for name in classes for one in images_in[folder_of[name]]])
     images: dict[str, SourceImage] = {}
     for label, name in enumerate(classes):
         for one in images_in[folder_of[name]]:
@@ -141,7 +152,7 @@ def read_tree(
     unlisted = [one for name in set(folder_of) - set(classes) for one in images_in[folder_of[name]]]
     tree.passed_over.add_images("of classes that are not listed", (one.image[0] for one in unlisted))
     ordered = tuple(images[key] for key in sorted(images))
-    return ImageSource(tuple(classes), ordered, tree.passed_over.list_kinds(), layout)
+    return ImageSource(tuple(classes), ordered, tree.passed_over.list_kinds(), layout, warnings)
 
 
 def _strip_wrapping_folders(tree: Tree, path: Path) -> tuple[Tree, Path]:
@@ -162,12 +173,14 @@ def _strip_wrapping_folders(tree: Tree, path: Path) -> tuple[Tree, Path]:
 
 
 def _strip_repeated_parts(tree: Tree) -> Tree:
-    """Return the tree without a part's folder inside itself: `training_set/training_set/cat`, as Kaggle packs it."""
+    """Return the tree without the only folder in a part's: `training_set/training_set/cat`, as Kaggle packs it."""
     below: dict[str, set[str]] = {}
     for parts in (*tree.folders, *(parts for parts, _ in tree.images)):
         if len(parts) > 1:
             below.setdefault(parts[0], set()).add(parts[1])
-    repeated = {name for name, names in below.items() if names == {name} and find_part(name)}
+    deep = {parts[0] for parts, _ in tree.images if len(parts) > 3}
+    packed = all(find_part(name) and len(names) == 1 and name in deep for name, names in below.items())
+    repeated = {name for name, names in below.items() if packed or (names == {name} and find_part(name))}
     if not repeated:
         return tree
 
@@ -179,13 +192,15 @@ def _strip_repeated_parts(tree: Tree) -> Tree:
     )
 
 
-def _too_few_classes(path: Path, folders: list[str], outside: list[str]) -> str:
+def _too_few_classes(path: Path, folders: list[str], outside: list[str], options: list[str]) -> str:
     contents = f"only one folder, {folders[0]!r}," if folders else "no folder of images"
     if outside:
         contents += f" and {len(outside)} images outside any class folder ({quote_names(outside)})"
+    read = f"read with {' and '.join(options)}, " if options else ""
+    root = f"{path.name.split('.')[0] or path}{'/2024' * any('below' in one for one in options)}"
     return (
-        f"{path} holds {contents.rstrip(',')}; it must hold one folder per class, at least two, each with the images "
-        f"of its class, such as {path.name.split('.')[0] or path}/daisy/1.jpg and .../tulips/1.jpg."
+        f"{read}{path} holds {contents.rstrip(',')}; it must hold one folder per class, at least two, each with the "
+        f"images of its class, such as {root}/daisy/1.jpg and .../tulips/1.jpg."
     )
 
 
@@ -233,8 +248,8 @@ def _check_classes(
     if empty:
         raise DataError(
             f"no images in {path} for {quote_names(empty)}; images are told by what is in a file, and a folder "
-            "that is linked to twice counts once. Add images, remove the folder, or list the `classes` to "
-            "use."
+            "that is linked to twice counts once. Add images, remove the folder, list it in `ignore_folders`, or list "
+            "the `classes` to use."
         )
 
 

@@ -26,7 +26,7 @@ from cnnstudy.data.datasets import DataOptions, ImageSource, SourceImage
 from cnnstudy.data.decode import DECODER_VERSION
 from cnnstudy.data.decoder_pool import Progress, decode_all
 from cnnstudy.data.description import describe_left_out, warn_of_masks, warn_of_shares
-from cnnstudy.data.duplicates import duplicate_warnings, format_list, image_digests
+from cnnstudy.data.duplicates import duplicate_warnings, image_digests
 from cnnstudy.data.grouped_splits import divide_groups
 from cnnstudy.data.groups import (
     Grouping,
@@ -38,7 +38,7 @@ from cnnstudy.data.groups import (
     read_groups,
 )
 from cnnstudy.data.splits import count_held_out, first_images, rank_by_hash, select_share, split_indices
-from cnnstudy.errors import DataError
+from cnnstudy.errors import DataError, format_list
 from cnnstudy.records import BadImage, PreparedImages, Split
 from cnnstudy.system.cache import ABOUT, build_entries, content_address, entry_folder, why_damaged
 from cnnstudy.system.files import NO_ROOM, allocate_memmap
@@ -156,7 +156,7 @@ class ListedImages:
         """
         source, split, usable, groups = self.source, self.split, grouping.usable, grouping.of_usable
         used = [source.images[place] for place in usable]
-        counts = _count_images(source.classes, used, split, groups)
+        counts = _count_images(source.classes, used, split, groups, bool(grouping.copies))
         given = tuple(sorted({image.part for image in used if image.part}))
         notes = [*grouping.notes, *describe_left_out(len(used) - sum(map(sum, counts.values())))]
         notes += describe_shares(split, counts) if grouping.groups and not given else []
@@ -311,9 +311,16 @@ def image_keys(images: PreparedImages) -> list[str]:
 
 
 def _count_images(
-    classes: Sequence[str], images: Sequence[SourceImage], split: Split, groups: Sequence[int] | None
+    classes: Sequence[str],
+    images: Sequence[SourceImage],
+    split: Split,
+    groups: Sequence[int] | None,
+    are_copies: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Count the images per class in train, validation and test.
+
+    Args:
+        are_copies: whether copies are among the groups.
 
     Raises:
         DataError: there are fewer than two classes, or classes have too few images for all three.
@@ -324,7 +331,12 @@ def _count_images(
         raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
     if groups is not None:
         keys = [image.key for image in images]
-        return _count_whole_groups(classes, divide_groups(keys, labels, split, groups, given=given), labels, groups)
+        parts = divide_groups(keys, labels, split, groups, given=given)
+        lack = _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}))
+        if lack:
+            advice = "; if its images are no copies, write `copies: ignore` under `data`" if are_copies else ""
+            raise DataError(f"{lack}{advice}.")
+        return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
     parts = split_indices([image.key for image in images], labels, split, given=given)
     totals, tested = Counter(labels), Counter(image.label for image in images if image.part == "test")
     to_divide = Counter(image.label for image in images if image.part in (None, "train"))
@@ -362,7 +374,8 @@ def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: S
         listed = f"{numbers['train']} train, {numbers['validation']} validation and {numbers['test']} test images"
         return "" if all(numbers.values()) else f"{listed}; each part needs at least one"
     if total < 4:
-        return f"{total} usable images; at least 4 are needed for training, validation and test"
+        number = "1 usable image" if total == 1 else f"{total} usable images"
+        return f"{number}; at least 4 are needed for training, validation and test"
     if numbers["train"]:
         return ""
     return (
@@ -370,23 +383,40 @@ def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: S
     )
 
 
-def _count_whole_groups(
-    classes: Sequence[str], parts: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], groups: Sequence[int]
-) -> dict[str, tuple[int, ...]]:
-    """Do what `_count_images` does, for images in groups that were divided into `parts`."""
+def _describe_grouped_lack(
+    classes: Sequence[str],
+    parts: Mapping[str, Sequence[Sequence[int]]],
+    labels: Sequence[int],
+    groups: Sequence[int],
+    given: bool,
+) -> str:
+    """Return what the first class that lacks images in a part has too few of, and what to do; "" if none does.
+
+    Args:
+        parts: how images in groups were divided.
+        given: whether there was a validation or a test part beforehand.
+    """
     totals = Counter(labels)
     for label, name in enumerate(classes):
+        numbers = {part: len(by_class[label]) for part, by_class in parts.items()}
         if totals[label] < 4:
-            raise DataError(f"class {name!r} has {_describe_lack(totals[label], {}, False, Split(0, 0, 0))}.")
-        if not all(by_class[label] for by_class in parts.values()):
-            number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
-            raise DataError(
-                f"the {totals[label]} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
-                "stay whole, of copies or as `groups` says: too few for training, validation and test, each of which "
-                "needs one. Add other images or remove the class; if its images are no copies, write `copies: ignore` "
-                "under `data`."
+            return f"class {name!r} has {_describe_lack(totals[label], {}, False, Split(0, 0, 0))}"
+        if all(numbers.values()):
+            continue
+        left_out = totals[label] - sum(numbers.values())
+        if given and left_out:
+            return (
+                f"class {name!r} has {_describe_lack(totals[label], numbers, True, Split(0, 0, 0))}. {left_out} of its "
+                "training images are left out, because each is in a group with an image of a part that was given; "
+                "move each group to one part, or do without groups"
             )
-    return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
+        number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
+        return (
+            f"the {totals[label]} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
+            f"stay{'s' * (number == 1)} whole: too few for training, validation and test, each of which needs one. Add "
+            "other images or remove the class"
+        )
+    return ""
 
 
 def open_decoded(images: PreparedImages) -> CachedImages:

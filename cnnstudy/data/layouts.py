@@ -42,6 +42,10 @@ _COMPANIONS = {
     *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"),
     *("gt", "ground_truth", "groundtruth", "xml", "json", "segmentationclass", "segmentationobject"),
 }
+#: The end of a mask's name, which the photo does not have: `7_mask.png`.
+MASK_ENDING = re.compile(r"[-_ .](mask|masks|seg|segmentation|annotation|groundtruth|gt)$", re.IGNORECASE)
+#: Names of folders with the same photos, smaller or as they came from the camera.
+_VERSIONS = {"thumb", "thumbs", "thumbnail", "thumbnails", "raw", "raws", "original", "originals", "backup"}
 _MAX_QUOTED = 12
 #: Why an image that is too far up is not used.
 OUTSIDE = "outside the class folders"
@@ -135,16 +139,35 @@ def _recognise(path: Path, tree: Tree) -> Layout:
                 "they stay divided as they are into train, validation and test: `layout: divided`",
             )
         )
+    _refuse_renamed_parts(path, top)
     _refuse_companions(path, tree, "classes")
     _refuse_shared_subfolders(path, tree, "classes")
     return "classes"
+
+
+def _refuse_renamed_parts(path: Path, top: list[str]) -> None:
+    """Raise DataError if the top folders are parts but for a number or a word before each: `01_train`, `seg_test`."""
+    shortened = [re.sub(r"^\d+[-_ .]*", "", name) for name in top]
+    if len({re.split("[-_ .]", name)[0] for name in shortened}) == 1:
+        shortened = [re.sub(r"^[^-_ .]+[-_ .]", "", name) for name in shortened]
+    parts = set(map(find_part, shortened))
+    if len(top) > 1 and None not in parts and "train" in parts:
+        raise DataError(
+            _two_readings(
+                path,
+                f"the folders {quote_names(top)}",
+                f"{quote_names(top)} are the classes: `layout: classes`",
+                "they divide the images: rename them to train, validation and test",
+            )
+        )
 
 
 def _two_readings(path: Path, what: str, first: str, second: str) -> str:
     return (
         f"{printable(str(path))} can be read in two ways, because of {what}:\n"
         f"  {first}\n  {second}\n"
-        "Write the one that is meant under `data`; `data PATH` takes it as --layout or --ignore-folders."
+        "Write the one that is meant under `data`; `data PATH` takes it as --layout or --ignore-folders. If neither is "
+        "meant, list the images in a table, `name: table`."
     )
 
 
@@ -163,6 +186,15 @@ def _refuse_companions(path: Path, tree: Tree, layout: Layout) -> None:
     They lie at the top (`images/cat`, `masks/cat`) or in each class folder (`cat/images`, `cat/masks`).
     """
     top = {parts[0] for parts in tree.folders}
+    if beside := _find_companions_of_photos(tree):
+        raise DataError(
+            _two_readings(
+                path,
+                f"the folders {quote_names(beside)}",
+                f"they hold photos of the classes, or are classes themselves: `layout: {layout}`",
+                f"they hold masks or labels of the photos beside them: `ignore_folders: [{', '.join(beside)}]`",
+            )
+        )
     for depth, where in enumerate(("", " in its class folders")):
         names = {parts[depth] for parts in tree.folders if len(parts) > depth}
         images = sorted(name for name in names if name.casefold() in _IMAGE_FOLDERS)
@@ -181,6 +213,39 @@ def _refuse_companions(path: Path, tree: Tree, layout: Layout) -> None:
                 f"only {quote_names(images)} holds photos: {only}",
             )
         )
+
+
+def _find_companions_of_photos(tree: Tree) -> list[str]:
+    """Return the folders of masks below photos (`cat/1.jpg`, `cat/masks/1.png`), or beside the classes' folders.
+
+    Beside them, most files must be named like photos in the others: `mask` may be a class.
+    """
+    stems = {
+        parts: MASK_ENDING.sub("", parts[-1].rpartition(".")[0] or parts[-1]).casefold() for parts, _ in tree.images
+    }
+    below: set[str] = set()
+    direct = {parts[0] for parts in stems if len(parts) == 2}
+    top: dict[str, list[str]] = {}
+    for parts, stem in stems.items():
+        if len(parts) > 2 and parts[0] in direct and parts[1].casefold() in _COMPANIONS:
+            below.add(parts[1])
+        if len(parts) > 1 and parts[0].casefold() in _COMPANIONS:
+            top.setdefault(parts[0], []).append(stem)
+    photos = {stem for parts, stem in stems.items() if parts[0] not in top}
+    drawn = {name for name, own in top.items() if 2 * sum(stem in photos for stem in own) > len(own)}
+    classes = {parts[0] for parts in tree.folders}
+    images = any(name.casefold() in _IMAGE_FOLDERS for name in classes)
+    return sorted(below | (drawn if len(classes - set(top)) > 1 and not images else set()))
+
+
+def warn_of_names(classes: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Yield a warning, and the key that answers it, about each class that is named like no class."""
+    for name in sorted(classes):
+        if name.casefold() in _COMPANIONS | _VERSIONS:
+            yield (
+                f"the folder {name!r} is read as a class; if it is none, pass it over",
+                f"data.ignore_folders: [{name}]",
+            )
 
 
 def _refuse_shared_subfolders(path: Path, tree: Tree, layout: Layout) -> None:
@@ -254,22 +319,28 @@ def _read_divided(path: Path, tree: Tree) -> tuple[set[str], list[Placed]]:
 
 
 def _check_parts(path: Path, placed: list[Placed], level: int) -> None:
-    """Raise DataError if two folders are the same part, or if there are classes that train lacks."""
+    """Raise DataError if two folders are the same part."""
     folders: dict[Part, set[str]] = {}
-    classes: dict[Part, set[str]] = {}
     for one in placed:
         assert one.part is not None
         folders.setdefault(one.part, set()).add(one.image[0][level])
-        classes.setdefault(one.part, set()).add(one.folder)
     for part, names in folders.items():
         if len(names) > 1 and level == 0:
             raise DataError(f"the folders {quote_names(sorted(names))} in {path} are both {part}; merge them.")
+
+
+def require_trained(path: Path, placed: Iterable[Placed]) -> None:
+    """Raise DataError if images that were divided beforehand are of classes that train lacks."""
+    classes: dict[Part | None, set[str]] = {}
+    for one in placed:
+        classes.setdefault(one.part, set()).add(one.folder)
     for part, found in classes.items():
         unknown = sorted(found - classes.get("train", set()))
-        if unknown:
+        if part is not None and unknown:
             raise DataError(
                 f"{path} is divided beforehand, and its {part} part has images of {quote_names(unknown)}, of which "
-                "its train part has none; add training images, or remove these."
+                "its train part has none; add training images, remove these, list them in `ignore_folders`, or list "
+                "the `classes` to use."
             )
 
 

@@ -52,9 +52,15 @@ class Tree:
         if not ignored:
             return self
         known = {_fold(parts[-1]): parts[-1] for parts in sorted(self.folders)}
-        folded = set(map(_fold, ignored))
-        for name in ignored:
-            if _fold(name) not in known:
+        named = [name.strip().rstrip("/").removeprefix("./") for name in ignored]
+        folded = set(map(_fold, named))
+        for name in named:
+            if "/" in name:
+                raise DataError(
+                    f"`ignore_folders` lists the path {name!r}; it takes names of folders, which are passed over at "
+                    f"any depth, such as {name.rpartition('/')[2]!r}."
+                )
+            if _fold(name) not in known and not is_hidden(name):  # hidden ones are passed over anyway
                 raise DataError(
                     f"`ignore_folders` lists {name!r}, and there is no such folder"
                     f"{did_you_mean(name, known.values()) or '.'} List names of folders that are there."

@@ -111,7 +111,7 @@ def test_a_shipped_study_is_found_by_its_name(call: Call) -> None:
 def test_a_layout_that_is_ambiguous_is_asked_for(call: Call, own_places: Path) -> None:
     write_photos(own_places / "photos" / "train", {"a": 6, "b": 6})
     write_photos(own_places / "photos" / "extra", {"a": 6, "b": 6}, first=50)
-    with pytest.raises(CnnstudyError, match=r"two ways(.|\n)*`data PATH` takes it as --layout or --ignore-folders\.$"):
+    with pytest.raises(CnnstudyError, match=r"two ways(.|\n)*`data PATH` takes it as --layout or --ignore-folders\."):
         call("photos")
     assert "layout classes: each top folder is a class" in call("photos", "--layout", "classes")
 

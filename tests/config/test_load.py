@@ -967,18 +967,19 @@ def test_set_overrides_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
 NAMES = ("1.10", "1.1", "001", "1", "1e3", "0x1F", "1_000", "no", "true", "null", "~", "2024-13-45", ".5", "1:20", "<<")
 
 
+@pytest.mark.parametrize("name", ["classes", "ignore_folders"])
 @pytest.mark.parametrize(
     ("form", "by_set"),
     [
-        ("classes: [{}]", False),
-        ("classes: [{}]", True),
-        ("classes: &names [{}]", False),
-        ("classes:\n  - {}", False),
+        ("{name}: [{}]", False),
+        ("{name}: [{}]", True),
+        ("{name}: &names [{}]", False),
+        ("{name}:\n  - {}", False),
     ],
 )
-def test_names_of_classes_are_the_text_in_the_file(form: str, by_set: bool, tmp_path: Path) -> None:
+def test_names_of_folders_are_the_text_in_the_file(form: str, by_set: bool, name: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    listed = form.format(("\n  - " if "- {}" in form else ", ").join(NAMES))
+    listed = form.format(("\n  - " if "- {}" in form else ", ").join(NAMES), name=name)
     data = f"data:\n  name: folder\n  path: {tmp_path / 'photos'}\n"
     without = changed(STUDY[STUDY.index("data:") : STUDY.index("image_size:")], data)
     if by_set:
@@ -986,7 +987,7 @@ def test_names_of_classes_are_the_text_in_the_file(form: str, by_set: bool, tmp_
         loaded = load_study(written(tmp_path, without), [f"data.{key}={value}"])
     else:
         loaded = load_study(written(tmp_path, without.replace(data, f"{data}  {listed}\n")))
-    assert loaded.config.data.model_dump()["classes"] == NAMES
+    assert loaded.config.data.model_dump()[name] == NAMES
 
 
 def test_a_list_that_is_repeated_as_classes_stays_numbers_elsewhere(tmp_path: Path) -> None:

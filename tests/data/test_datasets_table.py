@@ -31,6 +31,12 @@ HEADER = ("file", "species", "split")
 
 
 def write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = HEADER, separator: str = ",") -> Path:
+    """Write a table, and a file for each row."""
+    for name, *_ in rows:
+        file = path.parent / name.replace("\\", "/")
+        if name.strip() and not file.exists():
+            file.parent.mkdir(exist_ok=True, parents=True)
+            file.touch()
     path.parent.mkdir(exist_ok=True, parents=True)
     if path.suffix == ".parquet":
         pd.DataFrame(rows, columns=list(header)).to_parquet(path)
@@ -86,6 +92,8 @@ def test_numbers_in_parquet_are_written_as_numbers(tmp_path: Path) -> None:
         {"file": ["1.png", "2.png"], "species": pd.array([7, 12], dtype="Int64"), "other": [1.5, None]}
     )
     frame.to_parquet(tmp_path / "1.parquet")
+    for name in frame["file"]:
+        (tmp_path / name).touch()
     assert load(tmp_path / "1.parquet", part=None).classes == ("12", "7")
     with pytest.raises(DataError, match="row 2: the column 'other' is empty; fill it in, or remove the row"):
         load(tmp_path / "1.parquet", part=None, label="other")
@@ -149,7 +157,9 @@ def test_files_that_are_missing_are_named_and_the_others_read(tmp_path: Path, mo
     options = table.Options.model_validate(
         {"name": "table", "path": path, "image": "file", "label": "species", "part": "split"}
     )
-    with pytest.raises(DataError, match=r"can't read .*/0: No such file"):
+    (tmp_path / "0").unlink()
+    missing = r"1.csv names 1 files \(of 12\) that are not there:\n  line 2: .*/0\nPaths in a table are relative"
+    with pytest.raises(DataError, match=missing):
         prepare_images(options, [8], 0, lambda *_: None)
     (tmp_path / "0").write_bytes(picture(0, "PNG"))
     (prepared,) = prepare_images(options, [8], 0, lambda *_: None)

@@ -20,7 +20,7 @@ from cnnstudy.data.datasets import ImageSource, SourceImage
 from cnnstudy.data.datasets.folder import Options
 from cnnstudy.data.duplicates import duplicate_warnings, image_digests
 from cnnstudy.data.images import prepare_images
-from cnnstudy.errors import DataError
+from cnnstudy.errors import MAX_LISTED, DataError
 from cnnstudy.records import PreparedImages, Split
 
 SPLIT = Split(0.2, 0.2, 0)
@@ -102,7 +102,7 @@ def test_a_hundred_thousand_copies_take_no_time() -> None:
     first, second = duplicate_warnings(ImageSource(("a", "b"), images), digests, range(100_000), SPLIT)
     assert time.process_time() - started < 10
     assert first.startswith("25000 images are in more than one class")
-    assert len(first.splitlines()) == len(second.splitlines()) == 1 + duplicates.MAX_LISTED + 1
+    assert len(first.splitlines()) == len(second.splitlines()) == 1 + MAX_LISTED + 1
 
 
 # ---- files that can't be read, and files that change

@@ -302,6 +302,22 @@ def test_a_group_in_both_parts_that_were_given_is_told(tmp_path: Path, monkeypat
     assert prepared.train == (6, 6)
 
 
+def test_a_class_whose_training_images_are_all_left_out_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    for number, (part, name) in enumerate(itertools.product(("train", "test"), ("cat", "dog"))):
+        for i in range(6):
+            photo(tmp_path / "all" / part / name / f"{name}{i} {part}.jpg", 100 * number + i)
+    with pytest.raises(DataError) as caught:
+        ready(tmp_path / "all", groups={"pattern": r"(?P<group>\w+\d)"}, copies="ignore")
+    assert str(caught.value) == (
+        "class 'cat' has 0 train, 0 validation and 6 test images; each part needs at least one. 6 of its training "
+        "images are left out, because each is in a group with an image of a part that was given; move each group to "
+        "one part, or do without groups."
+    )
+
+
 def test_names_of_groups_are_the_same_in_every_form_of_unicode() -> None:
     assert _pair_named(["Zo\u00eb", "Zoe\u0308", "", None], [4, 7, 8, 9]) == [(4, 7)]
 
@@ -321,7 +337,7 @@ def test_a_shooting_time_that_is_none_is_left_out(taken: str, tmp_path: Path) ->
 
 
 def test_too_few_groups_are_named(folder: Path) -> None:
-    with pytest.raises(DataError, match="the 24 images of class 'cat' are in 1 group that stay whole"):
+    with pytest.raises(DataError, match="the 24 images of class 'cat' are in 1 group that stays whole"):
         ready(folder, groups={"pattern": "^(?P<group>cat|dog)"})
 
 

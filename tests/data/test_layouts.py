@@ -119,7 +119,17 @@ def test_a_divided_folder_is_the_same_in_any_order(packed: bool, tmp_path: Path)
         (names("train/images train/labels test/images test/labels"), "read in two ways"),
         (names("2023/cat 2023/dog 2024/cat 2024/dog 2024/cow"), r"two ways(.|\n)*'2023', '2024' are the classes"),
         (names("2023/Cat 2023/k\u00e4fer 2024/cat 2024/ka\u0308fer"), r"two ways(.|\n)*'2023', '2024' are the classes"),
-        (names("train/2023/cat train/2023/dog train/2024/cat train/2024/dog test/2023/cat"), "`name: table`"),
+        (
+            names("train/2023/cat train/2023/dog train/2024/cat train/2024/dog test/2023/cat"),
+            "list the images in a tab",
+        ),
+        ([*names("cat dog"), *names("cat/masks")], r"two ways, because of the folders 'masks'(.|\n)*layout: classes"),
+        (names("train/cat train/cat/mask test/cat train/dog"), r"'mask'(.|\n)*`layout: divided`"),
+        (names("cat dog masks", 3), r"`ignore_folders: \[masks\]`"),
+        ([*names("cat dog", 3), "masks/0_mask.png", "masks/1_mask.png"], r"`ignore_folders: \[masks\]`"),
+        (names("train/cat train/dog train/masks test/cat test/dog test/masks", 3), r"`ignore_folders: \[masks\]`"),
+        (names("01_train/cat 02_test/cat"), "rename them to train, validation and test"),
+        (names("seg_train/seg_train/cat seg_test/seg_test/cat"), "rename them to train, validation and test"),
     ],
     ids=lambda given: "" if isinstance(given, str) else given[0],
 )
@@ -153,6 +163,8 @@ def test_what_is_not_divided_is_refused_when_it_should_be(paths: list[str], text
         (names("apple/healthy apple/scab corn/healthy corn/rust"), ("apple", "corn")),
         (names("cat/images dog/images"), ("cat", "dog")),
         (names("images cat"), ("cat", "images")),
+        ([*names("no_mask", 3), "mask/a.png", "mask/b.png", "mask/2.png"], ("mask", "no_mask")),
+        (names("my_test my_probe"), ("my_probe", "my_test")),
         ([*names("cat/a cat/b dog/a dog/b"), "cat/1.png", "cat/2.png"], ("cat", "dog")),
     ],
     ids=lambda given: given[0],
@@ -190,15 +202,52 @@ def test_ignored_folders_are_passed_over_and_counted(
     assert (passed.count, passed.kind.split(" in ")[1]) == (len(paths) - len(left), "`ignore_folders`")
 
 
-def test_a_folder_to_ignore_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"`ignore_folders` lists 'mask', .*did you mean 'masks'\?"):
-        read(tmp_path, *names("cat dog masks/a"), ignore_folders=["mask"])
+@pytest.mark.parametrize(
+    ("ignored", "text"),
+    [
+        ("mask", r"`ignore_folders` lists 'mask', .*did you mean 'masks'\?"),
+        ("cat/masks", r"lists the path 'cat/masks'; it takes names of folders, .* such as 'masks'"),
+    ],
+)
+def test_a_folder_to_ignore_that_is_not_there_is_refused(ignored: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=text):
+        read(tmp_path, *names("cat dog masks/a"), ignore_folders=[ignored])
 
 
-def test_a_part_in_a_folder_of_its_own_name(tmp_path: Path) -> None:
-    paths = names(
-        "training_set/training_set/cat training_set/training_set/dog test_set/test_set/cat test_set/test_set/dog"
+def test_names_to_ignore_as_people_write_them(tmp_path: Path) -> None:
+    paths = names("cat dog masks/a .git __MACOSX")
+    source = read(tmp_path, *paths, ignore_folders=["./masks/ ", ".git", "__MACOSX"])
+    assert source.classes == ("cat", "dog")
+
+
+def test_what_options_leave_is_not_said_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^read with `ignore_folders`, .* holds only one folder, 'dog'"):
+        read(tmp_path, *names("cat dog"), ignore_folders=["cat"])
+    with pytest.raises(DataError, match=r"^read with `layout: classes-below`, .* such as photos/2024/daisy/1.jpg"):
+        read_tree(tmp_path / "photos", layout="classes-below")
+
+
+@pytest.mark.parametrize("name", ["thumbs", "RAW", "mask"])
+def test_a_class_that_is_named_like_none_is_warned_about(name: str, tmp_path: Path) -> None:
+    paths = [*names("cat dog"), f"{name}/other.png"]
+    assert read(tmp_path, *paths).warnings == (
+        (f"the folder {name!r} is read as a class; if it is none, pass it over", f"data.ignore_folders: [{name}]"),
     )
+    root = tmp_path / "photos"
+    assert read_tree(root, ignore_folders=[name]).warnings == read_tree(root, [name, "cat"]).warnings == ()
+
+
+def test_classes_that_are_not_listed_need_no_training_images(tmp_path: Path) -> None:
+    paths = names("train/cat train/dog test/cat test/dog test/fox")
+    with pytest.raises(DataError, match=r"test part has images of 'fox', .* or list the `classes` to use"):
+        read(tmp_path, *paths)
+    assert len(read_tree(tmp_path / "photos", ["cat", "dog"]).images) == 4
+
+
+@pytest.mark.parametrize("inner", [("training_set", "test_set"), ("photos", "photos"), ("seg_train", "seg_test")])
+def test_a_part_whose_only_folder_holds_the_classes(inner: tuple[str, str], tmp_path: Path) -> None:
+    train, test = f"training_set/{inner[0]}", f"test_set/{inner[1]}"
+    paths = names(f"{train}/cat {train}/dog {test}/cat {test}/dog")
     source = read(tmp_path, *paths)
     assert source.classes == ("cat", "dog")
     assert parts(source) == {

@@ -20,7 +20,7 @@ from cnnstudy.data.datasets import DataOptions, ImageSource, Part, SourceImage
 from cnnstudy.data.file_types import PassedKind
 from cnnstudy.data.image_tree import ClassName, name_classes, require_distinct_classes
 from cnnstudy.data.layouts import PART_NAMES, find_part, quote_names
-from cnnstudy.errors import DataError, did_you_mean
+from cnnstudy.errors import DataError, did_you_mean, format_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,11 +82,15 @@ def load(options: Options) -> ImageSource:
         key, file = _locate(path, row[options.image])
         label = row[options.label].strip()
         if key in found:
-            raise DataError(f"{path}: {place} and {found[key][0]} are both about {key!r}; keep one.")
+            raise DataError(
+                f"{path}: {place} and {found[key][0]} are both about {key!r}; keep one. If they are two files of that "
+                "name, write the folder of each before it."
+            )
         part = _find_part(path, place, row[options.part]) if options.part else None
         found[key] = place, label, file, part, (row[options.group].strip() or None) if options.group else None
     if not found:
         raise DataError(f"{path} has no rows; it must have one for each image.")
+    _refuse_missing(path, {place: file for place, _, file, *_ in found.values()})
     label_of = name_classes(path, sorted({label for _, label, *_ in found.values()}), "label")
     known = sorted(label_of)
     classes = options.classes or tuple(known)
@@ -105,6 +109,16 @@ def load(options: Options) -> ImageSource:
     unused = len(found) - len(images)
     passed_over = (PassedKind(unused, "rows of classes that are not listed"),) if unused else ()
     return ImageSource(classes, images, passed_over, warnings=tuple(_warn_of_columns(options)))
+
+
+def _refuse_missing(path: Path, files: Mapping[str, Path]) -> None:
+    """Raise DataError if there are rows whose file does not exist."""
+    missing = [f"{place}: {file}" for place, file in files.items() if not os.path.lexists(file)]
+    if missing:
+        raise DataError(
+            f"{path} names {len(missing)} files (of {len(files)}) that are not there:{format_list(missing)}\nPaths in "
+            "a table are relative to its folder. Correct or remove these rows."
+        )
 
 
 def _warn_of_columns(options: Options) -> Iterator[tuple[str, str]]:
@@ -199,9 +213,9 @@ def _check_columns(path: Path, columns: list[str], header: list[str]) -> None:
     for name in columns:
         if header.count(name) != 1:
             what = "two columns" if name in header else "no column"
-            raise DataError(
-                f"{path} has {what} {name!r}{did_you_mean(name, header) or '.'} Its columns are {quote_names(header)}."
-            )
+            near = "" if name in header else did_you_mean(name, header)
+            columns_there = f"Its columns are {quote_names(header)}" if header else "It has no columns"
+            raise DataError(f"{path} has {what} {name!r}{near or '.'} {columns_there}.")
 
 
 def _check_cells(path: Path, place: str, columns: list[str], row: Mapping[str, str]) -> None:

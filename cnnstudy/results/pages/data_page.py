@@ -18,6 +18,7 @@ from PIL import Image
 
 import cnnstudy
 from cnnstudy.data.decoder_pool import Progress, decode_all
+from cnnstudy.data.description import describe_given, describe_left_out
 from cnnstudy.data.examination import Examined
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
 from cnnstudy.errors import as_sentence, printable
@@ -116,6 +117,7 @@ def data_page(examined: Examined, summary: dict[str, Any], progress: Progress) -
         sizes=describe_sizes(summary) if summary["sizes"] else "",
         modes=describe_modes(summary),
         copies=describe_copies(summary),
+        left_out=describe_left_out(summary["left_out"]),
         groups_told=describe_groups(summary) if summary["groups"] else "",
         smooth=describe_smooth(summary) if summary["smooth"] else "",
         classes=_class_table(summary),
@@ -189,7 +191,7 @@ def _lay_out(examined: Examined, chosen: _Chosen, drawn: dict[int, str]) -> Shee
 def _list_facts(summary: dict[str, Any]) -> list[Fact]:
     split = summary["split"]
     parts = "none" if split is None else f"{split['train']:,} / {split['validation']:,} / {split['test']:,}"
-    given = f"{' and '.join(split['given'])} as given" if split and split["given"] else ""
+    given = describe_given(split["given"]) if split else ""
     copies, suspects = summary["copies"], summary["suspects"]
     return [
         Fact("images", f"{summary['images']:,}", f"{len(summary['classes'])} classes"),

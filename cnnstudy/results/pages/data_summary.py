@@ -21,12 +21,11 @@ from cnnstudy.data.description import (
     warn_of_masks,
     warn_of_shares,
 )
-from cnnstudy.data.duplicates import format_list
 from cnnstudy.data.examination import BLANK, BLURRED, DARK, MOST_BLURRED, Examined
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
 from cnnstudy.data.groups import describe_leaks, warn_of_groups_held_out_twice
 from cnnstudy.data.path_groups import name_bursts
-from cnnstudy.errors import as_sentence, printable
+from cnnstudy.errors import as_sentence, format_list, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
 from cnnstudy.system.display import PlainDisplay
@@ -70,12 +69,7 @@ def summarize(examined: Examined, study: Study | None, source: str) -> dict[str,
     suspects, smooth = examined.find_suspects(), 0
     if len(suspects["blurred"]) > MOST_BLURRED * len(facts):
         smooth, suspects["blurred"] = len(suspects["blurred"]), []
-    summary: dict[str, Any] = {
-        "source": source,
-        "data": listed.options.name,
-        "layout": listed.source.layout or None,
-        "images": len(examined.grouping.usable),
-        "classes": _list_classes(examined),
+    summary: dict[str, Any] = _count_images(examined, source) | {
         "sizes": _find_sizes(examined),
         "modes": dict(Counter(one.mode for one in facts).most_common()),
         "rotated": sum(one.rotated for one in facts),
@@ -108,12 +102,26 @@ def summarize(examined: Examined, study: Study | None, source: str) -> dict[str,
     return summary
 
 
+def _count_images(examined: Examined, source: str) -> dict[str, Any]:
+    classes = _list_classes(examined)
+    used = sum(one["images"] for one in classes)
+    return {
+        "source": source,
+        "data": examined.listed.options.name,
+        "layout": examined.listed.source.layout or None,
+        "images": used,
+        "left_out": len(examined.grouping.usable) - used,
+        "classes": classes,
+    }
+
+
 def _list_classes(examined: Examined) -> list[dict[str, Any]]:
     one = examined.prepared
     parts = {} if one is None else {"train": one.train, "validation": one.validation, "test": one.test}
     return [
-        {"name": name, "images": count, **{part: counts[label] for part, counts in parts.items()}}
+        {"name": name, "images": sum(numbers.values()) if numbers else count, **numbers}
         for label, (name, count) in enumerate(examined.count_classes().items())
+        for numbers in [{part: counts[label] for part, counts in parts.items()}]
     ]
 
 
@@ -185,7 +193,8 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
     """Yield what may go wrong, each with the key of a study file that answers it."""
     options, classes = examined.listed.options, summary["classes"]
     if examined.problem:
-        yield examined.problem, "data.classes"
+        grouped = "data.group" if options.name == "table" else "data.groups"
+        yield examined.problem, grouped if examined.grouping.groups else "data.classes"
     if examined.bad and options.bad_images == "refuse":
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
     yield from examined.listed.source.warnings
@@ -210,7 +219,13 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
 def _warn_of_relatives(examined: Examined) -> Iterator[tuple[str, str]]:
     """Yield what is to be known of copies, masks and groups."""
     options, copies = examined.listed.options, examined.copies
-    if copies.conflicts and options.copies == "together":
+    no_class = _find_class_of_copies(examined)
+    if no_class:
+        yield (
+            f"most images of the class {no_class} are copies of images of other classes; if it is none, pass it over",
+            f"data.ignore_folders: [{no_class}]",
+        )
+    elif copies.conflicts and options.copies == "together":
         yield (
             f"pairs of copies with different labels: {len(copies.conflicts)}; correct or remove one image of each, or "
             "say that they are no copies",
@@ -223,10 +238,23 @@ def _warn_of_relatives(examined: Examined) -> Iterator[tuple[str, str]]:
     given = {image.part for image in used if image.part}
     yield from ((text, f"data.{text[1:].partition(':')[0]}") for text in warn_of_shares(options, given))
     yield from (
-        (text, "data.part") for text in warn_of_groups_held_out_twice(examined.listed.source, examined.grouping)
+        (text, "data.part" if options.name == "table" else "data.copies: ignore")
+        for text in warn_of_groups_held_out_twice(examined.listed.source, examined.grouping)
     )
     if not examined.grouping.groups:
         yield from _suggest_groups(examined)
+
+
+def _find_class_of_copies(examined: Examined) -> str:
+    """Return the class of a folder with small or raw versions of other classes' images; "" if there is none."""
+    pairs = examined.copies.conflicts
+    if examined.listed.source.layout is None or not pairs:
+        return ""
+    name, count = Counter(examined.class_of(place) for pair in pairs for place in pair).most_common(1)[0]
+    images = {place for pair in pairs for place in pair if examined.class_of(place) == name}
+    others = {examined.class_of(place) for pair in pairs for place in pair} - {name}
+    is_most = 2 * len(images) >= examined.count_classes()[name]
+    return name if count == len(pairs) and len(others) > 1 and is_most else ""
 
 
 def _suggest_groups(examined: Examined) -> Iterator[tuple[str, str]]:
@@ -279,7 +307,7 @@ def _warn_of_few(summary: dict[str, Any], test_given: bool) -> Iterator[tuple[st
         yield (
             f"test images: {tested}; the 95 % interval of an accuracy of about 80 % is {100 * (high - low):.0f} points "
             f"wide; add images{'' if test_given else ', or make their share larger'}",
-            "data.test",
+            "data.path" if test_given else "data.test",
         )
 
 
@@ -312,9 +340,7 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
         yield printable(describe_classes(summary["data"], examined.count_classes()))
         yield f"  parts: none. {as_sentence(summary['split_problem'])}"
         yield from [f"  passed over: {', '.join(passed_over)}"] if passed_over else []
-    if examined.prepared is not None:
-        parts = (examined.prepared.train, examined.prepared.validation, examined.prepared.test)
-        yield from (f"  {text}" for text in describe_left_out(len(examined.grouping.usable) - sum(map(sum, parts))))
+    yield from (f"  {text}" for text in describe_left_out(summary["left_out"]))
     if summary["layout"]:
         yield f"  layout {summary['layout']}: {LAYOUTS[summary['layout']]}"
     if summary["sizes"]:
@@ -385,11 +411,13 @@ def describe_copies(summary: dict[str, Any]) -> str:
 
 
 def describe_groups(summary: dict[str, Any]) -> str:
-    """Say which groups of images stay whole because more than copies belongs together."""
-    groups = summary["groups"]
+    """Say which images belong together by more than copies, and what that does."""
+    groups, split = summary["groups"], summary["split"]
+    given = split is not None and {"validation", "test"} & set(split["given"])
+    kept = "; parts that were given stay as they are" if given else "; each stays on one side of every split"
     return (
-        f"{count_noun(groups['groups'], 'group')} of {groups['images']:,} images, the largest of "
-        f"{groups['largest']:,}, stay whole, by `groups` and copies"
+        f"{count_noun(groups['groups'], 'group')} of {groups['images']:,} images by `groups` and copies, the largest "
+        f"of {groups['largest']:,}{kept if split is not None else ''}"
     )
 
 

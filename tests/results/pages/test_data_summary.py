@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cnnstudy.config.load import load_study
 from cnnstudy.data.datasets import find
 from cnnstudy.data.examination import Examined, examine_images
 from cnnstudy.results.pages import data_summary
+from cnnstudy.results.pages.data_page import data_page
 from cnnstudy.results.pages.data_summary import format_summary, summarize
 
 
@@ -126,13 +128,43 @@ def test_conflicting_copies_of_identical_files(tmp_path: Path) -> None:
     )
 
 
+def test_images_left_out_are_counted_in_no_class(tmp_path: Path) -> None:
+    for number, (part, name) in enumerate(itertools.product(("train", "test"), ("cat", "dog"))):
+        for i in range(12):
+            save(photo(100 * number + i), tmp_path / part / name / f"{i}.png")
+    save(photo(200), tmp_path / "train" / "cat" / "copy.png")  # of test/cat/0.png
+    examined, summary = look(tmp_path)
+    assert (summary["images"], summary["left_out"]) == (48, 1)
+    assert [one["images"] for one in summary["classes"]] == [24, 24]
+    text = format_summary(examined, summary)
+    assert text.startswith("folder: 48 images")
+    assert "(test as given, validation cut from train)" in text
+    page = data_page(examined, summary, lambda *_: None)
+    told = "image of train is left out: each is a copy of an image in a part that was given"
+    assert all(told in shown for shown in (text, page))
+    assert "test as given, validation cut from train" in page
+
+
+def test_a_class_of_copies_of_others_is_told_to_be_none(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        for i in range(12):
+            picture = photo(100 * number + i)
+            save(picture, tmp_path / name / f"{i}.png")
+            save(picture.resize((64, 48)), tmp_path / "small" / f"{name}{i}.png")
+    found = warnings(look(tmp_path)[1])
+    assert found["data.ignore_folders: [small]"].startswith("most images of the class small are copies")
+    assert "data.copies: ignore" not in found
+
+
 def test_folders_below_the_classes_may_be_groups(tmp_path: Path) -> None:
     for number in range(20):
         save(photo(number), tmp_path / f"{'ab'[number % 2]}/animal{number % 4}/{number}.png")
     assert warnings(look(tmp_path)[1])["data.groups: {folder: 1}"].startswith("folders below those of the classes: 4;")
     examined, summary = look(tmp_path, groups={"folder": 1})
     assert summary["groups"] == {"groups": 4, "images": 20, "largest": 5}
-    assert "groups: 4 groups of 20 images, the largest of 5, stay whole" in format_summary(examined, summary)
+    assert "groups: 4 groups of 20 images by `groups` and copies, the largest of 5\n" in format_summary(
+        examined, summary
+    )
     assert "data.groups: {folder: 1}" not in warnings(summary)
 
 
