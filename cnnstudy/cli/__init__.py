@@ -78,15 +78,12 @@ def main() -> None:
 
 def _describe_os_error(error: OSError) -> str:
     """Return the system's message, with what to do where that is known."""
-    from cnnstudy.system.cache import cache_folder
+    from cnnstudy.system.cache import cache_folder, describe_cache_trouble
     from cnnstudy.system.files import NO_ROOM
 
     cache = cache_folder()
     if isinstance(error.filename, str | os.PathLike) and cache in (Path(error.filename), *Path(error.filename).parents):
-        return (
-            f"the cache folder {printable(str(cache))} can't be used ({error.strerror}); set CNNSTUDY_CACHE to a "
-            "folder that can be written, on a disk with room."
-        )
+        return describe_cache_trouble(Path(error.filename), error)
     if error.errno in NO_ROOM and not error.filename:
         return (
             f"a disk has no room left ({error.strerror}). Files are written to this folder, {printable(os.getcwd())}, "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, try_lock
+from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact, try_lock
 from cnnstudy.system.code_version import network_code_digest
 from cnnstudy.system.display import Display
 from cnnstudy.system.scratch import scratch_folder
@@ -91,7 +91,7 @@ class Preparation:
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
         """Return the source weights that all trials of a network share; those that each seed pretrains are left out.
 
-        Their source is "none" where the study's transfer modes need none. The images of all pretraining are decoded.
+        Their source is "none" where the study's transfer modes need none.
 
         Args:
             classes: the number of classes.
@@ -100,6 +100,14 @@ class Preparation:
             WeightsError: they can't be loaded or pretrained; no trial has been trained yet.
             StudyChangedError: the recorded trials used other source weights.
             DataError: images to pretrain on are missing or can't be used.
+        """
+        return self.check_sources(classes) | self.pretrain_shared()
+
+    def check_sources(self, classes: int) -> dict[str, SourceWeights]:
+        """Return those `source_weights` that are not pretrained, and decode the images of all pretraining.
+
+        Raises:
+            As `source_weights`.
         """
         found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
         wanted = {
@@ -120,17 +128,40 @@ class Preparation:
             if name not in self._source_images and weights.data is not None:  # decoded once for all networks
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
                 self._source_images |= self.images(weights.data, same_data)
-        for name in pretrained:
-            if self.config.pretrains_each_seed(name):
-                del found[name]
+        return {name: weights for name, weights in found.items() if name not in pretrained}
+
+    def pretrain_shared(self) -> dict[str, SourceWeights]:
+        """Return those `source_weights` that are pretrained. Call it after `check_sources`."""
+        return {name: self.pretrain(name) for name in self._source_images if not self.config.pretrains_each_seed(name)}
+
+    def find_untrained(self, blocks: Iterable[tuple[str, int | None]]) -> list[TrialSpec]:
+        """Return the specification of each pretraining that trials need and the cache lacks.
+
+        Call it after `check_sources`.
+
+        Args:
+            blocks: network and block of trials that start from source weights.
+
+        Raises:
+            StudyChangedError: the recorded trials used others than those in the cache.
+        """
+        each = self.config.pretrains_each_seed
+        draws = dict.fromkeys((name, block) for name, block in blocks if each(name))
+        draws |= dict.fromkeys((name, None) for name in self._source_images if not each(name))
+        untrained = []
+        for name, block in draws:
+            spec = self._pretraining_spec(name, block)
+            address, _ = self._find_address(spec)
+            if is_intact("weights", address):
+                self._refuse_other_weights(name, _cached_weights(address), block)
             else:
-                found[name] = self.pretrain(name)
-        return found
+                untrained.append(spec)
+        return untrained
 
     def pretrain(self, name: str, block: int | None = None) -> SourceWeights:
         """Return pretrained source weights, from the cache or trained now; MLflow gets a run either way.
 
-        Call it after `source_weights`.
+        Call it after `check_sources`.
 
         Args:
             name: of the network.
@@ -141,8 +172,7 @@ class Preparation:
             StudyChangedError: the recorded trials used other source weights.
         """
         spec = self._pretraining_spec(name, block)
-        recipe = pretraining_recipe(spec)
-        address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
+        address, recipe = self._find_address(spec)
         tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
         trained: list[tuple[TrialRecording, TrialResult]] = []
@@ -157,8 +187,7 @@ class Preparation:
         if not trained:
             self._record_from_cache(spec, tags, folder)
         checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
-        file = folder / "backbone.npz"
-        found = SourceWeights("pretrain", str(file), weights_digest(file))
+        found = _cached_weights(address)
         self._refuse_other_weights(name, found, block)
         return found
 
@@ -195,6 +224,12 @@ class Preparation:
                 "Old and new trials would not be comparable. Restore the file, or give the study another name "
                 f"(`name:` in the file, or --set name={study}-2)."
             )
+
+    def _find_address(self, spec: TrialSpec) -> tuple[str, str]:
+        """Return the cache address and the recipe of source weights."""
+        recipe = pretraining_recipe(spec)
+        address = self._recorded_address(recipe)
+        return address or content_address([recipe, network_code_digest(spec.architecture)]), recipe
 
     def _recorded_address(self, recipe: str) -> str:
         """Return the cache address of the weights that recorded trials used, if the cache still has them; else "".
@@ -290,6 +325,11 @@ class Preparation:
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.show_message(f"{spec.key}: source weights from the cache, {folder}")
+
+
+def _cached_weights(address: str) -> SourceWeights:
+    file = entry_folder("weights", address) / "backbone.npz"
+    return SourceWeights("pretrain", str(file), weights_digest(file))
 
 
 def _seed_note(spec: TrialSpec) -> str:

@@ -24,11 +24,11 @@ from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
 from cnnstudy.search.strategy import PastTrial
 from cnnstudy.study.objective import keep_recorded_metric
-from cnnstudy.study.recorder import Recorder
+from cnnstudy.study.recorder import Recorder, TrialRecorder
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
 from cnnstudy.system.display import Display
-from cnnstudy.tracking.client import Tracker, tracking_uri
+from cnnstudy.tracking.client import tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
     RETRY_ASKED,
@@ -129,15 +129,33 @@ def keep_recorded_copies(config: StudyConfig, recorded: RecordedStudy) -> StudyC
     return config.model_copy(update={"data": keep(config.data, recorded.config.get("data")), "weights": weights})
 
 
-def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
-    """Raise StudyChangedError if trials are recorded with settings that differ in a key that matters."""
+def settle_settings(
+    study: Study, recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]], display: Display
+) -> Study:
+    """Return the study with the settings that its trials will have; a run and a dry run begin with it.
+
+    Args:
+        runs: returns the runs of the study.
+
+    Raises:
+        StudyChangedError: trials are recorded with settings that differ in a key that matters.
+    """
+    kept, text = keep_recorded_settings(study.config, recorded, runs)
+    if text:
+        display.show_message(text)
+    study = replace(study, config=kept)
+    _refuse_changes(recorded, runs, study)
+    return study
+
+
+def _refuse_changes(recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]], study: Study) -> None:
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in config_differences(recorded.config, given)
+        for key, old, new in config_differences(recorded.config, study.config.model_dump(mode="json"))
         if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS)
         and (old, new) not in [(None, value) for name, value in _EARLIER_VALUES.items() if fnmatchcase(key, name)]
     ]
-    if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
+    if changes and any(run.kind == "trial" for run in runs()):
         raise StudyChangedError(
             f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
             + "\n".join(changes)
@@ -161,7 +179,7 @@ def _undo_or_rename(name: str) -> str:
 
 
 def refuse_other_code(
-    recorder: Recorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
+    recorder: TrialRecorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
 ) -> None:
     """Record the training code of the study's trials, unless it is recorded already.
 
@@ -175,7 +193,7 @@ def refuse_other_code(
         TrackingError: the record of their code is damaged.
     """
     study, now, version = recorder.study, training_code(networks), code_version()
-    tags = recorder.outbox.delivery.read(lambda: recorder.tracker.tags(study.run_id))
+    tags = recorder.study_tags()
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
@@ -198,7 +216,7 @@ def refuse_other_code(
             f"WARNING: the code that trained the recorded trials of study {study.name!r} is not on record, so whether "
             "it has changed can't be checked"
         )
-    recorder.outbox.write(study.run_id, SetTags(new))
+    recorder.tag_study(new)
 
 
 def _list_changes(changes: Sequence[str]) -> str:
