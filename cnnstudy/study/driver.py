@@ -15,6 +15,7 @@ from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
+from cnnstudy.study.preparation import INTERRUPTED_TEXT
 from cnnstudy.study.recorder import TrialRecording, remove_trial_files
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.study.resources import StudyResources
@@ -82,7 +83,7 @@ class Driver:
                 with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
                     self._record_reported()
             taken_over = isinstance(error, TakenOverError)
-            why = "left to the study's new driver" if taken_over else "interrupted; resuming the study runs it again"
+            why = "left to the study's new driver" if taken_over else INTERRUPTED_TEXT
             for key in self._running:
                 self.display.show_message(f"{key}  {why}")
             raise
@@ -194,7 +195,7 @@ def _describe_result(result: TrialResult) -> str:
     shared = result.shared_epochs
     text = (
         f"{result.state}, {describe_accuracies(result.verdict_counts, result.summary)} at epoch {result.best_epoch}: "
-        f"{result.verdict}; {result.trainable_parameters:,} parameters trained, {result.frozen_parameters:,} frozen"
+        f"{result.verdict}"
     )
     return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 

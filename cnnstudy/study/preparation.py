@@ -6,6 +6,7 @@ compared within the block, so that intervals over blocks hold the luck of pretra
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -23,7 +24,7 @@ from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weigh
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
-from cnnstudy.execution import Executor, Failed, Job
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
@@ -31,6 +32,7 @@ from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact, try_lock
 from cnnstudy.system.code_version import network_code_digest
 from cnnstudy.system.display import Display
+from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
@@ -48,6 +50,8 @@ class SourceWeights:
     digest: str = ""  # of the weights; "" if there are none, or random ones
 
 
+#: Why a trial or pretraining stopped with the command.
+INTERRUPTED_TEXT = "interrupted; resuming the study runs it again"
 #: Of trials from scratch.
 NO_WEIGHTS = SourceWeights("none", None)
 
@@ -175,15 +179,25 @@ class Preparation:
         address, recipe = self._find_address(spec)
         tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
-        trained: list[tuple[TrialRecording, TrialResult]] = []
+        trained: list[tuple[TrialRecording, TrialResult, bool]] = []
         if not folder.is_dir():
             self._report_if_locked(folder, spec)
-        # the entry stays locked during training: a process that waits for it uses the same weights and curves
-        build_entry("weights", address, lambda building: trained.append(self._train(spec, tags, building)))
-        for recording, result in trained:
-            self.recorder.finish(recording, result)
-            remove_trial_files(result)
-            self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
+        with contextlib.ExitStack() as stack:
+
+            def build(building: Path) -> None:
+                recording, result, interrupted = self._train(spec, tags)
+                stack.enter_context(defer_interrupt())  # until hours of training are in the cache and on record
+                _fill_entry(building, recording, result)
+                trained.append((recording, result, interrupted))
+
+            # the entry stays locked during training: a process that waits for it uses the same weights and curves
+            build_entry("weights", address, build)
+            for recording, result, _ in trained:
+                self.recorder.finish(recording, result)
+                remove_trial_files(result)
+                self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
+        if any(interrupted for *_, interrupted in trained):
+            raise KeyboardInterrupt
         if not trained:
             self._record_from_cache(spec, tags, folder)
         checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
@@ -278,12 +292,20 @@ class Preparation:
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
-    def _train(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[TrialRecording, TrialResult]:
-        """Train the source weights, and put them with their curves and model into the cache entry's folder."""
+    def _train(self, spec: TrialSpec, tags: Mapping[str, str]) -> tuple[TrialRecording, TrialResult, bool]:
+        """Train the source weights; also return whether an interrupt is still to take effect: it came as they ended."""
         recording = self.recorder.start(spec, tags)
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
-        outcome = run_to_end(self.executor, job, self.display, lambda record: self._epoch(recording, record))
+        interrupted = False
+        outcome: Done | Failed | None
+        try:
+            outcome = run_to_end(self.executor, job, self.display, lambda record: self._epoch(recording, record))
+        except KeyboardInterrupt:
+            interrupted, outcome = True, self._read_reported(recording)
+            if outcome is None:
+                self.display.stop_trial(spec.key, INTERRUPTED_TEXT)
+                raise
         if isinstance(outcome, Failed):
             self.recorder.fail(recording, outcome)
             if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
@@ -292,18 +314,16 @@ class Preparation:
                 f"pretraining {spec.architecture} on {spec.images.name}{_seed_note(spec)} failed ({outcome.reason}): "
                 f"{outcome.message}"
             )
-        result = TrialResult.from_json(outcome.result)
+        return recording, TrialResult.from_json(outcome.result), interrupted
 
-        shutil.copy(result.files["backbone"], folder / "backbone.npz")
-        shutil.copytree(result.files["model"], folder / "model")
-        record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
-        (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        about = (
-            f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
-            f"{_seed_note(spec)}"
-        )
-        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
-        return recording, result
+    def _read_reported(self, recording: TrialRecording) -> Done | None:
+        """Record the epochs that the worker has reported and nobody has read; return its result if that is among it."""
+        while (event := self.executor.next_event(timeout=0)) is not None:
+            if isinstance(event, Epoch):
+                self._epoch(recording, event.record)
+            elif isinstance(event, Done):
+                return event
+        return None
 
     def _epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         self.recorder.epoch(recording, record)
@@ -325,6 +345,17 @@ class Preparation:
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.show_message(f"{spec.key}: source weights from the cache, {folder}")
+
+
+def _fill_entry(folder: Path, recording: TrialRecording, result: TrialResult) -> None:
+    """Put source weights with their curves and model into the cache entry's folder."""
+    spec = recording.spec
+    shutil.copy(result.files["backbone"], folder / "backbone.npz")
+    shutil.copytree(result.files["model"], folder / "model")
+    record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+    (folder / ABOUT).write_text(f"{about}{_seed_note(spec)}", encoding="utf-8", errors="replace")
 
 
 def _cached_weights(address: str) -> SourceWeights:

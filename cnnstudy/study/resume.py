@@ -16,7 +16,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cnnstudy.config.load import SHIPPED_STUDIES, Study
+from pydantic import ValidationError
+
+from cnnstudy.config.load import SHIPPED_STUDIES, Study, explain_problem, is_path_key
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
@@ -67,15 +69,26 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
     """Return the settings that a study was recorded with.
 
     Raises:
-        StudyChangedError: another version of cnnstudy recorded them, and this one can't read them.
+        StudyChangedError: its images or a weights file have moved, or another version of cnnstudy recorded settings
+            that this one can't read.
     """
     try:
         return _keep_draws(StudyConfig.model_validate(study.config), study)
-    except ValueError as error:
-        raise StudyChangedError(
-            f"study {study.name!r} was recorded by another version of cnnstudy; this one can't read its settings: "
-            f"{error}"
-        ) from error
+    except ValidationError as error:
+        problems = list(map(explain_problem, error.errors()))
+        listed = "\n".join(f"  {'.'.join(map(str, key))}: {text}" for key, text in problems)
+        if all(is_path_key(key) for key, _ in problems):
+            text = (
+                f"what study {study.name!r} was run with is no longer in its place:\n{listed}\nMove it back, or write "
+                "the present place into the study file and give it to `run-study` once, which records the place and "
+                "repeats no trial that is recorded; then give this command again."
+            )
+        else:
+            text = (
+                f"study {study.name!r} was recorded by another version of cnnstudy; this one can't use its settings:\n"
+                f"{listed}\nUse that version, or run the study anew under another name."
+            )
+        raise StudyChangedError(text) from error
 
 
 def keep_recorded_settings(
