@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
+from cnnstudy.system.scratch import restate_os_error
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
@@ -115,7 +116,8 @@ class Worker:
         }
         try:
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
-        except Exception as error:
+        except Exception as raised:
+            error = (restate_os_error(raised) if isinstance(raised, OSError) else None) or raised
             self._send(
                 "failed",
                 key,

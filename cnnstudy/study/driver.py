@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from cnnstudy.errors import CnnstudyError, RepeatedFailureError, TakenOverError
+from cnnstudy.errors import BY_NAME, CnnstudyError, RepeatedFailureError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Tag
@@ -174,6 +174,8 @@ class Driver:
                 self._record(recording, TrialResult.from_json(event.result))
 
     def _on_failed(self, event: Failed) -> None:
+        if event.error in _MACHINE_ERRORS:  # the trial runs again, once that is mended
+            raise BY_NAME[event.error](f"{event.key}: {event.message}")
         proposal, recording = self._running[event.key]
         again = self._failures.take_retry(event)
         self.recorder.fail(recording, event, again)
@@ -213,6 +215,8 @@ def describe_memory_limits(result: TrialResult) -> str:
     return f"whole batches did not fit into memory; {', and '.join(notes)}."
 
 
+#: What a trial raised that no trial can avoid: a full disk, a cache that can't be written.
+_MACHINE_ERRORS = ("DiskFullError", "CacheError")
 #: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
 RETRYABLE_REASONS = ("crash", "timeout", "oom")
 MAX_ATTEMPTS = 2

@@ -47,6 +47,7 @@ from cnnstudy.study.resume import (
 )
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
+from cnnstudy.system.scratch import restate_os_error
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
@@ -209,6 +210,7 @@ def _become_driver(
 def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
     """Mark unfinished runs as interrupted, and record the error on the study's own run."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
+    error = (restate_os_error(error) if isinstance(error, OSError) else None) or error
     with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
         recorder.interrupt_unfinished()
         recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})

@@ -43,9 +43,16 @@ _intact: dict[Path, tuple[int, int]] = {}
 
 
 def cache_folder() -> Path:
-    """Return `$CNNSTUDY_CACHE`, or the platform's cache folder, as an absolute path."""
+    """Return `$CNNSTUDY_CACHE`, or the platform's cache folder, as an absolute path.
+
+    In a folder that belongs to another user, each user has a cache of their own: one does not trust what others wrote.
+    """
     given = os.environ.get("CNNSTUDY_CACHE")
-    return Path(given or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).expanduser().absolute()
+    folder = Path(given or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).expanduser().absolute()
+    try:
+        return folder if is_owned_by_user(folder) else folder / f"user-{os.getuid()}"
+    except OSError:  # it does not exist yet
+        return folder
 
 
 def require_cache(part: str) -> Path:
@@ -69,8 +76,10 @@ def describe_cache_trouble(place: Path, error: OSError) -> str:
     Args:
         place: in the cache.
     """
-    existing = next(path for path in (place, *place.parents) if path.exists())
-    whose = "" if is_owned_by_user(existing) else f", which belongs to another user: {printable(str(existing))}"
+    existing = place
+    with contextlib.suppress(OSError):  # the folder above can't be looked into
+        existing = next(path for path in (place, *place.parents) if path.exists())
+    whose = "" if is_owned_by_user(existing) else f": {printable(str(existing))} belongs to another user"
     return (
         f"the cache folder {printable(str(cache_folder()))} can't be used ({error.strerror or error}{whose}); set "
         "CNNSTUDY_CACHE to a folder that you can write, on a disk with room."
