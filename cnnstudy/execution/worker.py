@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -190,6 +191,8 @@ class Worker:
 
         self._report_unused_gpu(key)
         spec = TrialSpec.from_json(payload)
+        # half-written files of an attempt that failed would get in the way of this one
+        shutil.rmtree(self.folder / key, ignore_errors=True)
         return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
 
     def _report_unused_gpu(self, key: str) -> None:

@@ -12,6 +12,7 @@ result; for a dry run, an estimate of time, memory and disk.
     preparation    decodes the images, and loads or pretrains the source weights
     budget         how many epochs a trial trains, and after how many updates trials are compared
     driver         the loop that hands out trials and reacts to failures
+    failures       which failures get another attempt, and when the study stops
     recorder       writes trials to MLflow
     plan           --dry-run: the checks of a run, and what it will take
     estimate       time, memory and disk that the trials will take

@@ -28,6 +28,7 @@ from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
+from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact, try_lock
 from cnnstudy.system.code_version import network_code_digest
@@ -77,6 +78,7 @@ class Preparation:
         self.recorded = recorded
         self.display = display
         self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
+        self._failures = FailureCounter(count_attempts(recorded), 1)
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
         """Decode the data set at each network's image size, and return it by the network's name.
@@ -294,7 +296,9 @@ class Preparation:
 
     def _train(self, spec: TrialSpec, tags: Mapping[str, str]) -> tuple[TrialRecording, TrialResult, bool]:
         """Train the source weights; also return whether an interrupt is still to take effect: it came as they ended."""
-        recording = self.recorder.start(spec, tags)
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
+        attempt = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
+        recording = self.recorder.start(spec, {**tags, **attempt})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
         interrupted = False
@@ -307,7 +311,12 @@ class Preparation:
                 self.display.stop_trial(spec.key, INTERRUPTED_TEXT)
                 raise
         if isinstance(outcome, Failed):
-            self.recorder.fail(recording, outcome)
+            raise_machine_error(outcome)
+            again = self._failures.take_retry(outcome)
+            self.recorder.fail(recording, outcome, again)
+            if again:
+                self.display.stop_trial(spec.key, f"failed ({outcome.reason}), and runs once more: {outcome.message}")
+                return self._train(spec, tags)
             if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
                 checkpoints.remove_checkpoint(spec)
             raise WeightsError(

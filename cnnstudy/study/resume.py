@@ -30,6 +30,7 @@ from cnnstudy.study.recorder import Recorder, TrialRecorder
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
 from cnnstudy.system.display import Display
+from cnnstudy.system.scratch import describe_unusable_tmpdir
 from cnnstudy.tracking.client import tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
@@ -60,7 +61,9 @@ _MOST_LISTED, _MOST_VERSIONS = 30, 20
 
 
 def clean_machine(display: Display) -> None:
-    """Clean up what killed processes, of any study, left on this machine."""
+    """Clean up what killed processes, of any study, left on this machine; say where temporary files go instead."""
+    if text := describe_unusable_tmpdir():
+        display.show_message(text)
     for decision in tidy_machine():
         display.show_message(str(decision))
 

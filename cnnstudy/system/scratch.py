@@ -61,6 +61,14 @@ def restate_os_error(error: OSError) -> CnnstudyError | None:
     return None
 
 
+def describe_unusable_tmpdir() -> str:
+    """Say that Python passes over the folder that TMPDIR names; "" if it is used, or not set."""
+    given, used = os.environ.get("TMPDIR"), tempfile.gettempdir()
+    if not given or os.path.abspath(given) == os.path.abspath(used):
+        return ""
+    return f"WARNING: TMPDIR, {printable(given)}, can't be written or has no room; temporary files go to {used}"
+
+
 def _describe_full_disk(error: OSError) -> str:
     temporary = Path(tempfile.gettempdir())
     temporary = temporary.parent if is_scratch(temporary) else temporary  # a worker's is in its driver's

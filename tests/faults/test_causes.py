@@ -29,7 +29,7 @@ from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
 from cnnstudy.system.display import SilentDisplay
 from cnnstudy.system.imports import require_home
-from cnnstudy.system.scratch import restate_os_error, scratch_folder
+from cnnstudy.system.scratch import describe_unusable_tmpdir, restate_os_error, scratch_folder
 from cnnstudy.tracking.client import Tracker
 
 FILE = """
@@ -134,6 +134,15 @@ def test_no_folder_for_temporary_files(own_places: Path, monkeypatch: pytest.Mon
         tempfile.gettempdir()
     assert "that can be written and has room" in str(restate_os_error(caught.value))
     assert "set TMPDIR to one" in str(restate_os_error(caught.value))
+
+
+def test_a_tmpdir_that_is_passed_over_is_named(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(own_places / "none"))
+    told = f"WARNING: TMPDIR, {own_places}/none, can't be written or has no room; temporary files go to "
+    assert describe_unusable_tmpdir() == f"{told}{tempfile.gettempdir()}"
+    for usable in (tempfile.gettempdir(), f"{tempfile.gettempdir()}/", ""):
+        monkeypatch.setenv("TMPDIR", usable)
+        assert describe_unusable_tmpdir() == ""
 
 
 @pytest.mark.parametrize(("where", "name"), [(None, "DiskFullError"), ("cache/images/1", "CacheError")])

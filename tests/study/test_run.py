@@ -1112,6 +1112,19 @@ def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
     assert checkpoints_left() == []
 
 
+@pytest.mark.parametrize("reason", ["oom", "crash"])
+def test_pretraining_gets_another_attempt_as_trials_do(desk: Desk, reason: str) -> None:
+    few = (PRETRAIN, TRANSFER, "budget.trials=1")
+    broken = failed("pretrain-alexnet", reason)
+    assert desk.run(*few, failures={"pretrain-alexnet": [broken]}).finished == 1
+    specs = [job for job in desk.jobs("run_trial") if job["purpose"] == "pretrain"]
+    assert [job["micro_batch"] for job in specs] == [None, 16 if reason == "oom" else None]
+    assert [run.tags[Tag.ATTEMPT] for run in desk.runs("pretrain")] == ["1", "2"]
+    with pytest.raises(WeightsError, match=f"^pretraining alexnet on digits failed .{reason}"):
+        desk.run(*few, "name=other", "weights.default.epochs=3", failures={"pretrain-alexnet": broken})
+    assert len(desk.runs("pretrain", "other")) == 2
+
+
 def test_source_weights_that_were_stopped_say_so(desk: Desk) -> None:
     few = (PRETRAIN, TRANSFER, "budget.trials=1")
     assert desk.run(*few, interrupt_at=5).interrupted
