@@ -4,13 +4,14 @@ import sys
 
 
 def main() -> None:
-    """Run a command, unless files hide the modules that it needs; that is checked before they are imported."""
-    from cnnstudy.errors import InputError
-    from cnnstudy.system.imports import refuse_shadows
+    """Run a command, unless its modules are hidden by files, or can't be imported for want of a home folder."""
+    from cnnstudy.errors import CnnstudyError
+    from cnnstudy.system.imports import refuse_shadows, require_home
 
     try:
         refuse_shadows()
-    except InputError as error:
+        require_home()
+    except CnnstudyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     from cnnstudy.cli import main

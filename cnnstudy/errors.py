@@ -12,7 +12,7 @@ CnnstudyError
     ├── TrackingError       MLflow's store can't be reached or written
     │   └── TrackingUnavailableError   temporarily: retrying may succeed
     ├── DiskFullError       no space on this disk to record what was measured
-    ├── CacheError          a cache entry that others could have changed
+    ├── CacheError          a cache that can't be used, or an entry of it that others could have changed
     ├── StudyBusyError      another driver runs this study
     │   └── TakenOverError    another driver has taken the study over from this one
     ├── WorkerError         a worker process that can't start or stops answering
@@ -67,7 +67,7 @@ class DataError(EnvironmentTrouble):
 
 
 class CacheError(EnvironmentTrouble):
-    """A cache entry whose content can't be trusted, because others could have changed it."""
+    """A cache that can't be used, or an entry that can't be trusted, because others could have changed it."""
 
 
 class WeightsError(EnvironmentTrouble):
@@ -118,6 +118,7 @@ BY_NAME: dict[str, type[CnnstudyError]] = {
     for cls in (
         ConfigError,
         UnknownNameError,
+        CacheError,
         DataError,
         WeightsError,
         ModelError,

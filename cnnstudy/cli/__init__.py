@@ -15,10 +15,7 @@ May import: every room above.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +24,7 @@ from rich.console import Console
 import cnnstudy
 from cnnstudy.cli import data, maintenance, models, results, run
 from cnnstudy.cli.options import INTERRUPTED
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, printable
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
 from cnnstudy.system import imports
 
 app = typer.Typer(
@@ -69,31 +66,13 @@ def main() -> None:
         Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:  # such as a full disk or a read-only folder
-        text = f"error: {_describe_os_error(error)}"
+        from cnnstudy.system.scratch import restate_os_error
+
+        text = f"error: {restate_os_error(error) or error}"
         Console(stderr=True).print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(EnvironmentTrouble.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def _describe_os_error(error: OSError) -> str:
-    """Return the system's message, with what to do where that is known."""
-    from cnnstudy.system.cache import cache_folder
-    from cnnstudy.system.files import NO_ROOM
-
-    cache = cache_folder()
-    if isinstance(error.filename, str | os.PathLike) and cache in (Path(error.filename), *Path(error.filename).parents):
-        return (
-            f"the cache folder {printable(str(cache))} can't be used ({error.strerror}); set CNNSTUDY_CACHE to a "
-            "folder that can be written, on a disk with room."
-        )
-    if error.errno in NO_ROOM and not error.filename:
-        return (
-            f"a disk has no room left ({error.strerror}). Files are written to this folder, {printable(os.getcwd())}, "
-            f"to the cache, {printable(str(cache))}, and to {printable(tempfile.gettempdir())}; free some space, or "
-            "set CNNSTUDY_CACHE or TMPDIR to folders on another disk."
-        )
-    return str(error)
 
 
 def _show_version(requested: bool) -> None:

@@ -56,7 +56,7 @@ def run_study(
         bool, typer.Option("--retry-failed", help="Run trials that failed once more; not those whose loss diverged.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate time, memory and disk, and record nothing.")
+        bool, typer.Option("--dry-run", help="Check everything, estimate time, memory and disk, and record nothing.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,13 +94,13 @@ def _run(
 
     console = wide_console()
     uri = client.tracking_uri(tracking_uri)
+    refuse_moved(uri)
     if dry_run:
-        from cnnstudy.study.estimate import plan_study
+        from cnnstudy.study.plan import plan_study
 
         with choose_display(console, quiet=False) as display:
-            plan_study(loaded, client.find_tracker(uri), workers, display)
+            plan_study(loaded, client.find_tracker(uri), workers, display, accept_code)
         return
-    refuse_moved(uri)
     tracker = client.Tracker(uri)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
+import operator
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,11 +39,13 @@ _DEEP = re.compile(r"([\[{][^\[{\]}]{0,40}){100}")
 #: The study files that come with cnnstudy, if it runs from a checkout.
 SHIPPED_STUDIES = Path(cnnstudy.__file__).parent.parent / "experiments"
 _STUDY_FOLDERS = (Path("experiments"), SHIPPED_STUDIES)
+#: The keys whose values are paths.
+_PATHS = re.compile(r"data\.path|weights\.[^.]+\.(data\.path|file)")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study, and the file and overrides it was read from."""
+    """A checked study, and the file and overrides it was read from; paths in the overrides are absolute."""
 
     config: StudyConfig
     path: Path
@@ -51,8 +56,11 @@ class Study:
 def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file: a path, or the name of one in ./experiments.
 
+    Relative paths in the file are relative to its folder, wherever the command runs.
+
     Args:
-        overrides: `key=value`, applied on top of the file; keys are dotted, values are YAML.
+        overrides: `key=value`, applied on top of the file; keys are dotted, values are YAML, and relative paths are
+            relative to the working folder.
 
     Raises:
         ConfigError: there is no such file, it is not YAML, or something in it is invalid; every problem is listed.
@@ -77,7 +85,10 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         raise ConfigError(
             f"{path} holds no keys; a study file starts with `name: ...`. See experiments/quickstart.yaml."
         )
-    overridden = [_apply_override(raw, override) for override in overrides]
+    folder = path.absolute().parent
+    raw = _anchor_paths(raw, folder)
+    applied = [_apply_override(raw, override) for override in overrides]
+    overridden = [keys for keys, _ in applied]
 
     def locate(key: KeyPath, problem: str) -> tuple[float, str]:
         """Return the line to sort by, those of the command line last, and the message."""
@@ -86,16 +97,50 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         if any(key[: len(keys)] == keys or (keys[: len(key)] == key and not line) for keys in overridden):
             return math.inf, f"--set {dotted}: {problem}"
         shown = ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted)))
-        return line or 0, f"{shown}: {problem}"
+        return line or 0, f"{shown}: {problem}{_advise_on_folder(tree, key, folder)}"
 
     try:
         config = StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_list_by_line(locate(*_explain(details)) for details in error.errors())) from None
+        raise ConfigError(_list_by_line(locate(*explain_problem(details)) for details in error.errors())) from None
     problems = [locate(key, problem) for key, problem in combination_problems(config)]
     if problems:
         raise ConfigError(_list_by_line(problems))
-    return Study(config, path, text, tuple(overrides))
+    return Study(config, path, text, tuple(override for _, override in applied))
+
+
+def is_path_key(key: KeyPath) -> bool:
+    """Check whether the value of a key is the path of images or of a weights file."""
+    return _PATHS.fullmatch(".".join(map(str, key))) is not None
+
+
+def _anchor_paths(node: Any, folder: Path, key: KeyPath = ()) -> Any:
+    """Return a part of a study file, the one at the key, with its relative paths made absolute."""
+    if isinstance(node, dict):
+        return {name: _anchor_paths(value, folder, (*key, name)) for name, value in node.items()}
+    is_relative = isinstance(node, str) and not node.startswith("~") and is_path_key(key)
+    return str(folder / node) if is_relative else node
+
+
+def _advise_on_folder(tree: Any, key: KeyPath, folder: Path) -> str:
+    """Return a hint if a relative path in a study file leads somewhere from the working folder, and not from its own.
+
+    Args:
+        tree: the file's content.
+        folder: of the file.
+    """
+    if not is_path_key(key):
+        return ""
+    try:
+        given = functools.reduce(operator.getitem, key, tree)
+        if not isinstance(given, str) or given.startswith("~") or (folder / given).exists() or not Path(given).exists():
+            return ""
+    except (KeyError, TypeError, ValueError, OSError):  # it is in no file, or no path
+        return ""
+    return (
+        f" Paths in a study file are relative to its folder; for the one in the working folder write "
+        f"{json.dumps(os.path.relpath(given, folder), ensure_ascii=False)}."
+    )
 
 
 def _list_by_line(problems: Iterable[tuple[float, str]]) -> str:
@@ -275,8 +320,8 @@ def _plain(node: Any) -> Any:
     return None if node is None else str(node)  # such as a date, as the text that it was
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
-    """Apply `key=value` to `raw`, and return the key it set.
+def _apply_override(raw: dict[str, Any], override: str) -> tuple[KeyPath, str]:
+    """Apply `key=value` to `raw`; return the key it set, and the override as it works from every folder.
 
     Raises:
         ConfigError: the override is malformed.
@@ -293,10 +338,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
     try:
         # as in a file, where names are read as they are written
         named = keys[-1] in _KEYS_OF_NAMES
-        node[keys[-1]] = _parse(f"{keys[-1]}: {value}")[1][keys[-1]] if named else _parse(value)[1]
+        parsed = _parse(f"{keys[-1]}: {value}")[1][keys[-1]] if named else _parse(value)[1]
     except _NotYamlError as error:
         raise ConfigError(f"--set {override}: {error}") from error
-    return keys
+    anchored = node[keys[-1]] = _anchor_paths(parsed, Path.cwd(), keys)
+    return keys, override if anchored == parsed else f"{dotted}={json.dumps(anchored, ensure_ascii=False)}"
 
 
 def _line_of(node: Any, key: KeyPath) -> int | None:
@@ -324,7 +370,7 @@ _EXPLANATIONS = {
 }
 
 
-def _explain(details: Any) -> tuple[KeyPath, str]:
+def explain_problem(details: Any) -> tuple[KeyPath, str]:
     """Return the key that pydantic's error is about, and a sentence about it."""
     key: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
     text = details["msg"].removeprefix("Value error, ")

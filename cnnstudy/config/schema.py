@@ -7,7 +7,6 @@ StudyConfig, the whole file. Combinations of keys are checked in `checks`; study
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ from cnnstudy.data import datasets
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import UnknownNameError
 from cnnstudy.records import Level, Rule
-from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, problem, validation_error
+from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, describe_place, problem, validation_error
 
 # ---- objective
 
@@ -167,7 +166,8 @@ class Weights(StrictModel):
     def _check_source_keys(self) -> Weights:
         needed = {"pretrain": {"data", "epochs"}, "file": {"file"}, "imagenet": set(), "random": set()}[self.source]
         allowed = needed | {"pretrain": {"batch_size", "draws"}, "imagenet": {"file"}}.get(self.source, set())
-        given = {key for key in self.model_fields_set - {"source"} if getattr(self, key) is not None}
+        fields = type(self).model_fields  # a default is none that was given: recorded settings hold them all
+        given = {key for key in self.model_fields_set - {"source"} if getattr(self, key) != fields[key].default}
         allowed_keys = ", ".join(sorted(allowed)) or "no other key"
         problems = [
             problem((key,), f"is missing; source {self.source} needs it.") for key in sorted(needed - given)
@@ -176,8 +176,7 @@ class Weights(StrictModel):
             for key in sorted(given - allowed)
         ]
         if "file" in allowed and self.file is not None and not _is_file(self.file):
-            looked = os.path.abspath(os.path.expanduser(self.file))
-            text = f"there is no file {str(self.file)!r} (looked for {looked}); give the path of a weights file."
+            text = f"there is no file {describe_place(self.file)}; give the path of a weights file."
             problems.append(problem(("file",), text))
         if problems:
             raise validation_error("weights", problems)

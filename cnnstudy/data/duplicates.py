@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from cnnstudy.data.datasets import ImageSource, SourceImage
 from cnnstudy.data.decode import read_file
 from cnnstudy.data.decoder_pool import Progress
+from cnnstudy.data.file_types import RIGHTS_ADVICE
 from cnnstudy.data.splits import split_indices
 from cnnstudy.errors import DataError, format_list, printable
 from cnnstudy.records import BadImage, Split
@@ -34,10 +37,13 @@ def image_digests(images: Sequence[SourceImage], progress: Progress) -> list[byt
                 digests.append(digest)
             if done % 256 == 0:
                 progress("checking images", done, len(images))
+    forbidden = os.strerror(errno.EACCES)
+    advice = RIGHTS_ADVICE if any(line.endswith(f": {forbidden}") for line in unreadable) else ""
     if len(unreadable) == 1:
-        raise DataError(f"can't read {unreadable[0]}")
+        raise DataError(". ".join(filter(None, [f"can't read {unreadable[0]}", advice])))
     if unreadable:
-        raise DataError(f"can't read {len(unreadable)} of {len(images)} images:{format_list(unreadable)}")
+        listed = f"can't read {len(unreadable)} of {len(images)} images:{format_list(unreadable)}"
+        raise DataError("\n".join(filter(None, [listed, advice])))
     return digests
 
 

@@ -60,12 +60,25 @@ def is_photo(head: bytes) -> bool:
     return identify(head) in _PHOTOS
 
 
+#: What to do about what can't be read for its rights.
+RIGHTS_ADVICE = (
+    "Give yourself the right to read it (`ls -l` shows the rights), or move it away; `bad_images: skip` is for files "
+    "that can be read."
+)
+
+
 def read_head(path: str | os.PathLike[str]) -> bytes | None:
-    """Return the first bytes of a regular file; None if it can't be read. Never wait for a pipe or a device."""
+    """Return the first bytes of a regular file; None if it can't be read. Never wait for a pipe or a device.
+
+    Raises:
+        PermissionError: its rights forbid it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb", buffering=0) as file:
             return file.read(HEAD_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except PermissionError:
+        raise
     except OSError:
         return None
 

@@ -29,6 +29,7 @@ from cnnstudy.data.layouts import (
 )
 from cnnstudy.data.listing import Tree, list_tree, strip_end
 from cnnstudy.errors import DataError, did_you_mean, printable
+from cnnstudy.system.validation import describe_place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,14 +45,14 @@ def _require_existing(path: Path, archives: bool = True) -> Path:
         return expanded
     if os.path.exists(expanded):
         raise ValueError(f"{path} is not {kinds}; give one.")
-    raise ValueError(f"there is no {path} (looked for {expanded.absolute()}); give {kinds} that exists.")
+    raise ValueError(f"there is no {describe_place(path)}; give {kinds} that exists.")
 
 
 def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-#: A folder or an archive, `~` expanded; a relative path is relative to the current directory.
+#: A folder or an archive, `~` expanded; a relative path is relative to the working folder, but see `load_study`.
 ExistingPath = Annotated[Path, AfterValidator(_require_existing)]
 ExistingFolder = Annotated[Path, AfterValidator(partial(_require_existing, archives=False))]
 

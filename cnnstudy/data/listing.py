@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnstudy.data.archives import Parts, archive_members, is_hidden
-from cnnstudy.data.file_types import PassedOver, is_photo, read_head
+from cnnstudy.data.file_types import RIGHTS_ADVICE, PassedOver, is_photo, read_head
 from cnnstudy.errors import DataError, did_you_mean, printable
 
 IMAGE_SUFFIXES = (
@@ -134,8 +134,9 @@ def _list_folder(root: Path) -> Tree:
                 elif not _is_inside(real, entry.path):  # a link to a folder above would be a loop
                     links.append((entry.path, below))
     except OSError as reason:
+        advice = f". {RIGHTS_ADVICE}" if isinstance(reason, PermissionError) else ""
         raise DataError(
-            f"can't read {printable(str(reason.filename or root))}: {reason.strerror or reason}"
+            f"can't read {printable(str(reason.filename or root))}: {reason.strerror or reason}{advice}"
         ) from reason
     return tree
 

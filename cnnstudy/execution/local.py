@@ -20,7 +20,8 @@ import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
-from cnnstudy.system.processes import count_cores, list_gpus, resident_memory
+from cnnstudy.system.display import format_size
+from cnnstudy.system.processes import address_space_limit, count_cores, list_gpus, resident_memory
 
 #: Set before TensorFlow is imported and whatever the user's environment says, so that all trials of a study compute in
 #: the same way. oneDNN is off by default on processors without AVX-512, where it makes a step of these networks 1.3 to
@@ -270,6 +271,14 @@ def _parse_event(message: dict[str, Any]) -> Event:
 
 
 def _crash_event(key: str, code: int, log: str) -> Failed:
+    limit = address_space_limit()
+    if limit is not None and (code in (-signal.SIGSEGV, -signal.SIGABRT) or "MemoryError" in log):
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        text = (
+            f"the worker process crashed ({ending}), as libraries do when no memory is left; its address space is "
+            f"limited to {format_size(limit)} (`ulimit -v`)"
+        )
+        return Failed(key, "oom", text, log)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     # Linux' out-of-memory killer sends signal 9
     hint = "; the machine may have run out of memory" if code == -9 else ""

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cnnstudy.errors import CnnstudyError, DataError
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
+from cnnstudy.system.scratch import restate_os_error
 
 if TYPE_CHECKING:
     from cnnstudy.training.compiled import CompiledNetworks
@@ -115,7 +117,8 @@ class Worker:
         }
         try:
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
-        except Exception as error:
+        except Exception as raised:
+            error = (restate_os_error(raised) if isinstance(raised, OSError) else None) or raised
             self._send(
                 "failed",
                 key,
@@ -188,6 +191,8 @@ class Worker:
 
         self._report_unused_gpu(key)
         spec = TrialSpec.from_json(payload)
+        # half-written files of an attempt that failed would get in the way of this one
+        shutil.rmtree(self.folder / key, ignore_errors=True)
         return run_trial(spec, self.folder / key, report, self._networks(), self._progress(key)).to_json()
 
     def _report_unused_gpu(self, key: str) -> None:

@@ -8,12 +8,14 @@ result; for a dry run, an estimate of time, memory and disk.
     recovery       finds and cleans up what killed processes left behind
     resume         a stopped study: compares settings, images and code with its record (a killed trial resumes in
                    training.phases)
-    resources      what trials need, built on first use: workers, images and source weights
+    resources      what trials need, checked, and built on first use: workers, images and source weights
     preparation    decodes the images, and loads or pretrains the source weights
     budget         how many epochs a trial trains, and after how many updates trials are compared
     driver         the loop that hands out trials and reacts to failures
+    failures       which failures get another attempt, and when the study stops
     recorder       writes trials to MLflow
-    estimate       --dry-run: time, memory and disk that the trials will take
+    plan           --dry-run: the checks of a run, and what it will take
+    estimate       time, memory and disk that the trials will take
     forecast       compares that time with what the trials took
     confirmation   retrains the best candidates and evaluates the champion on the test split
     reproduce      retrains one recorded trial and compares the numbers

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 from cnnstudy.config.factors import FACTORS, Choices
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import ConfigError
 from cnnstudy.records import Level, PreparedImages
+from cnnstudy.search.factorial import list_cells
 
 #: The factors that determine the number of updates per epoch.
 _UPDATE_FACTORS = ("batch_size", "data_fraction", "protocol")
@@ -40,6 +43,19 @@ def trial_epochs(config: StudyConfig, name: str, levels: Mapping[str, Level], im
             "Give more updates."
         )
     return fewest
+
+
+def refuse_impossible_updates(config: StudyConfig, images: Mapping[str, PreparedImages]) -> None:
+    """Raise ConfigError, as `trial_epochs`, if a trial that the study may propose can't make `training.updates`."""
+    for name in config.architectures if config.training.updates is not None else ():
+        if isinstance(config.strategy, FactorialConfig):
+            points: Iterable[Mapping[str, Level]] = list_cells(config, name)
+        else:
+            factors = (*_UPDATE_FACTORS, "transfer")
+            levels = [_level_bounds(config, name, factor) for factor in factors]
+            points = [dict(zip(factors, point, strict=True)) for point in itertools.product(*levels)]
+        for point in points:
+            trial_epochs(config, name, point, images[name])
 
 
 def equal_updates(config: StudyConfig, name: str, images: PreparedImages) -> int:

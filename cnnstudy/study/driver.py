@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
-from cnnstudy.errors import CnnstudyError, RepeatedFailureError, TakenOverError
+from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Tag
 from cnnstudy.records import TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
+from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
+from cnnstudy.study.preparation import INTERRUPTED_TEXT
 from cnnstudy.study.recorder import TrialRecording, remove_trial_files
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.processes import defer_interrupt
-from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
 from cnnstudy.training.verdict import describe_accuracies
 
@@ -82,7 +80,7 @@ class Driver:
                 with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
                     self._record_reported()
             taken_over = isinstance(error, TakenOverError)
-            why = "left to the study's new driver" if taken_over else "interrupted; resuming the study runs it again"
+            why = "left to the study's new driver" if taken_over else INTERRUPTED_TEXT
             for key in self._running:
                 self.display.show_message(f"{key}  {why}")
             raise
@@ -173,12 +171,11 @@ class Driver:
                 self._record(recording, TrialResult.from_json(event.result))
 
     def _on_failed(self, event: Failed) -> None:
+        raise_machine_error(event)
         proposal, recording = self._running[event.key]
         again = self._failures.take_retry(event)
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
-        # half-written files would get in the way of another attempt
-        shutil.rmtree(self.resources.folder / event.key, ignore_errors=True)
         if again:
             self.display.show_message(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
             self._start(proposal)
@@ -194,7 +191,7 @@ def _describe_result(result: TrialResult) -> str:
     shared = result.shared_epochs
     text = (
         f"{result.state}, {describe_accuracies(result.verdict_counts, result.summary)} at epoch {result.best_epoch}: "
-        f"{result.verdict}; {result.trainable_parameters:,} parameters trained, {result.frozen_parameters:,} frozen"
+        f"{result.verdict}"
     )
     return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 
@@ -210,87 +207,3 @@ def describe_memory_limits(result: TrialResult) -> str:
     if result.evaluation_batch:
         notes.append(f"at most {result.evaluation_batch} images at once were evaluated")
     return f"whole batches did not fit into memory; {', and '.join(notes)}."
-
-
-#: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
-RETRYABLE_REASONS = ("crash", "timeout", "oom")
-MAX_ATTEMPTS = 2
-_ADVICE = {
-    "oom": "To use less memory, lower batch_size, image_size or --jobs.",
-    "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
-    "crash": "The traceback is in MLflow, among the run's files, as traceback.txt.",
-    "data": "`python -m cnnstudy doctor` checks the cache.",
-}
-
-
-def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
-    """Count the failed attempts of each trial that were followed by a retry, since a user last asked for one."""
-    attempts: Counter[str] = Counter()
-    for run in recorded:
-        attempts[run.trial] = 0 if run.retry_asked else attempts[run.trial] + run.retried
-    return attempts
-
-
-class FailureCounter:
-    """Counts a driver's failed trials; decides which are retried, and when the study stops.
-
-    Args:
-        attempts: by trial, the failed attempts before this driver.
-        most_alike: stop after this many consecutive identical failures.
-    """
-
-    def __init__(self, attempts: Counter[str], most_alike: int) -> None:
-        self._attempts = attempts
-        self._most_alike = most_alike
-        self._out_of_memory: set[str] = set()  # trials whose last attempt ran out of memory
-        self._last: tuple[str, str] | None = None
-        self._in_a_row = 0
-
-    def next_attempt(self, key: str) -> int:
-        """Return the number of the trial's next attempt, from 1."""
-        return self._attempts[key] + 1
-
-    def take_retry(self, failed: Failed) -> bool:
-        """Return whether the trial gets another attempt, and count it.
-
-        Errors raised on purpose are not retried: they would occur again.
-        """
-        again = (
-            failed.reason in RETRYABLE_REASONS and failed.error is None and self.next_attempt(failed.key) < MAX_ATTEMPTS
-        )
-        self._attempts[failed.key] += again
-        # a worker killed from outside may have had a batch that fits: its retry keeps the batch, for identical numbers
-        if failed.reason == "oom" and "killed by signal" not in failed.message:
-            self._out_of_memory.add(failed.key)
-        return again
-
-    def micro_batch(self, key: str, batch: int) -> int | None:
-        """Return half the batch size if the trial's last attempt ran out of memory; None: train whole batches."""
-        return max(1, batch // 2) if key in self._out_of_memory else None
-
-    def reset(self) -> None:
-        """Forget the consecutive failures: a trial has finished."""
-        self._last, self._in_a_row = None, 0
-
-    def count(self, failed: Failed) -> None:
-        """Count a trial that failed for good.
-
-        A diverged trial is an answer to the study's question: it never stops the study.
-
-        Raises:
-            RepeatedFailureError: as many trials in a row as are allowed failed for the same reason and with the same
-                message, numbers aside.
-        """
-        if failed.reason == "diverged":
-            self.reset()
-            return
-        message = failed.message.split("\n")[0]
-        alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))
-        self._in_a_row = self._in_a_row + 1 if alike == self._last else 1
-        self._last = alike
-        if self._in_a_row >= self._most_alike:
-            raise RepeatedFailureError(
-                f"{self._in_a_row} trials in a row failed alike ({failed.reason}), the last one {failed.key}: "
-                f"{message}. The study was stopped. {_ADVICE.get(failed.reason, '')} Everything is recorded; the same "
-                "command resumes the study with the remaining trials, and with --retry-failed runs these again, too."
-            )

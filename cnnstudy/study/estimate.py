@@ -1,7 +1,4 @@
-"""Estimate the time, memory and disk that a study's missing trials take, from recorded trials or a short measurement.
-
-`plan_study` is --dry-run: it trains no trial and records nothing.
-"""
+"""Estimate the time, memory and disk that missing trials take, from recorded trials or a short measurement."""
 
 from __future__ import annotations
 
@@ -13,28 +10,17 @@ from typing import Any
 
 from cnnstudy.config.designs import has_several_levels
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.config.load import Study
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
+from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
-from cnnstudy.errors import UnknownNameError
-from cnnstudy.execution import Executor, Failed, Job, Workers
+from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
-from cnnstudy.search.optuna_search import OptunaStrategy
-from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
-from cnnstudy.study.driver import closing_workers
-from cnnstudy.study.forecast import save_estimate
-from cnnstudy.study.objective import choose_metric
-from cnnstudy.study.preparation import Preparation, SourceWeights
-from cnnstudy.study.recorder import NullRecorder
-from cnnstudy.study.resources import build_trial_spec, starts_from_source
-from cnnstudy.study.resume import keep_recorded_settings, past_trial
+from cnnstudy.study.preparation import SourceWeights
 from cnnstudy.system.display import Display, format_duration, format_size
-from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.tracking.relocation import local_folder
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, are_unequal
 
@@ -47,110 +33,17 @@ SECONDS_TO_SAVE, SECONDS_TO_RECORD = 0.3, 0.5
 STAND_IN_WEIGHTS = SourceWeights("random", None)
 #: Trials that share a measurement: network, transfer mode, augmentation (which rules out cached features).
 TrialKind = tuple[str, str, str]
+#: Instead of a transfer mode: source weights that are pretrained.
+_PRETRAINING = "pretraining"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the missing trials of one kind take."""
+    """What the missing trials of one kind, or pretraining, take."""
 
     seconds: float  # of worker time, over all trials
     bytes: int  # on disk: models, plots and tables
-    features_bytes: int = 0  # on disk: features in the cache
-
-
-def plan_study(study: Study, tracker: Tracker | None, workers: Workers, display: Display) -> None:
-    """Report how many trials are missing, and the time, memory and disk that they take.
-
-    Images are decoded; source weights are not trained, because they do not affect the speed.
-
-    Args:
-        tracker: None if nothing is recorded yet.
-        workers: closed at the end; not started if no trial is missing.
-
-    Raises:
-        DataError: images can't be used.
-        WorkerError: the worker failed.
-        TrackingError: MLflow does not answer.
-    """
-    recorded, runs = _find_recorded(tracker, study.config.name)
-    config, text = keep_recorded_settings(study.config, recorded, lambda: runs)
-    if text:
-        display.show_message(text)
-    past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
-    strategy, missing = _missing_trials(config, past)
-    if isinstance(strategy, FactorialStrategy):
-        describe_size(config, len(missing), display)
-    else:
-        describe_search(config, len(missing), display)
-    if not missing:
-        return
-    artifacts = tracker.artifact_location(recorded.experiment_id) if tracker and recorded.experiment_id else ""
-    with closing_workers(workers):
-        executor = workers.executor
-        executor.deterministic = config.training.deterministic
-        preparation = Preparation(config, executor, NullRecorder(recorded), runs, display)
-        images = preparation.images(config.data, config.architectures)
-        config, text = choose_metric(config, next(iter(images.values())), runs)
-        if text:
-            display.show_message(text)
-        warn_of_few_validation_images(images.values(), display)
-        if isinstance(strategy, FactorialStrategy):
-            report_power(config, images, runs, display)
-        specs = [build_trial_spec(config, one, images[one.architecture], STAND_IN_WEIGHTS) for one in missing]
-        redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
-        seconds = describe_cost(specs, runs, artifacts, executor, display, redrawn)
-    if seconds is not None and not past and _may_end_early(config):
-        display.show_message("  less where trials are pruned or stop before their last epoch")
-    if seconds is not None and not isinstance(strategy, FactorialStrategy):  # a factorial measures again when it runs
-        save_estimate(config, len(missing), executor.slots, seconds)
-    _describe_extras(config, missing, display)
-
-
-def _describe_extras(config: StudyConfig, missing: Sequence[Proposal], display: Display) -> None:
-    """Report pretraining and confirmation, which the estimate leaves out."""
-    times: dict[int, list[str]] = {}  # networks, by how often their source weights are pretrained
-    for name in sorted(config.architectures):
-        weights, modes = config.weights_of(name), config.transfer_modes_of(name)
-        if weights is not None and weights.source == "pretrain" and set(modes) & set(MODES_WITH_SOURCE_WEIGHTS):
-            need = [one for one in missing if one.architecture == name and starts_from_source(one.levels)]
-            times.setdefault(len({one.block for one in need}) if weights.draws == "each-seed" else 1, []).append(name)
-    for number, names in sorted(times.items()):
-        often = "once" if number == 1 else f"{number} times, once for each seed"
-        if number:
-            display.show_message(f"  plus pretraining the source weights of {', '.join(names)}, {often}")
-    if config.confirm is not None:
-        seeds, most = config.confirm.seeds, config.confirm.maximum_seeds
-        redrawn = any(map(config.pretrains_each_seed, config.architectures))
-        display.show_message(
-            f"  plus {config.confirm.top} x {seeds} trials to confirm, up to {most} seeds each if the result is close"
-            + ("; source weights are pretrained for each of these seeds too" if redrawn else "")
-        )
-
-
-def _may_end_early(config: StudyConfig) -> bool:
-    training = config.training
-    return config.pruner != "none" or bool(training.early_stopping or training.until_train_loss)
-
-
-def _find_recorded(tracker: Tracker | None, name: str) -> tuple[RecordedStudy, list[RecordedRun]]:
-    """Return the study and its runs; an empty study if it is not recorded yet."""
-    if tracker is None:
-        return RecordedStudy(name, "", "", {}), []
-    try:
-        study = tracker.study(name)
-    except UnknownNameError:
-        return RecordedStudy(name, "", "", {}), []
-    return study, tracker.runs(study.experiment_id)
-
-
-def _missing_trials(config: StudyConfig, past: list[PastTrial]) -> tuple[Strategy, list[Proposal]]:
-    """Return the strategy and all its proposals; a search makes them without results, as while trials are running."""
-    strategy: Strategy = (
-        FactorialStrategy(config, past)
-        if isinstance(config.strategy, FactorialConfig)
-        else OptunaStrategy(config, past)
-    )
-    return strategy, list(iter(strategy.next, None))
+    cached_bytes: int = 0  # on disk: features or source weights in the cache
 
 
 def describe_size(config: StudyConfig, remaining: int, display: Display) -> None:
@@ -290,7 +183,7 @@ def describe_cost(
     display: Display,
     redrawn: Collection[str] = (),
 ) -> float | None:
-    """Report the time, disk and memory that the trials take, with a warning if the disk is too small.
+    """Report the time, disk and memory that trials and pretraining take, with a warning if the disk is too small.
 
     Kinds of trials without a finished one on record are measured. Nothing is measured for a silent display. A failed
     measurement does not stop the study: the trial will fail in the same way, and say so.
@@ -301,15 +194,15 @@ def describe_cost(
         artifacts: MLflow's artifact location for the models; "" if unknown.
 
     Returns:
-        Seconds until all trials are done, on the executor's workers; None if there are no trials, or some could not be
-        measured.
+        Seconds until all trials are done, on the executor's workers, without pretraining; None if there are no trials,
+        or some could not be measured.
     """
     if display.silent:
         return None
     finished = [run for run in recorded if run.state == "finished"]
     by_kind: dict[TrialKind, list[TrialSpec]] = {}
     for spec in specs:
-        by_kind.setdefault(_kind(spec.architecture, spec.levels), []).append(spec)
+        by_kind.setdefault(_kind(spec.architecture, spec.levels, spec.purpose), []).append(spec)
     names = _name_kinds(by_kind)
     costs: dict[TrialKind, Cost] = {}
     memory = 0
@@ -325,28 +218,34 @@ def describe_cost(
             draws = len({spec.block for spec in alike}) if kind[0] in redrawn else 1
             seconds = setup_seconds(measured, min(executor.slots, len(alike)), draws)
             cost = _cost(alike, seconds + sum(trial_seconds(spec, measured) for spec in alike), measured.parameters)
-            cost = replace(cost, features_bytes=draws * measured.features_bytes)
+            cost = replace(cost, cached_bytes=draws * measured.features_bytes)
+        if kind[1] == _PRETRAINING:  # the cache has the model, and the backbone by itself
+            cost = replace(cost, cached_bytes=2 * cost.bytes)
         costs[kind] = cost
     if costs:
         _report_costs(costs, by_kind, names, executor.slots, memory, display)
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
-    return _total_seconds(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
+    return _trial_seconds_of(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
 
 
-def _kind(architecture: str, levels: Mapping[str, Any]) -> TrialKind:
-    return architecture, str(levels["transfer"]), str(levels.get("augmentation", "none"))
+def _kind(architecture: str, levels: Mapping[str, Any], purpose: str) -> TrialKind:
+    mode = _PRETRAINING if purpose == "pretrain" else str(levels["transfer"])
+    return architecture, mode, str(levels.get("augmentation", "none"))
 
 
 def _name_kinds(kinds: Iterable[TrialKind]) -> dict[TrialKind, str]:
     """Return each kind's name for people; the augmentation is left out if it does not vary."""
-    augmentations = {augmentation for *_, augmentation in kinds}
+    augmentations = {augmentation for _, mode, augmentation in kinds if mode != _PRETRAINING}
     return {kind: " ".join(kind if len(augmentations) > 1 else kind[:2]) for kind in kinds}
 
 
 def _recorded_cost(kind: TrialKind, specs: Sequence[TrialSpec], finished: Sequence[RecordedRun]) -> Cost | None:
     """Return the cost estimated from finished trials of that kind; None if there are none."""
-    alike = [run for run in finished if run.kind == "trial" and _kind(run.architecture, run.parameters) == kind]
+    purposes = {spec.purpose for spec in specs}
+    alike = [
+        run for run in finished if run.kind in purposes and _kind(run.architecture, run.parameters, run.kind) == kind
+    ]
     if not alike:
         return None
     parameters = {run.metrics[Metric.TRAINABLE_PARAMETERS] + run.metrics[Metric.FROZEN_PARAMETERS] for run in alike}
@@ -406,10 +305,25 @@ def _cost(specs: Sequence[TrialSpec], seconds: float, parameters: int) -> Cost:
     return Cost(seconds + SECONDS_TO_SAVE * len(specs), disk)
 
 
-def _total_seconds(costs: dict[TrialKind, Cost], by_kind: dict[TrialKind, list[TrialSpec]], slots: int) -> float:
+def _trial_seconds_of(costs: dict[TrialKind, Cost], by_kind: dict[TrialKind, list[TrialSpec]], slots: int) -> float:
+    """Return the seconds from the start of the first trial until the last one is recorded."""
+    trials = [kind for kind in costs if kind[1] != _PRETRAINING]
+    if not trials:
+        return 0.0
     return wall_clock_seconds(
-        sum(cost.seconds for cost in costs.values()), sum(len(by_kind[kind]) for kind in costs), slots
+        sum(costs[kind].seconds for kind in trials), sum(len(by_kind[kind]) for kind in trials), slots
     )
+
+
+def _describe_pretraining(costs: dict[TrialKind, Cost], by_kind: dict[TrialKind, list[TrialSpec]]) -> tuple[float, str]:
+    """Return the seconds that pretraining takes, one after the other, and a sentence about it; "" if there is none."""
+    seconds, told = 0.0, []
+    for kind in (kind for kind in costs if kind[1] == _PRETRAINING):
+        times = len(by_kind[kind])
+        seconds += costs[kind].seconds + times * SECONDS_TO_RECORD
+        each = by_kind[kind][0].block is not None
+        told.append(f"{kind[0]} {f'{times} times (each seed has its own)' if each else 'once'}")
+    return seconds, f"  {format_duration(seconds)} of these pretrain source weights: {', '.join(told)}" if told else ""
 
 
 def wall_clock_seconds(of_workers: float, trials: int, slots: int) -> float:
@@ -435,30 +349,36 @@ def _report_costs(
     memory: int,
     display: Display,
 ) -> None:
-    each = [f"{names[kind]} {_short(cost.seconds / len(by_kind[kind]))} a trial" for kind, cost in costs.items()]
+    each = [
+        f"{names[kind]} {_short(cost.seconds / len(by_kind[kind]))}{'' if kind[1] == _PRETRAINING else ' a trial'}"
+        for kind, cost in costs.items()
+    ]
     left_out = [names[kind] for kind in sorted(by_kind) if kind not in costs]
     without = f" without {', '.join(left_out)}" if left_out else ""
     models = any(spec.keep_model for alike in by_kind.values() for spec in alike)
-    features = _features_bytes(costs)
+    pretraining, of_pretraining = _describe_pretraining(costs, by_kind)
+    cached = _cached_bytes(costs)
     workers = f" a worker, {format_size(slots * memory)} with {slots}" if slots > 1 else ""
     display.show_message(
-        f"  about {format_duration(_total_seconds(costs, by_kind, slots))}{without} "
+        f"  about {format_duration(pretraining + _trial_seconds_of(costs, by_kind, slots))}{without} "
         f"(measured: {', '.join(each)}), about {format_size(sum(cost.bytes for cost in costs.values()))} of disk"
         + (" for models" if models else "")
-        + (f", {format_size(features)} in the cache for features" if features else "")
+        + (f", {format_size(cached)} in the cache" if cached else "")
         + (f", up to {format_size(memory)} of memory{workers}" if memory else "")
     )
+    if of_pretraining:
+        display.show_message(of_pretraining)
 
 
-def _features_bytes(costs: Mapping[TrialKind, Cost]) -> int:
-    """Return the bytes of cached features.
+def _cached_bytes(costs: Mapping[TrialKind, Cost]) -> int:
+    """Return the bytes of features and source weights in the cache.
 
     Two-phase trials share those of frozen ones; features of flipped images include those of the unflipped ones.
     """
     largest: dict[tuple[str, str], int] = {}
     for (architecture, transfer, _), cost in costs.items():
         shared = architecture, "frozen" if transfer == "two-phase" else transfer
-        largest[shared] = max(largest.get(shared, 0), cost.features_bytes)
+        largest[shared] = max(largest.get(shared, 0), cost.cached_bytes)
     return sum(largest.values())
 
 

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
+from cnnstudy.errors import StudyBusyError, TakenOverError
 from cnnstudy.names import Tag
 from cnnstudy.study.recovery import DriverState
-from cnnstudy.system.cache import cache_folder, content_address, try_lock
+from cnnstudy.system.cache import content_address, require_cache, try_lock
 from cnnstudy.system.processes import Process, is_alive, this_process
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -31,7 +31,7 @@ def hold_study_lock(name: str, uri: str) -> Iterator[None]:
 
     Raises:
         StudyBusyError: another process holds it.
-        DataError: the cache folder can't be written.
+        CacheError: the cache folder can't be written.
     """
     path = _lock_path(name, uri)
     with try_lock(path, PATIENCE) as lock:
@@ -126,12 +126,4 @@ def _read_holder(name: str, uri: str) -> str:
 
 
 def _lock_path(name: str, uri: str) -> Path:
-    folder = cache_folder() / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise DataError(
-            f"the cache folder {cache_folder()} can't be used ({reason.strerror}); set CNNSTUDY_CACHE to a writable "
-            "folder."
-        ) from reason
-    return folder / content_address([name, str(sqlite_file(uri) or uri)])
+    return require_cache("locks") / content_address([name, str(sqlite_file(uri) or uri)])

@@ -6,11 +6,12 @@ compared within the block, so that intervals over blocks hold the luck of pretra
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +24,16 @@ from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weigh
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
-from cnnstudy.execution import Executor, Failed, Job
+from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
+from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, try_lock
+from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact, try_lock
 from cnnstudy.system.code_version import network_code_digest
 from cnnstudy.system.display import Display
+from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
@@ -48,6 +51,8 @@ class SourceWeights:
     digest: str = ""  # of the weights; "" if there are none, or random ones
 
 
+#: Why a trial or pretraining stopped with the command.
+INTERRUPTED_TEXT = "interrupted; resuming the study runs it again"
 #: Of trials from scratch.
 NO_WEIGHTS = SourceWeights("none", None)
 
@@ -73,6 +78,7 @@ class Preparation:
         self.recorded = recorded
         self.display = display
         self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
+        self._failures = FailureCounter(count_attempts(recorded), 1)
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
         """Decode the data set at each network's image size, and return it by the network's name.
@@ -91,7 +97,7 @@ class Preparation:
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
         """Return the source weights that all trials of a network share; those that each seed pretrains are left out.
 
-        Their source is "none" where the study's transfer modes need none. The images of all pretraining are decoded.
+        Their source is "none" where the study's transfer modes need none.
 
         Args:
             classes: the number of classes.
@@ -100,6 +106,14 @@ class Preparation:
             WeightsError: they can't be loaded or pretrained; no trial has been trained yet.
             StudyChangedError: the recorded trials used other source weights.
             DataError: images to pretrain on are missing or can't be used.
+        """
+        return self.check_sources(classes) | self.pretrain_shared()
+
+    def check_sources(self, classes: int) -> dict[str, SourceWeights]:
+        """Return those `source_weights` that are not pretrained, and decode the images of all pretraining.
+
+        Raises:
+            As `source_weights`.
         """
         found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
         wanted = {
@@ -120,17 +134,40 @@ class Preparation:
             if name not in self._source_images and weights.data is not None:  # decoded once for all networks
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
                 self._source_images |= self.images(weights.data, same_data)
-        for name in pretrained:
-            if self.config.pretrains_each_seed(name):
-                del found[name]
+        return {name: weights for name, weights in found.items() if name not in pretrained}
+
+    def pretrain_shared(self) -> dict[str, SourceWeights]:
+        """Return those `source_weights` that are pretrained. Call it after `check_sources`."""
+        return {name: self.pretrain(name) for name in self._source_images if not self.config.pretrains_each_seed(name)}
+
+    def find_untrained(self, blocks: Iterable[tuple[str, int | None]]) -> list[TrialSpec]:
+        """Return the specification of each pretraining that trials need and the cache lacks.
+
+        Call it after `check_sources`.
+
+        Args:
+            blocks: network and block of trials that start from source weights.
+
+        Raises:
+            StudyChangedError: the recorded trials used others than those in the cache.
+        """
+        each = self.config.pretrains_each_seed
+        draws = dict.fromkeys((name, block) for name, block in blocks if each(name))
+        draws |= dict.fromkeys((name, None) for name in self._source_images if not each(name))
+        untrained = []
+        for name, block in draws:
+            spec = self._pretraining_spec(name, block)
+            address, _ = self._find_address(spec)
+            if is_intact("weights", address):
+                self._refuse_other_weights(name, _cached_weights(address), block)
             else:
-                found[name] = self.pretrain(name)
-        return found
+                untrained.append(spec)
+        return untrained
 
     def pretrain(self, name: str, block: int | None = None) -> SourceWeights:
         """Return pretrained source weights, from the cache or trained now; MLflow gets a run either way.
 
-        Call it after `source_weights`.
+        Call it after `check_sources`.
 
         Args:
             name: of the network.
@@ -141,24 +178,32 @@ class Preparation:
             StudyChangedError: the recorded trials used other source weights.
         """
         spec = self._pretraining_spec(name, block)
-        recipe = pretraining_recipe(spec)
-        address = self._recorded_address(recipe) or content_address([recipe, network_code_digest(name)])
+        address, recipe = self._find_address(spec)
         tags = {Tag.WEIGHTS_ADDRESS: address, Tag.WEIGHTS_RECIPE: recipe}
         folder = entry_folder("weights", address)
-        trained: list[tuple[TrialRecording, TrialResult]] = []
+        trained: list[tuple[TrialRecording, TrialResult, bool]] = []
         if not folder.is_dir():
             self._report_if_locked(folder, spec)
-        # the entry stays locked during training: a process that waits for it uses the same weights and curves
-        build_entry("weights", address, lambda building: trained.append(self._train(spec, tags, building)))
-        for recording, result in trained:
-            self.recorder.finish(recording, result)
-            remove_trial_files(result)
-            self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
+        with contextlib.ExitStack() as stack:
+
+            def build(building: Path) -> None:
+                recording, result, interrupted = self._train(spec, tags)
+                stack.enter_context(defer_interrupt())  # until hours of training are in the cache and on record
+                _fill_entry(building, recording, result)
+                trained.append((recording, result, interrupted))
+
+            # the entry stays locked during training: a process that waits for it uses the same weights and curves
+            build_entry("weights", address, build)
+            for recording, result, _ in trained:
+                self.recorder.finish(recording, result)
+                remove_trial_files(result)
+                self.display.end_trial(spec.key, f"validation {100 * result.summary[Metric.VAL_ACCURACY]:.1f} %")
+        if any(interrupted for *_, interrupted in trained):
+            raise KeyboardInterrupt
         if not trained:
             self._record_from_cache(spec, tags, folder)
         checkpoints.remove_checkpoint(spec)  # also one of a process killed after it had stored the weights
-        file = folder / "backbone.npz"
-        found = SourceWeights("pretrain", str(file), weights_digest(file))
+        found = _cached_weights(address)
         self._refuse_other_weights(name, found, block)
         return found
 
@@ -195,6 +240,12 @@ class Preparation:
                 "Old and new trials would not be comparable. Restore the file, or give the study another name "
                 f"(`name:` in the file, or --set name={study}-2)."
             )
+
+    def _find_address(self, spec: TrialSpec) -> tuple[str, str]:
+        """Return the cache address and the recipe of source weights."""
+        recipe = pretraining_recipe(spec)
+        address = self._recorded_address(recipe)
+        return address or content_address([recipe, network_code_digest(spec.architecture)]), recipe
 
     def _recorded_address(self, recipe: str) -> str:
         """Return the cache address of the weights that recorded trials used, if the cache still has them; else "".
@@ -243,32 +294,45 @@ class Preparation:
             xla=None if self.config.training.xla == "auto" else self.config.training.xla,
         )
 
-    def _train(self, spec: TrialSpec, tags: Mapping[str, str], folder: Path) -> tuple[TrialRecording, TrialResult]:
-        """Train the source weights, and put them with their curves and model into the cache entry's folder."""
-        recording = self.recorder.start(spec, tags)
+    def _train(self, spec: TrialSpec, tags: Mapping[str, str]) -> tuple[TrialRecording, TrialResult, bool]:
+        """Train the source weights; also return whether an interrupt is still to take effect: it came as they ended."""
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
+        attempt = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
+        recording = self.recorder.start(spec, {**tags, **attempt})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)
         job = Job(spec.key, "run_trial", spec.to_json())
-        outcome = run_to_end(self.executor, job, self.display, lambda record: self._epoch(recording, record))
+        interrupted = False
+        outcome: Done | Failed | None
+        try:
+            outcome = run_to_end(self.executor, job, self.display, lambda record: self._epoch(recording, record))
+        except KeyboardInterrupt:
+            interrupted, outcome = True, self._read_reported(recording)
+            if outcome is None:
+                self.display.stop_trial(spec.key, INTERRUPTED_TEXT)
+                raise
         if isinstance(outcome, Failed):
-            self.recorder.fail(recording, outcome)
+            raise_machine_error(outcome)
+            again = self._failures.take_retry(outcome)
+            self.recorder.fail(recording, outcome, again)
+            if again:
+                self.display.stop_trial(spec.key, f"failed ({outcome.reason}), and runs once more: {outcome.message}")
+                return self._train(spec, tags)
             if outcome.reason == "diverged":  # otherwise the next attempt resumes from the checkpoint
                 checkpoints.remove_checkpoint(spec)
             raise WeightsError(
                 f"pretraining {spec.architecture} on {spec.images.name}{_seed_note(spec)} failed ({outcome.reason}): "
                 f"{outcome.message}"
             )
-        result = TrialResult.from_json(outcome.result)
+        return recording, TrialResult.from_json(outcome.result), interrupted
 
-        shutil.copy(result.files["backbone"], folder / "backbone.npz")
-        shutil.copytree(result.files["model"], folder / "model")
-        record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
-        (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        about = (
-            f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
-            f"{_seed_note(spec)}"
-        )
-        (folder / ABOUT).write_text(about, encoding="utf-8", errors="replace")
-        return recording, result
+    def _read_reported(self, recording: TrialRecording) -> Done | None:
+        """Record the epochs that the worker has reported and nobody has read; return its result if that is among it."""
+        while (event := self.executor.next_event(timeout=0)) is not None:
+            if isinstance(event, Epoch):
+                self._epoch(recording, event.record)
+            elif isinstance(event, Done):
+                return event
+        return None
 
     def _epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         self.recorder.epoch(recording, record)
@@ -290,6 +354,22 @@ class Preparation:
             shutil.copytree(folder / "model", own / "model")
             self.recorder.finish(recording, replace(result, files={"model": str(own / "model")}))
         self.display.show_message(f"{spec.key}: source weights from the cache, {folder}")
+
+
+def _fill_entry(folder: Path, recording: TrialRecording, result: TrialResult) -> None:
+    """Put source weights with their curves and model into the cache entry's folder."""
+    spec = recording.spec
+    shutil.copy(result.files["backbone"], folder / "backbone.npz")
+    shutil.copytree(result.files["model"], folder / "model")
+    record = {"result": result.to_json(), "epochs": [record.to_json() for record in recording.epochs]}
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    about = f"{spec.architecture} of {spec.images.size} pixels, {spec.epochs} epochs on {spec.images.name}"
+    (folder / ABOUT).write_text(f"{about}{_seed_note(spec)}", encoding="utf-8", errors="replace")
+
+
+def _cached_weights(address: str) -> SourceWeights:
+    file = entry_folder("weights", address) / "backbone.npz"
+    return SourceWeights("pretrain", str(file), weights_digest(file))
 
 
 def _seed_note(spec: TrialSpec) -> str:

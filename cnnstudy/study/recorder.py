@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import describe_levels, title_factors
@@ -30,9 +30,9 @@ from cnnstudy.system.code_version import code_version, driver_versions
 from cnnstudy.system.files import escape_formula
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import EndRun, LogFiles, LogMetrics, LogModel, StartRun
+from cnnstudy.tracking.operations import EndRun, LogFiles, LogMetrics, LogModel, SetTags, StartRun
 from cnnstudy.tracking.outbox import Outbox
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, split_into_tags
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, split_into_tags
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import remove_abandoned_files
 from cnnstudy.training import model_files
@@ -54,6 +54,15 @@ class TrialRecorder(Protocol):
     @property
     def study(self) -> RecordedStudy:
         """The study to which the trials belong."""
+
+    def study_tags(self) -> Mapping[str, str]:
+        """Return the tags of the study's own run."""
+
+    def tag_study(self, tags: Mapping[str, str]) -> None:
+        """Record tags on the study's own run."""
+
+    def record_config(self, config: dict[str, Any]) -> None:
+        """Record the study's settings, which changed after it was started."""
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Record the start of a trial, with everything known before it trains."""
@@ -77,6 +86,16 @@ class NullRecorder:
     """A TrialRecorder that writes nothing: for dry runs and reproductions, which may run beside the study's driver."""
 
     study: RecordedStudy
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the study's own run
+
+    def study_tags(self) -> Mapping[str, str]:
+        return self.tags
+
+    def tag_study(self, tags: Mapping[str, str]) -> None:
+        """Write nothing."""
+
+    def record_config(self, config: dict[str, Any]) -> None:
+        """Write nothing."""
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         return TrialRecording(spec, "", trial_title(spec))
@@ -124,6 +143,16 @@ class Recorder:
             TrackingUnavailableError: MLflow did not answer within the outbox's retry policy.
         """
         return self.outbox.delivery.read(lambda: self.tracker.runs(self.study.experiment_id))
+
+    def study_tags(self) -> Mapping[str, str]:
+        return self.outbox.delivery.read(lambda: self.tracker.tags(self.study.run_id))
+
+    def tag_study(self, tags: Mapping[str, str]) -> None:
+        self.outbox.write(self.study.run_id, SetTags(tags))
+
+    def record_config(self, config: dict[str, Any]) -> None:
+        self.study = replace(self.study, config=config)
+        self.tag_study(config_tags(config))
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Create the trial's run, with all parameters and tags known before it trains."""

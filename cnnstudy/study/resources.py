@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
@@ -13,20 +12,19 @@ from cnnstudy.execution import Executor, Workers
 from cnnstudy.names import Tag
 from cnnstudy.records import Level, Optimizer, PreparedImages, Split, TrialSpec
 from cnnstudy.search.strategy import Proposal
-from cnnstudy.study.budget import equal_updates, trial_epochs
+from cnnstudy.study.budget import equal_updates, refuse_impossible_updates, trial_epochs
 from cnnstudy.study.objective import choose_metric
 from cnnstudy.study.preparation import NO_WEIGHTS, Preparation, SourceWeights
-from cnnstudy.study.recorder import Recorder
+from cnnstudy.study.recorder import Recorder, TrialRecorder
 from cnnstudy.study.resume import refuse_other_code, refuse_other_images
 from cnnstudy.system.display import Display
-from cnnstudy.tracking.operations import SetTags
-from cnnstudy.tracking.recorded import RecordedRun, config_tags
+from cnnstudy.tracking.recorded import RecordedRun
 
 
-class StudyResources:
-    """The resources that a study's trials share: workers, images and source weights, each built on first use.
+class StudyInputs:
+    """What a study's trials train on, checked: a run and a dry run do it alike, and refuse with the same message.
 
-    Source weights that each seed pretrains are shared by the trials of its block, and built by `pretrain`.
+    Each part is built on first use.
 
     Args:
         recorded: the study's runs when the command began; images and weights must be the ones they used.
@@ -41,7 +39,7 @@ class StudyResources:
     def __init__(
         self,
         config: StudyConfig,
-        recorder: Recorder,
+        recorder: TrialRecorder,
         recorded: Sequence[RecordedRun],
         workers: Workers,
         display: Display,
@@ -53,22 +51,30 @@ class StudyResources:
         self.display = display
         self.workers = workers
         self._accept_code = accept_code
-        self._prepared = False
-        self._drawn: dict[tuple[str, int | None], SourceWeights] = {}  # by network and block
-        #: Spent on the source weights of single seeds.
-        self.pretraining_seconds = 0.0
+        self._checked = False
 
-    def prepare(self) -> None:
-        """Check and record the training code, then build images and weights; do nothing the second time.
+    def check(self) -> None:
+        """Check whatever can be checked before anything trains, and record the training code.
 
         Raises:
             StudyChangedError: other code trained the recorded trials; or as the class.
+            ConfigError: trials that the study may propose can't make its updates.
         """
-        if not self._prepared:
+        if not self._checked:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
             self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
-            _ = self._shared_weights
-            self._prepared = True
+            refuse_impossible_updates(self.config, self.images)
+            _ = self.given_weights
+            self._checked = True
+
+    def find_untrained(self, upcoming: Iterable[Proposal]) -> list[TrialSpec]:
+        """Return the specification of each pretraining that is still needed, also by the trials that are upcoming.
+
+        Raises:
+            StudyChangedError: as the class.
+        """
+        needed = [(one.architecture, one.block) for one in upcoming if starts_from_source(one.levels)]
+        return self._preparation.find_untrained(needed)
 
     def _choose_metric(self, images: PreparedImages) -> None:
         """Choose the objective's metric if the study file names none, say so, and record it."""
@@ -76,14 +82,7 @@ class StudyResources:
         self._preparation.config = self.config
         if text:
             self.display.show_message(text)
-            config, study = self.config.model_dump(mode="json"), self.recorder.study
-            self.recorder.study = replace(study, config=config)
-            self.recorder.outbox.write(study.run_id, SetTags(config_tags(config)))
-
-    @property
-    def folder(self) -> Path:
-        """The folder for trial files; removed when the workers are closed."""
-        return self.workers.folder
+            self.recorder.record_config(self.config.model_dump(mode="json"))
 
     @functools.cached_property
     def executor(self) -> Executor:
@@ -98,16 +97,62 @@ class StudyResources:
         first = next(iter(images.values()))
         refuse_other_images(self.recorder.study.name, self.recorded, first)
         if first.notes:
-            self.recorder.outbox.write(self.recorder.study.run_id, SetTags({Tag.COPIES: ". ".join(first.notes)}))
+            self.recorder.tag_study({Tag.COPIES: ". ".join(first.notes)})
         return images
 
     @functools.cached_property
-    def _shared_weights(self) -> dict[str, SourceWeights]:
-        return self._preparation.source_weights(len(next(iter(self.images.values())).classes))
+    def given_weights(self) -> dict[str, SourceWeights]:
+        """The source weights of networks that pretrain none."""
+        return self._preparation.check_sources(len(next(iter(self.images.values())).classes))
 
     @functools.cached_property
     def _preparation(self) -> Preparation:
         return Preparation(self.config, self.executor, self.recorder, self.recorded, self.display)
+
+    def build_spec(self, proposal: Proposal, weights: SourceWeights) -> TrialSpec:
+        """Return a proposal's TrialSpec, with this study's images."""
+        return build_trial_spec(self.config, proposal, self.images[proposal.architecture], weights)
+
+
+class StudyResources(StudyInputs):
+    """The resources that a study's trials share: workers, images and source weights, each built on first use.
+
+    Source weights that each seed pretrains are shared by the trials of its block, and built by `pretrain`.
+    """
+
+    recorder: Recorder
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        recorder: Recorder,
+        recorded: Sequence[RecordedRun],
+        workers: Workers,
+        display: Display,
+        accept_code: bool = False,
+    ) -> None:
+        super().__init__(config, recorder, recorded, workers, display, accept_code)
+        self._drawn: dict[tuple[str, int | None], SourceWeights] = {}  # by network and block
+        #: Spent on the source weights of single seeds.
+        self.pretraining_seconds = 0.0
+
+    def prepare(self) -> None:
+        """Check everything, then pretrain the source weights that all trials of a network share.
+
+        Raises:
+            StudyChangedError, ConfigError: as `check`.
+        """
+        self.check()
+        _ = self._shared_weights
+
+    @property
+    def folder(self) -> Path:
+        """The folder for trial files; removed when the workers are closed."""
+        return self.workers.folder
+
+    @functools.cached_property
+    def _shared_weights(self) -> dict[str, SourceWeights]:
+        return self.given_weights | self._preparation.pretrain_shared()
 
     def weights_of(self, proposal: Proposal) -> SourceWeights | None:
         """Return the source weights that a proposed trial starts from; None if its seed's are not pretrained yet."""
@@ -130,10 +175,6 @@ class StudyResources:
             if one.block == first.block and self.weights_of(one) is None:
                 self._drawn[one.architecture, one.block] = self._preparation.pretrain(one.architecture, one.block)
         self.pretraining_seconds += time.monotonic() - started
-
-    def build_spec(self, proposal: Proposal, weights: SourceWeights) -> TrialSpec:
-        """Return a proposal's TrialSpec, with this study's images."""
-        return build_trial_spec(self.config, proposal, self.images[proposal.architecture], weights)
 
 
 def starts_from_source(levels: Mapping[str, Level]) -> bool:

@@ -16,7 +16,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cnnstudy.config.load import SHIPPED_STUDIES, Study
+from pydantic import ValidationError
+
+from cnnstudy.config.load import SHIPPED_STUDIES, Study, explain_problem, is_path_key
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
@@ -24,11 +26,12 @@ from cnnstudy.names import Metric, Tag
 from cnnstudy.records import PreparedImages, Rule
 from cnnstudy.search.strategy import PastTrial
 from cnnstudy.study.objective import keep_recorded_metric
-from cnnstudy.study.recorder import Recorder
+from cnnstudy.study.recorder import Recorder, TrialRecorder
 from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
 from cnnstudy.system.display import Display
-from cnnstudy.tracking.client import Tracker, tracking_uri
+from cnnstudy.system.scratch import describe_unusable_tmpdir
+from cnnstudy.tracking.client import tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
     RETRY_ASKED,
@@ -58,7 +61,9 @@ _MOST_LISTED, _MOST_VERSIONS = 30, 20
 
 
 def clean_machine(display: Display) -> None:
-    """Clean up what killed processes, of any study, left on this machine."""
+    """Clean up what killed processes, of any study, left on this machine; say where temporary files go instead."""
+    if text := describe_unusable_tmpdir():
+        display.show_message(text)
     for decision in tidy_machine():
         display.show_message(str(decision))
 
@@ -67,15 +72,26 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
     """Return the settings that a study was recorded with.
 
     Raises:
-        StudyChangedError: another version of cnnstudy recorded them, and this one can't read them.
+        StudyChangedError: its images or a weights file have moved, or another version of cnnstudy recorded settings
+            that this one can't read.
     """
     try:
         return _keep_draws(StudyConfig.model_validate(study.config), study)
-    except ValueError as error:
-        raise StudyChangedError(
-            f"study {study.name!r} was recorded by another version of cnnstudy; this one can't read its settings: "
-            f"{error}"
-        ) from error
+    except ValidationError as error:
+        problems = list(map(explain_problem, error.errors()))
+        listed = "\n".join(f"  {'.'.join(map(str, key))}: {text}" for key, text in problems)
+        if all(is_path_key(key) for key, _ in problems):
+            text = (
+                f"what study {study.name!r} was run with is no longer in its place:\n{listed}\nMove it back, or write "
+                "the present place into the study file and give it to `run-study` once, which records the place and "
+                "repeats no trial that is recorded; then give this command again."
+            )
+        else:
+            text = (
+                f"study {study.name!r} was recorded by another version of cnnstudy; this one can't use its settings:\n"
+                f"{listed}\nUse that version, or run the study anew under another name."
+            )
+        raise StudyChangedError(text) from error
 
 
 def keep_recorded_settings(
@@ -129,15 +145,33 @@ def keep_recorded_copies(config: StudyConfig, recorded: RecordedStudy) -> StudyC
     return config.model_copy(update={"data": keep(config.data, recorded.config.get("data")), "weights": weights})
 
 
-def refuse_changes(recorded: RecordedStudy, given: dict[str, Any], tracker: Tracker, study: Study) -> None:
-    """Raise StudyChangedError if trials are recorded with settings that differ in a key that matters."""
+def settle_settings(
+    study: Study, recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]], display: Display
+) -> Study:
+    """Return the study with the settings that its trials will have; a run and a dry run begin with it.
+
+    Args:
+        runs: returns the runs of the study.
+
+    Raises:
+        StudyChangedError: trials are recorded with settings that differ in a key that matters.
+    """
+    kept, text = keep_recorded_settings(study.config, recorded, runs)
+    if text:
+        display.show_message(text)
+    study = replace(study, config=kept)
+    _refuse_changes(recorded, runs, study)
+    return study
+
+
+def _refuse_changes(recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]], study: Study) -> None:
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in config_differences(recorded.config, given)
+        for key, old, new in config_differences(recorded.config, study.config.model_dump(mode="json"))
         if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS)
         and (old, new) not in [(None, value) for name, value in _EARLIER_VALUES.items() if fnmatchcase(key, name)]
     ]
-    if changes and any(run.kind == "trial" for run in tracker.runs(recorded.experiment_id)):
+    if changes and any(run.kind == "trial" for run in runs()):
         raise StudyChangedError(
             f"{study.path}: study {study.config.name!r} has trials recorded with other settings:\n"
             + "\n".join(changes)
@@ -161,7 +195,7 @@ def _undo_or_rename(name: str) -> str:
 
 
 def refuse_other_code(
-    recorder: Recorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
+    recorder: TrialRecorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
 ) -> None:
     """Record the training code of the study's trials, unless it is recorded already.
 
@@ -175,7 +209,7 @@ def refuse_other_code(
         TrackingError: the record of their code is damaged.
     """
     study, now, version = recorder.study, training_code(networks), code_version()
-    tags = recorder.outbox.delivery.read(lambda: recorder.tracker.tags(study.run_id))
+    tags = recorder.study_tags()
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})
     if f"{Tag.CODE}.0" in tags and has_trials:
@@ -198,7 +232,7 @@ def refuse_other_code(
             f"WARNING: the code that trained the recorded trials of study {study.name!r} is not on record, so whether "
             "it has changed can't be checked"
         )
-    recorder.outbox.write(study.run_id, SetTags(new))
+    recorder.tag_study(new)
 
 
 def _list_changes(changes: Sequence[str]) -> str:

@@ -39,15 +39,15 @@ from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.study.resume import (
     clean_machine,
-    keep_recorded_settings,
     past_trials,
     recorded_config,
     recover_runs,
-    refuse_changes,
     retry_failed,
+    settle_settings,
 )
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
+from cnnstudy.system.scratch import restate_os_error
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
@@ -102,11 +102,8 @@ def run_study(
         clean_machine(display)
         recorded = tracker.open_study(name, config)
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
-            kept, text = keep_recorded_settings(study.config, recorded, lambda: tracker.runs(recorded.experiment_id))
-            if text:
-                display.show_message(text)
-            study, config = replace(study, config=kept), kept.model_dump(mode="json")
-            refuse_changes(recorded, config, tracker, study)
+            study = settle_settings(study, recorded, lambda: tracker.runs(recorded.experiment_id), display)
+            config = study.config.model_dump(mode="json")
             session.running = True
             tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
             runs = recover_runs(session.recorder, display)
@@ -213,6 +210,7 @@ def _become_driver(
 def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
     """Mark unfinished runs as interrupted, and record the error on the study's own run."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
+    error = (restate_os_error(error) if isinstance(error, OSError) else None) or error
     with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
         recorder.interrupt_unfinished()
         recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
@@ -254,6 +252,7 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     else:
         report_power(config, resources.images, resources.recorded, display)
         specs = [resources.build_spec(one, resources.weights_of(one) or STAND_IN_WEIGHTS) for one in factorial.upcoming]
+        specs += resources.find_untrained(factorial.upcoming)
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.delivery.read(lambda: recorder.tracker.artifact_location(experiment))
         redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]

@@ -28,7 +28,7 @@ import filelock
 import platformdirs
 import xxhash
 
-from cnnstudy.errors import CacheError, InputError, StudyBusyError, did_you_mean
+from cnnstudy.errors import CacheError, InputError, StudyBusyError, did_you_mean, printable
 
 #: The file in an entry with a one-line description of it.
 ABOUT = "about.txt"
@@ -43,9 +43,47 @@ _intact: dict[Path, tuple[int, int]] = {}
 
 
 def cache_folder() -> Path:
-    """Return `$CNNSTUDY_CACHE`, or the platform's cache folder, as an absolute path."""
+    """Return `$CNNSTUDY_CACHE`, or the platform's cache folder, as an absolute path.
+
+    In a folder that belongs to another user, each user has a cache of their own: one does not trust what others wrote.
+    """
     given = os.environ.get("CNNSTUDY_CACHE")
-    return Path(given or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).expanduser().absolute()
+    folder = Path(given or platformdirs.user_cache_dir("cnnstudy", appauthor=False)).expanduser().absolute()
+    try:
+        return folder if is_owned_by_user(folder) else folder / f"user-{os.getuid()}"
+    except OSError:  # it does not exist yet
+        return folder
+
+
+def require_cache(part: str) -> Path:
+    """Return a folder of the cache that can be written; it is created if need be.
+
+    Raises:
+        CacheError: it can't be.
+    """
+    folder = cache_folder() / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise CacheError(describe_cache_trouble(folder, error)) from error
+
+
+def describe_cache_trouble(place: Path, error: OSError) -> str:
+    """Say why the cache can't be used, and what to do.
+
+    Args:
+        place: in the cache.
+    """
+    existing = place
+    with contextlib.suppress(OSError):  # the folder above can't be looked into
+        existing = next(path for path in (place, *place.parents) if path.exists())
+    whose = "" if is_owned_by_user(existing) else f": {printable(str(existing))} belongs to another user"
+    return (
+        f"the cache folder {printable(str(cache_folder()))} can't be used ({error.strerror or error}{whose}); set "
+        "CNNSTUDY_CACHE to a folder that you can write, on a disk with room."
+    )
 
 
 def content_address(description: Any) -> str:

@@ -10,10 +10,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 
+#: What the bar of the study's trials counts.
+_TRIALS = "trials"
 #: Units of bytes, the largest first; and the fraction of a unit that is shown as 1.00 of it.
 _UNITS, _ROUNDED_UP = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")), 0.9995
 
@@ -198,19 +201,30 @@ class LiveDisplay(Display):
 
     def count(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
-            for other in self._tasks.values():
-                self._bars.remove_task(other)
-            self._tasks = {what: self._bars.add_task(what, total=total or None, note="")}
+            self._clear_bars(lambda other: True)
+            self._tasks[what] = self._bars.add_task(what, total=total or None, note="")
         self._bars.update(self._tasks[what], completed=done, total=total or None)
+
+    def _clear_bars(self, is_over: Callable[[str], bool]) -> None:
+        """Remove the bars of what is over; that of the trials stays."""
+        for what in [what for what in self._tasks if what != _TRIALS and is_over(what)]:
+            self._bars.remove_task(self._tasks.pop(what))
+
+    def _clear_bars_before(self, key: str) -> None:
+        """Remove the bars of what came before a trial's epochs, but not those of other trials that are running."""
+        running = [f"{other}: " for other in self._rows if other != key]
+        self._clear_bars(lambda what: not what.startswith(tuple(running)))
 
     def start_trials(self, done: int, total: int) -> None:
         self._clock.start(done, total)
-        self.count("trials", done, total)
+        self.count(_TRIALS, done, total)
 
     def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
+        self._clear_bars_before(key)
         self._rows[key] = (title, epochs, None, time.monotonic() - seconds)
 
     def epoch(self, key: str, record: EpochRecord) -> None:
+        self._clear_bars_before(key)
         title, epochs, _, started = self._rows[key]
         self._rows[key] = (title, epochs, record if record.epoch else None, started)
 
@@ -218,19 +232,32 @@ class LiveDisplay(Display):
         self.stop_trial(key, text)
         if not key.startswith("pretrain-"):
             self._clock.done += 1
-            self.count("trials", self._clock.done, self._clock.total)
-            self._bars.update(self._tasks["trials"], note=self._clock.remaining())
+            self.count(_TRIALS, self._clock.done, self._clock.total)
+            self._bars.update(self._tasks[_TRIALS], note=self._clock.remaining())
 
     def stop_trial(self, key: str, text: str) -> None:
         title = self._rows.pop(key, ("", 0, None, 0.0))[0]
-        self.show_message(f"{key}  {title}: {text}")
+        self._clear_bars(lambda what: what.startswith(f"{key}: "))
+        room = self._console.width - len(f"{key}  : {text}")
+        if len(title) > room:  # the result fits the line; the leaderboard has the rest
+            title = f"{title[: room - 1]}…" if room > 10 else ""
+        self.show_message(f"{key}  {title}: {text}" if title else f"{key}  {text}")
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 2))
+        rows = []
         for key, (title, epochs, record, started) in list(self._rows.items()):  # copied, because another thread draws
             seconds = format_duration(time.monotonic() - started)
             epoch = f"epoch {record.epoch}/{epochs}" if record else f"epoch 0/{epochs}"
-            table.add_row(key, title, epoch, format_metrics(record) if record else "starting", seconds)
+            cells = (key, title, epoch, format_metrics(record) if record else "starting", seconds)
+            rows.append(cells)
+        table = Table.grid(padding=(0, 2))
+        # a long title is cut, then the key: each trial has one line, and its numbers are whole
+        room = self._console.width - sum(max(len(row[place]) + 2 for row in rows) for place in (2, 3, 4)) if rows else 0
+        table.add_column(max_width=max(1, room - 4))
+        for place in (1, 2, 3, 4):
+            table.add_column(no_wrap=place > 1)
+        for row in rows:
+            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
         return Group(table, self._bars)
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from cnnstudy.errors import CnnstudyError
-from cnnstudy.system.cache import cache_folder, content_address, lock_for
+from cnnstudy.system.cache import content_address, lock_for, require_cache
 
 #: Where Keras puts downloads when its own folder can't be written.
 _FALLBACK_FOLDER = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / ".keras"
@@ -36,9 +36,7 @@ def download(
     if place.is_file() and not _has_hash(place, file_hash):
         # Keras would delete it and try the network
         raise error(f"{place} is not the file at {url}: its hash is not {file_hash}. Remove it, or {otherwise}")
-    lock = cache_folder() / "locks" / content_address(["download", str(place)])
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock_for(lock):
+    with lock_for(require_cache("locks") / content_address(["download", str(place)])):
         for existing in (place, _FALLBACK_FOLDER / subfolder / file_name):
             if existing.is_file() and _has_hash(existing, file_hash):
                 return existing

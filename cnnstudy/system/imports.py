@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from importlib.machinery import all_suffixes
 
-from cnnstudy.errors import InputError
+from cnnstudy.errors import EnvironmentTrouble, InputError
 
 #: Keras imports these where they are installed, for data adapters, plots and wrappers that nothing here uses: it costs
 #: each worker a second and 150 MB.
@@ -57,6 +57,15 @@ def refuse_shadows() -> None:
                     f"{os.path.join(folder, name)} would be imported in place of the module {module!r}, because "
                     f"PYTHONPATH lists {folder}. Rename it, or take its folder out of PYTHONPATH."
                 )
+
+
+def require_home() -> None:
+    """Raise EnvironmentTrouble if this user has no home folder: libraries look for it while they are imported."""
+    if os.path.expanduser("~") == "~":
+        raise EnvironmentTrouble(
+            f"there is no home folder: HOME is not set, and user {os.getuid()} has no entry in the list of users. Set "
+            "HOME to a folder that you can write, as in `HOME=/tmp/me python -m cnnstudy ...`."
+        )
 
 
 def _module_in(folder: str, name: str) -> str:

@@ -139,6 +139,16 @@ def _read_text(path: str) -> str:
         return ""
 
 
+def address_space_limit() -> int | None:
+    """Return the bytes of memory that a process may address; None if the user does not limit them (`ulimit -v`)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 # ---- interrupts
 
 #: Seconds within which two signals count as one: a program that wraps the command passes on a Ctrl-C that the command

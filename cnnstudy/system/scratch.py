@@ -7,6 +7,7 @@ lock when the process ends, however it ends: a folder's age says nothing about w
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -14,7 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnnstudy.system.cache import is_owned_by_user, lock_for, try_lock
+from cnnstudy.errors import CacheError, CnnstudyError, DiskFullError, printable
+from cnnstudy.system.cache import cache_folder, describe_cache_trouble, is_owned_by_user, lock_for, try_lock
+from cnnstudy.system.display import format_size
+from cnnstudy.system.files import NO_ROOM
 
 _NAME = re.compile(r"cnnstudy-[0-9a-f]{16}")
 
@@ -40,6 +44,44 @@ def scratch_folder() -> Iterator[Path]:
     """Yield a scratch folder that is removed at the end of the block."""
     with contextlib.closing(Scratch()) as scratch:
         yield scratch.folder
+
+
+def restate_os_error(error: OSError) -> CnnstudyError | None:
+    """Return an error that says where a file can't be written, and what to do; None if the system's own says enough."""
+    cache = cache_folder()
+    if isinstance(error.filename, str | os.PathLike) and cache in (Path(error.filename), *Path(error.filename).parents):
+        return CacheError(describe_cache_trouble(Path(error.filename), error))
+    if error.errno in NO_ROOM:
+        return DiskFullError(_describe_full_disk(error))
+    if "temporary directory" in str(error):  # from tempfile, which tried several
+        return DiskFullError(
+            f"there is no folder for temporary files that can be written and has room ({error.strerror}); set TMPDIR "
+            "to one."
+        )
+    return None
+
+
+def describe_unusable_tmpdir() -> str:
+    """Say that Python passes over the folder that TMPDIR names; "" if it is used, or not set."""
+    given, used = os.environ.get("TMPDIR"), tempfile.gettempdir()
+    if not given or os.path.abspath(given) == os.path.abspath(used):
+        return ""
+    return f"WARNING: TMPDIR, {printable(given)}, can't be written or has no room; temporary files go to {used}"
+
+
+def _describe_full_disk(error: OSError) -> str:
+    temporary = Path(tempfile.gettempdir())
+    temporary = temporary.parent if is_scratch(temporary) else temporary  # a worker's is in its driver's
+    places = {"the working folder": Path.cwd(), "the cache": cache_folder(), "temporary files": temporary}
+    free = []
+    for what, place in places.items():
+        existing = next(path for path in (place, *place.parents) if path.exists())
+        free.append(f"{format_size(shutil.disk_usage(existing).free)} free for {what}, {printable(str(place))}")
+    which = f"{printable(str(error.filename))}: " if error.filename else ""
+    return (
+        f"a disk has no room left ({which}{error.strerror}). There are {'; '.join(free)}. Free some space, or set "
+        "CNNSTUDY_CACHE or TMPDIR to folders on another disk; then run the same command to continue."
+    )
 
 
 def scratch_folders() -> dict[Path, bool]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -46,6 +48,12 @@ class StrictModel(BaseModel):
             guess = did_you_mean(str(key[0]), cls.model_fields)
             return problem(key, f"unknown key{guess} The keys here are {', '.join(cls.model_fields)}.")
         return restate_problem(details)
+
+
+def describe_place(path: Path) -> str:
+    """Return a path for a message, with where it leads if it is relative or begins with `~`."""
+    place = os.path.abspath(os.path.expanduser(path))
+    return str(path) if str(path) == place else f"{path} (looked for {place})"
 
 
 def restate_problem(details: Any) -> InitErrorDetails:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
@@ -52,10 +50,10 @@ from cnnstudy.tracking.operations import (
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
-from cnnstudy.tracking.relocation import FOLDER, corrected_copy, find_moved, refuse_moved
-from cnnstudy.tracking.retry import await_answer, is_transient
+from cnnstudy.tracking.relocation import corrected_copy, find_moved, refuse_moved
+from cnnstudy.tracking.retry import await_answer
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
+from cnnstudy.tracking.study_runs import find_or_create_study_run, refuse_deleted, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -156,7 +154,7 @@ class Tracker:
                 experiment.experiment_id: experiment.name
                 for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
             }
-            runs = _study_runs(self._client, list(names))
+            runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
         latest = sorted(by_study, key=_last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
@@ -184,6 +182,20 @@ class Tracker:
             )
         return _refuse_damaged(studies[names.index(name)])
 
+    def find_study(self, name: str) -> RecordedStudy | None:
+        """Return the study of that name; None if `open_study` would create it.
+
+        Raises:
+            TrackingError: as `open_study`.
+        """
+        with self._translate_errors():
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
+                return None
+            refuse_deleted(experiment)
+            runs = study_runs(self._client, [experiment.experiment_id])
+            return _refuse_damaged(to_recorded_study(name, runs[0])) if runs else None
+
     def _has_begun(self, study: RecordedStudy) -> bool:
         """Return whether the study has runs besides its own, or a driver."""
         others = f"tags.`{Tag.KIND}` != 'study'"
@@ -201,7 +213,7 @@ class Tracker:
             TrackingError: the study's experiment was deleted, or its record is damaged.
         """
         with self._translate_errors(), without_client_retries():
-            own = _find_or_create_study_run(self._client, self.uri, name, config)
+            own = find_or_create_study_run(self._client, self.uri, name, config)
             return _refuse_damaged(to_recorded_study(name, own))
 
     def start_study(
@@ -407,83 +419,6 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
-
-
-# ---- a study's own run
-
-
-def _study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
-    """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
-    runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
-    # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
-    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
-
-
-def _find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: dict[str, Any]) -> Run:
-    """Return the study's own run; create it, with the configuration, if there is none.
-
-    Call it within `without_client_retries`.
-
-    Raises:
-        TrackingError: the study's experiment was deleted.
-    """
-    experiment = client.get_experiment_by_name(name) or _create_experiment(client, uri, name)
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
-        )
-    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
-    client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
-    runs = _study_runs(client, [experiment.experiment_id])
-    return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
-
-
-def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
-    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
-    try:
-        client.create_experiment(name, _encoded_location(uri), tags)
-    except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
-            raise
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return experiment
-    return client.get_experiment_by_name(name)
-
-
-def _encoded_location(uri: str) -> str | None:
-    """Return a place for an experiment's files, as an encoded address; None: MLflow's own choice will do.
-
-    They belong beside the database, from whatever folder it is reached. MLflow chooses the working folder, and takes
-    its path for an encoded one: `%2F` in it would become `/`, and files would be written elsewhere.
-    """
-    database = sqlite_file(uri)
-    if database is None:
-        return None
-    folder = database.resolve().parent / FOLDER
-    if folder.parent == Path.cwd() and not set("%#?") & set(str(folder)):
-        return None
-    return f"{folder.as_uri()}/{uuid.uuid4().hex}"
-
-
-def _create_study_run(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
-    token, lost = uuid.uuid4().hex, None
-    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
-    try:
-        client.create_run(experiment, run_name=f"study {name}", tags=tags)
-    except MlflowException as error:
-        if not is_transient(error):
-            raise
-        lost = error  # MLflow may have created it and only the reply was lost
-    runs = _study_runs(client, [experiment])
-    if lost is not None and not runs:
-        raise lost
-    for run in runs[1:]:
-        if run.data.tags.get(Tag.TOKEN) == token:  # another driver was first
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.delete_run(run.info.run_id)
-    return runs[0]
 
 
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:

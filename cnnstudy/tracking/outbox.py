@@ -474,9 +474,12 @@ class Delivery:
             raise self._fatal
 
     def _announce_waiting(self) -> None:
-        """Tell the user once per outage that records wait, and why; once per study that MLflow is slow."""
+        """Tell the user once per outage that records wait, and why; once per study that MLflow is slow.
+
+        Nothing of a full disk, which stops the study: `raise_if_disk_full` tells of it.
+        """
         self._stored_count += 1
-        if self._announced or (self._announced_slow and self._unavailable is None):
+        if self._disk_full or self._announced or (self._announced_slow and self._unavailable is None):
             return
         self._announced, self._announced_slow = True, self._announced_slow or self._unavailable is None
         slow = f"MLflow did not answer within {self._retry_policy.wait_per_record:g} s"

@@ -197,5 +197,5 @@ def test_a_full_disk_without_a_name_says_where_files_go(
         cli.main()
     assert stopped.value.code == EnvironmentTrouble.exit_code
     said = capsys.readouterr().err
-    assert "error: a disk has no room left (No space left on device). Files are written to this folder, " in said
+    assert "error: a disk has no room left (No space left on device). There are " in said
     assert str(cache_folder()) in said

@@ -58,6 +58,7 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
     with pytest.raises(DiskFullError, match=r"the disk is full: .*Everything recorded so far is safe") as caught:
         desk.run(on_event=told)
     assert caught.value.exit_code == 3
+    assert [line for line in desk.said if "The study continues" in line] == [], "it does not"
     assert list_waiting()
     (small_disk / "filler").unlink()
     assert desk.run().finished == 2

@@ -42,7 +42,8 @@ def test_a_moved_and_a_copied_project(tmp_path: Path) -> None:
         assert "`python -m cnnstudy doctor --repair` corrects that" in found.errors
     moved.rename(old)  # the copy must not write into what it is a copy of
     before = {path.relative_to(old) for path in old.rglob("*")}
-    for command in (["run-study", "odd.yaml", "--trials", "2"], ["confirm", "odd"], ["report", "odd"], ["ui", "odd"]):
+    running = ["run-study", "odd.yaml", "--trials", "2"]
+    for command in (running, [*running, "--dry-run"], ["confirm", "odd"], ["report", "odd"], ["ui", "odd"]):
         answer = run(copied, *command)
         assert (answer.code, answer.output) == (TrackingError.exit_code, "")
         assert "New files would go to the other place. `python -m cnnstudy doctor --repair` corrects" in answer.errors

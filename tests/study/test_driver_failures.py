@@ -7,7 +7,8 @@ import pytest
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
 from cnnstudy.records import TrialResult
-from cnnstudy.study.driver import FailureCounter, describe_memory_limits
+from cnnstudy.study.driver import describe_memory_limits
+from cnnstudy.study.failures import FailureCounter
 
 
 def failed(reason: str = "crash", message: str = "it broke", error: str | None = None) -> Failed:

@@ -13,7 +13,7 @@ from pictures import leave_out_pictures
 from cnnstudy.config.load import load_study
 from cnnstudy.execution import Workers
 from cnnstudy.study import forecast
-from cnnstudy.study.estimate import plan_study
+from cnnstudy.study.plan import plan_study
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
 from cnnstudy.system.cache import entry_folder
@@ -72,7 +72,7 @@ def test_a_search_is_told_and_nothing_is_trained_or_recorded(desk: Desk) -> None
     assert "alexnet scratch" in told
     assert "alexnet frozen" in told
     assert "of disk" in told
-    assert any("plus pretraining the source weights of alexnet, once" in line for line in said)
+    assert any(line.endswith(" of these pretrain source weights: alexnet once") for line in said)
     assert desk.kinds == {"prepare_images", "measure_speed"}
     assert desk.tracker.studies() == []
 
@@ -116,9 +116,9 @@ def test_a_factorial_and_its_confirmation(desk: Desk, more: list[Any]) -> None:
     confirming = [line for line in said if "plus 2 x 3 trials to confirm" in line]
     assert len(confirming) == len(more)
     assert all(line.endswith("; source weights are pretrained for each of these seeds too") for line in confirming)
-    told = "  plus pretraining the source weights of alexnet, "
-    assert f"{told}2 times, once for each seed" in said
-    assert f"{told}once" in desk.plan(*factorial, "weights.default.draws=one")
+    told = " of these pretrain source weights: alexnet"
+    assert any(line.endswith(f"{told} 2 times (each seed has its own)") for line in said)
+    assert any(line.endswith(f"{told} once") for line in desk.plan(*factorial, "weights.default.draws=one"))
     assert not any(told in line for line in desk.plan(*factorial, "factors.transfer=scratch"))
     assert "measure_speed" in desk.kinds
     assert "run_trial" not in desk.kinds
@@ -178,12 +178,10 @@ def test_a_broken_forecast_is_none(desk: Desk, broken: str) -> None:
     assert forecast.pop_estimate(config, 6, 2) is None
 
 
-def test_a_cache_that_takes_no_forecast_is_no_matter(
-    desk: Desk, own_places: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (own_places / "no folder").write_text("")
-    monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "no folder"))
-    assert any("pretraining the source weights" in line for line in desk.plan())
+def test_a_cache_that_takes_no_forecast_is_no_matter(desk: Desk, own_places: Path) -> None:
+    (own_places / "cache").mkdir()
+    (own_places / "cache" / "forecasts").write_text("no folder")
+    assert any("measured: " in line for line in desk.plan())
 
 
 def test_few_validation_images_are_warned_of(desk: Desk) -> None:

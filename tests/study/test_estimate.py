@@ -301,16 +301,33 @@ def test_features_and_the_memory_of_all_workers_are_told(
     speed = Speed(1000, 1.0, (8,), ((0.1,),), 0.0, features_bytes=3_000_000, peak_bytes=2_000_000_000)
     monkeypatch.setattr(estimate, "_measure_speed", lambda *given: speed)
     specs = [changed(trial, transfer="frozen", number=number) for number in (1, 2)]
-    told = " of disk for models, 3 MB in the cache for features, up to 2 GB of memory"
+    told = " of disk for models, 3 MB in the cache, up to 2 GB of memory"
     assert desk.tell(specs)[-1].endswith(told)
     assert desk.tell(specs, slots=2)[-1].endswith(" up to 2 GB of memory a worker, 4 GB with 2")
     shared = [changed(trial, transfer=mode, augmentation=of) for mode in ("frozen", "two-phase") for of in "ab"]
-    assert ", 3 MB in the cache for features" in desk.tell(shared)[-1]
+    assert ", 3 MB in the cache" in desk.tell(shared)[-1]
     apart = [*specs, changed(trial, transfer="last-block"), changed(trial, transfer="frozen", architecture="vgg16")]
-    assert ", 9 MB in the cache for features" in desk.tell(apart)[-1]
+    assert ", 9 MB in the cache" in desk.tell(apart)[-1]
     redrawn = [dataclasses.replace(spec, block=spec.number) for spec in apart]
     # those of alexnet for each seed's source weights: frozen in blocks 1 and 2, last-block in block 0
-    assert ", 12 MB in the cache for features" in desk.tell(redrawn, redrawn=["alexnet"])[-1]
+    assert ", 12 MB in the cache" in desk.tell(redrawn, redrawn=["alexnet"])[-1]
+
+
+def test_pretraining_takes_time_and_disk_too(desk: Desk, trial: TrialSpec) -> None:
+    """It runs before the trials, one after the other; the cache keeps the model and its backbone."""
+    pretraining = changed(trial, purpose="pretrain", batch_size=32)
+    said = desk.tell([trial, trial, pretraining], slots=2)
+    assert list(desk.measured) == ["speed-alexnet-pretraining", "speed-alexnet-scratch"]
+    alone, once = costs(trial), costs(pretraining)
+    assert said[-2].startswith(f"  about {format_duration(alone + once)} (measured: alexnet pretraining ")
+    assert said[-2].endswith("a trial), about 612 kB of disk for models, 408 kB in the cache")
+    assert said[-1] == f"  {format_duration(once)} of these pretrain source weights: alexnet once"
+    assert desk.seconds == alone, "this is compared with what the trials take"
+    seeds = [changed(pretraining, block=block, seed=block) for block in (0, 1)]
+    desk.record(pretraining, 60.0, 1000)
+    assert desk.tell([trial, *seeds])[-1] == (
+        "  2 min 00 s of these pretrain source weights: alexnet 2 times (each seed has its own)"
+    )
 
 
 def test_without_models_hardly_any_disk(desk: Desk, trial: TrialSpec) -> None:

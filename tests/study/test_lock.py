@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnstudy.errors import DataError, StudyBusyError, TakenOverError
+from cnnstudy.errors import CacheError, StudyBusyError, TakenOverError
 from cnnstudy.names import Tag
 from cnnstudy.study.lock import DriverLock, hold_study_lock, read_driver, try_study_lock
 from cnnstudy.system.processes import Process, start_time, this_process
@@ -41,7 +41,7 @@ def test_a_cache_that_is_no_folder_is_told_with_what_to_do(
     (own_places / "file").write_text("")
     monkeypatch.setenv("CNNSTUDY_CACHE", str(own_places / "file"))
     with (
-        pytest.raises(DataError, match=r"file can't be used \(Not a directory\); set CNNSTUDY_CACHE"),
+        pytest.raises(CacheError, match=r"file can't be used \(Not a directory\); set CNNSTUDY_CACHE"),
         hold_study_lock("fake", tracker.uri),
     ):
         pass

@@ -38,6 +38,7 @@ from cnnstudy.records import TrialSpec
 from cnnstudy.results import terminal
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import Proposal
+from cnnstudy.study import preparation
 from cnnstudy.study.lock import DriverLock
 from cnnstudy.study.preparation import weights_digest
 from cnnstudy.study.recorder import Recorder
@@ -841,7 +842,7 @@ def test_a_factorial_of_two_networks_with_source_weights(desk: Desk) -> None:
     assert desk.executor is not None
     measured = {job.key: job.payload["spec"] for job in desk.executor.jobs if job.kind == "measure_speed"}
     assert sorted(measured) == [
-        f"speed-{name}-{mode}" for name in ("alexnet", "vgg16") for mode in ("frozen", "scratch")
+        f"speed-{name}-{mode}" for name in ("alexnet", "vgg16") for mode in ("frozen", "pretraining", "scratch")
     ]
     assert measured["speed-vgg16-frozen"]["weights_source"] == "random", "as fast as those not pretrained yet"
     pretrained = [f"pretrain-{name}-seed-{seed}" for seed in (7, 8) for name in ("alexnet", "vgg16")]
@@ -1111,6 +1112,52 @@ def test_source_weights_go_on_from_the_checkpoint(desk: Desk) -> None:
     assert checkpoints_left() == []
 
 
+@pytest.mark.parametrize("reason", ["oom", "crash"])
+def test_pretraining_gets_another_attempt_as_trials_do(desk: Desk, reason: str) -> None:
+    few = (PRETRAIN, TRANSFER, "budget.trials=1")
+    broken = failed("pretrain-alexnet", reason)
+    assert desk.run(*few, failures={"pretrain-alexnet": [broken]}).finished == 1
+    specs = [job for job in desk.jobs("run_trial") if job["purpose"] == "pretrain"]
+    assert [job["micro_batch"] for job in specs] == [None, 16 if reason == "oom" else None]
+    assert [run.tags[Tag.ATTEMPT] for run in desk.runs("pretrain")] == ["1", "2"]
+    with pytest.raises(WeightsError, match=f"^pretraining alexnet on digits failed .{reason}"):
+        desk.run(*few, "name=other", "weights.default.epochs=3", failures={"pretrain-alexnet": broken})
+    assert len(desk.runs("pretrain", "other")) == 2
+
+
+def test_source_weights_that_were_stopped_say_so(desk: Desk) -> None:
+    few = (PRETRAIN, TRANSFER, "budget.trials=1")
+    assert desk.run(*few, interrupt_at=5).interrupted
+    assert "pretrain-alexnet  interrupted; resuming the study runs it again" in desk.said
+    assert any(line.startswith("pretrain-alexnet  epoch 1/2  train") for line in desk.said)
+
+
+def test_source_weights_that_end_as_they_are_stopped_are_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes when their end is reported and not read yet; or while they are put into the cache."""
+    unread: list[Event] = []
+    read, fill = FakeExecutor.next_event, preparation._fill_entry
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Done) and event.key == "pretrain-alexnet":
+            unread.append(event)
+            raise KeyboardInterrupt
+
+    def fill_and_interrupt(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        fill(*given)
+
+    monkeypatch.setattr(FakeExecutor, "next_event", lambda own, timeout: unread.pop() if unread else read(own, timeout))
+    few = (PRETRAIN, TRANSFER, "budget.trials=1")
+    assert desk.run(*few, on_event=interrupt).interrupted
+    assert [run.state for run in desk.runs("pretrain")] == ["finished"]
+    monkeypatch.setattr(preparation, "_fill_entry", fill_and_interrupt)
+    assert desk.run(*few, "weights.default.epochs=3", "name=other").interrupted
+    assert [run.state for run in desk.runs("pretrain", "other")] == ["finished"]
+    for name, epochs in (("fake", 2), ("other", 3)):
+        assert desk.run(*few, f"name={name}", f"weights.default.epochs={epochs}").finished == 1
+        assert desk.trained == ["alexnet-000"]
+
+
 # ---- shared epochs (test_prefixes has which are)
 
 
@@ -1122,7 +1169,7 @@ def test_shared_epochs_are_recorded_and_told(desk: Desk) -> None:
     assert curves(desk, 1) == [1, 2, 3]
     (line,) = [line for line in desk.said if "shared" in line]
     assert line.startswith("alexnet-001")
-    assert "0 frozen; 2 of its 3 epochs shared with another trial" in line
+    assert line.partition("; ")[2].startswith("2 of its 3 epochs shared with another trial")
 
 
 def test_a_killed_trial_that_shared_epochs_tells_both(desk: Desk) -> None:

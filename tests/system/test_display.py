@@ -152,6 +152,59 @@ def test_the_live_view(clock: Clock) -> None:
     assert "alexnet-002  scratch, batch 8: failed (oom): [Errno 12] no memory" in whole
 
 
+LONG = "confirm-mobilenet_v3_large-012-seed-10003"
+TITLE = "fine-tune, batch size 32, dropout 0.25, learning rate 0.00025, backbone learning rate multiplier 0.1"
+
+
+def test_a_trial_has_one_line_of_100_columns(clock: Clock) -> None:
+    """The title gives way, then the key; the numbers stay."""
+    result = "finished, train 92.5 %, validation 74.6 %, gap +17.9 points at epoch 11: overfit"
+    stream = io.StringIO()
+    with choose_display(Console(file=stream, force_terminal=True, width=100, color_system=None), False) as display:
+        assert isinstance(display, LiveDisplay)
+        for key in ("alexnet-001", LONG):
+            display.start_trial(key, TITLE, 100)
+            display.epoch(key, epoch(100))
+            clock.now += 3900
+            table, _ = display._render().renderables
+            shown = io.StringIO()
+            Console(file=shown, width=100).print(table)
+            (line,) = shown.getvalue().splitlines()
+            assert len(line.rstrip()) <= 100
+            assert line.startswith(key[:11])
+            assert re.search(r"epoch 100/100 +train +98.1 % +val +91.3 % +gap +\+6.8 +1 h 05 min", line)
+            display.end_trial(key, result)
+    ended = [line for line in stream.getvalue().splitlines() if result in line]
+    ended = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in ended]
+    assert ended == [f"alexnet-001  {result}", f"{LONG}  {result}"]
+
+
+def test_no_bar_is_left_of_the_stage_before(clock: Clock) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    display = choose_display(console, quiet=False)
+    assert isinstance(display, LiveDisplay)
+
+    def bars() -> list[str]:
+        return [task.description for task in display._bars.tasks]
+
+    display.count("decoding images", 100, 100)
+    display.start_trial("pretrain-alexnet", "on digits", 2)
+    assert bars() == []
+    display.count("compiling", 0, 0)
+    display.epoch("pretrain-alexnet", epoch(1))
+    assert bars() == []
+    display.end_trial("pretrain-alexnet", "validation 90.0 %")
+    display.start_trials(0, 2)
+    for key in ("alexnet-000", "alexnet-001"):
+        display.start_trial(key, "frozen", 2)
+        display.count(f"{key}: extracting features", 1, 2)
+    display.epoch("alexnet-000", epoch(1))
+    assert bars() == ["trials", "alexnet-001: extracting features"]
+    display.epoch("alexnet-001", epoch(1))
+    display.end_trial("alexnet-001", "finished")
+    assert bars() == ["trials"]
+
+
 def test_the_live_view_gives_the_cursor_back() -> None:
     stream = io.StringIO()
     display = choose_display(Console(file=stream, force_terminal=True, width=80), quiet=False)

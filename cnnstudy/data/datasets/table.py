@@ -21,6 +21,7 @@ from cnnstudy.data.file_types import PassedKind
 from cnnstudy.data.image_tree import ClassName, name_classes, require_distinct_classes
 from cnnstudy.data.layouts import PART_NAMES, find_part, quote_names
 from cnnstudy.errors import DataError, did_you_mean, format_list
+from cnnstudy.system.validation import describe_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ _TOLD = {
 def _require_table(path: Path) -> Path:
     expanded = Path(os.path.expanduser(path))
     if not os.path.isfile(expanded):
-        raise ValueError(f"there is no file {path} (looked for {expanded.absolute()}); give a table that exists.")
+        raise ValueError(f"there is no file {describe_place(path)}; give a table that exists.")
     if expanded.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} is not a table ({', '.join(SUFFIXES)}); give one.")
     return expanded
