@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
 from cnnstudy.system.scratch import scratch_folder
+from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
     choose_mlflow_status,
     fit_tag,
@@ -52,10 +51,10 @@ from cnnstudy.tracking.operations import (
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
-from cnnstudy.tracking.relocation import FOLDER, corrected_copy, find_moved, refuse_moved
-from cnnstudy.tracking.retry import await_answer, is_transient
+from cnnstudy.tracking.relocation import corrected_copy, find_moved, refuse_moved
+from cnnstudy.tracking.retry import await_answer
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
+from cnnstudy.tracking.study_run import find_or_create_study_run, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -154,9 +153,9 @@ class Tracker:
         with self._translate_errors():
             names = {
                 experiment.experiment_id: experiment.name
-                for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
+                for experiment in self._client.search_experiments(filter_string=study_run.STUDIES)
             }
-            runs = _study_runs(self._client, list(names))
+            runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
         latest = sorted(by_study, key=_last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
@@ -172,6 +171,9 @@ class Tracker:
         """
         studies = self.studies()
         where = without_secrets(self.uri)
+        lost = "" if name is None or name in {study.name for study in studies} else self._describe_lost_name(name)
+        if lost:
+            raise UnknownNameError(lost)
         if not studies:
             raise UnknownNameError(_no_study(self.uri))
         names = [study.name for study in studies]
@@ -192,16 +194,36 @@ class Tracker:
                 return True
         return self.tags(study.run_id).get(Tag.STATE) == "running"
 
+    def _describe_lost_name(self, name: str) -> str:
+        with self._translate_errors():
+            return study_run.describe_lost_name(self._client, name)
+
+    def list_lost_studies(self) -> list[tuple[str, str]]:
+        """Return the name of each study that was renamed or has lost its own run, and what became of it."""
+        with self._translate_errors():
+            return study_run.list_lost_studies(self._client)
+
+    def describe_loss(self, study: RecordedStudy) -> str:
+        """Say what became of a study that was there when this command began; "" if it still is."""
+        with self._translate_errors():
+            return study_run.describe_loss(self._client, self.uri, study)
+
+    def describe_lost_run(self, run_id: str) -> str:
+        """Say what became of a run that was there when its first record was written; "" if it still is."""
+        with self._translate_errors():
+            return study_run.describe_lost_run(self._client, self.uri, run_id)
+
     def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
         """Return the study; create its experiment and run, with the configuration, if there are none.
 
         Drivers that create the same study at the same time get the same run, so that only one gets the driver lock.
 
         Raises:
-            TrackingError: the study's experiment was deleted, or its record is damaged.
+            LostRunError: the study's experiment or own run was deleted, or its experiment renamed.
+            TrackingError: its record is damaged.
         """
         with self._translate_errors(), without_client_retries():
-            own = _find_or_create_study_run(self._client, self.uri, name, config)
+            own = find_or_create_study_run(self._client, self.uri, name, config)
             return _refuse_damaged(to_recorded_study(name, own))
 
     def start_study(
@@ -407,83 +429,6 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
-
-
-# ---- a study's own run
-
-
-def _study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
-    """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
-    runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
-    # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
-    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
-
-
-def _find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: dict[str, Any]) -> Run:
-    """Return the study's own run; create it, with the configuration, if there is none.
-
-    Call it within `without_client_retries`.
-
-    Raises:
-        TrackingError: the study's experiment was deleted.
-    """
-    experiment = client.get_experiment_by_name(name) or _create_experiment(client, uri, name)
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"the experiment {name!r} was deleted in MLflow; restore it there, or give the study another name."
-        )
-    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
-    client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
-    runs = _study_runs(client, [experiment.experiment_id])
-    return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
-
-
-def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
-    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
-    try:
-        client.create_experiment(name, _encoded_location(uri), tags)
-    except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_transient(error):
-            raise
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return experiment
-    return client.get_experiment_by_name(name)
-
-
-def _encoded_location(uri: str) -> str | None:
-    """Return a place for an experiment's files, as an encoded address; None: MLflow's own choice will do.
-
-    They belong beside the database, from whatever folder it is reached. MLflow chooses the working folder, and takes
-    its path for an encoded one: `%2F` in it would become `/`, and files would be written elsewhere.
-    """
-    database = sqlite_file(uri)
-    if database is None:
-        return None
-    folder = database.resolve().parent / FOLDER
-    if folder.parent == Path.cwd() and not set("%#?") & set(str(folder)):
-        return None
-    return f"{folder.as_uri()}/{uuid.uuid4().hex}"
-
-
-def _create_study_run(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
-    token, lost = uuid.uuid4().hex, None
-    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
-    try:
-        client.create_run(experiment, run_name=f"study {name}", tags=tags)
-    except MlflowException as error:
-        if not is_transient(error):
-            raise
-        lost = error  # MLflow may have created it and only the reply was lost
-    runs = _study_runs(client, [experiment])
-    if lost is not None and not runs:
-        raise lost
-    for run in runs[1:]:
-        if run.data.tags.get(Tag.TOKEN) == token:  # another driver was first
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.delete_run(run.info.run_id)
-    return runs[0]
 
 
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cnnstudy.errors import TrackingError
@@ -81,7 +81,7 @@ class RecordedRun:
     @property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
-        return self._read(Tag.LEVELS, lambda text: dict(json.loads(text))) if Tag.LEVELS in self.tags else {}
+        return self._read(Tag.LEVELS, lambda text: {**json.loads(text)}) if Tag.LEVELS in self.tags else {}
 
     @property
     def seed(self) -> int:
@@ -257,6 +257,7 @@ class RecordedStudy:
     run_id: str
     config: dict[str, Any]
     damage: str = ""  # why the configuration can't be read; it is {} then
+    begun: bool = field(default=True, compare=False)  # whether it was run since its own run was made
 
     @property
     def objective(self) -> str:
@@ -309,10 +310,10 @@ def _mark_damaged(run: RecordedRun) -> RecordedRun:
 
 
 def mark_interrupted(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    """Return the runs as tables show them: one that was interrupted, and will run again, has not failed."""
+    """Return the runs as tables show them: one whose trial will run again has not failed."""
     return [
         replace(run, state=INTERRUPTED, reason="", tags={**run.tags, Tag.MESSAGE: run.message or "runs again"})
-        if run.state == "failed" and run.reason == INTERRUPTED
+        if run.state == "failed" and not run.done
         else run
         for run in runs
     ]
@@ -344,9 +345,15 @@ def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
 def describe_damaged_tag(run_id: str, name: str, tag: str, tags: Mapping[str, str]) -> str:
     """Say that a tag can't be read, and what to do."""
     value = f"is {tags[tag][:40]!r}" if tag in tags else "is missing"
+    # the study's own run is needed for all of its trials
+    otherwise = (
+        "give the study another name"
+        if tags.get(Tag.KIND) == "study"
+        else "delete the run in MLflow's UI; a trial then runs again"
+    )
     return (
         f"the record of {name} can't be read: the tag {tag} of MLflow's run {run_id} {value}, which cnnstudy did not "
-        "write. Restore it from a copy, or delete the run in MLflow's UI; a trial then runs again."
+        f"write. Restore it from a copy, or {otherwise}."
     )
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking import retry
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.retry import is_disk_full, is_transient
+from cnnstudy.tracking.retry import RetryPolicy, is_disk_full, is_transient
 
 
 def wrapped(cause: Exception, code: int) -> MlflowException:
@@ -172,6 +172,31 @@ def test_a_server_that_is_not_there(answering: Callable[[int, str], str]) -> Non
     tracker = Tracker("http://127.0.0.1:9")
     with pytest.raises(TrackingUnavailableError, match=r"127\.0\.0\.1:9"):
         tracker.set_tags("0" * 32, {"a": "b"})
+
+
+def test_a_wait_is_told_again_and_again() -> None:
+    """Also while MLflow has not answered at all."""
+    expected = [
+        "MLflow has not answered yet. Waiting for MLflow, for ",
+        "the database is locked. Waiting for MLflow, for ",
+    ]
+    told = [threading.Event(), threading.Event()]
+    tries = iter(told)
+
+    def say(text: str) -> None:
+        for event, words in zip(told, expected, strict=True):
+            if text.startswith(words):
+                event.set()
+
+    def read() -> str:
+        event = next(tries)
+        assert event.wait(60)
+        if event is told[0]:
+            raise TrackingUnavailableError("the database is locked")
+        return "read"
+
+    assert RetryPolicy(pauses=(0.01,), give_up_after=60, say_after=0.01).call(read, say) == "read"
+    assert "cnnstudy-waiting" not in {thread.name for thread in threading.enumerate()}
 
 
 # ---- a server's first sign of life
