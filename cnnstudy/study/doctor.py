@@ -47,11 +47,12 @@ from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_b
 from cnnstudy.system.display import format_size
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
+from cnnstudy.tracking import study_run
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.outbox import find_lost_records
 from cnnstudy.tracking.recorded import RecordedStudy, counted_trials
 from cnnstudy.tracking.registry import Registry
-from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder
+from cnnstudy.tracking.relocation import Moved, correct_places, corrected_copy, find_moved, local_folder
 from cnnstudy.tracking.spool import Envelope, Spool, find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
@@ -115,6 +116,7 @@ def repair(uri: str) -> list[str]:
     if tracker is not None and (moved := find_moved(uri)):
         correct_places(moved)
         done.append(f"{moved}: the places are corrected")
+        done += _bring_records_along(moved, uri)
     done += _set_lost_aside(uri, tracker)
     if tracker is None:
         return done
@@ -372,6 +374,16 @@ def _check_waiting(uri: str, tracker: Tracker | None) -> Iterator[Finding]:
             yield Finding(f"study {study}", f"{text}; the study's next run delivers them")
 
 
+def _bring_records_along(moved: Moved, uri: str) -> Iterator[str]:
+    """Have the records that wait for a database that was moved, not copied, wait for it where it is now."""
+    for earlier in moved.earlier:
+        for study in find_waiting(f"sqlite:///{earlier}") if not earlier.exists() else ():
+            with try_study_lock(study, uri) as free:
+                if free:
+                    records = Spool(study, uri).take_over(Spool(study, f"sqlite:///{earlier}"))
+                    yield f"study {study}: {records} records that waited for {earlier} are sent by its next run"
+
+
 def _find_lost_records(study: str, uri: str, tracker: Tracker | None) -> list[Envelope]:
     """Return the waiting records that MLflow can't take; [] if that can't be told now."""
     file = sqlite_file(uri)
@@ -438,7 +450,9 @@ def _check_record(tracker: Tracker, study: RecordedStudy, records_wait: bool) ->
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         remedy = "restore them from a copy; the numbers in the database are intact"
         yield Finding(area, f"files of finished trials are missing: {shown}", True, remedy)
-    other = _find_other_champion(tracker, study)
+    # a model is registered under the name that the study had; `examine` tells of one that was renamed
+    own_name = any(run.kind == "study" and run.name == study_run.run_name(study.name) for run in found.runs)
+    other = _find_other_champion(tracker, study) if own_name else ""
     if other:
         remedy = f"set the alias back in MLflow, or `python -m cnnstudy confirm {study.name}` sets it"
         yield Finding(area, other, True, remedy)

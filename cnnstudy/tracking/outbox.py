@@ -139,14 +139,14 @@ class _Writer:
         What comes from a trial whose run was deleted just now is left out: the study goes on with the next trial.
 
         Args:
-            again: the write may have been carried out before.
+            again: the write had to wait, and may have been carried out before.
 
         Raises:
             LostRunError: the study was deleted in MLflow, or a run whose records had been waiting.
         """
         try:
             return self._apply(envelope, again)
-        except TrackingUnavailableError:
+        except (TrackingUnavailableError, LostRunError):
             raise
         except TrackingError as error:
             lost = self._tracker.describe_loss(self._study)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from cnnstudy.config.factors import FACTORS
 from cnnstudy.errors import TrackingError
 from cnnstudy.names import (
     CLEAN_METRICS,
@@ -81,7 +82,7 @@ class RecordedRun:
     @property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
-        return self._read(Tag.LEVELS, lambda text: {**json.loads(text)}) if Tag.LEVELS in self.tags else {}
+        return self._read(Tag.LEVELS, _read_levels) if Tag.LEVELS in self.tags else {}
 
     @property
     def seed(self) -> int:
@@ -244,6 +245,19 @@ class RecordedRun:
         return _to_int(self.metrics.get(Metric.FROZEN_PARAMETERS))
 
 
+def _read_levels(text: str) -> dict[str, Level]:
+    """Return the levels of factors in a tag's JSON.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    levels: dict[str, Level] = {**json.loads(text)}
+    for name, level in levels.items():
+        if name in FACTORS and isinstance(level, str) != (FACTORS[name].kind is str):
+            raise ValueError(f"{level!r} is no level of {name}")
+    return levels
+
+
 def _to_int(number: float | str | None) -> int | None:
     return None if number is None else int(number)
 
@@ -297,12 +311,14 @@ def counted_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
 
 
 def _mark_damaged(run: RecordedRun) -> RecordedRun:
-    """Return a finished trial's run as failed if accuracies are missing beside a verdict, or not between 0 and 1."""
+    """Return a finished trial's run as failed if it has no possible accuracies, or its tags contradict each other."""
     names = [*map(best_name, ACCURACIES), *map(last_name, ACCURACIES)]
     values = {name: run.metrics[name] for name in names if name in run.metrics}
     wrong = [f"{name} is {value:g}" for name, value in values.items() if not 0 <= value <= 1]
     if run.verdict:
         wrong += [f"{name} is missing" for name in names[: len(ACCURACIES)] if name not in values]
+    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{run.architecture}-"):
+        wrong.append(f"{Tag.TRIAL} is {run.trial!r} and {Tag.ARCHITECTURE} {run.architecture!r}")
     if not wrong:
         return run
     message = f"its record was changed outside cnnstudy: {', '.join(wrong)}; it counts as failed"

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,22 @@ class Spool:
         _write(self._aside / record.name, _to_json(envelope, files))
         self.remove(envelope)
         return self._aside
+
+    def take_over(self, other: Spool) -> int:
+        """Move another spool's records behind those of this one; return their number.
+
+        Raises:
+            OSError: there is no space for that.
+            TrackingError: a record can't be read.
+        """
+        records = list(other.load())
+        self.reserve()
+        for envelope in records:
+            self.add(replace(envelope, number=0, kept=None))
+            other.remove(envelope)
+        for spool in (other, self):
+            spool.release()
+        return len(records)
 
     def load(self) -> Iterator[Envelope]:
         """Yield the stored records in order.

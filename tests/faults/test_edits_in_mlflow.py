@@ -200,7 +200,7 @@ def test_the_tag_of_the_driver_is_edited(desk: Edited, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("tag", "value"),
-    [(Tag.NUMBER, "x"), (Tag.LEVELS, "[]"), (Tag.SEED, "")],
+    [(Tag.NUMBER, "x"), (Tag.LEVELS, "[]"), (Tag.LEVELS, '{"transfer": 3}'), (Tag.SEED, "")],
 )
 def test_a_trials_tag_is_edited_and_the_advice_helps(desk: Edited, tag: str, value: str) -> None:
     desk.run()

@@ -110,6 +110,37 @@ def test_a_run_that_is_not_restored(place: Place, desk: Desk, own_places: Path) 
     assert place.troubles() == []
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_records_of_a_project_that_is_moved_come_along(
+    place: Place, desk: Desk, own_places: Path, copied: bool
+) -> None:
+    """Those of a project that is copied wait for the original."""
+    old, new = place.path, own_places / "moved"
+    new.mkdir()
+    for name in ("mlflow.db", "mlruns"):
+        path = own_places / name
+        if copied:
+            shutil.copytree(path, new / name) if path.is_dir() else shutil.copy(path, new)
+        else:
+            path.rename(new / name)
+    (waiting,) = list_waiting()
+    place.path = new / "mlflow.db"
+    done = doctor.repair(place.uri)
+    assert "the places are corrected" in done[0]
+    assert (f"study fake: {waiting.records} records that waited for {old} are sent by its next run" in done) != copied
+    assert (waiting in list_waiting()) == copied
+    place.open()
+    assert desk.run().finished == 2
+    assert desk.trained == (["alexnet-000", "alexnet-001"] if copied else [])
+    assert place.troubles() == []
+    place.path = old
+    if copied:
+        place.open()
+        assert desk.run().finished == 2
+        assert desk.trained == []
+    assert is_clean(own_places)
+
+
 def test_a_store_that_can_not_be_asked_sets_nothing_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.path.write_text("no database" * 100)
     (waiting,) = list_waiting()

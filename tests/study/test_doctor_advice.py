@@ -22,11 +22,13 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.names import Tag
+from cnnstudy.results import models
 from cnnstudy.study import doctor
 from cnnstudy.study.doctor import Finding
 from cnnstudy.system import cache
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.entities import translate_errors
+from cnnstudy.tracking.registry import Registry
 
 
 class Patient:
@@ -76,6 +78,13 @@ def patient(whole: Path, own_places: Path, monkeypatch: pytest.MonkeyPatch) -> P
     doctor.repair(patient.uri)
     desk.use(Tracker(patient.uri))
     return patient
+
+
+def rename_experiment(patient: Patient) -> Follow:
+    """It has a champion, which is registered under its name."""
+    client, experiment = patient.desk.client.client, patient.desk.tracker.study("fake").experiment_id
+    client.rename_experiment(experiment, "other")
+    return lambda: client.rename_experiment(experiment, "fake")
 
 
 def troubles(uri: str) -> list[Finding]:
@@ -205,6 +214,10 @@ CASES: dict[str, tuple[Callable[[Patient], Follow], str]] = {
     ),
     "the project was moved": (move_project, "--repair corrects every place"),
     "a trial's tag was edited": (lambda one: set_tag(one, "alexnet-000", Tag.SEED, "x"), "Restore it from a copy"),
+    "a trial's network was edited": (
+        lambda one: set_tag(one, "alexnet-000", Tag.ARCHITECTURE, "nope"),
+        rf"cnnstudy\.architecture 'nope'; it counts as failed.*{RESTORE}",
+    ),
     "the study's own tag was edited": (
         lambda one: set_tag(one, "", f"{Tag.CONFIG}.0", "{"),
         "Restore it from a copy, or give the study another name",
@@ -215,6 +228,7 @@ CASES: dict[str, tuple[Callable[[Patient], Follow], str]] = {
         delete_alias,
         "the alias `champion` of fake is gone, .*`python -m cnnstudy confirm",
     ),
+    "its experiment was renamed": (rename_experiment, "was renamed 'other' in MLflow. Rename it back: `mlflow exp"),
     "a run was left": (leave_a_run, "fixed by --repair"),
     "a folder was left": (leave_a_folder, "--repair fixes it"),
     "an entry of the cache is broken": (break_the_cache, "--repair removes it"),
@@ -313,3 +327,16 @@ def test_so_is_a_newer_schema_of_a_database_server(found: str, newer: bool) -> N
         )
     assert ("was written by a newer MLflow" in str(caught.value)) == newer
     assert ("`mlflow db upgrade postgresql://***@host/mlflow`" in str(caught.value)) != newer
+
+
+def test_predictions_say_so_where_the_champions_alias_is_gone(patient: Patient) -> None:
+    follow = delete_alias(patient)
+    registry, study = Registry(patient.desk.tracker), patient.desk.tracker.study("fake")
+    stored, note = models._find_champion(registry, study)
+    assert note.startswith(
+        "the alias `champion` of fake is gone, but the study's confirmation named version 1, of fake/"
+    )
+    assert f"this is {stored.trial.removeprefix('fake/')}, which has the best validation score" in note
+    assert note.endswith("`python -m cnnstudy confirm fake` sets the alias again.")
+    follow()
+    assert models._find_champion(registry, study)[1] == ""
