@@ -10,7 +10,8 @@ CnnstudyError
     ├── WeightsError        source weights that are missing or don't fit
     ├── ModelError          a trained model that can't be loaded or exported
     ├── TrackingError       MLflow's store can't be reached or written
-    │   └── TrackingUnavailableError   temporarily: retrying may succeed
+    │   ├── TrackingUnavailableError   temporarily: retrying may succeed
+    │   └── LostRunError               a study or a run that was deleted there, or that it does not have any more
     ├── DiskFullError       no space on this disk to record what was measured
     ├── CacheError          a cache that can't be used, or an entry of it that others could have changed
     ├── StudyBusyError      another driver runs this study
@@ -90,6 +91,10 @@ class TrackingUnavailableError(TrackingError):
     """
 
     disk_full = False
+
+
+class LostRunError(TrackingError):
+    """A study or a run that was deleted in MLflow, or that its store does not have any more."""
 
 
 class DiskFullError(EnvironmentTrouble):

@@ -19,9 +19,12 @@ Level = int | float | str
 #: The rounding error allowed when a difference of two accuracies is compared with a limit.
 _ROUNDING = 1e-9
 STATES = ("finished", "pruned", "failed")
-#: Why a trial failed. An interrupted trial runs again; the others count as done.
+#: Why a trial failed. One that was interrupted, or whose failure has a cause outside of it, runs again; the others
+#: count as done.
 INTERRUPTED = "interrupted"
-FAILURE_REASONS = ("oom", "diverged", "data", "crash", "timeout", INTERRUPTED)
+#: The images in the cache can't be read; anything else around the trial: a package, a disk, a machine.
+OUTSIDE_REASONS = ("data", "environment")
+FAILURE_REASONS = ("oom", "diverged", "crash", "timeout", *OUTSIDE_REASONS, INTERRUPTED)
 #: Metadata of a specification's fields: what a field changes. All content addresses of trials are made from it.
 TRAINING = {"changes": "training"}  # what is trained
 RECORD = {"changes": "record"}  # only what is recorded: the trial's name, additional measurements, what is kept

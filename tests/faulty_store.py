@@ -199,6 +199,12 @@ class Desk:
     def runs(self, kind: str = "trial") -> list[RecordedRun]:
         return [run for run in self.tracker.runs(self.tracker.study("fake").experiment_id) if run.kind == kind]
 
+    def put_aside(self, name: str) -> None:
+        """Rename the study's experiment and take it out of the studies, so that another may have its name."""
+        experiment = self.tracker.study("fake").experiment_id
+        self.client.client.rename_experiment(experiment, name)
+        self.client.client.set_experiment_tag(experiment, Tag.KIND, name)
+
     def record(self, times: bool = True) -> dict[str, Any]:
         return whole_record(self.tracker, self.tracker.study("fake").experiment_id, times)
 

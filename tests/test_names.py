@@ -27,7 +27,7 @@ SPELL = {"names.py", "config/schema.py"}
 #: Read raw tags, of MLflow's entities or to make a RecordedRun's properties of them.
 READ = {
     *("tracking/client.py", "tracking/entities.py", "tracking/outbox.py", "tracking/recorded.py"),
-    *("tracking/registry.py", "study/recorder.py"),
+    *("tracking/registry.py", "tracking/study_run.py", "study/recorder.py"),
 }
 
 

@@ -363,7 +363,7 @@ def describe_other_champion(study: str, record: str | None, version: str, trial:
 
     Args:
         record: the text of the confirmation's record; None: there is none, and the alias alone counts.
-        version: of the registered model, to which the alias leads.
+        version: of the registered model, to which the alias leads; "" if there is no such alias.
         trial: `STUDY/TRIAL` of that version, or "" if it is not of a trial.
     """
     if record is None:
@@ -372,16 +372,14 @@ def describe_other_champion(study: str, record: str | None, version: str, trial:
         confirmed = confirmation_from_json(record)
     except ValueError:
         return ""
-    if confirmed.version == version:
+    if confirmed.version == version or not (version or confirmed.champion):
         return ""
     if confirmed.champion is None:
         named = "the study's confirmation named no champion"
     else:
         named = f"the study's confirmation named version {confirmed.version}, of {study}/{confirmed.champion.trial}"
-    return (
-        f"the alias `champion` of {study} leads to version {version}, {f'of {trial}' if trial else 'of no trial'}, but "
-        f"{named}"
-    )
+    leads = f"leads to version {version}, {f'of {trial}' if trial else 'of no trial'}" if version else "is gone"
+    return f"the alias `champion` of {study} {leads}, but {named}"
 
 
 def confirmation_from_json(text: str) -> Confirmation:

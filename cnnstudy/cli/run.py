@@ -101,7 +101,7 @@ def _run(
         with choose_display(console, quiet=False) as display:
             plan_study(loaded, client.find_tracker(uri), workers, display, accept_code)
         return
-    tracker = client.Tracker(uri)
+    tracker = RetryPolicy().call(lambda: client.Tracker(uri), note)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(
             loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed
@@ -174,9 +174,10 @@ def confirm(
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
+    from cnnstudy.tracking.retry import RetryPolicy
 
     console = wide_console()
-    tracker = client.existing_tracker(tracking_uri, writes=True)
+    tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), note)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(

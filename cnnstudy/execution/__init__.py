@@ -94,7 +94,8 @@ class Done:
 class Failed:
     """The end of a job without a result.
 
-    `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS.
+    `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS. A
+    machine that was lost is reported as `environment`, so that it uses up none of the trial's attempts.
     """
 
     key: str

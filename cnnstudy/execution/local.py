@@ -36,6 +36,10 @@ WORKER_ENVIRONMENT = {
 
 #: -P: a keras.py in the working folder is not the library.
 WORKER = ("-P", "-m", "cnnstudy.execution.worker")
+#: With these a process ends for what it did itself; with others, such as SIGTERM, somebody else ended it.
+_CRASH_SIGNALS = {
+    getattr(signal, name, 0) for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+}
 #: Seconds that a hung worker has to write its stack traces.
 STACK_TRACE_SECONDS = 5
 #: A worker that has grown by more than this many bytes, and to more than twice its first size, is replaced.
@@ -108,9 +112,10 @@ class LocalExecutor:
                 return None
         if isinstance(event, Done | Failed):
             del self._busy[event.key]
-            # after running out of memory a process may not release it, and a GPU library that failed once fails again
+            # after running out of memory a process may not release it, a GPU library that failed once fails again, and
+            # so does an import
             unusable = isinstance(event, Failed) and (
-                event.reason == "oom" or (event.reason == "crash" and bool(list_gpus()))
+                event.reason in ("oom", "environment") or (event.reason == "crash" and bool(list_gpus()))
             )
             if unusable or not process.is_alive() or process.has_grown():
                 process.end()
@@ -153,7 +158,7 @@ class _Process:
         self._job: Job | None = None
         self._kind: tuple[str, Any] = ("", None)  # kind and network of the last job
         self._memory: dict[tuple[str, Any], int] = {}  # bytes after the first job of each such kind
-        self._ended = False
+        self._ended = self._has_reported = False
         self._lock = threading.Lock()  # guards _job and _ended
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
         # a worker never talks to the tracking server, so it gets neither its address nor its password
@@ -246,6 +251,7 @@ class _Process:
             if isinstance(event, Done | Failed):
                 with self._lock:
                     self._job = None
+            self._has_reported = True
             self._events.put((self, event))
         self._process.wait()
         self._report_end()
@@ -255,7 +261,7 @@ class _Process:
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._events.put((self, _crash_event(job.key, self._process.returncode, self.log())))
+            self._events.put((self, _crash_event(job.key, self._process.returncode, self.log(), self._has_reported)))
 
 
 def _parse_event(message: dict[str, Any]) -> Event:
@@ -270,7 +276,7 @@ def _parse_event(message: dict[str, Any]) -> Event:
     return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
 
 
-def _crash_event(key: str, code: int, log: str) -> Failed:
+def _crash_event(key: str, code: int, log: str, has_started: bool) -> Failed:
     limit = address_space_limit()
     if limit is not None and (code in (-signal.SIGSEGV, -signal.SIGABRT) or "MemoryError" in log):
         ending = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -280,6 +286,9 @@ def _crash_event(key: str, code: int, log: str) -> Failed:
         )
         return Failed(key, "oom", text, log)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    # Linux' out-of-memory killer sends signal 9
-    hint = "; the machine may have run out of memory" if code == -9 else ""
-    return Failed(key, "oom" if code == -9 else "crash", f"the worker process {how}{hint}", log)
+    if code == -signal.SIGKILL:  # Linux' out-of-memory killer sends it
+        return Failed(key, "oom", f"the worker process {how}; the machine may have run out of memory", log)
+    if code >= 0 and not has_started:
+        return Failed(key, "environment", f"the worker process could not start: it {how}", log)
+    own = code >= 0 or -code in _CRASH_SIGNALS
+    return Failed(key, "crash" if own else "environment", f"the worker process {how}", log)

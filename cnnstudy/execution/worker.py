@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnnstudy.errors import CnnstudyError, DataError
+from cnnstudy.errors import CnnstudyError, DataError, EnvironmentTrouble
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
 from cnnstudy.system.scratch import restate_os_error
@@ -39,6 +39,8 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "Dst tensor is not initialized",
 )
+#: TensorFlow reports a full disk as exhausted resources too.
+_DISK_FULL = "No space left on device"
 
 
 def main() -> None:
@@ -271,13 +273,18 @@ class Worker:
 
 def _failure_reason(error: Exception) -> str:
     """Return one of records.FAILURE_REASONS."""
+    if type(error).__module__.startswith("tensorflow") and _DISK_FULL in str(error):
+        return "environment"
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "oom"
     if type(error).__module__.startswith("tensorflow") and any(words in str(error) for words in _NO_MEMORY):
         return "oom"
     if type(error).__name__ == "DivergedError":
         return "diverged"
-    return "data" if isinstance(error, DataError) else "crash"
+    if isinstance(error, DataError):
+        return "data"
+    # of the machine or its files, whatever the trial's settings are
+    return "environment" if isinstance(error, EnvironmentTrouble | ImportError | OSError) else "crash"
 
 
 class Heartbeat:

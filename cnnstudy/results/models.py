@@ -141,9 +141,9 @@ def _find_stored(registry: Registry, given: str, path: Path) -> tuple[StoredMode
 
 def _find_champion(registry: Registry, study: RecordedStudy) -> tuple[StoredModel, str]:
     """Return the champion, with a note if others moved its alias; if there is none, the best trial and a note of it."""
+    record = registry.tracker.read_text(study.run_id, RECORD_PATH)
     try:
         stored = registry.champion(study)
-        record = registry.tracker.read_text(study.run_id, RECORD_PATH)
         moved = describe_other_champion(study.name, record, stored.version, stored.trial)
         advice = f"This is the former; `python -m cnnstudy confirm {study.name}` sets the alias."
         return stored, f"{moved}. {advice}" if moved else ""
@@ -152,9 +152,11 @@ def _find_champion(registry: Registry, study: RecordedStudy) -> tuple[StoredMode
         best = best_single_trial(runs, study.rule)
         if best is None:
             raise
+        gone = describe_other_champion(study.name, record, "", "")
         note = (
-            f"{study.name} has no confirmed champion; this is {best.trial}, which has the best validation score, "
-            f"perhaps by luck. `python -m cnnstudy confirm {study.name}` finds out."
+            f"{gone or f'{study.name} has no confirmed champion'}; this is {best.trial}, which has the best validation "
+            f"score, perhaps by luck. `python -m cnnstudy confirm {study.name}` "
+            f"{'sets the alias again' if gone else 'finds out'}."
         )
         return registry.of_trial(study, best.trial), note
 

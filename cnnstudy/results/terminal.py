@@ -159,7 +159,7 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     lines.append(f"Trials: {', '.join(counts)}")
     if outcome.interrupted:
         lines.append(_describe_stop(tracker, outcome))
-    elif any(run.state == "failed" and run.reason != "diverged" for run in trials):
+    elif any(run.state == "failed" and run.done and run.reason != "diverged" for run in trials):
         (own,) = tracker.runs(outcome.recorded.experiment_id, tag_filter(Tag.KIND, "study"))
         lines.append(f"What failed, again:  {retry_command(own, tracker.uri)}")
     lines += [

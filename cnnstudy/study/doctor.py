@@ -47,11 +47,13 @@ from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_b
 from cnnstudy.system.display import format_size
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
+from cnnstudy.tracking import study_run
 from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.outbox import find_lost_records
 from cnnstudy.tracking.recorded import RecordedStudy, counted_trials
 from cnnstudy.tracking.registry import Registry
-from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder
-from cnnstudy.tracking.spool import find_waiting
+from cnnstudy.tracking.relocation import Moved, correct_places, corrected_copy, find_moved, local_folder
+from cnnstudy.tracking.spool import Envelope, Spool, find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
 
@@ -84,8 +86,8 @@ def examine(uri: str) -> list[Finding]:
         uri: of the tracking server or database.
     """
     tracker, database = _open_tracker(uri)
-    moved = find_moved(uri)
-    if moved is not None and tracker is not None:
+    moved = find_moved(uri) if tracker is not None else None
+    if moved is not None:
         tracker = Tracker(corrected_copy(moved))
     studies = _studies(tracker) if tracker is not None else []
     artifacts = local_folder(tracker.artifact_location(studies[0].experiment_id)) if tracker and studies else None
@@ -93,10 +95,12 @@ def examine(uri: str) -> list[Finding]:
         remedy = "--repair corrects every place that the database stores"
         database.append(Finding("database", str(moved), True, remedy, mendable=True))
     found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
+    found += _check_waiting(uri, tracker)
     if tracker is not None:
+        found += [Finding(f"study {name}", text, True) for name, text in tracker.list_lost_studies()]
         found += _check_checkpoints(tracker, studies)
         for study in studies:
-            found += _check_study(tracker, study)
+            found += _check_study(tracker, study, study.name in find_waiting(uri))
     return found
 
 
@@ -108,10 +112,12 @@ def repair(uri: str) -> list[str]:
             if lock is not None and is_owned_by_user(folder):
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
-    if moved := find_moved(uri):
+    tracker, _ = _open_tracker(uri)
+    if tracker is not None and (moved := find_moved(uri)):
         correct_places(moved)
         done.append(f"{moved}: the places are corrected")
-    tracker, _ = _open_tracker(uri)
+        done += _bring_records_along(moved, uri)
+    done += _set_lost_aside(uri, tracker)
     if tracker is None:
         return done
     studies = _studies(tracker)
@@ -121,7 +127,7 @@ def repair(uri: str) -> list[str]:
     for study in studies:
         with try_study_lock(study.name, uri) as free:
             # records that wait on this disk may include the end of a trial: the next run delivers them first
-            if free and DriverLock(tracker, study).driver()[0] == "gone" and find_waiting(study.name, uri) is None:
+            if free and DriverLock(tracker, study).driver()[0] == "gone" and study.name not in find_waiting(uri):
                 decisions = decide_recovery(Leftovers(studies=(inspect_study(tracker, study, "gone"),)))
                 apply_decisions(decisions, tracker)
                 done += map(str, decisions)
@@ -228,9 +234,10 @@ def _has_module(module: str) -> bool:
 def check_cache() -> Iterator[Finding]:
     """Check the cache entries: a finding for each broken one, or one for all if none is."""
     broken = find_broken_entries()
-    remedy = "--repair removes it; the next study that needs it rebuilds it"
     for folder, why in broken.items():
-        yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=True)
+        own = is_owned_by_user(folder)
+        remedy = "--repair removes it; the next study that needs it rebuilds it" if own else ""
+        yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=own)
     if not broken:
         yield Finding("cache", f"all entries in {cache_folder()} are intact")
 
@@ -277,17 +284,16 @@ def _open_tracker(uri: str) -> tuple[Tracker | None, list[Finding]]:
     if path is not None:
         if not path.exists():
             return None, [Finding("database", f"{path} does not exist yet; the first run-study creates it")]
-        trouble = _check_sqlite(path)
+        trouble = None if path.is_dir() else _check_sqlite(path)  # the tracker refuses a folder
         if trouble is not None:
             return None, [trouble]
     try:
         tracker = Tracker(uri)
         count = len(tracker.studies())
     except TrackingError as error:
-        upgrade = f"make a copy, then run `mlflow db upgrade {shown}`" if "db upgrade" in str(error) else ""
-        return None, [
-            Finding("database", str(error), True, upgrade or "check the address, and that the server is running")
-        ]
+        # a server's own message says less than what is wrong with a database
+        remedy = "" if path else "check the address, and that the server is running"
+        return None, [Finding("database", str(error), True, remedy)]
     return tracker, [Finding("database", f"{shown} answers{', and is writable' if path else ''}; studies: {count}")]
 
 
@@ -305,9 +311,12 @@ def _check_sqlite(path: Path) -> Finding | None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        locked = "locked" in str(error)
-        remedy = "find the process that holds it" if locked else "make file and folder writable, or restore a copy"
-        return Finding("database", f"{path}: {error}", True, f"{remedy}; `lsof {path}` shows who has it open")
+        remedy = "restore it from a copy"
+        if "locked" in str(error):
+            remedy = f"wait for the process that holds it, or end that; `lsof {path}` shows who has it open"
+        elif "readonly" in str(error) or "unable to open" in str(error):
+            remedy = "make the file and its folder writable"
+        return Finding("database", f"{path}: {error}", True, remedy)
     if answer != "ok":
         return Finding("database", f"{path} is damaged: {answer}", True, "restore it from a copy")
     return None
@@ -339,19 +348,77 @@ def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> It
         yield Finding("checkpoints", f"of {trials} under way or unknown to this MLflow; kept for resuming")
 
 
-def _check_study(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
+def _check_waiting(uri: str, tracker: Tracker | None) -> Iterator[Finding]:
+    """Check for records that wait for MLflow."""
+    for study, waiting in find_waiting(uri).items():
+        records = "1 record waits" if waiting.records == 1 else f"{waiting.records} records wait"
+        text = f"{records} for MLflow in {waiting.folder}"
+        try:
+            lost = _find_lost_records(study, uri, tracker)
+        except TrackingUnavailableError:
+            raise
+        except TrackingError as error:
+            yield Finding(f"study {study}", str(error).rstrip("."), True)
+            continue
+        if lost:
+            text += (
+                f"; {len(lost)} of them belong to runs that it does not have any more: its database was deleted or "
+                "replaced, or the runs were deleted"
+            )
+            remedy = (
+                "put the database back or restore the runs, then run the study again; or --repair sets these records "
+                "aside, and the study's next run goes on without them"
+            )
+            yield Finding(f"study {study}", text, True, remedy, mendable=True)
+        else:
+            yield Finding(f"study {study}", f"{text}; the study's next run delivers them")
+
+
+def _bring_records_along(moved: Moved, uri: str) -> Iterator[str]:
+    """Have the records that wait for a database that was moved, not copied, wait for it where it is now."""
+    for earlier in moved.earlier:
+        for study in find_waiting(f"sqlite:///{earlier}") if not earlier.exists() else ():
+            with try_study_lock(study, uri) as free:
+                if free:
+                    records = Spool(study, uri).take_over(Spool(study, f"sqlite:///{earlier}"))
+                    yield f"study {study}: {records} records that waited for {earlier} are sent by its next run"
+
+
+def _find_lost_records(study: str, uri: str, tracker: Tracker | None) -> list[Envelope]:
+    """Return the waiting records that MLflow can't take; [] if that can't be told now."""
+    file = sqlite_file(uri)
+    if tracker is None and (file is None or file.exists()):
+        return []
+    return find_lost_records(Spool(study, uri), tracker)
+
+
+def _set_lost_aside(uri: str, tracker: Tracker | None) -> Iterator[str]:
+    """Set aside the records that MLflow can't take, and yield a sentence for each study."""
+    for study in find_waiting(uri):
+        with try_study_lock(study, uri) as free, contextlib.suppress(TrackingError):  # one that `examine` tells
+            spool = Spool(study, uri)
+            lost = _find_lost_records(study, uri, tracker) if free else []
+            places = {spool.set_aside(envelope) for envelope in lost}
+            if places:
+                yield (
+                    f"study {study}: {len(lost)} records of runs that MLflow does not have any more were set aside in "
+                    f"{places.pop()}; moved back to {spool.folder}, they are sent"
+                )
+
+
+def _check_study(tracker: Tracker, study: RecordedStudy, records_wait: bool) -> Iterator[Finding]:
     """Check a study's record; one that can't be read is a finding."""
     try:
         if study.damage:
             raise TrackingError(study.damage)
-        yield from _check_record(tracker, study)
+        yield from _check_record(tracker, study, records_wait)
     except TrackingUnavailableError:
         raise
     except TrackingError as error:
         yield Finding(f"study {study.name}", str(error).rstrip("."), True, "")
 
 
-def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
+def _check_record(tracker: Tracker, study: RecordedStudy, records_wait: bool) -> Iterator[Finding]:
     area = f"study {study.name}"
     driver, who = read_driver(tracker, study)
     found = inspect_study(tracker, study, driver)
@@ -364,11 +431,8 @@ def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
         yield Finding(area, f"is being run by {who}")
     elif driver == "unknown":
         yield Finding(area, f"was started by {who}; whether that is still running can't be seen from here")
-    late = find_waiting(study.name, tracker.uri)
-    if late is not None:
-        records = f"{late.records} record{' waits' if late.records == 1 else 's wait'}"
-        yield Finding(area, f"{records} for MLflow in {late.folder}; the study's next run delivers them")
-    decisions = decide_recovery(Leftovers(studies=(found,))) if late is None else []
+    # the records that wait may include the end of a trial
+    decisions = [] if records_wait else decide_recovery(Leftovers(studies=(found,)))
     for decision in decisions:
         yield Finding(
             area,
@@ -377,27 +441,32 @@ def _check_record(tracker: Tracker, study: RecordedStudy) -> Iterator[Finding]:
             "fixed by --repair, or by the study's next run",
             mendable=True,
         )
+    root = local_folder(tracker.artifact_location(study.experiment_id))
     missing = find_missing_files(tracker, study, found)
-    if missing:
+    if missing and root is not None and not root.is_dir():
+        remedy = "move it back or mount its disk, or restore it from a copy; the numbers in the database are intact"
+        yield Finding(area, f"the folder of its files, {root}, is not there", True, remedy)
+    elif missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         remedy = "restore them from a copy; the numbers in the database are intact"
         yield Finding(area, f"files of finished trials are missing: {shown}", True, remedy)
-    other = _find_other_champion(tracker, study)
+    # a model is registered under the name that the study had; `examine` tells of one that was renamed
+    own_name = any(run.kind == "study" and run.name == study_run.run_name(study.name) for run in found.runs)
+    other = _find_other_champion(tracker, study) if own_name else ""
     if other:
         remedy = f"set the alias back in MLflow, or `python -m cnnstudy confirm {study.name}` sets it"
         yield Finding(area, other, True, remedy)
-    if driver == "gone" and late is None and not decisions and not missing and not other:
-        trials = sum(run.kind == "trial" and run.done for run in found.runs)
+    if driver == "gone" and not records_wait and not decisions and not missing and not other:
+        trials = sum(run.done for run in counted_trials(found.runs))
         yield Finding(area, f"in order; trials done: {trials}" if trials else "no trial is done yet")
 
 
 def _find_other_champion(tracker: Tracker, study: RecordedStudy) -> str:
-    try:
+    record, version, trial = tracker.read_text(study.run_id, RECORD_PATH), "", ""
+    with contextlib.suppress(UnknownNameError):
         stored = Registry(tracker).champion(study)
-    except UnknownNameError:
-        return ""
-    record = tracker.read_text(study.run_id, RECORD_PATH)
-    return describe_other_champion(study.name, record, stored.version, stored.trial)
+        version, trial = stored.version, stored.trial
+    return describe_other_champion(study.name, record, version, trial)
 
 
 def find_missing_files(tracker: Tracker, study: RecordedStudy, found: FoundStudy) -> list[str]:

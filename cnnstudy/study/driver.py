@@ -10,7 +10,7 @@ from cnnstudy.errors import CnnstudyError, TakenOverError
 from cnnstudy.execution import Done, Epoch, Failed, Job, Progress, Workers
 from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Tag
-from cnnstudy.records import TrialResult
+from cnnstudy.records import OUTSIDE_REASONS, TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
 from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.preparation import INTERRUPTED_TEXT
@@ -176,8 +176,11 @@ class Driver:
         again = self._failures.take_retry(event)
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
+        if event.reason in OUTSIDE_REASONS:
+            self._failures.count(event)
         if again:
-            self.display.show_message(f"{event.key}  failed ({event.reason}), and runs once more: {event.message}")
+            once = "again" if event.reason in OUTSIDE_REASONS else "once more"
+            self.display.show_message(f"{event.key}  failed ({event.reason}), and runs {once}: {event.message}")
             self._start(proposal)
             return
         checkpoints.remove_checkpoint(recording.spec)

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from cnnstudy.errors import BY_NAME, RepeatedFailureError
+from cnnstudy.errors import BY_NAME, RepeatedFailureError, as_sentence
 from cnnstudy.execution import Failed
+from cnnstudy.records import OUTSIDE_REASONS
 from cnnstudy.tracking.recorded import RecordedRun
 
 #: What a job raised that no other could avoid: a full disk, a cache that can't be written.
@@ -19,7 +20,7 @@ _ADVICE = {
     "oom": "To use less memory, lower batch_size, image_size or --jobs.",
     "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
     "crash": "The traceback is in MLflow, among the run's files, as traceback.txt.",
-    "data": "`python -m cnnstudy doctor` checks the cache.",
+    **dict.fromkeys(OUTSIDE_REASONS, "`python -m cnnstudy doctor` checks packages, disks and the cache."),
 }
 
 
@@ -34,10 +35,14 @@ def raise_machine_error(failed: Failed) -> None:
 
 
 def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
-    """Count the failed attempts of each trial that were followed by a retry, since a user last asked for one."""
+    """Count the failed attempts of each trial that were followed by a retry, since a user last asked for one.
+
+    Those whose cause lay outside the trial do not count.
+    """
     attempts: Counter[str] = Counter()
     for run in recorded:
-        attempts[run.trial] = 0 if run.retry_asked else attempts[run.trial] + run.retried
+        own = run.retried and run.reason not in OUTSIDE_REASONS
+        attempts[run.trial] = 0 if run.retry_asked else attempts[run.trial] + own
     return attempts
 
 
@@ -63,8 +68,11 @@ class FailureCounter:
     def take_retry(self, failed: Failed) -> bool:
         """Return whether the trial gets another attempt, and count it.
 
-        Errors raised on purpose are not retried: they would occur again.
+        Errors raised on purpose are not retried: they would occur again. A failure whose cause lies outside the trial
+        is not counted; `count` stops the study if it lasts.
         """
+        if failed.reason in OUTSIDE_REASONS:
+            return True
         again = (
             failed.reason in RETRYABLE_REASONS and failed.error is None and self.next_attempt(failed.key) < MAX_ATTEMPTS
         )
@@ -83,7 +91,7 @@ class FailureCounter:
         self._last, self._in_a_row = None, 0
 
     def count(self, failed: Failed) -> None:
-        """Count a trial that failed for good.
+        """Count a trial that failed for good, or for a cause outside of it.
 
         A diverged trial is an answer to the study's question: it never stops the study.
 
@@ -94,13 +102,19 @@ class FailureCounter:
         if failed.reason == "diverged":
             self.reset()
             return
-        message = failed.message.split("\n")[0]
-        alike = (failed.reason, re.sub(r"0x[0-9a-f]+|\d+", "#", message))
+        message, outside = failed.message.split("\n")[0], failed.reason in OUTSIDE_REASONS
+        # one cause outside the trials may lead to various messages
+        alike = (failed.reason, "" if outside else re.sub(r"0x[0-9a-f]+|\d+", "#", message))
         self._in_a_row = self._in_a_row + 1 if alike == self._last else 1
         self._last = alike
         if self._in_a_row >= self._most_alike:
+            if outside:
+                row = f"{self._in_a_row} attempts in a row failed for a cause outside the trials"
+                resumes = "the study; none of its trials has used up an attempt."
+            else:
+                row = f"{self._in_a_row} trials in a row failed alike"
+                resumes = "the study with the remaining trials, and with --retry-failed runs these again, too."
             raise RepeatedFailureError(
-                f"{self._in_a_row} trials in a row failed alike ({failed.reason}), the last one {failed.key}: "
-                f"{message}. The study was stopped. {_ADVICE.get(failed.reason, '')} Everything is recorded; the same "
-                "command resumes the study with the remaining trials, and with --retry-failed runs these again, too."
+                f"{row} ({failed.reason}), the last one {failed.key}: {as_sentence(message)} The study was stopped. "
+                f"{_ADVICE.get(failed.reason, '')} Everything is recorded; the same command resumes {resumes}"
             )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnnstudy.errors import StudyBusyError, TakenOverError
+from cnnstudy.errors import StudyBusyError, TakenOverError, TrackingError
 from cnnstudy.names import Tag
 from cnnstudy.study.recovery import DriverState
 from cnnstudy.system.cache import content_address, require_cache, try_lock
@@ -62,11 +62,26 @@ class DriverLock:
 
     def driver(self) -> tuple[DriverState, Process | None]:
         """Return whether a process other than this one runs the study, and the process that the tag names."""
-        tag = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
-        named = Process.from_json(json.loads(tag)) if tag else None
+        named = self._named()
         if named is None or named == self.process:
             return "gone", named
         return is_alive(named, self.process), named
+
+    def _named(self) -> Process | None:
+        """Return the process that the tag names, or None.
+
+        Raises:
+            TrackingError: the tag was edited and names none.
+        """
+        tag = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
+        try:
+            return Process.from_json(json.loads(tag)) if tag else None
+        except (TypeError, ValueError) as error:
+            raise TrackingError(
+                f"study {self.study.name!r}: the tag {Tag.DRIVER} of MLflow's run {self.study.run_id}, which names the "
+                f"process that runs the study, is {tag[:40]!r}, which cnnstudy did not write. If nobody runs the "
+                "study, delete the tag in MLflow's UI."
+            ) from error
 
     def take(self, take_over: bool = False) -> None:
         """Become the study's driver; the caller holds `hold_study_lock`.

@@ -27,7 +27,17 @@ from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
-from cnnstudy.records import EpochRecord, Level, Optimizer, PreparedImages, Rule, Split, TrialResult, TrialSpec
+from cnnstudy.records import (
+    OUTSIDE_REASONS,
+    EpochRecord,
+    Level,
+    Optimizer,
+    PreparedImages,
+    Rule,
+    Split,
+    TrialResult,
+    TrialSpec,
+)
 from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact, try_lock
@@ -78,7 +88,7 @@ class Preparation:
         self.recorded = recorded
         self.display = display
         self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
-        self._failures = FailureCounter(count_attempts(recorded), 1)
+        self._failures = FailureCounter(count_attempts(recorded), config.training.equal_failures)
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
         """Decode the data set at each network's image size, and return it by the network's name.
@@ -314,6 +324,8 @@ class Preparation:
             raise_machine_error(outcome)
             again = self._failures.take_retry(outcome)
             self.recorder.fail(recording, outcome, again)
+            if outcome.reason in OUTSIDE_REASONS:
+                self._failures.count(outcome)
             if again:
                 self.display.stop_trial(spec.key, f"failed ({outcome.reason}), and runs once more: {outcome.message}")
                 return self._train(spec, tags)

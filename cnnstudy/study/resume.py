@@ -295,6 +295,16 @@ def recover_runs(recorder: Recorder, display: Display) -> list[RecordedRun]:
     return runs
 
 
+def warn_of_new_record(recorded: RecordedStudy, runs: Iterable[RecordedRun], display: Display) -> None:
+    """Tell the user that the study had trials but no own run, so that a new one was made: `mlflow gc` removed it."""
+    if not recorded.begun and any(run.kind == "trial" for run in runs):
+        display.show_message(
+            f"WARNING: the own run of study {recorded.name!r} was not in MLflow any more, and a new one is made from "
+            "the study file. Whether the recorded trials had the same settings, and whether the test split was opened, "
+            "can't be told"
+        )
+
+
 def retry_failed(recorder: Recorder, runs: Iterable[RecordedRun], display: Display) -> list[RecordedRun]:
     """Return the study's runs, with those of trials that failed marked as retried, so that these trials run again.
 

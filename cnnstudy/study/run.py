@@ -6,9 +6,11 @@ A study may be stopped at any moment and run again: trials that MLflow holds are
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -44,15 +46,17 @@ from cnnstudy.study.resume import (
     recover_runs,
     retry_failed,
     settle_settings,
+    warn_of_new_record,
 )
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.system.scratch import restate_os_error
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.tracking.retry import RetryPolicy
 
+Value = TypeVar("Value")
 #: The fields of Outcome that are recorded as tags.
 COUNTS = ("finished", "pruned", "failed", "missing")
 
@@ -100,13 +104,17 @@ def run_study(
     config, name = study.config.model_dump(mode="json"), study.config.name
     with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         clean_machine(display)
-        recorded = tracker.open_study(name, config)
+        wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
+        recorded = wait(lambda: tracker.open_study(name, config))
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
-            study = settle_settings(study, recorded, lambda: tracker.runs(recorded.experiment_id), display)
+            study = wait(
+                lambda: settle_settings(study, recorded, lambda: tracker.runs(recorded.experiment_id), display)
+            )
             config = study.config.model_dump(mode="json")
             session.running = True
-            tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study))
+            wait(lambda: tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study)))
             runs = recover_runs(session.recorder, display)
+            warn_of_new_record(recorded, runs, display)
             runs = retry_failed(session.recorder, runs, display) if retry else runs
             with closing_workers(workers):
                 resources = StudyResources(study.config, session.recorder, runs, workers, display, accept_code)
@@ -144,7 +152,8 @@ def confirm_study(
         StudyBusyError, StudyChangedError: as run_study.
         DataError, WeightsError, TrackingError, DiskFullError, WorkerError: as run_study.
     """
-    recorded = tracker.study(name)
+    wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
+    recorded = wait(lambda: tracker.study(name))
     with hold_study_lock(recorded.name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
         clean_machine(display)
         config = recorded_config(recorded)
@@ -153,7 +162,7 @@ def confirm_study(
             # before the study is marked as running: otherwise it would end as failed
             find_candidates(recorded.name, session.recorder.runs(), config.objective.rule, chosen.top)
             session.running = True
-            tracker.restart_study(recorded, resume.confirm_command(recorded.name, options, again))
+            wait(lambda: tracker.restart_study(recorded, resume.confirm_command(recorded.name, options, again)))
             _, runs = session.recorder.recover_interrupted()
             with closing_workers(workers):
                 resources = StudyResources(config, session.recorder, runs, workers, display, accept_code)
@@ -187,10 +196,11 @@ def _become_driver(
     An error before the study is marked as running releases the study; a later one ends all its runs as failed.
     """
     session: _Session | None = None
+    wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
     try:
-        lock.take(take_over)
+        wait(lambda: lock.take(take_over))
         with open_recorder(lock.tracker, lock.study, display.show_message, retry_policy, lock.check) as recorder:
-            lock.take()  # again: the records just delivered may have ended with the one that releases the study
+            wait(lock.take)  # again: the records just delivered may have ended with the one that releases the study
             session = _Session(recorder)
             try:
                 yield session
@@ -205,6 +215,11 @@ def _become_driver(
             with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
                 lock.give_up()
         raise
+
+
+def _wait_for(policy: RetryPolicy, display: Display, action: Callable[[], Value]) -> Value:
+    """Return the result of `action`, waiting for MLflow as long as later in the study."""
+    return policy.call(action, display.show_message)
 
 
 def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
@@ -293,7 +308,8 @@ def _interrupted_outcome(resources: StudyResources) -> Outcome:
 
 
 def _outcome(config: StudyConfig, study: RecordedStudy, runs: Sequence[RecordedRun], interrupted: bool) -> Outcome:
-    done = [run for run in runs if run.kind == "trial" and run.done]
+    counted = counted_runs(run for run in runs if run.kind == "trial")  # one of each: a deleted one may be restored
+    done = [run for run in counted.values() if run.done]
     return Outcome(
         recorded=study,
         finished=sum(run.state == "finished" for run in done),

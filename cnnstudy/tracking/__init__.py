@@ -10,7 +10,9 @@ training/served_model.py, which MLflow itself loads.
     study_runs   finds or creates a study's own run
     registry     Registry: models and the champion
     entities     converts between cnnstudy's records and MLflow's entities and errors
+    study_run    a study's experiment and own run: made, found, renamed or deleted
     outbox       Outbox: writes now if MLflow answers, otherwise later
+    delivery     the outbox's thread: sends records in order, stores those that have to wait
     spool        the outbox's records on disk
     relocation   places that the database of a moved project stores
     retry        which errors are transient, and how long to retry

@@ -24,6 +24,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
 from cnnstudy.system.scratch import scratch_folder
+from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
     choose_mlflow_status,
     fit_tag,
@@ -53,7 +54,7 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, 
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, refuse_moved
 from cnnstudy.tracking.retry import await_answer
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.study_runs import find_or_create_study_run, refuse_deleted, study_runs
+from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -152,7 +153,7 @@ class Tracker:
         with self._translate_errors():
             names = {
                 experiment.experiment_id: experiment.name
-                for experiment in self._client.search_experiments(filter_string=tag_filter(Tag.KIND, "study"))
+                for experiment in self._client.search_experiments(filter_string=study_run.STUDIES)
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
@@ -170,6 +171,9 @@ class Tracker:
         """
         studies = self.studies()
         where = without_secrets(self.uri)
+        lost = "" if name is None or name in {study.name for study in studies} else self._describe_lost_name(name)
+        if lost:
+            raise UnknownNameError(lost)
         if not studies:
             raise UnknownNameError(_no_study(self.uri))
         names = [study.name for study in studies]
@@ -189,10 +193,10 @@ class Tracker:
             TrackingError: as `open_study`.
         """
         with self._translate_errors():
+            refuse_lost(self._client, name)
             experiment = self._client.get_experiment_by_name(name)
             if experiment is None:
                 return None
-            refuse_deleted(experiment)
             runs = study_runs(self._client, [experiment.experiment_id])
             return _refuse_damaged(to_recorded_study(name, runs[0])) if runs else None
 
@@ -204,13 +208,33 @@ class Tracker:
                 return True
         return self.tags(study.run_id).get(Tag.STATE) == "running"
 
+    def _describe_lost_name(self, name: str) -> str:
+        with self._translate_errors():
+            return study_run.describe_lost_name(self._client, name)
+
+    def list_lost_studies(self) -> list[tuple[str, str]]:
+        """Return the name of each study that was renamed or has lost its own run, and what became of it."""
+        with self._translate_errors():
+            return study_run.list_lost_studies(self._client)
+
+    def describe_loss(self, study: RecordedStudy) -> str:
+        """Say what became of a study that was there when this command began; "" if it still is."""
+        with self._translate_errors():
+            return study_run.describe_loss(self._client, self.uri, study)
+
+    def describe_lost_run(self, run_id: str) -> str:
+        """Say what became of a run that was there when its first record was written; "" if it still is."""
+        with self._translate_errors():
+            return study_run.describe_lost_run(self._client, self.uri, run_id)
+
     def open_study(self, name: str, config: dict[str, Any]) -> RecordedStudy:
         """Return the study; create its experiment and run, with the configuration, if there are none.
 
         Drivers that create the same study at the same time get the same run, so that only one gets the driver lock.
 
         Raises:
-            TrackingError: the study's experiment was deleted, or its record is damaged.
+            LostRunError: the study's experiment or own run was deleted, or its experiment renamed.
+            TrackingError: its record is damaged.
         """
         with self._translate_errors(), without_client_retries():
             own = find_or_create_study_run(self._client, self.uri, name, config)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from cnnstudy.errors import TrackingError, TrackingUnavailableError
+from cnnstudy.errors import TrackingError, TrackingUnavailableError, without_secrets
 from cnnstudy.names import Metric, Tag
 from cnnstudy.records import INTERRUPTED, PreparedImages
 from cnnstudy.system.files import hardlink_tree
@@ -30,6 +31,9 @@ from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
 from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
 from cnnstudy.tracking.retry import describe_error, is_disk_full, is_transient
+from cnnstudy.tracking.sqlite import describe_schema
+
+_OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+),")
 
 for _name in ("mlflow", "alembic"):  # they report the tables of every new database
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -104,6 +108,9 @@ def translate_errors(uri: str) -> Iterator[None]:
         expected = isinstance(error, MlflowException | OSError | ImportError)
         if not expected and "sqlalchemy" not in type(error).__module__:
             raise
+        if schema := _OTHER_SCHEMA.search(str(error)):  # MLflow advises to upgrade, also a database that is newer
+            shown = without_secrets(uri)
+            raise TrackingError(describe_schema(shown, shown, schema[1]) or str(error)) from error
         message = describe_error(error, uri)
         if not is_transient(error):
             raise TrackingError(message) from error
@@ -143,7 +150,7 @@ def to_recorded_study(name: str, run: Run) -> RecordedStudy:
     """Return the study whose own run this is; one whose configuration can't be read, with its `damage`."""
     tags, run_id = run.data.tags, run.info.run_id
     try:
-        return RecordedStudy(name, run.info.experiment_id, run_id, read_config(tags))
+        return RecordedStudy(name, run.info.experiment_id, run_id, read_config(tags), begun=Tag.STATE in tags)
     except (TypeError, ValueError):
         damage = describe_damaged_tag(run_id, f"study {name!r}", f"{Tag.CONFIG}.0", tags)
         return RecordedStudy(name, run.info.experiment_id, run_id, {}, damage)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from cnnstudy.config.factors import FACTORS
 from cnnstudy.errors import TrackingError
 from cnnstudy.names import (
     CLEAN_METRICS,
@@ -81,7 +82,7 @@ class RecordedRun:
     @property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
-        return self._read(Tag.LEVELS, lambda text: dict(json.loads(text))) if Tag.LEVELS in self.tags else {}
+        return self._read(Tag.LEVELS, _read_levels) if Tag.LEVELS in self.tags else {}
 
     @property
     def seed(self) -> int:
@@ -244,6 +245,19 @@ class RecordedRun:
         return _to_int(self.metrics.get(Metric.FROZEN_PARAMETERS))
 
 
+def _read_levels(text: str) -> dict[str, Level]:
+    """Return the levels of factors in a tag's JSON.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    levels: dict[str, Level] = {**json.loads(text)}
+    for name, level in levels.items():
+        if name in FACTORS and isinstance(level, str) != (FACTORS[name].kind is str):
+            raise ValueError(f"{level!r} is no level of {name}")
+    return levels
+
+
 def _to_int(number: float | str | None) -> int | None:
     return None if number is None else int(number)
 
@@ -257,6 +271,7 @@ class RecordedStudy:
     run_id: str
     config: dict[str, Any]
     damage: str = ""  # why the configuration can't be read; it is {} then
+    begun: bool = field(default=True, compare=False)  # whether it was run since its own run was made
 
     @property
     def objective(self) -> str:
@@ -296,12 +311,14 @@ def counted_trials(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
 
 
 def _mark_damaged(run: RecordedRun) -> RecordedRun:
-    """Return a finished trial's run as failed if accuracies are missing beside a verdict, or not between 0 and 1."""
+    """Return a finished trial's run as failed if it has no possible accuracies, or its tags contradict each other."""
     names = [*map(best_name, ACCURACIES), *map(last_name, ACCURACIES)]
     values = {name: run.metrics[name] for name in names if name in run.metrics}
     wrong = [f"{name} is {value:g}" for name, value in values.items() if not 0 <= value <= 1]
     if run.verdict:
         wrong += [f"{name} is missing" for name in names[: len(ACCURACIES)] if name not in values]
+    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{run.architecture}-"):
+        wrong.append(f"{Tag.TRIAL} is {run.trial!r} and {Tag.ARCHITECTURE} {run.architecture!r}")
     if not wrong:
         return run
     message = f"its record was changed outside cnnstudy: {', '.join(wrong)}; it counts as failed"
@@ -309,10 +326,10 @@ def _mark_damaged(run: RecordedRun) -> RecordedRun:
 
 
 def mark_interrupted(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    """Return the runs as tables show them: one that was interrupted, and will run again, has not failed."""
+    """Return the runs as tables show them: one whose trial will run again has not failed."""
     return [
         replace(run, state=INTERRUPTED, reason="", tags={**run.tags, Tag.MESSAGE: run.message or "runs again"})
-        if run.state == "failed" and run.reason == INTERRUPTED
+        if run.state == "failed" and not run.done
         else run
         for run in runs
     ]
@@ -344,9 +361,15 @@ def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
 def describe_damaged_tag(run_id: str, name: str, tag: str, tags: Mapping[str, str]) -> str:
     """Say that a tag can't be read, and what to do."""
     value = f"is {tags[tag][:40]!r}" if tag in tags else "is missing"
+    # the study's own run is needed for all of its trials
+    otherwise = (
+        "give the study another name"
+        if tags.get(Tag.KIND) == "study"
+        else "delete the run in MLflow's UI; a trial then runs again"
+    )
     return (
         f"the record of {name} can't be read: the tag {tag} of MLflow's run {run_id} {value}, which cnnstudy did not "
-        "write. Restore it from a copy, or delete the run in MLflow's UI; a trial then runs again."
+        f"write. Restore it from a copy, or {otherwise}."
     )
 
 

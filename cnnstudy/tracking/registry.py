@@ -29,6 +29,7 @@ from cnnstudy.tracking.entities import (
     without_client_retries,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
+from cnnstudy.tracking.study_run import is_missing
 from cnnstudy.training import model_files
 
 #: The forms of a model's address.
@@ -176,7 +177,7 @@ class Registry:
             try:
                 path = self._client.download_artifacts(run_id, "trial.json", str(folder))
             except (MlflowException, OSError) as reason:
-                if _is_missing(reason):
+                if is_missing(reason):
                     return None
                 raise
         with contextlib.suppress(ValueError):
@@ -262,7 +263,7 @@ class Registry:
             try:
                 return dict(self._client.get_run(run_id).data.tags)
             except MlflowException as reason:
-                if _is_missing(reason):
+                if is_missing(reason):
                     return {}
                 raise
 
@@ -273,7 +274,7 @@ class Registry:
             yield
         except MlflowException as reason:
             # INVALID_PARAMETER_VALUE: a missing alias, or a version that is not a number
-            if _is_missing(reason) or reason.error_code == "INVALID_PARAMETER_VALUE":
+            if is_missing(reason) or reason.error_code == "INVALID_PARAMETER_VALUE":
                 raise UnknownNameError(f"there is no model {address}: {str(reason).rstrip('.')}.") from reason
             raise
 
@@ -289,10 +290,6 @@ def _environment_uri(uri: str) -> Iterator[None]:
         os.environ.pop("MLFLOW_TRACKING_URI")
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _is_missing(reason: Exception) -> bool:
-    return isinstance(reason, FileNotFoundError) or getattr(reason, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
 
 
 def _why_no_model(run: RecordedRun) -> str:

@@ -39,6 +39,12 @@ class Moved:
         stored = next(iter(self.places))
         return f"{self.database} was moved or copied: it says that its files are in {stored}, and they are beside it"
 
+    @property
+    def earlier(self) -> set[Path]:
+        """Return where the database was before."""
+        folders = {folder.parent.parent for place in self.places if (folder := local_folder(place)) is not None}
+        return {folder / self.database.name for folder in folders}
+
 
 def find_moved(uri: str) -> Moved | None:
     """Return what is outdated in an SQLite database; None if nothing is, or it can't be read."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import os
 import re
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -64,6 +66,7 @@ class RetryPolicy:
     wait_per_record: float = 5.0  # for one record, before the study continues without it
     pauses: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60)  # between tries; the last one repeats
     give_up_after: float = 3600.0  # for all records, when nothing can continue without them
+    say_after: float = 10.0  # that the wait goes on, again and again
 
     def pause(self, failures: int) -> float:
         """Return the pause before the next try, after this many failures.
@@ -81,18 +84,36 @@ class RetryPolicy:
         Raises:
             TrackingUnavailableError: MLflow is unavailable for longer than `give_up_after`.
         """
-        deadline, failures = time.monotonic() + self.give_up_after, 0
-        while True:
-            try:
-                return action()
-            except TrackingUnavailableError as error:
-                failures += 1
-                pause = self.pause(failures)
-                if time.monotonic() + pause >= deadline:
-                    raise
-                if failures == 2:
-                    say(f"{as_sentence(error)} Waiting for MLflow; press Ctrl-C to stop, and run again to continue.")
-                time.sleep(pause)
+        deadline, failures, why = time.monotonic() + self.give_up_after, 0, "MLflow has not answered yet."
+        with self.saying(lambda: f"{why} Waiting for MLflow", say):
+            while True:
+                try:
+                    return action()
+                except TrackingUnavailableError as error:
+                    failures, why = failures + 1, as_sentence(error)
+                    pause = self.pause(failures)
+                    if time.monotonic() + pause >= deadline:
+                        raise
+                    if failures == 2:
+                        say(f"{why} Waiting for MLflow; press Ctrl-C to stop, and run again to continue.")
+                    time.sleep(pause)
+
+    @contextlib.contextmanager
+    def saying(self, what: Callable[[], str], say: Callable[[str], None]) -> Iterator[None]:
+        """Say what the block is waiting for, and for how long it has been, again and again until it ends."""
+        ended, begun = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not ended.wait(self.say_after):
+                say(f"{what()}, for {time.monotonic() - begun:.0f} s so far")
+
+        thread = threading.Thread(target=tell, name="cnnstudy-waiting", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def is_server(uri: str) -> bool:

@@ -7,6 +7,7 @@ beside it. Records contain no password: the next run gets the tracking URI from 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Spool:
         query = "" if sqlite_file(uri) else uri.rpartition("@")[2].partition("?")[2]
         self.folder = _outbox_folder() / content_address([self._description, query] if query else self._description)
         self._next = 1
+        self._aside: Path | None = None  # where records were set aside
 
     def reserve(self) -> None:
         """Create the folder, and reserve disk space for final records on a full disk.
@@ -135,6 +137,44 @@ class Spool:
         if envelope.files is not None and envelope.files != envelope.kept:
             shutil.rmtree(envelope.files, ignore_errors=True)
 
+    def set_aside(self, envelope: Envelope) -> Path:
+        """Move a stored record, with its files, to a folder from which nothing is sent; return that folder.
+
+        Moved back from there, it is sent.
+
+        Raises:
+            OSError: there is no space for that.
+        """
+        if self._aside is None:
+            places = (_aside_folder() / f"{self.folder.name}-{number}" for number in itertools.count(1))
+            self._aside = next(place for place in places if not place.exists())
+            self._aside.mkdir(parents=True)
+            _write(self._aside / _DESCRIPTION_FILE, json.dumps(self._description).encode())
+        record = self._path(envelope.number)
+        if envelope.kept is not None:
+            (self._aside / record.stem).mkdir(mode=0o700)
+            hardlink_tree(envelope.kept, self._aside / record.stem, durable=True)
+        files = None if envelope.kept is None else record.with_suffix("")
+        _write(self._aside / record.name, _to_json(envelope, files))
+        self.remove(envelope)
+        return self._aside
+
+    def take_over(self, other: Spool) -> int:
+        """Move another spool's records behind those of this one; return their number.
+
+        Raises:
+            OSError: there is no space for that.
+            TrackingError: a record can't be read.
+        """
+        records = list(other.load())
+        self.reserve()
+        for envelope in records:
+            self.add(replace(envelope, number=0, kept=None))
+            other.remove(envelope)
+        for spool in (other, self):
+            spool.release()
+        return len(records)
+
     def load(self) -> Iterator[Envelope]:
         """Yield the stored records in order.
 
@@ -160,9 +200,7 @@ class Spool:
         return self.folder / f"{number:08d}.json"
 
     def _write_record(self, envelope: Envelope) -> OSError | None:
-        record = {**vars(envelope), "files": str(envelope.kept) if envelope.kept else None}
-        del record["kept"]
-        content = json.dumps(record).encode()
+        content = _to_json(envelope, envelope.kept)
         try:
             _write(self._path(envelope.number), content)
         except OSError as error:
@@ -209,10 +247,9 @@ def remove_abandoned_files() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_waiting(study: str, uri: str) -> WaitingRecords | None:
-    """Return the records of the study that are waiting for that store; None if there are none."""
-    folder = Spool(study, uri).folder
-    return next((entry for entry in list_waiting() if entry.folder == folder), None)
+def find_waiting(uri: str) -> dict[str, WaitingRecords]:
+    """Return the records that are waiting for that store, by study."""
+    return {entry.study: entry for entry in list_waiting() if entry.folder == Spool(entry.study, uri).folder}
 
 
 def list_waiting() -> list[WaitingRecords]:
@@ -247,12 +284,23 @@ def _write(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
+def _to_json(envelope: Envelope, files: Path | None) -> bytes:
+    """Return the record as it is stored, with its files in that folder."""
+    record = {**vars(envelope), "files": str(files) if files else None}
+    del record["kept"]
+    return json.dumps(record).encode()
+
+
 def _number(path: Path) -> int:
     return int(path.stem) if path.stem.isdigit() else 0
 
 
 def _outbox_folder() -> Path:
     return cache_folder() / "outbox"
+
+
+def _aside_folder() -> Path:
+    return cache_folder() / "outbox-set-aside"
 
 
 def _database_address(uri: str) -> str:

@@ -34,7 +34,7 @@ def check_schema(uri: str) -> None:
     """Check that the installed MLflow can use an SQLite database as it is; MLflow would convert it without a word.
 
     Raises:
-        TrackingError: another version of MLflow, or another program, has made it.
+        TrackingError: another version of MLflow, or another program, has made it, or has removed a part of it.
     """
     path = sqlite_file(uri)
     if path is None or not path.is_file():
@@ -44,6 +44,7 @@ def check_schema(uri: str) -> None:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             rows = database.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else ()
             found = next(iter(rows), ("",))[0]
+            lack = _find_lack(database) if found and found == _list_schemas()[1] else ""
     except sqlite3.Error:  # MLflow says it, or waits for a lock
         return
     if tables and "experiments" not in tables:
@@ -51,20 +52,44 @@ def check_schema(uri: str) -> None:
             f"{path} is a database, but not MLflow's: it has the tables {', '.join(sorted(tables)[:5])}. Give another "
             "with --tracking-uri."
         )
+    if lack:
+        raise TrackingError(
+            f"{path} lacks {lack}, which MLflow needs: it is damaged, or another program has changed it. MLflow would "
+            "make it anew, empty. Restore the database from a copy."
+        )
+    if found and (text := describe_schema(str(path), f"sqlite:///{path}", found)):
+        raise TrackingError(text)
+
+
+def describe_schema(database: str, uri: str, found: str) -> str:
+    """Say what to do about a database's schema; "" if it is the one of the installed MLflow, or that can't be told."""
     known, latest = _list_schemas()
     version = importlib.metadata.version("mlflow")
-    if not found or not latest or found == latest:
-        return
+    if not latest or found == latest:
+        return ""
     if found in known:
-        raise TrackingError(
-            f"{path} was written by an older MLflow (schema {found}). MLflow {version}, which is installed, needs "
-            f"schema {latest}; older versions can't read the database after that. Keep a copy of {path}, convert it "
-            f"with `mlflow db upgrade sqlite:///{path}`, and run the command again."
+        return (
+            f"{database} was written by an older MLflow (schema {found}). MLflow {version}, which is installed, needs "
+            f"schema {latest}; older versions can't read the database after that. Keep a copy of {database}, convert "
+            f"it with `mlflow db upgrade {uri}`, and run the command again."
         )
-    raise TrackingError(
-        f"{path} was written by a newer MLflow: MLflow {version}, which is installed, does not know its schema "
+    return (
+        f"{database} was written by a newer MLflow: MLflow {version}, which is installed, does not know its schema "
         f"{found}. Install that version, or choose another database with --tracking-uri."
     )
+
+
+def _find_lack(database: sqlite3.Connection) -> str:
+    """Return the first table or column that the installed MLflow needs and the database lacks; "" if it has all."""
+    from mlflow.store.db.base_sql_model import Base
+
+    for table, needed in sorted(Base.metadata.tables.items()):
+        columns = {row[1] for row in database.execute(f"PRAGMA table_xinfo('{table}')")}
+        if not columns:
+            return f"the table {table}"
+        if lacking := sorted({column.name for column in needed.columns} - columns):
+            return f"the column {lacking[0]} of the table {table}"
+    return ""
 
 
 @cache

@@ -64,11 +64,15 @@ def test_an_alias_that_was_moved_is_told_of() -> None:
         "the alias `champion` of mine leads to version 7, of no trial, but the study's confirmation named version 2, "
         "of mine/vgg16-003"
     )
+    assert describe_other_champion("mine", record, "", "") == (
+        "the alias `champion` of mine is gone, but the study's confirmation named version 2, of mine/vgg16-003"
+    )
     none = json.dumps(confirmation_to_json(confirmed(champion=None, test=None, model="", version="")))
     assert describe_other_champion("mine", none, "1", "other/alexnet-000") == (
         "the alias `champion` of mine leads to version 1, of other/alexnet-000, but the study's confirmation named no "
         "champion"
     )
+    assert describe_other_champion("mine", none, "", "") == ""
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

@@ -255,7 +255,12 @@ def test_an_error_that_is_a_mistake_has_no_name(warm: Executor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "reason", "words"), [(signal.SIGKILL, "oom", "out of memory"), (signal.SIGTERM, "crash", "signal 15")]
+    ("number", "reason", "words"),
+    [
+        (signal.SIGKILL, "oom", "out of memory"),
+        (signal.SIGSEGV, "crash", "signal 11"),
+        (signal.SIGTERM, "environment", "signal 15"),
+    ],
 )
 def test_a_killed_worker_is_a_failed_job_and_the_next_gets_a_new_one(
     executor: Executor, number: signal.Signals, reason: str, words: str
@@ -297,7 +302,7 @@ def test_what_a_dying_worker_wrote_is_kept(
     site("sys.stderr.write('the last words')\nsys.stderr.flush()\nos._exit(3)")
     (failed,) = run(executor, images_job())
     assert isinstance(failed, Failed)
-    assert failed.reason == "crash"
+    assert failed.reason == "environment", "it could not even start"
     assert "exit code 3" in failed.message
     assert "the last words" in failed.traceback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import queue
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from cnnstudy.errors import DataError
+from cnnstudy.errors import DataError, UnknownNameError, WeightsError
 from cnnstudy.execution.worker import Worker, _failure_reason
 from cnnstudy.records import TrialSpec
 from cnnstudy.training import devices, trial
@@ -62,6 +63,12 @@ def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) ->
         (tf.errors.NotFoundError(None, None, "No algorithm worked! CUDNN_STATUS_ALLOC_FAILED"), "oom"),
         (tf.errors.InternalError(None, None, "an illegal memory access was encountered"), "crash"),
         (RuntimeError("the words ALLOC_FAILED elsewhere"), "crash"),
+        (tf.errors.ResourceExhaustedError(None, None, "/tmp/x; No space left on device"), "environment"),
+        (OSError(errno.ENOSPC, "No space left on device"), "environment"),
+        (FileNotFoundError("a disk that was taken away"), "environment"),
+        (ModuleNotFoundError("No module named 'h5py'"), "environment"),
+        (WeightsError("the file is gone"), "environment"),
+        (UnknownNameError("no such network"), "crash"),
         (DataError("gone"), "data"),
     ],
 )

@@ -25,9 +25,12 @@ def main() -> None:
     from cnnstudy.execution.local import LocalExecutor
     from cnnstudy.results.pages import study_page  # noqa: F401
     from cnnstudy.tracking import client  # noqa: F401 - all heavy imports
+    from cnnstudy.tracking.retry import RetryPolicy
 
     LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),),)
     mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # otherwise MLflow retries a missing database for 100 s
+    # a study would wait for an hour
+    RetryPolicy.__init__.__defaults__ = tuple(vars(RetryPolicy(give_up_after=1.0)).values())
     # drawing would take most of the time, and is tested elsewhere
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
     serve(_run)

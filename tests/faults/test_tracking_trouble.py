@@ -37,7 +37,7 @@ def disturb(desk: Desk, folder: Path, begin: Callable[[], None], end: Callable[[
     """Run the study undisturbed and disturbed, and compare the records."""
     desk.run(retry_policy=QUICK)
     whole = desk.record()
-    desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "undisturbed")
+    desk.put_aside("undisturbed")
     desk.begin()
     began: list[Event] = []
 
@@ -189,7 +189,7 @@ def test_a_server_that_is_stopped_and_started_again(
         desk.use(Tracker(way.address))
         disturb(desk, own_places, running.close, start)
 
-        desk.client.client.rename_experiment(desk.tracker.study("fake").experiment_id, "restarted")
+        desk.put_aside("restarted")
         desk.begin()
         makes = [b"/runs/create", b"/logged-models ", b"/outputs"]
 

@@ -21,9 +21,8 @@ def failed(reason: str = "crash", message: str = "it broke", error: str | None =
         ("crash", None, True),
         ("timeout", None, True),
         ("oom", None, True),
-        ("crash", "WeightsError", False),
+        ("crash", "ConfigError", False),
         ("diverged", None, False),
-        ("data", "DataError", False),
     ],
 )
 def test_which_failures_are_worth_another_try(reason: str, error: str | None, again: bool) -> None:
@@ -32,6 +31,18 @@ def test_which_failures_are_worth_another_try(reason: str, error: str | None, ag
     assert failures.take_retry(failed(reason, error=error)) == again
     assert failures.next_attempt("alexnet-000") == 1 + again
     assert not failures.take_retry(failed(reason, error=error))
+
+
+@pytest.mark.parametrize(("reason", "error"), [("data", "DataError"), ("environment", "WeightsError")])
+def test_a_cause_outside_the_trial_uses_up_nothing(reason: str, error: str) -> None:
+    failures = FailureCounter(Counter(), 3)
+    for _ in range(5):
+        assert failures.take_retry(failed(reason, error=error))
+        assert failures.next_attempt("alexnet-000") == 1
+    failures.count(failed(reason, "no space left"))
+    failures.count(failed(reason, "no module named numpy"))
+    with pytest.raises(RepeatedFailureError, match=r"^3 attempts in a row failed for a cause outside .* an attempt\.$"):
+        failures.count(failed(reason, "no space left"))
 
 
 def test_tries_of_an_earlier_call_are_counted() -> None:

@@ -1000,10 +1000,45 @@ def test_a_second_failure_counts(desk: Desk) -> None:
     assert list(frame["state"]) == ["finished", "finished", "failed"]
 
 
-@pytest.mark.parametrize(("reason", "error"), [("diverged", None), ("data", "DataError"), ("crash", "WeightsError")])
+@pytest.mark.parametrize(("reason", "error"), [("diverged", None), ("crash", "ConfigError")])
 def test_what_would_fail_again_is_not_tried_again(desk: Desk, reason: str, error: str | None) -> None:
     assert desk.run(failures={"alexnet-001": failed("alexnet-001", reason, error)}).failed == 1
     assert desk.trained.count("alexnet-001") == 1
+
+
+@pytest.mark.parametrize(("reason", "error"), [("data", "DataError"), ("environment", None)])
+@pytest.mark.parametrize("settings", [(), FACTORIAL], ids=["search", "factorial"])
+def test_a_cause_outside_the_trials_is_none_of_their_attempts(
+    desk: Desk, settings: tuple[str, ...], reason: str, error: str | None
+) -> None:
+    """It stops the study; the next call goes on, and every trial has all its attempts."""
+    levels = None
+    for _ in range(2):
+        with pytest.raises(RepeatedFailureError, match=rf"^3 attempts in a row .* outside the trials \({reason}\)"):
+            desk.run(*settings, failures={"alexnet-001": failed("alexnet-001", reason, error)})
+        assert desk.trained.count("alexnet-001") == 3
+        assert levels in (None, desk.levels())
+        levels = desk.levels()
+    frame = terminal.trial_frame(desk.tracker, desk.study())
+    assert dict(zip(frame["trial"], frame["state"], strict=True))["alexnet-001"] == "interrupted"
+    outcome = desk.run(*settings, failures={"alexnet-001": [failed("alexnet-001", "crash")]})
+    assert (outcome.failed, outcome.missing) == (0, 0)
+    assert desk.trained.count("alexnet-001") == 2, "its second attempt is its own"
+    assert {key: level for key, level in desk.levels().items() if key in levels} == levels
+
+
+def test_one_failure_outside_a_trial_is_nobodys_failure(desk: Desk) -> None:
+    lost = failed("alexnet-001", "environment")
+    outcome = desk.run(failures={"alexnet-001": [lost, failed("alexnet-001", "crash"), lost]})
+    assert (outcome.finished, outcome.failed) == (3, 0)
+    tries = [attempt[1:] for attempt in attempts(desk) if attempt[0] == "alexnet-001"]
+    assert tries == [
+        ("1", "environment", False),
+        ("1", "crash", False),
+        ("2", "environment", False),
+        ("2", "finished", True),
+    ]
+    assert any(line.startswith("alexnet-001  failed (environment), and runs again: ") for line in desk.said)
 
 
 def test_a_try_that_was_interrupted_is_no_try(desk: Desk) -> None:
@@ -1382,7 +1417,7 @@ def test_where_the_store_stays_locked_the_study_is_whole_all_the_same(desk: Desk
 def test_what_failed_runs_again_when_that_is_asked_for(desk: Desk, settings: tuple[str, ...]) -> None:
     """With the same levels, and with as many attempts as before; what diverged stays."""
     keys = ["alexnet-000", "alexnet-001"]
-    failures = {keys[0]: [failed(keys[0], "data", "DataError")], keys[1]: [failed(keys[1], "diverged")]}
+    failures = {keys[0]: [failed(keys[0], "crash", "ConfigError")], keys[1]: [failed(keys[1], "diverged")]}
     outcome = desk.run(*settings, failures=failures)
     assert (outcome.failed, outcome.missing) == (2, 0)
     levels = desk.levels()
@@ -1393,6 +1428,6 @@ def test_what_failed_runs_again_when_that_is_asked_for(desk: Desk, settings: tup
     assert (again.failed, again.missing) == (1, 0)
     assert again.finished == outcome.finished + 1
     assert desk.levels() == levels
-    assert "alexnet-000  failed earlier (data), and runs again" in desk.said
+    assert "alexnet-000  failed earlier (crash), and runs again" in desk.said
     desk.run(*settings, retry=True)
     assert desk.trained == []

@@ -430,7 +430,7 @@ def test_no_study_at_all(tracker: Tracker) -> None:
 
 def test_a_deleted_experiment_is_not_written_to(tracker: Tracker, study: RecordedStudy) -> None:
     tracker._client.delete_experiment(study.experiment_id)
-    with pytest.raises(TrackingError, match="'fake' was deleted in MLflow; restore it"):
+    with pytest.raises(TrackingError, match=r"'fake' was deleted in MLflow\. Restore it: `mlflow exp"):
         tracker.open_study("fake", CONFIG)
 
 

@@ -21,7 +21,13 @@ from faulty_store import BRIEF, ONE, Desk, is_clean
 
 import cnnstudy
 from cnnstudy.analysis.confirmation import RECORD_PATH
-from cnnstudy.errors import DiskFullError, StudyBusyError, TakenOverError, TrackingError, TrackingUnavailableError
+from cnnstudy.errors import (
+    DiskFullError,
+    LostRunError,
+    StudyBusyError,
+    TakenOverError,
+    TrackingUnavailableError,
+)
 from cnnstudy.execution import Done, Epoch, Event
 from cnnstudy.names import Tag
 from cnnstudy.system.files import hardlink_tree
@@ -98,18 +104,42 @@ def test_a_store_that_fails_half_the_time(desk: Own, own_places: Path, seed: int
 
 
 @pytest.mark.parametrize(("when", "at"), [("before", 0), ("before", 1), ("before", 2), ("after", 1), ("after", 2)])
-def test_a_store_that_is_down_at_the_start_is_said_at_once(desk: Own, own_places: Path, when: str, at: int) -> None:
+def test_a_store_that_is_down_at_the_start_is_waited_for_as_long_as_later(
+    desk: Own, own_places: Path, when: str, at: int
+) -> None:
     desk.run(ONE)
     whole = desk.record()
     desk.fresh("down", lambda number, name: when if number == at else "")
     with pytest.raises(TrackingUnavailableError, match=r"^MLflow at .* failed"):
-        desk.run(ONE)
+        desk.run(ONE, retry_policy=BRIEF)
     assert desk.trained == []
     assert is_clean(own_places)
     desk.client.fails = lambda number, name: ""
     desk.begin()
     assert desk.run(ONE).finished == 1
     assert desk.record() == whole
+
+
+def test_whichever_write_fails_at_the_start_the_study_waits(desk: Own, own_places: Path) -> None:
+    """The store of files among them: the study's own file is the first."""
+    desk.run(ONE)
+    whole, calls = desk.record(), list(desk.client.calls)
+    for at in range(1 + calls.index("log_artifacts")):
+        desk.fresh(f"start-{at}", lambda number, name, at=at: "before" if at <= number < at + 3 else "")
+        assert desk.run(ONE).finished == 1, calls[at]
+        assert desk.record() == whole, calls[at]
+        assert len([line for line in desk.said if "Waiting for MLflow; press Ctrl-C" in line]) == 1, calls[at]
+
+
+def test_a_store_that_can_not_be_read_at_the_start_is_waited_for(desk: Own) -> None:
+    """At the start of a study, of the call that resumes it, and of a confirmation."""
+    desk.on_say = lambda text: desk.up() if "Waiting for MLflow" in text else None
+    for trials in (1, 2):
+        desk.client.down = True
+        assert desk.run(f"budget.trials={trials}").finished == trials
+        assert desk.client.down is False
+    desk.client.down = True
+    assert desk.confirm().confirmed is not None
 
 
 def test_the_lost_reply_of_the_studys_own_run_is_no_loss(desk: Own) -> None:
@@ -254,7 +284,7 @@ def test_an_end_without_a_beginning_is_none(desk: Own, monkeypatch: pytest.Monke
     outbox.leave("token-of-none", EndRun("failed"))
     outbox.delivery.wait()
     outbox.delivery.leave(spool.Envelope("set_tags", 1, "token-of-none", {"tags": {}}))
-    with pytest.raises(TrackingError, match=r"no run with the tag cnnstudy\.token = token-of-none"):
+    with pytest.raises(LostRunError, match=r"no run with the tag cnnstudy\.token = token-of-none"):
         outbox.delivery.wait()
     outbox.close()
     assert len(desk.runs()) == runs
@@ -447,12 +477,13 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
         desk.client.client.delete_run(desk.deleted)
 
     desk.at_the_end(delete)
-    with pytest.raises(TrackingError, match="must be in the 'active' state") as caught:
+    with pytest.raises(LostRunError, match=r"the run of alexnet-000 .* was deleted in MLflow. Restore it: ") as caught:
         desk.run(on_event=desk.down)
     (left,) = list_waiting()
+    assert f"`mlflow runs restore --run-id {desk.deleted}`" in str(caught.value)
     assert f"{left.records - 1} records are stored in {left.folder}" in str(caught.value)
-    assert "To discard them, delete that folder." in str(caught.value)
-    with pytest.raises(TrackingError, match=f"{left.records} records are stored"):
+    assert "`python -m cnnstudy doctor --repair` sets the records of such runs aside" in str(caught.value)
+    with pytest.raises(LostRunError, match=f"{left.records} records are stored"):
         desk.run()
     desk.client.client.restore_run(desk.deleted)
     assert desk.run().finished == 2
@@ -460,7 +491,7 @@ def test_a_record_that_is_refused_ends_the_study_with_nothing_lost(desk: Own) ->
 
 
 def test_records_can_be_given_up(desk: Own) -> None:
-    with pytest.raises(TrackingUnavailableError):
+    with pytest.raises(TrackingUnavailableError, match=r"To discard them, delete that folder\.$"):
         desk.run(retry_policy=BRIEF, on_event=desk.down)
     shutil.rmtree(list_waiting()[0].folder)
     desk.up()

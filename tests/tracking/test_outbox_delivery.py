@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
-from cnnstudy.tracking.outbox import Delivery
+from cnnstudy.tracking.delivery import Delivery
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool, list_waiting
 

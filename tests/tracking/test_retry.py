@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking import retry
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.retry import is_disk_full, is_server, is_transient
+from cnnstudy.tracking.retry import RetryPolicy, is_disk_full, is_server, is_transient
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -232,6 +232,31 @@ def test_no_connection_and_a_proxy_that_swallows_this_machine(
     assert "that HTTP_PROXY names" in said(NOBODY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert re.fullmatch(refused, said(NOBODY))
+
+
+def test_a_wait_is_told_again_and_again() -> None:
+    """Also while MLflow has not answered at all."""
+    expected = [
+        "MLflow has not answered yet. Waiting for MLflow, for ",
+        "the database is locked. Waiting for MLflow, for ",
+    ]
+    told = [threading.Event(), threading.Event()]
+    tries = iter(told)
+
+    def say(text: str) -> None:
+        for event, words in zip(told, expected, strict=True):
+            if text.startswith(words):
+                event.set()
+
+    def read() -> str:
+        event = next(tries)
+        assert event.wait(60)
+        if event is told[0]:
+            raise TrackingUnavailableError("the database is locked")
+        return "read"
+
+    assert RetryPolicy(pauses=(0.01,), give_up_after=60, say_after=0.01).call(read, say) == "read"
+    assert "cnnstudy-waiting" not in {thread.name for thread in threading.enumerate()}
 
 
 # ---- a server's first sign of life

@@ -231,12 +231,12 @@ def test_what_a_record_says_can_be_read(spool: Spool) -> None:
 
 
 def test_which_study_waits_is_told_by_its_store(spool: Spool) -> None:
-    assert find_waiting("fake", URI) is None
+    assert find_waiting(URI) == {}
     spool.add(operation())
-    found = find_waiting("fake", URI)
+    found = find_waiting(URI)["fake"]
     assert found is not None
     assert (found.study, found.records, found.folder) == ("fake", 1, spool.folder)
-    assert find_waiting("fake", "postgresql://host/other") is None
+    assert find_waiting("postgresql://host/other") == {}
 
 
 def test_files_that_a_killed_driver_had_set_aside_go_unless_a_record_names_them(
