@@ -5,13 +5,13 @@ import sys
 
 def main() -> None:
     """Run a command, unless files hide the modules that it needs; that is checked before they are imported."""
-    from cnnstudy.errors import InputError
+    from cnnstudy.errors import InputError, printable_lines
     from cnnstudy.system.imports import refuse_shadows
 
     try:
         refuse_shadows()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     from cnnstudy.cli import main
 

@@ -149,6 +149,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a message whose lines are `printable`, all but the first indented: none of them begins a message."""
+    first, *rest = map(printable, text.split("\n"))
+    indent = "  " if any(line[:1] != " " for line in rest if line) else ""
+    return "\n".join([first, *(f"{indent}{line}".rstrip() for line in rest)])
+
+
 def as_sentence(error: BaseException | str) -> str:
     """Return a message with exactly one period at its end, so that another sentence may follow."""
     return f"{str(error).rstrip('.')}."

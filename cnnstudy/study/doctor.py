@@ -20,14 +20,11 @@ from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import cnnstudy
 from cnnstudy.analysis.confirmation import RECORD_PATH, describe_other_champion
@@ -45,6 +42,7 @@ from cnnstudy.study.recovery import (
 )
 from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_by_user, try_lock, why_damaged
 from cnnstudy.system.display import format_size
+from cnnstudy.system.output import add_row, plain_table, print_lines, print_table
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking.client import Tracker
@@ -54,6 +52,9 @@ from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_mo
 from cnnstudy.tracking.spool import find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
+
+if TYPE_CHECKING:
+    from cnnstudy.system.output import Console
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,20 @@ def show_findings(console: Console, findings: Sequence[Finding], done: Sequence[
         done: what --repair did, printed first; None: without --repair.
     """
     for line in done or ():
-        console.print(f"repaired: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        print_lines(console, [f"repaired: {line}"])
     if done is not None and not done:
-        console.print("nothing to repair")
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+        print_lines(console, ["nothing to repair"])
+    grid = plain_table(padding=(0, 1))
     for heading in ("", "area", "finding"):
         grid.add_column(heading)
     for finding in findings:
-        remedy = f"\n-> {finding.remedy}" if finding.trouble and finding.remedy else ""
-        mark = Text("!", "bold red") if finding.trouble else Text("ok", "green")
-        grid.add_row(mark, Text(finding.area), Text(finding.text + remedy))
-    console.print(grid)
+        mark = "!" if finding.trouble else "ok"
+        add_row(grid, (mark, finding.area, finding.text), {"!": "bold red", "ok": "green"})
+        if finding.trouble and finding.remedy:
+            add_row(grid, ("", "", f"-> {finding.remedy}"))
+    print_table(console, grid)
     troubles = sum(finding.trouble for finding in findings)
-    console.print(f"problems found: {troubles}" if troubles else "no problems found", highlight=False)
+    print_lines(console, [f"problems found: {troubles}" if troubles else "no problems found"])
 
 
 def check_packages() -> Iterator[Finding]:

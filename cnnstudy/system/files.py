@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike
 
+from cnnstudy.errors import printable
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -127,15 +129,19 @@ def allocate_memmap(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.
 def write_whole(path: Path, text: str | bytes) -> None:
     """Write a file, text as UTF-8, that never holds a part of it: written beside and renamed, it is old or new.
 
-    A link keeps pointing at the file, which is replaced. Pipes and devices are written to directly.
+    A link keeps pointing at the file, which is replaced. Pipes and devices are written to directly; a terminal gets
+    text without control characters.
 
     Raises:
         OSError: it can't be written; the file is as it was.
     """
     target = Path(os.path.realpath(path))
     content = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
-    if target.exists() and not target.is_file():
-        target.write_bytes(content)
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:  # by its own name: /dev/stdout may lead to a pipe, which has none
+            if device.isatty():
+                content = "\n".join(map(printable, content.decode(errors="replace").split("\n"))).encode()
+            device.write(content)
         return
     beside = find_place_beside(target)
     try:

@@ -11,7 +11,6 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
+from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.entities import (
     choose_mlflow_status,
@@ -89,7 +89,7 @@ def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
     if writes:
         refuse_moved(uri)
     elif moved := find_moved(uri):
-        print(f"note: {moved}; `python -m cnnstudy doctor --repair` corrects that.", file=sys.stderr)
+        print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)
     tracker = find_tracker(uri)
     if tracker is None:
