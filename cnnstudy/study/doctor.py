@@ -42,6 +42,7 @@ from cnnstudy.study.recovery import (
 )
 from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_by_user, try_lock, why_damaged
 from cnnstudy.system.display import format_size
+from cnnstudy.system.files import find_half_written, remove_half_written
 from cnnstudy.system.output import add_row, plain_table, print_lines, print_table
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 class Finding:
     """The result of one check."""
 
-    area: str  # "packages", "machine", "cache", "database", "processes", "checkpoints", "study NAME"
+    area: str  # "packages", "machine", "cache", "database", "processes", "files", "checkpoints", "study NAME"
     text: str
     trouble: bool = False
     remedy: str = ""  # what to do about the trouble
@@ -93,7 +94,14 @@ def examine(uri: str) -> list[Finding]:
     if moved is not None:
         remedy = "--repair corrects every place that the database stores"
         database.append(Finding("database", str(moved), True, remedy, mendable=True))
-    found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
+    found = [
+        *check_packages(),
+        *check_machine(artifacts),
+        *check_cache(),
+        *_check_processes(),
+        *_check_files(),
+        *database,
+    ]
     if tracker is not None:
         found += _check_checkpoints(tracker, studies)
         for study in studies:
@@ -109,6 +117,9 @@ def repair(uri: str) -> list[str]:
             if lock is not None and is_owned_by_user(folder):
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
+    for left in _list_half_written():
+        remove_half_written(left)
+        done.append(f"{left} was left by a command that was killed: removed")
     if moved := find_moved(uri):
         correct_places(moved)
         done.append(f"{moved}: the places are corrected")
@@ -327,6 +338,18 @@ def _check_processes() -> Iterator[Finding]:
         yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair fixes it", mendable=True)
     if not decisions:
         yield Finding("processes", "killed processes have left nothing behind")
+
+
+def _check_files() -> Iterator[Finding]:
+    """Check for files and folders that commands were writing for the user when they were killed."""
+    for left in _list_half_written():
+        what = f"{left} was left by a command that was killed"
+        yield Finding("files", what, True, "--repair removes it", mendable=True)
+
+
+def _list_half_written() -> list[Path]:
+    """Return them from this folder and the two levels below it, where reports have their figures."""
+    return [left for level in ("", "*/", "*/*/") for left in find_half_written(Path.cwd(), f"{level}.cnnstudy-*")]
 
 
 def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -125,6 +126,9 @@ def allocate_memmap(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.
 
 # ---- files that a user asked for
 
+#: The names that `find_place_beside` gives.
+_HALF_WRITTEN = re.compile(r"\.cnnstudy-[0-9a-f]{12}\.(?P<process>\d+)\.part")
+
 
 def write_whole(path: Path, text: str | bytes) -> None:
     """Write a file, text as UTF-8, that never holds a part of it: written beside and renamed, it is old or new.
@@ -160,11 +164,24 @@ def find_place_beside(target: Path) -> Path:
     """Return where this process writes what is then renamed to `target`; remove what killed ones have left there."""
     # the target's own name may be as long as is allowed
     name = f".cnnstudy-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]}"
-    for left in target.parent.glob(f"{name}.*.part"):
-        process = left.name.split(".")[-2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for left in find_half_written(target.parent, name):
+        remove_half_written(left)
     return target.with_name(f"{name}.{os.getpid()}.part")
+
+
+def find_half_written(folder: Path, pattern: str) -> list[Path]:
+    """Return what killed processes have left in places that `find_place_beside` gave.
+
+    Args:
+        pattern: of their names below the folder, without the process and the suffix.
+    """
+    named = ((left, _HALF_WRITTEN.fullmatch(left.name)) for left in sorted(folder.glob(f"{pattern}.*.part")))
+    return [left for left, name in named if name and not psutil.pid_exists(int(name["process"]))]
+
+
+def remove_half_written(left: Path) -> None:
+    """Remove a file or folder that `find_half_written` gave."""
+    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 # ---- cells of CSV files
