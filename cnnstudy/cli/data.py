@@ -74,10 +74,7 @@ def show_data(
     with choose_display(console, quiet=not console.is_terminal) as display:
         examined = examine_images(options, study.config.seed if study else 0, display.count)
         summary = summarize(examined, study, source)
-    if json_:
-        output.print_json(summary)
-    else:
-        output.print_text(format_summary(examined, summary))
+    output.print_text(output.format_json(summary) if json_ else format_summary(examined, summary))
     if html is not None:
         from cnnstudy.results.pages.data_page import write_data_page
 

@@ -69,11 +69,6 @@ def format_json(value: Any) -> str:
     return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON to standard output."""
-    print_text(format_json(value))
-
-
 # ---- tracebacks
 
 
