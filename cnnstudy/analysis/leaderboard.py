@@ -16,7 +16,7 @@ from cnnstudy.analysis.configurations import Configuration
 from cnnstudy.analysis.confirmation_text import CROSS_FITTED, FLATTERED
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
 from cnnstudy.config.schema import DEFAULT_GOALS
-from cnnstudy.errors import InputError, did_you_mean
+from cnnstudy.errors import InputError, did_you_mean, printable
 from cnnstudy.names import (
     CROSSED_METRICS,
     Metric,
@@ -211,7 +211,7 @@ def write_markdown(frame: pd.DataFrame, path: Path) -> None:
 def _markdown(headings: list[str], rows: list[list[str]]) -> str:
     import tabulate
 
-    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    escaped = [[printable(cell.replace("|", r"\|").replace("\n", " ")) for cell in row] for row in rows]
     aligned = ["left" if heading in ("transfer", "verdict", *UNFINISHED_HEADINGS) else "right" for heading in headings]
     return str(tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True))
 

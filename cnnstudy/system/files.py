@@ -138,14 +138,12 @@ def write_whole(path: Path, text: str | bytes) -> None:
 
     Raises:
         OSError: it can't be written; the file is as it was.
+        KeyboardInterrupt: it is a pipe whose reader has gone.
     """
     target = Path(os.path.realpath(path))
     content = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
     if path.exists() and not path.is_file():
-        with path.open("wb") as device:  # by its own name: /dev/stdout may lead to a pipe, which has none
-            if device.isatty():
-                content = "\n".join(map(printable, content.decode(errors="replace").split("\n"))).encode()
-            device.write(content)
+        _write_to_device(path, content)
         return
     beside = find_place_beside(target)
     try:
@@ -158,6 +156,21 @@ def write_whole(path: Path, text: str | bytes) -> None:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _write_to_device(path: Path, content: bytes) -> None:
+    # a pipe without a name (/dev/stdout) has had its reader: opening it must not wait for one
+    at_once = 0 if os.path.exists(os.path.realpath(path)) else os.O_NONBLOCK
+    try:
+        with open(os.open(path, os.O_WRONLY | at_once), "wb") as device:
+            os.set_blocking(device.fileno(), True)
+            if device.isatty():
+                content = "\n".join(map(printable, content.decode(errors="replace").split("\n"))).encode()
+            device.write(content)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ENXIO):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def find_place_beside(target: Path) -> Path:

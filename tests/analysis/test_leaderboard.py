@@ -265,11 +265,11 @@ def test_markdown_keeps_what_did_not_finish_apart(
 
 def test_markdown_cells_hold_no_column_or_line_ends(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(1, levels={"transfer": "a|b"})
-    broken = make_run(2, None, state="failed", reason="x|y\nz")
+    broken = make_run(2, None, state="failed", reason="x|y\nz\x1b")
     write_markdown(build_leaderboard([run, broken], ACCURACY), tmp_path / "all.md")
     lines = [line for line in (tmp_path / "all.md").read_text().splitlines() if line.startswith("|")]
     assert [line.replace("\\|", "").count("|") for line in lines] == [9] * 3 + [4] * 3
-    assert "x\\|y z" in lines[-1]
+    assert r"x\|y z\x1b" in lines[-1]
 
 
 def test_the_best_of_each_transfer_mode(make_run: MakeRun) -> None:

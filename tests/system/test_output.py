@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,19 @@ def test_a_file_keeps_what_a_terminal_gets_escaped(tmp_path: Path) -> None:
     os.close(terminal)
     assert os.read(master, 100) == b"one\\x1b[2J\r\ntwo\r\n"
     os.close(master)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_file_that_is_a_pipe_without_a_reader_ends_the_command(meanwhile: bool) -> None:
+    reader, pipe = os.pipe()
+    leave = threading.Thread(target=lambda: (os.read(reader, int(meanwhile)), os.close(reader)))
+    leave.start()
+    if not meanwhile:
+        leave.join()
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(Path(f"/dev/fd/{pipe}"), "x" * 10**6)
+    leave.join()
+    os.close(pipe)
 
 
 # ---- one door
