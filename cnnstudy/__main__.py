@@ -5,14 +5,14 @@ import sys
 
 def main() -> None:
     """Run a command, unless its modules are hidden by files, or can't be imported for want of a home folder."""
-    from cnnstudy.errors import CnnstudyError
+    from cnnstudy.errors import CnnstudyError, printable_lines
     from cnnstudy.system.imports import refuse_shadows, require_home
 
     try:
         refuse_shadows()
         require_home()
     except CnnstudyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     from cnnstudy.cli import main
 

@@ -159,6 +159,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a message whose lines are `printable`, all but the first indented: none of them begins a message."""
+    first, *rest = map(printable, text.split("\n"))
+    indent = "  " if any(line[:1] != " " for line in rest if line) else ""
+    return "\n".join([first, *(f"{indent}{line}".rstrip() for line in rest)])
+
+
 def format_list(lines: Sequence[str]) -> str:
     """Return each of the first MAX_LISTED lines on an indented line of its own, and how many more there are."""
     more = f"\n  and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""

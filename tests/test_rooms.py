@@ -32,6 +32,7 @@ HOMES = {
     "tabulate": ["analysis.leaderboard"],
     "jinja2": ["results.pages"],
     "typer": ["cli"],
+    "rich": ["system.output", "system.display"],  # what others named must pass them
     "filelock": ["system.cache"],
     "platformdirs": ["system.cache"],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cnnstudy.analysis.configurations import Configuration
 from cnnstudy.analysis.confirmation_text import CROSS_FITTED, FLATTERED
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
 from cnnstudy.config.schema import DEFAULT_GOALS
-from cnnstudy.errors import InputError, did_you_mean
+from cnnstudy.errors import InputError, did_you_mean, printable
 from cnnstudy.names import (
     CROSSED_METRICS,
     Metric,
@@ -180,19 +181,16 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    safe = frame.map(_csv_cell)
+    safe = frame.map(escape_formula)
     for column in frame.select_dtypes(float).columns:
         if column in _WHOLE_NUMBERS:
             safe[column] = frame[column].astype("Int64")  # missing values turned them into floats
+    # as it is, pandas does not quote a lone carriage return, which would end the row
+    returns = safe.map(lambda cell: isinstance(cell, str) and "\r" in cell).to_numpy().any()
     try:
-        write_whole(path, safe.to_csv(index=False))
+        write_whole(path, safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL))
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
-
-
-def _csv_cell(value: Any) -> Any:
-    # pandas does not quote a lone carriage return, which would end the row
-    return escape_formula(value).replace("\r", " ") if isinstance(value, str) else value
 
 
 def write_markdown(frame: pd.DataFrame, path: Path) -> None:
@@ -213,7 +211,7 @@ def write_markdown(frame: pd.DataFrame, path: Path) -> None:
 def _markdown(headings: list[str], rows: list[list[str]]) -> str:
     import tabulate
 
-    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    escaped = [[printable(cell.replace("|", r"\|").replace("\n", " ")) for cell in row] for row in rows]
     aligned = ["left" if heading in ("transfer", "verdict", *UNFINISHED_HEADINGS) else "right" for heading in headings]
     return str(tabulate.tabulate(escaped, headings, "pipe", colalign=aligned, disable_numparse=True))
 

@@ -8,34 +8,62 @@ data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
 maintenance  doctor, cache
-options      what several commands share: options, the console, a worker for one job
+options      what several commands share: options, a worker for one job
 
 May import: every room above.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 import cnnstudy
 from cnnstudy.cli import data, maintenance, models, results, run
-from cnnstudy.cli.options import INTERRUPTED
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble
-from cnnstudy.system import imports
+from cnnstudy.cli.options import INTERRUPTED, UNEXPECTED
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, printable_lines
+from cnnstudy.system import imports, output
+from cnnstudy.system.processes import terminate_as_interrupt
+
+
+class _Commands(TyperGroup):
+    """The commands; what is wrong with arguments is said without their control characters."""
+
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        with _printable_messages():
+            return super().make_context(*given, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_messages():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_messages() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):  # Typer shows it
+            error.message = printable_lines(str(error.message))
+        raise
+
 
 app = typer.Typer(
     name="cnnstudy",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Find out why a convolutional network overfits. A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
     epilog="Exit codes: 0 done; 2 invalid input; 3 something the study needs is missing or broken; "
-    "4 done, but trials failed (or doctor found something); 130 stopped, and the same command resumes.",
+    "4 done, but trials failed (or doctor found something); 130 stopped (Ctrl-C, SIGTERM, a closed terminal, a pipe "
+    "without a reader), and the same command resumes.",
 )
 app.command("run-study")(run.run_study)
 app.command("data")(data.show_data)
@@ -60,24 +88,37 @@ app.add_typer(maintenance.cache, name="cache")
 def main() -> None:
     """Run a command. An expected error becomes one message and an exit code, never a traceback."""
     try:
+        with terminate_as_interrupt(), output.guard_streams():
+            code = _run_command()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run_command() -> int:
+    """Run the command that the arguments name, and return its exit code."""
+    try:
         with imports.reduce_garbage_collection():
             app()
+    except SystemExit as end:
+        return int(end.code or 0)
     except CnnstudyError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, emoji=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        output.print_error(f"error: {error}")
+        return error.exit_code
     except OSError as error:  # such as a full disk or a read-only folder
         from cnnstudy.system.scratch import restate_os_error
 
-        text = f"error: {restate_os_error(error) or error}"
-        Console(stderr=True).print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        sys.exit(EnvironmentTrouble.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        output.print_error(f"error: {restate_os_error(error) or error}")
+        return EnvironmentTrouble.exit_code
+    except Exception as error:
+        output.print_traceback(error)
+        return UNEXPECTED
+    return 0
 
 
 def _show_version(requested: bool) -> None:
     if requested:
-        print(f"cnnstudy {cnnstudy.__version__}")
+        output.print_text(f"cnnstudy {cnnstudy.__version__}")
         raise typer.Exit
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from cnnstudy.errors import InputError, did_you_mean, printable
 
@@ -70,20 +67,20 @@ def show_data(
     options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, of_folder)
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
+    from cnnstudy.system import output
     from cnnstudy.system.display import choose_display
-    from cnnstudy.system.processes import terminate_as_interrupt
 
-    console = Console(stderr=True)
-    with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
+    console = output.open_console(error=True)
+    with choose_display(console, quiet=not console.is_terminal) as display:
         examined = examine_images(options, study.config.seed if study else 0, display.count)
         summary = summarize(examined, study, source)
-    print(json.dumps(summary, indent=2) if json_ else format_summary(examined, summary), flush=True)
+    output.print_text(output.format_json(summary) if json_ else format_summary(examined, summary))
     if html is not None:
         from cnnstudy.results.pages.data_page import write_data_page
 
-        with terminate_as_interrupt(), choose_display(console, quiet=not console.is_terminal) as display:
+        with choose_display(console, quiet=not console.is_terminal) as display:
             write_data_page(examined, summary, html, display.count)
-        print(html.absolute().as_uri(), file=sys.stderr if json_ else sys.stdout)
+        output.print_text(html.absolute().as_uri(), error=json_)
 
 
 def _refuse_to_overwrite(source: str, html: Path | None) -> None:

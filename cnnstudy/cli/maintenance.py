@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri, wide_console
+from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri
+from cnnstudy.system import output
 
 
 def doctor(
@@ -20,7 +21,7 @@ def doctor(
     uri = client.tracking_uri(tracking_uri)
     done = examination.repair(uri) if repair else None
     findings = examination.examine(uri)
-    examination.show_findings(wide_console(), findings, done)
+    examination.show_findings(output.open_console(), findings, done)
     if any(finding.trouble for finding in findings):
         raise typer.Exit(TRIALS_FAILED)
 
@@ -40,26 +41,22 @@ def list_cache(kind: Kind = None) -> None:
     """List the cache entries, largest first."""
     from datetime import datetime
 
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     from cnnstudy.system import cache
     from cnnstudy.system.cache import cache_folder
     from cnnstudy.system.display import format_size
 
     entries = cache.list_entries(kind)
-    console = wide_console()
-    grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    console = output.open_console()
+    grid = output.plain_table()
     for heading in ("kind", "what", "size", "last used", "address"):
         grid.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d")
-        grid.add_row(*map(Text, (entry.kind, entry.about, format_size(entry.bytes), used, entry.address)))
+        output.add_row(grid, (entry.kind, entry.about, format_size(entry.bytes), used, entry.address))
     if entries:
-        console.print(grid, markup=False, emoji=False)
+        output.print_table(console, grid)
     total = format_size(sum(entry.bytes for entry in entries))
-    console.print(f"{len(entries)} entries, {total} in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+    output.print_lines(console, [f"{len(entries)} entries, {total} in {cache_folder()}"])
 
 
 @cache.command("clear")
@@ -81,10 +78,10 @@ def clear_cache(
         else cache.entries_unused_for(cache.list_entries(kind), unused_for)
     )
     if not chosen:
-        print("nothing to remove")
+        output.print_text("nothing to remove")
         return
     what = f"{len(chosen)} entries, {format_size(sum(entry.bytes for entry in chosen))}"
     if not yes:
         typer.confirm(f"Remove {what}?", abort=True)
     cache.clear_entries(chosen)
-    print(f"removed {what}")
+    output.print_text(f"removed {what}")

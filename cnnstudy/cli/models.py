@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from cnnstudy import architectures
-from cnnstudy.cli.options import ModelName, TrackingUri, note, one_worker, wide_console
+from cnnstudy.cli.options import ModelName, TrackingUri, one_worker
+from cnnstudy.system.output import open_console, print_note, print_text
 
 
 def predict(
@@ -27,11 +27,11 @@ def predict(
     with one_worker() as (executor, display, folder):
         resolved = find_model(model, tracking_uri, folder)
         for text in resolved.notes:
-            note(text)
+            print_note(text)
         predictions = models.predict_files(resolved, images, top, executor, display)
     if resolved.classes is None:
-        note(f"{model} has no class names (classes.json); classes are numbered")
-    models.show_predictions(wide_console(), resolved.title, predictions)
+        print_note(f"{model} has no class names (classes.json); classes are numbered")
+    models.show_predictions(open_console(), resolved.title, predictions)
     if csv is not None:
         models.write_predictions_csv(predictions, csv)
     if json is not None:
@@ -55,9 +55,9 @@ def export(
     with one_worker() as (executor, display, scratch):
         resolved = find_model(model, tracking_uri, scratch)
         for text in resolved.notes:
-            note(text)
+            print_note(text)
         done = models.export_to(resolved, folder, format_, executor, display)
-    print(models.describe_export(resolved, folder, format_, done))
+    print_text(models.describe_export(resolved, folder, format_, done))
 
 
 def describe(
@@ -73,4 +73,4 @@ def describe(
     network.check_size(image_size)
     from cnnstudy.results.network_summary import print_summary
 
-    print_summary(network, image_size, classes, png or Path(f"{architecture}.png"), Console())
+    print_summary(network, image_size, classes, png or Path(f"{architecture}.png"), open_console())

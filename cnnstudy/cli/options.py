@@ -1,4 +1,4 @@
-"""Shared by several commands: options, password hiding, the console, a worker for one job."""
+"""Shared by several commands: options, password hiding, a worker for one job."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import contextlib
 import os
 import re
 import sys
-import threading
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote
 
 import typer
-from rich.console import Console
 
 from cnnstudy.errors import EXIT_INTERRUPTED, without_secrets
+from cnnstudy.system.output import hide_in_tracebacks, open_console, print_note, print_text
 
 if TYPE_CHECKING:
     from cnnstudy.execution import Executor
@@ -43,11 +40,9 @@ def _hide_in_process_list(uri: str) -> None:
     arguments = _without_option(sys.orig_argv)
     if uri not in "\0".join(sys.orig_argv) or arguments == sys.orig_argv:  # it came from the environment
         return
-    print(
-        f"note: {_OPTION} contains a password, and the process list shows command lines; set {_VARIABLE} in the "
-        "environment instead",
-        file=sys.stderr,
-        flush=True,
+    print_note(
+        f"{_OPTION} contains a password, and the process list shows command lines; set {_VARIABLE} in the environment "
+        "instead"
     )
     if os.name == "posix":  # elsewhere execv starts a second process that the shell does not wait for
         os.environ[_VARIABLE] = uri
@@ -68,21 +63,14 @@ def _without_option(arguments: list[str]) -> list[str]:
 
 def _hide_in_tracebacks(uri: str) -> None:
     """Mask the address and its password in uncaught errors, including those of libraries."""
+    hide_in_tracebacks(uri, without_secrets(uri))
     password = re.search(r"//[^:@/]*:(.*)@", uri)
-    secrets = {uri, *((password[1], unquote(password[1])) if password and password[1] else ())}
-
-    def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-        text = "".join(traceback.format_exception(kind, error, trace))
-        for secret in sorted(secrets, key=len, reverse=True):
-            text = text.replace(secret, without_secrets(uri) if secret == uri else "***")
-        sys.stderr.write(without_secrets(text))
-
-    sys.excepthook = show
-    threading.excepthook = lambda failure: show(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    for secret in {password[1], unquote(password[1])} if password and password[1] else ():
+        hide_in_tracebacks(secret, "***")
 
 
 #: Exit codes.
-TRIALS_FAILED, INTERRUPTED = 4, EXIT_INTERRUPTED
+UNEXPECTED, TRIALS_FAILED, INTERRUPTED = 1, 4, EXIT_INTERRUPTED
 
 TrackingUri = Annotated[
     str | None,
@@ -113,23 +101,15 @@ Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Number of workers; the
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
-def wide_console() -> Console:
-    """Return a console on standard output, 160 columns wide where that is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
 @contextlib.contextmanager
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     """Yield a worker for one job, a progress display on standard error, and a scratch folder."""
     from cnnstudy.execution.selection import make_executor
     from cnnstudy.system.display import choose_display
-    from cnnstudy.system.processes import terminate_as_interrupt
     from cnnstudy.system.scratch import scratch_folder
 
-    console = Console(stderr=True)
+    console = open_console(error=True)
     with (
-        terminate_as_interrupt(),
         scratch_folder() as folder,
         contextlib.closing(make_executor(1, folder)) as executor,
         choose_display(console, quiet=not console.is_terminal) as display,
@@ -137,16 +117,10 @@ def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
         yield executor, display, folder
 
 
-def note(text: str) -> None:
-    """Print a note to standard error; nothing for an empty text."""
-    if text:
-        print(f"note: {text}", file=sys.stderr)
-
-
 def open_or_print(url: str, open_: bool) -> None:
     """Print an address, and open it in the browser if asked to."""
     import webbrowser
 
-    print(url, flush=True)
+    print_text(url)
     if open_:
         webbrowser.open(url)

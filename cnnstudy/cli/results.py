@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnstudy.cli.options import StudyName, TrackingUri, one_worker, open_or_print, wide_console
+from cnnstudy.cli.options import StudyName, TrackingUri, one_worker, open_or_print
+from cnnstudy.system.output import open_console, print_text
 
 TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in points, for the data-size projection.")]
 
@@ -33,8 +34,8 @@ def leaderboard(
         table.write_csv(selected, csv)
     if markdown is not None:
         table.write_markdown(selected, markdown)
-    terminal.show_trials(wide_console(), recorded.name, frame, top, sort)
-    terminal.show_configurations(wide_console(), terminal.latest_trials(tracker, recorded), top)
+    terminal.show_trials(open_console(), recorded.name, frame, top, sort)
+    terminal.show_configurations(open_console(), terminal.latest_trials(tracker, recorded), top)
 
 
 def effects(
@@ -53,7 +54,7 @@ def effects(
     analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
         write_csv(terminal.effects_table(analyses), csv)
-    terminal.show_effects(wide_console(), recorded.name, analyses)
+    terminal.show_effects(open_console(), recorded.name, analyses)
 
 
 def report(
@@ -84,7 +85,7 @@ def report(
         if gallery:
             mistakes = explain_study_mistakes(Registry(tracker), recorded, executor, display, scratch)
         page = write_report(tracker, recorded, folder, mistakes, gap / 100)
-    print(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
+    print_text(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
     if open_:
         open_or_print(page.absolute().as_uri(), open_)
 
@@ -111,7 +112,7 @@ def ui(
         return
     with server.serve(uri, port) as (base, process):
         open_or_print(study_url(base, recorded.experiment_id), open_)
-        print("Press Ctrl-C to stop the server.", flush=True)
+        print_text("Press Ctrl-C to stop the server.")
         process.wait()
 
 
@@ -129,7 +130,7 @@ def compare(
     from cnnstudy.tracking import client
 
     comparison = compare_recorded_studies(client.existing_tracker(tracking_uri), study_a, study_b)
-    show_comparison(wide_console(), comparison)
+    show_comparison(open_console(), comparison)
     if open_ and html is None:
         html = Path(f"{comparison.a}-and-{comparison.b}.html")
     if html is not None:
@@ -153,5 +154,5 @@ def watch(
     from cnnstudy.tracking import client
 
     tracker = client.existing_tracker(tracking_uri)
-    with choose_display(wide_console(), quiet=False) as display:
+    with choose_display(open_console(), quiet=False, reminds=False) as display:
         watch_study(tracker, study, display, every, until_done=not wait)

@@ -17,19 +17,17 @@ from cnnstudy.cli.options import (
     StudyName,
     TakeOver,
     TrackingUri,
-    note,
-    wide_console,
 )
 from cnnstudy.errors import InputError
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
+from cnnstudy.system.output import open_console, print_note
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cnnstudy.config.load import Study
     from cnnstudy.config.schema import StudyConfig
     from cnnstudy.execution import Workers
     from cnnstudy.study.run import Outcome
+    from cnnstudy.system.output import Console
     from cnnstudy.tracking.client import Tracker
 
 
@@ -92,7 +90,7 @@ def _run(
     from cnnstudy.tracking.relocation import refuse_moved
     from cnnstudy.tracking.retry import RetryPolicy
 
-    console = wide_console()
+    console = open_console()
     uri = client.tracking_uri(tracking_uri)
     refuse_moved(uri)
     if dry_run:
@@ -101,7 +99,7 @@ def _run(
         with choose_display(console, quiet=False) as display:
             plan_study(loaded, client.find_tracker(uri), workers, display, accept_code)
         return
-    tracker = RetryPolicy().call(lambda: client.Tracker(uri), note)
+    tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with choose_display(console, quiet) as display:
         outcome = driver.run_study(
             loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed
@@ -111,11 +109,11 @@ def _run(
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
         retry = RetryPolicy(give_up_after=0.0) if outcome.interrupted else RetryPolicy()
-        retry.call(lambda: terminal.show_outcome(console, tracker, outcome), note)
+        retry.call(lambda: terminal.show_outcome(console, tracker, outcome), print_note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
-        analyses = terminal.analyze_ended_study(tracker, outcome.recorded, note)
+        analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
     if outcome.interrupted:
@@ -176,8 +174,8 @@ def confirm(
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking.retry import RetryPolicy
 
-    console = wide_console()
-    tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), note)
+    console = open_console()
+    tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), print_note)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = driver.confirm_study(
@@ -207,7 +205,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
     if outcome.confirmed is None:
         if not quiet:
             # after Ctrl-C the user is not kept waiting for MLflow
-            RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), note)
+            RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
         raise typer.Exit(INTERRUPTED)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
@@ -224,12 +222,11 @@ def reproduce(
     from cnnstudy.results import terminal
     from cnnstudy.study.reproduce import reproduce_trial
     from cnnstudy.system.display import choose_display
-    from cnnstudy.system.processes import terminate_as_interrupt
     from cnnstudy.tracking import client
     from cnnstudy.tracking.registry import Registry
 
-    console = wide_console()
+    console = open_console()
     registry = Registry(client.existing_tracker(tracking_uri))
-    with terminate_as_interrupt(), choose_display(console, quiet) as display:
+    with choose_display(console, quiet) as display:
         reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
     terminal.show_reproduction(console, reproduction)

@@ -5,7 +5,6 @@ The heavy work is done by a worker; see training/predict.py and training/export.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich import box
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cnnstudy.analysis import leaderboard
 from cnnstudy.analysis.confirmation import RECORD_PATH, best_single_trial, describe_other_champion
@@ -31,9 +25,11 @@ from cnnstudy.execution.jobs import run_job
 from cnnstudy.records import BadImage
 from cnnstudy.system.display import Display
 from cnnstudy.system.files import find_place_beside, write_whole
+from cnnstudy.system.output import add_row, format_json, plain_table, print_columns, print_table
 from cnnstudy.training import model_files
 
 if TYPE_CHECKING:
+    from cnnstudy.system.output import Console
     from cnnstudy.tracking.recorded import RecordedStudy
     from cnnstudy.tracking.registry import Registry, StoredModel
 
@@ -235,26 +231,23 @@ def show_predictions(console: Console, title: str, predictions: Sequence[Predict
     if not usable:
         return
     if not console.is_terminal:
-        lines = [row for prediction in usable for row in _rows(prediction, repeated=True)]
-        widths = [max(cell_len(line[column]) for line in lines) for column in range(3)]
-        for image, name, share in lines:
-            print(f"{set_cell_size(image, widths[0])}  {set_cell_size(name, widths[1])}  {share:>{widths[2]}}")
+        print_columns([row for prediction in usable for row in _rows(prediction, repeated=True)])
         return
-    grid = Table(title=Text(_printable(title)), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    grid = plain_table(title, padding=(0, 1))
     for heading in HEADINGS:
         number = heading == HEADINGS[-1]
         grid.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for prediction in usable:
         for row in _rows(prediction, repeated=False):
-            grid.add_row(*map(Text, row))
+            add_row(grid, row)
         grid.add_section()
-    console.print(grid, markup=False, emoji=False)
+    print_table(console, grid)
 
 
 def _rows(prediction: Prediction, repeated: bool) -> list[tuple[str, str, str]]:
     """Return the three cells of each class, with the image in every row or only in the first."""
     return [
-        (_printable(prediction.path) if repeated or rank == 0 else "", _printable(name), f"{100 * probability:.1f} %")
+        (prediction.path if repeated or rank == 0 else "", name, f"{100 * probability:.1f} %")
         for rank, (name, probability) in enumerate(prediction.classes)
     ]
 
@@ -266,7 +259,7 @@ def write_predictions_csv(predictions: Sequence[Prediction | BadImage], path: Pa
         InputError: the file can't be written.
     """
     rows = [
-        (_printable(one.path), name, probability, _error(one) or "")
+        (one.path, name, probability, _error(one) or "")
         for one in predictions
         for name, probability in _classes(one) or (("", None),)
     ]
@@ -283,15 +276,14 @@ def write_predictions_json(title: str, predictions: Sequence[Prediction | BadIma
     """
     images = [
         {
-            "image": _printable(one.path),
+            "image": one.path,
             "classes": [{"class": name, "probability": probability} for name, probability in _classes(one)],
             "error": _error(one),
         }
         for one in predictions
     ]
-    text = json.dumps({"model": title, "images": images}, ensure_ascii=False, indent=2)
     try:
-        write_whole(path, f"{text}\n")
+        write_whole(path, f"{format_json({'model': title, 'images': images})}\n")
     except OSError as reason:
         raise InputError(f"can't write {path}: {reason.strerror or reason}") from reason
 
@@ -310,11 +302,6 @@ def check_predictions(predictions: Sequence[Prediction | BadImage]) -> None:
     if bad:
         lines = "".join(f"\n  {one}" for one in bad)
         raise DataError(f"{len(bad)} of {len(predictions)} images can't be predicted:{lines}")
-
-
-def _printable(text: str) -> str:
-    """Escape what can't be encoded: a file name may contain bytes that are not valid text."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network
 from cnnstudy.errors import InputError
 from cnnstudy.results.network_drawing import LayerRow
 from cnnstudy.system.imports import import_keras
+from cnnstudy.system.output import add_row, plain_table, print_lines, print_table
 
 if TYPE_CHECKING:
     import keras
+
+    from cnnstudy.system.output import Console, Table
 
 BACKBONE = "backbone"
 
@@ -199,13 +198,13 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
     rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))
     title = f"{architecture.title}, {image_size} x {image_size} pixels, {classes} classes"
     _print_table(console, _layer_table(rows, title))
-    console.print("\n".join(_facts(architecture, sum_layers(rows))), markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, _facts(architecture, sum_layers(rows)))
     _print_table(console, _transfer_table(transfer_rows(rows, architecture)))
     try:
         draw_network(rows, title, png)
     except OSError as error:
         raise InputError(f"can't write the drawing to {png}: {error.strerror or error}; give another --png.") from error
-    console.print(f"\nstructure drawn to {png}", markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, ["", f"structure drawn to {png}"])
 
 
 @contextmanager
@@ -233,14 +232,14 @@ def _silent_start() -> Iterator[None]:
 
 def _layer_table(rows: Sequence[LayerRow], title: str) -> Table:
     # with one space between columns, GoogLeNet's longest names fit in 80 columns
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table = plain_table(title)
     for heading in ("layer", "kind", "output"):
         table.add_column(heading, overflow="fold")
     for heading in ("params", "mult-\nadds, M", "field\npx"):
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("part", overflow="fold")
     for row in rows:
-        table.add_row(
+        cells = (
             row.name,
             row.label,
             row.shape_text,
@@ -249,6 +248,7 @@ def _layer_table(rows: Sequence[LayerRow], title: str) -> Table:
             "all" if row.receptive_field is None else str(row.receptive_field),
             "aux" if row.part == AUXILIARY else row.part,
         )
+        add_row(table, cells)
     return table
 
 
@@ -275,12 +275,12 @@ def _facts(architecture: Architecture, sums: Totals) -> list[str]:
 
 
 def _transfer_table(rows: Sequence[TransferRow]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table = plain_table(padding=(0, 1))
     table.add_column("transfer")
     for heading in ("trainable params", "frozen"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(row.mode, f"{row.trains:,}", f"{row.frozen:,}")
+        add_row(table, (row.mode, f"{row.trains:,}", f"{row.frozen:,}"))
     return table
 
 
@@ -289,4 +289,4 @@ def _print_table(console: Console, table: Table) -> None:
     if not console.is_terminal:
         unbounded = console.options.update(width=1000)
         console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table)
+    print_table(console, table)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cnnstudy.analysis import comparison_text as words
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, count_noun, effects_frame
@@ -48,31 +45,18 @@ from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.resume import resume_command, retry_command
 from cnnstudy.study.run import COUNTS, Outcome
+from cnnstudy.system.output import console_on, plain_table, print_line, print_lines, print_table
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, mark_interrupted, tag_filter
 from cnnstudy.tracking.recorded import counted_trials as trials_among
 from cnnstudy.tracking.retry import RetryPolicy
 
+if TYPE_CHECKING:
+    from cnnstudy.system.output import Console
+
 #: Terminal columns that the complete table of effects needs.
 WIDE = 140
-
-
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is; wrap it only on a terminal."""
-    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
-
-
-def plain_table(title: str) -> Table:
-    """Return a table without columns."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-
-
-def _print_table(console: Console, grid: Table, rows: Iterable[Sequence[str]]) -> None:
-    """Add the rows as plain text, in which brackets are no markup, and print the table."""
-    for row in rows:
-        grid.add_row(*map(Text, row))
-    console.print(grid, markup=False, emoji=False)
 
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
@@ -110,7 +94,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         for heading in headings:
             left = heading in ("trial", "transfer", "verdict")
             grid.add_column(heading, justify="left" if left else "right", no_wrap=True)
-        _print_table(console, grid, rows)
+        print_table(console, grid, rows)
         if top is not None and len(finished) > top:
             print_line(console, f"and {len(finished) - top} more")
         print_line(console, describe_scores(finished))
@@ -125,7 +109,7 @@ def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | Non
         grid = plain_table("not finished")
         for heading in UNFINISHED_HEADINGS:
             grid.add_column(heading, no_wrap=heading != "reason")
-        _print_table(console, grid, unfinished_rows(others))
+        print_table(console, grid, unfinished_rows(others))
 
 
 def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int | None) -> None:
@@ -140,7 +124,7 @@ def show_configurations(console: Console, runs: Sequence[RecordedRun], top: int 
     for heading in CONFIGURATION_HEADINGS:
         left = heading in ("configuration", "verdict")
         grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != "configuration")
-    _print_table(console, grid, (one.cells for one in found[:top]))
+    print_table(console, grid, (one.cells for one in found[:top]))
     if top is not None and len(found) > top:
         print_line(console, f"and {len(found) - top} more")
 
@@ -171,12 +155,12 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
             lines.append(f"The champion:       python -m cnnstudy confirm {name}")
         else:
             lines.append(f"No champion: no trial has learnt anything. {ADVICE_UNLEARNT}")
-    console.print("\n".join(lines), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def show_stopped(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     """Show how to resume what was stopped."""
-    console.print(_describe_stop(tracker, outcome), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    print_lines(console, [_describe_stop(tracker, outcome)])
 
 
 def _describe_stop(tracker: Tracker, outcome: Outcome) -> str:
@@ -192,7 +176,7 @@ def show_confirmed(console: Console, name: str, confirmed: Confirmation) -> None
     for heading in STANDING_HEADINGS:
         left = heading in (STANDING_HEADINGS[0], STANDING_HEADINGS[-1])
         grid.add_column(heading, justify="left" if left else "right", no_wrap=heading != STANDING_HEADINGS[0])
-    _print_table(console, grid, standing_rows(confirmed.standings, confirmed.rule))
+    print_table(console, grid, standing_rows(confirmed.standings, confirmed.rule))
     if confirmed.model:
         print_line(console, f"The champion's model: models:/{name}@champion (version {confirmed.version})")
 
@@ -221,7 +205,7 @@ def show_reproduction(console: Console, found: Reproduction) -> None:
             )
             for one in found.differences[:10]
         ]
-        _print_table(console, grid, rows)
+        print_table(console, grid, rows)
     for name, (then, now) in found.changed.items():
         print_line(console, f"note: {name} was {then} and is {now}")
 
@@ -251,7 +235,7 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Netwo
         folder.mkdir()
         write_csv(effects_table(found), folder / "effects.csv")
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
-            show_effects(Console(file=file, width=160), study.name, found)
+            show_effects(console_on(file), study.name, found)
         tracker.log_files(study.run_id, scratch)
 
 
@@ -309,7 +293,7 @@ def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:
     grid = plain_table(f"{one.architecture}: trials that are compared")
     for place, heading in enumerate(compared_headings(one.observations)):
         grid.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    _print_table(console, grid, rows)
+    print_table(console, grid, rows)
 
 
 def _show_effect_rows(console: Console, title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
@@ -318,7 +302,7 @@ def _show_effect_rows(console: Console, title: str, headings: Sequence[str], row
     shown = [0, 1, last] if console.width < WIDE else range(last + 1)
     for column in shown:
         grid.add_column(headings[column], justify="left" if column in (0, last) else "right", no_wrap=column != 0)
-    _print_table(console, grid, ([row[column] for column in shown] for row in rows))
+    print_table(console, grid, ([row[column] for column in shown] for row in rows))
 
 
 def compare_recorded_studies(tracker: Tracker, name_a: str, name_b: str) -> Comparison:
@@ -380,4 +364,4 @@ def _show_comparison_table(
         shorten = narrow and headings[column] in ("A", "B") and not settings
         return row[column].partition(" [")[0] if shorten else row[column]
 
-    _print_table(console, grid, ([cell(row, column) for column in shown] for row in rows))
+    print_table(console, grid, ([cell(row, column) for column in shown] for row in rows))

@@ -20,14 +20,11 @@ from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import cnnstudy
 from cnnstudy.analysis.confirmation import RECORD_PATH, describe_other_champion
@@ -45,6 +42,8 @@ from cnnstudy.study.recovery import (
 )
 from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_by_user, try_lock, why_damaged
 from cnnstudy.system.display import format_size
+from cnnstudy.system.files import find_half_written, remove_half_written
+from cnnstudy.system.output import add_row, plain_table, print_lines, print_table
 from cnnstudy.system.processes import count_cores, list_gpus
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.tracking import study_run
@@ -57,12 +56,15 @@ from cnnstudy.tracking.spool import Envelope, Spool, find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.training import checkpoints, shared_epochs
 
+if TYPE_CHECKING:
+    from cnnstudy.system.output import Console
+
 
 @dataclass(frozen=True)
 class Finding:
     """The result of one check."""
 
-    area: str  # "packages", "machine", "cache", "database", "processes", "checkpoints", "study NAME"
+    area: str  # "packages", "machine", "cache", "database", "processes", "files", "checkpoints", "study NAME"
     text: str
     trouble: bool = False
     remedy: str = ""  # what to do about the trouble
@@ -94,7 +96,14 @@ def examine(uri: str) -> list[Finding]:
     if moved is not None:
         remedy = "--repair corrects every place that the database stores"
         database.append(Finding("database", str(moved), True, remedy, mendable=True))
-    found = [*check_packages(), *check_machine(artifacts), *check_cache(), *_check_processes(), *database]
+    found = [
+        *check_packages(),
+        *check_machine(artifacts),
+        *check_cache(),
+        *_check_processes(),
+        *_check_files(),
+        *database,
+    ]
     found += _check_waiting(uri, tracker)
     if tracker is not None:
         found += [Finding(f"study {name}", text, True) for name, text in tracker.list_lost_studies()]
@@ -112,6 +121,9 @@ def repair(uri: str) -> list[str]:
             if lock is not None and is_owned_by_user(folder):
                 remove_tree(folder)
                 done.append(f"{folder} was broken ({why}): removed")
+    for left in _list_half_written():
+        remove_half_written(left)
+        done.append(f"{left} was left by a command that was killed: removed")
     tracker, _ = _open_tracker(uri)
     if tracker is not None and (moved := find_moved(uri)):
         correct_places(moved)
@@ -141,19 +153,20 @@ def show_findings(console: Console, findings: Sequence[Finding], done: Sequence[
         done: what --repair did, printed first; None: without --repair.
     """
     for line in done or ():
-        console.print(f"repaired: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        print_lines(console, [f"repaired: {line}"])
     if done is not None and not done:
-        console.print("nothing to repair")
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+        print_lines(console, ["nothing to repair"])
+    grid = plain_table(padding=(0, 1))
     for heading in ("", "area", "finding"):
         grid.add_column(heading)
     for finding in findings:
-        remedy = f"\n-> {finding.remedy}" if finding.trouble and finding.remedy else ""
-        mark = Text("!", "bold red") if finding.trouble else Text("ok", "green")
-        grid.add_row(mark, Text(finding.area), Text(finding.text + remedy))
-    console.print(grid)
+        mark = "!" if finding.trouble else "ok"
+        add_row(grid, (mark, finding.area, finding.text), {"!": "bold red", "ok": "green"})
+        if finding.trouble and finding.remedy:
+            add_row(grid, ("", "", f"-> {finding.remedy}"))
+    print_table(console, grid)
     troubles = sum(finding.trouble for finding in findings)
-    console.print(f"problems found: {troubles}" if troubles else "no problems found", highlight=False)
+    print_lines(console, [f"problems found: {troubles}" if troubles else "no problems found"])
 
 
 def check_packages() -> Iterator[Finding]:
@@ -334,6 +347,18 @@ def _check_processes() -> Iterator[Finding]:
         yield Finding("processes", f"{decision.name} {decision.why}", True, "--repair fixes it", mendable=True)
     if not decisions:
         yield Finding("processes", "killed processes have left nothing behind")
+
+
+def _check_files() -> Iterator[Finding]:
+    """Check for files and folders that commands were writing for the user when they were killed."""
+    for left in _list_half_written():
+        what = f"{left} was left by a command that was killed"
+        yield Finding("files", what, True, "--repair removes it", mendable=True)
+
+
+def _list_half_written() -> list[Path]:
+    """Return them from this folder and the two levels below it, where reports have their figures."""
+    return [left for level in ("", "*/", "*/*/") for left in find_half_written(Path.cwd(), f"{level}.cnnstudy-*")]
 
 
 def _check_checkpoints(tracker: Tracker, studies: Sequence[RecordedStudy]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ display       progress on the screen; durations and sizes in words
 download      downloads with a checked hash
 files         hard links, large files, memory maps, CSV cells
 imports       imports of large libraries: faster, and of the right ones
+output        everything that is printed: without control characters, and until its reader has gone
 processes     which processes are alive, cores and GPUs, interrupts
 scratch       temporary folders that belong to a process
 validation    the base class of everything read from a study file

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ import platformdirs
 import xxhash
 
 from cnnstudy.errors import CacheError, InputError, StudyBusyError, did_you_mean, printable
+from cnnstudy.system.output import print_note
 
 #: The file in an entry with a one-line description of it.
 ABOUT = "about.txt"
@@ -133,12 +133,8 @@ def try_lock(path: Path, patience: float = 0.0) -> Iterator[filelock.FileLock | 
 # ---- building entries
 
 
-def _print_note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
 def build_entry(
-    kind: str, address: str, build: Callable[[Path], None], tell: Callable[[str], None] = _print_note
+    kind: str, address: str, build: Callable[[Path], None], tell: Callable[[str], None] = print_note
 ) -> Path:
     """Return an entry's folder; if there is none, or a damaged one, let `build(folder)` fill it first.
 
@@ -158,7 +154,7 @@ def build_entries(
     kind: str,
     addresses: Sequence[str],
     build: Callable[[dict[str, Path]], None],
-    tell: Callable[[str], None] = _print_note,
+    tell: Callable[[str], None] = print_note,
 ) -> None:
     """Build several entries together: `build({address: folder})` fills the folders of those that are missing."""
     with contextlib.ExitStack() as stack:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from rich.console import Console, Group
@@ -12,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from cnnstudy.errors import printable
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
+from cnnstudy.system.output import print_message
 
 #: What the bar of the study's trials counts.
 _TRIALS = "trials"
@@ -125,45 +129,129 @@ class _Clock:
         return f"about {format_duration((time.monotonic() - self.started) / ended * (self.total - self.done))} left"
 
 
+#: Without a line for so many seconds, a display of lines says what is going on; and how often it looks.
+LONGEST_SILENCE, LOOK_SECONDS = 25.0, 5.0
+
+
+@dataclass
+class _Work:
+    """What is under way, and since when (time.monotonic)."""
+
+    text: str
+    since: float
+    epochs: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.text}, for {format_duration(time.monotonic() - self.since)}"
+
+
 class PlainDisplay(Display):
-    """A display that prints lines, for logs and pipes."""
+    """A display that prints lines, for logs and pipes; in a `with` block it is never silent for more than 30 s.
+
+    Args:
+        write: prints a line.
+        reminds: whether to say what is going on when nothing else is printed.
+        look: seconds between two looks whether that is so.
+    """
 
     silent = False
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], None], reminds: bool = True, look: float = LOOK_SECONDS) -> None:
+        self._print = write
         self._clock = _Clock()
-        self._epochs: dict[str, int] = {}
+        self._work: dict[str, _Work] = {}  # by trial; "": what is counted while none runs
         self._last = ("", 0)
+        self._written = time.monotonic()
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._look = look
+        self._reminder = threading.Thread(target=self._remind_always, daemon=True) if reminds else None
+
+    def __enter__(self) -> Self:
+        self._written = time.monotonic()
+        if self._reminder is not None:
+            self._reminder.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()  # not waited for: it may write to a pipe that nobody reads
+
+    def _remind_always(self) -> None:
+        while not self._over.wait(self._look):
+            self.remind()
+
+    def remind(self) -> None:
+        """Say what is going on, if nothing was printed for LONGEST_SILENCE."""
+        with self._lock:
+            silent = time.monotonic() - self._written
+            if silent < LONGEST_SILENCE or self._over.is_set():
+                return
+            trials = [f"{key}  {work}" for key, work in self._work.items() if key]
+            lines = trials or [str(self._work[""]) if "" in self._work else "still at work"]
+            for line in lines:
+                self._write(line)
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._print(text)
+            self._written = time.monotonic()
+
+    def _begin(self, key: str, text: str, epochs: int = 0) -> None:
+        with self._lock:
+            self._work[key] = _Work(text, time.monotonic(), epochs)
 
     def show_message(self, text: str) -> None:
         self._write(text)
 
     def count(self, what: str, done: int, total: int) -> None:
+        self._note_count(what, done, total)
         tenth = 10 * done // total if total else 0
         if (what, tenth) != self._last:
             self._last = (what, tenth)
             self._write(f"{what}: {done} of {total}" if total else what)
 
+    def _note_count(self, what: str, done: int, total: int) -> None:
+        key, _, of_trial = what.partition(": ")
+        key, doing = (key, of_trial) if key in self._work else ("", what)
+        with self._lock:
+            before = self._work.get(key)
+            if key and not total:  # a remark on the trial, which goes on with what it does
+                return
+            if done == total > 0 and not key:
+                self._work.pop("", None)
+                return
+            since = before.since if before and before.text.startswith(doing) else time.monotonic()
+            text = f"{doing}: {done} of {total}" if total else doing
+            self._work[key] = _Work(text, since, before.epochs if before else 0)
+
     def start_trials(self, done: int, total: int) -> None:
+        with self._lock:
+            self._work.pop("", None)
         self._clock.start(done, total)
 
     def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
-        self._epochs[key] = epochs
+        self._begin(key, "starting", epochs)
         self._write(f"{key}  {title}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
+        epochs = self._work[key].epochs
+        following = (
+            f"epoch {record.epoch + 1}/{epochs} is training" if record.epoch < epochs else "after its last epoch"
+        )
+        self._begin(key, following, epochs)
         if record.epoch and not record.replayed:  # it was printed when it was trained
-            self._write(f"{key}  epoch {record.epoch}/{self._epochs[key]}  {format_metrics(record)}")
+            self._write(f"{key}  epoch {record.epoch}/{epochs}  {format_metrics(record)}")
 
     def end_trial(self, key: str, text: str) -> None:
         trial = not key.startswith("pretrain-")
         self._clock.done += trial
         done, total = self._clock.done, self._clock.total
         count = f"{done} of {total} trials" if total else f"{done} so far"
-        self._write(f"{key}  {text}{f'  ({count}) {self._clock.remaining()}' if trial else ''}".rstrip())
+        self.stop_trial(key, f"{text}{f'  ({count}) {self._clock.remaining()}' if trial else ''}".rstrip())
 
     def stop_trial(self, key: str, text: str) -> None:
+        with self._lock:
+            self._work.pop(key, None)
         self._write(f"{key}  {text}")
 
 
@@ -177,10 +265,10 @@ class LiveDisplay(Display):
         self._clock = _Clock()
         self._rows: dict[str, tuple[str, int, EpochRecord | None, float]] = {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -197,9 +285,10 @@ class LiveDisplay(Display):
         self._live.__exit__(None, None, None)
 
     def show_message(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        print_message(self._console, text)
 
     def count(self, what: str, done: int, total: int) -> None:
+        what = printable(what)
         if what not in self._tasks:
             self._clear_bars(lambda other: True)
             self._tasks[what] = self._bars.add_task(what, total=total or None, note="")
@@ -257,14 +346,18 @@ class LiveDisplay(Display):
         for place in (1, 2, 3, 4):
             table.add_column(no_wrap=place > 1)
         for row in rows:
-            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+            table.add_row(*(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in row))
         return Group(table, self._bars)
 
 
-def choose_display(console: Console, quiet: bool) -> Display:
-    """Return the display that fits the console."""
+def choose_display(console: Console, quiet: bool, reminds: bool = True) -> Display:
+    """Return the display that fits the console.
+
+    Args:
+        reminds: as for PlainDisplay.
+    """
     if quiet:
         return SilentDisplay()
     if console.is_terminal:
         return LiveDisplay(console)
-    return PlainDisplay(lambda text: print(text, file=console.file, flush=True))
+    return PlainDisplay(lambda text: print_message(console, text), reminds)

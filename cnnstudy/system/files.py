@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 from numpy.typing import DTypeLike
+
+from cnnstudy.errors import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -123,19 +126,24 @@ def allocate_memmap(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.
 
 # ---- files that a user asked for
 
+#: The names that `find_place_beside` gives.
+_HALF_WRITTEN = re.compile(r"\.cnnstudy-[0-9a-f]{12}\.(?P<process>\d+)\.part")
+
 
 def write_whole(path: Path, text: str | bytes) -> None:
     """Write a file, text as UTF-8, that never holds a part of it: written beside and renamed, it is old or new.
 
-    A link keeps pointing at the file, which is replaced. Pipes and devices are written to directly.
+    A link keeps pointing at the file, which is replaced. Pipes and devices are written to directly; a terminal gets
+    text without control characters.
 
     Raises:
         OSError: it can't be written; the file is as it was.
+        KeyboardInterrupt: it is a pipe whose reader has gone.
     """
     target = Path(os.path.realpath(path))
     content = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
-    if target.exists() and not target.is_file():
-        target.write_bytes(content)
+    if path.exists() and not path.is_file():
+        _write_to_device(path, content)
         return
     beside = find_place_beside(target)
     try:
@@ -150,15 +158,43 @@ def write_whole(path: Path, text: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _write_to_device(path: Path, content: bytes) -> None:
+    # a pipe without a name (/dev/stdout) has had its reader: opening it must not wait for one
+    at_once = 0 if os.path.exists(os.path.realpath(path)) else os.O_NONBLOCK
+    try:
+        with open(os.open(path, os.O_WRONLY | at_once), "wb") as device:
+            os.set_blocking(device.fileno(), True)
+            if device.isatty():
+                content = "\n".join(map(printable, content.decode(errors="replace").split("\n"))).encode()
+            device.write(content)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ENXIO):
+            raise KeyboardInterrupt from error
+        raise
+
+
 def find_place_beside(target: Path) -> Path:
     """Return where this process writes what is then renamed to `target`; remove what killed ones have left there."""
     # the target's own name may be as long as is allowed
     name = f".cnnstudy-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]}"
-    for left in target.parent.glob(f"{name}.*.part"):
-        process = left.name.split(".")[-2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for left in find_half_written(target.parent, name):
+        remove_half_written(left)
     return target.with_name(f"{name}.{os.getpid()}.part")
+
+
+def find_half_written(folder: Path, pattern: str) -> list[Path]:
+    """Return what killed processes have left in places that `find_place_beside` gave.
+
+    Args:
+        pattern: of their names below the folder, without the process and the suffix.
+    """
+    named = ((left, _HALF_WRITTEN.fullmatch(left.name)) for left in sorted(folder.glob(f"{pattern}.*.part")))
+    return [left for left, name in named if name and not psutil.pid_exists(int(name["process"]))]
+
+
+def remove_half_written(left: Path) -> None:
+    """Remove a file or folder that `find_half_written` gave."""
+    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 # ---- cells of CSV files

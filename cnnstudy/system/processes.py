@@ -1,10 +1,12 @@
 """Processes: identify them, see whether they live, what they may use, and how a command is interrupted.
 
-A command that is interrupted once (Ctrl-C, SIGTERM or SIGHUP) ends cleanly; interrupted twice, it may end immediately.
+A command that is interrupted (Ctrl-C, SIGTERM, SIGHUP, a pipe without a reader) ends cleanly; interrupted twice, it may
+end immediately.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import itertools
@@ -237,6 +239,16 @@ def stop_if_asked() -> None:
     """
     if _interrupts:
         raise KeyboardInterrupt
+
+
+def interrupt_command() -> None:
+    """Interrupt the command as SIGTERM does, from any thread; nothing outside of `terminate_as_interrupt`."""
+    if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
+        return
+    if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
 
 
 def _leave() -> None:

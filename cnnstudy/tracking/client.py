@@ -11,7 +11,6 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +22,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, 
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
+from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
@@ -88,7 +88,7 @@ def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
     if writes:
         refuse_moved(uri)
     elif moved := find_moved(uri):
-        print(f"note: {moved}; `python -m cnnstudy doctor --repair` corrects that.", file=sys.stderr)
+        print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)
     tracker = find_tracker(uri)
     if tracker is None:

@@ -7,7 +7,6 @@ import errno
 import http.client
 import os
 import re
-import sys
 import threading
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cnnstudy.errors import TrackingUnavailableError, as_sentence, without_secrets
+from cnnstudy.system.output import print_error
 from cnnstudy.tracking import TIMEOUT_IS_DEFAULT
 
 #: MLflow's codes for transient errors; a locked, read-only or restarting database is temporarily unavailable.
@@ -143,7 +143,7 @@ def await_answer(uri: str) -> None:
         except (OSError, ValueError, http.client.HTTPException) as error:
             if not isinstance(getattr(error, "reason", error), TimeoutError):
                 return
-        print(f"the tracking server at {without_secrets(uri)} has not answered for {waited} s", file=sys.stderr)
+        print_error(f"the tracking server at {without_secrets(uri)} has not answered for {waited} s")
     raise TrackingUnavailableError(
         f"the tracking server at {without_secrets(uri)} does not answer. Restart it, or choose another with "
         "--tracking-uri or MLFLOW_TRACKING_URI."

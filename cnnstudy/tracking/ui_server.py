@@ -17,7 +17,8 @@ from collections.abc import Iterator
 import psutil
 
 from cnnstudy.errors import TrackingError, printable, without_secrets
-from cnnstudy.system.processes import terminate_as_interrupt
+from cnnstudy.system.output import print_error
+from cnnstudy.system.processes import defer_interrupt, terminate_as_interrupt
 
 #: The server is for viewing only: it executes no jobs and loads no pickled models.
 ENVIRONMENT = {
@@ -27,6 +28,19 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SECONDS_TO_START = 120
+#: MLflow's command; it ends with its process group when its standard input does.
+_PROGRAM = """
+import os, signal, sys, threading
+
+def end_with_input():
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
+
+threading.Thread(target=end_with_input, daemon=True).start()
+from mlflow.cli import cli
+sys.argv[0] = "mlflow"
+cli()
+"""
 
 
 def strip_login(uri: str) -> str:
@@ -47,25 +61,26 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
     """
     chosen = _free_port(port)
     # -P: an mlflow.py in the working folder is not the library
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen)]
+    command = [sys.executable, "-P", "-c", _PROGRAM, "server", "--host", "127.0.0.1", "--port", str(chosen)]
     command += ["--workers", "1"]
     environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     process = subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # which ends with this process, however that ends
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C must reach only this process, which ends the server's whole process group
     )
-    try:
-        base = f"http://127.0.0.1:{chosen}"
-        with terminate_as_interrupt():
+    with process, terminate_as_interrupt():
+        try:
+            base = f"http://127.0.0.1:{chosen}"
             _wait_until_ready(base, process)
             _refuse_another(chosen, process)
             yield base, process
-    finally:
-        _end_group(process)
+        finally:
+            with defer_interrupt():
+                _end_group(process)
 
 
 def _free_port(port: int | None) -> int:
@@ -117,7 +132,7 @@ def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
     while (waited := int(time.monotonic() - started)) < SECONDS_TO_START:
         if waited >= told + 10:
             told = waited
-            print(f"starting MLflow's server: {waited} s", file=sys.stderr)
+            print_error(f"starting MLflow's server: {waited} s")
         if process.poll() is not None:
             raise TrackingError(f"MLflow's server exited during startup with exit code {process.returncode}.")
         with contextlib.suppress(urllib.error.URLError, OSError), direct.open(f"{base}/health", timeout=2):

@@ -33,6 +33,7 @@ def expect(answer: Answer, code: int, *fragments: str) -> None:
     """Check the exit code, and that a message with these fragments was printed instead of a traceback."""
     assert answer.code == code, answer.text
     assert "Traceback" not in answer.text
+    assert all(line.isprintable() for line in answer.text.split("\n"))
     assert [fragment for fragment in fragments if fragment not in answer.errors] == [], answer.errors
     assert answer.output == ""
 
@@ -79,6 +80,10 @@ def expect(answer: Answer, code: int, *fragments: str) -> None:
         (["describe", "alexnet", "--classes", "1"], ["Invalid value for '--classes'"]),
         (["describe"], ["Missing argument"]),
         (["run"], ["No such command 'run'"]),
+        (["run\x1b[2J\u202e"], ["No such command", r"run\x1b[2J\u202e"]),
+        (["describe", "a\x1b[2J\nb"], [r"unknown architecture 'a\x1b[2J\nb'"]),
+        (["run-study", "a\x1b[2J\rb.yml"], [r"a\x1b[2J\rb.yml"]),
+        (["export", "gone\x9b2J.keras", "a\u202eb"], [r"There is no gone\x9b2J.keras."]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].islower() else None,
 )

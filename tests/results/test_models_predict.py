@@ -245,10 +245,32 @@ def test_csv_and_json_hold_all_of_it(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert found["model"] == "a model"
     assert found["images"][0]["classes"][0] == {"class": "daisy", "probability": 0.98765}
+    assert [image["image"] for image in found["images"]] == [one.path for one in FOUND]
     assert [image["error"] for image in found["images"]] == [None, "not an image that Pillow can read", None]
     for write in (models.write_predictions_csv, lambda found, path: models.write_predictions_json("m", found, path)):
         with pytest.raises(InputError, match=r"can't write .*gone"):
             write(FOUND, tmp_path / "gone" / "found")
+
+
+def test_names_that_would_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shown they are escaped; files for programs hold them as they are."""
+    path, name = "a\x1b[2J\r\n\u202egpj.exe", "d\x9b2J\naisy\u2066"
+    found = [Prediction(path, ((name, 1.0),)), BadImage("b\x1b]0;x\x07.png", "bad\x1b[2J")]
+    models.show_predictions(Console(width=20), "a model", found)
+    assert capsys.readouterr().out == "a\\x1b[2J\\r\\n\\u202egpj.exe  d\\x9b2J\\naisy\\u2066  100.0 %\n"
+    screen = io.StringIO()
+    models.show_predictions(Console(file=screen, force_terminal=True, color_system=None), "m\x1b[2J", found)
+    assert all(line.isprintable() for line in screen.getvalue().split("\n"))
+    models.write_predictions_csv(found, tmp_path / "found.csv")
+    with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as file:
+        assert [row[:2] for row in csv.reader(file)][1:] == [[path, name], ["b\x1b]0;x\x07.png", ""]]
+    models.write_predictions_json("a model", found, tmp_path / "found.json")
+    text = (tmp_path / "found.json").read_text(encoding="utf-8")
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert [(one["image"], one["classes"][:1]) for one in json.loads(text)["images"]] == [
+        (path, [{"class": name, "probability": 1.0}]),
+        ("b\x1b]0;x\x07.png", []),
+    ]
 
 
 # ---- the command

@@ -128,6 +128,27 @@ def write_checkpoint(spec: TrialSpec) -> Path:
     return entry_folder(checkpoints.KIND, address)
 
 
+def test_what_a_killed_command_was_writing(own_places: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        pass
+    name = ".cnnstudy-0123456789ab.{}.part"
+    left = [Path(name.format(killed.pid)), Path("fake-report", "figures", name.format(killed.pid))]
+    others = [Path(name.format(os.getpid())), Path(f".cnnstudy-notes.{killed.pid}.part")]
+    left[0].mkdir()
+    (left[0] / "model").touch()
+    left[1].parent.mkdir(parents=True)
+    for file in (left[1], *others):
+        file.touch()
+    uri, were_left = (
+        "sqlite:///not-there.db",
+        [f"{own_places / one} was left by a command that was killed" for one in left],
+    )
+    assert troubles(doctor.examine(uri)) == [f"files: {one}" for one in were_left]
+    assert doctor.repair(uri) == [f"{one}: removed" for one in were_left]
+    assert troubles(doctor.examine(uri)) == []
+    assert [one.exists() for one in (*left, *others)] == [False, False, True, True]
+
+
 def test_checkpoints_that_nobody_goes_on_from(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:
     ended(tracker, study, spec, 0)
     tracker.end_run(study.run_id, "finished")

@@ -46,7 +46,8 @@ from cnnstudy.study.resume import recorded_config
 from cnnstudy.study.run import Outcome, run_study
 from cnnstudy.system.cache import cache_folder
 from cnnstudy.system.display import PlainDisplay, SilentDisplay
-from cnnstudy.system.processes import Process
+from cnnstudy.system.output import guard_streams, print_text
+from cnnstudy.system.processes import Process, terminate_as_interrupt
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags
 from cnnstudy.tracking.retry import RetryPolicy
@@ -303,6 +304,41 @@ def test_sigterm_is_as_good_as_ctrl_c(desk: Desk) -> None:
     assert desk.run(on_event=terminate).interrupted
     assert signal.getsignal(signal.SIGTERM) is before
     assert "RUNNING" not in desk.statuses()
+
+
+def test_a_pipe_without_a_reader_is_as_good_as_sigterm(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, pipe = os.pipe()
+    monkeypatch.setattr(sys, "stdout", os.fdopen(pipe, "w"))
+    ends = 0
+
+    def leave_after_a_trial(event: Event) -> None:
+        nonlocal ends
+        ends += isinstance(event, Done) and event.key.startswith("alexnet")
+        if ends == 1 and isinstance(event, Epoch):
+            os.close(reader)
+            ends = 2
+
+    with terminate_as_interrupt(), guard_streams():
+        display = PlainDisplay(print_text)
+        assert desk.run(display=display, on_event=leave_after_a_trial).interrupted
+    sys.stdout.close()
+    assert ends == 2
+    assert "RUNNING" not in desk.statuses()
+    (own,) = desk.runs("study")
+    assert (own.tags[Tag.REASON], own.tags[Tag.MESSAGE]) == ("interrupted", "")
+    kept = [run.trial for run in desk.runs() if run.done]
+    assert kept
+    assert desk.run().finished == 3
+    assert not set(kept) & set(desk.trained), "what was measured is kept"
+
+
+def test_a_closed_terminal_that_no_signal_told_of_is_no_failure(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    master, terminal = os.openpty()
+    os.close(master)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(terminal, "w"))
+    with guard_streams():
+        assert desk.run(display=PlainDisplay(print_text)).finished == 3
+    sys.stdout.close()
 
 
 def test_an_interrupt_that_python_loses_is_heard_all_the_same(desk: Desk) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -87,6 +88,84 @@ def test_plain_lines(clock: Clock) -> None:
         "alexnet-002  scratch, batch 8: started",
         "alexnet-002  failed (oom): [Errno 12] no memory  (3 of 3 trials)",
     ]
+
+
+def test_a_pipe_is_told_what_goes_on(clock: Clock) -> None:
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+
+    def said(seconds: float) -> list[str]:
+        """What is said at the end of so many seconds in which nothing happens."""
+        lines.clear()
+        clock.now += seconds
+        display.remind()
+        return lines
+
+    assert said(24) == []
+    assert said(1) == ["still at work"]
+    display.count("decoding", 50, 100)
+    clock.now += 20
+    display.count("decoding", 51, 100)  # not a line of its own
+    assert said(10) == ["decoding: 51 of 100, for 30 s"]
+    assert said(10) == []
+    assert said(30) == ["decoding: 51 of 100, for 1 min 10 s"]
+    display.count("decoding", 100, 100)
+    assert said(30) == ["still at work"]
+    display.count("checking weights", 0, 0)
+    assert said(30) == ["checking weights, for 30 s"]
+    display.start_trials(0, 2)
+    display.start_trial("alexnet-001", "frozen", 5)
+    display.count("alexnet-001: features", 10, 1000)
+    display.count("alexnet-001: a GPU is not used", 0, 0)
+    assert said(30) == ["alexnet-001  features: 10 of 1000, for 30 s"]
+    display.epoch("alexnet-001", epoch(0))
+    display.start_trial("alexnet-002", "scratch", 5)
+    display.epoch("alexnet-002", epoch(4))
+    assert said(40) == [
+        "alexnet-001  epoch 1/5 is training, for 40 s",
+        "alexnet-002  epoch 5/5 is training, for 40 s",
+    ]
+    display.epoch("alexnet-002", epoch(5))
+    display.stop_trial("alexnet-001", "interrupted")
+    assert said(25) == ["alexnet-002  after its last epoch, for 25 s"]
+    display.end_trial("alexnet-002", "finished")
+    assert said(25) == ["still at work"]
+
+
+@pytest.mark.parametrize("reminds", [True, False])
+def test_a_pipe_is_told_by_itself(reminds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.system.display.LONGEST_SILENCE", 0.0)
+    told = threading.Event()
+    lines: list[str] = []
+
+    def write(text: str) -> None:
+        lines.append(text)
+        told.set()
+
+    with PlainDisplay(write, reminds, look=0.001):
+        assert told.wait(60 if reminds else 0.05) is reminds
+    assert bool(lines) is reminds
+
+
+NASTY = "cat\x1b[2J\r\nerror: \u202e [/red]"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_control_no_display(terminal: bool) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, color_system=None, width=200)
+    with choose_display(console, quiet=False) as display:
+        display.count(NASTY, 1, 2)
+        display.show_message(NASTY)
+        display.start_trial(NASTY, NASTY, 2)
+        if isinstance(display, LiveDisplay):
+            display._live.refresh()
+        display.end_trial(NASTY, NASTY)
+    said = re.sub(r"\r?\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue().replace("\x1b[2J", "CLEARED"))
+    assert "CLEARED" not in said
+    assert r"cat\x1b[2J\r" in said
+    assert all(line.isprintable() for line in said.split("\n"))
+    assert "\nerror" not in said
 
 
 def test_plain_counts_by_tenths() -> None:
