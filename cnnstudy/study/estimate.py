@@ -216,9 +216,7 @@ def describe_cost(
                 continue
             memory = max(memory, measured.peak_bytes)
             draws = len({spec.block for spec in alike}) if kind[0] in redrawn else 1
-            seconds = setup_seconds(measured, min(executor.slots, len(alike)), draws)
-            cost = _cost(alike, seconds + sum(trial_seconds(spec, measured) for spec in alike), measured.parameters)
-            cost = replace(cost, cached_bytes=draws * measured.features_bytes)
+            cost = _measured_cost(alike, measured, min(executor.slots, len(alike)), draws)
         if kind[1] == _PRETRAINING:  # the cache has the model, and the backbone by itself
             cost = replace(cost, cached_bytes=2 * cost.bytes)
         costs[kind] = cost
@@ -227,6 +225,11 @@ def describe_cost(
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
     return _trial_seconds_of(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
+
+
+def _measured_cost(alike: Sequence[TrialSpec], measured: Speed, workers: int, draws: int) -> Cost:
+    seconds = setup_seconds(measured, workers, draws) + sum(trial_seconds(spec, measured) for spec in alike)
+    return replace(_cost(alike, seconds, measured.parameters), cached_bytes=draws * measured.features_bytes)
 
 
 def _kind(architecture: str, levels: Mapping[str, Any], purpose: str) -> TrialKind:
