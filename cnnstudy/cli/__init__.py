@@ -108,7 +108,8 @@ def _run_command() -> int:
     except OSError as error:  # such as a full disk or a read-only folder
         from cnnstudy.system.scratch import restate_os_error
 
-        output.print_error(f"error: {restate_os_error(error) or error}")
+        plain = f"can't use {error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        output.print_error(f"error: {restate_os_error(error) or plain}")
         return EnvironmentTrouble.exit_code
     except Exception as error:
         output.print_traceback(error)

@@ -87,12 +87,12 @@ def _run(
         from cnnstudy.study import run as driver
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
-    from cnnstudy.tracking.relocation import refuse_moved
+    from cnnstudy.tracking.relocation import require_writable
     from cnnstudy.tracking.retry import RetryPolicy
 
     console = open_console()
     uri = client.tracking_uri(tracking_uri)
-    refuse_moved(uri)
+    require_writable(uri)
     if dry_run:
         from cnnstudy.study.plan import plan_study
 

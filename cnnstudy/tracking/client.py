@@ -51,7 +51,7 @@ from cnnstudy.tracking.operations import (
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
-from cnnstudy.tracking.relocation import corrected_copy, find_moved, refuse_moved
+from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
@@ -86,7 +86,7 @@ def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
     """
     uri = tracking_uri(given)
     if writes:
-        refuse_moved(uri)
+        require_writable(uri)
     elif moved := find_moved(uri):
         print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,8 +72,15 @@ def find_moved(uri: str) -> Moved | None:
     return Moved(database, places) if places else None
 
 
-def refuse_moved(uri: str) -> None:
-    """Raise TrackingError if writing to the database would put files into another project, or nowhere."""
+def require_writable(uri: str) -> None:
+    """Raise TrackingError if an SQLite database can't be written, or its files would go into another project."""
+    file = sqlite_file(uri)
+    for place in () if file is None else (file.resolve(), file.resolve().parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise TrackingError(
+                f"{place} can't be written, and results are recorded there. Make it writable, or choose another "
+                "database with --tracking-uri."
+            )
     if moved := find_moved(uri):
         raise TrackingError(
             f"{moved}. New files would go to the other place. `python -m cnnstudy doctor --repair` corrects every "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,7 +14,7 @@ from mlflow import MlflowClient
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder, refuse_moved
+from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder, require_writable
 from cnnstudy.tracking.sqlite import create_database
 
 FILE = "notes/a b.txt"
@@ -79,12 +81,12 @@ def test_every_place_is_corrected(is_copied: bool, name: str, made: Path, tmp_pa
     assert moved is not None
     assert str(moved).startswith(f"{new / 'mlflow.db'} was moved or copied: it says that its files are in ")
     with pytest.raises(TrackingError, match=r"doctor --repair` corrects every place"):
-        refuse_moved(uri_of(new))
+        require_writable(uri_of(new))
     copy = corrected_copy(moved)
     assert read_files(copy, tmp_path / "read") == ["plain", "encoded"]
     assert stored(new) == before
     correct_places(moved)
-    refuse_moved(uri_of(new))
+    require_writable(uri_of(new))
     assert len(before) == len(stored(new))
     assert [line for line in stored(new) if f"{old}/" in line or old.as_uri() in line] == []
     assert sum("s3://bucket/mlruns/1" in line for line in stored(new)) == 1
@@ -102,7 +104,20 @@ def test_what_was_not_moved_is_left(made: Path, tmp_path: Path) -> None:
     (tmp_path / "no.db").write_text("no database")
     for uri in ("sqlite:///no.db", f"sqlite:///{tmp_path / 'no.db'}", "sqlite:///gone.db", "http://127.0.0.1:1"):
         assert find_moved(uri) is None
-        refuse_moved(uri)
+        require_writable(uri)
+
+
+@pytest.mark.parametrize("locked", ["mlflow.db", "."])
+def test_a_database_that_cannot_be_written_is_named(
+    locked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may write everywhere, so the system's answer is replaced."""
+    place = tmp_path / locked
+    (tmp_path / "mlflow.db").touch()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == place else access(path, mode))
+    with pytest.raises(TrackingError, match=f"^{re.escape(str(place))} can't be written, and results are recorded"):
+        require_writable(uri_of(tmp_path))
 
 
 def test_files_are_written_beside_the_database_that_a_link_leads_to(
