@@ -66,17 +66,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         ConfigError: there is no such file, it is not YAML, or something in it is invalid; every problem is listed.
     """
     path = _find_file(name_or_path)
-    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        raise ConfigError(f"{path} is an archive, not a study file. {_advise_own_images(path)}")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes; a study file has a few hundred.")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror or error}.") from error
+    text = _read_text(path)
     try:
         tree, raw = _parse(text)
     except _NotYamlError as error:
@@ -107,6 +97,20 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     if problems:
         raise ConfigError(_list_by_line(problems))
     return Study(config, path, text, tuple(override for _, override in applied))
+
+
+def _read_text(path: Path) -> str:
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise ConfigError(f"{path} is an archive, not a study file. {_advise_own_images(path)}")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes; a study file has a few hundred.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror or error}.") from error
 
 
 def is_path_key(key: KeyPath) -> bool:

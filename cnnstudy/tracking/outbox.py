@@ -474,10 +474,7 @@ class Delivery:
             raise self._fatal
 
     def _announce_waiting(self) -> None:
-        """Tell the user once per outage that records wait, and why; once per study that MLflow is slow.
-
-        Nothing of a full disk, which stops the study: `raise_if_disk_full` tells of it.
-        """
+        """Say once per outage that records wait, once per study that MLflow is slow, and nothing of a full disk."""
         self._stored_count += 1
         if self._disk_full or self._announced or (self._announced_slow and self._unavailable is None):
             return
