@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,7 @@ class FakeExecutor:
 
     def _train(self, job: Job) -> Work:
         spec = TrialSpec.from_json(job.payload)
+        shutil.rmtree(self.folder / spec.key, ignore_errors=True)  # of an attempt that failed
         best, state = self._epoch(spec, 1), "finished"
         kept = TrialCheckpoints(spec, "")
         found = kept.read()

@@ -216,20 +216,14 @@ def describe_cost(
                 continue
             memory = max(memory, measured.peak_bytes)
             draws = len({spec.block for spec in alike}) if kind[0] in redrawn else 1
-            cost = _measured_cost(alike, measured, min(executor.slots, len(alike)), draws)
-        if kind[1] == _PRETRAINING:  # the cache has the model, and the backbone by itself
-            cost = replace(cost, cached_bytes=2 * cost.bytes)
-        costs[kind] = cost
+            cost = _measured_cost(alike, measured, executor.slots, draws)
+        # source weights are in the cache as a model, and as a backbone by itself
+        costs[kind] = replace(cost, cached_bytes=2 * cost.bytes) if kind[1] == _PRETRAINING else cost
     if costs:
         _report_costs(costs, by_kind, names, executor.slots, memory, display)
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
     return _trial_seconds_of(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
-
-
-def _measured_cost(alike: Sequence[TrialSpec], measured: Speed, workers: int, draws: int) -> Cost:
-    seconds = setup_seconds(measured, workers, draws) + sum(trial_seconds(spec, measured) for spec in alike)
-    return replace(_cost(alike, seconds, measured.parameters), cached_bytes=draws * measured.features_bytes)
 
 
 def _kind(architecture: str, levels: Mapping[str, Any], purpose: str) -> TrialKind:
@@ -306,6 +300,13 @@ def _cost(specs: Sequence[TrialSpec], seconds: float, parameters: int) -> Cost:
     """Return the cost of these trials, given their training time together."""
     disk = sum(BYTES_PER_TRIAL + BYTES_PER_PARAMETER * parameters * spec.keep_model for spec in specs)
     return Cost(seconds + SECONDS_TO_SAVE * len(specs), disk)
+
+
+def _measured_cost(specs: Sequence[TrialSpec], speed: Speed, slots: int, draws: int) -> Cost:
+    """Return the cost of trials of one kind at a measured speed; `draws` as in `setup_seconds`."""
+    seconds = setup_seconds(speed, min(slots, len(specs)), draws)
+    cost = _cost(specs, seconds + sum(trial_seconds(spec, speed) for spec in specs), speed.parameters)
+    return replace(cost, cached_bytes=draws * speed.features_bytes)
 
 
 def _trial_seconds_of(costs: dict[TrialKind, Cost], by_kind: dict[TrialKind, list[TrialSpec]], slots: int) -> float:

@@ -62,8 +62,9 @@ def refuse_shadows() -> None:
 def require_home() -> None:
     """Raise EnvironmentTrouble if this user has no home folder: libraries look for it while they are imported."""
     if os.path.expanduser("~") == "~":
+        user = f"user {os.getuid()}" if hasattr(os, "getuid") else "this user"
         raise EnvironmentTrouble(
-            f"there is no home folder: HOME is not set, and user {os.getuid()} has no entry in the list of users. Set "
+            f"there is no home folder: HOME is not set, and {user} has no entry in the list of users. Set "
             "HOME to a folder that you can write, as in `HOME=/tmp/me python -m cnnstudy ...`."
         )
 

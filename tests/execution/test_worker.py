@@ -8,6 +8,7 @@ import json
 import queue
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,17 @@ def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     told = [json.loads(line) for line in events.getvalue().splitlines()]
     assert [(one["kind"], one["key"]) for one in told] == [("progress", "a"), ("done", "a"), ("done", "b")]
     assert told[0]["what"] == "no GPU"
+
+
+def test_what_an_attempt_that_failed_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "model").mkdir(parents=True)
+    monkeypatch.setattr(trial, "run_trial", lambda spec, folder, *_: pytest.fail("left") if folder.exists() else spec)
+    monkeypatch.setattr(Worker, "_set_up_tensorflow", lambda self: None)
+    monkeypatch.setattr(TrialSpec, "from_json", lambda given: SimpleNamespace(to_json=lambda: given))
+    events = io.StringIO()
+    worker = Worker(events, queue.Queue(), 1, False)
+    worker.run({"key": "a", "kind": "run_trial", "folder": str(tmp_path), "asks": False, "payload": {}})
+    assert json.loads(events.getvalue().splitlines()[-1])["kind"] == "done"
 
 
 @pytest.mark.parametrize(

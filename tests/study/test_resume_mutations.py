@@ -225,8 +225,7 @@ def test_weights_that_were_replaced_are_refused(recorded: Recorded) -> None:
         file.write_text(whole, encoding="utf-8")
     message = str(caught.value)
     assert (
-        "source weights of alexnet in weights.npz differ from those of the recorded trials of study 'searched'"
-        in message
+        f"source weights of alexnet in {file} differ from those of the recorded trials of study 'searched'" in message
     )
     assert f"(digest PK{'0' * 22} instead of" in message
     assert "--set name=searched-2" in message

@@ -459,8 +459,8 @@ def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(desk: 
 def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:
     with pytest.raises(WeightsError, match=r"pretraining alexnet on digits failed \(oom\): oom it was"):
         desk.run(TRANSFER, PRETRAIN, failures={"pretrain-alexnet": failed("pretrain-alexnet", "oom")})
-    assert desk.trained == ["pretrain-alexnet"]
-    assert [(run.state, run.reason) for run in desk.runs("pretrain")] == [("failed", "oom")]
+    assert desk.trained == ["pretrain-alexnet"] * 2
+    assert [(run.state, run.reason) for run in desk.runs("pretrain")] == [("failed", "oom")] * 2
     assert set(desk.statuses()) == {"FAILED"}
     assert desk.run(TRANSFER, PRETRAIN).finished == 3
 
@@ -476,7 +476,7 @@ def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
         raise error
 
     desk.run("budget.trials=1")
-    monkeypatch.setattr("cnnstudy.study.run.refuse_changes", stop)
+    monkeypatch.setattr("cnnstudy.study.run.settle_settings", stop)
     with pytest.raises(type(error)):
         desk.run()
     (own,) = desk.runs("study")
