@@ -153,7 +153,8 @@ class _Writer:
             if lost:
                 raise LostRunError(lost) from error
             run_id = self._run_ids.get(envelope.run, envelope.run)
-            lost = "" if envelope.run in ("", self._study.run_id) else self._tracker.describe_lost_run(run_id)
+            started = run_id != self._study.run_id and not run_id.startswith(_TOKEN_PREFIX)
+            lost = self._tracker.describe_lost_run(run_id) if started else ""
             if not lost:
                 raise
             if again:
