@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,15 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def alone(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, on a machine without leftovers of other processes."""
+    (own_places / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
+    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
+    return own_places
 
 
 @pytest.fixture

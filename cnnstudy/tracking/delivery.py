@@ -35,8 +35,8 @@ class Delivery:
     """Carries out writes in order, in a thread that lives while there are any; stores on disk those that have to wait.
 
     Args:
-        apply: carries out a write and returns its result; its second argument says whether the write had to wait, so
-            that it may have been carried out before.
+        apply: carries out a write and returns its result; its second argument says whether the write may have been
+            carried out before.
         say: receives messages for the user.
         policy: how long to wait for MLflow.
     """
@@ -201,7 +201,7 @@ class Delivery:
                     return
                 pending = self._queue[0]
             try:
-                result = self._apply(pending.envelope, pending.failures > 0 or pending.envelope.number > 0)
+                result = self._apply(pending.envelope, pending.failures > 0)
             except TrackingUnavailableError as error:
                 self._on_unavailable(pending, error)
             except BaseException as error:

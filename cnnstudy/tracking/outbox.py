@@ -139,13 +139,14 @@ class _Writer:
         What comes from a trial whose run was deleted just now is left out: the study goes on with the next trial.
 
         Args:
-            again: the write had to wait, and may have been carried out before.
+            again: the write may have been carried out before.
 
         Raises:
-            LostRunError: the study was deleted in MLflow, or a run whose records had been waiting.
+            LostRunError: the study was deleted in MLflow, or a run whose records had to wait.
         """
+        operation = _operation_in(envelope)
         try:
-            return self._apply(envelope, again)
+            return self._apply(envelope, operation, again)
         except (TrackingUnavailableError, LostRunError):
             raise
         except TrackingError as error:
@@ -153,18 +154,19 @@ class _Writer:
             if lost:
                 raise LostRunError(lost) from error
             run_id = self._run_ids.get(envelope.run, envelope.run)
-            lost = "" if envelope.run in ("", self._study.run_id) else self._tracker.describe_lost_run(run_id)
+            started = run_id != self._study.run_id and not run_id.startswith(_TOKEN_PREFIX)
+            lost = self._tracker.describe_lost_run(run_id) if started else ""
             if not lost:
                 raise
-            if again:
+            if again or envelope.number:  # it had to wait
                 raise LostRunError(lost) from error
             if run_id not in self._dropped:
                 self._dropped.add(run_id)
                 self._say(f"{lost} What is left of its trial is not recorded, and the next call runs the trial again")
             return ""
 
-    def _apply(self, envelope: Envelope, again: bool) -> str:
-        operation, experiment = _operation_in(envelope), self._study.experiment_id
+    def _apply(self, envelope: Envelope, operation: Operation, again: bool) -> str:
+        experiment = self._study.experiment_id
         attempt = Attempt(envelope.at, envelope.token, again)
         if not isinstance(operation, LogMetrics):
             self._check()

@@ -46,10 +46,9 @@ class Edited(Desk):
 
 
 @pytest.fixture
-def desk(own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
-    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
-    desk = Edited(own_places, monkeypatch)
-    desk.use(Tracker(f"sqlite:///{shutil.copy(empty_database, own_places / 'mlflow.db')}"))
+def desk(alone: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
+    desk = Edited(alone, monkeypatch)
+    desk.use(Tracker(f"sqlite:///{shutil.copy(empty_database, alone / 'mlflow.db')}"))
     return desk
 
 

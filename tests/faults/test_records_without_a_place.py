@@ -19,9 +19,8 @@ from cnnstudy.tracking.spool import Envelope, Spool, list_waiting
 
 
 @pytest.fixture
-def desk(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
-    return Desk(own_places, monkeypatch)
+def desk(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(alone, monkeypatch)
 
 
 class Place:
@@ -102,7 +101,8 @@ def test_a_run_that_is_not_restored(place: Place, desk: Desk, own_places: Path) 
     desk.client.client.delete_run(desk.runs()[0].run_id)
     with pytest.raises(LostRunError, match=r"the run of alexnet-000 .* was deleted in MLflow"):
         desk.run()
-    assert [one.mendable for one in place.troubles()] == [True]
+    (told,) = place.troubles()
+    assert told.mendable
     doctor.repair(place.uri)
     assert desk.run().finished == 2
     assert desk.trained == ["alexnet-000"]

@@ -37,12 +37,7 @@ from cnnstudy.training.checkpoints import TrialProgress
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 
 
-@pytest.fixture(autouse=True)
-def _own_temporary_folder(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (own_places / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
-    # leave the machine's other processes alone
-    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture

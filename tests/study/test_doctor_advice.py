@@ -66,15 +66,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Ite
 
 
 @pytest.fixture
-def patient(whole: Path, own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
+def patient(whole: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
     """A copy of it, as a project that was copied and mended."""
-    (own_places / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(own_places / "temporary"))
-    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
-    shutil.copy(whole / "mlflow.db", own_places)
-    shutil.copytree(whole / "mlruns", own_places / "mlruns")
-    desk = Desk(own_places, monkeypatch)
-    patient = Patient(desk, own_places)
+    shutil.copy(whole / "mlflow.db", alone)
+    shutil.copytree(whole / "mlruns", alone / "mlruns")
+    desk = Desk(alone, monkeypatch)
+    patient = Patient(desk, alone)
     doctor.repair(patient.uri)
     desk.use(Tracker(patient.uri))
     return patient
@@ -292,11 +289,10 @@ def make_schema(path: Path, revision: str) -> str:
     return uri
 
 
-def test_an_older_schema_is_upgraded_as_the_advice_says(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.study.recovery.find_workers", dict)
+def test_an_older_schema_is_upgraded_as_the_advice_says(alone: Path) -> None:
     scripts = ScriptDirectory.from_config(_get_alembic_config("sqlite:///none.db"))
     (head,) = scripts.get_revisions("heads")
-    uri = make_schema(own_places / "mlflow.db", str(head.down_revision))
+    uri = make_schema(alone / "mlflow.db", str(head.down_revision))
     (told,) = troubles(uri)
     assert "was written by an older MLflow" in told.text
     advice = re.search(r"`mlflow (db upgrade \S+)`", told.text)
