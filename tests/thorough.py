@@ -18,6 +18,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     ),
     "faults/test_full_disk.py": (),
     "faults/test_kills.py": (),
+    "faults/test_lost_readers.py": (),
     "faults/test_moved_projects.py": (),
     "faults/test_places.py": (),
     "faults/test_secrets.py": ("test_a_traceback", "test_the_search_finds_what_is_there"),
