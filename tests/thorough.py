@@ -25,6 +25,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     ),
     "faults/test_full_disk.py": (),
     "faults/test_kills.py": (),
+    "faults/test_lost_readers.py": (),
     "faults/test_moved_projects.py": (),
     "faults/test_places.py": (),
     "faults/test_records_without_a_place.py": ("test_a_database_that_is_gone[replaced by an empty one]",),

@@ -259,11 +259,16 @@ def write_predictions_csv(predictions: Sequence[Prediction | BadImage], path: Pa
         InputError: the file can't be written.
     """
     rows = [
-        (one.path, name, probability, _error(one) or "")
+        (_encodable(one.path), _encodable(name), probability, _encodable(_error(one) or ""))
         for one in predictions
         for name, probability in _classes(one) or (("", None),)
     ]
     leaderboard.write_csv(pd.DataFrame(rows, columns=[*HEADINGS, "error"]), path)
+
+
+def _encodable(text: str) -> str:
+    """Escape what UTF-8 can't encode: the name of a file may contain bytes that are no valid text."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_predictions_json(title: str, predictions: Sequence[Prediction | BadImage], path: Path) -> None:
