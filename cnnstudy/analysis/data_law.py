@@ -37,6 +37,9 @@ MAX_EXTRAPOLATION = 10.0
 _MOST_IMAGES = 1e15
 #: What a law takes: a floor cannot be told from fewer amounts.
 MIN_AMOUNTS = 4
+#: An amount at which a larger share of the trials did not learn says nothing about networks that learn.
+MOST_UNLEARNT = 1 / 8
+_NEEDED = "this takes trials that differ in the number of images alone, at two amounts at least"
 #: The amounts at which a curve is compared with its target, relative to the largest one measured.
 _REACH = np.geomspace(1.0, MAX_EXTRAPOLATION, 116)
 
@@ -75,6 +78,7 @@ class DataLaw:
     twice: Estimate | None = None  # the value at twice the largest amount
     more: MoreImages = MoreImages()
     reason: str = ""
+    unlearnt: tuple[str, ...] = ()  # of the smallest amounts, which are left out: how many trials did not learn there
     #: The trend at the same number of updates, where that was measured.
     trend_at_equal_updates: Estimate | None = None
 
@@ -93,10 +97,14 @@ class DataLaw:
         name = "validation accuracy" if self.is_accuracy else "the gap"
         if not self.measured:
             return f"{self.group}: cannot tell how {name} depends on the number of images: {self.reason}."
+        left_out = f" (left out: {', '.join(self.unlearnt)} did not learn)" if self.unlearnt else ""
         steps = ", ".join(
             f"{self._write(value)} at {images}" for images, value in zip(self.images, self.measured, strict=True)
         )
-        parts = [f"{self.group}: {name} by training images per class: {steps}; {self._describe_trend(self.trend)}."]
+        trend = self._describe_trend(self.trend)
+        if self.trend is None and self.reason:
+            trend = f"cannot tell the trend, because {self.reason}"
+        parts = [f"{self.group}: {name} by training images per class: {steps}{left_out}; {trend}."]
         if self.power_law is not None and self.twice is not None and self.floor is not None:
             limit = "ceiling" if self.is_accuracy else "floor"
             parts.append(
@@ -127,7 +135,7 @@ class DataLaw:
 
     def _describe_more(self) -> str:
         if self.target is None:
-            return "" if self.power_law is not None else f"No projection: {self.reason}."
+            return "" if self.power_law is not None or self.trend is None else f"No projection: {self.reason}."
         goal = f"{100 * self.target:g} {'%' if self.is_accuracy else 'points'}"
         if self.more.count is None:
             return f"How many images lead to {goal}: {self.more.reason}."
@@ -146,8 +154,9 @@ def data_law(
     """Fit the law to a table of trials, a row each.
 
     Args:
-        frame: finished trials. Rows without an outcome are left out. A column `verdict` is read where there is one: of
-            trials that are mostly `not-learning` no number of images is told.
+        frame: finished trials. Rows without an outcome are left out. A column `verdict` is read where there is one:
+            the smallest amounts are left out where more than MOST_UNLEARNT of the trials that count are
+            `not-learning`, and if that is so of a larger one nothing is told of the trend.
         outcome: the column of the gap or of an accuracy (shares of 0..1). If its name contains `accuracy` and not
             `gap`, the law is that of the error, 1 - accuracy.
         images: the column of the number of training images, in all or for each class.
@@ -168,33 +177,40 @@ def data_law(
     if target is not None and not (isinstance(target, int | float) and 0 < target < 1):
         raise InputError(f"a target of {target!r} is never reached; give a number between 0 and 1.")
     shares, levels = _read_shares(frame, outcome, is_accuracy), [read_levels(frame, name) for name in factors]
-    amounts, values, trials = _matched_values(shares, _read_amounts(frame, images), number_seeds(frame, seed), levels)
-    if len(amounts) < 2 or not len(values):
-        reason = "this takes trials that differ in the number of images alone, at two amounts at least"
-        return DataLaw(group, is_accuracy, amounts, (), 0, None, target, reason=reason, more=MoreImages(reason=reason))
+    matched, left_out = _match_learnt(
+        _Trials(shares, _find_unlearnt(frame), _read_amounts(frame, images), number_seeds(frame, seed), levels)
+    )
+    law = DataLaw(group, is_accuracy, matched.amounts, (), 0, None, target, unlearnt=left_out)
+    if len(matched.amounts) < 2 or not len(matched.values):
+        reason = f"{', '.join(left_out)} did not learn" if left_out else _NEEDED
+        return replace(law, reason=reason, more=MoreImages(reason=reason))
     # seeds that agree, or nearly so, may do so by chance: no variance is below that of measuring on so few images
-    measuring = find_resolution(str(outcome), shares).measuring / trials
-    if is_accuracy:
-        values = 1 - values
-    measured = tuple(_mean(column, measuring, (0.0, 1.0) if is_accuracy else (-1.0, 1.0)) for column in values.T)
+    return _describe(law, matched, find_resolution(str(outcome), shares).measuring / matched.trials)
+
+
+def _describe(law: DataLaw, matched: _Matched, measuring: float) -> DataLaw:
+    """Return the law with what was measured, and the trend and the power law if the trials have learnt.
+
+    Args:
+        measuring: as in `_mean`.
+    """
+    values, limits = (1 - matched.values, (0.0, 1.0)) if law.is_accuracy else (matched.values, (-1.0, 1.0))
+    measured = tuple(_mean(column, measuring, limits) for column in values.T)
+    law = replace(law, measured=measured, seeds=len(values))
+    if told := [text for text, share in zip(matched.unlearnt, matched.shares, strict=True) if share > MOST_UNLEARNT]:
+        reason = f"{', '.join(told)} did not learn"
+        return replace(law, reason=reason, more=MoreImages(reason=f"cannot tell, because {reason}"))
     # the slope of least squares against log2 n, within each seed
-    steps = np.log2(amounts) - np.log2(amounts).mean()
+    steps = np.log2(law.images) - np.log2(law.images).mean()
     trend = _mean(values @ steps / (steps @ steps), measuring / float(steps @ steps))
-    law = _project(DataLaw(group, is_accuracy, amounts, measured, len(values), trend, target), values)
-    return law if is_accuracy else _count_none_of_unlearnt(law, frame, images)
+    return _project(replace(law, trend=trend), values)
 
 
-def _count_none_of_unlearnt(law: DataLaw, frame: pd.DataFrame, images: str) -> DataLaw:
-    """Return the law of a gap, with no number of images if most trials with the most images did not learn."""
-    if law.target is None or "verdict" not in frame:
-        return law
-    most = law.images[-1]
-    verdicts = frame.loc[frame[images] == most, "verdict"]
-    unlearnt = int((verdicts == "not-learning").sum())
-    if 2 * unlearnt <= len(verdicts):
-        return law
-    text = f"{unlearnt} of {len(verdicts)} trials with {most} did not learn, and a small gap of these is no success"
-    return replace(law, more=MoreImages(reason=f"cannot tell, because {text}"))
+def _find_unlearnt(frame: pd.DataFrame) -> np.ndarray:
+    """Return which trials did not learn, [trials] of 0 and 1; none where there are no verdicts."""
+    if "verdict" not in frame:
+        return np.zeros(len(frame))
+    return (frame["verdict"].astype(object) == "not-learning").to_numpy(float)
 
 
 def _read_shares(frame: pd.DataFrame, outcome: str, is_accuracy: bool) -> np.ndarray:
@@ -244,25 +260,65 @@ def fit_data_law(
     return replace(law, trend_at_equal_updates=data_law(trials, same_updates, target=target, factors=factors).trend)
 
 
-def _matched_values(
-    values: np.ndarray, amounts: np.ndarray, seeds: np.ndarray, factors: Sequence[pd.Series]
-) -> tuple[tuple[int, ...], np.ndarray, float]:
-    """Return the amounts, the outcome of each seed at each of them [seeds, amounts], and how many trials each is of.
+@dataclass(frozen=True)
+class _Trials:
+    """Of each trial: outcome (NaN: it has none), whether it did not learn, images, seed, and the level of each factor."""
 
-    Each is the mean over the combinations of the factors that the seed has at all amounts. Amounts that fewer than half
-    of the combinations have are dropped. The number of trials is that of the seed with the fewest.
+    values: np.ndarray
+    unlearnt: np.ndarray
+    amounts: np.ndarray
+    seeds: np.ndarray
+    factors: Sequence[pd.Series]
 
-    Args:
-        values, amounts, seeds: of each trial.
-        factors: the levels of each trial, of each factor.
-    """
-    there = np.isfinite(values)
-    others = [level_indices(levels[there], ()) for levels in factors]
-    table = pd.Series(values[there]).groupby([seeds[there], *others, amounts[there]]).mean().unstack()
-    table = table.loc[:, table.notna().mean() >= 0.5]
-    combinations = table.dropna().groupby(level=0)
-    trials = float(combinations.size().min()) if len(combinations) else math.nan
-    return tuple(map(int, table.columns)), combinations.mean().to_numpy(), trials
+    def above(self, amount: int) -> _Trials:
+        """Return the trials with more images."""
+        kept = self.amounts > amount
+        factors = [levels[kept] for levels in self.factors]
+        return _Trials(self.values[kept], self.unlearnt[kept], self.amounts[kept], self.seeds[kept], factors)
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """The outcome of each seed at each amount, the mean over the combinations of factors that it has at all of them."""
+
+    amounts: tuple[int, ...]
+    values: np.ndarray  # [seeds, amounts]
+    trials: float  # that each is the mean of: those of the seed with the fewest
+    shares: tuple[float, ...]  # of the trials that count, those that did not learn, at each amount
+    unlearnt: tuple[str, ...]  # the same in words
+
+
+def _match_learnt(trials: _Trials) -> tuple[_Matched, tuple[str, ...]]:
+    """Return the trials without the smallest amounts at which many did not learn, and how many did not, in words."""
+    left_out: list[str] = []
+    matched = _match(trials)
+    while matched.shares and matched.shares[0] > MOST_UNLEARNT:
+        if not any(share <= MOST_UNLEARNT for share in matched.shares):
+            break  # nothing would be left, so that all is told
+        left_out.append(matched.unlearnt[0])
+        trials = trials.above(matched.amounts[0])
+        matched = _match(trials)
+    return matched, tuple(left_out)
+
+
+def _match(trials: _Trials) -> _Matched:
+    """Match the trials; amounts that fewer than half of the combinations of factors have are dropped."""
+    there = np.isfinite(trials.values)
+    others = [level_indices(levels[there], ()) for levels in trials.factors]
+    columns = pd.DataFrame({"value": trials.values[there], "unlearnt": trials.unlearnt[there]})
+    means = columns.groupby([trials.seeds[there], *others, trials.amounts[there]]).mean()
+    table = means["value"].unstack()
+    table = table.loc[:, table.notna().mean() >= 0.5].dropna()
+    combinations = table.groupby(level=0)
+    unlearnt = means["unlearnt"].unstack().loc[table.index, table.columns].sum()
+    amounts = tuple(map(int, table.columns))
+    return _Matched(
+        amounts,
+        combinations.mean().to_numpy(),
+        float(combinations.size().min()) if len(combinations) else math.nan,
+        tuple(unlearnt / max(1, len(table))),
+        tuple(f"{unlearnt[amount]:g} of {len(table)} trials with {amount}" for amount in amounts),
+    )
 
 
 def _mean(values: np.ndarray, measuring: float, limits: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
@@ -326,6 +382,8 @@ def _count_images(law: DataLaw, fit: PowerLawFit | None, reason: str) -> MoreIma
     if not fit.allows_above(MAX_EXTRAPOLATION, target):
         ends = min([needed, *allowed]) / _REACH[1], max([needed, *allowed]) * _REACH[1]  # a step of the grid further
         count, low, high = (max(0, round(most * (x - 1))) for x in (needed, *ends))
+        if not count:
+            return MoreImages(reason=f"perhaps {most} images per class already do; cannot tell")
         return MoreImages(count, low, high)
     if not allowed:
         is_never = fit.law.floor > target and not fit.allows(math.inf, target)
