@@ -37,7 +37,8 @@ MAX_EXTRAPOLATION = 10.0
 _MOST_IMAGES = 1e15
 #: What a law takes: a floor cannot be told from fewer amounts.
 MIN_AMOUNTS = 4
-#: An amount at which a larger share of the trials did not learn says nothing about networks that learn.
+#: An amount at which a larger share of the trials did not learn says nothing about the gap of networks that learn.
+#: Their accuracy is far from that of the others, so that none may be among them.
 MOST_UNLEARNT = 1 / 8
 _NEEDED = "this takes trials that differ in the number of images alone, at two amounts at least"
 #: The amounts at which a curve is compared with its target, relative to the largest one measured.
@@ -155,8 +156,8 @@ def data_law(
 
     Args:
         frame: finished trials. Rows without an outcome are left out. A column `verdict` is read where there is one:
-            the smallest amounts are left out where more than MOST_UNLEARNT of the trials that count are
-            `not-learning`, and if that is so of a larger one nothing is told of the trend.
+            the smallest amounts are left out where more than MOST_UNLEARNT of the trials that count (for an accuracy:
+            any) are `not-learning`, and if that is so of a larger one nothing is told of the trend.
         outcome: the column of the gap or of an accuracy (shares of 0..1). If its name contains `accuracy` and not
             `gap`, the law is that of the error, 1 - accuracy.
         images: the column of the number of training images, in all or for each class.
@@ -177,9 +178,8 @@ def data_law(
     if target is not None and not (isinstance(target, int | float) and 0 < target < 1):
         raise InputError(f"a target of {target!r} is never reached; give a number between 0 and 1.")
     shares, levels = _read_shares(frame, outcome, is_accuracy), [read_levels(frame, name) for name in factors]
-    matched, left_out = _match_learnt(
-        _Trials(shares, _find_unlearnt(frame), _read_amounts(frame, images), number_seeds(frame, seed), levels)
-    )
+    trials = _Trials(shares, _find_unlearnt(frame), _read_amounts(frame, images), number_seeds(frame, seed), levels)
+    matched, left_out = _match_learnt(trials, 0.0 if is_accuracy else MOST_UNLEARNT)
     law = DataLaw(group, is_accuracy, matched.amounts, (), 0, None, target, unlearnt=left_out)
     if len(matched.amounts) < 2 or not len(matched.values):
         reason = f"{', '.join(left_out)} did not learn" if left_out else _NEEDED
@@ -197,8 +197,8 @@ def _describe(law: DataLaw, matched: _Matched, measuring: float) -> DataLaw:
     values, limits = (1 - matched.values, (0.0, 1.0)) if law.is_accuracy else (matched.values, (-1.0, 1.0))
     measured = tuple(_mean(column, measuring, limits) for column in values.T)
     law = replace(law, measured=measured, seeds=len(values))
-    if told := [text for text, share in zip(matched.unlearnt, matched.shares, strict=True) if share > MOST_UNLEARNT]:
-        reason = f"{', '.join(told)} did not learn"
+    if matched.too_many:
+        reason = f"{', '.join(matched.too_many)} did not learn"
         return replace(law, reason=reason, more=MoreImages(reason=f"cannot tell, because {reason}"))
     # the slope of least squares against log2 n, within each seed
     steps = np.log2(law.images) - np.log2(law.images).mean()
@@ -262,7 +262,7 @@ def fit_data_law(
 
 @dataclass(frozen=True)
 class _Trials:
-    """Of each trial: outcome (NaN: it has none), whether it did not learn, images, seed, and the level of each factor."""
+    """Of each trial: outcome (NaN: it has none), whether it did not learn, images, seed, and level of each factor."""
 
     values: np.ndarray
     unlearnt: np.ndarray
@@ -284,24 +284,30 @@ class _Matched:
     amounts: tuple[int, ...]
     values: np.ndarray  # [seeds, amounts]
     trials: float  # that each is the mean of: those of the seed with the fewest
-    shares: tuple[float, ...]  # of the trials that count, those that did not learn, at each amount
-    unlearnt: tuple[str, ...]  # the same in words
+    unlearnt: dict[int, str]  # how many of the trials that count did not learn, where those are too many, by amount
+
+    @property
+    def too_many(self) -> tuple[str, ...]:
+        return tuple(self.unlearnt.values())
 
 
-def _match_learnt(trials: _Trials) -> tuple[_Matched, tuple[str, ...]]:
-    """Return the trials without the smallest amounts at which many did not learn, and how many did not, in words."""
+def _match_learnt(trials: _Trials, most: float) -> tuple[_Matched, tuple[str, ...]]:
+    """Return the trials without the smallest amounts at which many did not learn, and how many did not, in words.
+
+    Args:
+        most: the share of trials that may not have learnt.
+    """
     left_out: list[str] = []
-    matched = _match(trials)
-    while matched.shares and matched.shares[0] > MOST_UNLEARNT:
-        if not any(share <= MOST_UNLEARNT for share in matched.shares):
-            break  # nothing would be left, so that all is told
-        left_out.append(matched.unlearnt[0])
+    matched = _match(trials, most)
+    # if nothing would be left, all is told
+    while matched.amounts and matched.amounts[0] in matched.unlearnt and len(matched.unlearnt) < len(matched.amounts):
+        left_out.append(matched.unlearnt[matched.amounts[0]])
         trials = trials.above(matched.amounts[0])
-        matched = _match(trials)
+        matched = _match(trials, most)
     return matched, tuple(left_out)
 
 
-def _match(trials: _Trials) -> _Matched:
+def _match(trials: _Trials, most: float) -> _Matched:
     """Match the trials; amounts that fewer than half of the combinations of factors have are dropped."""
     there = np.isfinite(trials.values)
     others = [level_indices(levels[there], ()) for levels in trials.factors]
@@ -311,13 +317,15 @@ def _match(trials: _Trials) -> _Matched:
     table = table.loc[:, table.notna().mean() >= 0.5].dropna()
     combinations = table.groupby(level=0)
     unlearnt = means["unlearnt"].unstack().loc[table.index, table.columns].sum()
-    amounts = tuple(map(int, table.columns))
     return _Matched(
-        amounts,
+        tuple(map(int, table.columns)),
         combinations.mean().to_numpy(),
         float(combinations.size().min()) if len(combinations) else math.nan,
-        tuple(unlearnt / max(1, len(table))),
-        tuple(f"{unlearnt[amount]:g} of {len(table)} trials with {amount}" for amount in amounts),
+        {
+            int(amount): f"{count:g} of {len(table)} trials with {amount}"
+            for amount, count in unlearnt.items()
+            if count > most * len(table)
+        },
     )
 
 

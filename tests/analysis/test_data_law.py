@@ -195,6 +195,8 @@ def test_a_small_gap_of_trials_that_did_not_learn_is_no_success() -> None:
     most = frame["data_fraction"] == 1.0
     frame.loc[most & (frame["seed"] == 0) & (frame["dropout"] == 0.5), "verdict"] = "not-learning"
     assert fit(frame).more.reason == "400 images per class already do", "one of ten"
+    accuracy = fit(frame.assign(**{ACCURACY: 1 - frame[GAP]}), target=0.9, column=ACCURACY)
+    assert accuracy.more.reason == "cannot tell, because 1 of 10 trials with 400 did not learn"
     frame.loc[most & (frame["seed"] == 0), "verdict"] = "not-learning"
     told = "2 of 10 trials with 400 did not learn"
     for law in (fit(frame), fit(frame.assign(**{ACCURACY: 1 - frame[GAP]}), target=0.9, column=ACCURACY)):
