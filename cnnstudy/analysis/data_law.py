@@ -104,7 +104,7 @@ class DataLaw:
         )
         trend = self._describe_trend(self.trend)
         if self.trend is None and self.reason:
-            trend = f"cannot tell the trend, because {self.reason}"
+            trend = f"cannot tell the trend{self._name_goal()}, because {self.reason}"
         parts = [f"{self.group}: {name} by training images per class: {steps}{left_out}; {trend}."]
         if self.power_law is not None and self.twice is not None and self.floor is not None:
             limit = "ceiling" if self.is_accuracy else "floor"
@@ -112,7 +112,7 @@ class DataLaw:
                 f"A power law with a {limit} projects {self._write(self.twice)} at twice the images, and a {limit} of "
                 f"{self._write(self.floor)}."
             )
-        parts.append(self._describe_more())
+        parts.append("" if self.trend is None and self.reason else self._describe_more())
         parts.append("At equal epochs, more images are also more updates of the weights")
         if self.trend_at_equal_updates is not None:
             parts[-1] += f"; at the same number of updates, {self._describe_trend(self.trend_at_equal_updates)}"
@@ -136,11 +136,18 @@ class DataLaw:
 
     def _describe_more(self) -> str:
         if self.target is None:
-            return "" if self.power_law is not None or self.trend is None else f"No projection: {self.reason}."
-        goal = f"{100 * self.target:g} {'%' if self.is_accuracy else 'points'}"
+            return "" if self.power_law is not None else f"No projection: {self.reason}."
+        goal = self._write_target()
         if self.more.count is None:
             return f"How many images lead to {goal}: {self.more.reason}."
         return f"About {self.more.count} more images per class ({self.more.low} to {self.more.high}) lead to {goal}."
+
+    def _name_goal(self) -> str:
+        return "" if self.target is None else f", or how many images lead to {self._write_target()}"
+
+    def _write_target(self) -> str:
+        assert self.target is not None
+        return f"{100 * self.target:g} {'%' if self.is_accuracy else 'points'}"
 
 
 def data_law(
@@ -317,13 +324,14 @@ def _match(trials: _Trials, most: float) -> _Matched:
     table = table.loc[:, table.notna().mean() >= 0.5].dropna()
     combinations = table.groupby(level=0)
     unlearnt = means["unlearnt"].unstack().loc[table.index, table.columns].sum()
+    amounts = tuple(map(int, table.columns))
     return _Matched(
-        tuple(map(int, table.columns)),
+        amounts,
         combinations.mean().to_numpy(),
         float(combinations.size().min()) if len(combinations) else math.nan,
         {
-            int(amount): f"{count:g} of {len(table)} trials with {amount}"
-            for amount, count in unlearnt.items()
+            amount: f"{count:g} of {len(table)} trials with {amount}"
+            for amount, count in zip(amounts, unlearnt, strict=True)
             if count > most * len(table)
         },
     )
