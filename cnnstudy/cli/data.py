@@ -68,17 +68,17 @@ def show_data(
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system import output
-    from cnnstudy.system.display import choose_display
+    from cnnstudy.system.display import watch_command
 
     console = output.open_console(error=True)
-    with choose_display(console, quiet=not console.is_terminal) as display:
+    with watch_command(console) as display:
         examined = examine_images(options, study.config.seed if study else 0, display.count)
         summary = summarize(examined, study, source)
     output.print_text(output.format_json(summary) if json_ else format_summary(examined, summary))
     if html is not None:
         from cnnstudy.results.pages.data_page import write_data_page
 
-        with choose_display(console, quiet=not console.is_terminal) as display:
+        with watch_command(console) as display:
             write_data_page(examined, summary, html, display.count)
         output.print_text(html.absolute().as_uri(), error=json_)
 

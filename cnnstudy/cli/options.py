@@ -105,14 +105,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 def one_worker() -> Iterator[tuple[Executor, Display, Path]]:
     """Yield a worker for one job, a progress display on standard error, and a scratch folder."""
     from cnnstudy.execution.selection import make_executor
-    from cnnstudy.system.display import choose_display
+    from cnnstudy.system.display import watch_command
     from cnnstudy.system.scratch import scratch_folder
 
     console = open_console(error=True)
     with (
         scratch_folder() as folder,
         contextlib.closing(make_executor(1, folder)) as executor,
-        choose_display(console, quiet=not console.is_terminal) as display,
+        watch_command(console) as display,
     ):
         yield executor, display, folder
 

@@ -131,6 +131,8 @@ class _Clock:
 
 #: Without a line for so many seconds, a display of lines says what is going on; and how often it looks.
 LONGEST_SILENCE, LOOK_SECONDS = 25.0, 5.0
+#: The same of a command that answers once.
+LONGEST_WAIT = 9.0
 
 
 @dataclass
@@ -176,15 +178,19 @@ class PlainDisplay(Display):
     def __exit__(self, *_: object) -> None:
         self._over.set()  # not waited for: it may write to a pipe that nobody reads
 
+    def longest_silence(self) -> float:
+        """Return after how many seconds without a line one is printed."""
+        return LONGEST_SILENCE
+
     def _remind_always(self) -> None:
         while not self._over.wait(self._look):
             self.remind()
 
     def remind(self) -> None:
-        """Say what is going on, if nothing was printed for LONGEST_SILENCE."""
+        """Say what is going on, if nothing was printed for as long as `longest_silence`."""
         with self._lock:
             silent = time.monotonic() - self._written
-            if silent < LONGEST_SILENCE or self._over.is_set():
+            if silent < self.longest_silence() or self._over.is_set():
                 return
             trials = [f"{key}  {work}" for key, work in self._work.items() if key]
             lines = trials or [str(self._work[""]) if "" in self._work else "still at work"]
@@ -348,6 +354,33 @@ class LiveDisplay(Display):
         for row in rows:
             table.add_row(*(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in row))
         return Group(table, self._bars)
+
+
+class ReminderDisplay(PlainDisplay):
+    """A display for the pipe of a command that answers once: it prints nothing but what takes long."""
+
+    silent = True
+
+    def __init__(self, write: Callable[[str], None], look: float = 1.0) -> None:
+        super().__init__(write, look=look)
+
+    def longest_silence(self) -> float:
+        """Return after how many seconds without a line one is printed."""
+        return LONGEST_WAIT
+
+    def show_message(self, text: str) -> None:
+        """Print nothing: messages are for those who wait."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Note what is going on."""
+        self._note_count(what, done, total)
+
+
+def watch_command(console: Console) -> Display:
+    """Return the display of a command that answers once."""
+    if console.is_terminal:
+        return LiveDisplay(console)
+    return ReminderDisplay(lambda text: print_message(console, text))
 
 
 def choose_display(console: Console, quiet: bool, reminds: bool = True) -> Display:

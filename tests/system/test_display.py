@@ -17,10 +17,12 @@ from cnnstudy.system.display import (
     Display,
     LiveDisplay,
     PlainDisplay,
+    ReminderDisplay,
     choose_display,
     format_duration,
     format_metrics,
     format_size,
+    watch_command,
 )
 
 
@@ -130,6 +132,22 @@ def test_a_pipe_is_told_what_goes_on(clock: Clock) -> None:
     assert said(25) == ["alexnet-002  after its last epoch, for 25 s"]
     display.end_trial("alexnet-002", "finished")
     assert said(25) == ["still at work"]
+
+
+def test_a_command_that_answers_once_prints_only_what_takes_long(clock: Clock) -> None:
+    lines: list[str] = []
+    display = ReminderDisplay(lines.append)
+    display.show_message("reading")
+    display.count("decoding", 1, 100)
+    clock.now += 8
+    display.remind()
+    display.count("decoding", 50, 100)
+    assert lines == []
+    clock.now += 1
+    display.remind()
+    assert lines == ["decoding: 50 of 100, for 9 s"]
+    assert isinstance(watch_command(Console(file=io.StringIO(), force_terminal=False)), ReminderDisplay)
+    assert isinstance(watch_command(Console(file=io.StringIO(), force_terminal=True)), LiveDisplay)
 
 
 @pytest.mark.parametrize("reminds", [True, False])
