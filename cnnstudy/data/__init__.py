@@ -20,6 +20,7 @@ The path of one image file, in reading order:
       decoder_process  processes with limits on memory and time, each of which calls
       decode           one image's bytes -> upright RGB pixels at each size, or a BadImage; the contract in words
       prepare          the same in a few lines, for programs without cnnstudy
+      part_counts      the images of each class in each part, and what a class lacks
     images             load_for_training: the cache entry -> train, validation and probe images
       splits           which images train and which validate
       grouped_splits   the same with whole groups

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import platform
 import shutil
 import sqlite3
 import sys
 import tempfile
 import tomllib
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,19 +26,20 @@ from packaging.specifiers import SpecifierSet
 
 import cnnstudy
 from cnnstudy.analysis.confirmation import RECORD_PATH, describe_other_champion
-from cnnstudy.errors import CacheError, TrackingError, TrackingUnavailableError, UnknownNameError, without_secrets
+from cnnstudy.errors import TrackingError, TrackingUnavailableError, UnknownNameError, without_secrets
 from cnnstudy.study.lock import DriverLock, read_driver, try_study_lock
 from cnnstudy.study.recovery import (
     FoundStudy,
     Leftovers,
     apply_decisions,
     decide_recovery,
+    find_broken_entries,
     inspect_checkpoints,
     inspect_machine,
     inspect_study,
     tidy_machine,
 )
-from cnnstudy.system.cache import KINDS, cache_folder, entry_folders, is_owned_by_user, try_lock, why_damaged
+from cnnstudy.system.cache import cache_folder, is_owned_by_user, try_lock
 from cnnstudy.system.display import format_size
 from cnnstudy.system.files import find_half_written, remove_half_written
 from cnnstudy.system.output import add_row, plain_table, print_lines, print_table
@@ -54,7 +53,6 @@ from cnnstudy.tracking.registry import Registry
 from cnnstudy.tracking.relocation import Moved, correct_places, corrected_copy, find_moved, local_folder
 from cnnstudy.tracking.spool import Envelope, Spool, find_waiting
 from cnnstudy.tracking.sqlite import sqlite_file
-from cnnstudy.training import checkpoints, shared_epochs
 
 if TYPE_CHECKING:
     from cnnstudy.system.output import Console
@@ -253,42 +251,6 @@ def check_cache() -> Iterator[Finding]:
         yield Finding("cache", f"{folder} is broken: {why}", True, remedy, mendable=own)
     if not broken:
         yield Finding("cache", f"all entries in {cache_folder()} are intact")
-
-
-def find_broken_entries() -> dict[Path, str]:
-    """Return the damaged cache entries, and what is wrong with each."""
-    checks: dict[str, Callable[[Path], str]] = {
-        "weights": _why_weights_are_broken,
-        checkpoints.KIND: checkpoints.broken_reason,
-        shared_epochs.KIND: shared_epochs.broken_reason,
-    }
-    found = {}
-    for kind in KINDS:
-        for folder in entry_folders(kind):
-            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                try:
-                    why = why_damaged(folder, again=True) or (checks[kind](folder) if kind in checks else "")
-                except CacheError as error:
-                    why = str(error)
-                if why:
-                    found[folder] = why
-    return found
-
-
-def _why_weights_are_broken(folder: Path) -> str:
-    try:
-        json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return _describe(error)
-    if not zipfile.is_zipfile(folder / "backbone.npz"):
-        return "backbone.npz is missing or incomplete"
-    return "" if (folder / "model" / "MLmodel").is_file() else "model/MLmodel is missing"
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(error.filename).name} is missing"
-    return f"{type(error).__name__}: {error}"
 
 
 def _open_tracker(uri: str) -> tuple[Tracker | None, list[Finding]]:

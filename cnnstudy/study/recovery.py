@@ -7,26 +7,28 @@ becomes of each leftover; `apply_decisions` carries that out.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from cnnstudy.errors import TrackingError
+from cnnstudy.errors import CacheError, TrackingError
 from cnnstudy.names import Tag
 from cnnstudy.records import INTERRUPTED, STATES
-from cnnstudy.system.cache import entry_folders, find_unfinished, remove_unfinished
+from cnnstudy.system.cache import KINDS, entry_folders, find_unfinished, remove_unfinished, why_damaged
 from cnnstudy.system.scratch import is_abandoned, is_scratch, remove_abandoned, scratch_folders
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.entities import FoundModel, FoundVersion, choose_mlflow_status
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.tracking.registry import Registry
-from cnnstudy.training import checkpoints
+from cnnstudy.training import checkpoints, shared_epochs
 
 #: Whether a study's driver is running; "unknown": it is recorded as a process on another machine.
 DriverState = Literal["gone", "alive", "unknown"]
@@ -315,3 +317,39 @@ def _apply_in_mlflow(decision: Decision, tracker: Tracker) -> None:
         tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted"})
     elif decision.becomes == STOPPED:
         tracker.end_run(decision.key, "failed", {Tag.REASON: "interrupted", Tag.MESSAGE: "its driver was killed"})
+
+
+def find_broken_entries() -> dict[Path, str]:
+    """Return the damaged cache entries, and what is wrong with each."""
+    checks: dict[str, Callable[[Path], str]] = {
+        "weights": _why_weights_are_broken,
+        checkpoints.KIND: checkpoints.broken_reason,
+        shared_epochs.KIND: shared_epochs.broken_reason,
+    }
+    found = {}
+    for kind in KINDS:
+        for folder in entry_folders(kind):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                try:
+                    why = why_damaged(folder, again=True) or (checks[kind](folder) if kind in checks else "")
+                except CacheError as error:
+                    why = str(error)
+                if why:
+                    found[folder] = why
+    return found
+
+
+def _why_weights_are_broken(folder: Path) -> str:
+    try:
+        json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return _describe(error)
+    if not zipfile.is_zipfile(folder / "backbone.npz"):
+        return "backbone.npz is missing or incomplete"
+    return "" if (folder / "model" / "MLmodel").is_file() else "model/MLmodel is missing"
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    return f"{type(error).__name__}: {error}"

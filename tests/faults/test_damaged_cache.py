@@ -15,7 +15,8 @@ from cnnstudy.data.datasets import find
 from cnnstudy.data.images import load_for_training, open_decoded, prepare_images
 from cnnstudy.errors import DataError
 from cnnstudy.records import PreparedImages, Split
-from cnnstudy.study.doctor import check_cache, find_broken_entries
+from cnnstudy.study.doctor import check_cache
+from cnnstudy.study.recovery import find_broken_entries
 from cnnstudy.system import cache
 
 #: Of the README's claim (docs/reliability.md): 300 random damages.

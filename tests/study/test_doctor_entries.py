@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnstudy.study import doctor
+from cnnstudy.study.recovery import find_broken_entries
 from cnnstudy.system import cache
 
 
@@ -44,7 +45,7 @@ def cut(path: Path) -> None:
 def test_whole_entries(images: Path, weights: Path) -> None:
     (images.parent / ".hidden").mkdir()
     (images.parent / "notes.txt").touch()
-    assert doctor.find_broken_entries() == {}
+    assert find_broken_entries() == {}
     (found,) = doctor.check_cache()
     assert not found.trouble
 
@@ -52,22 +53,22 @@ def test_whole_entries(images: Path, weights: Path) -> None:
 def test_broken_images(images: Path) -> None:
     whole = (images / "images.npy").read_bytes()
     cut(images / "images.npy")
-    assert doctor.find_broken_entries() == {images: "images.npy is not what was written"}
+    assert find_broken_entries() == {images: "images.npy is not what was written"}
     (images / "images.npy").unlink()
     (images / "index.json").write_text("{}")
-    assert doctor.find_broken_entries()[images] == "images.npy is missing, index.json is not what was written"
+    assert find_broken_entries()[images] == "images.npy is missing, index.json is not what was written"
     (images / "images.npy").write_bytes(whole)
-    assert doctor.find_broken_entries() == {images: "index.json is not what was written"}
+    assert find_broken_entries() == {images: "index.json is not what was written"}
 
 
 def test_weights_from_before_there_were_seals(weights: Path) -> None:
     (weights / cache.SEAL).unlink()
-    assert doctor.find_broken_entries() == {}
+    assert find_broken_entries() == {}
     (weights / "model" / "MLmodel").unlink()
-    assert doctor.find_broken_entries()[weights] == "model/MLmodel is missing"
+    assert find_broken_entries()[weights] == "model/MLmodel is missing"
     cut(weights / "backbone.npz")
     assert not zipfile.is_zipfile(weights / "backbone.npz")
-    assert doctor.find_broken_entries()[weights] == "backbone.npz is missing or incomplete"
+    assert find_broken_entries()[weights] == "backbone.npz is missing or incomplete"
     (weights / "record.json").unlink()
     (found,) = doctor.check_cache()
     assert found.text == f"{weights} is broken: record.json is missing"

@@ -14,7 +14,7 @@ import pytest
 
 from cnnstudy.architectures import build_network, find
 from cnnstudy.records import BadImage, EpochRecord, Optimizer, Rule, Split, TrialSpec
-from cnnstudy.study.doctor import find_broken_entries
+from cnnstudy.study.recovery import find_broken_entries
 from cnnstudy.system import cache, code_version
 from cnnstudy.system.cache import entry_folder, entry_folders, try_lock
 from cnnstudy.training import checkpoints, features, shared_epochs, transfer, trial, weights
