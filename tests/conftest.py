@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,14 @@ def _same_draws() -> None:
     """Give each test the same random numbers whatever ran before it; Keras draws default seeds from `random`."""
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def hangs_up() -> Iterator[None]:
+    """Processes that a test starts end with their terminal, also if the tests run under nohup, which they inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

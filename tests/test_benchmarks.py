@@ -44,6 +44,7 @@ def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) ->
     of_intervals = {
         "champions",
         "copies",
+        "copies_by_features",
         "coverage",
         "data_laws",
         "intervals",

@@ -36,7 +36,8 @@ def count_images(
         parts = divide_groups(keys, labels, split, groups, given=given)
         lack = _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}))
         if lack:
-            advice = "; if its images are no copies, write `copies: ignore` under `data`" if are_copies else ""
+            is_whole = are_copies and "whole" in lack
+            advice = "; if its images are no copies, write `copies: ignore` under `data`" if is_whole else ""
             raise DataError(f"{lack}{advice}.")
         return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
     parts = split_indices([image.key for image in images], labels, split, given=given)
@@ -102,7 +103,8 @@ def _describe_grouped_lack(
     for label, name in enumerate(classes):
         numbers = {part: len(by_class[label]) for part, by_class in parts.items()}
         if totals[label] < 4:
-            return f"class {name!r} has {_describe_lack(totals[label], {}, False, Split(0, 0, 0))}"
+            lack = _describe_lack(totals[label], {}, False, Split(0, 0, 0))
+            return f"class {name!r} has {lack}. Add images or remove the class"
         if all(numbers.values()):
             continue
         left_out = totals[label] - sum(numbers.values())

@@ -273,7 +273,7 @@ IN_FOLDERS: dict[str, tuple[Callable[[Path], Any], str | list[str]]] = {
         "have the name 'pear/\u00e4.png' once",
     ),
     "empty class": (lambda root: (root / "quince").mkdir(), "no images in {root} for 'quince'"),
-    "class of one image": (_files("quince/9.png"), "class 'quince' has 1 usable images; at least 4"),
+    "class of one image": (_files("quince/9.png"), "class 'quince' has 1 usable image; at least 4 are"),
     "one class": (lambda root: shutil.rmtree(root / "apple"), "holds only one folder, 'pear'"),
     "no class": (lambda root: (shutil.rmtree(root / "apple"), shutil.rmtree(root / "pear")), "holds no folder"),
 }

@@ -195,7 +195,7 @@ def test_a_limited_address_space_is_named(
     code: int, log: str, limit: int | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "address_space_limit", lambda: limit)
-    failed = local._crash_event("alexnet-000", code, log)
+    failed = local._crash_event("alexnet-000", code, log, has_started=True)
     assert failed.reason == reason
     assert ("address space is limited to 3 GB (`ulimit -v`)" in failed.message) == (reason == "oom" and bool(limit))
     # otherwise its retry would keep the batch that does not fit

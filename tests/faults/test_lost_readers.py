@@ -38,6 +38,7 @@ budget: {{trials: {TRIALS}}}
 """
 
 
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("what", ["terminal", "pipe"])
 def test_a_study_is_stopped_and_resumed(what: str, own_places: Path, tracker: Tracker) -> None:
     Path("lost.yaml").write_text(STUDY, encoding="utf-8")

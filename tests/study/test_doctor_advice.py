@@ -263,7 +263,7 @@ def test_an_entry_that_others_could_have_changed_is_not_removed_for_the_user(
     cache.build_entry("images", "a" * 24, lambda folder: (folder / "index.json").write_text("{}"))
     with monkeypatch.context() as patch:
         for module in ("system.cache", "study.doctor"):
-            patch.setattr(f"cnnstudy.{module}.is_owned_by_user", lambda folder: False)
+            patch.setattr(f"cnnstudy.{module}.is_owned_by_user", lambda folder: folder.name != "a" * 24)
         (told,) = troubles(patient.uri)
         assert "belongs to another user" in told.text
         assert "Set CNNSTUDY_CACHE to a folder of your own" in told.text

@@ -87,12 +87,21 @@ def test_without_any_mark_of_the_machine_the_host_must_be_the_same() -> None:
 
 
 def test_how_much_memory_a_process_holds() -> None:
-    before = resident_memory(os.getpid())
-    assert before is not None
-    held = bytearray(b"x" * 2**26)
-    after = resident_memory(os.getpid())
-    assert after is not None
-    assert after - before > 0.9 * len(held)
+    code = "import sys\nprint(flush=True)\nsys.stdin.readline()\nheld = b'x' * 2**26\nprint(flush=True)\nsys.stdin.readline()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = resident_memory(process.pid)
+        assert before is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = resident_memory(process.pid)
+        assert after is not None
+        assert after - before > 0.9 * 2**26
+        process.stdin.write("\n")
     assert resident_memory(2**30) is None
 
 

@@ -125,6 +125,7 @@ def test_a_system_without_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -
         assert server.returncode is not None
 
 
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
 )
