@@ -87,7 +87,8 @@ def test_without_any_mark_of_the_machine_the_host_must_be_the_same() -> None:
 
 
 def test_how_much_memory_a_process_holds() -> None:
-    code = "import sys\nprint(flush=True)\nsys.stdin.readline()\nheld = b'x' * 2**26\nprint(flush=True)\nsys.stdin.readline()"
+    wait = "print(flush=True)\nsys.stdin.readline()\n"
+    code = f"import sys\n{wait}held = b'x' * 2**26\n{wait}"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None
