@@ -34,11 +34,9 @@ def count_images(
     if groups is not None:
         keys = [image.key for image in images]
         parts = divide_groups(keys, labels, split, groups, given=given)
-        lack = _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}))
+        lack = _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}), are_copies)
         if lack:
-            is_whole = are_copies and "whole" in lack
-            advice = "; if its images are no copies, write `copies: ignore` under `data`" if is_whole else ""
-            raise DataError(f"{lack}{advice}.")
+            raise DataError(f"{lack}.")
         return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
     parts = split_indices([image.key for image in images], labels, split, given=given)
     totals, tested = Counter(labels), Counter(image.label for image in images if image.part == "test")
@@ -92,6 +90,7 @@ def _describe_grouped_lack(
     labels: Sequence[int],
     groups: Sequence[int],
     given: bool,
+    are_copies: bool,
 ) -> str:
     """Return what the first class that lacks images in a part has too few of, and what to do; "" if none does.
 
@@ -119,5 +118,7 @@ def _describe_grouped_lack(
             f"the {totals[label]} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
             f"stay{'s' * (number == 1)} whole: too few for training, validation and test, each of which needs one. Add "
             "other images or remove the class"
+            + "; if its images are no copies, write `copies: ignore` under `data`"
+            * are_copies
         )
     return ""
