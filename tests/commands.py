@@ -45,5 +45,5 @@ def answer_of(process: subprocess.Popen[str], started: float, limit: float) -> A
     return Answer(process.returncode, output, errors, time.monotonic() - started)
 
 
-def call(*arguments: str, folder: Path, limit: float = 60, **variables: str) -> Answer:
+def call(*arguments: str, folder: Path, limit: float = 180, **variables: str) -> Answer:
     return answer_of(start(*arguments, folder=folder, **variables), time.monotonic(), limit)
