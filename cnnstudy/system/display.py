@@ -154,11 +154,17 @@ class PlainDisplay(Display):
         write: prints a line.
         reminds: whether to say what is going on when nothing else is printed.
         look: seconds between two looks whether that is so.
+        only_silence: whether to print nothing else than what takes long, as for a command that answers once.
     """
 
-    silent = False
-
-    def __init__(self, write: Callable[[str], None], reminds: bool = True, look: float = LOOK_SECONDS) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        reminds: bool = True,
+        look: float = LOOK_SECONDS,
+        only_silence: bool = False,
+    ) -> None:
+        self.silent = only_silence
         self._print = write
         self._clock = _Clock()
         self._work: dict[str, _Work] = {}  # by trial; "": what is counted while none runs
@@ -178,19 +184,15 @@ class PlainDisplay(Display):
     def __exit__(self, *_: object) -> None:
         self._over.set()  # not waited for: it may write to a pipe that nobody reads
 
-    def longest_silence(self) -> float:
-        """Return after how many seconds without a line one is printed."""
-        return LONGEST_SILENCE
-
     def _remind_always(self) -> None:
         while not self._over.wait(self._look):
             self.remind()
 
     def remind(self) -> None:
-        """Say what is going on, if nothing was printed for as long as `longest_silence`."""
+        """Say what is going on, if nothing was printed for LONGEST_SILENCE seconds, or LONGEST_WAIT in a command that answers once."""
         with self._lock:
             silent = time.monotonic() - self._written
-            if silent < self.longest_silence() or self._over.is_set():
+            if silent < (LONGEST_WAIT if self.silent else LONGEST_SILENCE) or self._over.is_set():
                 return
             trials = [f"{key}  {work}" for key, work in self._work.items() if key]
             lines = trials or [str(self._work[""]) if "" in self._work else "still at work"]
@@ -207,10 +209,13 @@ class PlainDisplay(Display):
             self._work[key] = _Work(text, time.monotonic(), epochs)
 
     def show_message(self, text: str) -> None:
-        self._write(text)
+        if not self.silent:
+            self._write(text)
 
     def count(self, what: str, done: int, total: int) -> None:
         self._note_count(what, done, total)
+        if self.silent:
+            return
         tenth = 10 * done // total if total else 0
         if (what, tenth) != self._last:
             self._last = (what, tenth)
@@ -356,31 +361,11 @@ class LiveDisplay(Display):
         return Group(table, self._bars)
 
 
-class ReminderDisplay(PlainDisplay):
-    """A display for the pipe of a command that answers once: it prints nothing but what takes long."""
-
-    silent = True
-
-    def __init__(self, write: Callable[[str], None], look: float = 1.0) -> None:
-        super().__init__(write, look=look)
-
-    def longest_silence(self) -> float:
-        """Return after how many seconds without a line one is printed."""
-        return LONGEST_WAIT
-
-    def show_message(self, text: str) -> None:
-        """Print nothing: messages are for those who wait."""
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """Note what is going on."""
-        self._note_count(what, done, total)
-
-
 def watch_command(console: Console) -> Display:
     """Return the display of a command that answers once."""
     if console.is_terminal:
         return LiveDisplay(console)
-    return ReminderDisplay(lambda text: print_message(console, text))
+    return PlainDisplay(lambda text: print_message(console, text), look=1.0, only_silence=True)
 
 
 def choose_display(console: Console, quiet: bool, reminds: bool = True) -> Display:

@@ -17,7 +17,6 @@ from cnnstudy.system.display import (
     Display,
     LiveDisplay,
     PlainDisplay,
-    ReminderDisplay,
     choose_display,
     format_duration,
     format_metrics,
@@ -136,7 +135,7 @@ def test_a_pipe_is_told_what_goes_on(clock: Clock) -> None:
 
 def test_a_command_that_answers_once_prints_only_what_takes_long(clock: Clock) -> None:
     lines: list[str] = []
-    display = ReminderDisplay(lines.append)
+    display = PlainDisplay(lines.append, only_silence=True)
     display.show_message("reading")
     display.count("decoding", 1, 100)
     clock.now += 8
@@ -146,7 +145,8 @@ def test_a_command_that_answers_once_prints_only_what_takes_long(clock: Clock) -
     clock.now += 1
     display.remind()
     assert lines == ["decoding: 50 of 100, for 9 s"]
-    assert isinstance(watch_command(Console(file=io.StringIO(), force_terminal=False)), ReminderDisplay)
+    piped = watch_command(Console(file=io.StringIO(), force_terminal=False))
+    assert isinstance(piped, PlainDisplay) and piped.silent
     assert isinstance(watch_command(Console(file=io.StringIO(), force_terminal=True)), LiveDisplay)
 
 

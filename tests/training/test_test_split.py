@@ -40,7 +40,7 @@ def test_only_confirm_asks_for_the_test_split() -> None:
     assert users_of(r"\bconfirm\(\s*resources") == {"study/confirmation.py", "study/run.py"}
     assert users_of(r"count_held_out|rank_for_split") == {
         "training/test_split.py",
-        "data/images.py",  # how many they are
+        "data/part_counts.py",  # how many they are
         "data/splits.py",  # to leave them out
     }
 
