@@ -189,7 +189,7 @@ class PlainDisplay(Display):
             self.remind()
 
     def remind(self) -> None:
-        """Say what is going on, if nothing was printed for LONGEST_SILENCE seconds, or LONGEST_WAIT in a command that answers once."""
+        """Say what is going on, if nothing was printed for LONGEST_SILENCE or, `only_silence`, LONGEST_WAIT seconds."""
         with self._lock:
             silent = time.monotonic() - self._written
             if silent < (LONGEST_WAIT if self.silent else LONGEST_SILENCE) or self._over.is_set():

@@ -146,7 +146,8 @@ def test_a_command_that_answers_once_prints_only_what_takes_long(clock: Clock) -
     display.remind()
     assert lines == ["decoding: 50 of 100, for 9 s"]
     piped = watch_command(Console(file=io.StringIO(), force_terminal=False))
-    assert isinstance(piped, PlainDisplay) and piped.silent
+    assert isinstance(piped, PlainDisplay)
+    assert piped.silent
     assert isinstance(watch_command(Console(file=io.StringIO(), force_terminal=True)), LiveDisplay)
 
 
