@@ -205,24 +205,24 @@ class Recorder:
         self.outbox.delivery.raise_if_disk_full()
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
-        """Write summary and per-class metrics, plots, tables and the model; the final state comes last."""
+        """Write plots, tables, the model, and summary and per-class metrics; the final state comes last."""
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
         metrics = {
-            **({} if has_model else best),  # with a model they are logged together with it, for both
+            **({} if has_model else best),  # with a model they are logged for both
             Metric.TOTAL_SECONDS: result.seconds,
             Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
             Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
             **result.final,
             **class_metric_names(per_class),
         }
-        self.outbox.write(run_id, LogMetrics(metrics, result.epochs))
         with scratch_folder() as folder:
             _write_trial_files(folder, recording, result, per_class)
             self.outbox.write(run_id, LogFiles(folder))
+        end = EndRun(result.state, _result_tags(recording, result), metrics, result.epochs)
         if has_model:
             model = Path(result.files["model"])
             about = {
@@ -230,8 +230,9 @@ class Recorder:
                 Tag.TRIAL: spec.key,
                 Tag.MODEL_HASH: model_files.hash_keras_file(model) or "",
             }
-            self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about))
-        self.outbox.write(run_id, EndRun(result.state, _result_tags(recording, result)))
+            self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about, end))
+        else:
+            self.outbox.write(run_id, end)
         self.outbox.delivery.raise_if_disk_full()
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:

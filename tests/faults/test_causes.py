@@ -8,8 +8,10 @@ import io
 import json
 import os
 import queue
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from cnnstudy.data.image_tree import read_tree
 from cnnstudy.errors import CacheError, DataError, DiskFullError, EnvironmentTrouble
 from cnnstudy.execution import Failed, Workers, local
 from cnnstudy.execution.worker import Worker
+from cnnstudy.study.failures import FailureCounter
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
 from cnnstudy.system.display import SilentDisplay
@@ -195,11 +198,34 @@ def test_a_limited_address_space_is_named(
     code: int, log: str, limit: int | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "address_space_limit", lambda: limit)
+    monkeypatch.setattr(local, "count_memory_kills", lambda: None)
     failed = local._crash_event("alexnet-000", code, log, has_started=True)
     assert failed.reason == reason
     assert ("address space is limited to 3 GB (`ulimit -v`)" in failed.message) == (reason == "oom" and bool(limit))
     # otherwise its retry would keep the batch that does not fit
     assert ("killed by signal" in failed.message) == (not limit and code < 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason", "said", "halves"),
+    [
+        (3, 3, "environment", "killed by signal 9, by a program or person: the system has ended no process", False),
+        (3, 4, "oom", r"the system ended the worker process \(signal 9\) for lack of memory", True),
+        (None, None, "oom", "killed by signal 9, perhaps for lack of memory", False),
+    ],
+)
+def test_who_killed_a_worker_is_told_apart(
+    before: int | None, now: int | None, reason: str, said: str, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "address_space_limit", lambda: None)
+    monkeypatch.setattr(local, "count_memory_kills", lambda: now)
+    failed = local._crash_event("alexnet-000", -9, "", True, before)
+    assert failed.reason == reason
+    assert re.search(said, failed.message)
+    counter = FailureCounter(Counter(), 3)
+    assert counter.take_retry(failed)
+    assert counter.next_attempt("alexnet-000") == (1 if reason == "environment" else 2)
+    assert (counter.micro_batch("alexnet-000", 32) == 16) == halves
 
 
 # ---- rights
