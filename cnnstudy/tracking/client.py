@@ -52,7 +52,7 @@ from cnnstudy.tracking.operations import (
     StartRun,
     current_time,
 )
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer, is_server
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
@@ -128,6 +128,7 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._analyzed = False
+        self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
         path = sqlite_file(uri)
         if path is not None and path.is_dir():  # MLflow would retry for minutes
@@ -267,7 +268,7 @@ class Tracker:
     # ---- runs
 
     def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
-        """Return the experiment's runs that cnnstudy created, oldest first.
+        """Return the experiment's runs that cnnstudy created, oldest first; tell once of those whose kind was edited.
 
         Args:
             where: a filter in MLflow's search syntax; "" for all runs.
@@ -275,6 +276,11 @@ class Tracker:
         search, order = self._client.search_runs, ["start_time ASC"]
         with self._translate_errors():
             found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+        for run in found:
+            left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
+            if left_out and run.info.run_id not in self._left_out:
+                self._left_out.add(run.info.run_id)
+                print_note(left_out)
         return [to_recorded_run(run) for run in found if Tag.KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
