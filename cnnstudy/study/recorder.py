@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import describe_levels, title_factors
-from cnnstudy.errors import TrackingUnavailableError
+from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
-from cnnstudy.records import INTERRUPTED, EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
     Decision,
@@ -241,14 +241,12 @@ class Recorder:
         Args:
             again: the trial is retried; this run does not count.
         """
-        with scratch_folder() as folder:
-            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
-            write_spec(folder, recording.spec)
-            if recording.epochs:
-                from cnnstudy.analysis.trial_plots import draw_curves
-
-                draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
-            self.outbox.write(recording.run_id, LogFiles(folder))
+        try:
+            self._log_failure(recording, failed)
+        except (OSError, EnvironmentTrouble):
+            if failed.reason not in OUTSIDE_REASONS:
+                raise
+            # the cause may be a full disk, which leaves no room for files either
         tags = {
             Tag.REASON: failed.reason,
             Tag.MESSAGE: failed.message.split("\n")[0],
@@ -260,6 +258,16 @@ class Recorder:
             tags[Tag.RETRIED] = "true"
         self.outbox.write(recording.run_id, EndRun("failed", tags))
         self.outbox.delivery.raise_if_disk_full()
+
+    def _log_failure(self, recording: TrialRecording, failed: Failed) -> None:
+        with scratch_folder() as folder:
+            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
+            write_spec(folder, recording.spec)
+            if recording.epochs:
+                from cnnstudy.analysis.trial_plots import draw_curves
+
+                draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
+            self.outbox.write(recording.run_id, LogFiles(folder))
 
     def recover_interrupted(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
         """Mark trials that were stopped from outside as interrupted, and remove what they left; not the study's run.

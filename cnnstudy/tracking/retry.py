@@ -63,6 +63,8 @@ _PERMANENT_ERRNO = {
 _REFUSED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 #: MLflow's codes for them.
 _REFUSED_CODES = dict(zip(("UNAUTHENTICATED", "PERMISSION_DENIED"), _REFUSED, strict=True))
+#: A line that SQLAlchemy puts before what the database says.
+_NO_CAUSE = "(raised as a result of "
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
 
@@ -239,7 +241,8 @@ def _status_in(text: str) -> int | None:
 
 def describe_error(error: BaseException, uri: str) -> str:
     """Return what an error of MLflow means to the user: a missing login or right, no connection, else its own words."""
-    text, where = without_secrets(str(error)).split("\n")[0], without_secrets(uri)
+    lines = [line for line in without_secrets(str(error)).split("\n") if not line.startswith(_NO_CAUSE)]
+    text, where = lines[0] if lines else "", without_secrets(uri)
     status = next((found for cause in _causes(error) if (found := _status_of(cause)) in _REFUSED), None)
     if is_server(uri) and status is not None:
         return _describe_refusal(status, text, uri)

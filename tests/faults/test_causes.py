@@ -27,6 +27,7 @@ from cnnstudy.data.image_tree import read_tree
 from cnnstudy.errors import CacheError, DataError, DiskFullError, EnvironmentTrouble
 from cnnstudy.execution import Failed, Workers, local
 from cnnstudy.execution.worker import Worker
+from cnnstudy.study import recorder
 from cnnstudy.study.failures import FailureCounter
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
@@ -166,17 +167,30 @@ def test_a_full_disk_stops_the_study_at_its_first_trial(
     """No other trial could do better; each runs once there is room."""
     leave_out_pictures(monkeypatch)
     (own_places / "fake.yaml").write_text(FILE)
-    failure = Failed("alexnet-000", "crash", "a disk has no room left", "Traceback", error="DiskFullError")
+    said = "a disk has no room left"
+    failure = Failed("alexnet-000", "crash", said, "Traceback", error="DiskFullError")
+
+    @contextlib.contextmanager
+    def no_room() -> Iterator[Path]:
+        raise DiskFullError("no room for the traceback either")
+        yield Path()
 
     def run(failures: dict[str, Failed]) -> tuple[int, int]:
         workers = Workers(lambda folder: FakeExecutor(folder, failures=failures))
         outcome = run_study(load_study("fake.yaml"), tracker, workers, SilentDisplay())
         return outcome.finished, outcome.failed
 
-    with pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
+    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
+        patch.setattr(recorder, "scratch_folder", no_room)
         run({"alexnet-000": failure})
     runs = tracker.runs(tracker.study("fake").experiment_id)
-    assert [(run.trial, run.reason) for run in runs if run.kind == "trial"] == [("alexnet-000", "interrupted")]
+    (failed,) = [run for run in runs if run.kind == "trial"]
+    assert (failed.trial, failed.status, failed.reason, failed.message) == (
+        "alexnet-000",
+        "FAILED",
+        "environment",
+        said,
+    )
     assert run({}) == (2, 0)
 
 
