@@ -152,6 +152,9 @@ class Driver:
             self.display.show_message(f"{event.key}  {result.checkpoint_note}")
         if result.micro_batch or result.evaluation_batch:
             self.display.show_message(f"{event.key}  {describe_memory_limits(result)}")
+        if result.shared_epochs:
+            shared = f"{result.shared_epochs} of its {result.epochs} epochs shared with another trial"
+            self.display.show_message(f"{event.key}  {shared}")
         self.display.end_trial(event.key, _describe_result(result))
 
     def _record(self, recording: TrialRecording, result: TrialResult) -> None:
@@ -195,12 +198,10 @@ class Driver:
 
 
 def _describe_result(result: TrialResult) -> str:
-    shared = result.shared_epochs
-    text = (
+    return (
         f"{result.state}, {describe_accuracies(result.verdict_counts, result.summary)} at epoch {result.best_epoch}: "
         f"{result.verdict}"
     )
-    return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 
 
 def describe_memory_limits(result: TrialResult) -> str:

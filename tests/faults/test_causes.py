@@ -180,9 +180,10 @@ def test_a_full_disk_stops_the_study_at_its_first_trial(
         outcome = run_study(load_study("fake.yaml"), tracker, workers, SilentDisplay())
         return outcome.finished, outcome.failed
 
-    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
+    with monkeypatch.context() as patch:
         patch.setattr(recorder, "scratch_folder", no_room)
-        run({"alexnet-000": failure})
+        with pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
+            run({"alexnet-000": failure})
     runs = tracker.runs(tracker.study("fake").experiment_id)
     (failed,) = [run for run in runs if run.kind == "trial"]
     assert (failed.trial, failed.status, failed.reason, failed.message) == (
