@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -282,7 +283,18 @@ def _parse_event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])
-    return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
+    if kind == "failed":
+        return _with_memory_limit(Failed(**message))
+    return {"alive": Alive, "progress": Progress, "done": Done}[kind](**message)
+
+
+def _with_memory_limit(failed: Failed) -> Failed:
+    """Return the failure with what limits the memory, if none was left, and without TensorFlow's internal names."""
+    text, *rest = re.sub(r"\{\{[^{}]*\}\} ?", "", failed.message).split("\n")
+    limit = address_space_limit() if failed.reason == "oom" else None
+    if limit is not None:
+        text += f"; the worker's address space is limited to {format_size(limit)} (`ulimit -v`)"
+    return dataclasses.replace(failed, message="\n".join([text, *rest]))
 
 
 def _crash_event(key: str, code: int, log: str, has_started: bool, memory_kills: int | None = None) -> Failed:

@@ -222,6 +222,29 @@ def test_a_limited_address_space_is_named(
 
 
 @pytest.mark.parametrize(
+    ("reason", "limit", "said"),
+    [
+        (
+            "oom",
+            2_000_000_000,
+            "OOM in a tensor; the worker's address space is limited to 2 GB (`ulimit -v`)\nat length",
+        ),
+        ("oom", None, "OOM in a tensor\nat length"),
+        ("crash", 2_000_000_000, "OOM in a tensor\nat length"),
+    ],
+)
+def test_a_worker_without_memory_names_the_limit(
+    reason: str, limit: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "address_space_limit", lambda: limit)
+    message = "{{function_node __wrapped__AddV2_device_/job:localhost}} OOM in a tensor\nat length"
+    told = {"key": "a", "reason": reason, "message": message, "traceback": ""}
+    event = local._parse_event({"kind": "failed", **told})
+    assert isinstance(event, Failed)
+    assert event.message == said
+
+
+@pytest.mark.parametrize(
     ("before", "now", "reason", "said", "halves"),
     [
         (3, 3, "environment", "killed by signal 9, by a program or person: the system has ended no process", False),
