@@ -31,7 +31,7 @@ from cnnstudy.system.files import escape_formula
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun, LogFiles, LogMetrics, LogModel, SetTags, StartRun
-from cnnstudy.tracking.outbox import Outbox
+from cnnstudy.tracking.outbox import Outbox, adopt_records
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, split_into_tags
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import remove_abandoned_files
@@ -331,6 +331,7 @@ def open_recorder(
         DiskFullError: there is no room for a record that may have to wait.
     """
     with contextlib.closing(Outbox(tracker, study, say, retry_policy, check)) as outbox:
+        outbox.delivery.read(lambda: adopt_records(tracker, study, say))
         outbox.delivery.send_stored()
         remove_abandoned_files()
         yield Recorder(tracker, study, check, outbox)

@@ -33,7 +33,8 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedStudy, tag_filter
 from cnnstudy.tracking.retry import RetryPolicy
-from cnnstudy.tracking.spool import Envelope, Spool, spool_folder_for
+from cnnstudy.tracking.spool import Envelope, Spool, list_waiting, spool_folder_for
+from cnnstudy.tracking.sqlite import sqlite_file
 
 _TOKEN_PREFIX = "token-"
 #: Kinds of runs of which only one counts for each trial.
@@ -240,6 +241,26 @@ def _operation_in(envelope: Envelope) -> Operation:
         raise TrackingError(
             f"this version can't read a record of {envelope.what!r} ({error}); another version stored it for MLflow."
         ) from error
+
+
+def adopt_records(tracker: Tracker, study: RecordedStudy, say: Callable[[str], None]) -> None:
+    """Take over the study's records that wait for a database file that is gone, if this is that file, renamed.
+
+    Raises:
+        TrackingError: a record can't be read, or MLflow is unavailable.
+    """
+    if sqlite_file(tracker.uri) is None:
+        return
+    own = Spool(study.name, tracker.uri)
+    for waiting in list_waiting():
+        file = sqlite_file(waiting.tracking)
+        if waiting.study != study.name or waiting.folder == own.folder or file is None or file.exists():
+            continue
+        other = Spool(waiting.study, waiting.tracking)
+        runs = {envelope.run for envelope in other.load() if not envelope.run.startswith(_TOKEN_PREFIX)}
+        if any(not tracker.describe_lost_run(run) for run in runs):
+            say(f"{waiting.records} records waited for {file}, which is gone and whose runs are in this database")
+            own.take_over(other)
 
 
 def find_lost_records(spool: Spool, tracker: Tracker | None) -> list[Envelope]:
