@@ -11,8 +11,10 @@ import cnnstudy
 from cnnstudy.config.factors import format_given
 from cnnstudy.errors import ConfigError, nearest_name
 
-#: The study files that come with cnnstudy, if it runs from a checkout.
-SHIPPED_STUDIES = Path(cnnstudy.__file__).parent.parent / "experiments"
+_PACKAGE = Path(cnnstudy.__file__).parent
+#: The study files that come with cnnstudy: in the package that was installed, or in the checkout that it runs from.
+SHIPPED_STUDIES = (_PACKAGE if (_PACKAGE / "experiments").is_dir() else _PACKAGE.parent) / "experiments"
+#: The user's own come first.
 _STUDY_FOLDERS = (Path("experiments"), SHIPPED_STUDIES)
 
 
