@@ -25,8 +25,8 @@ from typer.core import TyperGroup
 
 import cnnstudy
 from cnnstudy.cli import data, maintenance, models, results, run
-from cnnstudy.cli.options import INTERRUPTED, UNEXPECTED
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, printable_lines
+from cnnstudy.cli.options import UNEXPECTED
+from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
 from cnnstudy.system.processes import terminate_as_interrupt
 
@@ -91,7 +91,7 @@ def main() -> None:
         with terminate_as_interrupt(), output.guard_streams():
             code = _run_command()
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 

@@ -114,10 +114,11 @@ class Part:
         """Return the probability to find so high an accuracy as this (`above`), or so low, if that is the true one.
 
         Right images are binomial in each class. The tail of a plain accuracy is at most that of one binomial count,
-        however recalls differ between classes (Hoeffding 1956). That of a balanced accuracy depends on the recalls: the
-        likeliest ones with this mean are taken, after _PRIOR more images in each class of which this share is right.
+        however recalls differ between classes (Hoeffding 1956). That of a balanced accuracy depends on the recalls. The
+        larger of two is taken: of equal recalls, and of the likeliest ones with this mean, after _PRIOR more images in
+        each class of which this share is right. The likeliest ones alone make the tail of small classes too small.
         """
-        from scipy.special import betainc, ndtr
+        from scipy.special import betainc
 
         right = self.right if above else self.images - self.right
         found, expected = (self.accuracy, accuracy) if above else (1 - self.accuracy, 1 - accuracy)
@@ -127,11 +128,9 @@ class Part:
             return float(betainc(right.sum(), (self.images - right).sum() + 1, expected))
         if expected <= 0:
             return 0.0
-        recalls = _likeliest_recalls(right + _PRIOR * expected, self.images + _PRIOR, expected)
-        if len(recalls) <= _EXACT_CLASSES:
-            return _tail_of_recalls(right, self.images, recalls)
-        error = math.sqrt((recalls * (1 - recalls) / self.images).sum()) / len(recalls)
-        return float(ndtr((expected - found) / error)) if error > 0 else 0.0
+        likeliest = _likeliest_recalls(right + _PRIOR * expected, self.images + _PRIOR, expected)
+        equal = np.full(len(right), expected)
+        return max(_tail_of_recalls(right, self.images, recalls) for recalls in (likeliest, equal))
 
     def limit(self, level: float, upper: bool) -> float:
         """Return the accuracy's one-sided confidence limit, where `tail` is `level`; of all images the accuracy itself.
@@ -320,10 +319,14 @@ def _likeliest_recalls(right: np.ndarray, images: np.ndarray, mean: float) -> np
 def _tail_of_recalls(right: np.ndarray, images: np.ndarray, recalls: np.ndarray) -> float:
     """Return the probability that shares of right images, binomial with these recalls, add up to at least those found.
 
-    Shares are rounded up to a grid, so that the probability is not too low.
+    Up to _EXACT_CLASSES classes, shares are rounded up to a grid, so that the probability is not too low; above, their
+    sum is taken as normal.
     """
-    from scipy.special import gammaln, xlog1py, xlogy
+    from scipy.special import gammaln, ndtr, xlog1py, xlogy
 
+    if len(recalls) > _EXACT_CLASSES:
+        error = math.sqrt((recalls * (1 - recalls) / images).sum()) / len(recalls)
+        return float(ndtr((recalls.mean() - (right / images).mean()) / error)) if error > 0 else 0.0
     length = 1 << math.ceil(math.log2(len(recalls) * (_GRID + 1)))
     spectrum = np.ones(length // 2 + 1, complex)
     for count, recall in zip(images, recalls, strict=True):
