@@ -30,9 +30,19 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.client import Tracker
 
 
+def _complete_study(incomplete: str) -> list[str]:
+    """Return the names of studies that begin so, for the shell."""
+    from cnnstudy.config.find import list_studies
+
+    return [name for name in list_studies() if name.startswith(incomplete)]
+
+
 def run_study(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+        str,
+        typer.Argument(
+            metavar="[STUDY]", help="A study file, or the name of one in experiments/.", autocompletion=_complete_study
+        ),
     ] = "quickstart",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
