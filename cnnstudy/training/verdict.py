@@ -249,7 +249,7 @@ def _describe(train: Part, validation: Part) -> str:
 
 
 def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """Return the accuracies that a verdict compares, and the gap between them.
+    """Return the accuracies that a verdict compares, and the gap between them in points, in few words.
 
     Args:
         counts: what `judge` takes, by name; {} if a trial has none.
@@ -257,13 +257,10 @@ def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float])
     """
     if counts:
         train, validation = make_parts(Counts(**counts))
-        values, kind = (train.accuracy, validation.accuracy), _kind(train)
+        values, kind = (train.accuracy, validation.accuracy), "balanced " if train.balanced else ""
     else:
         values, kind = (metrics[Metric.TRAIN_ACCURACY], metrics[Metric.VAL_ACCURACY]), ""
-    return (
-        f"{kind}train {100 * values[0]:.1f} %, validation {100 * values[1]:.1f} %, gap "
-        f"{100 * (values[0] - values[1]):+.1f} points"
-    )
+    return f"{kind}train {100 * values[0]:.1f} %, val {100 * values[1]:.1f} %, gap {100 * (values[0] - values[1]):+.1f}"
 
 
 def _kind(part: Part) -> str:
