@@ -57,7 +57,7 @@ app = typer.Typer(
     name="cnnstudy",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find out why a convolutional network overfits. A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
@@ -80,6 +80,7 @@ for _command in (
     results.ui,
     models.describe,
     maintenance.doctor,
+    maintenance.schema,
 ):
     app.command()(_command)
 app.add_typer(maintenance.cache, name="cache")
