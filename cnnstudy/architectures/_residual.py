@@ -10,6 +10,7 @@ Layers are named `conv4_block2_conv1`, after the paper's stages conv1 to conv5.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,19 +55,25 @@ def bottleneck_branch(x: keras.KerasTensor, filters: int, stride: int, name: str
     return convolve(x, 4 * filters, 1, 1, name, "3")
 
 
-def _block(x: keras.KerasTensor, branch: Branch, filters: int, stride: int, name: str) -> keras.KerasTensor:
+#: The kinds of blocks: the branch, and how many filters its last convolution has of its first one's.
+BASIC: tuple[Branch, int] = (basic_branch, 1)
+BOTTLENECK: tuple[Branch, int] = (bottleneck_branch, 4)
+
+
+def _block(x: keras.KerasTensor, kind: tuple[Branch, int], filters: int, stride: int, name: str) -> keras.KerasTensor:
     """Add a branch and its shortcut, which has a 1x1 convolution where the shape changes."""
     from keras import layers
 
+    branch, wider = kind
     added = branch(x, filters, stride, name)
     if added.shape != x.shape:
-        x = convolve(x, added.shape[-1], 1, stride, f"{name}_shortcut")
+        x = convolve(x, wider * filters, 1, stride, f"{name}_shortcut")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([added, x]))
 
 
 def _build(
     table: Sequence[tuple[str, int, int, int]],
-    branch: Branch,
+    kind: tuple[Branch, int],
     image_size: int,
     classes: int,
     dropout: float,
@@ -86,11 +93,24 @@ def _build(
     x = layers.MaxPooling2D(3, 2, name="conv2_pool")(x)  # [b, 56, 56, 64]
     for stage, filters, blocks, stride in table:
         for number in range(1, blocks + 1):
-            x = _block(x, branch, filters, stride if number == 1 else 1, f"{stage}_block{number}")
+            x = _block(x, kind, filters, stride if number == 1 else 1, f"{stage}_block{number}")
     return Outputs(inputs, pooled_head(x, dropout, classes))
 
 
-def residual_network(name: str, title: str, table: Sequence[tuple[str, int, int, int]], branch: Branch) -> Architecture:
+def torchvision_name(layer: str) -> str:
+    """Return the name in torchvision of one of our layers: `layer3.1.conv1` of `conv4_block2_conv1`."""
+    if match := re.fullmatch(r"conv1_(conv|norm)", layer):
+        return {"conv": "conv1", "norm": "bn1"}[match[1]]
+    match = re.fullmatch(r"conv(\d)_block(\d+)_(shortcut_)?(conv|norm)(\d?)", layer)
+    assert match is not None, layer
+    stage, number, shortcut, kind, place = match.groups()
+    of_shortcut, of_branch = {"conv": ("downsample.0", "conv"), "norm": ("downsample.1", "bn")}[kind]
+    return f"layer{int(stage) - 1}.{int(number) - 1}.{of_shortcut if shortcut else of_branch + place}"
+
+
+def residual_network(
+    name: str, title: str, table: Sequence[tuple[str, int, int, int]], kind: tuple[Branch, int]
+) -> Architecture:
     """Return the network of a table: (stage, filters, blocks, stride of the first block)."""
     return Architecture(
         name=name,
@@ -100,6 +120,7 @@ def residual_network(name: str, title: str, table: Sequence[tuple[str, int, int,
         preprocessing="(RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
         defaults={"dropout": 0.0, "learning_rate": 1e-3},
         cut_points={"last-block": ("conv5",)},
-        build=functools.partial(_build, table, branch),
+        build=functools.partial(_build, table, kind),
         has_batch_norm=True,
+        torchvision_name=torchvision_name,
     )

@@ -5,7 +5,7 @@ Source: He et al., Deep Residual Learning for Image Recognition (CVPR 2016), tab
 
 from __future__ import annotations
 
-from cnnstudy.architectures._residual import basic_branch, residual_network
+from cnnstudy.architectures._residual import BASIC, residual_network
 
 #: (stage, filters, blocks, stride of the first block)   output at 224 pixels
 TABLE = (
@@ -15,4 +15,4 @@ TABLE = (
     ("conv5", 512, 2, 2),  # [b, 7, 7, 512]
 )
 
-ARCHITECTURE = residual_network("resnet18", "ResNet 18", TABLE, basic_branch)
+ARCHITECTURE = residual_network("resnet18", "ResNet 18", TABLE, BASIC)

@@ -6,7 +6,7 @@ stride in a block's first 1x1 convolution, as keras.applications (`keras:ResNet5
 
 from __future__ import annotations
 
-from cnnstudy.architectures._residual import bottleneck_branch, residual_network
+from cnnstudy.architectures._residual import BOTTLENECK, residual_network
 
 #: (stage, filters of a block's first two convolutions, blocks, stride of the first block)   output at 224 pixels
 TABLE = (
@@ -16,4 +16,4 @@ TABLE = (
     ("conv5", 512, 3, 2),  # [b, 7, 7, 2048]
 )
 
-ARCHITECTURE = residual_network("resnet50", "ResNet 50", TABLE, bottleneck_branch)
+ARCHITECTURE = residual_network("resnet50", "ResNet 50", TABLE, BOTTLENECK)
