@@ -10,6 +10,8 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.yaml_text import KEYS_OF_NAMES
 from cnnstudy.data import datasets
 
+#: Names of networks that no file of the package defines.
+_PREFIXED = f"^({'|'.join(architectures.PREFIXES)})."
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -23,7 +25,7 @@ def make_schema() -> dict[str, Any]:
     del definitions["DataOptions"]
     definitions["data"] = {"anyOf": [_describe_data_set(name, definitions) for name in datasets.names()]}
     properties["data"] = definitions["Weights"]["properties"]["data"] = {"$ref": "#/$defs/data"}
-    properties["architectures"]["items"] = {"enum": architectures.names()}
+    properties["architectures"]["items"] = {"anyOf": [{"enum": architectures.names()}, {"pattern": _PREFIXED}]}
     definitions |= {_levels_of(factor): _describe_levels(factor) for factor in FACTORS.values()}
     properties["factors"] |= {
         "properties": {name: _describe_factor(factor) for name, factor in FACTORS.items()},
@@ -66,10 +68,15 @@ def _describe_levels(factor: Factor) -> dict[str, Any]:
 def _describe_factor(factor: Factor) -> dict[str, Any]:
     """Return the schema of a factor: levels for all networks, or for each."""
     levels = {"$ref": f"#/$defs/{_levels_of(factor)}"}
-    by_network = dict.fromkeys(architectures.names(), levels)
+    by_network = {
+        "type": "object",
+        "properties": dict.fromkeys(architectures.names(), levels),
+        "patternProperties": {_PREFIXED: levels},
+        "additionalProperties": False,
+    }
     return {
         "description": factor.label + ("" if factor.active_where == "always" else f"; {factor.active_where}"),
-        "anyOf": [levels, {"type": "object", "properties": by_network, "additionalProperties": False}],
+        "anyOf": [levels, by_network],
     }
 
 

@@ -21,7 +21,7 @@ from cnnstudy.names import (
     crossed_name,
     last_name,
 )
-from cnnstudy.records import INTERRUPTED, STATES, Level, Rule
+from cnnstudy.records import INTERRUPTED, STATES, Level, Rule, plain_name
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
 Value = TypeVar("Value")
@@ -322,7 +322,7 @@ def _mark_damaged(run: RecordedRun) -> RecordedRun:
     wrong = [f"{name} is {value:g}" for name, value in values.items() if not 0 <= value <= 1]
     if run.verdict:
         wrong += [f"{name} is missing" for name in names[: len(ACCURACIES)] if name not in values]
-    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{run.architecture}-"):
+    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{plain_name(run.architecture)}-"):
         wrong.append(f"{Tag.TRIAL} is {run.trial!r} and {Tag.ARCHITECTURE} {run.architecture!r}")
     if not wrong:
         return run

@@ -41,6 +41,13 @@ def problems(text: str) -> list[str]:
     return [error.message for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(read(text))]
 
 
+def test_networks_of_keras_applications_are_accepted() -> None:
+    assert (
+        problems(STUDY.replace("vgg16", "keras:MobileNetV2").replace("keras:MobileNetV2:", '"keras:MobileNetV2":'))
+        == []
+    )
+
+
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
