@@ -70,6 +70,8 @@ class Architecture:
     has_auxiliary_heads: bool = False
     has_batch_norm: bool = False  # in the backbone
     imagenet: ImageNetWeights | None = None
+    #: torchvision's name of a layer, if its weights fit: the network and its preprocessing are the same.
+    torchvision_name: Callable[[str], str] | None = field(default=None, repr=False)
 
     def check_size(self, image_size: int) -> None:
         """Check the image size, in pixels.
