@@ -12,7 +12,8 @@ from typer.main import get_command
 
 from cnnstudy import architectures, cli
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.config.load import SHIPPED_STUDIES, load_study
+from cnnstudy.config.find import SHIPPED_STUDIES
+from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import Confirm, Objective, StudyConfig, Training, Weights
 from cnnstudy.config.strategies import STRATEGY_KINDS
 from cnnstudy.data import datasets

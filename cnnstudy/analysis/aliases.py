@@ -26,9 +26,13 @@ Estimator = Callable[[np.ndarray], np.ndarray]
 
 
 def cell_codes(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> np.ndarray:
-    """Return the index of each trial's level of each factor, [trials, factors]; -1 where a factor is not active."""
-    listed = {name: levels for name, levels in varied.items() if isinstance(levels, Choices)}
-    return np.column_stack([level_indices(frame[name], levels.values) for name, levels in listed.items()])
+    """Return the index of each trial's level of each listed factor, [trials, factors]; -1 where it is not active."""
+    return np.column_stack([level_indices(frame[name], one.values) for name, one in list_choices(varied).items()])
+
+
+def list_choices(varied: Mapping[str, Levels]) -> dict[str, Choices]:
+    """Return the factors that have a list of levels, without those that have a range."""
+    return {name: levels for name, levels in varied.items() if isinstance(levels, Choices)}
 
 
 def count_complete(codes: np.ndarray) -> int:
@@ -77,7 +81,7 @@ def find_aliases(
 
 def _interaction_columns(frame: pd.DataFrame, varied: Mapping[str, Levels]) -> tuple[list[tuple[str, str]], np.ndarray]:
     """Return the factors of each interaction column, and the columns [trials, columns]."""
-    codes, names = cell_codes(frame, varied), list(varied)
+    codes, names = cell_codes(frame, varied), list(list_choices(varied))
     coded = [_deviations(column) for column in codes.T]
     pairs, columns = [], []
     for one, two in itertools.combinations(range(len(names)), 2):

@@ -26,8 +26,8 @@ from typer.core import TyperGroup
 
 import cnnstudy
 from cnnstudy.cli import data, maintenance, models, results, run, weights
-from cnnstudy.cli.options import INTERRUPTED, UNEXPECTED
-from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, printable_lines
+from cnnstudy.cli.options import UNEXPECTED
+from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
 from cnnstudy.system.processes import terminate_as_interrupt
 
@@ -58,7 +58,7 @@ app = typer.Typer(
     name="cnnstudy",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find out why a convolutional network overfits. A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
@@ -81,6 +81,7 @@ for _command in (
     results.ui,
     models.describe,
     maintenance.doctor,
+    maintenance.schema,
 ):
     app.command()(_command)
 app.add_typer(weights.weights, name="weights")
@@ -93,7 +94,7 @@ def main() -> None:
         with terminate_as_interrupt(), output.guard_streams():
             code = _run_command()
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 

@@ -109,7 +109,8 @@ def _find_source(
         InputError: the path does not exist, or is neither images nor a study; an option does not fit it.
         ConfigError: the study file can't be used.
     """
-    from cnnstudy.config.load import list_studies, load_study
+    from cnnstudy.config.find import list_studies
+    from cnnstudy.config.load import load_study
     from cnnstudy.data.archives import ARCHIVE_SUFFIXES
     from cnnstudy.data.datasets import folder, table
     from cnnstudy.data.layouts import quote_names

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import typer
 
-from cnnstudy.errors import EXIT_INTERRUPTED, without_secrets
+from cnnstudy.errors import without_secrets
 from cnnstudy.system.output import hide_in_tracebacks, open_console, print_note, print_text
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _hide_in_tracebacks(uri: str) -> None:
 
 
 #: Exit codes.
-UNEXPECTED, TRIALS_FAILED, INTERRUPTED = 1, 4, EXIT_INTERRUPTED
+UNEXPECTED, TRIALS_FAILED = 1, 4
 
 TrackingUri = Annotated[
     str | None,

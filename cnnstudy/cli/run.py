@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnstudy.cli.options import (
-    INTERRUPTED,
     TRIALS_FAILED,
     AcceptCode,
     Jobs,
@@ -18,9 +17,9 @@ from cnnstudy.cli.options import (
     TakeOver,
     TrackingUri,
 )
-from cnnstudy.errors import InputError
+from cnnstudy.errors import EXIT_INTERRUPTED, InputError
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
-from cnnstudy.system.output import open_console, print_note
+from cnnstudy.system.output import format_json, open_console, print_note, print_text
 
 if TYPE_CHECKING:
     from cnnstudy.config.load import Study
@@ -31,9 +30,19 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.client import Tracker
 
 
+def _complete_study(incomplete: str) -> list[str]:
+    """Return the names of studies that begin so, for the shell."""
+    from cnnstudy.config.find import list_studies
+
+    return [name for name in list_studies() if name.startswith(incomplete)]
+
+
 def run_study(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+        str,
+        typer.Argument(
+            metavar="[STUDY]", help="A study file, or the name of one in experiments/.", autocompletion=_complete_study
+        ),
     ] = "quickstart",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
@@ -84,7 +93,7 @@ def _run(
     quiet: bool,
 ) -> None:
     with fast_import(without=NOT_FOR_MLFLOW):
-        from cnnstudy.study import run as driver
+        from cnnstudy.study.run import run_study
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking.relocation import require_writable
@@ -94,16 +103,14 @@ def _run(
     uri = client.tracking_uri(tracking_uri)
     require_writable(uri)
     if dry_run:
-        from cnnstudy.study.plan import plan_study
+        from cnnstudy.study.dry_run import plan_study
 
         with choose_display(console, quiet=False) as display:
             plan_study(loaded, client.find_tracker(uri), workers, display, accept_code)
         return
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with choose_display(console, quiet) as display:
-        outcome = driver.run_study(
-            loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed
-        )
+        outcome = run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed)
     from cnnstudy.results import terminal
 
     if not quiet:
@@ -117,7 +124,7 @@ def _run(
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
     if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.failed or outcome.missing:
         raise typer.Exit(TRIALS_FAILED)
 
@@ -166,19 +173,20 @@ def confirm(
     take_over: TakeOver = False,
     accept_code: AcceptCode = False,
     quiet: Quiet = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
 ) -> None:
     """Retrain a study's best candidates with fresh seeds, name the champion and test it once."""
     with fast_import(without=NOT_FOR_MLFLOW):
-        from cnnstudy.study import run as driver
+        from cnnstudy.study.run import confirm_study
         from cnnstudy.tracking import client
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking.retry import RetryPolicy
 
-    console = open_console()
+    console = open_console(error=json_)
     tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), print_note)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
-        outcome = driver.confirm_study(
+        outcome = confirm_study(
             study,
             {name: value for name, value in overrides.items() if value is not None},
             tracker,
@@ -188,7 +196,11 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
-    _show_confirmation(console, tracker, outcome, quiet)
+    if json_ and outcome.confirmed is not None:
+        from cnnstudy.results.json_answers import describe_confirmation
+
+        print_text(format_json(describe_confirmation(outcome.recorded.name, outcome.confirmed)))
+    _show_confirmation(console, tracker, outcome, quiet or json_)
 
 
 def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, quiet: bool) -> None:
@@ -198,7 +210,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
         typer.Exit: it was stopped.
         InputError: the test split was not opened, since it had been opened for another champion.
     """
-    from cnnstudy.errors import InputError
+    from cnnstudy.errors import EXIT_INTERRUPTED, InputError
     from cnnstudy.results import terminal
     from cnnstudy.tracking.retry import RetryPolicy
 
@@ -206,7 +218,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
         if not quiet:
             # after Ctrl-C the user is not kept waiting for MLflow
             RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:

@@ -15,7 +15,8 @@ The path of one image file, in reading order:
     images             prepare_images: the steps below, once per data set, into the cache
       duplicates       a digest of every image; warnings about identical copies
       copies           near-duplicates, found on thumbnails
-      groups           images that stay together: copies, and those that path_groups names
+      groups           images that stay together: copies, and those named by
+      path_groups      patterns and levels of paths
       decoder_pool     decodes all images in parallel, in
       decoder_process  processes with limits on memory and time, each of which calls
       decode           one image's bytes -> upright RGB pixels at each size, or a BadImage; the contract in words

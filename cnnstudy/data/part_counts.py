@@ -11,6 +11,9 @@ from cnnstudy.data.splits import count_held_out, split_indices
 from cnnstudy.errors import DataError, format_list
 from cnnstudy.records import Split
 
+#: Images that a class needs, to have one in test, one in validation and two in training.
+LEAST_IMAGES = 4
+
 
 def count_images(
     classes: Sequence[str],
@@ -30,12 +33,12 @@ def count_images(
     labels = [image.label for image in images]
     given = [image.part for image in images if image.part]
     if len(classes) < 2:
-        raise DataError(f"there is only one class ({', '.join(classes) or 'none'}); at least two are needed.")
+        found = f"there is only one class ({classes[0]})" if classes else "there is no class"
+        raise DataError(f"{found}; at least two are needed.")
     if groups is not None:
         keys = [image.key for image in images]
         parts = divide_groups(keys, labels, split, groups, given=given)
-        lack = _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}), are_copies)
-        if lack:
+        if lack := _describe_grouped_lack(classes, parts, labels, groups, bool(set(given) - {"train"}), are_copies):
             raise DataError(f"{lack}.")
         return {part: tuple(map(len, by_class)) for part, by_class in parts.items()}
     parts = split_indices([image.key for image in images], labels, split, given=given)
@@ -55,7 +58,7 @@ def count_images(
             counts[part].append(number)
     if lacking:
         several = f"{len(lacking)} classes are too small for their parts:{format_list(lacking)}\n"
-        shares = "" if given or max(too_small) < 4 else ", or make the shares of validation and test smaller"
+        shares = "" if given or max(too_small) < LEAST_IMAGES else ", or make the shares of validation and test smaller"
         raise DataError(
             f"{several if len(lacking) > 1 else f'{lacking[0]}. '}Add images, or leave classes out (`classes` lists "
             f"those to use){shares}."
@@ -72,11 +75,9 @@ def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: S
         given: whether the images were divided beforehand.
     """
     if given:
-        listed = f"{numbers['train']} train, {numbers['validation']} validation and {numbers['test']} test images"
-        return "" if all(numbers.values()) else f"{listed}; each part needs at least one"
-    if total < 4:
-        number = "1 usable image" if total == 1 else f"{total} usable images"
-        return f"{number}; at least 4 are needed for training, validation and test"
+        return "" if all(numbers.values()) else _describe_empty_part(numbers)
+    if total < LEAST_IMAGES:
+        return _describe_small_class(total)
     if numbers["train"]:
         return ""
     return (
@@ -84,41 +85,51 @@ def _describe_lack(total: int, numbers: Mapping[str, int], given: bool, split: S
     )
 
 
+def _describe_empty_part(numbers: Mapping[str, int]) -> str:
+    listed = f"{numbers['train']} train, {numbers['validation']} validation and {numbers['test']} test images"
+    return f"{listed}; each part needs at least one"
+
+
+def _describe_small_class(total: int) -> str:
+    number = "1 usable image" if total == 1 else f"{total} usable images"
+    return f"{number}; at least {LEAST_IMAGES} are needed for training, validation and test"
+
+
 def _describe_grouped_lack(
     classes: Sequence[str],
     parts: Mapping[str, Sequence[Sequence[int]]],
     labels: Sequence[int],
     groups: Sequence[int],
-    given: bool,
+    has_given_part: bool,
     are_copies: bool,
 ) -> str:
     """Return what the first class that lacks images in a part has too few of, and what to do; "" if none does.
 
     Args:
         parts: how images in groups were divided.
-        given: whether there was a validation or a test part beforehand.
+        has_given_part: whether validation or test was given beforehand.
     """
     totals = Counter(labels)
     for label, name in enumerate(classes):
         numbers = {part: len(by_class[label]) for part, by_class in parts.items()}
-        if totals[label] < 4:
-            lack = _describe_lack(totals[label], {}, False, Split(0, 0, 0))
-            return f"class {name!r} has {lack}. Add images or remove the class"
+        if totals[label] < LEAST_IMAGES:
+            return f"class {name!r} has {_describe_small_class(totals[label])}. Add images or remove the class"
         if all(numbers.values()):
             continue
         left_out = totals[label] - sum(numbers.values())
-        if given and left_out:
+        if has_given_part and left_out:
             return (
-                f"class {name!r} has {_describe_lack(totals[label], numbers, True, Split(0, 0, 0))}. {left_out} of its "
-                "training images are left out, because each is in a group with an image of a part that was given; "
-                "move each group to one part, or do without groups"
+                f"class {name!r} has {_describe_empty_part(numbers)}. {left_out} of its training images are left out, "
+                "because each is in a group with an image of a part that was given; move each group to one part, or do "
+                "without groups"
             )
         number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
+        listed = "1 group that stays whole" if number == 1 else f"{number} groups that stay whole"
+        advice = "Add other images or remove the class"
+        if are_copies:
+            advice += "; if its images are no copies, write `copies: ignore` under `data`"
         return (
-            f"the {totals[label]} images of class {name!r} are in {number} group{'s' * (number != 1)} that "
-            f"stay{'s' * (number == 1)} whole: too few for training, validation and test, each of which needs one. Add "
-            "other images or remove the class"
-            + "; if its images are no copies, write `copies: ignore` under `data`"
-            * are_copies
+            f"the {totals[label]} images of class {name!r} are in {listed}: too few for training, validation and test, "
+            f"each of which needs one. {advice}"
         )
     return ""

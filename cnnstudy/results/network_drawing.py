@@ -254,7 +254,7 @@ class _Layout:
             gutter, below, above = self.lefts[column] - GUTTER / 2, source.bottom + half_gap, target.top - half_gap
             start = [(source.x, source.bottom), (source.x, below), (gutter, below)]
             return [*start, (gutter, above), (target.x, above), (target.x, target.top)]
-        if target.row.part == AUXILIARY != source.row.part:
+        if target.row.part == AUXILIARY and source.row.part != AUXILIARY:
             return [(source.left, source.y), (target.x, source.y), (target.x, target.top)]
         if target.top - source.bottom > LEVEL and source.x == target.x:  # a shortcut past the layers in between
             outside = max(source.right, target.right) + half_gap

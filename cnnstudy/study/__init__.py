@@ -10,11 +10,12 @@ result; for a dry run, an estimate of time, memory and disk.
                    training.phases)
     resources      what trials need, checked, and built on first use: workers, images and source weights
     preparation    decodes the images, and loads or pretrains the source weights
+    objective      the metric that ranks epochs and trials where the file names none
     budget         how many epochs a trial trains, and after how many updates trials are compared
     driver         the loop that hands out trials and reacts to failures
     failures       which failures get another attempt, and when the study stops
     recorder       writes trials to MLflow
-    plan           --dry-run: the checks of a run, and what it will take
+    dry_run        --dry-run: the checks of a run, and what it will take
     estimate       time, memory and disk that the trials will take
     forecast       compares that time with what the trials took
     confirmation   retrains the best candidates and evaluates the champion on the test split

@@ -46,8 +46,19 @@ class Cost:
     cached_bytes: int = 0  # on disk: features or source weights in the cache
 
 
-def describe_size(config: StudyConfig, remaining: int, display: Display) -> None:
-    """Report a factorial's number of trials, and the levels of the factors that vary."""
+def report_size(config: StudyConfig, remaining: int, display: Display) -> None:
+    """Report the number of trials, the levels of the factors that vary, and what the design cannot tell.
+
+    Args:
+        remaining: trials still to be run; below 0 if a search's budget was lowered.
+    """
+    if isinstance(config.strategy, FactorialConfig):
+        _report_factorial(config, remaining, display)
+    else:
+        _report_search(config, remaining, display)
+
+
+def _report_factorial(config: StudyConfig, remaining: int, display: Display) -> None:
     strategy, names, total = config.strategy, config.architectures, config.total_trials
     assert isinstance(strategy, FactorialConfig)
     cells = [_count_cells(config, name) for name in names]
@@ -66,12 +77,8 @@ def describe_size(config: StudyConfig, remaining: int, display: Display) -> None
         _warn_of_mixed_effects(config, display)
 
 
-def describe_search(config: StudyConfig, remaining: int, display: Display) -> None:
-    """Report a search's number of trials, the levels of the factors that vary, and whether combinations repeat.
-
-    Args:
-        remaining: trials still to be run; below 0 if the budget was lowered.
-    """
+def _report_search(config: StudyConfig, remaining: int, display: Display) -> None:
+    """Report a search's size, and whether combinations repeat."""
     names, total = config.architectures, config.total_trials
     display.show_message(
         f"search: study {config.name}, {len(names)} network{'s' if len(names) > 1 else ''}, {total} "
@@ -175,7 +182,7 @@ def _describe_factors(config: StudyConfig, name: str) -> str:
     return "; ".join(f"{factor.label} {factor.write_levels(levels)}" for factor, levels in varied.items())
 
 
-def describe_cost(
+def report_cost(
     specs: Sequence[TrialSpec],
     recorded: Sequence[RecordedRun],
     artifacts: str,

@@ -11,11 +11,11 @@ from cnnstudy.execution import Failed
 from cnnstudy.records import OUTSIDE_REASONS
 from cnnstudy.tracking.recorded import RecordedRun
 
-#: What a job raised that no other could avoid: a full disk, a cache that can't be written.
+#: Errors that every job on this machine would meet: a full disk, a cache that can't be written.
 _MACHINE_ERRORS = ("DiskFullError", "CacheError")
 #: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
-RETRYABLE_REASONS = ("crash", "timeout", "oom")
-MAX_ATTEMPTS = 2
+_RETRYABLE_REASONS = ("crash", "timeout", "oom")
+_MAX_ATTEMPTS = 2
 _ADVICE = {
     "oom": "To use less memory, lower batch_size, image_size or --jobs.",
     "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
@@ -24,14 +24,19 @@ _ADVICE = {
 }
 
 
+def is_machine_error(failed: Failed) -> bool:
+    """Return whether no other job could avoid what this one failed with."""
+    return failed.error in _MACHINE_ERRORS
+
+
 def raise_machine_error(failed: Failed) -> None:
     """Raise what a job failed with if no other job could avoid it; once that is mended, the job runs again.
 
     Raises:
         DiskFullError, CacheError: a disk is full; the cache can't be used.
     """
-    if failed.error in _MACHINE_ERRORS:
-        raise BY_NAME[failed.error](f"{failed.key}: {failed.message}")
+    if is_machine_error(failed):
+        raise BY_NAME[failed.error or ""](f"{failed.key}: {failed.message}")
 
 
 def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:
@@ -73,9 +78,8 @@ class FailureCounter:
         """
         if failed.reason in OUTSIDE_REASONS:
             return True
-        again = (
-            failed.reason in RETRYABLE_REASONS and failed.error is None and self.next_attempt(failed.key) < MAX_ATTEMPTS
-        )
+        may_succeed = failed.reason in _RETRYABLE_REASONS and failed.error is None
+        again = may_succeed and self.next_attempt(failed.key) < _MAX_ATTEMPTS
         self._attempts[failed.key] += again
         # a worker killed from outside may have had a batch that fits: its retry keeps the batch, for identical numbers
         if failed.reason == "oom" and "killed by signal" not in failed.message:

@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cnnstudy.config.load import SHIPPED_STUDIES, Study, explain_problem, is_path_key
+from cnnstudy.config.find import SHIPPED_STUDIES
+from cnnstudy.config.load import Study, explain_problem, is_path_key
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets

@@ -21,18 +21,16 @@ from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.execution import Workers
 from cnnstudy.names import Tag, count_tag
+from cnnstudy.search import make_strategy
 from cnnstudy.search.factorial import FactorialStrategy
-from cnnstudy.search.optuna_search import OptunaStrategy
-from cnnstudy.search.strategy import Strategy
 from cnnstudy.study import resume
 from cnnstudy.study.confirmation import NothingToConfirmError, confirm, find_candidates
 from cnnstudy.study.driver import Driver, closing_workers
 from cnnstudy.study.estimate import (
     STAND_IN_WEIGHTS,
-    describe_cost,
-    describe_search,
-    describe_size,
+    report_cost,
     report_power,
+    report_size,
     warn_of_few_validation_images,
 )
 from cnnstudy.study.forecast import pop_estimate, report_estimate_error
@@ -251,27 +249,23 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     """Run the missing trials, and return all of the study's runs."""
     config, recorder, display = resources.config, resources.recorder, resources.display
     past = past_trials(config, recorder, resources.recorded)
-    factorial = FactorialStrategy(config, past) if isinstance(config.strategy, strategies.FactorialConfig) else None
-    strategy: Strategy = factorial or OptunaStrategy(config, past)
-    if factorial is not None:
-        describe_size(config, factorial.remaining, display)
-    else:
-        describe_search(config, strategy.remaining, display)
+    strategy = make_strategy(config, past)
+    report_size(config, strategy.remaining, display)
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
     resources.prepare()
     warn_of_few_validation_images(resources.images.values(), display)
     driver = Driver(resources, strategy)
-    if factorial is None:
+    if not isinstance(strategy, FactorialStrategy):
         estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)
     else:
         report_power(config, resources.images, resources.recorded, display)
-        specs = [resources.build_spec(one, resources.weights_of(one) or STAND_IN_WEIGHTS) for one in factorial.upcoming]
-        specs += resources.find_untrained(factorial.upcoming)
+        specs = [resources.build_spec(one, resources.weights_of(one) or STAND_IN_WEIGHTS) for one in strategy.upcoming]
+        specs += resources.find_untrained(strategy.upcoming)
         experiment = recorder.study.experiment_id
         artifacts = recorder.outbox.delivery.read(lambda: recorder.tracker.artifact_location(experiment))
         redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
-        estimate = describe_cost(specs, resources.recorded, artifacts, resources.executor, display, redrawn)
+        estimate = report_cost(specs, resources.recorded, artifacts, resources.executor, display, redrawn)
     started = time.monotonic()
     driver.run(config.total_trials)
     if estimate is not None:

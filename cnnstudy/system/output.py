@@ -3,7 +3,8 @@
 File names, class names, names of studies and answers of servers may hold escape codes, newlines and marks that turn the
 direction of writing. A terminal gets them escaped, as does a pipe: what programs read is JSON, or a file (`--csv`).
 
-Output ends with its reader: see `guard_streams`.
+Output ends with its reader: see `guard_streams`. Commands that load no rich print with `print_text` and its relatives;
+those with tables open a console, and print with the functions that take it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def print_text(text: str, error: bool = False) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print the message of an error, or another that begins with what it is; nothing in it looks like another one."""
+    """Print an error or a note; its later lines are indented, so that none looks like a message of its own."""
     print_text(printable_lines(text), error=True)
 
 
@@ -160,17 +161,17 @@ def _cell(text: str, style: str = "") -> Any:
 def guard_streams() -> Iterator[None]:
     """During the block, a command whose reader has gone is interrupted as by SIGTERM, and writes nothing any more.
 
-    That is the program behind its pipe (`| head`). Of a terminal that was closed, SIGHUP tells; a command that ignores
-    it, or that was disowned, runs on without one. What can't be encoded is escaped. An unexpected error in another
+    A reader is the program after a pipe (`| head`). A closed terminal sends SIGHUP instead; a command that ignores it,
+    or was disowned, keeps running without a terminal. What can't be encoded is escaped. An unexpected error in another
     thread is shown as `print_traceback` does.
 
     Raises:
         KeyboardInterrupt: the reader has gone; also when the rest is written at the end of the block.
     """
     before = sys.stdout, sys.stderr, threading.excepthook
-    told = threading.Event()
+    interrupted = threading.Event()
     threading.excepthook = lambda failure: print_traceback(failure.exc_value) if failure.exc_value else None
-    sys.stdout, sys.stderr = (_guarded(stream, told) for stream in before[:2])
+    sys.stdout, sys.stderr = (_guarded(stream, interrupted) for stream in before[:2])
     try:
         yield
     finally:
@@ -181,14 +182,14 @@ def guard_streams() -> Iterator[None]:
             sys.stdout, sys.stderr, threading.excepthook = before
 
 
-def _guarded(stream: TextIO, told: threading.Event) -> TextIO:
+def _guarded(stream: TextIO, interrupted: threading.Event) -> TextIO:
     """Return the stream, or one in its place if it is a file or pipe of this process."""
     buffer: Any = getattr(stream, "buffer", None)
     is_buffered = isinstance(buffer, io.BufferedWriter)  # it is not with PYTHONUNBUFFERED
     if type(buffer.raw if is_buffered else buffer) is not io.FileIO:
         return stream
     stream.flush()
-    guarded: Any = _Stream(stream.fileno(), told)
+    guarded: Any = _UntilReaderGone(stream.fileno(), interrupted)
     return io.TextIOWrapper(
         io.BufferedWriter(guarded) if is_buffered else guarded,
         encoding=stream.encoding,
@@ -198,16 +199,16 @@ def _guarded(stream: TextIO, told: threading.Event) -> TextIO:
     )
 
 
-class _Stream(io.FileIO):
+class _UntilReaderGone(io.FileIO):
     """A file descriptor that leads nowhere once nobody reads it any more.
 
     Args:
-        told: set when the command has been interrupted; once is enough.
+        interrupted: set when the command has been interrupted; once is enough.
     """
 
-    def __init__(self, descriptor: int, told: threading.Event) -> None:
+    def __init__(self, descriptor: int, interrupted: threading.Event) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._told = told
+        self._interrupted = interrupted
 
     def write(self, content: ReadableBuffer, /) -> int:
         try:
@@ -215,9 +216,10 @@ class _Stream(io.FileIO):
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
+            # EIO: the terminal was closed; SIGHUP interrupts then, unless the command is to go on without one
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.fileno())
-            if error.errno == errno.EPIPE and not self._told.is_set():
-                self._told.set()
+            if error.errno == errno.EPIPE and not self._interrupted.is_set():
+                self._interrupted.set()
                 interrupt_command()
         return memoryview(content).nbytes

@@ -7,7 +7,6 @@ training/served_model.py, which MLflow itself loads.
     recorded     RecordedStudy and RecordedRun: what MLflow holds, as plain data
     operations   the six ways to write to MLflow, as plain data
     client       Tracker: reads and writes studies and runs
-    study_runs   finds or creates a study's own run
     registry     Registry: models and the champion
     entities     converts between cnnstudy's records and MLflow's entities and errors
     study_run    a study's experiment and own run: made, found, renamed or deleted

@@ -50,7 +50,7 @@ POWER, MOST_NEEDED = 0.8, 100_000
 #: each class; above, it is taken as normal.
 _EXACT_CLASSES, _GRID = 20, 1000
 
-#: Images added to each class: the likeliest recalls of two or three images alone make the tail too small (benchmarks).
+#: Images added to each class for one of the hypotheses about recalls (`Part.tail`).
 _PRIOR = 2.0
 
 
@@ -114,10 +114,12 @@ class Part:
         """Return the probability to find so high an accuracy as this (`above`), or so low, if that is the true one.
 
         Right images are binomial in each class. The tail of a plain accuracy is at most that of one binomial count,
-        however recalls differ between classes (Hoeffding 1956). That of a balanced accuracy depends on the recalls: the
-        likeliest ones with this mean are taken, after _PRIOR more images in each class of which this share is right.
+        however recalls differ between classes (Hoeffding 1956). That of a balanced accuracy depends on the recalls. The
+        largest of three is taken: of equal recalls, of the likeliest ones with this mean, and of the likeliest ones
+        after _PRIOR more images in each class of which this share is right. Any one of them alone makes the tail of
+        some small classes too small (benchmarks/verdicts.py).
         """
-        from scipy.special import betainc, ndtr
+        from scipy.special import betainc
 
         right = self.right if above else self.images - self.right
         found, expected = (self.accuracy, accuracy) if above else (1 - self.accuracy, 1 - accuracy)
@@ -127,11 +129,9 @@ class Part:
             return float(betainc(right.sum(), (self.images - right).sum() + 1, expected))
         if expected <= 0:
             return 0.0
-        recalls = _likeliest_recalls(right + _PRIOR * expected, self.images + _PRIOR, expected)
-        if len(recalls) <= _EXACT_CLASSES:
-            return _tail_of_recalls(right, self.images, recalls)
-        error = math.sqrt((recalls * (1 - recalls) / self.images).sum()) / len(recalls)
-        return float(ndtr((expected - found) / error)) if error > 0 else 0.0
+        recalls = [_likeliest_recalls(right + n * expected, self.images + n, expected) for n in (0.0, _PRIOR)]
+        recalls.append(np.full(len(right), expected))
+        return max(_tail_of_recalls(right, self.images, one) for one in recalls)
 
     def limit(self, level: float, upper: bool) -> float:
         """Return the accuracy's one-sided confidence limit, where `tail` is `level`; of all images the accuracy itself.
@@ -250,7 +250,7 @@ def _describe(train: Part, validation: Part) -> str:
 
 
 def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """Return the accuracies that a verdict compares, and the gap between them.
+    """Return the accuracies that a verdict compares, and the gap between them in points, in few words.
 
     Args:
         counts: what `judge` takes, by name; {} if a trial has none.
@@ -258,13 +258,10 @@ def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float])
     """
     if counts:
         train, validation = make_parts(Counts(**counts))
-        values, kind = (train.accuracy, validation.accuracy), _kind(train)
+        values, kind = (train.accuracy, validation.accuracy), "balanced " if train.balanced else ""
     else:
         values, kind = (metrics[Metric.TRAIN_ACCURACY], metrics[Metric.VAL_ACCURACY]), ""
-    return (
-        f"{kind}train {100 * values[0]:.1f} %, validation {100 * values[1]:.1f} %, gap "
-        f"{100 * (values[0] - values[1]):+.1f} points"
-    )
+    return f"{kind}train {100 * values[0]:.1f} %, val {100 * values[1]:.1f} %, gap {100 * (values[0] - values[1]):+.1f}"
 
 
 def _kind(part: Part) -> str:
@@ -311,7 +308,8 @@ def _likeliest_recalls(right: np.ndarray, images: np.ndarray, mean: float) -> np
 
     def recalls(multiplier: float) -> np.ndarray:
         total = images + multiplier
-        return (total - np.sqrt(total**2 - 4 * multiplier * right)) / (2 * multiplier)
+        root = np.sqrt(np.maximum(total**2 - 4 * multiplier * right, 0.0))  # below 0 by rounding
+        return (total - root) / (2 * multiplier)
 
     low, high = 1e-9, float(images.sum()) / mean + 1
     for _ in range(60):  # the mean falls as the multiplier grows
@@ -323,10 +321,14 @@ def _likeliest_recalls(right: np.ndarray, images: np.ndarray, mean: float) -> np
 def _tail_of_recalls(right: np.ndarray, images: np.ndarray, recalls: np.ndarray) -> float:
     """Return the probability that shares of right images, binomial with these recalls, add up to at least those found.
 
-    Shares are rounded up to a grid, so that the probability is not too low.
+    Up to _EXACT_CLASSES classes, shares are rounded up to a grid, so that the probability is not too low; above, their
+    sum is taken as normal.
     """
-    from scipy.special import gammaln, xlog1py, xlogy
+    from scipy.special import gammaln, ndtr, xlog1py, xlogy
 
+    if len(recalls) > _EXACT_CLASSES:
+        error = math.sqrt((recalls * (1 - recalls) / images).sum()) / len(recalls)
+        return float(ndtr((recalls.mean() - (right / images).mean()) / error)) if error > 0 else 0.0
     length = 1 << math.ceil(math.log2(len(recalls) * (_GRID + 1)))
     spectrum = np.ones(length // 2 + 1, complex)
     for count, recall in zip(images, recalls, strict=True):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from mistakes import check_mistake, complaint, written
 
-from cnnstudy.config import load
+from cnnstudy.config import yaml_text
 from cnnstudy.config.factors import Choices, Range
+from cnnstudy.config.find import SHIPPED_STUDIES
 from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import Budget, Confirm, StudyConfig
 from cnnstudy.config.strategies import SearchConfig
@@ -1121,8 +1122,8 @@ def test_a_file_that_is_no_study(tmp_path: Path, text: str, fragment: str) -> No
 def test_a_list_of_classes_that_aliases_repeat_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each alias, a file of 47 kB took 95 s."""
     walked = []
-    as_text = load._as_text
-    monkeypatch.setattr(load, "_as_text", lambda node: walked.append(node) or as_text(node))
+    as_text = yaml_text._as_text
+    monkeypatch.setattr(yaml_text, "_as_text", lambda node: walked.append(node) or as_text(node))
     text = "classes: &c [1.10, 2]\n" + "".join(f"k{n}: {{classes: *c}}\n" for n in range(50))
     complaint(written(tmp_path, text))
     assert len(walked) == 1
@@ -1154,7 +1155,7 @@ def test_a_study_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytes
     assert load_study("experiments/mine.yaml").config == load_study("mine").config
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_study("~/experiments/mine.yaml").config == load_study("mine").config
-    assert load_study("tiny").path == load.SHIPPED_STUDIES / "tiny.yaml"
+    assert load_study("tiny").path == SHIPPED_STUDIES / "tiny.yaml"
     found = complaint("mien")
     assert "there is no study file 'mien'; did you mean 'mine'?" in found
     assert "mine, " in found
@@ -1208,6 +1209,6 @@ def test_an_archive_of_images_is_no_study_file(tmp_path: Path) -> None:
     assert f'`data: {{name: folder, path: "{tmp_path}/my photos.zip"}}`' in found
 
 
-@pytest.mark.parametrize("path", sorted(load.SHIPPED_STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SHIPPED_STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_along_can_be_used(path: Path) -> None:
     assert load_study(str(path)).config.name == path.stem

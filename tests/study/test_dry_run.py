@@ -13,7 +13,7 @@ from pictures import leave_out_pictures
 from cnnstudy.config.load import load_study
 from cnnstudy.execution import Workers
 from cnnstudy.study import forecast
-from cnnstudy.study.plan import plan_study
+from cnnstudy.study.dry_run import plan_study
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
 from cnnstudy.system.cache import entry_folder

@@ -17,7 +17,7 @@ from cnnstudy.execution import Failed
 from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages, Speed, TrialSpec
 from cnnstudy.study import estimate
-from cnnstudy.study.estimate import describe_cost, describe_size, setup_seconds, trial_seconds
+from cnnstudy.study.estimate import report_cost, report_size, setup_seconds, trial_seconds
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.system.display import PlainDisplay, SilentDisplay, format_duration
 from cnnstudy.tracking.client import Tracker
@@ -101,7 +101,7 @@ def study(strategy: dict[str, Any] | None = None, **changes: Any) -> StudyConfig
 
 def told_size(config: StudyConfig, remaining: int) -> list[str]:
     said: list[str] = []
-    describe_size(config, remaining, PlainDisplay(said.append))
+    report_size(config, remaining, PlainDisplay(said.append))
     return said
 
 
@@ -166,7 +166,7 @@ class Desk:
         redrawn = script.pop("redrawn", ())
         self.executor = FakeExecutor(self.folder, **script)
         display = PlainDisplay(said.append)
-        self.seconds = describe_cost(specs, *self.recorded, self.executor, display, redrawn)
+        self.seconds = report_cost(specs, *self.recorded, self.executor, display, redrawn)
         return said
 
     @property
@@ -349,7 +349,7 @@ def test_a_measurement_that_fails_is_told_and_ends_nothing(desk: Desk, trial: Tr
 
 def test_what_nobody_reads_is_not_measured(desk: Desk, trial: TrialSpec) -> None:
     executor = FakeExecutor(desk.folder)
-    assert describe_cost([trial], *desk.recorded, executor, SilentDisplay()) is None
+    assert report_cost([trial], *desk.recorded, executor, SilentDisplay()) is None
     assert executor.jobs == []
 
 

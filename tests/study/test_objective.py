@@ -13,7 +13,7 @@ from pictures import leave_out_pictures
 from cnnstudy.config.load import load_study
 from cnnstudy.errors import StudyChangedError
 from cnnstudy.execution import Workers
-from cnnstudy.study.plan import plan_study
+from cnnstudy.study.dry_run import plan_study
 from cnnstudy.study.run import run_study
 from cnnstudy.system.display import PlainDisplay
 from cnnstudy.tracking.client import Tracker

@@ -19,7 +19,7 @@ from cnnstudy.errors import CnnstudyError
 from cnnstudy.execution import Failed, Workers
 from cnnstudy.names import Tag
 from cnnstudy.study import resume
-from cnnstudy.study.plan import plan_study
+from cnnstudy.study.dry_run import plan_study
 from cnnstudy.study.run import run_study
 from cnnstudy.system.display import SilentDisplay
 from cnnstudy.tracking.client import Tracker

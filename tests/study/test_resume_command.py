@@ -9,7 +9,8 @@ import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
 
-from cnnstudy.config.load import SHIPPED_STUDIES, load_study
+from cnnstudy.config.find import SHIPPED_STUDIES
+from cnnstudy.config.load import load_study
 from cnnstudy.execution import Workers
 from cnnstudy.names import Tag
 from cnnstudy.study.resume import confirm_command, missing_trials_command, resume_command, run_command

@@ -8,16 +8,13 @@ from cnnstudy.config.load import Study
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.execution import Workers
-from cnnstudy.search.factorial import FactorialStrategy
-from cnnstudy.search.optuna_search import OptunaStrategy
-from cnnstudy.search.strategy import PastTrial, Proposal, Strategy
+from cnnstudy.search import make_strategy
 from cnnstudy.study.driver import closing_workers
 from cnnstudy.study.estimate import (
     STAND_IN_WEIGHTS,
-    describe_cost,
-    describe_search,
-    describe_size,
+    report_cost,
     report_power,
+    report_size,
     warn_of_few_validation_images,
 )
 from cnnstudy.study.forecast import save_estimate
@@ -51,11 +48,9 @@ def plan_study(
     recorded, runs = _find_recorded(tracker, study.config.name)
     config = settle_settings(study, recorded, lambda: runs, display).config
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
-    strategy, missing = _missing_trials(config, past)
-    if isinstance(strategy, FactorialStrategy):
-        describe_size(config, len(missing), display)
-    else:
-        describe_search(config, len(missing), display)
+    missing = list(iter(make_strategy(config, past).next, None))  # a search asks as while its trials are running
+    is_factorial = isinstance(config.strategy, FactorialConfig)
+    report_size(config, len(missing), display)
     if not missing:
         return
     tags = tracker.tags(recorded.run_id) if tracker and recorded.run_id else {}
@@ -65,14 +60,14 @@ def plan_study(
         inputs.check()
         config, images, slots = inputs.config, inputs.images, inputs.executor.slots
         warn_of_few_validation_images(images.values(), display)
-        if isinstance(strategy, FactorialStrategy):
+        if is_factorial:
             report_power(config, images, runs, display)
         specs = [inputs.build_spec(one, STAND_IN_WEIGHTS) for one in missing] + inputs.find_untrained(missing)
         redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
-        seconds = describe_cost(specs, runs, artifacts, inputs.executor, display, redrawn)
+        seconds = report_cost(specs, runs, artifacts, inputs.executor, display, redrawn)
     if seconds is not None and not past and _may_end_early(config):
         display.show_message("  less where trials are pruned or stop before their last epoch")
-    if seconds is not None and not isinstance(strategy, FactorialStrategy):  # a factorial measures again when it runs
+    if seconds is not None and not is_factorial:  # a factorial measures again when it runs
         save_estimate(config, len(missing), slots, seconds)
     _describe_confirmation(config, display)
 
@@ -99,13 +94,3 @@ def _find_recorded(tracker: Tracker | None, name: str) -> tuple[RecordedStudy, S
     if tracker is None or study is None:
         return RecordedStudy(name, "", "", {}), []
     return study, tracker.runs(study.experiment_id)
-
-
-def _missing_trials(config: StudyConfig, past: list[PastTrial]) -> tuple[Strategy, list[Proposal]]:
-    """Return the strategy and all its proposals; a search makes them without results, as while trials are running."""
-    strategy: Strategy = (
-        FactorialStrategy(config, past)
-        if isinstance(config.strategy, FactorialConfig)
-        else OptunaStrategy(config, past)
-    )
-    return strategy, list(iter(strategy.next, None))
