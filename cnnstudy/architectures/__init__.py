@@ -150,6 +150,11 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+def all_names() -> list[str]:
+    """Return `names`, and those of keras.applications, without importing Keras."""
+    return [*names(), *importlib.import_module(f"{__name__}._keras_applications").list_names()]
+
+
 def is_name(name: str) -> bool:
     """Check whether `find` would look for a network of that name, rather than for something else in a study file."""
     return name in names() or name.startswith(PREFIXES)

@@ -160,6 +160,11 @@ FILES = {
 _STORED = {"NASNet-large-no-top.h5": "nasnet_large_no_top.h5", "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5"}
 
 
+def list_names() -> list[str]:
+    """Return the names of all networks, as study files have them."""
+    return [f"{PREFIX}{name}" for name in FILES]
+
+
 def find_application(name: str) -> Architecture:
     """Return the network of keras.applications with that name, which begins with `keras:`.
 
@@ -168,9 +173,8 @@ def find_application(name: str) -> Architecture:
     """
     application = name.removeprefix(PREFIX)
     if application not in FILES:
-        known = [f"{PREFIX}{one}" for one in FILES]
         raise UnknownNameError(
-            f"keras.applications has no network {application!r}{did_you_mean(name, known)} "
+            f"keras.applications has no network {application!r}{did_you_mean(name, list_names())} "
             f"It has {', '.join(FILES)}; write {PREFIX} before the name."
         )
     family, match = next((one, found) for one in FAMILIES if (found := re.fullmatch(one.pattern, application)))

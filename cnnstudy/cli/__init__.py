@@ -7,6 +7,7 @@ run          run-study, confirm, reproduce
 data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
+weights      weights import, weights list
 maintenance  doctor, cache
 options      what several commands share: options, a worker for one job
 
@@ -24,7 +25,7 @@ import typer
 from typer.core import TyperGroup
 
 import cnnstudy
-from cnnstudy.cli import data, maintenance, models, results, run
+from cnnstudy.cli import data, maintenance, models, results, run, weights
 from cnnstudy.cli.options import UNEXPECTED
 from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
@@ -83,6 +84,7 @@ for _command in (
     maintenance.schema,
 ):
     app.command()(_command)
+app.add_typer(weights.weights, name="weights")
 app.add_typer(maintenance.cache, name="cache")
 
 

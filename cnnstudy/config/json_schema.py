@@ -10,8 +10,6 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.yaml_text import KEYS_OF_NAMES
 from cnnstudy.data import datasets
 
-#: Names of networks that no file of the package defines.
-_PREFIXED = f"^({'|'.join(architectures.PREFIXES)})."
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -25,7 +23,7 @@ def make_schema() -> dict[str, Any]:
     del definitions["DataOptions"]
     definitions["data"] = {"anyOf": [_describe_data_set(name, definitions) for name in datasets.names()]}
     properties["data"] = definitions["Weights"]["properties"]["data"] = {"$ref": "#/$defs/data"}
-    properties["architectures"]["items"] = {"anyOf": [{"enum": architectures.names()}, {"pattern": _PREFIXED}]}
+    properties["architectures"]["items"] = {"enum": architectures.all_names()}
     definitions |= {_levels_of(factor): _describe_levels(factor) for factor in FACTORS.values()}
     properties["factors"] |= {
         "properties": {name: _describe_factor(factor) for name, factor in FACTORS.items()},
@@ -71,7 +69,7 @@ def _describe_factor(factor: Factor) -> dict[str, Any]:
     by_network = {
         "type": "object",
         "properties": dict.fromkeys(architectures.names(), levels),
-        "patternProperties": {_PREFIXED: levels},
+        "patternProperties": dict.fromkeys((f"^{prefix}" for prefix in architectures.PREFIXES), levels),
         "additionalProperties": False,
     }
     return {

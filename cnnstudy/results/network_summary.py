@@ -201,7 +201,7 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
         InputError: the drawing can't be written.
     """
     architecture.check_size(image_size)
-    with _silent_start():
+    with silent_start():
         import_keras()
     from cnnstudy.results.network_drawing import draw_network
 
@@ -218,7 +218,7 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
 
 
 @contextmanager
-def _silent_start() -> Iterator[None]:
+def silent_start() -> Iterator[None]:
     """Hide TensorFlow's start-up messages.
 
     During the import, its C++ part writes directly to file descriptor 2, before TF_CPP_MIN_LOG_LEVEL takes effect. If

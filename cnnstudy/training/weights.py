@@ -21,6 +21,7 @@ from cnnstudy.architectures import AUXILIARY, HEAD, IMAGENET_DEVIATIONS, IMAGENE
 from cnnstudy.errors import WeightsError
 from cnnstudy.system.download import download
 from cnnstudy.system.files import ChunkedWriter
+from cnnstudy.training.weight_files import group_by_layer
 
 if TYPE_CHECKING:
     import keras
@@ -144,7 +145,7 @@ def load_backbone(network: Network, path: Path) -> None:
     layers = backbone_layers(network.logits)
     arrays = _read(path)
     if network.architecture.name.startswith("keras:") and not any(layer.name in arrays for layer in layers):
-        arrays = _name_by_order(path, arrays, layers)
+        arrays = name_by_order(path, arrays, layers)
     for layer in layers:
         if layer.name not in arrays:
             raise WeightsError(
@@ -158,7 +159,7 @@ def load_backbone(network: Network, path: Path) -> None:
         layer.set_weights(arrays[layer.name])
 
 
-def _name_by_order(
+def name_by_order(
     path: Path, arrays: Mapping[str, list[np.ndarray]], layers: list[keras.layers.Layer]
 ) -> dict[str, list[np.ndarray]]:
     """Return the arrays of a file that Keras published by our names: it loads them in their order, not by name.
@@ -199,11 +200,8 @@ def _read(path: Path) -> dict[str, list[np.ndarray]]:
 
 
 def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
-    arrays: dict[str, list[np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as file:
-        for key in sorted(file.files, key=lambda key: (key.rpartition("/")[0], int(key.rpartition("/")[2]))):
-            arrays.setdefault(key.rpartition("/")[0], []).append(file[key])
-    return arrays
+        return group_by_layer(file)
 
 
 def _read_keras(path: Path) -> dict[str, list[np.ndarray]]:

@@ -42,10 +42,11 @@ def problems(text: str) -> list[str]:
 
 
 def test_networks_of_keras_applications_are_accepted() -> None:
-    assert (
-        problems(STUDY.replace("vgg16", "keras:MobileNetV2").replace("keras:MobileNetV2:", '"keras:MobileNetV2":'))
-        == []
+    text = STUDY.replace("[alexnet, vgg16]", "[keras:MobileNetV2, vgg16]").replace(
+        "alexnet: scratch", "keras:MobileNetV2: scratch"
     )
+    assert problems(text) == []
+    assert problems(text.replace("[keras:MobileNetV2", "[keras:MobileNetV9"))
 
 
 def test_it_is_a_schema() -> None:
