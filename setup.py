@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 #: Folders of the project, and which of their files the package gets. A checkout is used as it is.
-SHIPPED = {"experiments": "*.yaml", "docs": "*"}
+SHIPPED = {"experiments": "*", "docs": "*"}
 
 
 class BuildWithFolders(build_py):

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from cnnstudy.analysis.configurations import judge_cell
 from cnnstudy.training import verdict as rules
@@ -186,8 +187,50 @@ def measure_cell(seeds: int, size: int, own: bool, draws: int, seed: int = 0) ->
     return rates
 
 
+# ---- one small class
+
+
+def measure_small_class(classes: int, small: int, others: int) -> dict[str, float]:
+    """Return the exact rates (0..1) of verdicts where one class has few validation images, and the others are right.
+
+    For fit, all training images are right, and the small class's recall makes the balanced gap exactly 5 points. For
+    overfit, its recall is the same in training. Seeds err on the same images.
+    """
+    images = (small,) + (others,) * (classes - 1)
+    recall = 1 - classes * 0.05
+    alike = tuple(TRAIN * 25 * count for count in images)
+    trained = (round(recall * alike[0]), *alike[1:])
+    rates = dict.fromkeys(("false fit", "over seeds", "false overfit", "overfit over seeds", "covered"), 0.0)
+    for hits in range(small + 1):
+        chance = float(stats.binom.pmf(hits, small, recall))
+        right = (hits, *images[1:])
+        perfect, same = Counts(alike, alike, right, images), Counts(trained, alike, right, images)
+        cell = judge_cell([perfect] * 3)
+        rates["false fit"] += chance * (_judge(perfect) == "fit")
+        rates["over seeds"] += chance * (cell.name == "fit")
+        rates["false overfit"] += chance * (_judge(same) == "overfit")
+        rates["overfit over seeds"] += chance * (judge_cell([same] * 3).name == "overfit")
+        rates["covered"] += chance * (cell.gap.low - 1e-9 <= 0.05 <= cell.gap.high + 1e-9)  # type: ignore[operator]
+    return rates
+
+
+#: Classes, validation images of the small one, and of each of the others.
+SMALL = ((2, 6, 40), (2, 12, 60), (2, 20, 40), (2, 35, 40), (5, 4, 40), (5, 6, 40), (5, 9, 200), (5, 12, 40))
+SMALL += ((10, 3, 10), (10, 3, 30), (10, 4, 100), (10, 5, 30), (12, 3, 50), (15, 2, 50))
+
+
 def _row(cells: Sequence[object], rates: dict[str, float], names: Sequence[str]) -> str:
     return "| " + " | ".join([*map(str, cells), *(f"{100 * rates[name]:.1f}" for name in names)]) + " |"
+
+
+def print_small_classes() -> None:
+    """Print the exact rates with one small class."""
+    for place, (classes, small, others) in enumerate(SMALL):
+        rates = measure_small_class(classes, small, others)
+        if not place:
+            print("\n| classes | small | others |", " | ".join(rates), "|")
+            print("|--:|--:|--:|", " | ".join(["--:"] * len(rates)), "|")
+        print(_row([classes, small, others], rates, tuple(rates)), flush=True)
 
 
 def main() -> None:
@@ -204,6 +247,7 @@ def main() -> None:
                 setting = Setting(size, classes, balanced)
                 words = "equal" if balanced else "95 : 5"
                 print(_row([size, classes, words], measure(setting, draws), names), flush=True)
+    print_small_classes()
     names = ("false overfit", "false fit", "covered", "found overfit", "found fit")
     print("\n| seeds | validation | divisions |", " | ".join(names), "|")
     print("|--:|--:|:--|", " | ".join(["--:"] * len(names)), "|")

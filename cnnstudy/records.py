@@ -6,6 +6,7 @@ A TrialSpec goes to a worker; EpochRecords and one TrialResult come back, with a
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -206,6 +207,11 @@ class Rule(Record):
         return metrics[self.metric] - excess if self.maximize else metrics[self.metric] + excess
 
 
+def plain_name(architecture: str) -> str:
+    """Return a network's name for trials, files and folders: `keras-MobileNetV2` of `keras:MobileNetV2`."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", architecture)
+
+
 @dataclass(frozen=True)
 class TrialSpec(Record):
     """One training run: one network, one combination of factor levels, one seed."""
@@ -253,9 +259,13 @@ class TrialSpec(Record):
     @property
     def key(self) -> str:
         """The trial's name, unique within the study: `vgg16-007`, `confirm-vgg16-007-seed-10000`, `pretrain-vgg16`."""
-        name = f"{self.architecture}-{self.number:03d}"
+        network = plain_name(self.architecture)
+        name = f"{network}-{self.number:03d}"
         draw = "" if self.block is None else f"-seed-{self.seed}"
-        others = {"pretrain": f"pretrain-{self.architecture}{draw}", "confirm": f"confirm-{name}-seed-{self.seed}"}
+        others = {
+            "pretrain": f"pretrain-{network}{draw}",
+            "confirm": f"confirm-{name}-seed-{self.seed}",
+        }
         return others.get(self.purpose, name)
 
 

@@ -17,6 +17,7 @@ from cnnstudy.records import (
     Split,
     TrialResult,
     TrialSpec,
+    plain_name,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 
@@ -159,6 +160,13 @@ def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
     assert Rule("val/loss", maximum_gap=0.1).score(BETTER) == pytest.approx(0.75)
     assert Rule("val/accuracy", maximum_gap=0.1).score(GOOD) == 0.8
     assert Rule("val/accuracy", minimum_accuracy=0.95).score(GOOD) == 0.8
+
+
+def test_the_key_of_a_trial_can_name_a_folder_everywhere() -> None:
+    spec = dataclasses.replace(SPEC, architecture="keras:MobileNetV2", number=3)
+    assert spec.key == "keras-MobileNetV2-003"
+    assert spec.key.startswith(f"{plain_name(spec.architecture)}-")
+    assert dataclasses.replace(spec, purpose="pretrain", block=None).key == "pretrain-keras-MobileNetV2"
 
 
 @pytest.mark.parametrize(

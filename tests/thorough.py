@@ -63,7 +63,11 @@ KEPT: dict[str, tuple[str, ...]] = {
     "training/test_features.py": ("test_a_trial_on_features_equals_one_on_images[alexnet-frozen-none]",),
     "training/test_micro_batches.py": ("test_an_update_in_parts_is_that_of_the_batch[alexnet]",),
     "training/test_mistakes_gradcam.py": (),
-    "training/test_normalised.py": ("test_statistics_are_no_trained_parameters[last-block]",),
+    "training/test_normalised.py": (
+        "test_parameters_are_those_that_the_optimiser_sees[fine-tune-None]",
+        "test_a_batch_is_split_where_statistics_are_frozen[frozen-True]",
+        "test_what_drops_branches_is_off_below_the_first_layer_that_trains",
+    ),
     "training/test_shared_epochs.py": (
         "test_shared_epochs_are_those_that_would_have_been_trained[the head's phase, dropout]",
     ),

@@ -10,7 +10,9 @@ that of the seeds and that of the validation images:
   the binomial one is added to it.
 
 Intervals are Wilson's (1927) with as many images as that variance is worth, and Student's t quantiles: they stay
-within 0 to 100 %, and are never narrower than the images allow.
+within 0 to 100 %. Where seeds share their images, intervals are no narrower than those of one seed with the mean counts
+(training/verdict.py): seeds may err on the same images, and in small classes the variance does not tell how far off
+those may be.
 """
 
 from __future__ import annotations
@@ -117,6 +119,7 @@ class _Cell:
         self._images_ratio = sum(p.images.sum() for p in validations) / sum(p.images.sum() for p in trains)
         self._train_binomial, self._validation_binomial = map(_binomial_variance, (trains, validations))
         self._exact = all(part.exact for part in trains)
+        self._mean_train, self._mean_validation = map(_mean_part, (trains, validations))
 
     def _mean_variance(self, values: np.ndarray, binomial: float) -> tuple[float, float]:
         """Return the variance of the mean over seeds, and its degrees of freedom (Satterthwaite 1946)."""
@@ -133,7 +136,8 @@ class _Cell:
             return self.parts[0][0].limit(level, upper)
         binomial, images = self._train_binomial
         variance = max(float(self.train.var(ddof=1)), binomial) / self.count + (0.0 if self._exact else binomial)
-        return _wilson_limit(float(self.train.mean()), images * binomial / variance, self.count - 1, level, upper)
+        limit = _wilson_limit(float(self.train.mean()), images * binomial / variance, self.count - 1, level, upper)
+        return limit if self._exact else _farther(limit, self._mean_train, level, upper)
 
     def validation_limit(self, level: float, upper: bool) -> float:
         """Return the one-sided limit of the mean validation accuracy."""
@@ -152,7 +156,8 @@ class _Cell:
             return self.parts[0][1].limit(level, upper)
         binomial, images = self._validation_binomial
         variance, freedom = self._mean_variance(varying, binomial + more)
-        return _wilson_limit(float(self.validation.mean()), images * binomial / variance, freedom, level, upper)
+        limit = _wilson_limit(float(self.validation.mean()), images * binomial / variance, freedom, level, upper)
+        return limit if self.own_divisions else _farther(limit, self._mean_validation, level, upper)
 
     def verdict(self, name: str, reason: str) -> CellVerdict:
         ends = [
@@ -167,6 +172,20 @@ class _Cell:
         a, b, c = (float(one.std(ddof=1)) if self.count > 1 else math.nan for one in values)
         balanced = self.parts[0][0].balanced
         return CellVerdict(name, reason, self.count, train, validation, gap, (a, b, c), balanced)
+
+
+def _mean_part(parts: Sequence[Part]) -> Part | None:
+    """Return one seed's part with the mean counts; None if seeds have other images."""
+    if any(not np.array_equal(part.images, parts[0].images) for part in parts):
+        return None
+    return Part(np.mean([part.right for part in parts], axis=0), parts[0].images, parts[0].balanced)
+
+
+def _farther(limit: float, part: Part | None, level: float, upper: bool) -> float:
+    """Return the limit, or the part's own one if that is farther out."""
+    if part is None:
+        return limit
+    return (max if upper else min)(limit, part.limit(level, upper))
 
 
 def _binomial_variance(parts: Sequence[Part]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from cnnstudy.analysis.intervals import LEVEL, holm_correction
 from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, paired_p
 from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.names import Metric
-from cnnstudy.records import Level, Rule
+from cnnstudy.records import Level, Rule, plain_name
 from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, best_metrics, score_metrics
 
 #: The record's path among the artifacts of the study's run.
@@ -39,7 +39,7 @@ class Candidate:
     @property
     def trial(self) -> str:
         """The name of its first trial, e.g. `vgg16-007`."""
-        return f"{self.architecture}-{self.number:03d}"
+        return f"{plain_name(self.architecture)}-{self.number:03d}"
 
     @property
     def title(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,7 @@ def build_leaderboard(
     frame = frame.assign(objective=objective, pareto_front=pareto_front(frame, goals))
     unused = [factor for factor in FACTORS if frame[factor].isna().all()]
     frame = frame.drop(columns=unused)
-    column = sort or column_name(objective)
-    if column not in frame:
-        raise InputError(
-            f"there is no column {column!r} to sort by{did_you_mean(column, frame.columns) or '.'} "
-            f"The columns are {', '.join(frame.columns)}."
-        )
+    column = _find_column(frame, sort) if sort else column_name(objective)
     frame["_place"] = frame["state"].map({"finished": 0, "pruned": 1}).fillna(2)
     ascending = frame[column].dtype == object or any(word in column for word in _LESS_IS_BETTER)
     ascending = ascending or not pd.api.types.is_numeric_dtype(frame[column])
@@ -127,6 +123,21 @@ def build_leaderboard(
     for key, upwards in (("val_loss", True), (column, ascending), ("_place", True)):
         order = order.sort_values(key, ascending=upwards, kind="stable")
     return order.drop(columns="_place").reset_index(drop=True)
+
+
+def _find_column(frame: pd.DataFrame, given: str) -> str:
+    """Return the column of that name, or with that heading in tables.
+
+    Raises:
+        InputError: there is none.
+    """
+    headings = {heading: column for column, heading in _SHOWN.items() if column in frame}
+    headings |= {FACTORS[name].short_label: name for name in FACTORS if name in frame}
+    if (column := headings.get(given, given)) in frame:
+        return column
+    near = difflib.get_close_matches(given, [*headings, *frame.columns], n=5, cutoff=0.4)
+    meant = f" Did you mean {', '.join(near)}?" if near else ""
+    raise InputError(f"there is no column {given!r} to sort by.{meant} `--csv FILE` writes all columns.")
 
 
 def _row(trial: RecordedRun, cross_fitted: bool) -> dict[str, Any]:

@@ -22,17 +22,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean
-from cnnstudy.records import Level
+from cnnstudy.records import Level, plain_name
 
 if TYPE_CHECKING:
     import keras
 
 HEAD, AUXILIARY = "head", "auxiliary"
+#: Mean and standard deviation of ImageNet's red, green and blue, in 0..1, that most published weights expect.
+IMAGENET_MEANS, IMAGENET_DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Names of networks that no file of the package defines begin with one of these.
+PREFIXES = ("keras:",)
 
 
 @dataclass(frozen=True)
 class ImageNetWeights:
-    """ImageNet weights for Keras' downloader: file name in ~/.keras/models, URL and MD5."""
+    """ImageNet weights for Keras' downloader: file name in ~/.keras/models, URL, and MD5 or SHA-256 if one is known."""
 
     file_name: str
     url: str
@@ -64,7 +68,10 @@ class Architecture:
     #: build(image_size, classes, dropout, auxiliary_dropout)
     build: Callable[[int, int, float, float], Outputs] = field(repr=False)
     has_auxiliary_heads: bool = False
+    has_batch_norm: bool = False  # in the backbone
     imagenet: ImageNetWeights | None = None
+    #: torchvision's name of a layer, if its weights fit: the network and its preprocessing are the same.
+    torchvision_name: Callable[[str], str] | None = field(default=None, repr=False)
 
     def check_size(self, image_size: int) -> None:
         """Check the image size, in pixels.
@@ -97,6 +104,15 @@ def dense_head(x: keras.KerasTensor, units: tuple[int, ...], dropout: float, cla
     return layers.Dense(classes, name=f"{HEAD}_logits")(x)
 
 
+def pooled_head(x: keras.KerasTensor, dropout: float, classes: int) -> keras.KerasTensor:
+    """Return logits [batch, classes]: global average pool, then dropout and a dense layer."""
+    from keras import layers
+
+    x = layers.GlobalAveragePooling2D(name=f"{HEAD}_pool")(x)
+    x = layers.Dropout(dropout, name=f"{HEAD}_dropout")(x)
+    return layers.Dense(classes, name=f"{HEAD}_logits")(x)
+
+
 @dataclass(frozen=True)
 class Network:
     """Three views of the same layers."""
@@ -118,31 +134,43 @@ def build_network(
     import keras
 
     architecture.check_size(image_size)
+    name = plain_name(architecture.name)
     outputs = architecture.build(image_size, classes, dropout, auxiliary_dropout)
     probabilities = keras.layers.Activation("softmax", dtype="float32", name="predictions")(outputs.logits)
     return Network(
         architecture=architecture,
-        training=keras.Model(
-            outputs.inputs, [outputs.logits, *outputs.auxiliary], name=f"{architecture.name}_training"
-        ),
-        logits=keras.Model(outputs.inputs, outputs.logits, name=f"{architecture.name}_logits"),
-        inference=keras.Model(outputs.inputs, probabilities, name=architecture.name),
+        training=keras.Model(outputs.inputs, [outputs.logits, *outputs.auxiliary], name=f"{name}_training"),
+        logits=keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits"),
+        inference=keras.Model(outputs.inputs, probabilities, name=name),
     )
 
 
 def names() -> list[str]:
     """Return the names of all networks, without importing them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def all_names() -> list[str]:
+    """Return `names`, and those of keras.applications, without importing Keras."""
+    return [*names(), *importlib.import_module(f"{__name__}._keras_applications").list_names()]
+
+
+def is_name(name: str) -> bool:
+    """Check whether `find` would look for a network of that name, rather than for something else in a study file."""
+    return name in names() or name.startswith(PREFIXES)
 
 
 def find(name: str) -> Architecture:
-    """Return the network of that name.
+    """Return the network of that name: one of `names`, or `keras:` and a name of keras.applications.
 
     Raises:
         UnknownNameError: no network has that name.
     """
+    if name.startswith("keras:"):
+        return importlib.import_module(f"{__name__}._keras_applications").find_application(name)
     if name not in names():
         raise UnknownNameError(
-            f"unknown architecture {name!r}{did_you_mean(name, names())} The architectures are {', '.join(names())}."
+            f"unknown architecture {name!r}{did_you_mean(name, names())} The architectures are {', '.join(names())}, "
+            "and those of keras.applications, such as keras:MobileNetV2."
         )
     return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE

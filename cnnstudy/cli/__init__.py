@@ -8,6 +8,7 @@ start        init, diagnose
 data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
+weights      weights import, weights list
 maintenance  doctor, cache
 options      what several commands share: options, a worker for one job
 
@@ -25,7 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 import cnnstudy
-from cnnstudy.cli import data, maintenance, models, results, run, start
+from cnnstudy.cli import data, maintenance, models, results, run, start, weights
 from cnnstudy.cli.options import UNEXPECTED
 from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
@@ -58,7 +59,7 @@ app = typer.Typer(
     name="cnnstudy",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find out why a convolutional network overfits. A study file becomes trained networks, a record in MLflow "
     "and a leaderboard.",
@@ -83,8 +84,10 @@ for _command in (
     results.ui,
     models.describe,
     maintenance.doctor,
+    maintenance.schema,
 ):
     app.command()(_command)
+app.add_typer(weights.weights, name="weights")
 app.add_typer(maintenance.cache, name="cache")
 
 

@@ -1,4 +1,4 @@
-"""Commands for maintenance: doctor, cache list, cache clear."""
+"""Commands for maintenance: doctor, schema, cache list, cache clear."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def doctor(
     examination.show_findings(output.open_console(), findings, done)
     if any(finding.trouble for finding in findings):
         raise typer.Exit(TRIALS_FAILED)
+
+
+def schema() -> None:
+    """Print the JSON Schema of study files, with which editors complete and check them."""
+    from cnnstudy.config.json_schema import make_schema
+
+    output.print_text(output.format_json(make_schema()))
 
 
 cache = typer.Typer(

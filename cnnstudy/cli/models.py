@@ -9,6 +9,7 @@ import typer
 
 from cnnstudy import architectures
 from cnnstudy.cli.options import ModelName, TrackingUri, one_worker
+from cnnstudy.records import plain_name
 from cnnstudy.system.output import open_console, print_note, print_text
 
 
@@ -61,7 +62,9 @@ def export(
 
 
 def describe(
-    architecture: Annotated[str, typer.Argument(help=f"One of {', '.join(architectures.names())}.")],
+    architecture: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(architectures.names())}, or keras:NAME of keras.applications.")
+    ],
     image_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 5,
     png: Annotated[
@@ -73,4 +76,4 @@ def describe(
     network.check_size(image_size)
     from cnnstudy.results.network_summary import print_summary
 
-    print_summary(network, image_size, classes, png or Path(f"{architecture}.png"), open_console())
+    print_summary(network, image_size, classes, png or Path(f"{plain_name(architecture)}.png"), open_console())

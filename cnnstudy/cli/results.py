@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from cnnstudy.cli.options import StudyName, TrackingUri, one_worker, open_or_print
-from cnnstudy.system.output import open_console, print_text
+from cnnstudy.system.output import format_json, open_console, print_text
 
+Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, instead of tables.")]
 TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in points, for the data-size projection.")]
 
 
@@ -19,11 +20,12 @@ def leaderboard(
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
     sort: Annotated[str | None, typer.Option(help="Sort by this column.", show_default="the study's objective")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show and write only this many of the best.")] = None,
+    json_: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """List a study's trials, best first, as a table, CSV or Markdown."""
     from cnnstudy.analysis import leaderboard as table
-    from cnnstudy.results import terminal
+    from cnnstudy.results import json_answers, terminal
     from cnnstudy.tracking import client
 
     tracker = client.existing_tracker(tracking_uri)
@@ -34,6 +36,9 @@ def leaderboard(
         table.write_csv(selected, csv)
     if markdown is not None:
         table.write_markdown(selected, markdown)
+    if json_:
+        print_text(format_json(json_answers.describe_trials(recorded.name, selected)))
+        return
     terminal.show_trials(open_console(), recorded.name, frame, top, sort)
     terminal.show_configurations(open_console(), terminal.latest_trials(tracker, recorded), top)
 
@@ -42,11 +47,12 @@ def effects(
     study: StudyName = None,
     csv: Annotated[Path | None, typer.Option(help="Write every effect and interaction to this CSV file.")] = None,
     gap: TargetGap = 5.0,
+    json_: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Show how many points of gap each factor causes, with intervals."""
     from cnnstudy.analysis.leaderboard import write_csv
-    from cnnstudy.results import terminal
+    from cnnstudy.results import json_answers, terminal
     from cnnstudy.tracking import client
 
     tracker = client.existing_tracker(tracking_uri)
@@ -54,7 +60,10 @@ def effects(
     analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
         write_csv(terminal.effects_table(analyses), csv)
-    terminal.show_effects(open_console(), recorded.name, analyses)
+    if json_:
+        print_text(format_json(json_answers.describe_effects(recorded.name, analyses)))
+    else:
+        terminal.show_effects(open_console(), recorded.name, analyses)
 
 
 def report(
@@ -123,14 +132,19 @@ def compare(
     open_: Annotated[
         bool, typer.Option("--open/--no-open", help="Write the HTML page and open it in the browser.")
     ] = False,
+    json_: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Compare two studies side by side: settings, outcomes, effects and champions, with intervals."""
+    from cnnstudy.results.json_answers import describe_comparison
     from cnnstudy.results.terminal import compare_recorded_studies, show_comparison
     from cnnstudy.tracking import client
 
     comparison = compare_recorded_studies(client.existing_tracker(tracking_uri), study_a, study_b)
-    show_comparison(open_console(), comparison)
+    if json_:
+        print_text(format_json(describe_comparison(comparison)))
+    else:
+        show_comparison(open_console(), comparison)
     if open_ and html is None:
         html = Path(f"{comparison.a}-and-{comparison.b}.html")
     if html is not None:

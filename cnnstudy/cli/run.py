@@ -19,7 +19,7 @@ from cnnstudy.cli.options import (
 )
 from cnnstudy.errors import EXIT_INTERRUPTED, InputError
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
-from cnnstudy.system.output import open_console, print_note
+from cnnstudy.system.output import format_json, open_console, print_note, print_text
 
 if TYPE_CHECKING:
     from cnnstudy.config.load import Study
@@ -30,9 +30,19 @@ if TYPE_CHECKING:
     from cnnstudy.tracking.client import Tracker
 
 
+def _complete_study(incomplete: str) -> list[str]:
+    """Return the names of studies that begin so, for the shell."""
+    from cnnstudy.config.find import list_studies
+
+    return [name for name in list_studies() if name.startswith(incomplete)]
+
+
 def run_study(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="A study file, or the name of one in experiments/.")
+        str,
+        typer.Argument(
+            metavar="[STUDY]", help="A study file, or the name of one in experiments/.", autocompletion=_complete_study
+        ),
     ] = "quickstart",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
@@ -163,6 +173,7 @@ def confirm(
     take_over: TakeOver = False,
     accept_code: AcceptCode = False,
     quiet: Quiet = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
 ) -> None:
     """Retrain a study's best candidates with fresh seeds, name the champion and test it once."""
     with fast_import(without=NOT_FOR_MLFLOW):
@@ -171,7 +182,7 @@ def confirm(
     from cnnstudy.system.display import choose_display
     from cnnstudy.tracking.retry import RetryPolicy
 
-    console = open_console()
+    console = open_console(error=json_)
     tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), print_note)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
@@ -185,7 +196,11 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
-    _show_confirmation(console, tracker, outcome, quiet)
+    if json_ and outcome.confirmed is not None:
+        from cnnstudy.results.json_answers import describe_confirmation
+
+        print_text(format_json(describe_confirmation(outcome.recorded.name, outcome.confirmed)))
+    _show_confirmation(console, tracker, outcome, quiet or json_)
 
 
 def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, quiet: bool) -> None:

@@ -8,6 +8,7 @@ Everything that can be checked without training is checked here, before TensorFl
     load        load_study: read the file, apply --set, run the checks, report problems by line
     find        the file that a command names
     yaml_text   YAML within limits
+    json_schema what editors complete and check study files with
     schema      the keys of a study file, and what each key allows on its own
     strategies  the keys of `strategy`
     checks      combinations of keys that contradict each other

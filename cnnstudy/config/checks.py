@@ -103,7 +103,8 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             available = [other for other in architectures.names() if architectures.find(other).imagenet]
             yield (
                 ("weights", name if name in config.weights else "default", "source"),
-                f"there are no imagenet weights for {name}, only for {', '.join(available)}; use pretrain or file.",
+                f"there are no imagenet weights for {name}, only for {', '.join(available)} and networks of "
+                "keras.applications; use pretrain or file.",
             )
 
 
@@ -140,12 +141,16 @@ def describe_weights_file(names: Sequence[str], weights: Weights) -> str:
     """Say which file of weights is expected for the networks, and where to get it."""
     published = [found for name in names if (found := architectures.find(name).imagenet) is not None]
     if weights.source == "imagenet" and published:
-        files = " or ".join(f"{one.file_name} from {one.url} (its hash is {one.file_hash})" for one in published)
+        files = " or ".join(f"{one.file_name} from {one.url}{_name_hash(one)}" for one in published)
         return f"Expected is {files}; give its path, or leave `file` out to download it."
     return (
         f"Expected is a {', '.join(_BEGINNINGS)} file that holds the layers of {', '.join(names)} by name, such as the "
         "`model.keras` of a trained model."
     )
+
+
+def _name_hash(file: architectures.ImageNetWeights) -> str:
+    return f" (its hash is {file.file_hash})" if file.file_hash else ""
 
 
 def _share_images(source: DataOptions, target: DataOptions) -> bool:
@@ -194,6 +199,11 @@ def _factor_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
     for factor in config.factors:
         if factor not in active:
             yield ("factors", factor), f"is active in no trial of this study: {FACTORS[factor].active_where}."
+    normalised = [name for name in config.architectures if architectures.find(name).has_batch_norm]
+    for name in config.architectures:
+        if name not in normalised and "batch_norm" in config.factors_of(name):
+            others = f"; give it to the others, as in `batch_norm: {{{normalised[0]}: trained}}`" if normalised else ""
+            yield ("factors", "batch_norm"), f"acts on BatchNormalization, which {name} does not have{others}."
 
 
 def _search_problems(config: StudyConfig, search: SearchConfig) -> Iterator[tuple[KeyPath, str]]:

@@ -29,6 +29,8 @@ TRANSFER_MODES = {
     "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
     "two-phase": "first frozen, then fine-tune",
 }
+#: Modes that train layers with source weights.
+FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase")
 AUGMENTATIONS = {
     "none": "the images unchanged",
     "flip": "random horizontal flips",
@@ -42,6 +44,10 @@ LEARNING_RATE_SCALINGS = {
 CLASS_WEIGHTS = {
     "none": "every image counts the same in the loss that training minimises",
     "balanced": "images count inversely to how many training images their class has",
+}
+BATCH_NORMS = {
+    "frozen": "BatchNormalization below the head keeps the source's statistics, scales and offsets",
+    "trained": "it trains with the other layers, and normalises by the statistics of each batch",
 }
 PROTOCOLS = {
     "clean": "every training image once per epoch",
@@ -146,7 +152,7 @@ def _write_number(number: float) -> str:
 
 
 def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
-    return levels["transfer"] in ("last-block", "fine-tune", "two-phase")
+    return levels["transfer"] in FINE_TUNING_MODES
 
 
 def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
@@ -186,6 +192,9 @@ FACTORS: dict[str, Factor] = {
         # King & Zeng 2001, in the form of scikit-learn and Keras
         Factor("class_weights", str, "none", choices=tuple(CLASS_WEIGHTS), phrase="{level} {label}", optional=True),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
+            _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
+        ),
+        Factor("batch_norm", str, "frozen", choices=tuple(BATCH_NORMS), optional=True).with_condition(
             _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
         ),
         Factor("auxiliary_weight", float, None, low=0.0, high=10.0).with_condition(

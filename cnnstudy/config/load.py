@@ -107,11 +107,17 @@ def is_path_key(key: KeyPath) -> bool:
 
 
 def _anchor_paths(node: Any, folder: Path, key: KeyPath = ()) -> Any:
-    """Return a part of a study file, the one at the key, with its relative paths made absolute."""
+    """Return a part of a study file, the one at the key, with its relative paths made absolute.
+
+    The name of imported weights becomes the path of their file, in the folder `weights` beside the study file.
+    """
     if isinstance(node, dict):
         return {name: _anchor_paths(value, folder, (*key, name)) for name, value in node.items()}
-    is_relative = isinstance(node, str) and not node.startswith("~") and is_path_key(key)
-    return str(folder / node) if is_relative else node
+    if not isinstance(node, str) or node.startswith("~") or not is_path_key(key):
+        return node
+    imported = folder / "weights" / f"{node}.npz"
+    is_name = key[0] == "weights" and not os.path.exists(folder / node) and os.path.isfile(imported)
+    return str(imported if is_name else folder / node)
 
 
 def _advise_on_folder(tree: Any, key: KeyPath, folder: Path) -> str:

@@ -194,7 +194,7 @@ def _parse_factors(factors: Any) -> Any:
     problems = []
     parts: list[tuple[tuple[str, ...], Any]]
     for name, given in factors.items():
-        by_network = isinstance(given, Mapping) and bool(set(map(str, given)) & set(architectures.names()))
+        by_network = isinstance(given, Mapping) and any(map(architectures.is_name, map(str, given)))
         parts = [((name, network), levels) for network, levels in given.items()] if by_network else [((name,), given)]
         for key, levels in parts:
             try:

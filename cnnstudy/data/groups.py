@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,17 +143,19 @@ def group_images(
     copies: set[Pair] = set()
     if options.copies == "together":
         copies = {pair for pair in similar if chosen.issuperset(pair)} | set(pair_equal(digests, usable))
-    named = _pair_named([source.images[place].group for place in usable], usable)
+    own = [source.images[place].group for place in usable]
+    named, alike = _pair_named(own, usable), warn_of_similar_names(own)
     if options.groups is not None:
         keys = [source.images[place].key for place in usable]
         depth = 0 if options.name == "table" else 2 if source.layout in ("divided", "classes-below") else 1
         names = options.groups.name_groups(keys, lambda: [taken()[place] for place in usable], depth)
         named += _pair_named(names, usable)
+        alike += warn_of_similar_names(names)
     if not copies and not named:
-        return Grouping(usable=tuple(usable))
+        return Grouping(usable=tuple(usable), warnings=alike)
     groups = _connect(len(source.images), [*copies, *named])
     grouping = Grouping(tuple(groups), tuple(usable))
-    grouping = replace(grouping, warnings=warn_of_groups_held_out_twice(source, grouping))
+    grouping = replace(grouping, warnings=(*alike, *warn_of_groups_held_out_twice(source, grouping)))
     if not copies:
         return grouping
     found = describe_pairs(source, copies, digests, usable, split, grouping.of_usable)
@@ -176,6 +179,21 @@ def _pair_named(names: Sequence[str | None], places: Sequence[int]) -> list[Pair
     """Return the images with a name in common, each paired with the first of them; None and "" are no names."""
     of_place = {place: unicodedata.normalize("NFC", name) for place, name in zip(places, names, strict=True) if name}
     return pair_equal(of_place, of_place)
+
+
+def warn_of_similar_names(names: Iterable[str | None]) -> tuple[str, ...]:
+    """Return a warning about names of different groups that differ only in case, spaces, hyphens or underscores."""
+    alike: dict[str, set[str]] = {}
+    for name in filter(None, names):
+        written = unicodedata.normalize("NFC", name)
+        alike.setdefault(re.sub(r"[-_\s]", "", written.casefold()), set()).add(written)
+    several = [" ~ ".join(map(repr, sorted(one))) for one in alike.values() if len(one) > 1]
+    if not several:
+        return ()
+    return (
+        "names of groups differ only in upper and lower case, spaces, hyphens or underscores, and count as different "
+        f"groups, which may be on both sides of a split; write them alike if they are the same:{format_list(several)}",
+    )
 
 
 def pair_equal(values: Sequence[object] | Mapping[int, object], places: Iterable[int]) -> list[Pair]:

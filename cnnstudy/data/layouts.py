@@ -46,6 +46,8 @@ _COMPANIONS = {
 MASK_ENDING = re.compile(r"[-_ .](mask|masks|seg|segmentation|annotation|groundtruth|gt)$", re.IGNORECASE)
 #: Names of folders with the same photos, smaller or as they came from the camera.
 _VERSIONS = {"thumb", "thumbs", "thumbnail", "thumbnails", "raw", "raws", "original", "originals", "backup"}
+#: A file name that begins with its class: `cat.0.jpg`, `dog_17.png`.
+_WORD_AND_NUMBER = re.compile(r"([^\W\d_]{2,})[-_. ]?\(?\d")
 _MAX_QUOTED = 12
 #: Why an image that is too far up is not used.
 OUTSIDE = "outside the class folders"
@@ -113,6 +115,7 @@ def _recognise(path: Path, tree: Tree) -> Layout:
     top = sorted({parts[0] for parts, _ in tree.images if len(parts) > 1})
     direct = {parts[0] for parts, _ in tree.images if len(parts) == 2}
     below = _names_below(tree)
+    _refuse_without_class_folders(path, tree)
     parts_of_top = {name: part for name in top if (part := find_part(name))}
     if parts_of_top:
         complete = len(parts_of_top) == len(top) == len(set(parts_of_top.values()))
@@ -130,6 +133,7 @@ def _recognise(path: Path, tree: Tree) -> Layout:
             )
     inner = {name: set(map(find_part, folders)) - {None} for name, folders in below.items()}
     divided = [name for name, found in inner.items() if len(found) > 1]
+    _refuse_parts_in_between(path, tree)
     if divided:
         raise DataError(
             _two_readings(
@@ -143,6 +147,44 @@ def _recognise(path: Path, tree: Tree) -> Layout:
     _refuse_companions(path, tree, "classes")
     _refuse_shared_subfolders(path, tree, "classes")
     return "classes"
+
+
+def _refuse_without_class_folders(path: Path, tree: Tree) -> None:
+    """Raise DataError if all images lie just in folders that are named like parts: `train/cat.0.jpg`, `test1/7.jpg`."""
+    paths = [parts for parts, _ in tree.images if len(parts) > 1]
+    top = sorted({parts[0] for parts in paths})
+    numbered = {name: find_part(name.rstrip("0123456789")) for name in top}
+    if not top or None in numbered.values() or "train" not in numbered.values() or any(len(p) > 2 for p in paths):
+        return
+    words = Counter(match[1] for parts in paths if (match := _WORD_AND_NUMBER.match(parts[1])))
+    told = sorted(word for word, count in words.items() if count > 1)
+    names = f" Their names may tell the classes ({quote_names(told)})." if len(told) > 1 else ""
+    train = next(name for name, part in numbered.items() if part == "train")
+    kept = f" If {quote_names(top)} are the classes, write `layout: classes`." if len(top) > 1 else ""
+    raise DataError(
+        f"{printable(str(path))} has no class folders: its images lie just in {quote_names(top)}, which are named like "
+        f"parts of the split.{names} List the images in a table, `name: table`, with a column for the class, or move "
+        f"them into one folder per class, such as {train}/{told[0] if names else 'daisy'}.{kept}"
+    )
+
+
+def _refuse_parts_in_between(path: Path, tree: Tree) -> None:
+    """Raise DataError if parts lie below years, cameras or people, and the classes in them: `2023/train/cat`."""
+    places = sorted({parts[:3] for parts, _ in tree.images if len(parts) > 3 and find_part(parts[1])})
+    holders: dict[str, set[str]] = {}
+    for top, part, name in places:
+        holders.setdefault(name, set()).add(f"{top}/{part}")
+    shared = sorted(name for name, found in holders.items() if len(found) > 1)
+    if len(shared) < 2 or 2 * len(shared) < len(holders):
+        return
+    top, part, name = next(one for one in places if one[2] in shared)
+    tops, parts = (quote_names(sorted({one[i] for one in places})) for i in (0, 1))
+    raise DataError(
+        f"{printable(str(path))} can't be read as it is: the folders {parts} lie below {tops}, and hold "
+        f"folders that look like the classes ({quote_names(shared)}). Move {top}/{part}/{name} to "
+        f"{part}/{name}/{top}, and the others likewise, or list the images in a table, `name: table`. If "
+        f"{tops} are the classes, write `layout: divided` or, to divide them anew, `layout: classes`."
+    )
 
 
 def _refuse_renamed_parts(path: Path, top: list[str]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,13 @@ from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
 from cnnstudy.system.display import format_size
-from cnnstudy.system.processes import address_space_limit, count_cores, list_gpus, resident_memory
+from cnnstudy.system.processes import (
+    address_space_limit,
+    count_cores,
+    count_memory_kills,
+    list_gpus,
+    resident_memory,
+)
 
 #: Set before TensorFlow is imported and whatever the user's environment says, so that all trials of a study compute in
 #: the same way. oneDNN is off by default on processors without AVX-512, where it makes a step of these networks 1.3 to
@@ -159,6 +166,7 @@ class _Process:
         self._kind: tuple[str, Any] = ("", None)  # kind and network of the last job
         self._memory: dict[tuple[str, Any], int] = {}  # bytes after the first job of each such kind
         self._ended = self._has_reported = False
+        self._memory_kills = count_memory_kills()  # before its job
         self._lock = threading.Lock()  # guards _job and _ended
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
         # a worker never talks to the tracking server, so it gets neither its address nor its password
@@ -185,6 +193,7 @@ class _Process:
 
     def start(self, job: Job, folder: Path) -> None:
         self._kind = (job.kind, job.payload.get("architecture"))
+        self._memory_kills = count_memory_kills()
         with self._lock:
             self._job = job
             ended = self._ended
@@ -261,7 +270,8 @@ class _Process:
         with self._lock:
             job, self._job, self._ended = self._job, None, True
         if job is not None:
-            self._events.put((self, _crash_event(job.key, self._process.returncode, self.log(), self._has_reported)))
+            how = (self._process.returncode, self.log(), self._has_reported, self._memory_kills)
+            self._events.put((self, _crash_event(job.key, *how)))
 
 
 def _parse_event(message: dict[str, Any]) -> Event:
@@ -273,10 +283,26 @@ def _parse_event(message: dict[str, Any]) -> Event:
     kind = message.pop("kind")
     if kind == "epoch":
         return Epoch(message["key"], EpochRecord.from_json(message["record"]), message["asks"])
-    return {"alive": Alive, "progress": Progress, "done": Done, "failed": Failed}[kind](**message)
+    if kind == "failed":
+        return _with_memory_limit(Failed(**message))
+    return {"alive": Alive, "progress": Progress, "done": Done}[kind](**message)
 
 
-def _crash_event(key: str, code: int, log: str, has_started: bool) -> Failed:
+def _with_memory_limit(failed: Failed) -> Failed:
+    """Return the failure with what limits the memory, if none was left, and without TensorFlow's internal names."""
+    text, *rest = re.sub(r"\{\{[^{}]*\}\} ?", "", failed.message).split("\n")
+    limit = address_space_limit() if failed.reason == "oom" else None
+    if limit is not None:
+        text += f"; the worker's address space is limited to {format_size(limit)} (`ulimit -v`)"
+    return dataclasses.replace(failed, message="\n".join([text, *rest]))
+
+
+def _crash_event(key: str, code: int, log: str, has_started: bool, memory_kills: int | None = None) -> Failed:
+    """Return the failure of a job whose process ended without reporting its end.
+
+    Args:
+        memory_kills: what `count_memory_kills` returned before the job.
+    """
     limit = address_space_limit()
     if limit is not None and (code in (-signal.SIGSEGV, -signal.SIGABRT) or "MemoryError" in log):
         ending = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -286,9 +312,20 @@ def _crash_event(key: str, code: int, log: str, has_started: bool) -> Failed:
         )
         return Failed(key, "oom", text, log)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    if code == -signal.SIGKILL:  # Linux' out-of-memory killer sends it
-        return Failed(key, "oom", f"the worker process {how}; the machine may have run out of memory", log)
+    if code == -signal.SIGKILL:
+        return _kill_event(key, how, log, memory_kills)
     if code >= 0 and not has_started:
         return Failed(key, "environment", f"the worker process could not start: it {how}", log)
     own = code >= 0 or -code in _CRASH_SIGNALS
     return Failed(key, "crash" if own else "environment", f"the worker process {how}", log)
+
+
+def _kill_event(key: str, how: str, log: str, before: int | None) -> Failed:
+    """Return the failure of a job whose process was killed: by Linux for lack of memory, or by somebody else."""
+    now = count_memory_kills()
+    if before is None or now is None:
+        return Failed(key, "oom", f"the worker process {how}, perhaps for lack of memory", log)
+    if now > before:
+        return Failed(key, "oom", "the system ended the worker process (signal 9) for lack of memory", log)
+    text = f"the worker process {how}, by a program or person: the system has ended no process for lack of memory"
+    return Failed(key, "environment", text, log)

@@ -173,14 +173,24 @@ def sum_layers(rows: Sequence[LayerRow]) -> Totals:
 
 
 def transfer_rows(rows: Sequence[LayerRow], architecture: Architecture) -> list[TransferRow]:
-    """Return the transfer modes that keep part of the backbone frozen throughout."""
+    """Return the transfer modes that keep part of the backbone frozen throughout.
+
+    BatchNormalization in it is frozen, as the factor `batch_norm` has it by default.
+    """
     modes = []
-    for mode, stages in {"frozen": (), **architecture.cut_points}.items():
+    everything: dict[str, tuple[str, ...]] = {"fine-tune": ("",)} if architecture.has_batch_norm else {}
+    for mode, stages in {"frozen": (), **architecture.cut_points, **everything}.items():
         trains = sum(
-            row.trainable for row in rows if row.part == HEAD or (row.part == BACKBONE and row.name.startswith(stages))
+            row.trainable
+            for row in rows
+            if row.part == HEAD or (row.part == BACKBONE and row.name.startswith(stages) and not _is_batch_norm(row))
         )
         modes.append(TransferRow(mode, trains, sum_layers(rows).inference_parameters - trains))
     return modes
+
+
+def _is_batch_norm(row: LayerRow) -> bool:
+    return row.label == KINDS["BatchNormalization"][1]
 
 
 def print_summary(architecture: Architecture, image_size: int, classes: int, png: Path, console: Console) -> None:
@@ -191,14 +201,14 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
         InputError: the drawing can't be written.
     """
     architecture.check_size(image_size)
-    with _silent_start():
+    with silent_start():
         import_keras()
     from cnnstudy.results.network_drawing import draw_network
 
     rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))
     title = f"{architecture.title}, {image_size} x {image_size} pixels, {classes} classes"
     _print_table(console, _layer_table(rows, title))
-    print_lines(console, _facts(architecture, sum_layers(rows)))
+    print_lines(console, _facts(architecture, rows))
     _print_table(console, _transfer_table(transfer_rows(rows, architecture)))
     try:
         draw_network(rows, title, png)
@@ -208,7 +218,7 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
 
 
 @contextmanager
-def _silent_start() -> Iterator[None]:
+def silent_start() -> Iterator[None]:
     """Hide TensorFlow's start-up messages.
 
     During the import, its C++ part writes directly to file descriptor 2, before TF_CPP_MIN_LOG_LEVEL takes effect. If
@@ -256,19 +266,23 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:,.1f}" if number >= 50_000 else "<0.1"
 
 
-def _facts(architecture: Architecture, sums: Totals) -> list[str]:
+def _facts(architecture: Architecture, rows: Sequence[LayerRow]) -> list[str]:
+    sums = sum_layers(rows)
     convolutions, inference = map(_millions, (sums.convolution_multiply_adds, sums.inference_multiply_adds))
     parameters = f"{sums.inference_parameters:,}"
     if sums.parameters != sums.inference_parameters:
         parameters += f"; {sums.parameters:,} with the auxiliary heads"
     if sums.inference_statistics:
         parameters += f"; {sums.inference_statistics:,} of them are moving statistics, which are not trained"
+    normalised = sum(row.part == BACKBONE and _is_batch_norm(row) for row in rows)
+    frozen = f"{normalised} layers, frozen below the head unless `scratch` or `batch_norm: trained`"
     return [
         "",
         f"parameters       {parameters}",
         f"multiply-adds    {convolutions} M in the convolutions, {inference} M in total",
         f"smallest image   {architecture.minimum_size} x {architecture.minimum_size} pixels",
         f"preprocessing    {architecture.preprocessing}, inside the model",
+        *([f"batch norm       {frozen}"] if normalised else []),
         f"source           {architecture.source}",
         "",
     ]

@@ -377,8 +377,9 @@ def _evaluate(resources: StudyResources, champion: Standing, runs: Sequence[Reco
     config, registry = resources.config, Registry(resources.recorder.tracker)
     models = []
     for run in runs:
-        stored = resources.recorder.outbox.delivery.read(functools.partial(registry.at, run.model))
-        place = registry.fetch_folder(stored, resources.folder / run.run_id)
+        read = resources.recorder.outbox.delivery.read  # waits for a store that does not answer
+        stored = read(functools.partial(registry.at, run.model))
+        place = read(functools.partial(registry.fetch_folder, stored, resources.folder / run.run_id))
         models.append(str(model_files.find_keras_file(place) or place))
     images = resources.images[champion.candidate.architecture]
     split = Split(config.data.validation, config.data.test, config.seed)

@@ -12,7 +12,7 @@ from cnnstudy.execution.jobs import Watchdog, wait_for_event
 from cnnstudy.names import Tag
 from cnnstudy.records import OUTSIDE_REASONS, TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
-from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
+from cnnstudy.study.failures import FailureCounter, count_attempts, is_machine_error, raise_machine_error
 from cnnstudy.study.preparation import INTERRUPTED_TEXT
 from cnnstudy.study.recorder import TrialRecording, remove_trial_files
 from cnnstudy.study.recovery import tidy_machine
@@ -152,6 +152,9 @@ class Driver:
             self.display.show_message(f"{event.key}  {result.checkpoint_note}")
         if result.micro_batch or result.evaluation_batch:
             self.display.show_message(f"{event.key}  {describe_memory_limits(result)}")
+        if result.shared_epochs:
+            shared = f"{result.shared_epochs} of its {result.epochs} epochs shared with another trial"
+            self.display.show_message(f"{event.key}  {shared}")
         self.display.end_trial(event.key, _describe_result(result))
 
     def _record(self, recording: TrialRecording, result: TrialResult) -> None:
@@ -171,8 +174,12 @@ class Driver:
                 self._record(recording, TrialResult.from_json(event.result))
 
     def _on_failed(self, event: Failed) -> None:
-        raise_machine_error(event)
         proposal, recording = self._running[event.key]
+        if is_machine_error(event):  # the trial failed, and runs again with the next call
+            with contextlib.suppress(CnnstudyError, OSError):  # there may be no room to record it
+                self.recorder.fail(recording, replace(event, reason="environment"), again=True)
+            del self._running[event.key]
+            raise_machine_error(event)
         again = self._failures.take_retry(event)
         self.recorder.fail(recording, event, again)
         del self._running[event.key]
@@ -191,12 +198,10 @@ class Driver:
 
 
 def _describe_result(result: TrialResult) -> str:
-    shared = result.shared_epochs
-    text = (
+    return (
         f"{result.state}, {describe_accuracies(result.verdict_counts, result.summary)} at epoch {result.best_epoch}: "
         f"{result.verdict}"
     )
-    return f"{text}; {shared} of its {result.epochs} epochs shared with another trial" if shared else text
 
 
 def describe_memory_limits(result: TrialResult) -> str:

@@ -24,14 +24,19 @@ _ADVICE = {
 }
 
 
+def is_machine_error(failed: Failed) -> bool:
+    """Return whether no other job could avoid what this one failed with."""
+    return failed.error in _MACHINE_ERRORS
+
+
 def raise_machine_error(failed: Failed) -> None:
     """Raise what a job failed with if no other job could avoid it; once that is mended, the job runs again.
 
     Raises:
         DiskFullError, CacheError: a disk is full; the cache can't be used.
     """
-    if failed.error in _MACHINE_ERRORS:
-        raise BY_NAME[failed.error](f"{failed.key}: {failed.message}")
+    if is_machine_error(failed):
+        raise BY_NAME[failed.error or ""](f"{failed.key}: {failed.message}")
 
 
 def count_attempts(recorded: Iterable[RecordedRun]) -> Counter[str]:

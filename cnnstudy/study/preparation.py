@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
-from cnnstudy.config.factors import complete_levels
+from cnnstudy.config.factors import FINE_TUNING_MODES, complete_levels
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
@@ -131,6 +131,8 @@ class Preparation:
             for name in self.config.architectures
             if set(self.config.transfer_modes_of(name)) & set(MODES_WITH_SOURCE_WEIGHTS)
         }
+        for name in wanted:
+            self._say_what_is_normalised(name)
         # check files before spending time on pretraining
         for name, weights in wanted.items():
             assert weights is not None  # checked with the study file
@@ -145,6 +147,15 @@ class Preparation:
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
                 self._source_images |= self.images(weights.data, same_data)
         return {name: weights for name, weights in found.items() if name not in pretrained}
+
+    def _say_what_is_normalised(self, name: str) -> None:
+        """Say that BatchNormalization stays frozen where layers with source weights train, unless the file decides."""
+        modes = [str(mode) for mode in self.config.transfer_modes_of(name) if mode in FINE_TUNING_MODES]
+        if modes and architectures.find(name).has_batch_norm and "batch_norm" not in self.config.factors_of(name):
+            self.display.show_message(
+                f"{name}: with {', '.join(modes)}, BatchNormalization below the head keeps the statistics, scales and "
+                "offsets of the source weights (`batch_norm: trained` under `factors` would train them)"
+            )
 
     def pretrain_shared(self) -> dict[str, SourceWeights]:
         """Return those `source_weights` that are pretrained. Call it after `check_sources`."""

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import describe_levels, title_factors
-from cnnstudy.errors import TrackingUnavailableError
+from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
-from cnnstudy.records import INTERRUPTED, EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
     Decision,
@@ -31,7 +31,7 @@ from cnnstudy.system.files import escape_formula
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun, LogFiles, LogMetrics, LogModel, SetTags, StartRun
-from cnnstudy.tracking.outbox import Outbox
+from cnnstudy.tracking.outbox import Outbox, adopt_records
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, split_into_tags
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import remove_abandoned_files
@@ -205,24 +205,24 @@ class Recorder:
         self.outbox.delivery.raise_if_disk_full()
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
-        """Write summary and per-class metrics, plots, tables and the model; the final state comes last."""
+        """Write plots, tables, the model, and summary and per-class metrics; the final state comes last."""
         spec, run_id = recording.spec, recording.run_id
         best = {best_name(name): value for name, value in result.summary.items()}
         best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
         has_model = "model" in result.files
         metrics = {
-            **({} if has_model else best),  # with a model they are logged together with it, for both
+            **({} if has_model else best),  # with a model they are logged for both
             Metric.TOTAL_SECONDS: result.seconds,
             Metric.TRAINABLE_PARAMETERS: float(result.trainable_parameters),
             Metric.FROZEN_PARAMETERS: float(result.frozen_parameters),
             **result.final,
             **class_metric_names(per_class),
         }
-        self.outbox.write(run_id, LogMetrics(metrics, result.epochs))
         with scratch_folder() as folder:
             _write_trial_files(folder, recording, result, per_class)
             self.outbox.write(run_id, LogFiles(folder))
+        end = EndRun(result.state, _result_tags(recording, result), metrics, result.epochs)
         if has_model:
             model = Path(result.files["model"])
             about = {
@@ -230,8 +230,9 @@ class Recorder:
                 Tag.TRIAL: spec.key,
                 Tag.MODEL_HASH: model_files.hash_keras_file(model) or "",
             }
-            self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about))
-        self.outbox.write(run_id, EndRun(result.state, _result_tags(recording, result)))
+            self.outbox.write(run_id, LogModel(model, spec.key, best, result.epochs, spec.images, about, end))
+        else:
+            self.outbox.write(run_id, end)
         self.outbox.delivery.raise_if_disk_full()
 
     def fail(self, recording: TrialRecording, failed: Failed, again: bool = False) -> None:
@@ -240,14 +241,12 @@ class Recorder:
         Args:
             again: the trial is retried; this run does not count.
         """
-        with scratch_folder() as folder:
-            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
-            write_spec(folder, recording.spec)
-            if recording.epochs:
-                from cnnstudy.analysis.trial_plots import draw_curves
-
-                draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
-            self.outbox.write(recording.run_id, LogFiles(folder))
+        try:
+            self._log_failure(recording, failed)
+        except (OSError, EnvironmentTrouble):
+            if failed.reason not in OUTSIDE_REASONS:
+                raise
+            # the cause may be a full disk, which leaves no room for files either
         tags = {
             Tag.REASON: failed.reason,
             Tag.MESSAGE: failed.message.split("\n")[0],
@@ -259,6 +258,16 @@ class Recorder:
             tags[Tag.RETRIED] = "true"
         self.outbox.write(recording.run_id, EndRun("failed", tags))
         self.outbox.delivery.raise_if_disk_full()
+
+    def _log_failure(self, recording: TrialRecording, failed: Failed) -> None:
+        with scratch_folder() as folder:
+            (folder / "traceback.txt").write_text(failed.traceback, encoding="utf-8", errors="replace")
+            write_spec(folder, recording.spec)
+            if recording.epochs:
+                from cnnstudy.analysis.trial_plots import draw_curves
+
+                draw_curves(recording.epochs, 0, f"{recording.spec.key}  {recording.title}", folder / "curves.png")
+            self.outbox.write(recording.run_id, LogFiles(folder))
 
     def recover_interrupted(self) -> tuple[list[RecordedRun], list[RecordedRun]]:
         """Mark trials that were stopped from outside as interrupted, and remove what they left; not the study's run.
@@ -322,6 +331,7 @@ def open_recorder(
         DiskFullError: there is no room for a record that may have to wait.
     """
     with contextlib.closing(Outbox(tracker, study, say, retry_policy, check)) as outbox:
+        outbox.delivery.read(lambda: adopt_records(tracker, study, say))
         outbox.delivery.send_stored()
         remove_abandoned_files()
         yield Recorder(tracker, study, check, outbox)

@@ -42,6 +42,8 @@ _ROOTS = (
 )
 #: The function that builds a network from its module, and the constant in that module where the walk starts.
 _BUILDER, _NETWORK = "build_network", "ARCHITECTURE"
+#: The function that describes a network of keras.applications.
+_APPLICATION = "find_application"
 #: Functions, classes and constants where the walk stops: no number depends on them.
 _APART = {
     # the cache, and where files are in it
@@ -66,7 +68,15 @@ _APART = {
     *("CnnstudyError", "ConfigError", "DataError", "EnvironmentTrouble", "UnknownNameError", "WeightsError"),
     *("WorkerError", "did_you_mean", "printable"),
     *("BadImage", "EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
-    *("training_code", "network_code_digest", "find", "without_modules", "fast_import", "training_versions"),
+    *(
+        "training_code",
+        "network_code_digest",
+        "find",
+        "plain_name",
+        "without_modules",
+        "fast_import",
+        "training_versions",
+    ),
 }
 #: The unit of statements that a module runs when it is imported.
 _ON_IMPORT = "what it does on import"
@@ -203,7 +213,9 @@ def _units(folder: Path, roots: tuple[str, ...], networks: tuple[str, ...]) -> t
     """Walk the package in that folder; return `Code.units` and `Code.files`."""
     package = _package(folder)
     starts = [(package.find(root), root) for root in roots]
-    starts += [(module, _NETWORK) for name in networks for module in package.modules_with(_NETWORK, f"{name}.py")]
+    for name in networks:
+        unit, file = (_APPLICATION, "*.py") if name.startswith("keras:") else (_NETWORK, f"{name}.py")
+        starts += [(module, unit) for module in package.modules_with(unit, file)]
     waiting = [(module, unit) for module, root in starts for unit in module.units_of(root)]
     digests: dict[tuple[str, str], str] = {}
     while waiting:

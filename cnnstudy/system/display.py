@@ -92,6 +92,13 @@ def format_metrics(record: EpochRecord) -> str:
     return f"train {train:5.1f} %  val {validation:5.1f} %  gap {100 * metrics[Metric.GAP_ACCURACY]:+5.1f}"
 
 
+def shorten_title(title: str, room: int) -> str:
+    """Return a trial's title without its last levels, so that it fits; a level that is shown is whole, "" if none."""
+    levels = title.split(", ")
+    fitting = [", ".join([*levels[:shown], "…"]) for shown in range(len(levels) - 1, 0, -1)]
+    return next((text for text in (title, *fitting) if len(text) <= room), "")
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration: `1 h 05 min`, `2 min 07 s` or `9 s`."""
     whole = round(seconds)
@@ -107,6 +114,10 @@ def format_size(count: int) -> str:
     one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])
     amount = count / one
     return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
+
+
+#: Columns of a line about a trial.
+COLUMNS = 100
 
 
 class _Clock:
@@ -242,7 +253,7 @@ class PlainDisplay(Display):
 
     def start_trial(self, key: str, title: str, epochs: int, seconds: float = 0.0) -> None:
         self._begin(key, "starting", epochs)
-        self._write(f"{key}  {title}: started")
+        self._write(f"{key}  {shorten_title(title, COLUMNS - len(f'{key}  : started'))}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
         epochs = self._work[key].epochs
@@ -258,7 +269,15 @@ class PlainDisplay(Display):
         self._clock.done += trial
         done, total = self._clock.done, self._clock.total
         count = f"{done} of {total} trials" if total else f"{done} so far"
-        self.stop_trial(key, f"{text}{f'  ({count}) {self._clock.remaining()}' if trial else ''}".rstrip())
+        left = self._clock.remaining()
+        line = f"{text}  ({count}) {left}".rstrip() if trial else text
+        if fits := len(f"{key}  {line}") <= COLUMNS:
+            text = line
+        elif len(f"{key}  {text}") > COLUMNS:
+            text = text.removeprefix("finished, ")  # which is told by its result, too
+        self.stop_trial(key, text)
+        if not fits and trial and total:
+            self._write(", ".join(filter(None, [count, left])))
 
     def stop_trial(self, key: str, text: str) -> None:
         with self._lock:
@@ -338,9 +357,8 @@ class LiveDisplay(Display):
     def stop_trial(self, key: str, text: str) -> None:
         title = self._rows.pop(key, ("", 0, None, 0.0))[0]
         self._clear_bars(lambda what: what.startswith(f"{key}: "))
-        room = self._console.width - len(f"{key}  : {text}")
-        if len(title) > room:  # the result fits the line; the leaderboard has the rest
-            title = f"{title[: room - 1]}…" if room > 10 else ""
+        # the result fits the line; the leaderboard has the rest
+        title = shorten_title(title, self._console.width - len(f"{key}  : {text}"))
         self.show_message(f"{key}  {title}: {text}" if title else f"{key}  {text}")
 
     def _render(self) -> Group:

@@ -25,7 +25,7 @@ def download(
     """Return the path of a file in Keras' cache, downloading it if it is not there.
 
     Args:
-        file_hash: MD5 or SHA-256 in hexadecimal digits, which the file must have.
+        file_hash: MD5 or SHA-256 in hexadecimal digits, which the file must have; "": none is known.
         error: the class of what is raised.
         otherwise: ends the message: what to write in the study file without network access.
 
@@ -49,17 +49,19 @@ def _fetch(url: str, place: Path, file_hash: str, error: type[CnnstudyError], ot
 
     try:
         part = keras.utils.get_file(
-            f".{place.name}.part", origin=url, file_hash=file_hash, cache_subdir=subfolder, force_download=False
+            f".{place.name}.part", origin=url, file_hash=file_hash or None, cache_subdir=subfolder, force_download=False
         )
         return Path(part).replace(Path(part).with_name(place.name))
     except Exception as reason:  # get_file raises bare Exception where the network fails
         cause = str(reason).rpartition(" -- ")[2]  # Keras puts the address before it
+        known = f" (its hash must be {file_hash})" if file_hash else ""
         raise error(
-            f"can't download {url}: {cause}. Without network access: put the file at {place} "
-            f"(its hash must be {file_hash}), or {otherwise}"
+            f"can't download {url}: {cause}. Without network access: put the file at {place}{known}, or {otherwise}"
         ) from reason
 
 
 def _has_hash(path: Path, expected: str) -> bool:
+    if not expected:
+        return True
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256" if len(expected) == 64 else "md5").hexdigest() == expected

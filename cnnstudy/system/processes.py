@@ -151,6 +151,19 @@ def address_space_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def count_memory_kills() -> int | None:
+    """Return how many processes the system has killed so far for lack of memory; None where it does not tell.
+
+    Counted in this process's control group (cgroup v2), else on the whole machine.
+    """
+    group = re.search(r"^0::(/.*)$", _read_text("/proc/self/cgroup"), re.MULTILINE)
+    own = f"/sys/fs/cgroup{group[1]}/memory.events" if group else ""
+    for path in filter(None, (own, "/proc/vmstat")):
+        if counted := re.search(r"^oom_kill (\d+)$", _read_text(path), re.MULTILINE):
+            return int(counted[1])
+    return None
+
+
 # ---- interrupts
 
 #: Seconds within which two signals count as one: a program that wraps the command passes on a Ctrl-C that the command

@@ -11,14 +11,16 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
@@ -50,9 +52,9 @@ from cnnstudy.tracking.operations import (
     StartRun,
     current_time,
 )
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, tag_filter
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
-from cnnstudy.tracking.retry import await_answer
+from cnnstudy.tracking.retry import await_answer, is_server
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
@@ -126,6 +128,8 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._analyzed = False
+        self._left_out: set[str] = set()  # runs that the user was told of
+        self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
         path = sqlite_file(uri)
         if path is not None and path.is_dir():  # MLflow would retry for minutes
             raise TrackingError(f"{path} is a folder, not a database; move it, or choose another with --tracking-uri.")
@@ -264,7 +268,7 @@ class Tracker:
     # ---- runs
 
     def runs(self, experiment_id: str, where: str = "") -> list[RecordedRun]:
-        """Return the experiment's runs that cnnstudy created, oldest first.
+        """Return the experiment's runs that cnnstudy created, oldest first; tell once of those whose kind was edited.
 
         Args:
             where: a filter in MLflow's search syntax; "" for all runs.
@@ -272,6 +276,11 @@ class Tracker:
         search, order = self._client.search_runs, ["start_time ASC"]
         with self._translate_errors():
             found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+        for run in found:
+            left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
+            if left_out and run.info.run_id not in self._left_out:
+                self._left_out.add(run.info.run_id)
+                print_note(left_out)
         return [to_recorded_run(run) for run in found if Tag.KIND in run.data.tags]
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
@@ -308,7 +317,7 @@ class Tracker:
             case LogFiles():
                 self.log_files(run_id, operation.folder)
             case EndRun():
-                self.end_run(run_id, operation.state, operation.tags, attempt.at)
+                self._end(run_id, operation, attempt.at)
         return ""
 
     def start_run(self, experiment_id: str, run: StartRun, attempt: Attempt = FIRST_ATTEMPT) -> str:
@@ -317,7 +326,9 @@ class Tracker:
             run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
                 tags = _with_token(run.tags, attempt)
-                run_id = str(self._client.create_run(experiment_id, attempt.at, tags, run.name).info.run_id)
+                created = self._client.create_run(experiment_id, attempt.at, tags, run.name).info
+                run_id = str(created.run_id)
+                self._artifact_uris[run_id] = str(created.artifact_uri)
             self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in run.parameters.items()])
             self._client.log_inputs(run_id, [to_dataset_input(run.images)])
             return run_id
@@ -336,7 +347,7 @@ class Tracker:
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
+        logged = _to_metrics(metrics, step, at)
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -351,8 +362,12 @@ class Tracker:
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """Log the folder's contents as artifacts of the run."""
+        uri = self._artifact_uris.get(run_id)
         with self._translate_errors(), without_client_retries(), with_file_timeout():
-            self._client.log_artifacts(run_id, str(folder))
+            if uri and is_server(self.uri):  # where MLflow's client would ask for the run first
+                get_artifact_repository(uri, self.uri).log_artifacts(str(folder))
+            else:
+                self._client.log_artifacts(run_id, str(folder))
 
     def files(self, run_id: str, folder: str) -> list[str]:
         """Return the paths of the run's artifacts directly in that folder, without subfolders."""
@@ -378,9 +393,9 @@ class Tracker:
         Raises:
             TrackingError: a value is JSON and too long, so that cutting would break it.
         """
-        texts = {key: fit_tag(key, value) for key, value in tags.items()}
+        fitting = _to_tags(tags)
         with self._translate_errors(), without_client_retries():
-            self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
+            self._client.log_batch(run_id, tags=fitting)
 
     def end_run(self, run_id: str, state: str, tags: Mapping[str, str] | None = None, at: int | None = None) -> None:
         """Set the final state of a run, and MLflow's status to match.
@@ -388,8 +403,14 @@ class Tracker:
         Args:
             at: milliseconds since 1970; None for now.
         """
-        self.set_tags(run_id, {**(tags or {}), Tag.STATE: state})
-        self.set_status(run_id, choose_mlflow_status(state, (tags or {}).get(Tag.REASON, "")), at)
+        self._end(run_id, EndRun(state, tags or {}), at)
+
+    def _end(self, run_id: str, end: EndRun, at: int | None, metrics: Sequence[Metric] = ()) -> None:
+        """End a run: with one request for all its metrics, also those given, and its tags; one for MLflow's status."""
+        tags = _to_tags({**end.tags, Tag.STATE: end.state})
+        with self._translate_errors(), without_client_retries():
+            self._client.log_batch(run_id, [*metrics, *_to_metrics(end.metrics, end.step, at)], tags=tags)
+        self.set_status(run_id, choose_mlflow_status(end.state, end.tags.get(Tag.REASON, "")), at)
 
     def set_status(self, run_id: str, status: str, at: int | None = None) -> None:
         """Set only MLflow's status of a run.
@@ -399,6 +420,7 @@ class Tracker:
         """
         with self._translate_errors(), without_client_retries():
             self._client.set_terminated(run_id, status, at)
+        self._artifact_uris.pop(run_id, None)
 
     # ---- models
 
@@ -418,7 +440,7 @@ class Tracker:
                     model_type="classifier",
                 )
             model_id = logged.model_id
-            log_model_files(self._client, logged, model.folder)
+            log_model_files(self._client, self.uri, logged, model.folder)
             self._client.finalize_logged_model(model_id, "READY")
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
@@ -433,7 +455,10 @@ class Tracker:
             )
             metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
-            self._client.log_batch(run_id, metrics, tags=[RunTag(key, text) for key, text in tags.items()])
+            if model.end is None:
+                self._client.log_batch(run_id, metrics, tags=_to_tags(tags))
+        if model.end is not None:
+            self._end(run_id, replace(model.end, tags={**tags, **model.end.tags}), attempt.at, metrics)
         return f"models:/{model_id}"
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
@@ -443,6 +468,14 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
+
+
+def _to_metrics(metrics: Mapping[str, float], step: int, at: int | None) -> list[Metric]:
+    return [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
+
+
+def _to_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
 
 
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run
-from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
@@ -30,7 +30,7 @@ from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
 from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
-from cnnstudy.tracking.retry import describe_error, is_disk_full, is_transient
+from cnnstudy.tracking.retry import comes_from_store, describe_error, is_disk_full, is_server, is_transient
 from cnnstudy.tracking.sqlite import describe_schema
 
 _OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+),")
@@ -93,7 +93,7 @@ def with_file_timeout() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Raise errors of MLflow, SQLAlchemy, a missing database driver or the network as TrackingError.
+    """Raise errors of MLflow, SQLAlchemy, a missing driver, the network or an artifact store as TrackingError.
 
     An interrupt is deferred: within a transaction it would leave the database locked by this very process.
 
@@ -105,8 +105,7 @@ def translate_errors(uri: str) -> Iterator[None]:
         with defer_interrupt():
             yield
     except Exception as error:
-        expected = isinstance(error, MlflowException | OSError | ImportError)
-        if not expected and "sqlalchemy" not in type(error).__module__:
+        if not comes_from_store(error):
             raise
         if schema := _OTHER_SCHEMA.search(str(error)):  # MLflow advises to upgrade, also a database that is newer
             shown = without_secrets(uri)
@@ -134,13 +133,16 @@ def search_all_pages(search: Callable[[str | None], Any]) -> list[Any]:
     return results
 
 
-def log_model_files(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
+def log_model_files(client: MlflowClient, uri: str, model: LoggedModel, folder: Path) -> None:
     """Log the folder's files as those of the model; on this disk as hard links, where MLflow would copy them."""
     if is_local_uri(model.artifact_location, is_tracking_or_registry_uri=False):
         hardlink_tree(folder, Path(local_file_uri_to_path(model.artifact_location)))
         return
     with with_file_timeout():
-        client.log_model_artifacts(model.model_id, str(folder))
+        if is_server(uri):  # where MLflow's client would ask for the model first
+            get_artifact_repository(model.artifact_location, uri).log_artifacts(str(folder))
+        else:
+            client.log_model_artifacts(model.model_id, str(folder))
 
 
 # ---- from MLflow

@@ -33,7 +33,8 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedStudy, tag_filter
 from cnnstudy.tracking.retry import RetryPolicy
-from cnnstudy.tracking.spool import Envelope, Spool, spool_folder_for
+from cnnstudy.tracking.spool import Envelope, Spool, list_waiting, spool_folder_for
+from cnnstudy.tracking.sqlite import sqlite_file
 
 _TOKEN_PREFIX = "token-"
 #: Kinds of runs of which only one counts for each trial.
@@ -90,7 +91,7 @@ class Outbox:
         if isinstance(operation, LogModel | LogFiles):
             files = self._link_files(operation.folder)
         self.delivery.put(_envelope(run, operation, token, files))
-        if isinstance(operation, EndRun):
+        if isinstance(operation, EndRun) or (isinstance(operation, LogModel) and operation.end):
             self._open_runs.pop(run, None)
 
     def leave(self, run: str, end: EndRun) -> None:
@@ -131,6 +132,7 @@ class _Writer:
     ) -> None:
         self._tracker, self._study, self._say, self._check = tracker, study, say, check
         self._run_ids: dict[str, str] = {}  # by token
+        self._checked = ""  # the run whose files were written last, after a check
         self._dropped: set[str] = set()  # runs that were deleted while they were under way
 
     def apply(self, envelope: Envelope, again: bool) -> str:
@@ -168,8 +170,7 @@ class _Writer:
     def _apply(self, envelope: Envelope, operation: Operation, again: bool) -> str:
         experiment = self._study.experiment_id
         attempt = Attempt(envelope.at, envelope.token, again)
-        if not isinstance(operation, LogMetrics):
-            self._check()
+        self._check_before(envelope, operation, again)
         if isinstance(operation, StartRun):
             started = self._run_ids[envelope.token] = self._tracker.write(operation, experiment, "", attempt)
             if again:
@@ -183,6 +184,13 @@ class _Writer:
         if again and self._is_given_up(operation, run_id):
             return ""
         return self._tracker.write(operation, experiment, run_id, attempt)
+
+    def _check_before(self, envelope: Envelope, operation: Operation, again: bool) -> None:
+        """Check that this driver may write; once for a trial's files, model and end, which follow each other."""
+        follows = envelope.run == self._checked and not (again or envelope.number)
+        if not isinstance(operation, LogMetrics) and not (follows and isinstance(operation, LogModel | EndRun)):
+            self._check()
+        self._checked = envelope.run if isinstance(operation, LogFiles) else ""
 
     def _give_up_if_another_ended(self, start: StartRun, run_id: str, at: int) -> None:
         """Mark the run interrupted if another driver completed its trial before MLflow knew of this run."""
@@ -233,6 +241,26 @@ def _operation_in(envelope: Envelope) -> Operation:
         raise TrackingError(
             f"this version can't read a record of {envelope.what!r} ({error}); another version stored it for MLflow."
         ) from error
+
+
+def adopt_records(tracker: Tracker, study: RecordedStudy, say: Callable[[str], None]) -> None:
+    """Take over the study's records that wait for a database file that is gone, if this is that file, renamed.
+
+    Raises:
+        TrackingError: a record can't be read, or MLflow is unavailable.
+    """
+    if sqlite_file(tracker.uri) is None:
+        return
+    own = Spool(study.name, tracker.uri)
+    for waiting in list_waiting():
+        file = sqlite_file(waiting.tracking)
+        if waiting.study != study.name or waiting.folder == own.folder or file is None or file.exists():
+            continue
+        other = Spool(waiting.study, waiting.tracking)
+        runs = {envelope.run for envelope in other.load() if not envelope.run.startswith(_TOKEN_PREFIX)}
+        if any(not tracker.describe_lost_run(run) for run in runs):
+            say(f"{waiting.records} records waited for {file}, which is gone and whose runs are in this database")
+            own.take_over(other)
 
 
 def find_lost_records(spool: Spool, tracker: Tracker | None) -> list[Envelope]:

@@ -21,7 +21,7 @@ from cnnstudy.names import (
     crossed_name,
     last_name,
 )
-from cnnstudy.records import INTERRUPTED, Level, Rule
+from cnnstudy.records import INTERRUPTED, STATES, Level, Rule, plain_name
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
 Value = TypeVar("Value")
@@ -29,6 +29,7 @@ Value = TypeVar("Value")
 ACCURACIES = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY)
 
 
+_KINDS = ("study", "pretrain", "trial", "confirm")
 #: The tags with which a failed run stops to count, because a user asked for its trial to run again.
 RETRY_ASKED = {Tag.RETRIED: "asked"}
 
@@ -82,7 +83,9 @@ class RecordedRun:
     @property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
-        return self._read(Tag.LEVELS, _read_levels) if Tag.LEVELS in self.tags else {}
+        if Tag.LEVELS not in self.tags:
+            return {}
+        return self._read(Tag.LEVELS, lambda text: _read_levels(text, self.parameters))
 
     @property
     def seed(self) -> int:
@@ -245,8 +248,8 @@ class RecordedRun:
         return _to_int(self.metrics.get(Metric.FROZEN_PARAMETERS))
 
 
-def _read_levels(text: str) -> dict[str, Level]:
-    """Return the levels of factors in a tag's JSON.
+def _read_levels(text: str, parameters: Mapping[str, str]) -> dict[str, Level]:
+    """Return the levels of factors in a tag's JSON; each of them is among the run's parameters, too.
 
     Raises:
         TypeError, ValueError: they are none.
@@ -255,6 +258,8 @@ def _read_levels(text: str) -> dict[str, Level]:
     for name, level in levels.items():
         if name in FACTORS and isinstance(level, str) != (FACTORS[name].kind is str):
             raise ValueError(f"{level!r} is no level of {name}")
+    if not levels or (FACTORS.keys() & parameters.keys()) - levels.keys():
+        raise ValueError("there are fewer levels than the run has parameters")
     return levels
 
 
@@ -317,7 +322,7 @@ def _mark_damaged(run: RecordedRun) -> RecordedRun:
     wrong = [f"{name} is {value:g}" for name, value in values.items() if not 0 <= value <= 1]
     if run.verdict:
         wrong += [f"{name} is missing" for name in names[: len(ACCURACIES)] if name not in values]
-    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{run.architecture}-"):
+    if Tag.NUMBER in run.tags and not run.trial.startswith(f"{plain_name(run.architecture)}-"):
         wrong.append(f"{Tag.TRIAL} is {run.trial!r} and {Tag.ARCHITECTURE} {run.architecture!r}")
     if not wrong:
         return run
@@ -356,6 +361,23 @@ def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
     metrics = best_metrics(run)
     crossed = CROSSED_METRICS if cross_fitted and metrics else ()
     return metrics | {name: run.metrics[crossed_name(name)] for name in crossed if crossed_name(name) in run.metrics}
+
+
+def describe_left_out(run_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """Say that a run's kind or state was edited, so that it counts as none; "" if both are cnnstudy's own."""
+    if Tag.KIND not in tags and not tags.get(Tag.TRIAL):  # a run of another program
+        return ""
+    allowed = {Tag.KIND: _KINDS, Tag.STATE: ("running", *STATES)}
+    wrong = [
+        tag for tag, values in allowed.items() if tags.get(tag, "" if tag == Tag.KIND else "running") not in values
+    ]
+    if not wrong:
+        return ""
+    value = f"is {tags[wrong[0]][:40]!r}" if wrong[0] in tags else "is missing"
+    return (
+        f"the run {name} ({run_id}) is left out: its tag {wrong[0]} {value}, which cnnstudy did not write (it is "
+        f"{', '.join(allowed[wrong[0]])}). Restore the tag in MLflow's UI, or delete the run; a trial then runs again."
+    )
 
 
 def describe_damaged_tag(run_id: str, name: str, tag: str, tags: Mapping[str, str]) -> str:

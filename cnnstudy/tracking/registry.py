@@ -17,7 +17,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from cnnstudy.errors import ModelError, TrackingError, UnknownNameError, did_you_mean, without_secrets
+from cnnstudy.errors import (
+    ModelError,
+    TrackingError,
+    TrackingUnavailableError,
+    UnknownNameError,
+    did_you_mean,
+    without_secrets,
+)
 from cnnstudy.names import Tag
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.entities import (
@@ -29,6 +36,7 @@ from cnnstudy.tracking.entities import (
     without_client_retries,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
+from cnnstudy.tracking.retry import comes_from_store, is_disk_full, is_transient
 from cnnstudy.tracking.study_run import is_missing
 from cnnstudy.training import model_files
 
@@ -129,6 +137,7 @@ class Registry:
 
         Raises:
             ModelError: the files are missing or can't be read, or the Keras file does not match its recorded hash.
+            TrackingUnavailableError: the store that they are in does not answer.
         """
         is_local = urlsplit(model.location).scheme in ("", "file")
         target = None if is_local else str(folder)
@@ -138,11 +147,14 @@ class Registry:
                     download_artifacts(artifact_uri=model.location, dst_path=target, tracking_uri=self.tracker.uri)
                 )
             sha256 = model_files.hash_keras_file(place)
-        except (MlflowException, OSError) as reason:
-            text = str(reason).strip().split("\n")[0][:500]
-            raise ModelError(
-                without_secrets(f"can't get the files of {model.address} from {model.location}: {text}")
-            ) from reason
+        except Exception as reason:
+            if not comes_from_store(reason):
+                raise
+            text = " ".join(str(reason).split())[:500]
+            message = without_secrets(f"can't get the files of {model.address} from {model.location}: {text}")
+            if not is_local and is_transient(reason) and not is_disk_full(reason):
+                raise TrackingUnavailableError(message) from reason
+            raise ModelError(message) from reason
         if model.sha256 and sha256 not in (None, model.sha256):
             raise ModelError(
                 f"{model_files.find_keras_file(place)} does not match the recorded model of "

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +39,19 @@ _CONNECTION_MESSAGE = re.compile(r"\b(InterfaceError|ReadOnlySqlTransaction|Pend
 _ACCESS_DENIED = re.compile(
     r"(?i)authentication failed|access denied for user|no pg_hba\.conf entry|role .* does not exist"
 )
+#: Libraries of artifact stores, which MLflow calls without translating their errors: Amazon's S3, its kin, and others.
+_STORE_LIBRARIES = {"botocore", "boto3", "s3transfer", "google", "azure", "requests", "urllib3"}
+#: Their errors for a connection, or a base class of these.
+_STORE_CONNECTION_ERRORS = {
+    *("ConnectionError", "HTTPClientError", "HTTPError", "TransportError"),
+    *("ServiceRequestError", "ServiceResponseError"),
+}
+#: The same in the text of MLflow's error when files could not be downloaded, which has lost its cause.
+_STORE_MESSAGE = re.compile(
+    r"Could not connect to the endpoint|(?:Connect|Read) timeout on endpoint|Connection was closed before"
+    r"|An error occurred \((?:5\d\d|SlowDown|InternalError|ServiceUnavailable|Throttling\w*|RequestTimeout)\)"
+    r"|\b(?:408|429|5\d\d) (?:Server|Client) Error\b|Max retries exceeded with url|failed with error code 5\d\d"
+)
 #: HTTP statuses below 500 that are transient.
 _BUSY_STATUS = {408, 425, 429}
 #: OSErrors that are permanent: the path is wrong.
@@ -50,6 +63,8 @@ _PERMANENT_ERRNO = {
 _REFUSED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 #: MLflow's codes for them.
 _REFUSED_CODES = dict(zip(("UNAUTHENTICATED", "PERMISSION_DENIED"), _REFUSED, strict=True))
+#: A line that SQLAlchemy puts before what the database says.
+_NO_CAUSE = "(raised as a result of "
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
 
@@ -150,6 +165,12 @@ def await_answer(uri: str) -> None:
     )
 
 
+def comes_from_store(error: BaseException) -> bool:
+    """Check whether an error is one of MLflow, its database, the network or an artifact store, and not a mistake."""
+    library = type(error).__module__.split(".")[0]
+    return isinstance(error, OSError | ImportError) or library in {"mlflow", "sqlalchemy", *_STORE_LIBRARIES}
+
+
 def is_transient(error: BaseException) -> bool:
     """Check whether the same call may succeed later: a broken or refused connection, a lock, a server's failure."""
     code = getattr(error, "error_code", None)
@@ -186,17 +207,30 @@ def _is_transient_cause(error: BaseException) -> bool:
         from_server = name == "RestException" and getattr(error, "error_code", "") == "INTERNAL_ERROR"
         request_failed = text.startswith("API request to") and name != "InvalidUrlException"
         refused = (status := _status_in(text)) is not None and not _is_transient_status(status)
-        return from_server or (request_failed and not refused) or bool(_CONNECTION_MESSAGE.search(text))
-    if library == "requests":
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        by_text = _CONNECTION_MESSAGE.search(text) or (not refused and _STORE_MESSAGE.search(text))
+        return from_server or (request_failed and not refused) or bool(by_text)
+    if library in _STORE_LIBRARIES:
+        status = _status_of_reply(error)
         if status is not None:
             return _is_transient_status(status)
-        return not isinstance(error, ValueError)  # such as an invalid address
+        if library == "requests":
+            return not isinstance(error, ValueError)  # such as an invalid address
+        names = {kind.__name__ for kind in type(error).__mro__}
+        return bool(names & _STORE_CONNECTION_ERRORS)
     return isinstance(error, OSError) and error.errno not in _PERMANENT_ERRNO
 
 
 def _is_transient_status(status: int) -> bool:
     return status >= 500 or status in _BUSY_STATUS
+
+
+def _status_of_reply(error: BaseException) -> int | None:
+    """Return the HTTP status of the reply that an error of `requests` or of a store's library is about, or None."""
+    reply = getattr(error, "response", None)
+    if isinstance(reply, Mapping):  # botocore
+        return reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    given = (getattr(reply, "status_code", None), getattr(error, "status_code", None), getattr(error, "code", None))
+    return next((int(status) for status in given if isinstance(status, int)), None)
 
 
 def _status_in(text: str) -> int | None:
@@ -207,7 +241,8 @@ def _status_in(text: str) -> int | None:
 
 def describe_error(error: BaseException, uri: str) -> str:
     """Return what an error of MLflow means to the user: a missing login or right, no connection, else its own words."""
-    text, where = without_secrets(str(error)).split("\n")[0], without_secrets(uri)
+    lines = [line for line in without_secrets(str(error)).split("\n") if not line.startswith(_NO_CAUSE)]
+    text, where = lines[0] if lines else "", without_secrets(uri)
     status = next((found for cause in _causes(error) if (found := _status_of(cause)) in _REFUSED), None)
     if is_server(uri) and status is not None:
         return _describe_refusal(status, text, uri)

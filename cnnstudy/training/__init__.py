@@ -13,6 +13,8 @@ micro_batches   split batches that do not fit into memory
 augmentation    flips, rotations, zoom and contrast
 transfer        choose which layers train in which phase
 weights         initialise, load, save and hash weights
+weight_files    read weights of PyTorch and Keras from files of any type, and run nothing in them
+weight_import   check that they are a network's, and write them for study files
 devices         GPU or CPU, precision, XLA
 features        outputs of frozen layers: computed once, shared by all trials
 checkpoints     save and load the state from which a killed trial resumes

@@ -22,7 +22,7 @@ import tensorflow as tf
 from cnnstudy import architectures
 from cnnstudy.architectures import Network
 from cnnstudy.records import TrialSpec
-from cnnstudy.training import augmentation, keras_internals, weights
+from cnnstudy.training import augmentation, keras_internals, transfer, weights
 from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.updates import Update, UpdateKind
@@ -41,6 +41,7 @@ class CompiledNetwork:
             architectures.find(architecture), image_size, classes, _INITIAL_DROPOUT, _INITIAL_DROPOUT
         )
         self.graph = Graph(self.network)
+        self.has_batch_norm = any(map(transfer.is_batch_norm, weights.backbone_layers(self.network.logits)))
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)
         self.micro_batches = MicroBatches()
         self._augmentations: dict[str, list[keras.layers.Layer]] = {}

@@ -106,7 +106,7 @@ def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> P
         return "the auxiliary heads train on earlier layers"
     backbone = {layer.name: layer for layer in weights.backbone_layers(compiled.network.logits)}
     cut = compiled.graph.find_last_constant(
-        lambda name: name not in backbone or transfer.is_trained_in(backbone[name], phase.backbone)
+        lambda name: name not in backbone or transfer.is_trained_in(backbone[name], phase)
     )
     if cut is None:
         return "the first layers train"

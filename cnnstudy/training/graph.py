@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import keras
 import tensorflow as tf
@@ -63,14 +63,20 @@ class Graph:
         """Return the shape of an operation's output, without the batch dimension."""
         return tuple(self.operations[name].output.shape[1:])
 
-    def run(self, wanted: Iterable[str], known: Mapping[str, tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """Compute the outputs of the operations `wanted`, and only what they need, from known outputs by name."""
+    def run(
+        self, wanted: Iterable[str], known: Mapping[str, tf.Tensor], training: bool, frozen: Container[str] = ()
+    ) -> list[tf.Tensor]:
+        """Compute the outputs of the operations `wanted`, and only what they need, from known outputs by name.
+
+        Args:
+            frozen: operations that are in inference mode even in training.
+        """
         outputs = dict(known)
 
         def output_of(name: str) -> tf.Tensor:
             if name not in outputs:
                 inputs = [output_of(source) for source in self.sources[name]]
-                outputs[name] = self._apply(self.operations[name], inputs, training)
+                outputs[name] = self._apply(self.operations[name], inputs, training and name not in frozen)
             return outputs[name]
 
         return [output_of(name) for name in wanted]
@@ -103,21 +109,32 @@ class Graph:
         Returns:
             Its name; None if not even the first layer with weights is constant.
         """
+        logits = self.outputs[0]
+        constant = self.find_constants(changes)
+        candidates = [name for name in self.upstream(logits) if name in constant and self._is_on_every_path(name)]
+        # the more operations precede it, the later it is
+        last = max(candidates, key=lambda name: len(self.upstream(name)))
+        return last if any(getattr(self.operations[name], "weights", ()) for name in self.upstream(last)) else None
+
+    def find_constants(self, changes: Callable[[str], bool]) -> set[str]:
+        """Return the operations whose output for an image never changes: those without anything before that trains.
+
+        What is random in the backbone, such as EfficientNet's dropping of branches, is off there.
+
+        Args:
+            changes: whether the weights of the layer of that name train.
+        """
         constant = {self.input: True}
 
         def is_constant(name: str) -> bool:
             if name not in constant:
                 operation = self.operations[name]
-                is_random = random_state(operation) is not None
+                is_random = random_state(operation) is not None and dropout_factor(name) is not None
                 trains = bool(getattr(operation, "weights", ())) and changes(name)
                 constant[name] = not is_random and not trains and all(map(is_constant, self.sources[name]))
             return constant[name]
 
-        logits = self.outputs[0]
-        candidates = [name for name in self.upstream(logits) if is_constant(name) and self._is_on_every_path(name)]
-        # the more operations precede it, the later it is
-        last = max(candidates, key=lambda name: len(self.upstream(name)))
-        return last if any(getattr(self.operations[name], "weights", ()) for name in self.upstream(last)) else None
+        return {name for name in self.operations if is_constant(name)}
 
     def inner_layers(self) -> list[keras.layers.Layer]:
         """Return the layers between the preprocessing and the layers that give logits, both excluded."""

@@ -266,8 +266,7 @@ def _changing_variables(trainer: Trainer, phases: Sequence[Phase], at: tuple[int
     variables = {
         f"weights/{layer.name}/{number}": weight
         for layer in (network.training if trainer.auxiliary_weight else network.logits).layers
-        if layer.name.startswith((HEAD, AUXILIARY))
-        or any(transfer.is_trained_in(layer, one.backbone) for one in started)
+        if layer.name.startswith((HEAD, AUXILIARY)) or any(transfer.is_trained_in(layer, one) for one in started)
         for number, weight in enumerate(layer.weights)
     }
     variables |= {

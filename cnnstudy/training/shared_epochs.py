@@ -52,7 +52,7 @@ _LEFT_OUT = {
     "weights_file",  # as the digest of the weights
     *("precision", "xla"),  # as their effect on this device
 }
-_LEFT_OUT_LEVELS = {"transfer", "backbone_learning_rate_multiplier"}  # as phases
+_LEFT_OUT_LEVELS = {"transfer", "backbone_learning_rate_multiplier", "batch_norm"}  # as phases
 #: A point of the training: the index of a phase, and how many of its epochs are finished.
 Place = tuple[int, int]
 
@@ -149,8 +149,8 @@ class SharedEpochs:
     def address(self, at: Place) -> str:
         """Return the cache address of the state at that point: a digest of everything that its numbers depend on."""
         phase, done = at
-        finished = [[one.epochs, one.backbone, one.multiplier] for one in self._phases[:phase]]
-        current = [done, self._phases[phase].backbone, self._phases[phase].multiplier] if done else []
+        finished = [[one.epochs, *_describe(one)] for one in self._phases[:phase]]
+        current = [done, *_describe(self._phases[phase])] if done else []
         return content_address([self.trained_as, finished, current])
 
     def _places(self) -> Iterator[Place]:
@@ -249,3 +249,7 @@ def _make_room(limit: int) -> None:
             return
         checkpoints.remove_entry(folder)
         total -= size
+
+
+def _describe(phase: Phase) -> list[object]:
+    return [phase.backbone, phase.multiplier, phase.batch_norm]

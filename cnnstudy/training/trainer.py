@@ -91,6 +91,7 @@ class Trainer:
         weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         kind = UpdateKind(
             backbone=phase.backbone,
+            batch_norm=phase.batch_norm or not self.compiled.has_batch_norm,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
             augmentation=str(self.spec.levels["augmentation"]),

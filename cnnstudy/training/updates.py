@@ -31,12 +31,13 @@ FIRST_SCALE, STEPS_TO_GROW = 2.0**15, 2000
 class UpdateKind:
     """The settings that an update is compiled for."""
 
-    backbone: tuple[str, ...]  # stages that train, as in transfer.Phase
+    backbone: tuple[str, ...]  # stages that train, and whether BatchNormalization in them does, as in transfer.Phase
     auxiliary: bool  # whether auxiliary heads add to the loss
     optimizer: Optimizer
     augmentation: str
     smooths_labels: bool = False
     weighs_classes: bool = False
+    batch_norm: bool = True
     cut: str | None = None  # operation whose outputs are the inputs; None: images are
     precision: str = "float32"  # or Keras' policies "mixed_float16", "mixed_bfloat16"
     xla: bool = False  # one program per batch size; dropout draws other numbers from the same random streams
@@ -56,8 +57,7 @@ class Update:
     ) -> None:
         layers = (network.training if kind.auxiliary else network.logits).layers
         head = [layer for layer in layers if layer.name.startswith((HEAD, AUXILIARY))]
-        carried_over = weights.backbone_layers(network.logits)
-        backbone = [layer for layer in carried_over if transfer.is_trained_in(layer, kind.backbone)]
+        backbone = [one for one in weights.backbone_layers(network.logits) if transfer.is_trained_in(one, kind)]
         self._groups = [
             (
                 [variable for layer in group for variable in layer.trainable_variables],
@@ -69,6 +69,7 @@ class Update:
         for variables, optimizer in self._groups:
             optimizer.build(variables)
         self._graph = graph
+        self._frozen = graph.find_constants({layer.name for layer in (*head, *backbone)}.__contains__)
         self._kind = kind
         # such a layer's output for an image depends on the whole batch
         self._with_statistics = [layer for layer in (*head, *backbone) if keeps_statistics(layer)]
@@ -200,7 +201,7 @@ class Update:
             raise MemoryError(
                 f"a batch of {size} images does not fit into memory, and it can't be split: the output of {layer.name} "
                 f"({type(layer).__name__}) depends on all images of a batch. Choose a smaller batch_size or "
-                "image_size, or fewer --jobs."
+                "image_size, fewer --jobs, or (with source weights) `batch_norm: frozen`."
             ) from error
 
     def _check_weights_are_whole(self, error: tf.errors.OpError) -> None:
@@ -260,7 +261,7 @@ class Update:
             tape.watch(self._trained)
             wanted = graph.outputs if self._kind.auxiliary else graph.outputs[:1]
             with use_precision(self._kind.precision, graph.inner_layers()):
-                logits, *auxiliary = graph.run(wanted, known, training=True)
+                logits, *auxiliary = graph.run(wanted, known, training=True, frozen=self._frozen)
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])
             objective = loss + self._auxiliary_weight * auxiliary_loss

@@ -50,7 +50,7 @@ POWER, MOST_NEEDED = 0.8, 100_000
 #: each class; above, it is taken as normal.
 _EXACT_CLASSES, _GRID = 20, 1000
 
-#: Images added to each class: the likeliest recalls of two or three images alone make the tail too small (benchmarks).
+#: Images added to each class for one of the hypotheses about recalls (`Part.tail`).
 _PRIOR = 2.0
 
 
@@ -115,8 +115,9 @@ class Part:
 
         Right images are binomial in each class. The tail of a plain accuracy is at most that of one binomial count,
         however recalls differ between classes (Hoeffding 1956). That of a balanced accuracy depends on the recalls. The
-        larger of two is taken: of equal recalls, and of the likeliest ones with this mean, after _PRIOR more images in
-        each class of which this share is right. The likeliest ones alone make the tail of small classes too small.
+        largest of three is taken: of equal recalls, of the likeliest ones with this mean, and of the likeliest ones
+        after _PRIOR more images in each class of which this share is right. Any one of them alone makes the tail of
+        some small classes too small (benchmarks/verdicts.py).
         """
         from scipy.special import betainc
 
@@ -128,9 +129,9 @@ class Part:
             return float(betainc(right.sum(), (self.images - right).sum() + 1, expected))
         if expected <= 0:
             return 0.0
-        likeliest = _likeliest_recalls(right + _PRIOR * expected, self.images + _PRIOR, expected)
-        equal = np.full(len(right), expected)
-        return max(_tail_of_recalls(right, self.images, recalls) for recalls in (likeliest, equal))
+        recalls = [_likeliest_recalls(right + n * expected, self.images + n, expected) for n in (0.0, _PRIOR)]
+        recalls.append(np.full(len(right), expected))
+        return max(_tail_of_recalls(right, self.images, one) for one in recalls)
 
     def limit(self, level: float, upper: bool) -> float:
         """Return the accuracy's one-sided confidence limit, where `tail` is `level`; of all images the accuracy itself.
@@ -249,7 +250,7 @@ def _describe(train: Part, validation: Part) -> str:
 
 
 def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """Return the accuracies that a verdict compares, and the gap between them.
+    """Return the accuracies that a verdict compares, and the gap between them in points, in few words.
 
     Args:
         counts: what `judge` takes, by name; {} if a trial has none.
@@ -257,13 +258,10 @@ def describe_accuracies(counts: Mapping[str, Any], metrics: Mapping[str, float])
     """
     if counts:
         train, validation = make_parts(Counts(**counts))
-        values, kind = (train.accuracy, validation.accuracy), _kind(train)
+        values, kind = (train.accuracy, validation.accuracy), "balanced " if train.balanced else ""
     else:
         values, kind = (metrics[Metric.TRAIN_ACCURACY], metrics[Metric.VAL_ACCURACY]), ""
-    return (
-        f"{kind}train {100 * values[0]:.1f} %, validation {100 * values[1]:.1f} %, gap "
-        f"{100 * (values[0] - values[1]):+.1f} points"
-    )
+    return f"{kind}train {100 * values[0]:.1f} %, val {100 * values[1]:.1f} %, gap {100 * (values[0] - values[1]):+.1f}"
 
 
 def _kind(part: Part) -> str:
@@ -310,7 +308,8 @@ def _likeliest_recalls(right: np.ndarray, images: np.ndarray, mean: float) -> np
 
     def recalls(multiplier: float) -> np.ndarray:
         total = images + multiplier
-        return (total - np.sqrt(total**2 - 4 * multiplier * right)) / (2 * multiplier)
+        root = np.sqrt(np.maximum(total**2 - 4 * multiplier * right, 0.0))  # below 0 by rounding
+        return (total - root) / (2 * multiplier)
 
     low, high = 1e-9, float(images.sum()) / mean + 1
     for _ in range(60):  # the mean falls as the multiplier grows

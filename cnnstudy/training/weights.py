@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network
+from cnnstudy.architectures import AUXILIARY, HEAD, IMAGENET_DEVIATIONS, IMAGENET_MEANS, Architecture, Network
 from cnnstudy.errors import WeightsError
 from cnnstudy.system.download import download
 from cnnstudy.system.files import ChunkedWriter
+from cnnstudy.training.weight_files import group_by_layer
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+#: EfficientNet's Normalization as published: deviations stand where Keras has variances.
+_NORMALIZATION = (IMAGENET_MEANS, IMAGENET_DEVIATIONS)
 FILE_TYPES = (".npz", ".keras", ".h5")
 
 
@@ -139,8 +142,11 @@ def load_backbone(network: Network, path: Path) -> None:
     Raises:
         WeightsError: the file has an unknown type or can't be read, or a layer is missing or of another shape.
     """
+    layers = backbone_layers(network.logits)
     arrays = _read(path)
-    for layer in backbone_layers(network.logits):
+    if network.architecture.name.startswith("keras:") and not any(layer.name in arrays for layer in layers):
+        arrays = name_by_order(path, arrays, layers)
+    for layer in layers:
         if layer.name not in arrays:
             raise WeightsError(
                 f"{path} has no layer {layer.name!r} of {network.architecture.title}; it has "
@@ -151,6 +157,30 @@ def load_backbone(network: Network, path: Path) -> None:
         if shapes != expected:
             raise WeightsError(f"{path}: layer {layer.name!r} has weights of shape {shapes}, not {expected}.")
         layer.set_weights(arrays[layer.name])
+
+
+def name_by_order(
+    path: Path, arrays: Mapping[str, list[np.ndarray]], layers: list[keras.layers.Layer]
+) -> dict[str, list[np.ndarray]]:
+    """Return the arrays of a file that Keras published by our names: it loads them in their order, not by name.
+
+    Raises:
+        WeightsError: the file has another number of layers, or scales images in another way than published weights.
+    """
+    found = []
+    for name, of_layer in arrays.items():
+        if not name.startswith("normalization"):
+            found.append(of_layer)
+        elif not all(np.allclose(one, known, rtol=1e-3) for one, known in zip(of_layer, _NORMALIZATION, strict=False)):
+            raise WeightsError(
+                f"{path}: its layer {name!r} scales images in another way than the published weights do."
+            )
+    if len(found) != len(layers):
+        raise WeightsError(
+            f"{path} has {len(found)} layers with weights, and the network below its head {len(layers)}; give the file "
+            "of the same network without its top."
+        )
+    return {layer.name: of_layer for layer, of_layer in zip(layers, found, strict=True)}
 
 
 def _read(path: Path) -> dict[str, list[np.ndarray]]:
@@ -170,11 +200,8 @@ def _read(path: Path) -> dict[str, list[np.ndarray]]:
 
 
 def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
-    arrays: dict[str, list[np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as file:
-        for key in sorted(file.files, key=lambda key: (key.rpartition("/")[0], int(key.rpartition("/")[2]))):
-            arrays.setdefault(key.rpartition("/")[0], []).append(file[key])
-    return arrays
+        return group_by_layer(file)
 
 
 def _read_keras(path: Path) -> dict[str, list[np.ndarray]]:
@@ -192,10 +219,11 @@ def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:
         if "layer_names" not in group.attrs:
             raise WeightsError(f"{path} names no layers: save the whole model as .keras.")
         names = [_decode(name) for name in group.attrs["layer_names"]]
-        return {
+        read = {
             name: [np.asarray(group[name][_decode(weight)]) for weight in group[name].attrs["weight_names"]]
             for name in names
         }
+        return {name: arrays for name, arrays in read.items() if arrays}
 
 
 def _decode(name: bytes | str) -> str:

@@ -118,6 +118,19 @@ def test_false_verdicts_are_rare_and_intervals_cover(benchmark_of_verdicts: Modu
         assert rates["found overfit"] >= 0.9
 
 
+@pytest.mark.parametrize(
+    ("classes", "small", "others"), [(2, 20, 40), (5, 4, 40), (5, 9, 200), (10, 3, 30), (10, 5, 30)]
+)
+def test_a_small_class_makes_no_verdict_false(
+    benchmark_of_verdicts: ModuleType, classes: int, small: int, others: int
+) -> None:
+    """Exact rates, where seeds err on the same images; the whole table: python benchmarks/verdicts.py."""
+    rates = benchmark_of_verdicts.measure_small_class(classes, small, others)
+    assert max(rates["false fit"], rates["over seeds"]) <= 0.05
+    assert max(rates["false overfit"], rates["overfit over seeds"]) <= 0.025
+    assert rates["covered"] >= 0.95
+
+
 def test_drawn_cells_have_the_gap_that_they_should(benchmark_of_verdicts: ModuleType) -> None:
     dice = np.random.default_rng(0)
     cells = [benchmark_of_verdicts.draw_cell(dice, 3, 200, 0.95, 0.1, 0.01, own=True) for _ in range(60)]

@@ -95,12 +95,24 @@ def test_any_column_sorts(make_run: MakeRun, column: str, expected: list[object]
 
 
 def test_an_unknown_column_is_answered_with_a_near_one(make_run: MakeRun) -> None:
-    with pytest.raises(
-        InputError, match=r"'val_acuracy' to sort by; did you mean 'val_accuracy'\? The columns are trial,"
-    ):
+    with pytest.raises(InputError, match=r"'val_acuracy' to sort by\. Did you mean val_accuracy, .*\?") as caught:
         build_leaderboard([make_run(1)], ACCURACY, "val_acuracy")
+    assert str(caught.value).count(",") == 4
     with pytest.raises(InputError, match="'_place'"):
         build_leaderboard([make_run(1)], ACCURACY, "_place")
+
+
+@pytest.mark.parametrize(
+    ("heading", "column"), [("gap", "gap_accuracy"), ("val", "val_accuracy"), ("batch", "batch_size")]
+)
+def test_a_heading_sorts_as_its_column(make_run: MakeRun, heading: str, column: str) -> None:
+    runs = [
+        make_run(number, levels={"batch_size": size}, metrics={"best/val_accuracy": value, "best/gap_accuracy": -value})
+        for number, (size, value) in enumerate([(8, 0.5), (32, 0.25), (16, 0.75)])
+    ]
+    assert list(build_leaderboard(runs, ACCURACY, heading).trial) == list(
+        build_leaderboard(runs, ACCURACY, column).trial
+    )
 
 
 # ---- missing values

@@ -14,11 +14,16 @@ import pytest
 from cnnstudy import architectures
 from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.errors import ConfigError, UnknownNameError
-from cnnstudy.training import weights
+from cnnstudy.training import transfer, weights
 
-#: The networks of the package, and one for tests with what they do not have: BatchNormalization, layers without bias.
-NAMES = [*architectures.names(), normalised.NAME]
-pytestmark = pytest.mark.parametrize("name", NAMES)
+#: Networks of keras.applications of different kinds, and those that take longer.
+APPLICATIONS = ("keras:MobileNetV2", "keras:EfficientNetB0")
+MORE_APPLICATIONS = ("keras:ConvNeXtTiny", "keras:DenseNet121", "keras:InceptionV3", "keras:MobileNetV3Small")
+#: The networks of the package, and one for tests with what few of them have, such as LayerNormalization.
+NAMES = [*architectures.names(), normalised.NAME, *APPLICATIONS, *MORE_APPLICATIONS]
+pytestmark = pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.thorough) if one in MORE_APPLICATIONS else one for one in NAMES]
+)
 CLASSES = 5
 
 #: Loads saved models as somebody would who has Keras, and not this package.
@@ -142,6 +147,12 @@ def test_cut_points_name_stages_of_the_backbone(name: str, build: Callable[..., 
         assert not all(layer.startswith(stages) for layer in backbone)  # else it were no cut
 
 
+def test_it_says_whether_it_has_batch_normalisation(name: str, build: Callable[..., Network]) -> None:
+    network = build(name, minimum(name))
+    found = any(map(transfer.is_batch_norm, weights.backbone_layers(network.logits)))
+    assert found == network.architecture.has_batch_norm
+
+
 def test_auxiliary_heads_are_for_training_only(name: str, build: Callable[..., Network]) -> None:
     network = build(name, minimum(name))
     for model in (network.logits, network.inference):
@@ -185,7 +196,8 @@ def test_the_seed_alone_decides_the_first_weights(name: str, build: Callable[...
 def test_dropout_is_the_rate_that_was_asked_for(name: str, build: Callable[..., Network]) -> None:
     for rate in (0.0, 0.5):
         layers = build(name, minimum(name), dropout=rate).logits.layers
-        assert {layer.rate for layer in layers if hasattr(layer, "rate")} == {rate}
+        of_heads = [layer for layer in layers if hasattr(layer, "rate") and architectures.dropout_factor(layer.name)]
+        assert {layer.rate for layer in of_heads} == {rate}
 
 
 def test_dropout_layers_are_told_apart_by_their_names(name: str) -> None:

@@ -56,4 +56,23 @@ def test_what_brackets_would_hide_is_shown() -> None:
     }
     assert told.pop(("ui", "port")) == "5000, or a free one"
     assert told.pop(("describe", "png")) == "ARCHITECTURE.png"
+    assert told.pop(("import", "name")) == "FILE's"
     assert {name for _, name in told} == {"tracking_uri", "study", "sort", "out", "top", "seeds", "most_seeds"}
+
+
+def test_h_is_help() -> None:
+    assert CliRunner().invoke(app, ["effects", "-h"]).output == CliRunner().invoke(app, ["effects", "--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("lea", "leaderboard"), ("run-study ti", "tiny"), ("run-study --dry", "--dry-run")],
+)
+def test_a_shell_completes_commands_options_and_studies(words: str, completed: str) -> None:
+    line = f"cnnstudy {words}"
+    variables = {
+        "_CNNSTUDY_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    assert CliRunner().invoke(app, [], env=variables, prog_name="cnnstudy").output.split() == [completed]

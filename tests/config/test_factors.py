@@ -429,7 +429,8 @@ def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() 
 #: Modules that may have a dictionary by factors' names, and why. Words of factors are no reason: factors.py has them.
 ALLOWED = {
     **{
-        Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels" for name in architectures.names()
+        Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels"
+        for name in ("alexnet", "googlenet", "vgg16", "_residual", "_keras_applications")
     },
     Path(budget.__file__): "levels at which the number of updates is asked for",
     Path(preparation.__file__): "levels with which source weights are learnt",

@@ -292,6 +292,12 @@ MISTAKES = [
         "factors.auxiliary_dropout",
         ["is active in no trial", "active and not 0."],
     ),
+    (
+        "  transfer: [scratch, fine-tune]",
+        "  transfer: fine-tune\n  batch_norm: trained #!",
+        "factors.batch_norm",
+        ["acts on BatchNormalization, which alexnet does not have."],
+    ),
     # training
     ("training:\n", "training: #!\n", "training", None),
     ("  epochs: 4", "  epoch: 4 #!", "training.epoch", ["unknown key; did you mean 'epochs'?", "head_epochs"]),
@@ -488,7 +494,7 @@ MISTAKES = [
         SOURCE,
         "    source: imagenet #!",
         "weights.default.source",
-        ["no imagenet weights for alexnet", "only for vgg16", "pretrain or file"],
+        ["no imagenet weights for alexnet", "only for vgg16 and networks of keras.applications", "pretrain or file"],
     ),
     (
         f"  default:\n{SOURCE}",

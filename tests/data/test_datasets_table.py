@@ -87,6 +87,37 @@ def test_columns_that_are_named_like_parts_and_groups_are_told_of(tmp_path: Path
     assert [key for _, key in load(path, part="Split").warnings] == ["data.group: patient_id"]
 
 
+def test_two_names_of_one_part_are_told_of(tmp_path: Path) -> None:
+    rows = [("1.png", "a", "train"), ("2.png", "b", "Holdout"), ("3.png", "b", "test"), ("4.png", "a", "TRAIN ")]
+    source = load(write(tmp_path / "1.csv", rows))
+    assert [image.part for image in source.images] == ["train", "test", "test", "train"]
+    assert source.warnings == (
+        (
+            "'holdout', 'test' are read as one part, test; if they are not the same, remove the rows that are not "
+            "meant",
+            "data.part: split",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "told"),
+    [("Rex", "rex", True), ("Rex 1", "rex_1", True), ("Zo\u00eb", "Zoe\u0308", False), ("rex", "rox", False)],
+)
+def test_names_of_groups_that_differ_only_in_case_or_spaces_are_told_of(
+    name: str, other: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(tmp_path / "cache"))
+    rows = [(f"{i}.png", "ab"[i % 2], {0: name, 1: other}.get(i, "")) for i in range(20)]
+    for number, row in enumerate(rows):
+        (tmp_path / row[0]).write_bytes(picture(number, "PNG"))
+    path = write(tmp_path / "1.csv", rows, ("file", "species", "animal"))
+    given = {"name": "table", "path": path, "image": "file", "label": "species", "group": "animal"}
+    prepared, *_ = prepare_images(table.Options.model_validate(given), [8], 0, lambda *_: None)
+    found = [text for text in prepared.warnings if "names of groups differ only" in text]
+    assert [text.endswith(f"if they are the same:\n  {name!r} ~ {other!r}") for text in found] == [True] * told
+
+
 def test_numbers_in_parquet_are_written_as_numbers(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"file": ["1.png", "2.png"], "species": pd.array([7, 12], dtype="Int64"), "other": [1.5, None]}

@@ -105,7 +105,6 @@ def test_a_divided_folder_is_the_same_in_any_order(packed: bool, tmp_path: Path)
         (names("train/cat train/dog val/cat val/dog valid/cat"), "read in two ways"),
         ([*names("train/cat train/dog"), "test/1.png"], "read in two ways"),
         (names("test/cat test/dog val/cat"), "read in two ways"),
-        (names("train test"), r"read in two ways.*'test', 'train'"),
         (names("train val cat"), "read in two ways"),
         (names("train/cat train/dog extra"), "read in two ways"),
         (names("images/cat masks/cat"), r"read in two ways(.|\n)*'images', 'masks' are the classes"),
@@ -136,6 +135,40 @@ def test_a_divided_folder_is_the_same_in_any_order(packed: bool, tmp_path: Path)
 def test_what_can_be_read_in_two_ways_is_refused(paths: list[str], text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=text):
         read(tmp_path, *paths)
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (
+            [f"{part}/{name}.{n}.jpg" for part in ("train", "val") for name in ("cat", "dog") for n in (0, 1)],
+            "has no class folders: its images lie just in 'train', 'val', which are named like parts of the split. "
+            "Their names may tell the classes ('cat', 'dog'). List the images in a table, `name: table`, with a column "
+            "for the class, or move them into one folder per class, such as train/cat. If 'train', 'val' are the "
+            "classes, write `layout: classes`.",
+        ),
+        (
+            [*(f"train/{name}.{n}.jpg" for name in ("cat", "dog") for n in (0, 1)), "test1/1.jpg"],
+            "its images lie just in 'test1', 'train', which are named like parts",
+        ),
+        (["train/IMG_1.jpg", "train/IMG_2.jpg"], "split. List the images in a table"),
+        (names("train test"), "If 'test', 'train' are the classes, write `layout: classes`."),
+        (
+            names("2023/train/cat 2023/train/dog 2023/test/cat 2024/train/cat 2024/test/dog"),
+            "the folders 'test', 'train' lie below '2023', '2024', and hold folders that look like the classes ('cat', "
+            "'dog'). Move 2023/test/cat to test/cat/2023, and the others likewise, or list the images in a table, "
+            "`name: table`. If '2023', '2024' are the classes, write `layout: divided` or, to divide them anew, "
+            "`layout: classes`.",
+        ),
+        (names("2023/train/cat 2023/train/dog 2024/test/cat 2024/test/dog"), "Move 2023/train/cat to train/cat/2023"),
+        (names("cat/train/a cat/test/b dog/train/c dog/test/d"), "stay divided as they are"),
+    ],
+    ids=lambda given: "" if isinstance(given, str) else given[0],
+)
+def test_what_no_layout_reads_is_told_with_what_to_do(paths: list[str], text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, *paths)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from cnnstudy.data.datasets.digits import Options
 from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import Optimizer, PreparedImages, Rule, Speed, Split, TrialResult, TrialSpec
+from cnnstudy.system.processes import count_memory_kills
 
 #: By name: makes an executor with so many slots that leaves files in a folder.
 EXECUTORS: dict[str, Callable[[int, Path], Executor]] = {"local": LocalExecutor}
@@ -257,7 +258,7 @@ def test_an_error_that_is_a_mistake_has_no_name(warm: Executor) -> None:
 @pytest.mark.parametrize(
     ("number", "reason", "words"),
     [
-        (signal.SIGKILL, "oom", "out of memory"),
+        (signal.SIGKILL, "oom" if count_memory_kills() is None else "environment", "lack of memory"),
         (signal.SIGSEGV, "crash", "signal 11"),
         (signal.SIGTERM, "environment", "signal 15"),
     ],

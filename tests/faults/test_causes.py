@@ -8,8 +8,10 @@ import io
 import json
 import os
 import queue
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from cnnstudy.data.image_tree import read_tree
 from cnnstudy.errors import CacheError, DataError, DiskFullError, EnvironmentTrouble
 from cnnstudy.execution import Failed, Workers, local
 from cnnstudy.execution.worker import Worker
+from cnnstudy.study import recorder
+from cnnstudy.study.failures import FailureCounter
 from cnnstudy.study.run import run_study
 from cnnstudy.system import cache
 from cnnstudy.system.display import SilentDisplay
@@ -163,17 +167,31 @@ def test_a_full_disk_stops_the_study_at_its_first_trial(
     """No other trial could do better; each runs once there is room."""
     leave_out_pictures(monkeypatch)
     (own_places / "fake.yaml").write_text(FILE)
-    failure = Failed("alexnet-000", "crash", "a disk has no room left", "Traceback", error="DiskFullError")
+    said = "a disk has no room left"
+    failure = Failed("alexnet-000", "crash", said, "Traceback", error="DiskFullError")
+
+    @contextlib.contextmanager
+    def no_room() -> Iterator[Path]:
+        raise DiskFullError("no room for the traceback either")
+        yield Path()
 
     def run(failures: dict[str, Failed]) -> tuple[int, int]:
         workers = Workers(lambda folder: FakeExecutor(folder, failures=failures))
         outcome = run_study(load_study("fake.yaml"), tracker, workers, SilentDisplay())
         return outcome.finished, outcome.failed
 
-    with pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
-        run({"alexnet-000": failure})
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "scratch_folder", no_room)
+        with pytest.raises(DiskFullError, match=r"^alexnet-000: a disk has no room left$"):
+            run({"alexnet-000": failure})
     runs = tracker.runs(tracker.study("fake").experiment_id)
-    assert [(run.trial, run.reason) for run in runs if run.kind == "trial"] == [("alexnet-000", "interrupted")]
+    (failed,) = [run for run in runs if run.kind == "trial"]
+    assert (failed.trial, failed.status, failed.reason, failed.message) == (
+        "alexnet-000",
+        "FAILED",
+        "environment",
+        said,
+    )
     assert run({}) == (2, 0)
 
 
@@ -195,11 +213,57 @@ def test_a_limited_address_space_is_named(
     code: int, log: str, limit: int | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "address_space_limit", lambda: limit)
+    monkeypatch.setattr(local, "count_memory_kills", lambda: None)
     failed = local._crash_event("alexnet-000", code, log, has_started=True)
     assert failed.reason == reason
     assert ("address space is limited to 3 GB (`ulimit -v`)" in failed.message) == (reason == "oom" and bool(limit))
     # otherwise its retry would keep the batch that does not fit
     assert ("killed by signal" in failed.message) == (not limit and code < 0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit", "said"),
+    [
+        (
+            "oom",
+            2_000_000_000,
+            "OOM in a tensor; the worker's address space is limited to 2 GB (`ulimit -v`)\nat length",
+        ),
+        ("oom", None, "OOM in a tensor\nat length"),
+        ("crash", 2_000_000_000, "OOM in a tensor\nat length"),
+    ],
+)
+def test_a_worker_without_memory_names_the_limit(
+    reason: str, limit: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "address_space_limit", lambda: limit)
+    message = "{{function_node __wrapped__AddV2_device_/job:localhost}} OOM in a tensor\nat length"
+    told = {"key": "a", "reason": reason, "message": message, "traceback": ""}
+    event = local._parse_event({"kind": "failed", **told})
+    assert isinstance(event, Failed)
+    assert event.message == said
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason", "said", "halves"),
+    [
+        (3, 3, "environment", "killed by signal 9, by a program or person: the system has ended no process", False),
+        (3, 4, "oom", r"the system ended the worker process \(signal 9\) for lack of memory", True),
+        (None, None, "oom", "killed by signal 9, perhaps for lack of memory", False),
+    ],
+)
+def test_who_killed_a_worker_is_told_apart(
+    before: int | None, now: int | None, reason: str, said: str, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "address_space_limit", lambda: None)
+    monkeypatch.setattr(local, "count_memory_kills", lambda: now)
+    failed = local._crash_event("alexnet-000", -9, "", True, before)
+    assert failed.reason == reason
+    assert re.search(said, failed.message)
+    counter = FailureCounter(Counter(), 3)
+    assert counter.take_retry(failed)
+    assert counter.next_attempt("alexnet-000") == (1 if reason == "environment" else 2)
+    assert (counter.micro_batch("alexnet-000", 32) == 16) == halves
 
 
 # ---- rights

@@ -17,6 +17,7 @@ import pytest
 from checking import processes_of
 
 from cnnstudy.system.cache import entry_folders
+from cnnstudy.system.processes import count_memory_kills
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.training import checkpoints
@@ -105,14 +106,15 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_each(make_place: Call
         driver.wait(60)
     assert place.start().wait(240) == 0, place.log
 
-    assert "runs once more" in place.log
+    assert "runs again" in place.log or "runs once more" in place.log
     trained = place.trained()
     assert set(trained) == set(range(1, EPOCHS + 1))
     assert trained[1] == trained[2] == 1
     assert sum(trained.values()) <= EPOCHS + 2
     first, second, third = place.runs()
     assert [run.state for run in (first, second, third)] == ["failed", "failed", "finished"]
-    assert (first.reason, second.reason) == ("oom", "interrupted")
+    # by whom a worker was killed is not told on every system
+    assert (first.reason, second.reason) == ("oom" if count_memory_kills() is None else "environment", "interrupted")
     assert "cnnstudy.resumed_from_epoch" not in first.tags
     assert int(third.tags["cnnstudy.resumed_from_epoch"]) >= 4
     assert list(place.curve(second, "val/loss"))[:2] == [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +200,11 @@ def test_the_tag_of_the_driver_is_edited(desk: Edited, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("tag", "value"),
-    [(Tag.NUMBER, "x"), (Tag.LEVELS, "[]"), (Tag.LEVELS, '{"transfer": 3}'), (Tag.SEED, "")],
+    [
+        (Tag.NUMBER, "x"),
+        *((Tag.LEVELS, value) for value in ("[]", "{}", '{"transfer": 3}', '{"batch_size": 8}')),
+        (Tag.SEED, ""),
+    ],
 )
 def test_a_trials_tag_is_edited_and_the_advice_helps(desk: Edited, tag: str, value: str) -> None:
     desk.run()
@@ -208,6 +213,9 @@ def test_a_trials_tag_is_edited_and_the_advice_helps(desk: Edited, tag: str, val
     (trouble,) = desk.troubles()
     assert f"the tag {tag} of MLflow's run {run_id} is {value!r}" in trouble
     assert "delete the run in MLflow's UI; a trial then runs again" in trouble
+    if tag == Tag.LEVELS:
+        with pytest.raises(TrackingError, match=re.escape(f"the tag {tag} of MLflow's run {run_id} is {value!r}")):
+            desk.confirm()
     desk.mlflow.delete_run(run_id)
     assert desk.run().finished == 2
     assert desk.trained == ["alexnet-000"]
@@ -215,10 +223,14 @@ def test_a_trials_tag_is_edited_and_the_advice_helps(desk: Edited, tag: str, val
 
 
 @pytest.mark.parametrize(("tag", "value"), [(Tag.KIND, "x"), (Tag.STATE, "x"), (Tag.RETRIED, "x")])
-def test_a_trial_whose_state_was_edited_runs_again(desk: Edited, tag: str, value: str) -> None:
+def test_a_trial_whose_state_was_edited_runs_again(
+    desk: Edited, tag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.run(on_event=in_second_trial(lambda: desk.mlflow.set_tag(desk.run_of("alexnet-000"), tag, value)))
     assert desk.run().finished == 2
     assert desk.trained == ["alexnet-000"]
+    told = f" is left out: its tag {tag} is 'x', which cnnstudy did not write"
+    assert capsys.readouterr().err.count(told) == (0 if tag == Tag.RETRIED else 1)
     assert desk.troubles() == []
 
 

@@ -54,6 +54,28 @@ def place(desk: Desk, empty_database: Path, own_places: Path) -> Place:
     return place
 
 
+def test_a_database_that_was_renamed_alone(place: Place, desk: Desk, own_places: Path) -> None:
+    """Its records come along, and no trial runs again."""
+    (waiting,) = list_waiting()
+    before, place.path = place.path, place.path.rename(own_places / "renamed.db")
+    place.open()
+    desk.begin()
+    assert desk.run().finished == 2
+    assert "alexnet-000" not in desk.trained
+    assert (
+        f"{waiting.records} records waited for {before}, which is gone and whose runs are in this database" in desk.said
+    )
+    assert is_clean(own_places)
+
+
+def test_a_copy_of_a_database_takes_no_records(place: Place, desk: Desk, own_places: Path) -> None:
+    waiting = list_waiting()
+    place.path = Path(shutil.copy(place.path, own_places / "copy.db"))
+    place.open()
+    desk.run()
+    assert list_waiting() == waiting
+
+
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced by an empty one"])
 def test_a_database_that_is_gone(place: Place, desk: Desk, own_places: Path, replaced: bool) -> None:
     before = place.path.rename(own_places / "before.db")

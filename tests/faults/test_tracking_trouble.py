@@ -15,8 +15,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from faulty_store import Desk, is_clean, whole_record
 
 from cnnstudy.execution import Epoch, Event
@@ -169,6 +171,29 @@ class Way(threading.Thread):
 
     def close(self) -> None:
         self.listener.close()
+
+
+def test_a_trial_takes_few_requests(
+    desk: Desk, own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten, and one for each epoch and each file, which MLflow uploads one by one."""
+    sent: list[str] = []
+    send = requests.Session.send
+
+    def counted(session: requests.Session, request: requests.PreparedRequest, **given: Any) -> requests.Response:
+        sent.append(f"{request.method} {str(request.url).partition('/mlflow')[2].partition('?')[0]}")
+        return send(session, request, **given)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+    path = shutil.copy(empty_database, own_places / "mlflow.db")
+    with ui_server.serve(f"sqlite:///{path}", None) as (base, _):
+        desk.use(Tracker(base))
+        desk.run("budget.trials=1", "training.epochs=1")
+    start, end = sent.index("POST /runs/log-inputs") - 3, len(sent) - sent[::-1].index("POST /runs/outputs") + 2
+    trial = sent[start:end]
+    uploads = [request for request in trial if request.startswith("PUT")]
+    assert len(trial) - len(uploads) == 10 + 1, trial
+    assert len(uploads) == len(set(uploads))
 
 
 def test_a_server_that_is_stopped_and_started_again(

@@ -36,4 +36,5 @@ ARCHITECTURE = Architecture(
     defaults={"dropout": 0.2, "learning_rate": 0.01},
     cut_points={"last-block": ("block2",)},
     build=build,
+    has_batch_norm=True,
 )

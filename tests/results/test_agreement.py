@@ -169,7 +169,7 @@ def test_verdicts_are_judged_by_the_numbers_that_are_shown(said: Said) -> None:
         rounding = 0.5 * np.mean(1 / np.array(counts.validation_images))
         assert row["val_balanced_accuracy"] == pytest.approx(recalls.mean(), abs=rounding)
         shown = re.search(
-            r"balanced accuracy on train (\S+) %, validation (\S+) %, gap (\S+) points at epoch (\d+): ([\w-]+)",
+            r"balanced train (\S+) %, val (\S+) %, gap (\S+) at epoch (\d+): ([\w-]+)",
             said.ended[trial],
         )
         assert shown is not None

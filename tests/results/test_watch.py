@@ -319,12 +319,12 @@ def test_what_is_on_the_screen(elsewhere: Elsewhere, terminal: bool) -> None:
         watch_study(elsewhere.tracker, "fake", display, sleep=lambda _: next(steps), clock=lambda: 0.0)
     text = stream.getvalue()
     assert "interrupted; the next run of the study repeats it" in text
-    assert "finished, train 100.0 %, validation 62.5 %, gap +37.5 points at epoch 2: overfit" in text
+    assert "finished, train 100.0 %, val 62.5 %, gap +37.5 at epoch 2: overfit" in text
     assert "1 done with fresh seeds" in text
     if not terminal:
         assert "alexnet-000  epoch 2/2  train  50.0 %  val  20.0 %  gap +10.0\n" in text
-        assert "overfit  (1 of 3 trials)" in text
-        assert "overfit  (1 so far)" in text  # how many are to be confirmed is not recorded
+        assert "\n1 of 3 trials, about " in text
+        assert "so far" not in text  # how many are to be confirmed is not recorded
 
 
 def test_a_study_as_it_really_runs(own_places: Path, tracker: Tracker) -> None:

@@ -87,7 +87,7 @@ def started(key: str) -> TrialStarted:
     return TrialStarted(key, "scratch, batch size 16, dropout 0.5", 3, 0.0)
 
 
-FINISHED = "finished, train 100.0 %, validation 62.5 %, gap +37.5 points at epoch 2: overfit"
+FINISHED = "finished, train 100.0 %, val 62.5 %, gap +37.5 at epoch 2: overfit"
 
 
 def test_a_trial_from_its_start_to_its_end(recorded: Recorded) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cnnstudy.study.confirmation import NothingToConfirmError
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.run import Outcome, confirm_study, run_study
 from cnnstudy.system.display import PlainDisplay, SilentDisplay
+from cnnstudy.tracking import registry
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -319,6 +321,26 @@ def test_stopped_anywhere_it_goes_on_to_the_same(desk: Desk, stop: int) -> None:
     assert confirmed.test.openings == 1
     finished = [run.tags["cnnstudy.trial"] for run in desk.runs() if run.state == "finished"]
     assert sorted(finished) == sorted(set(finished)), "nothing is trained twice"
+
+
+def test_a_store_of_models_that_is_down_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.search()
+    at, downloads = registry.Registry.at, []
+
+    def elsewhere(self: registry.Registry, address: str) -> registry.StoredModel:
+        stored = at(self, address)
+        return replace(stored, location=f"s3://bucket{stored.location}")
+
+    def download(artifact_uri: str, **where: Any) -> str:
+        downloads.append(artifact_uri)
+        if len(downloads) == 1:
+            raise ConnectionError("no connection to the store")
+        return artifact_uri.removeprefix("s3://bucket")
+
+    monkeypatch.setattr(registry.Registry, "at", elsewhere)
+    monkeypatch.setattr(registry, "download_artifacts", download)
+    assert done(desk.confirm(accuracy=TURNED)).test is not None
+    assert downloads[0] == downloads[1]
 
 
 def test_where_no_candidate_keeps_the_limits_nobody_is_champion(desk: Desk) -> None:

@@ -60,6 +60,36 @@ def test_weights_that_cannot_be_read_are_answered_with_what_is_expected(
     assert ("Expected" in str(caught.value)) == bool(advice)
 
 
+@pytest.mark.parametrize(
+    ("transfer", "factors", "told"),
+    [
+        ("fine-tune", "", ["resnet18: with fine-tune, BatchNormalization below the head keeps the statistics, scales"]),
+        ("[frozen, last-block, two-phase]", "", ["resnet18: with last-block, two-phase, BatchNormalization below"]),
+        ("fine-tune", ", batch_norm: {resnet18: trained}", []),
+        ("frozen", "", []),
+    ],
+)
+def test_it_is_told_that_batch_normalisation_stays_frozen(
+    own_places: Path, transfer: str, factors: str, told: list[str]
+) -> None:
+    text = (
+        STUDY.replace("[alexnet]", "[alexnet, resnet18]")
+        .replace("trials: 1", "trials: 2")
+        .replace("epochs: 1", "epochs: 3")
+    )
+    (own_places / "photos").mkdir()
+    (own_places / "probe.yaml").write_text(
+        f"{text}factors: {{transfer: {transfer}{factors}}}\nweights: {{default: {{source: random}}}}\n"
+    )
+    said: list[str] = []
+    config = load_study("probe.yaml").config
+    executor = FakeExecutor(own_places)
+    Preparation(config, executor, None, [], PlainDisplay(said.append)).check_sources(5)  # type: ignore[arg-type]
+    found = [line for line in said if "BatchNormalization" in line]
+    assert len(found) == len(told)
+    assert all(start in line for start, line in zip(told, found, strict=True))
+
+
 def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: Path) -> None:
     for label, name in enumerate(("apple", "pear")):
         (own_places / "photos" / name).mkdir(parents=True)

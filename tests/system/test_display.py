@@ -256,7 +256,7 @@ TITLE = "fine-tune, batch size 32, dropout 0.25, learning rate 0.00025, backbone
 
 def test_a_trial_has_one_line_of_100_columns(clock: Clock) -> None:
     """The title gives way, then the key; the numbers stay."""
-    result = "finished, train 92.5 %, validation 74.6 %, gap +17.9 points at epoch 11: overfit"
+    result = "finished, train 92.5 %, val 74.6 %, gap +17.9 at epoch 11: overfit"
     stream = io.StringIO()
     with choose_display(Console(file=stream, force_terminal=True, width=100, color_system=None), False) as display:
         assert isinstance(display, LiveDisplay)
@@ -274,7 +274,32 @@ def test_a_trial_has_one_line_of_100_columns(clock: Clock) -> None:
             display.end_trial(key, result)
     ended = [line for line in stream.getvalue().splitlines() if result in line]
     ended = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in ended]
-    assert ended == [f"alexnet-001  {result}", f"{LONG}  {result}"]
+    assert ended == [f"alexnet-001  fine-tune, …: {result}", f"{LONG}  {result}"]
+
+
+def test_plain_lines_of_a_trial_have_100_columns(clock: Clock) -> None:
+    """The title gives way, then the count, then the word `finished`; words and numbers stay whole."""
+    result = "finished, train 92.5 %, val 74.6 %, gap +17.9 at epoch 11: overfit"
+    lines: list[str] = []
+    display = PlainDisplay(lines.append, reminds=False)
+    display.start_trials(0, 24)
+    for key in ("alexnet-001", "confirm-googlenet-012-seed-100003"):
+        display.start_trial(key, TITLE, 100)
+        clock.now += 80
+        display.end_trial(key, result)
+    display.start_trial("alexnet-002", "frozen", 100)
+    display.end_trial("alexnet-002", "finished")
+    assert lines == [
+        "alexnet-001  fine-tune, batch size 32, dropout 0.25, learning rate 0.00025, …: started",
+        f"alexnet-001  {result}",
+        "1 of 24 trials, about 30 min 40 s left",
+        "confirm-googlenet-012-seed-100003  fine-tune, batch size 32, dropout 0.25, …: started",
+        f"confirm-googlenet-012-seed-100003  {result.removeprefix('finished, ')}",
+        "2 of 24 trials, about 29 min 20 s left",
+        "alexnet-002  frozen: started",
+        "alexnet-002  finished  (3 of 24 trials) about 18 min 40 s left",
+    ]
+    assert max(map(len, lines)) <= 100
 
 
 def test_no_bar_is_left_of_the_stage_before(clock: Clock) -> None:

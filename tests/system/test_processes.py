@@ -140,3 +140,17 @@ def test_a_process_on_other_systems_than_linux(recorded: str, life: str, monkeyp
 def test_a_process_is_named_by_its_number_and_host() -> None:
     assert str(HERE) == "pid 1 on here"
     assert Process.from_json(HERE.to_json()) == HERE
+
+
+def test_kills_for_lack_of_memory_are_counted_where_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/self/cgroup": "4:memory:/a\n0::/user/job",
+        "/sys/fs/cgroup/user/job/memory.events": "low 0\noom 9\noom_kill 2\noom_group_kill 0",
+        "/proc/vmstat": "nr_free_pages 1\noom_kill 7",
+    }
+    monkeypatch.setattr(processes, "_read_text", lambda path: files.get(path, ""))
+    assert processes.count_memory_kills() == 2
+    del files["/sys/fs/cgroup/user/job/memory.events"]
+    assert processes.count_memory_kills() == 7
+    files.clear()
+    assert processes.count_memory_kills() is None

@@ -278,7 +278,7 @@ def test_a_damaged_tag_of_a_trial_is_named(
     tracker: Tracker, study: RecordedStudy, spec: TrialSpec, tag: str, value: str
 ) -> None:
     run_id = start(tracker, study, spec)
-    tracker.set_tags(run_id, {Tag.NUMBER: "0", Tag.SEED: "0", Tag.LEVELS: "{}", tag: value})
+    tracker.set_tags(run_id, {Tag.NUMBER: "0", Tag.SEED: "0", Tag.LEVELS: '{"batch_size": 16}', tag: value})
     run = recorded(tracker, study, run_id)
     with pytest.raises(TrackingError, match=rf"the tag {tag} of MLflow's run {run_id} is '{value}', which cnnstudy"):
         _ = run.number, run.seed, run.levels, run.verdict_counts

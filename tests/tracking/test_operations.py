@@ -13,7 +13,7 @@ from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages
 from cnnstudy.tracking import operations, spool
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.operations import LogFiles, LogModel
+from cnnstudy.tracking.operations import EndRun, LogFiles, LogModel
 from cnnstudy.tracking.outbox import Outbox
 from cnnstudy.tracking.spool import Spool
 
@@ -101,7 +101,12 @@ def test_this_version_writes_what_an_earlier_one_reads(left: Path) -> None:
 
 def test_operations_that_bring_files_keep_their_folder() -> None:
     images = PreparedImages.from_json(json.loads(IMAGES))
-    for operation in (LogFiles(Path("a")), LogModel(Path("a"), "a model", {"best/val_loss": 0.1}, 3, images)):
+    end = EndRun("finished", {"cnnstudy.ended_by": "epochs"}, {"final/val_loss": 0.2}, 3)
+    for operation in (
+        LogFiles(Path("a")),
+        LogModel(Path("a"), "a model", {"best/val_loss": 0.1}, 3, images),
+        LogModel(Path("a"), "a model", {"best/val_loss": 0.1}, 3, images, end=end),
+    ):
         assert operations.from_json(*operations.to_json(operation), Path("a")) == operation
 
 

@@ -51,7 +51,34 @@ def database(kind: type[Any], text: str) -> Any:
     return kind("INSERT INTO runs", {}, Exception(text))
 
 
+def store_error(name: str, status: int | None = None, base: str = "BotoCoreError", text: str = "no") -> Exception:
+    """Return an error as botocore, which need not be installed, raises it."""
+    parent = type(base, (Exception,), {"__module__": "botocore.exceptions"})
+    error: Exception = type(name, (parent,), {"__module__": "botocore.exceptions"})(text)
+    if status is not None:
+        error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
+    return error
+
+
+def upload_failed(cause: Exception) -> Exception:
+    """Return what boto3 makes of an error while it uploads a file."""
+    error: Exception = type("S3UploadFailedError", (Exception,), {"__module__": "boto3.exceptions"})("Failed to upload")
+    error.__context__ = cause
+    return error
+
+
+def download_failed(text: str) -> MlflowException:
+    """Return what MLflow makes of errors while it downloads a folder: their text alone."""
+    return MlflowException(f"The following failures occurred while downloading one or more artifacts from s3:\n{text}")
+
+
 GOES_AWAY = {
+    "store is down": store_error("EndpointConnectionError", base="ConnectionError"),
+    "store breaks off": store_error("ConnectionClosedError", base="HTTPClientError"),
+    "store is busy": upload_failed(store_error("ClientError", 503)),
+    "store is down, download": download_failed('##### File a #####\nCould not connect to the endpoint URL: "http://x"'),
+    "store is busy, download": download_failed("##### File a #####\nAn error occurred (503) when calling"),
+    "server of files is down": download_failed("##### File a #####\n503 Server Error: Unavailable for url: http://x"),
     "locked": wrapped(database(OperationalError, "database is locked"), TEMPORARILY_UNAVAILABLE),
     "read-only": wrapped(database(OperationalError, "attempt to write a readonly database"), TEMPORARILY_UNAVAILABLE),
     "cursor of a broken connection": wrapped(database(InterfaceError, "connection already closed"), BAD_REQUEST),
@@ -69,6 +96,10 @@ GOES_AWAY = {
     "read-only files": OSError(errno.EROFS, "Read-only file system"),
 }
 STAYS = {
+    "no right in the store": upload_failed(store_error("ClientError", 403)),
+    "no such bucket": store_error("ClientError", 404),
+    "no credentials": store_error("NoCredentialsError"),
+    "no right, download": download_failed("##### File a #####\nAn error occurred (403) when calling"),
     "no password": wrapped(
         database(OperationalError, "FATAL:  password authentication failed"), TEMPORARILY_UNAVAILABLE
     ),
@@ -241,7 +272,7 @@ def test_a_wait_is_told_again_and_again() -> None:
         "the database is locked. Waiting for MLflow, for ",
     ]
     told = [threading.Event(), threading.Event()]
-    tries = iter(told)
+    tries, before = iter(told), set(threading.enumerate())
 
     def say(text: str) -> None:
         for event, words in zip(told, expected, strict=True):
@@ -256,7 +287,7 @@ def test_a_wait_is_told_again_and_again() -> None:
         return "read"
 
     assert RetryPolicy(pauses=(0.01,), give_up_after=60, say_after=0.01).call(read, say) == "read"
-    assert "cnnstudy-waiting" not in {thread.name for thread in threading.enumerate()}
+    assert "cnnstudy-waiting" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 # ---- a server's first sign of life

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from normalised import BACKBONE, HEAD, NAME, STATISTICS, registered
 
 from cnnstudy.architectures import Network, build_network, find
@@ -17,6 +18,7 @@ from cnnstudy.records import TrialSpec
 from cnnstudy.results.network_summary import layer_rows, print_summary, sum_layers, transfer_rows
 from cnnstudy.training import trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
+from cnnstudy.training.graph import Graph
 
 from .test_compiled import disturb, outcome
 from .tries import tried
@@ -146,21 +148,30 @@ def test_statistics_come_from_the_source(source: Path) -> None:
 # ---- what is counted
 
 
+#: By transfer mode and level of batch_norm.
 TRAINED = {
-    "scratch": BACKBONE + HEAD,
-    "frozen": HEAD,
-    "fine-tune": BACKBONE + HEAD,
-    "last-block": BACKBONE + HEAD - 27 * 8 - 2 * 8,
+    ("scratch", None): BACKBONE + HEAD,
+    ("frozen", None): HEAD,
+    ("fine-tune", "trained"): BACKBONE + HEAD,
+    ("fine-tune", None): BACKBONE + HEAD - 2 * 2 * 8,
+    ("two-phase", "frozen"): BACKBONE + HEAD - 2 * 2 * 8,
+    ("last-block", "trained"): BACKBONE + HEAD - 27 * 8 - 2 * 8,
+    ("last-block", "frozen"): BACKBONE + HEAD - 27 * 8 - 2 * 2 * 8,
 }
 
 
-@pytest.mark.parametrize("mode", TRAINED)
-def test_statistics_are_no_trained_parameters(mode: str, make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
-    spec = make_spec(NAME, source, transfer=mode, epochs=1, keep_model=False)
-    result = trial.run_trial(spec, tmp_path, lambda record: True)
-    frozen = BACKBONE + HEAD + STATISTICS - TRAINED[mode]
-    assert (result.trainable_parameters, result.frozen_parameters) == (TRAINED[mode], frozen)
-    assert (result.frozen_digest is None) == (mode in ("scratch", "fine-tune"))
+@pytest.mark.parametrize(("mode", "level"), TRAINED)
+def test_parameters_are_those_that_the_optimiser_sees(
+    mode: str, level: str | None, make_spec: MakeSpec, source: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(NAME, source, transfer=mode, batch_norm=level, epochs=2, keep_model=False)
+    networks, trained = CompiledNetworks(), TRAINED[mode, level]
+    result = trial.run_trial(spec, tmp_path, lambda record: True, networks)
+    assert (result.trainable_parameters, result.frozen_parameters) == (trained, BACKBONE + HEAD + STATISTICS - trained)
+    assert (result.frozen_digest is None) == (mode == "scratch" or (mode, level) == ("fine-tune", "trained"))
+    (kept,) = networks._networks.values()
+    update = list(kept._updates.values())[-1]
+    assert sum(variable.shape.num_elements() for variable in update._trained) == trained
 
 
 def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
@@ -170,15 +181,17 @@ def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
 
     rows = layer_rows(build_network(find(NAME), 16, 5, 0.5))
     assert sum_layers(rows).parameters == sum_layers(rows).inference_parameters == BACKBONE + HEAD + STATISTICS
-    frozen, last_block = transfer_rows(rows, find(NAME))
-    assert (frozen.trains, frozen.frozen) == (HEAD, BACKBONE + STATISTICS)
-    assert (last_block.trains, last_block.frozen) == (BACKBONE + HEAD - 27 * 8 - 2 * 8, 27 * 8 + 2 * 8 + STATISTICS)
+    whole = BACKBONE + HEAD + STATISTICS
+    for row in transfer_rows(rows, find(NAME)):
+        trains = TRAINED.get((row.mode, "frozen"), TRAINED.get((row.mode, None)))
+        assert (row.trains, row.frozen) == (trains, whole - (trains or 0))
     by_name = {row.name: row for row in rows}
     assert (by_name["block1_norm"].parameters, by_name["block1_norm"].trainable) == (32, 16)
     assert by_name["block2_depthwise"].multiply_adds == 9 * 8 * 4 * 4
     written = StringIO()
     print_summary(find(NAME), 16, 5, tmp_path / "drawing.png", Console(file=written, width=200))
-    assert f"{BACKBONE + HEAD + STATISTICS:,}; {STATISTICS} of them are moving statistics" in written.getvalue()
+    assert f"{whole:,}; {STATISTICS} of them are moving statistics" in written.getvalue()
+    assert "batch norm       2 layers, frozen below the head unless `scratch`" in written.getvalue()
 
 
 # ---- training
@@ -187,6 +200,7 @@ def test_describe_tells_statistics_apart(tmp_path: Path) -> None:
 def test_a_warm_trial_equals_a_cold_one(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
     given = {"batch_size": 16, "weights": source}
     specs = {mode: make_spec(NAME, transfer=mode, epochs=2, **given) for mode in MODES}
+    specs["trained"] = make_spec(NAME, transfer="fine-tune", batch_norm="trained", epochs=2, **given)
     specs["strong"] = make_spec(NAME, augmentation="strong", dropout=0.0, seed=3, epochs=1, **given)
     specs["flipped"] = make_spec(NAME, transfer="frozen", augmentation="flip", epochs=1, **given)
     cold = {mode: outcome(spec, tmp_path / "cold" / mode) for mode, spec in specs.items()}
@@ -205,11 +219,14 @@ def test_statistics_follow_training_only_where_layers_train(make_spec: MakeSpec,
         "frozen": {"transfer": "frozen"},
         "frozen, whole network": {"transfer": "frozen", "features": False},
         "frozen, strong": {"transfer": "frozen", "augmentation": "strong"},
-        "last-block": {"transfer": "last-block"},
-        "fine-tune": {"transfer": "fine-tune"},
+        "last-block": {"transfer": "last-block", "batch_norm": "trained"},
+        "fine-tune": {"transfer": "fine-tune", "batch_norm": "trained"},
+        "fine-tune, frozen": {"transfer": "fine-tune", "batch_norm": "frozen"},
+        "fine-tune, default": {"transfer": "fine-tune"},
+        "two-phase, default": {"transfer": "two-phase", "epochs": 2},
     }.items():
         networks = CompiledNetworks()
-        spec = make_spec(NAME, **given, **levels, keep_model=False)
+        spec = make_spec(NAME, **{**given, **levels}, keep_model=False)
         trial.run_trial(spec, tmp_path / name, lambda record: True, networks)
         (kept,) = networks._networks.values()
         now, before = statistics(kept.network), statistics(begun)
@@ -220,7 +237,59 @@ def test_statistics_follow_training_only_where_layers_train(make_spec: MakeSpec,
         "frozen, strong": [],
         "last-block": ["block2_norm1"],
         "fine-tune": ["block1_norm", "block2_norm1"],
+        "fine-tune, frozen": [],
+        "fine-tune, default": [],
+        "two-phase, default": [],
     }
+
+
+def test_frozen_is_the_default_of_batch_norm(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:
+    levels = {name: {} if name == "default" else {"batch_norm": name} for name in ("default", "frozen", "trained")}
+    found = {
+        name: outcome(make_spec(NAME, source, transfer="fine-tune", epochs=1, **given), tmp_path / name)
+        for name, given in levels.items()
+    }
+    assert found["default"].weights == found["frozen"].weights != found["trained"].weights
+
+
+@pytest.mark.parametrize(("level", "splits"), [("frozen", True), ("trained", False)])
+def test_a_batch_is_split_where_statistics_are_frozen(
+    level: str, splits: bool, make_spec: MakeSpec, source: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(NAME, source, transfer="fine-tune", batch_norm=level, dropout=0.0, epochs=1, batch_size=16)
+    whole = outcome(spec, tmp_path / "whole")
+    parts = outcome(dataclasses.replace(spec, micro_batch=3), tmp_path / "parts")
+    for name, value in whole.summary.items():
+        assert parts.summary[name] == pytest.approx(value, abs=1e-4), name
+    assert (whole.weights == parts.weights) == (not splits), "parts add up in another order"
+
+
+def test_what_drops_branches_is_off_below_the_first_layer_that_trains() -> None:
+    """As in EfficientNet. Otherwise no frozen part of it could be cached."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(4, 1, name="block1_conv")(inputs)
+    x = keras.layers.Dropout(0.5, noise_shape=(None, 1, 1, 1), name="block1_drop")(x)
+    x = keras.layers.Conv2D(4, 1, name="block2_conv")(x)
+    x = keras.layers.Dropout(0.5, noise_shape=(None, 1, 1, 1), name="block2_drop")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(x)
+    logits = keras.layers.Dense(5, name="head_logits")(keras.layers.Dropout(0.5, name="head_dropout")(x))
+    model = keras.Model(inputs, logits)
+    graph = Graph(Network(find(NAME), model, model, model))
+    graph.set_dropout({"dropout": 0.0})
+    cuts = {
+        trained: graph.find_last_constant(lambda name, trained=trained: name.startswith(trained))  # type: ignore[misc]
+        for trained in (("head",), ("block2", "head"), ("block", "head"))
+    }
+    assert cuts == {("head",): "head_pool", ("block2", "head"): "block1_drop", ("block", "head"): None}
+    images = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype(np.float32))
+    known = {graph.input: images}
+    frozen = graph.find_constants(lambda name: name.startswith("head"))
+    still, moving = (
+        [graph.run(graph.outputs, known, True, part)[0].numpy() for _ in range(2)] for part in (frozen, ())
+    )
+    np.testing.assert_array_equal(still[0], still[1])
+    np.testing.assert_allclose(still[0], model(images), rtol=1e-5)
+    assert not np.array_equal(moving[0], moving[1])
 
 
 def test_features_give_what_the_whole_network_gives(make_spec: MakeSpec, source: Path, tmp_path: Path) -> None:

@@ -130,11 +130,11 @@ def test_false_verdicts_are_rare(setting: tuple[int, int, bool], monkeypatch: py
 
 def test_the_accuracies_that_are_told_are_those_of_the_verdict() -> None:
     metrics = {"train/accuracy": 1.0, "val/accuracy": 0.625}
-    assert describe_accuracies({}, metrics) == "train 100.0 %, validation 62.5 %, gap +37.5 points"
+    assert describe_accuracies({}, metrics) == "train 100.0 %, val 62.5 %, gap +37.5"
     equal, unequal = Counts((9, 10), (10, 10), (8, 6), (10, 10)), Counts((40, 5), (40, 10), (18, 1), (20, 5))
     for counts, told in (
-        (equal, "train 95.0 %, validation 70.0 %, gap +25.0 points"),
-        (unequal, "balanced accuracy on train 75.0 %, validation 55.0 %, gap +20.0 points"),
+        (equal, "train 95.0 %, val 70.0 %, gap +25.0"),
+        (unequal, "balanced train 75.0 %, val 55.0 %, gap +20.0"),
     ):
         assert describe_accuracies(counts._asdict(), metrics) == told
-        assert f"a gap of {told.rpartition('gap ')[2]}" in judge(*counts).reason
+        assert f"a gap of {told.rpartition('gap ')[2]} points" in judge(*counts).reason

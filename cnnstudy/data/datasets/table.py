@@ -79,6 +79,7 @@ def load(options: Options) -> ImageSource:
     more = [options.group] if options.group and options.group not in columns else []
     rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_text)(path, columns, more)
     found: dict[str, tuple[str, str, Path, Part | None, str | None]] = {}  # key -> row, label, file, part, group
+    written: dict[Part, set[str]] = {}  # what cells call each part
     for place, row in rows:
         key, file = _locate(path, row[options.image])
         label = row[options.label].strip()
@@ -88,6 +89,8 @@ def load(options: Options) -> ImageSource:
                 "name, write the folder of each before it."
             )
         part = _find_part(path, place, row[options.part]) if options.part else None
+        if part is not None:
+            written.setdefault(part, set()).add(row[options.part or ""].strip().casefold())
         found[key] = place, label, file, part, (row[options.group].strip() or None) if options.group else None
     if not found:
         raise DataError(f"{path} has no rows; it must have one for each image.")
@@ -109,7 +112,9 @@ def load(options: Options) -> ImageSource:
     )
     unused = len(found) - len(images)
     passed_over = (PassedKind(unused, "rows of classes that are not listed"),) if unused else ()
-    return ImageSource(classes, images, passed_over, warnings=tuple(_warn_of_columns(options)))
+    return ImageSource(
+        classes, images, passed_over, warnings=(*_warn_of_columns(options), *_warn_of_parts(options, written))
+    )
 
 
 def _refuse_missing(path: Path, files: Mapping[str, Path]) -> None:
@@ -129,6 +134,17 @@ def _warn_of_columns(options: Options) -> Iterator[tuple[str, str]]:
         for column in list_columns(options.path) if getattr(options, key) is None else ():
             if column not in used and column.strip().casefold().removesuffix("_id") in names:
                 yield f"the column {column!r} is not used; name it if it tells {_TOLD[key]}", f"data.{key}: {column}"
+
+
+def _warn_of_parts(options: Options, written: Mapping[Part, set[str]]) -> Iterator[tuple[str, str]]:
+    """Yield a warning for each part that has several names in the table."""
+    for part, names in written.items():
+        if len(names) > 1:
+            yield (
+                f"{quote_names(sorted(names))} are read as one part, {part}; if they are not the same, remove the rows "
+                "that are not meant",
+                f"data.part: {options.part}",
+            )
 
 
 def list_columns(path: Path) -> list[str]:

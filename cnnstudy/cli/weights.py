@@ -1,0 +1,71 @@
+"""Commands for weights of other programs: weights import, weights list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnstudy import architectures
+from cnnstudy.errors import InputError
+from cnnstudy.records import plain_name
+from cnnstudy.system import output
+
+#: The folder of imported weights, beside study files.
+FOLDER = Path("weights")
+
+weights = typer.Typer(no_args_is_help=True, help="Import weights of PyTorch or Keras, and list those that are there.")
+
+
+@weights.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="A .pth, .safetensors, .keras, .h5 or .weights.h5, by its content.")],
+    network: Annotated[str, typer.Option("--network", help="The network whose weights they are, such as resnet18.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The name of the weights in study files.", show_default="FILE's")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="Where the file is from, such as its address.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the weights.")] = "",
+) -> None:
+    """Check a file of weights, and write them as weights/NAME.npz for study files."""
+    architecture = architectures.find(network)
+    target = FOLDER / f"{plain_name(name or file.name.split('.')[0])}.npz"
+    if target.exists():
+        raise InputError(f"{target} is there already; give another --name, or remove it.")
+    from cnnstudy.results.network_summary import silent_start
+    from cnnstudy.system.imports import import_keras
+
+    with silent_start():
+        import_keras()
+    from cnnstudy.training.weight_import import import_weights
+
+    about = import_weights(architecture, file, target, source, licence)
+    told = "without a classifier" if about.classes is None else f"of {about.classes} classes"
+    output.print_lines(
+        output.open_console(),
+        [
+            f"{target}: weights of {architecture.title} from a {about.kind} file {told}",
+            f"  source         {about.source}",
+            f"  SHA-256        {about.sha256}",
+            f"  preprocessing  {about.preprocessing}, inside the model; the file does not say what it expects",
+            f"  licence        {about.licence}",
+            f"In a study file: weights: {{{network}: {{source: file, file: {target.stem}}}}}",
+        ],
+    )
+
+
+@weights.command("list")
+def list_files() -> None:
+    """List the imported weights in the folder `weights`."""
+    from cnnstudy.training.weight_import import read_about
+
+    console, grid = output.open_console(), output.plain_table()
+    for heading in ("name", "network", "classes", "source", "licence"):
+        grid.add_column(heading, overflow="fold")
+    found = [(path, about) for path in sorted(FOLDER.glob("*.npz")) if (about := read_about(path)) is not None]
+    for path, about in found:
+        output.add_row(grid, (path.stem, about.network, str(about.classes or ""), about.source, about.licence))
+    if found:
+        output.print_table(console, grid)
+    output.print_lines(console, [f"{len(found)} files of weights in {FOLDER.absolute()}"])
