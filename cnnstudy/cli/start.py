@@ -135,6 +135,7 @@ def _answer(study: Study, workers: Workers, limit: TimeLimit, tracking_uri: str 
         # after Ctrl-C the user is not kept waiting for MLflow
         stopped = RetryPolicy(give_up_after=0.0)
         stopped.call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
+        print_text("The same `diagnose` goes on, and then says what the study found.")
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.interrupted:
         print_text(

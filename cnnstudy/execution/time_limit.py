@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from cnnstudy.execution import Event, Executor, Job
 
+#: From so many whole seeds on, a seed that would not be whole in time is not begun: what is missing of a seed makes the
+#: intervals wider, and fewer seeds give no answer.
+ENOUGH_SEEDS = 3
+
 
 @dataclass
 class TimeLimit:
@@ -17,6 +21,10 @@ class TimeLimit:
     at: float = math.inf  # seconds
     clock: Callable[[], float] = time.monotonic
     is_over: bool = False
+    _seed: int | None = None  # of the trials under way
+    _since: float = 0.0  # when its first trial began
+    _whole: int = 0  # seeds that were run
+    _longest: float = 0.0  # seconds that one of them took
 
     def check(self) -> None:
         """Raise KeyboardInterrupt when the time is over, but only once: what ends then may wait for its events.
@@ -25,6 +33,23 @@ class TimeLimit:
             KeyboardInterrupt: the time is over.
         """
         if not self.is_over and self.clock() >= self.at:
+            self.is_over = True
+            raise KeyboardInterrupt
+
+    def begin_trial(self, seed: int) -> None:
+        """Note that a trial begins; trials come seed by seed.
+
+        Raises:
+            KeyboardInterrupt: it is the first of a seed that would not be whole in time, and enough are.
+        """
+        now = self.clock()
+        if seed == self._seed:
+            return
+        if self._seed is not None:
+            self._whole += 1
+            self._longest = max(self._longest, now - self._since)
+        self._seed, self._since = seed, now
+        if not self.is_over and self._whole >= ENOUGH_SEEDS and now + self._longest > self.at:
             self.is_over = True
             raise KeyboardInterrupt
 
@@ -60,7 +85,13 @@ class TimedExecutor:
         self._inner.start_ahead(job)
 
     def submit(self, job: Job) -> None:
-        """Start a job."""
+        """Start a job.
+
+        Raises:
+            KeyboardInterrupt: as `TimeLimit.begin_trial`.
+        """
+        if job.kind == "run_trial":
+            self._limit.begin_trial(job.payload["seed"])
         self._inner.submit(job)
 
     def next_event(self, timeout: float) -> Event | None:

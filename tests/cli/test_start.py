@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """call(*arguments, code=0, **settings): the output of a command whose trials take no time; errors are raised.
 
     The settings are those of its executor.
     """
     leave_out_pictures(monkeypatch)
+    # absolute: MLflow keeps what it opened by its address
+    shutil.copy(empty_database, own_places / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_places / 'mlflow.db'}")
     small = Design({SMALL: ("scratch",)}, FEW_FACTORS, fraction=None, least_seeds=3)
     monkeypatch.setattr("cnnstudy.study.suggestion.list_designs", lambda images, machine: [small])
     monkeypatch.setattr("cnnstudy.study.suggestion.MOST_SEEDS", 3)

@@ -36,8 +36,8 @@ class Clock:
         self.now += 1
 
 
-def run(tracker: Tracker, limit: TimeLimit, clock: Clock) -> Outcome:
-    Path("fake.yaml").write_text(FILE, encoding="utf-8")
+def run(tracker: Tracker, limit: TimeLimit, clock: Clock, seeds: int = 3) -> Outcome:
+    Path("fake.yaml").write_text(FILE.replace("seeds: 3", f"seeds: {seeds}"), encoding="utf-8")
 
     def make(folder: Path) -> Executor:
         return TimedExecutor(FakeExecutor(folder, on_event=clock.tick), limit)
@@ -57,6 +57,17 @@ def test_trials_under_way_stop_and_the_next_call_runs_what_is_missing(
     again = TimeLimit(clock=lambda: clock.now)
     outcome = run(tracker, again, clock)
     assert (outcome.finished, outcome.missing, outcome.interrupted, again.is_over) == (6, 0, False, False)
+
+
+def test_a_seed_that_would_not_be_whole_is_not_begun_once_there_are_enough(
+    tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_out_pictures(monkeypatch)
+    clock = Clock()
+    limit = TimeLimit(23.0, lambda: clock.now)  # a seed has six events: the fourth would end at 26
+    outcome = run(tracker, limit, clock, seeds=5)
+    assert (outcome.finished, outcome.missing, outcome.interrupted, limit.is_over) == (6, 4, True, True)
+    assert clock.now < 23
 
 
 def test_it_is_said_once_so_that_what_ends_can_read_its_events(tmp_path: Path) -> None:
