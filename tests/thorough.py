@@ -94,6 +94,10 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     ),
     "analysis/test_configurations.py": ("test_false_verdicts_are_rare_and_intervals_cover",),
     "analysis/test_power.py": ("test_four_in_five_studies_find_that_difference",),
+    "cli/test_start.py": (
+        "test_what_was_interrupted_goes_on_with_the_same_command",
+        "test_when_the_time_is_over_what_is_there_is_analysed",
+    ),
     "data/test_hostile.py": ("test_a_command_says_it_and_exits",),
     "execution/test_contract.py": (
         "test_a_job_that_is_started_ahead_is_dropped_for_another",

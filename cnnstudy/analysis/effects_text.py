@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pandas as pd
 
@@ -140,10 +141,29 @@ def effect_rows(causes: NetworkAnalysis, interactions: bool) -> tuple[list[list[
     return rows, hidden
 
 
+def judge_overfitting(causes: NetworkAnalysis) -> Literal["overfits", "hardly overfits", "not learnt", "cannot tell"]:
+    """Return what the headline says of one network that has finished trials."""
+    frame = causes.observations.frame
+    if (frame[LEARNT] == 0).all():
+        return "not learnt"
+    column = BALANCED_GAP if causes.question.unequal else GAP
+    train, validation = _ACCURACIES[column]
+    measured = frame[frame[column].notna()]
+    gap = mean_gap(measured, column, validation)
+    if gap is None or few_seeds(gap.count) or gap.low is None or gap.high is None:
+        return "cannot tell"
+    if gap.low >= SMALLEST_GAP:
+        return "overfits"
+    # a small gap of networks that have learnt little says nothing
+    is_small = gap.high < SMALLEST_GAP and not _unlearnt_training_sets(measured[train])
+    return "hardly overfits" if is_small else "cannot tell"
+
+
 def _headline(causes: NetworkAnalysis) -> str:
     """Return what the gap is on average over all finished trials that have one, and what these trials are."""
     name, frame = causes.architecture, causes.observations.frame
-    if (frame[LEARNT] == 0).all():
+    judged = judge_overfitting(causes)
+    if judged == "not learnt":
         seeds = count_noun(frame["seed"].nunique(), "seed")
         return f"{name} did not learn in any of {count_noun(len(frame), 'trial')}, {seeds}: no overfitting to explain."
     column = BALANCED_GAP if causes.question.unequal else GAP
@@ -155,10 +175,10 @@ def _headline(causes: NetworkAnalysis) -> str:
     few, unlearnt = few_seeds(gap.count), _unlearnt_training_sets(measured[train])
     kind = "" if causes.question.unequal else _kind_of_accuracy(measured)
     answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more{few and f' ({few})'}"
-    if not few and gap.low is not None and gap.high is not None and not gap.low < SMALLEST_GAP <= gap.high:
-        answer = f"{name} {'overfits' if gap.low >= SMALLEST_GAP else 'hardly overfits'}"
-        if unlearnt and gap.low < SMALLEST_GAP:  # a small gap of networks that have learnt little says nothing
-            answer = f"Cannot tell whether {name} overfits once it has learnt its training images"
+    if judged != "cannot tell":
+        answer = f"{name} {judged}"
+    elif not few and unlearnt and gap.high is not None and gap.high < SMALLEST_GAP:
+        answer = f"Cannot tell whether {name} overfits once it has learnt its training images"
     sample = "no interval" if gap.low is None else f"interval over {gap.count} seeds"
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (

@@ -4,6 +4,7 @@ Comes in: the user's arguments. Goes out: output, and an exit code. A command pa
 tracking, analysis or results, and shows what they return; errors raised on purpose end it with one message.
 
 run          run-study, confirm, reproduce
+start        init, diagnose
 data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
@@ -25,7 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 import cnnstudy
-from cnnstudy.cli import data, maintenance, models, results, run, weights
+from cnnstudy.cli import data, maintenance, models, results, run, start, weights
 from cnnstudy.cli.options import UNEXPECTED
 from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
@@ -67,6 +68,8 @@ app = typer.Typer(
     "without a reader), and the same command resumes.",
 )
 app.command("run-study")(run.run_study)
+app.command("diagnose")(start.diagnose)
+app.command("init")(start.init)
 app.command("data")(data.show_data)
 for _command in (
     run.confirm,

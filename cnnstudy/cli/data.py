@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from cnnstudy.config.load import Study
     from cnnstudy.data.datasets import DataOptions
 
-Layout = Literal["classes", "divided", "classes-below"]
+Layout = Annotated[
+    Literal["classes", "divided", "classes-below"] | None,
+    typer.Option("--layout", help="How to read folders that can be read in two ways."),
+]
+IgnoreFolders = Annotated[
+    str | None,
+    typer.Option("--ignore-folders", metavar="NAMES", help="Names of folders to pass over, separated by commas."),
+]
 
 ImageColumn = Annotated[
     str | None, typer.Option("--image", metavar="COLUMN", help="Of a table: the column with the images' files.")
@@ -43,13 +51,8 @@ def show_data(
     label: LabelColumn = None,
     part: PartColumn = None,
     group: GroupColumn = None,
-    layout: Annotated[
-        Layout | None, typer.Option("--layout", help="How to read folders that can be read in two ways.")
-    ] = None,
-    ignore_folders: Annotated[
-        str | None,
-        typer.Option("--ignore-folders", metavar="NAMES", help="Names of folders to pass over, separated by commas."),
-    ] = None,
+    layout: Layout = None,
+    ignore_folders: IgnoreFolders = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object, and nothing else.")
     ] = False,
@@ -60,11 +63,8 @@ def show_data(
 ) -> None:
     """Show what there is to train on: classes, sizes, copies, what may be wrong, and what it can tell."""
     _refuse_to_overwrite(source, html)
-    of_folder: dict[str, Any] = {
-        "layout": layout,
-        "ignore_folders": tuple(filter(None, map(str.strip, (ignore_folders or "").split(",")))),
-    }
-    options, study = _find_source(source, {"image": image, "label": label, "part": part, "group": group}, of_folder)
+    columns = {"image": image, "label": label, "part": part, "group": group}
+    options, study = find_source(source, columns, layout, ignore_folders)
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system import output
@@ -100,10 +100,13 @@ def _refuse_to_overwrite(source: str, html: Path | None) -> None:
         raise InputError(f"--html {printable(str(html))} belongs to the data itself; give another file.")
 
 
-def _find_source(
-    source: str, columns: dict[str, str | None], of_folder: dict[str, Any]
+def find_source(
+    source: str, columns: Mapping[str, str | None], layout: str | None, ignore_folders: str | None
 ) -> tuple[DataOptions, Study | None]:
     """Return the options of a data set, and the study that they belong to, if one was given.
+
+    Args:
+        columns: of a table: `image`, `label`, `part` and `group`.
 
     Raises:
         InputError: the path does not exist, or is neither images nor a study; an option does not fit it.
@@ -115,6 +118,8 @@ def _find_source(
     from cnnstudy.data.datasets import folder, table
     from cnnstudy.data.layouts import quote_names
 
+    ignored = tuple(filter(None, map(str.strip, (ignore_folders or "").split(","))))
+    of_folder: dict[str, Any] = {"layout": layout, "ignore_folders": ignored}
     path, name = os.path.expanduser(source), source.lower()
     is_folder = os.path.isdir(path) or name.endswith(ARCHIVE_SUFFIXES)
     is_table = not is_folder and name.endswith(table.SUFFIXES)

@@ -1,10 +1,11 @@
 """Executors: they run jobs in workers. This module is the protocol; each other module is an executor or part of one.
 
-__init__   the protocol: Job, the events, Executor; Workers
-selection  which executor runs a command's jobs
-local      the executor of all commands: worker processes on this machine
-worker     the program that those processes run: jobs in, events out
-jobs       run one job to its end; the watchdog that finds jobs that hang
+__init__    the protocol: Job, the events, Executor; Workers
+selection   which executor runs a command's jobs
+local       the executor of all commands: worker processes on this machine
+worker      the program that those processes run: jobs in, events out
+time_limit  an executor around another that stops at a time
+jobs        run one job to its end; the watchdog that finds jobs that hang
 
 Comes in: jobs, which are plain data. Goes out: events (progress, epochs), and for each job one result or one failure.
 May import: errors, names, records, system, data, architectures, config, training.

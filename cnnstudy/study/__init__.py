@@ -3,6 +3,9 @@
 Comes in: a StudyConfig, a Tracker and an Executor. Goes out: recorded trials, a confirmed champion and its test
 result; for a dry run, an estimate of time, memory and disk.
 
+    new_study      looks at photos and at this machine, and finds the study that fits
+    suggestion     chooses its factors, images, epochs and seeds
+    suggestion_text  writes it as a study file, with a comment for each choice
     run            the steps of a study, in order
     lock           one driver per study
     recovery       finds and cleans up what killed processes left behind

@@ -13,6 +13,7 @@ from cnnstudy.config.factors import FACTORS
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
+from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
@@ -207,9 +208,7 @@ def report_cost(
     if display.silent:
         return None
     finished = [run for run in recorded if run.state == "finished"]
-    by_kind: dict[TrialKind, list[TrialSpec]] = {}
-    for spec in specs:
-        by_kind.setdefault(_kind(spec.architecture, spec.levels, spec.purpose), []).append(spec)
+    by_kind = _group_by_kind(specs)
     names = _name_kinds(by_kind)
     costs: dict[TrialKind, Cost] = {}
     memory = 0
@@ -231,6 +230,13 @@ def report_cost(
         if artifacts:
             _warn_if_disk_too_small(costs, artifacts, display)
     return _trial_seconds_of(costs, by_kind, executor.slots) if costs and len(costs) == len(by_kind) else None
+
+
+def _group_by_kind(specs: Iterable[TrialSpec]) -> dict[TrialKind, list[TrialSpec]]:
+    by_kind: dict[TrialKind, list[TrialSpec]] = {}
+    for spec in specs:
+        by_kind.setdefault(_kind(spec.architecture, spec.levels, spec.purpose), []).append(spec)
+    return by_kind
 
 
 def _kind(architecture: str, levels: Mapping[str, Any], purpose: str) -> TrialKind:
@@ -263,6 +269,29 @@ def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, di
     payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
     outcome = run_to_end(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
     return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
+
+
+def measure_speeds(specs: Sequence[TrialSpec], executor: Executor, display: Display) -> dict[TrialKind, Speed]:
+    """Return the speed of each kind among these trials, measured on one of each at its batch sizes.
+
+    Raises:
+        WorkerError: a kind can't be measured: its trials would fail in the same way.
+    """
+    by_kind = _group_by_kind(specs)
+    names, speeds = _name_kinds(by_kind), {}
+    for kind, alike in sorted(by_kind.items()):
+        measured = _measure_speed(names[kind], alike, executor, display)
+        if isinstance(measured, Failed):
+            raise WorkerError(f"the speed of {names[kind]} can't be measured ({measured.reason}): {measured.message}")
+        speeds[kind] = measured
+    return speeds
+
+
+def predict_seconds(specs: Sequence[TrialSpec], speeds: Mapping[TrialKind, Speed], slots: int) -> float:
+    """Return the seconds from the start of the first of these trials until the last is recorded, at measured speeds."""
+    by_kind = _group_by_kind(specs)
+    costs = {kind: _measured_cost(alike, speeds[kind], slots, 1) for kind, alike in by_kind.items()}
+    return _trial_seconds_of(costs, by_kind, slots)
 
 
 def trial_seconds(spec: TrialSpec, speed: Speed) -> float:

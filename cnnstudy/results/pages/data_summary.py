@@ -48,6 +48,8 @@ MEASURES = {
     "blank": ("contrast", f"standard deviation of the grey values below {BLANK:g}"),
     "blurred": ("sharpness", f"variance of the Laplacian below {BLURRED:g}"),
 }
+#: The keys of warnings that a study suggested for the images answers.
+_ANSWERED = ("data.bad_images: skip", "factors.class_weights: [none, balanced]", "data.test", "image_size")
 #: What the layouts mean.
 LAYOUTS = {
     "classes": "each top folder is a class",
@@ -330,6 +332,18 @@ def _count_inner_folders(examined: Examined) -> int:
 def format_summary(examined: Examined, summary: dict[str, Any]) -> str:
     """Return a summary as text, beginning with the lines that a study shows at its start."""
     return "\n".join(_list_lines(examined, summary))
+
+
+def format_short(examined: Examined, prepared: PreparedImages) -> str:
+    """Return what a folder holds in a few lines: the images and their parts, copies, and what to see to first.
+
+    Args:
+        prepared: the parts that a study will have.
+    """
+    summary = summarize(replace(examined, prepared=prepared, problem=""), None, "")
+    warnings = [one["text"] for one in summary["warnings"] if one["key"] not in _ANSWERED]
+    lines = [describe_images(prepared), f"  {describe_sizes(summary)}", f"copies: {describe_copies(summary)}"]
+    return "\n".join([*lines, *(f"  warning: {text}" for text in warnings)])
 
 
 def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
