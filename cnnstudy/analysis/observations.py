@@ -50,6 +50,8 @@ TRAIN, BALANCED_VALIDATION = "epochs/train_accuracy", "epochs/val_balanced_accur
 BALANCED_GAP, BALANCED_TRAIN = "epochs/gap_balanced_accuracy", "epochs/train_balanced_accuracy"
 #: 1 for a trial that learnt, 0 for one that did not, NaN where that cannot be told.
 LEARNT = "epochs/learnt"
+#: The number of validation images of a trial, NaN where it is not recorded.
+VALIDATION_IMAGES = "validation_images"
 #: The outcome by which tuned levels are chosen.
 TUNING_LOSS = "epochs/val_loss"
 #: Of the trials that learn, the share that reaches the train loss at which trials are compared.
@@ -135,6 +137,7 @@ def _observation(run: RecordedRun) -> dict[str, object]:
         BALANCED_TRAIN: run.metrics.get(last_name(Metric.TRAIN_BALANCED_ACCURACY), math.nan),
         BALANCED_GAP: run.metrics.get(last_name(Metric.GAP_BALANCED_ACCURACY), math.nan),
         LEARNT: _has_learnt(run),
+        VALIDATION_IMAGES: run.metrics.get(Metric.IMAGES_VALIDATION, math.nan),
         "legacy_images": run.metrics.get(Metric.LEGACY_VALIDATION_IMAGES, math.nan),
         LEGACY_GAP: run.metrics.get(Metric.LEGACY_GAP_ACCURACY, math.nan),
     }
@@ -223,6 +226,10 @@ def mean_gap(frame: pd.DataFrame, gap: str = GAP, validation: str = VALIDATION) 
         return None
     mean, of_seeds = float(gaps[gap].mean()), gaps.groupby("seed")[gap].mean().to_numpy(dtype=float)
     images = find_images(gaps[validation].to_numpy(dtype=float))
+    recorded = gaps[VALIDATION_IMAGES].unique() if VALIDATION_IMAGES in gaps else np.array([math.nan])
+    # where all are right, accuracies do not show how many there are
+    if images is not None and len(recorded) == 1 and recorded[0] % images == 0:
+        images = int(recorded[0])
     resolution = find_resolution(gap, gaps[gap].to_numpy(dtype=float), images)
     # the trials of a seed share its validation images, so that their mean is measured no better than one of them
     tested = compare_seeds(of_seeds[None, :], np.ones(1), resolution).tests[0]

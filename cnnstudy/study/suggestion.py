@@ -166,8 +166,11 @@ def list_designs(images: PreparedImages, machine: Machine) -> Iterator[Design]:
     yield Design(alone, least_seeds=3, images_per_class=caps[-1])
     few = Design(alone, FEW_FACTORS, fraction=None, least_seeds=3)
     fewer = [cap for cap in _list_caps(images, LEAST_TRAIN) if cap not in caps[:-1]]
-    yield from (replace(few, images_per_class=cap) for cap in fewer)
-    yield from (replace(few, images_per_class=cap, is_short=True) for cap in fewer)
+    validated = [cap for cap in fewer if sum(cap_images(images, cap).validation) >= LEAST_IMAGES_FOR_FIT]
+    # shorter training costs less of the answer than a validation part that can't show that nothing overfits
+    for some in (validated, [cap for cap in fewer if cap not in validated]):
+        yield from (replace(few, images_per_class=cap) for cap in some)
+        yield from (replace(few, images_per_class=cap, is_short=True) for cap in some)
 
 
 def _list_caps(images: PreparedImages, least: int) -> Iterator[int | None]:

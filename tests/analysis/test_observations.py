@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from cnnstudy.analysis.intervals import Estimate
-from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION, mean_gap, observe
+from cnnstudy.analysis.observations import GAP, LEGACY_GAP, VALIDATION, VALIDATION_IMAGES, mean_gap, observe
 from cnnstudy.tracking.recorded import RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
@@ -204,3 +204,13 @@ def test_a_mean_gap_on_which_all_seeds_agree_is_as_sure_as_its_images() -> None:
     irrational = [math.pi / 10, math.sqrt(0.1)]
     continuous = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], GAP: irrational * 3, VALIDATION: irrational * 3})
     assert mean_gap(continuous) == Estimate(pytest.approx(np.mean(irrational)), count=3)
+
+
+def test_where_all_is_right_the_number_of_images_is_the_recorded_one() -> None:
+    frame = pd.DataFrame({"seed": range(5), GAP: 0.0, VALIDATION: 1.0, VALIDATION_IMAGES: 60.0})
+    found, unknown = mean_gap(frame), mean_gap(frame.drop(columns=VALIDATION_IMAGES))
+    assert found is not None
+    assert unknown is not None
+    assert found.high is not None
+    assert unknown.high is not None
+    assert 0.01 < found.high < 0.05 < 0.3 < unknown.high  # of 60 images, and of one
