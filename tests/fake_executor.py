@@ -43,6 +43,7 @@ class FakeExecutor:
         shared: by a trial's key, how many of its epochs are shared with another trial.
         train: training images of each class; (): 6 of each.
         measures_start: trials report epoch 0 too.
+        reads_folders: whether images are those of the folder or table that is given.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class FakeExecutor:
         shared: Mapping[str, int] | None = None,
         train: tuple[int, ...] = (),
         measures_start: bool = False,
+        reads_folders: bool = False,
     ) -> None:
+        self.reads_folders = reads_folders
         self.train = train
         self.measures_start = measures_start
         self.shared = shared or {}
@@ -148,7 +151,7 @@ class FakeExecutor:
     def _prepare(self, job: Job) -> Work:
         yield Progress(job.key, "reading", 0, 0)
         options = job.payload["options"]
-        if options["name"] in ("folder", "table"):  # they are the test's own
+        if self.reads_folders:
             real = datasets.find(options["name"]).Options.model_validate(options)
             found = prepare_images(real, job.payload["sizes"], job.payload["split_seed"], lambda *_: None)
             yield self._end(job, [images.to_json() for images in found])

@@ -67,7 +67,7 @@ def _block(x: keras.KerasTensor, kind: tuple[Branch, int], filters: int, stride:
     branch, wider = kind
     added = branch(x, filters, stride, name)
     if added.shape != x.shape:
-        x = convolve(x, wider * filters, 1, stride, f"{name}_shortcut")
+        x = convolve(x, wider * filters, 1, stride, f"{name}_skip")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([added, x]))
 
 
@@ -101,11 +101,11 @@ def torchvision_name(layer: str) -> str:
     """Return the name in torchvision of one of our layers: `layer3.1.conv1` of `conv4_block2_conv1`."""
     if match := re.fullmatch(r"conv1_(conv|norm)", layer):
         return {"conv": "conv1", "norm": "bn1"}[match[1]]
-    match = re.fullmatch(r"conv(\d)_block(\d+)_(shortcut_)?(conv|norm)(\d?)", layer)
+    match = re.fullmatch(r"conv(\d)_block(\d+)_(skip_)?(conv|norm)(\d?)", layer)
     assert match is not None, layer
-    stage, number, shortcut, kind, place = match.groups()
-    of_shortcut, of_branch = {"conv": ("downsample.0", "conv"), "norm": ("downsample.1", "bn")}[kind]
-    return f"layer{int(stage) - 1}.{int(number) - 1}.{of_shortcut if shortcut else of_branch + place}"
+    stage, number, skip, kind, place = match.groups()
+    of_skip, of_branch = {"conv": ("downsample.0", "conv"), "norm": ("downsample.1", "bn")}[kind]
+    return f"layer{int(stage) - 1}.{int(number) - 1}.{of_skip if skip else of_branch + place}"
 
 
 def residual_network(

@@ -258,7 +258,7 @@ def _read_levels(text: str, parameters: Mapping[str, str]) -> dict[str, Level]:
     for name, level in levels.items():
         if name in FACTORS and isinstance(level, str) != (FACTORS[name].kind is str):
             raise ValueError(f"{level!r} is no level of {name}")
-    if not levels or (FACTORS.keys() & parameters.keys()) - levels.keys():
+    if (FACTORS.keys() & parameters.keys()) - levels.keys():
         raise ValueError("there are fewer levels than the run has parameters")
     return levels
 

@@ -35,7 +35,7 @@ from cnnstudy.config.factors import (
     title_factors,
 )
 from cnnstudy.records import Level
-from cnnstudy.study import budget, preparation
+from cnnstudy.study import budget, preparation, suggestion
 
 ALEXNET, GOOGLENET = architectures.find("alexnet"), architectures.find("googlenet")
 
@@ -433,6 +433,7 @@ ALLOWED = {
         for name in ("alexnet", "googlenet", "vgg16", "_residual", "_keras_applications")
     },
     Path(budget.__file__): "levels at which the number of updates is asked for",
+    Path(suggestion.__file__): "levels of the studies that are suggested",
     Path(preparation.__file__): "levels with which source weights are learnt",
 }
 

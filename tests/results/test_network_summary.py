@@ -202,7 +202,7 @@ def test_a_terminal_of_80_shows_each_row_whole(name: str, build: Callable[..., N
     for row in rows_of(build, name).values():
         if row.name not in named:
             continue  # an operation that is no layer takes another number with each build
-        shown = [line.split() for line in lines if line.startswith(f"{row.name} ")]
+        shown = [line.split() for line in lines if line.split()[:1] == [row.name]]
         assert len(shown) == 1, row.name
         assert row.shape_text in shown[0]
         assert not row.parameters or f"{row.parameters:,}" in shown[0]

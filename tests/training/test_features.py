@@ -83,8 +83,16 @@ def entries(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("mode", "cuts"),
     [
-        ("frozen", {"alexnet": "head_flatten", "vgg16": "head_flatten", "googlenet": "head_pool"}),
-        ("last-block", {"alexnet": "conv2_pool", "vgg16": "block4_pool", "googlenet": "pool4"}),
+        (
+            "frozen",
+            {"alexnet": "head_flatten", "vgg16": "head_flatten"}
+            | dict.fromkeys(("googlenet", "resnet18", "resnet50"), "head_pool"),
+        ),
+        (
+            "last-block",
+            {"alexnet": "conv2_pool", "vgg16": "block4_pool", "googlenet": "pool4"}
+            | {"resnet18": "conv4_block2_relu", "resnet50": "conv4_block6_relu"},
+        ),
     ],
 )
 @pytest.mark.parametrize("name", names())

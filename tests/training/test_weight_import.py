@@ -68,8 +68,8 @@ def test_names_of_torchvision() -> None:
         "conv1_norm": "bn1",
         "conv2_block1_conv1": "layer1.0.conv1",
         "conv4_block6_norm3": "layer3.5.bn3",
-        "conv5_block1_shortcut_conv": "layer4.0.downsample.0",
-        "conv5_block1_shortcut_norm": "layer4.0.downsample.1",
+        "conv5_block1_skip_conv": "layer4.0.downsample.0",
+        "conv5_block1_skip_norm": "layer4.0.downsample.1",
     }
     name_of = find("resnet50").torchvision_name
     assert name_of is not None
