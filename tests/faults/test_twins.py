@@ -32,7 +32,7 @@ def test_copies_on_both_sides_do_not_look_like_learning(tmp_path: Path) -> None:
     answer = call("run-study", "twins.yaml", folder=tmp_path, limit=600, CNNSTUDY_CACHE=str(tmp_path / "cache"))
     assert answer.code == 0, answer.text
     assert "240 pairs of copies" in answer.output
-    trained = re.search(r"alexnet-000  finished, train ([\d.]+) %, validation ([\d.]+) %.*: ([\w-]+)  ", answer.output)
+    trained = re.search(r"alexnet-000  finished, train ([\d.]+) %, val ([\d.]+) %.*: ([\w-]+)\b", answer.output)
     assert trained is not None
     assert trained[3] in ("overfit", "not-learning", "cannot-tell")
     assert float(trained[2]) < 68, "72 validation images, of which half are right by guessing"
