@@ -254,14 +254,26 @@ def stop_if_asked() -> None:
         raise KeyboardInterrupt
 
 
+#: How often, and after how many seconds, another thread interrupts again while the main thread has not noticed.
+_MOST_TRIES, _TRY_SECONDS = 100, 0.05
+
+
 def interrupt_command() -> None:
     """Interrupt the command as SIGTERM does, from any thread; nothing outside of `terminate_as_interrupt`."""
-    if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
-        return
-    if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-    else:
-        _thread.interrupt_main(signal.SIGTERM)
+    before = len(_interrupts)
+    for _ in range(_MOST_TRIES):
+        if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
+            return
+        if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        else:
+            _thread.interrupt_main(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread():
+            return
+        # a signal that comes just before the main thread begins to wait does not wake it
+        time.sleep(_TRY_SECONDS)
+        if len(_interrupts) != before:
+            return
 
 
 def _leave() -> None:

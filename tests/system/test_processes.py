@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,3 +157,23 @@ def test_kills_for_lack_of_memory_are_counted_where_the_system_tells(monkeypatch
     assert processes.count_memory_kills() == 7
     files.clear()
     assert processes.count_memory_kills() is None
+
+
+def start_and_wait(run: Callable[[], None]) -> None:
+    threading.Thread(target=run).start()
+    threading.Event().wait(60)
+
+
+def test_an_interrupt_that_did_not_wake_the_main_thread_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes just before the main thread begins to wait is not noticed."""
+    send, sent = signal.pthread_kill, []
+
+    def lose_the_first(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 1:
+            send(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", lose_the_first)
+    with pytest.raises(KeyboardInterrupt), processes.terminate_as_interrupt():
+        start_and_wait(processes.interrupt_command)
+    assert len(sent) >= 2
