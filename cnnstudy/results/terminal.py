@@ -38,6 +38,7 @@ from cnnstudy.analysis.leaderboard import (
     write_csv,
 )
 from cnnstudy.analysis.participation import compared_headings, compared_rows
+from cnnstudy.config.factors import FACTORS
 from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.names import Tag
 from cnnstudy.records import Rule
@@ -77,8 +78,8 @@ def _build_frame(trials: Sequence[RecordedRun], study: RecordedStudy, sort: str 
 
 def _placeholder(study: RecordedStudy) -> RecordedRun:
     """Return a trial with a level of each of the study's factors and without a result."""
-    levels = json.dumps(dict.fromkeys(study.config.get("factors", {}), 0))
-    return RecordedRun("", "", "trial", "", "", 0, {}, {}, {Tag.SEED: "0", Tag.LEVELS: levels})
+    levels = {name: FACTORS[name].kind() for name in study.config.get("factors", {}) if name in FACTORS}
+    return RecordedRun("", "", "trial", "", "", 0, {}, {}, {Tag.SEED: "0", Tag.LEVELS: json.dumps(levels)})
 
 
 def show_trials(console: Console, name: str, frame: pd.DataFrame, top: int | None, sort: str | None = None) -> None:

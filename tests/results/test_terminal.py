@@ -161,7 +161,9 @@ def test_where_nothing_learnt_there_is_advice_instead_of_confirming(
 
 
 def test_csv_files_without_trials_have_their_header(tracker: Tracker, tmp_path: Path) -> None:
-    study = tracker.open_study("empty", {**CONFIG, "factors": {"batch_size": [8, 16]}})
+    study = tracker.open_study(
+        "empty", {**CONFIG, "factors": {"batch_size": [8, 16], "transfer": ["scratch", "frozen"]}}
+    )
     frame = terminal.trial_frame(tracker, study)
     assert frame.empty
     for table, some in ((frame, {"trial", "batch_size", "val_accuracy"}), (terminal.effects_table([]), {"answer"})):
