@@ -208,8 +208,13 @@ class Rule(Record):
 
 
 def plain_name(architecture: str) -> str:
-    """Return a network's name for trials, files and folders: `keras-MobileNetV2` of `keras:MobileNetV2`."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", architecture)
+    """Return a network's name for trials, files and folders: `keras-MobileNetV2` of `keras:MobileNetV2`.
+
+    One's own network has that of its file and function: `net-build` of `file:net.py:build@0123456789`.
+    """
+    own = re.fullmatch(r"file:(.+)(?:\.py|\.keras)(:\w+)?@[0-9a-f]+", architecture)
+    name = f"{own[1].replace('.', '-')}{own[2] or ''}" if own else architecture
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
 
 
 @dataclass(frozen=True)

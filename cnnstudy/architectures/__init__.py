@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean
@@ -31,7 +31,7 @@ HEAD, AUXILIARY = "head", "auxiliary"
 #: Mean and standard deviation of ImageNet's red, green and blue, in 0..1, that most published weights expect.
 IMAGENET_MEANS, IMAGENET_DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Names of networks that no file of the package defines begin with one of these.
-PREFIXES = ("keras:",)
+PREFIXES = ("keras:", "file:")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Outputs:
     inputs: keras.KerasTensor
     logits: keras.KerasTensor  # [batch, classes], before softmax
     auxiliary: tuple[keras.KerasTensor, ...] = ()  # each [batch, classes], before softmax; dropped at inference
+    #: Of a network whose stages only its layers tell.
+    cut_points: Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Architecture:
     imagenet: ImageNetWeights | None = None
     #: torchvision's name of a layer, if its weights fit: the network and its preprocessing are the same.
     torchvision_name: Callable[[str], str] | None = field(default=None, repr=False)
+    #: name_layers(model, image_size): the layers of a model that it was copied from by the names of its own.
+    name_layers: Callable[[keras.Model, int], dict[str, keras.layers.Layer]] | None = field(default=None, repr=False)
 
     def check_size(self, image_size: int) -> None:
         """Check the image size, in pixels.
@@ -136,11 +140,15 @@ def build_network(
     architecture.check_size(image_size)
     name = plain_name(architecture.name)
     outputs = architecture.build(image_size, classes, dropout, auxiliary_dropout)
+    logits = keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits")
+    if outputs.cut_points is not None:
+        normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in logits.layers)
+        architecture = replace(architecture, cut_points=outputs.cut_points, has_batch_norm=normalised)
     probabilities = keras.layers.Activation("softmax", dtype="float32", name="predictions")(outputs.logits)
     return Network(
         architecture=architecture,
         training=keras.Model(outputs.inputs, [outputs.logits, *outputs.auxiliary], name=f"{name}_training"),
-        logits=keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits"),
+        logits=logits,
         inference=keras.Model(outputs.inputs, probabilities, name=name),
     )
 
@@ -161,16 +169,19 @@ def is_name(name: str) -> bool:
 
 
 def find(name: str) -> Architecture:
-    """Return the network of that name: one of `names`, or `keras:` and a name of keras.applications.
+    """Return the network of that name: one of `names`, `keras:` and a name of keras.applications, or `file:` and a path.
 
     Raises:
-        UnknownNameError: no network has that name.
+        UnknownNameError: no network has that name, or the file can't be used.
+        ConfigError: a .keras file holds what is not Keras' own.
     """
+    if name.startswith("file:"):
+        return importlib.import_module(f"{__name__}._own_network").find_own_network(name)
     if name.startswith("keras:"):
         return importlib.import_module(f"{__name__}._keras_applications").find_application(name)
     if name not in names():
         raise UnknownNameError(
             f"unknown architecture {name!r}{did_you_mean(name, names())} The architectures are {', '.join(names())}, "
-            "and those of keras.applications, such as keras:MobileNetV2."
+            "those of keras.applications, such as keras:MobileNetV2, and your own, as file:my_network.py:build."
         )
     return importlib.import_module(f"{__name__}.{name}").ARCHITECTURE

@@ -63,7 +63,10 @@ def export(
 
 def describe(
     architecture: Annotated[
-        str, typer.Argument(help=f"One of {', '.join(architectures.names())}, or keras:NAME of keras.applications.")
+        str,
+        typer.Argument(
+            help=f"One of {', '.join(architectures.names())}, keras:NAME of keras.applications, or file:NAME.py:FUNCTION."
+        ),
     ],
     image_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 5,

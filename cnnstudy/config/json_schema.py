@@ -23,7 +23,8 @@ def make_schema() -> dict[str, Any]:
     del definitions["DataOptions"]
     definitions["data"] = {"anyOf": [_describe_data_set(name, definitions) for name in datasets.names()]}
     properties["data"] = definitions["Weights"]["properties"]["data"] = {"$ref": "#/$defs/data"}
-    properties["architectures"]["items"] = {"enum": architectures.all_names()}
+    own = {"type": "string", "pattern": r"^file:.+\.(py(:\w+)?|keras)$"}
+    properties["architectures"]["items"] = {"anyOf": [{"enum": architectures.all_names()}, own]}
     definitions |= {_levels_of(factor): _describe_levels(factor) for factor in FACTORS.values()}
     properties["factors"] |= {
         "properties": {name: _describe_factor(factor) for name, factor in FACTORS.items()},

@@ -5,6 +5,7 @@ An error names the file, the line, the key, what was given and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -18,17 +19,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cnnstudy import architectures
 from cnnstudy.config.checks import combination_problems
 from cnnstudy.config.factors import format_given
 from cnnstudy.config.find import advise_own_images, find_file
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.yaml_text import KEYS_OF_NAMES, MOST_BYTES, NotYamlError, parse
 from cnnstudy.data.archives import ARCHIVE_SUFFIXES
-from cnnstudy.errors import ConfigError
+from cnnstudy.errors import ConfigError, UnknownNameError
 from cnnstudy.system.validation import KeyPath
 
 #: The keys whose values are paths.
-_PATHS = re.compile(r"data\.path|weights\.[^.]+\.(data\.path|file)")
+_PATHS = re.compile(r"data\.path|weights\..+\.(data\.path|file)")
+#: How the name of a network of one's own begins; a path follows.
+_OWN_NETWORK = "file:"
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,13 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     raw = _anchor_paths(raw, folder)
     applied = [_apply_override(raw, override) for override in overrides]
     overridden = [keys for keys, _ in applied]
+    raw, as_written = _name_networks(raw, folder)
 
     def locate(key: KeyPath, problem: str) -> tuple[float, str]:
         """Return the line to sort by, those of the command line last, and the message."""
+        key = tuple(as_written.get(part, part) if isinstance(part, str) else part for part in key)
+        for name, written in as_written.items():
+            problem = problem.replace(name, written)
         dotted = ".".join(map(str, key))
         line = _line_of(tree, key)
         if any(key[: len(keys)] == keys or (keys[: len(key)] == key and not line) for keys in overridden):
@@ -109,15 +117,55 @@ def is_path_key(key: KeyPath) -> bool:
 def _anchor_paths(node: Any, folder: Path, key: KeyPath = ()) -> Any:
     """Return a part of a study file, the one at the key, with its relative paths made absolute.
 
-    The name of imported weights becomes the path of their file, in the folder `weights` beside the study file.
+    The name of imported weights becomes the path of their file, in the folder `weights` beside the study file. Names of
+    networks of one's own hold paths, wherever they are given.
     """
     if isinstance(node, dict):
-        return {name: _anchor_paths(value, folder, (*key, name)) for name, value in node.items()}
+        return {
+            _anchor_network(name, folder): _anchor_paths(value, folder, (*key, name)) for name, value in node.items()
+        }
+    if key == ("architectures",):
+        return [_anchor_network(name, folder) for name in node] if isinstance(node, list) else node
     if not isinstance(node, str) or node.startswith("~") or not is_path_key(key):
         return node
     imported = folder / "weights" / f"{node}.npz"
     is_name = key[0] == "weights" and not os.path.exists(folder / node) and os.path.isfile(imported)
     return str(imported if is_name else folder / node)
+
+
+def _anchor_network(name: Any, folder: Path) -> Any:
+    is_own = isinstance(name, str) and name.startswith(_OWN_NETWORK) and not name.startswith(f"{_OWN_NETWORK}~")
+    return f"{_OWN_NETWORK}{folder / name.removeprefix(_OWN_NETWORK)}" if is_own else name
+
+
+def _name_networks(raw: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the content of a study file with the networks of one's own named by their content.
+
+    Those that can't be used keep their names, which StudyConfig refuses.
+
+    Args:
+        raw: with absolute paths.
+
+    Returns:
+        The content, and each such network as the file gives it.
+    """
+    given = raw.get("architectures")
+    names: dict[str, str] = {}
+    for name in given if isinstance(given, list) else ():
+        if isinstance(name, str) and name.startswith(_OWN_NETWORK):
+            with contextlib.suppress(UnknownNameError, ConfigError):
+                names[name] = architectures.find(name).name
+
+    def rename(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {names.get(key, key): rename(value) for key, value in node.items()}
+        return node
+
+    renamed = rename(raw)
+    if names:
+        renamed["architectures"] = [names.get(name, name) if isinstance(name, str) else name for name in given or ()]
+    start = f"{_OWN_NETWORK}{folder}{os.sep}"
+    return renamed, {new: old.replace(start, _OWN_NETWORK, 1) for old, new in names.items()}
 
 
 def _advise_on_folder(tree: Any, key: KeyPath, folder: Path) -> str:

@@ -38,8 +38,8 @@ from cnnstudy.config.factors import (
 from cnnstudy.config.strategies import AnyStrategy, FactorialConfig, SearchConfig
 from cnnstudy.data import datasets
 from cnnstudy.data.datasets import DataOptions
-from cnnstudy.errors import UnknownNameError
-from cnnstudy.records import Level, Rule
+from cnnstudy.errors import ConfigError, UnknownNameError
+from cnnstudy.records import Level, Rule, plain_name
 from cnnstudy.system.validation import Number, Positive, StrictModel, Whole, describe_place, problem, validation_error
 
 # ---- objective
@@ -379,10 +379,10 @@ class StudyConfig(StrictModel):
         for index, name in enumerate(given):
             try:
                 architectures.find(name)
-            except UnknownNameError as error:
+            except (UnknownNameError, ConfigError) as error:
                 problems.append(problem((index,), str(error)))
-            if name in given[:index]:
-                problems.append(problem((index,), f"{name} is listed twice; list each network once."))
+            if plain_name(name) in map(plain_name, given[:index]):
+                problems.append(problem((index,), f"{name} is listed twice; list each network once, by its own name."))
         if problems:
             raise validation_error("architectures", problems)
         return given

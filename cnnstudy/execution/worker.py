@@ -109,6 +109,7 @@ class Worker:
         self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
             "prepare_images": self._prepare_images,
+            "check_network": self._check_network,
             "check_weights": self._check_weights,
             "measure_speed": self._measure_speed,
             "run_trial": self._run_trial,
@@ -158,6 +159,16 @@ class Worker:
             self._progress(key),
         )
         return [entry.to_json() for entry in prepared]
+
+    def _check_network(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Build a network of the user's own once, so that what is wrong with it is told before any trial."""
+        from cnnstudy import architectures
+
+        self._send("progress", key, what=f"building {payload['architecture']}", done=0, total=0)
+        self._set_up_tensorflow()
+        architecture = architectures.find(payload["architecture"])
+        network = architectures.build_network(architecture, payload["image_size"], classes=2, dropout=0.0)
+        return {"has_batch_norm": network.architecture.has_batch_norm}
 
     def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:
         """Load the source weights into the network once, so that a file that does not fit fails before any trial."""

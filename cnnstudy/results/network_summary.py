@@ -205,7 +205,8 @@ def print_summary(architecture: Architecture, image_size: int, classes: int, png
         import_keras()
     from cnnstudy.results.network_drawing import draw_network
 
-    rows = layer_rows(build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"])))
+    network = build_network(architecture, image_size, classes, dropout=float(architecture.defaults["dropout"]))
+    rows, architecture = layer_rows(network), network.architecture
     title = f"{architecture.title}, {image_size} x {image_size} pixels, {classes} classes"
     _print_table(console, _layer_table(rows, title))
     print_lines(console, _facts(architecture, rows))

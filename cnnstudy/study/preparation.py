@@ -23,7 +23,7 @@ from cnnstudy.config.factors import FINE_TUNING_MODES, complete_levels
 from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
-from cnnstudy.errors import StudyChangedError, WeightsError, as_sentence
+from cnnstudy.errors import ConfigError, StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
@@ -37,6 +37,7 @@ from cnnstudy.records import (
     Split,
     TrialResult,
     TrialSpec,
+    plain_name,
 )
 from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
@@ -88,6 +89,7 @@ class Preparation:
         self.recorded = recorded
         self.display = display
         self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
+        self._normalised: dict[str, bool] = {}  # own networks: whether they have BatchNormalization
         self._failures = FailureCounter(count_attempts(recorded), config.training.equal_failures)
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
@@ -103,6 +105,24 @@ class Preparation:
             self.display.show_message(message)
         by_size = {entry.size: replace(entry, skipped=(), warnings=(), passed_over=()) for entry in prepared}
         return {name: by_size[self.config.image_size_of(name)] for name in names}
+
+    def check_networks(self) -> None:
+        """Build each network of the user's own once.
+
+        Raises:
+            ConfigError: one can't be built, or a factor acts on what it does not have.
+        """
+        for name in self.config.architectures:
+            if not name.startswith("file:"):
+                continue
+            payload = {"architecture": name, "image_size": self.config.image_size_of(name)}
+            built = run_job(self.executor, Job(f"network-{plain_name(name)}", "check_network", payload), self.display)
+            self._normalised[name] = built["has_batch_norm"]
+            if "batch_norm" in self.config.factors_of(name) and not self._normalised[name]:
+                raise ConfigError(
+                    f"the factor batch_norm acts on BatchNormalization, which {name} does not have; leave it out, or "
+                    "give it to other networks alone."
+                )
 
     def source_weights(self, classes: int) -> dict[str, SourceWeights]:
         """Return the source weights that all trials of a network share; those that each seed pretrains are left out.
@@ -151,7 +171,8 @@ class Preparation:
     def _say_what_is_normalised(self, name: str) -> None:
         """Say that BatchNormalization stays frozen where layers with source weights train, unless the file decides."""
         modes = [str(mode) for mode in self.config.transfer_modes_of(name) if mode in FINE_TUNING_MODES]
-        if modes and architectures.find(name).has_batch_norm and "batch_norm" not in self.config.factors_of(name):
+        normalised = self._normalised.get(name, architectures.find(name).has_batch_norm)
+        if modes and normalised and "batch_norm" not in self.config.factors_of(name):
             self.display.show_message(
                 f"{name}: with {', '.join(modes)}, BatchNormalization below the head keeps the statistics, scales and "
                 "offsets of the source weights (`batch_norm: trained` under `factors` would train them)"

@@ -58,10 +58,11 @@ class StudyInputs:
 
         Raises:
             StudyChangedError: other code trained the recorded trials; or as the class.
-            ConfigError: trials that the study may propose can't make its updates.
+            ConfigError: trials that the study may propose can't make its updates, or a network can't be built.
         """
         if not self._checked:
             refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
+            self._preparation.check_networks()
             self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
             refuse_impossible_updates(self.config, self.images)
             _ = self.given_weights

@@ -32,6 +32,7 @@ from cnnstudy.study.recovery import tidy_machine
 from cnnstudy.system.code_version import Code, code_differences, code_version, training_code
 from cnnstudy.system.display import Display
 from cnnstudy.system.scratch import describe_unusable_tmpdir
+from cnnstudy.system.validation import KeyPath
 from cnnstudy.tracking.client import tracking_uri
 from cnnstudy.tracking.operations import SetTags
 from cnnstudy.tracking.recorded import (
@@ -81,7 +82,7 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
     except ValidationError as error:
         problems = list(map(explain_problem, error.errors()))
         listed = "\n".join(f"  {'.'.join(map(str, key))}: {text}" for key, text in problems)
-        if all(is_path_key(key) for key, _ in problems):
+        if all(is_path_key(key) or _is_own_network(key, study.config) for key, _ in problems):
             text = (
                 f"what study {study.name!r} was run with is no longer in its place:\n{listed}\nMove it back, or write "
                 "the present place into the study file and give it to `run-study` once, which records the place and "
@@ -93,6 +94,10 @@ def recorded_config(study: RecordedStudy) -> StudyConfig:
                 f"{listed}\nUse that version, or run the study anew under another name."
             )
         raise StudyChangedError(text) from error
+
+
+def _is_own_network(key: KeyPath, config: Mapping[str, Any]) -> bool:
+    return len(key) == 2 and key[0] == "architectures" and str(config[key[0]][key[1]]).startswith("file:")
 
 
 def keep_recorded_settings(

@@ -317,6 +317,7 @@ KINDS = {
     "images": "decoded images",
     "groups": "copies and groups among images",
     "weights": "source weights",
+    "networks": "networks of your own, as studies began with them",
     "features": "outputs of frozen backbones",
     "prefixes": "first epochs shared by trials",
     "checkpoints": "unfinished trials",

@@ -42,8 +42,8 @@ _ROOTS = (
 )
 #: The function that builds a network from its module, and the constant in that module where the walk starts.
 _BUILDER, _NETWORK = "build_network", "ARCHITECTURE"
-#: The function that describes a network of keras.applications.
-_APPLICATION = "find_application"
+#: What the names of networks without a module of their own begin with, and the function that describes one.
+_DESCRIBED = {"keras:": "find_application", "file:": "find_own_network"}
 #: Functions, classes and constants where the walk stops: no number depends on them.
 _APART = {
     # the cache, and where files are in it
@@ -214,7 +214,8 @@ def _units(folder: Path, roots: tuple[str, ...], networks: tuple[str, ...]) -> t
     package = _package(folder)
     starts = [(package.find(root), root) for root in roots]
     for name in networks:
-        unit, file = (_APPLICATION, "*.py") if name.startswith("keras:") else (_NETWORK, f"{name}.py")
+        described = next((unit for prefix, unit in _DESCRIBED.items() if name.startswith(prefix)), None)
+        unit, file = (described, "*.py") if described else (_NETWORK, f"{name}.py")
         starts += [(module, unit) for module in package.modules_with(unit, file)]
     waiting = [(module, unit) for module, root in starts for unit in module.units_of(root)]
     digests: dict[tuple[str, str], str] = {}

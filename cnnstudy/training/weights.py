@@ -9,6 +9,7 @@ A source file is one of
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Collection, Iterable, Mapping
@@ -143,7 +144,7 @@ def load_backbone(network: Network, path: Path) -> None:
         WeightsError: the file has an unknown type or can't be read, or a layer is missing or of another shape.
     """
     layers = backbone_layers(network.logits)
-    arrays = _read(path)
+    arrays = _read(path, network)
     if network.architecture.name.startswith("keras:") and not any(layer.name in arrays for layer in layers):
         arrays = name_by_order(path, arrays, layers)
     for layer in layers:
@@ -183,9 +184,9 @@ def name_by_order(
     return {layer.name: of_layer for layer, of_layer in zip(layers, found, strict=True)}
 
 
-def _read(path: Path) -> dict[str, list[np.ndarray]]:
-    """Read arrays by layer name from a file of any of FILE_TYPES."""
-    readers = {".npz": _read_npz, ".keras": _read_keras, ".h5": _read_h5}
+def _read(path: Path, network: Network) -> dict[str, list[np.ndarray]]:
+    """Read arrays for a network by layer name from a file of any of FILE_TYPES."""
+    readers = {".npz": _read_npz, ".keras": functools.partial(_read_keras, network), ".h5": _read_h5}
     if path.suffix not in readers or path.name.endswith(".weights.h5"):
         raise WeightsError(
             f"{path}: source weights must be a file of type {', '.join(FILE_TYPES)} with layers by name"
@@ -204,11 +205,14 @@ def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
         return group_by_layer(file)
 
 
-def _read_keras(path: Path) -> dict[str, list[np.ndarray]]:
+def _read_keras(network: Network, path: Path) -> dict[str, list[np.ndarray]]:
     import keras
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    layers = {layer.name: layer for layer in model.layers}
+    if network.architecture.name_layers and not any(name.startswith(HEAD) for name in layers):  # none that we saved
+        layers = network.architecture.name_layers(model, network.logits.input_shape[1])
+    return {name: layer.get_weights() for name, layer in layers.items() if getattr(layer, "weights", ())}
 
 
 def _read_h5(path: Path) -> dict[str, list[np.ndarray]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import normalised
 import numpy as np
+import own_network
 import pytest
 
 from cnnstudy import architectures
@@ -19,8 +20,10 @@ from cnnstudy.training import transfer, weights
 #: Networks of keras.applications of different kinds, and those that take longer.
 APPLICATIONS = ("keras:MobileNetV2", "keras:EfficientNetB0")
 MORE_APPLICATIONS = ("keras:ConvNeXtTiny", "keras:DenseNet121", "keras:InceptionV3", "keras:MobileNetV3Small")
-#: The networks of the package, and one for tests with what few of them have, such as LayerNormalization.
-NAMES = [*architectures.names(), normalised.NAME, *APPLICATIONS, *MORE_APPLICATIONS]
+#: The networks of the package, one for tests with what few of them have, such as LayerNormalization, and a user's own.
+NAMES = [*architectures.names(), normalised.NAME, *APPLICATIONS, *MORE_APPLICATIONS, own_network.NAME]
+#: What a user writes for a network that has another name once it is found.
+WRITTEN = {own_network.NAME: own_network.WRITTEN}
 pytestmark = pytest.mark.parametrize(
     "name", [pytest.param(one, marks=pytest.mark.thorough) if one in MORE_APPLICATIONS else one for one in NAMES]
 )
@@ -48,6 +51,7 @@ assert "cnnstudy" not in sys.modules
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
+    assert architectures.find(own_network.WRITTEN).name == own_network.NAME
     with normalised.registered():
         yield
 
@@ -87,11 +91,13 @@ def test_is_found_by_its_name_without_keras(name: str) -> None:
         "found = architectures.find(sys.argv[1]); found.check_size(224); print(found.name)\n"
         "print({'tensorflow', 'keras', 'matplotlib', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code, name, normalised.FOLDER], capture_output=True, text=True)
+    arguments = [WRITTEN.get(name, name), normalised.FOLDER]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.stdout == f"{name}\nset()\n", done.stderr
 
 
 def test_a_slip_in_its_name_is_recognised(name: str) -> None:
+    name = WRITTEN.get(name, name)
     with pytest.raises(UnknownNameError, match=f"did you mean '{name}'"):
         architectures.find(name[:-1] + name[-1] * 2)
 
