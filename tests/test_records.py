@@ -163,6 +163,8 @@ def test_a_pruner_sees_the_gap_beyond_its_limit() -> None:
 
 
 def test_the_key_of_a_trial_can_name_a_folder_everywhere() -> None:
+    own = {"file:my.net.py:build@0123456789": "my-net-build", "file:base.keras@0123456789": "base"}
+    assert {name: plain_name(name) for name in own} == own
     spec = dataclasses.replace(SPEC, architecture="keras:MobileNetV2", number=3)
     assert spec.key == "keras-MobileNetV2-003"
     assert spec.key.startswith(f"{plain_name(spec.architecture)}-")

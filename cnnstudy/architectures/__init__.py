@@ -6,6 +6,9 @@ be light to import: Keras is imported inside its `build`.
 
 Comes in: image size, number of classes and dropout rates. Goes out: a Network, three views of the same Keras layers.
 
+Two modules describe networks that have no file here: `_keras_applications`, any of keras.applications, and
+`_own_network`, a file of the user's.
+
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
 `auxiliary`. Everything else that has weights is the backbone. A trial finds the Dropout layers whose rates it sets
 by the same names (`dropout_factor`).
@@ -169,7 +172,7 @@ def is_name(name: str) -> bool:
 
 
 def find(name: str) -> Architecture:
-    """Return the network of that name: one of `names`, `keras:` and a name of keras.applications, or `file:` and a path.
+    """Return the network of that name: one of `names`, `keras:` and one of keras.applications, or `file:` and a path.
 
     Raises:
         UnknownNameError: no network has that name, or the file can't be used.

@@ -306,8 +306,8 @@ def _refuse_classifier(given: _Given, x: keras.KerasTensor) -> None:
     activation = getattr(getattr(operation, "activation", None), "__name__", "")
     if type(operation).__name__ == "Softmax" or activation in ("softmax", "sigmoid"):
         raise ConfigError(
-            f"{given.shown} ends with {operation.name!r}, which gives probabilities; leave out the network's classifier, "
-            "for each study adds its own."
+            f"{given.shown} ends with {operation.name!r}, which gives probabilities; leave out the network's "
+            "classifier, for each study adds its own."
         )
 
 
@@ -377,7 +377,8 @@ class _Copy:
         kind = type(operation)
         if kind.__name__ == "Lambda":
             raise ConfigError(
-                f"{self.shown}: the layer {operation.name!r} is a Lambda, whose code a saved model can't hold. {_USE_KERAS}"
+                f"{self.shown}: the layer {operation.name!r} is a Lambda, whose code a saved model can't hold. "
+                f"{_USE_KERAS}"
             )
         if kind.__module__.split(".")[0] != "keras":
             raise ConfigError(
@@ -439,7 +440,7 @@ def last_stages(weighted: Mapping[str, bool]) -> tuple[str, ...]:
     Args:
         weighted: the layers with weights in their order, and whether each only normalises.
     """
-    stages = dict.fromkeys(stage_of(name) for name in reversed(weighted))
+    stages = list(dict.fromkeys(map(stage_of, reversed(list(weighted)))))
     chosen: list[str] = []
     for stage in stages:
         chosen.append(stage)

@@ -65,7 +65,7 @@ def describe(
     architecture: Annotated[
         str,
         typer.Argument(
-            help=f"One of {', '.join(architectures.names())}, keras:NAME of keras.applications, or file:NAME.py:FUNCTION."
+            help=f"One of {', '.join(architectures.names())}, keras:NAME of keras.applications, or file:PATH.py."
         ),
     ],
     image_size: Annotated[int, typer.Option(min=1, help="Image side in pixels.")] = 224,

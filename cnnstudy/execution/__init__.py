@@ -37,6 +37,7 @@ from cnnstudy.system.scratch import Scratch
 
 Kind = Literal[
     "prepare_images",
+    "check_network",
     "check_weights",
     "measure_speed",
     "run_trial",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,11 @@ def name_by_order(
 
 def _read(path: Path, network: Network) -> dict[str, list[np.ndarray]]:
     """Read arrays for a network by layer name from a file of any of FILE_TYPES."""
-    readers = {".npz": _read_npz, ".keras": functools.partial(_read_keras, network), ".h5": _read_h5}
+    readers: dict[str, Callable[[Path], dict[str, list[np.ndarray]]]] = {
+        ".npz": _read_npz,
+        ".keras": functools.partial(_read_keras, network),
+        ".h5": _read_h5,
+    }
     if path.suffix not in readers or path.name.endswith(".weights.h5"):
         raise WeightsError(
             f"{path}: source weights must be a file of type {', '.join(FILE_TYPES)} with layers by name"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import own_network
 import pytest
 from keras import layers
 
+import cnnstudy
 from cnnstudy import architectures
 from cnnstudy.architectures import Network, _own_network, build_network
 from cnnstudy.errors import CnnstudyError, ConfigError, UnknownNameError
@@ -81,6 +83,15 @@ def test_a_network_of_keras_within_it_computes_the_same(application: str) -> Non
     weights.load_backbone(network, Path("whole.keras"))
     np.testing.assert_allclose(features(network), made(IMAGES.astype(np.float32)), rtol=1e-4, atol=1e-5)
     assert len(weights.backbone_layers(network.logits)) == sum(bool(layer.weights) for layer in made.layers)
+
+
+def test_the_example_of_the_docs() -> None:
+    text = (Path(cnnstudy.__file__).parent.parent / "docs" / "networks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    Path("my_network.py").write_text(example, encoding="utf-8")
+    network = build("file:my_network.py:build")
+    assert network.architecture.cut_points == {"last-block": ("block3",)}
+    assert features(network).shape == (2, 6, 6, 128)
 
 
 def test_layers_are_named_by_themselves_or_by_their_place() -> None:
@@ -158,7 +169,10 @@ def test_cleared_from_the_cache() -> None:
     [
         ("    x = 1\n    return undefined\n", "net.py, line 7: NameError: name 'undefined' is not defined."),
         ("    return 3\n", "net.py:build returns 'int'; it must return a Keras model of images"),
-        ("    import blocks\n", "net.py, line 6: ModuleNotFoundError: No module named 'blocks'. A network's file stands"),
+        (
+            "    import blocks\n",
+            "net.py, line 6: ModuleNotFoundError: No module named 'blocks'. A network's file",
+        ),
         ("    raise SystemExit(3)\n", "net.py, line 6: SystemExit: 3."),
         ("    return layers.Conv2D(-1, 3)\n", "net.py, line 6: ValueError: Invalid value for argument `filters`."),
         (
@@ -174,11 +188,12 @@ def test_cleared_from_the_cache() -> None:
             "the layer 'lambda' is a Lambda, whose code a saved model can't hold.",
         ),
         (
-            f"    class Own(layers.Layer):\n        def call(self, x):\n            return x\n\n{INPUT}    return keras.Model(images, Own()(images))\n",
+            f"    class Own(layers.Layer):\n        def call(self, x):\n            return x\n\n{INPUT}"
+            "    return keras.Model(images, Own()(images))\n",
             "the layer 'own' is of the class Own, which is not one of Keras'",
         ),
         (
-            f"    class Own(keras.Model):\n        pass\n    return Own(name='whole')\n",
+            "    class Own(keras.Model):\n        pass\n    return Own(name='whole')\n",
             "net.py:build has the model 'whole', which is a class of its own.",
         ),
         (
@@ -213,7 +228,10 @@ def test_what_is_wrong_is_told_with_its_place(body: str, said: str) -> None:
     [
         (b"def build(image_size)\n    pass\n", "net.py, line 1: expected ':'; this is not valid Python."),
         (b"\0", "this is not valid Python."),
-        (b"def make(image_size):\n    pass\n", "did you mean 'file:net.py:make'? It has make; the function takes the image size"),
+        (
+            b"def make(image_size):\n    pass\n",
+            "did you mean 'file:net.py:make'? It has make; the function takes",
+        ),
         (b"", "It has none;"),
     ],
 )

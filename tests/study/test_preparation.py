@@ -14,7 +14,7 @@ from PIL import Image
 
 from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import StudyConfig
-from cnnstudy.errors import DataError, WeightsError
+from cnnstudy.errors import ConfigError, DataError, WeightsError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.study import preparation
@@ -114,6 +114,36 @@ def test_skipped_images_and_copies_are_told_before_the_first_trial(own_places: P
         refusing = config.data.model_copy(update={"bad_images": "refuse"})
         with pytest.raises(DataError, match=r"pear/\\x1b\[31mred.png: an empty file"):
             preparation.images(refusing, ("alexnet",))
+
+
+@pytest.mark.parametrize(
+    ("layers", "factors", "said"),
+    [
+        ("Conv2D(4, 3)", "{}", ""),
+        ("BatchNormalization()", "{batch_norm: trained, transfer: fine-tune}", ""),
+        (
+            "Conv2D(4, 3)",
+            "{batch_norm: trained, transfer: fine-tune}",
+            "acts on BatchNormalization, which file:net.py:",
+        ),
+        ("Conv2D(4, kernel)", "{}", "net.py, line 4: NameError: name 'kernel' is not defined."),
+    ],
+)
+def test_a_network_of_ones_own_is_built_before_anything_else(
+    own_places: Path, layers: str, factors: str, said: str
+) -> None:
+    (own_places / "photos").mkdir()
+    (own_places / "net.py").write_text(
+        f"import keras\n\ndef build(image_size):\n    return keras.Sequential([keras.layers.{layers}])\n"
+    )
+    text = STUDY.replace("[alexnet]", "[file:net.py:build]")
+    (own_places / "probe.yaml").write_text(f"{text}factors: {factors}\nweights: {{default: {{source: random}}}}\n")
+    config = load_study("probe.yaml").config
+    (own_places / "net.py").unlink()  # the worker has what the study began with
+    with contextlib.closing(LocalExecutor(1, own_places / "trials")) as executor:
+        preparation = Preparation(config, executor, None, [], PlainDisplay(lambda text: None))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+            preparation.check_networks()
 
 
 LEARNING = """\

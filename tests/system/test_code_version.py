@@ -197,10 +197,11 @@ def test_another_python_is_told_and_its_trees_are_not_compared() -> None:
 def test_each_network_has_its_own_files() -> None:
     files = {
         name: {file for file in training_code((name,)).files.values() if "architectures" in file}
-        for name in (*architectures.names(), "keras:MobileNetV2")
+        for name in (*architectures.names(), "keras:MobileNetV2", "file:net.py:build@0123456789")
     }
     with_others = {"resnet18": {"resnet18", "_residual"}, "resnet50": {"resnet50", "_residual"}}
     with_others["keras:MobileNetV2"] = {"_keras_applications"}
+    with_others["file:net.py:build@0123456789"] = {"_own_network"}
     assert files == {
         name: {f"architectures/{one}.py" for one in ("__init__", *with_others.get(name, {name}))} for name in files
     }
