@@ -207,6 +207,12 @@ class Rule(Record):
         return metrics[self.metric] - excess if self.maximize else metrics[self.metric] + excess
 
 
+def split_epochs(epochs: int, phases: int) -> list[int]:
+    """Return the epochs of each of so many phases, equally many; the last has what is left over."""
+    each = epochs // phases
+    return [*[each] * (phases - 1), epochs - each * (phases - 1)]
+
+
 def plain_name(architecture: str) -> str:
     """Return a network's name for trials, files and folders: `keras-MobileNetV2` of `keras:MobileNetV2`.
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -98,6 +99,16 @@ def dropout_factor(layer: str) -> str | None:
     if layer.startswith(HEAD):
         return "dropout"
     return "auxiliary_dropout" if layer.startswith(AUXILIARY) else None
+
+
+def stage_of(layer: str) -> str:
+    """Return the stage that a layer's name begins with: up to the first number, or the first word if there is none.
+
+    `block4` of `block4_conv2`, `block_13` of `block_13_expand`, `convnext_tiny_stage_3` of what begins so, `stem` of
+    `stem_conv2d1`.
+    """
+    words = re.match(r"[A-Za-z]+_?\d+|[^_\d]+(?:_[^_\d]+)*_\d+|[^_]+", layer)
+    return words[0] if words else layer
 
 
 def dense_head(x: keras.KerasTensor, units: tuple[int, ...], dropout: float, classes: int) -> keras.KerasTensor:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Outputs, pooled_head
+from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Outputs, pooled_head, stage_of
 from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean, printable
 from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact
 
@@ -402,23 +402,19 @@ class _Copy:
             names = [operation.name, f"{scope}_{operation.name}"]
         else:
             place = next(places)
-            kind = _kind(operation)
-            names = [f"{scope}_{kind}_{place}" if scope else f"layer{place:03d}_{kind}"]
+            kind = type(operation).__name__.lower()
+            names = [f"{scope}_{kind}{place}" if scope else f"layer{place:03d}_{kind}"]
         names += [f"{names[-1]}_{number}" for number in range(2, 1000)]
         name = next(name for name in names if name not in self._taken)
         self._taken.add(name)
         return name
 
 
-def _kind(operation: keras.Operation) -> str:
-    from keras.src.utils.naming import to_snake_case
-
-    return to_snake_case(type(operation).__name__)
-
-
 def _is_numbered(operation: keras.Operation) -> bool:
     """Check whether Keras gave the layer its name."""
-    return re.fullmatch(rf"{_kind(operation)}(_\d+)?", operation.name) is not None
+    from keras.src.utils.naming import to_snake_case
+
+    return re.fullmatch(rf"{to_snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
 
 
 def name_own_layers(model: keras.Model, image_size: int) -> dict[str, keras.layers.Layer]:
@@ -453,9 +449,3 @@ def last_stages(weighted: Mapping[str, bool]) -> tuple[str, ...]:
     if any(name.startswith(tuple(chosen)) for name in others):  # `block1` also begins `block10`
         return tuple(parts)
     return tuple(reversed(chosen))
-
-
-def stage_of(layer: str) -> str:
-    """Return the stage that a layer's name begins with: `block4` of `block4_conv2`, `block_13` of `block_13_expand`."""
-    found = re.match(r"[A-Za-z]+_?\d+|[^_]+", layer)
-    return found[0] if found else layer

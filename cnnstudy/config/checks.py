@@ -12,8 +12,8 @@ from typing import Any
 
 from cnnstudy import architectures
 from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, has_several_levels, minimum_points
-from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
+from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of, starts_from_source
+from cnnstudy.config.schema import StudyConfig, Weights
 from cnnstudy.config.strategies import FactorialConfig, SearchConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import did_you_mean
@@ -91,7 +91,7 @@ def _weights_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             )
             yield (*key, "file"), f"{given.file} {trouble}. {describe_weights_file(users, given)}"
     for name in config.architectures:
-        modes = [str(mode) for mode in config.transfer_modes_of(name) if mode in MODES_WITH_SOURCE_WEIGHTS]
+        modes = [str(mode) for mode in config.transfer_modes_of(name) if starts_from_source(mode)]
         weights = config.weights_of(name)
         if modes and weights is None:
             yield (

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,9 @@ TRANSFER_MODES = {
     "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
     "two-phase": "first frozen, then fine-tune",
 }
-#: Modes that train layers with source weights.
+#: Modes that train layers with source weights; so do those that begin with FROM, which a stage of the network follows.
 FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase")
+FROM = "from "
 AUGMENTATIONS = {
     "none": "the images unchanged",
     "flip": "random horizontal flips",
@@ -48,6 +50,10 @@ CLASS_WEIGHTS = {
 BATCH_NORMS = {
     "frozen": "BatchNormalization below the head keeps the source's statistics, scales and offsets",
     "trained": "it trains with the other layers, and normalises by the statistics of each batch",
+}
+UNFREEZING = {
+    "at-once": "all layers that train do so from the first epoch on",
+    "gradual": "first the head, then one stage more at a time, from the last one down",
 }
 PROTOCOLS = {
     "clean": "every training image once per epoch",
@@ -92,6 +98,8 @@ class Factor:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
+    #: A level may also begin with this, with a name of the network's after it; a study file may give it as a key.
+    prefix: str = ""
     active: Condition = lambda levels, has_auxiliary_heads: True
     active_where: str = "always"  # `active` in words
     looks_at: tuple[str, ...] = ()  # the factors whose levels `active` reads
@@ -151,13 +159,30 @@ def _write_number(number: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def fine_tunes(mode: Level) -> bool:
+    """Return whether a transfer mode trains layers with source weights."""
+    return mode in FINE_TUNING_MODES or str(mode).startswith(FROM)
+
+
+def starts_from_source(mode: Level) -> bool:
+    """Return whether a transfer mode starts from source weights."""
+    return mode != "scratch"
+
+
 def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
-    return levels["transfer"] in FINE_TUNING_MODES
+    return fine_tunes(levels["transfer"])
+
+
+_WHERE_FINE_TUNED = "it is active with transfer last-block, {from: STAGE}, fine-tune and two-phase"
+
+
+def _trains_backbone_in_one_phase(levels: Mapping[str, Level], _: bool) -> bool:
+    return fine_tunes(levels["transfer"]) and levels["transfer"] != "two-phase"
 
 
 def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
     # They branch off below the last block: if that part is frozen, they have nothing to train.
-    return has_auxiliary_heads and levels["transfer"] not in ("frozen", "last-block")
+    return has_auxiliary_heads and levels["transfer"] in ("scratch", "fine-tune", "two-phase")
 
 
 def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
@@ -168,7 +193,9 @@ def _weighs_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bo
 FACTORS: dict[str, Factor] = {
     factor.name: factor
     for factor in (
-        Factor("transfer", str, "scratch", choices=tuple(TRANSFER_MODES), phrase="{level}", always_shown=True),
+        Factor(
+            "transfer", str, "scratch", choices=tuple(TRANSFER_MODES), prefix=FROM, phrase="{level}", always_shown=True
+        ),
         Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
         Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True),
         Factor("learning_rate", float, None, low=1e-8, high=10.0),
@@ -192,10 +219,22 @@ FACTORS: dict[str, Factor] = {
         # King & Zeng 2001, in the form of scikit-learn and Keras
         Factor("class_weights", str, "none", choices=tuple(CLASS_WEIGHTS), phrase="{level} {label}", optional=True),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(
-            _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
+            _fine_tunes_the_backbone, _WHERE_FINE_TUNED, ("transfer",)
+        ),
+        # Howard & Ruder 2018, section 3.2
+        Factor("discriminative", float, 1.0, low=1.0, high=100.0, optional=True).with_condition(
+            _fine_tunes_the_backbone, _WHERE_FINE_TUNED, ("transfer",)
+        ),
+        # section 3.3 there
+        Factor(
+            "unfreeze", str, "at-once", choices=tuple(UNFREEZING), phrase="{level} unfreezing", optional=True
+        ).with_condition(
+            _trains_backbone_in_one_phase,
+            "it is active with transfer last-block, {from: STAGE} and fine-tune",
+            ("transfer",),
         ),
         Factor("batch_norm", str, "frozen", choices=tuple(BATCH_NORMS), optional=True).with_condition(
-            _fine_tunes_the_backbone, "it is active with transfer last-block, fine-tune and two-phase", ("transfer",)
+            _fine_tunes_the_backbone, _WHERE_FINE_TUNED, ("transfer",)
         ),
         Factor("auxiliary_weight", float, None, low=0.0, high=10.0).with_condition(
             _trains_auxiliary_heads,
@@ -244,7 +283,7 @@ def parse_levels(name: str, given: Any) -> Levels:
     if name not in FACTORS:
         raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
     factor = FACTORS[name]
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and not factor.prefix:
         return _parse_range(factor, given)
     values = list(given) if isinstance(given, list | tuple) else [given]
     if not values:
@@ -258,10 +297,14 @@ def parse_levels(name: str, given: Any) -> Levels:
 
 def _parse_level(factor: Factor, given: Any) -> Level:
     if factor.choices:
-        if given not in factor.choices:
+        if factor.prefix and isinstance(given, Mapping) and list(given) == [factor.prefix.strip()]:
+            given = f"{factor.prefix}{given[factor.prefix.strip()]}"
+        named = factor.prefix and re.fullmatch(rf"{factor.prefix}[\w.-]+", str(given))
+        if not named and given not in factor.choices:
+            more = f", and {{{factor.prefix.strip()}: STAGE}}" if factor.prefix else ""
             raise ValueError(
                 f"{format_given(given)} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
-                f" Allowed: {', '.join(factor.choices)}."
+                f" Allowed: {', '.join(factor.choices)}{more}."
             )
         return str(given)
     if isinstance(given, bool) or not isinstance(given, int | float):

@@ -53,6 +53,12 @@ def _describe_levels(factor: Factor) -> dict[str, Any]:
     """Return the schema of a factor's levels: one, a list of them, or a range."""
     if factor.choices:
         level: dict[str, Any] = {"enum": list(factor.choices)}
+        if factor.prefix:
+            stage = {"type": "string", "pattern": r"^[\w.-]+$"}
+            written = {"type": "string", "pattern": rf"^{factor.prefix}[\w.-]+$"}
+            key = factor.prefix.strip()
+            as_key = {"type": "object", "properties": {key: stage}, "required": [key], "additionalProperties": False}
+            level = {"anyOf": [level, written, as_key]}
     else:
         level = {"type": "integer" if factor.kind is int else "number", "minimum": factor.low, "maximum": factor.high}
     levels = [level, {"type": "array", "items": level, "minItems": 1, "uniqueItems": True}]

@@ -139,10 +139,6 @@ Data = Annotated[SerializeAsAny[DataOptions], BeforeValidator(_parse_data)]
 # ---- weights
 
 
-#: The transfer modes that start from source weights.
-MODES_WITH_SOURCE_WEIGHTS = ("frozen", "last-block", "fine-tune", "two-phase")
-
-
 def _is_file(path: Path) -> bool:
     try:
         return path.expanduser().is_file()

@@ -29,7 +29,7 @@ def _parse_start_levels(given: Any) -> Any:
     parsed, problems = {}, []
     for name, level in given.items():
         try:
-            if isinstance(level, list | Mapping):
+            if isinstance(level, list) or (isinstance(level, Mapping) and list(level) != ["from"]):
                 raise ValueError("must be one level here, not several.")
             levels = parse_levels(str(name), level)
             assert isinstance(levels, Choices)

@@ -161,13 +161,17 @@ class Worker:
         return [entry.to_json() for entry in prepared]
 
     def _check_network(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Build a network of the user's own once, so that what is wrong with it is told before any trial."""
+        """Build a network once, so that what is wrong with it, or with its stages, is told before any trial."""
         from cnnstudy import architectures
 
         self._send("progress", key, what=f"building {payload['architecture']}", done=0, total=0)
         self._set_up_tensorflow()
+        from cnnstudy.training import transfer
+
         architecture = architectures.find(payload["architecture"])
         network = architectures.build_network(architecture, payload["image_size"], classes=2, dropout=0.0)
+        for mode in payload["modes"]:
+            transfer.find_cut_points(network, mode)
         return {"has_batch_norm": network.architecture.has_batch_norm}
 
     def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network
+from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Network, build_network, stage_of
 from cnnstudy.errors import InputError
 from cnnstudy.results.network_drawing import LayerRow
 from cnnstudy.system.imports import import_keras
@@ -283,10 +283,15 @@ def _facts(architecture: Architecture, rows: Sequence[LayerRow]) -> list[str]:
         f"multiply-adds    {convolutions} M in the convolutions, {inference} M in total",
         f"smallest image   {architecture.minimum_size} x {architecture.minimum_size} pixels",
         f"preprocessing    {architecture.preprocessing}, inside the model",
+        f"stages           {', '.join(dict.fromkeys(stage_of(row.name) for row in rows if _is_stage(row)))}",
         *([f"batch norm       {frozen}"] if normalised else []),
         f"source           {architecture.source}",
         "",
     ]
+
+
+def _is_stage(row: LayerRow) -> bool:
+    return row.part == BACKBONE and row.parameters > 0
 
 
 def _transfer_table(rows: Sequence[TransferRow]) -> Table:

@@ -17,7 +17,7 @@ from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
-from cnnstudy.records import PreparedImages, Speed, TrialSpec
+from cnnstudy.records import PreparedImages, Speed, TrialSpec, split_epochs
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.study.preparation import SourceWeights
 from cnnstudy.system.display import Display, format_duration, format_size
@@ -241,6 +241,7 @@ def _group_by_kind(specs: Iterable[TrialSpec]) -> dict[TrialKind, list[TrialSpec
 
 def _kind(architecture: str, levels: Mapping[str, Any], purpose: str) -> TrialKind:
     mode = _PRETRAINING if purpose == "pretrain" else str(levels["transfer"])
+    mode += " gradually" if levels.get("unfreeze") == "gradual" else ""
     return architecture, mode, str(levels.get("augmentation", "none"))
 
 
@@ -302,8 +303,9 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     """
     used = [count_used_images(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
     probe = sum(map(min, used, spec.images.validation))
-    two_phase = len(speed.seconds_per_update) > 1
-    epochs = (spec.head_epochs, spec.epochs - spec.head_epochs) if two_phase else (spec.epochs,)
+    epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
+    if spec.levels["transfer"] == "two-phase":
+        epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
     size, protocol = int(spec.levels["batch_size"]), str(spec.levels["protocol"])
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
     share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))

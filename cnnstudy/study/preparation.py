@@ -19,8 +19,8 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
-from cnnstudy.config.factors import FINE_TUNING_MODES, complete_levels
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig, Weights
+from cnnstudy.config.factors import FROM, complete_levels, fine_tunes, starts_from_source
+from cnnstudy.config.schema import StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.errors import ConfigError, StudyChangedError, WeightsError, as_sentence
@@ -107,15 +107,16 @@ class Preparation:
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def check_networks(self) -> None:
-        """Build each network of the user's own once.
+        """Build each network once that is the user's own, or that trains from a stage on.
 
         Raises:
-            ConfigError: one can't be built, or a factor acts on what it does not have.
+            ConfigError: one can't be built, has no such stage, or a factor acts on what it does not have.
         """
         for name in self.config.architectures:
-            if not name.startswith("file:"):
+            modes = [mode for mode in self.config.transfer_modes_of(name) if str(mode).startswith(FROM)]
+            if not modes and not name.startswith("file:"):
                 continue
-            payload = {"architecture": name, "image_size": self.config.image_size_of(name)}
+            payload = {"architecture": name, "image_size": self.config.image_size_of(name), "modes": modes}
             built = run_job(self.executor, Job(f"network-{plain_name(name)}", "check_network", payload), self.display)
             self._normalised[name] = built["has_batch_norm"]
             if "batch_norm" in self.config.factors_of(name) and not self._normalised[name]:
@@ -149,7 +150,7 @@ class Preparation:
         wanted = {
             name: self.config.weights_of(name)
             for name in self.config.architectures
-            if set(self.config.transfer_modes_of(name)) & set(MODES_WITH_SOURCE_WEIGHTS)
+            if any(map(starts_from_source, self.config.transfer_modes_of(name)))
         }
         for name in wanted:
             self._say_what_is_normalised(name)
@@ -170,7 +171,7 @@ class Preparation:
 
     def _say_what_is_normalised(self, name: str) -> None:
         """Say that BatchNormalization stays frozen where layers with source weights train, unless the file decides."""
-        modes = [str(mode) for mode in self.config.transfer_modes_of(name) if mode in FINE_TUNING_MODES]
+        modes = [str(mode) for mode in self.config.transfer_modes_of(name) if fine_tunes(mode)]
         normalised = self._normalised.get(name, architectures.find(name).has_batch_norm)
         if modes and normalised and "batch_norm" not in self.config.factors_of(name):
             self.display.show_message(

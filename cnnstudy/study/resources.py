@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cnnstudy.config.schema import MODES_WITH_SOURCE_WEIGHTS, StudyConfig
+from cnnstudy.config import factors
+from cnnstudy.config.schema import StudyConfig
 from cnnstudy.execution import Executor, Workers
 from cnnstudy.names import Tag
 from cnnstudy.records import Level, Optimizer, PreparedImages, Split, TrialSpec
@@ -180,7 +181,7 @@ class StudyResources(StudyInputs):
 
 def starts_from_source(levels: Mapping[str, Level]) -> bool:
     """Return whether a trial with these levels starts from source weights."""
-    return levels["transfer"] in MODES_WITH_SOURCE_WEIGHTS
+    return factors.starts_from_source(levels["transfer"])
 
 
 def build_trial_spec(

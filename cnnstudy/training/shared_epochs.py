@@ -52,7 +52,9 @@ _LEFT_OUT = {
     "weights_file",  # as the digest of the weights
     *("precision", "xla"),  # as their effect on this device
 }
-_LEFT_OUT_LEVELS = {"transfer", "backbone_learning_rate_multiplier", "batch_norm"}  # as phases
+_LEFT_OUT_LEVELS = {  # as phases
+    *("transfer", "backbone_learning_rate_multiplier", "discriminative", "unfreeze", "batch_norm"),
+}
 #: A point of the training: the index of a phase, and how many of its epochs are finished.
 Place = tuple[int, int]
 
@@ -252,4 +254,4 @@ def _make_room(limit: int) -> None:
 
 
 def _describe(phase: Phase) -> list[object]:
-    return [phase.backbone, phase.multiplier, phase.batch_norm]
+    return [phase.backbone, phase.multiplier, phase.batch_norm, phase.discriminative]

@@ -85,16 +85,17 @@ def _time_extraction(trainer: Trainer) -> tuple[float, int]:
     """Return the seconds to compute all features, extrapolated from one batch, and their bytes; 0 if there are none."""
     compiled, spec, pixels = trainer.compiled, trainer.spec, np.asarray(_evaluation_batch(trainer).pixels)
     plans = [features.plan_features(compiled, spec, phase) for phase in _phases(spec, compiled.network)]
-    plan = next((plan for plan in plans if isinstance(plan, features.Plan)), None)
-    if plan is None:
-        return 0.0, 0
-    extract = partial(compiled.features, pixels, plan.cut)
-    extract()
-    return plan.views * plan.images / len(pixels) * _time_call(extract), plan.bytes
+    by_cut = {plan.cut: plan for plan in plans if isinstance(plan, features.Plan)}
+    seconds = 0.0
+    for plan in by_cut.values():
+        extract = partial(compiled.features, pixels, plan.cut)
+        extract()
+        seconds += plan.views * plan.images / len(pixels) * _time_call(extract)
+    return seconds, sum(plan.bytes for plan in by_cut.values())
 
 
 def _phases(spec: TrialSpec, network: Network) -> list[transfer.Phase]:
-    return transfer.plan_phases(spec, dict(network.architecture.cut_points))
+    return transfer.plan_trial(spec, network)
 
 
 def _evaluation_batch(trainer: Trainer) -> Images:

@@ -91,6 +91,7 @@ class Trainer:
         weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         kind = UpdateKind(
             backbone=phase.backbone,
+            by_stage=phase.discriminative != 1,
             batch_norm=phase.batch_norm or not self.compiled.has_batch_norm,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
@@ -108,6 +109,7 @@ class Trainer:
             self.learning_rate * phase.multiplier,
             label_smoothing,
             class_weights if weighs_classes else None,
+            phase.discriminative,
         )
         self._may_split |= self._update.can_split
         self._seconds = MAX_CALL_SECONDS

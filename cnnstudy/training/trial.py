@@ -112,7 +112,7 @@ def _set_up(spec: TrialSpec, networks: CompiledNetworks, progress: Progress) -> 
     compiled = networks.start(spec)
     compiled.micro_batches.tell = note
     network = compiled.network
-    phases = transfer.plan_phases(spec, dict(network.architecture.cut_points))
+    phases = transfer.plan_trial(spec, network)
     source_digest = _digest_source(compiled, spec)
     trial_checkpoints = TrialCheckpoints(spec, source_digest, note)
     computed_on = devices.describe_device(spec)

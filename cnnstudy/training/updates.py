@@ -38,13 +38,14 @@ class UpdateKind:
     smooths_labels: bool = False
     weighs_classes: bool = False
     batch_norm: bool = True
+    by_stage: bool = False  # whether each stage of the backbone has a learning rate of its own
     cut: str | None = None  # operation whose outputs are the inputs; None: images are
     precision: str = "float32"  # or Keras' policies "mixed_float16", "mixed_bfloat16"
     xla: bool = False  # one program per batch size; dropout draws other numbers from the same random streams
 
 
 class Update:
-    """Updates of one kind, with their own optimisers: one for the heads, one for the backbone."""
+    """Updates of one kind, with their own optimisers: one for the heads, one for the backbone or each of its stages."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Update:
                 [variable for layer in group for variable in layer.trainable_variables],
                 build_optimizer(kind.optimizer, 0.0),
             )
-            for group in (head, backbone)
+            for group in (head, *(reversed(transfer.group_by_stage(backbone)) if kind.by_stage else [backbone]))
             if any(layer.trainable_variables for layer in group)
         ]
         for variables, optimizer in self._groups:
@@ -103,15 +104,19 @@ class Update:
         backbone_learning_rate: float,
         label_smoothing: float = 0.0,
         class_weights: np.ndarray | None = None,
+        discriminative: float = 1.0,
     ) -> None:
         """Reset the optimisers; set the learning rates of the heads and of the backbone, and how the loss is weighed.
 
         Args:
             class_weights: [classes], by which the losses of their images are multiplied if the kind weighs classes.
+            discriminative: where stages have rates of their own, how many times lower each is than the next one's; the
+                last has the backbone's.
         """
         self._label_smoothing.assign(label_smoothing)
         self._class_weights.assign(np.ones(self._class_weights.shape) if class_weights is None else class_weights)
-        for (_, optimizer), rate in zip(self._groups, (learning_rate, backbone_learning_rate), strict=False):
+        rates = [learning_rate, *(backbone_learning_rate / discriminative**stage for stage in range(len(self._groups)))]
+        for (_, optimizer), rate in zip(self._groups, rates, strict=False):
             for variable in optimizer.variables:
                 weights.assign(variable, tf.raw_ops.ZerosLike(x=variable.value))  # tf.zeros takes ten times as long
             optimizer.learning_rate = rate

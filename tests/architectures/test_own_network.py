@@ -98,9 +98,9 @@ def test_layers_are_named_by_themselves_or_by_their_place() -> None:
     network = build(own_network.WRITTEN)
     assert [layer.name for layer in weights.backbone_layers(network.logits)] == [
         "layer002_conv2d",
-        "layer003_batch_normalization",
-        "middle_depthwise_conv2d_1",
-        "middle_batch_normalization_2",
+        "layer003_batchnormalization",
+        "middle_depthwiseconv2d1",
+        "middle_batchnormalization2",
         "block3_conv1",
         "block3_conv2",
     ]

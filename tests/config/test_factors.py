@@ -58,6 +58,8 @@ ALEXNET, GOOGLENET = architectures.find("alexnet"), architectures.find("googlene
         ("learning_rate", {"low": 1e-5, "high": 1e-3, "log": True}, Range(1e-5, 1e-3, log=True)),
         ("transfer", "scratch", Choices(("scratch",))),
         ("transfer", ["frozen", "two-phase"], Choices(("frozen", "two-phase"))),
+        ("transfer", {"from": "block4"}, Choices(("from block4",))),
+        ("transfer", ["frozen", {"from": "block4"}, "from conv1"], Choices(("frozen", "from block4", "from conv1"))),
     ],
 )
 def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None:
@@ -96,6 +98,11 @@ def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None
         ("augmentation", {"low": 0, "high": 1}, ["takes no range", "none, flip, strong."]),
         ("transfer", "last_block", ["did you mean 'last-block'?", "fine-tune"]),
         ("transfer", ["scratch", "scratch"], ["'scratch' is listed twice"]),
+        ("transfer", ["from block4", {"from": "block4"}], ["'from block4' is listed twice"]),
+        ("transfer", {"from": "block 4"}, ["'from block 4' is not a level of transfer", "and {from: STAGE}."]),
+        ("transfer", {"from": "a", "to": "b"}, ["{'from': 'a', 'to': 'b'} is not a level of transfer"]),
+        ("transfer", "from ", ["'from ' is not a level of transfer"]),
+        ("protocol", {"from": "a"}, ["protocol takes no range"]),
         ("transfer", [["scratch"]], ["['scratch'] is not a level of transfer"]),
         ("backbone_learning_rate_multiplier", 0, ["0 is out of range", "1e-06 to 10"]),
         ("auxiliary_weight", -1, ["-1 is out of range", "0 to 10"]),
@@ -254,6 +261,7 @@ def chosen(levels: dict[str, Level]) -> dict[str, Level]:
         ({"transfer": "scratch"}, False, True, True),
         ({"transfer": "frozen"}, False, False, False),
         ({"transfer": "last-block"}, True, False, False),
+        ({"transfer": "from conv4"}, True, False, False),
         ({"transfer": "fine-tune"}, True, True, True),
         ({"transfer": "two-phase"}, True, True, True),
         ({"transfer": "scratch", "auxiliary_weight": 0.0}, False, True, False),
@@ -430,7 +438,7 @@ def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() 
 ALLOWED = {
     **{
         Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels"
-        for name in ("alexnet", "googlenet", "vgg16", "_residual", "_keras_applications")
+        for name in ("alexnet", "googlenet", "vgg16", "_residual", "_keras_applications", "_own_network")
     },
     Path(budget.__file__): "levels at which the number of updates is asked for",
     Path(suggestion.__file__): "levels of the studies that are suggested",
