@@ -101,6 +101,7 @@ class Metric:
     IMAGES_SEEN = "optimizer/images_seen"  # since the start of the trial, repeats counted
     SKIPPED_UPDATES = "optimizer/skipped_updates"  # in this phase, where mixed precision overflowed
     IMAGES_TRAIN = "images/train"  # trained on in the epoch
+    REGULARISATION = "probe/regularisation"  # of the head that was fitted: the weight of its penalty, as chosen
     TRAINING_SECONDS = "time/training_seconds"  # of the epoch's updates
     SECONDS = "time/seconds"  # of the epoch
 

@@ -207,6 +207,10 @@ class Rule(Record):
         return metrics[self.metric] - excess if self.maximize else metrics[self.metric] + excess
 
 
+#: How a level of `transfer` begins that a stage of the network follows.
+FROM = "from "
+
+
 def split_epochs(epochs: int, phases: int) -> list[int]:
     """Return the epochs of each of so many phases, equally many; the last has what is left over."""
     each = epochs // phases

@@ -28,7 +28,7 @@ HOMES = {
     "h5py": ["training"],
     "onnxruntime": ["training.export"],
     "statsmodels": ["analysis.regression"],
-    "sklearn": ["data.datasets.digits"],
+    "sklearn": ["data.datasets.digits", "training.linear_head"],
     "tabulate": ["analysis.leaderboard"],
     "jinja2": ["results.pages"],
     "typer": ["cli"],

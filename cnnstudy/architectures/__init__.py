@@ -141,10 +141,30 @@ class Network:
     inference: keras.Model  # images of 0..255 -> probabilities: what is saved
 
 
+def linear_head(outputs: Outputs, classes: int) -> Outputs:
+    """Return a network's outputs with another head, a global average pool (of maps) and the logits, and no other."""
+    import keras
+    from keras import layers
+
+    operations = keras.Model(outputs.inputs, outputs.logits).operations
+    x = next(one for one in reversed(operations) if not one.name.startswith(HEAD)).output
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name=f"{HEAD}_pool")(x)
+    return replace(outputs, logits=layers.Dense(classes, name=f"{HEAD}_logits")(x), auxiliary=())
+
+
 def build_network(
-    architecture: Architecture, image_size: int, classes: int, dropout: float, auxiliary_dropout: float = 0.7
+    architecture: Architecture,
+    image_size: int,
+    classes: int,
+    dropout: float,
+    auxiliary_dropout: float = 0.7,
+    linear: bool = False,
 ) -> Network:
     """Return the network with fresh weights.
+
+    Args:
+        linear: with the head of `linear_head` instead of its own.
 
     Raises:
         ConfigError: the images are too small for the network.
@@ -154,6 +174,8 @@ def build_network(
     architecture.check_size(image_size)
     name = plain_name(architecture.name)
     outputs = architecture.build(image_size, classes, dropout, auxiliary_dropout)
+    if linear:
+        outputs = linear_head(outputs, classes)
     logits = keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits")
     if outputs.cut_points is not None:
         normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in logits.layers)

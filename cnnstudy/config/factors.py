@@ -21,18 +21,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnstudy.errors import did_you_mean
-from cnnstudy.records import Level
+from cnnstudy.records import FROM, Level
 
 TRANSFER_MODES = {
     "scratch": "random initial weights; every layer trains",
     "frozen": "source weights; only the head trains",
+    "probe": "source weights; the head is a logistic regression on the frozen features",
     "last-block": "source weights; the last block and the head train",
     "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
     "two-phase": "first frozen, then fine-tune",
 }
 #: Modes that train layers with source weights; so do those that begin with FROM, which a stage of the network follows.
 FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase")
-FROM = "from "
 AUGMENTATIONS = {
     "none": "the images unchanged",
     "flip": "random horizontal flips",
@@ -176,6 +176,14 @@ def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
 _WHERE_FINE_TUNED = "it is active with transfer last-block, {from: STAGE}, fine-tune and two-phase"
 
 
+def _trains_by_gradients(levels: Mapping[str, Level], _: bool) -> bool:
+    return levels["transfer"] != "probe"
+
+
+def _by_gradients(factor: Factor) -> Factor:
+    return factor.with_condition(_trains_by_gradients, "it is active with every transfer mode but probe", ("transfer",))
+
+
 def _trains_backbone_in_one_phase(levels: Mapping[str, Level], _: bool) -> bool:
     return fine_tunes(levels["transfer"]) and levels["transfer"] != "two-phase"
 
@@ -197,9 +205,13 @@ FACTORS: dict[str, Factor] = {
             "transfer", str, "scratch", choices=tuple(TRANSFER_MODES), prefix=FROM, phrase="{level}", always_shown=True
         ),
         Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
-        Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True),
-        Factor("learning_rate", float, None, low=1e-8, high=10.0),
-        Factor("learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS), phrase="{level} {label}"),
+        _by_gradients(Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True)),
+        _by_gradients(Factor("learning_rate", float, None, low=1e-8, high=10.0)),
+        _by_gradients(
+            Factor(
+                "learning_rate_scaling", str, "fixed", choices=tuple(LEARNING_RATE_SCALINGS), phrase="{level} {label}"
+            )
+        ),
         Factor(
             "data_fraction",
             float,
@@ -213,9 +225,10 @@ FACTORS: dict[str, Factor] = {
         ),
         # share of the training images (Zhang et al. 2017)
         Factor("shuffled_labels", float, 0.0, low=0.0, high=1.0, unit="%", phrase="{level} of the labels shuffled"),
-        Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}"),
-        Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}"),
-        Factor("label_smoothing", float, 0.0, low=0.0, high=0.5, optional=True),  # Szegedy et al. 2016, section 7
+        _by_gradients(Factor("protocol", str, "clean", choices=tuple(PROTOCOLS), phrase="{level} {label}")),
+        _by_gradients(Factor("augmentation", str, "none", choices=tuple(AUGMENTATIONS), phrase="{level} {label}")),
+        # Szegedy et al. 2016, section 7
+        _by_gradients(Factor("label_smoothing", float, 0.0, low=0.0, high=0.5, optional=True)),
         # King & Zeng 2001, in the form of scikit-learn and Keras
         Factor("class_weights", str, "none", choices=tuple(CLASS_WEIGHTS), phrase="{level} {label}", optional=True),
         Factor("backbone_learning_rate_multiplier", float, 0.1, low=1e-6, high=10.0).with_condition(

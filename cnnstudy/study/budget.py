@@ -24,6 +24,8 @@ def trial_epochs(config: StudyConfig, name: str, levels: Mapping[str, Level], im
         ConfigError: `training.epochs` is too low to reach `training.updates`, or the updates leave two-phase training
             no epoch after the head's.
     """
+    if levels["transfer"] == "probe":
+        return 1  # there is nothing to repeat
     most, wanted = config.epochs_of(name), config.training.updates
     if wanted is None or _total_updates(levels, images, most) == wanted:
         return most

@@ -306,7 +306,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
     if spec.levels["transfer"] == "two-phase":
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
-    size, protocol = int(spec.levels["batch_size"]), str(spec.levels["protocol"])
+    size, protocol = int(spec.levels["batch_size"]), str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
     share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))
     training = sum(

@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
-from cnnstudy.config.factors import FROM, complete_levels, fine_tunes, starts_from_source
+from cnnstudy.config.factors import complete_levels, fine_tunes, starts_from_source
 from cnnstudy.config.schema import StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
@@ -28,6 +28,7 @@ from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import (
+    FROM,
     OUTSIDE_REASONS,
     EpochRecord,
     Level,

@@ -12,6 +12,7 @@ keras_internals undocumented parts of Keras and TensorFlow that training relies 
 micro_batches   split batches that do not fit into memory
 augmentation    flips, rotations, zoom and contrast
 transfer        choose which layers train in which phase
+linear_head     fit the head of a probe, a logistic regression on frozen features
 weights         initialise, load, save and hash weights
 weight_files    read weights of PyTorch and Keras from files of any type, and run nothing in them
 weight_import   check that they are a network's, and write them for study files

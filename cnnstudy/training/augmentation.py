@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cnnstudy.records import TrialSpec
+
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 #: For augmentations with few possible outcomes: all views of an image that they choose from.
 VIEWS = {"none": ("as it is",), "flip": ("as it is", "flipped")}
+
+
+def augmentation_of(spec: TrialSpec) -> str:
+    """Return the trial's augmentation; none where it makes no updates."""
+    return str(spec.levels.get("augmentation", "none"))
 
 
 def augmentation_layers(name: str) -> list[keras.layers.Layer]:

@@ -34,11 +34,15 @@ _INITIAL_DROPOUT = 0.5
 
 
 class CompiledNetwork:
-    """A network at one image size and number of classes, with its compiled updates."""
+    """A network at one image size and number of classes, with its compiled updates.
 
-    def __init__(self, architecture: str, image_size: int, classes: int) -> None:
+    Args:
+        linear: with the head of architectures.linear_head.
+    """
+
+    def __init__(self, architecture: str, image_size: int, classes: int, linear: bool = False) -> None:
         self.network: Network = architectures.build_network(
-            architectures.find(architecture), image_size, classes, _INITIAL_DROPOUT, _INITIAL_DROPOUT
+            architectures.find(architecture), image_size, classes, _INITIAL_DROPOUT, _INITIAL_DROPOUT, linear
         )
         self.graph = Graph(self.network)
         self.has_batch_norm = any(map(transfer.is_batch_norm, weights.backbone_layers(self.network.logits)))
@@ -66,7 +70,7 @@ class CompiledNetwork:
         weights.initialise(self.network, spec.seed, None if file is None else Path(file), kept=self._start_digests)
         self.graph.set_dropout(spec.levels)
         self.auxiliary_weight.assign(float(spec.levels.get("auxiliary_weight", 0.0)))
-        augmentation.reset_augmentation(self.augmentation(str(spec.levels["augmentation"])), spec.seed)
+        augmentation.reset_augmentation(self.augmentation(augmentation.augmentation_of(spec)), spec.seed)
         self.micro_batches.start(spec.micro_batch)
 
     def start_digests(self, layers: Iterable[keras.layers.Layer]) -> dict[str, str]:
@@ -163,7 +167,7 @@ class CompiledNetworks:
 
     def __init__(self) -> None:
         keras_internals.check_versions()
-        self._networks: OrderedDict[tuple[str, int, int], CompiledNetwork] = OrderedDict()
+        self._networks: OrderedDict[tuple[str, int, int, bool], CompiledNetwork] = OrderedDict()
 
     def start(self, spec: TrialSpec) -> CompiledNetwork:
         """Return the trial's network, with weights, rates and random streams set to the trial's initial state.
@@ -171,7 +175,7 @@ class CompiledNetworks:
         Raises:
             WeightsError: the source weights are gone.
         """
-        key = (spec.architecture, spec.images.size, len(spec.images.classes))
+        key = (spec.architecture, spec.images.size, len(spec.images.classes), spec.levels["transfer"] == "probe")
         known = key in self._networks
         if known:
             self._networks.move_to_end(key)
@@ -184,7 +188,7 @@ class CompiledNetworks:
         self._networks[key].micro_batches.make_room = functools.partial(self._drop_all_but, key)
         return self._networks[key]
 
-    def _drop_all_but(self, key: tuple[str, int, int]) -> bool:
+    def _drop_all_but(self, key: tuple[str, int, int, bool]) -> bool:
         """Drop everything but the network and the update in use; return whether anything was dropped."""
         before, used = self._count(), self._networks[key]
         self._networks = OrderedDict({key: used})

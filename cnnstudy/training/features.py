@@ -32,7 +32,7 @@ from cnnstudy.system.cache import ABOUT, build_entry, cache_folder, content_addr
 from cnnstudy.system.code_version import network_code_digest
 from cnnstudy.system.files import NO_ROOM, allocate_memmap
 from cnnstudy.training import devices, transfer, weights
-from cnnstudy.training.augmentation import VIEWS
+from cnnstudy.training.augmentation import VIEWS, augmentation_of
 from cnnstudy.training.compiled import CompiledNetwork
 from cnnstudy.training.transfer import Phase
 
@@ -110,7 +110,7 @@ def plan_features(compiled: CompiledNetwork, spec: TrialSpec, phase: Phase) -> P
     )
     if cut is None:
         return "the first layers train"
-    augmentation = str(spec.levels["augmentation"])
+    augmentation = augmentation_of(spec)
     if augmentation not in VIEWS:
         return f"augmentation {augmentation} changes each image in every epoch"
     images = sum(spec.images.train) + sum(spec.images.validation)

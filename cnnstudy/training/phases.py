@@ -15,6 +15,7 @@ from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.training import transfer
+from cnnstudy.training.augmentation import augmentation_of
 from cnnstudy.training.checkpoints import Checkpoint, TrialCheckpoints, TrialProgress
 from cnnstudy.training.features import Source, prepare_source
 from cnnstudy.training.keras_internals import random_state
@@ -272,7 +273,7 @@ def _changing_variables(trainer: Trainer, phases: Sequence[Phase], at: tuple[int
     variables |= {
         f"random/{layer.name}": state for layer in network.training.layers if (state := random_state(layer)) is not None
     }
-    augmenting = trainer.compiled.augmentation(str(trainer.spec.levels["augmentation"]))
+    augmenting = trainer.compiled.augmentation(augmentation_of(trainer.spec))
     variables |= {f"augmentation/{number}": random_state(layer) for number, layer in enumerate(augmenting)}
     if done:
         variables |= {f"optimizer/{number}": variable for number, variable in enumerate(trainer.optimizer_states)}

@@ -254,4 +254,4 @@ def _make_room(limit: int) -> None:
 
 
 def _describe(phase: Phase) -> list[object]:
-    return [phase.backbone, phase.multiplier, phase.batch_norm, phase.discriminative]
+    return [phase.backbone, phase.multiplier, phase.batch_norm, phase.discriminative, phase.fits_head]

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from cnnstudy.architectures import Network
-from cnnstudy.data.batches import evaluation_batch_size
+from cnnstudy.data.batches import count_updates, evaluation_batch_size
 from cnnstudy.data.images import Images
 from cnnstudy.records import Speed, TrialSpec
 from cnnstudy.training import features, transfer
@@ -38,6 +38,10 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
     for phase in _phases(spec, network):
         transfer.apply_phase(network, phase)
         trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
+        if phase.fits_head:
+            seconds = _time_fit(trainer) / count_updates(len(places), int(spec.levels["batch_size"]), 1, "clean")
+            seconds_per_update.append((seconds,) * len(batch_sizes))
+            continue
         by_size = []
         for size in batch_sizes:
             first_seconds, seconds = _time_update(trainer, places[:size])
@@ -76,9 +80,22 @@ def _set_up(spec: TrialSpec, batch_size: int, networks: CompiledNetworks) -> tup
     for phase in _phases(spec, trainer.compiled.network):
         transfer.apply_phase(trainer.compiled.network, phase)
         trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
-        trainer.update(np.arange(len(trainer.images.train))[:batch_size])
+        if not phase.fits_head:
+            trainer.update(np.arange(len(trainer.images.train))[:batch_size])
     trainer.logits(_evaluation_batch(trainer))
     return time.perf_counter() - started, trainer
+
+
+def _time_fit(trainer: Trainer) -> float:
+    """Return the seconds to fit a head to noise in the shape of the features."""
+    from cnnstudy.training.linear_head import fit_head
+
+    (cut,) = trainer.compiled.graph.sources[trainer.compiled.graph.outputs[0]]
+    labels, classes = trainer.images.train.labels, len(trainer.spec.images.classes)
+    noise = np.random.default_rng(0).normal(size=(len(labels), *trainer.compiled.graph.shape(cut)))
+    started = time.perf_counter()
+    fit_head(noise, labels, classes, trainer.spec.seed)
+    return time.perf_counter() - started
 
 
 def _time_extraction(trainer: Trainer) -> tuple[float, int]:

@@ -16,18 +16,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cnnstudy.architectures import HEAD
 from cnnstudy.data.batches import Batches, evaluation_batch_size, legacy_validation_indices
 from cnnstudy.data.images import Images, TrainingImages
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord, TrialSpec
 from cnnstudy.system.cache import cache_folder
 from cnnstudy.training import devices
+from cnnstudy.training.augmentation import augmentation_of
 from cnnstudy.training.compiled import CompiledNetwork, UpdateKind
 from cnnstudy.training.features import Features
 from cnnstudy.training.metrics import MEASURED_PARTS, FullTrain, Measurement, clean_metrics, pack_correctness
 from cnnstudy.training.micro_batches import is_out_of_memory
 from cnnstudy.training.transfer import Phase
-from cnnstudy.training.updates import MAX_UPDATES_PER_CALL, balanced_class_weights
+from cnnstudy.training.updates import MAX_UPDATES_PER_CALL, Update, balanced_class_weights
 
 Item = TypeVar("Item")
 Batch = tuple[np.ndarray, ...]
@@ -66,12 +68,14 @@ class Trainer:
         self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
         self._bytes = 0  # of an update's inputs, per image
         size = int(spec.levels["batch_size"])
-        self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels["protocol"]))
+        self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels.get("protocol", "clean")))
+        self._update: Update | None = None  # of the current phase; None: its head is fitted
         self._legacy_indices = legacy_validation_indices(images.validation.labels, size)
         labels, classes = images.validation.labels, len(spec.images.classes)
         # reported with the first epoch only, since MLflow stores a row for each report
+        rates = {Metric.LEARNING_RATE: self.learning_rate} if "learning_rate" in spec.levels else {}
         self._constants = {
-            Metric.LEARNING_RATE: self.learning_rate,
+            **rates,
             Metric.IMAGES_VALIDATION: float(len(labels)),
             Metric.SMALLEST_VALIDATION_CLASS: float(np.bincount(labels, minlength=classes).min()),
             Metric.LEGACY_VALIDATION_IMAGES: float(len(self._legacy_indices)),
@@ -87,6 +91,9 @@ class Trainer:
             features: trained on and measured on instead of images.
         """
         self._features = features
+        if phase.fits_head:
+            self._update = None
+            return
         label_smoothing = float(self.spec.levels.get("label_smoothing", 0.0))
         weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         kind = UpdateKind(
@@ -95,7 +102,7 @@ class Trainer:
             batch_norm=phase.batch_norm or not self.compiled.has_batch_norm,
             auxiliary=bool(self.auxiliary_weight),
             optimizer=self.spec.optimizer,
-            augmentation=str(self.spec.levels["augmentation"]),
+            augmentation=augmentation_of(self.spec),
             smooths_labels=label_smoothing > 0,
             weighs_classes=weighs_classes,
             cut=features.cut if features is not None else None,
@@ -118,7 +125,7 @@ class Trainer:
     @property
     def optimizer_states(self) -> list[keras.Variable]:
         """The optimisers' states in the current phase."""
-        return self._update.state
+        return [] if self._update is None else self._update.state
 
     @property
     def micro_batch(self) -> int | None:
@@ -148,12 +155,12 @@ class Trainer:
         """
         started = time.perf_counter()
         self.epoch += 1
-        running = self._train_on_all_batches()
+        running = self._fit_head() if self._update is None else self._train_on_all_batches()
         trained = time.perf_counter()
         measured = self.latest = self.measure()
         for part, correct in pack_correctness(measured).items():
             self.correct_by_epoch[part].append(correct)
-        if self.updates == self.spec.equal_updates:
+        if self.updates == self.spec.equal_updates or self._update is None:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
         self._check_is_finite(metrics)
@@ -165,6 +172,41 @@ class Trainer:
         metrics[Metric.TRAINING_SECONDS] = trained - started
         metrics[Metric.SECONDS] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)
+
+    def _fit_head(self) -> dict[str, float]:
+        """Set the last layer's weights to those of a logistic regression on all training images."""
+        from cnnstudy.training.linear_head import fit_head  # scikit-learn takes a second, and few trials need it
+
+        train, classes = self.images.train, len(self.spec.images.classes)
+        weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
+        head = fit_head(
+            self._pooled(train),
+            train.labels,
+            classes,
+            self.spec.seed,
+            train.groups,
+            balanced_class_weights(train.labels, classes) if weighs_classes else None,
+        )
+        self.compiled.network.logits.get_layer(f"{HEAD}_logits").set_weights([head.kernel, head.bias])
+        self.images_seen += len(train)
+        measured = self.measure_full_train().metrics
+        return {
+            Metric.RUNNING_LOSS: measured[Metric.FULL_TRAIN_LOSS],
+            Metric.RUNNING_ACCURACY: measured[Metric.FULL_TRAIN_ACCURACY],
+            Metric.UPDATES: 0.0,
+            Metric.IMAGES_SEEN: float(self.images_seen),
+            Metric.IMAGES_TRAIN: float(len(train)),
+            Metric.REGULARISATION: 1 / head.strength,
+        }
+
+    def _pooled(self, images: Images) -> np.ndarray:
+        """Return what the last layer takes for these images, [n, features]."""
+        graph, size = self.compiled.graph, evaluation_batch_size(self.spec.images.size)
+        (cut,) = graph.sources[graph.outputs[0]]
+        if self._features is not None and self._features.cut == cut:
+            return self._features.of(images.places)
+        starts = range(0, len(images), size)
+        return np.concatenate([self.compiled.features(images.pixels[at : at + size], cut) for at in starts])
 
     def measure(self) -> Measurement:
         """Measure the probe and the validation set with the current weights, every image once."""
@@ -221,6 +263,7 @@ class Trainer:
 
     def update_several(self, batches: Sequence[np.ndarray]) -> np.ndarray:
         """Update on each batch, in one call; return [batches, 3] as `update` does for one."""
+        assert self._update is not None  # asked for in phases with updates
         return self._update(*self._load_batch(np.concatenate(batches)), [len(batch) for batch in batches])
 
     def _load_batch(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -231,6 +274,7 @@ class Trainer:
         return self._features.update_inputs(train.places[chosen]), train.labels[chosen]
 
     def _train_on_all_batches(self) -> dict[str, float]:
+        assert self._update is not None
         totals, seen = np.zeros(3), 0
         calls = prefetch_one(
             self._group_into_calls(), lambda batches: self._load_batch(np.concatenate(batches)), devices.gpu_name()
@@ -297,7 +341,12 @@ class Trainer:
 
 
 def scaled_learning_rate(spec: TrialSpec) -> float:
-    """Return the optimiser's learning rate, scaled by the batch size as factors.LEARNING_RATE_SCALINGS says."""
+    """Return the optimiser's learning rate, scaled by the batch size as factors.LEARNING_RATE_SCALINGS says.
+
+    It is 0 where there are no updates.
+    """
+    if "learning_rate" not in spec.levels:
+        return 0.0
     ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
     factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
     return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from cnnstudy.architectures import Network, stage_of
-from cnnstudy.config.factors import FROM
 from cnnstudy.errors import ConfigError, did_you_mean
-from cnnstudy.records import TrialSpec, split_epochs
+from cnnstudy.records import FROM, TrialSpec, split_epochs
 from cnnstudy.training.weights import backbone_layers
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ class Phase:
     multiplier: float  # the backbone's learning rate relative to the heads'
     batch_norm: bool = True
     discriminative: float = 1.0  # how many times lower a stage's learning rate is than the next one's
+    fits_head: bool = False  # the head is fitted by training/linear_head.py instead of by updates
 
 
 def find_cut_points(network: Network, mode: str) -> dict[str, tuple[str, ...]]:
@@ -112,6 +112,8 @@ def plan_phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list
     discriminative = float(spec.levels.get("discriminative", 1.0))
     if mode == "scratch":
         return [Phase(spec.epochs, everything, 1.0)]
+    if mode == "probe":
+        return [Phase(spec.epochs, nothing, 1.0, fits_head=True)]
     if mode == "frozen":
         return [Phase(spec.epochs, nothing, 1.0)]
     if mode == "fine-tune":
