@@ -97,7 +97,7 @@ class Metric:
     RUNNING_AUXILIARY_LOSS = "running/auxiliary_loss"  # summed over the auxiliary heads
     LEGACY_VAL_ACCURACY = "legacy/val_accuracy"  # as the legacy protocol measures it
     LEGACY_GAP_ACCURACY = "legacy/gap_accuracy"
-    UPDATES = "optimizer/updates"  # since the start of the trial
+    UPDATES = "optimizer/updates"  # since the start of the trial; not of a probe
     IMAGES_SEEN = "optimizer/images_seen"  # since the start of the trial, repeats counted
     SKIPPED_UPDATES = "optimizer/skipped_updates"  # in this phase, where mixed precision overflowed
     IMAGES_TRAIN = "images/train"  # trained on in the epoch

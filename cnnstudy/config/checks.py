@@ -190,6 +190,12 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             "compares trials epoch by epoch, and with `training.updates` the updates per epoch depend on the batch "
             "size; use none.",
         )
+    elif config.pruner != "none" and any("probe" in config.transfer_modes_of(name) for name in config.architectures):
+        yield (
+            ("strategy", "pruner"),
+            "compares trials epoch by epoch, and a probe ends with its first, which others would be held against; use "
+            "none, or leave probe out.",
+        )
     elif config.pruner != "none" and max(map(config.epochs_of, config.architectures)) < 2:
         yield ("strategy", "pruner"), "can't prune trials of one epoch; use none."
 

@@ -160,7 +160,7 @@ class Trainer:
         measured = self.latest = self.measure()
         for part, correct in pack_correctness(measured).items():
             self.correct_by_epoch[part].append(correct)
-        if self.updates == self.spec.equal_updates or self._update is None:
+        if self.updates == self.spec.equal_updates:
             self.at_equal_updates = measured
         metrics = {**measured.metrics, **running}
         self._check_is_finite(metrics)
@@ -174,7 +174,11 @@ class Trainer:
         return EpochRecord(self.epoch, metrics)
 
     def _fit_head(self) -> dict[str, float]:
-        """Set the last layer's weights to those of a logistic regression on all training images."""
+        """Set the last layer's weights to those of a logistic regression on all training images.
+
+        Returns:
+            The epoch's metrics without a number of updates: the trial is compared with none at equal updates.
+        """
         from cnnstudy.training.linear_head import fit_head  # scikit-learn takes a second, and few trials need it
 
         train, classes = self.images.train, len(self.spec.images.classes)
@@ -193,7 +197,6 @@ class Trainer:
         return {
             Metric.RUNNING_LOSS: measured[Metric.FULL_TRAIN_LOSS],
             Metric.RUNNING_ACCURACY: measured[Metric.FULL_TRAIN_ACCURACY],
-            Metric.UPDATES: 0.0,
             Metric.IMAGES_SEEN: float(self.images_seen),
             Metric.IMAGES_TRAIN: float(len(train)),
             Metric.REGULARISATION: 1 / head.strength,

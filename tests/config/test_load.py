@@ -758,6 +758,13 @@ def test_a_group_that_holds_no_keys(tmp_path: Path, group: str, given: str) -> N
         ),
         (["training.head_epochs=1"], "training.head_epochs", ["is for transfer two-phase"]),
         (["training.epochs=1"], "strategy.pruner", ["prune trials of one epoch", "use none"]),
+        (["factors.transfer=[probe, frozen]"], "strategy.pruner", ["a probe ends with its first", "leave probe out"]),
+        (["factors.transfer=[probe]", "factors.dropout=0.5"], "factors.dropout", ["with every transfer mode but probe"]),
+        (
+            ["factors.transfer=[two-phase]", "factors.unfreeze=gradual"],
+            "factors.unfreeze",
+            ["is active in no trial of this study: it is active with transfer last-block, {from: STAGE}"],
+        ),
         (
             ["strategy.sampler=grid", "strategy.start_with=[]"],
             "factors.dropout",
