@@ -296,7 +296,7 @@ def parse_levels(name: str, given: Any) -> Levels:
     if name not in FACTORS:
         raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
     factor = FACTORS[name]
-    if isinstance(given, Mapping) and not factor.prefix:
+    if isinstance(given, Mapping) and not _names_stage(factor, given):
         return _parse_range(factor, given)
     values = list(given) if isinstance(given, list | tuple) else [given]
     if not values:
@@ -310,7 +310,7 @@ def parse_levels(name: str, given: Any) -> Levels:
 
 def _parse_level(factor: Factor, given: Any) -> Level:
     if factor.choices:
-        if factor.prefix and isinstance(given, Mapping) and list(given) == [factor.prefix.strip()]:
+        if _names_stage(factor, given):
             given = f"{factor.prefix}{given[factor.prefix.strip()]}"
         named = factor.prefix and re.fullmatch(rf"{factor.prefix}[\w.-]+", str(given))
         if not named and given not in factor.choices:
@@ -327,6 +327,11 @@ def _parse_level(factor: Factor, given: Any) -> Level:
     if factor.kind is int and given != int(given):
         raise ValueError(f"{given!r} is not a whole number; {_allowed(factor)}.")
     return int(given) if factor.kind is int else float(given)
+
+
+def _names_stage(factor: Factor, given: Any) -> bool:
+    """Check whether a level is given as `{from: block4}`."""
+    return bool(factor.prefix) and isinstance(given, Mapping) and list(given) == [factor.prefix.strip()]
 
 
 def _allowed(factor: Factor) -> str:

@@ -304,7 +304,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     used = [count_used_images(images, float(spec.levels["data_fraction"])) for images in spec.images.train]
     probe = sum(map(min, used, spec.images.validation))
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
-    if spec.levels["transfer"] == "two-phase":
+    if spec.levels["transfer"] == "two-phase" and len(epochs) > 1:
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
     size, protocol = int(spec.levels["batch_size"]), str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]

@@ -100,7 +100,7 @@ def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None
         ("transfer", ["scratch", "scratch"], ["'scratch' is listed twice"]),
         ("transfer", ["from block4", {"from": "block4"}], ["'from block4' is listed twice"]),
         ("transfer", {"from": "block 4"}, ["'from block 4' is not a level of transfer", "and {from: STAGE}."]),
-        ("transfer", {"from": "a", "to": "b"}, ["{'from': 'a', 'to': 'b'} is not a level of transfer"]),
+        ("transfer", {"from": "a", "to": "b"}, ["transfer takes no range; give a list of scratch, frozen"]),
         ("transfer", "from ", ["'from ' is not a level of transfer"]),
         ("protocol", {"from": "a"}, ["protocol takes no range"]),
         ("transfer", [["scratch"]], ["['scratch'] is not a level of transfer"]),

@@ -278,7 +278,7 @@ MISTAKES = [
         "  transfer: [scratch, fine-tune]",
         "  transfer: scratch\n  backbone_learning_rate_multiplier: 0.5 #!",
         "factors.backbone_learning_rate_multiplier",
-        ["is active in no trial", "last-block, fine-tune and two-phase."],
+        ["is active in no trial", "last-block, {from: STAGE}, fine-tune and two-phase."],
     ),
     (
         "  transfer: [scratch, fine-tune]",
@@ -759,7 +759,7 @@ def test_a_group_that_holds_no_keys(tmp_path: Path, group: str, given: str) -> N
         (["training.head_epochs=1"], "training.head_epochs", ["is for transfer two-phase"]),
         (["training.epochs=1"], "strategy.pruner", ["prune trials of one epoch", "use none"]),
         (["factors.transfer=[probe, frozen]"], "strategy.pruner", ["a probe ends with its first", "leave probe out"]),
-        (["factors.transfer=[probe]", "factors.dropout=0.5"], "factors.dropout", ["with every transfer mode but probe"]),
+        (["factors.transfer=[probe]", "factors.dropout=0.5"], "factors.dropout", ["every transfer mode but probe"]),
         (
             ["factors.transfer=[two-phase]", "factors.unfreeze=gradual"],
             "factors.unfreeze",
