@@ -12,6 +12,7 @@ which they are: `block2_conv2d_1`.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -23,8 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Outputs, pooled_head, stage_of
-from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean, printable
-from cnnstudy.system.cache import ABOUT, build_entry, content_address, entry_folder, is_intact
+from cnnstudy.errors import CacheError, ConfigError, UnknownNameError, did_you_mean, printable
+from cnnstudy.system.cache import (
+    ABOUT,
+    build_entry,
+    cache_folder,
+    content_address,
+    describe_cache_trouble,
+    entry_folder,
+    is_intact,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -62,6 +71,7 @@ def find_own_network(name: str) -> Architecture:
     Raises:
         UnknownNameError: there is no such file or function, it can't be read, or it is no longer in the cache.
         ConfigError: a .keras file holds layers that are not Keras' own, or code.
+        CacheError: the cache can't be used.
     """
     known = re.fullmatch(rf"{PREFIX}(.+)@([0-9a-f]{{{_DIGITS}}})", name)
     if known:
@@ -81,19 +91,21 @@ def find_own_network(name: str) -> Architecture:
         (folder / given.path.name).write_bytes(content)
         (folder / ABOUT).write_text(printable(str(given.path.absolute())), encoding="utf-8", errors="replace")
 
-    folder = build_entry(KIND, content_address(name), fill)
+    try:
+        folder = build_entry(KIND, content_address(name), fill)
+    except OSError as error:
+        raise CacheError(describe_cache_trouble(cache_folder(), error)) from error
     return _describe(name, _Given(folder / given.path.name, given.function))
 
 
 def _split(text: str) -> _Given:
     """Split `PATH:FUNCTION`."""
-    if text.endswith(".keras"):
-        return _Given(Path(text).expanduser(), "")
     path, colon, function = text.rpartition(":")
-    if colon and path.endswith(".py") and "/" not in function:
-        return _Given(Path(path).expanduser(), function)
-    if text.endswith(".py"):
-        return _Given(Path(text).expanduser(), "build")
+    if not (colon and path.endswith(".py") and "/" not in function):
+        path, function = text, "" if text.endswith(".keras") else "build"
+    if path.endswith((".py", ".keras")):
+        with contextlib.suppress(RuntimeError):  # `~` names no user
+            return _Given(Path(path).expanduser(), function)
     raise UnknownNameError(
         f"{PREFIX}{text} names no network; write {PREFIX}my_network.py:build, for the function `build` of that file, "
         f"or {PREFIX}NAME.keras."
@@ -124,8 +136,9 @@ def _read_bytes(path: Path) -> bytes:
         if path.stat().st_size > _MOST_BYTES and path.suffix == ".py":
             raise UnknownNameError(f"{printable(str(path))} has more than {_MOST_BYTES:,} bytes; it is no network.")
         return path.read_bytes()
-    except OSError as error:
-        raise UnknownNameError(f"can't read the network {printable(str(path))}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise UnknownNameError(f"can't read the network {printable(str(path))}: {reason}.") from error
 
 
 def _read_python(given: _Given) -> bytes:
@@ -136,8 +149,8 @@ def _read_python(given: _Given) -> bytes:
         tree = ast.parse(content)
     except SyntaxError as error:
         raise UnknownNameError(f"{shown}, line {error.lineno}: {error.msg}; this is not valid Python.") from error
-    except ValueError as error:  # null bytes
-        raise UnknownNameError(f"{shown}: {error}; this is not valid Python.") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or thousands of brackets
+        raise UnknownNameError(f"{shown}: {_one_line(error)}; this is not valid Python.") from error
     names = list(dict.fromkeys(_names_at_top(tree)))
     if given.function not in names:
         written = [f"{PREFIX}{given.path}:{name}" for name in names]
@@ -169,7 +182,7 @@ def _read_keras(path: Path) -> bytes:
             raise ValueError("it holds no model that is made of layers")
     except OSError as error:
         raise UnknownNameError(f"can't read the network {shown}: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:  # RecursionError among them
         raise UnknownNameError(f"{shown} is no .keras file of a network ({error}).") from error
     for class_name, module in _classes_in(model):
         if class_name in ("Lambda", "__lambda__"):

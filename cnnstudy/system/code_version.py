@@ -48,7 +48,7 @@ _DESCRIBED = {"keras:": "find_application", "file:": "find_own_network"}
 _APART = {
     # the cache, and where files are in it
     *("ABOUT", "build_entries", "build_entry", "cache_folder", "content_address", "entry_folder"),
-    *("is_intact", "why_damaged", "why_untrusted"),
+    *("is_intact", "why_damaged", "why_untrusted", "describe_cache_trouble"),
     *("entry_folders", "lock_for", "try_lock", "ChunkedWriter", "NO_ROOM", "allocate_memmap"),
     # checkpoints: what they contain is counted; when and how they are written is not
     *(
@@ -65,7 +65,15 @@ _APART = {
     "_save_model_files",
     # descriptions of levels, errors, records, versions, and how a network's module is found
     "AUGMENTATIONS",
-    *("CnnstudyError", "ConfigError", "DataError", "EnvironmentTrouble", "UnknownNameError", "WeightsError"),
+    *(
+        "CacheError",
+        "CnnstudyError",
+        "ConfigError",
+        "DataError",
+        "EnvironmentTrouble",
+        "UnknownNameError",
+        "WeightsError",
+    ),
     *("WorkerError", "did_you_mean", "printable"),
     *("BadImage", "EpochRecord", "PreparedImages", "Record", "Split", "TrialResult"),
     *(

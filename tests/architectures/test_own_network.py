@@ -19,7 +19,7 @@ from keras import layers
 import cnnstudy
 from cnnstudy import architectures
 from cnnstudy.architectures import Network, _own_network, build_network
-from cnnstudy.errors import CnnstudyError, ConfigError, UnknownNameError
+from cnnstudy.errors import CacheError, CnnstudyError, ConfigError, UnknownNameError
 from cnnstudy.records import plain_name
 from cnnstudy.system.cache import cache_folder, entry_folders
 from cnnstudy.training import weights
@@ -228,6 +228,7 @@ def test_what_is_wrong_is_told_with_its_place(body: str, said: str) -> None:
     [
         (b"def build(image_size)\n    pass\n", "net.py, line 1: expected ':'; this is not valid Python."),
         (b"\0", "this is not valid Python."),
+        (b"x = " + b"-" * 20_000 + b"1", "this is not valid Python."),
         (
             b"def make(image_size):\n    pass\n",
             "did you mean 'file:net.py:make'? It has make; the function takes",
@@ -242,10 +243,30 @@ def test_a_file_is_read_before_it_is_run(text: bytes, said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["file:", "file:net", "file:net.txt:build", "file:net.py:a/b.py:c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file:",
+        "file:net",
+        "file:net.txt:build",
+        "file:net.py:a/b.py:c",
+        "file:~nobody-here/a.py",
+        "file:a\0.py",
+        "file:a\0.keras",
+    ],
+)
 def test_a_name_of_no_file(name: str) -> None:
-    with pytest.raises(UnknownNameError, match=r"names no network; write file:my_network.py:build|can't read"):
+    with pytest.raises(
+        UnknownNameError, match=r"names no network; write file:my_network.py:build|can't read|no .keras file"
+    ):
         architectures.find(name)
+
+
+def test_a_cache_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv("CNNSTUDY_CACHE", str(folder / "file" / "cache"))
+    with pytest.raises(CacheError, match="set CNNSTUDY_CACHE to a folder that you can write"):
+        architectures.find(own_network.WRITTEN)
 
 
 def test_a_function_that_takes_something_else() -> None:
