@@ -13,11 +13,16 @@ import contextlib
 import functools
 import html
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of its own progress bars, which nobody sees
+    warnings.simplefilter("ignore")
+    import tqdm.auto  # noqa: F401
 
 from cnnstudy.analysis.causes import count_noun
 from cnnstudy.analysis.effects_text import answer_sentences
