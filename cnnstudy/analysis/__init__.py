@@ -12,6 +12,7 @@ contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
 resolution        how finely an outcome is measured
+noise             whether trials at some levels are noisier than at others
 aliases           which interactions a design cannot separate from a main effect
 missing           what missing trials could change
 repeats           how probable it is that a repeat gives the same answer
@@ -26,7 +27,7 @@ power_law         a falling power law with a floor, and what its fits allow
 data_law          gap and accuracy against the number of training images
 ranges            where in a range an outcome is best
 importance        the share of an outcome's variance that each factor explains
-next_step         what to do after a study, from what it found
+next_steps        what to do after a study, from what it found
 question          what the study is asked: which effects are its answers
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
