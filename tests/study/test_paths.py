@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cnnstudy.execution import Workers
 from cnnstudy.study.reproduce import reproduce_trial
 from cnnstudy.study.resume import run_command
 from cnnstudy.study.run import Outcome, confirm_study, run_study
+from cnnstudy.system.cache import entry_folders
 from cnnstudy.system.display import SilentDisplay
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import config_tags
@@ -175,6 +177,33 @@ def test_what_has_moved_is_named_with_what_to_do(desk: Desk) -> None:
     desk.project = desk.project.with_name("moved")
     assert desk.run().finished == 2
     assert desk.reproduce() > 10
+    assert desk.confirm().confirmed is not None
+
+
+def test_a_network_of_ones_own_is_kept_in_the_cache(desk: Desk) -> None:
+    """Later commands find it there; without it they say what to do; an edited file is another network."""
+    file = desk.project / "net.py"
+    text = "import keras\n\ndef build(image_size):\n    return keras.Sequential([keras.layers.Conv2D(4, 3)])\n"
+    file.write_text(text)
+    given = [f"architectures=[file:{file}]", "training.epochs=3", "factors={}", "weights={}", "strategy={}"]
+    assert desk.run(*given).finished == 2
+    file.write_text(text.replace("4", "8"))
+    with pytest.raises(StudyChangedError, match=r"architectures: .*file:net.py:build@\w+.* -> .*file:net.py:build@"):
+        desk.run(*given)
+    file.unlink()
+    assert desk.confirm().confirmed is not None
+    for entry in entry_folders("networks"):
+        shutil.rmtree(entry)
+    with pytest.raises(StudyChangedError) as caught:
+        desk.confirm()
+    first, listed, advice = str(caught.value).splitlines()
+    assert first == "what study 'fake' was run with is no longer in its place:"
+    assert listed.startswith(
+        "  architectures.0: the network net.py:build is no longer in the cache; give its study file"
+    )
+    assert "give it to `run-study` once" in advice
+    file.write_text(text)
+    assert desk.run(*given).finished == 2
     assert desk.confirm().confirmed is not None
 
 
