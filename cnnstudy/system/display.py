@@ -189,7 +189,11 @@ class PlainDisplay(Display):
     def __enter__(self) -> Self:
         self._written = time.monotonic()
         if self._reminder is not None:
-            self._reminder.start()
+            try:
+                self._reminder.start()
+            except BaseException:  # an interrupt while it starts: nobody leaves the block that was not entered
+                self._over.set()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:

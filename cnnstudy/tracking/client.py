@@ -66,21 +66,26 @@ def tracking_uri(given: str | None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def find_tracker(uri: str) -> Tracker | None:
-    """Return the tracker at the URI; None if its database does not exist yet: a Tracker would create it."""
+def find_tracker(uri: str, tells: bool = False) -> Tracker | None:
+    """Return the tracker at the URI; None if its database does not exist yet: a Tracker would create it.
+
+    Args:
+        tells: as for Tracker.
+    """
     path = sqlite_file(uri)
     if path is None and urlsplit(uri).scheme in ("", "file"):
         path = Path(unquote(urlsplit(uri).path))
     if path is not None and not path.exists() and path.parent.is_dir():
         return None
-    return Tracker(uri)
+    return Tracker(uri, tells)
 
 
-def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
+def existing_tracker(given: str | None, writes: bool = False, tells: bool = True) -> Tracker:
     """Return the tracker at `tracking_uri(given)`, for a command that must not create a database.
 
     Args:
         writes: whether the command may add files to a study. One that does not finds those of a moved project, too.
+        tells: as for Tracker.
 
     Raises:
         UnknownNameError: there is no database, so that there is no study.
@@ -92,7 +97,7 @@ def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
     elif moved := find_moved(uri):
         print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)
-    tracker = find_tracker(uri)
+    tracker = find_tracker(uri, tells)
     if tracker is None:
         raise UnknownNameError(_no_study(uri))
     return tracker
@@ -123,10 +128,13 @@ class Tracker:
 
     Its methods raise TrackingError if MLflow refuses a request, TrackingUnavailableError if the same request may
     succeed later.
+
+    Args:
+        tells: whether to say on stderr that MLflow is waited for, where an answer takes long.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, tells: bool = False) -> None:
+        self.uri, self.tells = uri, tells
         self._analyzed = False
         self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
@@ -143,7 +151,7 @@ class Tracker:
                 raise TrackingError(f"MLflow can't use the tracking URI {uri}: {error}") from error
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_errors(self.uri)
+        return translate_errors(self.uri, self.tells)
 
     @property
     def client(self) -> MlflowClient:

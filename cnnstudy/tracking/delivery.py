@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cnnstudy.errors import DiskFullError, LostRunError, TrackingError, TrackingUnavailableError, as_sentence
+from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool
 
@@ -251,8 +252,9 @@ class Delivery:
     def _append(self, pending: _Pending) -> None:
         self._queue.append(pending)
         if self._thread is None and self._fatal is None:
-            self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
-            self._thread.start()
+            with defer_interrupt():  # a thread that is known has started
+                self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
+                self._thread.start()
 
     def _store(self, pending: _Pending) -> None:
         if pending.envelope.number:
