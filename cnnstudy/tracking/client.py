@@ -10,6 +10,7 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -54,7 +55,7 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
-from cnnstudy.tracking.retry import await_answer, is_server
+from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
@@ -92,9 +93,13 @@ def existing_tracker(given: str | None, writes: bool = False, tells: bool = True
         TrackingError: the command writes, and the project was moved.
     """
     uri = tracking_uri(given)
-    if writes:
-        require_writable(uri)
-    elif moved := find_moved(uri):
+    moved = None
+    with telling(f"MLflow at {uri}") if tells else contextlib.nullcontext():  # they may wait for a lock
+        if writes:
+            require_writable(uri)
+        else:
+            moved = find_moved(uri)
+    if moved:
         print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)
     tracker = find_tracker(uri, tells)
@@ -142,8 +147,8 @@ class Tracker:
         if path is not None and path.is_dir():  # MLflow would retry for minutes
             raise TrackingError(f"{path} is a folder, not a database; move it, or choose another with --tracking-uri.")
         await_answer(uri)
-        check_schema(uri)
         with self._translate_errors():
+            check_schema(uri)
             create_database(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:
                 self._client = MlflowClient(uri)

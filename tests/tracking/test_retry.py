@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking import retry
-from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.client import Tracker, existing_tracker
 from cnnstudy.tracking.retry import RetryPolicy, is_disk_full, is_server, is_transient
 
 NOBODY = "http://127.0.0.1:9"
@@ -363,6 +363,25 @@ def test_a_command_that_reads_says_which_answer_it_waits_for(
     with pytest.raises(TrackingError, match="does not allow"):
         Tracker(answering(403, refusal)).studies()
     assert told == []
+
+
+def test_a_locked_database_is_said_to_be_waited_for(
+    tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = sqlite3.connect(own_places / "mlflow.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    told: list[str] = []
+
+    def release(text: str) -> None:
+        if not told:
+            holder.execute("ROLLBACK")
+        told.append(text)
+
+    monkeypatch.setattr(retry, "print_error", release)
+    monkeypatch.setattr(retry, "_TELLING", RetryPolicy(say_after=0.001))
+    assert existing_tracker("sqlite:///mlflow.db").studies() == []
+    assert told[0].startswith("waiting for MLflow at sqlite:///mlflow.db, for ")
+    holder.close()
 
 
 @pytest.mark.parametrize("timeout_is_default", [True, False])
