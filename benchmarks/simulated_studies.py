@@ -31,6 +31,7 @@ THREE_LEVELS: dict[str, Levels] = TWO_LEVELS | {
     "batch_size": Choices((8, 32, 128)),
     "dropout": Choices((0.0, 0.25, 0.5)),
 }
+FIVE_LEVELS: dict[str, Levels] = {"batch_size": Choices((8, 16, 32, 64, 128)), "dropout": Choices((0.0, 0.5))}
 RANGES: dict[str, Levels] = {
     "batch_size": Choices((8, 128)),
     "data_fraction": Range(0.25, 1.0),
@@ -60,7 +61,8 @@ class Scenario:
     # "random" (13 % of the trials), "few" (2 %), "cells" (more often in the worst cells), "outcome" (the worst quarter,
     # more often than not), "pruned" (the worst quarter of each seed, always)
     missing: str = ""
-    unequal: bool = False  # noise is three times as large at the last level of batch_size
+    unequal: float = 1.0  # times the noise at the last levels of batch_size
+    unequal_levels: int = 1  # how many
     differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
     tails: str = "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "binomial" (right answers are counted)
     images: int = 160  # in validation, of "binomial"
@@ -77,7 +79,7 @@ SCENARIOS = (
     Scenario("3 seeds, balanced"),
     Scenario("5 seeds, balanced", seeds=5),
     Scenario("3 seeds, 13 % pruned or failed", interactions=False, missing="cells"),
-    Scenario("3 seeds, noise differs threefold", unequal=True),
+    Scenario("3 seeds, noise differs threefold", unequal=3.0),
     Scenario("3 seeds, two factors act differently by seed", differs=("batch_size", "dropout")),
     Scenario("5 seeds, two factors act differently by seed", seeds=5, differs=("batch_size", "dropout")),
     Scenario("3 seeds, heavy tails", tails="heavy"),
@@ -91,7 +93,7 @@ SCENARIOS = (
         factors=THREE_LEVELS,
         interactions=False,
         missing="cells",
-        unequal=True,
+        unequal=3.0,
         differs=("batch_size", "dropout"),
         tails="binomial",
     ),
@@ -109,7 +111,7 @@ SCENARIOS = (
         "5 seeds, ceiling: 1 % wrong of 25", 5, tails="binomial", images=25, gap=1.0, main=NOTHING, interactions=False
     ),
     Scenario("5 seeds, heavy tails", seeds=5, tails="heavy"),
-    Scenario("5 seeds, noise differs threefold", seeds=5, unequal=True),
+    Scenario("5 seeds, noise differs threefold", seeds=5, unequal=3.0),
     Scenario("3 seeds, no effects", main=NOTHING, interactions=False),
     Scenario("5 seeds, no effects", seeds=5, main=NOTHING, interactions=False),
     Scenario("3 seeds, 3 networks, no effects", main=NOTHING, interactions=False, networks=3),
@@ -133,6 +135,18 @@ SCENARIOS = (
         no_interactions=True,
     ),
     Scenario("5 seeds, 2^4 without 3 cells", seeds=5, design="holes"),
+    *(
+        Scenario(
+            f"{seeds} seeds, noise differs fourfold at {levels} of 5 levels, no effects",
+            seeds,
+            FIVE_LEVELS,
+            main={"batch_size": 0.0, "dropout": 0.0},
+            interactions=False,
+            unequal=4.0,
+            unequal_levels=levels,
+        )
+        for seeds, levels in ((3, 1), (5, 1), (5, 2), (5, 4), (8, 1))
+    ),
 )
 
 
@@ -196,8 +210,10 @@ def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
     noise = np.full(
         len(trials), scenario.noise if scenario.tails != "binomial" else min(scenario.noise, scenario.gap / 10)
     )
-    if scenario.unequal:
-        noise = noise * np.where(shares["batch_size"] == 1, 3.0, 1.0) / math.sqrt(5)
+    if scenario.unequal != 1:
+        last = np.sort(np.unique(shares["batch_size"]))[-scenario.unequal_levels :]
+        ratio = np.where(np.isin(shares["batch_size"], last), scenario.unequal, 1.0)
+        noise = noise * ratio / math.sqrt((ratio**2).mean())
     seeds = trials["seed"].to_numpy()
     of_seeds = min(SEED, scenario.gap / 10)
     for _ in range(count):

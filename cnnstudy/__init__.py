@@ -33,6 +33,7 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     study/           a study from its file to its end
     results/         what users see: tables, pages, models
     cli/             the commands
+    api              the same from Python and notebooks
 """
 
 from __future__ import annotations
@@ -44,14 +45,23 @@ if TYPE_CHECKING:
     from cnnstudy.analysis.configurations import judge_cell as judge_cell
     from cnnstudy.analysis.data_law import data_law as data_law
     from cnnstudy.analysis.tables import effects as effects
+    from cnnstudy.api import StudyResults as StudyResults
+    from cnnstudy.api import diagnose as diagnose
+    from cnnstudy.api import load as load
+    from cnnstudy.api import run as run
+    from cnnstudy.errors import CnnstudyError as CnnstudyError
     from cnnstudy.training.verdict import Counts as Counts
     from cnnstudy.training.verdict import judge as judge
 
 __version__ = "0.1.0"
 
-#: Functions for tables of trials: name -> module and function. They are imported when first used, because pandas and
-#: SciPy take seconds.
-_FUNCTIONS = {
+#: The Python API: name -> module and object. They are imported when first used, because pandas and SciPy take seconds.
+_API = {
+    "run": "cnnstudy.api:run",
+    "diagnose": "cnnstudy.api:diagnose",
+    "load": "cnnstudy.api:load",
+    "StudyResults": "cnnstudy.api:StudyResults",
+    "CnnstudyError": "cnnstudy.errors:CnnstudyError",
     "effects": "cnnstudy.analysis.tables:effects",
     "data_law": "cnnstudy.analysis.data_law:data_law",
     "Counts": "cnnstudy.training.verdict:Counts",
@@ -61,11 +71,11 @@ _FUNCTIONS = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _FUNCTIONS:
+    if name not in _API:
         raise AttributeError(f"module 'cnnstudy' has no attribute {name!r}")
-    module, _, function = _FUNCTIONS[name].partition(":")
+    module, _, function = _API[name].partition(":")
     return getattr(importlib.import_module(module), function)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FUNCTIONS])
+    return sorted([*globals(), *_API])

@@ -73,6 +73,14 @@ class Tag:
     PRECISION = "cnnstudy.precision"  # of updates
     XLA = "cnnstudy.xla"  # whether updates are compiled by XLA
 
+    # MLflow's own, which its UI shows
+    NOTE = "mlflow.note.content"  # a description in Markdown, of runs and experiments
+    USER = "mlflow.user"
+    SOURCE = "mlflow.source.name"  # the study file
+    SOURCE_TYPE = "mlflow.source.type"
+    COMMIT = "mlflow.source.git.commit"  # of the repository with the study file
+    TABLES = "mlflow.loggedArtifacts"  # JSON list of the run's files that are tables
+
 
 class Metric:
     """Metrics; losses in nats, accuracies and gaps as shares of 0..1. The UI groups them by what precedes the slash."""
@@ -166,6 +174,11 @@ class Parameter:
     EARLY_STOPPING = "early_stopping"  # epochs without a better one before it ends
     UPDATES = "updates"  # at most
     UNTIL_TRAIN_LOSS = "until_train_loss"  # nats
+    MOMENTUM = "momentum"  # of the optimisers that have one
+    HEAD_EPOCHS = "head_epochs"  # of the epochs, those that train the head only, where transfer is two-phase
+    VALIDATION_SHARE = "validation_share"  # of each class, where no part is given
+    TEST_SHARE = "test_share"
+    SPLIT_SEED = "split_seed"  # which images are held out
     BLOCK = "block"  # seed of the trial's own division into train and validation
     DETERMINISTIC = "deterministic"
     PRECISION = "precision"  # as the study asks for it

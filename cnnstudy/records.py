@@ -283,6 +283,10 @@ class EpochRecord(Record):
     shared: bool = False  # trained by another trial that begins in the same way (training/shared_epochs.py)
 
 
+#: The files of a trial's result with tables of its images.
+RESULT_TABLES = {"correctness": "correctness.npz", "split": "split.csv", "predictions": "predictions.json"}
+
+
 @dataclass(frozen=True)
 class TrialResult(Record):
     """The result of a trial.
@@ -312,7 +316,7 @@ class TrialResult(Record):
     shared_epochs: int = 0  # how many of its epochs another trial trained
     checkpoint_note: str = ""  # what went wrong with its checkpoints
     features_note: str = ""  # where cached features are and their size, or why there are none
-    files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone", "correctness": files
+    files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone" and RESULT_TABLES: files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
     #: device, threads, onednn, precision, xla; and tf32 on GPUs that use it.
     computed_on: dict[str, str] = field(default_factory=dict)

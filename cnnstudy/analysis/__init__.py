@@ -12,6 +12,7 @@ contrasts         levels of a factor compared by matched pairs within a seed
 regression        the same by least squares, where trials do not match
 intervals         intervals over few seeds, and corrections for multiple comparisons
 resolution        how finely an outcome is measured
+noise             whether trials at some levels are noisier than at others
 aliases           which interactions a design cannot separate from a main effect
 missing           what missing trials could change
 repeats           how probable it is that a repeat gives the same answer

@@ -28,6 +28,7 @@ from cnnstudy.analysis.intervals import (
     difference_from_intervals,
     welch_difference,
 )
+from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import GAP, VALIDATION
 from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, read_division, widen_for_overlap
 from cnnstudy.analysis.resolution import find_resolution
@@ -409,7 +410,8 @@ class PairedTrials:
         outcome = outcome_values(self._frame, column)
         matched = Cells(self._frame, varied, outcome[:, None]).match_pairs(contrasts)
         of_seeds = matched.values[:, :, 0]
-        found = compare_seeds(of_seeds, matched.spread[:, 0], find_resolution(column, outcome))
+        noise = relative_noise(self._frame, varied, contrasts, outcome)
+        found = compare_seeds(of_seeds, matched.spread[:, 0], find_resolution(column, outcome), noise)
         counts = np.isfinite(of_seeds).sum(axis=1)
         equal = np.nanmax(np.abs(of_seeds), axis=1, initial=0.0) < _EQUAL
         # pairs within one seed give no interval; two samples still may

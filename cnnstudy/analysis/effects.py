@@ -19,6 +19,7 @@ from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts,
 from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
 from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, Resolution, compare_seeds, correct_family
 from cnnstudy.analysis.missing import describe_missing
+from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
 from cnnstudy.analysis.regression import estimate_over_all_trials
 from cnnstudy.analysis.repeats import probability_of_repeat
@@ -249,7 +250,8 @@ def _test_contrasts(
         outcome: [trials], NaN where a trial has none.
     """
     of_seeds = estimates.values[:, :, 0]
-    found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images))
+    noise = relative_noise(design.frame, design.varied, design.contrasts, outcome)
+    found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images), noise)
     tests, shrunk_p, error, freedom = found.tests, found.shrunk_p, found.error, found.freedom
     seeds = np.isfinite(of_seeds).sum(axis=1)
     everywhere = (methods == ALL_TRIALS) & (not design.repeats_cells)

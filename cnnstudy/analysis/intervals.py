@@ -105,7 +105,12 @@ class SeedTests:
     freedom: np.ndarray  # degrees of freedom of that variance
 
 
-def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resolution) -> SeedTests:
+def compare_seeds(
+    of_seeds: np.ndarray,
+    spread: np.ndarray,
+    resolution: Resolution,
+    noise: tuple[np.ndarray | float, np.ndarray | float] = (1.0, math.inf),
+) -> SeedTests:
     """Test each contrast by Student's t over the seeds, and with shrunk variances.
 
     Seeds that agree within the outcome's resolution do not show how much seeds differ: there the variance is that of
@@ -116,6 +121,8 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
         of_seeds: [contrasts, seeds], NaN where a seed has no estimate.
         spread: [contrasts], the variance of a seed's estimate if that of a trial is 1.
         resolution: of the outcome in one trial.
+        noise: [contrasts] each: how much noisier than others are the trials that each compares, and the degrees of
+            freedom of that ratio (noise.relative_noise).
     """
     from scipy import special
 
@@ -134,7 +141,8 @@ def compare_seeds(of_seeds: np.ndarray, spread: np.ndarray, resolution: Resoluti
         p = 2 * special.stdtr(count - 1, -np.abs(mean) / error)
         width = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
         tests[rows, 1:] = np.column_stack([mean - width, mean + width, p])
-    shrunk, freedom = shrink_variances(variance, counts - 1, spread)
+    shrunk, freedom = shrink_variances(variance, counts - 1, spread * noise[0])
+    freedom = np.minimum(freedom, np.maximum(noise[1], counts - 1))
     p = tests[:, 3].copy()
     tested = shrunk > 0
     error = np.full(len(of_seeds), math.nan)

@@ -184,6 +184,26 @@ def _number_or_text(text: str) -> float | int | str | None:
     return text
 
 
+def set_dtypes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose text is string, whole numbers Int64, other numbers float64, and yes or no boolean.
+
+    A column of factor levels has the factor's kind. What is missing is <NA>, of float64 NaN.
+    """
+    return frame.astype({column: _dtype(str(column), frame[column]) for column in frame.columns})
+
+
+def _dtype(name: str, column: pd.Series) -> str:
+    if name in FACTORS:
+        return {int: "Int64", float: "float64", str: "string"}[FACTORS[name].kind]
+    known = column.dropna()
+    if len(known) and known.map(lambda value: isinstance(value, bool | np.bool_)).all():
+        return "boolean"
+    if name in _WHOLE_NUMBERS or (pd.api.types.is_integer_dtype(column) and len(column)):
+        return "Int64"
+    is_text = not pd.api.types.is_numeric_dtype(column) and known.map(lambda value: isinstance(value, str)).any()
+    return "string" if is_text else "float64" if pd.api.types.is_numeric_dtype(column) else "object"
+
+
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as CSV, with the shortest text of each number that reads back exactly.
 

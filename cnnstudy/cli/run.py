@@ -77,7 +77,7 @@ def run_study(
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
-    with contextlib.closing(_workers(jobs, loaded.config)) as workers:
+    with contextlib.closing(make_study_workers(jobs, loaded.config)) as workers:
         workers.start()
         _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)
 
@@ -129,7 +129,7 @@ def _run(
         raise typer.Exit(TRIALS_FAILED)
 
 
-def _workers(jobs: int, config: StudyConfig) -> Workers:
+def make_study_workers(jobs: int, config: StudyConfig) -> Workers:
     """Return workers; the first decodes images as soon as it starts, while this process imports MLflow."""
     from cnnstudy.execution import Executor, Workers
     from cnnstudy.execution.jobs import images_job

@@ -82,11 +82,48 @@ def diagnose(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Say why networks overfit on photos: look at them, run a study that fits the time, and write its report."""
+    columns = {"image": image, "label": label, "part": part, "group": group}
+    diagnosed = run_diagnosis(path, time_, out, columns, layout, ignore_folders, tracking_uri, open_)
+    if diagnosed.stopped:
+        print_text("The same `diagnose` goes on, and then says what the study found.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if diagnosed.failed:
+        raise typer.Exit(TRIALS_FAILED)
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """A study that diagnose made."""
+
+    name: str
+    stopped: bool  # by the user, before its time was over
+    failed: int  # trials
+
+
+def run_diagnosis(
+    path: str,
+    time_: str,
+    out: Path | None,
+    columns: dict[str, str | None],
+    layout: str | None,
+    ignore_folders: str | None,
+    tracking_uri: str | None,
+    open_: bool,
+    leave_at_once: bool = True,
+) -> Diagnosed:
+    """Look at photos, write a study of them unless there is one, run it until the time is over, and say what it found.
+
+    Args:
+        leave_at_once: as for run_study.
+
+    Raises:
+        InputError: an option does not fit the photos.
+        CnnstudyError: as run_study.
+    """
     from cnnstudy.config.load import load_study
     from cnnstudy.execution.time_limit import TimeLimit
 
     clock = TimeBudget(parse_time(time_))
-    columns = {"image": image, "label": label, "part": part, "group": group}
     options = _find_photos(path, columns, layout, ignore_folders)
     file, limit = choose_file(options.path, out), TimeLimit()
     with contextlib.closing(_make_workers(limit)) as workers:
@@ -98,7 +135,7 @@ def diagnose(
         study = load_study(str(file))
         _refuse_other_photos(study, options, file)
         limit.at = clock.started + clock.total - SECONDS_TO_REPORT
-        _answer(study, workers, limit, tracking_uri, open_)
+        return _answer(study, workers, limit, tracking_uri, open_, leave_at_once)
 
 
 def _refuse_other_photos(study: Study, options: folder.Options | table.Options, file: Path) -> None:
@@ -111,12 +148,10 @@ def _refuse_other_photos(study: Study, options: folder.Options | table.Options, 
         )
 
 
-def _answer(study: Study, workers: Workers, limit: TimeLimit, tracking_uri: str | None, open_: bool) -> None:
-    """Run the study until the time is over, and say what it found.
-
-    Raises:
-        typer.Exit: it was interrupted, or trials failed.
-    """
+def _answer(
+    study: Study, workers: Workers, limit: TimeLimit, tracking_uri: str | None, open_: bool, leave_at_once: bool
+) -> Diagnosed:
+    """Run the study until the time is over, and say what it found."""
     with fast_import(without=NOT_FOR_MLFLOW):
         from cnnstudy.study.run import run_study
         from cnnstudy.tracking import client
@@ -128,23 +163,21 @@ def _answer(study: Study, workers: Workers, limit: TimeLimit, tracking_uri: str 
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with choose_display(console, quiet=False) as display:
-        outcome = run_study(study, tracker, workers, display)
+        outcome = run_study(study, tracker, workers, display, leave_at_once=leave_at_once)
     from cnnstudy.results import terminal
 
     if outcome.interrupted and not limit.is_over:
         # after Ctrl-C the user is not kept waiting for MLflow
         stopped = RetryPolicy(give_up_after=0.0)
         stopped.call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
-        print_text("The same `diagnose` goes on, and then says what the study found.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        return Diagnosed(outcome.recorded.name, stopped=True, failed=outcome.failed)
     if outcome.interrupted:
         print_text(
             f"The time is over. Trials still missing: {outcome.missing} of {study.config.total_trials}; the same "
             "command goes on with them."
         )
     _show_answer(tracker, outcome.recorded, study, open_)
-    if outcome.failed:
-        raise typer.Exit(TRIALS_FAILED)
+    return Diagnosed(outcome.recorded.name, stopped=False, failed=outcome.failed)
 
 
 def _show_answer(tracker: Tracker, recorded: RecordedStudy, study: Study, open_: bool) -> None:

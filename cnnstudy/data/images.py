@@ -372,6 +372,22 @@ def load_for_training(
     return TrainingImages(select(train), select(parts["validation"]), select(probe))
 
 
+def list_parts(images: PreparedImages, split: Split, block: int | None) -> list[tuple[str, str, str]]:
+    """Return key, class and part (train, validation or test) of every usable image, in the order of the data set.
+
+    Args:
+        block: as for `load_for_training`.
+
+    Raises:
+        DataError: the cache entry is gone or damaged.
+    """
+    keys, labels, groups, given = open_decoded(images).list_usable()
+    parts = dict.fromkeys(range(len(keys)), "test")
+    for part, by_class in split_indices(keys, labels, split, block, groups, given).items():
+        parts.update(dict.fromkeys(itertools.chain(*by_class), part))
+    return [(key, images.classes[labels[i]], parts[i]) for i, key in enumerate(keys)]
+
+
 def _places(usable: np.ndarray, indices: Iterable[list[int]]) -> np.ndarray:
     """Return the sorted indices in the data set of images that are given, class by class, as indices into `usable`."""
     return usable[sorted(index for members in indices for index in members)]

@@ -23,7 +23,7 @@ from cnnstudy.analysis.confirmation_text import (
 )
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
+from cnnstudy.analysis.effects_text import answer_sentences, effect_headings, effect_rows, effect_sentences
 from cnnstudy.analysis.leaderboard import (
     GOALS,
     UNFINISHED_HEADINGS,
@@ -238,6 +238,8 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Netwo
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
             show_effects(console_on(file), study.name, found)
         tracker.log_files(study.run_id, scratch)
+    answers = [f"- {sentence}" for one in found for sentence in answer_sentences(one)]
+    tracker.set_tags(study.run_id, {Tag.NOTE: "\n".join(answers)})
 
 
 def analyze_ended_study(

@@ -16,7 +16,7 @@ from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
-from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, EpochRecord, TrialResult, TrialSpec
+from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
     Decision,
@@ -133,6 +133,7 @@ class Recorder:
         self.tracker = tracker
         self.study = study
         self.outbox = outbox or Outbox(tracker, study, check=check)
+        self.origin: Mapping[str, str] = {}  # MLflow's tags of who runs what, for every run
         self._check = check
         self._code_version = code_version()
 
@@ -166,9 +167,14 @@ class Recorder:
             Parameter.EPOCHS: spec.epochs,
             Parameter.OPTIMIZER: spec.optimizer.name,
             Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
+            Parameter.MOMENTUM: spec.optimizer.momentum,
+            Parameter.HEAD_EPOCHS: spec.head_epochs,
             Parameter.EARLY_STOPPING: spec.patience,
             Parameter.UPDATES: spec.updates,
             Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
+            Parameter.VALIDATION_SHARE: spec.split.validation,
+            Parameter.TEST_SHARE: spec.split.test,
+            Parameter.SPLIT_SEED: spec.split.seed,
             Parameter.BLOCK: spec.block,
             Parameter.DETERMINISTIC: spec.deterministic,
             Parameter.PRECISION: spec.precision,
@@ -193,6 +199,7 @@ class Recorder:
             Tag.DATA_DIGEST: spec.images.digest,
             Tag.CODE_VERSION: self._code_version,
             Tag.PACKAGES: json.dumps(driver_versions()),
+            **self.origin,
             **(extra_tags or {}),
         }
         texts = {name: str(value) for name, value in parameters.items()}
@@ -355,7 +362,10 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
         Tag.PACKAGES: json.dumps({**driver_versions(), **result.versions}),
         Tag.ENDED_BY: result.ended_by,
         **_untrained_epoch_tags(recording),
+        Tag.NOTE: _describe_trial(recording, result),
     }
+    if "predictions" in result.files:
+        tags[Tag.TABLES] = json.dumps([{"path": RESULT_TABLES["predictions"], "type": "table"}])
     if result.checkpoint_note:
         tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
     if result.verdict:
@@ -370,6 +380,16 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
     if result.frozen_digest:
         tags[Tag.FROZEN_DIGEST] = result.frozen_digest
     return tags
+
+
+def _describe_trial(recording: TrialRecording, result: TrialResult) -> str:
+    """Return the description of a trial's run, in Markdown."""
+    verdict = f"**{result.verdict}**: {result.verdict_reason}." if result.verdict else f"**{result.state}**"
+    kept = f"{'The model' if 'model' in result.files else '`best/...`'} is that of epoch {result.best_epoch}"
+    return (
+        f"{verdict}\n\n{recording.title}; seed {recording.spec.seed}. {kept} of {result.epochs}, the best by "
+        f"{recording.spec.rule.metric}; `val/accuracy` and the other curves end with the last epoch."
+    )
 
 
 def _untrained_epoch_tags(recording: TrialRecording) -> dict[str, str]:
@@ -402,12 +422,13 @@ def _write_trial_files(
 def write_tables(
     folder: Path, classes: Sequence[str], result: TrialResult, per_class: Sequence[Mapping[str, float | str]]
 ) -> None:
-    """Write per-class metrics and the confusion matrix as CSV, and the per-image correctness if the worker saved it."""
+    """Write per-class metrics and the confusion matrix as CSV, and the tables of images that the worker saved."""
     _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
     rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
-    if "correctness" in result.files:
-        shutil.copy(result.files["correctness"], folder / "correctness.npz")
+    for name, file in RESULT_TABLES.items():
+        if name in result.files:
+            shutil.copy(result.files[name], folder / file)
 
 
 def write_spec(folder: Path, spec: TrialSpec) -> None:

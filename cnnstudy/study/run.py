@@ -51,6 +51,7 @@ from cnnstudy.system.processes import terminate_as_interrupt
 from cnnstudy.system.scratch import restate_os_error
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.operations import EndRun
+from cnnstudy.tracking.origin import describe_origin
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.tracking.retry import RetryPolicy
 
@@ -81,6 +82,7 @@ def run_study(
     retry_policy: RetryPolicy | None = None,
     accept_code: bool = False,
     retry: bool = False,
+    leave_at_once: bool = True,
 ) -> Outcome:
     """Run the study's missing trials, then confirm it if its file says so; KeyboardInterrupt ends it cleanly.
 
@@ -90,6 +92,7 @@ def run_study(
         retry_policy: how long to wait for MLflow; None: the default.
         accept_code: allow training code that differs from the code of the recorded trials.
         retry: run trials that failed again, but not those whose loss diverged.
+        leave_at_once: end this process at a second interrupt; not where it holds other work, as a notebook's does.
 
     Raises:
         KeyboardInterrupt: interrupted while MLflow does not answer, so that the study's state is unknown.
@@ -100,7 +103,7 @@ def run_study(
             nothing is lost.
     """
     config, name = study.config.model_dump(mode="json"), study.config.name
-    with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once=True):
+    with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once):
         clean_machine(display)
         wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
         recorded = wait(lambda: tracker.open_study(name, config))
@@ -110,7 +113,9 @@ def run_study(
             )
             config = study.config.model_dump(mode="json")
             session.running = True
-            wait(lambda: tracker.start_study(recorded, config, study.path, study.text, resume.run_command(study)))
+            session.recorder.origin = describe_origin(study.path)
+            tags = {**resume.run_command(study), **session.recorder.origin}
+            wait(lambda: tracker.start_study(recorded, config, study.path, study.text, tags))
             runs = recover_runs(session.recorder, display)
             warn_of_new_record(recorded, runs, display)
             runs = retry_failed(session.recorder, runs, display) if retry else runs
@@ -160,6 +165,7 @@ def confirm_study(
             # before the study is marked as running: otherwise it would end as failed
             find_candidates(recorded.name, session.recorder.runs(), config.objective.rule, chosen.top)
             session.running = True
+            session.recorder.origin = describe_origin(None)
             wait(lambda: tracker.restart_study(recorded, resume.confirm_command(recorded.name, options, again)))
             _, runs = session.recorder.recover_interrupted()
             with closing_workers(workers):

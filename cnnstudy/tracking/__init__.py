@@ -10,6 +10,7 @@ training/served_model.py, which MLflow itself loads.
     registry     Registry: models and the champion
     entities     converts between cnnstudy's records and MLflow's entities and errors
     study_run    a study's experiment and own run: made, found, renamed or deleted
+    origin       who ran which file of which commit, as MLflow's tags
     outbox       Outbox: writes now if MLflow answers, otherwise later
     delivery     the outbox's thread: sends records in order, stores those that have to wait
     spool        the outbox's records on disk

@@ -55,6 +55,15 @@ def find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: 
     return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
 
 
+#: What MLflow's UI says of a study's experiment, in Markdown.
+_DESCRIPTION = (
+    "A study of cnnstudy. The run `study {name}` is the study itself, with its file and its answer; every other run is "
+    "a trial.\n\n`gap/accuracy` is train minus validation accuracy, both measured in inference mode after each epoch; "
+    "a trial that overfits has a large one. Curves end with the last epoch; `best/...` and a trial's model are of "
+    "the best epoch. `python -m cnnstudy report {name}` writes the page with all figures."
+)
+
+
 def refuse_lost(client: MlflowClient, name: str) -> None:
     """Raise LostRunError if a study's experiment or own run was deleted, or its experiment renamed."""
     if lost := describe_lost_name(client, name):
@@ -62,7 +71,12 @@ def refuse_lost(client: MlflowClient, name: str) -> None:
 
 
 def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
-    tags = {"mlflow.experimentKind": "custom_model_development", Tag.KIND: "study", VIEW_TAG: layout_tag()}
+    tags = {
+        "mlflow.experimentKind": "custom_model_development",
+        Tag.KIND: "study",
+        VIEW_TAG: layout_tag(),
+        Tag.NOTE: _DESCRIPTION.format(name=name),
+    }
     try:
         client.create_experiment(name, _encoded_location(uri), tags)
     except MlflowException as error:  # another driver created it at the same time, or the reply to our request was lost

@@ -21,6 +21,7 @@ checkpoints     save and load the state from which a killed trial resumes
 shared_epochs   first epochs that several trials have in common, trained once
 cross_fit       metrics of the best epoch that its choice does not flatter
 metrics         compute accuracies, confusion matrices and per-image correctness from logits
+image_tables    which part each image is in, and what the network says of it
 verdict         overfit, underfit, fit, not learning or cannot tell, with the tests behind it
 speed           measure how fast a network trains
 model_files     find the parts of a saved model; write its card

@@ -16,8 +16,8 @@ from cnnstudy.architectures import Network
 from cnnstudy.data.decoder_pool import Progress
 from cnnstudy.data.images import TrainingImages, load_for_training
 from cnnstudy.names import Metric, crossed_name, equal_updates_name, last_name
-from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.training import checkpoints, devices, metrics, model_package, transfer, weights
+from cnnstudy.records import RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
+from cnnstudy.training import checkpoints, devices, image_tables, metrics, model_package, transfer, weights
 from cnnstudy.training.checkpoints import TrialCheckpoints
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
 from cnnstudy.training.cross_fit import CrossFitted, cross_fit
@@ -225,7 +225,10 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     counts = Counts(*count_right(measured.restored_full.confusion), right, images)
     verdict = judge(*counts)
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
-    metrics.save_correctness(folder / "correctness.npz", trainer.images, restored, last, trainer.correct_by_epoch)
+    tables = {name: folder / file for name, file in RESULT_TABLES.items()}
+    metrics.save_correctness(tables["correctness"], trainer.images, restored, last, trainer.correct_by_epoch)
+    image_tables.write_split(tables["split"], trial.spec, trainer.images)
+    image_tables.write_predictions(tables["predictions"], trial.spec, trainer.images, restored)
     return TrialResult(
         state=trial.state,
         best_epoch=trial.best.epoch,
@@ -246,7 +249,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         features_note="; ".join(dict.fromkeys(source.why for source in runner.sources)),
         shared_epochs=sum(record.shared for record in runner.records),
         checkpoint_note="; ".join(trial.checkpoints.notes),
-        files={"correctness": str(folder / "correctness.npz"), **measured.model_files},
+        files={**{name: str(file) for name, file in tables.items()}, **measured.model_files},
         versions={"python": platform.python_version(), **model_package.model_versions()},
         computed_on=trial.computed_on,
         micro_batch=trainer.micro_batch,

@@ -14,7 +14,7 @@ from cnnstudy.architectures import AUXILIARY, HEAD
 from cnnstudy.data.batches import Batches
 from cnnstudy.data.images import Images, TrainingImages, load_for_training
 from cnnstudy.errors import DataError
-from cnnstudy.records import EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
+from cnnstudy.records import RESULT_TABLES, EpochRecord, Optimizer, Rule, TrialResult, TrialSpec
 from cnnstudy.training import trainer as loop
 from cnnstudy.training import transfer, trial, weights
 from cnnstudy.training.compiled import CompiledNetwork, CompiledNetworks
@@ -190,7 +190,7 @@ def test_pruned_when_told(make_spec: MakeSpec, tmp_path: Path) -> None:
         "pruned",
         "pruner",
         2,
-        ["correctness"],
+        list(RESULT_TABLES),
     )
 
 
@@ -236,7 +236,7 @@ def test_auxiliary_heads_rest_where_they_have_nothing_to_teach(
 
 def test_after_its_last_epoch_a_trial_is_finished_whatever_it_is_told(make_spec: MakeSpec, tmp_path: Path) -> None:
     result = trial.run_trial(make_spec(epochs=2), tmp_path, lambda record: record.epoch < 2, shared_networks())
-    assert (result.state, result.epochs, list(result.files)) == ("finished", 2, ["correctness", "model"])
+    assert (result.state, result.epochs, list(result.files)) == ("finished", 2, [*RESULT_TABLES, "model"])
 
 
 # ---- what is measured, and on what
@@ -451,8 +451,8 @@ def test_weights_that_do_not_come_back_are_noticed(
 
 def test_a_model_is_kept_only_if_asked_for(make_spec: MakeSpec, tmp_path: Path) -> None:
     result, _ = run(make_spec(epochs=1, keep_model=False), tmp_path)
-    assert (result.state, list(result.files)) == ("finished", ["correctness"])
-    assert [path.name for path in tmp_path.iterdir()] == ["correctness.npz"]
+    assert (result.state, list(result.files)) == ("finished", list(RESULT_TABLES))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(RESULT_TABLES.values())
 
 
 def test_the_best_epoch_keeps_the_limits_of_the_study(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class Classes:
 
 
 def _collect_classes(run: RecordedRun, finished: Sequence[RecordedRun], read_text: ReadText) -> Classes | None:
-    header, matrix = _parse_confusion_matrix(read_text(run.run_id, "confusion_matrix.csv"))
+    header, matrix = parse_confusion_matrix(read_text(run.run_id, "confusion_matrix.csv"))
     recalls = class_name(Metric.RECALL, "")
     recorded = [name.removeprefix(recalls) for name in run.metrics if name.startswith(recalls)]
     named = [name.removeprefix(recalls) for name in class_metric_names(_class_rows(header)) if name.startswith(recalls)]
@@ -246,7 +246,7 @@ def _class_accuracy(name: str, shown: str, runs: Sequence[RecordedRun]) -> Class
     )
 
 
-def _parse_confusion_matrix(text: str | None) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+def parse_confusion_matrix(text: str | None) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
     """Return the classes and counts of a recorded confusion matrix; both empty if the text is not one."""
     rows = list(csv.reader((text or "").splitlines()))
     try:

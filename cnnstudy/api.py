@@ -1,0 +1,350 @@
+"""Studies from Python and notebooks: run, diagnose and load, as the commands of these names.
+
+import cnnstudy
+study = cnnstudy.run("quickstart")
+study                      # in a notebook: its answer and its trials
+study.effects              # a DataFrame
+study.plot_gap()           # a matplotlib figure
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import html
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of its own progress bars, which nobody sees
+    warnings.simplefilter("ignore")
+    import tqdm.auto  # noqa: F401
+
+from cnnstudy.analysis.causes import count_noun
+from cnnstudy.analysis.effects_text import answer_sentences
+from cnnstudy.analysis.leaderboard import leaderboard_table, set_dtypes, split_by_state
+from cnnstudy.cli.run import make_study_workers
+from cnnstudy.cli.start import run_diagnosis
+from cnnstudy.config.load import load_study
+from cnnstudy.names import Metric
+from cnnstudy.records import RESULT_TABLES
+from cnnstudy.results.pages.report_data import parse_confusion_matrix
+from cnnstudy.results.terminal import analyze_ended_study, analyze_study, effects_table, latest_trials, trial_frame
+from cnnstudy.study.run import run_study
+from cnnstudy.system.display import choose_display
+from cnnstudy.system.output import open_console, print_note
+from cnnstudy.tracking import client
+from cnnstudy.tracking.relocation import require_writable
+from cnnstudy.tracking.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+
+    from cnnstudy.analysis.causes import NetworkAnalysis
+    from cnnstudy.tracking.recorded import RecordedRun
+
+#: How many trials a notebook shows of a study.
+_SHOWN_TRIALS = 10
+_STOPPED = "the study was stopped; what it measured is recorded, and the same call goes on"
+_CURVES = {
+    **dict.fromkeys(("trial", "architecture"), "string"),
+    **dict.fromkeys(("seed", "epoch"), "Int64"),
+    **{f"{part}_{what}": "float64" for what in ("accuracy", "loss") for part in ("train", "val", "gap")},
+}
+_CONFUSION = {"trial": "string", "class": "string", "predicted": "string", "images": "Int64"}
+_PREDICTIONS = {
+    **dict.fromkeys(("trial", "image", "part", "class", "predicted"), "string"),
+    "probability": "float64",
+    "right": "boolean",
+}
+
+
+def run(
+    study: str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    jobs: int = 1,
+    tracking_uri: str | None = None,
+    take_over: bool = False,
+    accept_code: bool = False,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> StudyResults:
+    """Run a study's missing trials, and return what is recorded of it.
+
+    Args:
+        study: a study file, or the name of one in experiments/.
+        overrides: keys of the study file and their values, as `--set`: `{"training.epochs": 5}`.
+        jobs: number of workers; they share the cores.
+        tracking_uri: where MLflow keeps the record; None: MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
+        take_over, accept_code, retry_failed: as the options of `run-study`.
+        quiet: show no progress.
+
+    Raises:
+        KeyboardInterrupt: stopped by Ctrl-C; everything measured is recorded, and the same call goes on.
+        CnnstudyError: one of its subclasses, as for `run-study`; nothing measured is lost.
+    """
+    words = [f"{key}={json.dumps(value, default=str)}" for key, value in (overrides or {}).items()]
+    loaded = load_study(str(study), words)
+    uri, console = client.tracking_uri(tracking_uri), open_console()
+    require_writable(uri)
+    tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
+    with (
+        contextlib.closing(make_study_workers(jobs, loaded.config)) as workers,
+        choose_display(console, quiet) as display,
+    ):
+        outcome = run_study(
+            loaded,
+            tracker,
+            workers,
+            display,
+            take_over,
+            accept_code=accept_code,
+            retry=retry_failed,
+            leave_at_once=False,
+        )
+    if outcome.interrupted:
+        raise KeyboardInterrupt(_STOPPED)
+    if loaded.config.strategy.kind == "factorial":
+        analyze_ended_study(tracker, outcome.recorded, print_note)
+    return StudyResults(tracker, loaded.config.name)
+
+
+def diagnose(
+    path: str | Path,
+    time: str = "30m",
+    *,
+    out: str | Path | None = None,
+    tracking_uri: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    part: str | None = None,
+    group: str | None = None,
+    layout: str | None = None,
+    ignore_folders: str | None = None,
+) -> StudyResults:
+    """Say why networks overfit on photos, as the command `diagnose`, and return the study that it made.
+
+    Args:
+        path: a folder, an archive or a table of photos.
+        time: how long it may all take: 90s, 30m, 2h.
+        out: the study file; None: named after the photos, in the working folder.
+        tracking_uri: as for `run`.
+        image, label, part, group: columns of a table.
+        layout, ignore_folders: as the command's options.
+
+    Raises:
+        KeyboardInterrupt: as for `run`.
+        InputError: an option does not fit the photos.
+        CnnstudyError: another of its subclasses, as for `run`.
+    """
+    columns = {"image": image, "label": label, "part": part, "group": group}
+    file = None if out is None else Path(out)
+    diagnosed = run_diagnosis(
+        str(path), time, file, columns, layout, ignore_folders, tracking_uri, open_=False, leave_at_once=False
+    )
+    if diagnosed.stopped:
+        raise KeyboardInterrupt(_STOPPED)
+    return load(diagnosed.name, tracking_uri)
+
+
+def load(study: str | None = None, tracking_uri: str | None = None) -> StudyResults:
+    """Return what is recorded of a study.
+
+    Args:
+        study: its name; None: the one that was run last.
+        tracking_uri: as for `run`.
+
+    Raises:
+        UnknownNameError: there is no such study, or no record at all.
+        TrackingError: MLflow does not answer.
+    """
+    return StudyResults(client.existing_tracker(tracking_uri), study)
+
+
+class StudyResults:
+    """What is recorded of a study, as data frames. Each is read from MLflow once; `load` again for later trials.
+
+    Whole numbers are Int64, other numbers float64, text string, yes or no boolean; what is missing is <NA> or NaN.
+    Accuracies and gaps are shares of 0..1, losses are in nats.
+    """
+
+    def __init__(self, tracker: client.Tracker, study: str | None) -> None:
+        self._tracker = tracker
+        self._recorded = tracker.study(study)
+        self.name = self._recorded.name
+
+    @functools.cached_property
+    def trials(self) -> pd.DataFrame:
+        """The leaderboard: a row for each trial, best first; the columns are those of `leaderboard --csv`."""
+        return set_dtypes(trial_frame(self._tracker, self._recorded))
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """A row for each trial and epoch, from 0, before the first update: accuracies, losses and gaps.
+
+        Columns: trial, architecture, seed, epoch, train_accuracy, val_accuracy, gap_accuracy, train_loss, val_loss,
+        gap_loss.
+        """
+        tables = [pd.DataFrame(columns=list(_CURVES))]
+        for one in self._runs:
+            val, gap, val_loss, gap_loss = (
+                pd.Series(self._tracker.metric_history(one.run_id, name), dtype="float64")
+                for name in (Metric.VAL_ACCURACY, Metric.GAP_ACCURACY, Metric.VAL_LOSS, Metric.GAP_LOSS)
+            )
+            accuracies = {"train_accuracy": val + gap, "val_accuracy": val, "gap_accuracy": gap}
+            losses = {"train_loss": val_loss - gap_loss, "val_loss": val_loss, "gap_loss": gap_loss}
+            measured = pd.DataFrame(accuracies | losses).rename_axis("epoch").sort_index().reset_index()
+            tables.append(measured.assign(trial=one.trial, architecture=one.architecture, seed=one.seed))
+        return _join(tables, _CURVES)
+
+    @functools.cached_property
+    def effects(self) -> pd.DataFrame:
+        """The effects of the factors on each outcome, a row each; the columns are those of `effects --csv`."""
+        return set_dtypes(effects_table(self._analyses))
+
+    @functools.cached_property
+    def confusion(self) -> pd.DataFrame:
+        """How many validation images of each class each trial took for which, at its best epoch.
+
+        Columns: trial, class, predicted, images.
+        """
+        rows = []
+        for one in self._finished:
+            text = self._tracker.read_text(one.run_id, "confusion_matrix.csv")
+            classes, matrix = parse_confusion_matrix(text)
+            rows += [
+                (one.trial, classes[true], classes[predicted], images)
+                for true, counts in enumerate(matrix)
+                for predicted, images in enumerate(counts)
+            ]
+        return _join([pd.DataFrame(rows, columns=list(_CONFUSION))], _CONFUSION)
+
+    @functools.cached_property
+    def predictions(self) -> pd.DataFrame:
+        """What each trial's best epoch says of each probe and validation image.
+
+        Columns: trial, image (its file), part (probe or validation), class, predicted, probability, right. Trials that
+        an earlier version recorded have none.
+        """
+        tables = [pd.DataFrame(columns=list(_PREDICTIONS))]
+        for one in self._finished:
+            text = self._tracker.read_text(one.run_id, RESULT_TABLES["predictions"])
+            if text is not None:
+                table = json.loads(text)
+                tables.append(pd.DataFrame(table["data"], columns=table["columns"]).assign(trial=one.trial))
+        return _join(tables, _PREDICTIONS)
+
+    @property
+    def answers(self) -> list[str]:
+        """What the study found, in sentences: whether each network overfits, and what changes that."""
+        return [sentence for one in self._analyses for sentence in answer_sentences(one)]
+
+    def model(self, trial: str | None = None) -> keras.Model:
+        """Load the model of a trial, or of the champion; without one, of the best trial.
+
+        It takes images of [n, height, width, 3], 0..255, and returns probabilities [n, classes].
+
+        Raises:
+            UnknownNameError: there is no such trial, or it has no model.
+            ModelError: its files are missing or damaged.
+        """
+        from cnnstudy.results.models import find_model
+        from cnnstudy.system.scratch import scratch_folder
+        from cnnstudy.training.model_package import load_saved_model
+
+        with scratch_folder() as folder:
+            found = find_model(f"{self.name}/{trial}" if trial else self.name, self._tracker.uri, folder)
+            for note in found.notes:
+                print_note(note)
+            return load_saved_model(found.file)
+
+    def plot_gap(self) -> Figure:
+        """Draw train and validation accuracy over the epochs, the mean of the finished trials of each network.
+
+        The area between them is the gap. Trials that ended early are in the mean until then.
+        """
+        from matplotlib.figure import Figure
+
+        finished = {one.trial for one in self._finished}
+        curves = self.curves[self.curves["trial"].isin(finished)]
+        networks = list(dict.fromkeys(curves["architecture"]))
+        figure = Figure(figsize=(4.5 * max(len(networks), 1), 3.5), layout="constrained")
+        panels = figure.subplots(1, max(len(networks), 1), sharey=True, squeeze=False)[0]
+        for axes, network in zip(panels, networks or ["no trial has finished"], strict=True):
+            of_network = curves[curves["architecture"] == network]
+            means = 100 * of_network.groupby("epoch")[["train_accuracy", "val_accuracy"]].mean()
+            epochs = means.index.to_numpy(dtype=float)
+            axes.plot(epochs, means["train_accuracy"], color="#d1495b", label="train")
+            axes.plot(epochs, means["val_accuracy"], color="#00798c", label="validation")
+            axes.fill_between(epochs, means["val_accuracy"], means["train_accuracy"], color="#888888", alpha=0.2)
+            trials = of_network["trial"].nunique()
+            axes.set(xlabel="epoch", title=f"{network}, mean of {count_noun(trials, 'trial')}" if trials else network)
+        panels[0].set_ylabel("accuracy, %")
+        panels[0].legend(loc="lower right")
+        return figure
+
+    def report(self, folder: str | Path | None = None) -> Path:
+        """Write the study's page, as `report` does, and return its path.
+
+        Args:
+            folder: where; None: STUDY-report in the working folder.
+
+        Raises:
+            OSError: the folder can't be written.
+            TrackingError: MLflow does not answer.
+        """
+        from cnnstudy.results.pages.study_page import write_report
+
+        return write_report(self._tracker, self._recorded, Path(folder or f"{self.name}-report"))
+
+    def __repr__(self) -> str:
+        done = f"{len(self._finished)} of {count_noun(len(self._runs), 'trial')} finished"
+        return "\n".join([f"study {self.name}: {done}", *self.answers])
+
+    def _repr_html_(self) -> str:
+        finished, _ = split_by_state(trial_frame(self._tracker, self._recorded))
+        shown = finished.head(_SHOWN_TRIALS)
+        headings, rows = leaderboard_table(shown) if len(shown) else ([], [])
+        left_out = len(finished) - len(shown)
+        return "".join(
+            [
+                f"<p><b>study {html.escape(self.name)}</b>: {len(finished)} of {len(self._runs)} trials finished</p>",
+                "<ul>",
+                *(f"<li>{html.escape(answer)}</li>" for answer in self.answers),
+                "</ul><table><thead><tr>",
+                *(f"<th>{html.escape(heading)}</th>" for heading in headings),
+                "</tr></thead><tbody>",
+                *_html_rows(rows),
+                "</tbody></table>",
+                f"<p>and {count_noun(left_out, 'trial')} more in <code>.trials</code></p>" if left_out else "",
+            ]
+        )
+
+    @functools.cached_property
+    def _runs(self) -> list[RecordedRun]:
+        return latest_trials(self._tracker, self._recorded)
+
+    @property
+    def _finished(self) -> list[RecordedRun]:
+        return [one for one in self._runs if one.state == "finished"]
+
+    @functools.cached_property
+    def _analyses(self) -> list[NetworkAnalysis]:
+        return analyze_study(self._tracker, self._recorded)
+
+
+def _join(tables: Sequence[pd.DataFrame], dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """Return the rows of all tables, with those columns and dtypes."""
+    filled = [table for table in tables if len(table)] or tables
+    return pd.concat(filled, ignore_index=True)[list(dtypes)].astype(dict(dtypes))
+
+
+def _html_rows(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in rows:
+        yield f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
