@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
+import importlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import pandas as pd
 
 with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of its own progress bars, which nobody sees
     warnings.simplefilter("ignore")
-    import tqdm.auto  # noqa: F401
+    importlib.import_module("tqdm.auto")
 
 from cnnstudy.analysis.causes import count_noun
 from cnnstudy.analysis.effects_text import answer_sentences
@@ -33,7 +34,14 @@ from cnnstudy.config.load import load_study
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
-from cnnstudy.results.terminal import analyze_ended_study, analyze_study, effects_table, latest_trials, trial_frame
+from cnnstudy.results.terminal import (
+    analyze_ended_study,
+    analyze_study,
+    effects_table,
+    latest_trials,
+    list_steps,
+    trial_frame,
+)
 from cnnstudy.study.run import run_study
 from cnnstudy.system.display import choose_display
 from cnnstudy.system.output import open_console, print_note
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cnnstudy.analysis.causes import NetworkAnalysis
+    from cnnstudy.analysis.next_steps import NextStep
     from cnnstudy.tracking.recorded import RecordedRun
 
 #: How many trials a notebook shows of a study.
@@ -244,6 +253,11 @@ class StudyResults:
     def answers(self) -> list[str]:
         """What the study found, in sentences: whether each network overfits, and what changes that."""
         return [sentence for one in self._analyses for sentence in answer_sentences(one)]
+
+    @property
+    def next_steps(self) -> list[NextStep]:
+        """What to do next, the most useful first, each with its evidence, its cost and a line to copy."""
+        return list_steps(self._tracker, self._recorded, self._analyses)
 
     def model(self, trial: str | None = None) -> keras.Model:
         """Load the model of a trial, or of the champion; without one, of the best trial.

@@ -27,7 +27,7 @@ power_law         a falling power law with a floor, and what its fits allow
 data_law          gap and accuracy against the number of training images
 ranges            where in a range an outcome is best
 importance        the share of an outcome's variance that each factor explains
-next_step         what to do after a study, from what it found
+next_steps        what to do after a study, from what it found
 question          what the study is asked: which effects are its answers
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words

@@ -33,8 +33,8 @@ def relative_noise(
         values: [trials], NaN where a trial has none.
 
     Returns:
-        [contrasts], ratios of variances, 1 where nothing shows that levels differ; and their degrees of freedom, by
-        Satterthwaite's approximation, infinite there.
+        [contrasts], ratios of variances, 1 where nothing shows that levels differ; and their degrees of freedom, those
+        of the noisiest level, infinite there.
     """
     ratios, freedoms = np.ones(len(contrasts)), np.full(len(contrasts), math.inf)
     there = np.isfinite(values)
@@ -53,7 +53,7 @@ def relative_noise(
             if corners and corners <= found[name].keys():
                 variances, own = np.transpose([found[name][place] for place in corners])
                 ratios[row] *= variances.mean()
-                freedoms[row] = min(freedoms[row], variances.sum() ** 2 / (variances**2 / own).sum())
+                freedoms[row] = min(freedoms[row], own[variances.argmax()])
     return ratios, freedoms
 
 

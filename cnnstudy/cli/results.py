@@ -60,10 +60,12 @@ def effects(
     analyses = terminal.analyze_study(tracker, recorded, gap / 100)
     if csv is not None:
         write_csv(terminal.effects_table(analyses), csv)
+    steps = terminal.list_steps(tracker, recorded, analyses)
     if json_:
-        print_text(format_json(json_answers.describe_effects(recorded.name, analyses)))
+        print_text(format_json(json_answers.describe_effects(recorded.name, analyses, steps)))
     else:
         terminal.show_effects(open_console(), recorded.name, analyses)
+        terminal.show_next_steps(open_console(), steps)
 
 
 def report(

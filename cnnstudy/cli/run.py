@@ -123,6 +123,8 @@ def _run(
         analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
+            steps = RetryPolicy().call(lambda: terminal.list_steps(tracker, outcome.recorded, analyses), print_note)
+            terminal.show_next_steps(console, steps)
     if outcome.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.failed or outcome.missing:

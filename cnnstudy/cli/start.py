@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,6 @@ import typer
 from cnnstudy.cli.data import GroupColumn, IgnoreFolders, ImageColumn, LabelColumn, Layout, PartColumn, find_source
 from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri, open_or_print
 from cnnstudy.errors import EXIT_INTERRUPTED, InputError, printable
-from cnnstudy.names import Parameter
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 from cnnstudy.system.output import open_console, print_note, print_text
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from cnnstudy.execution.time_limit import TimeLimit
     from cnnstudy.study.suggestion import Suggestion
     from cnnstudy.tracking.client import Tracker
-    from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+    from cnnstudy.tracking.recorded import RecordedStudy
 
 #: Seconds of each unit of a time.
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -176,15 +174,13 @@ def _answer(
             f"The time is over. Trials still missing: {outcome.missing} of {study.config.total_trials}; the same "
             "command goes on with them."
         )
-    _show_answer(tracker, outcome.recorded, study, open_)
+    _show_answer(tracker, outcome.recorded, open_)
     return Diagnosed(outcome.recorded.name, stopped=False, failed=outcome.failed)
 
 
-def _show_answer(tracker: Tracker, recorded: RecordedStudy, study: Study, open_: bool) -> None:
+def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None:
     """Show the effects, write the page, and end with the answer, what to do next, and where the page is."""
     from cnnstudy.analysis.effects_text import answer_sentences
-    from cnnstudy.analysis.next_step import describe_next_step
-    from cnnstudy.config.strategies import FactorialConfig
     from cnnstudy.results import terminal
     from cnnstudy.results.pages.study_page import write_report
 
@@ -193,19 +189,12 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, study: Study, open_:
         return
     terminal.show_effects(open_console(), recorded.name, found)
     page = write_report(tracker, recorded, Path(f"{recorded.name}-report")).absolute()
-    assert isinstance(study.config.strategy, FactorialConfig)
     for one in found[:1]:
         print_text(f"\nAnswer: {answer_sentences(one)[0]}")
-    images = _count_validation_images(terminal.latest_trials(tracker, recorded))
-    print_text(f"Next: {describe_next_step(found, recorded.name, study.config.strategy.seeds, images)}")
+    terminal.show_next_steps(open_console(), terminal.list_steps(tracker, recorded, found))
     print_text(f"Page: {page}")
     if open_:
         open_or_print(page.as_uri(), open_)
-
-
-def _count_validation_images(trials: Sequence[RecordedRun]) -> int | None:
-    numbers = {run.parameters[Parameter.VALIDATION_IMAGES] for run in trials if run.state == "finished"}
-    return int(numbers.pop()) if len(numbers) == 1 else None
 
 
 def parse_time(given: str) -> float:

@@ -16,6 +16,7 @@ from cnnstudy.analysis.comparison_text import comparison_sentences
 from cnnstudy.analysis.confirmation import Confirmation
 from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.analysis.effects_text import effect_sentences
+from cnnstudy.analysis.next_steps import NextStep
 from cnnstudy.results.terminal import effects_table
 
 
@@ -24,13 +25,19 @@ def describe_trials(study: str, frame: pd.DataFrame) -> dict[str, Any]:
     return {"study": study, "trials": to_json(frame)}
 
 
-def describe_effects(study: str, found: Sequence[NetworkAnalysis]) -> dict[str, Any]:
-    """Return the answers in words, and a row for each effect, with the columns of the CSV."""
+def describe_effects(study: str, found: Sequence[NetworkAnalysis], steps: Sequence[NextStep]) -> dict[str, Any]:
+    """Return the answers in words, what to do next, and a row for each effect, with the columns of the CSV."""
     networks = [
         {"network": one.architecture, "answers": effect_sentences(one), "notes": list(one.warnings)} for one in found
     ]
     question = next((one.question.sentence() for one in found if one.effects), None)
-    return {"study": study, "question": question, "networks": networks, "effects": to_json(effects_table(found))}
+    return {
+        "study": study,
+        "question": question,
+        "networks": networks,
+        "next_steps": to_json(list(steps)),
+        "effects": to_json(effects_table(found)),
+    }
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:

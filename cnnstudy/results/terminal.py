@@ -37,6 +37,7 @@ from cnnstudy.analysis.leaderboard import (
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.next_steps import NextStep, list_next_steps
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import FACTORS
 from cnnstudy.errors import InputError, TrackingError, as_sentence
@@ -286,6 +287,23 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
                 print_line(console, f"and {what} without a significant result; --csv lists all")
         if one.architecture != NETWORKS:
             _show_compared_trials(console, one)
+
+
+def list_steps(tracker: Tracker, study: RecordedStudy, found: Sequence[NetworkAnalysis]) -> list[NextStep]:
+    """Return what to do after a study.
+
+    Args:
+        found: its analysis.
+    """
+    command = tracker.tags(study.run_id).get(Tag.RUN_COMMAND, "")
+    return list_next_steps(found, study, latest_trials(tracker, study), command)
+
+
+def show_next_steps(console: Console, steps: Sequence[NextStep]) -> None:
+    """Show what to do next: each step, and under it the line to copy."""
+    for number, step in enumerate(steps):
+        print_line(console, f"{'Next' if number == 0 else 'Or'}: {step.sentence()}")
+        print_lines(console, [f"    {step.line}"])  # not wrapped, so that it can be copied
 
 
 def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:

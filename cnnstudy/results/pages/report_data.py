@@ -21,8 +21,9 @@ from cnnstudy.analysis.confirmation_text import STANDING_HEADINGS, standing_rows
 from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard
+from cnnstudy.analysis.next_steps import NextStep, list_next_steps
 from cnnstudy.errors import DataError
-from cnnstudy.names import Metric, class_name
+from cnnstudy.names import Metric, Tag, class_name
 from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
@@ -275,6 +276,7 @@ class ReportData:
     confirmed: ConfirmationData | None
     gallery: Gallery
     files: Mapping[str, str]  # the study's files as given, by name
+    next_steps: Sequence[NextStep] = ()
     unreadable: Sequence[str] = ()  # sentences about records that can't be read
 
     @property
@@ -314,7 +316,10 @@ def collect_report_data(
         if (text := tracker.read_text(study.run_id, path)) is not None
     }
     runs = counted_trials(tracker.runs(study.experiment_id))
-    return build_report_data(study, runs, tracker.metric_history, tracker.read_text, target_gap, gallery, files)
+    command = tracker.tags(study.run_id).get(Tag.RUN_COMMAND, "")
+    return build_report_data(
+        study, runs, tracker.metric_history, tracker.read_text, target_gap, gallery, files, command
+    )
 
 
 def build_report_data(
@@ -325,8 +330,13 @@ def build_report_data(
     target_gap: float = DEFAULT_TARGET_GAP,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> ReportData:
-    """Build the data of a report from runs and from functions that read their histories and texts."""
+    """Build the data of a report from runs and from functions that read their histories and texts.
+
+    Args:
+        command: that runs the study; "" if unknown.
+    """
     history = functools.cache(
         history
     )  # each call to MLflow takes milliseconds, and curves need the same histories as the analysis
@@ -337,11 +347,13 @@ def build_report_data(
     candidates = [confirmed.champion] if confirmed is not None else []
     candidates += frame["trial"].tolist() if len(frame) else []
     best = next((by_trial[trial] for trial in candidates if trial in by_trial), None)
+    causes = analyze_networks(study, runs, history, target_gap) if runs else []
     return ReportData(
         study=study,
         runs=runs,
         frame=frame,
-        causes=analyze_networks(study, runs, history, target_gap) if runs else [],
+        causes=causes,
+        next_steps=list_next_steps(causes, study, runs, command) if _is_factorial(study) else [],
         curves={run.trial: _read_curve(run, history) for run in finished},
         classes=_collect_classes(best, finished, read_text) if best is not None else None,
         confirmed=confirmed,
@@ -349,6 +361,10 @@ def build_report_data(
         files=files or {},
         unreadable=unreadable,
     )
+
+
+def _is_factorial(study: RecordedStudy) -> bool:
+    return study.config["strategy"]["kind"] == "factorial"
 
 
 def _read_recorded_confirmation(study: RecordedStudy, read_text: ReadText) -> tuple[ConfirmationData | None, list[str]]:

@@ -1,0 +1,243 @@
+"""What to do after a study: at most five steps, each with its evidence, its cost and a line to copy.
+
+No step is listed unless its condition holds in the study's results. What raises validation accuracy comes first, then
+what lowers the gap, then what lets the networks learn, then what would tell more.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.effects import Effect
+from cnnstudy.analysis.effects_text import CANNOT_TELL, describe_change, format_effect, judge_overfitting
+from cnnstudy.analysis.observations import BALANCED_VALIDATION, VALIDATION
+from cnnstudy.config.factors import find_factor
+from cnnstudy.names import Parameter
+from cnnstudy.records import Level
+from cnnstudy.system.display import format_duration
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
+from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
+
+#: How many steps are listed.
+MOST_STEPS = 5
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """Something to do."""
+
+    action: str  # without a full stop
+    evidence: str  # why, from the study's results
+    cost: str
+    line: str  # to copy: a command
+
+    def sentence(self) -> str:
+        """Return it as one sentence, without its line."""
+        return f"{self.action}: {self.evidence}. It costs {self.cost}."
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What the steps are chosen by.
+
+    Args:
+        networks: those that have finished trials.
+        trials: the run of each trial that counts.
+        command: that runs the study.
+    """
+
+    study: RecordedStudy
+    networks: Sequence[NetworkAnalysis]
+    trials: Sequence[RecordedRun]
+    command: str
+    judged: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "judged", frozenset(judge_overfitting(one) for one in self.networks))
+
+    @property
+    def finished(self) -> list[RecordedRun]:
+        return [run for run in self.trials if run.state == "finished"]
+
+    def seconds(self, times: float = 1.0) -> str:
+        """Return so many times the time of all trials, for a cost."""
+        return f"about {format_duration(times * sum(run.seconds or 0.0 for run in self.finished))} of training"
+
+    def levels(self, factor: str) -> set[Level]:
+        """Return the levels that a factor had."""
+        return {run.levels[factor] for run in self.trials if factor in run.levels}
+
+    def once_more(self, suffix: str, **keys: object) -> str:
+        """Return a command that runs the study anew, under another name, with some keys changed."""
+        return self._set({"name": f"{self.study.name}-{suffix}", **keys})
+
+    def more_seeds(self) -> str:
+        """Return a command that adds as many seeds again to the same study."""
+        return self._set({"strategy.seeds": 2 * self.seeds})
+
+    @property
+    def seeds(self) -> int:
+        return int(self.study.config["strategy"].get("seeds", 1))
+
+    def _set(self, keys: Mapping[str, object]) -> str:
+        words = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+        return f"{self.command} {shlex.join(words)}"
+
+
+def list_next_steps(
+    analyses: Sequence[NetworkAnalysis], study: RecordedStudy, trials: Sequence[RecordedRun], command: str = ""
+) -> list[NextStep]:
+    """Return what to do next, the most useful first.
+
+    Args:
+        analyses: of the networks.
+        trials: the run of each trial that counts.
+        command: that runs the study, as recorded with it; "" if unknown.
+    """
+    networks = [one for one in analyses if one.architecture != NETWORKS and len(one.observations.frame)]
+    command = command or shlex.join(["python", "-m", "cnnstudy", "run-study", study.name])
+    results = _Results(study, networks, trials, command)
+    if not networks:
+        return [NextStep("Let it run", "no trial has finished", "the time of its trials", command)]
+    found = [step for rule in _RULES for step in rule(results)]
+    unlike = {step.line: step for step in reversed(found)}  # of steps with the same line, the first
+    return sorted(unlike.values(), key=found.index)[:MOST_STEPS]
+
+
+def _raise_accuracy(results: _Results) -> Iterator[NextStep]:
+    """What is known to change validation accuracy most."""
+    known: list[tuple[NetworkAnalysis, Effect]] = [
+        (one, effect)
+        for one in results.networks
+        for effect in one.main_effects(BALANCED_VALIDATION if one.question.unequal else VALIDATION)
+        if effect.answer != CANNOT_TELL and not (effect.factor == "data_fraction" and effect.answer == "lowers")
+    ]
+    if not known:
+        return
+    one, effect = max(known, key=lambda pair: abs(pair[1].estimate))
+    of = f" of {one.architecture}" if len(results.networks) > 1 else ""
+    changes = f"{describe_change(effect)} changes validation accuracy{of} by {format_effect(effect)} points"
+    if effect.factor == "data_fraction":
+        yield _add_photos(results, changes.replace(" changes ", " change ", 1))
+        return
+    better = effect.level if effect.answer == "raises" else effect.baseline
+    line = shlex.join(["python", "-m", "cnnstudy", "confirm", results.study.name])
+    cost = "a few trials with fresh seeds, to see whether it holds"
+    yield NextStep(f"Use {find_factor(effect.factor).describe(better)}", changes, cost, line)
+
+
+def _lower_gap(results: _Results) -> Iterator[NextStep]:
+    """What is known to lower the gap most, where a network overfits and accuracy is not known to gain."""
+    known = [
+        effect
+        for one in results.networks
+        if judge_overfitting(one) == "overfits"
+        for effect in one.main_effects(one.question.column)
+        if effect.answer != CANNOT_TELL
+    ]
+    if not known or list(_raise_accuracy(results)):
+        return
+    effect = max(known, key=lambda effect: abs(effect.estimate))
+    better = effect.level if effect.answer == "lowers" else effect.baseline
+    step = f"{find_factor(effect.factor).describe(better)} lowers"
+    if effect.factor == "data_fraction":
+        step = "training on more photos lowers"
+    evidence = (
+        f"{step} the gap ({describe_change(effect)}: {format_effect(effect)} points), but whether validation accuracy "
+        "gains cannot be told"
+    )
+    yield NextStep("Add seeds", evidence, results.seconds(), results.more_seeds())
+
+
+def _lower_rate(results: _Results) -> Iterator[NextStep]:
+    diverged = [run for run in results.trials if run.state == "failed" and run.reason == "diverged"]
+    rates = [rate for run in diverged if isinstance(rate := run.levels.get("learning_rate"), float)]
+    if rates:
+        evidence = f"the loss of {count_noun(len(diverged), 'trial')} of {len(results.trials)} diverged"
+        keys = {"factors.learning_rate": f"{min(rates) / 10:g}"}
+        line = results.once_more("slower", **keys)
+        yield NextStep("Lower the learning rate to a tenth", evidence, results.seconds(), line)
+
+
+def _train_longer(results: _Results) -> Iterator[NextStep]:
+    """Most trials were still at their best, or had learnt nothing, in the last epoch that they were given."""
+    ended = [run for run in results.finished if run.epochs is not None and run.best_epoch == run.epochs]
+    rising, longest = 2 * len(ended) > len(results.finished), max(run.epochs or 0 for run in results.finished)
+    if not longest or not (rising or results.judged == {"not learnt"}):
+        return
+    evidence = (
+        f"{len(ended)} of {count_noun(len(results.finished), 'trial')} were at their best in the last epoch"
+        if rising
+        else "nothing was learnt that could overfit"
+    )
+    line = results.once_more("longer", **{"training.epochs": 2 * longest})
+    yield NextStep("Train longer", evidence, results.seconds(2), line)
+
+
+def _balance_classes(results: _Results) -> Iterator[NextStep]:
+    if any(one.question.unequal for one in results.networks) and results.levels("class_weights") <= {"none"}:
+        evidence = "the largest class has more than 1.5 times the images of the smallest, and all count alike"
+        line = results.once_more("balanced", **{"factors.class_weights": "[none, balanced]"})
+        yield NextStep("Try class weights", evidence, results.seconds(2), line)
+
+
+def _freeze(results: _Results) -> Iterator[NextStep]:
+    """Source weights are at hand, and no trial used them."""
+    has_weights = bool(results.study.config.get("weights"))
+    if "overfits" in results.judged and has_weights and results.levels("transfer") == {"scratch"}:
+        line = results.once_more("frozen", **{"factors.transfer": "[scratch, frozen]"})
+        yield NextStep("Try frozen source weights", "every trial trained all layers", results.seconds(2), line)
+
+
+def _augment(results: _Results) -> Iterator[NextStep]:
+    if "overfits" in results.judged and results.levels("augmentation") == {"none"}:
+        line = results.once_more("augmented", **{"factors.augmentation": "[none, flip]"})
+        evidence = "networks overfit, and every trial saw the same pixels in each epoch"
+        yield NextStep("Try augmentation", evidence, results.seconds(2), line)
+
+
+def _more_validation(results: _Results) -> Iterator[NextStep]:
+    numbers = {run.parameters.get(Parameter.VALIDATION_IMAGES) for run in results.finished}
+    images = int(number) if len(numbers) == 1 and (number := numbers.pop()) else None
+    if images is not None and images < LEAST_IMAGES_FOR_FIT:
+        evidence = (
+            f"{images} validation images tell little: it takes at least {LEAST_IMAGES_FOR_FIT} to show that a network "
+            "does not overfit"
+        )
+        yield _add_photos(results, evidence)
+
+
+def _more_seeds(results: _Results) -> Iterator[NextStep]:
+    """Some effect that the study asks about cannot be told."""
+    asked = [effect for one in results.networks for effect in one.main_effects(one.question.column)]
+    untold = [effect for effect in asked if effect.answer == CANNOT_TELL]
+    nothing_to_tell = results.judged in ({"hardly overfits"}, {"not learnt"})
+    if (untold or "cannot tell" in results.judged) and not nothing_to_tell:
+        evidence = f"{len(untold)} of {count_noun(len(asked), 'effect')} on the gap cannot be told from chance"
+        if not untold:
+            evidence = "whether networks overfit cannot be told"
+        yield NextStep("Add seeds, which narrows the intervals", evidence, results.seconds(), results.more_seeds())
+
+
+def _stop(results: _Results) -> Iterator[NextStep]:
+    if results.judged == {"hardly overfits"} and not list(_raise_accuracy(results)):
+        line = shlex.join(["python", "-m", "cnnstudy", "confirm", results.study.name])
+        cost = "a few trials with fresh seeds, to name the best configuration and test it once"
+        yield NextStep("Stop here", "there is nothing to gain against overfitting", cost, line)
+
+
+def _add_photos(results: _Results, evidence: str) -> NextStep:
+    return NextStep("Add photos", evidence, "finding and labelling them", results.once_more("more-photos"))
+
+
+#: The rules, the most useful first.
+_RULES: tuple[Callable[[_Results], Iterator[NextStep]], ...] = (
+    *(_raise_accuracy, _lower_gap),
+    *(_lower_rate, _train_longer),
+    *(_more_validation, _stop),
+    *(_freeze, _augment, _balance_classes),
+    _more_seeds,
+)

@@ -1,0 +1,192 @@
+"""What to do after a study: no step without its condition."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from simulated import Simulated
+
+from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
+from cnnstudy.analysis.next_steps import MOST_STEPS, NextStep, list_next_steps
+from cnnstudy.names import Metric, Parameter, Tag
+from cnnstudy.tracking.recorded import RecordedRun
+
+SMALL = {"factors": {"batch_size": [8, 64], "data_fraction": [1.0], "transfer": ["scratch"]}}
+FLAT: Mapping[str, Mapping[float, float]] = {"dropout": {0.0: 0.2, 0.5: 0.2}}
+COMMAND = "python -m cnnstudy run-study simulated.yaml"
+NO_GAP = {"last/train_accuracy": 0.98, "last/val_accuracy": 0.97, "last/gap_accuracy": 0.01}
+
+
+def steps(
+    simulated: Simulated,
+    metrics: Callable[[RecordedRun], Mapping[str, float]] = lambda run: {},
+    verdict: str = "overfit",
+    change: Callable[[RecordedRun], RecordedRun] = lambda run: run,
+    **parameters: str,
+) -> list[NextStep]:
+    """The steps after a simulated study, some of whose records are changed."""
+    trials = [
+        change(
+            dataclasses.replace(
+                run,
+                metrics={**run.metrics, Metric.TOTAL_SECONDS: 10.0, **metrics(run)},
+                parameters={**run.parameters, Parameter.VALIDATION_IMAGES: "160", **parameters},
+                tags={**run.tags, Tag.VERDICT: verdict},
+            )
+        )
+        for run in simulated.trials
+    ]
+    found: list[NetworkAnalysis] = analyze_networks(simulated.study, trials, simulated.history, 0.05)
+    listed = list_next_steps(found, simulated.study, trials, COMMAND)
+    assert len(listed) <= MOST_STEPS
+    for step in listed:
+        assert step.evidence
+        assert step.cost
+        assert step.line.startswith("python -m cnnstudy ")
+    return listed
+
+
+def actions(listed: list[NextStep]) -> list[str]:
+    return [step.action for step in listed]
+
+
+def flat(**changes: Any) -> Simulated:
+    return Simulated(effects=FLAT, noise=0.05, **SMALL, **changes)
+
+
+def without_accuracy(run: RecordedRun) -> dict[str, float]:
+    """The gap is all that differs."""
+    return {"last/val_accuracy": 0.6 + 0.05 * ((run.number * 7 + run.seed * 3) % 5 - 2), "last/train_accuracy": 1.0}
+
+
+def test_what_raises_accuracy_comes_first() -> None:
+    first = steps(Simulated())[0]
+    assert first.sentence().startswith("Add photos: 4 times the training images change validation accuracy by +7.5 [")
+    assert first.line == f"{COMMAND} --set name=simulated-more-photos"
+    effects = {"dropout": {0.0: 0.3, 0.5: 0.1}}
+    first = steps(Simulated(effects=effects, **SMALL))[0]
+    assert first.sentence().startswith("Use dropout 0.5: dropout 0.5 instead of 0 changes validation accuracy by +9.")
+    assert first.line == "python -m cnnstudy confirm simulated"
+    effects = {"dropout": {0.0: 0.1, 0.5: 0.3}}
+    first = steps(Simulated(effects=effects, **SMALL))[0]
+    assert first.sentence().startswith("Use dropout 0: dropout 0.5 instead of 0 changes validation accuracy by -")
+
+
+def test_what_lowers_the_gap_is_no_gain_yet() -> None:
+    first = steps(Simulated(effects={"dropout": {0.0: 0.3, 0.5: 0.1}}, **SMALL), without_accuracy)[0]
+    assert first.evidence.startswith("dropout 0.5 lowers the gap (dropout 0.5 instead of 0: -")
+    assert first.evidence.endswith("whether validation accuracy gains cannot be told")
+    assert first.line == f"{COMMAND} --set strategy.seeds=8", "the study goes on with the new seeds"
+
+
+def test_seeds_are_added_where_something_cannot_be_told() -> None:
+    listed = steps(flat())
+    (more,) = [step for step in listed if step.action.startswith("Add seeds")]
+    assert more.evidence == "2 of 2 effects on the gap cannot be told from chance"
+    assert more.cost == "about 2 min 40 s of training", "16 trials of 10 s"
+    assert more.line == f"{COMMAND} --set strategy.seeds=8"
+    level = steps(Simulated(effects={}, by_seed=0.0, **SMALL), lambda run: NO_GAP, "fit")
+    assert not any("seeds" in action for action in actions(level))
+
+
+@pytest.mark.parametrize(("images", "said"), [("58", True), ("59", False)])
+def test_few_validation_images(images: str, said: bool) -> None:
+    listed = steps(flat(), **{Parameter.VALIDATION_IMAGES: images})
+    assert ("Add photos" in actions(listed)) == said
+    if said:
+        assert "58 validation images tell little: it takes at least 59" in listed[0].evidence
+
+
+@pytest.mark.parametrize(("best", "said"), [(8, True), (7, False)])
+def test_train_longer_where_most_were_best_in_the_last_epoch(best: int, said: bool) -> None:
+    def at_the_end(run: RecordedRun) -> dict[str, float]:
+        return {Metric.BEST_EPOCH: 8.0 if run.number % 4 else float(best)}
+
+    def half(run: RecordedRun) -> dict[str, float]:
+        return {Metric.BEST_EPOCH: 8.0 if run.number % 2 and best == 8 else 3.0}
+
+    listed = steps(flat(), at_the_end if said else half, **{Parameter.EPOCHS: "8"})
+    longer = [step for step in listed if step.action == "Train longer"]
+    assert bool(longer) == said
+    if said:
+        assert longer[0].evidence == "16 of 16 trials were at their best in the last epoch"
+        assert longer[0].line == f"{COMMAND} --set name=simulated-longer --set training.epochs=16"
+
+
+def test_where_nothing_was_learnt_nothing_is_overfit() -> None:
+    listed = steps(flat(), lambda run: {Metric.BEST_EPOCH: 2.0}, "not-learning", **{Parameter.EPOCHS: "8"})
+    assert listed[0].sentence().startswith("Train longer: nothing was learnt that could overfit.")
+    assert not {"Try augmentation", "Stop here"} & set(actions(listed))
+
+
+@pytest.mark.parametrize("reason", ["diverged", "out-of-memory"])
+def test_lower_the_rate_where_trials_diverged(reason: str) -> None:
+    def fail(run: RecordedRun) -> RecordedRun:
+        levels = {**run.levels, "learning_rate": 0.01}
+        tags = {**run.tags, Tag.LEVELS: json.dumps(levels)}
+        if run.seed or run.number:
+            return dataclasses.replace(run, tags=tags)
+        return dataclasses.replace(run, tags=tags, state="failed", reason=reason)
+
+    listed = steps(flat(), change=fail)
+    lower = [step for step in listed if step.action.startswith("Lower the learning rate")]
+    assert bool(lower) == (reason == "diverged")
+    if lower:
+        assert lower[0].evidence == "the loss of 1 trial of 16 diverged"
+        assert lower[0].line == f"{COMMAND} --set name=simulated-slower --set factors.learning_rate=0.001"
+
+
+def with_level(factor: str, level: str) -> Callable[[RecordedRun], RecordedRun]:
+    def change(run: RecordedRun) -> RecordedRun:
+        tags = {**run.tags, Tag.LEVELS: json.dumps({**run.levels, factor: level})}
+        return dataclasses.replace(run, tags=tags)
+
+    return change
+
+
+@pytest.mark.parametrize(("level", "said"), [("none", True), ("flip", False)])
+def test_augment_where_networks_overfit_without(level: str, said: bool) -> None:
+    listed = steps(flat(), change=with_level("augmentation", level))
+    assert ("Try augmentation" in actions(listed)) == said
+    fits = steps(
+        Simulated(effects={}, by_seed=0.0, **SMALL), lambda run: NO_GAP, "fit", with_level("augmentation", level)
+    )
+    assert "Try augmentation" not in actions(fits)
+
+
+@pytest.mark.parametrize(("weights", "said"), [({"default": {"source": "imagenet"}}, True), ({}, False)])
+def test_freeze_where_weights_are_at_hand(weights: dict[str, Any], said: bool) -> None:
+    listed = steps(flat(weights=weights))
+    frozen = [step for step in listed if step.action == "Try frozen source weights"]
+    assert bool(frozen) == said
+    if said:
+        assert frozen[0].line == f"{COMMAND} --set name=simulated-frozen --set 'factors.transfer=[scratch, frozen]'"
+    varied = steps(Simulated(weights=weights))
+    assert "Try frozen source weights" not in actions(varied), "the study has frozen trials"
+
+
+@pytest.mark.parametrize(("level", "said"), [("none", True), ("balanced", False)])
+def test_balance_unequal_classes(level: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.analysis.causes._has_unequal_classes", lambda trials: True)
+    listed = steps(flat(), change=with_level("class_weights", level))
+    assert ("Try class weights" in actions(listed)) == said
+    monkeypatch.setattr("cnnstudy.analysis.causes._has_unequal_classes", lambda trials: False)
+    assert "Try class weights" not in actions(steps(flat(), change=with_level("class_weights", level)))
+
+
+def test_where_nothing_overfits_there_is_nothing_to_gain() -> None:
+    listed = steps(Simulated(effects={}, by_seed=0.0, **SMALL), lambda run: NO_GAP, "fit")
+    assert listed[0].sentence().startswith("Stop here: there is nothing to gain against overfitting.")
+    assert listed[0].line == "python -m cnnstudy confirm simulated"
+    assert "Stop here" not in actions(steps(flat()))
+
+
+def test_without_a_finished_trial_it_has_to_run() -> None:
+    for found in ([], analyze_networks(Simulated().study, [], lambda *_: {}, 0.05)):
+        (step,) = list_next_steps(found, Simulated().study, [])
+        assert step.sentence().startswith("Let it run: no trial has finished.")
+        assert step.line == "python -m cnnstudy run-study simulated"
