@@ -32,8 +32,7 @@ A room imports only from the rooms above it in this list (tests/test_rooms.py ch
     analysis/        statistics on recorded trials
     study/           a study from its file to its end
     results/         what users see: tables, pages, models
-    cli/             the commands
-    api              the same from Python and notebooks
+    cli/             the commands, and the same from Python
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ if TYPE_CHECKING:
     from cnnstudy.analysis.configurations import judge_cell as judge_cell
     from cnnstudy.analysis.data_law import data_law as data_law
     from cnnstudy.analysis.tables import effects as effects
-    from cnnstudy.api import StudyResults as StudyResults
-    from cnnstudy.api import diagnose as diagnose
-    from cnnstudy.api import load as load
-    from cnnstudy.api import run as run
+    from cnnstudy.cli.api import StudyResults as StudyResults
+    from cnnstudy.cli.api import diagnose as diagnose
+    from cnnstudy.cli.api import load as load
+    from cnnstudy.cli.api import run as run
     from cnnstudy.errors import CnnstudyError as CnnstudyError
     from cnnstudy.training.verdict import Counts as Counts
     from cnnstudy.training.verdict import judge as judge
@@ -57,10 +56,10 @@ __version__ = "0.1.0"
 
 #: The Python API: name -> module and object. They are imported when first used, because pandas and SciPy take seconds.
 _API = {
-    "run": "cnnstudy.api:run",
-    "diagnose": "cnnstudy.api:diagnose",
-    "load": "cnnstudy.api:load",
-    "StudyResults": "cnnstudy.api:StudyResults",
+    "run": "cnnstudy.cli.api:run",
+    "diagnose": "cnnstudy.cli.api:diagnose",
+    "load": "cnnstudy.cli.api:load",
+    "StudyResults": "cnnstudy.cli.api:StudyResults",
     "CnnstudyError": "cnnstudy.errors:CnnstudyError",
     "effects": "cnnstudy.analysis.tables:effects",
     "data_law": "cnnstudy.analysis.data_law:data_law",

@@ -24,7 +24,7 @@ HOMES = {
     "mlflow": ["tracking", "training.served_model"],
     "sqlalchemy": ["tracking"],
     "tensorflow": ["training", "execution.worker"],
-    "keras": ["training", "architectures", "system.download", "system.imports", "results.network_summary", "api"],
+    "keras": ["training", "architectures", "system.download", "system.imports", "results.network_summary", "cli.api"],
     "h5py": ["training"],
     "onnxruntime": ["training.export"],
     "statsmodels": ["analysis.regression"],

@@ -30,6 +30,10 @@ KEPT: dict[str, tuple[str, ...]] = {
     "faults/test_places.py": (),
     "faults/test_records_without_a_place.py": ("test_a_database_that_is_gone[replaced by an empty one]",),
     "faults/test_secrets.py": ("test_a_traceback", "test_the_search_finds_what_is_there"),
+    "faults/test_silent_servers.py": ("test_a_store_that_does_not_list_its_files_is_not_asked_for_them",),
+    "faults/test_stopped_processes.py": (
+        "test_a_worker_that_stands_still_for_too_long_is_ended_and_its_trial_runs_again",
+    ),
     "faults/test_tracking_trouble.py": (),
     "faults/test_twins.py": (),
     "results/pages/test_page_in_a_browser.py": (),

@@ -6,6 +6,7 @@ what lowers the gap, then what lets the networks learn, then what would tell mor
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
 
 #: How many steps are listed.
 MOST_STEPS = 5
+#: Of the images, the largest share to hold out for validation; beyond it too few are left to learn from.
+_LARGEST_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -202,11 +205,18 @@ def _augment(results: _Results) -> Iterator[NextStep]:
 def _more_validation(results: _Results) -> Iterator[NextStep]:
     numbers = {run.parameters.get(Parameter.VALIDATION_IMAGES) for run in results.finished}
     images = int(number) if len(numbers) == 1 and (number := numbers.pop()) else None
-    if images is not None and images < LEAST_IMAGES_FOR_FIT:
-        evidence = (
-            f"{images} validation images tell little: it takes at least {LEAST_IMAGES_FOR_FIT} to show that a network "
-            "does not overfit"
-        )
+    if images is None or images >= LEAST_IMAGES_FOR_FIT:
+        return
+    evidence = (
+        f"{images} validation images tell little: it takes at least {LEAST_IMAGES_FOR_FIT} to show that a network does "
+        "not overfit"
+    )
+    share = float(results.finished[0].parameters.get(Parameter.VALIDATION_SHARE, "nan"))
+    enough = math.ceil(20 * share * LEAST_IMAGES_FOR_FIT / images + 1e-9) / 20 if share > 0 else math.inf
+    if enough <= _LARGEST_SHARE:
+        line = results.once_more("validated", **{"data.validation": f"{enough:g}"})
+        yield NextStep("Hold out more images for validation", evidence, results.seconds(), line)
+    else:
         yield _add_photos(results, evidence)
 
 

@@ -7,6 +7,7 @@ them, so the last figure of each kind is reused with new data.
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from cnnstudy.records import EpochRecord
 TRAIN_COLOR, VALIDATION_COLOR, GAP_COLOR = "#0b6e99", "#c4521b", "#f1c9a5"
 #: With more classes, the counts are not written into the cells of the confusion matrix.
 MAX_CLASSES_WITH_COUNTS = 20
+#: With more classes, only every second, third, ... is named: names would overlap, and hundreds take half a minute.
+MAX_NAMES = 60
 
 
 def draw_curves(records: Sequence[EpochRecord], best_epoch: int, title: str, path: Path) -> None:
@@ -115,9 +118,10 @@ class _Confusion:
         self._axes.set(xlabel="predicted", ylabel="true", title=" ")
         self._axes.title.set_fontsize(10)
         ticks = range(len(classes))
-        names = [_tick_label(name) for name in classes]
-        self._axes.set_xticks(ticks, names, rotation=45, ha="right", fontsize=8)
-        self._axes.set_yticks(ticks, names, fontsize=8)
+        named = ticks[:: math.ceil(len(classes) / MAX_NAMES)]
+        names = [_tick_label(classes[place]) for place in named]
+        self._axes.set_xticks(named, names, rotation=45, ha="right", fontsize=8)
+        self._axes.set_yticks(named, names, fontsize=8)
         cells = [(row, column) for row in ticks for column in ticks] if len(classes) <= MAX_CLASSES_WITH_COUNTS else []
         self._counts = {
             (row, column): self._axes.text(column, row, "", ha="center", va="center", fontsize=8)

@@ -1,4 +1,4 @@
-"""The command line: the commands, and the exit codes of errors.
+"""The command line: the commands, and the exit codes of errors; and the same from Python.
 
 Comes in: the user's arguments. Goes out: output, and an exit code. A command parses its arguments, calls study,
 tracking, analysis or results, and shows what they return; errors raised on purpose end it with one message.
@@ -10,6 +10,7 @@ results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
 weights      weights import, weights list
 maintenance  doctor, cache
+api          run, diagnose and load from Python and notebooks: cnnstudy.run and so on
 options      what several commands share: options, a worker for one job
 
 May import: every room above.

@@ -26,6 +26,7 @@ def predict(
     from cnnstudy.results.models import find_model
 
     with one_worker() as (executor, display, folder):
+        display.count(f"looking for {model}", 0, 0)
         resolved = find_model(model, tracking_uri, folder)
         for text in resolved.notes:
             print_note(text)
@@ -54,6 +55,7 @@ def export(
 
     models.check_export(folder, format_)
     with one_worker() as (executor, display, scratch):
+        display.count(f"looking for {model}", 0, 0)
         resolved = find_model(model, tracking_uri, scratch)
         for text in resolved.notes:
             print_note(text)

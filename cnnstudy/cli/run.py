@@ -185,7 +185,7 @@ def confirm(
     from cnnstudy.tracking.retry import RetryPolicy
 
     console = open_console(error=json_)
-    tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, writes=True), print_note)
+    tracker = RetryPolicy().call(lambda: client.existing_tracker(tracking_uri, True, tells=False), print_note)
     overrides = {"top": top, "seeds": seeds, "most_seeds": most_seeds}
     with choose_display(console, quiet) as display:
         outcome = confirm_study(

@@ -97,7 +97,8 @@ class Failed:
     """The end of a job without a result.
 
     `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS. A
-    machine that was lost is reported as `environment`, so that it uses up none of the trial's attempts.
+    machine that was lost is reported as `environment`, so that it uses up none of the trial's attempts. `is_guess` says
+    that the reason is only the likeliest: a worker was killed, and the system does not tell why.
     """
 
     key: str
@@ -105,6 +106,7 @@ class Failed:
     message: str
     traceback: str
     error: str | None = None
+    is_guess: bool = False
 
 
 Event = Alive | Progress | Epoch | Done | Failed

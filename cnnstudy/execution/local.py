@@ -324,7 +324,7 @@ def _kill_event(key: str, how: str, log: str, before: int | None) -> Failed:
     """Return the failure of a job whose process was killed: by Linux for lack of memory, or by somebody else."""
     now = count_memory_kills()
     if before is None or now is None:
-        return Failed(key, "oom", f"the worker process {how}, perhaps for lack of memory", log)
+        return Failed(key, "oom", f"the worker process {how}, perhaps for lack of memory", log, is_guess=True)
     if now > before:
         return Failed(key, "oom", "the system ended the worker process (signal 9) for lack of memory", log)
     text = f"the worker process {how}, by a program or person: the system has ended no process for lack of memory"

@@ -82,7 +82,7 @@ class FailureCounter:
         again = may_succeed and self.next_attempt(failed.key) < _MAX_ATTEMPTS
         self._attempts[failed.key] += again
         # a worker killed from outside may have had a batch that fits: its retry keeps the batch, for identical numbers
-        if failed.reason == "oom" and "killed by signal" not in failed.message:
+        if failed.reason == "oom" and not failed.is_guess:
             self._out_of_memory.add(failed.key)
         return again
 

@@ -102,19 +102,18 @@ def run_study(
         DataError, WeightsError, TrackingError, WorkerError: before the first trial, or before the first of a seed;
             nothing is lost.
     """
-    config, name = study.config.model_dump(mode="json"), study.config.name
-    with hold_study_lock(name, tracker.uri), terminate_as_interrupt(leave_at_once):
+    with hold_study_lock(study.config.name, tracker.uri), terminate_as_interrupt(leave_at_once):
         clean_machine(display)
         wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
-        recorded = wait(lambda: tracker.open_study(name, config))
+        recorded = wait(lambda: tracker.open_study(study.config.name, study.config.model_dump(mode="json")))
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
             study = wait(
                 lambda: settle_settings(study, recorded, lambda: tracker.runs(recorded.experiment_id), display)
             )
-            config = study.config.model_dump(mode="json")
             session.running = True
             session.recorder.origin = describe_origin(study.path)
             tags = {**resume.run_command(study), **session.recorder.origin}
+            config = study.config.model_dump(mode="json")
             wait(lambda: tracker.start_study(recorded, config, study.path, study.text, tags))
             runs = recover_runs(session.recorder, display)
             warn_of_new_record(recorded, runs, display)

@@ -148,14 +148,16 @@ LONGEST_WAIT = 9.0
 
 @dataclass
 class _Work:
-    """What is under way, and since when (time.monotonic)."""
+    """What is under way, since when (time.monotonic), and the seconds that it is expected to take; 0: not known."""
 
     text: str
     since: float
     epochs: int = 0
+    expected: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.text}, for {format_duration(time.monotonic() - self.since)}"
+        taken = f"{self.text}, for {format_duration(time.monotonic() - self.since)}"
+        return f"{taken} of about {format_duration(self.expected)}" if self.expected else taken
 
 
 class PlainDisplay(Display):
@@ -189,7 +191,11 @@ class PlainDisplay(Display):
     def __enter__(self) -> Self:
         self._written = time.monotonic()
         if self._reminder is not None:
-            self._reminder.start()
+            try:
+                self._reminder.start()
+            except BaseException:  # an interrupt while it starts: nobody leaves the block that was not entered
+                self._over.set()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,9 +221,9 @@ class PlainDisplay(Display):
             self._print(text)
             self._written = time.monotonic()
 
-    def _begin(self, key: str, text: str, epochs: int = 0) -> None:
+    def _begin(self, key: str, text: str, epochs: int = 0, expected: float = 0.0) -> None:
         with self._lock:
-            self._work[key] = _Work(text, time.monotonic(), epochs)
+            self._work[key] = _Work(text, time.monotonic(), epochs, expected)
 
     def show_message(self, text: str) -> None:
         if not self.silent:
@@ -256,11 +262,14 @@ class PlainDisplay(Display):
         self._write(f"{key}  {shorten_title(title, COLUMNS - len(f'{key}  : started'))}: started")
 
     def epoch(self, key: str, record: EpochRecord) -> None:
-        epochs = self._work[key].epochs
-        following = (
-            f"epoch {record.epoch + 1}/{epochs} is training" if record.epoch < epochs else "after its last epoch"
-        )
-        self._begin(key, following, epochs)
+        before = self._work[key]
+        epochs = before.epochs
+        if record.epoch < epochs:
+            trained = bool(record.epoch) and not record.replayed
+            expected = time.monotonic() - before.since if trained else 0.0  # as long as the epoch that has ended
+            self._begin(key, f"epoch {record.epoch + 1}/{epochs} is training", epochs, expected)
+        else:
+            self._begin(key, "after its last epoch", epochs)
         if record.epoch and not record.replayed:  # it was printed when it was trained
             self._write(f"{key}  epoch {record.epoch}/{epochs}  {format_metrics(record)}")
 

@@ -10,6 +10,7 @@ Each study is an experiment. In it are, without nesting, runs with a tag `cnnstu
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -54,7 +55,7 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
-from cnnstudy.tracking.retry import await_answer, is_server
+from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
@@ -66,33 +67,42 @@ def tracking_uri(given: str | None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def find_tracker(uri: str) -> Tracker | None:
-    """Return the tracker at the URI; None if its database does not exist yet: a Tracker would create it."""
+def find_tracker(uri: str, tells: bool = False) -> Tracker | None:
+    """Return the tracker at the URI; None if its database does not exist yet: a Tracker would create it.
+
+    Args:
+        tells: as for Tracker.
+    """
     path = sqlite_file(uri)
     if path is None and urlsplit(uri).scheme in ("", "file"):
         path = Path(unquote(urlsplit(uri).path))
     if path is not None and not path.exists() and path.parent.is_dir():
         return None
-    return Tracker(uri)
+    return Tracker(uri, tells)
 
 
-def existing_tracker(given: str | None, writes: bool = False) -> Tracker:
+def existing_tracker(given: str | None, writes: bool = False, tells: bool = True) -> Tracker:
     """Return the tracker at `tracking_uri(given)`, for a command that must not create a database.
 
     Args:
         writes: whether the command may add files to a study. One that does not finds those of a moved project, too.
+        tells: as for Tracker.
 
     Raises:
         UnknownNameError: there is no database, so that there is no study.
         TrackingError: the command writes, and the project was moved.
     """
     uri = tracking_uri(given)
-    if writes:
-        require_writable(uri)
-    elif moved := find_moved(uri):
+    moved = None
+    with telling(f"MLflow at {uri}") if tells else contextlib.nullcontext():  # they may wait for a lock
+        if writes:
+            require_writable(uri)
+        else:
+            moved = find_moved(uri)
+    if moved:
         print_note(f"{moved}; `python -m cnnstudy doctor --repair` corrects that.")
         uri = corrected_copy(moved)
-    tracker = find_tracker(uri)
+    tracker = find_tracker(uri, tells)
     if tracker is None:
         raise UnknownNameError(_no_study(uri))
     return tracker
@@ -123,10 +133,13 @@ class Tracker:
 
     Its methods raise TrackingError if MLflow refuses a request, TrackingUnavailableError if the same request may
     succeed later.
+
+    Args:
+        tells: whether to say on stderr that MLflow is waited for, where an answer takes long.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, tells: bool = False) -> None:
+        self.uri, self.tells = uri, tells
         self._analyzed = False
         self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
@@ -134,8 +147,8 @@ class Tracker:
         if path is not None and path.is_dir():  # MLflow would retry for minutes
             raise TrackingError(f"{path} is a folder, not a database; move it, or choose another with --tracking-uri.")
         await_answer(uri)
-        check_schema(uri)
         with self._translate_errors():
+            check_schema(uri)
             create_database(uri, lambda new: MlflowClient(new).search_experiments(max_results=1))
             try:
                 self._client = MlflowClient(uri)
@@ -143,7 +156,7 @@ class Tracker:
                 raise TrackingError(f"MLflow can't use the tracking URI {uri}: {error}") from error
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_errors(self.uri)
+        return translate_errors(self.uri, self.tells)
 
     @property
     def client(self) -> MlflowClient:

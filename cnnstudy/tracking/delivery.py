@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
 from cnnstudy.errors import DiskFullError, LostRunError, TrackingError, TrackingUnavailableError, as_sentence
+from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool
 
 Value = TypeVar("Value")
+
+#: A wait that takes so many seconds longer than it was to take is not MLflow's: this process stood still.
+_STOOD_STILL = 5.0
 
 
 class _Pending:
@@ -76,9 +81,7 @@ class Delivery:
             if not self._storing:
                 pending.waited_for = True
                 try:
-                    self._changed.wait_for(
-                        lambda: pending.ended or self._unavailable, self._retry_policy.wait_per_record
-                    )
+                    self._wait_for_record(lambda: pending.ended or self._unavailable is not None)
                 finally:
                     pending.waited_for = False
                 if pending.error is not None:
@@ -248,11 +251,20 @@ class Delivery:
 
     # ---- with the lock held
 
+    def _wait_for_record(self, ended: Callable[[], bool]) -> None:
+        """Wait as long as for one record; once more if this process itself stood still, as on a laptop that slept."""
+        began = time.monotonic()
+        if self._changed.wait_for(ended, self._retry_policy.wait_per_record):
+            return
+        if time.monotonic() - began > self._retry_policy.wait_per_record + _STOOD_STILL:
+            self._changed.wait_for(ended, self._retry_policy.wait_per_record)
+
     def _append(self, pending: _Pending) -> None:
         self._queue.append(pending)
         if self._thread is None and self._fatal is None:
-            self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
-            self._thread.start()
+            with defer_interrupt():  # a thread that is known has started
+                self._thread = threading.Thread(target=self._run, name="cnnstudy-delivery", daemon=True)
+                self._thread.start()
 
     def _store(self, pending: _Pending) -> None:
         if pending.envelope.number:

@@ -30,7 +30,7 @@ from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
 from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
-from cnnstudy.tracking.retry import comes_from_store, describe_error, is_disk_full, is_server, is_transient
+from cnnstudy.tracking.retry import comes_from_store, describe_error, is_disk_full, is_server, is_transient, telling
 from cnnstudy.tracking.sqlite import describe_schema
 
 _OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+),")
@@ -92,17 +92,20 @@ def with_file_timeout() -> AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def translate_errors(uri: str) -> Iterator[None]:
+def translate_errors(uri: str, tells: bool = False) -> Iterator[None]:
     """Raise errors of MLflow, SQLAlchemy, a missing driver, the network or an artifact store as TrackingError.
 
     An interrupt is deferred: within a transaction it would leave the database locked by this very process.
+
+    Args:
+        tells: whether to say on stderr that the block waits for MLflow, if it takes long.
 
     Raises:
         TrackingUnavailableError: the same call may succeed later.
         TrackingError: it won't.
     """
     try:
-        with defer_interrupt():
+        with defer_interrupt(), telling(f"MLflow at {uri}") if tells else contextlib.nullcontext():
             yield
     except Exception as error:
         if not comes_from_store(error):

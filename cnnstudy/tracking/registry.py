@@ -36,7 +36,7 @@ from cnnstudy.tracking.entities import (
     without_client_retries,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
-from cnnstudy.tracking.retry import comes_from_store, is_disk_full, is_transient
+from cnnstudy.tracking.retry import comes_from_store, is_disk_full, is_transient, telling
 from cnnstudy.tracking.study_run import is_missing
 from cnnstudy.training import model_files
 
@@ -64,7 +64,7 @@ class Registry:
         self._client = tracker.client
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_errors(self.tracker.uri)
+        return translate_errors(self.tracker.uri, self.tracker.tells)
 
     def champion(self, study: RecordedStudy) -> StoredModel:
         """Return the confirmed champion of a study.
@@ -142,10 +142,7 @@ class Registry:
         is_local = urlsplit(model.location).scheme in ("", "file")
         target = None if is_local else str(folder)
         try:
-            with with_file_timeout():
-                place = Path(
-                    download_artifacts(artifact_uri=model.location, dst_path=target, tracking_uri=self.tracker.uri)
-                )
+            place = Path(self._download(model.location, target))
             sha256 = model_files.hash_keras_file(place)
         except Exception as reason:
             if not comes_from_store(reason):
@@ -163,6 +160,14 @@ class Registry:
                 "model given by its path instead of its study is loaded without this check.)"
             )
         return place
+
+    def _download(self, location: str, target: str | None) -> str:
+        telling_wait = telling(f"the files at {location}") if self.tracker.tells else contextlib.nullcontext()
+        with telling_wait:
+            if target is not None:  # a store that does not even list its files is not waited for as long as for a file
+                get_artifact_repository(location, self.tracker.uri).list_artifacts()
+            with with_file_timeout():
+                return download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=self.tracker.uri)
 
     def classes(self, model: StoredModel, folder: Path) -> tuple[str, ...] | None:
         """Return the class names from the trial.json of the model's run, or None.

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -68,8 +69,8 @@ _NO_CAUSE = "(raised as a result of "
 _DISK_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_MESSAGE = re.compile(r"(?i)no space left on device|disk quota exceeded|database or disk is full")
 
-#: How often a server is asked for a sign of life, and for how many seconds each time.
-_ASKED, _PATIENCE = 5, 10
+#: For how many seconds a server is asked for a sign of life, each time.
+_PATIENCE = (3.0, 7.0, 10.0, 10.0, 10.0, 10.0)
 
 Value = TypeVar("Value")
 
@@ -123,12 +124,17 @@ class RetryPolicy:
                 say(f"{what()}, for {time.monotonic() - begun:.0f} s so far")
 
         thread = threading.Thread(target=tell, name="cnnstudy-waiting", daemon=True)
-        thread.start()
         try:
+            thread.start()  # an interrupt may arrive while it starts, and it must end then too
             yield
         finally:
             ended.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
+
+
+#: Seconds after which a command that answers once says that it waits.
+_TELLING = RetryPolicy(say_after=5.0)
 
 
 def is_server(uri: str) -> bool:
@@ -151,18 +157,25 @@ def await_answer(uri: str) -> None:
     if not is_server(uri) or not TIMEOUT_IS_DEFAULT:
         return
     health = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health").geturl()
-    for waited in range(_PATIENCE, _ASKED * _PATIENCE + 1, _PATIENCE):
+    waited = 0.0
+    for patience in _PATIENCE:
         try:
-            with urllib.request.urlopen(health, timeout=_PATIENCE):
+            with urllib.request.urlopen(health, timeout=patience):
                 return
         except (OSError, ValueError, http.client.HTTPException) as error:
             if not isinstance(getattr(error, "reason", error), TimeoutError):
                 return
-        print_error(f"the tracking server at {without_secrets(uri)} has not answered for {waited} s")
+        waited += patience
+        print_error(f"the tracking server at {without_secrets(uri)} has not answered for {waited:g} s")
     raise TrackingUnavailableError(
         f"the tracking server at {without_secrets(uri)} does not answer. Restart it, or choose another with "
         "--tracking-uri or MLFLOW_TRACKING_URI."
     )
+
+
+def telling(place: str) -> AbstractContextManager[None]:
+    """Say on stderr, again and again, that the block waits for an answer from that place."""
+    return _TELLING.saying(lambda: f"waiting for {without_secrets(place)}", print_error)
 
 
 def comes_from_store(error: BaseException) -> bool:

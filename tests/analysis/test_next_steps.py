@@ -101,6 +101,17 @@ def test_few_validation_images(images: str, said: bool) -> None:
         assert "58 validation images tell little: it takes at least 59" in listed[0].evidence
 
 
+@pytest.mark.parametrize(("share", "line"), [("0.15", "data.validation=0.4"), ("0.2", ""), ("0.0", "")])
+def test_a_larger_validation_part_where_that_is_enough(share: str, line: str) -> None:
+    images = {"0.15": "24", "0.2": "20", "0.0": "20"}[share]
+    first = steps(flat(), **{Parameter.VALIDATION_IMAGES: images, Parameter.VALIDATION_SHARE: share})[0]
+    if line:
+        assert first.action == "Hold out more images for validation"
+        assert first.line == f"{COMMAND} --set name=simulated-validated --set {line}"
+    else:
+        assert first.action == "Add photos", "0.6 of the images would be held out, or parts are given"
+
+
 @pytest.mark.parametrize(("best", "said"), [(8, True), (7, False)])
 def test_train_longer_where_most_were_best_in_the_last_epoch(best: int, said: bool) -> None:
     def at_the_end(run: RecordedRun) -> dict[str, float]:

@@ -99,6 +99,20 @@ def test_confusion(tmp_path: Path, classes: Sequence[str], pixels: tuple[int, in
     assert size(tmp_path / "confusion.png") == pytest.approx(pixels, abs=1)
 
 
+@pytest.mark.parametrize(("classes", "named"), [(60, 60), (61, 31), (500, 56)])
+def test_of_many_classes_as_many_are_named_as_fit(tmp_path: Path, classes: int, named: int) -> None:
+    """Each beside its own row and column."""
+    names = [f"class {number}" for number in range(classes)]
+    axes = trial_plots._Confusion(names)._axes
+    for places, labels in (
+        (axes.get_xticks(), axes.get_xticklabels()),
+        (axes.get_yticks(), axes.get_yticklabels()),
+    ):
+        assert [label.get_text() for label in labels] == [names[int(place)] for place in places]
+        assert len(places) == named
+        assert places[0] == 0
+
+
 def test_a_class_without_validation_images_is_drawn(tmp_path: Path) -> None:
     draw_confusion([[0, 0], [1, 3]], ("none", "some"), "validation", tmp_path / "confusion.png")
     assert size(tmp_path / "confusion.png")[0] > 200

@@ -1,18 +1,28 @@
-"""Odd environments: other backends, keras.json, and files that have the names of libraries."""
+"""Odd environments: other backends, keras.json, files that have the names of libraries, any umask, no user's name."""
 
 from __future__ import annotations
 
 import csv
+import getpass
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 from commands import Answer, call
+from pictures import leave_out_pictures
 
 import cnnstudy
+from cnnstudy.config.load import load_study
 from cnnstudy.errors import InputError
+from cnnstudy.execution import Workers
+from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.study.run import run_study
+from cnnstudy.system import cache
+from cnnstudy.system.display import SilentDisplay
 from cnnstudy.system.imports import refuse_shadows
+from cnnstudy.tracking.client import Tracker
 
 STUDY = """\
 name: odd
@@ -117,3 +127,48 @@ def test_a_path_of_installed_packages_is_none_of_these(tmp_path: Path) -> None:
     (tmp_path / "site" / "tabulate.py").touch()
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path / "site")])
     expect_done(call("--version", folder=tmp_path, PYTHONPATH=path))
+
+
+# ---- users and their rights
+
+
+def run_fast(tracker: Tracker) -> int:
+    """Run the study with workers whose trials take no time; return how many trials finished."""
+    program = (str(Path(__file__).parent / "fast_worker.py"),)
+    Path("odd.yaml").write_text(STUDY)
+    workers = Workers(lambda folder: LocalExecutor(1, folder, program))
+    return run_study(
+        load_study("odd.yaml", ["training.deterministic=false"]), tracker, workers, SilentDisplay()
+    ).finished
+
+
+@pytest.mark.usefixtures("own_places")
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_any_umask(mask: int, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others can write is not trusted, so that no entry of the cache may be."""
+    leave_out_pictures(monkeypatch)
+    before = os.umask(mask)
+    try:
+        assert run_fast(tracker) == 1
+    finally:
+        os.umask(before)
+    folders = cache.entry_folders("images")
+    assert folders
+    assert [cache.why_untrusted(folder) for folder in folders] == [""] * len(folders)
+    assert {folder.stat().st_mode & 0o022 for folder in folders} == {0}
+
+
+@pytest.mark.usefixtures("own_places")
+def test_a_user_without_a_name(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number."""
+    leave_out_pictures(monkeypatch)
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    assert run_fast(tracker) == 1

@@ -126,6 +126,13 @@ def test_a_pipe_is_told_what_goes_on(clock: Clock) -> None:
         "alexnet-001  epoch 1/5 is training, for 40 s",
         "alexnet-002  epoch 5/5 is training, for 40 s",
     ]
+    display.epoch("alexnet-001", epoch(1))  # it took 40 s
+    assert said(25) == [
+        "alexnet-001  epoch 2/5 is training, for 25 s of about 40 s",
+        "alexnet-002  epoch 5/5 is training, for 1 min 05 s",
+    ]
+    display.epoch("alexnet-001", dataclasses.replace(epoch(2), replayed=True))  # its time says nothing
+    assert said(25)[0] == "alexnet-001  epoch 3/5 is training, for 25 s"
     display.epoch("alexnet-002", epoch(5))
     display.stop_trial("alexnet-001", "interrupted")
     assert said(25) == ["alexnet-002  after its last epoch, for 25 s"]

@@ -209,7 +209,7 @@ def test_what_the_end_does_not_wait_for_the_next_call_delivers(desk: Own, own_pl
     assert desk.trained == ["alexnet-000", "alexnet-001"]
 
     with pytest.raises(TrackingUnavailableError, match=r"^MLflow at .* failed"):
-        desk.run()
+        desk.run(retry_policy=BRIEF)
     assert list_waiting() == [left]
     desk.up()
     desk.said.clear()

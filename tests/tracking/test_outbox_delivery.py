@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
+from cnnstudy.tracking import delivery
 from cnnstudy.tracking.delivery import Delivery
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import Envelope, Spool, list_waiting
@@ -172,6 +174,26 @@ def test_a_slow_one_is_waited_for_no_longer_than_said(own_places: Path, store: S
     store.answers.set()
     desk.delivery.wait()
     assert store.taken == [("a", False), ("b", False)]
+    desk.delivery.close()
+
+
+def test_a_process_that_slept_meanwhile_waits_again(
+    own_places: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow had no time to answer either."""
+    policy = RetryPolicy(wait_per_record=0.001, give_up_after=60)
+    desk = Desk(store, policy)
+    store.answers.clear()
+
+    def wake() -> float:
+        object.__setattr__(policy, "wait_per_record", 60)  # no limit on how long the answer may take now
+        store.answers.set()
+        return 4600.0
+
+    clock = iter([lambda: 1000.0, wake])
+    monkeypatch.setattr(delivery, "time", SimpleNamespace(monotonic=lambda: next(clock)()))
+    assert put(desk, "a") == ["id of a"]
+    assert desk.said == []
     desk.delivery.close()
 
 

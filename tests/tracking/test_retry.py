@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 
 from cnnstudy.errors import TrackingError, TrackingUnavailableError
 from cnnstudy.tracking import retry
-from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.client import Tracker, existing_tracker
 from cnnstudy.tracking.retry import RetryPolicy, is_disk_full, is_server, is_transient
 
 NOBODY = "http://127.0.0.1:9"
@@ -158,13 +158,14 @@ def test_a_locked_sqlite_database(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int, str], str]]:
-    """answering(status, text): the address of a server that says nothing else."""
+def answering() -> Iterator[Callable[..., str]]:
+    """answering(status, text): the address of a server that says nothing else, each time after `before`."""
     servers = []
 
-    def make(status: int, text: str) -> str:
+    def make(status: int, text: str, before: Callable[[], object] = lambda: None) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                before()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -195,14 +196,14 @@ def answering() -> Iterator[Callable[[int, str], str]]:
         (400, '{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}', False),
     ],
 )
-def test_what_a_server_answers(answering: Callable[[int, str], str], status: int, text: str, later: bool) -> None:
+def test_what_a_server_answers(answering: Callable[..., str], status: int, text: str, later: bool) -> None:
     tracker = Tracker(answering(status, text))
     with pytest.raises(TrackingError) as caught:
         tracker.log_metrics("0" * 32, {"val/accuracy": 1.0}, 1)
     assert isinstance(caught.value, TrackingUnavailableError) == later
 
 
-def test_a_server_that_is_not_there(answering: Callable[[int, str], str]) -> None:
+def test_a_server_that_is_not_there(answering: Callable[..., str]) -> None:
     tracker = Tracker(NOBODY)
     with pytest.raises(TrackingUnavailableError, match=r"127\.0\.0\.1:9"):
         tracker.set_tags("0" * 32, {"a": "b"})
@@ -230,7 +231,7 @@ def said(uri: str) -> str:
 
 @pytest.mark.usefixtures("no_login")
 @pytest.mark.parametrize("text", ["You are not authenticated.", '{"error_code": "UNAUTHENTICATED", "message": "no"}'])
-def test_a_missing_login(answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_missing_login(answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     uri = answering(401, text)
     wants = "wants a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     assert said(uri) == f"the tracking server at {uri} {wants}"
@@ -244,7 +245,7 @@ def test_a_missing_login(answering: Callable[[int, str], str], monkeypatch: pyte
 
 @pytest.mark.usefixtures("no_login")
 @pytest.mark.parametrize("text", ["Permission denied", '{"error_code": "PERMISSION_DENIED", "message": "no"}'])
-def test_a_missing_right(answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_missing_right(answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
     answer = said(answering(403, text))
     assert "does not allow MLFLOW_TRACKING_USERNAME (bob) to do this" in answer
@@ -254,7 +255,7 @@ def test_a_missing_right(answering: Callable[[int, str], str], monkeypatch: pyte
 
 @pytest.mark.usefixtures("no_login")
 def test_no_connection_and_a_proxy_that_swallows_this_machine(
-    answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = rf"MLflow at {NOBODY} failed: no connection: \[Errno \d+\] Connection refused"
     assert re.fullmatch(refused, said(NOBODY))
@@ -290,6 +291,32 @@ def test_a_wait_is_told_again_and_again() -> None:
     assert "cnnstudy-waiting" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
+def test_an_interrupt_while_the_telling_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would tell of a wait that is over for as long as the process lives."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), RetryPolicy(say_after=3600).saying(lambda: "", lambda text: None):
+        pytest.fail("the wait began")
+    (thread,) = started
+    assert not thread.is_alive()
+
+
+def test_an_interrupt_before_the_telling_starts_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt), RetryPolicy().saying(lambda: "", lambda text: None):
+        pytest.fail("the wait began")
+
+
 # ---- a server's first sign of life
 
 
@@ -304,12 +331,57 @@ def test_a_server_that_never_answers_is_told_of_and_given_up(
     silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(retry, "TIMEOUT_IS_DEFAULT", True)  # not so in a process that another one has started
-    monkeypatch.setattr(retry, "_PATIENCE", 1)
+    monkeypatch.setattr(retry, "_PATIENCE", (0.1, 0.2, 0.7))
     with pytest.raises(TrackingUnavailableError, match=r"the tracking server at .* does not answer\. Restart it, or"):
         Tracker(silent)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.rpartition(" answered for ")[2] for line in lines] == ["1 s", "2 s", "3 s", "4 s", "5 s"]
+    assert [line.rpartition(" answered for ")[2] for line in lines] == ["0.1 s", "0.3 s", "1 s"]
     assert not any("secret" in line for line in lines)
+
+
+def test_a_command_that_reads_says_which_answer_it_waits_for(
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a server says that it is well, and answers no more; only such a command, for a study tells of its own."""
+    told: list[str] = []
+    heard, refusal = threading.Event(), '{"error_code": "PERMISSION_DENIED", "message": "no"}'
+
+    def hear(text: str) -> None:
+        told.append(text)
+        heard.set()
+
+    monkeypatch.setattr(retry, "print_error", hear)
+    monkeypatch.setattr(retry, "_TELLING", RetryPolicy(say_after=0.001))
+    uri = answering(403, refusal, lambda: heard.wait(60))
+    with pytest.raises(TrackingError, match="does not allow"):
+        Tracker(uri.replace("//", "//bob:secret@"), tells=True).studies()
+    assert heard.is_set()
+    assert {re.sub(r"\d+ s", "1 s", text) for text in told} == {
+        f"waiting for MLflow at {uri.replace('//', '//***@')}, for 1 s so far"
+    }
+    told.clear()
+    with pytest.raises(TrackingError, match="does not allow"):
+        Tracker(answering(403, refusal)).studies()
+    assert told == []
+
+
+def test_a_locked_database_is_said_to_be_waited_for(
+    tracker: Tracker, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = sqlite3.connect(own_places / "mlflow.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    told: list[str] = []
+
+    def release(text: str) -> None:
+        if not told:
+            holder.execute("ROLLBACK")
+        told.append(text)
+
+    monkeypatch.setattr(retry, "print_error", release)
+    monkeypatch.setattr(retry, "_TELLING", RetryPolicy(say_after=0.001))
+    assert existing_tracker("sqlite:///mlflow.db").studies() == []
+    assert told[0].startswith("waiting for MLflow at sqlite:///mlflow.db, for ")
+    holder.close()
 
 
 @pytest.mark.parametrize("timeout_is_default", [True, False])

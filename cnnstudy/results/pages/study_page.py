@@ -21,7 +21,13 @@ from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, recorded_factors
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
-from cnnstudy.analysis.effects_text import answer_sentences, law_sentences, range_sentences, share_sentences
+from cnnstudy.analysis.effects_text import (
+    answer_sentences,
+    judge_overfitting,
+    law_sentences,
+    range_sentences,
+    share_sentences,
+)
 from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
 from cnnstudy.config.factors import Levels, find_factor
 from cnnstudy.errors import TrackingError
@@ -268,7 +274,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
     return render(
         "study.html",
         report=report,
-        title=f"{report.study.name}: why does it overfit?",
+        title=_title(report),
         answers=[_answer(one, common) for one in report.causes],
         common=common,
         question=next((one.question.sentence() for one in report.causes if one.effects), ""),
@@ -297,6 +303,17 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         largest_matrix=LARGEST_MATRIX,
         networks=NETWORKS,
     )
+
+
+def _title(report: ReportData) -> str:
+    """Return the page's title, which asks why a study overfits only if it does."""
+    networks = [one for one in report.causes if one.architecture != NETWORKS and len(one.observations.frame)]
+    judged = {judge_overfitting(one) for one in networks}
+    if "overfits" in judged:
+        return f"{report.study.name}: why does it overfit?"
+    known = {"hardly overfits": "it hardly overfits", "not learnt": "nothing was learnt"}
+    only = judged.pop() if len(judged) == 1 else ""
+    return f"{report.study.name}: {known.get(only, 'does it overfit?')}"
 
 
 def common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
