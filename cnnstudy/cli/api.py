@@ -48,6 +48,7 @@ from cnnstudy.system.output import open_console, print_note
 from cnnstudy.tracking import client
 from cnnstudy.tracking.relocation import require_writable
 from cnnstudy.tracking.retry import RetryPolicy
+from cnnstudy.tracking.sqlite import sqlite_file
 
 if TYPE_CHECKING:
     import keras
@@ -100,7 +101,7 @@ def run(
     """
     words = [f"{key}={json.dumps(value, default=str)}" for key, value in (overrides or {}).items()]
     loaded = load_study(str(study), words)
-    uri, console = client.tracking_uri(tracking_uri), open_console()
+    uri, console = _find_place(tracking_uri), open_console()
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with (
@@ -153,13 +154,13 @@ def diagnose(
         CnnstudyError: another of its subclasses, as for `run`.
     """
     columns = {"image": image, "label": label, "part": part, "group": group}
-    file = None if out is None else Path(out)
+    file, uri = None if out is None else Path(out), _find_place(tracking_uri)
     diagnosed = run_diagnosis(
-        str(path), time, file, columns, layout, ignore_folders, tracking_uri, open_=False, leave_at_once=False
+        str(path), time, file, columns, layout, ignore_folders, uri, open_=False, leave_at_once=False
     )
     if diagnosed.stopped:
         raise KeyboardInterrupt(_STOPPED)
-    return load(diagnosed.name, tracking_uri)
+    return load(diagnosed.name, uri)
 
 
 def load(study: str | None = None, tracking_uri: str | None = None) -> StudyResults:
@@ -173,7 +174,7 @@ def load(study: str | None = None, tracking_uri: str | None = None) -> StudyResu
         UnknownNameError: there is no such study, or no record at all.
         TrackingError: MLflow does not answer.
     """
-    return StudyResults(client.existing_tracker(tracking_uri), study)
+    return StudyResults(client.existing_tracker(_find_place(tracking_uri)), study)
 
 
 class StudyResults:
@@ -351,6 +352,16 @@ class StudyResults:
     @functools.cached_property
     def _analyses(self) -> list[NetworkAnalysis]:
         return analyze_study(self._tracker, self._recorded)
+
+
+def _find_place(given: str | None) -> str:
+    """Return where MLflow keeps the record; a database's path absolute.
+
+    MLflow keeps one connection for each address, and would read the old database after a change of the working folder.
+    """
+    uri = client.tracking_uri(given)
+    file = sqlite_file(uri)
+    return uri if file is None else f"sqlite:///{file}{''.join(uri.partition('?')[1:])}"
 
 
 def _join(tables: Sequence[pd.DataFrame], dtypes: Mapping[str, str]) -> pd.DataFrame:

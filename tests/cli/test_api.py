@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,16 @@ def test_a_study_s_report(ran: cnnstudy.StudyResults, tmp_path: Path) -> None:
 def test_the_same_call_runs_nothing_again(ran: cnnstudy.StudyResults) -> None:
     again = cnnstudy.run("small.yaml", {"training.epochs": 3}, quiet=True)
     assert again.trials["run_id"].tolist() == ran.trials["run_id"].tolist()
+
+
+def test_another_working_folder_has_another_record(
+    ran: cnnstudy.StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
+) -> None:
+    assert cnnstudy.load().name == "small"
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with pytest.raises(UnknownNameError):
+        cnnstudy.load("small")
 
 
 def test_a_model_takes_images(trained: Trained) -> None:
