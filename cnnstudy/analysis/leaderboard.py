@@ -184,24 +184,34 @@ def _number_or_text(text: str) -> float | int | str | None:
     return text
 
 
+#: The dtypes of columns whose values do not tell: of text, yes or no, whole numbers, and levels of several factors.
+_DTYPES = {
+    **dict.fromkeys(("trial", "architecture", "weights", "optimizer", "objective", "verdict"), "string"),
+    **dict.fromkeys(("verdict_reason", "state", "reason", "run_id", "model", "data", "precision", "xla"), "string"),
+    **dict.fromkeys(("factor", "second", "basis", "outcome", "method", "doubt", "answer"), "string"),
+    **dict.fromkeys(("cross_fitted", "pareto_front", "deterministic", "ceiling"), "boolean"),
+    **dict.fromkeys(("seed", "onset_epoch", "early_stopping", "block", "classes", *_WHOLE_NUMBERS), "Int64"),
+    **dict.fromkeys(("validation_images", "split_seed", "head_epochs", "seeds", "pairs", "trials"), "Int64"),
+    **dict.fromkeys(("baseline", "level", "second_baseline", "second_level"), "object"),
+}
+_KINDS = {int: "Int64", float: "float64", str: "string"}
+
+
 def set_dtypes(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame whose text is string, whole numbers Int64, other numbers float64, and yes or no boolean.
 
-    A column of factor levels has the factor's kind. What is missing is <NA>, of float64 NaN.
+    Levels of several factors in one column are object. What is missing is <NA>, of float64 NaN.
     """
-    return frame.astype({column: _dtype(str(column), frame[column]) for column in frame.columns})
+    return pd.DataFrame({name: _set_dtype(str(name), frame[name]) for name in frame.columns}, index=frame.index)
 
 
-def _dtype(name: str, column: pd.Series) -> str:
-    if name in FACTORS:
-        return {int: "Int64", float: "float64", str: "string"}[FACTORS[name].kind]
-    known = column.dropna()
-    if len(known) and known.map(lambda value: isinstance(value, bool | np.bool_)).all():
-        return "boolean"
-    if name in _WHOLE_NUMBERS or (pd.api.types.is_integer_dtype(column) and len(column)):
-        return "Int64"
-    is_text = not pd.api.types.is_numeric_dtype(column) and known.map(lambda value: isinstance(value, str)).any()
-    return "string" if is_text else "float64" if pd.api.types.is_numeric_dtype(column) else "object"
+def _set_dtype(name: str, column: pd.Series) -> pd.Series:
+    dtype = _KINDS[FACTORS[name].kind] if name in FACTORS else _DTYPES.get(name, "float64")
+    if dtype == "boolean":  # parameters are recorded as text
+        column = column.map({"True": True, "False": False, True: True, False: False})
+    if dtype in ("Int64", "float64"):
+        column = pd.to_numeric(column.astype(object).where(column.notna(), None), errors="coerce")
+    return column.astype(dtype)  # type: ignore[call-overload]
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -10,22 +10,27 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import CANNOT_TELL, describe_change, format_effect, judge_overfitting
 from cnnstudy.analysis.observations import BALANCED_VALIDATION, VALIDATION
 from cnnstudy.config.factors import find_factor
-from cnnstudy.names import Parameter
+from cnnstudy.errors import printable
+from cnnstudy.names import Metric, Parameter, Tag, count_tag, last_name
 from cnnstudy.records import Level
 from cnnstudy.system.display import format_duration
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
 
+_LAST_TRAIN = last_name(Metric.TRAIN_ACCURACY)
 #: How many steps are listed.
 MOST_STEPS = 5
 #: Of the images, the largest share to hold out for validation; beyond it too few are left to learn from.
-_LARGEST_SHARE = 0.4
+_LARGEST_SHARE = 0.5
+#: The train accuracy below which a network has not learnt its training images.
+_LEARNT_BY_HEART = 0.9
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class _Results:
         networks: those that have finished trials.
         trials: the run of each trial that counts.
         command: that runs the study.
+        missing: how many trials are still to be run.
     """
 
     study: RecordedStudy
     networks: Sequence[NetworkAnalysis]
     trials: Sequence[RecordedRun]
     command: str
+    missing: int  # trials that were not run
     judged: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,9 +72,23 @@ class _Results:
     def finished(self) -> list[RecordedRun]:
         return [run for run in self.trials if run.state == "finished"]
 
-    def seconds(self, times: float = 1.0) -> str:
-        """Return so many times the time of all trials, for a cost."""
-        return f"about {format_duration(times * sum(run.seconds or 0.0 for run in self.finished))} of training"
+    @property
+    def failed(self) -> list[RecordedRun]:
+        """The failed trials; not those whose loss diverged, which would diverge again."""
+        return [run for run in self.trials if run.state == "failed" and run.reason != "diverged"]
+
+    def seconds(self, trials: float | None = None, times: float = 1.0) -> str:
+        """Return the time of so many trials, for a cost; None: of as many as the study has."""
+        count = len(self.trials) + self.missing if trials is None else trials
+        mean = sum(run.seconds or 0.0 for run in self.finished) / max(len(self.finished), 1)
+        if not mean:
+            return f"the time of {count_noun(round(count), 'trial')}"
+        return f"about {format_duration(times * count * mean)} of training"
+
+    @property
+    def are_photos(self) -> bool:
+        """Whether the images are the user's own, so that there may be more."""
+        return (self.study.config.get("data") or {}).get("name") in ("folder", "table")
 
     def levels(self, factor: str) -> set[Level]:
         """Return the levels that a factor had."""
@@ -82,32 +103,65 @@ class _Results:
         return self._set({"strategy.seeds": 2 * self.seeds})
 
     @property
+    def seed_trials(self) -> float:
+        """How many trials it takes to double the seeds, with those that are missing."""
+        return len(self.trials) + 2 * self.missing
+
+    @property
     def seeds(self) -> int:
         return int(self.study.config["strategy"].get("seeds", 1))
 
     def _set(self, keys: Mapping[str, object]) -> str:
-        words = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
-        return f"{self.command} {shlex.join(words)}"
+        words, kept = iter(shlex.split(self.command)), []
+        for word in words:
+            given = next(words, "") if word == "--set" else ""
+            if given.partition("=")[0] not in keys:
+                kept += [word, given] if given else [word]
+        added = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+        return shlex.join([*kept, *added])
 
 
 def list_next_steps(
-    analyses: Sequence[NetworkAnalysis], study: RecordedStudy, trials: Sequence[RecordedRun], command: str = ""
+    analyses: Sequence[NetworkAnalysis],
+    study: RecordedStudy,
+    trials: Sequence[RecordedRun],
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> list[NextStep]:
     """Return what to do next, the most useful first.
 
     Args:
         analyses: of the networks.
         trials: the run of each trial that counts.
-        command: that runs the study, as recorded with it; "" if unknown.
+        tags: of the study's own run, with the command that runs it and how many trials are still to be run.
     """
     networks = [one for one in analyses if one.architecture != NETWORKS and len(one.observations.frame)]
-    command = command or shlex.join(["python", "-m", "cnnstudy", "run-study", study.name])
-    results = _Results(study, networks, trials, command)
-    if not networks:
-        return [NextStep("Let it run", "no trial has finished", "the time of its trials", command)]
-    found = [step for rule in _RULES for step in rule(results)]
+    command = tags.get(Tag.RUN_COMMAND) or shlex.join(["python", "-m", "cnnstudy", "run-study", study.name])
+    results = _Results(study, networks, trials, command, count_missing(tags))
+    found = [step for rule in (_RULES if networks else _RULES_WITHOUT_RESULTS) for step in rule(results)]
     unlike = {step.line: step for step in reversed(found)}  # of steps with the same line, the first
     return sorted(unlike.values(), key=found.index)[:MOST_STEPS]
+
+
+def count_missing(tags: Mapping[str, str]) -> int:
+    """Return how many trials of a study are still to be run, by the tags of its own run; 0 while it runs."""
+    missing = tags.get(count_tag("missing"), "")
+    return int(missing) if missing.isdigit() and tags.get(Tag.STATE) != "running" else 0
+
+
+def _finish(results: _Results) -> Iterator[NextStep]:
+    if results.missing or not results.trials:
+        planned = len(results.trials) + results.missing
+        evidence = f"{results.missing} of {count_noun(planned, 'trial')} were not run" if planned else "none was run"
+        cost = results.seconds(results.missing) if planned else "the time of its trials"
+        yield NextStep("Let it run to its end", evidence, cost, results.command)
+
+
+def _run_failed(results: _Results) -> Iterator[NextStep]:
+    if failed := results.failed:
+        why = printable(failed[0].message or failed[0].reason or "for an unknown reason").rstrip(".")
+        evidence = f"{len(failed)} of {count_noun(len(results.trials), 'trial')} failed, the first: {why}"
+        line = f"{results.command} --retry-failed"
+        yield NextStep("Mend what made trials fail, and run them again", evidence, results.seconds(len(failed)), line)
 
 
 def _raise_accuracy(results: _Results) -> Iterator[NextStep]:
@@ -152,7 +206,7 @@ def _lower_gap(results: _Results) -> Iterator[NextStep]:
         f"{step} the gap ({describe_change(effect)}: {format_effect(effect)} points), but whether validation accuracy "
         "gains cannot be told"
     )
-    yield NextStep("Add seeds", evidence, results.seconds(), results.more_seeds())
+    yield NextStep("Add seeds", evidence, results.seconds(results.seed_trials), results.more_seeds())
 
 
 def _lower_rate(results: _Results) -> Iterator[NextStep]:
@@ -166,25 +220,34 @@ def _lower_rate(results: _Results) -> Iterator[NextStep]:
 
 
 def _train_longer(results: _Results) -> Iterator[NextStep]:
-    """Most trials were still at their best, or had learnt nothing, in the last epoch that they were given."""
-    ended = [run for run in results.finished if run.epochs is not None and run.best_epoch == run.epochs]
-    rising, longest = 2 * len(ended) > len(results.finished), max(run.epochs or 0 for run in results.finished)
-    if not longest or not (rising or results.judged == {"not learnt"}):
+    """Most trials that learnt were still at their best in the last epoch, or networks have not learnt by heart."""
+    longest = max((run.epochs or 0 for run in results.finished), default=0)
+    learnt = [run for run in results.finished if run.verdict != "not-learning"]
+    best = [run for run in learnt if run.epochs is not None and run.best_epoch == run.epochs and run.epochs > 1]
+    unlearnt = [run for run in results.finished if run.metrics.get(_LAST_TRAIN, 1.0) < _LEARNT_BY_HEART]
+    if not longest:
         return
-    evidence = (
-        f"{len(ended)} of {count_noun(len(results.finished), 'trial')} were at their best in the last epoch"
-        if rising
-        else "nothing was learnt that could overfit"
-    )
+    if 2 * len(learnt) < len(results.finished):
+        number = len(results.finished) - len(learnt)
+        evidence = f"{number} of {count_noun(len(results.finished), 'trial')} did not learn, and cannot overfit"
+    elif 2 * len(best) > len(learnt):
+        evidence = f"{len(best)} of {count_noun(len(learnt), 'trial')} that learnt were at their best in the last epoch"
+    elif "overfits" not in results.judged and 2 * len(unlearnt) > len(results.finished):
+        evidence = (
+            f"{len(unlearnt)} of {count_noun(len(results.finished), 'trial')} end with a train accuracy below "
+            f"{_LEARNT_BY_HEART:.0%}: they have not learnt their training images".replace("%", " %")
+        )
+    else:
+        return
     line = results.once_more("longer", **{"training.epochs": 2 * longest})
-    yield NextStep("Train longer", evidence, results.seconds(2), line)
+    yield NextStep("Train longer", evidence, results.seconds(times=2), line)
 
 
 def _balance_classes(results: _Results) -> Iterator[NextStep]:
     if any(one.question.unequal for one in results.networks) and results.levels("class_weights") <= {"none"}:
         evidence = "the largest class has more than 1.5 times the images of the smallest, and all count alike"
         line = results.once_more("balanced", **{"factors.class_weights": "[none, balanced]"})
-        yield NextStep("Try class weights", evidence, results.seconds(2), line)
+        yield NextStep("Try class weights", evidence, results.seconds(times=2), line)
 
 
 def _freeze(results: _Results) -> Iterator[NextStep]:
@@ -192,14 +255,14 @@ def _freeze(results: _Results) -> Iterator[NextStep]:
     has_weights = bool(results.study.config.get("weights"))
     if "overfits" in results.judged and has_weights and results.levels("transfer") == {"scratch"}:
         line = results.once_more("frozen", **{"factors.transfer": "[scratch, frozen]"})
-        yield NextStep("Try frozen source weights", "every trial trained all layers", results.seconds(2), line)
+        yield NextStep("Try frozen source weights", "every trial trained all layers", results.seconds(times=2), line)
 
 
 def _augment(results: _Results) -> Iterator[NextStep]:
     if "overfits" in results.judged and results.levels("augmentation") == {"none"}:
         line = results.once_more("augmented", **{"factors.augmentation": "[none, flip]"})
         evidence = "networks overfit, and every trial saw the same pixels in each epoch"
-        yield NextStep("Try augmentation", evidence, results.seconds(2), line)
+        yield NextStep("Try augmentation", evidence, results.seconds(times=2), line)
 
 
 def _more_validation(results: _Results) -> Iterator[NextStep]:
@@ -216,7 +279,7 @@ def _more_validation(results: _Results) -> Iterator[NextStep]:
     if enough <= _LARGEST_SHARE:
         line = results.once_more("validated", **{"data.validation": f"{enough:g}"})
         yield NextStep("Hold out more images for validation", evidence, results.seconds(), line)
-    else:
+    elif results.are_photos:
         yield _add_photos(results, evidence)
 
 
@@ -224,12 +287,15 @@ def _more_seeds(results: _Results) -> Iterator[NextStep]:
     """Some effect that the study asks about cannot be told."""
     asked = [effect for one in results.networks for effect in one.main_effects(one.question.column)]
     untold = [effect for effect in asked if effect.answer == CANNOT_TELL]
-    nothing_to_tell = results.judged in ({"hardly overfits"}, {"not learnt"})
+    unlearnt = [run for run in results.finished if run.verdict == "not-learning"]
+    # more seeds of networks at chance would tell nothing
+    nothing_to_tell = results.judged == {"hardly overfits"} or 2 * len(unlearnt) > len(results.finished)
     if (untold or "cannot tell" in results.judged) and not nothing_to_tell:
         evidence = f"{len(untold)} of {count_noun(len(asked), 'effect')} on the gap cannot be told from chance"
         if not untold:
             evidence = "whether networks overfit cannot be told"
-        yield NextStep("Add seeds, which narrows the intervals", evidence, results.seconds(), results.more_seeds())
+        cost = results.seconds(results.seed_trials)
+        yield NextStep("Add seeds, which narrows the intervals", evidence, cost, results.more_seeds())
 
 
 def _stop(results: _Results) -> Iterator[NextStep]:
@@ -243,11 +309,13 @@ def _add_photos(results: _Results, evidence: str) -> NextStep:
     return NextStep("Add photos", evidence, "finding and labelling them", results.once_more("more-photos"))
 
 
-#: The rules, the most useful first.
+#: The rules, the most useful first; those that need no finished trial.
 _RULES: tuple[Callable[[_Results], Iterator[NextStep]], ...] = (
+    *(_finish, _run_failed),
     *(_raise_accuracy, _lower_gap),
     *(_lower_rate, _train_longer),
     *(_more_validation, _stop),
     *(_freeze, _augment, _balance_classes),
     _more_seeds,
 )
+_RULES_WITHOUT_RESULTS = (_finish, _run_failed, _lower_rate)

@@ -17,8 +17,9 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of its own progress bars, which nobody sees
@@ -28,9 +29,11 @@ with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of i
 from cnnstudy.analysis.causes import count_noun
 from cnnstudy.analysis.effects_text import answer_sentences
 from cnnstudy.analysis.leaderboard import leaderboard_table, set_dtypes, split_by_state
+from cnnstudy.analysis.next_steps import NextStep, count_missing
 from cnnstudy.cli.run import make_study_workers
 from cnnstudy.cli.start import run_diagnosis
 from cnnstudy.config.load import load_study
+from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
@@ -55,7 +58,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cnnstudy.analysis.causes import NetworkAnalysis
-    from cnnstudy.analysis.next_steps import NextStep
     from cnnstudy.tracking.recorded import RecordedRun
 
 #: How many trials a notebook shows of a study.
@@ -99,7 +101,11 @@ def run(
         KeyboardInterrupt: stopped by Ctrl-C; everything measured is recorded, and the same call goes on.
         CnnstudyError: one of its subclasses, as for `run-study`; nothing measured is lost.
     """
-    words = [f"{key}={json.dumps(value, default=str)}" for key, value in (overrides or {}).items()]
+    _check("overrides", overrides, Mapping | None, 'a mapping such as {"training.epochs": 5}')
+    _check("jobs", jobs, int, "a whole number from 1")
+    if jobs < 1:
+        raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
+    words = [f"{key}={_to_text(key, value)}" for key, value in (overrides or {}).items()]
     loaded = load_study(str(study), words)
     uri, console = _find_place(tracking_uri), open_console()
     require_writable(uri)
@@ -174,6 +180,7 @@ def load(study: str | None = None, tracking_uri: str | None = None) -> StudyResu
         UnknownNameError: there is no such study, or no record at all.
         TrackingError: MLflow does not answer.
     """
+    _check("study", study, str | None, "a study's name, such as load('tiny')")
     return StudyResults(client.existing_tracker(_find_place(tracking_uri)), study)
 
 
@@ -273,23 +280,45 @@ class StudyResults:
         from cnnstudy.system.scratch import scratch_folder
         from cnnstudy.training.model_package import load_saved_model
 
+        _check("trial", trial, str | None, "its name, such as 'alexnet-002'")
         with scratch_folder() as folder:
-            found = find_model(f"{self.name}/{trial}" if trial else self.name, self._tracker.uri, folder)
+            name = self._name_champion() if trial is None else f"{self.name}/{trial.removeprefix(f'{self.name}/')}"
+            found = find_model(name, self._tracker.uri, folder)
             for note in found.notes:
                 print_note(note)
             return load_saved_model(found.file)
+
+    def _name_champion(self) -> str:
+        """Return the address of the champion's model; without one, that of the best trial that has a model.
+
+        Raises:
+            UnknownNameError: no trial has one.
+        """
+        from cnnstudy.tracking.registry import Registry
+
+        try:
+            Registry(self._tracker).champion(self._recorded)
+        except UnknownNameError:
+            finished, _ = split_by_state(self.trials)
+            with_model = finished[finished["model"].fillna("") != ""] if len(finished) else finished
+            if with_model.empty:
+                raise
+            best = with_model["trial"].iloc[0]
+            print_note(f"{self.name} has no confirmed champion; this is {best}, the first of its leaderboard.")
+            return f"{self.name}/{best}"
+        return self.name
 
     def plot_gap(self) -> Figure:
         """Draw train and validation accuracy over the epochs, the mean of the finished trials of each network.
 
         The area between them is the gap. Trials that ended early are in the mean until then.
         """
-        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         finished = {one.trial for one in self._finished}
         curves = self.curves[self.curves["trial"].isin(finished)]
         networks = list(dict.fromkeys(curves["architecture"]))
-        figure = Figure(figsize=(4.5 * max(len(networks), 1), 3.5), layout="constrained")
+        figure = _shown_figure(figsize=(4.5 * max(len(networks), 1), 3.5), layout="constrained")
         panels = figure.subplots(1, max(len(networks), 1), sharey=True, squeeze=False)[0]
         for axes, network in zip(panels, networks or ["no trial has finished"], strict=True):
             of_network = curves[curves["architecture"] == network]
@@ -299,9 +328,11 @@ class StudyResults:
             axes.plot(epochs, means["val_accuracy"], color="#00798c", label="validation")
             axes.fill_between(epochs, means["val_accuracy"], means["train_accuracy"], color="#888888", alpha=0.2)
             trials = of_network["trial"].nunique()
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set(xlabel="epoch", title=f"{network}, mean of {count_noun(trials, 'trial')}" if trials else network)
         panels[0].set_ylabel("accuracy, %")
-        panels[0].legend(loc="lower right")
+        panels[0].legend()
+        figure.suptitle(self.name)
         return figure
 
     def report(self, folder: str | Path | None = None) -> Path:
@@ -319,8 +350,7 @@ class StudyResults:
         return write_report(self._tracker, self._recorded, Path(folder or f"{self.name}-report"))
 
     def __repr__(self) -> str:
-        done = f"{len(self._finished)} of {count_noun(len(self._runs), 'trial')} finished"
-        return "\n".join([f"study {self.name}: {done}", *self.answers])
+        return "\n".join([f"study {self.name}: {self._describe_state()}", *self.answers])
 
     def _repr_html_(self) -> str:
         finished, _ = split_by_state(trial_frame(self._tracker, self._recorded))
@@ -329,7 +359,7 @@ class StudyResults:
         left_out = len(finished) - len(shown)
         return "".join(
             [
-                f"<p><b>study {html.escape(self.name)}</b>: {len(finished)} of {len(self._runs)} trials finished</p>",
+                f"<p><b>study {html.escape(self.name)}</b>: {html.escape(self._describe_state())}</p>",
                 "<ul>",
                 *(f"<li>{html.escape(answer)}</li>" for answer in self.answers),
                 "</ul><table><thead><tr>",
@@ -340,6 +370,14 @@ class StudyResults:
                 f"<p>and {count_noun(left_out, 'trial')} more in <code>.trials</code></p>" if left_out else "",
             ]
         )
+
+    def _describe_state(self) -> str:
+        """Return how many trials finished, of all that are planned, and how many failed or were pruned."""
+        counted = [one for one in self._runs if one.done]
+        planned = max(len(counted) + count_missing(self._tracker.tags(self._recorded.run_id)), len(self._runs))
+        states = [one.state for one in counted]
+        others = [f"{states.count(state)} {state}" for state in ("failed", "pruned") if state in states]
+        return ", ".join([f"{len(self._finished)} of {count_noun(planned, 'trial')} finished", *others])
 
     @functools.cached_property
     def _runs(self) -> list[RecordedRun]:
@@ -354,11 +392,49 @@ class StudyResults:
         return analyze_study(self._tracker, self._recorded)
 
 
+def _shown_figure(**options: Any) -> Figure:
+    """Return an empty matplotlib figure that a notebook shows, whatever its backend."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    class _ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return _ShownFigure(**options)
+
+
+def _check(name: str, given: object, kind: Any, expected: str) -> None:
+    """Raise InputError if an argument has another type."""
+    if not isinstance(given, kind) or (kind is int and isinstance(given, bool)):
+        raise InputError(f"{name}={given!r} is of type {type(given).__name__}; give {expected}.")
+
+
+def _to_text(key: str, value: object) -> str:
+    """Return a value of a study file as JSON, which YAML reads."""
+
+    def convert(one: object) -> object:
+        if isinstance(one, np.generic | np.ndarray):
+            return one.tolist()
+        if isinstance(one, Path):
+            return str(one)
+        raise InputError(
+            f"overrides: {key} has a value of type {type(one).__name__}; give a text, a number, True, False, None, a "
+            "list or a dictionary."
+        )
+
+    return json.dumps(value, default=convert)
+
+
 def _find_place(given: str | None) -> str:
     """Return where MLflow keeps the record; a database's path absolute.
 
     MLflow keeps one connection for each address, and would read the old database after a change of the working folder.
     """
+    _check("tracking_uri", given, str | None, "an address such as sqlite:///mlflow.db")
     uri = client.tracking_uri(given)
     file = sqlite_file(uri)
     return uri if file is None else f"sqlite:///{file}{''.join(uri.partition('?')[1:])}"

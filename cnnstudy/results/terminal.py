@@ -295,8 +295,7 @@ def list_steps(tracker: Tracker, study: RecordedStudy, found: Sequence[NetworkAn
     Args:
         found: its analysis.
     """
-    command = tracker.tags(study.run_id).get(Tag.RUN_COMMAND, "")
-    return list_next_steps(found, study, latest_trials(tracker, study), command)
+    return list_next_steps(found, study, latest_trials(tracker, study), tracker.tags(study.run_id))
 
 
 def show_next_steps(console: Console, steps: Sequence[NextStep]) -> None:

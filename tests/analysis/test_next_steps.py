@@ -12,7 +12,7 @@ from simulated import Simulated
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.next_steps import MOST_STEPS, NextStep, list_next_steps
-from cnnstudy.names import Metric, Parameter, Tag
+from cnnstudy.names import Metric, Parameter, Tag, count_tag
 from cnnstudy.tracking.recorded import RecordedRun
 
 SMALL = {"factors": {"batch_size": [8, 64], "data_fraction": [1.0], "transfer": ["scratch"]}}
@@ -26,6 +26,7 @@ def steps(
     metrics: Callable[[RecordedRun], Mapping[str, float]] = lambda run: {},
     verdict: str = "overfit",
     change: Callable[[RecordedRun], RecordedRun] = lambda run: run,
+    missing: int = 0,
     **parameters: str,
 ) -> list[NextStep]:
     """The steps after a simulated study, some of whose records are changed."""
@@ -41,7 +42,8 @@ def steps(
         for run in simulated.trials
     ]
     found: list[NetworkAnalysis] = analyze_networks(simulated.study, trials, simulated.history, 0.05)
-    listed = list_next_steps(found, simulated.study, trials, COMMAND)
+    tags = {Tag.RUN_COMMAND: COMMAND, count_tag("missing"): str(missing)}
+    listed = list_next_steps(found, simulated.study, trials, tags)
     assert len(listed) <= MOST_STEPS
     for step in listed:
         assert step.evidence
@@ -95,8 +97,9 @@ def test_seeds_are_added_where_something_cannot_be_told() -> None:
 
 @pytest.mark.parametrize(("images", "said"), [("58", True), ("59", False)])
 def test_few_validation_images(images: str, said: bool) -> None:
-    listed = steps(flat(), **{Parameter.VALIDATION_IMAGES: images})
+    listed = steps(flat(data={"name": "folder"}), **{Parameter.VALIDATION_IMAGES: images})
     assert ("Add photos" in actions(listed)) == said
+    assert "Add photos" not in actions(steps(flat(data={"name": "digits"}), **{Parameter.VALIDATION_IMAGES: images}))
     if said:
         assert "58 validation images tell little: it takes at least 59" in listed[0].evidence
 
@@ -104,7 +107,8 @@ def test_few_validation_images(images: str, said: bool) -> None:
 @pytest.mark.parametrize(("share", "line"), [("0.15", "data.validation=0.4"), ("0.2", ""), ("0.0", "")])
 def test_a_larger_validation_part_where_that_is_enough(share: str, line: str) -> None:
     images = {"0.15": "24", "0.2": "20", "0.0": "20"}[share]
-    first = steps(flat(), **{Parameter.VALIDATION_IMAGES: images, Parameter.VALIDATION_SHARE: share})[0]
+    parameters = {Parameter.VALIDATION_IMAGES: images, Parameter.VALIDATION_SHARE: share}
+    first = steps(flat(data={"name": "folder"}), **parameters)[0]
     if line:
         assert first.action == "Hold out more images for validation"
         assert first.line == f"{COMMAND} --set name=simulated-validated --set {line}"
@@ -124,14 +128,27 @@ def test_train_longer_where_most_were_best_in_the_last_epoch(best: int, said: bo
     longer = [step for step in listed if step.action == "Train longer"]
     assert bool(longer) == said
     if said:
-        assert longer[0].evidence == "16 of 16 trials were at their best in the last epoch"
+        assert longer[0].evidence == "16 of 16 trials that learnt were at their best in the last epoch"
         assert longer[0].line == f"{COMMAND} --set name=simulated-longer --set training.epochs=16"
 
 
 def test_where_nothing_was_learnt_nothing_is_overfit() -> None:
     listed = steps(flat(), lambda run: {Metric.BEST_EPOCH: 2.0}, "not-learning", **{Parameter.EPOCHS: "8"})
-    assert listed[0].sentence().startswith("Train longer: nothing was learnt that could overfit.")
-    assert not {"Try augmentation", "Stop here"} & set(actions(listed))
+    assert listed[0].sentence().startswith("Train longer: 16 of 16 trials did not learn, and cannot overfit.")
+    assert actions(listed) == ["Train longer"], "more seeds of networks at chance would tell nothing"
+
+
+@pytest.mark.parametrize(("train", "said"), [(0.89, True), (0.91, False)])
+def test_train_longer_where_networks_have_not_learnt_their_training_images(train: float, said: bool) -> None:
+    def measured(run: RecordedRun) -> dict[str, float]:
+        return {Metric.BEST_EPOCH: 3.0, "last/train_accuracy": train, "last/gap_accuracy": 0.01}
+
+    listed = steps(
+        Simulated(effects={}, by_seed=0.0, noise=0.2, **SMALL), measured, "underfit", **{Parameter.EPOCHS: "8"}
+    )
+    longer = [step.evidence for step in listed if step.action == "Train longer"]
+    evidence = "16 of 16 trials end with a train accuracy below 90 %: they have not learnt their training images"
+    assert longer == ([evidence] if said else [])
 
 
 @pytest.mark.parametrize("reason", ["diverged", "out-of-memory"])
@@ -196,8 +213,42 @@ def test_where_nothing_overfits_there_is_nothing_to_gain() -> None:
     assert "Stop here" not in actions(steps(flat()))
 
 
+def test_a_study_that_was_cut_short_is_finished_first() -> None:
+    first, *others = steps(flat(), missing=4)
+    assert first.evidence == "4 of 20 trials were not run"
+    assert (first.cost, first.line) == ("about 40 s of training", COMMAND)
+    (more,) = [step for step in others if step.action.startswith("Add seeds")]
+    assert more.cost == "about 4 min 00 s of training", "24 trials of 10 s"
+    assert steps(flat())[0].line != COMMAND
+
+
+def test_failed_trials_are_mended_first() -> None:
+    def fail(run: RecordedRun) -> RecordedRun:
+        tags = {**run.tags, Tag.MESSAGE: "it took longer than 1 s."}
+        return dataclasses.replace(run, tags=tags, state="failed", reason="timeout") if run.number == 1 else run
+
+    first = steps(flat(), change=fail)[0]
+    assert first.evidence == "4 of 16 trials failed, the first: it took longer than 1 s"
+    assert first.line == f"{COMMAND} --retry-failed"
+    failed = [dataclasses.replace(run, state="failed", reason="error") for run in flat().trials]
+    (step,) = list_next_steps([], flat().study, failed)
+    assert step.evidence == "16 of 16 trials failed, the first: error"
+    assert step.cost == "the time of 16 trials"
+
+
+def test_keys_that_were_set_before_are_replaced() -> None:
+    listed = list_next_steps(
+        analyze_networks(flat().study, flat().trials, flat().history, 0.05),
+        flat().study,
+        flat().trials,
+        {Tag.RUN_COMMAND: f"{COMMAND} --set strategy.seeds=4 --set 'name=\"a b\"'"},
+    )
+    (more,) = [step for step in listed if step.action.startswith("Add seeds")]
+    assert more.line == f"{COMMAND} --set 'name=\"a b\"' --set strategy.seeds=8"
+
+
 def test_without_a_finished_trial_it_has_to_run() -> None:
     for found in ([], analyze_networks(Simulated().study, [], lambda *_: {}, 0.05)):
         (step,) = list_next_steps(found, Simulated().study, [])
-        assert step.sentence().startswith("Let it run: no trial has finished.")
+        assert step.sentence() == "Let it run to its end: none was run. It costs the time of its trials."
         assert step.line == "python -m cnnstudy run-study simulated"

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from trained_study import NAME, Trained
 
 import cnnstudy
+from cnnstudy.analysis.leaderboard import set_dtypes
 from cnnstudy.errors import ConfigError, InputError, UnknownNameError
 
 FACTORIAL = """\
@@ -76,6 +77,18 @@ def test_a_study_s_effects_and_answers(ran: cnnstudy.StudyResults) -> None:
     assert repr(ran).startswith("study small: 6 of 6 trials finished")
 
 
+def test_dtypes_do_not_depend_on_the_values(ran: cnnstudy.StudyResults) -> None:
+    none = set_dtypes(
+        ran.trials.astype(object).assign(val_loss=None, onset_epoch=None, early_stopping=None, batch_size=None)
+    )
+    assert none.dtypes.astype(str).to_dict() == ran.trials.dtypes.astype(str).to_dict()
+    assert ran.trials["deterministic"].tolist() == [False] * 6
+    effects = ran.effects.dtypes.astype(str)
+    assert effects[["baseline", "level"]].tolist() == ["object", "object"]
+    assert effects[["low", "high", "p_adjusted"]].tolist() == ["float64"] * 3
+    assert ran.effects["baseline"].tolist()[0] == 4
+
+
 def test_a_study_shows_itself_in_a_notebook(ran: cnnstudy.StudyResults) -> None:
     page = ran._repr_html_()
     assert page.count("<tr>") == 7
@@ -84,6 +97,7 @@ def test_a_study_shows_itself_in_a_notebook(ran: cnnstudy.StudyResults) -> None:
 
 def test_the_gap_is_drawn_as_it_was_measured(ran: cnnstudy.StudyResults) -> None:
     figure = ran.plot_gap()
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
     (axes,) = figure.axes
     assert axes.get_title() == "alexnet, mean of 6 trials"
     for line, column in zip(axes.lines, ("train_accuracy", "val_accuracy"), strict=True):
@@ -115,12 +129,50 @@ def test_another_working_folder_has_another_record(
 def test_a_model_takes_images(trained: Trained) -> None:
     study = cnnstudy.load(NAME, trained.uri)
     (trial,) = study.trials["trial"]
-    for model in (study.model(), study.model(trial)):
+    for model in (study.model(), study.model(trial), study.model(f"{NAME}/{trial}")):
         probabilities = model.predict(np.zeros((2, 64, 64, 3), np.uint8), verbose=0)
         assert probabilities.shape == (2, 3)
         assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     with pytest.raises(UnknownNameError):
         study.model("vgg16-007")
+    with pytest.raises(InputError, match="trial=0 is of type int"):
+        study.model(0)  # type: ignore[arg-type]
+
+
+def test_without_a_champion_the_model_is_that_of_the_first_trial(
+    ran: cnnstudy.StudyResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = ran.trials["trial"].iloc[0]
+    of_best, of_study = ran.model(best).get_weights(), ran.model().get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(of_best, of_study, strict=True))
+    assert f"small has no confirmed champion; this is {best}" in capsys.readouterr().err
+
+
+def test_values_of_numpy_are_numbers(ran: cnnstudy.StudyResults) -> None:
+    again = cnnstudy.run(
+        "small.yaml", {"training.epochs": np.int64(3), "factors.batch_size": np.array([4, 8])}, quiet=True
+    )
+    assert again.trials["run_id"].tolist() == ran.trials["run_id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            lambda: cnnstudy.run("tiny", "training.epochs=3"),
+            "overrides='training.epochs=3' is of type str; give a",
+        ),
+        (lambda: cnnstudy.run("tiny", {"factors.dropout": {0.1, 0.5}}), "factors.dropout has a value of type set"),
+        (lambda: cnnstudy.run("tiny", jobs=0), "jobs=0 can't be used"),
+        (lambda: cnnstudy.run("tiny", jobs="2"), "jobs='2' is of type str"),
+        (lambda: cnnstudy.load(Path("tiny.yaml")), "is of type PosixPath; give a study's name"),
+        (lambda: cnnstudy.load("tiny", Path("mlflow.db")), "tracking_uri=.* is of type PosixPath; give an address"),
+    ],
+)
+def test_arguments_of_another_type(wrong: Callable[[], object], said: str, own_places: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        wrong()
+    assert not (own_places / "mlflow.db").exists()
 
 
 def test_what_is_asked_for_wrongly_is_told(own_places: Path, trained: Trained) -> None:
@@ -145,7 +197,7 @@ try:
     cnnstudy.run("small.yaml")
 except KeyboardInterrupt as stopped:
     print("STOPPED", stopped)
-print("STILL HERE", mine, cnnstudy.load("small").trials["state"].tolist())
+print("STILL HERE", mine, repr(cnnstudy.load("small")).splitlines()[0])
 """
 
 
@@ -153,6 +205,6 @@ def test_ctrl_c_leaves_the_program_and_the_record(own_places: Path) -> None:
     (own_places / "small.yaml").write_text(FACTORIAL, encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=240)
     assert "STOPPED the study was stopped" in done.stdout, done.stderr
-    assert "STILL HERE [1, 2, 3]" in done.stdout
+    assert "STILL HERE [1, 2, 3] study small: 0 of 6 trials finished" in done.stdout
     assert done.returncode == 0
     assert signal.getsignal(signal.SIGINT) is not None

@@ -23,7 +23,7 @@ from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard
 from cnnstudy.analysis.next_steps import NextStep, list_next_steps
 from cnnstudy.errors import DataError
-from cnnstudy.names import Metric, Tag, class_name
+from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
@@ -316,10 +316,8 @@ def collect_report_data(
         if (text := tracker.read_text(study.run_id, path)) is not None
     }
     runs = counted_trials(tracker.runs(study.experiment_id))
-    command = tracker.tags(study.run_id).get(Tag.RUN_COMMAND, "")
-    return build_report_data(
-        study, runs, tracker.metric_history, tracker.read_text, target_gap, gallery, files, command
-    )
+    tags, history, read_text = tracker.tags(study.run_id), tracker.metric_history, tracker.read_text
+    return build_report_data(study, runs, history, read_text, target_gap, gallery, files, tags)
 
 
 def build_report_data(
@@ -330,12 +328,12 @@ def build_report_data(
     target_gap: float = DEFAULT_TARGET_GAP,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     files: Mapping[str, str] | None = None,
-    command: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> ReportData:
     """Build the data of a report from runs and from functions that read their histories and texts.
 
     Args:
-        command: that runs the study; "" if unknown.
+        tags: of the study's own run; None: there are no next steps.
     """
     history = functools.cache(
         history
@@ -353,7 +351,7 @@ def build_report_data(
         runs=runs,
         frame=frame,
         causes=causes,
-        next_steps=list_next_steps(causes, study, runs, command) if _is_factorial(study) else [],
+        next_steps=list_next_steps(causes, study, runs, tags) if tags and _is_factorial(study) else [],
         curves={run.trial: _read_curve(run, history) for run in finished},
         classes=_collect_classes(best, finished, read_text) if best is not None else None,
         confirmed=confirmed,
