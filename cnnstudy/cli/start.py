@@ -171,7 +171,7 @@ def _answer(
         return Diagnosed(outcome.recorded.name, stopped=True, failed=outcome.failed)
     if outcome.interrupted:
         print_text(
-            f"The time is over. Trials still missing: {outcome.missing} of {study.config.total_trials}; the same "
+            f"{limit.reason}. Trials still missing: {outcome.missing} of {study.config.total_trials}; the same "
             "command goes on with them."
         )
     _show_answer(tracker, outcome.recorded, open_)

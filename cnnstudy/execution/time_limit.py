@@ -21,6 +21,7 @@ class TimeLimit:
     at: float = math.inf  # seconds
     clock: Callable[[], float] = time.monotonic
     is_over: bool = False
+    reason: str = "The time is over"  # why they were stopped
     _seed: int | None = None  # of the trials under way
     _since: float = 0.0  # when its first trial began
     _whole: int = 0  # seeds that were run
@@ -50,7 +51,7 @@ class TimeLimit:
             self._longest = max(self._longest, now - self._since)
         self._seed, self._since = seed, now
         if not self.is_over and self._whole >= ENOUGH_SEEDS and now + self._longest > self.at:
-            self.is_over = True
+            self.is_over, self.reason = True, "Another seed would not be whole in time, and is not begun"
             raise KeyboardInterrupt
 
     def shorten(self, timeout: float) -> float:

@@ -54,6 +54,7 @@ def test_trials_under_way_stop_and_the_next_call_runs_what_is_missing(
     outcome = run(tracker, limit, clock)
     assert (outcome.finished, outcome.missing, outcome.interrupted, limit.is_over) == (2, 4, True, True)
     assert clock.now <= 10
+    assert limit.reason == "The time is over"
     again = TimeLimit(clock=lambda: clock.now)
     outcome = run(tracker, again, clock)
     assert (outcome.finished, outcome.missing, outcome.interrupted, again.is_over) == (6, 0, False, False)
@@ -68,6 +69,7 @@ def test_a_seed_that_would_not_be_whole_is_not_begun_once_there_are_enough(
     outcome = run(tracker, limit, clock, seeds=5)
     assert (outcome.finished, outcome.missing, outcome.interrupted, limit.is_over) == (6, 4, True, True)
     assert clock.now < 23
+    assert limit.reason.startswith("Another seed would not be whole in time")
 
 
 def test_it_is_said_once_so_that_what_ends_can_read_its_events(tmp_path: Path) -> None:
