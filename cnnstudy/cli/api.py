@@ -101,12 +101,10 @@ def run(
         KeyboardInterrupt: stopped by Ctrl-C; everything measured is recorded, and the same call goes on.
         CnnstudyError: one of its subclasses, as for `run-study`; nothing measured is lost.
     """
-    _check("overrides", overrides, Mapping | None, 'a mapping such as {"training.epochs": 5}')
     _check("jobs", jobs, int, "a whole number from 1")
     if jobs < 1:
         raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
-    words = [f"{key}={_to_text(key, value)}" for key, value in (overrides or {}).items()]
-    loaded = load_study(str(study), words)
+    loaded = load_study(str(study), _to_words(overrides))
     uri, console = _find_place(tracking_uri), open_console()
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
@@ -413,9 +411,17 @@ def _check(name: str, given: object, kind: Any, expected: str) -> None:
         raise InputError(f"{name}={given!r} is of type {type(given).__name__}; give {expected}.")
 
 
-def _to_text(key: str, value: object) -> str:
-    """Return a value of a study file as JSON, which YAML reads."""
+def _to_words(overrides: Mapping[str, object] | None) -> list[str]:
+    """Return the arguments of --set, with values as JSON, which YAML reads.
 
+    Raises:
+        InputError: they are no mapping, or a value has a type that no study file has.
+    """
+    _check("overrides", overrides, Mapping | None, 'a mapping such as {"training.epochs": 5}')
+    return [f"{key}={_to_text(key, value)}" for key, value in (overrides or {}).items()]
+
+
+def _to_text(key: str, value: object) -> str:
     def convert(one: object) -> object:
         if isinstance(one, np.generic | np.ndarray):
             return one.tolist()
