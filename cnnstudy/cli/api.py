@@ -112,16 +112,7 @@ def run(
         contextlib.closing(make_study_workers(jobs, loaded.config)) as workers,
         choose_display(console, quiet) as display,
     ):
-        outcome = run_study(
-            loaded,
-            tracker,
-            workers,
-            display,
-            take_over,
-            accept_code=accept_code,
-            retry=retry_failed,
-            leave_at_once=False,
-        )
+        outcome = run_study(loaded, tracker, workers, display, take_over, None, accept_code, retry_failed, False)
     if outcome.interrupted:
         raise KeyboardInterrupt(_STOPPED)
     if loaded.config.strategy.kind == "factorial":
