@@ -93,15 +93,15 @@ def open_console(error: bool = False) -> Console:
     """Return a console on standard output or standard error, as wide as its terminal, or WIDTH columns."""
     from rich.console import Console
 
-    console = Console(stderr=error)
-    return console if console.is_terminal else Console(stderr=error, width=WIDTH)
+    console = Console(stderr=error, force_jupyter=False)
+    return console if console.is_terminal else Console(stderr=error, width=WIDTH, force_jupyter=False)
 
 
 def console_on(file: TextIO) -> Console:
     """Return a console that writes to a file."""
     from rich.console import Console
 
-    return Console(file=file, width=WIDTH)
+    return Console(file=file, width=WIDTH, force_jupyter=False)  # else a notebook would get what the file is to get
 
 
 def print_line(console: Console, line: str) -> None:

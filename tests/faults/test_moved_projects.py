@@ -54,6 +54,7 @@ def test_a_moved_and_a_copied_project(tmp_path: Path) -> None:
     assert "the places are corrected" in repaired.output
     assert "no problems found" in repaired.output
     assert run(copied, "run-study", "odd.yaml", "--trials", "2").code == 0
-    assert run(copied, "predict", "odd", "photo.png").errors == ""
+    told = run(copied, "predict", "odd", "photo.png").errors.splitlines()
+    assert [line for line in told if not line.startswith("loading the model")] == []  # said where the machine is busy
     assert {path.relative_to(old) for path in old.rglob("*")} == before
     assert "no problems found" in run(old, "doctor").output

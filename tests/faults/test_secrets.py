@@ -233,7 +233,7 @@ import sys
 sys.argv = ["cnnstudy", "leaderboard"]
 from cnnstudy import cli; from cnnstudy.tracking import client as tracking
 
-def broken(self, uri):
+def broken(self, uri, tells=False):
     password = uri.partition(":")[2].partition(":")[2].partition("@")[0]
     raise LookupError(f"nobody expected this of {uri}, {uri!r} and {password}")
 

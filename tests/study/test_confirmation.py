@@ -337,6 +337,11 @@ def test_a_store_of_models_that_is_down_is_waited_for(desk: Desk, monkeypatch: p
             raise ConnectionError("no connection to the store")
         return artifact_uri.removeprefix("s3://bucket")
 
+    class Listed:
+        def list_artifacts(self) -> list[str]:
+            return []
+
+    monkeypatch.setattr(registry, "get_artifact_repository", lambda *_: Listed())
     monkeypatch.setattr(registry.Registry, "at", elsewhere)
     monkeypatch.setattr(registry, "download_artifacts", download)
     assert done(desk.confirm(accuracy=TURNED)).test is not None
