@@ -65,9 +65,9 @@ def trained_study(folder: Path, empty_database: Path) -> Iterator[Trained]:
     (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
     executor = _Kept(1, folder)
     try:
-        tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)  # where artifacts go
+            tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}")
             outcome = run_study(load_study("study.yaml"), tracker, Workers(lambda _: executor), SilentDisplay())
         (run,) = [run for run in tracker.runs(outcome.recorded.experiment_id) if run.kind == "trial"]
         assert run.state == "finished", run
