@@ -22,15 +22,13 @@ from cnnstudy.names import Metric, Parameter, Tag, count_tag, last_name
 from cnnstudy.records import Level
 from cnnstudy.system.display import format_duration
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
-from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT
+from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, UNDERFIT_BELOW
 
 _LAST_TRAIN = last_name(Metric.TRAIN_ACCURACY)
 #: How many steps are listed.
 MOST_STEPS = 5
 #: Of the images, the largest share to hold out for validation; beyond it too few are left to learn from.
 _LARGEST_SHARE = 0.5
-#: The train accuracy below which a network has not learnt its training images.
-_LEARNT_BY_HEART = 0.9
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,11 @@ class _Results:
     def more_seeds(self) -> str:
         """Return a command that adds as many seeds again to the same study."""
         return self._set({"strategy.seeds": 2 * self.seeds})
+
+    @property
+    def is_factorial(self) -> bool:
+        """Whether the study has seeds to add; a search has none."""
+        return bool(self.study.config["strategy"]["kind"] == "factorial")
 
     @property
     def seed_trials(self) -> float:
@@ -195,7 +198,7 @@ def _lower_gap(results: _Results) -> Iterator[NextStep]:
         for effect in one.main_effects(one.question.column)
         if effect.answer != CANNOT_TELL
     ]
-    if not known or list(_raise_accuracy(results)):
+    if not known or not results.is_factorial or list(_raise_accuracy(results)):
         return
     effect = max(known, key=lambda effect: abs(effect.estimate))
     better = effect.level if effect.answer == "lowers" else effect.baseline
@@ -224,7 +227,7 @@ def _train_longer(results: _Results) -> Iterator[NextStep]:
     longest = max((run.epochs or 0 for run in results.finished), default=0)
     learnt = [run for run in results.finished if run.verdict != "not-learning"]
     best = [run for run in learnt if run.epochs is not None and run.best_epoch == run.epochs and run.epochs > 1]
-    unlearnt = [run for run in results.finished if run.metrics.get(_LAST_TRAIN, 1.0) < _LEARNT_BY_HEART]
+    unlearnt = [run for run in results.finished if run.metrics.get(_LAST_TRAIN, 1.0) < UNDERFIT_BELOW]
     if not longest:
         return
     if 2 * len(learnt) < len(results.finished):
@@ -235,7 +238,7 @@ def _train_longer(results: _Results) -> Iterator[NextStep]:
     elif "overfits" not in results.judged and 2 * len(unlearnt) > len(results.finished):
         evidence = (
             f"{len(unlearnt)} of {count_noun(len(results.finished), 'trial')} end with a train accuracy below "
-            f"{_LEARNT_BY_HEART:.0%}: they have not learnt their training images".replace("%", " %")
+            f"{UNDERFIT_BELOW:.0%}: they have not learnt their training images".replace("%", " %")
         )
     else:
         return
@@ -290,7 +293,7 @@ def _more_seeds(results: _Results) -> Iterator[NextStep]:
     unlearnt = [run for run in results.finished if run.verdict == "not-learning"]
     # more seeds of networks at chance would tell nothing
     nothing_to_tell = results.judged == {"hardly overfits"} or 2 * len(unlearnt) > len(results.finished)
-    if (untold or "cannot tell" in results.judged) and not nothing_to_tell:
+    if results.is_factorial and (untold or "cannot tell" in results.judged) and not nothing_to_tell:
         evidence = f"{len(untold)} of {count_noun(len(asked), 'effect')} on the gap cannot be told from chance"
         if not untold:
             evidence = "whether networks overfit cannot be told"
