@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 import cnnstudy
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun, recorded_factors
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -30,7 +30,7 @@ from cnnstudy.analysis.effects_text import (
     share_sentences,
 )
 from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
-from cnnstudy.config.factors import Levels, find_factor
+from cnnstudy.config.factors import Levels, find_factor, recorded_factors
 from cnnstudy.errors import TrackingError
 from cnnstudy.results.pages import content
 from cnnstudy.results.pages.curve_panels import curve_panels
@@ -84,9 +84,11 @@ class Illustration:
 def list_illustrations(report: ReportData) -> Iterator[Illustration]:
     """Yield all figures of the page, section by section."""
     if report.confirmed is not None and report.confirmed.candidates:
-        yield Illustration(
-            "confirmed", "", candidate_forest(report.confirmed), "Confirmed candidates with their 95 % intervals"
-        )
+        counts = sorted({len(one.seeds) for one in report.confirmed.candidates})
+        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        caption = f"95 % intervals of the means over {seeds} fresh seeds."
+        description = "Confirmed candidates with their 95 % intervals"
+        yield Illustration("confirmed", "", candidate_forest(report.confirmed), description, caption)
     yield from _curve_illustrations(report)
     for one in report.causes:
         yield from _factor_illustrations(report, one)
