@@ -14,7 +14,7 @@ import numpy as np
 from cnnstudy.data.copies import SIZE
 from cnnstudy.data.datasets import DataOptions, SourceImage
 from cnnstudy.data.decoder_pool import Progress, decode_all
-from cnnstudy.data.groups import Copies, Grouping, describe_pairs, find_test_images, pair_equal
+from cnnstudy.data.groups import Copies, Grouping, describe_pairs, name_parts, pair_equal
 from cnnstudy.data.images import ListedImages, list_images
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, ImageFacts, PreparedImages
@@ -39,7 +39,7 @@ class Examined:
     facts: dict[int, ImageFacts]  # of the usable images
     grouping: Grouping
     copies: Copies  # also where a study would not look for them: then only identical files
-    test: frozenset[int]  # the images of the test split
+    parts: dict[int, str]  # of each image that is not left out: train, validation or test
     prepared: PreparedImages | None  # what a study would be told; None: it could not begin
     problem: str  # why not; else ""
 
@@ -98,5 +98,5 @@ def examine_images(options: DataOptions, split_seed: int, progress: Progress) ->
         prepared, problem = listed.divide(bad, grouping), ""
     except DataError as error:
         prepared, problem = None, str(error)
-    test = find_test_images(listed.source, grouping.usable, listed.split, grouping.of_usable)
-    return Examined(listed, tuple(bad), facts, grouping, copies, frozenset(test), prepared, problem)
+    parts = name_parts(listed.source, grouping.usable, listed.split, grouping.of_usable)
+    return Examined(listed, tuple(bad), facts, grouping, copies, parts, prepared, problem)

@@ -245,7 +245,7 @@ def describe_pairs(
     for name in ("validation", "test"):
         held_out = [place for i, place in enumerate(usable) if part_of.get(i, "test") == name]
         leaks[name] = (sum(copy_of[place] in trained for place in held_out), len(held_out))
-    tested = find_test_images(source, usable, split, groups)
+    tested = {place for place, part in name_parts(source, usable, split, groups).items() if part == "test"}
     members_of: dict[int, list[int]] = {}
     for place in usable:
         members_of.setdefault(copy_of[place], []).append(place)
@@ -263,10 +263,10 @@ def describe_pairs(
     )
 
 
-def find_test_images(
+def name_parts(
     source: ImageSource, usable: Sequence[int], split: Split, groups: Sequence[int] | None
-) -> set[int]:
-    """Return the images of the test split.
+) -> dict[int, str]:
+    """Return the part of each image: train, validation or test; those that are left out have none.
 
     Args:
         groups: the group of each usable image; None: there are no groups.
@@ -274,8 +274,8 @@ def find_test_images(
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
     given = [part for place in usable if (part := source.images[place].part)]
     alone = range(len(usable))
-    test = divide_groups(keys, labels, split, alone if groups is None else groups, given=given)["test"]
-    return {usable[i] for members in test for i in members}
+    parts = divide_groups(keys, labels, split, alone if groups is None else groups, given=given)
+    return {usable[i]: part for part, by_class in parts.items() for members in by_class for i in members}
 
 
 def _describe_copies(copies: Copies, given: bool) -> str:

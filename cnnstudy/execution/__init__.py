@@ -44,6 +44,7 @@ Kind = Literal[
     "predict",
     "export_model",
     "explain_mistakes",
+    "find_lookalikes",
     "open_test",
 ]
 

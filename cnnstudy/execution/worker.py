@@ -116,6 +116,7 @@ class Worker:
             "predict": self._predict,
             "export_model": self._export_model,
             "explain_mistakes": self._explain_mistakes,
+            "find_lookalikes": self._find_lookalikes,
             "open_test": self._open_test,
         }
         try:
@@ -248,6 +249,23 @@ class Worker:
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
         return explain_mistakes(spec, model, folder, payload["count"], self._progress(key))
+
+    def _find_lookalikes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy import architectures
+        from cnnstudy.data import datasets, images
+        from cnnstudy.training import lookalikes, weights
+
+        architecture = architectures.find(payload["architecture"])
+        file = Path(payload["file"]) if payload["file"] else weights.imagenet_file(architecture)
+        model = lookalikes.feature_model(architecture, payload["image_size"], file)
+        options = datasets.find(payload["options"]["name"]).Options.model_validate(payload["options"])
+        listed = images.list_images(options, payload["split_seed"], self._progress(key))
+        if listed.digest != payload["digest"]:
+            raise DataError("the images changed while they were looked at; run again when nothing changes them.")
+        places, tested = payload["places"], frozenset(payload["tested"])
+        return lookalikes.find_lookalikes(model, listed, places, tested, self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

@@ -58,12 +58,15 @@ LAYOUTS = {
 }
 
 
-def summarize(examined: Examined, study: Study | None, source: str) -> dict[str, Any]:
+def summarize(
+    examined: Examined, study: Study | None, source: str, lookalikes: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return everything that is told about a data set, as JSON's types; docs/commands.md lists the keys.
 
     Args:
         study: whose images they are; None: they were given without one.
         source: the path or study as it was given.
+        lookalikes: what was found by a network's features, of `results.lookalikes`; None: nobody looked.
     """
     listed, copies, prepared = examined.listed, examined.copies, examined.prepared
     keys = [image.key for image in listed.source.images]
@@ -88,6 +91,7 @@ def summarize(examined: Examined, study: Study | None, source: str) -> dict[str,
             [{"image": keys[place], "class": examined.class_of(place)} for place in pair] for pair in copies.conflicts
         ],
         "groups": _count_groups(examined),
+        "lookalikes": lookalikes,
         "suspects": {
             kind: [
                 {"image": keys[place], "value": round(getattr(examined.facts[place], MEASURES[kind][0]), 1)}
@@ -368,6 +372,9 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
     yield from _list_named("groups of copies", groups)
     if summary["groups"]:
         yield f"groups: {describe_groups(summary)}"
+    if found := summary["lookalikes"]:
+        named = [" ~ ".join(map(printable, pair["images"])) for pair in found["pairs"]]
+        yield f"may show the same: {found['told']}{':' if named else ''}{format_list(named)}"
     pairs = [" ~ ".join(f"{one['image']} ({one['class']})" for one in pair) for pair in summary["conflicts"]]
     yield from _list_named("pairs of copies with different labels", pairs)
     for kind, images in summary["suspects"].items():
