@@ -17,7 +17,7 @@ from cnnstudy.system.display import Display
 #: Without an option, more images of a study are not looked at, since a network may take a second for each.
 MOST_UNASKED = 2000
 #: Fewer images have too few neighbours; features that find fewer of the changed copies cannot tell copies here.
-LEAST_IMAGES, LEAST_FOUND = 50, 0.6
+LEAST_IMAGES, LEAST_FOUND = 50, 0.5
 #: Pixels of the network's images where no study gives them.
 IMAGE_SIZE = 160
 
@@ -59,7 +59,7 @@ def look_for_lookalikes(examined: Examined, features: Features, executor: Execut
         }
         answer = run_job(executor, Job("lookalikes", "find_lookalikes", payload), display)
         found, pairs = answer["found"], answer["pairs"] if answer["found"] >= LEAST_FOUND else []
-    parts = [[examined.parts.get(place) for place in pair] for pair in pairs]
+    parts = [[examined.parts.get(place, "left out") for place in pair] for pair in pairs]
     return {
         "network": features.network,
         "compared": len(places),
@@ -72,7 +72,7 @@ def look_for_lookalikes(examined: Examined, features: Features, executor: Execut
     }
 
 
-def _tell(title: str, compared: int, found: float | None, parts: Sequence[Sequence[str | None]]) -> str:
+def _tell(title: str, compared: int, found: float | None, parts: Sequence[Sequence[str]]) -> str:
     """Say what was found by a network's features, and what to do about it.
 
     Args:
@@ -90,9 +90,9 @@ def _tell(title: str, compared: int, found: float | None, parts: Sequence[Sequen
         )
     if not parts:
         return f"no pairs by the features of {title} ({share})"
-    apart = sum(of.count("train") == 1 and None not in of for of in parts)
+    apart = sum(of.count("train") == 1 and "left out" not in of for of in parts)
     return (
         f"{count_noun(len(parts), 'pair')} by the features of {title} ({share}), {apart} with one image in train and "
-        "one in validation or test. They are not grouped: look at them, and keep together what shows the same thing, by "
+        "one in validation or test. They are not grouped: look at them, and keep together what shows the same, by "
         "`groups` under `data` or the column `group` of a table"
     )

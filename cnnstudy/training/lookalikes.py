@@ -142,7 +142,7 @@ def _starts(count: int) -> range:
 
 
 def _fit_projection(features: Array) -> Callable[[Array], Array]:
-    """Return a function from features [n, d] to points of length 1 [n, components]: whitened principal components."""
+    """Return a function from features [n, d] to points [n, components] of length 1: whitened principal components."""
     count, width = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
     products = np.zeros((width, width))
@@ -166,8 +166,10 @@ def _fit_projection(features: Array) -> Callable[[Array], Array]:
 
 def _distances(points: Array, progress: Progress) -> Iterator[tuple[int, Array]]:
     """Yield rows of distances [rows, n] between all points, each with the index of its first point."""
+    squares = (points**2).sum(axis=1)
     for start in _starts(len(points)):
-        distances = np.sqrt(np.maximum(2 - 2 * (points[start : start + _ROWS] @ points.T), 0))
+        products = points[start : start + _ROWS] @ points.T
+        distances = np.sqrt(np.maximum(squares[start : start + _ROWS, None] + squares - 2 * products, 0))
         own = np.arange(len(distances))
         distances[own, own + start] = np.inf
         yield start, distances

@@ -373,7 +373,12 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
     if summary["groups"]:
         yield f"groups: {describe_groups(summary)}"
     if found := summary["lookalikes"]:
-        named = [" ~ ".join(map(printable, pair["images"])) for pair in found["pairs"]]
+        named = [
+            " ~ ".join(
+                f"{printable(image)} ({part})" for image, part in zip(pair["images"], pair["parts"], strict=True)
+            )
+            for pair in found["pairs"]
+        ]
         yield f"may show the same: {found['told']}{':' if named else ''}{format_list(named)}"
     pairs = [" ~ ".join(f"{one['image']} ({one['class']})" for one in pair) for pair in summary["conflicts"]]
     yield from _list_named("pairs of copies with different labels", pairs)
