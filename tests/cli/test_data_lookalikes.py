@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import picture, write_network
+from colour_network import picture, write_network
 from typer.testing import CliRunner
 
 from cnnstudy.cli import app

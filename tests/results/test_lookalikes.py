@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from colours import picture
+from colour_network import picture
 
 from cnnstudy.data.datasets import find
 from cnnstudy.data.examination import Examined, examine_images

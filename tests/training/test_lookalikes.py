@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from colours import picture, write_network
+from colour_network import picture, write_network
 from PIL import Image
 
 from cnnstudy import architectures
