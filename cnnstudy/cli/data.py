@@ -90,7 +90,8 @@ def show_data(
 
     console = output.open_console(error=True)
     with watch_command(console) as display:
-        examined = examine_images(options, study.config.seed if study else 0, display.count)
+        seed, pretrained_on = (study.config.seed, find_images_to_pretrain_on(study)) if study else (0, None)
+        examined = examine_images(options, seed, display.count, pretrained_on)
     if features is None and len(examined.grouping.usable) <= MOST_UNASKED:
         features = find_own_features(study)
     lookalikes = None
@@ -172,16 +173,29 @@ def find_features(weights: str | None, network: str | None, study: Study | None)
     return Features(architecture.name, file, max(size, architecture.minimum_size))
 
 
+def find_images_to_pretrain_on(study: Study) -> DataOptions | None:
+    """Return the images that a study pretrains source weights on; None if it does not, or copies are ignored."""
+    found = (study.config.weights_of(name) for name in study.config.architectures if transfers(study, name))
+    data = next((weights.data for weights in found if weights and weights.data), None)
+    return data if data and {data.copies, study.config.data.copies} == {"together"} else None
+
+
+def transfers(study: Study, network: str) -> bool:
+    """Check whether trials of a study's network start from source weights."""
+    from cnnstudy.config.factors import starts_from_source
+
+    return any(map(starts_from_source, study.config.transfer_modes_of(network)))
+
+
 def find_own_features(study: Study | None) -> Features | None:
     """Return the first network of a study that starts from a file of weights on this machine, if there is one."""
     from cnnstudy import architectures
-    from cnnstudy.config.factors import starts_from_source
     from cnnstudy.results.lookalikes import Features
     from cnnstudy.system.download import keras_folder
 
     for name in study.config.architectures if study else ():
         weights = study.config.weights_of(name) if study else None
-        if study is None or weights is None or not any(map(starts_from_source, study.config.transfer_modes_of(name))):
+        if study is None or weights is None or not transfers(study, name):
             continue
         file = weights.file
         if weights.source == "imagenet" and file is None and (published := architectures.find(name).imagenet):

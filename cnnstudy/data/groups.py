@@ -153,7 +153,7 @@ def group_images(
         alike += warn_of_similar_names(names)
     if not copies and not named:
         return Grouping(usable=tuple(usable), warnings=alike)
-    groups = _connect(len(source.images), [*copies, *named])
+    groups = connect_pairs(len(source.images), [*copies, *named])
     grouping = Grouping(tuple(groups), tuple(usable))
     grouping = replace(grouping, warnings=(*alike, *warn_of_groups_held_out_twice(source, grouping)))
     if not copies:
@@ -206,7 +206,7 @@ def _are_equal(digests: Sequence[bytes], pair: Pair) -> bool:
     return digests[pair[0]] == digests[pair[1]]
 
 
-def _connect(count: int, pairs: Iterable[Pair]) -> list[int]:
+def connect_pairs(count: int, pairs: Iterable[Pair]) -> list[int]:
     """Return the group of each image, the number of its first image, if the images of a pair are in one group."""
     group = list(range(count))
 
@@ -237,7 +237,7 @@ def describe_pairs(
     """
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
     given = [part for place in usable if (part := source.images[place].part)]
-    copy_of = _connect(len(source.images), pairs)
+    copy_of = connect_pairs(len(source.images), pairs)
     parts = split_indices(keys, labels, split, given=given)
     part_of = {i: part for part, by_class in parts.items() for members in by_class for i in members}
     trained = {copy_of[usable[i]] for i, part in part_of.items() if part == "train"}

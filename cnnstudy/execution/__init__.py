@@ -37,6 +37,7 @@ from cnnstudy.system.scratch import Scratch
 
 Kind = Literal[
     "prepare_images",
+    "count_source_copies",
     "check_network",
     "check_weights",
     "measure_speed",

@@ -109,6 +109,7 @@ class Worker:
         self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
             "prepare_images": self._prepare_images,
+            "count_source_copies": self._count_source_copies,
             "check_network": self._check_network,
             "check_weights": self._check_weights,
             "measure_speed": self._measure_speed,
@@ -160,6 +161,12 @@ class Worker:
             self._progress(key),
         )
         return [entry.to_json() for entry in prepared]
+
+    def _count_source_copies(self, key: str, payload: dict[str, Any]) -> dict[str, int]:
+        from cnnstudy.data.source_copies import count_source_copies
+
+        images, source = (PreparedImages.from_json(payload[name]) for name in ("images", "source"))
+        return count_source_copies(images, source, Split.from_json(payload["split"]), self._progress(key))
 
     def _check_network(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Build a network once, so that what is wrong with it, or with its stages, is told before any trial."""

@@ -115,3 +115,23 @@ def test_the_weights_of_a_study_are_taken_if_they_are_there(photos: Path, monkey
     file = models / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     shutil.copy("colours.npz", file)
     assert find_own_features(published) == Features("vgg16", file, 64)
+
+
+def test_copies_among_the_images_to_pretrain_on_are_warned_about(own_places: Path) -> None:
+    for seed in range(40):
+        for root, first in (("photos", 0), ("others", 1000)):
+            folder = own_places / root / "ab"[seed % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture(first + seed, 96).save(folder / f"{seed:02}.png")
+    for seed in (4, 6, 7):
+        picture(seed, 80).save(own_places / "others" / "a" / f"again{seed}.png")
+    pretrain = "{source: pretrain, epochs: 1, data: {name: folder, path: others}}"
+    study = STUDY.split("architectures")[0] + (
+        "architectures: [alexnet]\nfactors: {transfer: [scratch, frozen]}\ntraining: {epochs: 1}\nbudget: {trials: 2}\n"
+        f"weights: {{alexnet: {pretrain}}}\n"
+    )
+    (own_places / "probe.yaml").write_text(study, encoding="utf-8")
+    found = json.loads(call("probe.yaml", "--json"))
+    (told,) = [one["text"] for one in found["warnings"] if one["key"] == "weights"]
+    assert told.startswith("3 of the study's images (")
+    assert found["lookalikes"] is None

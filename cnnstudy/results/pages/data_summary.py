@@ -25,6 +25,7 @@ from cnnstudy.data.examination import BLANK, BLURRED, DARK, MOST_BLURRED, Examin
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
 from cnnstudy.data.groups import describe_leaks, warn_of_groups_held_out_twice
 from cnnstudy.data.path_groups import name_bursts
+from cnnstudy.data.source_copies import count_parts, describe_source_copies
 from cnnstudy.errors import as_sentence, format_list, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
@@ -205,6 +206,9 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
     yield from examined.listed.source.warnings
     yield from _warn_of_relatives(examined)
+    held = count_parts(examined.parts[place] for place in examined.shared if place in examined.parts)
+    if text := describe_source_copies(held):
+        yield text, "weights"
     sizes = {one["name"]: one["images"] for one in classes}
     smallest, largest = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
     if sizes[largest] > IMBALANCE * sizes[smallest]:
