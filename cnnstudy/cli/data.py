@@ -16,6 +16,7 @@ from cnnstudy.errors import InputError, did_you_mean, printable
 if TYPE_CHECKING:
     from cnnstudy.config.load import Study
     from cnnstudy.data.datasets import DataOptions
+    from cnnstudy.data.examination import Examined
     from cnnstudy.results.lookalikes import Features
 
 Layout = Annotated[
@@ -40,6 +41,19 @@ GroupColumn = Annotated[
     str | None,
     typer.Option("--group", metavar="COLUMN", help="Of a table: the column that names what images belong to."),
 ]
+WeightsGiven = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME-OR-FILE",
+        help="Also list what may show the same to a network with these weights: a name in `weights list`, a file, or "
+        "imagenet.",
+    ),
+]
+NetworkGiven = Annotated[
+    str | None,
+    typer.Option("--network", help="Whose weights they are.", show_default="as the weights or STUDY say"),
+]
 
 
 def show_data(
@@ -56,19 +70,8 @@ def show_data(
     group: GroupColumn = None,
     layout: Layout = None,
     ignore_folders: IgnoreFolders = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="NAME-OR-FILE",
-            help="Also list what may show the same, by the features of these weights: a name in `weights list`, a "
-            "file, or imagenet.",
-        ),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option("--network", help="The network whose weights they are.", show_default="as weights or STUDY say"),
-    ] = None,
+    weights: WeightsGiven = None,
+    network: NetworkGiven = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object, and nothing else.")
     ] = False,
@@ -83,7 +86,6 @@ def show_data(
     options, study = find_source(source, columns, layout, ignore_folders)
     features = find_features(weights, network, study) if weights or network else None
     from cnnstudy.data.examination import examine_images
-    from cnnstudy.results.lookalikes import MOST_UNASKED, look_for_lookalikes
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system import output
     from cnnstudy.system.display import watch_command
@@ -92,13 +94,7 @@ def show_data(
     with watch_command(console) as display:
         seed, pretrained_on = (study.config.seed, find_images_to_pretrain_on(study)) if study else (0, None)
         examined = examine_images(options, seed, display.count, pretrained_on)
-    if features is None and len(examined.grouping.usable) <= MOST_UNASKED:
-        features = find_own_features(study)
-    lookalikes = None
-    if features is not None:
-        with one_worker() as (executor, shown, _):
-            lookalikes = look_for_lookalikes(examined, features, executor, shown)
-    summary = summarize(examined, study, source, lookalikes)
+    summary = summarize(examined, study, source, _look_for_lookalikes(examined, features, study))
     output.print_text(output.format_json(summary) if json_ else format_summary(examined, summary))
     if html is not None:
         from cnnstudy.results.pages.data_page import write_data_page
@@ -125,6 +121,18 @@ def _refuse_to_overwrite(source: str, html: Path | None) -> None:
         raise InputError(f"--html {printable(str(html))} belongs to the data itself; give another file.")
 
 
+def _look_for_lookalikes(examined: Examined, features: Features | None, study: Study | None) -> dict[str, Any] | None:
+    """Return what the features show, or those that the study starts from; None: there are none."""
+    from cnnstudy.results.lookalikes import MOST_UNASKED, look_for_lookalikes
+
+    if features is None and len(examined.grouping.usable) <= MOST_UNASKED:
+        features = find_own_features(study)
+    if features is None:
+        return None
+    with one_worker() as (executor, display, _):
+        return look_for_lookalikes(examined, features, executor, display)
+
+
 def find_features(weights: str | None, network: str | None, study: Study | None) -> Features:
     """Return the network and weights that the options name.
 
@@ -148,14 +156,8 @@ def find_features(weights: str | None, network: str | None, study: Study | None)
     file, named = None, FOLDER / f"{weights}.npz"
     if weights != "imagenet":
         file = named if named.is_file() and not os.path.exists(weights) else Path(weights).expanduser()
-    if (
-        network is None
-        and file is not None
-        and file.is_file()
-        and file.suffix == ".npz"
-        and (about := read_about(file))
-    ):
-        network = about.network
+    if network is None and file is not None and file.suffix == ".npz" and file.is_file():
+        network = about.network if (about := read_about(file)) else None
     if network is None and study is not None and len(study.config.architectures) == 1:
         (network,) = study.config.architectures
     if network is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class Examined:
     prepared: PreparedImages | None  # what a study would be told; None: it could not begin
     problem: str  # why not; else ""
     shared: tuple[int, ...] = ()  # images with a near-duplicate among those that source weights are pretrained on
+
+    @cached_property
+    def test(self) -> frozenset[int]:
+        """The images of the test split."""
+        return frozenset(place for place, part in self.parts.items() if part == "test")
 
     def image(self, place: int) -> SourceImage:
         """Return an image by its index."""

@@ -55,7 +55,7 @@ def look_for_lookalikes(examined: Examined, features: Features, executor: Execut
             "image_size": features.image_size,
             "file": str(features.file.absolute()) if features.file else "",
             "places": places,
-            "tested": [place for place, part in examined.parts.items() if part == "test"],
+            "tested": sorted(examined.test),
         }
         answer = run_job(executor, Job("lookalikes", "find_lookalikes", payload), display)
         found, pairs = answer["found"], answer["pairs"] if answer["found"] >= LEAST_FOUND else []

@@ -144,7 +144,7 @@ def _choose_of_classes(examined: Examined) -> Iterator[_Chosen]:
     most = max(4, min(MOST_OF_CLASS, MOST_OF_CLASSES // len(names)))
     of_class: dict[int, list[int]] = {}
     for place in examined.grouping.usable:
-        if examined.parts.get(place) != "test":
+        if place not in examined.test:
             of_class.setdefault(examined.image(place).label, []).append(place)
     for label, name in enumerate(names[:MOST_CLASSES]):
         places = of_class.get(label, [])
