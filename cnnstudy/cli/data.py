@@ -125,7 +125,7 @@ def _look_for_lookalikes(examined: Examined, features: Features | None, study: S
     """Return what the features show, or those that the study starts from; None: there are none."""
     from cnnstudy.results.lookalikes import MOST_UNASKED, look_for_lookalikes
 
-    if features is None and len(examined.grouping.usable) <= MOST_UNASKED:
+    if features is None and study is not None and len(examined.grouping.usable) <= MOST_UNASKED:
         features = find_own_features(study)
     if features is None:
         return None
@@ -189,18 +189,18 @@ def transfers(study: Study, network: str) -> bool:
     return any(map(starts_from_source, study.config.transfer_modes_of(network)))
 
 
-def find_own_features(study: Study | None) -> Features | None:
+def find_own_features(study: Study) -> Features | None:
     """Return the first network of a study that starts from a file of weights on this machine, if there is one."""
     from cnnstudy import architectures
     from cnnstudy.results.lookalikes import Features
     from cnnstudy.system.download import keras_folder
 
-    for name in study.config.architectures if study else ():
-        weights = study.config.weights_of(name) if study else None
-        if study is None or weights is None or not transfers(study, name):
+    for name in study.config.architectures:
+        weights = study.config.weights_of(name)
+        if weights is None or not transfers(study, name):
             continue
-        file = weights.file
-        if weights.source == "imagenet" and file is None and (published := architectures.find(name).imagenet):
+        file, published = weights.file, architectures.find(name).imagenet
+        if weights.source == "imagenet" and file is None and published:
             file = keras_folder("models") / published.file_name
         if file is not None and file.expanduser().is_file():
             return Features(name, file.expanduser(), study.config.image_size_of(name))
