@@ -15,8 +15,9 @@ import numpy as np
 
 from cnnstudy.data import datasets
 from cnnstudy.data.images import prepare_images
+from cnnstudy.data.source_copies import count_source_copies
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
-from cnnstudy.records import EpochRecord, PreparedImages, Speed, TrialResult, TrialSpec
+from cnnstudy.records import EpochRecord, PreparedImages, Speed, Split, TrialResult, TrialSpec
 from cnnstudy.training.checkpoints import EVERY_EPOCH, TrialCheckpoints, TrialProgress
 
 #: Yields events; after an Epoch it is sent the answer: True to train on.
@@ -101,7 +102,7 @@ class FakeExecutor:
     def submit(self, job: Job) -> None:
         kinds = {"prepare_images": self._prepare, "check_weights": self._check, "measure_speed": self._measure}
         kinds |= {"run_trial": self._train, "explain_mistakes": self._explain, "open_test": self._open_test}
-        kinds |= {"export_model": self._export, "check_network": self._build}
+        kinds |= {"count_source_copies": self._count, "export_model": self._export, "check_network": self._build}
         work = kinds[job.kind]
         job = Job(job.key, job.kind, json.loads(json.dumps(job.payload)))
         self.jobs.append(job)
@@ -167,6 +168,11 @@ class FakeExecutor:
             for size in job.payload["sizes"]
         ]
         yield self._end(job, [images.to_json() for images in prepared])
+
+    def _count(self, job: Job) -> Work:
+        images, source = (PreparedImages.from_json(job.payload[name]) for name in ("images", "source"))
+        split = Split.from_json(job.payload["split"])
+        yield self._end(job, count_source_copies(images, source, split, lambda *_: None))
 
     def _build(self, job: Job) -> Work:
         yield self._end(job, {"has_batch_norm": False})

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cnnstudy.cli.options import one_worker
+from cnnstudy.cli.weights import FOLDER
 from cnnstudy.errors import InputError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from cnnstudy.config.load import Study
     from cnnstudy.data.datasets import DataOptions
+    from cnnstudy.data.examination import Examined
+    from cnnstudy.results.lookalikes import Features
 
 Layout = Annotated[
     Literal["classes", "divided", "classes-below"] | None,
@@ -37,6 +41,19 @@ GroupColumn = Annotated[
     str | None,
     typer.Option("--group", metavar="COLUMN", help="Of a table: the column that names what images belong to."),
 ]
+WeightsGiven = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME-OR-FILE",
+        help="Also list what may show the same to a network with these weights: a name in `weights list`, a file, or "
+        "imagenet.",
+    ),
+]
+NetworkGiven = Annotated[
+    str | None,
+    typer.Option("--network", help="Whose weights they are.", show_default="as the weights or STUDY say"),
+]
 
 
 def show_data(
@@ -53,6 +70,8 @@ def show_data(
     group: GroupColumn = None,
     layout: Layout = None,
     ignore_folders: IgnoreFolders = None,
+    weights: WeightsGiven = None,
+    network: NetworkGiven = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object, and nothing else.")
     ] = False,
@@ -65,6 +84,7 @@ def show_data(
     _refuse_to_overwrite(source, html)
     columns = {"image": image, "label": label, "part": part, "group": group}
     options, study = find_source(source, columns, layout, ignore_folders)
+    features = find_features(weights, network, study) if weights or network else None
     from cnnstudy.data.examination import examine_images
     from cnnstudy.results.pages.data_summary import format_summary, summarize
     from cnnstudy.system import output
@@ -72,8 +92,9 @@ def show_data(
 
     console = output.open_console(error=True)
     with watch_command(console) as display:
-        examined = examine_images(options, study.config.seed if study else 0, display.count)
-        summary = summarize(examined, study, source)
+        seed, pretrained_on = (study.config.seed, find_images_to_pretrain_on(study)) if study else (0, None)
+        examined = examine_images(options, seed, display.count, pretrained_on)
+    summary = summarize(examined, study, source, _look_for_lookalikes(examined, features, study))
     output.print_text(output.format_json(summary) if json_ else format_summary(examined, summary))
     if html is not None:
         from cnnstudy.results.pages.data_page import write_data_page
@@ -98,6 +119,92 @@ def _refuse_to_overwrite(source: str, html: Path | None) -> None:
         and target.suffix.lower() not in (".html", ".htm")
     ):
         raise InputError(f"--html {printable(str(html))} belongs to the data itself; give another file.")
+
+
+def _look_for_lookalikes(examined: Examined, features: Features | None, study: Study | None) -> dict[str, Any] | None:
+    """Return what the features show, or those that the study starts from; None: there are none."""
+    from cnnstudy.results.lookalikes import MOST_UNASKED, look_for_lookalikes
+
+    if features is None and study is not None and len(examined.grouping.usable) <= MOST_UNASKED:
+        features = find_own_features(study)
+    if features is None:
+        return None
+    with one_worker() as (executor, display, _):
+        return look_for_lookalikes(examined, features, executor, display)
+
+
+def find_features(weights: str | None, network: str | None, study: Study | None) -> Features:
+    """Return the network and weights that the options name.
+
+    Args:
+        weights: of `weights list`, a file, or "imagenet".
+        network: whose they are; None: as the file of imported weights says, or the study's only network.
+
+    Raises:
+        InputError: there is no such file, or it is not known whose weights they are.
+        UnknownNameError: there is no such network.
+        WeightsError: the file can't be read.
+    """
+    from cnnstudy import architectures
+    from cnnstudy.config.checks import describe_weights_file
+    from cnnstudy.config.schema import Weights
+    from cnnstudy.results.lookalikes import IMAGE_SIZE, Features
+    from cnnstudy.training.weight_import import read_about
+
+    if weights is None:
+        raise InputError(f"--network {printable(network or '')} needs --weights: a name in `weights list`, or a file.")
+    file, named = None, FOLDER / f"{weights}.npz"
+    if weights != "imagenet":
+        file = named if named.is_file() and not os.path.exists(weights) else Path(weights).expanduser()
+    if network is None and file is not None and file.suffix == ".npz" and file.is_file():
+        network = about.network if (about := read_about(file)) else None
+    if network is None and study is not None and len(study.config.architectures) == 1:
+        (network,) = study.config.architectures
+    if network is None:
+        raise InputError("say whose weights they are, such as --network vgg16; only those of `weights import` say it.")
+    architecture = architectures.find(network)
+    if file is not None and not file.is_file():
+        raise InputError(
+            f"there is no {printable(str(named))} and no file {printable(weights)}. "
+            f"{describe_weights_file([network], Weights(source='imagenet'))}"
+        )
+    if file is None and architecture.imagenet is None:
+        raise InputError(f"there are no imagenet weights for {network}; give a file of weights.")
+    of_study = study is not None and architecture.name in study.config.architectures
+    size = study.config.image_size_of(architecture.name) if study and of_study else IMAGE_SIZE
+    return Features(architecture.name, file, max(size, architecture.minimum_size))
+
+
+def find_images_to_pretrain_on(study: Study) -> DataOptions | None:
+    """Return the images that a study pretrains source weights on; None if it does not, or copies are ignored."""
+    found = (study.config.weights_of(name) for name in study.config.architectures if transfers(study, name))
+    data = next((weights.data for weights in found if weights and weights.data), None)
+    return data if data and {data.copies, study.config.data.copies} == {"together"} else None
+
+
+def transfers(study: Study, network: str) -> bool:
+    """Check whether trials of a study's network start from source weights."""
+    from cnnstudy.config.factors import starts_from_source
+
+    return any(map(starts_from_source, study.config.transfer_modes_of(network)))
+
+
+def find_own_features(study: Study) -> Features | None:
+    """Return the first network of a study that starts from a file of weights on this machine, if there is one."""
+    from cnnstudy import architectures
+    from cnnstudy.results.lookalikes import Features
+    from cnnstudy.system.download import keras_folder
+
+    for name in study.config.architectures:
+        weights = study.config.weights_of(name)
+        if weights is None or not transfers(study, name):
+            continue
+        file, published = weights.file, architectures.find(name).imagenet
+        if weights.source == "imagenet" and file is None and published:
+            file = keras_folder("models") / published.file_name
+        if file is not None and file.expanduser().is_file():
+            return Features(name, file.expanduser(), study.config.image_size_of(name))
+    return None
 
 
 def find_source(

@@ -17,6 +17,7 @@ The path of one image file, in reading order:
       copies           near-duplicates, found on thumbnails
       groups           images that stay together: copies, and those named by
       path_groups      patterns and levels of paths
+      source_copies    copies among the images that source weights are pretrained on
       decoder_pool     decodes all images in parallel, in
       decoder_process  processes with limits on memory and time, each of which calls
       decode           one image's bytes -> upright RGB pixels at each size, or a BadImage; the contract in words

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from cnnstudy.data.copies import SIZE
 from cnnstudy.data.datasets import DataOptions, SourceImage
 from cnnstudy.data.decoder_pool import Progress, decode_all
-from cnnstudy.data.groups import Copies, Grouping, describe_pairs, find_test_images, pair_equal
+from cnnstudy.data.groups import Copies, Grouping, describe_pairs, name_parts, pair_equal
 from cnnstudy.data.images import ListedImages, list_images
+from cnnstudy.data.source_copies import find_shared
 from cnnstudy.errors import DataError
 from cnnstudy.records import BadImage, ImageFacts, PreparedImages
 from cnnstudy.system.files import allocate_memmap
@@ -39,9 +41,15 @@ class Examined:
     facts: dict[int, ImageFacts]  # of the usable images
     grouping: Grouping
     copies: Copies  # also where a study would not look for them: then only identical files
-    test: frozenset[int]  # the images of the test split
+    parts: dict[int, str]  # of each image that is not left out: train, validation or test
     prepared: PreparedImages | None  # what a study would be told; None: it could not begin
     problem: str  # why not; else ""
+    shared: tuple[int, ...] = ()  # images with a near-duplicate among those that source weights are pretrained on
+
+    @cached_property
+    def test(self) -> frozenset[int]:
+        """The images of the test split."""
+        return frozenset(place for place, part in self.parts.items() if part == "test")
 
     def image(self, place: int) -> SourceImage:
         """Return an image by its index."""
@@ -68,8 +76,13 @@ class Examined:
         return [place for value, place in sorted(found) if value < limit]
 
 
-def examine_images(options: DataOptions, split_seed: int, progress: Progress) -> Examined:
+def examine_images(
+    options: DataOptions, split_seed: int, progress: Progress, source: DataOptions | None = None
+) -> Examined:
     """Look at a data set as a study with these options would find it, whatever is wrong with its images.
+
+    Args:
+        source: other images, on which source weights are pretrained, to compare with.
 
     Raises:
         DataError: the data set, or a file, can't be read.
@@ -78,13 +91,25 @@ def examine_images(options: DataOptions, split_seed: int, progress: Progress) ->
     facts: dict[int, ImageFacts] = {}
     with scratch_folder() as folder:
         images = listed.source.images
-        thumbnails = allocate_memmap(folder / "thumbnails.npy", (len(images), SIZE, SIZE, 3), np.uint8)
+        others = None if source is None else list_images(source, split_seed, progress)
+        count = len(images) + (0 if others is None else len(others.source.images))
+        thumbnails = allocate_memmap(folder / "thumbnails.npy", (count, SIZE, SIZE, 3), np.uint8)
 
         def store(index: int, size: int, pixels: np.ndarray) -> None:
             thumbnails[index] = pixels
 
         bad = decode_all(images, [SIZE], store, progress, listed.digests, facts.__setitem__)
-        grouping = listed.group(bad, lambda: thumbnails, progress)
+        grouping = listed.group(bad, lambda: thumbnails[: len(images)], progress)
+        shared: list[int] = []
+        if others is not None:  # images that can't be used stay black, like no other
+            decode_all(
+                others.source.images,
+                [SIZE],
+                lambda index, size, pixels: store(len(images) + index, size, pixels),
+                progress,
+                others.digests,
+            )
+            shared = find_shared(thumbnails, len(images), progress)
     facts = dict(sorted(facts.items()))  # decoders finish in any order
     copies = grouping.copies or describe_pairs(
         listed.source,
@@ -98,5 +123,5 @@ def examine_images(options: DataOptions, split_seed: int, progress: Progress) ->
         prepared, problem = listed.divide(bad, grouping), ""
     except DataError as error:
         prepared, problem = None, str(error)
-    test = find_test_images(listed.source, grouping.usable, listed.split, grouping.of_usable)
-    return Examined(listed, tuple(bad), facts, grouping, copies, frozenset(test), prepared, problem)
+    parts = name_parts(listed.source, grouping.usable, listed.split, grouping.of_usable)
+    return Examined(listed, tuple(bad), facts, grouping, copies, parts, prepared, problem, tuple(shared))

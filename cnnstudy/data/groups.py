@@ -153,7 +153,7 @@ def group_images(
         alike += warn_of_similar_names(names)
     if not copies and not named:
         return Grouping(usable=tuple(usable), warnings=alike)
-    groups = _connect(len(source.images), [*copies, *named])
+    groups = connect_pairs(len(source.images), [*copies, *named])
     grouping = Grouping(tuple(groups), tuple(usable))
     grouping = replace(grouping, warnings=(*alike, *warn_of_groups_held_out_twice(source, grouping)))
     if not copies:
@@ -206,7 +206,7 @@ def _are_equal(digests: Sequence[bytes], pair: Pair) -> bool:
     return digests[pair[0]] == digests[pair[1]]
 
 
-def _connect(count: int, pairs: Iterable[Pair]) -> list[int]:
+def connect_pairs(count: int, pairs: Iterable[Pair]) -> list[int]:
     """Return the group of each image, the number of its first image, if the images of a pair are in one group."""
     group = list(range(count))
 
@@ -237,7 +237,7 @@ def describe_pairs(
     """
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
     given = [part for place in usable if (part := source.images[place].part)]
-    copy_of = _connect(len(source.images), pairs)
+    copy_of = connect_pairs(len(source.images), pairs)
     parts = split_indices(keys, labels, split, given=given)
     part_of = {i: part for part, by_class in parts.items() for members in by_class for i in members}
     trained = {copy_of[usable[i]] for i, part in part_of.items() if part == "train"}
@@ -245,7 +245,7 @@ def describe_pairs(
     for name in ("validation", "test"):
         held_out = [place for i, place in enumerate(usable) if part_of.get(i, "test") == name]
         leaks[name] = (sum(copy_of[place] in trained for place in held_out), len(held_out))
-    tested = find_test_images(source, usable, split, groups)
+    tested = {place for place, part in name_parts(source, usable, split, groups).items() if part == "test"}
     members_of: dict[int, list[int]] = {}
     for place in usable:
         members_of.setdefault(copy_of[place], []).append(place)
@@ -263,10 +263,10 @@ def describe_pairs(
     )
 
 
-def find_test_images(
+def name_parts(
     source: ImageSource, usable: Sequence[int], split: Split, groups: Sequence[int] | None
-) -> set[int]:
-    """Return the images of the test split.
+) -> dict[int, str]:
+    """Return the part of each image: train, validation or test; those that are left out have none.
 
     Args:
         groups: the group of each usable image; None: there are no groups.
@@ -274,8 +274,8 @@ def find_test_images(
     keys, labels = [source.images[place].key for place in usable], [source.images[place].label for place in usable]
     given = [part for place in usable if (part := source.images[place].part)]
     alone = range(len(usable))
-    test = divide_groups(keys, labels, split, alone if groups is None else groups, given=given)["test"]
-    return {usable[i] for members in test for i in members}
+    parts = divide_groups(keys, labels, split, alone if groups is None else groups, given=given)
+    return {usable[i]: part for part, by_class in parts.items() for members in by_class for i in members}
 
 
 def _describe_copies(copies: Copies, given: bool) -> str:

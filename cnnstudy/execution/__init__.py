@@ -37,6 +37,7 @@ from cnnstudy.system.scratch import Scratch
 
 Kind = Literal[
     "prepare_images",
+    "count_source_copies",
     "check_network",
     "check_weights",
     "measure_speed",
@@ -44,6 +45,7 @@ Kind = Literal[
     "predict",
     "export_model",
     "explain_mistakes",
+    "find_lookalikes",
     "open_test",
 ]
 

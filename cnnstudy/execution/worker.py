@@ -109,6 +109,7 @@ class Worker:
         self.folder, self.asks = Path(job["folder"]), bool(job["asks"])
         functions = {
             "prepare_images": self._prepare_images,
+            "count_source_copies": self._count_source_copies,
             "check_network": self._check_network,
             "check_weights": self._check_weights,
             "measure_speed": self._measure_speed,
@@ -116,6 +117,7 @@ class Worker:
             "predict": self._predict,
             "export_model": self._export_model,
             "explain_mistakes": self._explain_mistakes,
+            "find_lookalikes": self._find_lookalikes,
             "open_test": self._open_test,
         }
         try:
@@ -159,6 +161,12 @@ class Worker:
             self._progress(key),
         )
         return [entry.to_json() for entry in prepared]
+
+    def _count_source_copies(self, key: str, payload: dict[str, Any]) -> dict[str, int]:
+        from cnnstudy.data.source_copies import count_source_copies
+
+        images, source = (PreparedImages.from_json(payload[name]) for name in ("images", "source"))
+        return count_source_copies(images, source, Split.from_json(payload["split"]), self._progress(key))
 
     def _check_network(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Build a network once, so that what is wrong with it, or with its stages, is told before any trial."""
@@ -248,6 +256,23 @@ class Worker:
 
         spec, model, folder = TrialSpec.from_json(payload["spec"]), Path(payload["model"]), Path(payload["folder"])
         return explain_mistakes(spec, model, folder, payload["count"], self._progress(key))
+
+    def _find_lookalikes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy import architectures
+        from cnnstudy.data import datasets, images
+        from cnnstudy.training import lookalikes, weights
+
+        architecture = architectures.find(payload["architecture"])
+        file = Path(payload["file"]) if payload["file"] else weights.imagenet_file(architecture)
+        model = lookalikes.feature_model(architecture, payload["image_size"], file)
+        options = datasets.find(payload["options"]["name"]).Options.model_validate(payload["options"])
+        listed = images.list_images(options, payload["split_seed"], self._progress(key))
+        if listed.digest != payload["digest"]:
+            raise DataError("the images changed while they were looked at; run again when nothing changes them.")
+        places, tested = payload["places"], frozenset(payload["tested"])
+        return lookalikes.find_lookalikes(model, listed, places, tested, self._progress(key))
 
     def _open_test(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

@@ -7,6 +7,7 @@ terminal         recorded studies on the terminal: trials, effects, champion, co
 watch            the live view of a study that another process runs
 models           find a trained model, classify images with it, export it
 mistakes         a model's mistakes, explained by a worker
+lookalikes       pictures that a network's features show as alike, found by a worker
 json_answers     what commands print with --json
 network_summary  the layers of a network, counted and printed
 network_drawing  a network as a picture

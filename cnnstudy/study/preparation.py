@@ -23,6 +23,7 @@ from cnnstudy.config.factors import complete_levels, fine_tunes, starts_from_sou
 from cnnstudy.config.schema import StudyConfig, Weights
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
+from cnnstudy.data.source_copies import describe_source_copies
 from cnnstudy.errors import ConfigError, StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
@@ -169,6 +170,31 @@ class Preparation:
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
                 self._source_images |= self.images(weights.data, same_data)
         return {name: weights for name, weights in found.items() if name not in pretrained}
+
+    def warn_of_source_copies(self, images: Mapping[str, PreparedImages]) -> None:
+        """Warn of near-duplicates between the study's images and those to pretrain on. Call it after `check_sources`.
+
+        Where a data set says that its copies are to be ignored, they are not looked for here either.
+
+        Args:
+            images: of the study, by network.
+
+        Raises:
+            DataError: decoded images are gone.
+        """
+        data, compared = self.config.data, list[str]()
+        for name, source in self._source_images.items():
+            weights = self.config.weights_of(name)
+            assert weights is not None  # it has images to pretrain on
+            assert weights.data is not None
+            if {data.copies, weights.data.copies} != {"together"} or source.digest in compared:
+                continue
+            compared.append(source.digest)
+            split = Split(data.validation, data.test, self.config.seed)
+            payload = {"images": images[name].to_json(), "source": source.to_json(), "split": split.to_json()}
+            job = Job("source-copies", "count_source_copies", payload)
+            if text := describe_source_copies(run_job(self.executor, job, self.display)):
+                self.display.show_message(f"WARNING: {text}")
 
     def _say_what_is_normalised(self, name: str) -> None:
         """Say that BatchNormalization stays frozen where layers with source weights train, unless the file decides."""

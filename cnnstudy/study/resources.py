@@ -105,7 +105,9 @@ class StudyInputs:
     @functools.cached_property
     def given_weights(self) -> dict[str, SourceWeights]:
         """The source weights of networks that pretrain none."""
-        return self._preparation.check_sources(len(next(iter(self.images.values())).classes))
+        found = self._preparation.check_sources(len(next(iter(self.images.values())).classes))
+        self._preparation.warn_of_source_copies(self.images)
+        return found
 
     @functools.cached_property
     def _preparation(self) -> Preparation:

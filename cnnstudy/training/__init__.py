@@ -31,6 +31,7 @@ served_model    its pyfunc, stored with it: photos or pixels in, probabilities o
 predict         apply a saved model to image files
 export          export a saved model as SavedModel, ONNX or Keras file
 mistakes        a trial's mistakes, with Grad-CAM, beside similar training images
+lookalikes      pictures that are more alike to a network than by chance
 test_split      evaluate models on the test images, which no training sees
 
 May import: errors, names, records, system, data, architectures.

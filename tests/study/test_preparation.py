@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 from fake_executor import FakeExecutor
+from odd_photos import photo, save, write_photos
 from pictures import leave_out_pictures
 from PIL import Image
 
 from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.data.images import list_parts
 from cnnstudy.errors import ConfigError, DataError, WeightsError
 from cnnstudy.execution import Epoch, Event, Failed
 from cnnstudy.execution.local import LocalExecutor
+from cnnstudy.records import Split
 from cnnstudy.study import preparation
 from cnnstudy.study.preparation import Preparation, SourceWeights
 from cnnstudy.study.recorder import Recorder
@@ -244,3 +247,31 @@ def test_a_study_goes_on_with_the_weights_that_it_began_with(
         trained.append(executor.trials)
     assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
     assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("copies", ["together", "ignore"])
+def test_images_to_pretrain_on_that_are_the_studys_own_are_told(own_places: Path, copies: str) -> None:
+    write_photos(own_places / "photos", {"a": 12, "b": 12})
+    write_photos(own_places / "others", {"c": 8, "d": 8}, first=5000)
+    for number in (0, 3, 7):
+        save(photo(number).resize((120, 90)), own_places / "others" / "c" / f"again{number}.png")
+    source = f"{{name: folder, path: others, copies: {copies}}}"
+    (own_places / "probe.yaml").write_text(
+        STUDY.replace("alexnet]", "alexnet, vgg16]").replace("trials: 1", "trials: 4")
+        + f"factors: {{transfer: [frozen]}}\nweights: {{default: {{source: pretrain, epochs: 1, data: {source}}}}}\n"
+    )
+    config, said = load_study("probe.yaml").config, list[str]()
+    executor = FakeExecutor(own_places, reads_folders=True)
+    preparing = Preparation(config, executor, None, [], PlainDisplay(said.append))  # type: ignore[arg-type]
+    images = preparing.images(config.data, config.architectures)
+    preparing.check_sources(2)
+    preparing.warn_of_source_copies(images)
+    split = Split(config.data.validation, config.data.test, config.seed)
+    parts = {key: part for key, _, part in list_parts(images["alexnet"], split, None)}
+    held = sum(parts[f"a/{number:02}.jpg"] != "train" for number in (0, 3, 7))
+    told = (
+        f"WARNING: 3 of the study's images ({held} of its validation and test images) have a near-duplicate among the "
+        "images that source weights are pretrained on, which makes transfer look better than it is; remove them there"
+    )
+    assert [text for text in said if "near-duplicate" in text] == [told] * (copies == "together")
+    assert [job.kind for job in executor.jobs].count("count_source_copies") == (copies == "together")

@@ -95,6 +95,7 @@ def data_page(examined: Examined, summary: dict[str, Any], progress: Progress) -
     chosen = {
         "classes": list(_choose_of_classes(examined)),
         "copies": _choose_groups(examined.copies.groups, MOST_GROUPS),
+        "lookalikes": _choose_groups(_place_lookalikes(examined, summary)[:MOST_GROUPS], MOST_GROUPS),
         "conflicts": _choose_groups(examined.copies.conflicts, MOST_CONFLICTS),
         "suspects": [
             _Chosen(f"May be {kind}: {MEASURES[kind][1]}", places[:MOST_SUSPECTS], len(places[MOST_SUSPECTS:]))
@@ -127,6 +128,7 @@ def data_page(examined: Examined, summary: dict[str, Any], progress: Progress) -
         hidden={
             "classes": max(0, len(summary["classes"]) - MOST_CLASSES),
             "copies": max(0, len(examined.copies.groups) - MOST_GROUPS),
+            "lookalikes": max(0, len(_place_lookalikes(examined, summary)) - MOST_GROUPS),
             "conflicts": max(0, len(examined.copies.conflicts) - MOST_CONFLICTS),
             "bad": max(0, len(summary["bad"]) - MOST_BAD),
         },
@@ -154,6 +156,13 @@ def _choose_groups(groups: Sequence[Sequence[int]], most: int) -> list[_Chosen]:
     """Return the largest groups."""
     largest = sorted(groups, key=lambda group: (-len(group), group[0]))[:most]
     return [_Chosen("", group[:MOST_OF_GROUP], len(group[MOST_OF_GROUP:])) for group in largest]
+
+
+def _place_lookalikes(examined: Examined, summary: dict[str, Any]) -> list[list[int]]:
+    """Return the pairs that were found by a network's features, as images' indices, the most alike first."""
+    places = {image.key: place for place, image in enumerate(examined.listed.source.images)}
+    found = summary["lookalikes"] or {"pairs": []}
+    return [[places[name] for name in pair["images"]] for pair in found["pairs"]]
 
 
 # ---- their pictures

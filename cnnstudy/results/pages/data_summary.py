@@ -25,6 +25,7 @@ from cnnstudy.data.examination import BLANK, BLURRED, DARK, MOST_BLURRED, Examin
 from cnnstudy.data.file_types import MOST_NAMES, PassedKind
 from cnnstudy.data.groups import describe_leaks, warn_of_groups_held_out_twice
 from cnnstudy.data.path_groups import name_bursts
+from cnnstudy.data.source_copies import count_parts, describe_source_copies
 from cnnstudy.errors import as_sentence, format_list, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
@@ -58,12 +59,15 @@ LAYOUTS = {
 }
 
 
-def summarize(examined: Examined, study: Study | None, source: str) -> dict[str, Any]:
+def summarize(
+    examined: Examined, study: Study | None, source: str, lookalikes: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return everything that is told about a data set, as JSON's types; docs/commands.md lists the keys.
 
     Args:
         study: whose images they are; None: they were given without one.
         source: the path or study as it was given.
+        lookalikes: what was found by a network's features, of `results.lookalikes`; None: nobody looked.
     """
     listed, copies, prepared = examined.listed, examined.copies, examined.prepared
     keys = [image.key for image in listed.source.images]
@@ -88,6 +92,7 @@ def summarize(examined: Examined, study: Study | None, source: str) -> dict[str,
             [{"image": keys[place], "class": examined.class_of(place)} for place in pair] for pair in copies.conflicts
         ],
         "groups": _count_groups(examined),
+        "lookalikes": lookalikes,
         "suspects": {
             kind: [
                 {"image": keys[place], "value": round(getattr(examined.facts[place], MEASURES[kind][0]), 1)}
@@ -201,6 +206,9 @@ def _find_warnings(examined: Examined, summary: dict[str, Any], study: Study | N
         yield f"bad images: {len(examined.bad)}; a study refuses to begin with them", "data.bad_images: skip"
     yield from examined.listed.source.warnings
     yield from _warn_of_relatives(examined)
+    held = count_parts(examined.parts[place] for place in examined.shared if place in examined.parts)
+    if text := describe_source_copies(held):
+        yield text, "weights"
     sizes = {one["name"]: one["images"] for one in classes}
     smallest, largest = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
     if sizes[largest] > IMBALANCE * sizes[smallest]:
@@ -368,6 +376,14 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
     yield from _list_named("groups of copies", groups)
     if summary["groups"]:
         yield f"groups: {describe_groups(summary)}"
+    if found := summary["lookalikes"]:
+        named = [
+            " ~ ".join(
+                f"{printable(image)} ({part})" for image, part in zip(pair["images"], pair["parts"], strict=True)
+            )
+            for pair in found["pairs"]
+        ]
+        yield f"may show the same: {found['told']}{':' if named else ''}{format_list(named)}"
     pairs = [" ~ ".join(f"{one['image']} ({one['class']})" for one in pair) for pair in summary["conflicts"]]
     yield from _list_named("pairs of copies with different labels", pairs)
     for kind, images in summary["suspects"].items():
