@@ -43,6 +43,7 @@ Kind = Literal[
     "run_trial",
     "predict",
     "export_model",
+    "export_features",
     "explain_mistakes",
     "open_test",
 ]

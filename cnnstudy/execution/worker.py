@@ -115,6 +115,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "export_features": self._export_features,
             "explain_mistakes": self._explain_mistakes,
             "open_test": self._open_test,
         }
@@ -241,6 +242,14 @@ class Worker:
 
         model, folder, classes, contract = (payload[name] for name in ("model", "folder", "classes", "contract"))
         return export_model(Path(model), classes, contract, Path(folder), payload["format"], self._progress(key))
+
+    def _export_features(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training.feature_tables import write_features
+
+        spec = TrialSpec.from_json(payload["spec"])
+        return write_features(spec, Path(payload["path"]), self._networks(), self._progress(key))
 
     def _explain_mistakes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()
