@@ -272,6 +272,11 @@ class TrialSpec(Record):
     xla: bool | None = field(default=None, metadata=TRAINING)  # whether XLA compiles updates; None: on a GPU
 
     @property
+    def batch_size(self) -> int:
+        """Images per update; without updates all that there are to train on, which are fitted at once."""
+        return int(self.levels.get("batch_size", sum(self.images.train)))
+
+    @property
     def key(self) -> str:
         """The trial's name, unique within the study: `vgg16-007`, `confirm-vgg16-007-seed-10000`, `pretrain-vgg16`."""
         network = plain_name(self.architecture)

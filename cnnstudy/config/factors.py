@@ -204,7 +204,7 @@ FACTORS: dict[str, Factor] = {
         Factor(
             "transfer", str, "scratch", choices=tuple(TRANSFER_MODES), prefix=FROM, phrase="{level}", always_shown=True
         ),
-        Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
+        _by_gradients(Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True)),
         _by_gradients(Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True)),
         _by_gradients(Factor("learning_rate", float, None, low=1e-8, high=10.0)),
         _by_gradients(

@@ -266,7 +266,7 @@ def _recorded_cost(kind: TrialKind, specs: Sequence[TrialSpec], finished: Sequen
 
 def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, display: Display) -> Speed | Failed:
     display.count(f"measuring the speed of {name}", 0, 0)
-    sizes = {int(spec.levels["batch_size"]) for spec in specs}
+    sizes = {spec.batch_size for spec in specs}
     payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
     outcome = run_to_end(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
     return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
@@ -306,7 +306,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
     if spec.levels["transfer"] == "two-phase" and len(epochs) > 1:
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
-    size, protocol = int(spec.levels["batch_size"]), str(spec.levels.get("protocol", "clean"))
+    size, protocol = spec.batch_size, str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
     share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))
     training = sum(

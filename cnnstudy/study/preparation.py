@@ -340,7 +340,7 @@ class Preparation:
 
     def _train(self, spec: TrialSpec, tags: Mapping[str, str]) -> tuple[TrialRecording, TrialResult, bool]:
         """Train the source weights; also return whether an interrupt is still to take effect: it came as they ended."""
-        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, spec.batch_size))
         attempt = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
         recording = self.recorder.start(spec, {**tags, **attempt})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)

@@ -39,7 +39,7 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         transfer.apply_phase(network, phase)
         trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
         if phase.fits_head:
-            seconds = _time_fit(trainer) / count_updates(len(places), int(spec.levels["batch_size"]), 1, "clean")
+            seconds = _time_fit(trainer) / count_updates(len(places), spec.batch_size, 1, "clean")
             seconds_per_update.append((seconds,) * len(batch_sizes))
             continue
         by_size = []

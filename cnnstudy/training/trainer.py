@@ -67,7 +67,7 @@ class Trainer:
         self._may_split = False  # whether some phase's batches can be split
         self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
         self._bytes = 0  # of an update's inputs, per image
-        size = int(spec.levels["batch_size"])
+        size = spec.batch_size
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels.get("protocol", "clean")))
         self._update: Update | None = None  # of the current phase; None: its head is fitted
         self._legacy_indices = legacy_validation_indices(images.validation.labels, size)
@@ -350,7 +350,7 @@ def scaled_learning_rate(spec: TrialSpec) -> float:
     """
     if "learning_rate" not in spec.levels:
         return 0.0
-    ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
+    ratio = spec.batch_size / REFERENCE_BATCH
     factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
     return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]
 

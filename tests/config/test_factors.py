@@ -329,6 +329,19 @@ def test_combinations_that_differ_only_in_an_inactive_factor_are_one_point() -> 
     assert len(grid_points(factors, False, ALEXNET.defaults)) == 1 + 1 + 2
 
 
+def test_a_probe_is_one_point_whatever_acts_on_updates() -> None:
+    factors: dict[str, Levels] = {
+        "transfer": Choices(("probe", "frozen")),
+        "batch_size": Choices((8, 16)),
+        "augmentation": Choices(("none", "flip", "strong")),
+        "data_fraction": Choices((0.5, 1.0)),
+    }
+    points = grid_points(factors, False, ALEXNET.defaults)
+    by_mode = collections.Counter(point["transfer"] for point in points)
+    assert by_mode == {"probe": 2, "frozen": 12}
+    assert {"transfer": "probe", "data_fraction": 0.5} in points
+
+
 def test_a_range_counts_with_its_ends() -> None:
     assert grid_points({"dropout": Range(0.1, 0.7)}, False, ALEXNET.defaults) == [{"dropout": 0.1}, {"dropout": 0.7}]
     assert grid_points({}, False, ALEXNET.defaults) == [{}]
