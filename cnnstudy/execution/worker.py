@@ -19,11 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError, EnvironmentTrouble
-from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
+from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec, read_probe
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
 from cnnstudy.system.scratch import restate_os_error
 
@@ -170,9 +171,12 @@ class Worker:
         from cnnstudy.training import transfer
 
         architecture = architectures.find(payload["architecture"])
-        network = architectures.build_network(architecture, payload["image_size"], classes=2, dropout=0.0)
+        build = partial(architectures.build_network, architecture, payload["image_size"], classes=2, dropout=0.0)
+        network = build()
         for mode in payload["modes"]:
             transfer.find_cut_points(network, mode)
+            if probe := read_probe(mode):
+                build(linear=probe.takes)
         return {"has_batch_norm": network.architecture.has_batch_norm}
 
     def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:

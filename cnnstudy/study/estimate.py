@@ -17,7 +17,7 @@ from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
-from cnnstudy.records import PreparedImages, Speed, TrialSpec, split_epochs
+from cnnstudy.records import PROBE_FIRST, PreparedImages, Speed, TrialSpec, split_epochs
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.study.preparation import SourceWeights
 from cnnstudy.system.display import Display, format_duration, format_size
@@ -306,6 +306,8 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
     if spec.levels["transfer"] == "two-phase" and len(epochs) > 1:
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
+    if spec.levels["transfer"] == PROBE_FIRST:
+        epochs = [1, spec.epochs]  # its probe takes as long as one of its own
     size, protocol = spec.batch_size, str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
     share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))

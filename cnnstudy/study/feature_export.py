@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnstudy.config.factors import starts_from_source
+from cnnstudy.config.transfer_modes import starts_from_source
 from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.execution import Job, Workers
 from cnnstudy.execution.jobs import run_job

@@ -19,8 +19,9 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
-from cnnstudy.config.factors import complete_levels, fine_tunes, starts_from_source
+from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import StudyConfig, Weights
+from cnnstudy.config.transfer_modes import fine_tunes, names_part, starts_from_source
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.errors import ConfigError, StudyChangedError, WeightsError, as_sentence
@@ -28,7 +29,6 @@ from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import (
-    FROM,
     OUTSIDE_REASONS,
     EpochRecord,
     Level,
@@ -108,13 +108,13 @@ class Preparation:
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def check_networks(self) -> None:
-        """Build each network once that is the user's own, or that trains from a stage on.
+        """Build each network once that is the user's own, or of which a transfer mode names a part.
 
         Raises:
-            ConfigError: one can't be built, has no such stage, or a factor acts on what it does not have.
+            ConfigError: one can't be built, has no such part, or it is too large; or a factor acts on nothing.
         """
         for name in self.config.architectures:
-            modes = [mode for mode in self.config.transfer_modes_of(name) if str(mode).startswith(FROM)]
+            modes = [mode for mode in self.config.transfer_modes_of(name) if names_part(mode)]
             if not modes and not name.startswith("file:"):
                 continue
             payload = {"architecture": name, "image_size": self.config.image_size_of(name), "modes": modes}

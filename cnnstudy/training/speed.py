@@ -12,7 +12,7 @@ import numpy as np
 from cnnstudy.architectures import Network
 from cnnstudy.data.batches import count_updates, evaluation_batch_size
 from cnnstudy.data.images import Images
-from cnnstudy.records import Speed, TrialSpec
+from cnnstudy.records import Speed, TrialSpec, read_probe
 from cnnstudy.training import features, transfer
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.trainer import Trainer
@@ -94,7 +94,9 @@ def _time_fit(trainer: Trainer) -> float:
     labels, classes = trainer.images.train.labels, len(trainer.spec.images.classes)
     noise = np.random.default_rng(0).normal(size=(len(labels), *trainer.compiled.graph.shape(cut)))
     started = time.perf_counter()
-    fit_head(noise, labels, classes, trainer.spec.seed)
+    probe = read_probe(trainer.spec.levels["transfer"])
+    assert probe is not None
+    fit_head(noise, labels, classes, trainer.spec.seed, classifier=probe.classifier)
     return time.perf_counter() - started
 
 

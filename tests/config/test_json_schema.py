@@ -83,6 +83,8 @@ def test_levels_ranges_and_levels_for_each_network_are_accepted() -> None:
         ("low: 0.1", "lowest: 0.1"),
         ("low: 0.1", "low: -0.1"),
         ("[frozen, fine-tune]", "[frozen, finetune]"),
+        ("[frozen, fine-tune]", "[frozen, {probe: tree}]"),
+        ("[frozen, fine-tune]", "[frozen, {layer: block4}]"),
         ("[alexnet, vgg16]", "[alexnet, vgg]"),
         ("{name: digits}", "{name: digit}"),
         ("name: folder, path: photos", "name: folder"),
