@@ -44,7 +44,7 @@ def names_part(mode: Level) -> bool:
     return str(mode).startswith(FROM) or (probe is not None and probe.takes != LinearInput())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that factors have a hash
 class Form:
     """Levels that name a part of the network: keys in a study file, as `{from: block4}`, and text everywhere else.
 

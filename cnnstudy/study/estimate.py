@@ -17,7 +17,7 @@ from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
-from cnnstudy.records import PROBE_FIRST, PreparedImages, Speed, TrialSpec, split_epochs
+from cnnstudy.records import PROBE_FIRST, PreparedImages, Speed, TrialSpec, read_probe, split_epochs
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.study.preparation import SourceWeights
 from cnnstudy.system.display import Display, format_duration, format_size
@@ -417,11 +417,13 @@ def _report_costs(
 def _cached_bytes(costs: Mapping[TrialKind, Cost]) -> int:
     """Return the bytes of features and source weights in the cache.
 
-    Two-phase trials share those of frozen ones; features of flipped images include those of the unflipped ones.
+    Two-phase trials share those of frozen ones, and probes those of others of the layer; features of flipped images
+    include those of the unflipped ones.
     """
     largest: dict[tuple[str, str], int] = {}
     for (architecture, transfer, _), cost in costs.items():
-        shared = architecture, "frozen" if transfer == "two-phase" else transfer
+        probe = read_probe(transfer)
+        shared = architecture, "frozen" if transfer == "two-phase" else str(probe.takes) if probe else transfer
         largest[shared] = max(largest.get(shared, 0), cost.cached_bytes)
     return sum(largest.values())
 

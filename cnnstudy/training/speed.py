@@ -39,8 +39,9 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         transfer.apply_phase(network, phase)
         trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
         if phase.fits_head:
-            seconds = _time_fit(trainer) / count_updates(len(places), spec.batch_size, 1, "clean")
-            seconds_per_update.append((seconds,) * len(batch_sizes))
+            fitting = _time_fit(trainer)  # once, told as if in the updates of an epoch
+            updates = (count_updates(len(places), size, 1, "clean") for size in batch_sizes)
+            seconds_per_update.append(tuple(fitting / count for count in updates))
             continue
         by_size = []
         for size in batch_sizes:

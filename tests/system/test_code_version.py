@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sklearn
 
 import cnnstudy
 from cnnstudy import architectures
@@ -185,6 +186,12 @@ def test_other_versions_are_told(package: str) -> None:
     assert code_differences(then, now) == [f"{package} 0.1.0 -> {now.versions[package]}"]
     without = {name: version for name, version in now.versions.items() if name != package}
     assert code_differences(Code(now.units, without), now) == [f"{package} none -> {now.versions[package]}"]
+
+
+def test_what_fits_heads_counts_where_heads_are_fitted() -> None:
+    plain, fitting = training_code(NETWORKS), training_code(NETWORKS, fits_heads=True)
+    assert plain.units == fitting.units
+    assert code_differences(plain, fitting) == [f"scikit-learn none -> {sklearn.__version__}"]
 
 
 def test_another_python_is_told_and_its_trees_are_not_compared() -> None:
