@@ -306,7 +306,7 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
     if spec.levels["transfer"] == "two-phase" and len(epochs) > 1:
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
-    if spec.levels["transfer"] == PROBE_FIRST:
+    if spec.levels["transfer"] == PROBE_FIRST and len(epochs) > 1:
         epochs = [1, spec.epochs]  # its probe takes as long as one of its own
     size, protocol = spec.batch_size, str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
