@@ -33,7 +33,7 @@ from cnnstudy.analysis.observations import (
 from cnnstudy.analysis.participation import has_enough_trials
 from cnnstudy.analysis.question import Question, correct_by_question, recorded_question
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
-from cnnstudy.config.factors import FACTORS, Choices, Levels, parse_levels
+from cnnstudy.config.factors import FACTORS, Choices, Levels, recorded_factors
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.names import Metric, last_name
 from cnnstudy.records import INTERRUPTED
@@ -189,17 +189,6 @@ def effects_frame(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
     """Return every effect as a row, for CSV; accuracies and gaps as shares of 0..1, losses in nats."""
     rows = [{**dataclasses.asdict(effect), "answer": effect.answer} for one in found for effect in one.effects]
     return pd.DataFrame(rows)
-
-
-def recorded_factors(config: Mapping[str, Any], architecture: str) -> dict[str, Levels]:
-    """Return the levels that a recorded study file gives for a network, by factor."""
-    factors = {}
-    for factor, given in config["factors"].items():
-        is_by_network = isinstance(given, Mapping) and "low" not in given
-        levels = given.get(architecture) if is_by_network else given
-        if levels is not None:
-            factors[factor] = parse_levels(factor, levels)
-    return factors
 
 
 def _with_parts(frame: pd.DataFrame) -> pd.DataFrame:

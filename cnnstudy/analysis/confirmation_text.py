@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
 from cnnstudy.analysis.intervals import MIN_SEEDS
-from cnnstudy.names import Metric
+from cnnstudy.names import Metric, Parameter
 from cnnstudy.records import Rule
 
 #: What accuracies at the best epoch are.
@@ -60,6 +60,30 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
         lines.append(f"Not tested: {confirmed.refusal}")
     best = confirmed.best_validation
     return [*lines, optimism_sentence(best, champion.mean, confirmed.tested, confirmed.optimism, rule)]
+
+
+def model_note(confirmed: Confirmation, parameters: Mapping[str, str]) -> str:
+    """Return the description of the champion's registered model, in Markdown: its score, data, input and limits.
+
+    Args:
+        parameters: of its trial, as recorded.
+    """
+    size, data = (parameters.get(name, "?") for name in (Parameter.IMAGE_SIZE, Parameter.DATA))
+    classes, images = (parameters.get(name, "?") for name in (Parameter.CLASSES, Parameter.TRAIN_IMAGES))
+    sections = {
+        "Why this model": f"{confirmed.reason[:1].upper()}{confirmed.reason[1:]}.",
+        "Confirmed": "\n".join(f"- {line}" for line in confirmation_sentences(confirmed)),
+        "Data": f"{data}: {classes} classes, {images} training images.",
+        "Input": (
+            f"Photos as files (base64), or RGB arrays of {size} x {size} pixels, 0 to 255; `input.json` beside the "
+            "model says how photos are prepared. Output: the probability of each class, in the order of `classes.json`."
+        ),
+        "Limits": (
+            "The scores are those of its configuration over fresh seeds; this model is the one with the median score. "
+            "They hold for images like those it was trained on, and say nothing about others."
+        ),
+    }
+    return "\n\n".join(f"**{name}**\n\n{text}" for name, text in sections.items())
 
 
 def _describe_shared(sources: Iterable[str]) -> str:

@@ -461,3 +461,14 @@ def active_factors(factors: Mapping[str, Levels], has_auxiliary_heads: bool, def
 
 def _list_or_ends(levels: Levels) -> tuple[Level, ...]:
     return levels.values if isinstance(levels, Choices) else (levels.low, levels.high)
+
+
+def recorded_factors(config: Mapping[str, Any], architecture: str) -> dict[str, Levels]:
+    """Return the levels that a recorded study file gives for a network, by factor."""
+    factors = {}
+    for factor, given in config.get("factors", {}).items():
+        is_by_network = isinstance(given, Mapping) and "low" not in given
+        levels = given.get(architecture) if is_by_network else given
+        if levels is not None:
+            factors[factor] = parse_levels(factor, levels)
+    return factors

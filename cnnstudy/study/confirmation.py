@@ -27,7 +27,7 @@ from cnnstudy.analysis.confirmation import (
     median_seed,
     rank_candidates,
 )
-from cnnstudy.analysis.confirmation_text import champion_reason, no_champion_reason
+from cnnstudy.analysis.confirmation_text import champion_reason, model_note, no_champion_reason
 from cnnstudy.analysis.resampled import read_division
 from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import InputError, TrackingError
@@ -109,6 +109,8 @@ def confirm(
     confirmed = replace(
         found, champion=champion, model=chosen.model, version=version, reason=reason, test=test, refusal=refusal
     )
+    note = model_note(confirmed, chosen.parameters)
+    recorder.outbox.delivery.read(lambda: registry.describe_version(recorder.study.name, version, note))
     _record_confirmation(recorder, confirmed)
     return confirmed
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
-from cnnstudy.config.factors import describe_levels, title_factors
+from cnnstudy.config.factors import Choices, describe_levels, recorded_factors, title_factors
 from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
@@ -203,8 +203,14 @@ class Recorder:
             **(extra_tags or {}),
         }
         texts = {name: str(value) for name, value in parameters.items()}
-        run_id = self.outbox.start_run(StartRun(f"{spec.key} {title}", tags, texts, spec.images))
+        run_id = self.outbox.start_run(StartRun(self._name_run(spec), tags, texts, spec.images))
         return TrialRecording(spec, run_id, title)
+
+    def _name_run(self, spec: TrialSpec) -> str:
+        """Return the name of a trial's run; it begins with what differs, because MLflow's UI cuts it."""
+        levels = recorded_factors(self.study.config, spec.architecture)
+        varied = [name for name, given in levels.items() if not isinstance(given, Choices) or len(given.values) > 1]
+        return f"{', '.join(filter(None, [describe_levels(spec.levels, varied), f'seed {spec.seed}']))} ({spec.key})"
 
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         recording.epochs.append(record)

@@ -303,6 +303,7 @@ class LiveDisplay(Display):
         self._console = console
         self._clock = _Clock()
         self._rows: dict[str, tuple[str, int, EpochRecord | None, float]] = {}
+        self._gaps: list[float] = []  # of the trials that finished, points
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -357,11 +358,16 @@ class LiveDisplay(Display):
         self._rows[key] = (title, epochs, record if record.epoch else None, started)
 
     def end_trial(self, key: str, text: str) -> None:
+        last = self._rows[key][2] if key in self._rows else None
         self.stop_trial(key, text)
-        if not key.startswith("pretrain-"):
-            self._clock.done += 1
-            self.count(_TRIALS, self._clock.done, self._clock.total)
-            self._bars.update(self._tasks[_TRIALS], note=self._clock.remaining())
+        if key.startswith("pretrain-"):
+            return
+        self._clock.done += 1
+        self.count(_TRIALS, self._clock.done, self._clock.total)
+        if last is not None and text.startswith("finished"):
+            self._gaps.append(100 * last.metrics[Metric.GAP_ACCURACY])
+        gap = f"mean gap {sum(self._gaps) / len(self._gaps):+.1f}" if self._gaps else ""
+        self._bars.update(self._tasks[_TRIALS], note=", ".join(filter(None, [self._clock.remaining(), gap])))
 
     def stop_trial(self, key: str, text: str) -> None:
         title = self._rows.pop(key, ("", 0, None, 0.0))[0]

@@ -19,7 +19,12 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import (
+    _artifact_repository_registry as artifact_stores,  # its method `register` is what MLflow offers to plugins
+)
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
@@ -89,6 +94,34 @@ def with_file_timeout() -> AbstractContextManager[None]:
     files too.
     """
     return _file_timeout.applied() if TIMEOUT_IS_DEFAULT else contextlib.nullcontext()
+
+
+#: Seconds until a connection and until a reply, and tries of each request: by default S3 takes six minutes to fail.
+_S3_CONNECTS, _S3_REPLIES, _S3_TRIES = 10, 15, 2
+
+
+def _open_s3(*arguments: Any, **named: Any) -> ArtifactRepository:
+    """Return MLflow's store for files in S3, which fails about as soon as a tracking server that does not answer.
+
+    A default session of boto3 that is there already stays as it is, and so do tries that `AWS_MAX_ATTEMPTS` sets.
+    Without boto3 MLflow says that it is missing.
+    """
+    with contextlib.suppress(ImportError):
+        import boto3
+        import botocore.config
+        import botocore.session
+
+        if boto3.DEFAULT_SESSION is None:
+            tries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": {"total_max_attempts": _S3_TRIES}}
+            session = botocore.session.get_session()
+            session.set_default_client_config(
+                botocore.config.Config(connect_timeout=_S3_CONNECTS, read_timeout=_S3_REPLIES, **tries)
+            )
+            boto3.setup_default_session(botocore_session=session)
+    return S3ArtifactRepository(*arguments, **named)
+
+
+artifact_stores.register("s3", _open_s3)
 
 
 @contextlib.contextmanager

@@ -272,6 +272,11 @@ class Registry:
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 
+    def describe_version(self, name: str, version: str, note: str) -> None:
+        """Set the description of a version of a registered model, in Markdown."""
+        with self._translate_errors(), without_client_retries():
+            self._client.update_model_version(name, version, note)
+
     def _tags_of(self, run_id: str | None) -> dict[str, str]:
         """Return the run's tags; {} if there is no such run."""
         if not run_id:

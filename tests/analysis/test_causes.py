@@ -7,9 +7,8 @@ import dataclasses
 import pytest
 from simulated import Simulated
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame, recorded_factors
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
 from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
-from cnnstudy.config.factors import Choices, Range
 from cnnstudy.tracking.recorded import RecordedRun
 
 
@@ -173,16 +172,6 @@ def test_every_effect_is_a_row(found: NetworkAnalysis) -> None:
         "p_adjusted",
         "answer",
     } <= set(frame.columns)
-
-
-def test_levels_as_the_study_file_was_recorded() -> None:
-    factors = {
-        "dropout": {"low": 0.1, "high": 0.5, "log": False, "step": None},
-        "transfer": {"alexnet": ["scratch"], "vgg16": ["frozen", "scratch"]},
-    }
-    found = recorded_factors({"factors": factors}, "vgg16")
-    assert found == {"dropout": Range(0.1, 0.5), "transfer": Choices(("frozen", "scratch"))}
-    assert "transfer" not in recorded_factors({"factors": {"transfer": {"alexnet": ["scratch"]}}}, "vgg16")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from simulated import EFFECTS, Simulated
 
-from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks, recorded_factors
+from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
 from cnnstudy.analysis.comparison import (
     GAP,
     ONE_SEED,
@@ -26,6 +26,7 @@ from cnnstudy.analysis.comparison_text import comparison_sentences, effect_compa
 from cnnstudy.analysis.effects import PAIRS, estimate_effects
 from cnnstudy.analysis.intervals import Estimate, holm_correction
 from cnnstudy.analysis.observations import observe
+from cnnstudy.config.factors import recorded_factors
 from cnnstudy.tracking.recorded import RecordedRun
 
 #: Few cells: 3 effects, and nothing else varies.

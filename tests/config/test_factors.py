@@ -31,6 +31,7 @@ from cnnstudy.config.factors import (
     is_one_of,
     parse_levels,
     pick_level,
+    recorded_factors,
     title_factors,
 )
 from cnnstudy.config.transfer_modes import TRANSFER_MODES
@@ -492,3 +493,13 @@ def test_no_other_module_has_a_table_of_factors() -> None:
     found = {path for path in modules if list(tables_by_factor(ast.parse(path.read_bytes())))}
     assert found - {Path(space.__file__)} == set(ALLOWED)
     assert list(tables_by_factor(ast.parse("{'dropout': 'dropout', 'batch_size': 'batch'}"))) == [1]
+
+
+def test_levels_as_the_study_file_was_recorded() -> None:
+    factors = {
+        "dropout": {"low": 0.1, "high": 0.5, "log": False, "step": None},
+        "transfer": {"alexnet": ["scratch"], "vgg16": ["frozen", "scratch"]},
+    }
+    found = recorded_factors({"factors": factors}, "vgg16")
+    assert found == {"dropout": Range(0.1, 0.5), "transfer": Choices(("frozen", "scratch"))}
+    assert "transfer" not in recorded_factors({"factors": {"transfer": {"alexnet": ["scratch"]}}}, "vgg16")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import pytest
 from commanding import Commands, forking_commands
 
 from cnnstudy.errors import TrackingUnavailableError
-from cnnstudy.tracking import registry, retry
+from cnnstudy.tracking import entities, registry, retry
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.registry import Registry, StoredModel
 
@@ -118,3 +119,17 @@ def test_a_store_that_does_not_list_its_files_is_not_asked_for_them(
     where = "s3://***@bucket/model"
     assert str(caught.value) == f"can't get the files of models:/one@champion from {where}: nobody is there"
     assert told[0].startswith(f"waiting for the files at {where}, for ")
+
+
+def test_files_in_s3_that_never_come(
+    tracker: Tracker, servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
+        monkeypatch.setenv(f"AWS_{name}", "any")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", servers["silent"])
+    monkeypatch.setattr(entities, "_S3_REPLIES", 1)
+    monkeypatch.setattr(entities, "_S3_TRIES", 1)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    model = StoredModel("models:/one@champion", "s3://bucket/model", None, "one/alexnet-000")
+    with pytest.raises(TrackingUnavailableError, match="Read timeout on endpoint"):
+        Registry(tracker).fetch_folder(model, tmp_path)

@@ -176,6 +176,9 @@ def test_the_alias_moves_to_the_median_model_with_the_reason(desk: Desk) -> None
     assert run.tags["cnnstudy.trial"] == "confirm-alexnet-001-seed-10001"
     assert "alexnet-001" in version.description
     assert "best of 2 by mean validation accuracy over 3 fresh seeds, 81.0 %" in version.description
+    for words in ("- Champion: alexnet-001", "Test split: accuracy", "training images.", "RGB arrays of", "**Limits**"):
+        assert words in version.description, version.description
+    assert "?" not in version.description, "everything is known of it"
     model = find_model("fake", desk.tracker.uri, Path("files"))
     assert (model.title, model.note) == ("fake/confirm-alexnet-001-seed-10001", "")
 

@@ -247,7 +247,7 @@ def test_the_live_view(clock: Clock) -> None:
     assert re.search(
         r"alexnet-001 +frozen, batch 8 +epoch 4/5 +train +98.1 % +val +91.3 % +gap +\+6.8 +2 min 05 s", seen["trained"]
     )
-    assert re.search(r"trials .* 2/3 +about 2 min 05 s left", seen["one left"])
+    assert re.search(r"trials .* 2/3 +about 2 min 05 s left, mean gap \+6.8", seen["one left"])
     assert "alexnet-001" not in seen["one left"]
     assert "3/3" in seen["done"]
     whole = stream.getvalue()

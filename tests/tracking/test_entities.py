@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 
+import boto3
 import pytest
+from mlflow.store.artifact import s3_artifact_repo
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.tracking.entities import fit_tag, with_file_timeout, without_client_retries
@@ -75,3 +78,19 @@ def test_a_long_text_is_cut_and_json_is_not() -> None:
     assert fit_tag("list", fits) == fits
     with pytest.raises(TrackingError, match="the tag list is JSON of 5001 characters; MLflow allows 5000"):
         fit_tag("list", json.dumps(["x" * (LONGEST_TAG - 3)]))
+
+
+@pytest.mark.parametrize(("given", "tries"), [(None, 2), ("4", 4)])
+def test_s3_fails_about_as_soon_as_a_server(given: str | None, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its libraries would take six minutes (MLflow has no setting for that)."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
+        monkeypatch.setenv(f"AWS_{name}", "any")
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", given)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    s3_artifact_repo._cached_get_s3_client.cache_clear()
+    for _ in range(2):  # a session that is there stays
+        config = get_artifact_repository("s3://bucket/files")._get_s3_client().meta.config
+        assert (config.connect_timeout, config.read_timeout) == (10, 15)
+        assert config.retries["total_max_attempts"] == tries

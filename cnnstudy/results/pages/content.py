@@ -195,7 +195,7 @@ def limitation_sentences(report: ReportData) -> list[str]:
     return lines
 
 
-#: Trials in the leaderboard.
+#: Rows of the leaderboard, and of the table of confusions.
 TOP = 20
 
 
@@ -345,3 +345,20 @@ def effect_table(causes: NetworkAnalysis, interactions: bool) -> Table:
     return Table(
         (headings[0], headings[-1], *headings[1:-1]), tuple((row[0], row[-1], *row[1:-1]) for row in rows), hidden
     )
+
+
+def largest_confusions(report: ReportData) -> Table:
+    """Return the pairs of classes that are confused most, by the share of the true class's validation images."""
+    classes = report.classes
+    if classes is None:
+        return Table((), ())
+    names = [one.name for one in classes.of_trial]
+    found = [
+        (count / sum(row), count, names[true], names[predicted])
+        for true, row in enumerate(classes.matrix or ())
+        for predicted, count in enumerate(row)
+        if count and true != predicted and len(classes.matrix) == len(names)
+    ]
+    found.sort(key=lambda one: (-one[0], -one[1], one[2:]))
+    rows = tuple((true, taken, str(count), f"{100 * share:.0f} %") for share, count, true, taken in found[:TOP])
+    return Table(("true class", "taken for", "images", "of the class"), rows, max(0, len(found) - TOP))

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 import cnnstudy
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, recorded_factors
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -29,7 +30,7 @@ from cnnstudy.analysis.effects_text import (
     share_sentences,
 )
 from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
-from cnnstudy.config.factors import Levels, find_factor
+from cnnstudy.config.factors import Levels, find_factor, recorded_factors
 from cnnstudy.errors import TrackingError
 from cnnstudy.results.pages import content
 from cnnstudy.results.pages.curve_panels import curve_panels
@@ -62,6 +63,9 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
 from cnnstudy.tracking.registry import Registry
 
+#: The sections whose first figure may stand beside the answer, the most telling first.
+MOST_TELLING = ("curves", "effects", "law", "factors", "front", "classes")
+FIRST = "answer"
 #: The sections of a page that have figures.
 SECTIONS = ("confirmed", "curves", "factors", "effects", "interactions", "law", "front", "importances", "classes")
 
@@ -74,21 +78,20 @@ class Illustration:
     group: str  # the network, or "" for all
     figure: Figure
     description: str
+    caption: str = ""  # what its points and intervals are over
 
 
 def list_illustrations(report: ReportData) -> Iterator[Illustration]:
     """Yield all figures of the page, section by section."""
     if report.confirmed is not None and report.confirmed.candidates:
-        yield Illustration(
-            "confirmed", "", candidate_forest(report.confirmed), "Confirmed candidates with their 95 % intervals"
-        )
+        counts = sorted({len(one.seeds) for one in report.confirmed.candidates})
+        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        caption = f"95 % intervals of the means over {seeds} fresh seeds."
+        description = "Confirmed candidates with their 95 % intervals"
+        yield Illustration("confirmed", "", candidate_forest(report.confirmed), description, caption)
     yield from _curve_illustrations(report)
     for one in report.causes:
-        for factor, levels in _varied_factors(report, one.architecture).items():
-            if not compares_levels(one.frame, factor):
-                continue
-            description = f"{one.architecture}: gap of each trial by {find_factor(factor).label}"
-            yield Illustration("factors", one.architecture, gap_by_factor(one.frame, factor, levels), description)
+        yield from _factor_illustrations(report, one)
     for interactions, section, title, axis in (
         (False, "effects", "effects on the gap", "change of the gap, points"),
         (True, "interactions", "interactions", "how much larger the effect is there, points"),
@@ -97,22 +100,31 @@ def list_illustrations(report: ReportData) -> Iterator[Illustration]:
             if rows := effect_forest_rows(one, interactions):
                 outcomes = OUTCOMES if interactions else GAPS
                 figure = effect_forest(f"{one.architecture}: {title}", rows, outcomes, axis)
-                yield Illustration(
-                    section, one.architecture, figure, f"{one.architecture}: {title} with 95 % intervals"
-                )
+                description = f"{one.architecture}: {title} with 95 % intervals"
+                caption = f"95 % intervals over {_count_trials(one.frame)}. Hollow: cannot be told from 0."
+                yield Illustration(section, one.architecture, figure, description, caption)
     for one in report.causes:
         for law in one.laws:
             if law.measured:
-                yield Illustration(
-                    "law", one.architecture, data_law_figure(law), f"{one.architecture}: {law.sentence()}"
-                )
+                description = f"{one.architecture}: {law.sentence()}"
+                caption = f"Means of {_count_trials(one.frame)}, with 95 % intervals over the seeds."
+                yield Illustration("law", one.architecture, data_law_figure(law), description, caption)
     if report.front.any():
-        yield Illustration("front", "", pareto_figure(report.frame, report.front), "Validation accuracy against gap")
+        description = "Validation accuracy against gap"
+        caption = f"{count_noun(int(report.front.sum()), 'trial')} of {len(report.finished)} on the front."
+        yield Illustration("front", "", pareto_figure(report.frame, report.front), description, caption)
     for one in report.causes:
         if any(shares.shares for shares in one.importances.values()):
             title = f"{one.architecture}: share of the variance by factor"
-            yield Illustration("importances", one.architecture, shares_of_variance(title, one.importances), title)
+            caption = f"95 % intervals over {_count_trials(one.frame)}."
+            figure = shares_of_variance(title, one.importances)
+            yield Illustration("importances", one.architecture, figure, title, caption)
     yield from _class_illustrations(report)
+
+
+def _count_trials(frame: pd.DataFrame) -> str:
+    """Return how many trials and seeds the frame has: `24 trials, 3 seeds`."""
+    return f"{count_noun(len(frame), 'trial')}, {count_noun(frame['seed'].nunique(), 'seed')}"
 
 
 def _curve_illustrations(report: ReportData) -> Iterator[Illustration]:
@@ -121,7 +133,20 @@ def _curve_illustrations(report: ReportData) -> Iterator[Illustration]:
         for panel in curve_panels(runs, report.curves):
             figure = learning_curves(panel, chance_accuracy(report))
             description = f"{architecture}, {panel.title}: clean train and validation accuracy by epoch"
-            yield Illustration("curves", architecture, figure, description)
+            spread = "" if panel.seeds < 2 else "; bands from the lowest to the highest seed"
+            if panel.lines and len(panel.trials) > 1:
+                spread = "; thin lines: single trials"
+            counts = f"{count_noun(len(panel.trials), 'trial')}, {count_noun(panel.seeds, 'seed')}"
+            yield Illustration("curves", architecture, figure, description, f"{counts}{spread}.")
+
+
+def _factor_illustrations(report: ReportData, one: NetworkAnalysis) -> Iterator[Illustration]:
+    for factor, levels in _varied_factors(report, one.architecture).items():
+        if compares_levels(one.frame, factor):
+            description = f"{one.architecture}: gap of each trial by {find_factor(factor).label}"
+            figure = gap_by_factor(one.frame, factor, levels)
+            caption = f"{_count_trials(one.frame)}. Bars: means of the levels."
+            yield Illustration("factors", one.architecture, figure, description, caption)
 
 
 def _varied_factors(report: ReportData, architecture: str) -> dict[str, Levels]:
@@ -150,15 +175,16 @@ def _class_illustrations(report: ReportData) -> Iterator[Illustration]:
     classes = report.classes
     if classes is None:
         return
-    title = f"{classes.trial}: recall by class"
-    yield Illustration("classes", "", class_gaps(title, classes.of_trial), title)
+    title, images = f"{classes.trial}: recall by class", sum(map(sum, classes.matrix or ()))
+    over = f"1 trial, {images} validation images." if images else "1 trial."
+    yield Illustration("classes", "", class_gaps(title, classes.of_trial), title, over)
     if classes.trials > 1:
         title = f"mean of the {classes.trials} trials that learnt"
-        yield Illustration("classes", "", class_gaps(title, classes.mean), title)
+        yield Illustration("classes", "", class_gaps(title, classes.mean), title, f"{classes.trials} trials.")
     names = [one.name for one in classes.of_trial]
     if classes.matrix and len(names) <= LARGEST_MATRIX and len(names) == len(classes.matrix):
         figure = confusion_figure(classes.matrix, names)
-        yield Illustration("classes", "", figure, f"Confusion matrix of {classes.trial} on validation")
+        yield Illustration("classes", "", figure, f"Confusion matrix of {classes.trial} on validation", over)
 
 
 PAGE, FIGURES = "report.html", "figures"
@@ -173,6 +199,7 @@ class Drawn:
     group: str  # the network, or "" for all
     name: str  # of its files, without suffix
     svg: Markup
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -250,17 +277,32 @@ def write_page(report: ReportData, folder: Path) -> Path:
     """Write `folder`/report.html and its figures, and return the page's path."""
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     drawn: dict[str, list[Drawn]] = {}
-    for illustration in list_illustrations(report):
+    illustrations = list(list_illustrations(report))
+    first = _choose_first(illustrations)
+    for place, illustration in enumerate(illustrations):
         section = drawn.setdefault(illustration.section, [])
         parts = (illustration.section, illustration.group, str(len(section) + 1))
         name = "-".join(re.sub(r"\W+", "-", part) for part in parts if part)
         text = svg_text(illustration.figure)
         write_whole(folder / FIGURES / f"{name}.svg", text)
         save_png(illustration.figure, folder / FIGURES / f"{name}.png")
-        section.append(Drawn(illustration.group, name, inline_svg(text, name, illustration.description)))
+        shown = {name: section}
+        if place in first:
+            shown[f"{FIRST}-{name}"] = drawn.setdefault(FIRST, [])
+        for prefix, listed in shown.items():
+            svg = inline_svg(text, prefix, illustration.description)
+            listed.append(Drawn(illustration.group, name, svg, illustration.caption))
     page = folder / PAGE
     write_whole(page, study_page(report, drawn))
     return page
+
+
+def _choose_first(illustrations: Sequence[Illustration]) -> set[int]:
+    """Return the places of the figures beside the answer: the first ones of the three most telling sections."""
+    first: dict[str, int] = {}
+    for place, one in enumerate(illustrations):
+        first.setdefault(one.section, place)
+    return set([first[section] for section in MOST_TELLING if section in first][:3])
 
 
 def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> str:
@@ -271,19 +313,20 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
     """
     headings, rows = content.trial_table(report)
     common = common_notes(report.causes)
+    answers = [_answer(one, common) for one in report.causes]
     return render(
         "study.html",
         report=report,
         title=_title(report),
-        answers=[_answer(one, common) for one in report.causes],
+        answers=answers,
         common=common,
         question=next((one.question.sentence() for one in report.causes if one.effects), ""),
-        figures={section: figures.get(section, ()) for section in SECTIONS},
+        figures={section: figures.get(section, ()) for section in (FIRST, *SECTIONS)},
         facts=content.facts(report),
         verdicts=content.verdict_counts(report),
         best=content.describe_best(report),
         nothing=content.describe_missing(report),
-        no_factors=content.describe_missing_factors(report),
+        absent=_list_absent(report, figures, answers),
         front_trials=describe_front(report.frame) if len(report.frame) else "",
         scores=describe_scores(report.finished) if len(report.finished) else "",
         metric=describe_metric(report.study.rule),
@@ -301,8 +344,40 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         version=cnnstudy.__version__,
         most_classes=MOST_CLASSES,
         largest_matrix=LARGEST_MATRIX,
+        confusions=content.largest_confusions(report),
         networks=NETWORKS,
     )
+
+
+def _list_absent(
+    report: ReportData, figures: Mapping[str, Sequence[Drawn]], answers: Sequence[Answer]
+) -> dict[str, str]:
+    """Return the sections that these trials have nothing for, and why."""
+    hidden = any(one.interactions.hidden for one in answers)
+    reasons = {
+        "curves": "No trial has finished, so there are no curves.",
+        "factors": content.describe_missing_factors(report),
+        "effects": "No effect can be estimated: that takes enough trials that differ in a factor.",
+        "interactions": "These trials show no significant interaction."
+        if hidden
+        else "No interaction can be estimated: that takes enough trials that differ in two factors.",
+        "law": "This study does not vary the number of training images (data_fraction), so it cannot show what more "
+        "images would do.",
+        "front": "No finished trial has learnt anything yet.",
+        "importances": "The trials are too few (fewer than ten for each coefficient, with levels chosen without regard "
+        "to results) or too similar to attribute their differences to factors.",
+        "leaderboard": "No trial has finished.",
+        "classes": "No trial has metrics by class.",
+        "gallery": report.gallery.reason,
+        "trials": "There are no trials yet.",
+    }
+    there = {section for section in SECTIONS if figures.get(section)}
+    for one in answers:
+        tables = {"effects": one.effects.rows or one.ranges, "interactions": one.interactions.rows, "law": one.laws}
+        there |= {section for section, found in tables.items() if found}
+    present = {"leaderboard": len(report.finished), "gallery": report.gallery.mistakes, "trials": report.runs}
+    there |= {section for section, found in present.items() if found}
+    return {section: reason for section, reason in reasons.items() if section not in there}
 
 
 def _title(report: ReportData) -> str:

@@ -43,15 +43,19 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-def opened(browser: Any, file: Path, width: int = DESKTOP, **changes: Any) -> tuple[Any, list[str]]:
-    """The page, its console messages, and the requests it makes besides itself."""
+def opened(browser: Any, file: Path, width: int = DESKTOP, section: str = "", **changes: Any) -> tuple[Any, list[str]]:
+    """The page, unfolded at that section; its console messages, and the requests it makes besides itself."""
     page = browser.new_context(viewport={"width": width, "height": 800}, **changes).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: request.url.startswith(("data:", file.as_uri())) or said.append(request.url))
-    page.goto(file.as_uri())
+    page.goto(file.as_uri() + (f"#{section}" if section else ""))
     return page, said
+
+
+def unfold(page: Any) -> None:
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
 
 
 def rows_shown(page: Any) -> list[str]:
@@ -63,10 +67,26 @@ def rows_shown(page: Any) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_error_nothing_loaded_and_nothing_too_wide(browser: Any, page_file: Path, width: int, scheme: str) -> None:
     page, said = opened(browser, page_file, width, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unfold(page)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_timeout(200)
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_answer_with_three_figures_comes_first_and_links_unfold_the_rest(browser: Any, page_file: Path) -> None:
+    page, said = opened(browser, page_file)
+    figures = page.locator("#answer .first figure")
+    assert figures.count() == 3
+    tops = figures.evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+    assert max(tops) - min(tops) < 1, "side by side"
+    assert all(text.strip() for text in figures.locator("figcaption").all_inner_texts())
+    assert page.locator("section details.section[open]").count() == 0
+    page.locator("nav a", has_text="All trials").click()
+    page.locator("#all-trials").wait_for(state="visible")
+    assert page.locator("section details.section[open]").count() == 1
+    assert said == []
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
@@ -87,6 +107,7 @@ def test_the_page_of_a_data_set_fits_and_shows_its_pictures(
 
 def test_figures_are_as_large_as_they_were_drawn_even_on_a_phone(browser: Any, page_file: Path) -> None:
     page, _ = opened(browser, page_file, PHONE)
+    unfold(page)
     sizes = page.evaluate(
         "[...document.querySelectorAll('figure svg text')].map("
         "one => parseFloat(getComputedStyle(one).fontSize) * Math.hypot(one.getScreenCTM().a, one.getScreenCTM().b))"
@@ -106,7 +127,7 @@ def test_dark_is_dark_and_the_button_changes_it(browser: Any, page_file: Path) -
 
 
 def test_the_table_is_filtered(browser: Any, page_file: Path) -> None:
-    page, said = opened(browser, page_file)
+    page, said = opened(browser, page_file, section="trials")
     assert len(rows_shown(page)) == 144
     page.locator(".filters [name=network]").select_option("vgg16")
     assert len(rows_shown(page)) == 72
@@ -126,7 +147,7 @@ def test_the_table_is_filtered(browser: Any, page_file: Path) -> None:
 
 
 def test_the_table_is_sorted_by_numbers_and_by_text(browser: Any, page_file: Path) -> None:
-    page, _ = opened(browser, page_file)
+    page, _ = opened(browser, page_file, section="trials")
     heading = page.get_by_role("button", name="trial", exact=True)
     heading.click()
     upwards = rows_shown(page)
@@ -145,8 +166,11 @@ def test_the_table_is_sorted_by_numbers_and_by_text(browser: Any, page_file: Pat
 
 
 def test_a_point_says_whose_it_is_and_leads_to_its_row(browser: Any, page_file: Path) -> None:
-    page, said = opened(browser, page_file, reduced_motion="reduce")
+    page, said = opened(browser, page_file, section="trials", reduced_motion="reduce")
     page.locator(".filters [name=network]").select_option("vgg16")
+    page.locator("#trials summary").click()
+    assert page.locator("#all-trials").is_hidden()
+    page.locator("#front summary").click()
     point = page.locator("#front svg [data-trial^=alexnet]").last
     trial = point.get_attribute("data-trial")
     point.scroll_into_view_if_needed()
@@ -166,6 +190,8 @@ def test_a_point_says_whose_it_is_and_leads_to_its_row(browser: Any, page_file: 
 
 def test_it_can_be_read_without_its_script(browser: Any, page_file: Path) -> None:
     page, _ = opened(browser, page_file, java_script_enabled=False)
+    for section in page.locator("details.section > summary").all():
+        section.click()
     assert page.locator("#all-trials tbody tr:visible").count() == 144
     assert page.locator(".filters").is_hidden()
     assert page.locator("#theme").is_hidden()
@@ -173,13 +199,15 @@ def test_it_can_be_read_without_its_script(browser: Any, page_file: Path) -> Non
 
 
 def test_paper_has_all_rows_in_light_and_no_controls(browser: Any, page_file: Path) -> None:
-    page, said = opened(browser, page_file, color_scheme="dark")
+    page, said = opened(browser, page_file, section="trials", color_scheme="dark")
     page.locator(".filters [name=network]").select_option("vgg16")
+    page.locator("#trials summary").click()
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 700, "height": 1000})
     assert len(rows_shown(page)) == 144
     assert page.locator("nav").is_hidden()
     assert page.locator(".filters").is_hidden()
+    assert page.locator(".dump").first.is_hidden(), "the study file and its settings would take pages"
     assert page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink')").strip() == "#1c2126"
     assert page.evaluate(
         "document.querySelector('.scroll.tall').scrollHeight <= document.querySelector('.scroll.tall').clientHeight + 1"
@@ -191,7 +219,7 @@ def test_paper_has_all_rows_in_light_and_no_controls(browser: Any, page_file: Pa
 
 def test_five_hundred_trials(browser: Any, tmp_path: Path) -> None:
     file = write_page(Example(seeds=7, networks=("alexnet", "vgg16", "googlenet")).report(), tmp_path)
-    page, said = opened(browser, file, PHONE)
+    page, said = opened(browser, file, PHONE, "trials")
     assert len(rows_shown(page)) == 504
     page.locator(".filters [name=network]").select_option("googlenet")
     assert len(rows_shown(page)) == 168

@@ -80,9 +80,9 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Reader, Path]:
 
 def test_every_section_is_there_and_linked(rich: tuple[str, Reader, Path]) -> None:
     _, reader, _ = rich
-    assert set(reader.sections) - {""} == {*SECTIONS, "confirmed"}
-    links = [link["href"] for link in reader.all("a")]
-    assert {f"#{name}" for name in (*SECTIONS, "confirmed")} <= set(links)
+    there = {*SECTIONS, "confirmed", "absent"} - {"interactions"}  # which these trials do not show
+    assert set(reader.sections) - {""} == there
+    assert {link["href"] for link in reader.all("a")} == {"#main", *(f"#{name}" for name in there)}
     assert reader.open == []
 
 
@@ -94,6 +94,25 @@ def test_the_answer_comes_first_then_what_was_confirmed(rich: tuple[str, Reader,
     assert answer.index("alexnet overfits: after the last epoch the gap") < answer.index("Trials")
     assert "Between the networks" in answer
     assert "(gap at most 10 points)" in reader.sections["confirmed"]
+
+
+def test_every_figure_says_how_many_trials_it_is_over(rich: tuple[str, Reader, Path]) -> None:
+    page, reader, _ = rich
+    captions = re.findall(r"<figcaption>(\d[^<]*?)</figcaption>", page)
+    for words in (
+        "36 trials, 3 seeds; bands from the lowest to the highest seed.",
+        "72 trials, 3 seeds. Bars: means of the levels.",
+        "95 % intervals over 72 trials, 3 seeds. Hollow: cannot be told from 0.",
+    ):
+        assert words in captions, captions
+    assert len(reader.all("figcaption")) == len(reader.all("figure"))
+
+
+def test_what_these_trials_cannot_show_is_listed_once_and_has_no_heading(tmp_path: Path) -> None:
+    _, reader = whole(Example(seeds=1, factors={"transfer": ["scratch"]}), tmp_path)
+    assert "This study does not vary the number of training images" in reader.sections["absent"]
+    assert "law" not in reader.sections
+    assert "#law" not in [link["href"] for link in reader.all("a")]
 
 
 def test_without_a_champion_it_says_why_not(tmp_path: Path) -> None:
@@ -139,7 +158,7 @@ def test_every_figure_is_a_file_too(rich: tuple[str, Reader, Path]) -> None:
     names = {path.stem for path in (folder / "figures").iterdir()}
     for ending in (".png", ".svg"):
         assert {path.stem for path in (folder / "figures").iterdir() if path.suffix == ending} == names
-    assert page.count("<svg") == len(names)
+    assert page.count("<svg") == len(names) + 3, "three stand beside the answer too"
     assert {name.split("-")[0] for name in names} >= {"confirmed", "curves", "factors", "effects", "law", "front"}
 
 
@@ -184,7 +203,7 @@ def test_figures_never_bring_tags_along(tmp_path: Path) -> None:
 def test_no_trials(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=0), tmp_path)
     assert "This study has no trials yet." in reader.sections["answer"]
-    assert set(reader.sections) - {""} == set(SECTIONS)
+    assert set(reader.sections) - {""} == {"answer", "absent", "measured", "limits", "reproduce"}
     assert list((tmp_path / "figures").iterdir()) == []
 
 
@@ -195,14 +214,14 @@ def test_only_failed_trials(tmp_path: Path) -> None:
     _, reader = whole(example, tmp_path)
     assert "alexnet: no trial has finished yet." in reader.sections["answer"]
     assert "failed: crash" in reader.sections["trials"]
-    assert "No trial has finished, so there are no curves." in reader.sections["curves"]
+    assert "No trial has finished, so there are no curves." in reader.sections["absent"]
 
 
 def test_nothing_was_learnt(tmp_path: Path) -> None:
     example = Example(seeds=2, factors=FEW, silent=1000)
     _, reader = whole(example, tmp_path)
     assert "did not learn in any of" in reader.sections["answer"]
-    assert "No finished trial has learnt anything yet" in reader.sections["front"]
+    assert "No finished trial has learnt anything yet" in reader.sections["absent"]
 
 
 def test_one_seed(tmp_path: Path) -> None:
@@ -224,11 +243,11 @@ def test_a_search_over_three_networks(tmp_path: Path) -> None:
 
 def test_without_a_gallery_it_says_why(tmp_path: Path) -> None:
     page, reader = whole(Example(seeds=1, factors={}), tmp_path, gallery="None was kept. `confirm <b>` keeps one.")
-    assert "None was kept. confirm <b> keeps one." in reader.sections["gallery"]
+    assert "None was kept. confirm <b> keeps one." in reader.sections["absent"]
     assert "<code>confirm &lt;b&gt;</code>" in page
     assert reader.all("img") == []
     _, reader = whole(Example(seeds=1, factors={}), tmp_path)
-    assert "Left out of this report." in reader.sections["gallery"]
+    assert "Left out of this report." in reader.sections["absent"]
 
 
 def test_more_mistakes_than_are_shown(tmp_path: Path) -> None:
@@ -253,6 +272,7 @@ def test_many_classes_have_no_matrix_that_can_be_read(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=1, factors={"transfer": ["scratch"]}, classes=names), tmp_path)
     assert "The 20 of 40 classes with the largest gap." in reader.sections["classes"]
     assert "confusion_matrix.csv" in reader.sections["classes"]
+    assert "taken for" in reader.sections["classes"], "the pairs that are confused most"
 
 
 @pytest.mark.thorough

@@ -18,6 +18,19 @@
   }, { rootMargin: "-12% 0px -80% 0px" });
   for (const id of links.keys()) { const section = document.getElementById(id); if (section) watch.observe(section); }
 
+  // unfold what an address or a link points to
+  function unfold(element) {
+    for (let one = element; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+  }
+  function follow() {
+    const section = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const details = section && section.querySelector(":scope > details");
+    if (details) { details.open = true; section.scrollIntoView(); }
+  }
+  addEventListener("hashchange", follow);
+  for (const link of links.values()) link.addEventListener("click", () => setTimeout(follow));
+  follow();
+
   // the table of all trials
   const table = document.getElementById("all-trials");
   const rows = table ? [...table.tBodies[0].rows] : [];
@@ -103,6 +116,7 @@
       if (!row) return;
       if (row.hidden) { form.reset(); filter(); }
       mark(row);
+      unfold(row);
       row.scrollIntoView({ block: "center" });
     });
     addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
@@ -111,7 +125,7 @@
   // open all details for printing
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")];
+    folded = [...document.querySelectorAll("details:not([open]):not(.dump)")];
     for (const one of folded) one.open = true;
   });
   addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
