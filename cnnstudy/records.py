@@ -154,6 +154,7 @@ class PreparedImages(Record):
     #: A file with the group of each image; "" without groups. The digest covers them.
     groups: str = field(default="", metadata=NEWER)
     notes: tuple[str, ...] = field(default=(), metadata=NEWER)  # about copies and groups
+    conflicts: int = field(default=0, metadata=NEWER)  # pairs of copies with different labels
     # those of train, validation and test that the images were divided into beforehand; the digest says which image
     given: tuple[str, ...] = field(default=(), metadata=NEWER)
     passed_over: tuple[str, ...] = field(default=(), metadata=NEWER)  # as in data.datasets.ImageSource

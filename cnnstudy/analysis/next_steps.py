@@ -54,13 +54,15 @@ class _Results:
         trials: the run of each trial that counts.
         command: that runs the study.
         missing: how many trials are still to be run.
+        conflicts: how many pairs of copies have different labels.
     """
 
     study: RecordedStudy
     networks: Sequence[NetworkAnalysis]
     trials: Sequence[RecordedRun]
     command: str
-    missing: int  # trials that were not run
+    missing: int
+    conflicts: int
     judged: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,7 +141,9 @@ def list_next_steps(
     """
     networks = [one for one in analyses if one.architecture != NETWORKS and len(one.observations.frame)]
     command = tags.get(Tag.RUN_COMMAND) or shlex.join(["python", "-m", "cnnstudy", "run-study", study.name])
-    results = _Results(study, networks, trials, command, count_missing(tags))
+    conflicts = tags.get(Tag.CONFLICTS, "")
+    conflicting = int(conflicts) if conflicts.isdigit() else 0
+    results = _Results(study, networks, trials, command, count_missing(tags), conflicting)
     found = [step for rule in (_RULES if networks else _RULES_WITHOUT_RESULTS) for step in rule(results)]
     unlike = {step.line: step for step in reversed(found)}  # of steps with the same line, the first
     return sorted(unlike.values(), key=found.index)[:MOST_STEPS]
@@ -165,6 +169,15 @@ def _run_failed(results: _Results) -> Iterator[NextStep]:
         evidence = f"{len(failed)} of {count_noun(len(results.trials), 'trial')} failed, the first: {why}"
         line = f"{results.command} --retry-failed"
         yield NextStep("Mend what made trials fail, and run them again", evidence, results.seconds(len(failed)), line)
+
+
+def _mend_conflicts(results: _Results) -> Iterator[NextStep]:
+    if count := results.conflicts:
+        file = shlex.join(shlex.split(results.command)[4:5] or [results.study.name])
+        pairs = count_noun(count, "pair")
+        evidence = f"{pairs} of copies {'have' if count > 1 else 'has'} different labels, of which one is wrong"
+        line = f"python -m cnnstudy data {file} --html data.html"
+        yield NextStep("Correct labels", evidence, f"looking at {pairs} of photos", line)
 
 
 def _raise_accuracy(results: _Results) -> Iterator[NextStep]:
@@ -314,11 +327,11 @@ def _add_photos(results: _Results, evidence: str) -> NextStep:
 
 #: The rules, the most useful first; those that need no finished trial.
 _RULES: tuple[Callable[[_Results], Iterator[NextStep]], ...] = (
-    *(_finish, _run_failed),
+    *(_finish, _run_failed, _mend_conflicts),
     *(_raise_accuracy, _lower_gap),
     *(_lower_rate, _train_longer),
     *(_more_validation, _stop),
     *(_freeze, _augment, _balance_classes),
     _more_seeds,
 )
-_RULES_WITHOUT_RESULTS = (_finish, _run_failed, _lower_rate)
+_RULES_WITHOUT_RESULTS = (_finish, _run_failed, _mend_conflicts, _lower_rate)

@@ -1,4 +1,4 @@
-"""Whether the trials at some levels are noisier than at others.
+"""How much noisier the trials at some levels are than at others.
 
 A small batch or a high learning rate may make single trials scatter more. The variances of contrasts between such
 levels are then not alike, and may not be shrunk towards one another as if they were (intervals.shrink_variances).
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from cnnstudy.analysis.contrasts import Contrast, level_indices
-from cnnstudy.analysis.intervals import differ_beyond_chance
 from cnnstudy.config.factors import Choices, Levels
 
 
@@ -23,8 +22,9 @@ def relative_noise(
     """Return how much larger a contrast's variance is than it would be if all trials were equally noisy.
 
     A trial's noise is what is left of its value without the mean of its cell over the seeds and that of its seed (whose
-    noise it has a part of, so that ratios come out a little too close to 1). A factor counts where the variances at its
-    levels differ beyond chance; the factors' ratios are multiplied.
+    noise it has a part of, so that ratios come out a little too close to 1). The factors' ratios are multiplied.
+    Whether levels differ at all is not tested first: with 3 seeds such a test misses a level with four times the noise
+    of four others so often that false causes come in 6 % of studies instead of 3 %.
 
     Args:
         frame: the trials.
@@ -33,8 +33,8 @@ def relative_noise(
         values: [trials], NaN where a trial has none.
 
     Returns:
-        [contrasts], ratios of variances, 1 where nothing shows that levels differ; and their degrees of freedom, those
-        of the noisiest level, infinite there.
+        [contrasts], ratios of variances, 1 where a contrast compares all levels of each of its factors or nothing is
+        known; and their degrees of freedom, those of the noisiest level, infinite there.
     """
     ratios, freedoms = np.ones(len(contrasts)), np.full(len(contrasts), math.inf)
     there = np.isfinite(values)
@@ -50,7 +50,7 @@ def relative_noise(
     for name, levels in lists.items():
         for row, contrast in enumerate(contrasts):
             corners = {levels.index(corner[name]) for _, corner in contrast.corners if name in corner}
-            if corners and corners <= found[name].keys():
+            if corners and corners < found[name].keys():
                 variances, own = np.transpose([found[name][place] for place in corners])
                 ratios[row] *= variances.mean()
                 freedoms[row] = min(freedoms[row], own[variances.argmax()])
@@ -58,7 +58,7 @@ def relative_noise(
 
 
 def _noise_of_levels(places: np.ndarray, residuals: np.ndarray, freedom: np.ndarray) -> dict[int, tuple[float, float]]:
-    """Return each level's variance over that of all trials, and its degrees of freedom; {} if levels seem alike.
+    """Return each level's variance over that of all trials, and its degrees of freedom; {} if one shows no noise.
 
     The keys are the levels' places in their list.
 
@@ -70,7 +70,7 @@ def _noise_of_levels(places: np.ndarray, residuals: np.ndarray, freedom: np.ndar
     known = {place: rows for place, rows in at.items() if freedom[rows].sum() >= 1}
     freedoms = np.array([freedom[rows].sum() for rows in known.values()])
     variances = np.array([(residuals[rows] ** 2).sum() for rows in known.values()]) / freedoms
-    if not (variances > 0).all() or not differ_beyond_chance(variances, freedoms):
+    if len(known) < 2 or not (variances > 0).all():
         return {}
     common = np.average(variances, weights=[rows.sum() for rows in known.values()])
     return dict(zip(known, zip(variances / common, freedoms, strict=True), strict=True))

@@ -175,6 +175,7 @@ class ListedImages:
             ),
             groups=grouping.store(),
             notes=tuple(notes),
+            conflicts=len(grouping.copies.conflicts) if grouping.copies else 0,
             given=given,
             passed_over=tuple(map(str, source.passed_over)),
             **counts,

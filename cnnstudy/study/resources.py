@@ -99,7 +99,7 @@ class StudyInputs:
         first = next(iter(images.values()))
         refuse_other_images(self.recorder.study.name, self.recorded, first)
         if first.notes:
-            self.recorder.tag_study({Tag.COPIES: ". ".join(first.notes)})
+            self.recorder.tag_study({Tag.COPIES: ". ".join(first.notes), Tag.CONFLICTS: str(first.conflicts)})
         return images
 
     @functools.cached_property

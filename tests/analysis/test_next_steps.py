@@ -27,6 +27,7 @@ def steps(
     verdict: str = "overfit",
     change: Callable[[RecordedRun], RecordedRun] = lambda run: run,
     missing: int = 0,
+    conflicts: str = "",
     **parameters: str,
 ) -> list[NextStep]:
     """The steps after a simulated study, some of whose records are changed."""
@@ -42,7 +43,7 @@ def steps(
         for run in simulated.trials
     ]
     found: list[NetworkAnalysis] = analyze_networks(simulated.study, trials, simulated.history, 0.05)
-    tags = {Tag.RUN_COMMAND: COMMAND, count_tag("missing"): str(missing)}
+    tags = {Tag.RUN_COMMAND: COMMAND, count_tag("missing"): str(missing), Tag.CONFLICTS: conflicts}
     listed = list_next_steps(found, simulated.study, trials, tags)
     assert len(listed) <= MOST_STEPS
     for step in listed:
@@ -76,6 +77,21 @@ def test_what_raises_accuracy_comes_first() -> None:
     effects = {"dropout": {0.0: 0.1, 0.5: 0.3}}
     first = steps(Simulated(effects=effects, **SMALL))[0]
     assert first.sentence().startswith("Use dropout 0: dropout 0.5 instead of 0 changes validation accuracy by -")
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "evidence"),
+    [
+        ("", None),
+        ("0", None),
+        ("1", "1 pair of copies has different labels, of which one is wrong"),
+        ("12", "12 pairs of copies have different labels, of which one is wrong"),
+    ],
+)
+def test_labels_that_contradict_each_other_are_corrected(conflicts: str, evidence: str | None) -> None:
+    found = [step for step in steps(flat(), conflicts=conflicts) if step.action == "Correct labels"]
+    assert [step.evidence for step in found] == ([evidence] if evidence else [])
+    assert all(step.line == "python -m cnnstudy data simulated.yaml --html data.html" for step in found)
 
 
 def test_what_lowers_the_gap_is_no_gain_yet() -> None:

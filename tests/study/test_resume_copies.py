@@ -85,7 +85,9 @@ class Engine(FakeExecutor):
         for event in super()._prepare(job):
             if isinstance(event, Done):
                 found = [PreparedImages.from_json(one) for one in event.result]
-                event = replace(event, result=[replace(one, notes=("copies", "shares")).to_json() for one in found])
+                event = replace(
+                    event, result=[replace(one, notes=("copies", "shares"), conflicts=3).to_json() for one in found]
+                )
             yield event
 
 
@@ -96,4 +98,5 @@ def test_they_are_said_and_recorded(folder: Path, tracker: Tracker, monkeypatch:
     said: list[str] = []
     run_study(load_study(str(folder / "fake.yaml")), tracker, Workers(Engine), PlainDisplay(said.append))
     assert {"folder: copies", "folder: shares"} <= set(said)
-    assert tracker.tags(tracker.study("fake").run_id)[Tag.COPIES] == "copies. shares"
+    tags = tracker.tags(tracker.study("fake").run_id)
+    assert (tags[Tag.COPIES], tags[Tag.CONFLICTS]) == ("copies. shares", "3")
