@@ -39,7 +39,7 @@ def train(trials: int, epochs: int, folder: Path) -> dict[str, Any]:
     """Train the trials in one worker; return its memory in bytes after each, and how often it would be replaced."""
     from measuring import digits, specification
 
-    from cnnstudy.config.factors import TRANSFER_MODES
+    from cnnstudy.config.transfer_modes import TRANSFER_MODES
     from cnnstudy.execution import Done, Epoch, Failed, Job
     from cnnstudy.execution.local import LocalExecutor, _Process
     from cnnstudy.system.processes import resident_memory

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from cnnstudy.errors import printable
 from cnnstudy.names import Metric
@@ -210,6 +210,38 @@ class Rule(Record):
 
 #: How a level of `transfer` begins that a stage of the network follows.
 FROM = "from "
+#: The level of `transfer` that fits a probe's head first and then trains every layer from there.
+PROBE_FIRST = "probe-then-fine-tune"
+#: A level of `transfer` that is a probe: `probe`, `svm probe`, `flat probe of block4`.
+PROBE = r"(?P<flat>flat )?(?P<svm>svm )?probe(?: of (?P<layer>[\w.-]+))?"
+
+
+class LinearInput(NamedTuple):
+    """What a linear head takes: the outputs of a layer or stage ("": of the last one below the head)."""
+
+    layer: str = ""
+    flat: bool = False  # all of them; else averaged over each map
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear head that is fitted instead of trained: by "logistic" regression, or as linear "svm"."""
+
+    classifier: str
+    takes: LinearInput
+
+
+def read_probe(mode: Level) -> Probe | None:
+    """Return the head that a transfer mode fits; None if it fits none."""
+    found = re.fullmatch(PROBE, "probe" if mode == PROBE_FIRST else str(mode))
+    if found is None:
+        return None
+    return Probe("svm" if found["svm"] else "logistic", LinearInput(found["layer"] or "", bool(found["flat"])))
+
+
+def makes_updates(mode: Level) -> bool:
+    """Check whether a transfer mode trains by updates, as all but probes do."""
+    return mode == PROBE_FIRST or read_probe(mode) is None
 
 
 def split_epochs(epochs: int, phases: int) -> list[int]:
@@ -271,6 +303,16 @@ class TrialSpec(Record):
     #: Precision of updates: "float32", "mixed_float16", "mixed_bfloat16"; "auto": chosen for the device.
     precision: str = field(default="float32", metadata=TRAINING)
     xla: bool | None = field(default=None, metadata=TRAINING)  # whether XLA compiles updates; None: on a GPU
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether its head is fitted, at the end or as what training starts from."""
+        return read_probe(self.levels["transfer"]) is not None
+
+    @property
+    def batch_size(self) -> int:
+        """Images per update; without updates all that there are to train on, which are fitted at once."""
+        return int(self.levels.get("batch_size", sum(self.images.train)))
 
     @property
     def key(self) -> str:

@@ -110,6 +110,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_values_of_numpy_are_numbers",
         "test_without_a_champion_the_model_is_that_of_the_first_trial",
     ),
+    "cli/test_features.py": ("test_a_study_of_photos",),
     "cli/test_start.py": (
         "test_what_was_interrupted_goes_on_with_the_same_command",
         "test_when_the_time_is_over_what_is_there_is_analysed",

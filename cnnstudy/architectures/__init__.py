@@ -19,14 +19,15 @@ May import: errors, names, records, system, data.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cnnstudy.errors import ConfigError, UnknownNameError, did_you_mean
-from cnnstudy.records import Level, plain_name
+from cnnstudy.records import Level, LinearInput, plain_name
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +37,8 @@ HEAD, AUXILIARY = "head", "auxiliary"
 IMAGENET_MEANS, IMAGENET_DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Names of networks that no file of the package defines begin with one of these.
 PREFIXES = ("keras:", "file:")
+#: Outputs of a layer for each image that a linear head takes at most: 14 x 14 x 512 of VGG16, and some more.
+MOST_FLAT = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -139,18 +142,50 @@ class Network:
     training: keras.Model  # images -> [logits, auxiliary logits...]
     logits: keras.Model  # images -> logits
     inference: keras.Model  # images of 0..255 -> probabilities: what is saved
+    #: Its layers with weights in their order, also those that a linear head leaves out.
+    layer_names: tuple[str, ...] = ()
 
 
-def linear_head(outputs: Outputs, classes: int) -> Outputs:
-    """Return a network's outputs with another head, a global average pool (of maps) and the logits, and no other."""
-    import keras
+def linear_head(whole: keras.Model, takes: LinearInput, classes: int, title: str) -> keras.KerasTensor:
+    """Return the logits of another head on a network's layers: a global average pool (of maps), and a dense layer.
+
+    Args:
+        whole: images -> logits, with the network's own head.
+        takes: flat outputs are flattened instead of pooled.
+        title: the network's, for messages.
+
+    Raises:
+        ConfigError: the network has no such layer or stage, or its flat outputs are too many.
+    """
     from keras import layers
 
-    operations = keras.Model(outputs.inputs, outputs.logits).operations
-    x = next(one for one in reversed(operations) if not one.name.startswith(HEAD)).output
-    if len(x.shape) == 4:
+    backbone = [one for one in whole.operations if not one.name.startswith(HEAD)]
+    x = _find_operation(backbone, takes.layer, title).output if takes.layer else backbone[-1].output
+    if len(x.shape) == 4 and not takes.flat:
         x = layers.GlobalAveragePooling2D(name=f"{HEAD}_pool")(x)
-    return replace(outputs, logits=layers.Dense(classes, name=f"{HEAD}_logits")(x), auxiliary=())
+    elif len(x.shape) > 2:
+        count = math.prod(x.shape[1:])
+        if count > MOST_FLAT:
+            raise ConfigError(
+                f"the flat outputs of {takes.layer or x.name} in {title} are {count:,} numbers for each image, "
+                f"and a probe takes at most {MOST_FLAT:,}; leave `features: flat` out, name a later layer, or use "
+                "smaller images."
+            )
+        x = layers.Flatten(name=f"{HEAD}_flatten")(x)
+    return layers.Dense(classes, name=f"{HEAD}_logits")(x)
+
+
+def _find_operation(operations: Sequence[keras.Operation], name: str, title: str) -> keras.Operation:
+    """Return the layer of that name, or the last one of the stage."""
+    exact = [one for one in operations if one.name == name]
+    found = exact or [one for one in operations if re.match(rf"{re.escape(name)}(?!\d)", one.name)]
+    if not found:
+        stages = list(dict.fromkeys(stage_of(one.name) for one in operations if getattr(one, "weights", ())))
+        raise ConfigError(
+            f"{title} has no layer or stage {name!r}{did_you_mean(name, stages)} Its stages are {', '.join(stages)}; "
+            "`python -m cnnstudy describe` lists its layers."
+        )
+    return found[-1]
 
 
 def build_network(
@@ -159,26 +194,27 @@ def build_network(
     classes: int,
     dropout: float,
     auxiliary_dropout: float = 0.7,
-    linear: bool = False,
+    linear: LinearInput | None = None,
 ) -> Network:
     """Return the network with fresh weights.
 
     Args:
-        linear: with the head of `linear_head` instead of its own.
+        linear: with the head of `linear_head` instead of its own; layers that it does not need are left out.
 
     Raises:
-        ConfigError: the images are too small for the network.
+        ConfigError: the images are too small for the network, or as `linear_head`.
     """
     import keras
 
     architecture.check_size(image_size)
     name = plain_name(architecture.name)
     outputs = architecture.build(image_size, classes, dropout, auxiliary_dropout)
-    if linear:
-        outputs = linear_head(outputs, classes)
-    logits = keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits")
+    whole = logits = keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits")
+    if linear is not None:
+        outputs = replace(outputs, logits=linear_head(whole, linear, classes, architecture.title), auxiliary=())
+        logits = keras.Model(outputs.inputs, outputs.logits, name=f"{name}_logits")
     if outputs.cut_points is not None:
-        normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in logits.layers)
+        normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in whole.layers)
         architecture = replace(architecture, cut_points=outputs.cut_points, has_batch_norm=normalised)
     probabilities = keras.layers.Activation("softmax", dtype="float32", name="predictions")(outputs.logits)
     return Network(
@@ -186,6 +222,7 @@ def build_network(
         training=keras.Model(outputs.inputs, [outputs.logits, *outputs.auxiliary], name=f"{name}_training"),
         logits=logits,
         inference=keras.Model(outputs.inputs, probabilities, name=name),
+        layer_names=tuple(layer.name for layer in whole.layers if layer.weights),
     )
 
 

@@ -8,6 +8,7 @@ start        init, diagnose
 data         data
 results      leaderboard, effects, report, ui, compare, watch
 models       predict, export, describe
+features     features export
 weights      weights import, weights list
 maintenance  doctor, cache
 api          run, diagnose and load from Python and notebooks: cnnstudy.run and so on
@@ -27,7 +28,7 @@ import typer
 from typer.core import TyperGroup
 
 import cnnstudy
-from cnnstudy.cli import data, maintenance, models, results, run, start, weights
+from cnnstudy.cli import data, features, maintenance, models, results, run, start, weights
 from cnnstudy.cli.options import UNEXPECTED
 from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, EnvironmentTrouble, printable_lines
 from cnnstudy.system import imports, output
@@ -88,6 +89,7 @@ for _command in (
     maintenance.schema,
 ):
     app.command()(_command)
+app.add_typer(features.features, name="features")
 app.add_typer(weights.weights, name="weights")
 app.add_typer(maintenance.cache, name="cache")
 

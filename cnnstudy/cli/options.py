@@ -17,7 +17,7 @@ from cnnstudy.errors import without_secrets
 from cnnstudy.system.output import hide_in_tracebacks, open_console, print_note, print_text
 
 if TYPE_CHECKING:
-    from cnnstudy.execution import Executor
+    from cnnstudy.execution import Executor, Workers
     from cnnstudy.system.display import Display
 
 
@@ -99,6 +99,14 @@ TakeOver = Annotated[
 AcceptCode = Annotated[bool, typer.Option("--accept-code", help="Resume even though the training code has changed.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Number of workers; they share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def plain_workers(jobs: int) -> Workers:
+    """Return that many workers, which start when they are needed."""
+    from cnnstudy.execution import Workers
+    from cnnstudy.execution.selection import make_executor
+
+    return Workers(lambda folder: make_executor(jobs, folder))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from cnnstudy.cli.options import (
     StudyName,
     TakeOver,
     TrackingUri,
+    plain_workers,
 )
 from cnnstudy.errors import EXIT_INTERRUPTED, InputError
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
@@ -146,13 +147,6 @@ def make_study_workers(jobs: int, config: StudyConfig) -> Workers:
     return Workers(start_decoding)
 
 
-def _plain_workers(jobs: int) -> Workers:
-    from cnnstudy.execution import Workers
-    from cnnstudy.execution.selection import make_executor
-
-    return Workers(lambda folder: make_executor(jobs, folder))
-
-
 def confirm(
     study: StudyName = None,
     top: Annotated[
@@ -192,7 +186,7 @@ def confirm(
             study,
             {name: value for name, value in overrides.items() if value is not None},
             tracker,
-            _plain_workers(jobs),
+            plain_workers(jobs),
             display,
             open_test_again,
             take_over,
@@ -242,5 +236,5 @@ def reproduce(
     console = open_console()
     registry = Registry(client.existing_tracker(tracking_uri))
     with choose_display(console, quiet) as display:
-        reproduction = reproduce_trial(trial, registry, _plain_workers(1), display)
+        reproduction = reproduce_trial(trial, registry, plain_workers(1), display)
     terminal.show_reproduction(console, reproduction)

@@ -13,6 +13,7 @@ Everything that can be checked without training is checked here, before TensorFl
     strategies  the keys of `strategy`
     checks      combinations of keys that contradict each other
     factors     everything that a study can vary, one entry each
+    transfer_modes  the levels of the factor `transfer`
     designs     which combinations of levels a study runs
 
 This file imports nothing, so that the factors can be imported without the rest.

@@ -5,6 +5,7 @@ Each check yields the key and a sentence that follows it in the message.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 from cnnstudy import architectures
 from cnnstudy.config.designs import MAX_FRACTION_CANDIDATES, has_several_levels, minimum_points
-from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of, starts_from_source
+from cnnstudy.config.factors import FACTORS, Choices, Levels, Range, is_one_of
 from cnnstudy.config.schema import StudyConfig, Weights
 from cnnstudy.config.strategies import FactorialConfig, SearchConfig
+from cnnstudy.config.transfer_modes import starts_from_source
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import did_you_mean
+from cnnstudy.records import makes_updates
 from cnnstudy.system.validation import KeyPath
 
 MAX_GRID_POINTS = 100_000
@@ -190,7 +193,9 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             "compares trials epoch by epoch, and with `training.updates` the updates per epoch depend on the batch "
             "size; use none.",
         )
-    elif config.pruner != "none" and any("probe" in config.transfer_modes_of(name) for name in config.architectures):
+    elif config.pruner != "none" and not all(
+        map(makes_updates, itertools.chain(*map(config.transfer_modes_of, config.architectures)))
+    ):
         yield (
             ("strategy", "pruner"),
             "compares trials epoch by epoch, and a probe ends with its first, which others would be held against; use "

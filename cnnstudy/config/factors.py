@@ -20,19 +20,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cnnstudy.config.transfer_modes import FORMS, TRANSFER_MODES, Form, fine_tunes
 from cnnstudy.errors import did_you_mean
-from cnnstudy.records import FROM, Level
+from cnnstudy.records import PROBE_FIRST, Level, makes_updates, read_probe
 
-TRANSFER_MODES = {
-    "scratch": "random initial weights; every layer trains",
-    "frozen": "source weights; only the head trains",
-    "probe": "source weights; the head is a logistic regression on the frozen features",
-    "last-block": "source weights; the last block and the head train",
-    "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
-    "two-phase": "first frozen, then fine-tune",
-}
-#: Modes that train layers with source weights; so do those that begin with FROM, which a stage of the network follows.
-FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase")
 AUGMENTATIONS = {
     "none": "the images unchanged",
     "flip": "random horizontal flips",
@@ -80,6 +71,8 @@ class Range:
 
 
 Levels = Choices | Range
+
+
 #: Decides whether a factor is active, from the levels chosen so far and whether the network has auxiliary heads.
 Condition = Callable[[Mapping[str, Level], bool], bool]
 
@@ -98,8 +91,7 @@ class Factor:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    #: A level may also begin with this, with a name of the network's after it; a study file may give it as a key.
-    prefix: str = ""
+    forms: tuple[Form, ...] = ()  # of its other levels
     active: Condition = lambda levels, has_auxiliary_heads: True
     active_where: str = "always"  # `active` in words
     looks_at: tuple[str, ...] = ()  # the factors whose levels `active` reads
@@ -159,33 +151,27 @@ def _write_number(number: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def fine_tunes(mode: Level) -> bool:
-    """Return whether a transfer mode trains layers with source weights."""
-    return mode in FINE_TUNING_MODES or str(mode).startswith(FROM)
-
-
-def starts_from_source(mode: Level) -> bool:
-    """Return whether a transfer mode starts from source weights."""
-    return mode != "scratch"
-
-
 def _fine_tunes_the_backbone(levels: Mapping[str, Level], _: bool) -> bool:
     return fine_tunes(levels["transfer"])
 
 
-_WHERE_FINE_TUNED = "it is active with transfer last-block, {from: STAGE}, fine-tune and two-phase"
+_WHERE_FINE_TUNED = f"it is active with transfer last-block, {{from: STAGE}}, fine-tune, two-phase and {PROBE_FIRST}"
 
 
 def _trains_by_gradients(levels: Mapping[str, Level], _: bool) -> bool:
-    return levels["transfer"] != "probe"
+    return makes_updates(levels["transfer"])
 
 
 def _by_gradients(factor: Factor) -> Factor:
     return factor.with_condition(_trains_by_gradients, "it is active with every transfer mode but probe", ("transfer",))
 
 
+def _keeps_own_head(levels: Mapping[str, Level], _: bool) -> bool:
+    return read_probe(levels["transfer"]) is None
+
+
 def _trains_backbone_in_one_phase(levels: Mapping[str, Level], _: bool) -> bool:
-    return fine_tunes(levels["transfer"]) and levels["transfer"] != "two-phase"
+    return fine_tunes(levels["transfer"]) and levels["transfer"] not in ("two-phase", PROBE_FIRST)
 
 
 def _trains_auxiliary_heads(levels: Mapping[str, Level], has_auxiliary_heads: bool) -> bool:
@@ -202,10 +188,12 @@ FACTORS: dict[str, Factor] = {
     factor.name: factor
     for factor in (
         Factor(
-            "transfer", str, "scratch", choices=tuple(TRANSFER_MODES), prefix=FROM, phrase="{level}", always_shown=True
+            "transfer", str, "scratch", choices=tuple(TRANSFER_MODES), forms=FORMS, phrase="{level}", always_shown=True
         ),
-        Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True),
-        _by_gradients(Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True)),
+        _by_gradients(Factor("batch_size", int, 32, low=1, high=8192, short="batch", always_shown=True)),
+        Factor("dropout", float, None, low=0.0, high=0.95, always_shown=True).with_condition(
+            _keeps_own_head, f"it is active with every transfer mode but probe and {PROBE_FIRST}", ("transfer",)
+        ),
         _by_gradients(Factor("learning_rate", float, None, low=1e-8, high=10.0)),
         _by_gradients(
             Factor(
@@ -296,7 +284,7 @@ def parse_levels(name: str, given: Any) -> Levels:
     if name not in FACTORS:
         raise ValueError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)} The factors are {', '.join(FACTORS)}.")
     factor = FACTORS[name]
-    if isinstance(given, Mapping) and not _names_stage(factor, given):
+    if isinstance(given, Mapping) and _find_form(factor, given) is None:
         return _parse_range(factor, given)
     values = list(given) if isinstance(given, list | tuple) else [given]
     if not values:
@@ -310,14 +298,14 @@ def parse_levels(name: str, given: Any) -> Levels:
 
 def _parse_level(factor: Factor, given: Any) -> Level:
     if factor.choices:
-        if _names_stage(factor, given):
-            given = f"{factor.prefix}{given[factor.prefix.strip()]}"
-        named = factor.prefix and re.fullmatch(rf"{factor.prefix}[\w.-]+", str(given))
+        form = _find_form(factor, given)
+        if form is not None:
+            given = form.read(given)
+        named = any(re.fullmatch(form.pattern, str(given)) for form in factor.forms)
         if not named and given not in factor.choices:
-            more = f", and {{{factor.prefix.strip()}: STAGE}}" if factor.prefix else ""
             raise ValueError(
                 f"{format_given(given)} is not a level of {factor.name}{did_you_mean(str(given), factor.choices)}"
-                f" Allowed: {', '.join(factor.choices)}{more}."
+                f" Allowed: {_list_choices(factor)}."
             )
         return str(given)
     if isinstance(given, bool) or not isinstance(given, int | float):
@@ -329,9 +317,14 @@ def _parse_level(factor: Factor, given: Any) -> Level:
     return int(given) if factor.kind is int else float(given)
 
 
-def _names_stage(factor: Factor, given: Any) -> bool:
-    """Check whether a level is given as `{from: block4}`."""
-    return bool(factor.prefix) and isinstance(given, Mapping) and list(given) == [factor.prefix.strip()]
+def _find_form(factor: Factor, given: Any) -> Form | None:
+    """Return the form in which a level is given; None if it is no mapping, or none of the forms."""
+    keys = given if isinstance(given, Mapping) else ()
+    return next((form for form in factor.forms if form.first in keys), None)
+
+
+def _list_choices(factor: Factor) -> str:
+    return ", ".join([*factor.choices, *(form.example() for form in factor.forms)])
 
 
 def _allowed(factor: Factor) -> str:
@@ -341,7 +334,7 @@ def _allowed(factor: Factor) -> str:
 
 def _parse_range(factor: Factor, given: Mapping[str, Any]) -> Range:
     if factor.choices:
-        raise ValueError(f"{factor.name} takes no range; give a list of {', '.join(factor.choices)}.")
+        raise ValueError(f"{factor.name} takes no range; give a list of {_list_choices(factor)}.")
     for key in given:
         if key not in ("low", "high", "log", "step"):
             raise ValueError(

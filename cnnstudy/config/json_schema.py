@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.config.factors import FACTORS, Factor
+from cnnstudy.config.factors import FACTORS, Factor, Form
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.yaml_text import KEYS_OF_NAMES
 from cnnstudy.data import datasets
@@ -53,12 +55,8 @@ def _describe_levels(factor: Factor) -> dict[str, Any]:
     """Return the schema of a factor's levels: one, a list of them, or a range."""
     if factor.choices:
         level: dict[str, Any] = {"enum": list(factor.choices)}
-        if factor.prefix:
-            stage = {"type": "string", "pattern": r"^[\w.-]+$"}
-            written = {"type": "string", "pattern": rf"^{factor.prefix}[\w.-]+$"}
-            key = factor.prefix.strip()
-            as_key = {"type": "object", "properties": {key: stage}, "required": [key], "additionalProperties": False}
-            level = {"anyOf": [level, written, as_key]}
+        if factor.forms:
+            level = {"anyOf": [level, *(one for form in factor.forms for one in _describe_form(form))]}
     else:
         level = {"type": "integer" if factor.kind is int else "number", "minimum": factor.low, "maximum": factor.high}
     levels = [level, {"type": "array", "items": level, "minItems": 1, "uniqueItems": True}]
@@ -68,6 +66,14 @@ def _describe_levels(factor: Factor) -> dict[str, Any]:
             {"type": "object", "properties": ends, "required": ["low", "high"], "additionalProperties": False}
         )
     return {"anyOf": levels}
+
+
+def _describe_form(form: Form) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of levels of that form: as text, and as keys."""
+    yield {"type": "string", "pattern": f"^{re.sub('[?]P<[^>]*>', '', form.pattern)}$"}
+    part = {"type": "string", "pattern": r"^[\w.-]+$"}
+    keys = {key: {"enum": list(choices)} if choices else part for key, choices in form.keys.items()}
+    yield {"type": "object", "properties": keys, "required": [form.first], "additionalProperties": False}
 
 
 def _describe_factor(factor: Factor) -> dict[str, Any]:

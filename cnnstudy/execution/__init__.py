@@ -44,6 +44,7 @@ Kind = Literal[
     "run_trial",
     "predict",
     "export_model",
+    "export_features",
     "explain_mistakes",
     "find_lookalikes",
     "open_test",

@@ -19,11 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cnnstudy.errors import CnnstudyError, DataError, EnvironmentTrouble
-from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec
+from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec, read_probe
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
 from cnnstudy.system.scratch import restate_os_error
 
@@ -116,6 +117,7 @@ class Worker:
             "run_trial": self._run_trial,
             "predict": self._predict,
             "export_model": self._export_model,
+            "export_features": self._export_features,
             "explain_mistakes": self._explain_mistakes,
             "find_lookalikes": self._find_lookalikes,
             "open_test": self._open_test,
@@ -177,9 +179,12 @@ class Worker:
         from cnnstudy.training import transfer
 
         architecture = architectures.find(payload["architecture"])
-        network = architectures.build_network(architecture, payload["image_size"], classes=2, dropout=0.0)
+        build = partial(architectures.build_network, architecture, payload["image_size"], classes=2, dropout=0.0)
+        network = build()
         for mode in payload["modes"]:
             transfer.find_cut_points(network, mode)
+            if probe := read_probe(mode):
+                build(linear=probe.takes)
         return {"has_batch_norm": network.architecture.has_batch_norm}
 
     def _check_weights(self, key: str, payload: dict[str, Any]) -> dict[str, str]:
@@ -249,6 +254,14 @@ class Worker:
 
         model, folder, classes, contract = (payload[name] for name in ("model", "folder", "classes", "contract"))
         return export_model(Path(model), classes, contract, Path(folder), payload["format"], self._progress(key))
+
+    def _export_features(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._send("progress", key, what="starting TensorFlow", done=0, total=0)
+        self._set_up_tensorflow()
+        from cnnstudy.training.feature_tables import write_features
+
+        spec = TrialSpec.from_json(payload["spec"])
+        return write_features(spec, Path(payload["path"]), self._networks(), self._progress(key))
 
     def _explain_mistakes(self, key: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._set_up_tensorflow()

@@ -10,7 +10,7 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.data.batches import count_updates, count_used_images
 from cnnstudy.errors import ConfigError
-from cnnstudy.records import Level, PreparedImages
+from cnnstudy.records import Level, PreparedImages, makes_updates
 from cnnstudy.search.factorial import list_cells
 
 #: The factors that determine the number of updates per epoch.
@@ -24,7 +24,7 @@ def trial_epochs(config: StudyConfig, name: str, levels: Mapping[str, Level], im
         ConfigError: `training.epochs` is too low to reach `training.updates`, or the updates leave two-phase training
             no epoch after the head's.
     """
-    if levels["transfer"] == "probe":
+    if not makes_updates(levels["transfer"]):
         return 1  # there is nothing to repeat
     most, wanted = config.epochs_of(name), config.training.updates
     if wanted is None or _total_updates(levels, images, most) == wanted:

@@ -99,7 +99,7 @@ class Driver:
         weights = self.resources.weights_of(proposal)
         assert weights is not None
         spec = self.resources.build_spec(proposal, weights)
-        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, spec.batch_size))
         tags = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
         if weights.digest and spec.levels["transfer"] != "scratch":
             tags[Tag.WEIGHTS_DIGEST] = weights.digest

@@ -17,7 +17,7 @@ from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Executor, Failed, Job
 from cnnstudy.execution.jobs import run_to_end
 from cnnstudy.names import Metric
-from cnnstudy.records import PreparedImages, Speed, TrialSpec, split_epochs
+from cnnstudy.records import PROBE_FIRST, PreparedImages, Speed, TrialSpec, read_probe, split_epochs
 from cnnstudy.search.factorial import FactorialStrategy, list_cells
 from cnnstudy.study.preparation import SourceWeights
 from cnnstudy.system.display import Display, format_duration, format_size
@@ -266,7 +266,7 @@ def _recorded_cost(kind: TrialKind, specs: Sequence[TrialSpec], finished: Sequen
 
 def _measure_speed(name: str, specs: Sequence[TrialSpec], executor: Executor, display: Display) -> Speed | Failed:
     display.count(f"measuring the speed of {name}", 0, 0)
-    sizes = {int(spec.levels["batch_size"]) for spec in specs}
+    sizes = {spec.batch_size for spec in specs}
     payload = {"spec": specs[0].to_json(), "batch_sizes": sorted({min(sizes), max(sizes)})}
     outcome = run_to_end(executor, Job(f"speed-{name.replace(' ', '-')}", "measure_speed", payload), display)
     return outcome if isinstance(outcome, Failed) else Speed.from_json(outcome.result)
@@ -306,7 +306,9 @@ def trial_seconds(spec: TrialSpec, speed: Speed) -> float:
     epochs = split_epochs(spec.epochs, len(speed.seconds_per_update))
     if spec.levels["transfer"] == "two-phase" and len(epochs) > 1:
         epochs = [spec.head_epochs, spec.epochs - spec.head_epochs]
-    size, protocol = int(spec.levels["batch_size"]), str(spec.levels.get("protocol", "clean"))
+    if spec.levels["transfer"] == PROBE_FIRST and len(epochs) > 1:
+        epochs = [1, spec.epochs]  # its probe takes as long as one of its own
+    size, protocol = spec.batch_size, str(spec.levels.get("protocol", "clean"))
     updates = [count_updates(sum(used), size, phase_epochs, protocol) for phase_epochs in epochs]
     share = 1.0 if spec.updates is None else min(1.0, spec.updates / sum(updates))
     training = sum(
@@ -415,11 +417,13 @@ def _report_costs(
 def _cached_bytes(costs: Mapping[TrialKind, Cost]) -> int:
     """Return the bytes of features and source weights in the cache.
 
-    Two-phase trials share those of frozen ones; features of flipped images include those of the unflipped ones.
+    Two-phase trials share those of frozen ones, and probes those of others of the layer; features of flipped images
+    include those of the unflipped ones.
     """
     largest: dict[tuple[str, str], int] = {}
     for (architecture, transfer, _), cost in costs.items():
-        shared = architecture, "frozen" if transfer == "two-phase" else transfer
+        probe = read_probe(transfer)
+        shared = architecture, "frozen" if transfer == "two-phase" else str(probe.takes) if probe else transfer
         largest[shared] = max(largest.get(shared, 0), cost.cached_bytes)
     return sum(largest.values())
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
-from cnnstudy.config.factors import complete_levels, fine_tunes, starts_from_source
+from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import StudyConfig, Weights
+from cnnstudy.config.transfer_modes import fine_tunes, names_part, starts_from_source
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.data.source_copies import describe_source_copies
@@ -29,7 +30,6 @@ from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
 from cnnstudy.execution.jobs import images_job, run_job, run_to_end
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import (
-    FROM,
     OUTSIDE_REASONS,
     EpochRecord,
     Level,
@@ -109,13 +109,13 @@ class Preparation:
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def check_networks(self) -> None:
-        """Build each network once that is the user's own, or that trains from a stage on.
+        """Build each network once that is the user's own, or of which a transfer mode names a part.
 
         Raises:
-            ConfigError: one can't be built, has no such stage, or a factor acts on what it does not have.
+            ConfigError: one can't be built, has no such part, or it is too large; or a factor acts on nothing.
         """
         for name in self.config.architectures:
-            modes = [mode for mode in self.config.transfer_modes_of(name) if str(mode).startswith(FROM)]
+            modes = [mode for mode in self.config.transfer_modes_of(name) if names_part(mode)]
             if not modes and not name.startswith("file:"):
                 continue
             payload = {"architecture": name, "image_size": self.config.image_size_of(name), "modes": modes}
@@ -366,7 +366,7 @@ class Preparation:
 
     def _train(self, spec: TrialSpec, tags: Mapping[str, str]) -> tuple[TrialRecording, TrialResult, bool]:
         """Train the source weights; also return whether an interrupt is still to take effect: it came as they ended."""
-        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, int(spec.levels["batch_size"])))
+        spec = replace(spec, micro_batch=self._failures.micro_batch(spec.key, spec.batch_size))
         attempt = {Tag.ATTEMPT: str(self._failures.next_attempt(spec.key))}
         recording = self.recorder.start(spec, {**tags, **attempt})
         self.display.start_trial(spec.key, f"on {spec.images.name}", spec.epochs)

@@ -61,15 +61,8 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
         StudyChangedError: the images or the source weights differ from those of the trial.
         DataError, WeightsError, WorkerError: it can't be trained.
     """
-    study, run = _find_trial(given, registry.tracker)
-    with scratch_folder() as folder:
-        recorded_spec = registry.read_trial_json(run.run_id, folder)
-    try:
-        spec = TrialSpec.from_json(recorded_spec)
-    except (TypeError, KeyError, AttributeError) as reason:
-        raise UnknownNameError(
-            f"the run of {given} has no specification (trial.json), or another version of cnnstudy wrote it: {reason}"
-        ) from reason
+    study, run = find_trial(given, registry.tracker)
+    spec = read_spec(given, run, registry)
     # prepare images and weights for this network alone, and train every epoch instead of sharing some
     config = recorded_config(study)
     training = config.training.model_copy(update={"share_epochs": False})
@@ -80,8 +73,7 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
         executor.deterministic = config.training.deterministic
         if spec.purpose != "pretrain":
             # images and weights may have moved since; their digests show that they are the same
-            preparation = Preparation(config, executor, NullRecorder(study), recorded, display)
-            spec = _locate_inputs(spec, preparation)
+            spec = locate_inputs(spec, Preparation(config, executor, NullRecorder(study), recorded, display))
         spec = replace(spec, keep_model=False, checkpoints="none", share_epochs=False)
         executor.deterministic = spec.deterministic
         epochs, result = _train(given, spec, executor, display)
@@ -89,7 +81,23 @@ def reproduce_trial(given: str, registry: Registry, workers: Workers, display: D
     return Reproduction(f"{study.name}/{spec.key}", compared, differences, _changed_environment(run, result))
 
 
-def _locate_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
+def read_spec(given: str, run: RecordedRun, registry: Registry) -> TrialSpec:
+    """Return the specification that a trial's run holds.
+
+    Raises:
+        UnknownNameError: it holds none that this version can read.
+    """
+    with scratch_folder() as folder:
+        recorded_spec = registry.read_trial_json(run.run_id, folder)
+    try:
+        return TrialSpec.from_json(recorded_spec)
+    except (TypeError, KeyError, AttributeError) as reason:
+        raise UnknownNameError(
+            f"the run of {given} has no specification (trial.json), or another version of cnnstudy wrote it: {reason}"
+        ) from reason
+
+
+def locate_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
     """Return the specification with the present paths of its images and source weights.
 
     Raises:
@@ -126,8 +134,16 @@ def _train(given: str, spec: TrialSpec, executor: Executor, display: Display) ->
     return epochs, result
 
 
-def _find_trial(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRun]:
-    """Return the trial's study and run; raise UnknownNameError if there is none, or it did not finish."""
+def find_trial(given: str, tracker: Tracker, what: str = "reproduced") -> tuple[RecordedStudy, RecordedRun]:
+    """Return a trial's study and run.
+
+    Args:
+        given: STUDY/TRIAL, or the id of a run in MLflow.
+        what: is to be done with it, for the message.
+
+    Raises:
+        UnknownNameError: there is no such trial, or it did not finish.
+    """
     studies = tracker.studies()
     name, _, trial = given.partition("/")
     for study in studies:
@@ -140,8 +156,7 @@ def _find_trial(given: str, tracker: Tracker) -> tuple[RecordedStudy, RecordedRu
             if found.state != "finished":
                 state = found.reason if found.reason == INTERRUPTED else found.state
                 raise UnknownNameError(
-                    f"{given} can't be reproduced: it is {state}, not finished. "
-                    "`run-study` runs interrupted trials again."
+                    f"{given} can't be {what}: it is {state}, not finished. `run-study` runs interrupted trials again."
                 )
             return study, found
         if trial:

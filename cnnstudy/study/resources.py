@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cnnstudy.config import factors
+from cnnstudy.config import transfer_modes
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.execution import Executor, Workers
 from cnnstudy.names import Tag
@@ -62,7 +62,7 @@ class StudyInputs:
             ConfigError: trials that the study may propose can't make its updates, or a network can't be built.
         """
         if not self._checked:
-            refuse_other_code(self.recorder, self.recorded, self.config.architectures, self._accept_code, self.display)
+            refuse_other_code(self.recorder, self.recorded, self.config, self._accept_code, self.display)
             self._preparation.check_networks()
             self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
             refuse_impossible_updates(self.config, self.images)
@@ -183,7 +183,7 @@ class StudyResources(StudyInputs):
 
 def starts_from_source(levels: Mapping[str, Level]) -> bool:
     """Return whether a trial with these levels starts from source weights."""
-    return factors.starts_from_source(levels["transfer"])
+    return transfer_modes.starts_from_source(levels["transfer"])
 
 
 def build_trial_spec(

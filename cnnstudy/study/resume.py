@@ -24,7 +24,7 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import StudyChangedError, TrackingError, without_secrets
 from cnnstudy.names import Metric, Tag
-from cnnstudy.records import PreparedImages, Rule
+from cnnstudy.records import PreparedImages, Rule, read_probe
 from cnnstudy.search.strategy import PastTrial
 from cnnstudy.study.objective import keep_recorded_metric
 from cnnstudy.study.recorder import Recorder, TrialRecorder
@@ -201,20 +201,22 @@ def _undo_or_rename(name: str) -> str:
 
 
 def refuse_other_code(
-    recorder: TrialRecorder, runs: Sequence[RecordedRun], networks: Iterable[str], accepted: bool, display: Display
+    recorder: TrialRecorder, runs: Sequence[RecordedRun], config: StudyConfig, accepted: bool, display: Display
 ) -> None:
     """Record the training code of the study's trials, unless it is recorded already.
 
     Args:
         runs: of the study.
-        networks: of the study.
+        config: of the study.
         accepted: other code is allowed; the study's run then lists the versions of both.
 
     Raises:
         StudyChangedError: other code trained the recorded trials, and that is not accepted.
         TrackingError: the record of their code is damaged.
     """
-    study, now, version = recorder.study, training_code(networks), code_version()
+    modes = [mode for name in config.architectures for mode in config.transfer_modes_of(name)]
+    now = training_code(config.architectures, fits_heads=any(map(read_probe, modes)))
+    study, version = recorder.study, code_version()
     tags = recorder.study_tags()
     has_trials = any(run.kind == "trial" for run in runs)
     new = split_into_tags(Tag.CODE, {"version": version, **now.to_json()})

@@ -173,10 +173,11 @@ class Code:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def training_code(architectures: Iterable[str]) -> Code:
-    """Return the identity of the running code that trains these networks; it is read once per process."""
+def training_code(architectures: Iterable[str], fits_heads: bool = False) -> Code:
+    """Return the identity of the running code that trains these networks, or fits heads; read once per process."""
     units, files = _units(Path(cnnstudy.__file__).parent, (*_ROOTS, _BUILDER), tuple(sorted(architectures)))
-    return Code(units, training_versions(), files=files)
+    versions = {"scikit-learn": _package_version("scikit-learn")} if fits_heads else {}
+    return Code(units, training_versions() | versions, files=files)
 
 
 def network_code_digest(architecture: str) -> str:

@@ -18,6 +18,7 @@ weight_files    read weights of PyTorch and Keras from files of any type, and ru
 weight_import   check that they are a network's, and write them for study files
 devices         GPU or CPU, precision, XLA
 features        outputs of frozen layers: computed once, shared by all trials
+feature_tables  write them with labels for other programs
 checkpoints     save and load the state from which a killed trial resumes
 shared_epochs   first epochs that several trials have in common, trained once
 cross_fit       metrics of the best epoch that its choice does not flatter

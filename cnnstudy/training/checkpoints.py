@@ -169,7 +169,7 @@ class TrialCheckpoints:
 def checkpoint_address(spec: TrialSpec) -> str:
     """Return the cache address of the trial's checkpoint: a digest of everything that its numbers depend on."""
     fields = spec.fields_that_change("training", "record")
-    return content_address([VERSION, fields, training_code((spec.architecture,)).digest])
+    return content_address([VERSION, fields, training_code((spec.architecture,), spec.fits_head).digest])
 
 
 def remove_checkpoint(spec: TrialSpec) -> None:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from cnnstudy import architectures
 from cnnstudy.architectures import Network
-from cnnstudy.records import TrialSpec
+from cnnstudy.records import LinearInput, TrialSpec, read_probe
 from cnnstudy.training import augmentation, keras_internals, transfer, weights
 from cnnstudy.training.graph import Graph
 from cnnstudy.training.micro_batches import MicroBatches
@@ -31,6 +31,8 @@ from cnnstudy.training.updates import Update, UpdateKind
 MAX_NETWORKS, MAX_UPDATES, MAX_BYTES = 4, 6, 1 << 30
 #: Networks are built with this dropout rate; each trial sets its own. At 0 Keras would create no random stream.
 _INITIAL_DROPOUT = 0.5
+#: What tells networks apart: name, image size in pixels, classes, and what a linear head takes, if it has one.
+_Key = tuple[str, int, int, LinearInput | None]
 
 
 class CompiledNetwork:
@@ -40,7 +42,7 @@ class CompiledNetwork:
         linear: with the head of architectures.linear_head.
     """
 
-    def __init__(self, architecture: str, image_size: int, classes: int, linear: bool = False) -> None:
+    def __init__(self, architecture: str, image_size: int, classes: int, linear: LinearInput | None = None) -> None:
         self.network: Network = architectures.build_network(
             architectures.find(architecture), image_size, classes, _INITIAL_DROPOUT, _INITIAL_DROPOUT, linear
         )
@@ -167,7 +169,7 @@ class CompiledNetworks:
 
     def __init__(self) -> None:
         keras_internals.check_versions()
-        self._networks: OrderedDict[tuple[str, int, int, bool], CompiledNetwork] = OrderedDict()
+        self._networks: OrderedDict[_Key, CompiledNetwork] = OrderedDict()
 
     def start(self, spec: TrialSpec) -> CompiledNetwork:
         """Return the trial's network, with weights, rates and random streams set to the trial's initial state.
@@ -175,7 +177,8 @@ class CompiledNetworks:
         Raises:
             WeightsError: the source weights are gone.
         """
-        key = (spec.architecture, spec.images.size, len(spec.images.classes), spec.levels["transfer"] == "probe")
+        probe = read_probe(spec.levels["transfer"])
+        key = (spec.architecture, spec.images.size, len(spec.images.classes), probe.takes if probe else None)
         known = key in self._networks
         if known:
             self._networks.move_to_end(key)
@@ -188,7 +191,7 @@ class CompiledNetworks:
         self._networks[key].micro_batches.make_room = functools.partial(self._drop_all_but, key)
         return self._networks[key]
 
-    def _drop_all_but(self, key: tuple[str, int, int, bool]) -> bool:
+    def _drop_all_but(self, key: _Key) -> bool:
         """Drop everything but the network and the update in use; return whether anything was dropped."""
         before, used = self._count(), self._networks[key]
         self._networks = OrderedDict({key: used})

@@ -1,18 +1,26 @@
-"""Fit the head of a `probe`: a multinomial logistic regression on the pooled outputs of the frozen backbone.
+"""Fit the head of a `probe` to the outputs of frozen layers: a multinomial logistic regression, or a linear SVM.
 
 How much it is regularised is chosen by cross-validation within the training images. The solution, on standardised
 features, becomes the weights of the network's last layer, which takes the features as they are.
+
+The SVM is scikit-learn's, one against the rest with the squared hinge loss. Its scores are no logits: they say which
+class is best, not how sure that is. They are therefore multiplied by the one number with which the cross-entropy of the
+held-out images of the same folds is least (temperature scaling, Guo et al. 2017), which changes no prediction.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 #: scikit-learn's C, the inverse of the penalty's weight, from the strongest regularisation on.
@@ -24,6 +32,12 @@ DEFAULT = 1.0
 #: More iterations do not change predictions noticeably, also where the classes can be separated.
 _ITERATIONS, _TOLERANCE = 500, 1e-5
 _LEAST = 1e-12  # probability, so that a loss is finite
+#: The scale of an SVM's scores is sought between the exponentials of these.
+_LOG_SCALES = (-5.0, 5.0)
+#: Directions of the features with a share of the largest variance below this are left out; rounding makes them.
+_LEAST_VARIANCE = 1e-12
+#: A feature whose values differ by no more than this, relative to their mean, is constant: it is computed in float32.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ def fit_head(
     seed: int,
     groups: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    classifier: str = "logistic",
 ) -> LinearHead:
     """Fit the head; the largest penalty is taken among those that are equally good.
 
@@ -57,18 +72,35 @@ def fit_head(
         seed: of the division into folds.
         groups: [n] int64; images of one group are in the same fold. None: there are no groups.
         weights: [classes], by which the losses of their images are multiplied; None: all count the same.
+        classifier: "logistic" or "svm".
     """
     features = np.asarray(features, np.float64)
     means, deviations = features.mean(axis=0), features.std(axis=0)
-    deviations[deviations == 0] = 1.0
+    deviations[deviations <= _ROUNDING * np.abs(means)] = np.inf  # such a feature says nothing
     standardised = (features - means) / deviations
     counted = None if weights is None else np.asarray(weights, np.float64)[labels]
     # the matrices are small: threads would wait for each other, and sums would depend on their number
     with threadpool_limits(1):
-        strength = choose_strength(standardised, labels, classes, seed, groups, counted)
-        kernel, bias = _fit(standardised, labels, classes, strength, counted)
-    kernel /= deviations[:, None]
+        directions = _find_directions(standardised)
+        reduced = standardised if directions is None else standardised @ directions
+        strength, scale = choose_strength(reduced, labels, classes, seed, groups, counted, classifier)
+        kernel, bias = (scale * part for part in _fit(reduced, labels, classes, strength, counted, classifier))
+    kernel = (kernel if directions is None else directions @ kernel) / deviations[:, None]
     return LinearHead(kernel.astype(np.float32), (bias - means @ kernel).astype(np.float32), strength)
+
+
+def _find_directions(features: np.ndarray) -> np.ndarray | None:
+    """Return orthonormal directions [features, at most n] that all images lie in; None if there are not fewer of them.
+
+    The solution lies in them, too, since whatever is orthogonal to all images would only add to its penalty. Among them
+    it is as long and gives the same logits, so it can be found there, at the cost of n features instead of many.
+    """
+    images, count = features.shape
+    if count <= images:
+        return None
+    variances, vectors = np.linalg.eigh(features @ features.T)
+    kept = variances > _LEAST_VARIANCE * variances[-1]
+    return np.asarray(features.T @ (vectors[:, kept] / np.sqrt(variances[kept])))
 
 
 def choose_strength(
@@ -78,8 +110,11 @@ def choose_strength(
     seed: int,
     groups: np.ndarray | None,
     counted: np.ndarray | None,
-) -> float:
-    """Return the C of STRENGTHS with the lowest cross-entropy of images in folds that were left out.
+    classifier: str = "logistic",
+) -> tuple[float, float]:
+    """Return the C of STRENGTHS with the lowest cross-entropy of images in folds that were left out, and the scale.
+
+    The scores of an SVM are multiplied by the scale, which is 1 for a logistic regression.
 
     Args:
         counted: [n], the weight of each image in the loss; None: 1.
@@ -87,18 +122,37 @@ def choose_strength(
     units = labels if groups is None else [label for label, _ in {*zip(labels.tolist(), groups.tolist(), strict=True)}]
     folds = min(FOLDS, int(np.bincount(units, minlength=classes).min()))
     if folds < 2:
-        return DEFAULT
+        return DEFAULT, 1.0
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     divisions = list(kind(folds, shuffle=True, random_state=seed % 2**32).split(features, labels, groups))
-    losses = []
+    losses, scales = [], []
     for strength in STRENGTHS:
-        found = np.empty(len(labels))
+        logits = np.empty((len(labels), classes))
         for fitted, held_out in divisions:
             part = None if counted is None else counted[fitted]
-            kernel, bias = _fit(features[fitted], labels[fitted], classes, strength, part)
-            found[held_out] = _losses(features[held_out] @ kernel + bias, labels[held_out])
-        losses.append(float(np.average(found, weights=counted)))
-    return STRENGTHS[int(np.argmin(losses))]
+            kernel, bias = _fit(features[fitted], labels[fitted], classes, strength, part, classifier)
+            logits[held_out] = features[held_out] @ kernel + bias
+        scales.append(_find_scale(logits, labels, counted) if classifier == "svm" else 1.0)
+        losses.append(float(np.average(_losses(scales[-1] * logits, labels), weights=counted)))
+    best = int(np.argmin(losses))
+    return STRENGTHS[best], scales[best]
+
+
+def _find_scale(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> float:
+    """Return the number that makes logits of an SVM's scores: with it, their cross-entropy is least.
+
+    As in Platt 1999, each class counts as if one image more had been it, so that the number is finite where all images
+    are right.
+    """
+    images, classes = scores.shape
+    # of the class that an image has, and of one more of each
+    wanted = (images * scores[np.arange(images), labels] + scores.sum(axis=1)) / (images + classes)
+
+    def loss(log_scale: float) -> float:
+        scale = math.exp(log_scale)
+        return float(np.average(logsumexp(scale * scores, axis=1) - scale * wanted, weights=counted))
+
+    return math.exp(minimize_scalar(loss, bounds=_LOG_SCALES, method="bounded").x)
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -109,14 +163,22 @@ def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _fit(
-    features: np.ndarray, labels: np.ndarray, classes: int, strength: float, counted: np.ndarray | None
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    strength: float,
+    counted: np.ndarray | None,
+    classifier: str = "logistic",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return kernel [features, classes] and bias [classes]; a class without images has the lowest logit."""
     kernel, bias = np.zeros((features.shape[1], classes)), np.zeros(classes)
     present = np.unique(labels)
     absent = np.setdiff1d(np.arange(classes), present)
     if len(present) > 1:
-        model = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=_TOLERANCE)
+        if classifier == "svm":
+            model = LinearSVC(C=strength, dual=False, max_iter=_ITERATIONS)
+        else:
+            model = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=_TOLERANCE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features, labels, sample_weight=counted)

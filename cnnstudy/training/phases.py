@@ -74,7 +74,9 @@ class PhaseRunner:
         for index, phase in enumerate(self.phases[first:], first):
             if not done:
                 self._start_phase(phase, progress)
-            if self.trainer.epoch == 0:
+            if phase.fits_head and not phase.epochs:
+                self.trainer.fit_head()
+            elif self.trainer.epoch == 0:
                 self.start = self.trainer.measure_start()
                 report(self.start)
             self.ended_by = "epochs"

@@ -214,7 +214,7 @@ def _trained_as(spec: TrialSpec, begun_with: str, computed_on: Mapping[str, str]
     fields["levels"] = {name: level for name, level in spec.levels.items() if name not in _LEFT_OUT_LEVELS}
     fields["micro_batch"] = spec.micro_batch  # batches split into other parts give slightly different numbers
     pixels = Path(spec.images.folder).name  # a content address too
-    code = training_code((spec.architecture,)).digest
+    code = training_code((spec.architecture,), spec.fits_head).digest
     return content_address([VERSION, fields, pixels, begun_with, dict(computed_on), code])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cnnstudy.architectures import Network
 from cnnstudy.data.batches import count_updates, evaluation_batch_size
 from cnnstudy.data.images import Images
-from cnnstudy.records import Speed, TrialSpec
+from cnnstudy.records import Speed, TrialSpec, read_probe
 from cnnstudy.training import features, transfer
 from cnnstudy.training.compiled import CompiledNetworks
 from cnnstudy.training.trainer import Trainer
@@ -39,8 +39,9 @@ def measure_speed(spec: TrialSpec, batch_sizes: Sequence[int], networks: Compile
         transfer.apply_phase(network, phase)
         trainer.start_phase(phase, features.placeholder_features(trainer.compiled, spec, phase))
         if phase.fits_head:
-            seconds = _time_fit(trainer) / count_updates(len(places), int(spec.levels["batch_size"]), 1, "clean")
-            seconds_per_update.append((seconds,) * len(batch_sizes))
+            fitting = _time_fit(trainer)  # once, told as if in the updates of an epoch
+            updates = (count_updates(len(places), size, 1, "clean") for size in batch_sizes)
+            seconds_per_update.append(tuple(fitting / count for count in updates))
             continue
         by_size = []
         for size in batch_sizes:
@@ -94,7 +95,9 @@ def _time_fit(trainer: Trainer) -> float:
     labels, classes = trainer.images.train.labels, len(trainer.spec.images.classes)
     noise = np.random.default_rng(0).normal(size=(len(labels), *trainer.compiled.graph.shape(cut)))
     started = time.perf_counter()
-    fit_head(noise, labels, classes, trainer.spec.seed)
+    probe = read_probe(trainer.spec.levels["transfer"])
+    assert probe is not None
+    fit_head(noise, labels, classes, trainer.spec.seed, classifier=probe.classifier)
     return time.perf_counter() - started
 
 

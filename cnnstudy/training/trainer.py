@@ -20,7 +20,7 @@ from cnnstudy.architectures import HEAD
 from cnnstudy.data.batches import Batches, evaluation_batch_size, legacy_validation_indices
 from cnnstudy.data.images import Images, TrainingImages
 from cnnstudy.names import Metric
-from cnnstudy.records import EpochRecord, TrialSpec
+from cnnstudy.records import EpochRecord, TrialSpec, read_probe
 from cnnstudy.system.cache import cache_folder
 from cnnstudy.training import devices
 from cnnstudy.training.augmentation import augmentation_of
@@ -67,7 +67,7 @@ class Trainer:
         self._may_split = False  # whether some phase's batches can be split
         self._seconds = MAX_CALL_SECONDS  # per update; measured from the first one on
         self._bytes = 0  # of an update's inputs, per image
-        size = int(spec.levels["batch_size"])
+        size = spec.batch_size
         self._batches = Batches(len(images.train), size, spec.seed, str(spec.levels.get("protocol", "clean")))
         self._update: Update | None = None  # of the current phase; None: its head is fitted
         self._legacy_indices = legacy_validation_indices(images.validation.labels, size)
@@ -155,7 +155,7 @@ class Trainer:
         """
         started = time.perf_counter()
         self.epoch += 1
-        running = self._fit_head() if self._update is None else self._train_on_all_batches()
+        running = self._fit_in_one_epoch() if self._update is None else self._train_on_all_batches()
         trained = time.perf_counter()
         measured = self.latest = self.measure()
         for part, correct in pack_correctness(measured).items():
@@ -173,25 +173,34 @@ class Trainer:
         metrics[Metric.SECONDS] = time.perf_counter() - started
         return EpochRecord(self.epoch, metrics)
 
-    def _fit_head(self) -> dict[str, float]:
-        """Set the last layer's weights to those of a logistic regression on all training images.
-
-        Returns:
-            The epoch's metrics without a number of updates: the trial is compared with none at equal updates.
-        """
+    def fit_head(self) -> None:
+        """Set the last layer's weights to those of a probe of all training images; report its regularisation."""
         from cnnstudy.training.linear_head import fit_head  # scikit-learn takes a second, and few trials need it
 
         train, classes = self.images.train, len(self.spec.images.classes)
+        probe = read_probe(self.spec.levels["transfer"])
+        assert probe is not None  # one of its phases fits the head
         weighs_classes = self.spec.levels.get("class_weights", "none") == "balanced"
         head = fit_head(
-            self._pooled(train),
+            self._head_inputs(train),
             train.labels,
             classes,
             self.spec.seed,
             train.groups,
             balanced_class_weights(train.labels, classes) if weighs_classes else None,
+            probe.classifier,
         )
         self.compiled.network.logits.get_layer(f"{HEAD}_logits").set_weights([head.kernel, head.bias])
+        self._constants[Metric.REGULARISATION] = 1 / head.strength
+
+    def _fit_in_one_epoch(self) -> dict[str, float]:
+        """Fit the head.
+
+        Returns:
+            The epoch's metrics without a number of updates: the trial is compared with none at equal updates.
+        """
+        self.fit_head()
+        train = self.images.train
         self.images_seen += len(train)
         measured = self.measure_full_train().metrics
         return {
@@ -199,10 +208,9 @@ class Trainer:
             Metric.RUNNING_ACCURACY: measured[Metric.FULL_TRAIN_ACCURACY],
             Metric.IMAGES_SEEN: float(self.images_seen),
             Metric.IMAGES_TRAIN: float(len(train)),
-            Metric.REGULARISATION: 1 / head.strength,
         }
 
-    def _pooled(self, images: Images) -> np.ndarray:
+    def _head_inputs(self, images: Images) -> np.ndarray:
         """Return what the last layer takes for these images, [n, features]."""
         graph, size = self.compiled.graph, evaluation_batch_size(self.spec.images.size)
         (cut,) = graph.sources[graph.outputs[0]]
@@ -350,7 +358,7 @@ def scaled_learning_rate(spec: TrialSpec) -> float:
     """
     if "learning_rate" not in spec.levels:
         return 0.0
-    ratio = int(spec.levels["batch_size"]) / REFERENCE_BATCH
+    ratio = spec.batch_size / REFERENCE_BATCH
     factor = {"fixed": 1.0, "linear": ratio, "square-root": math.sqrt(ratio)}
     return float(spec.levels["learning_rate"]) * factor[str(spec.levels["learning_rate_scaling"])]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cnnstudy.architectures import Network, stage_of
 from cnnstudy.errors import ConfigError, did_you_mean
-from cnnstudy.records import FROM, TrialSpec, split_epochs
+from cnnstudy.records import FROM, PROBE_FIRST, TrialSpec, read_probe, split_epochs
 from cnnstudy.training.weights import backbone_layers
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class Trains(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """Consecutive epochs in which the same layers train: those that `Trains` describes."""
+    """Consecutive epochs in which the same layers train: those that `Trains` describes.
+
+    One without epochs, whose head is fitted, is what the next one starts from.
+    """
 
     epochs: int
     backbone: tuple[str, ...]
@@ -112,7 +115,12 @@ def plan_phases(spec: TrialSpec, cut_points: dict[str, tuple[str, ...]]) -> list
     discriminative = float(spec.levels.get("discriminative", 1.0))
     if mode == "scratch":
         return [Phase(spec.epochs, everything, 1.0)]
-    if mode == "probe":
+    if mode == PROBE_FIRST:
+        return [
+            Phase(0, nothing, 1.0, fits_head=True),
+            Phase(spec.epochs, everything, multiplier, batch_norm, discriminative),
+        ]
+    if read_probe(mode) is not None:
         return [Phase(spec.epochs, nothing, 1.0, fits_head=True)]
     if mode == "frozen":
         return [Phase(spec.epochs, nothing, 1.0)]

@@ -227,6 +227,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
     trainable = sum(math.prod(variable.shape) for variable in inference.trainable_variables)
     tables = {name: folder / file for name, file in RESULT_TABLES.items()}
     metrics.save_correctness(tables["correctness"], trainer.images, restored, last, trainer.correct_by_epoch)
+    fitted_with = ["scikit-learn"] if trial.spec.fits_head else []
     image_tables.write_split(tables["split"], trial.spec, trainer.images)
     image_tables.write_predictions(tables["predictions"], trial.spec, trainer.images, restored)
     return TrialResult(
@@ -250,7 +251,7 @@ def _build_result(trial: _Trial, measured: _Measured, folder: Path) -> TrialResu
         shared_epochs=sum(record.shared for record in runner.records),
         checkpoint_note="; ".join(trial.checkpoints.notes),
         files={**{name: str(file) for name, file in tables.items()}, **measured.model_files},
-        versions={"python": platform.python_version(), **model_package.model_versions()},
+        versions={"python": platform.python_version(), **model_package.model_versions(*fitted_with)},
         computed_on=trial.computed_on,
         micro_batch=trainer.micro_batch,
         evaluation_batch=trial.compiled.micro_batches.at_once["evaluation"],

@@ -159,7 +159,7 @@ def _take_keras(
     arrays = stored.outer | stored.layers
     missing = [layer.name for layer in layers if _find(arrays, layer) is None]
     if len(missing) == len(layers) and stored.outer and architecture.name.startswith("keras:"):
-        arrays = name_by_order(path, stored.outer, layers)
+        arrays = name_by_order(path, stored.outer, [layer.name for layer in layers])
     elif missing or (missing := _list_others(stored, layers)):
         what = "lacks" if missing[0] not in arrays else "also has"
         raise WeightsError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,8 @@ def load_backbone(network: Network, path: Path) -> None:
     layers = backbone_layers(network.logits)
     arrays = _read(path, network)
     if network.architecture.name.startswith("keras:") and not any(layer.name in arrays for layer in layers):
-        arrays = name_by_order(path, arrays, layers)
+        names = [name for name in network.layer_names if not name.startswith((HEAD, AUXILIARY))]
+        arrays = name_by_order(path, arrays, names)
     for layer in layers:
         if layer.name not in arrays:
             raise WeightsError(
@@ -161,9 +162,12 @@ def load_backbone(network: Network, path: Path) -> None:
 
 
 def name_by_order(
-    path: Path, arrays: Mapping[str, list[np.ndarray]], layers: list[keras.layers.Layer]
+    path: Path, arrays: Mapping[str, list[np.ndarray]], names: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
     """Return the arrays of a file that Keras published by our names: it loads them in their order, not by name.
+
+    Args:
+        names: of the layers with weights below the head, in their order.
 
     Raises:
         WeightsError: the file has another number of layers, or scales images in another way than published weights.
@@ -176,12 +180,12 @@ def name_by_order(
             raise WeightsError(
                 f"{path}: its layer {name!r} scales images in another way than the published weights do."
             )
-    if len(found) != len(layers):
+    if len(found) != len(names):
         raise WeightsError(
-            f"{path} has {len(found)} layers with weights, and the network below its head {len(layers)}; give the file "
+            f"{path} has {len(found)} layers with weights, and the network below its head {len(names)}; give the file "
             "of the same network without its top."
         )
-    return {layer.name: of_layer for layer, of_layer in zip(layers, found, strict=True)}
+    return dict(zip(names, found, strict=True))
 
 
 def _read(path: Path, network: Network) -> dict[str, list[np.ndarray]]:

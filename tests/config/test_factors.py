@@ -19,7 +19,6 @@ from cnnstudy.config.factors import (
     ALWAYS_SHOWN,
     FACTORS,
     NETWORK,
-    TRANSFER_MODES,
     Choices,
     Levels,
     Range,
@@ -35,6 +34,7 @@ from cnnstudy.config.factors import (
     recorded_factors,
     title_factors,
 )
+from cnnstudy.config.transfer_modes import TRANSFER_MODES
 from cnnstudy.records import Level
 from cnnstudy.study import budget, preparation, suggestion
 
@@ -61,6 +61,13 @@ ALEXNET, GOOGLENET = architectures.find("alexnet"), architectures.find("googlene
         ("transfer", ["frozen", "two-phase"], Choices(("frozen", "two-phase"))),
         ("transfer", {"from": "block4"}, Choices(("from block4",))),
         ("transfer", ["frozen", {"from": "block4"}, "from conv1"], Choices(("frozen", "from block4", "from conv1"))),
+        ("transfer", {"probe": "svm"}, Choices(("svm probe",))),
+        (
+            "transfer",
+            ["probe", {"probe": "logistic", "layer": "block4"}, {"features": "flat", "probe": "svm", "layer": "a.b"}],
+            Choices(("probe", "probe of block4", "flat svm probe of a.b")),
+        ),
+        ("transfer", ["flat probe", "svm probe of conv1"], Choices(("flat probe", "svm probe of conv1"))),
     ],
 )
 def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None:
@@ -100,8 +107,17 @@ def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None
         ("transfer", "last_block", ["did you mean 'last-block'?", "fine-tune"]),
         ("transfer", ["scratch", "scratch"], ["'scratch' is listed twice"]),
         ("transfer", ["from block4", {"from": "block4"}], ["'from block4' is listed twice"]),
-        ("transfer", {"from": "block 4"}, ["'from block 4' is not a level of transfer", "and {from: STAGE}."]),
-        ("transfer", {"from": "a", "to": "b"}, ["transfer takes no range; give a list of scratch, frozen"]),
+        ("transfer", {"from": "block 4"}, ["from is 'block 4'. Expected {from: STAGE}."]),
+        ("transfer", {"from": "a", "to": "b"}, ["unknown key 'to'", "Expected {from: STAGE}."]),
+        (
+            "transfer",
+            {"probe": "tree"},
+            ["probe is 'tree'. Expected {probe: logistic or svm, layer: STAGE"],
+        ),
+        ("transfer", {"probe": "svm", "feature": "flat"}, ["unknown key 'feature'; did you mean 'features'?"]),
+        ("transfer", {"layer": "block4"}, ["transfer takes no range; give a list of scratch, frozen", "{probe: "]),
+        ("transfer", ["probe", {"probe": "logistic", "features": "pooled"}], ["'probe' is listed twice"]),
+        ("transfer", "svm probes", ["'svm probes' is not a level of transfer"]),
         ("transfer", "from ", ["'from ' is not a level of transfer"]),
         ("protocol", {"from": "a"}, ["protocol takes no range"]),
         ("transfer", [["scratch"]], ["['scratch'] is not a level of transfer"]),
@@ -265,6 +281,8 @@ def chosen(levels: dict[str, Level]) -> dict[str, Level]:
         ({"transfer": "from conv4"}, True, False, False),
         ({"transfer": "fine-tune"}, True, True, True),
         ({"transfer": "two-phase"}, True, True, True),
+        ({"transfer": "probe-then-fine-tune"}, True, False, False),
+        ({"transfer": "flat svm probe of conv4"}, False, False, False),
         ({"transfer": "scratch", "auxiliary_weight": 0.0}, False, True, False),
         ({"transfer": "frozen", "auxiliary_weight": 0.5, "auxiliary_dropout": 0.1}, False, False, False),
     ],
@@ -328,6 +346,20 @@ def test_combinations_that_differ_only_in_an_inactive_factor_are_one_point() -> 
     assert by_mode == {"scratch": 3, "frozen": 1, "fine-tune": 6}
     assert by_mode.total() == len(grid_points(dict(reversed(factors.items())), True, GOOGLENET.defaults))
     assert len(grid_points(factors, False, ALEXNET.defaults)) == 1 + 1 + 2
+
+
+def test_a_probe_is_one_point_whatever_acts_on_updates() -> None:
+    factors: dict[str, Levels] = {
+        "transfer": Choices(("probe", "svm probe of conv4", "frozen", "probe-then-fine-tune")),
+        "dropout": Choices((0.1, 0.4)),
+        "batch_size": Choices((8, 16)),
+        "augmentation": Choices(("none", "flip", "strong")),
+        "data_fraction": Choices((0.5, 1.0)),
+    }
+    points = grid_points(factors, False, ALEXNET.defaults)
+    by_mode = collections.Counter(point["transfer"] for point in points)
+    assert by_mode == {"probe": 2, "svm probe of conv4": 2, "frozen": 24, "probe-then-fine-tune": 12}
+    assert {"transfer": "probe", "data_fraction": 0.5} in points
 
 
 def test_a_range_counts_with_its_ends() -> None:

@@ -67,6 +67,14 @@ def test_a_shipped_study_is_accepted(path: Any) -> None:
     assert problems(path.read_text(encoding="utf-8")) == []
 
 
+def test_levels_that_name_a_part_of_the_network_are_accepted_as_keys_and_as_text() -> None:
+    for level in (
+        *("{from: block4}", "from block4", "{probe: svm}", "{probe: logistic, layer: a.b, features: flat}"),
+        *("svm probe", "flat probe of block4"),
+    ):
+        assert problems(STUDY.replace("[frozen, fine-tune]", f"[frozen, {level}]")) == []
+
+
 def test_levels_ranges_and_levels_for_each_network_are_accepted() -> None:
     assert problems(STUDY) == []
 
@@ -83,6 +91,8 @@ def test_levels_ranges_and_levels_for_each_network_are_accepted() -> None:
         ("low: 0.1", "lowest: 0.1"),
         ("low: 0.1", "low: -0.1"),
         ("[frozen, fine-tune]", "[frozen, finetune]"),
+        ("[frozen, fine-tune]", "[frozen, {probe: tree}]"),
+        ("[frozen, fine-tune]", "[frozen, {layer: block4}]"),
         ("[alexnet, vgg16]", "[alexnet, vgg]"),
         ("{name: digits}", "{name: digit}"),
         ("name: folder, path: photos", "name: folder"),

@@ -278,7 +278,7 @@ MISTAKES = [
         "  transfer: [scratch, fine-tune]",
         "  transfer: scratch\n  backbone_learning_rate_multiplier: 0.5 #!",
         "factors.backbone_learning_rate_multiplier",
-        ["is active in no trial", "last-block, {from: STAGE}, fine-tune and two-phase."],
+        ["is active in no trial", "{from: STAGE}, fine-tune, two-phase and probe-then-fine-tune."],
     ),
     (
         "  transfer: [scratch, fine-tune]",

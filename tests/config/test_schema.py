@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from cnnstudy import architectures
-from cnnstudy.config.factors import TRANSFER_MODES, Choices, Range, starts_from_source
+from cnnstudy.config.factors import Choices, Range
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.transfer_modes import TRANSFER_MODES, starts_from_source
 from cnnstudy.data import datasets
 
 PRETRAIN = {"source": "pretrain", "data": {"name": "digits", "classes": [5, 6]}, "epochs": 2}

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ("predict", "models:/one@champion", "photo.png"),
     "export": ("export", "one/alexnet-000", "out"),
     "reproduce": ("reproduce", "one/alexnet-000"),
+    "features": ("features", "export", "one/alexnet-000", "--to", "features.npz"),
 }
 
 

@@ -74,6 +74,11 @@ def test_the_head_alone_is_faster(trial: TrialSpec) -> None:
     assert training_seconds(two_phase, (8,), (1.0,), (5.0,)) == pytest.approx(13 * (4 * 1.0 + 6 * 5.0))
 
 
+def test_a_probe_before_the_first_epoch_is_fitted_once(trial: TrialSpec) -> None:
+    tuned = changed(trial, transfer="probe-then-fine-tune")
+    assert training_seconds(tuned, (8,), (1.0,), (5.0,)) == pytest.approx(13 * (1.0 + 10 * 5.0))
+
+
 def test_every_evaluated_image_counts(trial: TrialSpec) -> None:
     """Probe and validation before and after each epoch; at the end all images, with last and best weights."""
     speed = Speed(1000, 7.0, (8,), ((0.0,),), 1.0)
@@ -306,6 +311,8 @@ def test_features_and_the_memory_of_all_workers_are_told(
     assert desk.tell(specs, slots=2)[-1].endswith(" up to 2 GB of memory a worker, 4 GB with 2")
     shared = [changed(trial, transfer=mode, augmentation=of) for mode in ("frozen", "two-phase") for of in "ab"]
     assert ", 3 MB in the cache" in desk.tell(shared)[-1]
+    probes = [changed(trial, transfer=mode) for mode in ("probe", "svm probe", "probe-then-fine-tune", "flat probe")]
+    assert ", 6 MB in the cache" in desk.tell(probes)[-1]
     apart = [*specs, changed(trial, transfer="last-block"), changed(trial, transfer="frozen", architecture="vgg16")]
     assert ", 9 MB in the cache" in desk.tell(apart)[-1]
     redrawn = [dataclasses.replace(spec, block=spec.number) for spec in apart]

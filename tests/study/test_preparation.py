@@ -149,6 +149,22 @@ def test_a_network_of_ones_own_is_built_before_anything_else(
             preparation.check_networks()
 
 
+def test_a_part_that_a_probe_names_is_looked_up_before_anything_else(own_places: Path) -> None:
+    (own_places / "photos").mkdir()
+    (own_places / "probe.yaml").write_text(f"{STUDY}weights: {{default: {{source: random}}}}\n")
+    cases = {
+        "{probe: svm, layer: conv4, features: flat}": "",
+        "{probe: svm, layer: conv7}": r"AlexNet .*has no layer or stage 'conv7'; did you mean",
+        "flat probe of pad": "the flat outputs of pad in AlexNet .* are 154,587 numbers for each image",
+    }
+    with contextlib.closing(LocalExecutor(1, own_places / "trials")) as executor:
+        for mode, said in cases.items():
+            config = load_study("probe.yaml", ["image_size=224", f"factors.transfer=[frozen, {mode}]"]).config
+            preparation = Preparation(config, executor, None, [], PlainDisplay(lambda text: None))  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+                preparation.check_networks()
+
+
 LEARNING = """\
 name: probe
 data: {name: digits, classes: [0, 1, 2]}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sklearn
 
 import cnnstudy
 from cnnstudy import architectures
@@ -187,6 +188,12 @@ def test_other_versions_are_told(package: str) -> None:
     assert code_differences(Code(now.units, without), now) == [f"{package} none -> {now.versions[package]}"]
 
 
+def test_what_fits_heads_counts_where_heads_are_fitted() -> None:
+    plain, fitting = training_code(NETWORKS), training_code(NETWORKS, fits_heads=True)
+    assert plain.units == fitting.units
+    assert code_differences(plain, fitting) == [f"scikit-learn none -> {sklearn.__version__}"]
+
+
 def test_another_python_is_told_and_its_trees_are_not_compared() -> None:
     now = training_code(NETWORKS)
     then = Code({"REFERENCE_BATCH": "0"}, {**now.versions, "python": "3.10"})
@@ -210,7 +217,7 @@ def test_each_network_has_its_own_files() -> None:
 def test_everything_that_a_trial_imports_is_counted(unedited: Code) -> None:
     counted = {file for file in unedited.files.values() if file.startswith("training/")}
     unused = {"__init__", "export", "mistakes", "model_files", "predict", "served_model", "speed", "test_split"}
-    unused |= {"lookalikes", "weight_import"}
+    unused |= {"feature_tables", "lookalikes", "weight_import"}
     assert counted == {
         f"training/{file.name}" for file in (PACKAGE / "training").glob("*.py") if file.stem not in unused
     }

@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "features of two views": {"transfer": "frozen", "dropout": 0.3, "augmentation": "flip"},
     "strong augmentation": {"transfer": "scratch", "augmentation": "strong"},
     "two phases": {"transfer": "two-phase", "head_epochs": 2, "dropout": 0.3},
+    "a start from a probe": {"transfer": "probe-then-fine-tune"},
     "the legacy protocol": {"transfer": "fine-tune", "protocol": "legacy", "batch_size": 32},
     "a momentum and a measurement at equal updates": {
         "transfer": "last-block",
