@@ -28,6 +28,7 @@ OTHER_FILES = {
     "docs/": "tests/test_readme.py",
     "experiments/": "tests/test_readme.py",
     "benchmarks/": "tests/test_benchmarks.py",
+    "scripts/docs/": "tests/test_scripts_docs.py",
     "scripts/audit": "tests/test_scripts_audit.py",
     "scripts/affected_tests.py": "tests/test_scripts_affected_tests.py",
 }
