@@ -184,7 +184,7 @@ def find_images_to_pretrain_on(study: Study) -> DataOptions | None:
 
 def transfers(study: Study, network: str) -> bool:
     """Check whether trials of a study's network start from source weights."""
-    from cnnstudy.config.factors import starts_from_source
+    from cnnstudy.config.transfer_modes import starts_from_source
 
     return any(map(starts_from_source, study.config.transfer_modes_of(network)))
 

@@ -22,6 +22,7 @@ from cnnstudy.architectures import Architecture, build_network
 from cnnstudy.data.decode import resize
 from cnnstudy.data.decoder_pool import Decoders, Progress
 from cnnstudy.data.images import ListedImages
+from cnnstudy.records import LinearInput
 from cnnstudy.system.files import allocate_memmap
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.training.micro_batches import MicroBatches
@@ -63,7 +64,7 @@ def feature_model(architecture: Architecture, image_size: int, weights: Path) ->
         WeightsError: the file can't be read, or its weights are not the network's.
         ConfigError: the network can't be built for such images.
     """
-    network = build_network(architecture, image_size, 2, 0.0, linear=True)
+    network = build_network(architecture, image_size, 2, 0.0, linear=LinearInput())
     load_backbone(network, weights)
     return keras.Model(network.logits.inputs[0], network.logits.layers[-1].input)
 
