@@ -19,7 +19,7 @@ from cnnstudy.analysis.observations import BALANCED_VALIDATION, VALIDATION
 from cnnstudy.config.factors import find_factor
 from cnnstudy.errors import printable
 from cnnstudy.names import Metric, Parameter, Tag, count_tag, last_name
-from cnnstudy.records import Level
+from cnnstudy.records import INTERRUPTED, Level
 from cnnstudy.system.display import format_duration
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, UNDERFIT_BELOW
@@ -74,8 +74,9 @@ class _Results:
 
     @property
     def failed(self) -> list[RecordedRun]:
-        """The failed trials; not those whose loss diverged, which would diverge again."""
-        return [run for run in self.trials if run.state == "failed" and run.reason != "diverged"]
+        """The failed trials; not those whose loss diverged, which would diverge again, or that were interrupted."""
+        unlike = ("diverged", INTERRUPTED)
+        return [run for run in self.trials if run.state == "failed" and run.reason not in unlike]
 
     def seconds(self, trials: float | None = None, times: float = 1.0) -> str:
         """Return the time of so many trials, for a cost; None: of as many as the study has."""
@@ -157,7 +158,8 @@ def count_missing(tags: Mapping[str, str]) -> int:
 
 def _finish(results: _Results) -> Iterator[NextStep]:
     if results.missing or not results.trials:
-        planned = len(results.trials) + results.missing
+        # an interrupted trial is among both
+        planned = results.missing + sum(run.reason != INTERRUPTED for run in results.trials)
         evidence = f"{results.missing} of {count_noun(planned, 'trial')} were not run" if planned else "none was run"
         cost = results.seconds(results.missing) if planned else "the time of its trials"
         yield NextStep("Let it run to its end", evidence, cost, results.command)

@@ -107,14 +107,14 @@ def run_study(
         wait = functools.partial(_wait_for, retry_policy or RetryPolicy(), display)
         recorded = wait(lambda: tracker.open_study(study.config.name, study.config.model_dump(mode="json")))
         with _become_driver(DriverLock(tracker, recorded), display, retry_policy, take_over) as session:
-            study = wait(
-                lambda: settle_settings(study, recorded, lambda: tracker.runs(recorded.experiment_id), display)
-            )
+            earlier = functools.partial(tracker.runs, recorded.experiment_id)
+            study = wait(lambda: settle_settings(study, recorded, earlier, display))
             session.running = True
             session.recorder.origin = describe_origin(study.path)
             tags = {**resume.run_command(study), **session.recorder.origin}
             config = study.config.model_dump(mode="json")
             wait(lambda: tracker.start_study(recorded, config, study.path, study.text, tags))
+            session.recorder.study = replace(recorded, config=config)  # with more seeds, say
             runs = recover_runs(session.recorder, display)
             warn_of_new_record(recorded, runs, display)
             runs = retry_failed(session.recorder, runs, display) if retry else runs

@@ -254,6 +254,15 @@ def test_failed_trials_are_mended_first() -> None:
     assert step.cost == "the time of 16 trials"
 
 
+def test_an_interrupted_trial_is_missing_and_has_not_failed() -> None:
+    def interrupt(run: RecordedRun) -> RecordedRun:
+        return dataclasses.replace(run, state="failed", reason="interrupted") if run.number == run.seed == 1 else run
+
+    listed = steps(flat(), change=interrupt, missing=1)
+    assert listed[0].evidence == "1 of 16 trials were not run"
+    assert not any("failed" in step.evidence for step in listed)
+
+
 def test_keys_that_were_set_before_are_replaced() -> None:
     listed = list_next_steps(
         analyze_networks(flat().study, flat().trials, flat().history, 0.05),

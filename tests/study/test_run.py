@@ -815,7 +815,9 @@ def test_finished_trials_tell_the_time_of_those_that_are_left(desk: Desk) -> Non
 
 def test_more_seeds_add_blocks_and_fewer_leave_what_is_there(desk: Desk) -> None:
     desk.run(*FACTORIAL)
-    assert desk.run(*FACTORIAL, "strategy.seeds=3").finished == 6
+    more = desk.run(*FACTORIAL, "strategy.seeds=3")
+    assert more.finished == 6
+    assert more.recorded.config["strategy"]["seeds"] == 3, "what is said of it is about the settings it has now"
     assert design(desk) == expected(3)
     assert desk.study().config["strategy"]["seeds"] == 3
     assert desk.run(*FACTORIAL, "strategy.seeds=1").missing == 0
