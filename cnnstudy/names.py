@@ -33,6 +33,7 @@ class Tag:
     # of a trial's run, from its start
     STUDY = "cnnstudy.study"  # name of the study; on models too
     TRIAL = "cnnstudy.trial"  # key of the trial, unique within the study; on models too
+    TITLE = "cnnstudy.title"  # its network's settings in short; the run's name in MLflow begins with what differs
     NUMBER = "cnnstudy.number"  # within the study and architecture, from 0
     ARCHITECTURE = "cnnstudy.architecture"
     LEVELS = "cnnstudy.levels"  # JSON object: factor -> level

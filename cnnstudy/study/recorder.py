@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,6 +191,7 @@ class Recorder:
             Tag.LEVELS: json.dumps(spec.levels),
             Tag.STUDY: self.study.name,
             Tag.TRIAL: spec.key,
+            Tag.TITLE: title,
             Tag.NUMBER: str(spec.number),
             Tag.ARCHITECTURE: spec.architecture,
             Tag.TRANSFER: str(spec.levels["transfer"]),
@@ -210,7 +211,7 @@ class Recorder:
         """Return the name of a trial's run; it begins with what differs, because MLflow's UI cuts it."""
         levels = recorded_factors(self.study.config, spec.architecture)
         varied = [name for name, given in levels.items() if not isinstance(given, Choices) or len(given.values) > 1]
-        return f"{', '.join(filter(None, [describe_levels(spec.levels, varied), f'seed {spec.seed}']))} ({spec.key})"
+        return f"{', '.join(filter(None, [_describe_levels(spec, varied), f'seed {spec.seed}']))} ({spec.key})"
 
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         recording.epochs.append(record)
@@ -352,10 +353,15 @@ def open_recorder(
 
 def trial_title(spec: TrialSpec) -> str:
     """Return a short description of the trial: `frozen, batch size 32, dropout 0.5`."""
-    transfer, *others = title_factors(spec.levels)
-    random_weights = spec.weights_source == "random" and spec.levels[transfer] != "scratch"
-    first = f"{describe_levels(spec.levels, [transfer])}{' (random weights)' if random_weights else ''}"
-    return ", ".join(filter(None, [first, describe_levels(spec.levels, others)]))
+    return _describe_levels(spec, title_factors(spec.levels))
+
+
+def _describe_levels(spec: TrialSpec, names: Iterable[str]) -> str:
+    """Return the trial's levels of these factors, and that its source weights are random if they are."""
+    random = spec.weights_source == "random" and spec.levels["transfer"] != "scratch"
+    notes = {"transfer": " (random weights)"} if random else {}
+    words = {name: describe_levels(spec.levels, [name]) for name in names}
+    return ", ".join(f"{text}{notes.get(name, '')}" for name, text in words.items() if text)
 
 
 def _interrupted_runs(runs: Sequence[RecordedRun], decisions: Sequence[Decision]) -> list[RecordedRun]:

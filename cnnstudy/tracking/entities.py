@@ -34,7 +34,14 @@ from cnnstudy.records import INTERRUPTED, PreparedImages
 from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import defer_interrupt
 from cnnstudy.tracking import REQUEST_RETRIES, REQUEST_TIMEOUT, TIMEOUT_IS_DEFAULT
-from cnnstudy.tracking.recorded import LONGEST_TAG, RecordedRun, RecordedStudy, describe_damaged_tag, read_config
+from cnnstudy.tracking.recorded import (
+    LONGEST_TAG,
+    RecordedRun,
+    RecordedStudy,
+    describe_damaged_tag,
+    name_run,
+    read_config,
+)
 from cnnstudy.tracking.retry import comes_from_store, describe_error, is_disk_full, is_server, is_transient, telling
 from cnnstudy.tracking.sqlite import describe_schema
 
@@ -199,7 +206,7 @@ def to_recorded_run(run: Run) -> RecordedRun:
     tags = run.data.tags
     return RecordedRun(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name=name_run(run.info.run_name, tags),
         kind=tags[Tag.KIND],
         state=tags.get(Tag.STATE, "running"),
         reason=tags.get(Tag.REASON, ""),

@@ -363,6 +363,11 @@ def score_metrics(run: RecordedRun, cross_fitted: bool) -> dict[str, float]:
     return metrics | {name: run.metrics[crossed_name(name)] for name in crossed if crossed_name(name) in run.metrics}
 
 
+def name_run(run_name: str, tags: Mapping[str, str]) -> str:
+    """Return what a run is called: a trial by its key and title, others, and earlier versions' trials, as in MLflow."""
+    return f"{tags[Tag.TRIAL]} {tags[Tag.TITLE]}" if {Tag.TRIAL, Tag.TITLE} <= tags.keys() else run_name
+
+
 def describe_left_out(run_id: str, name: str, tags: Mapping[str, str]) -> str:
     """Say that a run's kind or state was edited, so that it counts as none; "" if both are cnnstudy's own."""
     if Tag.KIND not in tags and not tags.get(Tag.TRIAL):  # a run of another program
@@ -375,8 +380,9 @@ def describe_left_out(run_id: str, name: str, tags: Mapping[str, str]) -> str:
         return ""
     value = f"is {tags[wrong[0]][:40]!r}" if wrong[0] in tags else "is missing"
     return (
-        f"the run {name} ({run_id}) is left out: its tag {wrong[0]} {value}, which cnnstudy did not write (it is "
-        f"{', '.join(allowed[wrong[0]])}). Restore the tag in MLflow's UI, or delete the run; a trial then runs again."
+        f"the run {name_run(name, tags)} ({run_id}) is left out: its tag {wrong[0]} {value}, which cnnstudy did not "
+        f"write (it is {', '.join(allowed[wrong[0]])}). Restore the tag in MLflow's UI, or delete the run; a trial then "
+        "runs again."
     )
 
 

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import LostRunError
 from cnnstudy.names import Tag
-from cnnstudy.tracking.recorded import RecordedStudy, config_tags, tag_filter
+from cnnstudy.tracking.recorded import RecordedStudy, config_tags, name_run, tag_filter
 from cnnstudy.tracking.relocation import FOLDER
 from cnnstudy.tracking.retry import is_transient
 from cnnstudy.tracking.sqlite import sqlite_file
@@ -178,7 +178,7 @@ def describe_lost_run(client: MlflowClient, uri: str, run_id: str) -> str:
         if is_missing(error):
             return f"MLflow does not have the run {run_id} any more: {_why_missing(uri)}"
         raise
-    name = f"the run of {run.info.run_name}"
+    name = f"the run of {name_run(run.info.run_name, run.data.tags)}"
     return _describe_deleted_run(name, run_id) if run.info.lifecycle_stage == "deleted" else ""
 
 

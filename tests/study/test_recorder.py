@@ -77,8 +77,9 @@ def test_the_title_names_what_matters(spec: TrialSpec) -> None:
 def test_the_name_of_a_run_begins_with_what_differs(tracker: Tracker, spec: TrialSpec) -> None:
     factors = {"transfer": ["scratch"], "dropout": {"low": 0.1, "high": 0.5}, "batch_size": {"alexnet": [8, 16]}}
     recorder = Recorder(tracker, tracker.open_study("varied", {**CONFIG, "factors": factors}))
-    recorder.start(spec)
-    assert recorded(recorder).name == "dropout 0.5, batch size 16, seed 3 (alexnet-007)"
+    run_id = recorder.start(spec).run_id
+    assert tracker._client.get_run(run_id).info.run_name == "dropout 0.5, batch size 16, seed 3 (alexnet-007)"
+    assert recorded(recorder).name == "alexnet-007 scratch, batch size 16, dropout 0.5", "what cnnstudy itself calls it"
 
 
 def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_path: Path) -
         recorder.epoch(recording, epoch(number))
     recorder.finish(recording, result(files={"model": str(model)}))
     run = recorded(recorder)
-    assert (run.state, run.kind, run.name) == ("finished", "trial", "seed 3 (alexnet-007)")
+    assert (run.state, run.kind, run.name) == ("finished", "trial", "alexnet-007 scratch, batch size 16, dropout 0.5")
     assert run.parameters["batch_size"] == "16"
     assert run.parameters["weights"] == "none"
     assert run.parameters["train_images"] == run.parameters["train_images_used"] == "12"

@@ -93,7 +93,7 @@ def other_code(desk: Desk) -> dict[str, Any]:
     desk.record()
     code = resume.training_code(["alexnet"])
     changed = replace(code, units={**code.units, "Trainer.run_epoch": "0" * 10})
-    desk.monkeypatch.setattr(resume, "training_code", lambda networks: changed)
+    desk.monkeypatch.setattr(resume, "training_code", lambda networks, **given: changed)
     return {}
 
 

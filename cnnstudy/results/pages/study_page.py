@@ -188,6 +188,8 @@ def _class_illustrations(report: ReportData) -> Iterator[Illustration]:
 
 
 PAGE, FIGURES = "report.html", "figures"
+#: Between two sentences.
+_SENTENCES = re.compile(r"(?<=\.) +(?=[A-Z])")
 #: The report's folder among the artifacts of the study's run.
 ARTIFACT_FOLDER = "report"
 
@@ -435,7 +437,7 @@ def render(template: str, **values: Any) -> str:
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    environment.filters["prose"] = prose
+    environment.filters |= {"prose": prose, "split_off": split_off}
     page = environment.get_template(template)
     return page.render(style=Markup(style), script=Markup(script), policy=policy, **values)
 
@@ -446,6 +448,12 @@ def prose(text: str, capital: bool = False) -> Markup:
     if len(parts) % 2 == 0:  # an unpaired backquote
         return escape(text)
     return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def split_off(text: str) -> tuple[str, str]:
+    """Return the first sentence of a text, and the rest; "" if there is none."""
+    first, *rest = _SENTENCES.split(text, 1)
+    return first, "".join(rest)
 
 
 def _source(environment: Environment, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.results.pages.study_page import prose, study_page, write_page, write_report
+from cnnstudy.results.pages.study_page import prose, split_off, study_page, write_page, write_report
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -287,6 +287,11 @@ def test_prose() -> None:
     assert prose("run `a <b>` now") == "run <code>a &lt;b&gt;</code> now"
     assert prose("a <b> `c") == "a &lt;b&gt; `c"
     assert prose("one", capital=True) == "One"
+
+
+def test_the_first_sentence() -> None:
+    assert split_off("It is 1.5 points. Then less. Then more.") == ("It is 1.5 points.", "Then less. Then more.")
+    assert split_off("It is [1, 2] vs. 3.") == ("It is [1, 2] vs. 3.", "")
 
 
 # ---- files and artifacts
