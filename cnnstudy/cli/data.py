@@ -146,8 +146,6 @@ def find_features(weights: str | None, network: str | None, study: Study | None)
         WeightsError: the file can't be read.
     """
     from cnnstudy import architectures
-    from cnnstudy.config.checks import describe_weights_file
-    from cnnstudy.config.schema import Weights
     from cnnstudy.results.lookalikes import IMAGE_SIZE, Features
     from cnnstudy.training.weight_import import read_about
 
@@ -156,18 +154,18 @@ def find_features(weights: str | None, network: str | None, study: Study | None)
     file, named = None, FOLDER / f"{weights}.npz"
     if weights != "imagenet":
         file = named if named.is_file() and not os.path.exists(weights) else Path(weights).expanduser()
-    if network is None and file is not None and file.suffix == ".npz" and file.is_file():
+    if file is not None and not file.is_file():
+        raise InputError(
+            f"there is no file {printable(weights)}, and no imported weights have this name; `python -m cnnstudy "
+            "weights list` shows those that there are, and --weights imagenet takes Keras' own."
+        )
+    if network is None and file is not None and file.suffix == ".npz":
         network = about.network if (about := read_about(file)) else None
     if network is None and study is not None and len(study.config.architectures) == 1:
         (network,) = study.config.architectures
     if network is None:
         raise InputError("say whose weights they are, such as --network vgg16; only those of `weights import` say it.")
     architecture = architectures.find(network)
-    if file is not None and not file.is_file():
-        raise InputError(
-            f"there is no {printable(str(named))} and no file {printable(weights)}. "
-            f"{describe_weights_file([network], Weights(source='imagenet'))}"
-        )
     if file is None and architecture.imagenet is None:
         raise InputError(f"there are no imagenet weights for {network}; give a file of weights.")
     of_study = study is not None and architecture.name in study.config.architectures

@@ -10,12 +10,12 @@ import typer
 from cnnstudy.cli.options import Quiet, TrackingUri, plain_workers
 from cnnstudy.system.output import open_console, print_text
 
-features = typer.Typer(no_args_is_help=True, help="Export what frozen layers say of images, for other programs.")
+features = typer.Typer(no_args_is_help=True, help="Export the outputs of frozen layers, for other programs.")
 
 
 @features.callback()
 def _group() -> None:
-    """Export what frozen layers say of images, for other programs."""
+    """Export the outputs of frozen layers, for other programs."""
 
 
 @features.command("export")

@@ -16,21 +16,21 @@ from cnnstudy.records import FROM, PROBE, PROBE_FIRST, Level, LinearInput, read_
 TRANSFER_MODES = {
     "scratch": "random initial weights; every layer trains",
     "frozen": "source weights; only the head trains",
-    "probe": "source weights; the head is a logistic regression on the frozen features",
+    "probe": "linear probe: source weights; the head is a logistic regression on the frozen features",
     "last-block": "source weights; the last block and the head train",
     "fine-tune": "source weights; every layer trains, the backbone at a lower learning rate",
     "two-phase": "first frozen, then fine-tune",
     PROBE_FIRST: "fine-tune from a probe: its head is fitted before the first epoch",
 }
 #: Modes that train layers with source weights; so do those that begin with FROM, which a stage of the network follows.
-FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase", PROBE_FIRST)
+_FINE_TUNING_MODES = ("last-block", "fine-tune", "two-phase", PROBE_FIRST)
 #: The name of a network's layer or stage.
 _PART = r"[\w.-]+"
 
 
 def fine_tunes(mode: Level) -> bool:
     """Return whether a transfer mode trains layers with source weights."""
-    return mode in FINE_TUNING_MODES or str(mode).startswith(FROM)
+    return mode in _FINE_TUNING_MODES or str(mode).startswith(FROM)
 
 
 def starts_from_source(mode: Level) -> bool:
@@ -38,8 +38,8 @@ def starts_from_source(mode: Level) -> bool:
     return mode != "scratch"
 
 
-def names_part(mode: Level) -> bool:
-    """Return whether a transfer mode names a stage or layer, or takes all of a layer's outputs."""
+def needs_built_network(mode: Level) -> bool:
+    """Return whether only the built network tells if it has what a mode names, or if its outputs are not too many."""
     probe = read_probe(mode)
     return str(mode).startswith(FROM) or (probe is not None and probe.takes != LinearInput())
 
@@ -57,6 +57,7 @@ class Form:
 
     @property
     def first(self) -> str:
+        """The key that must be given."""
         return next(iter(self.keys))
 
     def example(self) -> str:

@@ -81,7 +81,7 @@ def _tell(title: str, compared: int, found: float | None, parts: Sequence[Sequen
         parts: of the split, of both images of each pair.
     """
     if found is None:
-        return f"not looked for: of {compared} images too few show what is alike by chance; {LEAST_IMAGES} are needed"
+        return f"not looked for: {compared} images are too few to tell what is chance ({LEAST_IMAGES} are needed)"
     share = f"{100 * found:.0f} % of changed copies are found"
     if found < LEAST_FOUND:
         return (

@@ -30,6 +30,7 @@ from cnnstudy.analysis.confirmation import (
 from cnnstudy.analysis.confirmation_text import champion_reason, model_note, no_champion_reason
 from cnnstudy.analysis.resampled import read_division
 from cnnstudy.config.schema import Confirm, StudyConfig
+from cnnstudy.config.transfer_modes import starts_from_source
 from cnnstudy.errors import InputError, TrackingError
 from cnnstudy.execution import Job
 from cnnstudy.execution.jobs import run_job
@@ -38,7 +39,7 @@ from cnnstudy.records import Rule, Split
 from cnnstudy.search.strategy import FixedStrategy, Proposal
 from cnnstudy.study.driver import Driver
 from cnnstudy.study.recorder import Recorder
-from cnnstudy.study.resources import StudyResources, starts_from_source
+from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.cache import content_address
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.operations import LogFiles, LogMetrics, SetTags
@@ -188,7 +189,9 @@ def _run_seeds(
     if not proposals:
         return recorded
     names = ", ".join(candidate.trial for candidate in candidates)
-    redrawn = any(starts_from_source(one.levels) and config.pretrains_each_seed(one.architecture) for one in proposals)
+    redrawn = any(
+        starts_from_source(one.levels["transfer"]) and config.pretrains_each_seed(one.architecture) for one in proposals
+    )
     note = ", and source weights pretrained for each seed" if redrawn else ""
     resources.display.show_message(f"{told.format(names=names)}{note}")
     resources.prepare()
@@ -201,7 +204,7 @@ def _shared_sources(config: StudyConfig, candidates: Sequence[Candidate]) -> tup
     names = {
         one.architecture
         for one in candidates
-        if starts_from_source(one.levels) and not config.pretrains_each_seed(one.architecture)
+        if starts_from_source(one.levels["transfer"]) and not config.pretrains_each_seed(one.architecture)
     }
     return tuple(sorted({weights.source for name in names if (weights := config.weights_of(name))}))
 

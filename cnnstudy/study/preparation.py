@@ -21,7 +21,7 @@ from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import StudyConfig, Weights
-from cnnstudy.config.transfer_modes import fine_tunes, names_part, starts_from_source
+from cnnstudy.config.transfer_modes import fine_tunes, needs_built_network, starts_from_source
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.data.source_copies import describe_source_copies
@@ -109,13 +109,13 @@ class Preparation:
         return {name: by_size[self.config.image_size_of(name)] for name in names}
 
     def check_networks(self) -> None:
-        """Build each network once that is the user's own, or of which a transfer mode names a part.
+        """Build each network once that is the user's own, or whose transfer modes need it.
 
         Raises:
             ConfigError: one can't be built, has no such part, or it is too large; or a factor acts on nothing.
         """
         for name in self.config.architectures:
-            modes = [mode for mode in self.config.transfer_modes_of(name) if names_part(mode)]
+            modes = [mode for mode in self.config.transfer_modes_of(name) if needs_built_network(mode)]
             if not modes and not name.startswith("file:"):
                 continue
             payload = {"architecture": name, "image_size": self.config.image_size_of(name), "modes": modes}

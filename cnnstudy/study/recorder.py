@@ -157,7 +157,6 @@ class Recorder:
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Create the trial's run, with all parameters and tags known before it trains."""
-        title = trial_title(spec)
         parameters = {
             Parameter.ARCHITECTURE: spec.architecture,
             **spec.levels,
@@ -191,7 +190,7 @@ class Recorder:
             Tag.LEVELS: json.dumps(spec.levels),
             Tag.STUDY: self.study.name,
             Tag.TRIAL: spec.key,
-            Tag.TITLE: title,
+            Tag.TITLE: trial_title(spec),
             Tag.NUMBER: str(spec.number),
             Tag.ARCHITECTURE: spec.architecture,
             Tag.TRANSFER: str(spec.levels["transfer"]),
@@ -205,7 +204,7 @@ class Recorder:
         }
         texts = {name: str(value) for name, value in parameters.items()}
         run_id = self.outbox.start_run(StartRun(self._name_run(spec), tags, texts, spec.images))
-        return TrialRecording(spec, run_id, title)
+        return TrialRecording(spec, run_id, tags[Tag.TITLE])
 
     def _name_run(self, spec: TrialSpec) -> str:
         """Return the name of a trial's run; it begins with what differs, because MLflow's UI cuts it."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cnnstudy.config import transfer_modes
 from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.transfer_modes import starts_from_source
 from cnnstudy.execution import Executor, Workers
 from cnnstudy.names import Tag
-from cnnstudy.records import Level, Optimizer, PreparedImages, Split, TrialSpec
+from cnnstudy.records import Optimizer, PreparedImages, Split, TrialSpec
 from cnnstudy.search.strategy import Proposal
 from cnnstudy.study.budget import equal_updates, refuse_impossible_updates, trial_epochs
 from cnnstudy.study.objective import choose_metric
@@ -75,7 +75,7 @@ class StudyInputs:
         Raises:
             StudyChangedError: as the class.
         """
-        needed = [(one.architecture, one.block) for one in upcoming if starts_from_source(one.levels)]
+        needed = [(one.architecture, one.block) for one in upcoming if starts_from_source(one.levels["transfer"])]
         return self._preparation.find_untrained(needed)
 
     def _choose_metric(self, images: PreparedImages) -> None:
@@ -161,7 +161,7 @@ class StudyResources(StudyInputs):
     def weights_of(self, proposal: Proposal) -> SourceWeights | None:
         """Return the source weights that a proposed trial starts from; None if its seed's are not pretrained yet."""
         shared = self._shared_weights.get(proposal.architecture)
-        if shared is None and not starts_from_source(proposal.levels):
+        if shared is None and not starts_from_source(proposal.levels["transfer"]):
             return NO_WEIGHTS
         return shared or self._drawn.get((proposal.architecture, proposal.block))
 
@@ -179,11 +179,6 @@ class StudyResources(StudyInputs):
             if one.block == first.block and self.weights_of(one) is None:
                 self._drawn[one.architecture, one.block] = self._preparation.pretrain(one.architecture, one.block)
         self.pretraining_seconds += time.monotonic() - started
-
-
-def starts_from_source(levels: Mapping[str, Level]) -> bool:
-    """Return whether a trial with these levels starts from source weights."""
-    return transfer_modes.starts_from_source(levels["transfer"])
 
 
 def build_trial_spec(

@@ -1,7 +1,4 @@
-"""Convert cnnstudy's records to MLflow's entities and tags, and back; control how MLflow's client behaves.
-
-Only this module, client.py and registry.py import MLflow.
-"""
+"""Convert cnnstudy's records to MLflow's entities and tags, and back; control how MLflow's client behaves."""
 
 from __future__ import annotations
 
@@ -104,14 +101,14 @@ def with_file_timeout() -> AbstractContextManager[None]:
 
 
 #: Seconds until a connection and until a reply, and tries of each request: by default S3 takes six minutes to fail.
-_S3_CONNECTS, _S3_REPLIES, _S3_TRIES = 10, 15, 2
+_S3_CONNECT_TIMEOUT, _S3_READ_TIMEOUT, _S3_ATTEMPTS = 10, 15, 2
 
 
 def _open_s3(*arguments: Any, **named: Any) -> ArtifactRepository:
-    """Return MLflow's store for files in S3, which fails about as soon as a tracking server that does not answer.
+    """Return MLflow's store for files in S3, after setting time limits for boto3's default session.
 
-    A default session of boto3 that is there already stays as it is, and so do tries that `AWS_MAX_ATTEMPTS` sets.
-    Without boto3 MLflow says that it is missing.
+    It then fails about as soon as a tracking server that does not answer. A default session that is there already stays
+    as it is, and so do tries that `AWS_MAX_ATTEMPTS` sets. Without boto3 MLflow says that it is missing.
     """
     with contextlib.suppress(ImportError):
         import boto3
@@ -119,10 +116,10 @@ def _open_s3(*arguments: Any, **named: Any) -> ArtifactRepository:
         import botocore.session
 
         if boto3.DEFAULT_SESSION is None:
-            tries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": {"total_max_attempts": _S3_TRIES}}
+            tries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": {"total_max_attempts": _S3_ATTEMPTS}}
             session = botocore.session.get_session()
             session.set_default_client_config(
-                botocore.config.Config(connect_timeout=_S3_CONNECTS, read_timeout=_S3_REPLIES, **tries)
+                botocore.config.Config(connect_timeout=_S3_CONNECT_TIMEOUT, read_timeout=_S3_READ_TIMEOUT, **tries)
             )
             boto3.setup_default_session(botocore_session=session)
     return S3ArtifactRepository(*arguments, **named)

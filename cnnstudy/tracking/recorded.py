@@ -381,8 +381,8 @@ def describe_left_out(run_id: str, name: str, tags: Mapping[str, str]) -> str:
     value = f"is {tags[wrong[0]][:40]!r}" if wrong[0] in tags else "is missing"
     return (
         f"the run {name_run(name, tags)} ({run_id}) is left out: its tag {wrong[0]} {value}, which cnnstudy did not "
-        f"write (it is {', '.join(allowed[wrong[0]])}). Restore the tag in MLflow's UI, or delete the run; a trial then "
-        "runs again."
+        f"write (it is {', '.join(allowed[wrong[0]])}). Restore the tag in MLflow's UI, or delete the run; a trial "
+        "then runs again."
     )
 
 

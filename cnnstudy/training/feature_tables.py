@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_features(spec: TrialSpec, path: Path, networks: CompiledNetworks, progress: Progress) -> dict[str, Any]:
-    """Write what the first layer that the trial trains takes for each image, from the cache or computed now.
+    """Write the outputs of the trial's frozen layers for each image outside the test split, cached or computed now.
 
     Columns: image (its file), label (from 0), class, part (train or validation), group (a number; none without groups)
     and features. A Parquet file has them flat, with their shape and their layer in its `attrs`; an .npz file as an
@@ -37,7 +37,7 @@ def write_features(spec: TrialSpec, path: Path, networks: CompiledNetworks, prog
         InputError: the trial has no frozen layers, or there is no room for the features of all images.
         DataError, WeightsError: images or source weights are gone.
     """
-    # as they are before updates change what the trial sees of the images or trains besides
+    # both act in updates only, and would keep features from being cached
     ignored = ("augmentation", "auxiliary_weight")
     levels = {name: level for name, level in spec.levels.items() if name not in ignored}
     spec = replace(spec, levels=levels, features=True)

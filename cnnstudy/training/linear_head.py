@@ -24,14 +24,15 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 #: scikit-learn's C, the inverse of the penalty's weight, from the strongest regularisation on.
-STRENGTHS = tuple(float(10.0**power) for power in range(-4, 5))
+C_VALUES = tuple(float(10.0**power) for power in range(-4, 5))
 #: Folds, where the smallest class has as many images (or groups).
 FOLDS = 5
 #: C where there are too few images to choose one.
-DEFAULT = 1.0
+DEFAULT_C = 1.0
 #: More iterations do not change predictions noticeably, also where the classes can be separated.
 _ITERATIONS, _TOLERANCE = 500, 1e-5
-_LEAST = 1e-12  # probability, so that a loss is finite
+#: By how much the bias of a class without images is below all others; e^-30 is negligible.
+_ABSENT_MARGIN = 30.0
 #: The scale of an SVM's scores is sought between the exponentials of these.
 _LOG_SCALES = (-5.0, 5.0)
 #: Directions of the features with a share of the largest variance below this are left out; rounding makes them.
@@ -47,12 +48,12 @@ class LinearHead:
     Args:
         kernel: [features, classes] float32.
         bias: [classes] float32.
-        strength: the C that was chosen.
+        c: scikit-learn's C, the inverse of the regularisation strength.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
-    strength: float
+    c: float
 
 
 def fit_head(
@@ -68,7 +69,7 @@ def fit_head(
 
     Args:
         features: [n, features] float.
-        labels: [n] int64 in 0..classes; each class has images.
+        labels: [n] int64 in 0..classes-1; each class has images.
         seed: of the division into folds.
         groups: [n] int64; images of one group are in the same fold. None: there are no groups.
         weights: [classes], by which the losses of their images are multiplied; None: all count the same.
@@ -83,10 +84,10 @@ def fit_head(
     with threadpool_limits(1):
         directions = _find_directions(standardised)
         reduced = standardised if directions is None else standardised @ directions
-        strength, scale = choose_strength(reduced, labels, classes, seed, groups, counted, classifier)
-        kernel, bias = (scale * part for part in _fit(reduced, labels, classes, strength, counted, classifier))
+        c, scale = _choose_c(reduced, labels, classes, seed, groups, counted, classifier)
+        kernel, bias = (scale * part for part in _fit(reduced, labels, classes, c, counted, classifier))
     kernel = (kernel if directions is None else directions @ kernel) / deviations[:, None]
-    return LinearHead(kernel.astype(np.float32), (bias - means @ kernel).astype(np.float32), strength)
+    return LinearHead(kernel.astype(np.float32), (bias - means @ kernel).astype(np.float32), c)
 
 
 def _find_directions(features: np.ndarray) -> np.ndarray | None:
@@ -103,7 +104,7 @@ def _find_directions(features: np.ndarray) -> np.ndarray | None:
     return np.asarray(features.T @ (vectors[:, kept] / np.sqrt(variances[kept])))
 
 
-def choose_strength(
+def _choose_c(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
@@ -112,9 +113,9 @@ def choose_strength(
     counted: np.ndarray | None,
     classifier: str = "logistic",
 ) -> tuple[float, float]:
-    """Return the C of STRENGTHS with the lowest cross-entropy of images in folds that were left out, and the scale.
+    """Return the C with the lowest cross-entropy on the held-out folds, and the factor for the logits.
 
-    The scores of an SVM are multiplied by the scale, which is 1 for a logistic regression.
+    The factor is 1 for a logistic regression.
 
     Args:
         counted: [n], the weight of each image in the loss; None: 1.
@@ -122,20 +123,20 @@ def choose_strength(
     units = labels if groups is None else [label for label, _ in {*zip(labels.tolist(), groups.tolist(), strict=True)}]
     folds = min(FOLDS, int(np.bincount(units, minlength=classes).min()))
     if folds < 2:
-        return DEFAULT, 1.0
+        return DEFAULT_C, 1.0
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     divisions = list(kind(folds, shuffle=True, random_state=seed % 2**32).split(features, labels, groups))
     losses, scales = [], []
-    for strength in STRENGTHS:
+    for c in C_VALUES:
         logits = np.empty((len(labels), classes))
         for fitted, held_out in divisions:
             part = None if counted is None else counted[fitted]
-            kernel, bias = _fit(features[fitted], labels[fitted], classes, strength, part, classifier)
+            kernel, bias = _fit(features[fitted], labels[fitted], classes, c, part, classifier)
             logits[held_out] = features[held_out] @ kernel + bias
         scales.append(_find_scale(logits, labels, counted) if classifier == "svm" else 1.0)
         losses.append(float(np.average(_losses(scales[-1] * logits, labels), weights=counted)))
     best = int(np.argmin(losses))
-    return STRENGTHS[best], scales[best]
+    return C_VALUES[best], scales[best]
 
 
 def _find_scale(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | None) -> float:
@@ -157,33 +158,31 @@ def _find_scale(scores: np.ndarray, labels: np.ndarray, counted: np.ndarray | No
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the cross-entropy [n] of each image."""
-    logits = logits - logits.max(axis=1, keepdims=True)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _LEAST))
+    return np.asarray(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])
 
 
 def _fit(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
-    strength: float,
+    c: float,
     counted: np.ndarray | None,
     classifier: str = "logistic",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernel [features, classes] and bias [classes]; a class without images has the lowest logit."""
+    """Return kernel [features, classes] and bias [classes]; that of a class without images is far below the others."""
     kernel, bias = np.zeros((features.shape[1], classes)), np.zeros(classes)
     present = np.unique(labels)
     absent = np.setdiff1d(np.arange(classes), present)
     if len(present) > 1:
         if classifier == "svm":
-            model = LinearSVC(C=strength, dual=False, max_iter=_ITERATIONS)
+            model = LinearSVC(C=c, dual=False, max_iter=_ITERATIONS)
         else:
-            model = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=_TOLERANCE)
+            model = LogisticRegression(C=c, max_iter=_ITERATIONS, tol=_TOLERANCE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features, labels, sample_weight=counted)
         two = len(present) == 2  # then there is one row, for the second class
         kernel[:, present[1:] if two else present] = model.coef_.T
         bias[present[1:] if two else present] = model.intercept_
-    bias[absent] = bias.min() - 30.0
+    bias[absent] = bias.min() - _ABSENT_MARGIN
     return kernel, bias

@@ -191,7 +191,7 @@ class Trainer:
             probe.classifier,
         )
         self.compiled.network.logits.get_layer(f"{HEAD}_logits").set_weights([head.kernel, head.bias])
-        self._constants[Metric.REGULARISATION] = 1 / head.strength
+        self._constants[Metric.REGULARISATION] = 1 / head.c
 
     def _fit_in_one_epoch(self) -> dict[str, float]:
         """Fit the head.

@@ -56,7 +56,10 @@ CHANGELOG
 
 
 def main() -> int:
+    """Build the site, and return Sphinx's exit code."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "docs"
+    if target.exists() and any(target.iterdir()) and not (target / "objects.inv").is_file():
+        sys.exit(f"{target} holds other files, and no site that this script built; give another folder")
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "pages")

@@ -66,7 +66,7 @@ def test_few_images_start_no_worker(photos: Path, monkeypatch: pytest.MonkeyPatc
         file.unlink()
     monkeypatch.setattr("cnnstudy.results.lookalikes.run_job", lambda *_: pytest.fail("a worker was started"))
     text = call("photos", "--weights", "colours.npz", "--network", "file:colours.py")
-    assert "may show the same: not looked for: of 38 images too few show what is alike by chance; 50 are needed" in text
+    assert "may show the same: not looked for: 38 images are too few to tell what is chance (50 are needed)" in text
 
 
 def test_weights_are_found_by_name_and_say_whose_they_are(own_places: Path) -> None:
@@ -85,8 +85,16 @@ def test_weights_are_found_by_name_and_say_whose_they_are(own_places: Path) -> N
 @pytest.mark.parametrize(
     ("weights", "network", "fragment"),
     [
-        ("nowhere.npz", None, "say whose weights they are, such as --network vgg16"),
-        ("nowhere", "vgg16", "there is no weights/nowhere.npz and no file nowhere. Expected is vgg16_weights_tf_dim"),
+        (
+            "nowhere.npz",
+            None,
+            "there is no file nowhere.npz, and no imported weights have this name; `python -m",
+        ),
+        (
+            "nowhere",
+            "vgg16",
+            "there is no file nowhere, and no imported weights have this name",
+        ),
         ("imagenet", "alexnet", "there are no imagenet weights for alexnet; give a file of weights."),
         ("imagenet", "vgg61", "unknown architecture 'vgg61'; did you mean 'vgg16'?"),
         (None, "vgg16", "--network vgg16 needs --weights"),

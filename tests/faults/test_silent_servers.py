@@ -128,8 +128,8 @@ def test_files_in_s3_that_never_come(
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
         monkeypatch.setenv(f"AWS_{name}", "any")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", servers["silent"])
-    monkeypatch.setattr(entities, "_S3_REPLIES", 1)
-    monkeypatch.setattr(entities, "_S3_TRIES", 1)
+    monkeypatch.setattr(entities, "_S3_READ_TIMEOUT", 1)
+    monkeypatch.setattr(entities, "_S3_ATTEMPTS", 1)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     model = StoredModel("models:/one@champion", "s3://bucket/model", None, "one/alexnet-000")
     with pytest.raises(TrackingUnavailableError, match="Read timeout on endpoint"):

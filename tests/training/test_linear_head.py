@@ -20,7 +20,7 @@ from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord, LinearInput, TrialResult, TrialSpec
 from cnnstudy.training import features, linear_head, speed, trial, weights
 from cnnstudy.training.compiled import CompiledNetworks
-from cnnstudy.training.linear_head import STRENGTHS, fit_head
+from cnnstudy.training.linear_head import C_VALUES, fit_head
 
 from .tries import shared_networks
 
@@ -46,7 +46,7 @@ def test_it_is_the_optimum_of_its_penalty(classes: int) -> None:
     found, labels = draw(120, classes, 6, 0.5)
     head = fit_head(found, labels, classes, seed=0)
     standardised = (found - found.mean(axis=0)) / found.std(axis=0)
-    model = LogisticRegression(C=head.strength, max_iter=5000, tol=1e-8).fit(standardised, labels)
+    model = LogisticRegression(C=head.c, max_iter=5000, tol=1e-8).fit(standardised, labels)
     logits = found @ head.kernel + head.bias
     ours = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(ours, model.predict_proba(standardised), atol=2e-3)
@@ -56,8 +56,8 @@ def test_it_is_the_optimum_of_its_penalty(classes: int) -> None:
 def test_noise_is_regularised_and_signal_is_not() -> None:
     noise, labels = draw(60, 3, 40, 0.0)
     signal, _ = draw(300, 3, 4, 3.0)
-    assert fit_head(noise, labels, 3, seed=0).strength <= 1e-2
-    assert fit_head(signal, np.arange(300) % 3, 3, seed=0).strength >= 0.1
+    assert fit_head(noise, labels, 3, seed=0).c <= 1e-2
+    assert fit_head(signal, np.arange(300) % 3, 3, seed=0).c >= 0.1
 
 
 def test_the_choice_is_about_as_good_as_any_on_new_images() -> None:
@@ -66,7 +66,7 @@ def test_the_choice_is_about_as_good_as_any_on_new_images() -> None:
     chosen = fit_head(found, labels, 4, seed=0)
     standardised = (found - found.mean(axis=0)) / found.std(axis=0)
     scaled = (fresh - found.mean(axis=0)) / found.std(axis=0)
-    solutions = [linear_head._fit(standardised, labels, 4, strength, None) for strength in STRENGTHS]
+    solutions = [linear_head._fit(standardised, labels, 4, c, None) for c in C_VALUES]
     losses = [linear_head._losses(scaled @ kernel + bias, fresh_labels).mean() for kernel, bias in solutions]
     chosen_loss = linear_head._losses(fresh @ chosen.kernel + chosen.bias, fresh_labels).mean()
     assert chosen_loss < 1.1 * min(losses)
@@ -80,7 +80,7 @@ def test_images_of_a_group_are_never_in_two_folds(monkeypatch: pytest.MonkeyPatc
     labels = np.repeat(np.arange(12) % 2, 20)
     together = fit_head(found, labels, 2, seed=0, groups=groups)
     apart = fit_head(found, labels, 2, seed=0)
-    assert together.strength <= 1e-2 < 1e2 <= apart.strength
+    assert together.c <= 1e-2 < 1e2 <= apart.c
 
 
 def test_classes_count_as_they_are_weighed() -> None:
@@ -94,8 +94,8 @@ def test_classes_count_as_they_are_weighed() -> None:
 
 def test_few_images_take_the_default() -> None:
     found, labels = draw(3, 3, 4, 1.0)
-    assert fit_head(found, labels, 3, seed=0).strength == linear_head.DEFAULT
-    assert fit_head(found, labels, 3, seed=0, groups=np.arange(3)).strength == linear_head.DEFAULT
+    assert fit_head(found, labels, 3, seed=0).c == linear_head.DEFAULT_C
+    assert fit_head(found, labels, 3, seed=0, groups=np.arange(3)).c == linear_head.DEFAULT_C
 
 
 def test_a_constant_feature_and_an_absent_class_do_no_harm() -> None:
@@ -117,7 +117,7 @@ def standardise(found: np.ndarray, by: np.ndarray) -> np.ndarray:
 def test_an_svm_classifies_as_scikit_learns(classes: int) -> None:
     found, labels = draw(80, classes, 10, 0.5)
     head = fit_head(found, labels, classes, seed=0, classifier="svm")
-    model = LinearSVC(C=head.strength, dual=False).fit(standardise(found, found), labels)
+    model = LinearSVC(C=head.c, dual=False).fit(standardise(found, found), labels)
     fresh, _ = draw(2000, classes, 10, 0.5, seed=1)
     expected = model.predict(standardise(fresh, found))
     assert ((fresh @ head.kernel + head.bias).argmax(axis=1) == expected).mean() > 0.999
@@ -135,7 +135,7 @@ def test_an_svms_loss_says_how_sure_it_is() -> None:
         fresh, fresh_labels = draw(4000, 4, 60, distance, seed=1)
         head = fit_head(found, labels, 4, seed=0, classifier="svm")
         logistic = fit_head(found, labels, 4, seed=0)
-        model = LinearSVC(C=head.strength, dual=False).fit(standardise(found, found), labels)
+        model = LinearSVC(C=head.c, dual=False).fit(standardise(found, found), labels)
         raw = linear_head._losses(model.decision_function(standardise(fresh, found)), fresh_labels).mean()
         ours = linear_head._losses(fresh @ head.kernel + head.bias, fresh_labels).mean()
         assert ours < 0.9 * raw
@@ -159,7 +159,7 @@ def test_more_features_than_images_cost_no_accuracy(classifier: str, monkeypatch
     short = fit_head(found, labels, 3, seed=0, classifier=classifier)
     monkeypatch.setattr(linear_head, "_find_directions", lambda features: None)
     long = fit_head(found, labels, 3, seed=0, classifier=classifier)
-    assert short.strength == long.strength
+    assert short.c == long.c
     fresh, _ = draw(500, 3, 300, 0.3, seed=1)
     expected, ours = (linear_head_logits(one, fresh) for one in (long, short))
     np.testing.assert_allclose(ours, expected, atol=0.02 * np.abs(expected).max())
@@ -202,7 +202,7 @@ def test_a_trial_like_any_other(
     assert result.state == "finished"
     assert result.summary[Metric.TRAIN_ACCURACY] > 0.5  # chance is 0.2
     assert result.features == features.CACHED
-    assert record.metrics[Metric.REGULARISATION] in [1 / strength for strength in STRENGTHS]
+    assert record.metrics[Metric.REGULARISATION] in [1 / c for c in C_VALUES]
     assert Metric.LEARNING_RATE not in record.metrics
     model = keras.models.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
     head = [layer for layer in model.layers if layer.weights and layer.name.startswith(HEAD)]
@@ -245,7 +245,7 @@ def test_a_probe_of_any_layer(
     spec = make_spec("alexnet", source_of("alexnet"), transfer=mode, epochs=1)
     result, (record,) = run(spec, tmp_path / "a")
     assert result.features == features.CACHED
-    assert record.metrics[Metric.REGULARISATION] in [1 / strength for strength in STRENGTHS]
+    assert record.metrics[Metric.REGULARISATION] in [1 / c for c in C_VALUES]
     model = keras.models.load_model(Path(result.files["model"]) / "data" / "model.keras", safe_mode=True)
     assert model.layers[-4].name == layer  # below the pool, the logits and their softmax
     images = trial.load_images(spec)
@@ -336,7 +336,7 @@ def test_fine_tuning_from_a_probe_begins_where_the_probe_ended(
     assert [record.epoch for record in starts] == [0, 1, 2]
     for name in (Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_ACCURACY):
         assert starts[0].metrics[name] == pytest.approx(probe.summary[name], rel=1e-3)
-    assert starts[1].metrics[Metric.REGULARISATION] in [1 / strength for strength in STRENGTHS]
+    assert starts[1].metrics[Metric.REGULARISATION] in [1 / c for c in C_VALUES]
     updates = -(-len(trial.load_images(spec).train) // 32)
     assert [record.metrics[Metric.UPDATES] for record in starts[1:]] == [updates, 2 * updates]
     assert result.frozen_digest is None, "every layer trains"

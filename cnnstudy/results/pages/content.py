@@ -176,8 +176,9 @@ def limitation_sentences(report: ReportData) -> list[str]:
         weights = report.study.config.get("weights") or {}
         redrawn = any(given.get("draws") == "each-seed" for given in weights.values())
         lines.append(
-            f"The intervals are over {seeds} seeds, which vary the split of the images, the initial weights"
-            f"{', the pretrained source weights' if redrawn else ''} and the order of batches. They hold for these "
+            f"The intervals are over {seeds} seeds, which vary the split of the images (unless they were divided "
+            f"beforehand), the initial weights{', the pretrained source weights' if redrawn else ''} and the order of "
+            "batches. They hold for these "
             "images and these levels, not for other data sets."
         )
     if seeds == 1:
