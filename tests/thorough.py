@@ -56,6 +56,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "study/test_resume_mutations.py": ("test_weights_that_were_replaced_are_refused",),
     "study/test_reproduce.py": ("test_the_same_comes_out_and_nothing_is_recorded",),
     "study/test_resume_code.py": ("test_other_code_is_refused_with_what_changed_and_the_ways_out",),
+    "test_scripts_docs.py": (),
     "tracking/test_outbox.py": (
         "test_one_failure_is_nobodys_news",
         "test_training_goes_on_while_the_store_is_down",
@@ -102,7 +103,10 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_tables_have_a_cell_under_each_heading",
         "test_two_seeds_and_mixed_effects_do_not_differ",
     ),
-    "analysis/test_configurations.py": ("test_false_verdicts_are_rare_and_intervals_cover",),
+    "analysis/test_configurations.py": (
+        "test_a_small_class_makes_no_verdict_false",
+        "test_false_verdicts_are_rare_and_intervals_cover",
+    ),
     "analysis/test_power.py": ("test_four_in_five_studies_find_that_difference",),
     "cli/test_api.py": (
         "test_ctrl_c_leaves_the_program_and_the_record",
@@ -132,6 +136,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_nothing_was_learnt",
         "test_training_recall_that_was_not_recorded_is_said",
     ),
+    "results/test_models_export.py": ("test_the_command_exports_a_model_that_the_other_command_takes",),
     "results/test_models_predict.py": ("test_the_command_predicts_what_it_can",),
     "results/test_network_summary.py": ("test_a_terminal_of_80_shows_each_row_whole",),
     "results/test_terminal_comparison.py": (
@@ -175,6 +180,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_its_speed_is_measured",
         "test_the_choice_is_about_as_good_as_any_on_new_images",
     ),
+    "test_wheel.py": ("test_a_shipped_study_runs_in_an_empty_folder",),
     "training/test_served_model.py": ("test_pixels_are_taken_as_before",),
     "training/test_trial.py": (
         "test_after_its_last_epoch_a_trial_is_finished_whatever_it_is_told",
