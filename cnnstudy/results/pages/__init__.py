@@ -9,6 +9,7 @@ curve_panels     which learning curves are shown, and together with which others
 trial_figures    learning curves, the Pareto front, classes
 effect_figures   the gap by level, variance shares, the gap by data size, effects, candidates
 svg              the style of figures, and figures as SVG that follows the page's theme
+rendering        renders the templates as self-contained pages
 study_page       the page as HTML and as files, with its illustrations
 comparison_page  the page of two studies side by side
 data_summary     what is in a data set, as text and JSON

@@ -11,7 +11,7 @@ from cnnstudy.analysis.comparison import Comparison
 from cnnstudy.analysis.effects_text import describe_change
 from cnnstudy.results.pages.content import Table
 from cnnstudy.results.pages.effect_figures import EffectRow, effect_forest
-from cnnstudy.results.pages.study_page import Drawn, render
+from cnnstudy.results.pages.rendering import Drawn, render
 from cnnstudy.results.pages.svg import inline_svg, svg_text
 from cnnstudy.system.files import write_whole
 

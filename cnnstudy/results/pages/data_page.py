@@ -32,7 +32,7 @@ from cnnstudy.results.pages.data_summary import (
     describe_sizes,
     describe_smooth,
 )
-from cnnstudy.results.pages.study_page import render
+from cnnstudy.results.pages.rendering import render
 from cnnstudy.system.files import write_whole
 
 #: Pixels of a picture in height and width, and the quality of its JPEG: 2 to 4 kB.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 import cnnstudy
@@ -47,6 +43,7 @@ from cnnstudy.results.pages.effect_figures import (
     network_levels,
     shares_of_variance,
 )
+from cnnstudy.results.pages.rendering import Drawn, render
 from cnnstudy.results.pages.report_data import LEFT_OUT, ReportData, collect_report_data
 from cnnstudy.results.pages.svg import inline_svg, save_png, svg_text
 from cnnstudy.results.pages.trial_figures import (
@@ -188,20 +185,8 @@ def _class_illustrations(report: ReportData) -> Iterator[Illustration]:
 
 
 PAGE, FIGURES = "report.html", "figures"
-#: Between two sentences.
-_SENTENCES = re.compile(r"(?<=\.) +(?=[A-Z])")
 #: The report's folder among the artifacts of the study's run.
 ARTIFACT_FOLDER = "report"
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure inside the page."""
-
-    group: str  # the network, or "" for all
-    name: str  # of its files, without suffix
-    svg: Markup
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -314,7 +299,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         figures: by section.
     """
     headings, rows = content.trial_table(report)
-    common = common_notes(report.causes)
+    common = _common_notes(report.causes)
     answers = [_answer(one, common) for one in report.causes]
     return render(
         "study.html",
@@ -393,7 +378,7 @@ def _title(report: ReportData) -> str:
     return f"{report.study.name}: {known.get(only, 'does it overfit?')}"
 
 
-def common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
+def _common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
     """Return the warnings that all networks share; empty for a single network."""
     each = [one.warnings for one in analyses if one.architecture != NETWORKS]
     return [note for note in each[0] if all(note in other for other in each)] if len(each) > 1 else []
@@ -401,61 +386,18 @@ def common_notes(analyses: Sequence[NetworkAnalysis]) -> list[str]:
 
 def _answer(one: NetworkAnalysis, common: Sequence[str]) -> Answer:
     return Answer(
-        one.architecture,
-        answer_sentences(one),
-        [note for note in one.warnings if note not in common],
-        int((one.frame["verdict"] == "not-learning").sum()) if len(one.frame) else 0,
-        content.compared_table(one),
-        content.effect_table(one, False),
-        content.effect_table(one, True),
-        range_sentences(one),
-        law_sentences(one),
-        share_sentences(one),
-        {
+        network=one.architecture,
+        lines=answer_sentences(one),
+        notes=[note for note in one.warnings if note not in common],
+        unlearnt=int((one.frame["verdict"] == "not-learning").sum()) if len(one.frame) else 0,
+        compared=content.compared_table(one),
+        effects=content.effect_table(one, False),
+        interactions=content.effect_table(one, True),
+        ranges=range_sentences(one),
+        laws=law_sentences(one),
+        shares=share_sentences(one),
+        rows_not_drawn={
             section: max(0, len(effect_forest_rows(one, interactions)) - MOST_ROWS)
             for section, interactions in (("effects", False), ("interactions", True))
         },
     )
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a template of this package as HTML.
-
-    Values are escaped, style sheet and script are inlined, and the page's content security policy allows only that
-    script.
-    """
-    environment = Environment(
-        loader=PackageLoader("cnnstudy.results.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment.filters |= {"prose": prose, "split_off": split_off}
-    page = environment.get_template(template)
-    return page.render(style=Markup(style), script=Markup(script), policy=policy, **values)
-
-
-def prose(text: str, capital: bool = False) -> Markup:
-    """Return a sentence as HTML, with text between backquotes as code; `capital` capitalises its first letter."""
-    parts = (text[:1].upper() + text[1:] if capital else text).split("`")
-    if len(parts) % 2 == 0:  # an unpaired backquote
-        return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
-
-
-def split_off(text: str) -> tuple[str, str]:
-    """Return the first sentence of a text, and the rest; "" if there is none."""
-    first, *rest = _SENTENCES.split(text, 1)
-    return first, "".join(rest)
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
-from cnnstudy.results.pages.study_page import prose, split_off, study_page, write_page, write_report
+from cnnstudy.results.pages.rendering import prose, split_off
+from cnnstudy.results.pages.study_page import study_page, write_page, write_report
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
