@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 #: Terminal columns that the complete table of effects needs.
 WIDE = 140
+#: Columns that the change of an effect has at least; a longer one is wrapped.
+_CHANGE = 28
 
 
 def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
@@ -319,7 +321,9 @@ def _show_compared_trials(console: Console, one: NetworkAnalysis) -> None:
 def _show_effect_rows(console: Console, title: str, headings: Sequence[str], rows: list[list[str]]) -> None:
     grid = plain_table(title)
     last = len(headings) - 1
-    shown = [0, 1, last] if console.width < WIDE else range(last + 1)
+    widths = [max(map(len, cells)) for cells in zip(headings, *rows, strict=True)]
+    fits = min(widths[0], _CHANGE) + sum(widths[1:]) + last <= console.width  # of changes, long ones are wrapped
+    shown = range(last + 1) if console.width >= WIDE and fits else [0, 1, last]
     for column in shown:
         grid.add_column(headings[column], justify="left" if column in (0, last) else "right", no_wrap=column != 0)
     print_table(console, grid, ([row[column] for column in shown] for row in rows))

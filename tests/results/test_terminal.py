@@ -170,3 +170,14 @@ def test_csv_files_without_trials_have_their_header(tracker: Tracker, tmp_path: 
         write_csv(table, tmp_path / "table.csv")
         (header,) = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()
         assert some <= set(header.split(","))
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(3, 5), (7, 3)])
+def test_a_table_of_effects_leaves_out_what_would_squeeze_the_change(columns: int, shown: int) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    headings = ["change", *(f"outcome {number}" for number in range(columns)), "the gap"]
+    change = "strong augmentation instead of none"
+    terminal._show_effect_rows(console, "effects", headings, [[change, *["-21.9 [-29.9, -13.9]"] * columns, "lowers"]])
+    (row,) = [line for line in text(console).splitlines() if "lowers" in line]
+    assert row.startswith(change)
+    assert row.count("[") == shown - 2

@@ -279,6 +279,7 @@ def write_page(report: ReportData, folder: Path) -> Path:
         for prefix, listed in shown.items():
             svg = inline_svg(text, prefix, illustration.description)
             listed.append(Drawn(illustration.group, name, svg, illustration.caption))
+    drawn.setdefault(FIRST, []).sort(key=lambda one: MOST_TELLING.index(one.name.partition("-")[0]))
     page = folder / PAGE
     write_whole(page, study_page(report, drawn))
     return page

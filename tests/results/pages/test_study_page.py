@@ -109,6 +109,17 @@ def test_every_figure_says_how_many_trials_it_is_over(rich: tuple[str, Reader, P
     assert len(reader.all("figcaption")) == len(reader.all("figure"))
 
 
+def test_beside_the_answer_stand_what_happens_what_changes_it_and_what_more_images_do(
+    rich: tuple[str, Reader, Path],
+) -> None:
+    page, _, _ = rich
+    answer = page[page.index('<section id="answer">') : page.index("</section>")]
+    curves, effects, law = re.findall(r'<svg[^>]* aria-label="([^"]*)"', answer)
+    assert "accuracy by epoch" in curves
+    assert "effects on the gap" in effects
+    assert "images" in law
+
+
 def test_what_these_trials_cannot_show_is_listed_once_and_has_no_heading(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=1, factors={"transfer": ["scratch"]}), tmp_path)
     assert "This study does not vary the number of training images" in reader.sections["absent"]
