@@ -31,6 +31,7 @@ THREE_LEVELS: dict[str, Levels] = TWO_LEVELS | {
     "batch_size": Choices((8, 32, 128)),
     "dropout": Choices((0.0, 0.25, 0.5)),
 }
+TWO_OF_THREE_LEVELS: dict[str, Levels] = {"batch_size": Choices((8, 32, 128)), "dropout": Choices((0.0, 0.3, 0.6))}
 FIVE_LEVELS: dict[str, Levels] = {"batch_size": Choices((8, 16, 32, 64, 128)), "dropout": Choices((0.0, 0.5))}
 RANGES: dict[str, Levels] = {
     "batch_size": Choices((8, 128)),
@@ -61,10 +62,13 @@ class Scenario:
     # "random" (13 % of the trials), "few" (2 %), "cells" (more often in the worst cells), "outcome" (the worst quarter,
     # more often than not), "pruned" (the worst quarter of each seed, always)
     missing: str = ""
-    unequal: float = 1.0  # times the noise at the last levels of batch_size
+    unequal: float = 1.0  # times the noise at the last levels of these factors, of several factors times each other
     unequal_levels: int = 1  # how many
+    unequal_factors: tuple[str, ...] = ("batch_size",)
     differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
-    tails: str = "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "binomial" (right answers are counted)
+    tails: str = (
+        "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "skewed" (exponential), "binomial" (counted)
+    )
     images: int = 160  # in validation, of "binomial"
     gap: float = 30.0  # points, of the baseline
     main: Mapping[str, float] = field(default_factory=lambda: MAIN)
@@ -147,6 +151,25 @@ SCENARIOS = (
         )
         for seeds, levels in ((3, 1), (5, 1), (5, 2), (5, 4), (8, 1))
     ),
+    Scenario(
+        "5 seeds, noise differs sixfold at the last of 3 levels of both factors, no effects",
+        5,
+        TWO_OF_THREE_LEVELS,
+        main={"batch_size": 0.0, "dropout": 0.0},
+        interactions=False,
+        unequal=6.0,
+        unequal_factors=("batch_size", "dropout"),
+    ),
+    Scenario(
+        "5 seeds, skewed noise, sixfold at 2 of 5 levels, no effects",
+        5,
+        FIVE_LEVELS,
+        main={"batch_size": 0.0, "dropout": 0.0},
+        interactions=False,
+        tails="skewed",
+        unequal=6.0,
+        unequal_levels=2,
+    ),
 )
 
 
@@ -211,8 +234,10 @@ def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterato
         len(trials), scenario.noise if scenario.tails != "binomial" else min(scenario.noise, scenario.gap / 10)
     )
     if scenario.unequal != 1:
-        last = np.sort(np.unique(shares["batch_size"]))[-scenario.unequal_levels :]
-        ratio = np.where(np.isin(shares["batch_size"], last), scenario.unequal, 1.0)
+        ratio = np.ones(len(trials))
+        for name in scenario.unequal_factors:
+            last = np.sort(np.unique(shares[name]))[-scenario.unequal_levels :]
+            ratio = np.where(np.isin(shares[name], last), scenario.unequal * ratio, ratio)
         noise = noise * ratio / math.sqrt((ratio**2).mean())
     seeds = trials["seed"].to_numpy()
     of_seeds = min(SEED, scenario.gap / 10)
@@ -255,6 +280,8 @@ def observed(scenario: Scenario, true: np.ndarray, noise: np.ndarray, rng: np.ra
     """Return the measured gaps in points, [trials]: the true ones with a trial's noise."""
     if scenario.tails == "heavy":
         return true + noise * rng.standard_t(3, len(true)) / math.sqrt(3)
+    if scenario.tails == "skewed":
+        return true + noise * (rng.exponential(size=len(true)) - 1)
     if scenario.tails == "binomial":
         train = 100.0 if scenario.gap < 5 else 96.0
         validation = np.clip(train - true - noise / 2 * rng.normal(size=len(true)), 0, 100)

@@ -14,6 +14,10 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Contrast, level_indices
 from cnnstudy.config.factors import Choices, Levels
+from cnnstudy.records import Level
+
+#: Of a cell, below which it says nothing of its noise: it has one trial, up to rounding.
+_LEAST_FREEDOM = 1e-6
 
 
 def relative_noise(
@@ -21,10 +25,11 @@ def relative_noise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much larger a contrast's variance is than it would be if all trials were equally noisy.
 
-    A trial's noise is what is left of its value without the mean of its cell over the seeds and that of its seed (whose
-    noise it has a part of, so that ratios come out a little too close to 1). The factors' ratios are multiplied.
-    Whether levels differ at all is not tested first: with 3 seeds such a test too often misses a level with four times
-    the noise of the others (docs/statistics.md, "Checked by simulation").
+    That is the variance of the trials in the cells that it compares, over that of all trials. A trial's noise is what
+    is left of its value without the mean of its cell over the seeds and that of its seed (whose noise it has a part of,
+    so that ratios come out a little too close to 1). Whether noise differs at all is not tested first: with 3 seeds
+    such a test too often misses a level with four times the noise of others (docs/statistics.md, "Checked by
+    simulation").
 
     Args:
         frame: the trials.
@@ -33,8 +38,8 @@ def relative_noise(
         values: [trials], NaN where a trial has none.
 
     Returns:
-        [contrasts], ratios of variances, 1 where a contrast compares all levels of each of its factors or nothing is
-        known; and their degrees of freedom, those of the noisiest level, infinite there.
+        [contrasts], ratios of variances, 1 where a contrast compares all cells or nothing is known; and their degrees
+        of freedom (Satterthwaite 1946: few where one cell has most of the noise), infinite there.
     """
     ratios, freedoms = np.ones(len(contrasts)), np.full(len(contrasts), math.inf)
     there = np.isfinite(values)
@@ -42,38 +47,37 @@ def relative_noise(
     lists = {name: levels.values for name, levels in varied.items() if isinstance(levels, Choices)}
     if frame.empty or len(lists) < len(varied):  # points of ranges do not repeat
         return ratios, freedoms
-    places = {name: level_indices(frame[name], levels) for name, levels in lists.items()}
-    cells = np.unique(np.column_stack(list(places.values())), axis=0, return_inverse=True)[1].ravel()
+    places = np.column_stack([level_indices(frame[name], levels) for name, levels in lists.items()])
+    levels_of_cells, cells = np.unique(places, axis=0, return_inverse=True)
+    cells = cells.ravel()
     seeds = np.unique(frame["seed"], return_inverse=True)[1]
     residuals, freedom = _subtract_means(values, np.column_stack([_indicators(cells), _indicators(seeds)[:, 1:]]))
-    found = {name: _noise_of_levels(places[name], residuals, freedom) for name in lists}
-    for name, levels in lists.items():
-        for row, contrast in enumerate(contrasts):
-            corners = {levels.index(corner[name]) for _, corner in contrast.corners if name in corner}
-            if corners and corners < found[name].keys():
-                variances, own = np.transpose([found[name][place] for place in corners])
-                ratios[row] *= variances.mean()
-                freedoms[row] = min(freedoms[row], own[variances.argmax()])
+    squares, freedom = np.bincount(cells, residuals**2), np.bincount(cells, freedom)
+    common = squares.sum() / freedom.sum() if freedom.sum() >= 1 else 0.0
+    for row, contrast in enumerate(contrasts):
+        corners = np.array([_is_at(levels_of_cells, lists, corner) for _, corner in contrast.corners])
+        compared = corners.any(axis=0)
+        known = corners.any(axis=1).all() and freedom[compared].sum() >= 1 and squares[compared].sum() > 0
+        if compared.all() or not known or common == 0:
+            continue
+        ratios[row] = squares[compared].sum() / freedom[compared].sum() / common
+        freedoms[row] = _count_freedom(squares[compared], freedom[compared])
     return ratios, freedoms
 
 
-def _noise_of_levels(places: np.ndarray, residuals: np.ndarray, freedom: np.ndarray) -> dict[int, tuple[float, float]]:
-    """Return each level's variance over that of all trials, and its degrees of freedom; {} if one shows no noise.
+def _is_at(cells: np.ndarray, lists: Mapping[str, Sequence[Level]], corner: Mapping[str, Level]) -> np.ndarray:
+    """Return whether each cell [cells, factors], of places in the lists of levels, has the corner's levels, [cells]."""
+    wanted = [(place, lists[name].index(corner[name])) for place, name in enumerate(lists) if name in corner]
+    return np.all([cells[:, place] == level for place, level in wanted], axis=0)
 
-    The keys are the levels' places in their list.
 
-    Args:
-        places: [trials], the place of each trial's level in its list.
-        residuals, freedom: [trials], from `_subtract_means`.
+def _count_freedom(squares: np.ndarray, freedom: np.ndarray) -> float:
+    """Return the degrees of freedom of the mean variance of cells [n] whose variances may differ; at most their sum.
+
+    With few seeds they are underrated where variances are equal: an estimated variance is sometimes large by chance.
     """
-    at = {place: places == place for place in sorted(set(places))}
-    known = {place: rows for place, rows in at.items() if freedom[rows].sum() >= 1}
-    freedoms = np.array([freedom[rows].sum() for rows in known.values()])
-    variances = np.array([(residuals[rows] ** 2).sum() for rows in known.values()]) / freedoms
-    if len(known) < 2 or not (variances > 0).all():
-        return {}
-    common = np.average(variances, weights=[rows.sum() for rows in known.values()])
-    return dict(zip(known, zip(variances / common, freedoms, strict=True), strict=True))
+    parts = np.divide(squares**2, freedom, out=np.zeros_like(squares), where=freedom > _LEAST_FREEDOM)
+    return float(min(freedom.sum(), squares.sum() ** 2 / parts.sum()))
 
 
 def _subtract_means(values: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

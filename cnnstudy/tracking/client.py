@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -264,7 +265,8 @@ class Tracker:
         self.restart_study(study, {**config_tags(config), **(tags or {}), Tag.CALLED: str(current_time())})
         with scratch_folder() as folder:
             (folder / "study").mkdir()
-            (folder / "study" / file.name).write_text(text, encoding="utf-8")
+            # MLflow takes an artifact's path for a part of an address
+            (folder / "study" / re.sub(r"[#?%\x00-\x1f\x7f]", "_", file.name)).write_text(text, encoding="utf-8")
             self.log_files(study.run_id, folder)
 
     def restart_study(self, study: RecordedStudy, tags: Mapping[str, str] | None = None) -> None:

@@ -46,6 +46,7 @@ class CompiledNetwork:
         self.network: Network = architectures.build_network(
             architectures.find(architecture), image_size, classes, _INITIAL_DROPOUT, _INITIAL_DROPOUT, linear
         )
+        self.linear = linear
         self.graph = Graph(self.network)
         self.has_batch_norm = any(map(transfer.is_batch_norm, weights.backbone_layers(self.network.logits)))
         self.auxiliary_weight = tf.Variable(0.0, trainable=False)

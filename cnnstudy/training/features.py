@@ -189,6 +189,8 @@ def _address(compiled: CompiledNetwork, spec: TrialSpec, cut: str) -> str:
             "network": [spec.architecture, spec.images.size, network_code_digest(spec.architecture)],
             "weights": weights.combined_digest(compiled.start_digests(layers)),
             "cut": cut,
+            # a linear head's pooling has the same name whatever layer it is on, also where no weights tell them apart
+            **({"linear": list(compiled.linear)} if compiled.linear else {}),
             "numbers": ["float32", tf.__version__, keras.__version__, *devices.rounding_conditions(spec)],
         }
     )

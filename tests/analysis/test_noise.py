@@ -38,7 +38,18 @@ def test_ratios_are_those_of_the_variances_at_the_levels() -> None:
     assert ratios == pytest.approx([2 / 6, 8 / 6, 1, 8 / 6], rel=0.1)
     assert ratios[1] == ratios[3]
     assert freedom[2] == math.inf, "it compares all levels there are"
-    assert freedom[1] == pytest.approx(5 / 6 * 800, rel=0.01)
+    # of four cells with 5/6 of 399 each; variances of 14 count most: (2 + 2 + 14 + 14)^2 / (2 * 4 + 2 * 196)
+    assert freedom[1] == pytest.approx(2.56 * 5 / 6 * 399, rel=0.05)
+
+
+def test_noise_of_one_cell_has_the_freedom_of_that_cell() -> None:
+    frame, values = trials(5, {8: 1.0, 32: 1.0, 128: 1.0})
+    noisy = ((frame["batch_size"] == 128) & (frame["dropout"] == 0.5)).to_numpy()
+    values[noisy] += 1000 * np.random.default_rng(1).normal(size=noisy.sum())
+    contrasts = [Contrast("batch_size", 8, 128), Contrast("batch_size", 8, 128, "dropout", 0.0, 0.5)]
+    ratios, freedom = relative_noise(frame, VARIED, contrasts, values)
+    assert freedom == pytest.approx(5 / 6 * 4, rel=0.35), "about 4, not the 13 of the four cells"
+    assert (ratios > 1).all()
 
 
 def test_equal_noise_gives_ratios_around_1() -> None:

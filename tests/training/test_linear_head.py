@@ -266,6 +266,16 @@ def test_a_probe_of_any_layer(
     assert losses.mean() == pytest.approx(result.summary[Metric.VAL_LOSS], rel=1e-2)
 
 
+def test_layers_that_no_weights_tell_apart_have_features_of_their_own(
+    make_spec: MakeSpec, source_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Without the layer's name both would be read from the same entry of the cache: conv5_pool has no weights."""
+    source = source_of("alexnet")
+    for number, mode in enumerate(("probe of conv5", "probe")):
+        result, _ = run(make_spec("alexnet", source, transfer=mode, epochs=1), tmp_path / str(number))
+        assert result.state == "finished", "its features are checked against the whole network"
+
+
 def test_a_stage_is_its_last_layer_and_what_is_above_is_left_out() -> None:
     def layers(name: str, layer: str, flat: bool = False) -> list[str]:
         found = architectures.find(name)

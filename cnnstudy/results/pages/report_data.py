@@ -22,7 +22,7 @@ from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.leaderboard import GOALS, build_leaderboard
 from cnnstudy.analysis.next_steps import NextStep, list_next_steps
-from cnnstudy.errors import DataError
+from cnnstudy.errors import DataError, TrackingError, TrackingUnavailableError
 from cnnstudy.names import Metric, class_name
 from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
@@ -310,14 +310,28 @@ def collect_report_data(
         TrackingError: MLflow does not answer.
         DataError: an image of the gallery can't be decoded.
     """
-    files = {
-        path.rpartition("/")[2]: text
-        for path in tracker.files(study.run_id, "study")
-        if (text := tracker.read_text(study.run_id, path)) is not None
-    }
+    files = _read_study_files(tracker, study)
     runs = counted_trials(tracker.runs(study.experiment_id))
     tags, history, read_text = tracker.tags(study.run_id), tracker.metric_history, tracker.read_text
     return build_report_data(study, runs, history, read_text, target_gap, gallery, files, tags)
+
+
+def _read_study_files(tracker: Tracker, study: RecordedStudy) -> dict[str, str]:
+    """Return the text of each recorded study file by its name, without those that MLflow can't give back.
+
+    Earlier versions recorded files under names with `#` and `?`, which MLflow takes for parts of an address.
+    """
+    files = {}
+    for path in tracker.files(study.run_id, "study"):
+        try:
+            text = tracker.read_text(study.run_id, path)
+        except TrackingUnavailableError:
+            raise
+        except TrackingError:
+            continue
+        if text is not None:
+            files[path.rpartition("/")[2]] = text
+    return files
 
 
 def build_report_data(

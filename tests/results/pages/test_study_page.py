@@ -416,3 +416,18 @@ def test_a_folder_that_cant_be_written(tracker: Tracker, spec: TrialSpec, tmp_pa
 
 def test_a_page_needs_no_figures() -> None:
     assert "Limitations" in study_page(Example(seeds=1).report(), {})
+
+
+@pytest.mark.parametrize("name", ["p?q.yaml", "p%20q.yaml", "p\nq.yaml", "odd <i>%2F#.yaml"])
+def test_a_study_file_whose_name_mlflow_takes_for_an_address(
+    name: str, tracker: Tracker, spec: TrialSpec, tmp_path: Path
+) -> None:
+    record(tracker, spec, range(1))
+    study = tracker.study("fake")
+    tracker.start_study(study, study.config, tmp_path / name, "name: fake # as given\n")
+    earlier = tmp_path / "earlier" / "study"
+    earlier.mkdir(parents=True)
+    (earlier / name).write_text("as earlier versions recorded it")
+    tracker.log_files(study.run_id, earlier.parent)
+    page = write_report(tracker, study, tmp_path / "out").read_text(encoding="utf-8")
+    assert "name: fake # as given" in page
