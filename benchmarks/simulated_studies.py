@@ -66,9 +66,8 @@ class Scenario:
     unequal_levels: int = 1  # how many
     unequal_factors: tuple[str, ...] = ("batch_size",)
     differs: tuple[str, ...] = ()  # factors whose effect differs from seed to seed
-    tails: str = (
-        "normal"  # or "heavy" (Student's t with 3 degrees of freedom), "skewed" (exponential), "binomial" (counted)
-    )
+    # or "heavy" (Student's t with 3 degrees of freedom), "skewed" (exponential), "binomial" (right answers counted)
+    tails: str = "normal"
     images: int = 160  # in validation, of "binomial"
     gap: float = 30.0  # points, of the baseline
     main: Mapping[str, float] = field(default_factory=lambda: MAIN)

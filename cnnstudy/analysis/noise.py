@@ -14,7 +14,6 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Contrast, level_indices
 from cnnstudy.config.factors import Choices, Levels
-from cnnstudy.records import Level
 
 #: Of a cell, below which it says nothing of its noise: it has one trial, up to rounding.
 _LEAST_FREEDOM = 1e-6
@@ -25,11 +24,11 @@ def relative_noise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much larger a contrast's variance is than it would be if all trials were equally noisy.
 
-    That is the variance of the trials in the cells that it compares, over that of all trials. A trial's noise is what
-    is left of its value without the mean of its cell over the seeds and that of its seed (whose noise it has a part of,
-    so that ratios come out a little too close to 1). Whether noise differs at all is not tested first: with 3 seeds
-    such a test too often misses a level with four times the noise of others (docs/statistics.md, "Checked by
-    simulation").
+    That is the variance of the trials at the levels that it compares, over that of all trials; the factors' ratios are
+    multiplied. A trial's noise is what is left of its value without the mean of its cell over the seeds and that of its
+    seed (whose noise it has a part of, so that ratios come out a little too close to 1). Whether noise differs at all
+    is not tested first: with 3 seeds such a test too often misses a level with four times the noise of others
+    (docs/statistics.md, "Checked by simulation").
 
     Args:
         frame: the trials.
@@ -38,8 +37,8 @@ def relative_noise(
         values: [trials], NaN where a trial has none.
 
     Returns:
-        [contrasts], ratios of variances, 1 where a contrast compares all cells or nothing is known; and their degrees
-        of freedom (Satterthwaite 1946: few where one cell has most of the noise), infinite there.
+        [contrasts], ratios of variances, 1 where a contrast compares all levels of each of its factors or nothing is
+        known; and their degrees of freedom, infinite there (Satterthwaite 1946: few where one cell has most noise).
     """
     ratios, freedoms = np.ones(len(contrasts)), np.full(len(contrasts), math.inf)
     there = np.isfinite(values)
@@ -53,22 +52,33 @@ def relative_noise(
     seeds = np.unique(frame["seed"], return_inverse=True)[1]
     residuals, freedom = _subtract_means(values, np.column_stack([_indicators(cells), _indicators(seeds)[:, 1:]]))
     squares, freedom = np.bincount(cells, residuals**2), np.bincount(cells, freedom)
-    common = squares.sum() / freedom.sum() if freedom.sum() >= 1 else 0.0
+    of_levels = [_noise_of_levels(levels_of_cells[:, place], squares, freedom) for place in range(len(lists))]
     for row, contrast in enumerate(contrasts):
-        corners = np.array([_is_at(levels_of_cells, lists, corner) for _, corner in contrast.corners])
-        compared = corners.any(axis=0)
-        known = corners.any(axis=1).all() and freedom[compared].sum() >= 1 and squares[compared].sum() > 0
-        if compared.all() or not known or common == 0:
-            continue
-        ratios[row] = squares[compared].sum() / freedom[compared].sum() / common
-        freedoms[row] = _count_freedom(squares[compared], freedom[compared])
+        compared = np.ones(len(levels_of_cells), dtype=bool)
+        for place, (name, levels) in enumerate(lists.items()):
+            corners = {levels.index(corner[name]) for _, corner in contrast.corners if name in corner}
+            if corners and corners < of_levels[place].keys():
+                ratios[row] *= np.mean([of_levels[place][level] for level in corners])
+                compared &= np.isin(levels_of_cells[:, place], list(corners))
+        if not compared.all() and freedom[compared].sum() >= 1 and squares[compared].any():
+            freedoms[row] = _count_freedom(squares[compared], freedom[compared])
     return ratios, freedoms
 
 
-def _is_at(cells: np.ndarray, lists: Mapping[str, Sequence[Level]], corner: Mapping[str, Level]) -> np.ndarray:
-    """Return whether each cell [cells, factors], of places in the lists of levels, has the corner's levels, [cells]."""
-    wanted = [(place, lists[name].index(corner[name])) for place, name in enumerate(lists) if name in corner]
-    return np.all([cells[:, place] == level for place, level in wanted], axis=0)
+def _noise_of_levels(places: np.ndarray, squares: np.ndarray, freedom: np.ndarray) -> dict[int, float]:
+    """Return the variance at each level of a factor over the mean of all levels'; {} if one shows no noise.
+
+    The keys are the levels' places in their list.
+
+    Args:
+        places: [cells], the place of each cell's level in its list.
+        squares, freedom: [cells], sums of squared residuals and their degrees of freedom.
+    """
+    known = [place for place in sorted(set(places)) if freedom[places == place].sum() >= 1]
+    variances = np.array([squares[places == place].sum() / freedom[places == place].sum() for place in known])
+    if len(known) < 2 or not (variances > 0).all():
+        return {}
+    return dict(zip(known, variances / variances.mean(), strict=True))
 
 
 def _count_freedom(squares: np.ndarray, freedom: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnstudy.config.transfer_modes import starts_from_source
-from cnnstudy.errors import InputError, UnknownNameError
+from cnnstudy.errors import InputError, UnknownNameError, printable
 from cnnstudy.execution import Job, Workers
 from cnnstudy.execution.jobs import run_job
 from cnnstudy.study.driver import closing_workers
@@ -41,15 +41,18 @@ def check_target(path: Path) -> None:
     """Check that features can be written to that file, before a worker starts.
 
     Raises:
-        InputError: its suffix is none of SUFFIXES, it is a folder, or nothing can be written there.
+        InputError: its suffix is none of SUFFIXES, it is a folder, a pipe or a device, or nothing can be written there.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} is to hold features, so its name must end with {' or '.join(SUFFIXES)}.")
+    shown = printable(str(path))
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{shown} is to hold features, so its name must end with {' or '.join(SUFFIXES)}.")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file.")
-    above = path.absolute().parent
+        raise InputError(f"{shown} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{shown} is a pipe or a device; give the name of a file.")
+    above = Path(os.path.realpath(path)).parent
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"can't write {path}: {above} is no folder in which you can write.")
+        raise InputError(f"can't write {shown}: {printable(str(above))} is no folder in which you can write.")
 
 
 def export_features(given: str, path: Path, registry: Registry, workers: Workers, display: Display) -> ExportedFeatures:
@@ -77,7 +80,7 @@ def export_features(given: str, path: Path, registry: Registry, workers: Workers
     with closing_workers(workers):
         preparation = Preparation(config, workers.executor, NullRecorder(study), recorded, display)
         spec = locate_inputs(spec, preparation)
-        written = workers.folder / f"features{path.suffix}"
+        written = workers.folder / f"features{path.suffix.lower()}"
         payload = {"spec": spec.to_json(), "path": str(written)}
         result = run_job(workers.executor, Job("features", "export_features", payload), display)
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,12 @@ def _read(path: Path, network: Network) -> dict[str, list[np.ndarray]]:
         raise WeightsError(
             f"{path}: source weights must be a file of type {', '.join(FILE_TYPES)} with layers by name"
             + ("; a .weights.h5 names no layers: save the whole model as .keras." if path.suffix == ".h5" else ".")
+        )
+    import h5py  # slow
+
+    if path.is_file() and not (h5py.is_hdf5(path) if path.suffix == ".h5" else zipfile.is_zipfile(path)):
+        raise WeightsError(
+            f"can't read source weights from {path}: it is cut off, or no {path.suffix} file; copy it again."
         )
     try:
         return readers[path.suffix](path)

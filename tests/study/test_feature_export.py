@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,5 +119,12 @@ def test_the_file_is_checked_first(tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         check_target(tmp_path / "folder.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        check_target(tmp_path / "pipe.npz")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "gone" / "features.npz")
+    with pytest.raises(InputError, match="gone is no folder in which you can write"):
+        check_target(tmp_path / "link.npz")
+    check_target(tmp_path / "FEATURES.NPZ")
     with pytest.raises(InputError, match="no folder in which you can write"):
         check_target(tmp_path / "nowhere" / "features.npz")
