@@ -447,7 +447,7 @@ def test_a_trial_that_another_machine_ran_meanwhile_counts_once(
     assert late.tags["cnnstudy.message"].endswith(f"completed this trial: run {other.run_id}")
     assert desk.tracker.files(late.run_id, "") == []
     assert counted_runs(desk.runs()) == {"alexnet-000": other}
-    assert [one["run"] for one in desk.record()["models"]] == [other.name]
+    assert [one["run"] for one in desk.record()["models"]] == ["batch size 32, seed 0 (alexnet-000)"]
     assert len(desk.told("alexnet-000: another driver took over the study")) == 1
     assert is_clean(own_places / "first")
 

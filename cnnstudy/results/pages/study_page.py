@@ -352,8 +352,8 @@ def _list_absent(
         "law": "This study does not vary the number of training images (data_fraction), so it cannot show what more "
         "images would do.",
         "front": "No finished trial has learnt anything yet.",
-        "importances": "The trials are too few (fewer than ten for each coefficient, with levels chosen without regard "
-        "to results) or too similar to attribute their differences to factors.",
+        "importances": " ".join(f"{one.network}: {line}" for one in answers for line in one.shares)
+        or "The trials are too similar to attribute their differences to factors.",
         "leaderboard": "No trial has finished.",
         "classes": "No trial has metrics by class.",
         "gallery": report.gallery.reason,
