@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
-from cnnstudy.config.factors import Choices, describe_levels, recorded_factors, title_factors
+from cnnstudy.config.factors import FACTORS, Choices, describe_levels, recorded_factors, title_factors
 from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
@@ -209,8 +209,10 @@ class Recorder:
     def _name_run(self, spec: TrialSpec) -> str:
         """Return the name of a trial's run; it begins with what differs, because MLflow's UI cuts it."""
         levels = recorded_factors(self.study.config, spec.architecture)
-        varied = [name for name, given in levels.items() if not isinstance(given, Choices) or len(given.values) > 1]
-        return f"{', '.join(filter(None, [_describe_levels(spec, varied), f'seed {spec.seed}']))} ({spec.key})"
+        varied = {name for name, given in levels.items() if not isinstance(given, Choices) or len(given.values) > 1}
+        network = spec.architecture if len(self.study.config.get("architectures", ())) > 1 else ""
+        words = [network, _describe_levels(spec, filter(varied.__contains__, FACTORS)), f"seed {spec.seed}"]
+        return f"{', '.join(filter(None, words))} ({spec.key})"
 
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         recording.epochs.append(record)

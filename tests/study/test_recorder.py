@@ -78,7 +78,10 @@ def test_the_name_of_a_run_begins_with_what_differs(tracker: Tracker, spec: Tria
     factors = {"transfer": ["scratch"], "dropout": {"low": 0.1, "high": 0.5}, "batch_size": {"alexnet": [8, 16]}}
     recorder = Recorder(tracker, tracker.open_study("varied", {**CONFIG, "factors": factors}))
     run_id = recorder.start(spec).run_id
-    assert tracker._client.get_run(run_id).info.run_name == "dropout 0.5, batch size 16, seed 3 (alexnet-007)"
+    several = {**CONFIG, "factors": factors, "architectures": ["alexnet", "vgg16"]}
+    other = Recorder(tracker, tracker.open_study("of two", several)).start(spec).run_id
+    assert tracker._client.get_run(other).info.run_name.startswith("alexnet, batch size 16, ")
+    assert tracker._client.get_run(run_id).info.run_name == "batch size 16, dropout 0.5, seed 3 (alexnet-007)"
     assert recorded(recorder).name == "alexnet-007 scratch, batch size 16, dropout 0.5", "what cnnstudy itself calls it"
 
 
