@@ -100,7 +100,7 @@ def with_file_timeout() -> AbstractContextManager[None]:
     return _file_timeout.applied() if TIMEOUT_IS_DEFAULT else contextlib.nullcontext()
 
 
-#: Seconds until a connection and until a reply, and tries of each request: by default S3 takes six minutes to fail.
+#: Seconds until a connection and until a reply, and tries of each request: by default one takes three minutes to fail.
 _S3_CONNECT_TIMEOUT, _S3_READ_TIMEOUT, _S3_ATTEMPTS = 10, 15, 2
 
 

@@ -82,7 +82,7 @@ def test_a_long_text_is_cut_and_json_is_not() -> None:
 
 @pytest.mark.parametrize(("given", "tries"), [(None, 2), ("4", 4)])
 def test_s3_fails_about_as_soon_as_a_server(given: str | None, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its libraries would take six minutes (MLflow has no setting for that)."""
+    """Its libraries would take three minutes (MLflow has no setting for that)."""
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
         monkeypatch.setenv(f"AWS_{name}", "any")
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
