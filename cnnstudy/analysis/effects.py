@@ -18,6 +18,7 @@ from cnnstudy.analysis.aliases import describe_aliases
 from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
 from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
 from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, Resolution, compare_seeds, correct_family
+from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
@@ -68,6 +69,7 @@ class Effect:
     repeats: float | None = None  # how probable it is that a repeat of the study gives the same answer, 0..1
     doubt: str = ""  # why there is no answer, whatever the interval
     ceiling: bool = False  # whether an interaction cannot be told from 0 on the logit scale
+    own_level: float = LEVEL  # of a test of this effect alone; lower in a study that is looked at while seeds are added
 
     @property
     def column(self) -> str:
@@ -115,6 +117,7 @@ def estimate_effects(
     columns: Sequence[str] | None = None,
     interactions: bool = True,
     images: int | None = None,
+    looks: Looks | None = None,
 ) -> list[Effect]:
     """Return the main effects, then the two-factor interactions, for each outcome.
 
@@ -131,6 +134,7 @@ def estimate_effects(
         interactions: whether factors may interact; if they are known not to, a fraction can answer about main effects
             that are mixed with interactions.
         images: on how many images accuracies are measured; None: found from the values.
+        looks: where the number of seeds depends on the results, how often these are looked at.
 
     Raises:
         ValueError: the trials are of several networks, or a column is unknown.
@@ -155,9 +159,11 @@ def estimate_effects(
         of_column = SeedEstimates(
             estimates.values[:, :, [index]], estimates.spread[:, [index]], estimates.pairs[:, [index]]
         )
-        table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images)
+        table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images, looks)
         listed = _list_effects(network, column, contrasts, table, doubts)
         effects += _mark_ceilings(design, listed, column, values[:, index], images)
+    if looks is not None:
+        effects = [dataclasses.replace(effect, own_level=looks.level) for effect in effects]
     return correct_together(effects)
 
 
@@ -214,7 +220,14 @@ def _repeats(effect: Effect, level: float) -> float | None:
     seeds = 0 if effect.method == ALL_TRIALS else effect.seeds
     return _or_none(
         probability_of_repeat(
-            effect.answer, effect.estimate, effect.error, effect.freedom, seeds, level, effect.missing
+            effect.answer,
+            effect.estimate,
+            effect.error,
+            effect.freedom,
+            seeds,
+            level * effect.own_level / LEVEL,
+            effect.missing,
+            effect.own_level,
         )
     )
 
@@ -242,6 +255,7 @@ def _test_contrasts(
     column: str,
     outcome: np.ndarray,
     images: int | None,
+    looks: Looks | None = None,
 ) -> _TestedContrasts:
     """Test each contrast on one outcome, and widen its interval by what missing trials could change.
 
@@ -254,6 +268,8 @@ def _test_contrasts(
     found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images), noise)
     tests, shrunk_p, error, freedom = found.tests, found.shrunk_p, found.error, found.freedom
     seeds = np.isfinite(of_seeds).sum(axis=1)
+    if looks is not None:
+        tests, shrunk_p = looks.widen(tests, seeds - 1), looks.adjust(shrunk_p)
     everywhere = (methods == ALL_TRIALS) & (not design.repeats_cells)
     if everywhere.any():
         tests[everywhere] = estimate_over_all_trials(design.frame, design.varied, design.contrasts, outcome)[everywhere]
