@@ -4,8 +4,9 @@
 
 simulates factorials image by image: every seed divides one pool anew, its trials share the validation images, images
 differ in difficulty for all networks, for each level of the factor, for each trial and from epoch to epoch. The truth
-is the mean difference of two levels at the last epoch, over seeds, on the images of the pool. It prints how often 95 % intervals hold
-it, and how wide they are compared with Student's t over the seeds' differences in accuracy after the last epoch:
+is the mean difference of two levels at the last epoch, over seeds, on the images of the pool. It prints how often 95 %
+intervals hold it, and how wide they are compared with Student's t over the seeds' differences in accuracy after the
+last epoch:
 
     accuracies       that interval
     image by image   each image's mean difference over the other seeds is a control variate (leave one seed out), with
@@ -185,7 +186,9 @@ def _read(database: Path, study: str) -> list[tuple[str, int, np.ndarray, np.nda
     """Return the cell, the seed, and the right answers of probe and validation [epochs, images] of each trial."""
     found = []
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        query = "select run_uuid, artifact_uri from runs join experiments using (experiment_id) where experiments.name = ?"
+        query = (
+            "select run_uuid, artifact_uri from runs join experiments using (experiment_id) where experiments.name = ?"
+        )
         for run, place in connection.execute(query, [study]).fetchall():
             tags = dict(connection.execute("select key, value from tags where run_uuid = ?", [run]).fetchall())
             if (tags.get("cnnstudy.kind"), tags.get("cnnstudy.state")) != ("trial", "finished"):
@@ -214,7 +217,7 @@ def main() -> None:
     print(f"| scenario | {' | '.join(f'{way} | width' for way in WAYS)} |\n|:--|{'--:|' * 2 * len(WAYS)}", flush=True)
     for scenario in SCENARIOS:
         rng = np.random.default_rng(given.seed)
-        held, width = {way: 0 for way in WAYS}, dict.fromkeys(WAYS, 0.0)
+        held, width = dict.fromkeys(WAYS, 0), dict.fromkeys(WAYS, 0.0)
         for _ in range(given.studies):
             right, images, truth = simulate(scenario, rng)
             for way, (middle, half) in intervals(right, images).items():

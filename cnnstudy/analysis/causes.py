@@ -103,7 +103,9 @@ def analyze_networks(
     question = recorded_question(study.config, has_unequal_classes(trials))
     corrected = correct_by_question([effect for one in analyses for effect in one.effects], question)
     if looks is not None:
-        question = dataclasses.replace(question, progress=judge_looks(corrected, question, study.config, looks).sentence)
+        question = dataclasses.replace(
+            question, progress=judge_looks(corrected, question, study.config, looks).sentence
+        )
     effects = iter(corrected)
     return [
         dataclasses.replace(one, question=question, effects=list(itertools.islice(effects, len(one.effects))))

@@ -37,9 +37,7 @@ def decide(config: Mapping[str, Any], trials: Sequence[RecordedRun]) -> Decision
     assert looks is not None
     finished = [run for run in trials if run.state == "finished"]
     names = dict.fromkeys(run.architecture for run in finished)
-    frames = {
-        name: pd.DataFrame([observe_end(run) for run in finished if run.architecture == name]) for name in names
-    }
+    frames = {name: pd.DataFrame([observe_end(run) for run in finished if run.architecture == name]) for name in names}
     given = (question.column,), may_interact(config)
     effects = [
         effect

@@ -76,9 +76,9 @@ def judge_looks(effects: Sequence[Effect], question: Question, config: Mapping[s
         state = f"look {looks.seeds - least + 1}: {'it stops' if stop else 'it goes on'}"
     return Decision(
         stop or looks.seeds >= looks.most,
-        f"The number of seeds follows from the results: {looks.seeds} of at most {looks.most} have run, {state}. Of its "
-        f"{len(states)} answers: {found}. Intervals and the 5 % hold at whichever look a study stops (error spending; "
-        f"one effect is tested at {100 * looks.level:.2g} % here).",
+        f"The number of seeds follows from the results: {looks.seeds} of at most {looks.most} have run, {state}. "
+        f"Of {len(states)} answers: {found}. Intervals and the 5 % hold at whichever look a study stops (error "
+        f"spending: here an effect is tested, and its interval is, at {100 * looks.level:.2g} %).",
     )
 
 
@@ -88,8 +88,9 @@ def _settle(effect: Effect, looks: Looks, precision: float | None) -> str:
         return "told"
     if effect.p_shrunk is None and effect.doubt and effect.seeds >= looks.seeds:
         return "untellable"
-    if precision is not None and effect.low is not None and effect.high is not None:
-        if max(effect.estimate - effect.low, effect.high - effect.estimate) <= precision:
+    if effect.low is not None and effect.high is not None:
+        half = max(effect.estimate - effect.low, effect.high - effect.estimate)
+        if precision is not None and half <= precision:
             return "known"
     return "unlikely" if _chance_to_tell(effect, looks) < UNLIKELY else "open"
 

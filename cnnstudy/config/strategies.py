@@ -121,9 +121,13 @@ class FactorialConfig(StrictModel):
         if not isinstance(seeds, Mapping):
             return given
         ends = ("least", "most")
-        problems = [problem(("seeds", end), "is missing; give {least: 3, most: 20}.") for end in ends if end not in seeds]
+        problems = [
+            problem(("seeds", end), "is missing; give {least: 3, most: 20}.") for end in ends if end not in seeds
+        ]
         problems += [
-            problem(("seeds", str(key)), "unknown key. The keys here are least, most.") for key in seeds if key not in ends
+            problem(("seeds", str(key)), "unknown key. The keys here are least, most.")
+            for key in seeds
+            if key not in ends
         ]
         if "least_seeds" in given:
             problems.append(problem(("least_seeds",), "is given twice, also as seeds.least; remove one."))
@@ -136,7 +140,7 @@ class FactorialConfig(StrictModel):
         problems = []
         if self.least_seeds is None:
             if self.precision is not None:
-                text = "tells when to stop, and with one number of seeds nothing stops; give seeds as {least: 3, most: 20}."
+                text = "tells when to stop, and nothing stops with one number; give seeds as {least: 3, most: 20}."
                 problems.append(problem(("precision",), text))
         elif self.seeds > MOST_LOOKED_AT:
             text = f"is {self.seeds}; a study that stops when it is clear plans at most {MOST_LOOKED_AT}."

@@ -177,7 +177,7 @@ def _refuse_changes(recorded: RecordedStudy, runs: Callable[[], Iterable[Recorde
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
         for key, old, new in config_differences(recorded.config, now)
-        if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS) or (planned and key == "strategy.seeds")
+        if ((planned and key == "strategy.seeds") or not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS))
         and (old, new) not in [(None, value) for name, value in _EARLIER_VALUES.items() if fnmatchcase(key, name)]
     ]
     if changes and any(run.kind == "trial" for run in runs()):
