@@ -4,7 +4,8 @@ An effect that the question asks for is settled if
 
     told       it raises or lowers the outcome beyond doubt
     known      its interval reaches no further than `strategy.precision` to each side
-    unlikely   with all seeds that are planned it would be told in fewer than one of ten such studies
+    unlikely   with all seeds that are planned it would be told in fewer than one of ten such studies, and its interval
+               would still reach further than `strategy.precision`, where that is given
 
 or if the design cannot tell it. The study stops as soon as all are, or with its last seed. Because intervals and tests
 hold at any look (module looks), any rule for stopping keeps them true; `unlikely` only saves seeds that would hardly
@@ -62,7 +63,7 @@ def judge_looks(effects: Sequence[Effect], question: Question, config: Mapping[s
     words = {
         "told": "told",
         "known": f"known to within {100 * (precision or 0):.3g} points",
-        "unlikely": f"unlikely (below {100 * UNLIKELY:.0f} %) to be told with all {looks.most} seeds",
+        "unlikely": f"unlikely to be told {'or so well known ' if precision else ''}with all {looks.most} seeds",
         "untellable": "not to be told by this design",
         "open": "open",
     }
@@ -92,21 +93,24 @@ def _settle(effect: Effect, looks: Looks, precision: float | None) -> str:
         half = max(effect.estimate - effect.low, effect.high - effect.estimate)
         if precision is not None and half <= precision:
             return "known"
-    return "unlikely" if _chance_to_tell(effect, looks) < UNLIKELY else "open"
+    return "unlikely" if _is_hopeless(effect, looks, precision) else "open"
 
 
-def _chance_to_tell(effect: Effect, looks: Looks) -> float:
-    """Return the predictive probability that the effect's own t-test tells it after the last seed; 1 if unknown.
+def _is_hopeless(effect: Effect, looks: Looks, precision: float | None) -> bool:
+    """Return whether the seeds left would hardly tell the effect, nor make its interval as narrow as wanted.
 
-    The truth is predicted from the seeds so far, about which nothing else is known.
+    The chance is the predictive probability that its own t-test tells it after the last seed: the truth is predicted
+    from the seeds so far, about which nothing else is known.
     """
     from scipy import special
 
     seeds, most = effect.seeds, looks.most
     if not effect.error or effect.freedom is None or seeds < 2 or seeds >= most:
-        return 1.0
+        return False
     of_seed = effect.error * math.sqrt(seeds)
-    limit = special.stdtrit(most - 1, 1 - Looks(most, most).level / 2) * of_seed / math.sqrt(most)
+    half = special.stdtrit(most - 1, 1 - Looks(most, most).level / 2) * of_seed / math.sqrt(most)
+    if precision is not None and half <= precision:
+        return False
     spread = (1 - seeds / most) * of_seed * math.sqrt(1 / seeds + 1 / (most - seeds))
-    beyond = [special.stdtr(effect.freedom, -(limit - sign * effect.estimate) / spread) for sign in (1, -1)]
-    return float(sum(beyond))
+    beyond = [special.stdtr(effect.freedom, (sign * effect.estimate - half) / spread) for sign in (1, -1)]
+    return float(sum(beyond)) < UNLIKELY

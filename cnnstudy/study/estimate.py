@@ -76,10 +76,10 @@ def _report_factorial(config: StudyConfig, remaining: int, display: Display) -> 
     display.show_message(f"factorial: {shown} x {seeds} = {trials} ({left})")
     _show_by_network({name: _describe_factors(config, name) for name in names}, display)
     if least is not None:
-        near = "" if strategy.precision is None else f"known to within {100 * strategy.precision:.3g} points, "
+        near = "" if strategy.precision is None else f"known to within {100 * strategy.precision:.3g} points "
         display.show_message(
             f"  it stops after {least} seeds or more, as soon as each answer to its question is told, {near}or "
-            "unlikely to be told with all seeds; estimates are for all"
+            "unlikely to be with all seeds; estimates are for all"
         )
     if strategy.design == "fractional" and not strategy.assume_no_interactions:
         _warn_of_mixed_effects(config, display)
