@@ -78,8 +78,9 @@ def judge_looks(effects: Sequence[Effect], question: Question, config: Mapping[s
     return Decision(
         stop or looks.seeds >= looks.most,
         f"The number of seeds follows from the results: {looks.seeds} of at most {looks.most} have run, {state}. "
-        f"Of {len(states)} answers: {found}. Intervals and the 5 % hold at whichever look a study stops (error "
-        f"spending: here an effect is tested, and its interval is, at {100 * looks.level:.2g} %).",
+        f"Of {len(states)} answer{'' if len(states) == 1 else 's'}: {found}. Intervals and the 5 % hold at whichever "
+        f"look a study stops (error spending: here an effect is tested, and has its interval, at "
+        f"{100 * looks.level:.2g} %).",
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fake_executor
 import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
@@ -14,7 +16,8 @@ from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import StudyChangedError, WorkerError
 from cnnstudy.execution import Workers
-from cnnstudy.names import Tag
+from cnnstudy.names import Tag, last_name
+from cnnstudy.records import TrialResult, TrialSpec
 from cnnstudy.results import terminal
 from cnnstudy.results.watch import describe_progress, first_snapshot
 from cnnstudy.study import looks
@@ -83,6 +86,14 @@ class Desk:
 @pytest.fixture
 def desk(own_places: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Desk:
     leave_out_pictures(monkeypatch)
+
+    def measure_end(spec: TrialSpec, best: dict[str, float], *more: Any) -> TrialResult:
+        result = original(spec, best, *more)
+        ends = {last_name(name): best[name] for name in ("gap/accuracy", "val/accuracy", "train/accuracy")}
+        return dataclasses.replace(result, final={**result.final, **ends})
+
+    original = fake_executor._result
+    monkeypatch.setattr(fake_executor, "_result", measure_end)
     return Desk(own_places, tracker)
 
 
@@ -90,7 +101,7 @@ def test_it_stops_when_the_answer_is_clear_and_says_so_everywhere(desk: Desk) ->
     outcome = desk.run(CLEAR)
     assert (outcome.finished, outcome.missing, desk.trained) == (6, 0, 6)
     (told,) = desk.looks()
-    assert "3 of at most 6 have run, look 1: it stops. Of 1 answers: 1 told." in told
+    assert "3 of at most 6 have run, look 1: it stops. Of 1 answer: 1 told." in told
     assert (desk.own().tags[Tag.STOPPED], desk.own().state) == ("3", "finished")
     (found,) = terminal.analyze_study(desk.tracker, desk.tracker.study("fake"))
     assert found.question.progress == told, "effects and report say what the driver said"
