@@ -96,12 +96,6 @@ class FactorialConfig(StrictModel):
         "question is answered",
         json_schema_extra=_describe_seeds,
     )
-    least_seeds: Whole | None = Field(
-        None, ge=FEWEST_LOOK, le=MOST_LOOKED_AT, description="seeds after which the study may stop; `seeds` is the most"
-    )
-    precision: Number | None = Field(
-        None, gt=0, lt=1, description="half width, as a share, of an interval that is narrow enough to stop"
-    )
     fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: run about one in this many cells")
     cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
     assume_no_interactions: bool = Field(
@@ -111,6 +105,12 @@ class FactorialConfig(StrictModel):
     )
     tune: tuple[str, ...] = Field(
         (), description="factors, such as learning_rate, that take their best level in each cell"
+    )
+    least_seeds: Whole | None = Field(
+        None, ge=FEWEST_LOOK, le=MOST_LOOKED_AT, description="seeds after which the study may stop; `seeds` is the most"
+    )
+    precision: Number | None = Field(
+        None, gt=0, lt=1, description="half width, as a share, of an interval that is narrow enough to stop"
     )
 
     @model_validator(mode="before")
@@ -122,13 +122,19 @@ class FactorialConfig(StrictModel):
             return given
         ends = ("least", "most")
         problems = [
-            problem(("seeds", end), "is missing; give {least: 3, most: 20}.") for end in ends if end not in seeds
-        ]
-        problems += [
             problem(("seeds", str(key)), "unknown key. The keys here are least, most.")
             for key in seeds
             if key not in ends
         ]
+        for end in ends:
+            if end not in seeds:
+                problems.append(problem(("seeds", end), "is missing; give {least: 3, most: 20}."))
+            elif type(seeds[end]) is not int or not FEWEST_LOOK <= seeds[end] <= MOST_LOOKED_AT:
+                text = f"must be a whole number from {FEWEST_LOOK} to {MOST_LOOKED_AT}, not {format_given(seeds[end])}."
+                problems.append(problem(("seeds", end), text))
+        if not problems and seeds["least"] >= seeds["most"]:
+            text = f"is {seeds['least']}, and must be less than the most, {seeds['most']}."
+            problems.append(problem(("seeds", "least"), text))
         if "least_seeds" in given:
             problems.append(problem(("least_seeds",), "is given twice, also as seeds.least; remove one."))
         if problems:
@@ -150,8 +156,8 @@ class FactorialConfig(StrictModel):
             problems.append(problem(("least_seeds",), text))
         elif self.design == "qmc" or self.tune:
             what = "design qmc" if self.design == "qmc" else "tune"
-            text = f"can't be combined with {what}, whose intervals hold at the end only; give seeds as one number."
-            problems.append(problem(("least_seeds",), text))
+            text = f"can't be least and most with {what}, whose intervals hold at the end only; give one number."
+            problems.append(problem(("seeds",), text))
         if problems:
             raise validation_error("strategy", problems)
         return self
