@@ -49,7 +49,6 @@ STOPPING = (
     "5 seeds, 2^3, 6.6 points",
     "5 seeds, no effects",
     "5 seeds, noise differs threefold",
-    "5 seeds, heavy tails",
     "3 seeds, accuracy of 160 images",
     "5 seeds, two factors act differently by seed",
 )

@@ -4,7 +4,7 @@ An effect that the question asks for is settled if
 
     told       it raises or lowers the outcome beyond doubt
     known      its interval reaches no further than `strategy.precision` to each side
-    unlikely   with all seeds that are planned it would be told in fewer than one of ten such studies, and its interval
+    unlikely   with all seeds that are planned it would be told in fewer than one of five such studies, and its interval
                would still reach further than `strategy.precision`, where that is given
 
 or if the design cannot tell it. The study stops as soon as all are, or with its last seed. Because intervals and tests
@@ -26,7 +26,7 @@ from cnnstudy.analysis.question import Question
 from cnnstudy.tracking.recorded import RecordedRun
 
 #: An effect is not waited for if the probability that the seeds left would tell it is below this.
-UNLIKELY = 0.1
+UNLIKELY = 0.2
 
 
 @dataclass(frozen=True)
