@@ -61,7 +61,7 @@ class Snapshot:
         # images and weights need not be on this machine
         config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
-            return read_stopped(StudyConfig.model_validate(config), self.study.tags).total_trials
+            return read_stopped(StudyConfig.model_validate(config), self.study.stopped).total_trials
         except (ValueError, CnnstudyError):
             return 0
 

@@ -134,6 +134,11 @@ class RecordedRun:
             return {}
 
     @property
+    def stopped(self) -> str:
+        """Return after how many seeds the study stopped because its question was answered; "" if it did not."""
+        return self.tags.get(Tag.STOPPED, "")
+
+    @property
     def verdict(self) -> str:
         """Return the trial's verdict, one of training/verdict.py's; "" before the trial ends."""
         return self.tags.get(Tag.VERDICT, "")
