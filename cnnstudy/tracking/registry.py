@@ -37,6 +37,7 @@ from cnnstudy.tracking.entities import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.tracking.retry import comes_from_store, is_disk_full, is_transient, telling
+from cnnstudy.tracking.shown_names import own_tags
 from cnnstudy.tracking.study_run import is_missing
 from cnnstudy.training import model_files
 
@@ -283,7 +284,7 @@ class Registry:
             return {}
         with self._translate_errors():
             try:
-                return dict(self._client.get_run(run_id).data.tags)
+                return own_tags(self._client.get_run(run_id).data.tags)
             except MlflowException as reason:
                 if is_missing(reason):
                     return {}
