@@ -37,6 +37,7 @@ from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
+from cnnstudy.results.study_note import record_note
 from cnnstudy.results.terminal import (
     analyze_ended_study,
     analyze_study,
@@ -117,6 +118,8 @@ def run(
         raise KeyboardInterrupt(_STOPPED)
     if loaded.config.strategy.kind == "factorial":
         analyze_ended_study(tracker, outcome.recorded, print_note)
+    else:
+        record_note(tracker, outcome.recorded, print_note)
     return StudyResults(tracker, loaded.config.name)
 
 

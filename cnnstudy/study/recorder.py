@@ -15,7 +15,7 @@ from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import FACTORS, Choices, describe_levels, recorded_factors, title_factors
 from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
-from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
+from cnnstudy.names import NOBODY, Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
@@ -332,7 +332,7 @@ class Recorder:
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """Record how the study ended, and release it; never waits for MLflow."""
-        last = {**tags, Tag.DRIVER: ""}
+        last = {**tags, Tag.DRIVER: NOBODY}
         if self.outbox.delivery.has_pending:
             self.outbox.leave(self.study.run_id, EndRun(state, last))
         else:

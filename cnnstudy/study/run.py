@@ -20,7 +20,7 @@ from cnnstudy.config.load import Study
 from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.execution import Workers
-from cnnstudy.names import Tag, count_tag
+from cnnstudy.names import NOBODY, Tag, count_tag
 from cnnstudy.search import make_strategy
 from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.study import resume
@@ -259,6 +259,8 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
     resources.prepare()
+    data = list({images.digest: images for images in resources.images.values()}.values())  # networks may share them
+    recorder.outbox.delivery.read(lambda: recorder.tracker.add_inputs(recorder.study.run_id, data))
     warn_of_few_validation_images(resources.images.values(), display)
     driver = Driver(resources, strategy)
     if not isinstance(strategy, FactorialStrategy):
@@ -334,6 +336,6 @@ def _end_study(recorder: Recorder, outcome: Outcome) -> None:
     """Record how the study ended, release it, and wait until MLflow has every record."""
     tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
     tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
-    tags[Tag.DRIVER] = ""
+    tags[Tag.DRIVER] = NOBODY
     recorder.outbox.write(recorder.study.run_id, EndRun("failed" if outcome.missing else "finished", tags))
     recorder.outbox.delivery.wait()

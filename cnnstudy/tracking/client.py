@@ -26,6 +26,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
+from cnnstudy.records import PreparedImages
 from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
@@ -275,7 +276,10 @@ class Tracker:
         """Mark the study as running, with its configuration unchanged."""
         with self._translate_errors():
             self._client.update_run(study.run_id, status="RUNNING")
-        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
+            ended = self._client.get_run(study.run_id).data.tags
+            for tag in {Tag.REASON, Tag.MESSAGE} & ended.keys():  # of how it ended before; an empty one would be shown
+                self._client.delete_tag(study.run_id, tag)
+        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running"})
 
     def artifact_location(self, experiment_id: str) -> str:
         """Return where the files of the experiment's runs are stored: a folder's path or a URI."""
@@ -474,6 +478,11 @@ class Tracker:
         if model.end is not None:
             self._end(run_id, replace(model.end, tags={**tags, **model.end.tags}), attempt.at, metrics)
         return f"models:/{model_id}"
+
+    def add_inputs(self, run_id: str, images: Sequence[PreparedImages]) -> None:
+        """Record images as the data sets of a run; those that it has already stay as they are."""
+        with self._translate_errors(), without_client_retries():
+            self._client.log_inputs(run_id, [to_dataset_input(one) for one in images])
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
         found = self._client.search_logged_models([experiment_id], tag_filter(Tag.TOKEN, token), max_results=1)

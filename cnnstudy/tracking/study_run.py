@@ -16,7 +16,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import LostRunError
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.tracking.recorded import RecordedStudy, config_tags, name_run, tag_filter
 from cnnstudy.tracking.relocation import FOLDER
 from cnnstudy.tracking.retry import is_transient
@@ -37,7 +37,8 @@ def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
     runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
     # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
-    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
+    idle = {run.info.run_id: run.data.tags.get(Tag.DRIVER, "") in ("", NOBODY) for run in runs}
+    return sorted(runs, key=lambda run: (idle[run.info.run_id], run.info.start_time, run.info.run_id))
 
 
 def find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: dict[str, Any]) -> Run:

@@ -33,7 +33,7 @@ from cnnstudy.errors import (
     WorkerError,
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed, Workers
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.records import TrialSpec
 from cnnstudy.results import terminal
 from cnnstudy.search.optuna_search import OptunaStrategy
@@ -480,7 +480,7 @@ def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
     with pytest.raises(type(error)):
         desk.run()
     (own,) = desk.runs("study")
-    assert own.tags[Tag.DRIVER] == ""
+    assert own.tags[Tag.DRIVER] == NOBODY
     assert own.state == "finished"
 
 
@@ -1383,7 +1383,7 @@ def test_a_study_that_was_begun_elsewhere_is_taken_over_when_asked(desk: Desk) -
     assert desk.executor is None
     assert desk.run("budget.trials=2", take_over=True).finished == 2
     assert desk.status(left.run_id) == "KILLED"
-    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == NOBODY
 
 
 def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
@@ -1420,7 +1420,7 @@ def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
 
     with contextlib.suppress(ZeroDivisionError):
         desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
-    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == NOBODY
 
 
 def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> None:
