@@ -212,6 +212,7 @@ def write_report(
     folder: Path,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     gap: float = DEFAULT_TARGET_GAP,
+    records: bool = True,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
@@ -220,6 +221,7 @@ def write_report(
     Args:
         gallery: the model's mistakes, or the reason why there are none (see report_data.read_gallery).
         gap: the target gap (0..1) of the data-size projection.
+        records: False: MLflow's store can't be written, so that the page is only in the folder.
 
     Returns:
         The path of the page.
@@ -236,6 +238,8 @@ def write_report(
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
         shutil.copytree(new, folder, dirs_exist_ok=True)
+        if not records:
+            return folder / PAGE
         try:
             tracker.log_files(study.run_id, scratch)
         except TrackingError as error:
