@@ -38,6 +38,9 @@ from cnnstudy.tracking.spool import remove_abandoned_files
 from cnnstudy.tracking.system_metrics import SystemMetrics, measuring_system
 from cnnstudy.training import model_files
 
+#: The pairs of true and predicted class that validation has, as MLflow's UI shows tables.
+CONFUSION_TABLE = "confusion.json"
+
 
 @dataclass
 class TrialRecording:
@@ -385,8 +388,8 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
         **_untrained_epoch_tags(recording),
         Tag.NOTE: _describe_trial(recording, result),
     }
-    if "predictions" in result.files:
-        tags[Tag.TABLES] = json.dumps([{"path": RESULT_TABLES["predictions"], "type": "table"}])
+    tables = [CONFUSION_TABLE, *([RESULT_TABLES["predictions"]] if "predictions" in result.files else [])]
+    tags[Tag.TABLES] = json.dumps([{"path": path, "type": "table"} for path in tables])
     if result.checkpoint_note:
         tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
     if result.verdict:
@@ -443,8 +446,16 @@ def _write_trial_files(
 def write_tables(
     folder: Path, classes: Sequence[str], result: TrialResult, per_class: Sequence[Mapping[str, float | str]]
 ) -> None:
-    """Write per-class metrics and the confusion matrix as CSV, and the tables of images that the worker saved."""
+    """Write per-class metrics, the confusion matrix as CSV and as a table, and the tables that the worker saved."""
     _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
+    pairs = [
+        [name, predicted, images]
+        for name, counts in zip(classes, result.confusion, strict=True)
+        for predicted, images in zip(classes, counts, strict=True)
+        if images
+    ]
+    table = {"columns": ["class", "predicted", "images"], "data": pairs}
+    (folder / CONFUSION_TABLE).write_text(json.dumps(table), encoding="utf-8")
     rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
     for name, file in RESULT_TABLES.items():

@@ -152,6 +152,27 @@ def layout_tag(config: Mapping[str, Any]) -> str:
     return json.dumps({"name": "Study", "createdAt": 0, "state": f"deflate;{packed}"})
 
 
+def _search_url(base: str, experiment_id: str, where: str) -> str:
+    query = urlencode({"searchFilter": where, "workflowType": "machine_learning"})
+    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{query}"
+
+
+def trials_url(base: str, experiment_id: str, architecture: str = "", kind: str = "trial") -> str:
+    """Return the address of a study's trials, or of those of one network, in the view for model training.
+
+    Args:
+        kind: "trial", or "confirm" for those with fresh seeds.
+    """
+    network = f" AND {tag_filter(Tag.ARCHITECTURE, architecture)}" if architecture else ""
+    return _search_url(base, experiment_id, f"{tag_filter(Tag.KIND, kind)}{network}")
+
+
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page, in the view for model training."""
+    place = f"{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{base.rstrip('/')}/#/experiments/{place}?workflowType=machine_learning"
+
+
 def study_url(base: str, experiment_id: str, table: bool = False) -> str:
     """Return the address that opens the layout, as charts or as a table.
 

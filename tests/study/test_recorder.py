@@ -150,8 +150,14 @@ def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_
     files = artifacts(recorder, recorded(recorder), tmp_path / "down")
     assert set(files) == {
         *("curves.png", "confusion_matrix.png"),
-        *("per_class.csv", "confusion_matrix.csv", "trial.json"),
+        *("per_class.csv", "confusion_matrix.csv", "confusion.json", "trial.json"),
     }
+    table = json.loads(files["confusion.json"])
+    assert table["columns"] == ["class", "predicted", "images"]
+    wild = 'dög, "wild"'
+    assert table["data"] == [["=cmd()", "=cmd()", 3], ["=cmd()", wild, 1], [wild, "=cmd()", 2], [wild, wild, 2]]
+    shown = json.loads(recorded(recorder).tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "confusion.json", "type": "table"}]
     for name in ("curves.png", "confusion_matrix.png"):
         assert files[name].startswith(b"\x89PNG")
         assert min(struct.unpack(">II", files[name][16:24])) > 200

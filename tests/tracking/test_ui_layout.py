@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from cnnstudy.config.factors import FACTORS
-from cnnstudy.tracking.ui_layout import SECTIONS, VIEW_KEY, VIEW_TAG, layout_tag, study_url
+from cnnstudy.tracking.ui_layout import SECTIONS, VIEW_KEY, VIEW_TAG, layout_tag, run_url, study_url, trials_url
 
 #: A factorial in which the batch size, and for one network the dropout, varies.
 CONFIG = {
@@ -70,6 +70,21 @@ def test_every_chart_has_a_section_and_an_id_of_its_own() -> None:
     charts = state["compareRunCharts"]
     assert {chart["metricSectionId"] for chart in charts} == sections
     assert len({chart["uuid"] for chart in charts}) == len(charts) == 1 + sum(len(s.cards) for s in SECTIONS)
+
+
+def test_links_to_trials_open_in_the_view_for_model_training() -> None:
+    for url, kind in (
+        (trials_url("http://host/", "7", "vgg16"), "trial"),
+        (trials_url("http://host", "7", kind="confirm"), "confirm"),
+    ):
+        route = urlsplit(urlsplit(url).fragment)
+        assert (urlsplit(url).netloc, route.path) == ("host", "/experiments/7/runs")
+        query = parse_qs(route.query)
+        assert query["workflowType"] == ["machine_learning"]
+        (where,) = query["searchFilter"]
+        assert where.startswith(f"tags.`cnnstudy.kind` = '{kind}'")
+        assert ("tags.`cnnstudy.architecture` = 'vgg16'" in where) == (kind == "trial")
+    assert run_url("http://host/", "7", "abc") == "http://host/#/experiments/7/runs/abc?workflowType=machine_learning"
 
 
 def test_the_address_names_the_layout_and_nothing_that_hides_it() -> None:
