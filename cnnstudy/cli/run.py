@@ -113,6 +113,7 @@ def _run(
     with choose_display(console, quiet) as display:
         outcome = run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed)
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
 
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
@@ -120,7 +121,9 @@ def _run(
         retry.call(lambda: terminal.show_outcome(console, tracker, outcome), print_note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
-    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+    if loaded.config.strategy.kind != "factorial" and not outcome.interrupted:
+        record_note(tracker, outcome.recorded, print_note)
+    elif not outcome.interrupted:
         analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
@@ -192,6 +195,10 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
+    if outcome.confirmed is not None:
+        from cnnstudy.results.study_note import record_note
+
+        record_note(tracker, outcome.recorded, print_note)
     if json_ and outcome.confirmed is not None:
         from cnnstudy.results.json_answers import describe_confirmation
 

@@ -16,6 +16,7 @@ result; for a dry run, an estimate of time, memory and disk.
     objective      the metric that ranks epochs and trials where the file names none
     budget         how many epochs a trial trains, and after how many updates trials are compared
     driver         the loop that hands out trials and reacts to failures
+    interim        the answer so far of a factorial that runs, in a process of its own
     failures       which failures get another attempt, and when the study stops
     recorder       writes trials to MLflow
     dry_run        --dry-run: the checks of a run, and what it will take
