@@ -42,6 +42,7 @@ def import_file(
 
     about = import_weights(architecture, file, target, source, licence)
     told = "without a classifier" if about.classes is None else f"of {about.classes} classes"
+    fresh = "the head and auxiliary heads start" if architecture.has_auxiliary_heads else "the head starts"
     output.print_lines(
         output.open_console(),
         [
@@ -50,6 +51,7 @@ def import_file(
             f"  SHA-256        {about.sha256}",
             f"  preprocessing  {about.preprocessing}, inside the model; the file does not say what it expects",
             f"  licence        {about.licence}",
+            f"  not taken      {fresh} fresh in each trial",
             f"In a study file: weights: {{{network}: {{source: file, file: {target.stem}}}}}",
         ],
     )
