@@ -1,4 +1,4 @@
-"""What networks with torchvision's weights have in common: their pixels, and convolutions as PyTorch pads them.
+"""What networks with torchvision's weights have in common: pixels, pools, and convolutions as PyTorch pads them.
 
 Keras' `same` would pad one side more at stride 2, and BatchNormalization has the epsilon and momentum that it is given.
 """
@@ -46,3 +46,12 @@ def convolve(
         filters, kernel, stride, padding, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{number}"
     )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=f"{name}_norm{number}")(x)
+
+
+def average_to(x: keras.KerasTensor, side: int, name: str) -> keras.KerasTensor:
+    """Return maps [b, side, side, channels] as PyTorch's adaptive pool: averaged, or repeated where there are fewer."""
+    from keras import layers
+
+    if x.shape[1] == 1:  # of which Keras' adaptive pool would take windows of 2
+        return layers.UpSampling2D(side, name=name)(x)
+    return layers.AdaptiveAveragePooling2D(side, name=name)(x)

@@ -9,7 +9,7 @@ whatever the size of the images: those of other sizes are averaged or repeated. 
 from __future__ import annotations
 
 from cnnstudy.architectures import HEAD, Architecture, Outputs, dense_head
-from cnnstudy.architectures._torchvision import NORMALISED, normalise
+from cnnstudy.architectures._torchvision import NORMALISED, average_to, normalise
 
 #: (stage, filters, kernel, stride, padding on all sides, max-pool 3/2 after it?, number in torchvision)
 TABLE = (
@@ -39,7 +39,7 @@ def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: floa
         x = layers.Conv2D(filters, kernel, stride, activation="relu", name=stage)(x)
         if pooled:
             x = layers.MaxPooling2D(3, 2, name=f"{stage}_pool")(x)
-    x = layers.AdaptiveAveragePooling2D(6, name=f"{HEAD}_pool")(x)  # [b, 6, 6, 256]
+    x = average_to(x, 6, f"{HEAD}_pool")  # [b, 6, 6, 256]
     return Outputs(inputs, dense_head(x, HEAD_UNITS, dropout, classes))
 
 

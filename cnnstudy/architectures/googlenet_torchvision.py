@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Architecture, Outputs, pooled_head
-from cnnstudy.architectures._torchvision import convolve
+from cnnstudy.architectures._torchvision import average_to, convolve
 from cnnstudy.architectures.googlenet import TABLE
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _auxiliary_head(x: keras.KerasTensor, classes: int, dropout: float, name: st
     """Add an auxiliary head: average to 4x4 maps, 1x1 convolution, one hidden layer."""
     from keras import layers
 
-    x = layers.AdaptiveAveragePooling2D(4, name=f"{name}_pool")(x)  # [b, 4, 4, channels]
+    x = average_to(x, 4, f"{name}_pool")  # [b, 4, 4, channels]
     x = layers.Flatten(name=f"{name}_flatten")(_convolve(x, 128, 1, name))
     x = layers.Dense(1024, activation="relu", name=f"{name}_dense")(x)
     x = layers.Dropout(dropout, name=f"{name}_dropout")(x)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnnstudy.architectures import Network
+from cnnstudy.architectures._torchvision import average_to
 from cnnstudy.training.weights import backbone_layers
 
 #: With 1000 classes: parameters that train, as torchvision's documentation states them (VGG16 has another head here:
@@ -92,3 +93,13 @@ def test_vgg16_is_that_of_keras_but_for_names_and_pixels(stage: int, build: Call
         one, other = ours.get_layer(f"conv{stage}_{number}"), theirs.get_layer(f"block{stage}_conv{number}")
         assert one.get_config() | {"name": ""} == other.get_config() | {"name": ""}
         assert one.output.shape == other.output.shape
+
+
+@pytest.mark.parametrize(("side", "expected"), [(1, [0, 0, 0, 0]), (2, [0, 0, 1, 1]), (5, [0.5, 1.5, 2.5, 3.5])])
+def test_maps_are_averaged_to_a_size_or_repeated(side: int, expected: list[float]) -> None:
+    """As PyTorch's adaptive pool, also in a compiled function."""
+    inputs = keras.Input((side, side, 1))
+    model = keras.Model(inputs, average_to(inputs, 4, "pool"))
+    rows = np.broadcast_to(np.arange(side, dtype=np.float32)[:, None, None], (1, side, side, 1))
+    for outputs in (model(rows), model.predict(rows, verbose=0)):
+        np.testing.assert_allclose(np.asarray(outputs)[0, :, 2, 0], expected)
