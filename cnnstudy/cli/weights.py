@@ -115,6 +115,7 @@ def verify(
     failed = []
     for name in networks or known:
         for size in verification.SIZES:
+            output.print_line(output.open_console(error=True), f"comparing {name} at {size} pixels")
             found = verification.compare_with_torchvision(architectures.find(name), size, precision.value)
             failed += [] if found.holds else [f"{name} at {size} pixels"]
             differences = (f"{found.difference:.1e}", found.worst, f"{found.outputs:.1e}", f"{found.spread:.2f}")

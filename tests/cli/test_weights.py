@@ -48,6 +48,7 @@ def test_imported_weights_are_used_by_their_name(file: Path, own_places: Path) -
     said = call("import", str(file), "--network", "resnet18", "--name", "mine", "--licence", "CC BY 4.0")
     assert said.splitlines()[0] == "weights/mine.npz: weights of ResNet 18 from a cnnstudy file without a classifier"
     assert "  licence        CC BY 4.0" in said
+    assert "  not taken      the head starts fresh in each trial" in said
     assert "In a study file: weights: {resnet18: {source: file, file: mine}}" in said
     (own_places / "probe.yaml").write_text(STUDY)
     found = load_study("probe.yaml").config.weights["resnet18"].file
