@@ -11,6 +11,7 @@ import pytest
 
 from cnnstudy.architectures import Network
 from cnnstudy.architectures._torchvision import average_to
+from cnnstudy.architectures.googlenet_torchvision import WINDOWS, _pool
 from cnnstudy.training.weights import backbone_layers
 
 #: With 1000 classes: parameters that train, as torchvision's documentation states them (VGG16 has another head here:
@@ -51,27 +52,25 @@ def test_alexnets_head_takes_maps_of_any_size(size: int, sides: tuple[int, ...],
     assert model.get_layer("head_pool").output.shape[1:] == (6, 6, 256)
 
 
-@pytest.mark.parametrize("size", [15, 96, 97, 98, 99, 224, 225])
-def test_googlenets_maps_are_as_large_as_in_ceil_mode(size: int, build: Callable[..., Network]) -> None:
-    model = build("googlenet_torchvision", size).training
-    side = (size - 1) // 2 + 1
-    for name, window in {"pool1": 3, "pool2": 3, "pool3": 3, "pool4": 2}.items():
-        side = math.ceil((side - window) / 2) + 1
-        assert model.get_layer(name).output.shape[1] == side, name
+@pytest.mark.parametrize(("name", "window"), WINDOWS.items())
+def test_googlenets_pools_are_those_of_ceil_mode(name: str, window: int) -> None:
+    """The last window may reach beyond the map; the first one begins at the first pixel all the same."""
+    rng = np.random.default_rng(0)
+    for side in range(2, 12):
+        inputs = keras.Input((side, side, 1))
+        maps = rng.uniform(size=(2, side, side, 1)).astype(np.float32)
+        starts = [2 * number for number in range(math.ceil((side - window) / 2) + 1)]
+        columns = [[maps[:, y : y + window, x : x + window].max(axis=(1, 2)) for x in starts] for y in starts]
+        expected = np.moveaxis(np.array(columns), 2, 0)
+        np.testing.assert_array_equal(keras.Model(inputs, _pool(inputs, name))(maps), expected, err_msg=f"{side}")
+
+
+def test_where_googlenet_pools(build: Callable[..., Network]) -> None:
+    model = build("googlenet_torchvision", 224).training
+    sides = {name: model.get_layer(name).output.shape[1] for name in WINDOWS}
+    assert sides == {"pool1": 56, "pool2": 28, "pool3": 14, "pool4": 7}
     for number in (1, 2):
         assert model.get_layer(f"auxiliary{number}_pool").output.shape[1:3] == (4, 4)
-
-
-@pytest.mark.parametrize("side", [5, 6])
-def test_a_window_reaches_beyond_the_last_row_and_column_only(side: int, build: Callable[..., Network]) -> None:
-    """In maps of an even size, the first window begins at the first pixel all the same."""
-    network = build("googlenet_torchvision", {5: 19, 6: 23}[side])  # conv1 halves these twice over
-    layer = network.training.get_layer("pool1")
-    assert layer.input.shape[1] == {5: 10, 6: 12}[side]
-    image = np.zeros((1, *layer.input.shape[1:]), np.float32)
-    image[0, 2, 2] = image[0, -1, -1] = 1
-    pooled = np.asarray(type(layer).from_config(layer.get_config())(image))[0, ..., 0]
-    assert np.argwhere(pooled).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [pooled.shape[0] - 1] * 2]
 
 
 def test_googlenets_branches(build: Callable[..., Network]) -> None:
