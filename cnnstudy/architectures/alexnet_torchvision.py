@@ -11,13 +11,13 @@ from __future__ import annotations
 from cnnstudy.architectures import HEAD, Architecture, Outputs, dense_head
 from cnnstudy.architectures._torchvision import NORMALISED, average_to, normalise
 
-#: (stage, filters, kernel, stride, padding on all sides, max-pool 3/2 after it?, number in torchvision)
+#: (stage, filters, kernel, stride, padding, max-pool 3/2 after it?, number in torchvision)   output at 224 pixels
 TABLE = (
-    ("conv1", 64, 11, 4, 2, True, 0),  # output at 224 pixels: 55 -> 27
-    ("conv2", 192, 5, 1, 2, True, 3),  # 27 -> 13
-    ("conv3", 384, 3, 1, 1, False, 6),  # 13
-    ("conv4", 256, 3, 1, 1, False, 8),  # 13
-    ("conv5", 256, 3, 1, 1, True, 10),  # 13 -> 6
+    ("conv1", 64, 11, 4, "valid", True, 0),  # 55 -> 27
+    ("conv2", 192, 5, 1, "same", True, 3),  # 27 -> 13
+    ("conv3", 384, 3, 1, "same", False, 6),  # 13
+    ("conv4", 256, 3, 1, "same", False, 8),  # 13
+    ("conv5", 256, 3, 1, "same", True, 10),  # 13 -> 6
 )
 HEAD_UNITS = (4096, 4096)
 #: Layer -> its name in torchvision.
@@ -33,10 +33,9 @@ def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: floa
     from keras import layers
 
     inputs = layers.Input((image_size, image_size, 3), name="image")
-    x = normalise(inputs)
+    x = layers.ZeroPadding2D(2, name="pad")(normalise(inputs))  # [b, 228, 228, 3]
     for stage, filters, kernel, stride, padding, pooled, _ in TABLE:
-        x = layers.ZeroPadding2D(padding, name=f"{stage}_pad")(x)
-        x = layers.Conv2D(filters, kernel, stride, activation="relu", name=stage)(x)
+        x = layers.Conv2D(filters, kernel, stride, padding, activation="relu", name=stage)(x)
         if pooled:
             x = layers.MaxPooling2D(3, 2, name=f"{stage}_pool")(x)
     x = average_to(x, 6, f"{HEAD}_pool")  # [b, 6, 6, 256]

@@ -44,16 +44,19 @@ def _pool(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _inception(x: keras.KerasTensor, row: tuple[int, ...], name: str) -> keras.KerasTensor:
-    """Add an Inception block (paper, figure 2 (b)), with two 3x3 convolutions; `row` is of `googlenet.TABLE`."""
+    """Add an Inception block (paper, figure 2 (b)), with two 3x3 convolutions; `row` is of `googlenet.TABLE`.
+
+    Layers are named after their branch: `inception_3a_2_conv1`.
+    """
     from keras import layers
 
     n1x1, reduce3x3, n3x3, reduce5x5, n5x5, projection = row
-    branches = [_convolve(x, n1x1, 1, f"{name}_branch1")]
+    branches = [_convolve(x, n1x1, 1, f"{name}_1")]
     for number, reduced, filters in ((2, reduce3x3, n3x3), (3, reduce5x5, n5x5)):
-        narrow = _convolve(x, reduced, 1, f"{name}_branch{number}", "1")
-        branches.append(_convolve(narrow, filters, 3, f"{name}_branch{number}", "2"))
+        narrow = _convolve(x, reduced, 1, f"{name}_{number}", "1")
+        branches.append(_convolve(narrow, filters, 3, f"{name}_{number}", "2"))
     pooled = layers.MaxPooling2D(3, 1, "same", name=f"{name}_pool")(x)
-    branches.append(_convolve(pooled, projection, 1, f"{name}_branch4"))
+    branches.append(_convolve(pooled, projection, 1, f"{name}_4"))
     return layers.Concatenate(name=f"{name}_output")(branches)
 
 
@@ -88,20 +91,20 @@ def build(image_size: int, classes: int, dropout: float, auxiliary_dropout: floa
 
 
 def torchvision_name(layer: str) -> str:
-    """Return the name in torchvision of a layer: `inception3a.branch2.0.bn` of `inception_3a_branch2_norm1`."""
+    """Return the name in torchvision of a layer: `inception3a.branch2.0.bn` of `inception_3a_2_norm1`."""
     if layer == f"{HEAD}_logits":
         return "fc"
     if match := re.fullmatch(rf"{AUXILIARY}(\d)_(\w+)", layer):
         inside = {"conv": "conv.conv", "norm": "conv.bn", "dense": "fc1", "logits": "fc2"}
         return f"aux{match[1]}.{inside[match[2]]}"
-    match = re.fullmatch(r"(conv\d|inception_(\d\w)_(branch\d))_(conv|norm)(\d?)", layer)
+    match = re.fullmatch(r"(conv\d|inception_(\d\w)_(\d))_(conv|norm)(\d?)", layer)
     assert match is not None, layer
     stage, block, branch, kind, number = match.groups()
     part = {"conv": "conv", "norm": "bn"}[kind]
     if block is None:
         return f"{stage}.{part}"
-    place = str(int(number) - 1) if number else "1" if branch == "branch4" else ""  # branch4.0 is the pool
-    return ".".join(filter(None, (f"inception{block}", branch, place, part)))
+    place = str(int(number) - 1) if number else "1" if branch == "4" else ""  # branch4.0 is the pool
+    return ".".join(filter(None, (f"inception{block}", f"branch{branch}", place, part)))
 
 
 ARCHITECTURE = Architecture(

@@ -81,7 +81,7 @@ def test_googlenets_branches(build: Callable[..., Network]) -> None:
     assert len(norms) == 57 + 2  # with those of the auxiliary heads
     assert {(layer.epsilon, layer.momentum) for layer in norms} == {(1e-3, 0.9)}
     assert not any(layer.use_bias for layer in convolutions)
-    kernels = {layer.name.partition("branch")[2]: layer.kernel_size[0] for layer in convolutions[3:]}
+    kernels = {layer.name.split("_", 2)[2]: layer.kernel_size[0] for layer in convolutions[3:]}
     assert kernels == {"1_conv": 1, "2_conv1": 1, "2_conv2": 3, "3_conv1": 1, "3_conv2": 3, "4_conv": 1}
 
 

@@ -91,7 +91,7 @@ def entries(folder: Path) -> list[str]:
         (
             "last-block",
             {"alexnet": "conv2_pool", "vgg16": "block4_pool", "googlenet": "pool4"}
-            | {"alexnet_torchvision": "conv3_pad", "vgg16_torchvision": "conv4_pool", "googlenet_torchvision": "pool4"}
+            | {"alexnet_torchvision": "conv2_pool", "vgg16_torchvision": "conv4_pool", "googlenet_torchvision": "pool4"}
             | {"resnet18": "conv4_block2_relu", "resnet50": "conv4_block6_relu"},
         ),
     ],
