@@ -219,7 +219,7 @@ def test_each_network_has_its_own_files() -> None:
 def test_everything_that_a_trial_imports_is_counted(unedited: Code) -> None:
     counted = {file for file in unedited.files.values() if file.startswith("training/")}
     unused = {"__init__", "export", "mistakes", "model_files", "predict", "served_model", "speed", "test_split"}
-    unused |= {"feature_tables", "lookalikes", "weight_import"}
+    unused |= {"feature_tables", "lookalikes", "weight_import", "weight_verification"}
     assert counted == {
         f"training/{file.name}" for file in (PACKAGE / "training").glob("*.py") if file.stem not in unused
     }
