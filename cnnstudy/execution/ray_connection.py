@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnstudy.errors import WorkerError, printable
+from cnnstudy.errors import WorkerError, as_sentence, printable
 from cnnstudy.system.cache import require_cache
 from cnnstudy.system.code_version import Code, code_differences, training_code
 from cnnstudy.system.display import format_size
@@ -17,7 +19,7 @@ from cnnstudy.system.display import format_size
 #: Calls of an actor that may be under way at once: one waits for events, others move files.
 _CONCURRENCY = 4
 #: Seconds that a cluster may take to answer.
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 10
 #: Nodes listed, and differences in their code.
 _MOST_LISTED = 5
 _INSTALL = "python -m pip install -c constraints.txt -e '.[ray]'"
@@ -127,8 +129,12 @@ def _join(ray: Any, address: str | None) -> None:
     Raises:
         WorkerError: it can't be reached, or has other versions.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or None
     where = f"the Ray cluster {printable(address)}" if address else "a Ray cluster on this machine"
     try:
+        if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
+            # Ray itself would try for minutes
+            socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
         with _without_secrets():
             ray.init(
                 address=address,
@@ -143,8 +149,8 @@ def _join(ray: Any, address: str | None) -> None:
                 f"{where} runs other versions of Ray or Python than this machine: {text} Install the same ones."
             ) from None
         raise WorkerError(
-            f"can't reach {where}: {text} Check the address (`ray status` on the cluster's head), or leave it out to "
-            "use this machine."
+            f"can't reach {where}: {as_sentence(text)} Check the address (`ray://HOST:10001` by default) and that the "
+            "cluster runs (`ray status` on its head); without an address, `--on ray` uses this machine."
         ) from None
 
 

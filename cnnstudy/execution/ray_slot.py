@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -102,9 +103,10 @@ class RemoteSlot:
     def stop(self, key: str) -> str:
         """End the job, so that no more of its events count; return what its worker was doing."""
         self.dropped = True
+        silent: tuple[type[BaseException], ...] = (*ray_errors(), KeyError)  # KeyError: it had not begun there
         try:
             return str(self._connection.wait(self._actor.stop.remote(key), STOP_SECONDS))
-        except (*ray_errors(), KeyError):  # it had not begun there
+        except silent:
             return f"the worker on node {self.host} did not answer"
 
     def drop(self) -> None:
@@ -295,16 +297,15 @@ class RemoteSlot:
 
     def _pass_on(self, key: str, likeness: str) -> None:
         """Send the node what trials like this one have made on other nodes; what can't be sent is made again."""
+        no_matter: tuple[type[BaseException], ...] = (*ray_errors(), OSError, CnnstudyError, _Closed)
         for entry, holder in self._files.find_made(likeness) if likeness else ():
             if holder.node == self.node or holder.is_lost or self._files.has(self.node, entry):
                 continue
             try:
                 kind, _, address = entry.partition("/")
                 parcel = Parcel(kind, address, holder.call("list_files", entry))
-                self._send(
-                    key, parcel, lambda name, offset, entry=entry, of=holder: of.ask("read", entry, name, offset)
-                )
-            except (*ray_errors(), OSError, CnnstudyError, _Closed):
+                self._send(key, parcel, functools.partial(holder.ask, "read", entry))
+            except no_matter:
                 self.call("find_epoch", "")  # raises if it is this node that is lost
 
     def _send_checkpoint(self, key: str, address: str) -> None:
