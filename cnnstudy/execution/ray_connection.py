@@ -130,6 +130,9 @@ def _join(ray: Any, address: str | None) -> None:
         WorkerError: it can't be reached, or has other versions.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
+    # Ray prints pages of its logs to standard output when a node is lost, and knows no setting against it; the executor
+    # says in a line what was lost
+    ray._private.worker.print_to_stdstream = lambda *given, **named: None
     where = f"the Ray cluster {printable(address)}" if address else "a Ray cluster on this machine"
     try:
         if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
