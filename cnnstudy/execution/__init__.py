@@ -26,7 +26,7 @@ Where a trial may be pruned (`Job.asks`), the worker waits after each epoch for 
 otherwise it never waits for the driver.
 
 To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`
-in selection, and add it to EXECUTORS in tests/execution/test_contract.py, whose tests every executor must pass. The
+in selection, and add it to `make` in tests/execution/test_contract.py, whose tests every executor must pass. The
 rest of the package uses an executor only through this protocol; jobs and selection are its helpers.
 docs/development.md has the details.
 """
