@@ -31,6 +31,7 @@ class Nodes:
         self.folder = folder
         self.nodes: list[Any] = []
         self._number = 0
+        self._places: dict[str, Any] = {}
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": QUICK}
         with without_tracking():
             self.cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -49,8 +50,14 @@ class Nodes:
         variables = {"CNNSTUDY_CACHE": str(place / "cache"), "TMPDIR": str(place / "temporary")}
         with without_tracking():
             node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=variables)
+        self._places[str(place / "cache")] = node
         self.nodes.append(node)
         return node
+
+    def at(self, cache: str) -> Any:
+        """The node with that cache, unless it was killed."""
+        node = self._places.get(cache)
+        return node if node in self.nodes else None
 
     def kill(self, node: Any) -> None:
         """Kill a node's raylet, with which the node is lost."""

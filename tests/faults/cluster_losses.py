@@ -33,41 +33,52 @@ image_size: 64
 architectures: [alexnet]
 factors: {{transfer: [scratch, frozen], dropout: {{low: 0.1, high: 0.7}}}}
 weights: {{default: {{source: pretrain, epochs: 2, data: {{name: digits, classes: [3, 4]}}}}}}
-training: {{epochs: 20, checkpoints: every-epoch}}
+training: {{epochs: {epochs}, checkpoints: every-epoch}}
 strategy: {{sampler: random}}
 budget: {{trials: {trials}}}
 """
 
 
 class Killer:
-    """Kills a raylet or an actor now and then, and starts a node for each that it ended."""
+    """Kills a raylet or an actor that has a worker now and then; another thread starts a node for each that is lost."""
 
     def __init__(self, nodes: Nodes, kills: int, seed: int, between: float) -> None:
         self.nodes, self.left, self.dice, self.between = nodes, kills, random.Random(seed), between
         self.done: list[str] = []
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self.run)
+        self.wanted = len(nodes.nodes)
+        self.threads = [threading.Thread(target=target) for target in (self.kill, self.replace)]
 
-    def run(self) -> None:
+    def kill(self) -> None:
         while self.left and not self.over.wait(self.dice.uniform(0.2, self.between)):
-            actors = self.nodes.actors()
-            if not actors:
+            workers = self.nodes.workers()
+            if not workers:
+                continue
+            actor = self.dice.choice(workers).parent()
+            if actor is None or not actor.is_running():
                 continue
             self.left -= 1
-            if self.dice.random() < 0.5 and len(self.nodes.nodes) > 1:
-                self.nodes.kill(self.dice.choice(self.nodes.nodes))
-                self.done.append("raylet")
+            with contextlib.suppress(psutil.Error):
+                place = actor.environ()["CNNSTUDY_CACHE"]
+                node = self.nodes.at(place)
+                if self.dice.random() < 0.5 and node is not None:
+                    self.done.append("raylet")
+                    self.nodes.kill(node)
+                else:
+                    self.done.append("actor")
+                    actor.kill()
+
+    def replace(self) -> None:
+        while not self.over.wait(0.1):
+            if len(self.nodes.nodes) < self.wanted:
                 self.nodes.add()
-            else:
-                with contextlib.suppress(psutil.Error):
-                    self.dice.choice(actors).kill()
-                self.done.append("actor")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--between", type=float, default=8.0, help="longest time between two kills, seconds")
     parser.add_argument("--seed", type=int, default=0)
@@ -100,13 +111,14 @@ def check(nodes: Nodes, arguments: argparse.Namespace) -> None:
 
     # drawing would take most of the time
     trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
-    Path("losses.yaml").write_text(FILE.format(trials=arguments.trials), encoding="utf-8")
+    Path("losses.yaml").write_text(FILE.format(trials=arguments.trials, epochs=arguments.epochs), encoding="utf-8")
     # nodes are added in a thread, where Ray can't handle signals
     ray._private.utils.set_sigterm_handler = lambda handler: None
     killer = Killer(nodes, arguments.kills, arguments.seed, arguments.between)
     tracker, program = Tracker("sqlite:///mlflow.db"), (str(HERE / "slow_worker.py"),)
     started = time.monotonic()
-    killer.thread.start()
+    for thread in killer.threads:
+        thread.start()
     try:
         outcome = run_study(
             load_study("losses.yaml", []),
@@ -116,10 +128,12 @@ def check(nodes: Nodes, arguments: argparse.Namespace) -> None:
         )
     finally:
         killer.over.set()
-        killer.thread.join()
-    runs = [run for run in tracker.runs(outcome.recorded.experiment_id) if run.kind == "trial"]
+        for thread in killer.threads:
+            thread.join()
+    everything = tracker.runs(outcome.recorded.experiment_id)
+    runs = [run for run in everything if run.kind == "trial"]
     done = collections.Counter(run.trial for run in runs if run.done)
-    reasons = collections.Counter(run.reason for run in runs if run.retried)
+    reasons = collections.Counter(run.reason for run in everything if run.retried)
     attempts = collections.Counter(run.tags.get("cnnstudy.attempt") for run in runs if run.done)
     print(f"kills: {dict(collections.Counter(killer.done))}; seconds: {time.monotonic() - started:.0f}")
     print(f"trials done: {len(done)} of {arguments.trials}; lost attempts: {dict(reasons)}; attempts: {dict(attempts)}")
