@@ -12,7 +12,9 @@ from cnnstudy.cli.options import (
     TRIALS_FAILED,
     AcceptCode,
     Jobs,
+    On,
     Quiet,
+    Slots,
     StudyName,
     TakeOver,
     TrackingUri,
@@ -48,22 +50,8 @@ def run_study(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
     ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE",
-            help="Where trials run: local, ray, or ray://HOST:PORT.",
-            show_default="the file's, or local",
-        ),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Number of workers; on one machine they share the cores.",
-            show_default="the file's execution.slots, or 1",
-        ),
-    ] = None,
+    on: On = None,
+    jobs: Slots = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
     set_: Annotated[
         list[str] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cnnstudy.execution import Job
 from cnnstudy.execution.parcels import INCOMING, Arrival
@@ -13,8 +13,21 @@ from cnnstudy.system.cache import cache_folder, content_address
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.training import checkpoints
 
-if TYPE_CHECKING:
-    from cnnstudy.execution.ray_slot import RemoteSlot
+
+class Holder(Protocol):
+    """A slot of a node that has files."""
+
+    is_lost: bool
+
+    @property
+    def node(self) -> str:
+        """Ray's id of the node."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call the slot's actor and wait."""
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call the slot's actor, and return what another call can take for its result."""
 
 
 class NodeFiles:
@@ -24,7 +37,7 @@ class NodeFiles:
         self._lock = threading.Lock()
         self._sending: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)  # by node and entry
         self._there: set[tuple[str, str]] = set()
-        self._made: dict[str, dict[str, RemoteSlot]] = defaultdict(dict)  # likeness of trials -> entry -> a slot
+        self._made: dict[str, dict[str, Holder]] = defaultdict(dict)  # likeness of trials -> entry -> a slot
 
     def sending(self, node: str, entry: str) -> threading.Lock:
         """Return the lock of the slot that sends an entry to a node."""
@@ -46,13 +59,13 @@ class NodeFiles:
         with self._lock:
             self._there = {one for one in self._there if one[0] != node or (entry and one[1] != entry)}
 
-    def note_made(self, likeness: str, entry: str, slot: RemoteSlot) -> None:
+    def note_made(self, likeness: str, entry: str, slot: Holder) -> None:
         """Note that a trial on the slot's node made an entry, which trials like it can use."""
         with self._lock:
             self._made[likeness][entry] = slot
             self._there.add((slot.node, entry))
 
-    def find_made(self, likeness: str) -> list[tuple[str, RemoteSlot]]:
+    def find_made(self, likeness: str) -> list[tuple[str, Holder]]:
         """Return the entries that such trials have made, each with a slot of a node that has it."""
         with self._lock:
             return list(self._made[likeness].items())
