@@ -7,6 +7,7 @@ their places. A parcel lists its files with their sizes and hashes, by which the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -26,7 +27,7 @@ from cnnstudy.system.cache import (
     content_address,
     entry_folder,
     is_intact,
-    lock_for,
+    try_lock,
     why_damaged,
 )
 from cnnstudy.system.scratch import remove_tree
@@ -213,16 +214,16 @@ class Arrival:
 class ArrivingEntry(Arrival):
     """An entry that comes into this machine's cache; it holds the lock of its unfinished files until it is closed.
 
-    Raises:
-        filelock.Timeout: another process receives it.
+    Attributes:
+        is_ours: whether it has the lock; else another process receives the entry, and nothing can be done with this.
     """
 
     def __init__(self, parcel: Parcel) -> None:
         super().__init__(cache_folder() / INCOMING / f"{parcel.kind}-{parcel.address}", parcel.files)
         self.parcel = parcel
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_for(self.folder)
-        self._lock.acquire(timeout=0)
+        self._held = contextlib.ExitStack()
+        self.is_ours = self._held.enter_context(try_lock(self.folder)) is not None
 
     @property
     def is_there(self) -> bool:
@@ -244,9 +245,9 @@ class ArrivingEntry(Arrival):
 
     def close(self) -> None:
         """Give the lock back; what has arrived of an unfinished entry stays."""
-        if self.is_there:
+        if self.is_ours and self.is_there:
             remove_tree(self.folder)
-        self._lock.release()
+        self._held.close()
 
 
 def name_files(files: Mapping[str, str], folder: Path) -> dict[str, str]:

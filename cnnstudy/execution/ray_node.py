@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from cnnstudy.execution import Alive, Done, Event, Job
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.execution.parcels import (
@@ -197,13 +195,10 @@ class NodeSlot:
         """
         name = f"{parcel.kind}/{parcel.address}"
         if name not in self._arriving:
-            try:
-                arriving = ArrivingEntry(parcel)
-            except filelock.Timeout:
-                return "busy", None
-            if arriving.is_there:
+            arriving = ArrivingEntry(parcel)
+            if arriving.is_there or not arriving.is_ours:
                 arriving.close()
-                return "there", None
+                return ("there" if arriving.is_there else "busy"), None
             self._arriving[name] = arriving
         return "send", self._arriving[name].next_missing()
 
