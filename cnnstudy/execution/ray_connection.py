@@ -22,6 +22,9 @@ _CONCURRENCY = 4
 _CONNECT_SECONDS = 10
 #: Nodes listed, and differences in their code.
 _MOST_LISTED = 5
+#: The ids of open connections, and that the first of them joined the cluster.
+_open: set[int] = set()
+_JOINED = 0
 _INSTALL = "python -m pip install -c constraints.txt -e '.[ray]'"
 
 
@@ -55,6 +58,8 @@ class Connection:
     """
 
     def __init__(self, needs: SlotNeeds, address: str | None = None) -> None:
+        # otherwise a call that comes too late would start a cluster of its own
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         try:
             import ray
         except ImportError as error:
@@ -63,9 +68,10 @@ class Connection:
         self.needs = needs
         #: Raised by calls that did not reach their actor, which may be there all the same.
         self.unavailable = ray.exceptions.ActorUnavailableError
-        self._is_own = not ray.is_initialized()
-        if self._is_own:
+        if not ray.is_initialized():
             _join(ray, address)
+            _open.add(_JOINED)
+        _open.add(id(self))
         #: A file in the cache of this machine; where a node has it too, they share the cache.
         self.mark = require_cache("locks") / f"driver-{secrets.token_hex(8)}"
         self.mark.touch()
@@ -117,9 +123,11 @@ class Connection:
             return False
 
     def close(self) -> None:
-        """Leave the cluster, unless this process had joined it before."""
+        """Leave the cluster, unless others still use it or the process had joined it before there was a connection."""
         self.mark.unlink(missing_ok=True)
-        if self._is_own:
+        _open.discard(id(self))
+        if _open == {_JOINED}:
+            _open.clear()
             self._ray.shutdown()
 
 

@@ -54,6 +54,7 @@ def start(nodes: Nodes, own_places: Path) -> Iterator[Start]:
             )
 
         yield make
+    wait_until_gone(nodes.workers)
 
 
 def next_of(executor: RayExecutor, *kinds: type) -> Any:
@@ -79,7 +80,7 @@ def wait_for_slots(executor: RayExecutor, slots: int) -> None:
 def wait_until_gone(find: Callable[[], list[psutil.Process]]) -> None:
     deadline = time.monotonic() + PATIENCE
     while left := find():
-        assert time.monotonic() < deadline, f"still there: {left}"
+        assert time.monotonic() < deadline, f"still there: {[one.cmdline() for one in left]}"
         time.sleep(0.1)
 
 
@@ -253,11 +254,12 @@ def test_a_hung_trial_is_stopped_with_what_its_worker_was_doing(start: Start) ->
 
 
 HANGS = """
-import faulthandler, json, sys, time
+import faulthandler, json, os, sys, threading, time
 faulthandler.enable()
 job = json.loads(sys.stdin.readline())
 record = {"epoch": 1, "metrics": {}}
 print(json.dumps({"kind": "epoch", "key": job["key"], "record": record, "asks": False}), flush=True)
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 def where_it_hangs():
     time.sleep(600)
 where_it_hangs()
