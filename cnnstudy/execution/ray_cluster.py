@@ -58,6 +58,7 @@ class RayExecutor:
         self._in_vain = 0  # actors that came to nothing since one joined
         self._absent = [self._new_slot() for _ in range(most)]  # slots that no node has started yet
         self._refused: list[RemoteSlot] = []  # they keep their places, so that no other is started there
+        self._refusal = ""  # of the last of them
 
     def _new_slot(self) -> RemoteSlot:
         delay = min(_LONGEST_DELAY, 2.0**self._in_vain - 1)
@@ -80,7 +81,8 @@ class RayExecutor:
             self._home.submit(job)
 
     def next_event(self, timeout: float) -> Event | None:
-        told: Event | None = self._tell_of_waiting()
+        told: Event | None
+        told = (self._give_up(self._refusal) if self._refusal else None) or self._tell_of_waiting()
         while told is None:
             try:
                 source, event = self._events.get(timeout=timeout)
@@ -147,6 +149,7 @@ class RayExecutor:
         self._absent.remove(slot)
         if joined.refusal:
             self._refused.append(slot)
+            self._refusal = joined.refusal
             return self._give_up(joined.refusal)
         self._in_vain = 0
         self._idle.append(slot)

@@ -269,9 +269,15 @@ class NodeSlot:
         if checkpoint:
             checkpoints.remove_entry(entry_folder(checkpoints.KIND, checkpoint))
 
-    def list_new(self) -> list[str]:
-        """Return the addresses of entries that other nodes can use and that were made during the last job."""
-        return sorted(_list_shared() - self._before)
+    def list_new(self, architecture: str) -> list[str]:
+        """Return the addresses of a network's entries that other nodes can use, made during the last job."""
+        made = []
+        for address in sorted(_list_shared() - self._before):
+            with contextlib.suppress(OSError):  # removed already, to make room
+                about = (entry_folder(SHARED_KIND, address) / ABOUT).read_text(encoding="utf-8")
+                # other slots of the node make entries, too
+                made += [address] if about.startswith(f"{architecture} ") else []
+        return made
 
 
 def address_checkpoint(job: Job) -> str:

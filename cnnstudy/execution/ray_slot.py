@@ -210,7 +210,7 @@ class RemoteSlot:
             self._number += 1
             written = self.call("start", self._number, packed, deterministic, checkpoint)
             last = self._listen(job, checkpoint, written)
-            for address in self.call("list_new") if likeness else ():
+            for address in self.call("list_new", job.payload["architecture"]) if likeness else ():
                 self._files.note_made(likeness, f"{SHARED_KIND}/{address}", self)
             if isinstance(last, Failed) and last.reason == "data":  # the node may have cleared its cache
                 self._files.forget(self.node)

@@ -62,11 +62,9 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """Kill a node's raylet, with which the node is lost."""
         self.nodes.remove(node)
-        self.raylet(node).kill()
-
-    def raylet(self, node: Any) -> psutil.Process:
         (info,) = node.all_processes["raylet"]
-        return psutil.Process(info.process.pid)
+        info.process.kill()
+        info.process.wait()  # else it stays as a zombie, which its actors take for alive
 
     def actors(self) -> list[psutil.Process]:
         """The processes of slots on all nodes."""

@@ -336,6 +336,17 @@ def test_a_cluster_that_is_not_there(own_places: Path, address: str) -> None:
         RayExecutor(1, own_places, SlotNeeds(), address)
 
 
+def test_a_node_with_other_versions_gets_no_job(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnstudy.execution.ray_slot.describe_code", lambda code, host: f"{host} has others")
+    executor = start()
+    spec = small_spec(prepare(executor))
+    for _ in range(2):
+        executor.submit(trial_job(spec))
+        failed = next_of(executor, Failed)
+        assert (failed.key, failed.reason, failed.error) == (spec.key, "environment", "WorkerError")
+        assert failed.message.endswith(" has others")
+
+
 def test_a_node_with_other_code_is_named_with_the_difference() -> None:
     code = training_code(()).to_json()
     assert describe_code(code, "node7") == ""
