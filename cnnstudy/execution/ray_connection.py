@@ -212,9 +212,15 @@ def is_lasting(error: BaseException) -> bool:
     return bool(getattr(error, "actor_init_failed", False))
 
 
-def describe_code(code: dict[str, Any], host: str) -> str:
-    """Return why a node's code can't train this driver's trials; "" if it is the same."""
+def describe_code(code: dict[str, Any], understands: bool, host: str) -> str:
+    """Return why a node's code can't train this driver's trials; "" if it is the same.
+
+    Args:
+        code: that trains there, as Code.to_json.
+        understands: whether its executors are the same.
+    """
     differences = code_differences(training_code(()), Code.from_json(code))
+    differences += [] if understands or differences else ["cnnstudy"]
     if not differences:
         return ""
     more = f", and {len(differences) - _MOST_LISTED} more" if len(differences) > _MOST_LISTED else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import platform
 import queue
@@ -62,6 +63,7 @@ class NodeFacts:
     folder: str  # of the worker's files
     shares_cache: bool  # with the driver
     code: dict[str, Any]  # that trains, as Code.to_json
+    messages: str  # `digest_messages` there
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ class NodeSlot:
         """
         import ray
 
-        node, code = ray.get_runtime_context().get_node_id(), training_code(()).to_json()
-        folder = str(self._scratch.folder)
-        return NodeFacts(node, platform.node(), folder, (cache_folder() / mark).is_file(), code)
+        node, shares = ray.get_runtime_context().get_node_id(), (cache_folder() / mark).is_file()
+        code, messages = training_code(()).to_json(), digest_messages()
+        return NodeFacts(node, platform.node(), str(self._scratch.folder), shares, code, messages)
 
     # ---- jobs and events
 
@@ -278,6 +280,14 @@ class NodeSlot:
                 # other slots of the node make entries, too
                 made += [address] if about.startswith(f"{architecture} ") else []
         return made
+
+
+def digest_messages() -> str:
+    """Return a digest of the code by which driver and node understand each other."""
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
 
 
 def address_checkpoint(job: Job) -> str:

@@ -17,7 +17,15 @@ from cnnstudy.execution import Done, Epoch, Failed, Job, Progress
 from cnnstudy.execution.node_files import CheckpointFetch, NodeFiles, describe_likeness
 from cnnstudy.execution.parcels import PIECE, RECEIVED, Arrival, Parcel, measure, pack_job, read_piece
 from cnnstudy.execution.ray_connection import Connection, describe_code, explain_loss, is_lasting, ray_errors
-from cnnstudy.execution.ray_node import POLL_SECONDS, SHARED_KIND, Heard, NodeFacts, NodeSlot, address_checkpoint
+from cnnstudy.execution.ray_node import (
+    POLL_SECONDS,
+    SHARED_KIND,
+    Heard,
+    NodeFacts,
+    NodeSlot,
+    address_checkpoint,
+    digest_messages,
+)
 from cnnstudy.system.cache import entry_folder
 from cnnstudy.system.scratch import remove_tree
 from cnnstudy.training import checkpoints
@@ -194,7 +202,7 @@ class RemoteSlot:
         mark = self._connection.mark
         facts: NodeFacts = self.call("describe", f"{mark.parent.name}/{mark.name}")
         self.facts = facts
-        self._put(Joined(describe_code(facts.code, facts.host)))
+        self._put(Joined(describe_code(facts.code, facts.messages == digest_messages(), facts.host)))
 
     def _run(self, job: Job, deterministic: bool) -> Done | Failed:
         """Run a job and return its last event, once everything that it leaves is here."""

@@ -337,7 +337,9 @@ def test_a_cluster_that_is_not_there(own_places: Path, address: str) -> None:
 
 
 def test_a_node_with_other_versions_gets_no_job(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.execution.ray_slot.describe_code", lambda code, host: f"{host} has others")
+    monkeypatch.setattr(
+        "cnnstudy.execution.ray_slot.describe_code", lambda code, understands, host: f"{host} has others"
+    )
     executor = start()
     spec = small_spec(prepare(executor))
     for _ in range(2):
@@ -349,9 +351,10 @@ def test_a_node_with_other_versions_gets_no_job(start: Start, monkeypatch: pytes
 
 def test_a_node_with_other_code_is_named_with_the_difference() -> None:
     code = training_code(()).to_json()
-    assert describe_code(code, "node7") == ""
+    assert describe_code(code, True, "node7") == ""
+    assert "compared: cnnstudy (here -> there)" in describe_code(code, False, "node7")
     code["versions"] = {**code["versions"], "tensorflow": "1.0"}
-    text = describe_code(code, "node7")
+    text = describe_code(code, True, "node7")
     assert text.startswith("node node7 has other versions than this machine")
     assert "-> 1.0" in text
     assert "Install the same ones" in text
