@@ -1,4 +1,4 @@
-"""Tests that scripts/check leaves to CI, because they take most of the time: further cases of what other tests show."""
+"""Tests that `python -m pytest` leaves out, as they take most of the time: further cases of what other tests show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-#: File below tests/ -> its tests, or single cases of them, that scripts/check runs; the others are thorough.
+#: File below tests/ -> its tests, or single cases of them, that `python -m pytest` runs; the others are thorough.
 KEPT: dict[str, tuple[str, ...]] = {
     "analysis/test_coverage.py": (),
     "analysis/test_ranges.py": (),
@@ -91,7 +91,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "training/test_xla.py": (),
 }
 
-#: File below tests/ -> its tests that scripts/check leaves to CI: the longest of those near which others stand.
+#: File below tests/ -> its tests that are thorough: the longest of those near which others stand.
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "analysis/test_causes.py": (
         "test_networks_are_compared_with_each_other",
@@ -193,7 +193,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "training/test_verdict.py": ("test_false_verdicts_are_rare",),
 }
 
-#: File below tests/ -> its tests of which scripts/check runs the first case and every fifth after it.
+#: File below tests/ -> its tests of which `python -m pytest` runs the first case and every fifth after it.
 THINNED: dict[str, tuple[str, ...]] = {
     "analysis/test_curves.py": (
         "test_a_gap_of_the_train_loss_alone_is_no_effect_however_coarse_the_epochs",

@@ -36,6 +36,7 @@ from cnnstudy.config.load import load_study
 from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
+from cnnstudy.results.pages.rendering import prose
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
 from cnnstudy.results.terminal import (
     analyze_ended_study,
@@ -351,7 +352,7 @@ class StudyResults:
             [
                 f"<p><b>study {html.escape(self.name)}</b>: {html.escape(self._describe_state())}</p>",
                 "<ul>",
-                *(f"<li>{html.escape(answer)}</li>" for answer in self.answers),
+                *(f"<li>{prose(answer)}</li>" for answer in self.answers),
                 "</ul><table><thead><tr>",
                 *(f"<th>{html.escape(heading)}</th>" for heading in headings),
                 "</tr></thead><tbody>",
