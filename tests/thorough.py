@@ -11,6 +11,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     "analysis/test_coverage.py": (),
     "analysis/test_ranges.py": (),
     "execution/test_equality.py": (),
+    "execution/test_ray_cluster.py": (),
+    "execution/test_ray_study.py": (),
     "faults/test_checkpoint_kills.py": (),
     "faults/test_command_kills.py": (),
     "faults/test_edits_in_mlflow.py": (

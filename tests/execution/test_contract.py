@@ -19,7 +19,7 @@ from execution.contract_jobs import Make, images_job, prepare, run, small_spec, 
 from execution.ray_nodes import Nodes
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.thorough)])
 def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     if request.param == "local":
         yield LocalExecutor
