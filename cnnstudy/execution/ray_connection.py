@@ -22,6 +22,8 @@ _CONCURRENCY = 4
 _CONNECT_SECONDS = 10
 #: Nodes listed, and differences in their code.
 _MOST_LISTED = 5
+#: The address with which Ray starts a cluster of its own.
+_NEW = "local"
 #: The ids of open connections, and that the first of them joined the cluster.
 _open: set[int] = set()
 _JOINED = 0
@@ -137,15 +139,13 @@ def _join(ray: Any, address: str | None) -> None:
     Raises:
         WorkerError: it can't be reached, or has other versions.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = address or os.environ.get("RAY_ADDRESS") or _find_here(ray)
     # Ray prints pages of its logs to standard output when a node is lost, and knows no setting against it; the executor
     # says in a line what was lost
     ray._private.worker.print_to_stdstream = lambda *given, **named: None
-    where = f"the Ray cluster {printable(address)}" if address else "a Ray cluster on this machine"
+    where = "a Ray cluster on this machine" if address == _NEW else f"the Ray cluster {printable(address)}"
     try:
-        if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
-            # Ray itself would try for minutes
-            socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
+        _knock(address)
         with _without_secrets():
             ray.init(
                 address=address,
@@ -163,6 +163,21 @@ def _join(ray: Any, address: str | None) -> None:
             f"can't reach {where}: {as_sentence(text)} Check the address (`ray://HOST:10001` by default) and that the "
             "cluster runs (`ray status` on its head); without an address, `--on ray` uses this machine."
         ) from None
+
+
+def _find_here(ray: Any) -> str:
+    """Return the address of the cluster that runs on this machine; _NEW if there is none, though one may have been."""
+    with contextlib.suppress(OSError):
+        if address := ray._private.utils.read_ray_address():
+            _knock(address)
+            return str(address)
+    return _NEW
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody answers at HOST:PORT, or ray://HOST:PORT; Ray itself would try for minutes."""
+    if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
 
 
 @contextlib.contextmanager
