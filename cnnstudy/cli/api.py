@@ -114,6 +114,7 @@ def run(
         contextlib.closing(make_study_workers(loaded.config, jobs)) as workers,
         choose_display(console, quiet) as display,
     ):
+        workers.start()  # before other threads need the environment, which is changed while Ray starts
         outcome = run_study(loaded, tracker, workers, display, take_over, None, accept_code, retry_failed, False)
     if outcome.interrupted:
         raise KeyboardInterrupt(_STOPPED)

@@ -42,13 +42,17 @@ class Nodes:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def add(self) -> Any:
-        """Start another node and return it."""
+    def add(self, hides_tracking: bool = True) -> Any:
+        """Start another node and return it.
+
+        Args:
+            hides_tracking: as `ray start` is run; it changes the environment of this process meanwhile.
+        """
         self._number += 1
         place = self.folder / f"node-{self._number}"
         (place / "temporary").mkdir(parents=True)
         variables = {"CNNSTUDY_CACHE": str(place / "cache"), "TMPDIR": str(place / "temporary")}
-        with without_tracking():
+        with without_tracking() if hides_tracking else contextlib.nullcontext():
             node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=variables)
         self._places[str(place / "cache")] = node
         self.nodes.append(node)

@@ -72,7 +72,7 @@ class Killer:
         while not self.over.wait(0.1):
             if len(self.nodes.nodes) < self.wanted:
                 try:
-                    self.nodes.add()
+                    self.nodes.add(hides_tracking=False)  # MLflow uses the environment
                 except Exception as error:  # Ray's own: on a busy machine it gives a node up after 30 s
                     print(f"no node was added: {error}", flush=True)
 
