@@ -25,6 +25,7 @@ from pydantic import (
 
 from cnnstudy import architectures
 from cnnstudy.config.designs import count_points, fraction_size
+from cnnstudy.config.execution import Execution
 from cnnstudy.config.factors import (
     FACTORS,
     Choices,
@@ -356,6 +357,7 @@ class StudyConfig(StrictModel):
     budget: Budget | None = Field(
         None, validate_default=True, description="required by a search, not allowed in a factorial"
     )
+    execution: Execution = Field(Execution(), description="where trials run")
     seed: Whole = Field(0, ge=0, lt=2**31)
 
     @field_validator("name", mode="after")
