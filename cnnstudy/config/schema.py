@@ -470,6 +470,12 @@ class StudyConfig(StrictModel):
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
 
+    def stopped_after(self, seeds: int) -> StudyConfig:
+        """Return the settings of a factorial that stopped after so many seeds, as if it had planned these."""
+        assert isinstance(self.strategy, FactorialConfig)
+        fewer = self.strategy.model_copy(update={"seeds": seeds, "least_seeds": None, "precision": None})
+        return self.model_copy(update={"strategy": fewer})
+
     def cells_of(self, architecture: str) -> int:
         """Return the network's number of cells in a factorial."""
         assert isinstance(self.strategy, FactorialConfig)
