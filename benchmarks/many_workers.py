@@ -2,11 +2,11 @@
 
     python benchmarks/many_workers.py [--trials 10000] [--workers 500] [--epochs 5] [--sampler tpe] [--uri URI]
 
-The driver, the search, the record and the pictures are real. A worker trains the first trial of AlexNet (digits, 64 px);
-all others replay its events, with accuracies drawn anew, so that nothing but the driver takes time. Everything is
-measured within the driver's process, in processor seconds of all its threads, and again by the clock: choosing a trial
-(ask), reporting an epoch, recording a trial, each early and late in the study; resident memory; requests to a tracking
-server, which `--uri` names.
+The driver, the search, the record and the pictures are real. A worker trains one trial of AlexNet (digits, 64 px); all
+others replay its events, with accuracies drawn anew, so that nothing but the driver takes time. Everything is measured
+within the driver's process, in processor seconds of all its threads, and again by the clock: choosing a trial (ask),
+reporting an epoch, recording a trial, each early and late in the study; resident memory; requests to a tracking server,
+which `--uri` names.
 """
 
 from __future__ import annotations
@@ -221,6 +221,10 @@ def drive(given: argparse.Namespace) -> dict[str, Any]:
         loaded = load_study(f"{name}.yaml", [])
         return study.run_study(loaded, client.Tracker(uri), Workers(workers), PlainDisplay(lambda text: None))
 
+    if given.no_pictures:
+        from cnnstudy.analysis import trial_plots
+
+        trial_plots.draw_curves = trial_plots.draw_confusion = lambda *_: None  # type: ignore[assignment]
     trained = Trained(Path("trained").absolute())
     trained.folder.mkdir()
     run_study("taught", 1, lambda folder: Taught(LocalExecutor(1, folder), trained), "sqlite:///taught.db")
@@ -259,22 +263,26 @@ def rows(found: dict[str, Any], given: argparse.Namespace) -> Iterator[Measured]
     """Yield what to tell."""
     options = f"--trials {given.trials} --workers {given.workers} --epochs {given.epochs}"
     options += "".join(f" --{name} {getattr(given, name)}" for name in ("sampler", "pruner"))
-    command = f"python benchmarks/many_workers.py {options}{' --models' if given.models else ''}"
+    options += "".join(f" --{name.replace('_', '-')}" for name in ("models", "no_pictures") if getattr(given, name))
+    command = f"python benchmarks/many_workers.py {options}"
     server = " on a tracking server" if given.uri else ""
     whole = f"{given.trials} trials x {given.epochs} epochs, {given.workers} workers, {given.sampler}{server}"
-    names = {"ask": "choosing a trial", "report": "reporting an epoch to the search", "start": "recording a trial's start"}
-    names |= {"epoch": "recording an epoch", "finish": "recording a trial's end, with pictures"}
+    whole += ", without pictures" if given.no_pictures else ""
+    names = {"ask": "choosing a trial", "report": "reporting an epoch to the search"}
+    names |= {"start": "recording a trial's start", "epoch": "recording an epoch", "finish": "recording a trial's end"}
     for name, what in names.items():
         text, late = early_and_late(found["spent"][name])
         points = found["spent"][name]
         step = max(1, len(points) // 20)
-        shown = tuple((float(n), 1000 * statistics.mean(c for c, _ in points[n : n + step])) for n in
-                      range(0, len(points), step))
+        shown = tuple(
+            (float(n), 1000 * statistics.mean(c for c, _ in points[n : n + step])) for n in range(0, len(points), step)
+        )
         goal = (1000 * late, 1000 * ASK, "ms") if name == "ask" else (None, None, "")
         yield Measured(f"{what}, {whole}", text, command, *goal, shown)
     memory = found["memory"]
     growth = memory[-1] - memory[len(memory) // 2]
-    text = f"{max(memory) / 1e6:.0f} MB; {memory[0] / 1e6:.0f} after one trial, {memory[len(memory) // 2] / 1e6:.0f} halfway"
+    first, middle, most = (size / 1e6 for size in (memory[0], memory[len(memory) // 2], max(memory)))
+    text = f"{most:.0f} MB; {first:.0f} after one trial, {middle:.0f} halfway"
     yield Measured(f"driver's memory at most, {whole}", text, command, max(memory) / 1e6, MEMORY / 1e6, "MB")
     each = growth / 1e3 / max(1, len(memory) - 1 - len(memory) // 2)
     yield Measured(f"driver's memory, later half, {whole}", f"{growth / 1e6:.1f} MB, {each:.1f} kB a trial", command)
@@ -294,6 +302,7 @@ def main() -> None:
     parsing.add_argument("--sampler", default="tpe", choices=["tpe", "random"])
     parsing.add_argument("--pruner", default="none", choices=["none", "median", "hyperband"])
     parsing.add_argument("--models", action="store_true", help="keep models")
+    parsing.add_argument("--no-pictures", action="store_true", help="leave out curves and confusion matrices")
     parsing.add_argument("--uri", help="of a tracking server, instead of an SQLite database")
     parsing.add_argument("--name", default="replayed", help="of the study")
     parsing.add_argument("--way", action="store_true", help=argparse.SUPPRESS)
@@ -306,6 +315,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         options = ["trials", "workers", "epochs", "sampler", "pruner", "name", *(["uri"] if given.uri else [])]
         command = [sys.executable, __file__, "--way", *(["--models"] if given.models else [])]
+        command += ["--no-pictures"] if given.no_pictures else []
         command += [word for option in options for word in (f"--{option}", str(getattr(given, option)))]
         login = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")} if given.uri else {}
         found = answer_of(run(command, Path(name), CNNSTUDY_CACHE=name, **login))

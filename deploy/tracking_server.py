@@ -4,8 +4,8 @@
     apt-get install postgresql && python -m pip install -r deploy/requirements.txt
     python deploy/tracking_server.py FOLDER
 
-All data is in FOLDER, and so are the passwords and keys (secrets.env, readable by its owner alone): they are made by the
-first start, unless the environment has them. SIGTERM or Ctrl-C stops everything; so does the end of any part. Run by
+All data is in FOLDER, and so are the passwords and keys (secrets.env, readable by its owner alone): the first start
+makes them, unless the environment has them. SIGTERM or Ctrl-C stops everything; so does the end of any part. Run by
 root, PostgreSQL belongs to the user postgres, as it refuses root.
 
 Files go straight from each user to the store, which spares the server a request for each; `--proxied` sends them
@@ -54,7 +54,7 @@ SETTINGS = {
 }
 
 
-class Stop(Exception):  # noqa: N818: it says why the server ends
+class ServerError(Exception):
     """Why the server can't start or go on."""
 
 
@@ -69,18 +69,20 @@ class Part:
             )
 
     def check(self) -> None:
-        """Raise Stop if the process has ended."""
+        """Raise ServerError if the process has ended."""
         if self.process.poll() is not None:
             last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-            raise Stop(f"{self.name} ended with {self.process.returncode}; {self.log} ends:\n  " + "\n  ".join(last))
+            raise ServerError(
+                f"{self.name} ended with {self.process.returncode}; {self.log} ends:\n  " + "\n  ".join(last)
+            )
 
     def wait_until(self, answers: Callable[[], bool]) -> None:
-        """Wait until the process answers; raise Stop if it does not."""
+        """Wait until the process answers; raise ServerError if it does not."""
         deadline = time.monotonic() + START
         while not answers():
             self.check()
             if time.monotonic() > deadline:
-                raise Stop(f"{self.name} did not answer within {START:.0f} s; see {self.log}")
+                raise ServerError(f"{self.name} did not answer within {START:.0f} s; see {self.log}")
             time.sleep(0.2)
 
     def end(self) -> None:
@@ -112,7 +114,7 @@ def find_tools() -> Path:
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     found = installed[-1] if installed else shutil.which("initdb")
     if not found:
-        raise Stop("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+        raise ServerError("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     return Path(found).parent
 
 
@@ -138,7 +140,7 @@ def run_database(folder: Path, password: str) -> Iterator[tuple[Part, dict[str, 
             )
             given.unlink()
             if made.returncode:
-                raise Stop(f"PostgreSQL can't make {data}: {made.stderr.strip()}")
+                raise ServerError(f"PostgreSQL can't make {data}: {made.stderr.strip()}")
         environment = {"PGHOST": name, "PGUSER": "mlflow", "PGPASSWORD": password}
         command = [str(tools / "postgres"), "-D", str(data), "-k", name, "-c", "listen_addresses="]
         part = Part("PostgreSQL", command, folder / "postgres.log", signal.SIGINT, cwd="/", **owner)
@@ -153,7 +155,9 @@ def run_database(folder: Path, password: str) -> Iterator[tuple[Part, dict[str, 
                 text=True,
             )
             if asked.returncode:
-                raise Stop(f"PostgreSQL refuses the password in {folder / 'secrets.env'}: {asked.stderr.strip()}")
+                raise ServerError(
+                    f"PostgreSQL refuses the password in {folder / 'secrets.env'}: {asked.stderr.strip()}"
+                )
             if not asked.stdout.strip():
                 subprocess.run([*make, "create database mlflow"], env={**os.environ, **environment}, check=True)
             yield part, environment
@@ -210,7 +214,7 @@ def is_free(port: int) -> bool:
 
 def refuse_used(port: int, option: str) -> None:
     if not is_free(port):
-        raise Stop(f"port {port} is in use; choose another with {option}")
+        raise ServerError(f"port {port} is in use; choose another with {option}")
 
 
 def is_healthy(port: int) -> bool:
@@ -249,7 +253,7 @@ def run(folder: Path, given: argparse.Namespace, wait: Callable[[list[Part]], No
 
 
 def watch(parts: list[Part]) -> None:
-    """Return never; raise Stop when a part has ended."""
+    """Return never; raise ServerError when a part has ended."""
     while True:
         for part in parts:
             part.check()
@@ -270,7 +274,7 @@ def main() -> int:
     parsing.add_argument("--proxied", action="store_true", help="files go through the server")
     parsing.add_argument("--workers", type=int, default=2, help="processes of MLflow")
     parsing.add_argument("--allowed-hosts", help="names under which users reach the server, separated by commas")
-    parsing.add_argument("--only-secrets", action="store_true", help="make FOLDER/secrets.env and end: for compose.yaml")
+    parsing.add_argument("--only-secrets", action="store_true", help="make FOLDER/secrets.env for compose.yaml")
     given = parsing.parse_args()
     folder = given.folder.resolve()
     signal.signal(signal.SIGTERM, interrupt)
@@ -281,7 +285,7 @@ def main() -> int:
             read_secrets(folder / "secrets.env")
             return 0
         run(folder, given, watch)
-    except Stop as reason:
+    except ServerError as reason:
         print(f"error: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -40,7 +40,8 @@ class OptunaStrategy:
             name: self._shuffled_grid(name) for name in config.architectures if self.strategy.sampler == "grid"
         }
         self._studies = {name: self._rebuild_study(name, past) for name in config.architectures}
-        self._equal: dict[tuple[str, frozenset[tuple[str, Level]]], set[int]] = {}  # numbers of trials with equal levels
+        #: Numbers of a network's trials by their levels.
+        self._equal: dict[tuple[str, frozenset[tuple[str, Level]]], set[int]] = {}
         for trial in past:
             self._find_equal(trial.architecture, trial.levels).add(trial.number)
         self._trials: dict[tuple[str, int], optuna.Trial] = {}

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
@@ -31,13 +31,13 @@ from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
     choose_mlflow_status,
-    fit_tag,
     log_model_files,
     search_all_pages,
     shorten_digest,
     to_dataset_input,
     to_recorded_run,
     to_recorded_study,
+    to_tags,
     translate_errors,
     with_file_timeout,
     without_client_retries,
@@ -52,6 +52,7 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    Step,
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
@@ -326,7 +327,7 @@ class Tracker:
             case LogModel():
                 return self.log_model(experiment_id, run_id, operation, attempt)
             case LogMetrics():
-                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at)
+                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at, operation.earlier)
             case SetTags():
                 self.set_tags(run_id, operation.tags)
             case LogFiles():
@@ -354,15 +355,18 @@ class Tracker:
             runs = self._client.search_runs([experiment_id], tag_filter(Tag.TOKEN, token), ViewType.ALL, 1)
         return str(runs[0].info.run_id) if runs else None
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
-        """Log all metrics of one step, in requests of 1000, MLflow's limit.
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None, earlier: Sequence[Step] = ()
+    ) -> None:
+        """Log all metrics of one step, and those of earlier ones, in requests of 1000, MLflow's limit.
 
         Repeating it changes nothing: MLflow stores metrics of equal name, value, step and time once.
 
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = _to_metrics(metrics, step, at)
+        logged = [metric for one in earlier for metric in _to_metrics(one.metrics, one.step, one.at)]
+        logged += _to_metrics(metrics, step, at)
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -408,7 +412,7 @@ class Tracker:
         Raises:
             TrackingError: a value is JSON and too long, so that cutting would break it.
         """
-        fitting = _to_tags(tags)
+        fitting = to_tags(tags)
         with self._translate_errors(), without_client_retries():
             self._client.log_batch(run_id, tags=fitting)
 
@@ -422,7 +426,7 @@ class Tracker:
 
     def _end(self, run_id: str, end: EndRun, at: int | None, metrics: Sequence[Metric] = ()) -> None:
         """End a run: with one request for all its metrics, also those given, and its tags; one for MLflow's status."""
-        tags = _to_tags({**end.tags, Tag.STATE: end.state})
+        tags = to_tags({**end.tags, Tag.STATE: end.state})
         with self._translate_errors(), without_client_retries():
             self._client.log_batch(run_id, [*metrics, *_to_metrics(end.metrics, end.step, at)], tags=tags)
         self.set_status(run_id, choose_mlflow_status(end.state, end.tags.get(Tag.REASON, "")), at)
@@ -471,7 +475,7 @@ class Tracker:
             metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             if model.end is None:
-                self._client.log_batch(run_id, metrics, tags=_to_tags(tags))
+                self._client.log_batch(run_id, metrics, tags=to_tags(tags))
         if model.end is not None:
             self._end(run_id, replace(model.end, tags={**tags, **model.end.tags}), attempt.at, metrics)
         return f"models:/{model_id}"
@@ -487,10 +491,6 @@ class Tracker:
 
 def _to_metrics(metrics: Mapping[str, float], step: int, at: int | None) -> list[Metric]:
     return [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
-
-
-def _to_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
 
 
 def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:

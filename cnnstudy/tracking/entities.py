@@ -8,14 +8,14 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run, RunTag
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import (
     _artifact_repository_registry as artifact_stores,  # its method `register` is what MLflow offers to plugins
@@ -271,6 +271,11 @@ def fit_tag(key: str, value: str) -> str:
                 f"the tag {key} is JSON of {len(text)} characters; MLflow allows {LONGEST_TAG} in a tag."
             )
     return text[:LONGEST_TAG]
+
+
+def to_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    """Return tags as MLflow's; raise as `fit_tag`."""
+    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
 
 
 def shorten_digest(digest: str) -> str:
