@@ -23,7 +23,7 @@ set -euo pipefail
 secrets=${CNNSTUDY_SECRETS:-$HOME/.config/cnnstudy/secrets.env}
 address=$SLURMD_NODENAME:$((20000 + SLURM_JOB_ID % 20000))
 nodes=$SLURM_JOB_NUM_NODES
-driver='' cluster='' stopping=''
+driver='' cluster='' sentinel='' stopping=''
 
 # what the nodes must not get
 for name in $(compgen -e); do
@@ -37,7 +37,8 @@ stop() { # at Slurm's SIGTERM: before the time limit, of a preemption, or of sca
     [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
 }
 trap stop TERM
-trap '[ -z "$cluster" ] || kill -TERM "$cluster" 2>/dev/null || true' EXIT
+# shellcheck disable=SC2086 # each is one number or nothing
+trap 'kill -TERM $cluster $sentinel 2>/dev/null || true' EXIT
 
 # one node of Ray on each node of Slurm, the head here; a node that is lost does not end the others
 # apart from other jobs of these nodes; the path of a socket in it must be short
@@ -54,6 +55,9 @@ srun --no-kill --kill-on-bad-exit=0 --nodes="$nodes" --ntasks="$nodes" --ntasks-
     # the head may not be there yet, and on a busy node Ray gives up early
     until ray start "${place[@]}" "${own[@]}"; do sleep 5; done' &
 cluster=$!
+# at a preemption Slurm ends the steps of a job and tells its script nothing: this step ends at once, Ray's takes longer
+srun --overlap --nodes=1 --ntasks=1 sleep infinity &
+sentinel=$!
 
 count='import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(sum(node["Alive"] for node in ray.nodes()))'
@@ -82,9 +86,15 @@ if [ -z "$stopping" ]; then
     ) &
     driver=$!
     [ -z "$stopping" ] || kill -TERM "$driver"
+    while kill -0 "$driver" 2>/dev/null; do # a signal ends a wait, too
+        if [ -n "$stopping" ]; then
+            wait "$driver" || true
+        else
+            wait -n "$driver" "$sentinel" || true
+            kill -0 "$sentinel" 2>/dev/null || ! kill -0 "$driver" 2>/dev/null || stop
+        fi
+    done
     wait "$driver" || code=$?
-    # a signal ends the first wait before the driver has recorded what it has
-    while kill -0 "$driver" 2>/dev/null; do wait "$driver" || code=$?; done
 fi
 if [ "$stopping" = RUNNING ]; then # else it was cancelled, or Slurm itself queues it again
     echo "deploy/slurm.sh: stopped by Slurm; queued again"

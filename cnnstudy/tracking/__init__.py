@@ -16,6 +16,7 @@ training/served_model.py, which MLflow itself loads.
     spool        the outbox's records on disk
     relocation   places that the database of a moved project stores
     retry        which errors are transient, and how long to retry
+    sqlite_runs  reads the runs of a large study from MLflow's SQLite database
     sqlite       creates and tunes MLflow's SQLite database
     ui_layout    what MLflow's UI shows of a study
     ui_server    runs MLflow's UI

@@ -59,6 +59,7 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, 
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
+from cnnstudy.tracking.sqlite_runs import find_many_runs
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -290,8 +291,10 @@ class Tracker:
             where: a filter in MLflow's search syntax; "" for all runs.
         """
         search, order = self._client.search_runs, ["start_time ASC"]
+        found = find_many_runs(self.uri, experiment_id) if not where else None
         with self._translate_errors():
-            found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+            if found is None:
+                found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
         for run in found:
             left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
             if left_out and run.info.run_id not in self._left_out:
