@@ -59,7 +59,7 @@ from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, 
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.sqlite_runs import find_many_runs
+from cnnstudy.tracking.sqlite_runs import LargeStudyReader
 from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -143,7 +143,7 @@ class Tracker:
 
     def __init__(self, uri: str, tells: bool = False) -> None:
         self.uri, self.tells = uri, tells
-        self._analyzed = False
+        self._analyzed, self._large = False, LargeStudyReader(uri)
         self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
         path = sqlite_file(uri)
@@ -291,7 +291,7 @@ class Tracker:
             where: a filter in MLflow's search syntax; "" for all runs.
         """
         search, order = self._client.search_runs, ["start_time ASC"]
-        found = find_many_runs(self.uri, experiment_id) if not where else None
+        found = None if where else self._large.find_runs(experiment_id)
         with self._translate_errors():
             if found is None:
                 found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
@@ -344,7 +344,7 @@ class Tracker:
         with self._translate_errors(), without_client_retries():
             run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
-                tags = _with_token(run.tags, attempt)
+                tags = attempt.mark(run.tags)
                 created = self._client.create_run(experiment_id, attempt.at, tags, run.name).info
                 run_id = str(created.run_id)
                 self._artifact_uris[run_id] = str(created.artifact_uri)
@@ -379,6 +379,8 @@ class Tracker:
         if not self._analyzed:  # before the first of many such queries
             self._analyzed = True
             analyze_metrics(self.uri)
+        if (found := self._large.find_history(run_id, key)) is not None:
+            return found
         with self._translate_errors():
             return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
 
@@ -458,7 +460,7 @@ class Tracker:
                     experiment_id,
                     name=model.name,
                     source_run_id=run_id,
-                    tags=_with_token(model.tags, attempt),
+                    tags=attempt.mark(model.tags),
                     model_type="classifier",
                 )
             model_id = logged.model_id
@@ -494,7 +496,3 @@ class Tracker:
 
 def _to_metrics(metrics: Mapping[str, float], step: int, at: int | None) -> list[Metric]:
     return [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
-
-
-def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
-    return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages
 
 
@@ -107,6 +108,10 @@ class Attempt:
     at: int | None = None  # milliseconds since 1970; None: now
     token: str = ""  # value of a tag on the run or model that is created; "": untagged
     again: bool = False  # an earlier attempt may have created it
+
+    def mark(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of what is created, with the token."""
+        return {**tags, Tag.TOKEN: self.token} if self.token else dict(tags)
 
 
 FIRST_ATTEMPT = Attempt()

@@ -5,9 +5,9 @@ MLflow itself makes an object of SQLAlchemy's for every tag, parameter and metri
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sqlite3
+import threading
 from collections import defaultdict
 from typing import Any
 
@@ -21,24 +21,54 @@ MANY = 500
 _ACTIVE = "FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
 
 
-def find_many_runs(uri: str, experiment_id: str) -> list[Run] | None:
-    """Return the experiment's runs as MLflow's search does, oldest first.
+class LargeStudyReader:
+    """Reads the runs of large studies and their metrics; answers None where MLflow is to be asked.
 
-    Returns:
-        None if MLflow is to be asked: the runs are few, they are not in an SQLite file, or it can't be read now.
+    That is where the runs are few, not in an SQLite file, or can't be read now.
     """
-    path = sqlite_file(uri)
-    if path is None or not path.is_file():
-        return None
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
-        ) as database:
-            database.execute("BEGIN")  # what is read is of one moment
-            ((count,),) = database.execute(f"SELECT count(*) {_ACTIVE}", [experiment_id])
-            return _read(database, experiment_id) if count >= MANY else None
-    except sqlite3.Error:
-        return None
+
+    def __init__(self, uri: str) -> None:
+        self._path = sqlite_file(uri)
+        self._lock = threading.Lock()  # guards the connection
+        self._database: sqlite3.Connection | None = None  # since runs were read; the file may be another one later
+
+    def find_runs(self, experiment_id: str) -> list[Run] | None:
+        """Return the experiment's runs as MLflow's search does, oldest first."""
+        with self._lock:
+            self._close()
+            if self._path is None or not self._path.is_file():
+                return None
+            try:
+                self._database = sqlite3.connect(
+                    f"{self._path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None, check_same_thread=False
+                )
+                self._database.execute("BEGIN")  # what is read is of one moment
+                ((count,),) = self._database.execute(f"SELECT count(*) {_ACTIVE}", [experiment_id])
+                found = _read(self._database, experiment_id) if count >= MANY else None
+                self._database.execute("COMMIT")
+            except sqlite3.Error:
+                found = None
+            if found is None:
+                self._close()
+            return found
+
+    def find_history(self, run_id: str, key: str) -> dict[int, float] | None:
+        """Return a metric's values by step, as MLflow's history has them."""
+        with self._lock:
+            if self._database is None:
+                return None
+            try:
+                rows = self._database.execute(
+                    "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ?", [run_id, key]
+                )
+                return {step: math.nan if is_nan else value for step, value, is_nan in rows}
+            except sqlite3.Error:
+                return None
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
 
 def _read(database: sqlite3.Connection, experiment_id: str) -> list[Run]:

@@ -14,6 +14,7 @@ from cnnstudy.tracking import client as client_module
 from cnnstudy.tracking import sqlite_runs
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.sqlite_runs import LargeStudyReader
 
 
 @pytest.fixture
@@ -53,14 +54,21 @@ def test_they_are_equal(filled: tuple[Tracker, str], monkeypatch: pytest.MonkeyP
     assert len(asked) == 1 + 4
     monkeypatch.setattr(sqlite_runs, "MANY", 1)
     monkeypatch.setattr(client_module, "search_all_pages", lambda search: pytest.fail("MLflow was asked"))
+    histories = [tracker.metric_history(run.run_id, "val/accuracy") for run in asked]
     assert comparable(tracker.runs(experiment)) == comparable(asked)
+    monkeypatch.setattr(tracker.client, "get_metric_history", lambda *_: pytest.fail("MLflow was asked"))
+    assert [tracker.metric_history(run.run_id, "val/accuracy") for run in asked] == histories
+    assert sorted(map(len, histories)) == [0, 2, 2, 2, 2]
+    assert repr(tracker.metric_history(asked[0].run_id, "val/loss")) == "{1: nan, 2: nan}"
+    assert tracker.metric_history(asked[0].run_id, "missing") == {}
 
 
 def test_few_runs_and_other_places_are_left_to_mlflow(filled: tuple[Tracker, str], tmp_path: Path) -> None:
     tracker, experiment = filled
-    assert sqlite_runs.find_many_runs(tracker.uri, experiment) is None
-    assert sqlite_runs.find_many_runs("postgresql://host/database", experiment) is None
-    assert sqlite_runs.find_many_runs(f"sqlite:///{tmp_path / 'missing.db'}", experiment) is None
+    for uri in (tracker.uri, "postgresql://host/database", f"sqlite:///{tmp_path / 'missing.db'}"):
+        reader = LargeStudyReader(uri)
+        assert reader.find_runs(experiment) is None
+        assert reader.find_history("0" * 32, "val/loss") is None
 
 
 def test_a_database_that_cannot_be_read_now_is_left_to_mlflow(
@@ -76,7 +84,7 @@ def test_a_database_that_cannot_be_read_now_is_left_to_mlflow(
     path = tracker.uri.removeprefix("sqlite:///")
     with closing(connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        assert sqlite_runs.find_many_runs(tracker.uri, experiment) is None
-    found = sqlite_runs.find_many_runs(tracker.uri, experiment)
+        assert LargeStudyReader(tracker.uri).find_runs(experiment) is None
+    found = LargeStudyReader(tracker.uri).find_runs(experiment)
     assert found is not None
     assert len(found) == 6
