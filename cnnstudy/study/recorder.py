@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import FACTORS, Choices, describe_levels, recorded_factors, title_factors
-from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import NOBODY, Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
@@ -316,6 +316,8 @@ class Recorder:
 
         While MLflow does not answer, this recorder's runs are marked in the outbox, and none are returned.
         """
+        with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
+            self.outbox.send_held()
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.delivery.settle():
                 return _interrupted_runs(*self._recover())
