@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
@@ -63,7 +63,7 @@ from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.sqlite_runs import LargeStudyReader
-from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
+from cnnstudy.tracking.study_run import find_or_create_study_run, last_called, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -128,12 +128,6 @@ def _refuse_damaged(study: RecordedStudy) -> RecordedStudy:
     return study
 
 
-def _last_called(run: Run) -> int:
-    """Return when the study was last run, in milliseconds since 1970."""
-    called = run.data.tags.get(Tag.CALLED, "")
-    return int(called) if called.isdecimal() else int(run.info.start_time)
-
-
 class Tracker:
     """The studies and runs of one tracking server or database.
 
@@ -180,7 +174,7 @@ class Tracker:
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(by_study, key=_last_called, reverse=True)
+        latest = sorted(by_study, key=last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:

@@ -289,11 +289,6 @@ def fit_tag(key: str, value: str) -> str:
     return text[:LONGEST_TAG]
 
 
-def to_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    """Return tags as MLflow's; raise as `fit_tag`."""
-    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
-
-
 def shorten_digest(digest: str) -> str:
     """Cut a digest to the 36 characters that MLflow allows."""
     return digest[:36]
