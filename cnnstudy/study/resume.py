@@ -55,6 +55,7 @@ _HARMLESS_KEYS = (
     *("training.checkpoints", "training.share_epochs", "training.keep_models"),
     *("data.path", "weights.*.file", "weights.*.data.path"),
     *("data.layout", "weights.*.data.layout"),
+    *("execution", "execution.*"),
 )
 #: What trials did before these keys existed and were recorded.
 _EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto", "weights.*.draws": "one"}
