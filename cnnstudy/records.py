@@ -331,7 +331,7 @@ class TrialSpec(Record):
 
 @dataclass(frozen=True)
 class EpochRecord(Record):
-    """The metrics after one epoch, by their names in MLflow; the UI groups them by the part before the slash.
+    """The metrics after one epoch, by their names.
 
     Epoch 0 is the measurement before the first update, of clean metrics only. It is no epoch of training: it is never
     the best, and neither counted, shown as progress, nor compared by pruners.

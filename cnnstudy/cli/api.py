@@ -38,6 +38,7 @@ from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
 from cnnstudy.results.pages.rendering import prose
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
+from cnnstudy.results.study_note import record_note
 from cnnstudy.results.terminal import (
     analyze_ended_study,
     analyze_study,
@@ -50,7 +51,7 @@ from cnnstudy.study.run import run_study
 from cnnstudy.system.display import choose_display
 from cnnstudy.system.output import open_console, print_note
 from cnnstudy.tracking import client
-from cnnstudy.tracking.relocation import require_writable
+from cnnstudy.tracking.relocation import find_unwritable, require_writable
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.sqlite import sqlite_file
 
@@ -120,6 +121,8 @@ def run(
         raise KeyboardInterrupt(_STOPPED)
     if loaded.config.strategy.kind == "factorial":
         analyze_ended_study(tracker, outcome.recorded, print_note)
+    else:
+        record_note(tracker, outcome.recorded, print_note)
     return StudyResults(tracker, loaded.config.name)
 
 
@@ -339,7 +342,13 @@ class StudyResults:
         """
         from cnnstudy.results.pages.study_page import write_report
 
-        return write_report(self._tracker, self._recorded, Path(folder or f"{self.name}-report"))
+        locked = find_unwritable(self._tracker.uri)
+        page = write_report(
+            self._tracker, self._recorded, Path(folder or f"{self.name}-report"), records=locked is None
+        )
+        if locked is not None:
+            print_note(f"{locked} can't be written, so the page is not recorded in MLflow.")
+        return page
 
     def __repr__(self) -> str:
         return "\n".join([f"study {self.name}: {self._describe_state()}", *self.answers])

@@ -117,6 +117,7 @@ def _run(
     with choose_display(console, quiet) as display:
         outcome = run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed)
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
 
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
@@ -124,7 +125,9 @@ def _run(
         retry.call(lambda: terminal.show_outcome(console, tracker, outcome), print_note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
-    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+    if loaded.config.strategy.kind != "factorial" and not outcome.interrupted:
+        record_note(tracker, outcome.recorded, print_note)
+    elif not outcome.interrupted:
         analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
@@ -216,6 +219,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
     """
     from cnnstudy.errors import EXIT_INTERRUPTED, InputError
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
     from cnnstudy.tracking.retry import RetryPolicy
 
     if outcome.confirmed is None:
@@ -223,6 +227,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
             # after Ctrl-C the user is not kept waiting for MLflow
             RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
         raise typer.Exit(EXIT_INTERRUPTED)
+    record_note(tracker, outcome.recorded, print_note)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:

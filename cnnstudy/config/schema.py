@@ -1,7 +1,6 @@
 """The keys of a study file, as frozen pydantic models, and what each key allows on its own.
 
-In this order: `objective`, `question`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and
-StudyConfig, the whole file. Combinations of keys are checked in `checks`; study files are read only by
+StudyConfig, the whole file, comes last. Combinations of keys are checked in `checks`; study files are read only by
 `load.load_study`.
 """
 
@@ -469,6 +468,11 @@ class StudyConfig(StrictModel):
         assert self.budget is not None  # a search without it is refused
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
+
+    def stopped_after(self, seeds: int) -> StudyConfig:
+        """Return the settings of a factorial that stopped after so many seeds, as if it had planned these."""
+        fewer = {"seeds": seeds, "least_seeds": None, "precision": None}
+        return self.model_copy(update={"strategy": self.strategy.model_copy(update=fewer)})
 
     def cells_of(self, architecture: str) -> int:
         """Return the network's number of cells in a factorial."""

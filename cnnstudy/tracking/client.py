@@ -21,23 +21,25 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
+from cnnstudy.records import PreparedImages
 from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
     choose_mlflow_status,
-    fit_tag,
     log_model_files,
     search_all_pages,
     shorten_digest,
     to_dataset_input,
+    to_metrics,
     to_recorded_run,
     to_recorded_study,
+    to_tags,
     translate_errors,
     with_file_timeout,
     without_client_retries,
@@ -52,13 +54,16 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    Step,
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer, is_server, telling
+from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
+from cnnstudy.tracking.sqlite_runs import LargeStudyReader
+from cnnstudy.tracking.study_run import find_or_create_study_run, last_called, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -123,12 +128,6 @@ def _refuse_damaged(study: RecordedStudy) -> RecordedStudy:
     return study
 
 
-def _last_called(run: Run) -> int:
-    """Return when the study was last run, in milliseconds since 1970."""
-    called = run.data.tags.get(Tag.CALLED, "")
-    return int(called) if called.isdecimal() else int(run.info.start_time)
-
-
 class Tracker:
     """The studies and runs of one tracking server or database.
 
@@ -141,7 +140,7 @@ class Tracker:
 
     def __init__(self, uri: str, tells: bool = False) -> None:
         self.uri, self.tells = uri, tells
-        self._analyzed = False
+        self._analyzed, self._large = False, LargeStudyReader(uri)
         self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
         path = sqlite_file(uri)
@@ -175,7 +174,7 @@ class Tracker:
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(by_study, key=_last_called, reverse=True)
+        latest = sorted(by_study, key=last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -273,7 +272,10 @@ class Tracker:
         """Mark the study as running, with its configuration unchanged."""
         with self._translate_errors():
             self._client.update_run(study.run_id, status="RUNNING")
-        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
+            ended = self._client.get_run(study.run_id).data.tags
+            for tag in {Tag.REASON, Tag.MESSAGE} & ended.keys():  # of how it ended before; an empty one would be shown
+                self._client.delete_tag(study.run_id, tag)
+        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running"})
 
     def artifact_location(self, experiment_id: str) -> str:
         """Return where the files of the experiment's runs are stored: a folder's path or a URI."""
@@ -289,8 +291,10 @@ class Tracker:
             where: a filter in MLflow's search syntax; "" for all runs.
         """
         search, order = self._client.search_runs, ["start_time ASC"]
+        found = None if where else self._large.find_runs(experiment_id)
         with self._translate_errors():
-            found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+            if found is None:
+                found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
         for run in found:
             left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
             if left_out and run.info.run_id not in self._left_out:
@@ -326,7 +330,7 @@ class Tracker:
             case LogModel():
                 return self.log_model(experiment_id, run_id, operation, attempt)
             case LogMetrics():
-                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at)
+                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at, operation.earlier)
             case SetTags():
                 self.set_tags(run_id, operation.tags)
             case LogFiles():
@@ -340,7 +344,7 @@ class Tracker:
         with self._translate_errors(), without_client_retries():
             run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
-                tags = _with_token(run.tags, attempt)
+                tags = attempt.mark(run.tags)
                 created = self._client.create_run(experiment_id, attempt.at, tags, run.name).info
                 run_id = str(created.run_id)
                 self._artifact_uris[run_id] = str(created.artifact_uri)
@@ -354,15 +358,18 @@ class Tracker:
             runs = self._client.search_runs([experiment_id], tag_filter(Tag.TOKEN, token), ViewType.ALL, 1)
         return str(runs[0].info.run_id) if runs else None
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
-        """Log all metrics of one step, in requests of 1000, MLflow's limit.
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None, earlier: Sequence[Step] = ()
+    ) -> None:
+        """Log all metrics of one step, and those of earlier ones, in requests of 1000, MLflow's limit.
 
         Repeating it changes nothing: MLflow stores metrics of equal name, value, step and time once.
 
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = _to_metrics(metrics, step, at)
+        logged = [metric for one in earlier for metric in to_metrics(one.metrics, one.step, one.at)]
+        logged += to_metrics(metrics, step, at or current_time())
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -372,8 +379,16 @@ class Tracker:
         if not self._analyzed:  # before the first of many such queries
             self._analyzed = True
             analyze_metrics(self.uri)
+        for name in dict.fromkeys((shown_metric(key), key)):  # an earlier version recorded it by its own name
+            if found := self._read_history(run_id, name):
+                return found
+        return {}
+
+    def _read_history(self, run_id: str, name: str) -> dict[int, float]:
+        if (found := self._large.find_history(run_id, name)) is not None:
+            return found
         with self._translate_errors():
-            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
+            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, name)}
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """Log the folder's contents as artifacts of the run."""
@@ -400,7 +415,7 @@ class Tracker:
     def tags(self, run_id: str) -> dict[str, str]:
         """Return the run's current tags."""
         with self._translate_errors():
-            return dict(self._client.get_run(run_id).data.tags)
+            return own_tags(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; values longer than MLflow allows are cut.
@@ -408,7 +423,7 @@ class Tracker:
         Raises:
             TrackingError: a value is JSON and too long, so that cutting would break it.
         """
-        fitting = _to_tags(tags)
+        fitting = to_tags(tags)
         with self._translate_errors(), without_client_retries():
             self._client.log_batch(run_id, tags=fitting)
 
@@ -422,9 +437,10 @@ class Tracker:
 
     def _end(self, run_id: str, end: EndRun, at: int | None, metrics: Sequence[Metric] = ()) -> None:
         """End a run: with one request for all its metrics, also those given, and its tags; one for MLflow's status."""
-        tags = _to_tags({**end.tags, Tag.STATE: end.state})
+        tags = to_tags({**end.tags, Tag.STATE: end.state})
+        logged = to_metrics(end.metrics, end.step, at or current_time())
         with self._translate_errors(), without_client_retries():
-            self._client.log_batch(run_id, [*metrics, *_to_metrics(end.metrics, end.step, at)], tags=tags)
+            self._client.log_batch(run_id, [*metrics, *logged], tags=tags)
         self.set_status(run_id, choose_mlflow_status(end.state, end.tags.get(Tag.REASON, "")), at)
 
     def set_status(self, run_id: str, status: str, at: int | None = None) -> None:
@@ -451,7 +467,7 @@ class Tracker:
                     experiment_id,
                     name=model.name,
                     source_run_id=run_id,
-                    tags=_with_token(model.tags, attempt),
+                    tags=attempt.mark(model.tags),
                     model_type="classifier",
                 )
             model_id = logged.model_id
@@ -460,21 +476,19 @@ class Tracker:
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
             images = model.images
-            where = (
-                attempt.at or current_time(),
-                model.step,
-                model_id,
-                images.name,
-                shorten_digest(images.digest),
-                run_id,
-            )
-            metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
+            where = (model_id, images.name, shorten_digest(images.digest), run_id)
+            metrics = to_metrics(model.metrics, model.step, attempt.at or current_time(), *where)
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             if model.end is None:
-                self._client.log_batch(run_id, metrics, tags=_to_tags(tags))
+                self._client.log_batch(run_id, metrics, tags=to_tags(tags))
         if model.end is not None:
             self._end(run_id, replace(model.end, tags={**tags, **model.end.tags}), attempt.at, metrics)
         return f"models:/{model_id}"
+
+    def add_inputs(self, run_id: str, images: Sequence[PreparedImages]) -> None:
+        """Record images as the data sets of a run; those that it has already stay as they are."""
+        with self._translate_errors(), without_client_retries():
+            self._client.log_inputs(run_id, [to_dataset_input(one) for one in images])
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
         found = self._client.search_logged_models([experiment_id], tag_filter(Tag.TOKEN, token), max_results=1)
@@ -483,15 +497,3 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
-
-
-def _to_metrics(metrics: Mapping[str, float], step: int, at: int | None) -> list[Metric]:
-    return [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]
-
-
-def _to_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
-
-
-def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
-    return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)
