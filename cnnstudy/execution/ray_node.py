@@ -137,7 +137,8 @@ class NodeSlot:
         with self._lock:
             if number > self._answered:
                 self._answered = number
-                self._executor.answer(key, go_on)
+                with contextlib.suppress(KeyError):  # the job was stopped meanwhile
+                    self._executor.answer(key, go_on)
 
     def hear(self, after: int, patience: float = POLL_SECONDS) -> Heard:
         """Return the events with larger numbers; wait for one."""

@@ -188,6 +188,8 @@ class RemoteSlot:
                 self._files.forget(self.node)
                 self._put(Gone(why, is_lasting(error)) if job is None else Failed(job.key, reason, why, str(error)))
         except Exception as error:  # a mistake, which must not leave the study waiting
+            if self._ended.is_set():
+                return
             self.is_lost, why = True, f"{type(error).__name__}: {error}"
             self._put(Gone(why, True) if job is None else Failed(job.key, "crash", why, ""))
             raise

@@ -157,27 +157,34 @@ def test_a_file_that_arrives_damaged_is_sent_again_and_not_for_ever(
 # ---- secrets
 
 
+@pytest.mark.parametrize("starts_ray", [False, True])
 def test_no_process_and_no_file_of_the_cluster_has_the_tracking_servers_password(
-    start: Start, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, own_places: Path, monkeypatch: pytest.MonkeyPatch, starts_ray: bool
 ) -> None:
+    import ray
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:{SECRET}@host")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
-    executor = start(2)
-    nodes.add()  # as a node that joins after the driver
-    spec = long_spec(executor)
-    executor.submit(trial_job(spec))
-    next_of(executor, Epoch)
-    seen = 0
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid():
-                assert SECRET not in "\0".join([*process.environ().values(), *process.cmdline()]), process
-                seen += process in nodes.workers()
-    assert seen, "the worker's own environment was looked at"
-    places = [nodes.folder, Path(nodes.cluster.head_node.get_session_dir_path())]
-    files = [file for place in places for file in place.rglob("*") if file.is_file()]
-    assert len(files) > 10
-    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+    (own_places / "files").mkdir()
+    executor = RayExecutor(1, own_places / "files", SlotNeeds(), "local" if starts_ray else nodes.address, FAST)
+    with contextlib.closing(executor):
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == SECRET, "the driver itself needs it"
+        executor.submit(trial_job(long_spec(executor)))
+        next_of(executor, Epoch)
+        (slot,) = executor.ready
+        assert slot.facts is not None
+        seen = 0
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid():
+                    assert SECRET not in "\0".join([*process.environ().values(), *process.cmdline()]), process
+                    seen += f"--folder={slot.facts.folder}" in process.cmdline()
+        assert seen == 1, "the worker's own environment was looked at"
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        places = [nodes.folder, own_places, Path(slot.facts.folder), session]
+        files = [file for place in places for file in place.rglob("*") if file.is_file()]
+        assert len(files) > 10
+        assert not [file for file in files if SECRET.encode() in file.read_bytes()]
 
 
 # ---- losses
@@ -258,9 +265,9 @@ import faulthandler, json, os, sys, threading, time
 faulthandler.enable()
 job = json.loads(sys.stdin.readline())
 record = {"epoch": 1, "metrics": {}}
-print(json.dumps({"kind": "epoch", "key": job["key"], "record": record, "asks": False}), flush=True)
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 def where_it_hangs():
+    print(json.dumps({"kind": "epoch", "key": job["key"], "record": record, "asks": False}), flush=True)
     time.sleep(600)
 where_it_hangs()
 """
@@ -280,9 +287,12 @@ def test_close_ends_every_process_and_removes_its_files(start: Start, nodes: Nod
     executor.submit(trial_job(long_spec(executor)))
     next_of(executor, Epoch)
     (worker,) = nodes.workers()
+    (slot,) = executor.ready
+    assert slot.facts is not None
+    assert Path(slot.facts.folder).is_dir()
     executor.close()
     assert not worker.is_running()
-    assert not list(nodes.folder.glob("node-*/temporary/cnnstudy-*"))
+    assert not list(Path(slot.facts.folder).parent.glob(f"{Path(slot.facts.folder).name}*"))
     assert executor.next_event(0.01) is None
     executor.close()
 

@@ -42,7 +42,8 @@ budget: {{trials: {trials}}}
 class Killer:
     """Kills a raylet or an actor that has a worker now and then; another thread starts a node for each that is lost."""
 
-    def __init__(self, nodes: Nodes, kills: int, seed: int, between: float) -> None:
+    def __init__(self, nodes: Nodes, kills: int, seed: int, between: float, share: float) -> None:
+        self.share = share
         self.nodes, self.left, self.dice, self.between = nodes, kills, random.Random(seed), between
         self.done: list[str] = []
         self.over = threading.Event()
@@ -61,7 +62,7 @@ class Killer:
             with contextlib.suppress(psutil.Error):
                 place = actor.environ()["CNNSTUDY_CACHE"]
                 node = self.nodes.at(place)
-                if self.dice.random() < 0.5 and node is not None:
+                if self.dice.random() < self.share and node is not None:
                     self.done.append("raylet")
                     self.nodes.kill(node)
                 else:
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--between", type=float, default=8.0, help="longest time between two kills, seconds")
+    parser.add_argument("--raylets", type=float, default=0.5, help="the share of kills that hit a raylet")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -117,7 +119,7 @@ def check(nodes: Nodes, arguments: argparse.Namespace) -> None:
     Path("losses.yaml").write_text(FILE.format(trials=arguments.trials, epochs=arguments.epochs), encoding="utf-8")
     # nodes are added in a thread, where Ray can't handle signals
     ray._private.utils.set_sigterm_handler = lambda handler: None
-    killer = Killer(nodes, arguments.kills, arguments.seed, arguments.between)
+    killer = Killer(nodes, arguments.kills, arguments.seed, arguments.between, arguments.raylets)
     tracker, program = Tracker("sqlite:///mlflow.db"), (str(HERE / "slow_worker.py"),)
     started = time.monotonic()
     for thread in killer.threads:
