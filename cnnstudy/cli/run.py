@@ -195,10 +195,6 @@ def confirm(
             take_over,
             accept_code=accept_code,
         )
-    if outcome.confirmed is not None:
-        from cnnstudy.results.study_note import record_note
-
-        record_note(tracker, outcome.recorded, print_note)
     if json_ and outcome.confirmed is not None:
         from cnnstudy.results.json_answers import describe_confirmation
 
@@ -215,6 +211,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
     """
     from cnnstudy.errors import EXIT_INTERRUPTED, InputError
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
     from cnnstudy.tracking.retry import RetryPolicy
 
     if outcome.confirmed is None:
@@ -222,6 +219,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
             # after Ctrl-C the user is not kept waiting for MLflow
             RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
         raise typer.Exit(EXIT_INTERRUPTED)
+    record_note(tracker, outcome.recorded, print_note)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:
