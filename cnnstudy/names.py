@@ -27,6 +27,7 @@ class Tag:
     TEST_SPLIT = "cnnstudy.test_split"  # JSON: when the test split was opened and for which models
     COPIES = "cnnstudy.copies"  # sentences about copies and groups among its images
     CONFLICTS = "cnnstudy.conflicts"  # number of pairs of copies with different labels
+    STOPPED = "cnnstudy.stopped"  # after how many seeds a factorial stopped because its question was answered; or ""
     ESTIMATED_SECONDS = "cnnstudy.seconds_foretold"  # duration of the study as estimated before it ran
     MEASURED_SECONDS = "cnnstudy.seconds_taken"  # duration of the study as measured
 

@@ -11,6 +11,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     "analysis/test_coverage.py": (),
     "analysis/test_ranges.py": (),
     "execution/test_equality.py": (),
+    "execution/test_ray_cluster.py": (),
+    "execution/test_ray_study.py": (),
     "faults/test_checkpoint_kills.py": (),
     "faults/test_command_kills.py": (),
     "faults/test_edits_in_mlflow.py": (
@@ -120,7 +122,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_when_the_time_is_over_what_is_there_is_analysed",
     ),
     "data/test_hostile.py": ("test_a_command_says_it_and_exits",),
-    "execution/test_contract.py": (
+    "execution/test_local.py": (
         "test_a_job_that_is_started_ahead_is_dropped_for_another",
         "test_a_job_that_is_started_ahead_outlives_its_worker",
         "test_a_worker_that_cannot_even_say_where_it_hangs",

@@ -82,7 +82,7 @@ def run(
     study: str | Path,
     overrides: Mapping[str, object] | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     tracking_uri: str | None = None,
     take_over: bool = False,
     accept_code: bool = False,
@@ -94,7 +94,7 @@ def run(
     Args:
         study: a study file, or the name of one in experiments/.
         overrides: keys of the study file and their values, as `--set`: `{"training.epochs": 5}`.
-        jobs: number of workers; they share the cores.
+        jobs: number of workers; None: the study's `execution.slots`.
         tracking_uri: where MLflow keeps the record; None: MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
         take_over, accept_code, retry_failed: as the options of `run-study`.
         quiet: show no progress.
@@ -103,17 +103,19 @@ def run(
         KeyboardInterrupt: stopped by Ctrl-C; everything measured is recorded, and the same call goes on.
         CnnstudyError: one of its subclasses, as for `run-study`; nothing measured is lost.
     """
-    _check("jobs", jobs, int, "a whole number from 1")
-    if jobs < 1:
-        raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
+    if jobs is not None:
+        _check("jobs", jobs, int, "a whole number from 1")
+        if jobs < 1:
+            raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
     loaded = load_study(str(study), _to_words(overrides))
     uri, console = _find_place(tracking_uri), open_console()
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with (
-        contextlib.closing(make_study_workers(jobs, loaded.config)) as workers,
+        contextlib.closing(make_study_workers(loaded.config, jobs)) as workers,
         choose_display(console, quiet) as display,
     ):
+        workers.start()  # before other threads need the environment, which is changed while Ray starts
         outcome = run_study(loaded, tracker, workers, display, take_over, None, accept_code, retry_failed, False)
     if outcome.interrupted:
         raise KeyboardInterrupt(_STOPPED)

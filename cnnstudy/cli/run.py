@@ -12,7 +12,9 @@ from cnnstudy.cli.options import (
     TRIALS_FAILED,
     AcceptCode,
     Jobs,
+    On,
     Quiet,
+    Slots,
     StudyName,
     TakeOver,
     TrackingUri,
@@ -48,7 +50,8 @@ def run_study(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
     ] = None,
-    jobs: Jobs = 1,
+    on: On = None,
+    jobs: Slots = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -75,10 +78,11 @@ def run_study(
         raise InputError("--dry-run estimates the missing trials, and --retry-failed runs others; give one of them.")
     overrides = list(set_ or [])
     overrides += [f"budget.trials={trials}"] if trials is not None else []
+    overrides += [f"execution.on={on}"] if on is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
-    with contextlib.closing(make_study_workers(jobs, loaded.config)) as workers:
+    with contextlib.closing(make_study_workers(loaded.config, jobs)) as workers:
         workers.start()
         _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)
 
@@ -135,14 +139,18 @@ def _run(
         raise typer.Exit(TRIALS_FAILED)
 
 
-def make_study_workers(jobs: int, config: StudyConfig) -> Workers:
-    """Return workers; the first decodes images as soon as it starts, while this process imports MLflow."""
+def make_study_workers(config: StudyConfig, jobs: int | None = None) -> Workers:
+    """Return workers in the study's place; the first decodes images as soon as it starts, while MLflow is imported.
+
+    Args:
+        jobs: number of workers; None: the study's.
+    """
     from cnnstudy.execution import Executor, Workers
     from cnnstudy.execution.jobs import images_job
     from cnnstudy.execution.selection import make_executor
 
     def start_decoding(folder: Path) -> Executor:
-        executor = make_executor(jobs, folder)
+        executor = make_executor(jobs or config.execution.slots, folder, config.execution)
         executor.deterministic = config.training.deterministic
         executor.start_ahead(images_job(config, config.data, config.architectures))
         return executor

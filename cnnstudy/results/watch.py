@@ -14,6 +14,7 @@ from cnnstudy.errors import CnnstudyError, TrackingError
 from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.study.interim import SO_FAR
+from cnnstudy.study.looks import read_stopped
 from cnnstudy.study.resume import missing_trials_command, resume_command
 from cnnstudy.system.display import Display, format_duration
 from cnnstudy.system.processes import terminate_as_interrupt
@@ -61,7 +62,7 @@ class Snapshot:
         # images and weights need not be on this machine
         config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
-            return StudyConfig.model_validate(config).total_trials
+            return read_stopped(StudyConfig.model_validate(config), self.study.tags).total_trials
         except (ValueError, CnnstudyError):
             return 0
 

@@ -40,33 +40,35 @@ class OptunaStrategy:
             name: self._shuffled_grid(name) for name in config.architectures if self.strategy.sampler == "grid"
         }
         self._studies = {name: self._rebuild_study(name, past) for name in config.architectures}
-        self._levels: dict[str, dict[int, dict[str, Level]]] = {
-            name: {trial.number: dict(trial.levels) for trial in past if trial.architecture == name}
-            for name in config.architectures
-        }
+        #: Numbers of a network's trials by their levels.
+        self._equal: dict[tuple[str, frozenset[tuple[str, Level]]], set[int]] = {}
+        for trial in past:
+            self._find_equal(trial.architecture, trial.levels).add(trial.number)
         self._trials: dict[tuple[str, int], optuna.Trial] = {}
 
     def next(self) -> Proposal | None:
         """Return the next trial of the network that is furthest behind; None if all are done or running."""
+        started = {name: self._count_started(name) for name in self.config.architectures}
         candidates = [
-            (len(self._started_trials(name)) / self.config.trials_of(name), order, name)
+            (started[name] / self.config.trials_of(name), order, name)
             for order, name in enumerate(self.config.architectures)
-            if len(self._started_trials(name)) < self.config.trials_of(name)
+            if started[name] < self.config.trials_of(name)
         ]
         if not candidates:
             return None
         name = min(candidates)[2]
         study = self._studies[name]
-        waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
-        number = waiting[0].number if waiting else len(study.trials)
+        waiting = _trials(study, TrialState.WAITING)
+        number = waiting[0].number if waiting else started[name]
         if not waiting and (fixed := self._planned_levels(name, number)):
             study.enqueue_trial(fixed)
         study.sampler = self._sampler(name, number)
         trial = study.ask()
         levels = self._choose_levels(name, trial)
         # ordered by number, not time, so that a trial that runs again keeps its seed
-        repeats = sum(other == levels for number, other in self._levels[name].items() if number < trial.number)
-        self._levels[name][trial.number] = levels
+        equal = self._find_equal(name, levels)
+        repeats = sum(number < trial.number for number in equal)
+        equal.add(trial.number)
         self._trials[name, trial.number] = trial
         return Proposal(name, trial.number, levels, self.config.seed + repeats)
 
@@ -84,10 +86,15 @@ class OptunaStrategy:
     @property
     def remaining(self) -> int:
         """Return the number of trials not proposed yet."""
-        return sum(max(0, self.config.trials_of(name) - len(self._started_trials(name))) for name in self._studies)
+        return sum(max(0, self.config.trials_of(name) - self._count_started(name)) for name in self._studies)
 
-    def _started_trials(self, name: str) -> list[FrozenTrial]:
-        return [trial for trial in self._studies[name].trials if trial.state != TrialState.WAITING]
+    def _count_started(self, name: str) -> int:
+        study = self._studies[name]
+        return len(_trials(study)) - len(_trials(study, TrialState.WAITING))
+
+    def _find_equal(self, name: str, levels: Mapping[str, Level]) -> set[int]:
+        """Return the numbers of the network's trials with these levels, as a set to add to."""
+        return self._equal.setdefault((name, frozenset(levels.items())), set())
 
     def _rebuild_study(self, name: str, past: Sequence[PastTrial]) -> optuna.Study:
         study = optuna.create_study(
@@ -112,7 +119,7 @@ class OptunaStrategy:
         params, factors = self._varied_levels(name, past.levels), self.config.factors_of(name)
         distributions = {factor: _distribution(factor, factors[factor]) for factor in params}
         study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
-        trial = optuna.Trial(study, study.trials[-1]._trial_id)
+        trial = optuna.Trial(study, _trials(study)[-1]._trial_id)
         for epoch, value in sorted(past.reported.items()):
             trial.report(value, epoch)
             trial.should_prune()
@@ -169,6 +176,11 @@ class OptunaStrategy:
         if self.strategy.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=self._startup_trials())
         return optuna.pruners.NopPruner()
+
+
+def _trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Return the trials in these states, or all, as they are: copies would take most of the time of a large study."""
+    return study.get_trials(deepcopy=False, states=states or None)
 
 
 def _end_trial(

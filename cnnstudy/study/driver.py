@@ -99,6 +99,10 @@ class Driver:
                 return
             self._start(proposal)
 
+    def _has_room(self) -> bool:
+        """Check whether more trials can run by now than do: a machine has joined."""
+        return len(self._running) < self.executor.slots and self._waiting is None and self.strategy.remaining > 0
+
     def _start(self, proposal: Proposal) -> None:
         weights = self.resources.weights_of(proposal)
         assert weights is not None
@@ -115,8 +119,10 @@ class Driver:
         self.display.start_trial(spec.key, recording.title, spec.epochs)
 
     def _handle_next_event(self) -> None:
-        event = wait_for_event(self.executor, self._watchdog)
-        if isinstance(event, Epoch):
+        event = wait_for_event(self.executor, self._watchdog, self._has_room)
+        if event is None:
+            self._fill_slots()
+        elif isinstance(event, Epoch):
             self._on_epoch(event)
         elif isinstance(event, Done):
             with defer_interrupt():  # the result of hours of training is recorded before the interrupt takes effect

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import FACTORS, Choices, describe_levels, recorded_factors, title_factors
-from cnnstudy.errors import EnvironmentTrouble, TrackingUnavailableError
+from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
 from cnnstudy.names import NOBODY, Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
@@ -164,33 +164,7 @@ class Recorder:
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Create the trial's run, with all parameters and tags known before it trains."""
-        parameters = {
-            Parameter.ARCHITECTURE: spec.architecture,
-            **spec.levels,
-            Parameter.WEIGHTS: spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
-            Parameter.SEED: spec.seed,
-            Parameter.IMAGE_SIZE: spec.images.size,
-            Parameter.EPOCHS: spec.epochs,
-            Parameter.OPTIMIZER: spec.optimizer.name,
-            Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
-            Parameter.MOMENTUM: spec.optimizer.momentum if spec.optimizer.name in ("sgd", "rmsprop") else None,
-            Parameter.HEAD_EPOCHS: spec.head_epochs if spec.levels["transfer"] == "two-phase" else None,
-            Parameter.EARLY_STOPPING: spec.patience,
-            Parameter.UPDATES: spec.updates,
-            Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
-            Parameter.VALIDATION_SHARE: spec.split.validation,
-            Parameter.TEST_SHARE: spec.split.test,
-            Parameter.SPLIT_SEED: spec.split.seed,
-            Parameter.BLOCK: spec.block,
-            Parameter.DETERMINISTIC: spec.deterministic,
-            Parameter.PRECISION: spec.precision,
-            Parameter.XLA: "auto" if spec.xla is None else spec.xla,
-            Parameter.DATA: spec.images.name,
-            Parameter.CLASSES: len(spec.images.classes),
-            Parameter.TRAIN_IMAGES: sum(spec.images.train),
-            Parameter.USED_TRAIN_IMAGES: count_train_images(spec.levels, spec.images),
-            Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
-        }
+        parameters = _list_parameters(spec)
         tags = {
             Tag.KIND: spec.purpose,
             Tag.STATE: "running",
@@ -315,6 +289,8 @@ class Recorder:
 
         While MLflow does not answer, this recorder's runs are marked in the outbox, and none are returned.
         """
+        with contextlib.suppress(CnnstudyError):  # MLflow itself may be the problem
+            self.outbox.send_held()
         with contextlib.suppress(TrackingUnavailableError):
             if self.outbox.delivery.settle():
                 return _interrupted_runs(*self._recover())
@@ -477,3 +453,34 @@ def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[ob
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([escape_formula(cell) for cell in row] for row in (header, *rows))
+
+
+def _list_parameters(spec: TrialSpec) -> dict[str, Any]:
+    """Return everything that a trial was asked to do, as MLflow's parameters."""
+    return {
+        Parameter.ARCHITECTURE: spec.architecture,
+        **spec.levels,
+        Parameter.WEIGHTS: spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
+        Parameter.SEED: spec.seed,
+        Parameter.IMAGE_SIZE: spec.images.size,
+        Parameter.EPOCHS: spec.epochs,
+        Parameter.OPTIMIZER: spec.optimizer.name,
+        Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
+        Parameter.MOMENTUM: spec.optimizer.momentum if spec.optimizer.name in ("sgd", "rmsprop") else None,
+        Parameter.HEAD_EPOCHS: spec.head_epochs if spec.levels["transfer"] == "two-phase" else None,
+        Parameter.EARLY_STOPPING: spec.patience,
+        Parameter.UPDATES: spec.updates,
+        Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
+        Parameter.VALIDATION_SHARE: spec.split.validation,
+        Parameter.TEST_SHARE: spec.split.test,
+        Parameter.SPLIT_SEED: spec.split.seed,
+        Parameter.BLOCK: spec.block,
+        Parameter.DETERMINISTIC: spec.deterministic,
+        Parameter.PRECISION: spec.precision,
+        Parameter.XLA: "auto" if spec.xla is None else spec.xla,
+        Parameter.DATA: spec.images.name,
+        Parameter.CLASSES: len(spec.images.classes),
+        Parameter.TRAIN_IMAGES: sum(spec.images.train),
+        Parameter.USED_TRAIN_IMAGES: count_train_images(spec.levels, spec.images),
+        Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
+    }

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Columns of a table where standard output is no terminal.
 WIDTH = 160
+#: Rows of a table from which on it is written without Rich.
+LONG = 500
 #: What tracebacks must not show, and what they show instead.
 _secrets: dict[str, str] = {}
 
@@ -142,10 +144,32 @@ def add_row(grid: Table, cells: Iterable[str], styles: Mapping[str, str] | None 
 
 
 def print_table(console: Console, grid: Table, rows: Iterable[Sequence[str]] = ()) -> None:
-    """Add the rows, and print the table."""
+    """Add the rows, and print the table; a long one as text, without Rich, which would take a second for 1,500 rows."""
+    rows = list(rows)
+    if len(rows) >= LONG and not grid.row_count and all(column.no_wrap for column in grid.columns):
+        lines = _long_table(grid, rows)
+        if max(map(len, lines)) <= console.width:
+            print_lines(console, lines)
+            return
     for row in rows:
         add_row(grid, row)
     console.print(grid, markup=False, emoji=False)
+
+
+def _long_table(grid: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table that has no rows yet, with these, as Rich writes them."""
+    from rich.cells import cell_len
+
+    table = [[str(column.header) for column in grid.columns], *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, cells)) for cells in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        room = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+        padded = zip(cells, room, (column.justify for column in grid.columns), strict=True)
+        lines.append(" ".join(space + cell if side == "right" else cell + space for cell, space, side in padded))
+    total = sum(widths) + len(widths) - 1
+    title = str(grid.title).ljust(total) if grid.title else None
+    return [*([title] if title else []), lines[0], "─" * total, *lines[1:]]
 
 
 def _cell(text: str, style: str = "") -> Any:

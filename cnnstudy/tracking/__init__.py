@@ -17,6 +17,7 @@ training/served_model.py, which MLflow itself loads.
     relocation      places that the database of a moved project stores
     retry           which errors are transient, and how long to retry
     sqlite          creates and tunes MLflow's SQLite database
+    sqlite_runs     reads the runs of a large study from MLflow's SQLite database
     shown_names     names of metrics and tags in MLflow
     system_metrics  what this machine does while trials run
     ui_layout       what MLflow's UI shows of a study

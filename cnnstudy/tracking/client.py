@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
@@ -54,6 +54,7 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    Step,
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
@@ -61,7 +62,8 @@ from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_wri
 from cnnstudy.tracking.retry import await_answer, is_server, telling
 from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
-from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
+from cnnstudy.tracking.sqlite_runs import LargeStudyReader
+from cnnstudy.tracking.study_run import find_or_create_study_run, last_called, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -126,12 +128,6 @@ def _refuse_damaged(study: RecordedStudy) -> RecordedStudy:
     return study
 
 
-def _last_called(run: Run) -> int:
-    """Return when the study was last run, in milliseconds since 1970."""
-    called = run.data.tags.get(Tag.CALLED, "")
-    return int(called) if called.isdecimal() else int(run.info.start_time)
-
-
 class Tracker:
     """The studies and runs of one tracking server or database.
 
@@ -144,7 +140,7 @@ class Tracker:
 
     def __init__(self, uri: str, tells: bool = False) -> None:
         self.uri, self.tells = uri, tells
-        self._analyzed = False
+        self._analyzed, self._large = False, LargeStudyReader(uri)
         self._left_out: set[str] = set()  # runs that the user was told of
         self._artifact_uris: dict[str, str] = {}  # of the runs that were started here and have not ended
         path = sqlite_file(uri)
@@ -178,7 +174,7 @@ class Tracker:
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(by_study, key=_last_called, reverse=True)
+        latest = sorted(by_study, key=last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -295,8 +291,10 @@ class Tracker:
             where: a filter in MLflow's search syntax; "" for all runs.
         """
         search, order = self._client.search_runs, ["start_time ASC"]
+        found = None if where else self._large.find_runs(experiment_id)
         with self._translate_errors():
-            found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+            if found is None:
+                found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
         for run in found:
             left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
             if left_out and run.info.run_id not in self._left_out:
@@ -332,7 +330,7 @@ class Tracker:
             case LogModel():
                 return self.log_model(experiment_id, run_id, operation, attempt)
             case LogMetrics():
-                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at)
+                self.log_metrics(run_id, operation.metrics, operation.step, attempt.at, operation.earlier)
             case SetTags():
                 self.set_tags(run_id, operation.tags)
             case LogFiles():
@@ -346,7 +344,7 @@ class Tracker:
         with self._translate_errors(), without_client_retries():
             run_id = self.find_run(experiment_id, attempt.token) if attempt.again else None
             if run_id is None:
-                tags = _with_token(run.tags, attempt)
+                tags = attempt.mark(run.tags)
                 created = self._client.create_run(experiment_id, attempt.at, tags, run.name).info
                 run_id = str(created.run_id)
                 self._artifact_uris[run_id] = str(created.artifact_uri)
@@ -360,15 +358,18 @@ class Tracker:
             runs = self._client.search_runs([experiment_id], tag_filter(Tag.TOKEN, token), ViewType.ALL, 1)
         return str(runs[0].info.run_id) if runs else None
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
-        """Log all metrics of one step, in requests of 1000, MLflow's limit.
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], step: int, at: int | None = None, earlier: Sequence[Step] = ()
+    ) -> None:
+        """Log all metrics of one step, and those of earlier ones, in requests of 1000, MLflow's limit.
 
         Repeating it changes nothing: MLflow stores metrics of equal name, value, step and time once.
 
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = to_metrics(metrics, step, at or current_time())
+        logged = [metric for one in earlier for metric in to_metrics(one.metrics, one.step, one.at)]
+        logged += to_metrics(metrics, step, at or current_time())
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -378,11 +379,16 @@ class Tracker:
         if not self._analyzed:  # before the first of many such queries
             self._analyzed = True
             analyze_metrics(self.uri)
-        with self._translate_errors():
-            for name in dict.fromkeys((shown_metric(key), key)):  # an earlier version recorded it by its own name
-                if found := self._client.get_metric_history(run_id, name):
-                    return {metric.step: metric.value for metric in found}
+        for name in dict.fromkeys((shown_metric(key), key)):  # an earlier version recorded it by its own name
+            if found := self._read_history(run_id, name):
+                return found
         return {}
+
+    def _read_history(self, run_id: str, name: str) -> dict[int, float]:
+        if (found := self._large.find_history(run_id, name)) is not None:
+            return found
+        with self._translate_errors():
+            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, name)}
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """Log the folder's contents as artifacts of the run."""
@@ -461,7 +467,7 @@ class Tracker:
                     experiment_id,
                     name=model.name,
                     source_run_id=run_id,
-                    tags=_with_token(model.tags, attempt),
+                    tags=attempt.mark(model.tags),
                     model_type="classifier",
                 )
             model_id = logged.model_id
@@ -491,7 +497,3 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
-
-
-def _with_token(tags: Mapping[str, str], attempt: Attempt) -> dict[str, str]:
-    return {**tags, Tag.TOKEN: attempt.token} if attempt.token else dict(tags)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnnstudy.names import Tag
 from cnnstudy.records import PreparedImages
 
 
@@ -23,11 +24,21 @@ class StartRun:
 
 
 @dataclass(frozen=True)
-class LogMetrics:
-    """Log all metrics of one step."""
+class Step:
+    """The metrics of one step, and when they were reported."""
 
     metrics: Mapping[str, float]
     step: int
+    at: int  # milliseconds since 1970
+
+
+@dataclass(frozen=True)
+class LogMetrics:
+    """Log all metrics of one step, and those of earlier steps that were held back."""
+
+    metrics: Mapping[str, float]
+    step: int
+    earlier: Sequence[Step] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,12 @@ _KINDS: dict[str, type[Operation]] = {
     "end_run": EndRun,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+#: What an earlier version does not know, and which is left out where it is not used.
+_NEWER: dict[type[Operation], tuple[str, ...]] = {
+    EndRun: ("metrics", "step"),
+    LogModel: ("end",),
+    LogMetrics: ("earlier",),
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,10 @@ class Attempt:
     at: int | None = None  # milliseconds since 1970; None: now
     token: str = ""  # value of a tag on the run or model that is created; "": untagged
     again: bool = False  # an earlier attempt may have created it
+
+    def mark(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of what is created, with the token."""
+        return {**tags, Tag.TOKEN: self.token} if self.token else dict(tags)
 
 
 FIRST_ATTEMPT = Attempt()
@@ -107,10 +128,9 @@ def to_json(operation: Operation) -> tuple[str, dict[str, Any]]:
     arguments.pop("folder", None)
     if isinstance(operation, StartRun | LogModel):
         arguments["images"] = operation.images.to_json()
-    if isinstance(operation, EndRun | LogModel):  # without what an earlier version does not know, where it is not used
-        for name in ("end", "metrics", "step") if isinstance(operation, EndRun) else ("end",):
-            if not arguments.get(name, True):
-                del arguments[name]
+    for name in _NEWER.get(type(operation), ()):
+        if not arguments.get(name, True):
+            del arguments[name]
     return _NAMES[type(operation)], arguments
 
 
@@ -125,6 +145,8 @@ def from_json(name: str, arguments: Mapping[str, Any], folder: Path | None) -> O
         values["images"] = PreparedImages.from_json(values["images"])
     if values.get("end") is not None:
         values["end"] = EndRun(**values["end"])
+    if values.get("earlier"):
+        values["earlier"] = tuple(Step(**step) for step in values["earlier"])
     if folder is not None:
         values["folder"] = folder
     return _KINDS[name](**values)

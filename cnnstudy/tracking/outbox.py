@@ -7,9 +7,12 @@ has not been sent when a run ends, the next run sends first.
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cnnstudy.errors import DiskFullError, LostRunError, TrackingError, TrackingUnavailableError
@@ -29,14 +32,17 @@ from cnnstudy.tracking.operations import (
     Operation,
     SetTags,
     StartRun,
+    Step,
     current_time,
 )
 from cnnstudy.tracking.recorded import RecordedStudy, tag_filter
-from cnnstudy.tracking.retry import RetryPolicy
+from cnnstudy.tracking.retry import RetryPolicy, is_server
 from cnnstudy.tracking.spool import Envelope, Spool, list_waiting, spool_folder_for
 from cnnstudy.tracking.sqlite import sqlite_file
 
 _TOKEN_PREFIX = "token-"
+#: A tracking server gets the metrics of a run at most once in so many seconds, several epochs in one request.
+METRICS_EVERY = 10.0
 #: Kinds of runs of which only one counts for each trial.
 _ONE_PER_TRIAL = ("trial", "confirm")
 
@@ -55,6 +61,7 @@ class Outbox:
         say: receives messages for the user.
         retry_policy: how long to wait for MLflow; None for the defaults.
         check: called before each write except metrics, delayed writes too; raises if this driver may not write.
+        clock: returns the time in seconds.
 
     Writing raises:
         TrackingError: MLflow rejects the record, or rejected one that had been waiting.
@@ -68,11 +75,15 @@ class Outbox:
         say: Callable[[str], None] = lambda text: None,
         retry_policy: RetryPolicy | None = None,
         check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         writer = _Writer(tracker, study, say, check)
         self.delivery = Delivery(Spool(study.name, tracker.uri), writer.apply, say, retry_policy or RetryPolicy())
         self._scratch: Scratch | None = None
         self._open_runs: dict[str, None] = {}  # started here and not ended
+        self._clock, self._every = clock, METRICS_EVERY if is_server(tracker.uri) else 0.0
+        self._sent: dict[str, float] = {}  # when metrics of a run were sent last
+        self._held: dict[str, list[Step]] = {}  # metrics to be sent with the run's next ones
 
     def start_run(self, run: StartRun) -> str:
         """Start a run; return its id or token."""
@@ -84,7 +95,19 @@ class Outbox:
         return name
 
     def write(self, run: str, operation: LogMetrics | SetTags | LogFiles | LogModel | EndRun) -> None:
-        """Carry out an operation on the run; afterwards the caller may remove the operation's folder."""
+        """Carry out an operation on the run; afterwards the caller may remove the operation's folder.
+
+        A tracking server gets metrics that follow others within METRICS_EVERY with the run's next write.
+        """
+        if isinstance(operation, LogMetrics):
+            now = self._clock()
+            if now - self._sent.get(run, -math.inf) < self._every:
+                self._held.setdefault(run, []).append(Step(operation.metrics, operation.step, current_time()))
+                return
+            self._sent[run] = now
+            operation = replace(operation, earlier=tuple(self._held.pop(run, ())))
+        elif held := self._take_held(run):
+            self.delivery.put(held)
         token, files = "", None
         if isinstance(operation, LogModel):
             token = uuid.uuid4().hex
@@ -93,9 +116,26 @@ class Outbox:
         self.delivery.put(_envelope(run, operation, token, files))
         if isinstance(operation, EndRun) or (isinstance(operation, LogModel) and operation.end):
             self._open_runs.pop(run, None)
+            self._sent.pop(run, None)
+
+    def send_held(self) -> None:
+        """Send all metrics that are held back."""
+        for run in list(self._held):
+            if held := self._take_held(run):
+                self.delivery.put(held)
+
+    def _take_held(self, run: str) -> Envelope | None:
+        """Return the metrics of a run that are held back, if there are any; the caller sends them."""
+        held = self._held.pop(run, None)
+        if held is None:
+            return None
+        *earlier, last = held
+        return replace(_envelope(run, LogMetrics(last.metrics, last.step, tuple(earlier))), at=last.at)
 
     def leave(self, run: str, end: EndRun) -> None:
         """Store the end of a run on disk, even after an error; for a driver that is about to stop."""
+        if held := self._take_held(run):
+            self.delivery.leave(held)
         self.delivery.leave(_envelope(run, end))
         self._open_runs.pop(run, None)
 

@@ -188,6 +188,12 @@ def is_missing(reason: Exception) -> bool:
     return isinstance(reason, FileNotFoundError) or getattr(reason, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
 
 
+def last_called(run: Run) -> int:
+    """Return when the study of this run was last called, in milliseconds since 1970."""
+    called = run.data.tags.get(Tag.CALLED, "")
+    return int(called) if called.isdecimal() else int(run.info.start_time)
+
+
 def _describe_renamed(client: MlflowClient, name: str) -> str:
     others = {one.experiment_id: one.name for one in client.search_experiments(filter_string=STUDIES)}
     for run in study_runs(client, list(others)):

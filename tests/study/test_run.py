@@ -455,9 +455,11 @@ def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(desk: 
         desk.run(*both, failures={"weights-vgg16": failed("weights-vgg16", "crash", "WeightsError")})
     assert desk.trained == []
     assert desk.statuses() == ["FAILED"]
+    assert desk.jobs("prepare_images") == [], "what to download or repair is told before time is spent on images"
     desk.run(*both)
     sources = {run.tags["cnnstudy.architecture"]: run.parameters["weights"] for run in desk.runs()}
     assert set(sources.values()) <= {"imagenet", "pretrain", "none"}
+    assert len(desk.jobs("check_weights")) == 1
 
 
 def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:

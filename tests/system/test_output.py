@@ -265,3 +265,32 @@ def test_what_cannot_be_encoded_is_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert done.stdout == b"\\xe9 \\u72ac\n"
+
+
+# ---- long tables
+
+
+def test_a_long_table_is_written_as_rich_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide letters, brackets and empty cells among them."""
+
+    def written(long: int) -> str:
+        monkeypatch.setattr(output, "LONG", long)
+        file = io.StringIO()
+        grid = output.plain_table("study [x]: best first")
+        for heading, side in [("trial", "left"), ("batch", "right"), ("verdict", "left")]:
+            grid.add_column(heading, justify=side, no_wrap=True)
+        rows = [["alexnet-000", "16", "overfit"], ["猫", "", "[red]"], ["ü", "128", "cannot-tell"]]
+        output.print_table(output.console_on(file), grid, rows)
+        return file.getvalue()
+
+    assert written(1) == written(100)
+
+
+def test_a_long_table_wider_than_the_terminal_is_left_to_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LONG", 1)
+    file = io.StringIO()
+    grid = output.plain_table()
+    grid.add_column("name", no_wrap=True)
+    console = Console(file=file, width=20)
+    output.print_table(console, grid, [["x" * 50]])
+    assert [len(line) for line in file.getvalue().splitlines()] == [20, 20, 20]
