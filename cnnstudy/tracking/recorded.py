@@ -160,6 +160,11 @@ class RecordedRun:
         return self.tags.get(Tag.MESSAGE, "")
 
     @property
+    def note(self) -> str:
+        """Return the description that MLflow's UI shows."""
+        return self.tags.get(Tag.NOTE, "")
+
+    @property
     def retried(self) -> bool:
         """Return whether the run failed and its trial is run again."""
         return Tag.RETRIED in self.tags
