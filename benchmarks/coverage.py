@@ -13,14 +13,24 @@ prints a line for each scenario:
     found          planted main effects that are answered with their sign
     repeats        how often the next study gives the same answer, and in brackets what `repeats` said on average
 
-`python -m cnnstudy effects` runs the same code.
+then one for each scenario of studies that stop when their question is answered, with at most 10 seeds, at the moment
+when they stop:
+
+    covered        planted main effects, and effects of 0, in their 95 % intervals
+    false cause, wrong sign, found   as above
+    of 10 seeds    what a study of all 10 seeds finds
+    same           answers that are those of all 10 seeds
+    seeds          that have run, on average
+
+`python -m cnnstudy effects` runs the same code. `benchmarks/paired_images.py` measures intervals that pair images.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +38,21 @@ from simulated_studies import OUTCOME, SCENARIOS, Scenario, studies, truth
 
 import cnnstudy
 from cnnstudy.analysis.contrasts import Contrast
+from cnnstudy.analysis.effects import Effect, estimate_effects
+from cnnstudy.analysis.looks import Looks
+from cnnstudy.analysis.question import Question, correct_by_question
+from cnnstudy.analysis.stopping import judge_looks
+
+#: Scenarios of studies that stop when their question is answered, their seeds, and the precisions that they ask for.
+STOPPING = (
+    "5 seeds, balanced",
+    "5 seeds, 2^3, 6.6 points",
+    "5 seeds, no effects",
+    "5 seeds, noise differs threefold",
+    "3 seeds, accuracy of 160 images",
+    "5 seeds, two factors act differently by seed",
+)
+LEAST, MOST, PRECISIONS = 3, 10, (None, 0.03)
 
 
 @dataclass
@@ -98,6 +123,57 @@ def rates(scenario: Scenario, count: int, rng: np.random.Generator) -> Rates:
     )
 
 
+@dataclass
+class StoppedRates:
+    """The results of studies that stop when their question is answered: shares of 0..1, and the mean seeds."""
+
+    covered: float
+    false: float  # of studies
+    wrong: float  # of studies
+    power: float
+    power_of_all: float  # with all seeds
+    same: float  # of the answers
+    seeds: float
+
+
+def stopped_rates(name: str, precision: float | None, count: int, rng: np.random.Generator) -> StoppedRates:
+    """Simulate `count` studies of at most MOST seeds, and compare what they say when they stop with the truth."""
+    scenario = replace(next(one for one in SCENARIOS if one.name == name), seeds=MOST)
+    config = {"strategy": {"least_seeds": LEAST, "precision": precision}}
+    rows = []
+    for frame in studies(scenario, count, rng):
+        whole = _answers(scenario, frame, None)
+        for seeds in range(LEAST, MOST + 1):
+            looks = Looks(MOST, seeds)
+            found = _answers(scenario, frame[frame["seed"] < seeds], looks)
+            if judge_looks(found, Question(), config, looks).stop:
+                break
+        true = np.array([truth(scenario, one.to_contrast()) for one in found])
+        claims, full = _signs(found), _signs(whole)
+        rows.append(
+            (
+                np.mean([one.low <= value <= one.high for one, value in zip(found, true, strict=True)]),
+                ((claims != 0) & (true == 0)).any(),
+                (claims * true < 0).any(),
+                (claims * true > 0)[true != 0].mean() if true.any() else math.nan,
+                (full * true > 0)[true != 0].mean() if true.any() else math.nan,
+                (claims == full).mean(),
+                seeds,
+            )
+        )
+    return StoppedRates(*map(float, np.mean(np.array(rows, dtype=float), axis=0)))
+
+
+def _answers(scenario: Scenario, frame: pd.DataFrame, looks: Looks | None) -> list[Effect]:
+    """Return the main effects, corrected as the answers of a question."""
+    effects = correct_by_question(estimate_effects(frame, scenario.factors, [OUTCOME], looks=looks), Question())
+    return [one for one in effects if one.second is None]
+
+
+def _signs(effects: Sequence[Effect]) -> np.ndarray:
+    return np.array([{"raises": 1, "lowers": -1}.get(one.answer, 0) for one in effects])
+
+
 def _mean(column: pd.Series) -> float:
     return float(column.mean()) if len(column) else math.nan
 
@@ -121,6 +197,14 @@ def main() -> None:
         cells += [f"{of.width:.1f}", percent(of.power), percent(of.power_of_interactions)]
         cells += [f"{percent(of.repeated)} ({percent(of.repeats)})"]
         print(f"| {scenario.name} | {' | '.join(cells)} |", flush=True)
+    print("\n| stops | precision | covered | false cause | wrong sign | found | of 10 seeds | same | seeds |")
+    print("|:--|" + "--:|" * 8)
+    for name in STOPPING:
+        for precision in PRECISIONS if given.only in f"stops, {name}" else ():
+            stopped = stopped_rates(name, precision, given.studies, np.random.default_rng(given.seed))
+            cells = ["" if precision is None else f"{100 * precision:.0f}"]
+            cells += [percent(one) for one in vars(stopped).values()][:-1]
+            print(f"| {name.partition(', ')[2]} | {' | '.join(cells)} | {stopped.seeds:.1f} |", flush=True)
 
 
 def percent(of: float) -> str:

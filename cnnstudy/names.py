@@ -21,12 +21,13 @@ class Tag:
     CODE = "cnnstudy.code"  # identity of the training code as JSON, in `.0`, `.1` and so on
     CODE_VERSIONS = "cnnstudy.code_versions"  # JSON list of code versions, if trials are from several
     CALLED = "cnnstudy.called"  # when a driver last started on the study, in milliseconds since 1970
-    DRIVER = "cnnstudy.driver"  # the process that runs the study, as JSON; "" when none does
+    DRIVER = "cnnstudy.driver"  # the process that runs the study, as JSON, or NOBODY
     RUN_COMMAND = "cnnstudy.run_command"  # the last run-study
     LAST_COMMAND = "cnnstudy.last_command"  # the last command of any kind that ran trials
     TEST_SPLIT = "cnnstudy.test_split"  # JSON: when the test split was opened and for which models
     COPIES = "cnnstudy.copies"  # sentences about copies and groups among its images
     CONFLICTS = "cnnstudy.conflicts"  # number of pairs of copies with different labels
+    STOPPED = "cnnstudy.stopped"  # after how many seeds a factorial stopped because its question was answered; or ""
     ESTIMATED_SECONDS = "cnnstudy.seconds_foretold"  # duration of the study as estimated before it ran
     MEASURED_SECONDS = "cnnstudy.seconds_taken"  # duration of the study as measured
 
@@ -82,6 +83,10 @@ class Tag:
     SOURCE_TYPE = "mlflow.source.type"
     COMMIT = "mlflow.source.git.commit"  # of the repository with the study file
     TABLES = "mlflow.loggedArtifacts"  # JSON list of the run's files that are tables
+
+
+#: The value of Tag.DRIVER when no process runs the study; earlier versions left it empty.
+NOBODY = "none"
 
 
 class Metric:

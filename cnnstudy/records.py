@@ -23,8 +23,10 @@ STATES = ("finished", "pruned", "failed")
 #: Why a trial failed. One that was interrupted, or whose failure has a cause outside of it, runs again; the others
 #: count as done.
 INTERRUPTED = "interrupted"
-#: The images in the cache can't be read; anything else around the trial: a package, a disk, a machine.
-OUTSIDE_REASONS = ("data", "environment")
+#: The machine that a trial ran on is gone or was taken away.
+LOST = "lost"
+#: The images in the cache can't be read; anything else around the trial: a package, a disk; its machine.
+OUTSIDE_REASONS = ("data", "environment", LOST)
 FAILURE_REASONS = ("oom", "diverged", "crash", "timeout", *OUTSIDE_REASONS, INTERRUPTED)
 #: Metadata of a specification's fields: what a field changes. All content addresses of trials are made from it.
 TRAINING = {"changes": "training"}  # what is trained
@@ -329,7 +331,7 @@ class TrialSpec(Record):
 
 @dataclass(frozen=True)
 class EpochRecord(Record):
-    """The metrics after one epoch, by their names in MLflow; the UI groups them by the part before the slash.
+    """The metrics after one epoch, by their names.
 
     Epoch 0 is the measurement before the first update, of clean metrics only. It is no epoch of training: it is never
     the best, and neither counted, shown as progress, nor compared by pruners.

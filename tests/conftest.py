@@ -31,8 +31,14 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave thorough tests out, unless files, tests or marks are named: `python -m pytest tests` runs all."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.markexpr:
+        config.option.markexpr = "not thorough"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that scripts/check leaves to CI."""
+    """Mark what takes most of the time, and is run before a release."""
     mark_thorough(items)
 
 

@@ -34,6 +34,7 @@ HOMES = {
     "typer": ["cli"],
     "rich": ["system.output", "system.display"],  # what others named must pass them
     "filelock": ["system.cache"],
+    "ray": ["execution.ray_connection", "execution.ray_node"],
     "platformdirs": ["system.cache"],
 }
 

@@ -1,4 +1,4 @@
-"""Tests that scripts/check leaves to CI, because they take most of the time: further cases of what other tests show."""
+"""Tests that `python -m pytest` leaves out, as they take most of the time: further cases of what other tests show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 
-#: File below tests/ -> its tests, or single cases of them, that scripts/check runs; the others are thorough.
+#: File below tests/ -> its tests, or single cases of them, that `python -m pytest` runs; the others are thorough.
 KEPT: dict[str, tuple[str, ...]] = {
     "analysis/test_coverage.py": (),
     "analysis/test_ranges.py": (),
     "execution/test_equality.py": (),
+    "execution/test_ray_cluster.py": (),
+    "execution/test_ray_study.py": (),
     "faults/test_checkpoint_kills.py": (),
     "faults/test_command_kills.py": (),
     "faults/test_edits_in_mlflow.py": (
@@ -91,7 +93,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "training/test_xla.py": (),
 }
 
-#: File below tests/ -> its tests that scripts/check leaves to CI: the longest of those near which others stand.
+#: File below tests/ -> its tests that are thorough: the longest of those near which others stand.
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "analysis/test_causes.py": (
         "test_networks_are_compared_with_each_other",
@@ -120,7 +122,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_when_the_time_is_over_what_is_there_is_analysed",
     ),
     "data/test_hostile.py": ("test_a_command_says_it_and_exits",),
-    "execution/test_contract.py": (
+    "execution/test_local.py": (
         "test_a_job_that_is_started_ahead_is_dropped_for_another",
         "test_a_job_that_is_started_ahead_outlives_its_worker",
         "test_a_worker_that_cannot_even_say_where_it_hangs",
@@ -193,7 +195,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "training/test_verdict.py": ("test_false_verdicts_are_rare",),
 }
 
-#: File below tests/ -> its tests of which scripts/check runs the first case and every fifth after it.
+#: File below tests/ -> its tests of which `python -m pytest` runs the first case and every fifth after it.
 THINNED: dict[str, tuple[str, ...]] = {
     "analysis/test_curves.py": (
         "test_a_gap_of_the_train_loss_alone_is_no_effect_however_coarse_the_epochs",

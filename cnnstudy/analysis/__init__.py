@@ -22,6 +22,9 @@ frames            checks of tables that users give
 tables            effects of any table of trials: cnnstudy.effects
 participation     how many trials of each level are compared on each basis, and whether they are enough
 resampled         means over seeds that divide one pool of images anew
+looks             levels of tests and intervals where a study is looked at after each seed
+stopping          whether a study that stops when its question is answered has its answer
+interim           that decision in a process of its own, for the driver
 power             which difference a factorial can tell, before it runs
 power_law         a falling power law with a floor, and what its fits allow
 data_law          gap and accuracy against the number of training images

@@ -14,6 +14,7 @@ from cnnstudy.analysis.curves import History
 from cnnstudy.analysis.data_law import DataLaw, fit_data_law
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.importance import VarianceShares, variance_shares
+from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.observations import (
     BALANCED_GAP,
     BALANCED_TRAIN,
@@ -33,6 +34,7 @@ from cnnstudy.analysis.observations import (
 from cnnstudy.analysis.participation import has_enough_trials
 from cnnstudy.analysis.question import Question, correct_by_question, recorded_question
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
+from cnnstudy.analysis.stopping import judge_looks, recorded_looks
 from cnnstudy.config.factors import FACTORS, Choices, Levels, recorded_factors
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.names import Metric, last_name
@@ -91,21 +93,27 @@ def analyze_networks(
     """
     until = study.config["training"].get("until_train_loss")
     per_class = _images_per_class(trials)
+    looks = recorded_looks(study.config, trials)
     analyses = [
-        _analyze_network(observations, study.config, per_class, target_gap)
+        _analyze_network(observations, study.config, per_class, target_gap, looks)
         for observations in observe(trials, history, until)
     ]
     if sum(not one.frame.empty for one in analyses) > 1:
-        analyses.append(_compare_networks(analyses, study.config))
-    question = recorded_question(study.config, _has_unequal_classes(trials))
-    effects = iter(correct_by_question([effect for one in analyses for effect in one.effects], question))
+        analyses.append(_compare_networks(analyses, study.config, looks))
+    question = recorded_question(study.config, has_unequal_classes(trials))
+    corrected = correct_by_question([effect for one in analyses for effect in one.effects], question)
+    if looks is not None:
+        question = dataclasses.replace(
+            question, progress=judge_looks(corrected, question, study.config, looks).sentence
+        )
+    effects = iter(corrected)
     return [
         dataclasses.replace(one, question=question, effects=list(itertools.islice(effects, len(one.effects))))
         for one in analyses
     ]
 
 
-def _has_unequal_classes(trials: Sequence[RecordedRun]) -> bool:
+def has_unequal_classes(trials: Sequence[RecordedRun]) -> bool:
     """Return whether a verdict takes balanced accuracies, and trials have recorded the gap in these."""
     if not any(last_name(Metric.GAP_BALANCED_ACCURACY) in run.metrics for run in trials):
         return False
@@ -113,12 +121,17 @@ def _has_unequal_classes(trials: Sequence[RecordedRun]) -> bool:
     return counts is not None and are_unequal(counts["train_images"], counts["validation_images"])
 
 
-def _may_interact(config: Mapping[str, Any]) -> bool:
+def may_interact(config: Mapping[str, Any]) -> bool:
+    """Return whether factors may interact, as far as the recorded study file says."""
     return not config["strategy"].get("assume_no_interactions", False)
 
 
 def _analyze_network(
-    observations: Observations, config: Mapping[str, Any], images_per_class: float | None, target_gap: float
+    observations: Observations,
+    config: Mapping[str, Any],
+    images_per_class: float | None,
+    target_gap: float,
+    looks: Looks | None,
 ) -> NetworkAnalysis:
     name, frame = observations.architecture, _with_parts(observations.frame)
     warnings = _warnings(config, observations)
@@ -134,7 +147,7 @@ def _analyze_network(
         frame,
         [
             one
-            for one in estimate_effects(frame, factors, _columns(frame), _may_interact(config))
+            for one in estimate_effects(frame, factors, _columns(frame), may_interact(config), looks=looks)
             if has_enough_trials(frame, factors, one)
         ],
         _fit_laws(frame, factors, images_per_class, target_gap),
@@ -145,19 +158,36 @@ def _analyze_network(
     )
 
 
-def _compare_networks(analyses: Sequence[NetworkAnalysis], config: Mapping[str, Any]) -> NetworkAnalysis:
-    """Estimate the effects that involve the network, in the cells that the networks share."""
-    frame = pd.concat([one.frame for one in analyses if len(one.frame)])
+def pool_networks(
+    frames: Mapping[str, pd.DataFrame], config: Mapping[str, Any]
+) -> tuple[pd.DataFrame, dict[str, Levels]]:
+    """Return the trials of all networks with the factor `network`, and the levels of all factors.
+
+    Args:
+        frames: the observations of each network.
+        config: the recorded study file.
+    """
+    frame = pd.concat([one for one in frames.values() if len(one)])
     frame = frame.assign(network=frame["architecture"], architecture=NETWORKS)
-    factors: dict[str, Levels] = {"network": Choices(tuple(one.architecture for one in analyses))}
-    for one in analyses:
-        for factor, levels in recorded_factors(config, one.architecture).items():
+    factors: dict[str, Levels] = {"network": Choices(tuple(frames))}
+    for name in frames:
+        for factor, levels in recorded_factors(config, name).items():
             if isinstance(levels, Choices) and isinstance(shared := factors.get(factor, levels), Choices):
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
+    return frame, factors
+
+
+def _compare_networks(
+    analyses: Sequence[NetworkAnalysis], config: Mapping[str, Any], looks: Looks | None
+) -> NetworkAnalysis:
+    """Estimate the effects that involve the network, in the cells that the networks share."""
+    frame, factors = pool_networks({one.architecture: one.frame for one in analyses}, config)
     observations = Observations(NETWORKS, frame, None, {})
     effects = [
         effect
-        for effect in estimate_effects(frame, factors, _shared_columns(analyses, frame), _may_interact(config))
+        for effect in estimate_effects(
+            frame, factors, _shared_columns(analyses, frame), may_interact(config), looks=looks
+        )
         if "network" in (effect.factor, effect.second) and has_enough_trials(frame, factors, effect)
     ]
     return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, (), factors)

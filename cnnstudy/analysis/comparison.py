@@ -128,11 +128,11 @@ class SettingDifference:
 def list_setting_differences(
     a: RecordedStudy, trials_a: Sequence[RecordedRun], b: RecordedStudy, trials_b: Sequence[RecordedRun]
 ) -> list[SettingDifference]:
-    """Return the keys of the study files that differ (except the name), then differing data, code and packages."""
+    """Return what differs: keys of the study files (not the name and where trials ran), data, code and packages."""
     configured = [
         SettingDifference(key, value_a, value_b)
         for key, value_a, value_b in config_differences(a.config, b.config)
-        if key != "name"
+        if key.split(".")[0] not in ("name", "execution")
     ]
     packages_a, packages_b = _packages(trials_a), _packages(trials_b)
     recorded = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 from cnnstudy.analysis.confirmation import BEHIND, FAILED, OUTSIDE_LIMITS, TIED, UNLEARNT, Confirmation, Standing
 from cnnstudy.analysis.intervals import MIN_SEEDS
+from cnnstudy.analysis.resampled import estimate_resampled_mean, read_division
 from cnnstudy.names import Metric, Parameter
 from cnnstudy.records import Rule
+from cnnstudy.tracking.recorded import RecordedRun, best_metrics
 
 #: What accuracies at the best epoch are.
 CROSS_FITTED = (
@@ -62,17 +65,19 @@ def confirmation_sentences(confirmed: Confirmation) -> list[str]:
     return [*lines, optimism_sentence(best, champion.mean, confirmed.tested, confirmed.optimism, rule)]
 
 
-def model_note(confirmed: Confirmation, parameters: Mapping[str, str]) -> str:
+def model_note(confirmed: Confirmation, run: RecordedRun) -> str:
     """Return the description of the champion's registered model, in Markdown: its score, data, input and limits.
 
     Args:
-        parameters: of its trial, as recorded.
+        run: that the model is of.
     """
-    size, data = (parameters.get(name, "?") for name in (Parameter.IMAGE_SIZE, Parameter.DATA))
-    classes, images = (parameters.get(name, "?") for name in (Parameter.CLASSES, Parameter.TRAIN_IMAGES))
+    size, data = (run.parameters.get(name, "?") for name in (Parameter.IMAGE_SIZE, Parameter.DATA))
+    classes, images = (run.parameters.get(name, "?") for name in (Parameter.CLASSES, Parameter.TRAIN_IMAGES))
+    lines = [*confirmation_sentences(confirmed), *_gap_sentences(confirmed, run)]
     sections = {
         "Why this model": f"{confirmed.reason[:1].upper()}{confirmed.reason[1:]}.",
-        "Confirmed": "\n".join(f"- {line}" for line in confirmation_sentences(confirmed)),
+        "Confirmed": "\n".join(f"- {line}" for line in lines),
+        "Its own numbers": _describe_own_numbers(run),
         "Data": f"{data}: {classes} classes, {images} training images.",
         "Input": (
             f"Photos as files (base64), or RGB arrays of {size} x {size} pixels, 0 to 255; `input.json` beside the "
@@ -84,6 +89,30 @@ def model_note(confirmed: Confirmation, parameters: Mapping[str, str]) -> str:
         ),
     }
     return "\n\n".join(f"**{name}**\n\n{text}" for name, text in sections.items())
+
+
+def _gap_sentences(confirmed: Confirmation, run: RecordedRun) -> list[str]:
+    """Return the champion's mean gap over the fresh seeds with its interval; [] if it has none."""
+    gaps = () if confirmed.champion is None else confirmed.champion.gaps
+    mean = estimate_resampled_mean([gap for gap in gaps if math.isfinite(gap)], read_division([run]), is_share=False)
+    if mean is None:
+        return []
+    interval = "" if mean.low is None or mean.high is None else f" [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]"
+    return [f"Gap, train minus validation accuracy: {100 * mean.value:+.1f} points{interval} over {mean.count} seeds."]
+
+
+def _describe_own_numbers(run: RecordedRun) -> str:
+    """Return what this one model scores, and by which names MLflow has that and the last epoch's score."""
+    best = best_metrics(run)
+    names = (Metric.VAL_ACCURACY, Metric.TRAIN_ACCURACY, Metric.GAP_ACCURACY)
+    validation, train, gap = (100 * best.get(name, math.nan) for name in names)
+    last = run.metrics.get(Metric.VAL_ACCURACY)
+    ending = "" if last is None else f" `val/accuracy` is that of the last epoch, {100 * last:.1f} %."
+    return (
+        f"The model is that of epoch {run.best_epoch} of run {run.run_id}: validation accuracy {validation:.1f} %, "
+        f"train {train:.1f} %, gap {gap:+.1f} points. MLflow has these, as shares of 1, as `best_val_accuracy`, "
+        f"`best_train_accuracy` and `best_gap_accuracy`.{ending}"
+    )
 
 
 def _describe_shared(sources: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from cnnstudy.analysis.aliases import describe_aliases
 from cnnstudy.analysis.contrasts import Contrast, SeedEstimates, list_contrasts, outcome_values, varied_levels
 from cnnstudy.analysis.estimation import ALL_TRIALS, LEAST_SQUARES, PAIRS, Design, estimate_by_seed
 from cnnstudy.analysis.intervals import LEVEL, MIN_SEEDS, Estimate, Resolution, compare_seeds, correct_family
+from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
@@ -68,6 +69,7 @@ class Effect:
     repeats: float | None = None  # how probable it is that a repeat of the study gives the same answer, 0..1
     doubt: str = ""  # why there is no answer, whatever the interval
     ceiling: bool = False  # whether an interaction cannot be told from 0 on the logit scale
+    own_level: float = LEVEL  # of a test of this effect alone; lower in a study that is looked at while seeds are added
 
     @property
     def column(self) -> str:
@@ -115,22 +117,23 @@ def estimate_effects(
     columns: Sequence[str] | None = None,
     interactions: bool = True,
     images: int | None = None,
+    looks: Looks | None = None,
 ) -> list[Effect]:
     """Return the main effects, then the two-factor interactions, for each outcome.
 
-    Factors with listed levels are compared by matched pairs in a complete factorial, else by least squares within each
-    seed; ranges always by least squares. Where seeds do not repeat (a search), least squares runs over all trials, and
-    the interval says nothing about other seeds. With a single seed, listed levels have no interval. Contrasts
-    that the trials cannot estimate are omitted. The effects on an outcome are one family (`correct_together`).
+    Listed levels are compared by matched pairs in a complete factorial, else by least squares within each seed; ranges
+    always by these. Where seeds do not repeat (a search), least squares runs over all trials, and the interval says
+    nothing about other seeds. One seed gives no interval. Contrasts that the trials cannot estimate are omitted. The
+    effects on an outcome are one family (`correct_together`).
 
     Args:
         frame: trials of one network (observations.Observations.frame); one without an outcome (NaN) is missing.
         factors: the levels that the study file gives; factors that do not vary are ignored. If `architecture` is one of
             them, networks are compared and the effects' architecture is "".
         columns: outcomes as `<basis>/<outcome>`; None: all that the frame has.
-        interactions: whether factors may interact; if they are known not to, a fraction can answer about main effects
-            that are mixed with interactions.
+        interactions: whether factors may interact; if not, a fraction can answer about effects mixed with interactions.
         images: on how many images accuracies are measured; None: found from the values.
+        looks: where the number of seeds depends on the results, how often these are looked at.
 
     Raises:
         ValueError: the trials are of several networks, or a column is unknown.
@@ -145,8 +148,7 @@ def estimate_effects(
     if not contrasts:
         return []
     design = Design(frame, varied, contrasts)
-    values = np.column_stack([outcome_values(frame, column) for column in columns])
-    values[design.is_left_out] = math.nan
+    values = _outcomes_in_use(design, columns)
     estimates, methods = estimate_by_seed(frame, varied, contrasts, values)
     network = "" if "architecture" in varied else networks[0]
     doubts = [describe_aliases(pairs) if pairs and interactions else "" for pairs in design.aliases]
@@ -155,10 +157,17 @@ def estimate_effects(
         of_column = SeedEstimates(
             estimates.values[:, :, [index]], estimates.spread[:, [index]], estimates.pairs[:, [index]]
         )
-        table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images)
+        table = _test_contrasts(design, of_column, methods[:, index], column, values[:, index], images, looks)
         listed = _list_effects(network, column, contrasts, table, doubts)
         effects += _mark_ceilings(design, listed, column, values[:, index], images)
     return correct_together(effects)
+
+
+def _outcomes_in_use(design: Design, columns: Sequence[str]) -> np.ndarray:
+    """Return the outcomes, [trials, columns], NaN where a trial has none or is left out."""
+    values = np.column_stack([outcome_values(design.frame, column) for column in columns])
+    values[design.is_left_out] = math.nan
+    return values
 
 
 def _mark_ceilings(
@@ -214,7 +223,14 @@ def _repeats(effect: Effect, level: float) -> float | None:
     seeds = 0 if effect.method == ALL_TRIALS else effect.seeds
     return _or_none(
         probability_of_repeat(
-            effect.answer, effect.estimate, effect.error, effect.freedom, seeds, level, effect.missing
+            effect.answer,
+            effect.estimate,
+            effect.error,
+            effect.freedom,
+            seeds,
+            level * effect.own_level / LEVEL,
+            effect.missing,
+            effect.own_level,
         )
     )
 
@@ -233,6 +249,7 @@ class _TestedContrasts:
     pairs: np.ndarray
     methods: np.ndarray
     missing_text: str
+    own_level: float
 
 
 def _test_contrasts(
@@ -242,6 +259,7 @@ def _test_contrasts(
     column: str,
     outcome: np.ndarray,
     images: int | None,
+    looks: Looks | None = None,
 ) -> _TestedContrasts:
     """Test each contrast on one outcome, and widen its interval by what missing trials could change.
 
@@ -252,8 +270,8 @@ def _test_contrasts(
     of_seeds = estimates.values[:, :, 0]
     noise = relative_noise(design.frame, design.varied, design.contrasts, outcome)
     found = compare_seeds(of_seeds, estimates.spread[:, 0], find_resolution(column, outcome, images), noise)
-    tests, shrunk_p, error, freedom = found.tests, found.shrunk_p, found.error, found.freedom
-    seeds = np.isfinite(of_seeds).sum(axis=1)
+    error, freedom, seeds = found.error, found.freedom, np.isfinite(of_seeds).sum(axis=1)
+    tests, shrunk_p = _at_look(found.tests, found.shrunk_p, seeds, looks)
     everywhere = (methods == ALL_TRIALS) & (not design.repeats_cells)
     if everywhere.any():
         tests[everywhere] = estimate_over_all_trials(design.frame, design.varied, design.contrasts, outcome)[everywhere]
@@ -272,8 +290,25 @@ def _test_contrasts(
     tests[:, 1], tests[:, 2] = np.maximum(tests[:, 1], -most), np.minimum(tests[:, 2], most)
     trials = np.array([design.count_trials(contrast, outcome) for contrast in design.contrasts])
     return _TestedContrasts(
-        tests, shrunk_p, error, freedom, missing, seeds, trials, estimates.pairs[:, 0], methods, text
+        tests,
+        shrunk_p,
+        error,
+        freedom,
+        missing,
+        seeds,
+        trials,
+        estimates.pairs[:, 0],
+        methods,
+        text,
+        LEVEL if looks is None else looks.level,
     )
+
+
+def _at_look(
+    tests: np.ndarray, shrunk_p: np.ndarray, seeds: np.ndarray, looks: Looks | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return tests over the seeds, and p with the shrunk variance, as they hold however often one looks."""
+    return (tests, shrunk_p) if looks is None else (looks.widen(tests, seeds - 1), looks.adjust(shrunk_p))
 
 
 def _list_effects(
@@ -313,6 +348,7 @@ def _list_effects(
                 p_shrunk=_or_none(table.shrunk_p[row]) if is_tested else None,
                 missing=float(np.nan_to_num(table.missing[row])),
                 doubt=doubt,
+                own_level=table.own_level,
             )
         )
     return effects

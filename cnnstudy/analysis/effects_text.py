@@ -71,6 +71,23 @@ def answer_sentences(causes: NetworkAnalysis) -> list[str]:
     ]
 
 
+def interim_sentence(causes: NetworkAnalysis) -> str:
+    """Return the gap of one network and the effects that its study asks about, in short; "" if nothing has finished."""
+    question, frame = causes.question, causes.observations.frame
+    asked = [
+        effect
+        for effect in causes.main_effects(question.column)
+        if question.factors is None or effect.factor in question.factors
+    ]
+    words = [f"{describe_change(one)} {format_effect(one)} ({leaning(one) or one.answer})" for one in asked]
+    if causes.architecture != NETWORKS and not frame.empty:
+        column = BALANCED_GAP if question.unequal else GAP
+        mean = mean_gap(frame, column, _ACCURACIES[column][1])
+        words[:0] = [] if mean is None else [f"gap {format_estimate(mean)} points ({judge_overfitting(causes)})"]
+    effects = f"{question.words} by " if asked and not question.words.startswith("the gap") else ""
+    return f"{causes.architecture} {effects}{', '.join(words)}" if words else ""
+
+
 def range_sentences(causes: NetworkAnalysis) -> list[str]:
     """Return where in each range an outcome is best."""
     return [curve.sentence(_TARGETS[curve.outcome]) for curve in causes.ranges]

@@ -105,8 +105,9 @@ class _Results:
 
     @property
     def is_factorial(self) -> bool:
-        """Whether the study has seeds to add; a search has none."""
-        return bool(self.study.config["strategy"]["kind"] == "factorial")
+        """Whether the study has seeds to add; a search has none, nor one whose results decide their number."""
+        strategy = self.study.config["strategy"]
+        return bool(strategy["kind"] == "factorial" and not strategy.get("least_seeds"))
 
     @property
     def seed_trials(self) -> float:

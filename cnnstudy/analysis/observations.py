@@ -105,7 +105,7 @@ def observe(runs: Sequence[RecordedRun], history: History, until_train_loss: flo
         train_loss = until_train_loss or _loss_reached_by_most(lowest)
         updates = min((run.updates for run in finished if run.updates is not None), default=None)
         rows = zip(
-            map(_observation, finished),
+            map(observe_end, finished),
             _at_updates(finished, curves, history, updates),
             _at_train_loss(finished, curves, train_loss),
             strict=True,
@@ -121,8 +121,8 @@ def _loss_reached_by_most(lowest: Sequence[float]) -> float | None:
     return sorted(lowest)[math.ceil(REACHED_BY_SHARE * len(lowest)) - 1] if lowest else None
 
 
-def _observation(run: RecordedRun) -> dict[str, object]:
-    """Return a trial's factors and its outcomes after the last epoch."""
+def observe_end(run: RecordedRun) -> dict[str, object]:
+    """Return a trial's factors and its outcomes after the last epoch, the columns of the basis `epochs`."""
     levels = run.levels
     return {
         "trial": run.trial,

@@ -22,6 +22,7 @@ import pandas as pd
 from cnnstudy.analysis.contrasts import Cells, Contrast, list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS
+from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.question import Question
 from cnnstudy.analysis.regression import estimate_within_seeds
 from cnnstudy.config.factors import Choices, Levels, find_factor
@@ -96,6 +97,7 @@ def detectable_differences(
     measured: Sequence[Effect] = (),
     question: Question | None = None,
     answers: int | None = None,
+    looks: Looks | None = None,
 ) -> list[Detectable]:
     """Return the smallest difference that the design can tell for each varied factor, largest over its levels.
 
@@ -106,6 +108,7 @@ def detectable_differences(
         measured: main effects on this outcome over MIN_SEEDS or more seeds, from trials that have finished.
         question: whose factors count; None: all.
         answers: number of effects that are corrected together; None: those of this network.
+        looks: the last look of a study that is looked at while seeds are added.
     """
     question = question or Question()
     varied = varied_levels(trials, factors)
@@ -113,7 +116,7 @@ def detectable_differences(
     seeds = int(trials["seed"].nunique())
     variances = _estimate_variances(trials, varied, contrasts, noise**2) | _measured_variances(measured)
     family = count_answers(trials, factors, question) if answers is None else answers
-    shift = _detectable_shift(seeds, family, len(contrasts)) if seeds >= MIN_SEEDS and family else math.nan
+    shift = _detectable_shift(seeds, family, len(contrasts), looks) if seeds >= MIN_SEEDS and family else math.nan
     found: dict[str, float] = {}
     for contrast in contrasts:
         if not question.asks_about(contrast.factor):
@@ -154,17 +157,19 @@ def _measured_variances(effects: Sequence[Effect]) -> dict[tuple[str, Level], fl
     return variances
 
 
-def _detectable_shift(seeds: int, answers: int, contrasts: int) -> float:
+def _detectable_shift(seeds: int, answers: int, contrasts: int, looks: Looks | None) -> float:
     """Return the effect, in standard errors, that is found with a power of POWER.
 
     The t-test over the seeds is at 5 %; the first step of Holm's correction is at 5 % / answers, with the degrees of
-    freedom of all main contrasts of the network together.
+    freedom of all main contrasts of the network together. Of these levels the last look has what earlier looks leave;
+    that an effect may be told earlier is not counted.
     """
     from scipy import optimize, stats
 
     shifts = []
     for level, freedom in ((LEVEL, seeds - 1), (LEVEL / answers, (seeds - 1) * contrasts)):
-        threshold = stats.t.ppf(1 - level / 2, freedom)
+        at_end = level if looks is None else looks.level_of(level)
+        threshold = stats.t.ppf(1 - at_end / 2, freedom)
 
         def missing(shift: float, threshold: float = float(threshold), freedom: int = freedom) -> float:
             return float(stats.nct.sf(threshold, freedom, shift)) - POWER
@@ -180,6 +185,7 @@ def describe_power(
     finished: Sequence[RecordedRun],
     question: Question | None = None,
     answers: int | None = None,
+    looks: Looks | None = None,
 ) -> str:
     """Return a sentence on what a factorial can tell about its question in one network; "" if no factor varies.
 
@@ -189,6 +195,7 @@ def describe_power(
         finished: the network's finished trials; from 3 seeds on they measure the noise.
         question: what is asked; None: the gap and all factors.
         answers: number of answers that are corrected together, those of all networks; None: of this one.
+        looks: the last look of a study that stops when its question is answered.
     """
     seeds, validation = int(trials["seed"].nunique()), sum(images.validation)
     question = question or Question()
@@ -198,7 +205,8 @@ def describe_power(
         few = f"{seeds} seed{'s' if seeds > 1 else ''}"
         return f"power: none with {few}; at least {MIN_SEEDS} can tell a difference from chance"
     measured = _measured_effects(finished, factors, question)
-    found = detectable_differences(trials, factors, trial_noise(images, question), measured, question, answers)
+    noise = trial_noise(images, question)
+    found = detectable_differences(trials, factors, noise, measured, question, answers, looks)
     told = [
         f"{find_factor(one.factor).label} {100 * one.difference:.0f}" for one in found if one.difference is not None
     ]
@@ -207,8 +215,8 @@ def describe_power(
     parts += [f"none of {', '.join(untold)}, which the design cannot separate"] if untold else []
     source = "measured so far" if measured else "assumed until trials measure it"
     return (
-        f"power: with {seeds} seeds and {validation} validation images, {100 * POWER:.0f} % of studies find a "
-        f"difference in {question.words} of {'; '.join(parts)} (noise {source})"
+        f"power: with {seeds} seeds{', the most,' if looks else ''} and {validation} validation images, "
+        f"{100 * POWER:.0f} % of studies find a difference in {question.words} of {'; '.join(parts)} (noise {source})"
     )
 
 

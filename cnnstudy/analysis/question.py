@@ -27,11 +27,13 @@ class Question:
     """The outcome that a study asks about, and the factors; `factors` is None for all that vary, networks included.
 
     `unequal`: whether the classes are so unequal that a gap is that of balanced accuracies, as in the verdict.
+    `progress`: where a study stops when it is answered, how far it has come, in a sentence; else "".
     """
 
     outcome: str = "gap"
     factors: tuple[str, ...] | None = None
     unequal: bool = False
+    progress: str = ""
 
     @property
     def balanced(self) -> bool:
@@ -69,7 +71,7 @@ class Question:
             f"The question: what changes {self.words} at equal epochs, of {whose}? Its answers are one family: "
             "about 5 % of studies give any false one. All other statements are exploratory: each says raises or lowers "
             "only after a correction for all others on the same outcome, but its interval is 95 % for this effect "
-            f"alone.{why}"
+            f"alone.{why}{f' {self.progress}' if self.progress else ''}"
         )
 
     def asks(self, effect: Effect) -> bool:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from cnnstudy.analysis.intervals import CONFIDENCE
+from cnnstudy.analysis.intervals import LEVEL
 
 _DRAWS = 4000
 #: More degrees of freedom than this are as good as a known variance.
@@ -21,7 +21,14 @@ _MOST_FREEDOM = 1e6
 
 
 def probability_of_repeat(
-    answer: str, estimate: float, error: float, freedom: float, seeds: int, level: float, missing: float = 0.0
+    answer: str,
+    estimate: float,
+    error: float,
+    freedom: float,
+    seeds: int,
+    level: float,
+    missing: float = 0.0,
+    own_level: float = LEVEL,
 ) -> float:
     """Return the probability, 0..1, that a repeat gives the same answer.
 
@@ -33,6 +40,7 @@ def probability_of_repeat(
         seeds: number of seeds; of estimates over all trials, 0.
         level: at which the contrast is tested among all of the family.
         missing: how far missing trials widen the interval.
+        own_level: at which the contrast is tested by itself.
     """
     from scipy import special
 
@@ -47,7 +55,7 @@ def probability_of_repeat(
     weight = min(own_freedom / freedom, 1.0)
     shrunk_error = scale * np.sqrt(weight * own + (1 - weight) * other)
     limit = np.maximum(
-        special.stdtrit(own_freedom, (1 + CONFIDENCE) / 2) * own_error + missing,
+        special.stdtrit(own_freedom, 1 - own_level / 2) * own_error + missing,
         special.stdtrit(freedom, 1 - level / 2) * shrunk_error,
     )
     raises, lowers = float((found > limit).mean()), float((found < -limit).mean())

@@ -7,7 +7,8 @@ be light to import: Keras is imported inside its `build`.
 Comes in: image size, number of classes and dropout rates. Goes out: a Network, three views of the same Keras layers.
 
 Two modules describe networks that have no file here: `_keras_applications`, any of keras.applications, and
-`_own_network`, a file of the user's.
+`_own_network`, a file of the user's. Two hold what several share: `_residual`, the ResNets' blocks, and `_torchvision`,
+pixels and convolutions as torchvision's weights expect them.
 
 A layer's name begins with its stage (`block5_conv1`); the classifier's with `head`, an auxiliary one's with
 `auxiliary`. Everything else that has weights is the backbone. A trial finds the Dropout layers whose rates it sets
@@ -79,7 +80,7 @@ class Architecture:
     has_auxiliary_heads: bool = False
     has_batch_norm: bool = False  # in the backbone
     imagenet: ImageNetWeights | None = None
-    #: torchvision's name of a layer, if its weights fit: the network and its preprocessing are the same.
+    #: torchvision's name of a layer, also of the heads', if its weights fit: the network and its pixels are the same.
     torchvision_name: Callable[[str], str] | None = field(default=None, repr=False)
     #: name_layers(model, image_size): the layers of a model that it was copied from by the names of its own.
     name_layers: Callable[[keras.Model, int], dict[str, keras.layers.Layer]] | None = field(default=None, repr=False)

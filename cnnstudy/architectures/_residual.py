@@ -1,4 +1,4 @@
-"""The residual networks' common parts: preprocessing, stem and blocks; their tables are in files of their own.
+"""The residual networks' common parts: stem and blocks; their tables are in files of their own.
 
 Source: He et al., Deep Residual Learning for Image Recognition (CVPR 2016), table 1 and figure 5. As in torchvision,
 and so as its published weights have it: version 1.5, in which a bottleneck's 3x3 convolution has the stride; padding on
@@ -14,28 +14,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cnnstudy.architectures import IMAGENET_DEVIATIONS, IMAGENET_MEANS, Architecture, Outputs, pooled_head
+from cnnstudy.architectures import HEAD, Architecture, Outputs, pooled_head
+from cnnstudy.architectures._torchvision import NORMALISED, convolve, normalise
 
 if TYPE_CHECKING:
     import keras
 
 #: A block of so many filters: adds the layers of its branch, of that stride and name, to a tensor.
 Branch = Callable[["keras.KerasTensor", int, int, str], "keras.KerasTensor"]
-
-
-def convolve(
-    x: keras.KerasTensor, filters: int, kernel: int, stride: int, name: str, number: str = ""
-) -> keras.KerasTensor:
-    """Add a convolution without bias, padded by half its kernel, and BatchNormalization."""
-    from keras import layers
-
-    padding = "same"
-    if stride > 1 and kernel > 1:
-        x, padding = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad{number}")(x), "valid"
-    x = layers.Conv2D(
-        filters, kernel, stride, padding, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{number}"
-    )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm{number}")(x)
 
 
 def basic_branch(x: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.KerasTensor:
@@ -83,12 +69,7 @@ def _build(
     from keras import layers
 
     inputs = layers.Input((image_size, image_size, 3), name="image")
-    x = layers.Rescaling(
-        [1 / (255 * deviation) for deviation in IMAGENET_DEVIATIONS],
-        [-mean / deviation for mean, deviation in zip(IMAGENET_MEANS, IMAGENET_DEVIATIONS, strict=True)],
-        name="preprocess_normalise",
-    )(inputs)
-    x = layers.ReLU(name="conv1_relu")(convolve(x, 64, 7, 2, "conv1"))  # [b, 112, 112, 64]
+    x = layers.ReLU(name="conv1_relu")(convolve(normalise(inputs), 64, 7, 2, "conv1"))  # [b, 112, 112, 64]
     x = layers.ZeroPadding2D(1, name="conv2_pool_pad")(x)  # zeros are as good as PyTorch's -inf after ReLU
     x = layers.MaxPooling2D(3, 2, name="conv2_pool")(x)  # [b, 56, 56, 64]
     for stage, filters, blocks, stride in table:
@@ -99,6 +80,8 @@ def _build(
 
 def torchvision_name(layer: str) -> str:
     """Return the name in torchvision of one of our layers: `layer3.1.conv1` of `conv4_block2_conv1`."""
+    if layer == f"{HEAD}_logits":
+        return "fc"
     if match := re.fullmatch(r"conv1_(conv|norm)", layer):
         return {"conv": "conv1", "norm": "bn1"}[match[1]]
     match = re.fullmatch(r"conv(\d)_block(\d+)_(skip_)?(conv|norm)(\d?)", layer)
@@ -117,7 +100,7 @@ def residual_network(
         title=title,
         source="He et al. 2016",
         minimum_size=32,
-        preprocessing="(RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
+        preprocessing=NORMALISED,
         defaults={"dropout": 0.0, "learning_rate": 1e-3},
         cut_points={"last-block": ("conv5",)},
         build=functools.partial(_build, table, kind),

@@ -12,6 +12,7 @@ features     features export
 weights      weights import, weights list
 maintenance  doctor, cache
 api          run, diagnose and load from Python and notebooks: cnnstudy.run and so on
+sources      what arguments name: the images or the study, a network's weights
 options      what several commands share: options, a worker for one job
 
 May import: every room above.

@@ -36,7 +36,9 @@ from cnnstudy.config.load import load_study
 from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
+from cnnstudy.results.pages.rendering import prose
 from cnnstudy.results.pages.report_data import parse_confusion_matrix
+from cnnstudy.results.study_note import record_note
 from cnnstudy.results.terminal import (
     analyze_ended_study,
     analyze_study,
@@ -49,7 +51,7 @@ from cnnstudy.study.run import run_study
 from cnnstudy.system.display import choose_display
 from cnnstudy.system.output import open_console, print_note
 from cnnstudy.tracking import client
-from cnnstudy.tracking.relocation import require_writable
+from cnnstudy.tracking.relocation import find_unwritable, require_writable
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.sqlite import sqlite_file
 
@@ -80,7 +82,7 @@ def run(
     study: str | Path,
     overrides: Mapping[str, object] | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     tracking_uri: str | None = None,
     take_over: bool = False,
     accept_code: bool = False,
@@ -92,7 +94,7 @@ def run(
     Args:
         study: a study file, or the name of one in experiments/.
         overrides: keys of the study file and their values, as `--set`: `{"training.epochs": 5}`.
-        jobs: number of workers; they share the cores.
+        jobs: number of workers; None: the study's `execution.slots`.
         tracking_uri: where MLflow keeps the record; None: MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
         take_over, accept_code, retry_failed: as the options of `run-study`.
         quiet: show no progress.
@@ -101,22 +103,26 @@ def run(
         KeyboardInterrupt: stopped by Ctrl-C; everything measured is recorded, and the same call goes on.
         CnnstudyError: one of its subclasses, as for `run-study`; nothing measured is lost.
     """
-    _check("jobs", jobs, int, "a whole number from 1")
-    if jobs < 1:
-        raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
+    if jobs is not None:
+        _check("jobs", jobs, int, "a whole number from 1")
+        if jobs < 1:
+            raise InputError(f"jobs={jobs} can't be used; give a whole number from 1.")
     loaded = load_study(str(study), _to_words(overrides))
     uri, console = _find_place(tracking_uri), open_console()
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with (
-        contextlib.closing(make_study_workers(jobs, loaded.config)) as workers,
+        contextlib.closing(make_study_workers(loaded.config, jobs)) as workers,
         choose_display(console, quiet) as display,
     ):
+        workers.start()  # before other threads need the environment, which is changed while Ray starts
         outcome = run_study(loaded, tracker, workers, display, take_over, None, accept_code, retry_failed, False)
     if outcome.interrupted:
         raise KeyboardInterrupt(_STOPPED)
     if loaded.config.strategy.kind == "factorial":
         analyze_ended_study(tracker, outcome.recorded, print_note)
+    else:
+        record_note(tracker, outcome.recorded, print_note)
     return StudyResults(tracker, loaded.config.name)
 
 
@@ -336,7 +342,13 @@ class StudyResults:
         """
         from cnnstudy.results.pages.study_page import write_report
 
-        return write_report(self._tracker, self._recorded, Path(folder or f"{self.name}-report"))
+        locked = find_unwritable(self._tracker.uri)
+        page = write_report(
+            self._tracker, self._recorded, Path(folder or f"{self.name}-report"), records=locked is None
+        )
+        if locked is not None:
+            print_note(f"{locked} can't be written, so the page is not recorded in MLflow.")
+        return page
 
     def __repr__(self) -> str:
         return "\n".join([f"study {self.name}: {self._describe_state()}", *self.answers])
@@ -350,7 +362,7 @@ class StudyResults:
             [
                 f"<p><b>study {html.escape(self.name)}</b>: {html.escape(self._describe_state())}</p>",
                 "<ul>",
-                *(f"<li>{html.escape(answer)}</li>" for answer in self.answers),
+                *(f"<li>{prose(answer)}</li>" for answer in self.answers),
                 "</ul><table><thead><tr>",
                 *(f"<th>{html.escape(heading)}</th>" for heading in headings),
                 "</tr></thead><tbody>",

@@ -97,6 +97,24 @@ TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Resume a study that was started elsewhere; its driver must be gone.")
 ]
 AcceptCode = Annotated[bool, typer.Option("--accept-code", help="Resume even though the training code has changed.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="Where trials run: local, ray, or ray://HOST:PORT.",
+        show_default="the file's execution.on, or local",
+    ),
+]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Number of workers; on one machine they share the cores.",
+        show_default="the file's execution.slots, or 1",
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Number of workers; they share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnstudy.cli.options import StudyName, TrackingUri, one_worker, open_or_print
-from cnnstudy.system.output import format_json, open_console, print_text
+from cnnstudy.system.output import format_json, open_console, print_note, print_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, instead of tables.")]
 TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in points, for the data-size projection.")]
@@ -81,21 +81,28 @@ def report(
     ] = True,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write a one-page HTML report: the answer, its figures, and every trial."""
+    """Write a one-page HTML report: the answer, its figures, and every trial.
+
+    It is recorded in MLflow, too, where the database can be written.
+    """
     from cnnstudy.results.mistakes import explain_study_mistakes
     from cnnstudy.results.pages.report_data import LEFT_OUT
     from cnnstudy.results.pages.study_page import write_report
     from cnnstudy.tracking import client
     from cnnstudy.tracking.registry import Registry
+    from cnnstudy.tracking.relocation import find_unwritable
 
-    tracker = client.existing_tracker(tracking_uri, writes=True)
+    locked = find_unwritable(client.tracking_uri(tracking_uri))
+    tracker = client.existing_tracker(tracking_uri, writes=locked is None)
     recorded = tracker.study(study)
     folder = out or Path(f"{recorded.name}-report")
     mistakes: dict[str, Any] | str = LEFT_OUT
     with one_worker() as (executor, display, scratch):
         if gallery:
             mistakes = explain_study_mistakes(Registry(tracker), recorded, executor, display, scratch)
-        page = write_report(tracker, recorded, folder, mistakes, gap / 100)
+        page = write_report(tracker, recorded, folder, mistakes, gap / 100, records=locked is None)
+    if locked is not None:
+        print_note(f"{locked} can't be written, so the page is not recorded in MLflow.")
     print_text(f"{page} (one file; its figures as PNG and SVG in {page.parent / 'figures'})")
     if open_:
         open_or_print(page.absolute().as_uri(), open_)

@@ -12,7 +12,9 @@ from cnnstudy.cli.options import (
     TRIALS_FAILED,
     AcceptCode,
     Jobs,
+    On,
     Quiet,
+    Slots,
     StudyName,
     TakeOver,
     TrackingUri,
@@ -48,7 +50,8 @@ def run_study(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials of a search, instead of the file's budget.")
     ] = None,
-    jobs: Jobs = 1,
+    on: On = None,
+    jobs: Slots = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The study's seed, instead of the file's.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -75,10 +78,11 @@ def run_study(
         raise InputError("--dry-run estimates the missing trials, and --retry-failed runs others; give one of them.")
     overrides = list(set_ or [])
     overrides += [f"budget.trials={trials}"] if trials is not None else []
+    overrides += [f"execution.on={on}"] if on is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     overrides += ["training.deterministic=true"] if deterministic else []
     loaded = load_study(study, overrides)
-    with contextlib.closing(make_study_workers(jobs, loaded.config)) as workers:
+    with contextlib.closing(make_study_workers(loaded.config, jobs)) as workers:
         workers.start()
         _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)
 
@@ -113,6 +117,7 @@ def _run(
     with choose_display(console, quiet) as display:
         outcome = run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed)
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
 
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
@@ -120,7 +125,9 @@ def _run(
         retry.call(lambda: terminal.show_outcome(console, tracker, outcome), print_note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
-    if loaded.config.strategy.kind == "factorial" and not outcome.interrupted:
+    if loaded.config.strategy.kind != "factorial" and not outcome.interrupted:
+        record_note(tracker, outcome.recorded, print_note)
+    elif not outcome.interrupted:
         analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
         if analyses is not None and not quiet:
             terminal.show_effects(console, outcome.recorded.name, analyses)
@@ -132,14 +139,18 @@ def _run(
         raise typer.Exit(TRIALS_FAILED)
 
 
-def make_study_workers(jobs: int, config: StudyConfig) -> Workers:
-    """Return workers; the first decodes images as soon as it starts, while this process imports MLflow."""
+def make_study_workers(config: StudyConfig, jobs: int | None = None) -> Workers:
+    """Return workers in the study's place; the first decodes images as soon as it starts, while MLflow is imported.
+
+    Args:
+        jobs: number of workers; None: the study's.
+    """
     from cnnstudy.execution import Executor, Workers
     from cnnstudy.execution.jobs import images_job
     from cnnstudy.execution.selection import make_executor
 
     def start_decoding(folder: Path) -> Executor:
-        executor = make_executor(jobs, folder)
+        executor = make_executor(jobs or config.execution.slots, folder, config.execution)
         executor.deterministic = config.training.deterministic
         executor.start_ahead(images_job(config, config.data, config.architectures))
         return executor
@@ -208,6 +219,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
     """
     from cnnstudy.errors import EXIT_INTERRUPTED, InputError
     from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
     from cnnstudy.tracking.retry import RetryPolicy
 
     if outcome.confirmed is None:
@@ -215,6 +227,7 @@ def _show_confirmation(console: Console, tracker: Tracker, outcome: Outcome, qui
             # after Ctrl-C the user is not kept waiting for MLflow
             RetryPolicy(give_up_after=0.0).call(lambda: terminal.show_stopped(console, tracker, outcome), print_note)
         raise typer.Exit(EXIT_INTERRUPTED)
+    record_note(tracker, outcome.recorded, print_note)
     if not quiet:
         terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
     if outcome.confirmed.refusal:

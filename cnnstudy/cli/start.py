@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnstudy.cli.data import GroupColumn, IgnoreFolders, ImageColumn, LabelColumn, Layout, PartColumn, find_source
 from cnnstudy.cli.options import TRIALS_FAILED, TrackingUri, open_or_print
+from cnnstudy.cli.sources import GroupColumn, IgnoreFolders, ImageColumn, LabelColumn, Layout, PartColumn, find_source
 from cnnstudy.errors import EXIT_INTERRUPTED, InputError, printable
 from cnnstudy.system.imports import NOT_FOR_MLFLOW, fast_import
 from cnnstudy.system.output import open_console, print_note, print_text

@@ -11,6 +11,7 @@ Everything that can be checked without training is checked here, before TensorFl
     json_schema what editors complete and check study files with
     schema      the keys of a study file, and what each key allows on its own
     strategies  the keys of `strategy`
+    execution   the keys of `execution`
     checks      combinations of keys that contradict each other
     factors     everything that a study can vary, one entry each
     transfer_modes  the levels of the factor `transfer`

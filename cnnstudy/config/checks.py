@@ -346,7 +346,12 @@ def _factorial_problems(config: StudyConfig, factorial: FactorialConfig) -> Iter
     yield from too_many
     if ranges or too_many:
         return
-    if sum(map(config.cells_of, config.architectures)) < 2 and factorial.seeds < 2:
+    if sum(map(config.cells_of, config.architectures)) < 2 and factorial.least_seeds is not None:
+        yield (
+            ("strategy", "seeds"),
+            "stops when the effects of the factors are clear, and no factor varies; give one number of seeds.",
+        )
+    elif sum(map(config.cells_of, config.architectures)) < 2 and factorial.seeds < 2:
         yield (
             ("strategy", "seeds"),
             "is 1, and no factor varies: this is a single trial, which shows no spread; use several seeds, give a "

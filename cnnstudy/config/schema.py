@@ -1,7 +1,6 @@
 """The keys of a study file, as frozen pydantic models, and what each key allows on its own.
 
-In this order: `objective`, `question`, `confirm`, `data`, `weights`, `strategy`, `factors`, `training`, `budget`, and
-StudyConfig, the whole file. Combinations of keys are checked in `checks`; study files are read only by
+StudyConfig, the whole file, comes last. Combinations of keys are checked in `checks`; study files are read only by
 `load.load_study`.
 """
 
@@ -25,6 +24,7 @@ from pydantic import (
 
 from cnnstudy import architectures
 from cnnstudy.config.designs import count_points, fraction_size
+from cnnstudy.config.execution import Execution
 from cnnstudy.config.factors import (
     FACTORS,
     Choices,
@@ -356,6 +356,7 @@ class StudyConfig(StrictModel):
     budget: Budget | None = Field(
         None, validate_default=True, description="required by a search, not allowed in a factorial"
     )
+    execution: Execution = Field(Execution(), description="where trials run")
     seed: Whole = Field(0, ge=0, lt=2**31)
 
     @field_validator("name", mode="after")
@@ -467,6 +468,11 @@ class StudyConfig(StrictModel):
         assert self.budget is not None  # a search without it is refused
         share, rest = divmod(self.budget.trials, len(self.architectures))
         return share + (self.architectures.index(architecture) < rest)
+
+    def stopped_after(self, seeds: int) -> StudyConfig:
+        """Return the settings of a factorial that stopped after so many seeds, as if it had planned these."""
+        fewer = {"seeds": seeds, "least_seeds": None, "precision": None}
+        return self.model_copy(update={"strategy": self.strategy.model_copy(update=fewer)})
 
     def cells_of(self, architecture: str) -> int:
         """Return the network's number of cells in a factorial."""

@@ -19,7 +19,7 @@ from cnnstudy.config.factors import (
     parse_levels,
 )
 from cnnstudy.records import Level
-from cnnstudy.system.validation import StrictModel, Whole, problem, restate_problem, validation_error
+from cnnstudy.system.validation import Number, StrictModel, Whole, problem, restate_problem, validation_error
 
 
 def _parse_start_levels(given: Any) -> Any:
@@ -65,12 +65,37 @@ class SearchConfig(StrictModel):
     start_with: tuple[StartLevels, ...] = Field((), description="levels of the first trials of every network")
 
 
+#: The fewest seeds after which a factorial may stop early, as no answer is given with fewer, and the most it may plan.
+FEWEST_LOOK, MOST_LOOKED_AT = 3, 100
+
+
+def _describe_seeds(schema: dict[str, Any]) -> None:
+    """Add the form {least: ..., most: ...} to the schema of `seeds`."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "maximum")}
+    ends = {
+        "least": {**number, "minimum": FEWEST_LOOK, "maximum": MOST_LOOKED_AT},
+        "most": {**number, "minimum": FEWEST_LOOK, "maximum": MOST_LOOKED_AT},
+    }
+    several = {"type": "object", "properties": ends, "required": ["least", "most"], "additionalProperties": False}
+    schema["anyOf"] = [number, several]
+
+
 class FactorialConfig(StrictModel):
-    """A factorial: balanced cells, each run with the same seeds, to estimate effects."""
+    """A factorial: balanced cells, each run with the same seeds, to estimate effects.
+
+    `seeds: {least: 3, most: 20}` in a file is `seeds: 20` with `least_seeds: 3`.
+    """
 
     kind: Literal["factorial"] = "factorial"
     design: Literal["full", "fractional", "qmc"] = "full"
-    seeds: Whole = Field(5, ge=1, le=1000, description="blocks: each runs every cell once, with a seed of its own")
+    seeds: Whole = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="blocks: each runs every cell once, with a seed of its own; {least: 3, most: 20} stops when the "
+        "question is answered",
+        json_schema_extra=_describe_seeds,
+    )
     fraction: Whole | None = Field(None, ge=2, le=1000, description="fractional: run about one in this many cells")
     cells: Whole | None = Field(None, ge=2, le=10_000, description="qmc: number of cells of each network")
     assume_no_interactions: bool = Field(
@@ -81,6 +106,61 @@ class FactorialConfig(StrictModel):
     tune: tuple[str, ...] = Field(
         (), description="factors, such as learning_rate, that take their best level in each cell"
     )
+    least_seeds: Whole | None = Field(
+        None, ge=FEWEST_LOOK, le=MOST_LOOKED_AT, description="seeds after which the study may stop; `seeds` is the most"
+    )
+    precision: Number | None = Field(
+        None, gt=0, lt=1, description="half width, as a share, of an interval that is narrow enough to stop"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_seeds(cls, given: Any) -> Any:
+        """Return the keys with `seeds: {least: 3, most: 20}` as `seeds: 20` and `least_seeds: 3`."""
+        seeds = given.get("seeds") if isinstance(given, Mapping) else None
+        if not isinstance(seeds, Mapping):
+            return given
+        ends = ("least", "most")
+        problems = [
+            problem(("seeds", str(key)), "unknown key. The keys here are least, most.")
+            for key in seeds
+            if key not in ends
+        ]
+        for end in ends:
+            if end not in seeds:
+                problems.append(problem(("seeds", end), "is missing; give {least: 3, most: 20}."))
+            elif type(seeds[end]) is not int or not FEWEST_LOOK <= seeds[end] <= MOST_LOOKED_AT:
+                text = f"must be a whole number from {FEWEST_LOOK} to {MOST_LOOKED_AT}, not {format_given(seeds[end])}."
+                problems.append(problem(("seeds", end), text))
+        if not problems and seeds["least"] >= seeds["most"]:
+            text = f"is {seeds['least']}, and must be less than the most, {seeds['most']}."
+            problems.append(problem(("seeds", "least"), text))
+        if "least_seeds" in given:
+            problems.append(problem(("least_seeds",), "is given twice, also as seeds.least; remove one."))
+        if problems:
+            raise validation_error("strategy", problems)
+        return {**given, "seeds": seeds["most"], "least_seeds": seeds["least"]}
+
+    @model_validator(mode="after")
+    def _check_early_stop(self) -> FactorialConfig:
+        problems = []
+        if self.least_seeds is None:
+            if self.precision is not None:
+                text = "tells when to stop, and nothing stops with one number; give seeds as {least: 3, most: 20}."
+                problems.append(problem(("precision",), text))
+        elif self.seeds > MOST_LOOKED_AT:
+            text = f"is {self.seeds}; a study that stops when it is clear plans at most {MOST_LOOKED_AT}."
+            problems.append(problem(("seeds",), text))
+        elif self.least_seeds >= self.seeds:
+            text = f"is {self.least_seeds}, and must be less than the most, {self.seeds}."
+            problems.append(problem(("least_seeds",), text))
+        elif self.design == "qmc" or self.tune:
+            what = "design qmc" if self.design == "qmc" else "tune"
+            text = f"can't be least and most with {what}, whose intervals hold at the end only; give one number."
+            problems.append(problem(("seeds",), text))
+        if problems:
+            raise validation_error("strategy", problems)
+        return self
 
     @model_validator(mode="after")
     def _check_design_keys(self) -> FactorialConfig:

@@ -76,7 +76,7 @@ class Form:
                 raise ValueError(f"unknown key {key!r}{did_you_mean(str(key), self.keys)} Expected {self.example()}.")
             choices = self.keys[key]
             if str(value) not in choices if choices else not re.fullmatch(_PART, str(value)):
-                raise ValueError(f"{key} is {value!r}. Expected {self.example()}.")
+                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), choices)} Expected {self.example()}.")
         return self.write({key: str(value) for key, value in given.items()})
 
 

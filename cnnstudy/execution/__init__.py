@@ -1,11 +1,17 @@
 """Executors: they run jobs in workers. This module is the protocol; each other module is an executor or part of one.
 
-__init__    the protocol: Job, the events, Executor; Workers
-selection   which executor runs a command's jobs
-local       the executor of all commands: worker processes on this machine
-worker      the program that those processes run: jobs in, events out
-time_limit  an executor around another that stops at a time
-jobs        run one job to its end; the watchdog that finds jobs that hang
+__init__        the protocol: Job, the events, Executor; Workers
+selection       which executor runs a command's jobs, by its name
+local           the usual executor: worker processes on this machine
+ray_cluster     the executor for a Ray cluster: slots on its nodes
+ray_slot        one of them on the driver's side: a thread that keeps an actor, and moves jobs, events and files
+ray_node        the same slot on the node's side: the actor, with a `local` executor of one worker
+ray_connection  join or start a cluster; what went wrong, in words
+node_files      which files nodes have; checkpoints that come from them
+parcels         files that travel between machines: by content, in pieces, checked
+worker          the program that worker processes run: jobs in, events out
+time_limit      an executor around another that stops at a time
+jobs            run one job to its end; the watchdog that finds jobs that hang
 
 Comes in: jobs, which are plain data. Goes out: events (progress, epochs), and for each job one result or one failure.
 May import: errors, names, records, system, data, architectures, config, training.
@@ -20,7 +26,7 @@ Where a trial may be pruned (`Job.asks`), the worker waits after each epoch for 
 otherwise it never waits for the driver.
 
 To add an executor, write a class that satisfies `Executor` in a file of its own here, return it from `make_executor`
-in selection, and add it to EXECUTORS in tests/execution/test_contract.py, whose tests every executor must pass. The
+in selection, and add it to `make` in tests/execution/test_contract.py, whose tests every executor must pass. The
 rest of the package uses an executor only through this protocol; jobs and selection are its helpers.
 docs/development.md has the details.
 """
@@ -69,6 +75,14 @@ class Alive:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """A job waits for a machine to run on; the time does not count as the job's."""
+
+    key: str
+    what: str  # it waits for
+
+
+@dataclass(frozen=True)
 class Progress:
     """The progress of something countable; a total of 0 means that the total is not known."""
 
@@ -100,8 +114,8 @@ class Failed:
     """The end of a job without a result.
 
     `error` names a class of cnnstudy.errors where the job raised one; `reason` is one of records.FAILURE_REASONS. A
-    machine that was lost is reported as `environment`, so that it uses up none of the trial's attempts. `is_guess` says
-    that the reason is only the likeliest: a worker was killed, and the system does not tell why.
+    machine that was lost or taken away is reported as `lost`, which uses up none of the trial's attempts. `is_guess`
+    says that the reason is only the likeliest: a worker was killed, and the system does not tell why.
     """
 
     key: str
@@ -112,11 +126,11 @@ class Failed:
     is_guess: bool = False
 
 
-Event = Alive | Progress | Epoch | Done | Failed
+Event = Alive | Waiting | Progress | Epoch | Done | Failed
 
 
 class Executor(Protocol):
-    """Runs up to `slots` jobs at the same time."""
+    """Runs up to `slots` jobs at the same time; their number may change as machines come and go."""
 
     slots: int
     #: Whether results must be bit-identical whatever the number of slots and cores; set before the first job.

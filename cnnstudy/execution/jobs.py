@@ -11,7 +11,7 @@ from cnnstudy import errors
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import WorkerError
-from cnnstudy.execution import Alive, Done, Epoch, Event, Executor, Failed, Job, Progress
+from cnnstudy.execution import Alive, Done, Epoch, Executor, Failed, Job, Progress, Waiting
 from cnnstudy.records import EpochRecord
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import stop_if_asked
@@ -67,6 +67,11 @@ class Watchdog:
         if key in self._watched:
             self._watched[key].last_event = self._clock()
 
+    def put_off(self, key: str) -> None:
+        """Let the job's time begin now: until now it waited for a machine."""
+        if key in self._watched:
+            self._watched[key].last_event = self._watched[key].last_epoch = self._clock()
+
     def end_epoch(self, key: str) -> None:
         """Record the end of an epoch."""
         job, now = self._watched[key], self._clock()
@@ -116,10 +121,15 @@ def images_job(config: StudyConfig, options: DataOptions, names: Sequence[str]) 
     return Job(f"images-{options.name}", "prepare_images", payload)
 
 
-def wait_for_event(executor: Executor, watchdog: Watchdog) -> Event:
+def wait_for_event(
+    executor: Executor, watchdog: Watchdog, has_room: Callable[[], bool] = lambda: False
+) -> Progress | Epoch | Done | Failed | None:
     """Wait for the next event of a running job and return it; a job that hangs is stopped and returned as Failed.
 
     Signs of life are not returned.
+
+    Args:
+        has_room: whether more jobs can run by now; None is then returned.
 
     Raises:
         KeyboardInterrupt: the command was asked to stop.
@@ -133,7 +143,12 @@ def wait_for_event(executor: Executor, watchdog: Watchdog) -> Event:
                 return Failed(key, "timeout", reason, executor.stop(key))
             event = executor.next_event(timeout=_CHECK_INTERVAL)
         if event is None:
+            if has_room():
+                return None
             continue
+        if isinstance(event, Waiting):
+            watchdog.put_off(event.key)
+            return Progress(event.key, f"waiting for {event.what}", 0, 0)
         if isinstance(event, Epoch) and event.record.epoch:  # epoch 0 ends none
             watchdog.end_epoch(event.key)
         elif isinstance(event, Done | Failed):

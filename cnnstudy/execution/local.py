@@ -59,15 +59,25 @@ class LocalExecutor:
     Args:
         folder: for the files of trials and the workers' temporary files.
         program: the arguments with which Python runs a worker.
+        threads: of each worker; None: its share of the cores.
+        events: a queue in which another executor, of which this one is a part, waits for events, to hand each to
+            `take_event`; None: one of its own.
     """
 
-    def __init__(self, workers: int, folder: Path, program: Sequence[str] = WORKER) -> None:
+    def __init__(
+        self,
+        workers: int,
+        folder: Path,
+        program: Sequence[str] = WORKER,
+        threads: int | None = None,
+        events: queue.Queue[Any] | None = None,
+    ) -> None:
         self.slots = workers
         self.deterministic = False
-        self._threads = max(1, count_cores() // workers)
+        self._threads = threads or max(1, count_cores() // workers)
         self._folder = folder
         self._program = program
-        self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue()
+        self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue() if events is None else events
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
         self._ahead: Job | None = None  # started by start_ahead and not yet submitted
@@ -111,12 +121,18 @@ class LocalExecutor:
         return min(names, key=in_use.count) if len(names) > 1 else None
 
     def next_event(self, timeout: float) -> Event | None:
-        process: _Process | None = None
-        while process is None or process.dropped:
+        told: Event | None = None
+        while told is None:
             try:
-                process, event = self._events.get(timeout=timeout)
+                told = self.take_event(*self._events.get(timeout=timeout))
             except queue.Empty:
                 return None
+        return told
+
+    def take_event(self, process: _Process, event: Event) -> Event | None:
+        """Return an event from the queue, with what it means for its process carried out; None if it was dropped."""
+        if process.dropped:
+            return None
         if isinstance(event, Done | Failed):
             del self._busy[event.key]
             # after running out of memory a process may not release it, a GPU library that failed once fails again, and

@@ -197,7 +197,7 @@ class Worker:
 
         architecture = architectures.find(payload["architecture"])
         path = Path(payload["file"]).expanduser() if payload["file"] else weights.imagenet_file(architecture)
-        network = architectures.build_network(architecture, payload["image_size"], payload["classes"], dropout=0.0)
+        network = architectures.build_network(architecture, payload["image_size"], classes=2, dropout=0.0)
         weights.load_backbone(network, path)
         return {
             "file": str(path.absolute()),

@@ -5,6 +5,7 @@ anything about a study.
 
 terminal         recorded studies on the terminal: trials, effects, champion, comparison
 watch            the live view of a study that another process runs
+study_note       the description of a study's own run in MLflow
 models           find a trained model, classify images with it, export it
 mistakes         a model's mistakes, explained by a worker
 lookalikes       pictures that a network's features show as alike, found by a worker

@@ -23,7 +23,7 @@ IMAGE_SIZE = 160
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureSource:
     """A network with weights whose features are compared."""
 
     network: str
@@ -31,7 +31,9 @@ class Features:
     image_size: int  # pixels
 
 
-def look_for_lookalikes(examined: Examined, features: Features, executor: Executor, display: Display) -> dict[str, Any]:
+def look_for_lookalikes(
+    examined: Examined, features: FeatureSource, executor: Executor, display: Display
+) -> dict[str, Any]:
     """Return the pairs that stand out as alike by a network's features, as JSON's types.
 
     Of a group of images that stay together only the first is compared.

@@ -37,6 +37,8 @@ KINDS = {
     "MaxPooling2D": ("pooling", "max-pool"),
     "AveragePooling2D": ("pooling", "avg-pool"),
     "GlobalAveragePooling2D": ("pooling", "global avg"),
+    "AdaptiveAveragePooling2D": ("pooling", "adaptive avg"),
+    "UpSampling2D": ("pooling", "repeat"),
     "DepthwiseConv2D": ("convolution", "depthwise conv"),
     "Dense": ("dense", "dense"),
     "Dropout": ("dropout", "dropout"),
@@ -134,6 +136,9 @@ def _receptive_field(operation: keras.Operation, inputs: Sequence[tuple[int | No
 
 def _window(operation: keras.Operation) -> tuple[int, int]:
     """Return kernel size and stride; 1 and 1 for an operation on single positions."""
+    if type(operation).__name__ == "AdaptiveAveragePooling2D":  # the largest of its windows
+        given, made = operation.input.shape[1], operation.output.shape[1]
+        return max(-(-(place + 1) * given // made) - place * given // made for place in range(made)), 1
     window = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
     return (window[0], operation.strides[0]) if window else (1, 1)
 

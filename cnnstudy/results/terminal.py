@@ -23,7 +23,7 @@ from cnnstudy.analysis.confirmation_text import (
 )
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
 from cnnstudy.analysis.effects import Effect
-from cnnstudy.analysis.effects_text import answer_sentences, effect_headings, effect_rows, effect_sentences
+from cnnstudy.analysis.effects_text import effect_headings, effect_rows, effect_sentences
 from cnnstudy.analysis.leaderboard import (
     GOALS,
     UNFINISHED_HEADINGS,
@@ -43,6 +43,7 @@ from cnnstudy.config.factors import FACTORS
 from cnnstudy.errors import InputError, TrackingError, as_sentence
 from cnnstudy.names import Tag
 from cnnstudy.records import Rule
+from cnnstudy.results.study_note import describe_answer, describe_study_run
 from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.resume import resume_command, retry_command
@@ -241,8 +242,7 @@ def record_effects(tracker: Tracker, study: RecordedStudy, found: Sequence[Netwo
         with (folder / "answer.txt").open("w", encoding="utf-8") as file:
             show_effects(console_on(file), study.name, found)
         tracker.log_files(study.run_id, scratch)
-    answers = [f"- {sentence}" for one in found for sentence in answer_sentences(one)]
-    tracker.set_tags(study.run_id, {Tag.NOTE: "\n".join(answers)})
+    tracker.set_tags(study.run_id, {Tag.NOTE: describe_study_run(tracker, study, describe_answer(found))})
 
 
 def analyze_ended_study(

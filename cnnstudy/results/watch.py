@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.names import Metric
+from cnnstudy.names import Metric, Tag
 from cnnstudy.records import EpochRecord
+from cnnstudy.study.interim import SO_FAR
+from cnnstudy.study.looks import read_stopped
 from cnnstudy.study.resume import missing_trials_command, resume_command
 from cnnstudy.system.display import Display, format_duration
 from cnnstudy.system.processes import terminate_as_interrupt
@@ -60,7 +62,7 @@ class Snapshot:
         # images and weights need not be on this machine
         config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
-            return StudyConfig.model_validate(config).total_trials
+            return read_stopped(StudyConfig.model_validate(config), self.study.tags).total_trials
         except (ValueError, CnnstudyError):
             return 0
 
@@ -142,7 +144,17 @@ class TrialEnded:
         (display.stop_trial if self.again else display.end_trial)(self.key, self.text)
 
 
-Event = CountChanged | TrialStarted | EpochEnded | TrialEnded
+@dataclass(frozen=True)
+class AnswerChanged:
+    """The driver has computed what the trials say so far."""
+
+    text: str
+
+    def tell(self, display: Display) -> None:
+        display.show_answer(self.text)
+
+
+Event = CountChanged | TrialStarted | EpochEnded | TrialEnded | AnswerChanged
 
 
 def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterator[Event]:
@@ -173,6 +185,9 @@ def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterato
             yield EpochEnded(key, EpochRecord(run.epoch, {name: run.metrics[name] for name in _SHOWN}))
         if run.state != "running":
             yield TrialEnded(key, describe_end(run), not run.done)
+    answer = now.study.tags.get(Tag.NOTE, "")
+    if now.running and answer.startswith(SO_FAR) and (before is None or answer != before.study.tags.get(Tag.NOTE)):
+        yield AnswerChanged(answer)
 
 
 def _count(known: Snapshot, now: Snapshot, phase: str) -> CountChanged:

@@ -7,6 +7,9 @@ or warms up does not look like an effect.
 
 A trial's number is block * cells + index of the cell among the network's cells: with more seeds, blocks are added and
 recorded trials keep their numbers.
+
+A study with `least_seeds` is asked after each block whether it goes on. Until it is, no trial of a later block is
+proposed, except of blocks of which trials are recorded: that they were begun is the record of the earlier answers.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ class FactorialStrategy(FixedStrategy):
             for proposal in _propose_block(config, cells, block)
             if (proposal.architecture, proposal.number) not in done
         )
+        if config.strategy.least_seeds is not None:
+            begun = [trial.number // len(cells[trial.architecture]) + 1 for trial in past]
+            self.blocks = max([config.strategy.least_seeds, *begun])
 
 
 def _propose_block(config: StudyConfig, cells: dict[str, list[dict[str, Level]]], block: int) -> list[Proposal]:

@@ -72,13 +72,20 @@ class FixedStrategy:
 
     prunes = False
 
-    def __init__(self, proposals: Iterable[Proposal]) -> None:
+    def __init__(self, proposals: Iterable[Proposal], blocks: int | None = None) -> None:
         #: The trials not proposed yet, in order.
         self.upcoming = collections.deque(proposals)
+        #: How many blocks may be proposed, where that depends on results; None: all.
+        self.blocks = blocks
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether there is a trial that may run now."""
+        return bool(self.upcoming) and (self.blocks is None or (self.upcoming[0].block or 0) < self.blocks)
 
     def next(self) -> Proposal | None:
-        """Return the next trial; None if all are done or running."""
-        return self.upcoming.popleft() if self.upcoming else None
+        """Return the next trial; None if all that may run now are done or running."""
+        return self.upcoming.popleft() if self.may_propose else None
 
     def report(self, proposal: Proposal, epoch: int, score: float) -> bool:
         """Return false: trials are not pruned, so that they train equally long and can be compared."""

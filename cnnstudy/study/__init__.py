@@ -15,7 +15,9 @@ result; for a dry run, an estimate of time, memory and disk.
     preparation    decodes the images, and loads or pretrains the source weights
     objective      the metric that ranks epochs and trials where the file names none
     budget         how many epochs a trial trains, and after how many updates trials are compared
+    looks          asks after each seed whether a study that stops when its question is answered goes on
     driver         the loop that hands out trials and reacts to failures
+    interim        the answer so far of a factorial that runs, in a process of its own
     failures       which failures get another attempt, and when the study stops
     recorder       writes trials to MLflow
     dry_run        --dry-run: the checks of a run, and what it will take

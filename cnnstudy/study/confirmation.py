@@ -105,12 +105,13 @@ def confirm(
     reason = champion_reason(standings, rule)
     registry = Registry(recorder.tracker)
     version = recorder.outbox.delivery.read(lambda: registry.register_champion(recorder.study.name, chosen, reason))
+    recorder.outbox.delivery.read(lambda: registry.add_output(recorder.study.run_id, chosen.model))
     (own,) = [run for run in recorded if run.run_id == recorder.study.run_id]
     test, refusal = open_test(resources, champion, runs, own.test_split, again)
     confirmed = replace(
         found, champion=champion, model=chosen.model, version=version, reason=reason, test=test, refusal=refusal
     )
-    note = model_note(confirmed, chosen.parameters)
+    note = model_note(confirmed, chosen)
     recorder.outbox.delivery.read(lambda: registry.describe_version(recorder.study.name, version, note))
     _record_confirmation(recorder, confirmed)
     return confirmed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from cnnstudy.names import Tag
 from cnnstudy.records import OUTSIDE_REASONS, TrialResult
 from cnnstudy.search.strategy import Proposal, Strategy
 from cnnstudy.study.failures import FailureCounter, count_attempts, is_machine_error, raise_machine_error
+from cnnstudy.study.interim import InterimAnswer
 from cnnstudy.study.preparation import INTERRUPTED_TEXT
 from cnnstudy.study.recorder import TrialRecording, remove_trial_files
 from cnnstudy.study.recovery import tidy_machine
@@ -38,9 +40,10 @@ class Driver:
     Args:
         resources: prepared.
         strategy: proposes the trials.
+        interim: tells the answer so far of a factorial; None: nothing is told before the end.
     """
 
-    def __init__(self, resources: StudyResources, strategy: Strategy) -> None:
+    def __init__(self, resources: StudyResources, strategy: Strategy, interim: InterimAnswer | None = None) -> None:
         self.resources = resources
         self.rule = resources.config.objective.rule
         self.strategy = strategy
@@ -52,6 +55,7 @@ class Driver:
         self._watchdog = Watchdog(resources.config.training.timeout)
         self._running: dict[str, tuple[Proposal, TrialRecording]] = {}
         self._waiting: Proposal | None = None  # for the source weights of its seed
+        self._interim = interim
 
     def run(self, total: int) -> None:
         """Run the strategy's remaining trials.
@@ -95,6 +99,10 @@ class Driver:
                 return
             self._start(proposal)
 
+    def _has_room(self) -> bool:
+        """Check whether more trials can run by now than do: a machine has joined."""
+        return len(self._running) < self.executor.slots and self._waiting is None and self.strategy.remaining > 0
+
     def _start(self, proposal: Proposal) -> None:
         weights = self.resources.weights_of(proposal)
         assert weights is not None
@@ -111,8 +119,10 @@ class Driver:
         self.display.start_trial(spec.key, recording.title, spec.epochs)
 
     def _handle_next_event(self) -> None:
-        event = wait_for_event(self.executor, self._watchdog)
-        if isinstance(event, Epoch):
+        event = wait_for_event(self.executor, self._watchdog, self._has_room)
+        if event is None:
+            self._fill_slots()
+        elif isinstance(event, Epoch):
             self._on_epoch(event)
         elif isinstance(event, Done):
             with defer_interrupt():  # the result of hours of training is recorded before the interrupt takes effect
@@ -156,6 +166,17 @@ class Driver:
             shared = f"{result.shared_epochs} of its {result.epochs} epochs shared with another trial"
             self.display.show_message(f"{event.key}  {shared}")
         self.display.end_trial(event.key, _describe_result(result))
+        self._tell_answer_so_far()
+
+    def _tell_answer_so_far(self) -> None:
+        if self._interim is None:
+            return
+        unfinished = [proposal for proposal, _ in self._running.values()]
+        unfinished += [self._waiting] if self._waiting else []
+        blocks = [one.block for one in (*unfinished, *itertools.islice(self.strategy.upcoming, 1))]
+        if answer := self._interim.take(min((block for block in blocks if block is not None), default=0)):
+            self.display.show_answer(answer)
+            self.recorder.tag_study({Tag.NOTE: answer})
 
     def _record(self, recording: TrialRecording, result: TrialResult) -> None:
         self.recorder.finish(recording, result)

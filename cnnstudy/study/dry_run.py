@@ -9,6 +9,7 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.execution import Workers
 from cnnstudy.search import make_strategy
+from cnnstudy.search.strategy import FixedStrategy, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
 from cnnstudy.study.estimate import (
     STAND_IN_WEIGHTS,
@@ -18,6 +19,7 @@ from cnnstudy.study.estimate import (
     warn_of_few_validation_images,
 )
 from cnnstudy.study.forecast import save_estimate
+from cnnstudy.study.looks import read_stopped
 from cnnstudy.study.recorder import NullRecorder
 from cnnstudy.study.resources import StudyInputs
 from cnnstudy.study.resume import past_trial, settle_settings
@@ -46,14 +48,14 @@ def plan_study(
     """
     require_cache("locks")
     recorded, runs = _find_recorded(tracker, study.config.name)
-    config = settle_settings(study, recorded, lambda: runs, display).config
+    tags = tracker.tags(recorded.run_id) if tracker and recorded.run_id else {}
+    config = read_stopped(settle_settings(study, recorded, lambda: runs, display).config, tags)
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
-    missing = list(iter(make_strategy(config, past).next, None))  # a search asks as while its trials are running
+    missing = _list_missing(make_strategy(config, past))
     is_factorial = isinstance(config.strategy, FactorialConfig)
     report_size(config, len(missing), display)
     if not missing:
         return
-    tags = tracker.tags(recorded.run_id) if tracker and recorded.run_id else {}
     artifacts = tracker.artifact_location(recorded.experiment_id) if tracker and recorded.experiment_id else ""
     with closing_workers(workers):
         inputs = StudyInputs(config, NullRecorder(recorded, tags), runs, workers, display, accept_code)
@@ -70,6 +72,13 @@ def plan_study(
     if seconds is not None and not is_factorial:  # a factorial measures again when it runs
         save_estimate(config, len(missing), slots, seconds)
     _describe_confirmation(config, display)
+
+
+def _list_missing(strategy: Strategy) -> list[Proposal]:
+    """Return the trials that are not recorded, of a factorial that may stop early all that it plans."""
+    if isinstance(strategy, FixedStrategy):
+        return list(strategy.upcoming)
+    return list(iter(strategy.next, None))  # a search asks as while its trials are running
 
 
 def _describe_confirmation(config: StudyConfig, display: Display) -> None:

@@ -69,11 +69,18 @@ def _report_factorial(config: StudyConfig, remaining: int, display: Display) -> 
         if len(set(cells)) == 1
         else f"{networks}, {' + '.join(cells)} cells"
     )
-    display.show_message(
-        f"factorial: {shown} x {strategy.seeds} seed{'s' if strategy.seeds > 1 else ''} = {total} trials "
-        f"({total - remaining} recorded, {remaining} to run)"
-    )
+    least = strategy.least_seeds
+    seeds = f"{f'{least} to ' if least else ''}{strategy.seeds} seed{'s' if strategy.seeds > 1 else ''}"
+    trials = f"{f'{total // strategy.seeds * least} to ' if least else ''}{total} trials"
+    left = f"{total - remaining} recorded, {'at most ' if least else ''}{remaining} to run"
+    display.show_message(f"factorial: {shown} x {seeds} = {trials} ({left})")
     _show_by_network({name: _describe_factors(config, name) for name in names}, display)
+    if least is not None:
+        near = "" if strategy.precision is None else f"known to within {100 * strategy.precision:.3g} points "
+        display.show_message(
+            f"  it stops after {least} seeds or more, as soon as each answer to its question is told, {near}or "
+            "unlikely to be with all seeds; estimates are for all"
+        )
     if strategy.design == "fractional" and not strategy.assume_no_interactions:
         _warn_of_mixed_effects(config, display)
 
@@ -123,6 +130,7 @@ def report_power(
     """
     import pandas as pd
 
+    from cnnstudy.analysis.looks import Looks
     from cnnstudy.analysis.power import count_answers, describe_power
     from cnnstudy.analysis.question import Question
 
@@ -144,10 +152,12 @@ def report_power(
     # the networks are answers too, if all that varies is asked about
     answers = len(config.architectures) - 1 if question.factors is None else 0
     answers += sum(count_answers(planned_of[name], factors_of[name], question) for name in planned_of)
+    seeds = config.strategy.seeds
+    looks = Looks(seeds, seeds) if config.strategy.least_seeds is not None else None
     sentences = {}
     for name, trials in planned_of.items():
         finished = [run for run in recorded if (run.kind, run.architecture, run.state) == ("trial", name, "finished")]
-        sentences[name] = describe_power(trials, factors_of[name], images[name], finished, question, answers)
+        sentences[name] = describe_power(trials, factors_of[name], images[name], finished, question, answers, looks)
     _show_by_network(sentences, display)
 
 

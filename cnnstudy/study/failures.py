@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from cnnstudy.errors import BY_NAME, RepeatedFailureError, as_sentence
 from cnnstudy.execution import Failed
-from cnnstudy.records import OUTSIDE_REASONS
+from cnnstudy.records import LOST, OUTSIDE_REASONS
 from cnnstudy.tracking.recorded import RecordedRun
 
 #: Errors that every job on this machine would meet: a full disk, a cache that can't be written.
@@ -16,6 +16,8 @@ _MACHINE_ERRORS = ("DiskFullError", "CacheError")
 #: Failures that another attempt may avoid; a loss that is not finite, or missing images, would occur again.
 _RETRYABLE_REASONS = ("crash", "timeout", "oom")
 _MAX_ATTEMPTS = 2
+#: A trial that loses its machine this many times may be what ends it.
+MOST_LOSSES = 20
 _ADVICE = {
     "oom": "To use less memory, lower batch_size, image_size or --jobs.",
     "timeout": "If an epoch really takes that long, raise training.timeout, in seconds.",
@@ -63,6 +65,7 @@ class FailureCounter:
         self._attempts = attempts
         self._most_alike = most_alike
         self._out_of_memory: set[str] = set()  # trials whose last attempt ran out of memory
+        self._losses: Counter[str] = Counter()  # by trial, of its machine
         self._last: tuple[str, str] | None = None
         self._in_a_row = 0
 
@@ -97,12 +100,22 @@ class FailureCounter:
     def count(self, failed: Failed) -> None:
         """Count a trial that failed for good, or for a cause outside of it.
 
-        A diverged trial is an answer to the study's question: it never stops the study.
+        A diverged trial is an answer to the study's question: it never stops the study. Neither does a lost machine,
+        unless one trial loses MOST_LOSSES of them.
 
         Raises:
             RepeatedFailureError: as many trials in a row as are allowed failed for the same reason and with the same
-                message, numbers aside.
+                message, numbers aside; or a trial lost too many machines.
         """
+        if failed.reason == LOST:
+            self._losses[failed.key] += 1
+            if self._losses[failed.key] >= MOST_LOSSES:
+                raise RepeatedFailureError(
+                    f"{failed.key} has lost its machine {MOST_LOSSES} times, the last time: "
+                    f"{as_sentence(failed.message)} It may be what ends them, for lack of memory for example. The "
+                    "study was stopped. Everything is recorded; the same command resumes the study."
+                )
+            return
         if failed.reason == "diverged":
             self.reset()
             return

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnstudy.errors import StudyBusyError, TakenOverError, TrackingError
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.study.recovery import DriverState
 from cnnstudy.system.cache import content_address, require_cache, try_lock
 from cnnstudy.system.processes import Process, is_alive, this_process
@@ -75,7 +75,7 @@ class DriverLock:
         """
         tag = self.tracker.tags(self.study.run_id).get(Tag.DRIVER, "")
         try:
-            return Process.from_json(json.loads(tag)) if tag else None
+            return Process.from_json(json.loads(tag)) if tag not in ("", NOBODY) else None
         except (TypeError, ValueError) as error:
             raise TrackingError(
                 f"study {self.study.name!r}: the tag {Tag.DRIVER} of MLflow's run {self.study.run_id}, which names the "
@@ -103,7 +103,7 @@ class DriverLock:
         """Release the study if this process is its driver."""
         _, named = self.driver()
         if named == self.process:
-            self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: ""})
+            self.tracker.set_tags(self.study.run_id, {Tag.DRIVER: NOBODY})
 
     def check(self) -> None:
         """Raise TakenOverError if another process has become the study's driver."""

@@ -92,6 +92,7 @@ class Preparation:
         self.display = display
         self._source_images: dict[str, PreparedImages] = {}  # to pretrain on, by network
         self._normalised: dict[str, bool] = {}  # own networks: whether they have BatchNormalization
+        self._files: dict[str, SourceWeights] | None = None  # what `check_files` found
         self._failures = FailureCounter(count_attempts(recorded), config.training.equal_failures)
 
     def images(self, options: DataOptions, names: tuple[str, ...]) -> dict[str, PreparedImages]:
@@ -127,49 +128,64 @@ class Preparation:
                     "give it to other networks alone."
                 )
 
-    def source_weights(self, classes: int) -> dict[str, SourceWeights]:
+    def source_weights(self) -> dict[str, SourceWeights]:
         """Return the source weights that all trials of a network share; those that each seed pretrains are left out.
 
         Their source is "none" where the study's transfer modes need none.
-
-        Args:
-            classes: the number of classes.
 
         Raises:
             WeightsError: they can't be loaded or pretrained; no trial has been trained yet.
             StudyChangedError: the recorded trials used other source weights.
             DataError: images to pretrain on are missing or can't be used.
         """
-        return self.check_sources(classes) | self.pretrain_shared()
+        return self.check_sources() | self.pretrain_shared()
 
-    def check_sources(self, classes: int) -> dict[str, SourceWeights]:
+    def check_sources(self) -> dict[str, SourceWeights]:
         """Return those `source_weights` that are not pretrained, and decode the images of all pretraining.
 
         Raises:
             As `source_weights`.
         """
-        found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
-        wanted = {
-            name: self.config.weights_of(name)
-            for name in self.config.architectures
-            if any(map(starts_from_source, self.config.transfer_modes_of(name)))
-        }
-        for name in wanted:
-            self._say_what_is_normalised(name)
-        # check files before spending time on pretraining
-        for name, weights in wanted.items():
-            assert weights is not None  # checked with the study file
-            if weights.source == "random":
-                found[name] = SourceWeights("random", None)
-            elif weights.source != "pretrain":
-                found[name] = self._check_weights(name, weights, classes)
-                self._refuse_other_weights(name, found[name])
-        pretrained = {name: weights for name, weights in wanted.items() if weights and weights.source == "pretrain"}
+        found = self.check_files()
+        pretrained = {name: of for name, of in self._wanted_weights().items() if of.source == "pretrain"}
         for name, weights in pretrained.items():
             if name not in self._source_images and weights.data is not None:  # decoded once for all networks
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
                 self._source_images |= self.images(weights.data, same_data)
-        return {name: weights for name, weights in found.items() if name not in pretrained}
+        return found
+
+    def check_files(self) -> dict[str, SourceWeights]:
+        """Return those `source_weights` that are not pretrained; call it before time is spent on images.
+
+        Files are downloaded where the study file says so.
+
+        Raises:
+            WeightsError, StudyChangedError: as `source_weights`.
+        """
+        if self._files is None:
+            found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
+            wanted = self._wanted_weights()
+            for name in wanted:
+                self._say_what_is_normalised(name)
+            for name, weights in wanted.items():
+                if weights.source == "pretrain":
+                    del found[name]
+                elif weights.source == "random":
+                    found[name] = SourceWeights("random", None)
+                else:
+                    found[name] = self._check_weights(name, weights)
+                    self._refuse_other_weights(name, found[name])
+            self._files = found
+        return self._files
+
+    def _wanted_weights(self) -> dict[str, Weights]:
+        """Return where the source weights come from, of networks that need some."""
+        found = {
+            name: self.config.weights_of(name)
+            for name in self.config.architectures
+            if any(map(starts_from_source, self.config.transfer_modes_of(name)))
+        }
+        return {name: weights for name, weights in found.items() if weights is not None}  # checked with the file
 
     def warn_of_source_copies(self, images: Mapping[str, PreparedImages]) -> None:
         """Warn of near-duplicates between the study's images and those to pretrain on. Call it after `check_sources`.
@@ -277,11 +293,10 @@ class Preparation:
         self._refuse_other_weights(name, found, block)
         return found
 
-    def _check_weights(self, name: str, weights: Weights, classes: int) -> SourceWeights:
+    def _check_weights(self, name: str, weights: Weights) -> SourceWeights:
         payload = {
             "architecture": name,
             "image_size": self.config.image_size_of(name),
-            "classes": classes,
             "file": str(weights.file) if weights.file else None,
         }
         try:

@@ -15,7 +15,7 @@ from cnnstudy.analysis.class_metrics import class_metric_names, class_metrics
 from cnnstudy.config.factors import FACTORS, Choices, describe_levels, recorded_factors, title_factors
 from cnnstudy.errors import CnnstudyError, EnvironmentTrouble, TrackingUnavailableError
 from cnnstudy.execution import Failed
-from cnnstudy.names import Metric, Parameter, Tag, best_name, computed_on_tag
+from cnnstudy.names import NOBODY, Metric, Parameter, Tag, best_name, computed_on_tag
 from cnnstudy.records import INTERRUPTED, OUTSIDE_REASONS, RESULT_TABLES, EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.budget import count_train_images
 from cnnstudy.study.recovery import (
@@ -35,7 +35,11 @@ from cnnstudy.tracking.outbox import Outbox, adopt_records
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, split_into_tags
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import remove_abandoned_files
+from cnnstudy.tracking.system_metrics import SystemMetrics, measuring_system
 from cnnstudy.training import model_files
+
+#: The pairs of true and predicted class that validation has, as MLflow's UI shows tables.
+CONFUSION_TABLE = "confusion.json"
 
 
 @dataclass
@@ -116,6 +120,7 @@ class Recorder:
     Args:
         check: called before anything but metrics is written; raises TakenOverError once another driver has the study.
         outbox: with the same check; None: a new one, without records from earlier drivers and without messages.
+        system: what this machine does while trials run; None: nothing is measured.
 
     Raises, from every method that writes:
         TakenOverError: as `check`.
@@ -129,12 +134,14 @@ class Recorder:
         study: RecordedStudy,
         check: Callable[[], None] = lambda: None,
         outbox: Outbox | None = None,
+        system: SystemMetrics | None = None,
     ) -> None:
         self.tracker = tracker
         self.study = study
         self.outbox = outbox or Outbox(tracker, study, check=check)
         self.origin: Mapping[str, str] = {}  # MLflow's tags of who runs what, for every run
         self._check = check
+        self._system = system or SystemMetrics()
         self._code_version = code_version()
 
     def runs(self) -> list[RecordedRun]:
@@ -157,33 +164,7 @@ class Recorder:
 
     def start(self, spec: TrialSpec, extra_tags: Mapping[str, str] | None = None) -> TrialRecording:
         """Create the trial's run, with all parameters and tags known before it trains."""
-        parameters = {
-            Parameter.ARCHITECTURE: spec.architecture,
-            **spec.levels,
-            Parameter.WEIGHTS: spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
-            Parameter.SEED: spec.seed,
-            Parameter.IMAGE_SIZE: spec.images.size,
-            Parameter.EPOCHS: spec.epochs,
-            Parameter.OPTIMIZER: spec.optimizer.name,
-            Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
-            Parameter.MOMENTUM: spec.optimizer.momentum if spec.optimizer.name in ("sgd", "rmsprop") else None,
-            Parameter.HEAD_EPOCHS: spec.head_epochs if spec.levels["transfer"] == "two-phase" else None,
-            Parameter.EARLY_STOPPING: spec.patience,
-            Parameter.UPDATES: spec.updates,
-            Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
-            Parameter.VALIDATION_SHARE: spec.split.validation,
-            Parameter.TEST_SHARE: spec.split.test,
-            Parameter.SPLIT_SEED: spec.split.seed,
-            Parameter.BLOCK: spec.block,
-            Parameter.DETERMINISTIC: spec.deterministic,
-            Parameter.PRECISION: spec.precision,
-            Parameter.XLA: "auto" if spec.xla is None else spec.xla,
-            Parameter.DATA: spec.images.name,
-            Parameter.CLASSES: len(spec.images.classes),
-            Parameter.TRAIN_IMAGES: sum(spec.images.train),
-            Parameter.USED_TRAIN_IMAGES: count_train_images(spec.levels, spec.images),
-            Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
-        }
+        parameters = _list_parameters(spec)
         tags = {
             Tag.KIND: spec.purpose,
             Tag.STATE: "running",
@@ -204,6 +185,7 @@ class Recorder:
         }
         texts = {name: str(value) for name, value in parameters.items()}
         run_id = self.outbox.start_run(StartRun(self._name_run(spec), tags, texts, spec.images))
+        self._system.begin(run_id)
         return TrialRecording(spec, run_id, tags[Tag.TITLE])
 
     def _name_run(self, spec: TrialSpec) -> str:
@@ -216,12 +198,14 @@ class Recorder:
 
     def epoch(self, recording: TrialRecording, record: EpochRecord) -> None:
         recording.epochs.append(record)
-        self.outbox.write(recording.run_id, LogMetrics(record.metrics, record.epoch))
+        system = {} if record.replayed else self._system.take(recording.run_id)
+        self.outbox.write(recording.run_id, LogMetrics({**record.metrics, **system}, record.epoch))
         self.outbox.delivery.raise_if_disk_full()
 
     def finish(self, recording: TrialRecording, result: TrialResult) -> None:
         """Write plots, tables, the model, and summary and per-class metrics; the final state comes last."""
         spec, run_id = recording.spec, recording.run_id
+        self._system.end(run_id)
         best = {best_name(name): value for name, value in result.summary.items()}
         best[Metric.BEST_EPOCH] = float(result.best_epoch)
         per_class = class_metrics(result.confusion, spec.images.classes, result.train_confusion)
@@ -256,6 +240,7 @@ class Recorder:
         Args:
             again: the trial is retried; this run does not count.
         """
+        self._system.end(recording.run_id)
         try:
             self._log_failure(recording, failed)
         except (OSError, EnvironmentTrouble):
@@ -326,7 +311,7 @@ class Recorder:
 
     def end_study(self, state: str, tags: Mapping[str, str]) -> None:
         """Record how the study ended, and release it; never waits for MLflow."""
-        last = {**tags, Tag.DRIVER: ""}
+        last = {**tags, Tag.DRIVER: NOBODY}
         if self.outbox.delivery.has_pending:
             self.outbox.leave(self.study.run_id, EndRun(state, last))
         else:
@@ -347,11 +332,11 @@ def open_recorder(
         TrackingError: they can't be delivered.
         DiskFullError: there is no room for a record that may have to wait.
     """
-    with contextlib.closing(Outbox(tracker, study, say, retry_policy, check)) as outbox:
+    with contextlib.closing(Outbox(tracker, study, say, retry_policy, check)) as outbox, measuring_system() as system:
         outbox.delivery.read(lambda: adopt_records(tracker, study, say))
         outbox.delivery.send_stored()
         remove_abandoned_files()
-        yield Recorder(tracker, study, check, outbox)
+        yield Recorder(tracker, study, check, outbox, system)
 
 
 def trial_title(spec: TrialSpec) -> str:
@@ -379,8 +364,8 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
         **_untrained_epoch_tags(recording),
         Tag.NOTE: _describe_trial(recording, result),
     }
-    if "predictions" in result.files:
-        tags[Tag.TABLES] = json.dumps([{"path": RESULT_TABLES["predictions"], "type": "table"}])
+    tables = [CONFUSION_TABLE, *([RESULT_TABLES["predictions"]] if "predictions" in result.files else [])]
+    tags[Tag.TABLES] = json.dumps([{"path": path, "type": "table"} for path in tables])
     if result.checkpoint_note:
         tags[Tag.CHECKPOINT_NOTE] = result.checkpoint_note
     if result.verdict:
@@ -400,7 +385,7 @@ def _result_tags(recording: TrialRecording, result: TrialResult) -> dict[str, st
 def _describe_trial(recording: TrialRecording, result: TrialResult) -> str:
     """Return the description of a trial's run, in Markdown."""
     verdict = f"**{result.verdict}**: {result.verdict_reason}." if result.verdict else f"**{result.state}**"
-    kept = f"{'The model' if 'model' in result.files else '`best/...`'} is that of epoch {result.best_epoch}"
+    kept = f"{'The model' if 'model' in result.files else '`best_...`'} is that of epoch {result.best_epoch}"
     return (
         f"{verdict}\n\n{recording.title}; seed {recording.spec.seed}. {kept} of {result.epochs}, the best by "
         f"{recording.spec.rule.metric}; `val/accuracy` and the other curves end with the last epoch."
@@ -437,8 +422,16 @@ def _write_trial_files(
 def write_tables(
     folder: Path, classes: Sequence[str], result: TrialResult, per_class: Sequence[Mapping[str, float | str]]
 ) -> None:
-    """Write per-class metrics and the confusion matrix as CSV, and the tables of images that the worker saved."""
+    """Write per-class metrics, the confusion matrix as CSV and as a table, and the tables that the worker saved."""
     _write_rows(folder / "per_class.csv", list(per_class[0]), [list(row.values()) for row in per_class])
+    pairs = [
+        [name, predicted, images]
+        for name, counts in zip(classes, result.confusion, strict=True)
+        for predicted, images in zip(classes, counts, strict=True)
+        if images
+    ]
+    table = {"columns": ["class", "predicted", "images"], "data": pairs}
+    (folder / CONFUSION_TABLE).write_text(json.dumps(table), encoding="utf-8")
     rows = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     _write_rows(folder / "confusion_matrix.csv", ["true class", *classes], rows)
     for name, file in RESULT_TABLES.items():
@@ -461,3 +454,34 @@ def _write_rows(path: Path, header: Sequence[object], rows: Sequence[Sequence[ob
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([escape_formula(cell) for cell in row] for row in (header, *rows))
+
+
+def _list_parameters(spec: TrialSpec) -> dict[str, Any]:
+    """Return everything that a trial was asked to do, as MLflow's parameters."""
+    return {
+        Parameter.ARCHITECTURE: spec.architecture,
+        **spec.levels,
+        Parameter.WEIGHTS: spec.weights_source if spec.levels["transfer"] != "scratch" else "none",
+        Parameter.SEED: spec.seed,
+        Parameter.IMAGE_SIZE: spec.images.size,
+        Parameter.EPOCHS: spec.epochs,
+        Parameter.OPTIMIZER: spec.optimizer.name,
+        Parameter.WEIGHT_DECAY: spec.optimizer.weight_decay,
+        Parameter.MOMENTUM: spec.optimizer.momentum if spec.optimizer.name in ("sgd", "rmsprop") else None,
+        Parameter.HEAD_EPOCHS: spec.head_epochs if spec.levels["transfer"] == "two-phase" else None,
+        Parameter.EARLY_STOPPING: spec.patience,
+        Parameter.UPDATES: spec.updates,
+        Parameter.UNTIL_TRAIN_LOSS: spec.until_train_loss,
+        Parameter.VALIDATION_SHARE: spec.split.validation,
+        Parameter.TEST_SHARE: spec.split.test,
+        Parameter.SPLIT_SEED: spec.split.seed,
+        Parameter.BLOCK: spec.block,
+        Parameter.DETERMINISTIC: spec.deterministic,
+        Parameter.PRECISION: spec.precision,
+        Parameter.XLA: "auto" if spec.xla is None else spec.xla,
+        Parameter.DATA: spec.images.name,
+        Parameter.CLASSES: len(spec.images.classes),
+        Parameter.TRAIN_IMAGES: sum(spec.images.train),
+        Parameter.USED_TRAIN_IMAGES: count_train_images(spec.levels, spec.images),
+        Parameter.VALIDATION_IMAGES: sum(spec.images.validation),
+    }

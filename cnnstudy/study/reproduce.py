@@ -108,7 +108,7 @@ def locate_inputs(spec: TrialSpec, preparation: Preparation) -> TrialSpec:
     refuse_other_images(preparation.recorder.study.name, preparation.recorded, images[name])
     if spec.weights_source == "none":
         return replace(spec, images=images[name], weights_file=None)
-    shared = preparation.source_weights(len(images[name].classes)).get(name)
+    shared = preparation.source_weights().get(name)
     weights = shared or preparation.pretrain(name, spec.block)
     return replace(spec, images=images[name], weights_file=weights.file)
 

@@ -64,6 +64,7 @@ class StudyInputs:
         if not self._checked:
             refuse_other_code(self.recorder, self.recorded, self.config, self._accept_code, self.display)
             self._preparation.check_networks()
+            self._preparation.check_files()
             self._choose_metric(next(iter(self.images.values())))  # source weights are ranked by it too
             refuse_impossible_updates(self.config, self.images)
             _ = self.given_weights
@@ -105,7 +106,7 @@ class StudyInputs:
     @functools.cached_property
     def given_weights(self) -> dict[str, SourceWeights]:
         """The source weights of networks that pretrain none."""
-        found = self._preparation.check_sources(len(next(iter(self.images.values())).classes))
+        found = self._preparation.check_sources()
         self._preparation.warn_of_source_copies(self.images)
         return found
 

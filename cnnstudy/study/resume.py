@@ -50,11 +50,12 @@ from cnnstudy.tracking.sqlite import sqlite_file
 #: Keys that may change when a study is resumed: how much to run, and whatever does not affect the recorded trials.
 #: Paths and layouts may change too: images, with their classes and parts, and weights are compared by their content.
 _HARMLESS_KEYS = (
-    *("budget", "budget.*", "strategy.seeds", "confirm", "confirm.*", "objective.goals"),
+    *("budget", "budget.*", "strategy.seeds", "strategy.precision", "confirm", "confirm.*", "objective.goals"),
     *("training.timeout", "training.equal_failures"),
     *("training.checkpoints", "training.share_epochs", "training.keep_models"),
     *("data.path", "weights.*.file", "weights.*.data.path"),
     *("data.layout", "weights.*.data.layout"),
+    *("execution", "execution.*"),
 )
 #: What trials did before these keys existed and were recorded.
 _EARLIER_VALUES = {"training.precision": "float32", "training.xla": "auto", "weights.*.draws": "one"}
@@ -171,10 +172,13 @@ def settle_settings(
 
 
 def _refuse_changes(recorded: RecordedStudy, runs: Callable[[], Iterable[RecordedRun]], study: Study) -> None:
+    now = study.config.model_dump(mode="json")
+    # how often the 5 % are looked at is planned for the most seeds: adding some after a look would be one look more
+    planned = any(config["strategy"].get("least_seeds") for config in (recorded.config, now) if config)
     changes = [
         f"  {key}: {json.dumps(old)} -> {json.dumps(new)}"
-        for key, old, new in config_differences(recorded.config, study.config.model_dump(mode="json"))
-        if not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS)
+        for key, old, new in config_differences(recorded.config, now)
+        if ((planned and key == "strategy.seeds") or not any(fnmatchcase(key, harmless) for harmless in _HARMLESS_KEYS))
         and (old, new) not in [(None, value) for name, value in _EARLIER_VALUES.items() if fnmatchcase(key, name)]
     ]
     if changes and any(run.kind == "trial" for run in runs()):

@@ -20,7 +20,7 @@ from cnnstudy.config.load import Study
 from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.errors import CnnstudyError, ConfigError, TakenOverError, TrackingUnavailableError
 from cnnstudy.execution import Workers
-from cnnstudy.names import Tag, count_tag
+from cnnstudy.names import NOBODY, Tag, count_tag
 from cnnstudy.search import make_strategy
 from cnnstudy.search.factorial import FactorialStrategy
 from cnnstudy.study import resume
@@ -34,7 +34,9 @@ from cnnstudy.study.estimate import (
     warn_of_few_validation_images,
 )
 from cnnstudy.study.forecast import pop_estimate, report_estimate_error
+from cnnstudy.study.interim import InterimAnswer
 from cnnstudy.study.lock import DriverLock, hold_study_lock
+from cnnstudy.study.looks import read_stopped, release_block
 from cnnstudy.study.recorder import Recorder, open_recorder
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.study.resume import (
@@ -239,7 +241,7 @@ def _run_and_confirm(resources: StudyResources) -> Outcome:
     config = resources.config
     try:
         runs = _run_missing(resources)
-        outcome = _outcome(config, resources.recorder.study, runs, interrupted=False)
+        outcome = _outcome(_planned(resources), resources.recorder.study, runs, interrupted=False)
         if config.confirm is None or outcome.missing or not outcome.finished:
             return outcome
         return replace(outcome, confirmed=confirm(resources, runs, config.confirm))
@@ -250,6 +252,14 @@ def _run_and_confirm(resources: StudyResources) -> Outcome:
         return _interrupted_outcome(resources)
 
 
+def _planned(resources: StudyResources) -> StudyConfig:
+    """Return the study's settings; of a factorial that has stopped, with the seeds that have run."""
+    config, recorder = resources.config, resources.recorder
+    if getattr(config.strategy, "least_seeds", None) is None:
+        return config
+    return read_stopped(config, recorder.study_tags())
+
+
 def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     """Run the missing trials, and return all of the study's runs."""
     config, recorder, display = resources.config, resources.recorder, resources.display
@@ -258,9 +268,13 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
     report_size(config, strategy.remaining, display)
     if strategy.remaining <= 0:  # below 0 if the budget was lowered
         return resources.recorded
+    look = functools.partial(release_block, strategy, config, recorder, display=display)
+    if isinstance(strategy, FactorialStrategy) and not strategy.may_propose and not look(resources.recorded):
+        return resources.recorded
     resources.prepare()
+    data = list({images.digest: images for images in resources.images.values()}.values())  # networks may share them
+    recorder.outbox.delivery.read(lambda: recorder.tracker.add_inputs(recorder.study.run_id, data))
     warn_of_few_validation_images(resources.images.values(), display)
-    driver = Driver(resources, strategy)
     if not isinstance(strategy, FactorialStrategy):
         estimate = pop_estimate(config, strategy.remaining, resources.executor.slots)
     else:
@@ -272,11 +286,26 @@ def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:
         redrawn = [name for name in config.architectures if config.pretrains_each_seed(name)]
         estimate = report_cost(specs, resources.recorded, artifacts, resources.executor, display, redrawn)
     started = time.monotonic()
-    driver.run(config.total_trials)
-    if estimate is not None:
+    with contextlib.closing(_make_interim(config, recorder)) as interim:
+        driver = Driver(resources, strategy, interim if _tells_so_far(config) else None)
+        driver.run(config.total_trials)
+        while look(runs := recorder.runs()):
+            driver.run(config.total_trials)
+    if estimate is not None and not strategy.remaining:
         taken = time.monotonic() - started - resources.pretraining_seconds
         report_estimate_error(estimate, taken, recorder, display)
-    return recorder.runs()
+    return runs
+
+
+def _tells_so_far(config: StudyConfig) -> bool:
+    """Return whether a study tells its answer so far: a factorial, unless it looks after each seed anyway."""
+    return isinstance(config.strategy, strategies.FactorialConfig) and config.strategy.least_seeds is None
+
+
+def _make_interim(config: StudyConfig, recorder: Recorder) -> InterimAnswer:
+    """Return what computes the answer so far of a factorial; there is nothing to compute of other studies."""
+    blocks = config.strategy.seeds if isinstance(config.strategy, strategies.FactorialConfig) else 0
+    return InterimAnswer(recorder.tracker.uri, config.name, range(config.seed, config.seed + blocks))
 
 
 def _confirm(resources: StudyResources, options: Confirm, again: bool) -> Outcome:
@@ -285,7 +314,7 @@ def _confirm(resources: StudyResources, options: Confirm, again: bool) -> Outcom
         confirmed = confirm(resources, resources.recorded, options, again)
     except KeyboardInterrupt:
         return _interrupted_outcome(resources)
-    outcome = _outcome(resources.config, resources.recorder.study, resources.recorded, interrupted=False)
+    outcome = _outcome(_planned(resources), resources.recorder.study, resources.recorded, interrupted=False)
     return replace(outcome, confirmed=confirmed)
 
 
@@ -301,9 +330,10 @@ def _interrupted_outcome(resources: StudyResources) -> Outcome:
         raise KeyboardInterrupt
     try:
         runs = recorder.tracker.runs(recorder.study.experiment_id)
+        planned = _planned(resources)
     except TrackingUnavailableError:
         raise KeyboardInterrupt from None
-    return _outcome(resources.config, recorder.study, runs, interrupted=True)
+    return _outcome(planned, recorder.study, runs, interrupted=True)
 
 
 def _outcome(config: StudyConfig, study: RecordedStudy, runs: Sequence[RecordedRun], interrupted: bool) -> Outcome:
@@ -334,6 +364,6 @@ def _end_study(recorder: Recorder, outcome: Outcome) -> None:
     """Record how the study ended, release it, and wait until MLflow has every record."""
     tags = {count_tag(name): str(getattr(outcome, name)) for name in COUNTS}
     tags |= {Tag.REASON: "interrupted"} if outcome.interrupted else {}
-    tags[Tag.DRIVER] = ""
+    tags[Tag.DRIVER] = NOBODY
     recorder.outbox.write(recorder.study.run_id, EndRun("failed" if outcome.missing else "finished", tags))
     recorder.outbox.delivery.wait()

@@ -321,6 +321,7 @@ KINDS = {
     "features": "outputs of frozen backbones",
     "prefixes": "first epochs shared by trials",
     "checkpoints": "unfinished trials",
+    "received": "files from drivers on other machines",
     "forecasts": "estimates by `--dry-run`",
 }
 

@@ -57,6 +57,9 @@ class Display(Protocol):
     def stop_trial(self, key: str, text: str) -> None:
         """Show that a trial was stopped and will run again; it is not counted."""
 
+    def show_answer(self, text: str) -> None:
+        """Show what the trials that have ended say; a later answer takes its place."""
+
 
 class SilentDisplay(Display):
     """A display that shows nothing."""
@@ -82,6 +85,9 @@ class SilentDisplay(Display):
         return
 
     def stop_trial(self, key: str, text: str) -> None:
+        return
+
+    def show_answer(self, text: str) -> None:
         return
 
 
@@ -293,6 +299,9 @@ class PlainDisplay(Display):
             self._work.pop(key, None)
         self._write(f"{key}  {text}")
 
+    def show_answer(self, text: str) -> None:
+        self.show_message(text)
+
 
 class LiveDisplay(Display):
     """A display with a progress bar for the study and a line for each running trial."""
@@ -304,6 +313,7 @@ class LiveDisplay(Display):
         self._clock = _Clock()
         self._rows: dict[str, tuple[str, int, EpochRecord | None, float]] = {}
         self._gaps: list[float] = []  # of the trials that finished, points
+        self._answer = ""  # so far
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -320,6 +330,7 @@ class LiveDisplay(Display):
 
     def __exit__(self, *details: object) -> None:
         self._rows.clear()
+        self._answer = ""
         for task in self._tasks.values():
             self._bars.update(task, visible=False)
         self._live.__exit__(None, None, None)
@@ -376,6 +387,9 @@ class LiveDisplay(Display):
         title = shorten_title(title, self._console.width - len(f"{key}  : {text}"))
         self.show_message(f"{key}  {title}: {text}" if title else f"{key}  {text}")
 
+    def show_answer(self, text: str) -> None:
+        self._answer = printable(text)
+
     def _render(self) -> Group:
         rows = []
         for key, (title, epochs, record, started) in list(self._rows.items()):  # copied, because another thread draws
@@ -391,7 +405,7 @@ class LiveDisplay(Display):
             table.add_column(no_wrap=place > 1)
         for row in rows:
             table.add_row(*(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in row))
-        return Group(table, self._bars)
+        return Group(table, self._bars, *([Text(self._answer)] if self._answer else []))
 
 
 def watch_command(console: Console) -> Display:

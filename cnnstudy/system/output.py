@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnnstudy.errors import printable, printable_lines, without_secrets
+from cnnstudy.errors import DiskFullError, printable, printable_lines, without_secrets
 from cnnstudy.system.processes import interrupt_command
 
 if TYPE_CHECKING:
@@ -238,6 +238,10 @@ class _UntilReaderGone(io.FileIO):
         try:
             return super().write(content)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(
+                    f"there is no room where the output of the command goes ({error.strerror}); send it elsewhere."
+                ) from error
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             # EIO: the terminal was closed; SIGHUP interrupts then, unless the command is to go on without one

@@ -4,22 +4,24 @@ Comes in: runs, metrics, files and models of trials. Goes out: RecordedStudy and
 answer, records wait in the outbox and arrive exactly once. Only this room imports MLflow, and
 training/served_model.py, which MLflow itself loads.
 
-    recorded     RecordedStudy and RecordedRun: what MLflow holds, as plain data
-    operations   the six ways to write to MLflow, as plain data
-    client       Tracker: reads and writes studies and runs
-    registry     Registry: models and the champion
-    entities     converts between cnnstudy's records and MLflow's entities and errors
-    study_run    a study's experiment and own run: made, found, renamed or deleted
-    origin       who ran which file of which commit, as MLflow's tags
-    outbox       Outbox: writes now if MLflow answers, otherwise later
-    delivery     the outbox's thread: sends records in order, stores those that have to wait
-    spool        the outbox's records on disk
-    relocation   places that the database of a moved project stores
-    retry        which errors are transient, and how long to retry
-    sqlite_runs  reads the runs of a large study from MLflow's SQLite database
-    sqlite       creates and tunes MLflow's SQLite database
-    ui_layout    what MLflow's UI shows of a study
-    ui_server    runs MLflow's UI
+    recorded        RecordedStudy and RecordedRun: what MLflow holds, as plain data
+    operations      the six ways to write to MLflow, as plain data
+    client          Tracker: reads and writes studies and runs
+    registry        Registry: models and the champion
+    entities        converts between cnnstudy's records and MLflow's entities and errors
+    study_run       a study's experiment and own run: made, found, renamed or deleted
+    origin          who ran which file of which commit, as MLflow's tags
+    outbox          Outbox: writes now if MLflow answers, otherwise later
+    delivery        the outbox's thread: sends records in order, stores those that have to wait
+    spool           the outbox's records on disk
+    relocation      places that the database of a moved project stores
+    retry           which errors are transient, and how long to retry
+    sqlite          creates and tunes MLflow's SQLite database
+    sqlite_runs     reads the runs of a large study from MLflow's SQLite database
+    shown_names     names of metrics and tags in MLflow
+    system_metrics  what this machine does while trials run
+    ui_layout       what MLflow's UI shows of a study
+    ui_server       runs MLflow's UI
 
 May import: errors, names, records, system, config.factors, training.model_files.
 """

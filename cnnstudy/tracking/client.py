@@ -21,11 +21,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, ViewType
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cnnstudy.errors import TrackingError, UnknownNameError, did_you_mean, without_secrets
 from cnnstudy.names import Tag
+from cnnstudy.records import PreparedImages
 from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
@@ -35,6 +36,7 @@ from cnnstudy.tracking.entities import (
     search_all_pages,
     shorten_digest,
     to_dataset_input,
+    to_metrics,
     to_recorded_run,
     to_recorded_study,
     to_tags,
@@ -58,9 +60,10 @@ from cnnstudy.tracking.operations import (
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
 from cnnstudy.tracking.retry import await_answer, is_server, telling
+from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.sqlite_runs import LargeStudyReader
-from cnnstudy.tracking.study_run import find_or_create_study_run, refuse_lost, study_runs
+from cnnstudy.tracking.study_run import find_or_create_study_run, last_called, refuse_lost, study_runs
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -125,12 +128,6 @@ def _refuse_damaged(study: RecordedStudy) -> RecordedStudy:
     return study
 
 
-def _last_called(run: Run) -> int:
-    """Return when the study was last run, in milliseconds since 1970."""
-    called = run.data.tags.get(Tag.CALLED, "")
-    return int(called) if called.isdecimal() else int(run.info.start_time)
-
-
 class Tracker:
     """The studies and runs of one tracking server or database.
 
@@ -177,7 +174,7 @@ class Tracker:
             }
             runs = study_runs(self._client, list(names))
         by_study = {run.info.experiment_id: run for run in reversed(runs)}.values()
-        latest = sorted(by_study, key=_last_called, reverse=True)
+        latest = sorted(by_study, key=last_called, reverse=True)
         return [to_recorded_study(names[run.info.experiment_id], run) for run in latest]
 
     def study(self, name: str | None) -> RecordedStudy:
@@ -275,7 +272,10 @@ class Tracker:
         """Mark the study as running, with its configuration unchanged."""
         with self._translate_errors():
             self._client.update_run(study.run_id, status="RUNNING")
-        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running", Tag.REASON: "", Tag.MESSAGE: ""})
+            ended = self._client.get_run(study.run_id).data.tags
+            for tag in {Tag.REASON, Tag.MESSAGE} & ended.keys():  # of how it ended before; an empty one would be shown
+                self._client.delete_tag(study.run_id, tag)
+        self.set_tags(study.run_id, {**(tags or {}), Tag.STATE: "running"})
 
     def artifact_location(self, experiment_id: str) -> str:
         """Return where the files of the experiment's runs are stored: a folder's path or a URI."""
@@ -368,8 +368,8 @@ class Tracker:
         Args:
             at: milliseconds since 1970; None for now.
         """
-        logged = [metric for one in earlier for metric in _to_metrics(one.metrics, one.step, one.at)]
-        logged += _to_metrics(metrics, step, at)
+        logged = [metric for one in earlier for metric in to_metrics(one.metrics, one.step, one.at)]
+        logged += to_metrics(metrics, step, at or current_time())
         with self._translate_errors(), without_client_retries():
             for start in range(0, len(logged), 1000):
                 self._client.log_batch(run_id, logged[start : start + 1000])
@@ -379,10 +379,16 @@ class Tracker:
         if not self._analyzed:  # before the first of many such queries
             self._analyzed = True
             analyze_metrics(self.uri)
-        if (found := self._large.find_history(run_id, key)) is not None:
+        for name in dict.fromkeys((shown_metric(key), key)):  # an earlier version recorded it by its own name
+            if found := self._read_history(run_id, name):
+                return found
+        return {}
+
+    def _read_history(self, run_id: str, name: str) -> dict[int, float]:
+        if (found := self._large.find_history(run_id, name)) is not None:
             return found
         with self._translate_errors():
-            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, key)}
+            return {metric.step: metric.value for metric in self._client.get_metric_history(run_id, name)}
 
     def log_files(self, run_id: str, folder: Path) -> None:
         """Log the folder's contents as artifacts of the run."""
@@ -409,7 +415,7 @@ class Tracker:
     def tags(self, run_id: str) -> dict[str, str]:
         """Return the run's current tags."""
         with self._translate_errors():
-            return dict(self._client.get_run(run_id).data.tags)
+            return own_tags(self._client.get_run(run_id).data.tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; values longer than MLflow allows are cut.
@@ -432,8 +438,9 @@ class Tracker:
     def _end(self, run_id: str, end: EndRun, at: int | None, metrics: Sequence[Metric] = ()) -> None:
         """End a run: with one request for all its metrics, also those given, and its tags; one for MLflow's status."""
         tags = to_tags({**end.tags, Tag.STATE: end.state})
+        logged = to_metrics(end.metrics, end.step, at or current_time())
         with self._translate_errors(), without_client_retries():
-            self._client.log_batch(run_id, [*metrics, *_to_metrics(end.metrics, end.step, at)], tags=tags)
+            self._client.log_batch(run_id, [*metrics, *logged], tags=tags)
         self.set_status(run_id, choose_mlflow_status(end.state, end.tags.get(Tag.REASON, "")), at)
 
     def set_status(self, run_id: str, status: str, at: int | None = None) -> None:
@@ -469,21 +476,19 @@ class Tracker:
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
             images = model.images
-            where = (
-                attempt.at or current_time(),
-                model.step,
-                model_id,
-                images.name,
-                shorten_digest(images.digest),
-                run_id,
-            )
-            metrics = [Metric(key, value, *where) for key, value in model.metrics.items()]
+            where = (model_id, images.name, shorten_digest(images.digest), run_id)
+            metrics = to_metrics(model.metrics, model.step, attempt.at or current_time(), *where)
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             if model.end is None:
                 self._client.log_batch(run_id, metrics, tags=to_tags(tags))
         if model.end is not None:
             self._end(run_id, replace(model.end, tags={**tags, **model.end.tags}), attempt.at, metrics)
         return f"models:/{model_id}"
+
+    def add_inputs(self, run_id: str, images: Sequence[PreparedImages]) -> None:
+        """Record images as the data sets of a run; those that it has already stay as they are."""
+        with self._translate_errors(), without_client_retries():
+            self._client.log_inputs(run_id, [to_dataset_input(one) for one in images])
 
     def _find_model(self, experiment_id: str, token: str) -> LoggedModel | None:
         found = self._client.search_logged_models([experiment_id], tag_filter(Tag.TOKEN, token), max_results=1)
@@ -492,7 +497,3 @@ class Tracker:
     def _has_output(self, run_id: str, model_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
         return outputs is not None and any(output.model_id == model_id for output in outputs.model_outputs)
-
-
-def _to_metrics(metrics: Mapping[str, float], step: int, at: int | None) -> list[Metric]:
-    return [Metric(key, value, at or current_time(), step) for key, value in metrics.items()]

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run, RunTag
+from mlflow.entities import Metric as LoggedMetric
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import (
     _artifact_repository_registry as artifact_stores,  # its method `register` is what MLflow offers to plugins
@@ -40,6 +41,7 @@ from cnnstudy.tracking.recorded import (
     read_config,
 )
 from cnnstudy.tracking.retry import comes_from_store, describe_error, is_disk_full, is_server, is_transient, telling
+from cnnstudy.tracking.shown_names import own_metric, own_tags, shown_metric, shown_tag
 from cnnstudy.tracking.sqlite import describe_schema
 
 _OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+),")
@@ -190,7 +192,7 @@ def log_model_files(client: MlflowClient, uri: str, model: LoggedModel, folder: 
 
 def to_recorded_study(name: str, run: Run) -> RecordedStudy:
     """Return the study whose own run this is; one whose configuration can't be read, with its `damage`."""
-    tags, run_id = run.data.tags, run.info.run_id
+    tags, run_id = own_tags(run.data.tags), run.info.run_id
     try:
         return RecordedStudy(name, run.info.experiment_id, run_id, read_config(tags), begun=Tag.STATE in tags)
     except (TypeError, ValueError):
@@ -200,7 +202,7 @@ def to_recorded_study(name: str, run: Run) -> RecordedStudy:
 
 def to_recorded_run(run: Run) -> RecordedRun:
     """Return the record of a run that cnnstudy created."""
-    tags = run.data.tags
+    tags = own_tags(run.data.tags)
     return RecordedRun(
         run_id=run.info.run_id,
         name=name_run(run.info.run_name, tags),
@@ -209,7 +211,7 @@ def to_recorded_run(run: Run) -> RecordedRun:
         reason=tags.get(Tag.REASON, ""),
         started=run.info.start_time,
         parameters=run.data.params,
-        metrics=run.data.metrics,
+        metrics={own_metric(name): value for name, value in run.data.metrics.items()},
         tags=tags,
         ended=run.info.end_time or 0,
         epoch=_last_epoch(run) if run.info.status == "RUNNING" else 0,
@@ -257,6 +259,20 @@ def to_dataset_input(images: PreparedImages) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
+def to_metrics(metrics: Mapping[str, float], step: int, at: int, *where: str) -> list[LoggedMetric]:
+    """Return metrics of one step and time (milliseconds since 1970); `where` says of which model and data they are."""
+    return [LoggedMetric(shown_metric(name), value, at, step, *where) for name, value in metrics.items()]
+
+
+def to_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    """Return tags as MLflow accepts them.
+
+    Raises:
+        TrackingError: as `fit_tag`.
+    """
+    return [RunTag(shown_tag(key), fit_tag(key, value)) for key, value in tags.items()]
+
+
 def fit_tag(key: str, value: str) -> str:
     """Return a tag's value as MLflow accepts it: cut to LONGEST_TAG characters.
 
@@ -271,11 +287,6 @@ def fit_tag(key: str, value: str) -> str:
                 f"the tag {key} is JSON of {len(text)} characters; MLflow allows {LONGEST_TAG} in a tag."
             )
     return text[:LONGEST_TAG]
-
-
-def to_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    """Return tags as MLflow's; raise as `fit_tag`."""
-    return [RunTag(key, fit_tag(key, value)) for key, value in tags.items()]
 
 
 def shorten_digest(digest: str) -> str:

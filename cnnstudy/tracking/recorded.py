@@ -22,6 +22,7 @@ from cnnstudy.names import (
     last_name,
 )
 from cnnstudy.records import INTERRUPTED, STATES, Level, Rule, plain_name
+from cnnstudy.tracking.shown_names import shown_tag
 
 LONGEST_TAG = 5000  # characters that MLflow allows in a tag's value
 Value = TypeVar("Value")
@@ -396,8 +397,8 @@ def describe_damaged_tag(run_id: str, name: str, tag: str, tags: Mapping[str, st
         else "delete the run in MLflow's UI; a trial then runs again"
     )
     return (
-        f"the record of {name} can't be read: the tag {tag} of MLflow's run {run_id} {value}, which cnnstudy did not "
-        f"write. Restore it from a copy, or {otherwise}."
+        f"the record of {name} can't be read: the tag {shown_tag(tag)} of MLflow's run {run_id} {value}, which "
+        f"cnnstudy did not write. Restore it from a copy, or {otherwise}."
     )
 
 

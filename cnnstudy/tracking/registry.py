@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -37,6 +38,7 @@ from cnnstudy.tracking.entities import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_runs
 from cnnstudy.tracking.retry import comes_from_store, is_disk_full, is_transient, telling
+from cnnstudy.tracking.shown_names import own_tags
 from cnnstudy.tracking.study_run import is_missing
 from cnnstudy.training import model_files
 
@@ -272,6 +274,14 @@ class Registry:
             self._client.set_registered_model_alias(name, "champion", version)
         return str(version)
 
+    def add_output(self, run_id: str, address: str) -> None:
+        """Record the model at `models:/<id>` as an output of a run that did not train it, once."""
+        model_id = address.removeprefix("models:/")
+        with self._translate_errors(), without_client_retries():
+            outputs = self._client.get_run(run_id).outputs
+            if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
+                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+
     def describe_version(self, name: str, version: str, note: str) -> None:
         """Set the description of a version of a registered model, in Markdown."""
         with self._translate_errors(), without_client_retries():
@@ -283,7 +293,7 @@ class Registry:
             return {}
         with self._translate_errors():
             try:
-                return dict(self._client.get_run(run_id).data.tags)
+                return own_tags(self._client.get_run(run_id).data.tags)
             except MlflowException as reason:
                 if is_missing(reason):
                     return {}

@@ -74,18 +74,23 @@ def find_moved(uri: str) -> Moved | None:
 
 def require_writable(uri: str) -> None:
     """Raise TrackingError if an SQLite database can't be written, or its files would go into another project."""
-    file = sqlite_file(uri)
-    for place in () if file is None else (file.resolve(), file.resolve().parent):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise TrackingError(
-                f"{place} can't be written, and results are recorded there. Make it writable, or choose another "
-                "database with --tracking-uri."
-            )
+    if place := find_unwritable(uri):
+        raise TrackingError(
+            f"{place} can't be written, and results are recorded there. Make it writable, or choose another "
+            "database with --tracking-uri."
+        )
     if moved := find_moved(uri):
         raise TrackingError(
             f"{moved}. New files would go to the other place. `python -m cnnstudy doctor --repair` corrects every "
             "place that the database stores; then run the command again."
         )
+
+
+def find_unwritable(uri: str) -> Path | None:
+    """Return the SQLite database, its folder or that of its files, whichever can't be written; None if all can."""
+    file = sqlite_file(uri)
+    places = () if file is None else (file.resolve(), file.resolve().parent, file.resolve().parent / FOLDER)
+    return next((place for place in places if place.exists() and not os.access(place, os.W_OK)), None)
 
 
 def correct_places(moved: Moved) -> None:

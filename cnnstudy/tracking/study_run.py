@@ -16,10 +16,11 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from cnnstudy.errors import LostRunError
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.tracking.recorded import RecordedStudy, config_tags, name_run, tag_filter
 from cnnstudy.tracking.relocation import FOLDER
 from cnnstudy.tracking.retry import is_transient
+from cnnstudy.tracking.shown_names import shown_tag
 from cnnstudy.tracking.sqlite import sqlite_file
 from cnnstudy.tracking.ui_layout import VIEW_TAG, layout_tag
 
@@ -36,7 +37,8 @@ def study_runs(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """Return the own runs of the studies in those experiments; if a study has several, the valid one comes first."""
     runs = client.search_runs(list(experiments), tag_filter(Tag.KIND, "study")) if experiments else []
     # by driver before time: a driver on a machine with a slow clock must not take over a study that has begun
-    return sorted(runs, key=lambda run: (not run.data.tags.get(Tag.DRIVER), run.info.start_time, run.info.run_id))
+    idle = {run.info.run_id: run.data.tags.get(Tag.DRIVER, "") in ("", NOBODY) for run in runs}
+    return sorted(runs, key=lambda run: (idle[run.info.run_id], run.info.start_time, run.info.run_id))
 
 
 def find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: dict[str, Any]) -> Run:
@@ -49,7 +51,7 @@ def find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: 
     """
     refuse_lost(client, name)
     experiment = client.get_experiment_by_name(name) or _create_experiment(client, uri, name)
-    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag())
+    client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, layout_tag(config))
     client.set_experiment_tag(experiment.experiment_id, Tag.KIND, "study")
     runs = study_runs(client, [experiment.experiment_id])
     return runs[0] if runs else _create_study_run(client, experiment.experiment_id, name, config)
@@ -59,7 +61,7 @@ def find_or_create_study_run(client: MlflowClient, uri: str, name: str, config: 
 _DESCRIPTION = (
     "A study of cnnstudy. The run `study {name}` is the study itself, with its file and its answer; every other run is "
     "a trial.\n\n`gap/accuracy` is train minus validation accuracy, both measured in inference mode after each epoch; "
-    "a trial that overfits has a large one. Curves end with the last epoch; `best/...` and a trial's model are of "
+    "a trial that overfits has a large one. Curves end with the last epoch; `best_...` and a trial's model are of "
     "the best epoch. `python -m cnnstudy report {name}` writes the page with all figures."
 )
 
@@ -74,7 +76,6 @@ def _create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     tags = {
         "mlflow.experimentKind": "custom_model_development",
         Tag.KIND: "study",
-        VIEW_TAG: layout_tag(),
         Tag.NOTE: _DESCRIPTION.format(name=name),
     }
     try:
@@ -106,7 +107,7 @@ def _encoded_location(uri: str) -> str | None:
 
 def _create_study_run(client: MlflowClient, experiment: str, name: str, config: dict[str, Any]) -> Run:
     token, lost = uuid.uuid4().hex, None
-    tags = {Tag.KIND: "study", Tag.TOKEN: token, **config_tags(config)}
+    tags = {Tag.KIND: "study", Tag.TOKEN: token, **{shown_tag(key): text for key, text in config_tags(config).items()}}
     try:
         client.create_run(experiment, run_name=run_name(name), tags=tags)
     except MlflowException as error:
@@ -185,6 +186,12 @@ def describe_lost_run(client: MlflowClient, uri: str, run_id: str) -> str:
 def is_missing(reason: Exception) -> bool:
     """Return whether what was asked for is not there."""
     return isinstance(reason, FileNotFoundError) or getattr(reason, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+
+
+def last_called(run: Run) -> int:
+    """Return when the study of this run was last called, in milliseconds since 1970."""
+    called = run.data.tags.get(Tag.CALLED, "")
+    return int(called) if called.isdecimal() else int(run.info.start_time)
 
 
 def _describe_renamed(client: MlflowClient, name: str) -> str:

@@ -19,6 +19,7 @@ import psutil
 from cnnstudy.errors import TrackingError, printable, without_secrets
 from cnnstudy.system.output import print_error
 from cnnstudy.system.processes import defer_interrupt, terminate_as_interrupt
+from cnnstudy.tracking.retry import is_server
 
 #: The server is for viewing only: it executes no jobs and loads no pickled models.
 ENVIRONMENT = {
@@ -28,6 +29,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SECONDS_TO_START = 120
+DEFAULT_PORT = 5000
 #: MLflow's command; it ends with its process group when its standard input does.
 _PROGRAM = """
 import os, signal, sys, threading
@@ -41,6 +43,11 @@ from mlflow.cli import cli
 sys.argv[0] = "mlflow"
 cli()
 """
+
+
+def find_ui(uri: str) -> str:
+    """Return the address of the UI for a tracking URI: of its server, or where `serve` serves a database first."""
+    return strip_login(uri).rstrip("/") if is_server(uri) else f"http://127.0.0.1:{DEFAULT_PORT}"
 
 
 def strip_login(uri: str) -> str:
@@ -84,7 +91,7 @@ def serve(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[by
 
 
 def _free_port(port: int | None) -> int:
-    for candidate in [port] if port else [5000, 0]:
+    for candidate in [port] if port else [DEFAULT_PORT, 0]:
         with socket.socket() as probe:
             # a port that a server has just left is in TIME_WAIT, but usable
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,6 +16,7 @@ linear_head     fit the head of a probe, a logistic regression on frozen feature
 weights         initialise, load, save and hash weights
 weight_files    read weights of PyTorch and Keras from files of any type, and run nothing in them
 weight_import   check that they are a network's, and write them for study files
+weight_verification  compare networks with torchvision's, on weights that were imported
 devices         GPU or CPU, precision, XLA
 features        outputs of frozen layers: computed once, shared by all trials
 feature_tables  write them with labels for other programs

@@ -169,6 +169,8 @@ class TrialCheckpoints:
 def checkpoint_address(spec: TrialSpec) -> str:
     """Return the cache address of the trial's checkpoint: a digest of everything that its numbers depend on."""
     fields = spec.fields_that_change("training", "record")
+    # a machine on which the trial goes on has the weights elsewhere; `begun_with` says whether they are the same
+    fields["weights_file"] = fields["weights_file"] and Path(fields["weights_file"]).name
     return content_address([VERSION, fields, training_code((spec.architecture,), spec.fits_head).digest])
 
 
@@ -187,6 +189,33 @@ def remove_entry(folder: Path) -> None:
     shutil.rmtree(leaving, ignore_errors=True)
     with contextlib.suppress(OSError):
         Path(lock_for(folder).lock_file).unlink()
+
+
+def find_epoch(address: str) -> int:
+    """Return the epoch that a checkpoint on this machine has reached; -1 if there is none that can be read."""
+    try:
+        with np.load(entry_folder(KIND, address) / FILE, allow_pickle=False) as file:
+            return int(json.loads(file["reached"].tobytes())["epoch"])
+    except READ_ERRORS:
+        return -1
+
+
+def store_checkpoint(address: str, folder: Path) -> None:
+    """Put a checkpoint that another machine wrote in the place of the one here.
+
+    Args:
+        folder: with the files of its entry, on the disk of the cache; they are moved.
+    """
+    entry = entry_folder(KIND, address)
+
+    def move(building: Path) -> None:
+        for name in (ABOUT, TRIAL, FILE):
+            (folder / name).replace(building / name)
+
+    if entry.is_dir():
+        (folder / FILE).replace(entry / FILE)
+    else:
+        build_entry(KIND, address, move)
 
 
 def broken_reason(folder: Path) -> str:

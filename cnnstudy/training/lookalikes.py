@@ -29,10 +29,10 @@ from cnnstudy.training.micro_batches import MicroBatches
 from cnnstudy.training.weights import load_backbone
 
 #: A pair is listed if each is so near to the other that, of pictures that are no copies, this share has a neighbour as
-#: near by chance, compared with its neighbour of rank _RANK.
-_BY_CHANCE, _RANK = 1e-3, 6
+#: near by chance, compared with its neighbour of rank _REFERENCE.
+_MOST_BY_CHANCE, _REFERENCE = 1e-3, 6
 #: Pairs of different classes show how often chance is underrated: of so many pictures at most one such pair may pass.
-_PICTURES_PER_STRANGE_PAIR = 200
+_PICTURES_PER_FALSE_PAIR = 200
 #: Pictures that are changed, and principal components of the features that are compared.
 _CHANGED, _COMPONENTS = 200, 64
 _AT_ONCE, _ROWS = 64, 512  # pictures, and rows of distances
@@ -106,14 +106,14 @@ def find_lookalikes(
             for change in _CHANGES:
                 copies = project(compute([_change(picture, change) for picture in pixels]))
                 distances = np.linalg.norm(copies - points[of], axis=1)
-                chances.append(_chance(distances, nearest[of], dimension))
+                chances.append(_probability_by_chance(distances, nearest[of], dimension))
             progress("changed copies", start + len(pixels), len(rows))
-    found = float(np.mean(np.concatenate(chances) <= _BY_CHANCE)) if chances else 0.0
-    pairs = sorted(_stand_out(points, nearest, dimension, progress))
+    found = float(np.mean(np.concatenate(chances) <= _MOST_BY_CHANCE)) if chances else 0.0
+    pairs = sorted(_find_mutual_neighbours(points, nearest, dimension, progress))
     labels = [listed.source.images[place].label for place in places]
-    strange = [p for p, i, j in pairs if labels[i] != labels[j] and tested.isdisjoint((places[i], places[j]))]
-    allowed = len(places) // _PICTURES_PER_STRANGE_PAIR
-    limit = strange[allowed] if len(strange) > allowed else np.inf
+    across_classes = [p for p, i, j in pairs if labels[i] != labels[j] and tested.isdisjoint((places[i], places[j]))]
+    allowed = len(places) // _PICTURES_PER_FALSE_PAIR
+    limit = across_classes[allowed] if len(across_classes) > allowed else np.inf
     return {"found": found, "pairs": [[places[i], places[j]] for p, i, j in pairs if p < limit]}
 
 
@@ -178,11 +178,14 @@ def _distances(points: Array, progress: Progress) -> Iterator[tuple[int, Array]]
 
 
 def _measure_neighbours(points: Array, progress: Progress) -> tuple[Array, float]:
-    """Return each point's distance to its neighbour of rank _RANK [n], and the dimension in which points spread."""
-    near = [np.partition(rows, (0, _RANK - 1), axis=1)[:, [0, _RANK - 1]] for _, rows in _distances(points, progress)]
+    """Return each point's distance to its neighbour of rank _REFERENCE [n], and the dimension of the points."""
+    near = [
+        np.partition(rows, (0, _REFERENCE - 1), axis=1)[:, [0, _REFERENCE - 1]]
+        for _, rows in _distances(points, progress)
+    ]
     first, nearest = np.concatenate(near).T
     median = np.median(np.log(_ratio(first, nearest)))
-    return nearest, float(np.log(1 - 0.5 ** (1 / (_RANK - 1))) / min(median, -1e-6))
+    return nearest, float(np.log(1 - 0.5 ** (1 / (_REFERENCE - 1))) / min(median, -1e-6))
 
 
 def _ratio(distances: Array, nearest: Array) -> Array:
@@ -190,20 +193,22 @@ def _ratio(distances: Array, nearest: Array) -> Array:
     return np.clip(ratio, 1e-9, 1)
 
 
-def _chance(distances: Array, nearest: Array, dimension: float) -> Array:
-    """Return the chance that the nearest of _RANK neighbours is so near, if points lie evenly around a point.
+def _probability_by_chance(distances: Array, nearest: Array, dimension: float) -> Array:
+    """Return the chance that the nearest of _REFERENCE neighbours is so near, if points lie evenly around one.
 
     The volumes of balls up to the neighbours are then those of ordered uniform numbers.
     """
     volume = _ratio(distances, nearest) ** dimension
-    return np.asarray(1 - (1 - volume) ** (_RANK - 1))
+    return np.asarray(1 - (1 - volume) ** (_REFERENCE - 1))
 
 
-def _stand_out(points: Array, nearest: Array, dimension: float, progress: Progress) -> Iterator[tuple[float, int, int]]:
+def _find_mutual_neighbours(
+    points: Array, nearest: Array, dimension: float, progress: Progress
+) -> Iterator[tuple[float, int, int]]:
     """Yield the larger chance of two points that are both near to each other, and the points, i < j."""
     for start, distances in _distances(points, progress):
         i, j = np.nonzero(distances < nearest[start : start + _ROWS, None])
         first, further = i + start, distances[i, j]
-        chances = np.maximum(*(_chance(further, nearest[of], dimension) for of in (first, j)))
-        for at in np.flatnonzero((chances <= _BY_CHANCE) & (first < j)):
+        chances = np.maximum(*(_probability_by_chance(further, nearest[of], dimension) for of in (first, j)))
+        for at in np.flatnonzero((chances <= _MOST_BY_CHANCE) & (first < j)):
             yield float(chances[at]), int(first[at]), int(j[at])

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnstudy.architectures import Architecture, build_network
+from cnnstudy import architectures
+from cnnstudy.architectures import HEAD, Architecture, Network, build_network
 from cnnstudy.errors import WeightsError
 from cnnstudy.system.files import ChunkedWriter
 from cnnstudy.training.weight_files import StoredWeights, read_weights
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 
 #: The array in the file that holds its description, as UTF-8.
 ABOUT = "about.json"
-#: Of what the torchvision's files hold besides layers.
+#: What torchvision's files hold besides layers, and the parts of a layer in the order in which Keras has them.
 _COUNTER = "num_batches_tracked"
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def import_weights(architecture: Architecture, path: Path, target: Path, source:
         WeightsError: the file can't be read, or its weights are not this network's.
     """
     stored = read_weights(path)
-    layers = backbone_layers(build_network(architecture, architecture.minimum_size, 2, 0.0).logits)
-    found, classes = (_take_torch if stored.tensors else _take_keras)(architecture, path, stored, layers)
+    network = build_network(architecture, architecture.minimum_size, 2, 0.0)
+    found, classes = (_take_torch if stored.tensors else _take_keras)(architecture, path, stored, network)
     _check_numbers(path, found)
     about = Imported(
         network=architecture.name,
@@ -99,39 +101,91 @@ def _hash(path: Path) -> str:
 
 
 def _take_torch(
-    architecture: Architecture, path: Path, stored: StoredWeights, layers: list[keras.layers.Layer]
+    architecture: Architecture, path: Path, stored: StoredWeights, network: Network
 ) -> tuple[dict[str, list[np.ndarray]], int | None]:
-    """Return the arrays by layer, and the number of classes, of torchvision's tensors.
+    """Return the backbone's arrays by layer, and the number of classes, of torchvision's tensors.
+
+    Those of the classifier and of auxiliary heads are left out: heads start fresh.
 
     Raises:
         WeightsError: they are not the network's.
     """
-    if architecture.torchvision_name is None:
+    name_of = architecture.torchvision_name
+    if name_of is None:
+        known = [name for name in architectures.names() if architectures.find(name).torchvision_name is not None]
         raise WeightsError(
             f"{path} holds weights of {stored.kind}, and {architecture.title} is not the same network there, or takes "
-            "other pixels, so that they would be silently wrong. resnet18 and resnet50 take torchvision's weights."
+            f"other pixels, so that they would be silently wrong. Those with torchvision's are {', '.join(known)}."
         )
-    tensors = {name: array for name, array in stored.tensors.items() if not name.endswith(_COUNTER)}
-    classifier = tensors.pop("fc.weight", None)
-    tensors.pop("fc.bias", None)
-    names = {layer.name: architecture.torchvision_name(layer.name) for layer in layers}
+    layers = backbone_layers(network.logits)
+    heads = {layer.name for layer in network.training.layers if layer.weights} - {layer.name for layer in layers}
+    of_heads = tuple(f"{name_of(head)}." for head in heads)
+    classifier = stored.tensors.get(f"{name_of(f'{HEAD}_logits')}.weight")
+    tensors = {name: array for name, array in stored.tensors.items() if not name.startswith(of_heads)}
+    found = convert_torch(architecture, path, tensors, layers, network.training)
+    return found, None if classifier is None else len(classifier)
+
+
+def convert_torch(
+    architecture: Architecture,
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    layers: Sequence[keras.layers.Layer],
+    model: keras.Model,
+) -> dict[str, list[np.ndarray]]:
+    """Return the arrays of layers of a model, by layer, from torchvision's tensors by name.
+
+    Args:
+        path: of the file, for messages.
+        layers: those that the tensors belong to, and no other ones.
+
+    Raises:
+        WeightsError: tensors are missing, of another shape, or more than these layers'.
+    """
+    name_of = architecture.torchvision_name
+    assert name_of is not None
+    tensors = {name: array for name, array in tensors.items() if not name.endswith(_COUNTER)}
+    names = {layer.name: name_of(layer.name) for layer in layers}
     wanted = {
-        f"{names[layer.name]}.{part}": (layer.name, tuple(weight.shape))
+        f"{names[layer.name]}.{part}": (layer, tuple(weight.shape))
         for layer in layers
-        for part, weight in zip(_BATCH_NORM if len(layer.weights) == 4 else ("weight",), layer.weights, strict=True)
+        for part, weight in zip(_PARTS, layer.weights, strict=False)
     }
     _refuse_others(architecture, path, set(wanted), set(tensors))
     found: dict[str, list[np.ndarray]] = {}
-    for name, (layer_name, shape) in wanted.items():
-        array = tensors[name]
-        # [out, in, height, width] -> [height, width, in, out]
-        turned = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-        if turned.shape != shape:
+    for name, (layer, shape) in wanted.items():
+        array = _turn(tensors[name], _map_before(layer, model))
+        if array.shape != shape:
             raise WeightsError(
-                f"{path}: {name!r} has the shape {array.shape}, which {architecture.title} does not have."
+                f"{path}: {name!r} has the shape {tensors[name].shape}, which {architecture.title} does not have."
             )
-        found.setdefault(layer_name, []).append(np.ascontiguousarray(turned, np.float32))
-    return found, None if classifier is None else len(classifier)
+        found.setdefault(layer.name, []).append(np.ascontiguousarray(array, np.float32))
+    return found
+
+
+def _turn(array: np.ndarray, flattened: tuple[int, ...] | None) -> np.ndarray:
+    """Return a tensor of PyTorch with its axes in the order of Keras'.
+
+    Args:
+        flattened: [height, width, channels] of the map that a dense layer takes; PyTorch has channels first.
+    """
+    if array.ndim == 4:  # [out, in, height, width] -> [height, width, in, out]
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim != 2:
+        return array
+    if flattened is None or array.shape[1] != math.prod(flattened):
+        return array.T
+    height, width, channels = flattened
+    return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(array.shape[1], -1)
+
+
+def _map_before(layer: keras.layers.Layer, model: keras.Model) -> tuple[int, ...] | None:
+    """Return the shape of the map whose flattened numbers a dense layer takes; None for other layers."""
+    makers = {id(one.output): one for one in model.operations}
+    before = makers.get(id(layer.input))
+    while before is not None and type(before).__name__ == "Dropout":
+        before = makers.get(id(before.input))
+    return tuple(before.input.shape[1:]) if before is not None and type(before).__name__ == "Flatten" else None
 
 
 def _refuse_others(architecture: Architecture, path: Path, wanted: set[str], there: set[str]) -> None:
@@ -149,13 +203,14 @@ def _refuse_others(architecture: Architecture, path: Path, wanted: set[str], the
 
 
 def _take_keras(
-    architecture: Architecture, path: Path, stored: StoredWeights, layers: list[keras.layers.Layer]
+    architecture: Architecture, path: Path, stored: StoredWeights, network: Network
 ) -> tuple[dict[str, list[np.ndarray]], int | None]:
     """Return the arrays by layer, and the number of classes, of Keras' layers.
 
     Raises:
         WeightsError: they are not the network's.
     """
+    layers = backbone_layers(network.logits)
     arrays = stored.outer | stored.layers
     missing = [layer.name for layer in layers if _find(arrays, layer) is None]
     if len(missing) == len(layers) and stored.outer and architecture.name.startswith("keras:"):

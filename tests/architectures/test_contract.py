@@ -20,12 +20,18 @@ from cnnstudy.training import transfer, weights
 #: Networks of keras.applications of different kinds, and those that take longer.
 APPLICATIONS = ("keras:MobileNetV2", "keras:EfficientNetB0")
 MORE_APPLICATIONS = ("keras:ConvNeXtTiny", "keras:DenseNet121", "keras:InceptionV3", "keras:MobileNetV3Small")
+#: They differ from `alexnet` and `vgg16` in little that the contract is about.
+LIKE_OTHERS = ("alexnet_torchvision", "vgg16_torchvision")
 #: The networks of the package, one for tests with what few of them have, such as LayerNormalization, and a user's own.
 NAMES = [*architectures.names(), normalised.NAME, *APPLICATIONS, *MORE_APPLICATIONS, own_network.NAME]
 #: What a user writes for a network that has another name once it is found.
 WRITTEN = {own_network.NAME: own_network.WRITTEN}
 pytestmark = pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.thorough) if one in MORE_APPLICATIONS else one for one in NAMES]
+    "name",
+    [
+        pytest.param(one, marks=pytest.mark.thorough) if one in (*MORE_APPLICATIONS, *LIKE_OTHERS) else one
+        for one in NAMES
+    ],
 )
 CLASSES = 5
 

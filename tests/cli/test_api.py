@@ -93,6 +93,8 @@ def test_a_study_shows_itself_in_a_notebook(ran: cnnstudy.StudyResults) -> None:
     page = ran._repr_html_()
     assert page.count("<tr>") == 7
     assert "<b>study small</b>: 6 of 6 trials finished" in page
+    assert any("`" in answer for answer in ran.answers), "commands are code"
+    assert "`" not in page
 
 
 def test_the_gap_is_drawn_as_it_was_measured(ran: cnnstudy.StudyResults) -> None:

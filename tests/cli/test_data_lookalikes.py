@@ -12,10 +12,10 @@ from colour_network import picture, write_network
 from typer.testing import CliRunner
 
 from cnnstudy.cli import app
-from cnnstudy.cli.data import find_features, find_own_features
+from cnnstudy.cli.sources import find_features, find_own_features
 from cnnstudy.config.load import load_study
 from cnnstudy.errors import InputError, WeightsError
-from cnnstudy.results.lookalikes import Features
+from cnnstudy.results.lookalikes import FeatureSource
 from cnnstudy.training.weight_import import ABOUT
 
 STUDY = (
@@ -74,9 +74,9 @@ def test_weights_are_found_by_name_and_say_whose_they_are(own_places: Path) -> N
     content = json.dumps({**about, "preprocessing": "", "licence": ""}).encode()
     (own_places / "weights").mkdir()
     np.savez(own_places / "weights" / "photos.npz", **{ABOUT: np.frombuffer(content, np.uint8)})  # type: ignore[arg-type]
-    assert find_features("photos", None, None) == Features("resnet18", Path("weights/photos.npz"), 160)
-    assert find_features("weights/photos.npz", "vgg16", None) == Features("vgg16", Path("weights/photos.npz"), 160)
-    assert find_features("imagenet", "vgg16", None) == Features("vgg16", None, 160)
+    assert find_features("photos", None, None) == FeatureSource("resnet18", Path("weights/photos.npz"), 160)
+    assert find_features("weights/photos.npz", "vgg16", None) == FeatureSource("vgg16", Path("weights/photos.npz"), 160)
+    assert find_features("imagenet", "vgg16", None) == FeatureSource("vgg16", None, 160)
     (own_places / "broken.npz").write_text("text")
     with pytest.raises(WeightsError, match=r"can't read broken\.npz"):
         find_features("broken.npz", None, None)
@@ -111,8 +111,8 @@ def test_what_can_not_be_used_is_a_short_error(
 def test_the_weights_of_a_study_are_taken_if_they_are_there(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load_study("probe.yaml")
     own = study.config.architectures[0]
-    assert find_own_features(study) == Features(own, Path("colours.npz").absolute(), 64)
-    assert find_features("colours.npz", own, study) == Features(own, Path("colours.npz"), 64)
+    assert find_own_features(study) == FeatureSource(own, Path("colours.npz").absolute(), 64)
+    assert find_features("colours.npz", own, study) == FeatureSource(own, Path("colours.npz"), 64)
     # the options ask for no source weights, or their file is not there
     scratch = load_study("probe.yaml", ["factors.transfer=[scratch]"])
     published = load_study("probe.yaml", ["architectures=[vgg16]", "weights={vgg16: {source: imagenet}}"])
@@ -122,7 +122,7 @@ def test_the_weights_of_a_study_are_taken_if_they_are_there(photos: Path, monkey
     models.mkdir(parents=True)
     file = models / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     shutil.copy("colours.npz", file)
-    assert find_own_features(published) == Features("vgg16", file, 64)
+    assert find_own_features(published) == FeatureSource("vgg16", file, 64)
 
 
 def test_copies_among_the_images_to_pretrain_on_are_warned_about(own_places: Path) -> None:

@@ -114,6 +114,7 @@ def test_levels_of_a_study_file(name: str, given: Any, expected: Levels) -> None
             {"probe": "tree"},
             ["probe is 'tree'. Expected {probe: logistic or svm, layer: STAGE"],
         ),
+        ("transfer", {"probe": "logistc"}, ["probe is 'logistc'; did you mean 'logistic'? Expected {probe: "]),
         ("transfer", {"probe": "svm", "feature": "flat"}, ["unknown key 'feature'; did you mean 'features'?"]),
         ("transfer", {"layer": "block4"}, ["transfer takes no range; give a list of scratch, frozen", "{probe: "]),
         ("transfer", ["probe", {"probe": "logistic", "features": "pooled"}], ["'probe' is listed twice"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fake_executor import FakeExecutor
 
-from cnnstudy.execution import Epoch
+from cnnstudy.execution import Epoch, Event, Progress, Waiting
 from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog, wait_for_event
 from cnnstudy.records import EpochRecord
 
@@ -144,3 +144,28 @@ def test_a_driver_that_was_away_blames_nobody(watchdog: Watchdog, clock: Clock) 
     assert watchdog.find_hung() == []
     assert clock.wait(watchdog, SILENCE_LIMIT - LONGEST_GAP) == []
     assert set(clock.wait(watchdog, 20)) == {"a"}
+
+
+def test_a_job_that_waits_for_a_machine_does_not_hang(tmp_path: Path, clock: Clock) -> None:
+    limit, executor = 50.0, FakeExecutor(tmp_path)
+    watchdog = Watchdog(limit, clock)
+    watchdog.begin("a", "alexnet", 10)
+    executor.next_event = lambda timeout: Waiting("a", "a node")  # type: ignore[method-assign]
+    for _ in range(20):
+        clock.now += limit
+        assert wait_for_event(executor, watchdog) == Progress("a", "waiting for a node", 0, 0)
+    assert watchdog.find_hung() == []
+    assert set(spin(watchdog, clock, "a", limit + 10)) == {"a"}
+
+
+def test_a_machine_that_joins_ends_the_wait(tmp_path: Path, watchdog: Watchdog) -> None:
+    timeouts: list[float] = []
+
+    def nothing(timeout: float) -> Event | None:
+        timeouts.append(timeout)
+        return None
+
+    executor = FakeExecutor(tmp_path)
+    executor.next_event = nothing  # type: ignore[method-assign]
+    assert wait_for_event(executor, watchdog, lambda: len(timeouts) > 4) is None
+    assert any(timeouts), "it does not spin"

@@ -12,11 +12,11 @@ from cnnstudy.data.datasets import find
 from cnnstudy.data.examination import Examined, examine_images
 from cnnstudy.execution import Executor, Job
 from cnnstudy.results import lookalikes
-from cnnstudy.results.lookalikes import Features, look_for_lookalikes
+from cnnstudy.results.lookalikes import FeatureSource, look_for_lookalikes
 from cnnstudy.results.pages.data_summary import format_summary, summarize
 from cnnstudy.system.display import Display, PlainDisplay
 
-FEATURES = Features("resnet18", Path("weights.npz"), 96)
+FEATURES = FeatureSource("resnet18", Path("weights.npz"), 96)
 
 
 @pytest.fixture

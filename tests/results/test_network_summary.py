@@ -126,6 +126,14 @@ RECEPTIVE_FIELDS = {
         "head_flatten": None,
         "predictions": None,
     },
+    "alexnet_torchvision": {"conv5_pool": 195, "head_pool": 195, "head_flatten": None},  # 6x6 is what 224 pixels give
+    "googlenet_torchvision": {
+        "pool2": 27,  # 7, + 2 * 2, + 2 * 4 twice
+        "inception_3b_output": 59,  # + 2 * 8 twice
+        "inception_4a_output": 107,  # + 2 * 8, + 2 * 16
+        "auxiliary1_pool": 155,  # windows of 4 make 4 of 14: 107 + 3 * 16
+        "auxiliary1_flatten": None,
+    },
     "vgg16": {
         "block1_conv2": 5,
         "block1_pool": 6,  # 5 + 1 * 1

@@ -15,6 +15,7 @@ from cnnstudy.execution import Failed
 from cnnstudy.names import Tag
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.results.watch import (
+    AnswerChanged,
     CountChanged,
     EpochEnded,
     Event,
@@ -103,6 +104,17 @@ def test_a_trial_from_its_start_to_its_end(recorded: Recorded) -> None:
     assert recorded.news() == [EpochEnded("alexnet-000", epoch(3))]  # the latest only
     recorded.finish(one)
     assert recorded.news() == [TrialEnded("alexnet-000", FINISHED, again=False)]
+    assert recorded.news() == []
+
+
+def test_the_answer_so_far(recorded: Recorded) -> None:
+    recorded.tracker.set_tags(recorded.study.run_id, {Tag.STATE: "running"})
+    assert recorded.news() == [CountChanged(0, 3)]
+    told = "So far, 3 of 5 seeds: alexnet gap +1.0 points"
+    recorded.tracker.set_tags(recorded.study.run_id, {Tag.NOTE: told})
+    assert recorded.news() == [AnswerChanged(told)]
+    assert recorded.news() == []
+    recorded.tracker.set_tags(recorded.study.run_id, {Tag.NOTE: "- the whole answer"})
     assert recorded.news() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.config.load import load_study
 from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed, Workers
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.results.models import find_model
 from cnnstudy.study import confirmation
 from cnnstudy.study.confirmation import NothingToConfirmError
@@ -178,6 +179,14 @@ def test_the_alias_moves_to_the_median_model_with_the_reason(desk: Desk) -> None
     assert "best of 2 by mean validation accuracy over 3 fresh seeds, 81.0 %" in version.description
     for words in ("- Champion: alexnet-001", "Test split: accuracy", "training images.", "RGB arrays of", "**Limits**"):
         assert words in version.description, version.description
+    score, last = (100 * run.metrics[name] for name in ("best/val_accuracy", "val/accuracy"))
+    assert f"the model is that of epoch {run.best_epoch}".capitalize() in version.description
+    assert f"validation accuracy {score:.1f} %" in version.description
+    assert f"`val/accuracy` is that of the last epoch, {last:.1f} %." in version.description
+    gap = r"Gap, train minus validation accuracy: [+-]\d+\.\d points( \[.*\])? over 3 seeds"
+    assert re.search(gap, version.description)
+    outputs = desk.tracker.client.get_run(desk.own.run_id).outputs.model_outputs
+    assert [f"models:/{output.model_id}" for output in outputs] == [run.model], "once, though the search was resumed"
     assert "?" not in version.description, "everything is known of it"
     model = find_model("fake", desk.tracker.uri, Path("files"))
     assert (model.title, model.note) == ("fake/confirm-alexnet-001-seed-10001", "")
@@ -449,7 +458,7 @@ def test_a_search_of_failures_is_not_confirmed(desk: Desk) -> None:
         desk.confirm()
     assert desk.is_at_rest()
     assert (desk.own.state, desk.own.status) == ("finished", "FINISHED"), "as the search left it"
-    assert desk.own.tags[Tag.DRIVER] == ""
+    assert desk.own.tags[Tag.DRIVER] == NOBODY
 
 
 def test_what_can_not_be_confirmed(desk: Desk) -> None:

@@ -85,7 +85,9 @@ def test_a_damaged_record_is_a_finding(tracker: Tracker, study: RecordedStudy, s
     tracker.set_tags(other.run_id, {f"{Tag.CONFIG}.0": "{"})
     first, second = troubles(doctor.examine(tracker.uri))
     assert re.match(r"study fake: the record of alexnet-000.* can't be read: the tag cnnstudy\.seed ", first)
-    assert second.startswith("study other: the record of study 'other' can't be read: the tag cnnstudy.config.0 ")
+    assert second.startswith(
+        "study other: the record of study 'other' can't be read: the tag mlflow.cnnstudy.config.0 "
+    )
 
 
 def test_what_was_left_is_told_and_repaired(tracker: Tracker, study: RecordedStudy, spec: TrialSpec) -> None:

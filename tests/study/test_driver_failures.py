@@ -6,9 +6,9 @@ import pytest
 
 from cnnstudy.errors import RepeatedFailureError
 from cnnstudy.execution import Failed
-from cnnstudy.records import TrialResult
+from cnnstudy.records import LOST, TrialResult
 from cnnstudy.study.driver import describe_memory_limits
-from cnnstudy.study.failures import FailureCounter
+from cnnstudy.study.failures import MOST_LOSSES, FailureCounter
 
 
 def failed(reason: str = "crash", message: str = "it broke", error: str | None = None) -> Failed:
@@ -43,6 +43,20 @@ def test_a_cause_outside_the_trial_uses_up_nothing(reason: str, error: str) -> N
     failures.count(failed(reason, "no module named numpy"))
     with pytest.raises(RepeatedFailureError, match=r"^3 attempts in a row failed for a cause outside .* an attempt\.$"):
         failures.count(failed(reason, "no space left"))
+
+
+def test_a_lost_machine_is_no_failure_unless_one_trial_loses_them_all() -> None:
+    failures = FailureCounter(Counter(), 2)
+    failures.count(failed("environment", "a full disk"))
+    for number in range(3 * MOST_LOSSES):
+        lost = Failed(f"alexnet-{number % 5:03d}", LOST, "node 7 was lost", "")
+        assert failures.take_retry(lost)
+        assert failures.next_attempt(lost.key) == 1
+        failures.count(lost)
+    for _ in range(MOST_LOSSES - 3 * MOST_LOSSES // 5 - 1):
+        failures.count(failed(LOST, "node 7 was lost"))
+    with pytest.raises(RepeatedFailureError, match=f"^alexnet-000 has lost its machine {MOST_LOSSES} times"):
+        failures.count(failed(LOST, "node 7 was lost"))
 
 
 def test_tries_of_an_earlier_call_are_counted() -> None:

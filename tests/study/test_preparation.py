@@ -58,7 +58,7 @@ def test_weights_that_cannot_be_read_are_answered_with_what_is_expected(
     config = load_study("probe.yaml").config
     preparation = Preparation(config, executor, None, [], PlainDisplay(lambda text: None))  # type: ignore[arg-type]
     with pytest.raises(WeightsError) as caught:
-        preparation.source_weights(5)
+        preparation.source_weights()
     assert str(caught.value).startswith(f"can't read w.h5: truncated. {advice}" if advice else "can't read w.h5")
     assert ("Expected" in str(caught.value)) == bool(advice)
 
@@ -87,7 +87,7 @@ def test_it_is_told_that_batch_normalisation_stays_frozen(
     said: list[str] = []
     config = load_study("probe.yaml").config
     executor = FakeExecutor(own_places)
-    Preparation(config, executor, None, [], PlainDisplay(said.append)).check_sources(5)  # type: ignore[arg-type]
+    Preparation(config, executor, None, [], PlainDisplay(said.append)).check_sources()  # type: ignore[arg-type]
     found = [line for line in said if "BatchNormalization" in line]
     assert len(found) == len(told)
     assert all(start in line for start, line in zip(told, found, strict=True))
@@ -202,7 +202,7 @@ def test_two_studies_that_need_the_same_weights_learn_them_once(
         study = tracker.open_study("probe", config.model_dump(mode="json"))
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / name, on_event=on_event)
         with contextlib.closing(recorder.outbox):
-            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(show_message)).source_weights(3)[
+            found[name] = Preparation(config, executor, recorder, [], PlainDisplay(show_message)).source_weights()[
                 "alexnet"
             ]
             (runs[name],) = [run for run in recorder.runs() if run.kind == "pretrain"]
@@ -241,7 +241,7 @@ def test_weights_of_a_network_that_was_changed_are_learnt_anew(
         recorder = Recorder(tracker, tracker.open_study("probe", config.model_dump(mode="json")))
         executor = FakeExecutor(own_places / name)
         with contextlib.closing(recorder.outbox):
-            Preparation(config, executor, recorder, [], PlainDisplay(print)).source_weights(3)
+            Preparation(config, executor, recorder, [], PlainDisplay(print)).source_weights()
         trained.append(executor.trials)
     assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
 
@@ -259,7 +259,7 @@ def test_a_study_goes_on_with_the_weights_that_it_began_with(
         recorder, executor = Recorder(tracker, study), FakeExecutor(own_places / str(call))
         with contextlib.closing(recorder.outbox):
             preparing = Preparation(config, executor, recorder, recorder.runs(), PlainDisplay(print))
-            files.append(preparing.source_weights(3)["alexnet"].file)
+            files.append(preparing.source_weights()["alexnet"].file)
         trained.append(executor.trials)
     assert trained == [["pretrain-alexnet"], [], ["pretrain-alexnet"]]
     assert files[0] == files[1] != files[2]
@@ -280,7 +280,7 @@ def test_images_to_pretrain_on_that_are_the_studys_own_are_told(own_places: Path
     executor = FakeExecutor(own_places, reads_folders=True)
     preparing = Preparation(config, executor, None, [], PlainDisplay(said.append))  # type: ignore[arg-type]
     images = preparing.images(config.data, config.architectures)
-    preparing.check_sources(2)
+    preparing.check_sources()
     preparing.warn_of_source_copies(images)
     split = Split(config.data.validation, config.data.test, config.seed)
     parts = {key: part for key, _, part in list_parts(images["alexnet"], split, None)}

@@ -16,6 +16,7 @@ from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.study.recorder import Recorder, remove_trial_files, trial_title
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.tracking.system_metrics import SystemMetrics
 
 CONFIG = {"objective": {"metric": "val/accuracy"}}
 SUMMARY = {"train/accuracy": 1.0, "val/accuracy": 0.625, "gap/accuracy": 0.375, "train/loss": 0.1, "val/loss": 0.9}
@@ -52,6 +53,19 @@ def result(state: str = "finished", **changes: Any) -> TrialResult:
 def recorded(recorder: Recorder) -> RecordedRun:
     (run,) = (run for run in recorder.tracker.runs(recorder.study.experiment_id) if run.kind != "study")
     return run
+
+
+def test_what_the_machine_does_goes_with_an_epoch(tracker: Tracker, spec: TrialSpec) -> None:
+    system, name = SystemMetrics(), "system/cpu_utilization_percentage"
+    recorder = Recorder(tracker, tracker.open_study("fake", CONFIG), system=system)
+    system.add({name: 90.0})
+    trial = recorder.start(spec)
+    system.add({name: 10.0})
+    recorder.epoch(trial, epoch(1))
+    system.add({name: 20.0})
+    recorder.epoch(trial, dataclasses.replace(epoch(2), replayed=True))  # it was trained at another time
+    assert tracker.metric_history(trial.run_id, name) == {1: 10.0}
+    assert name not in trial.epochs[0].metrics
 
 
 def artifacts(recorder: Recorder, run: RecordedRun, to: Path) -> dict[str, bytes]:
@@ -136,8 +150,14 @@ def test_the_files_of_a_finished_trial(recorder: Recorder, spec: TrialSpec, tmp_
     files = artifacts(recorder, recorded(recorder), tmp_path / "down")
     assert set(files) == {
         *("curves.png", "confusion_matrix.png"),
-        *("per_class.csv", "confusion_matrix.csv", "trial.json"),
+        *("per_class.csv", "confusion_matrix.csv", "confusion.json", "trial.json"),
     }
+    table = json.loads(files["confusion.json"])
+    assert table["columns"] == ["class", "predicted", "images"]
+    wild = 'dög, "wild"'
+    assert table["data"] == [["=cmd()", "=cmd()", 3], ["=cmd()", wild, 1], [wild, "=cmd()", 2], [wild, wild, 2]]
+    shown = json.loads(recorded(recorder).tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "confusion.json", "type": "table"}]
     for name in ("curves.png", "confusion_matrix.png"):
         assert files[name].startswith(b"\x89PNG")
         assert min(struct.unpack(">II", files[name][16:24])) > 200

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,12 +35,14 @@ from cnnstudy.errors import (
     WorkerError,
 )
 from cnnstudy.execution import Done, Epoch, Event, Failed, Workers
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag, last_name
 from cnnstudy.records import TrialSpec
 from cnnstudy.results import terminal
 from cnnstudy.search.optuna_search import OptunaStrategy
 from cnnstudy.search.strategy import Proposal
-from cnnstudy.study import preparation
+from cnnstudy.study import interim, preparation
+from cnnstudy.study import run as running
+from cnnstudy.study.interim import SO_FAR, InterimAnswer
 from cnnstudy.study.lock import DriverLock
 from cnnstudy.study.preparation import weights_digest
 from cnnstudy.study.recorder import Recorder
@@ -451,9 +455,11 @@ def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(desk: 
         desk.run(*both, failures={"weights-vgg16": failed("weights-vgg16", "crash", "WeightsError")})
     assert desk.trained == []
     assert desk.statuses() == ["FAILED"]
+    assert desk.jobs("prepare_images") == [], "what to download or repair is told before time is spent on images"
     desk.run(*both)
     sources = {run.tags["cnnstudy.architecture"]: run.parameters["weights"] for run in desk.runs()}
     assert set(sources.values()) <= {"imagenet", "pretrain", "none"}
+    assert len(desk.jobs("check_weights")) == 1
 
 
 def test_pretraining_that_fails_ends_the_study(desk: Desk) -> None:
@@ -480,7 +486,7 @@ def test_what_stops_a_call_before_it_begins_leaves_the_study_to_others(
     with pytest.raises(type(error)):
         desk.run()
     (own,) = desk.runs("study")
-    assert own.tags[Tag.DRIVER] == ""
+    assert own.tags[Tag.DRIVER] == NOBODY
     assert own.state == "finished"
 
 
@@ -1383,7 +1389,7 @@ def test_a_study_that_was_begun_elsewhere_is_taken_over_when_asked(desk: Desk) -
     assert desk.executor is None
     assert desk.run("budget.trials=2", take_over=True).finished == 2
     assert desk.status(left.run_id) == "KILLED"
-    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == NOBODY
 
 
 def test_a_driver_that_was_taken_from_writes_nothing_more(desk: Desk) -> None:
@@ -1420,7 +1426,7 @@ def test_however_a_call_ends_the_study_is_free(desk: Desk, ends: str) -> None:
 
     with contextlib.suppress(ZeroDivisionError):
         desk.run(interrupt_at=3 if ends == "interrupted" else None, on_event=stumble)
-    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == NOBODY
 
 
 def test_the_effects_of_an_ended_study_wait_for_a_locked_store(desk: Desk) -> None:
@@ -1468,3 +1474,56 @@ def test_what_failed_runs_again_when_that_is_asked_for(desk: Desk, settings: tup
     assert "alexnet-000  failed earlier (crash), and runs again" in desk.said
     desk.run(*settings, retry=True)
     assert desk.trained == []
+
+
+# ---- the answer so far
+
+
+FOUR_SEEDS = ("strategy={kind: factorial, seeds: 4}", *FACTORIAL[1:])
+
+
+class AtOnce:
+    """Computes an answer in this process, when it is asked for."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.found = interim.compute_answer(**asked)
+
+    def poll(self) -> list[str]:
+        return self.found
+
+    def stop(self) -> None:
+        return
+
+
+def add_last_epoch(event: Event) -> None:
+    """Give a trial's result the metrics of its last epoch, which effects are about."""
+    if isinstance(event, Done) and isinstance(event.result, dict) and "final" in event.result:
+        event.result["final"] |= {last_name(name): value for name, value in event.result["summary"].items()}
+
+
+def test_a_factorial_tells_its_answer_so_far_from_complete_blocks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=1000)
+    monkeypatch.setattr(
+        running, "InterimAnswer", functools.partial(InterimAnswer, begin=AtOnce, clock=lambda: next(clock))
+    )
+    desk.run(*FOUR_SEEDS, on_event=add_last_epoch)
+    (told,) = [line for line in desk.said if line.startswith(SO_FAR)]
+    assert re.fullmatch(
+        r"So far, 3 of 4 seeds: alexnet gap [+-]\d+\.\d .*points \(.+\), batch size 32 instead of 8 [+-].+ \(.+\)", told
+    )
+    (own,) = desk.runs("study")
+    assert own.tags[Tag.NOTE] == told, "until the study's effects are recorded"
+    place = desk.said.index(told)
+    assert sum("finished, train" in line for line in desk.said[place:]) < 2, "it comes when a block is complete"
+
+
+@pytest.mark.thorough
+def test_the_answer_so_far_comes_from_a_process_of_its_own(desk: Desk) -> None:
+    desk.run(*FOUR_SEEDS, on_event=add_last_epoch)
+    asked = {"uri": desk.tracker.uri, "study": "fake", "seeds": [7, 8, 9]}
+    process = interim._Process(asked)
+    process._process.wait()
+    assert process.poll() == interim.compute_answer(**asked) != []
+    stopped = interim._Process(asked)
+    stopped.stop()
+    assert stopped._process.returncode

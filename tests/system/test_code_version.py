@@ -206,7 +206,9 @@ def test_each_network_has_its_own_files() -> None:
         name: {file for file in training_code((name,)).files.values() if "architectures" in file}
         for name in (*architectures.names(), "keras:MobileNetV2", "file:net.py:build@0123456789")
     }
-    with_others = {"resnet18": {"resnet18", "_residual"}, "resnet50": {"resnet50", "_residual"}}
+    with_others = {name: {name, "_residual", "_torchvision"} for name in ("resnet18", "resnet50")}
+    with_others |= {f"{name}_torchvision": {f"{name}_torchvision", "_torchvision"} for name in ("alexnet", "vgg16")}
+    with_others["googlenet_torchvision"] = {"googlenet_torchvision", "_torchvision", "googlenet"}
     with_others["keras:MobileNetV2"] = {"_keras_applications"}
     with_others["file:net.py:build@0123456789"] = {"_own_network"}
     assert files == {
@@ -217,7 +219,7 @@ def test_each_network_has_its_own_files() -> None:
 def test_everything_that_a_trial_imports_is_counted(unedited: Code) -> None:
     counted = {file for file in unedited.files.values() if file.startswith("training/")}
     unused = {"__init__", "export", "mistakes", "model_files", "predict", "served_model", "speed", "test_split"}
-    unused |= {"feature_tables", "lookalikes", "weight_import"}
+    unused |= {"feature_tables", "lookalikes", "weight_import", "weight_verification"}
     assert counted == {
         f"training/{file.name}" for file in (PACKAGE / "training").glob("*.py") if file.stem not in unused
     }

@@ -309,6 +309,32 @@ def test_plain_lines_of_a_trial_have_100_columns(clock: Clock) -> None:
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_line_breaks_inside_a_word(clock: Clock, width: int) -> None:
+    """What is running, what has ended, and the answer so far."""
+    answer = "So far, 3 of 5 seeds: alexnet gap +7.1 [+3.2, +11.0] points (overfits), dropout 0.5 instead of 0 -3.1"
+    result = "finished, train 92.5 %, val 74.6 %, gap +17.9 at epoch 11: overfit"
+    stream = io.StringIO()
+    with choose_display(Console(file=stream, force_terminal=True, width=width, color_system=None), False) as display:
+        assert isinstance(display, LiveDisplay)
+        display.start_trials(0, 24)
+        display.start_trial("alexnet-001", TITLE, 100)
+        display.epoch("alexnet-001", epoch(100))
+        display.show_answer("So far, an earlier answer")
+        display.show_answer(answer)
+        shown = io.StringIO()
+        Console(file=shown, width=width).print(display._render())
+        for key in ("alexnet-001", LONG):
+            display.start_trial(key, TITLE, 100)
+            display.end_trial(key, result)
+    drawn = shown.getvalue()
+    assert max(map(len, drawn.splitlines())) <= width
+    assert "earlier" not in drawn
+    assert drawn.split()[-len(answer.split()) :] == answer.split()
+    words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).split()
+    assert [word for word in result.split() if words.count(word) < 2] == []
+
+
 def test_no_bar_is_left_of_the_stage_before(clock: Clock) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     display = choose_display(console, quiet=False)

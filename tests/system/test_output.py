@@ -207,6 +207,15 @@ def test_the_command_line_says_so_by_its_exit_code() -> None:
     assert (done.returncode, done.stderr) == (130, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_where_there_is_no_room_it_is_the_output_that_is_named() -> None:
+    with Path("/dev/full").open("wb") as full:
+        arguments = [sys.executable, "-m", "cnnstudy", "schema"]
+        ended = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr.startswith("error: there is no room where the output of the command goes (No space left on ")
+
+
 def test_only_the_first_lost_reader_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second one would end the clean-up after the first."""
     asked = []

@@ -29,7 +29,7 @@ from cnnstudy.errors import (
     TrackingUnavailableError,
 )
 from cnnstudy.execution import Done, Epoch, Event
-from cnnstudy.names import Tag
+from cnnstudy.names import NOBODY, Tag
 from cnnstudy.system.files import hardlink_tree
 from cnnstudy.system.processes import Process, this_process
 from cnnstudy.tracking import entities, spool
@@ -385,7 +385,7 @@ def test_who_lost_the_study_while_the_store_was_down_ends_nothing(desk: Own) -> 
     assert list_waiting() == [left]
     assert desk.run(take_over=True).finished == 2
     assert desk.trained == []
-    assert desk.runs("study")[0].tags[Tag.DRIVER] == ""
+    assert desk.runs("study")[0].tags[Tag.DRIVER] == NOBODY
 
 
 def test_the_last_words_of_an_earlier_call_do_not_give_up_the_study_of_this_one(desk: Own) -> None:

@@ -14,7 +14,14 @@ from mlflow import MlflowClient
 
 from cnnstudy.errors import TrackingError
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.relocation import correct_places, corrected_copy, find_moved, local_folder, require_writable
+from cnnstudy.tracking.relocation import (
+    correct_places,
+    corrected_copy,
+    find_moved,
+    find_unwritable,
+    local_folder,
+    require_writable,
+)
 from cnnstudy.tracking.sqlite import create_database
 
 FILE = "notes/a b.txt"
@@ -107,13 +114,15 @@ def test_what_was_not_moved_is_left(made: Path, tmp_path: Path) -> None:
         require_writable(uri)
 
 
-@pytest.mark.parametrize("locked", ["mlflow.db", "."])
+@pytest.mark.parametrize("locked", ["mlflow.db", ".", "mlruns"])
 def test_a_database_that_cannot_be_written_is_named(
     locked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever runs the tests may write everywhere, so the system's answer is replaced."""
     place = tmp_path / locked
     (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlruns").mkdir()
+    assert find_unwritable(uri_of(tmp_path)) is None
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == place else access(path, mode))
     with pytest.raises(TrackingError, match=f"^{re.escape(str(place))} can't be written, and results are recorded"):

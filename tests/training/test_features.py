@@ -85,12 +85,13 @@ def entries(folder: Path) -> list[str]:
     [
         (
             "frozen",
-            {"alexnet": "head_flatten", "vgg16": "head_flatten"}
-            | dict.fromkeys(("googlenet", "resnet18", "resnet50"), "head_pool"),
+            dict.fromkeys(("alexnet", "vgg16", "alexnet_torchvision", "vgg16_torchvision"), "head_flatten")
+            | dict.fromkeys(("googlenet", "resnet18", "resnet50", "googlenet_torchvision"), "head_pool"),
         ),
         (
             "last-block",
             {"alexnet": "conv2_pool", "vgg16": "block4_pool", "googlenet": "pool4"}
+            | {"alexnet_torchvision": "conv2_pool", "vgg16_torchvision": "conv4_pool", "googlenet_torchvision": "pool4"}
             | {"resnet18": "conv4_block2_relu", "resnet50": "conv4_block6_relu"},
         ),
     ],

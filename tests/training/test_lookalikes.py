@@ -119,7 +119,7 @@ def test_pairs_of_different_classes_make_it_stricter(colours: keras.Model, pictu
 def test_the_chance_is_that_of_points_that_lie_evenly(width: int) -> None:
     numbers = np.random.default_rng(0)
     distances = np.sort(np.linalg.norm(numbers.uniform(-1, 1, (500, 2000, width)), axis=2), axis=1)
-    chances = lookalikes._chance(distances[:, 0], distances[:, lookalikes._RANK - 1], width)
+    chances = lookalikes._probability_by_chance(distances[:, 0], distances[:, lookalikes._REFERENCE - 1], width)
     for level in (0.05, 0.3, 0.7):
         assert np.mean(chances <= level) == pytest.approx(level, abs=0.06)
 

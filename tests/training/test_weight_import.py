@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnnstudy.architectures import Network, build_network, find
+from cnnstudy.architectures import Network, build_network, find, names
 from cnnstudy.errors import WeightsError
 from cnnstudy.training import weights
 from cnnstudy.training.weight_import import Imported, import_weights, read_about
@@ -49,7 +49,10 @@ def require_equal(target: Path, source: Network) -> None:
 # ---- PyTorch
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+TORCHVISION = [name for name in names() if find(name).torchvision_name is not None]
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_weights_of_torchvision(name: str, tmp_path: Path) -> None:
     source = network(name)
     path = write_torch(tmp_path / "best.pth", as_torchvision(name, layers_of(source)))
@@ -58,24 +61,58 @@ def test_weights_of_torchvision(name: str, tmp_path: Path) -> None:
     assert read_about(target) == about
     assert (about.network, about.kind, about.classes, about.licence) == (name, "PyTorch", 7, "BSD")
     assert about.source == "https://download.pytorch.org/models/x.pth"
-    assert "/ (0.229, 0.224, 0.225)" in about.preprocessing
+    assert about.preprocessing == find(name).preprocessing
     assert len(about.sha256) == 64
 
 
-def test_names_of_torchvision() -> None:
-    names = {
-        "conv1_conv": "conv1",
-        "conv1_norm": "bn1",
-        "conv2_block1_conv1": "layer1.0.conv1",
-        "conv4_block6_norm3": "layer3.5.bn3",
-        "conv5_block1_skip_conv": "layer4.0.downsample.0",
-        "conv5_block1_skip_norm": "layer4.0.downsample.1",
+def test_the_networks_of_torchvision() -> None:
+    assert set(TORCHVISION) == {
+        *("alexnet_torchvision", "googlenet_torchvision", "vgg16_torchvision", "resnet18", "resnet50")
     }
-    name_of = find("resnet50").torchvision_name
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "count"),
+    [
+        (
+            "resnet50",
+            {
+                "conv1_conv": "conv1",
+                "conv1_norm": "bn1",
+                "conv2_block1_conv1": "layer1.0.conv1",
+                "conv4_block6_norm3": "layer3.5.bn3",
+                "conv5_block1_skip_conv": "layer4.0.downsample.0",
+                "conv5_block1_skip_norm": "layer4.0.downsample.1",
+                "head_logits": "fc",
+            },
+            53 * 2 + 1,
+        ),
+        (
+            "googlenet_torchvision",
+            {
+                "conv1_conv": "conv1.conv",
+                "conv3_norm": "conv3.bn",
+                "inception_3a_1_conv": "inception3a.branch1.conv",
+                "inception_4e_2_norm1": "inception4e.branch2.0.bn",
+                "inception_5b_3_conv2": "inception5b.branch3.1.conv",
+                "inception_5b_4_conv": "inception5b.branch4.1.conv",
+                "auxiliary2_norm": "aux2.conv.bn",
+                "auxiliary1_dense": "aux1.fc1",
+                "auxiliary1_logits": "aux1.fc2",
+                "head_logits": "fc",
+            },
+            (3 + 9 * 6) * 2 + 2 * 4 + 1,
+        ),
+        ("alexnet_torchvision", {"conv5": "features.10", "head_dense1": "classifier.1"}, 5 + 3),
+        ("vgg16_torchvision", {"conv1_1": "features.0", "conv5_3": "features.28", "head_logits": "classifier.6"}, 16),
+    ],
+)
+def test_names_of_torchvision(name: str, named: dict[str, str], count: int) -> None:
+    name_of = find(name).torchvision_name
     assert name_of is not None
-    assert {layer: name_of(layer) for layer in names} == names
-    every = [name_of(layer) for layer in layers_of(network("resnet50"))]
-    assert len(set(every)) == len(every) == 53 * 2
+    assert {layer: name_of(layer) for layer in named} == named
+    every = [name_of(layer.name) for layer in network(name).training.layers if layer.weights]
+    assert len(set(every)) == len(every) == count
 
 
 def test_safetensors_without_a_classifier(tmp_path: Path) -> None:
@@ -104,7 +141,12 @@ def test_safetensors_without_a_classifier(tmp_path: Path) -> None:
             "does not hold weights of ResNet 50: it lacks 165 of 265 tensors, such as 'layer1.0.bn3",
         ),
         ("resnet50", "resnet18", "does not hold weights of ResNet 18: it has 165 others, such as 'layer1.0.bn3"),
-        ("resnet18", "vgg16", "VGG16 is not the same network there, or takes other pixels"),
+        ("resnet18", "vgg16", "VGG16 is not the same network there, or takes other pixels, .* vgg16_torchvision"),
+        ("vgg16_torchvision", "vgg16", "VGG16 is not the same network there, or takes other pixels"),
+        ("vgg16_torchvision", "alexnet_torchvision", "of AlexNet of torchvision: it lacks 6 of 10 tensors, such as"),
+        ("alexnet_torchvision", "vgg16_torchvision", "of VGG16 of torchvision: it lacks 22 of 26 tensors, such as"),
+        ("googlenet_torchvision", "googlenet", r"GoogLeNet \(Inception v1\) is not the same network there"),
+        ("googlenet_torchvision", "resnet18", "it lacks 100 of 100 tensors, .* and it has 287 others"),
         ("resnet18", "keras:ResNet50", "ResNet50 of keras.applications is not the same network there"),
     ],
 )
@@ -131,6 +173,14 @@ def test_a_tensor_that_does_not_fit_is_named(tensor: str, value: np.ndarray, tex
     tensors = as_torchvision("resnet18", layers_of(network("resnet18"))) | {tensor: value}
     with pytest.raises(WeightsError, match=text):
         bring_in("resnet18", write_torch(tmp_path / "w.pth", tensors))
+
+
+@pytest.mark.parametrize(("written", "asked"), [("vgg16", "vgg16_torchvision"), ("vgg16_torchvision", "vgg16")])
+def test_weights_for_other_pixels_are_not_taken_for_ours(written: str, asked: str, tmp_path: Path) -> None:
+    """Keras' VGG16 and torchvision's have weights of the same shapes."""
+    network(written).inference.save(tmp_path / "w.keras")
+    with pytest.raises(WeightsError, match=r"it lacks 13 layers, such as"):
+        bring_in(asked, tmp_path / "w.keras")
 
 
 # ---- Keras

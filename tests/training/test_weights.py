@@ -95,14 +95,21 @@ def test_other_file_types_are_refused(name: str, hint: str, tmp_path: Path) -> N
         weights.load_backbone(fresh(2), tmp_path / name)
 
 
-def test_imagenet_without_network_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "file"), [("vgg16", "vgg16_weights_"), ("keras:MobileNetV2", "mobilenet_v2_weights_")]
+)
+def test_imagenet_without_network_says_what_to_put_where(
+    name: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise Exception("URL fetch failure")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(keras.utils, "get_file", fail)
-    with pytest.raises(WeightsError, match=r"put the file at .*models.*vgg16_weights.*or give its path as"):
-        weights.imagenet_file(find("vgg16"))
+    place = re.escape(str(tmp_path / "models" / file))
+    path = re.escape(f"or give its path as `weights: {{{name}: {{source: imagenet, file: PATH}}}}`")
+    with pytest.raises(WeightsError, match=rf"can't download https://.*/{file}.*: put the file at {place}.* {path}"):
+        weights.imagenet_file(find(name))
 
 
 def test_only_vgg16_has_imagenet_weights() -> None:

@@ -86,7 +86,10 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> Path:
 
 
 def as_torchvision(name: str, layers: Mapping[str, list[np.ndarray]], classes: int = 7) -> dict[str, np.ndarray]:
-    """Return the arrays of a network's layers by the names, and in the order of axes, of torchvision."""
+    """Return the arrays of a network's layers by the names, and in the order of axes, of torchvision.
+
+    With a classifier of so many classes, and an auxiliary head if the network has them: of other sizes than ours.
+    """
     name_of = find(name).torchvision_name
     assert name_of is not None
     tensors = {}
@@ -96,4 +99,7 @@ def as_torchvision(name: str, layers: Mapping[str, list[np.ndarray]], classes: i
             tensors[f"{name_of(layer)}.{part}"] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         if len(arrays) == 4:
             tensors[f"{name_of(layer)}.num_batches_tracked"] = np.array(3.0)
-    return {**tensors, "fc.weight": np.ones((classes, 4)), "fc.bias": np.ones(classes)}
+    heads = ["head_logits", *(["auxiliary1_dense"] if find(name).has_auxiliary_heads else [])]
+    for head in map(name_of, heads):
+        tensors |= {f"{head}.weight": np.ones((classes, 4)), f"{head}.bias": np.ones(classes)}
+    return tensors

@@ -21,6 +21,7 @@ from cnnstudy.names import Metric, Parameter, column_name, last_name
 from cnnstudy.results.pages.curve_panels import varied_factors
 from cnnstudy.results.pages.report_data import ReportData
 from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
+from cnnstudy.tracking.ui_layout import run_url
 from cnnstudy.training.verdict import VERDICTS
 
 
@@ -220,6 +221,7 @@ class TrialRow:
     verdict: str  # "" if there is none
     front: bool  # on the Pareto front
     words: str  # its levels, shown when its point in a figure is touched
+    link: str  # to its run in MLflow's UI; "" if that is not known
     cells: tuple[Cell, ...]
 
 
@@ -278,6 +280,7 @@ def trial_table(report: ReportData) -> tuple[list[str], list[TrialRow]]:
                 verdict=verdict,
                 front=bool(front),
                 words=describe_levels(by_trial[row["trial"]].levels, varied[row["architecture"]]),
+                link=report.ui and run_url(report.ui, report.study.experiment_id, by_trial[row["trial"]].run_id),
                 cells=(
                     Cell(row["trial"]),
                     *(_factor_cell(row, name) for name in factors),

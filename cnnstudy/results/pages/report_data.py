@@ -8,7 +8,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from cnnstudy.results.pages.curve_panels import Curve
 from cnnstudy.system.files import escape_formula
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_trials, mark_interrupted
+from cnnstudy.tracking.ui_server import find_ui
 
 #: Reads a text artifact of a run, by run id and path; None if there is none.
 ReadText = Callable[[str, str], str | None]
@@ -278,6 +279,7 @@ class ReportData:
     files: Mapping[str, str]  # the study's files as given, by name
     next_steps: Sequence[NextStep] = ()
     unreadable: Sequence[str] = ()  # sentences about records that can't be read
+    ui: str = ""  # the address of MLflow's UI; "": there are no links to runs
 
     @property
     def front(self) -> pd.Series:
@@ -313,7 +315,8 @@ def collect_report_data(
     files = _read_study_files(tracker, study)
     runs = counted_trials(tracker.runs(study.experiment_id))
     tags, history, read_text = tracker.tags(study.run_id), tracker.metric_history, tracker.read_text
-    return build_report_data(study, runs, history, read_text, target_gap, gallery, files, tags)
+    report = build_report_data(study, runs, history, read_text, target_gap, gallery, files, tags)
+    return replace(report, ui=find_ui(tracker.uri))
 
 
 def _read_study_files(tracker: Tracker, study: RecordedStudy) -> dict[str, str]:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
 from cnnstudy.tracking.registry import Registry
+from cnnstudy.tracking.ui_layout import trials_url
 
 #: The sections whose first figure may stand beside the answer, the most telling first.
 MOST_TELLING = ("curves", "effects", "law", "factors", "front", "classes")
@@ -204,6 +205,7 @@ class Answer:
     laws: Sequence[str]
     shares: Sequence[str]
     rows_not_drawn: Mapping[str, int]  # effects and interactions that their figures have no room for
+    link: str = ""  # to the trials in MLflow's UI that all of this is about
 
 
 def write_report(
@@ -212,6 +214,7 @@ def write_report(
     folder: Path,
     gallery: Mapping[str, Any] | str = LEFT_OUT,
     gap: float = DEFAULT_TARGET_GAP,
+    records: bool = True,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/, and record both under report/ of the study's run.
 
@@ -220,6 +223,7 @@ def write_report(
     Args:
         gallery: the model's mistakes, or the reason why there are none (see report_data.read_gallery).
         gap: the target gap (0..1) of the data-size projection.
+        records: False: MLflow's store can't be written, so that the page is only in the folder.
 
     Returns:
         The path of the page.
@@ -236,6 +240,8 @@ def write_report(
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
         shutil.copytree(new, folder, dirs_exist_ok=True)
+        if not records:
+            return folder / PAGE
         try:
             tracker.log_files(study.run_id, scratch)
         except TrackingError as error:
@@ -301,7 +307,12 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
     """
     headings, rows = content.trial_table(report)
     common = _common_notes(report.causes)
-    answers = [_answer(one, common) for one in report.causes]
+    answers = [
+        replace(
+            _answer(one, common), link=_trials_link(report, "" if one.architecture == NETWORKS else one.architecture)
+        )
+        for one in report.causes
+    ]
     return render(
         "study.html",
         report=report,
@@ -334,7 +345,14 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         largest_matrix=LARGEST_MATRIX,
         confusions=content.largest_confusions(report),
         networks=NETWORKS,
+        trials_link=_trials_link(report),
+        confirm_link=report.ui and trials_url(report.ui, report.study.experiment_id, kind="confirm"),
     )
+
+
+def _trials_link(report: ReportData, architecture: str = "") -> str:
+    """Return the address of the study's or a network's trials in MLflow's UI; "" if it is not known."""
+    return report.ui and trials_url(report.ui, report.study.experiment_id, architecture)
 
 
 def _list_absent(

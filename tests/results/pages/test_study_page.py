@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import html
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,12 +15,18 @@ from typing import Any
 
 import pytest
 
+from cnnstudy.analysis.effects_text import answer_sentences
+from cnnstudy.cli import results
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.results.pages.rendering import prose, split_off
+from cnnstudy.results.pages.report_data import collect_report_data
 from cnnstudy.results.pages.study_page import study_page, write_page, write_report
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
+from cnnstudy.tracking.sqlite import sqlite_file
+from cnnstudy.tracking.ui_layout import run_url
+from cnnstudy.tracking.ui_server import find_ui
 
 from .example_study import Example, confirmation, entry, mistakes
 
@@ -412,6 +419,48 @@ def test_a_folder_that_cant_be_written(tracker: Tracker, spec: TrialSpec, tmp_pa
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         write_report(tracker, tracker.study("fake"), tmp_path / "file")
+
+
+@pytest.mark.parametrize("locked", ["mlflow.db", "mlruns"])
+def test_the_report_of_a_store_that_cannot_be_written_is_a_page_all_the_same(
+    locked: str,
+    tracker: Tracker,
+    spec: TrialSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever runs the tests may write everywhere, so the system's answer is replaced."""
+    record(tracker, spec, range(1))
+    database = sqlite_file(tracker.uri)
+    assert database is not None
+    place = database.resolve().parent / locked
+    place.mkdir(exist_ok=True) if locked == "mlruns" else None
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == place else access(path, mode))
+    results.report("fake", out=tmp_path / "out", gallery=False, tracking_uri=tracker.uri)
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert f"{place} can't be written, so the page is not recorded in MLflow." in capsys.readouterr().err
+    assert tracker.files(tracker.study("fake").run_id, "report") == []
+
+
+def test_every_statement_links_to_its_runs() -> None:
+    example = Example(seeds=3)
+    report = dataclasses.replace(example.report(), ui="http://127.0.0.1:5000")
+    page = study_page(report, {})
+    assert "its runs" not in study_page(example.report(), {})
+    statements = [line for one in report.causes for line in answer_sentences(one)]
+    assert page.count(">its runs</a>") >= len(statements) > 1
+    for run in report.runs:
+        address = html.escape(run_url(report.ui, report.study.experiment_id, run.run_id))
+        assert f'<a href="{address}">{run.trial}</a>' in page
+    assert "Links lead to MLflow’s UI, while <code>python -m cnnstudy ui" in page
+
+
+def test_the_links_of_a_recorded_study(tracker: Tracker, spec: TrialSpec) -> None:
+    record(tracker, spec, range(1))
+    assert collect_report_data(tracker, tracker.study("fake")).ui == "http://127.0.0.1:5000"
+    assert find_ui("https://me:secret@host/mlflow/") == "https://host/mlflow"
 
 
 def test_a_page_needs_no_figures() -> None:
