@@ -99,7 +99,7 @@ def _subtract_means(values: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, 
         values: [trials].
         model: [trials, coefficients].
     """
-    # by the products of coefficients, which are far fewer than the trials; the model is of 0 and 1, so that loses nothing
+    # coefficients are far fewer than trials; the model is of 0 and 1, so that squaring it loses nothing
     inverse = np.linalg.pinv(model.T @ model, rcond=_NEGLIGIBLE, hermitian=True)
     return values - model @ (inverse @ (model.T @ values)), 1 - ((model @ inverse) * model).sum(axis=1)
 
