@@ -27,6 +27,7 @@ SCRIPTS = (
     "pruning",
     "recording_cost",
     "driver_cost",
+    "many_workers",
     "worker_memory",
     "frozen",
     "mixed",

@@ -17,6 +17,8 @@ from cnnstudy.config.factors import Choices, Levels
 
 #: Of a cell, below which it says nothing of its noise: it has one trial, up to rounding.
 _LEAST_FREEDOM = 1e-6
+#: Eigenvalues below this share of the largest count as 0: of seeds and cells that say the same.
+_NEGLIGIBLE = 1e-10
 
 
 def relative_noise(
@@ -97,8 +99,9 @@ def _subtract_means(values: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, 
         values: [trials].
         model: [trials, coefficients].
     """
-    inverse = np.linalg.pinv(model)
-    return values - model @ (inverse @ values), 1 - np.einsum("ij,ji->i", model, inverse)
+    # coefficients are far fewer than trials; the model is of 0 and 1, so that squaring it loses nothing
+    inverse = np.linalg.pinv(model.T @ model, rcond=_NEGLIGIBLE, hermitian=True)
+    return values - model @ (inverse @ (model.T @ values)), 1 - ((model @ inverse) * model).sum(axis=1)
 
 
 def _indicators(groups: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.errors import CnnstudyError, TrackingError
-from cnnstudy.names import Metric, Tag
+from cnnstudy.names import Metric
 from cnnstudy.records import EpochRecord
 from cnnstudy.study.interim import SO_FAR
 from cnnstudy.study.looks import read_stopped
@@ -62,7 +62,7 @@ class Snapshot:
         # images and weights need not be on this machine
         config = {**self.study.config, "data": {"name": "digits"}, "weights": {}}
         try:
-            return read_stopped(StudyConfig.model_validate(config), self.study.tags).total_trials
+            return read_stopped(StudyConfig.model_validate(config), self.study.stopped).total_trials
         except (ValueError, CnnstudyError):
             return 0
 
@@ -185,8 +185,8 @@ def list_events(before: Snapshot | None, now: Snapshot, clock: float) -> Iterato
             yield EpochEnded(key, EpochRecord(run.epoch, {name: run.metrics[name] for name in _SHOWN}))
         if run.state != "running":
             yield TrialEnded(key, describe_end(run), not run.done)
-    answer = now.study.tags.get(Tag.NOTE, "")
-    if now.running and answer.startswith(SO_FAR) and (before is None or answer != before.study.tags.get(Tag.NOTE)):
+    answer = now.study.note
+    if now.running and answer.startswith(SO_FAR) and (before is None or answer != before.study.note):
         yield AnswerChanged(answer)
 
 

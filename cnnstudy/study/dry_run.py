@@ -8,6 +8,7 @@ from cnnstudy.config.load import Study
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.execution import Workers
+from cnnstudy.names import Tag
 from cnnstudy.search import make_strategy
 from cnnstudy.search.strategy import FixedStrategy, Proposal, Strategy
 from cnnstudy.study.driver import closing_workers
@@ -49,7 +50,8 @@ def plan_study(
     require_cache("locks")
     recorded, runs = _find_recorded(tracker, study.config.name)
     tags = tracker.tags(recorded.run_id) if tracker and recorded.run_id else {}
-    config = read_stopped(settle_settings(study, recorded, lambda: runs, display).config, tags)
+    config = settle_settings(study, recorded, lambda: runs, display).config
+    config = read_stopped(config, tags.get(Tag.STOPPED, ""))
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     missing = _list_missing(make_strategy(config, past))
     is_factorial = isinstance(config.strategy, FactorialConfig)

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import cnnstudy
@@ -53,13 +53,12 @@ def release_block(
     return True
 
 
-def read_stopped(config: StudyConfig, tags: Mapping[str, str]) -> StudyConfig:
+def read_stopped(config: StudyConfig, seeds: str) -> StudyConfig:
     """Return the settings as if no more seeds had been planned than had run when the study stopped, if it did.
 
     Args:
-        tags: of the study's own run.
+        seeds: the tag that says how many these are; "" if it has not stopped.
     """
-    seeds = tags.get(Tag.STOPPED, "")
     plans_to_stop = isinstance(config.strategy, FactorialConfig) and config.strategy.least_seeds is not None
     return config.stopped_after(int(seeds)) if plans_to_stop and seeds.isdecimal() else config
 

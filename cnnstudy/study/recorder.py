@@ -181,8 +181,7 @@ class Recorder:
             Tag.CODE_VERSION: self._code_version,
             Tag.PACKAGES: json.dumps(driver_versions()),
             **self.origin,
-            **(extra_tags or {}),
-        }
+        } | dict(extra_tags or {})
         texts = {name: str(value) for name, value in parameters.items()}
         run_id = self.outbox.start_run(StartRun(self._name_run(spec), tags, texts, spec.images))
         self._system.begin(run_id)

@@ -257,7 +257,7 @@ def _planned(resources: StudyResources) -> StudyConfig:
     config, recorder = resources.config, resources.recorder
     if getattr(config.strategy, "least_seeds", None) is None:
         return config
-    return read_stopped(config, recorder.study_tags())
+    return read_stopped(config, recorder.study_tags().get(Tag.STOPPED, ""))
 
 
 def _run_missing(resources: StudyResources) -> Sequence[RecordedRun]:

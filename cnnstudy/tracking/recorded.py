@@ -135,6 +135,11 @@ class RecordedRun:
             return {}
 
     @property
+    def stopped(self) -> str:
+        """Return after how many seeds the study stopped because its question was answered; "" if it did not."""
+        return self.tags.get(Tag.STOPPED, "")
+
+    @property
     def verdict(self) -> str:
         """Return the trial's verdict, one of training/verdict.py's; "" before the trial ends."""
         return self.tags.get(Tag.VERDICT, "")
@@ -153,6 +158,11 @@ class RecordedRun:
     def message(self) -> str:
         """Return the error message, one line."""
         return self.tags.get(Tag.MESSAGE, "")
+
+    @property
+    def note(self) -> str:
+        """Return the description that MLflow's UI shows."""
+        return self.tags.get(Tag.NOTE, "")
 
     @property
     def retried(self) -> bool:

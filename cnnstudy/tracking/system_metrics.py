@@ -74,7 +74,7 @@ class SystemMetrics:
             sums, samples = self._taken.get(run, (Counter(), Counter()))
             self._taken[run] = self._sums.copy(), self._samples.copy()
             counts = {name: count - samples[name] for name, count in self._samples.items()}
-            return {name: (self._sums[name] - sums[name]) / count for name, count in counts.items() if count}
+            return {name: round((self._sums[name] - sums[name]) / count, 1) for name, count in counts.items() if count}
 
     def end(self, run: str) -> None:
         """Forget a run."""

@@ -217,10 +217,10 @@ def test_freeze_where_weights_are_at_hand(weights: dict[str, Any], said: bool) -
 
 @pytest.mark.parametrize(("level", "said"), [("none", True), ("balanced", False)])
 def test_balance_unequal_classes(level: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnstudy.analysis.causes._has_unequal_classes", lambda trials: True)
+    monkeypatch.setattr("cnnstudy.analysis.causes.has_unequal_classes", lambda trials: True)
     listed = steps(flat(), change=with_level("class_weights", level))
     assert ("Try class weights" in actions(listed)) == said
-    monkeypatch.setattr("cnnstudy.analysis.causes._has_unequal_classes", lambda trials: False)
+    monkeypatch.setattr("cnnstudy.analysis.causes.has_unequal_classes", lambda trials: False)
     assert "Try class weights" not in actions(steps(flat(), change=with_level("class_weights", level)))
 
 

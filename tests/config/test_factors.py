@@ -472,7 +472,10 @@ def test_a_trial_is_named_by_what_is_always_shown_and_what_is_not_the_default() 
 ALLOWED = {
     **{
         Path(architectures.__file__).with_name(f"{name}.py"): "a network's own levels"
-        for name in ("alexnet", "googlenet", "vgg16", "_residual", "_keras_applications", "_own_network")
+        for name in (
+            *("alexnet", "googlenet", "vgg16", "alexnet_torchvision", "googlenet_torchvision", "vgg16_torchvision"),
+            *("_residual", "_keras_applications", "_own_network"),
+        )
     },
     Path(budget.__file__): "levels at which the number of updates is asked for",
     Path(suggestion.__file__): "levels of the studies that are suggested",

@@ -191,8 +191,8 @@ def test_a_trial_takes_few_requests(
     with ui_server.serve(f"sqlite:///{path}", None) as (base, _):
         desk.use(Tracker(base))
         desk.run("budget.trials=1", "training.epochs=5")
-    start, end = sent.index("POST /runs/log-inputs") - 3, len(sent) - sent[::-1].index("POST /runs/outputs") + 2
-    trial = sent[start:end]
+    first, last = (len(sent) - 1 - sent[::-1].index(f"POST /runs/{what}") for what in ("log-inputs", "outputs"))
+    trial = sent[first - 3 : last + 3]  # the study's own run has inputs, too
     uploads = [request for request in trial if request.startswith("PUT")]
     assert len(trial) - len(uploads) == 12, trial
     assert len(uploads) == len(set(uploads))
