@@ -72,11 +72,18 @@ FEWEST_LOOK, MOST_LOOKED_AT = 3, 100
 def _describe_seeds(schema: dict[str, Any]) -> None:
     """Add the form {least: ..., most: ...} to the schema of `seeds`."""
     number = {key: schema.pop(key) for key in ("type", "minimum", "maximum")}
+    number_here = {**number, "minimum": FEWEST_LOOK, "maximum": MOST_LOOKED_AT}
     ends = {
-        "least": {**number, "minimum": FEWEST_LOOK, "maximum": MOST_LOOKED_AT},
-        "most": {**number, "minimum": FEWEST_LOOK, "maximum": MOST_LOOKED_AT},
+        "least": {**number_here, "description": "seeds that run in any case"},
+        "most": {**number_here, "description": "seeds after which the study ends in any case"},
     }
-    several = {"type": "object", "properties": ends, "required": ["least", "most"], "additionalProperties": False}
+    several = {
+        "description": "Seeds of a study that stops when its question is answered.",
+        "type": "object",
+        "properties": ends,
+        "required": [*ends],
+        "additionalProperties": False,
+    }
     schema["anyOf"] = [number, several]
 
 

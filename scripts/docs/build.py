@@ -48,6 +48,7 @@ api
 docs/statistics
 docs/performance
 docs/reliability
+docs/clusters
 docs/tracking-server
 docs/reproducibility
 docs/development

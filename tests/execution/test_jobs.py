@@ -182,8 +182,10 @@ def test_a_machine_that_joins_ends_the_wait(tmp_path: Path, watchdog: Watchdog) 
     ],
 )
 def test_the_job_to_start_ahead(changed: str, kind: str, own_places: Path) -> None:
-    study = "name: probe\ndata: {name: digits, classes: [0, 1]}\nimage_size: 64\narchitectures: [alexnet]\ntraining: {epochs: 1}\n"
+    study = "name: probe\ndata: {name: digits, classes: [0, 1]}\nimage_size: 64\narchitectures: [alexnet]\n"
     pretrained = "weights: {alexnet: {source: pretrain, epochs: 1, data: {name: digits, classes: [5, 6]}}}\n"
     text = f"{study}{'' if 'frozen' not in changed and 'conv' not in changed else pretrained}"
-    (own_places / "probe.yaml").write_text(f"{text}budget: {{trials: 2}}\nfactors: {{{changed}}}\n")
+    (own_places / "probe.yaml").write_text(
+        f"{text}training: {{epochs: 1}}\nbudget: {{trials: 2}}\nfactors: {{{changed}}}\n"
+    )
     assert first_job(load_study("probe.yaml").config).kind == kind
