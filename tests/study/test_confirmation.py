@@ -525,9 +525,11 @@ def interval_of_record(tracker: Tracker, runs: list[RecordedRun]) -> tuple[float
     every = {place for of_seed in deviations.values() for place in of_seed}
     totals = [sum(one[place] - mean for one in deviations.values() if place in one) for place in every]
     by_images = min(variance, sum(total**2 for total in totals) / (seeds * validation) ** 2)
-    assert by_images > 0
-    freedom = variance**2 / (by_images**2 / (len(every) - 1) + (variance - by_images) ** 2 / (seeds - 1))
-    z = stats.t.ppf(0.975, freedom) ** 2 * variance / (mean * (1 - mean))
-    print(means, freedom)
+    images, freedom = distinct, seeds - 1  # where another machine's networks get all right
+    if mean < 1:
+        assert by_images > 0
+        images = mean * (1 - mean) / variance
+        freedom = variance**2 / (by_images**2 / (len(every) - 1) + (variance - by_images) ** 2 / (seeds - 1))
+    z = stats.t.ppf(0.975, freedom) ** 2 / images
     low, high = np.sort(np.roots([1 + z, -2 * mean - z, mean**2]))
     return float(low), float(high)
