@@ -48,6 +48,7 @@ def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) ->
         "coverage",
         "data_laws",
         "intervals",
+        "paired_images",
         "ranges",
         "repeats",
         "verdicts",

@@ -146,13 +146,13 @@ def make_study_workers(config: StudyConfig, jobs: int | None = None) -> Workers:
         jobs: number of workers; None: the study's.
     """
     from cnnstudy.execution import Executor, Workers
-    from cnnstudy.execution.jobs import images_job
+    from cnnstudy.execution.jobs import first_job
     from cnnstudy.execution.selection import make_executor
 
     def start_decoding(folder: Path) -> Executor:
         executor = make_executor(jobs or config.execution.slots, folder, config.execution)
         executor.deterministic = config.training.deterministic
-        executor.start_ahead(images_job(config, config.data, config.architectures))
+        executor.start_ahead(first_job(config))
         return executor
 
     return Workers(start_decoding)

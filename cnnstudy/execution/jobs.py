@@ -1,18 +1,20 @@
-"""Run one job to its end, and find jobs that hang; also the job that prepares a study's images."""
+"""Run one job to its end, and find jobs that hang; also the jobs that come before a study's trials."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnnstudy import errors
-from cnnstudy.config.schema import StudyConfig
+from cnnstudy.config.schema import StudyConfig, Weights
+from cnnstudy.config.transfer_modes import needs_built_network, starts_from_source
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Executor, Failed, Job, Progress, Waiting
-from cnnstudy.records import EpochRecord
+from cnnstudy.records import EpochRecord, plain_name
 from cnnstudy.system.display import Display
 from cnnstudy.system.processes import stop_if_asked
 
@@ -119,6 +121,40 @@ def images_job(config: StudyConfig, options: DataOptions, names: Sequence[str]) 
     sizes = sorted({config.image_size_of(name) for name in names})
     payload = {"options": options.model_dump(mode="json"), "sizes": sizes, "split_seed": config.seed}
     return Job(f"images-{options.name}", "prepare_images", payload)
+
+
+def network_job(config: StudyConfig, name: str) -> Job | None:
+    """Return the job that builds a network once; None if it is no network of the user's, and no mode needs it built."""
+    modes = [mode for mode in config.transfer_modes_of(name) if needs_built_network(mode)]
+    if not modes and not name.startswith("file:"):
+        return None
+    payload = {"architecture": name, "image_size": config.image_size_of(name), "modes": modes}
+    return Job(f"network-{plain_name(name)}", "check_network", payload)
+
+
+def weights_job(config: StudyConfig, name: str, weights: Weights) -> Job:
+    """Return the job that loads a network's source weights, which are not pretrained, once."""
+    file = str(weights.file) if weights.file else None
+    payload = {"architecture": name, "image_size": config.image_size_of(name), "file": file}
+    return Job(f"weights-{name}", "check_weights", payload)
+
+
+def wanted_weights(config: StudyConfig) -> dict[str, Weights]:
+    """Return where the source weights come from, of networks that need some."""
+    needing = [name for name in config.architectures if any(map(starts_from_source, config.transfer_modes_of(name)))]
+    found = {name: config.weights_of(name) for name in needing}
+    return {name: weights for name, weights in found.items() if weights is not None}  # checked with the file
+
+
+def first_job(config: StudyConfig) -> Job:
+    """Return the job that comes first in a study, which a worker may start ahead."""
+    networks = (job for name in config.architectures if (job := network_job(config, name)) is not None)
+    files = (
+        weights_job(config, name, weights)
+        for name, weights in wanted_weights(config).items()
+        if weights.source not in ("pretrain", "random")
+    )
+    return next(itertools.chain(networks, files), images_job(config, config.data, config.architectures))
 
 
 def wait_for_event(

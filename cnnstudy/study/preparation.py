@@ -21,13 +21,13 @@ from cnnstudy import architectures
 from cnnstudy.config.checks import describe_weights_file
 from cnnstudy.config.factors import complete_levels
 from cnnstudy.config.schema import StudyConfig, Weights
-from cnnstudy.config.transfer_modes import fine_tunes, needs_built_network, starts_from_source
+from cnnstudy.config.transfer_modes import fine_tunes
 from cnnstudy.data.datasets import DataOptions
 from cnnstudy.data.description import describe_prepared
 from cnnstudy.data.source_copies import describe_source_copies
 from cnnstudy.errors import ConfigError, StudyChangedError, WeightsError, as_sentence
 from cnnstudy.execution import Done, Epoch, Executor, Failed, Job
-from cnnstudy.execution.jobs import images_job, run_job, run_to_end
+from cnnstudy.execution.jobs import images_job, network_job, run_job, run_to_end, wanted_weights, weights_job
 from cnnstudy.names import Metric, Parameter, Tag
 from cnnstudy.records import (
     OUTSIDE_REASONS,
@@ -39,7 +39,6 @@ from cnnstudy.records import (
     Split,
     TrialResult,
     TrialSpec,
-    plain_name,
 )
 from cnnstudy.study.failures import FailureCounter, count_attempts, raise_machine_error
 from cnnstudy.study.recorder import TrialRecorder, TrialRecording, remove_trial_files
@@ -116,11 +115,9 @@ class Preparation:
             ConfigError: one can't be built, has no such part, or it is too large; or a factor acts on nothing.
         """
         for name in self.config.architectures:
-            modes = [mode for mode in self.config.transfer_modes_of(name) if needs_built_network(mode)]
-            if not modes and not name.startswith("file:"):
+            if (job := network_job(self.config, name)) is None:
                 continue
-            payload = {"architecture": name, "image_size": self.config.image_size_of(name), "modes": modes}
-            built = run_job(self.executor, Job(f"network-{plain_name(name)}", "check_network", payload), self.display)
+            built = run_job(self.executor, job, self.display)
             self._normalised[name] = built["has_batch_norm"]
             if "batch_norm" in self.config.factors_of(name) and not self._normalised[name]:
                 raise ConfigError(
@@ -147,7 +144,7 @@ class Preparation:
             As `source_weights`.
         """
         found = self.check_files()
-        pretrained = {name: of for name, of in self._wanted_weights().items() if of.source == "pretrain"}
+        pretrained = {name: of for name, of in wanted_weights(self.config).items() if of.source == "pretrain"}
         for name, weights in pretrained.items():
             if name not in self._source_images and weights.data is not None:  # decoded once for all networks
                 same_data = tuple(other for other in pretrained if pretrained[other].data == weights.data)
@@ -164,7 +161,7 @@ class Preparation:
         """
         if self._files is None:
             found = dict.fromkeys(self.config.architectures, NO_WEIGHTS)
-            wanted = self._wanted_weights()
+            wanted = wanted_weights(self.config)
             for name in wanted:
                 self._say_what_is_normalised(name)
             for name, weights in wanted.items():
@@ -177,15 +174,6 @@ class Preparation:
                     self._refuse_other_weights(name, found[name])
             self._files = found
         return self._files
-
-    def _wanted_weights(self) -> dict[str, Weights]:
-        """Return where the source weights come from, of networks that need some."""
-        found = {
-            name: self.config.weights_of(name)
-            for name in self.config.architectures
-            if any(map(starts_from_source, self.config.transfer_modes_of(name)))
-        }
-        return {name: weights for name, weights in found.items() if weights is not None}  # checked with the file
 
     def warn_of_source_copies(self, images: Mapping[str, PreparedImages]) -> None:
         """Warn of near-duplicates between the study's images and those to pretrain on. Call it after `check_sources`.
@@ -294,13 +282,8 @@ class Preparation:
         return found
 
     def _check_weights(self, name: str, weights: Weights) -> SourceWeights:
-        payload = {
-            "architecture": name,
-            "image_size": self.config.image_size_of(name),
-            "file": str(weights.file) if weights.file else None,
-        }
         try:
-            checked = run_job(self.executor, Job(f"weights-{name}", "check_weights", payload), self.display)
+            checked = run_job(self.executor, weights_job(self.config, name, weights), self.display)
         except WeightsError as error:
             if weights.file is None:  # the message about a failed download says what to do
                 raise

@@ -170,7 +170,7 @@ def checkpoint_address(spec: TrialSpec) -> str:
     """Return the cache address of the trial's checkpoint: a digest of everything that its numbers depend on."""
     fields = spec.fields_that_change("training", "record")
     # a machine on which the trial goes on has the weights elsewhere; `begun_with` says whether they are the same
-    fields["weights_file"] = fields["weights_file"] and Path(fields["weights_file"]).name
+    fields["weights_file"] = fields["weights_file"] and Path(str(fields["weights_file"])).name
     return content_address([VERSION, fields, training_code((spec.architecture,), spec.fits_head).digest])
 
 

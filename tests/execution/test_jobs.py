@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from fake_executor import FakeExecutor
 
+from cnnstudy.config.load import load_study
 from cnnstudy.execution import Epoch, Event, Progress, Waiting
-from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog, wait_for_event
+from cnnstudy.execution.jobs import LONGEST_GAP, SILENCE_LIMIT, SLOWDOWN_LIMIT, Watchdog, first_job, wait_for_event
 from cnnstudy.records import EpochRecord
 
 
@@ -169,3 +170,20 @@ def test_a_machine_that_joins_ends_the_wait(tmp_path: Path, watchdog: Watchdog) 
     executor.next_event = nothing  # type: ignore[method-assign]
     assert wait_for_event(executor, watchdog, lambda: len(timeouts) > 4) is None
     assert any(timeouts), "it does not spin"
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ("transfer: scratch", "prepare_images"),
+        ("transfer: frozen", "prepare_images"),
+        ("transfer: [scratch, {from: conv4}]", "check_network"),
+        ("transfer: {probe: svm, layer: conv4}", "check_network"),
+    ],
+)
+def test_the_job_to_start_ahead(changed: str, kind: str, own_places: Path) -> None:
+    study = "name: probe\ndata: {name: digits, classes: [0, 1]}\nimage_size: 64\narchitectures: [alexnet]\ntraining: {epochs: 1}\n"
+    pretrained = "weights: {alexnet: {source: pretrain, epochs: 1, data: {name: digits, classes: [5, 6]}}}\n"
+    text = f"{study}{'' if 'frozen' not in changed and 'conv' not in changed else pretrained}"
+    (own_places / "probe.yaml").write_text(f"{text}budget: {{trials: 2}}\nfactors: {{{changed}}}\n")
+    assert first_job(load_study("probe.yaml").config).kind == kind

@@ -18,6 +18,7 @@ from cnnstudy.config.schema import StudyConfig
 from cnnstudy.data.images import list_parts
 from cnnstudy.errors import ConfigError, DataError, WeightsError
 from cnnstudy.execution import Epoch, Event, Failed
+from cnnstudy.execution.jobs import first_job
 from cnnstudy.execution.local import LocalExecutor
 from cnnstudy.records import Split
 from cnnstudy.study import preparation
@@ -59,6 +60,7 @@ def test_weights_that_cannot_be_read_are_answered_with_what_is_expected(
     preparation = Preparation(config, executor, None, [], PlainDisplay(lambda text: None))  # type: ignore[arg-type]
     with pytest.raises(WeightsError) as caught:
         preparation.source_weights()
+    assert executor.jobs == [first_job(config)], "what a worker starts ahead is what comes first"
     assert str(caught.value).startswith(f"can't read w.h5: truncated. {advice}" if advice else "can't read w.h5")
     assert ("Expected" in str(caught.value)) == bool(advice)
 
