@@ -126,6 +126,8 @@ class Searched:
 
     def covered_by_t(self, values: Sequence[float]) -> bool:
         """Whether Student's t-interval of these values does."""
+        if len(set(values)) < 2:
+            return False
         low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
         return _holds(low, high, self.truth)
 
