@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnnstudy.analysis.intervals import LEVEL, holm_correction
-from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, paired_p
+from cnnstudy.analysis.resampled import Division, ImageVariance, estimate_resampled_mean, paired_p
 from cnnstudy.config.factors import describe_levels, title_factors
 from cnnstudy.names import Metric
 from cnnstudy.records import Level, Rule, plain_name
@@ -114,6 +114,7 @@ def compare_candidates(
     looks: int = 1,
     verdicts: Mapping[str, Collection[str]] | None = None,
     division: Division | None = None,
+    images: Mapping[str, ImageVariance] | None = None,
 ) -> list[Standing]:
     """Return the candidates' standings, best first.
 
@@ -128,12 +129,14 @@ def compare_candidates(
         looks: how often the comparison is made while seeds are being added.
         verdicts: the verdicts of each candidate's seeds, by the candidate's trial; without any, it counts as learnt.
         division: how each seed divides the images; None: not known.
+        images: what images explain of the variance of candidates' mean accuracies, by the candidate's trial.
     """
-    verdicts_by_trial = verdicts or {}
-    standings = [
-        _assess(candidate, by_seed, rule, len(measured), verdicts_by_trial.get(candidate.trial, ()), division)
-        for candidate, by_seed in measured
-    ]
+    verdicts_by_trial, level = verdicts or {}, LEVEL / max(1, len(measured))
+    standings = []
+    for candidate, by_seed in measured:
+        values = [metrics[rule.metric] for _, metrics in sorted(by_seed.items()) if metrics is not None]
+        interval = _selection_interval(values, level, rule.maximize, division, (images or {}).get(candidate.trial))
+        standings.append(_assess(candidate, by_seed, rule, verdicts_by_trial.get(candidate.trial, ()), interval))
     standings.sort(key=lambda one: _sort_key(one, rule), reverse=True)
     best = next((one for one in standings if one.standing == TIED), None)
     if best is None:
@@ -149,9 +152,8 @@ def _assess(
     candidate: Candidate,
     by_seed: Mapping[int, Mapping[str, float] | None],
     rule: Rule,
-    candidates: int,
     verdicts: Collection[str],
-    division: Division | None,
+    interval: tuple[float | None, float | None],
 ) -> Standing:
     """Return a candidate's standing before comparisons: FAILED, UNLEARNT, OUTSIDE_LIMITS or else TIED."""
     finished = {seed: metrics for seed, metrics in sorted(by_seed.items()) if metrics is not None}
@@ -160,15 +162,14 @@ def _assess(
     mean = mean_metrics(list(finished.values())) if finished else {}
     learnt = not verdicts or any(verdict not in _UNLEARNT_VERDICTS for verdict in verdicts)
     keeps = bool(finished) and learnt and rule.keeps(mean)
-    low, high = _selection_interval(values, candidates, rule.maximize, division)
     return Standing(
         candidate=candidate,
         seeds=tuple(finished),
         values=tuple(values),
         gaps=tuple(metrics[Metric.GAP_ACCURACY] for metrics in finished.values()),
         mean=mean.get(rule.metric, math.nan),
-        low=low,
-        high=high,
+        low=interval[0],
+        high=interval[1],
         gap=mean.get(Metric.GAP_ACCURACY, math.nan),
         keeps=keeps,
         failed=failed,
@@ -182,16 +183,19 @@ def _sort_key(one: Standing, rule: Rule) -> tuple[bool, bool, bool, float]:
 
 
 def _selection_interval(
-    values: Sequence[float], candidates: int, maximize: bool, division: Division | None
+    values: Sequence[float], level: float, maximize: bool, division: Division | None, images: ImageVariance | None
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of the mean, widened for the selection of the best.
 
     The best of k candidates is selected by the same values, so the end that guards against too good a value uses the
     t-quantile 1 - 0.025 / k (Bonferroni); the other end uses the usual 0.975.
+
+    Args:
+        level: 0.05 / k.
     """
-    below, above = (LEVEL / candidates, LEVEL) if maximize else (LEVEL, LEVEL / candidates)
+    below, above = (level, LEVEL) if maximize else (LEVEL, level)
     # a metric to maximize is a share of 0..1, the loss is not
-    mean = estimate_resampled_mean(values, division, maximize, below, above)
+    mean = estimate_resampled_mean(values, division, maximize, below, above, images)
     return (None, None) if mean is None else (mean.low, mean.high)
 
 

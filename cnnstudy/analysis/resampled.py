@@ -7,6 +7,10 @@ Learning 52) replaces 1 / J in the variance of the mean over J seeds by 1 / J + 
 An accuracy is a share of images: its variance is never below that of independent draws of the distinct images that it
 was measured on, however equal the seeds are, and its interval lies within 0 and 1 (Wilson's, 1927, for the number of
 images that has this variance, with Student's quantile).
+
+Few seeds know their own spread badly, but many images know theirs well. Where it is recorded which images each seed got
+right, the part of the variance that images explain has as many degrees of freedom as there are images (Satterthwaite
+1946, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2).
 """
 
 from __future__ import annotations
@@ -44,6 +48,32 @@ class Division:
         return pool * (1 - (1 - self.validation / pool) ** seeds) if self.redrawn else float(self.validation)
 
 
+@dataclass(frozen=True)
+class ImageVariance:
+    """The part of the variance of a mean accuracy over seeds that the draw of the images explains.
+
+    `images` is the number of distinct images that it was estimated from.
+    """
+
+    variance: float
+    images: int
+
+
+def measure_images(right: Sequence[tuple[np.ndarray, np.ndarray]]) -> ImageVariance:
+    """Return what images explain of the variance of the mean over seeds: the variance of a sum over clusters.
+
+    Each image is a cluster: its deviations from the mean in all seeds that measured it belong together (Liang and Zeger
+    1986, "Longitudinal Data Analysis Using Generalized Linear Models", Biometrika 73).
+
+    Args:
+        right: of each seed its images, [images] int, and how right each is, [images] 0..1.
+    """
+    mean = np.mean([shares.mean() for _, shares in right])
+    distinct, cluster = np.unique(np.concatenate([places for places, _ in right]), return_inverse=True)
+    parts = np.concatenate([(shares - mean) / len(shares) / len(right) for _, shares in right])
+    return ImageVariance(float((np.bincount(cluster, parts) ** 2).sum()), len(distinct))
+
+
 def read_division(runs: Iterable[RecordedRun]) -> Division | None:
     """Return how trials divided the images, from the first that recorded it; None if none did.
 
@@ -63,6 +93,7 @@ def estimate_resampled_mean(
     is_share: bool = True,
     level_below: float = LEVEL,
     level_above: float = LEVEL,
+    images: ImageVariance | None = None,
 ) -> Estimate | None:
     """Return the mean over the seeds with its 95 % interval; None if there are no values.
 
@@ -73,6 +104,8 @@ def estimate_resampled_mean(
         division: None: not known, as in records of older versions; the seeds then count as independent.
         is_share: whether values are accuracies, 0..1; else they are losses or differences.
         level_below, level_above: twice the probability that the truth is beyond the lower and the upper end.
+        images: what images explain of an accuracy whose seeds divide one pool anew; None: not known, and the whole
+            variance is known as badly as the number of seeds allows.
     """
     from scipy import stats
 
@@ -83,7 +116,9 @@ def estimate_resampled_mean(
     error = _standard_error(values, division)
     if count < 2 or (is_share and not math.isfinite(size)) or (not is_share and error == 0):
         return Estimate(mean, count=count)
-    quantiles = [float(stats.t.ppf(1 - level / 2, count - 1)) for level in (level_below, level_above)]
+    known = images if is_share and division is not None and division.redrawn else None
+    freedom = _degrees_of_freedom(mean * (1 - mean) / size if is_share else error**2, count, known)
+    quantiles = [float(stats.t.ppf(1 - level / 2, freedom)) for level in (level_below, level_above)]
     if is_share:
         low, high = _wilson(mean, size, quantiles[0])[0], _wilson(mean, size, quantiles[1])[1]
     else:
@@ -155,6 +190,14 @@ def _standard_error(values: Sequence[float], division: Division | None) -> float
         return 0.0
     overlap = 0.0 if division is None else division.overlap
     return float(np.std(values, ddof=1) * math.sqrt(1 / len(values) + overlap))
+
+
+def _degrees_of_freedom(variance: float, seeds: int, images: ImageVariance | None) -> float:
+    """Return Satterthwaite's of a variance: the images' part has one less than images, the rest than seeds."""
+    if images is None or variance == 0:
+        return seeds - 1
+    part = min(images.variance, variance)
+    return variance**2 / (part**2 / (images.images - 1) + (variance - part) ** 2 / (seeds - 1))
 
 
 def _wilson(share: float, images: float, quantile: float) -> tuple[float, float]:

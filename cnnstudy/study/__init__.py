@@ -24,6 +24,7 @@ result; for a dry run, an estimate of time, memory and disk.
     estimate       time, memory and disk that the trials will take
     forecast       compares that time with what the trials took
     confirmation   retrains the best candidates and evaluates the champion on the test split
+    image_shares   what the draw of images explains of a candidate's mean accuracy
     reproduce      retrains one recorded trial and compares the numbers
     feature_export  writes the features that a recorded trial trains on to a file
     doctor         checks the installation, the cache, the database and the studies

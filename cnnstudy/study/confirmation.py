@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ from cnnstudy.analysis.confirmation import (
     rank_candidates,
 )
 from cnnstudy.analysis.confirmation_text import champion_reason, model_note, no_champion_reason
-from cnnstudy.analysis.resampled import read_division
+from cnnstudy.analysis.resampled import ImageVariance, read_division
 from cnnstudy.config.schema import Confirm, StudyConfig
 from cnnstudy.config.transfer_modes import starts_from_source
 from cnnstudy.errors import InputError, TrackingError
@@ -38,6 +38,7 @@ from cnnstudy.names import Metric, Tag
 from cnnstudy.records import Rule, Split
 from cnnstudy.search.strategy import FixedStrategy, Proposal
 from cnnstudy.study.driver import Driver
+from cnnstudy.study.image_shares import explain_by_images
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.study.resources import StudyResources
 from cnnstudy.system.cache import content_address
@@ -258,7 +259,24 @@ def _compare(
     ]
     verdicts = {one.trial: [run.verdict for run in runs.values()] for one, runs in runs_by_seed}
     division = read_division(run for _, runs in runs_by_seed for run in runs.values())
-    return compare_candidates(measured, rule, looks, verdicts, division)
+    images = {}
+    if cross_fitted and rule.metric == Metric.VAL_ACCURACY and division is not None and division.redrawn:
+        images = _explain_by_images(resources, runs_by_seed, rule)
+    return compare_candidates(measured, rule, looks, verdicts, division, images)
+
+
+def _explain_by_images(
+    resources: StudyResources, runs_by_seed: Sequence[tuple[Candidate, Mapping[int, RecordedRun]]], rule: Rule
+) -> dict[str, ImageVariance]:
+    """Return what images explain of the variance of each candidate's mean, where it is known, by its trial."""
+    registry, read = Registry(resources.recorder.tracker), resources.recorder.outbox.delivery.read
+    explained = {}
+    for candidate, runs in runs_by_seed:
+        finished = [run for run in runs.values() if run.state == "finished"]
+        of_candidate = read(functools.partial(explain_by_images, registry, finished, rule))
+        if of_candidate is not None:
+            explained[candidate.trial] = of_candidate
+    return explained
 
 
 def is_cross_fitted(recorded: Sequence[RecordedRun]) -> bool:

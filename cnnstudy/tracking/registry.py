@@ -192,16 +192,20 @@ class Registry:
         Args:
             folder: for downloaded files.
         """
+        file = self.fetch_file(run_id, "trial.json", folder)
+        with contextlib.suppress(ValueError):
+            return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+        return None
+
+    def fetch_file(self, run_id: str, path: str, folder: Path) -> Path | None:
+        """Return a copy of a run's artifact in `folder`; None if there is no such file."""
         with self._translate_errors():
             try:
-                path = self._client.download_artifacts(run_id, "trial.json", str(folder))
+                return Path(self._client.download_artifacts(run_id, path, str(folder)))
             except (MlflowException, OSError) as reason:
                 if is_missing(reason):
                     return None
                 raise
-        with contextlib.suppress(ValueError):
-            return json.loads(Path(path).read_text(encoding="utf-8"))
-        return None
 
     def list_models(self, study: RecordedStudy) -> tuple[FoundModel, ...]:
         """Return the models that the study's runs logged and that were not deleted."""

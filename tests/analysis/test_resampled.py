@@ -12,8 +12,10 @@ from scipy import stats
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.analysis.resampled import (
     Division,
+    ImageVariance,
     effective_images,
     estimate_resampled_mean,
+    measure_images,
     paired_p,
     read_division,
     widen_for_overlap,
@@ -73,6 +75,50 @@ def test_levels_move_one_end_each() -> None:
     assert wide.high == plain.high
 
 
+def test_images_explain_what_a_sum_over_clusters_varies() -> None:
+    # one seed: the variance of a mean of independent images
+    right = np.array([1.0, 0.0, 0.5, 1.0, 1.0])
+    assert measure_images([(np.arange(5), right)]) == ImageVariance(pytest.approx(right.var() / 5), 5)
+    # the same images again with the same answers know no more; others do
+    assert measure_images([(np.arange(5), right)] * 3) == ImageVariance(pytest.approx(right.var() / 5), 5)
+    others = [(np.arange(5) + 5 * seed, right) for seed in range(3)]
+    assert measure_images(others) == ImageVariance(pytest.approx(right.var() / 15), 15)
+    # an image that two seeds share, at any place in them: its deviations belong together
+    found = measure_images([(np.array([7, 3]), np.array([1.0, 0.0])), (np.array([3, 9]), np.array([0.5, 1.0]))])
+    mean = 2.5 / 4
+    totals = [1 - mean, (0 - mean) + (0.5 - mean), 1 - mean]
+    assert found == ImageVariance(pytest.approx(sum(total**2 for total in totals) / 16), 3)
+
+
+def test_what_images_explain_is_known_as_well_as_there_are_images() -> None:
+    mean = np.mean(VALUES)
+    variance = max(np.var(VALUES, ddof=1) * (1 / 5 + 1 / 3), mean * (1 - mean) / POOL.distinct_images(5))
+    images = mean * (1 - mean) / variance
+
+    def ends(freedom: float) -> tuple[float, float]:
+        """Wilson's, as the roots of his quadratic."""
+        square = stats.t.ppf(0.975, freedom) ** 2 / images
+        low, high = np.sort(np.roots([1 + square, -2 * mean - square, mean**2]))
+        return float(low), float(high)
+
+    def found(of_images: ImageVariance | None, division: Division | None = POOL) -> tuple[float | None, float | None]:
+        estimate = estimate_resampled_mean(VALUES, division, images=of_images)
+        assert estimate is not None
+        return estimate.low, estimate.high
+
+    assert found(None) == pytest.approx(ends(4))
+    assert found(ImageVariance(0.0, 300)) == pytest.approx(ends(4))
+    assert found(ImageVariance(2 * variance, 300)) == pytest.approx(ends(299)), "at most all of it"
+    half = variance**2 / ((variance / 2) ** 2 / 299 + (variance / 2) ** 2 / 4)
+    assert found(ImageVariance(variance / 2, 300)) == pytest.approx(ends(half))
+    for other in (None, Division(300, 100, redrawn=False)):
+        assert found(ImageVariance(variance, 300), other) == found(None, other), "of seeds that divide one pool only"
+    losses = [estimate_resampled_mean(VALUES, POOL, is_share=False, images=one) for one in (None, ImageVariance(1, 9))]
+    assert losses[0] == losses[1]
+    certain = [estimate_resampled_mean([1.0] * 5, POOL, images=one) for one in (None, ImageVariance(0.0, 300))]
+    assert certain[0] == certain[1]
+
+
 def test_a_difference_of_few_images_is_chance() -> None:
     assert paired_p([1 / 45] * 5, Division(180, 45), is_share=True) > 0.1
     assert paired_p([0.3] * 5, Division(180, 45), is_share=True) < 0.01
@@ -95,13 +141,15 @@ def test_the_division_is_read_from_the_trials(make_run: Any) -> None:
 
 def test_coverage_where_seeds_divide_one_pool() -> None:
     """Images that share their difficulty: Student's t covers too little, the corrected one enough."""
-    rng, truth, corrected, plain = np.random.default_rng(2), stats.norm.cdf(1.0), 0, 0
+    rng, truth, corrected, plain, widths = np.random.default_rng(2), stats.norm.cdf(1.0), 0, 0, np.zeros(2)
+    by_images = 0
     for _ in range(300):
         difficulty = rng.normal(0, math.sqrt(0.9), 200)
-        values = []
+        right = []
         for _ in range(10):
             chosen = rng.permutation(200)[:80]
-            values.append(float((1 + difficulty[chosen] + rng.normal(0, math.sqrt(0.1), 80) > 0).mean()))
+            right.append((chosen, 1 + difficulty[chosen] + rng.normal(0, math.sqrt(0.1), 80) > 0))
+        values = [float(of_seed.mean()) for _, of_seed in right]
         found = estimate_resampled_mean(values, Division(120, 80))
         assert found is not None
         assert found.low is not None
@@ -109,6 +157,15 @@ def test_coverage_where_seeds_divide_one_pool() -> None:
         corrected += found.low <= truth <= found.high
         low, high = stats.t.interval(0.95, 9, np.mean(values), stats.sem(values))
         plain += low <= truth <= high
+        few = [
+            estimate_resampled_mean(values[:3], Division(120, 80), images=images)
+            for images in (None, measure_images(right[:3]))
+        ]
+        ends = [(one.low, one.high) for one in few if one and one.low is not None and one.high is not None]
+        widths += [high - low for low, high in ends]
+        by_images += ends[1][0] <= truth <= ends[1][1]
+    assert by_images / 300 >= 0.93
+    assert widths[1] < 0.7 * widths[0], "with three seeds"
     assert plain / 300 < 0.75
     assert corrected / 300 >= 0.93
 

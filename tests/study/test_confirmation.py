@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_executor import FakeExecutor
 from pictures import leave_out_pictures
+from scipy import stats
 from trained_study import NAME, Trained
 
 from cnnstudy.analysis.confirmation import RECORD_PATH, Confirmation, confirmation_from_json, confirmation_to_json
@@ -20,6 +22,7 @@ from cnnstudy.config.load import load_study
 from cnnstudy.errors import ConfigError, TrackingError, UnknownNameError
 from cnnstudy.execution import Epoch, Event, Failed, Workers
 from cnnstudy.names import NOBODY, Tag
+from cnnstudy.records import Rule
 from cnnstudy.results.models import find_model
 from cnnstudy.study import confirmation
 from cnnstudy.study.confirmation import NothingToConfirmError
@@ -29,6 +32,7 @@ from cnnstudy.system.display import PlainDisplay, SilentDisplay
 from cnnstudy.tracking import registry
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
+from cnnstudy.training.cross_fit import cross_fit
 
 FILE = """
 name: fake
@@ -495,3 +499,37 @@ def test_really(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sum(map(sum, confirmed.test.confusion)) == 18
     correct = sum(confirmed.test.confusion[label][label] for label in range(3))
     assert correct / 18 == pytest.approx(confirmed.test.mean)
+    experiment = tracker.study(NAME).experiment_id
+    runs = [run for run in tracker.runs(experiment) if run.kind == "confirm" and run.seed in confirmed.champion.seeds]
+    assert (confirmed.champion.low, confirmed.champion.high) == pytest.approx(interval_of_record(tracker, runs))
+
+
+def interval_of_record(tracker: Tracker, runs: list[RecordedRun]) -> tuple[float, float]:
+    """The interval of a mean accuracy, from the runs' artifacts alone, as docs/statistics.md says."""
+    means, deviations = [], {}
+    for run in runs:
+        with np.load(tracker._client.download_artifacts(run.run_id, "correctness.npz")) as kept:
+            labels, places = kept["validation_labels"], kept["validation_places"].tolist()
+            probe, right = (
+                np.unpackbits(kept[f"{part}_by_epoch"], axis=1)[:, : len(kept[f"{part}_places"])].astype(bool)
+                for part in ("probe", "validation")
+            )
+            crossed = cross_fit(probe, kept["probe_labels"], right, labels, Rule())
+        assert crossed is not None
+        means.append(crossed.right.mean())
+        deviations[run.seed] = dict(zip(places, crossed.right.tolist(), strict=True))
+    mean, validation, pool, seeds = np.mean(means), len(places), len(places) + runs[0].train_images, len(runs)
+    distinct = pool * (1 - (1 - validation / pool) ** seeds)
+    spread = np.var(means, ddof=1) * (1 / seeds + validation / (pool - validation))
+    variance = max(spread, mean * (1 - mean) / distinct)
+    every = {place for of_seed in deviations.values() for place in of_seed}
+    totals = [sum(one[place] - mean for one in deviations.values() if place in one) for place in every]
+    by_images = min(variance, sum(total**2 for total in totals) / (seeds * validation) ** 2)
+    images, freedom = distinct, seeds - 1  # where another machine's networks get all right
+    if mean < 1:
+        assert by_images > 0
+        images = mean * (1 - mean) / variance
+        freedom = variance**2 / (by_images**2 / (len(every) - 1) + (variance - by_images) ** 2 / (seeds - 1))
+    z = stats.t.ppf(0.975, freedom) ** 2 / images
+    low, high = np.sort(np.roots([1 + z, -2 * mean - z, mean**2]))
+    return float(low), float(high)
