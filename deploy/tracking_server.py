@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -225,6 +226,31 @@ def is_healthy(port: int) -> bool:
     return False
 
 
+def check(folder: Path, given: argparse.Namespace) -> None:
+    """Refuse what can't work before anything is written.
+
+    Raises:
+        ServerError: the folder holds other files, an option has no such value, or a package is missing.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "secrets.env").is_file():
+        raise ServerError(f"{folder} holds other files, and no server's; give a new folder, or an empty one")
+    for option, port in (("--port", given.port), ("--store-port", given.store_port)):
+        if not 1 <= port <= 65535:
+            raise ServerError(f"{option} {port} is no port; give one from 1 to 65535")
+    if given.workers < 1:
+        raise ServerError(f"--workers {given.workers}: give 1 or more")
+    if given.store and not given.store.startswith("s3://"):
+        raise ServerError(f"--store {given.store} is no S3 store; give s3://BUCKET/PATH")
+    if not given.store:
+        refuse_used(given.store_port, "--store-port")
+    refuse_used(given.port, "--port")
+    needed = {"flask_wtf": "Flask-WTF", "psycopg2": "psycopg2-binary", **({} if given.store else {"nanio": "nanio"})}
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        requirements = Path(__file__).parent / "requirements.txt"
+        raise ServerError(f"{', '.join(missing)} not installed: python -m pip install -r {requirements}")
+
+
 def run(folder: Path, given: argparse.Namespace, wait: Callable[[list[Part]], None]) -> None:
     """Run all parts, say how to use them, and wait."""
     kept = read_secrets(folder / "secrets.env")
@@ -280,7 +306,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not given.only_secrets:
+            check(folder, given)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as reason:
+            raise ServerError(
+                f"{folder} can't be made: {reason.strerror}; give a folder in one that is there"
+            ) from None
         if given.only_secrets:
             read_secrets(folder / "secrets.env")
             return 0

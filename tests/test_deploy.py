@@ -179,6 +179,31 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["file", "--only-secrets"], "error: {}/file can't be made: File exists; give a folder in one that is there"),
+        (
+            ["none/deep", "--only-secrets"],
+            "error: {}/none/deep can't be made: No such file or directory; give a folder in one",
+        ),
+        (["."], "error: {} holds other files, and no server's; give a new folder, or an empty one"),
+        (["new", "--port", "70000"], "error: --port 70000 is no port; give one from 1 to 65535"),
+        (["new", "--workers", "0"], "error: --workers 0: give 1 or more"),
+        (["new", "--store", "http://b/p"], "error: --store http://b/p is no S3 store; give s3://BUCKET/PATH"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(told.format(tmp_path.resolve()))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # ---- what is only described
 
 

@@ -288,10 +288,12 @@ def _warnings(config: Mapping[str, Any], observations: Observations) -> list[str
             warnings.extend(_warn_of_shared_weights(config, observations.architecture))
         unlearnt = frame[frame["verdict"] == "not-learning"]
         if len(unlearnt):
+            gap = unlearnt[GAP].mean()
             warnings.append(
-                f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn{_common_level(unlearnt, frame)}; "
-                f"they count in the gap as measured, {100 * unlearnt[GAP].mean():.1f} points on average, and a small "
-                "gap of these is no success."
+                f"{len(unlearnt)} of {count_noun(len(frame), 'trial')} did not learn by their best epoch"
+                f"{_common_level(unlearnt, frame)}; they count in the gap, which is that of the last epoch: "
+                f"{100 * gap:.1f} points on average"
+                f"{', and a small gap of these is no success' if gap < frame[GAP].mean() else ''}."
             )
         seeds = frame["seed"].nunique()
         if strategy["kind"] == "factorial" and seeds == 1:

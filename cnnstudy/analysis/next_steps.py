@@ -248,7 +248,7 @@ def _train_longer(results: _Results) -> Iterator[NextStep]:
         return
     if 2 * len(learnt) < len(results.finished):
         number = len(results.finished) - len(learnt)
-        evidence = f"{number} of {count_noun(len(results.finished), 'trial')} did not learn, and cannot overfit"
+        evidence = f"{number} of {count_noun(len(results.finished), 'trial')} did not learn by their best epoch"
     elif 2 * len(best) > len(learnt):
         evidence = f"{len(best)} of {count_noun(len(learnt), 'trial')} that learnt were at their best in the last epoch"
     elif "overfits" not in results.judged and 2 * len(unlearnt) > len(results.finished):

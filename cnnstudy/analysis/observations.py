@@ -216,7 +216,8 @@ def mean_gap(frame: pd.DataFrame, gap: str = GAP, validation: str = VALIDATION) 
     """Return the mean gap (0..1) after the last epoch over all trials that have one; None if none has.
 
     Its 95 % interval is Student's t over the seeds' means, by the code that tests effects: where all seeds agree, their
-    variance is that of measuring a trial on as many images as validation has. One seed has no interval.
+    variance is that of measuring a trial on as many images as validation has. One seed has no interval. None lies
+    outside of -1 to 1, as no gap does.
 
     Args:
         gap, validation: the columns of the gap and of validation accuracy, balanced or not.
@@ -237,7 +238,7 @@ def mean_gap(frame: pd.DataFrame, gap: str = GAP, validation: str = VALIDATION) 
     shift = mean - value  # seeds may have unequal numbers of trials
     if math.isnan(low):
         return Estimate(mean, count=len(of_seeds))
-    return Estimate(mean, low + shift, high + shift, count=len(of_seeds))
+    return Estimate(mean, max(low + shift, -1.0), min(high + shift, 1.0), count=len(of_seeds))
 
 
 def choose_tuned_levels(frame: pd.DataFrame, tune: Sequence[str]) -> pd.DataFrame:

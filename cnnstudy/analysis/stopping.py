@@ -62,7 +62,7 @@ def judge_looks(effects: Sequence[Effect], question: Question, config: Mapping[s
     counts = {state: states.count(state) for state in ("told", "known", "unlikely", "untellable", "open")}
     words = {
         "told": "told",
-        "known": f"known to within {100 * (precision or 0):.3g} points",
+        "known": f"not told, but known to {100 * (precision or 0):.3g} points either way",
         "unlikely": f"unlikely to be told {'or so well known ' if precision else ''}with all {looks.most} seeds",
         "untellable": "not to be told by this design",
         "open": "open",

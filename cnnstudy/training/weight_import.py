@@ -217,9 +217,10 @@ def _take_keras(
         arrays = name_by_order(path, stored.outer, [layer.name for layer in layers])
     elif missing or (missing := _list_others(stored, layers)):
         what = "lacks" if missing[0] not in arrays else "also has"
+        there = f"{', '.join([*stored.layers][:6])}, ..." if stored.layers else "none"
         raise WeightsError(
             f"{path} does not hold weights of {architecture.title} alone: it {what} {len(missing)} layers, such as "
-            f"{', '.join(missing[:3])}. It has {', '.join(list(stored.layers)[:6])}, ..."
+            f"{', '.join(missing[:3])}. It has {there}"
         )
     found: dict[str, list[np.ndarray]] = {}
     for layer in layers:

@@ -152,7 +152,7 @@ def test_train_longer_where_most_were_best_in_the_last_epoch(best: int, said: bo
 
 def test_where_nothing_was_learnt_nothing_is_overfit() -> None:
     listed = steps(flat(), lambda run: {Metric.BEST_EPOCH: 2.0}, "not-learning", **{Parameter.EPOCHS: "8"})
-    assert listed[0].sentence().startswith("Train longer: 16 of 16 trials did not learn, and cannot overfit.")
+    assert listed[0].sentence().startswith("Train longer: 16 of 16 trials did not learn by their best epoch.")
     assert actions(listed) == ["Train longer"], "more seeds of networks at chance would tell nothing"
 
 

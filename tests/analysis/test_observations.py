@@ -192,6 +192,12 @@ def test_the_mean_gap_has_students_interval_over_the_seeds() -> None:
     assert mean_gap(frame.iloc[:2]) == Estimate(pytest.approx(0.15))
 
 
+def test_the_interval_of_a_mean_gap_lies_among_gaps() -> None:
+    found = mean_gap(pd.DataFrame({"seed": [0, 1], GAP: [0.1, 0.45], VALIDATION: [0.55, 0.5]}))
+    assert found is not None
+    assert (found.low, found.high) == (-1.0, 1.0), "Student's t over two seeds reaches further"
+
+
 def test_a_mean_gap_on_which_all_seeds_agree_is_as_sure_as_its_images() -> None:
     frame = pd.DataFrame({"seed": [0, 1, 2], GAP: [0.25] * 3, VALIDATION: [0.55, 0.6, 0.65]})
     found = mean_gap(frame)
