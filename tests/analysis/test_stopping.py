@@ -33,8 +33,8 @@ def test_told_and_known_effects_end_it() -> None:
     found = decide(made.study.config, made.trials)
     assert found.stop
     assert (
-        "4 of at most 12 have run, look 2: it stops. Of 5 answers: 3 told; 2 not told, but known to 3 points either way."
-        in found.sentence
+        "4 of at most 12 have run, look 2: it stops. Of 5 answers: 3 told; 2 not told, but known to 3 points either "
+        "way." in found.sentence
     )
 
 
