@@ -59,7 +59,7 @@ def test_what_brackets_would_hide_is_shown() -> None:
     assert told.pop(("import", "name")) == "FILE's"
     assert told.pop(("data", "network")) == "as the weights or STUDY say"
     assert {name for _, name in told} == {
-        *("tracking_uri", "study", "sort", "out", "top", "seeds", "most_seeds"),
+        *("tracking_uri", "networks", "study", "sort", "out", "top", "seeds", "most_seeds"),
         *("jobs", "on"),
     }
 

@@ -45,7 +45,7 @@ def call(own_places: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
     def run(*arguments: str, code: int = 0, **settings: Any) -> str:
         monkeypatch.setattr(
             "cnnstudy.execution.selection.make_executor",
-            lambda slots, folder: FakeExecutor(folder, slots=slots, reads_folders=True, **settings),
+            lambda slots, folder, execution=None: FakeExecutor(folder, slots=slots, reads_folders=True, **settings),
         )
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == code, done.output

@@ -654,6 +654,9 @@ MISTAKES = [
     ("seed: 3", "question: {outcome: 1} #!", "question.outcome", ["'gap', 'accuracy'", "not 1."]),
     ("seed: 3", "question: {factors: []} #!", "question.factors", ["at least 1"]),
     # confirm
+    ("seed: 3", "execution: ray #!", "execution", ["must hold keys", "not 'ray'."]),
+    ("seed: 3", "execution: {on: rya} #!", "execution.on", ["'rya' is no place to run trials; give local"]),
+    ("seed: 3", "execution: {slots: 0} #!", "execution.slots", ["must be greater than or equal to 1, not 0."]),
     ("seed: 3", "confirm: 3 #!", "confirm", ["must hold keys", "not 3."]),
     ("seed: 3", "confirm: {topp: 3} #!", "confirm.topp", ["unknown key; did you mean 'top'?"]),
     ("seed: 3", "confirm: {top: 0} #!", "confirm.top", ["greater than or equal to 1", "not 0."]),

@@ -329,7 +329,7 @@ def test_a_pipe_without_a_reader_is_as_good_as_sigterm(desk: Desk, monkeypatch: 
     assert ends == 2
     assert "RUNNING" not in desk.statuses()
     (own,) = desk.runs("study")
-    assert (own.tags[Tag.REASON], own.tags[Tag.MESSAGE]) == ("interrupted", "")
+    assert (own.tags[Tag.REASON], own.tags.get(Tag.MESSAGE, "")) == ("interrupted", "")
     kept = [run.trial for run in desk.runs() if run.done]
     assert kept
     assert desk.run().finished == 3

@@ -127,10 +127,12 @@ def test_a_file_that_is_a_pipe_without_a_reader_ends_the_command(meanwhile: bool
 #: module -> what else it may call, and why.
 EXCEPTIONS = {
     "__main__": {"print", "sys.stderr"},  # before it is known that no file hides the modules of Python
+    "analysis.interim": {"sys.stdout"},  # JSON for the driver
     "cli.maintenance": {"typer.confirm"},  # asks for an answer; the question has numbers only
     "data.decoder_process": {"os.dup2"},  # its standard output is the pipe to the worker
     "execution.worker": {"os.dup2"},  # its standard output is the pipe to the driver
     "results.network_summary": {"os.dup2", "os.write"},  # what TensorFlow wrote itself, if its import fails
+    "study.interim": {"print"},  # JSON for the driver
     "system.processes": {"os.write", "sys.stdout", "sys.stderr"},  # a fixed line in a handler of signals
 }
 DOORS = re.compile(

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 #: Between two sentences.
-_SENTENCES = re.compile(r"(?<=\.) +(?=[A-Z0-9])")
+_SENTENCES = re.compile(r"(?<=\.)(?<!vs\.) +(?=[A-Z0-9])")
 
 
 @dataclass(frozen=True)
