@@ -29,6 +29,7 @@ from cnnstudy.system import cache
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.entities import translate_errors
 from cnnstudy.tracking.registry import Registry
+from cnnstudy.tracking.shown_names import shown_tag
 
 
 class Patient:
@@ -129,12 +130,12 @@ def lose_files(patient: Patient, what: Callable[[], Path]) -> Follow:
 def set_tag(patient: Patient, trial: str, tag: str, value: str) -> Follow:
     run_id = patient.run_of(trial)
     before = patient.desk.tracker.tags(run_id)[tag]
-    patient.desk.client.client.set_tag(run_id, tag, value)
-    return lambda: patient.desk.client.client.set_tag(run_id, tag, before)
+    patient.desk.client.client.set_tag(run_id, shown_tag(tag), value)
+    return lambda: patient.desk.client.client.set_tag(run_id, shown_tag(tag), before)
 
 
 def edit_accuracy(patient: Patient) -> Follow:
-    change = "UPDATE latest_metrics SET value = 7 WHERE key = 'best/val_accuracy' AND run_uuid = "
+    change = "UPDATE latest_metrics SET value = 7 WHERE key = 'best_val_accuracy' AND run_uuid = "
     return change_database(patient.path, f"{change}'{patient.run_of('alexnet-000')}'")
 
 
