@@ -27,7 +27,7 @@ def main() -> None:
     from cnnstudy.tracking import client  # noqa: F401 - all heavy imports
     from cnnstudy.tracking.retry import RetryPolicy
 
-    LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),),)
+    LocalExecutor.__init__.__defaults__ = ((str(HERE / "fast_worker.py"),), None, None)
     mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # otherwise MLflow retries a missing database for 100 s
     # a study would wait for an hour
     RetryPolicy.__init__.__defaults__ = tuple(vars(RetryPolicy(give_up_after=1.0)).values())

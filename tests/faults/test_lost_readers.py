@@ -21,7 +21,7 @@ import sys
 from cnnstudy.analysis import trial_plots
 from cnnstudy.cli import main
 from cnnstudy.execution.local import LocalExecutor
-LocalExecutor.__init__.__defaults__ = ((sys.argv.pop(1),),)
+LocalExecutor.__init__.__defaults__ = ((sys.argv.pop(1),), None, None)
 trial_plots.draw_curves = trial_plots.draw_confusion = lambda *given: given[-1].write_text("picture")
 main()
 """
