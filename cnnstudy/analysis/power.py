@@ -21,6 +21,7 @@ import pandas as pd
 
 from cnnstudy.analysis.contrasts import Cells, Contrast, list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, estimate_effects
+from cnnstudy.analysis.estimation import Design
 from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS
 from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.question import Question
@@ -98,6 +99,7 @@ def detectable_differences(
     question: Question | None = None,
     answers: int | None = None,
     looks: Looks | None = None,
+    interactions: bool = True,
 ) -> list[Detectable]:
     """Return the smallest difference that the design can tell for each varied factor, largest over its levels.
 
@@ -109,6 +111,7 @@ def detectable_differences(
         question: whose factors count; None: all.
         answers: number of effects that are corrected together; None: those of this network.
         looks: the last look of a study that is looked at while seeds are added.
+        interactions: whether factors may interact, so that a main effect mixed with an interaction is not told.
     """
     question = question or Question()
     varied = varied_levels(trials, factors)
@@ -117,11 +120,14 @@ def detectable_differences(
     variances = _estimate_variances(trials, varied, contrasts, noise**2) | _measured_variances(measured)
     family = count_answers(trials, factors, question) if answers is None else answers
     shift = _detectable_shift(seeds, family, len(contrasts), looks) if seeds >= MIN_SEEDS and family else math.nan
+    aliases = Design(trials, varied, contrasts).aliases
     found: dict[str, float] = {}
-    for contrast in contrasts:
+    for contrast, mixed in zip(contrasts, aliases, strict=True):
         if not question.asks_about(contrast.factor):
             continue
         variance = variances.get((contrast.factor, contrast.level), math.nan)
+        if mixed and interactions:
+            variance = math.nan
         difference = shift * math.sqrt(variance / seeds)
         found[contrast.factor] = float(np.maximum(found.get(contrast.factor, 0.0), difference))
     return [Detectable(name, None if math.isnan(found[name]) else found[name]) for name in found]
@@ -186,6 +192,7 @@ def describe_power(
     question: Question | None = None,
     answers: int | None = None,
     looks: Looks | None = None,
+    interactions: bool = True,
 ) -> str:
     """Return a sentence on what a factorial can tell about its question in one network; "" if no factor varies.
 
@@ -196,6 +203,7 @@ def describe_power(
         question: what is asked; None: the gap and all factors.
         answers: number of answers that are corrected together, those of all networks; None: of this one.
         looks: the last look of a study that stops when its question is answered.
+        interactions: whether factors may interact.
     """
     seeds, validation = int(trials["seed"].nunique()), sum(images.validation)
     question = question or Question()
@@ -206,13 +214,15 @@ def describe_power(
         return f"power: none with {few}; at least {MIN_SEEDS} can tell a difference from chance"
     measured = _measured_effects(finished, factors, question)
     noise = trial_noise(images, question)
-    found = detectable_differences(trials, factors, noise, measured, question, answers, looks)
+    found = detectable_differences(trials, factors, noise, measured, question, answers, looks, interactions)
     told = [
         f"{find_factor(one.factor).label} {100 * one.difference:.0f}" for one in found if one.difference is not None
     ]
     untold = [find_factor(one.factor).label for one in found if one.difference is None]
-    parts = [f"{', '.join(told)} points"] if told else []
-    parts += [f"none of {', '.join(untold)}, which the design cannot separate"] if untold else []
+    why = f"{', '.join(untold)}, which the design cannot separate from each other or from interactions"
+    if not told:
+        return f"power: none about {why}"
+    parts = [f"{', '.join(told)} points", *([f"none of {why}"] if untold else [])]
     source = "measured so far" if measured else "assumed until trials measure it"
     return (
         f"power: with {seeds} seeds{', the most,' if looks else ''} and {validation} validation images, "

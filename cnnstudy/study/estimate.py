@@ -154,10 +154,13 @@ def report_power(
     answers += sum(count_answers(planned_of[name], factors_of[name], question) for name in planned_of)
     seeds = config.strategy.seeds
     looks = Looks(seeds, seeds) if config.strategy.least_seeds is not None else None
+    interactions = not config.strategy.assume_no_interactions
     sentences = {}
     for name, trials in planned_of.items():
         finished = [run for run in recorded if (run.kind, run.architecture, run.state) == ("trial", name, "finished")]
-        sentences[name] = describe_power(trials, factors_of[name], images[name], finished, question, answers, looks)
+        sentences[name] = describe_power(
+            trials, factors_of[name], images[name], finished, question, answers, looks, interactions
+        )
     _show_by_network(sentences, display)
 
 

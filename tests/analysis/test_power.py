@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cnnstudy.analysis.effects import estimate_effects
+from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.observations import GAP
 from cnnstudy.analysis.power import (
     TYPICAL_SEEDS,
@@ -170,7 +171,28 @@ def test_trials_that_have_run_measure_the_noise(images: PreparedImages, make_run
     assert describe_power(trials, FACTORS, images, calm[:4]) == assumed, "one seed measures no noise"
 
 
-def test_a_fraction_that_cannot_separate_a_factor_says_so(images: PreparedImages) -> None:
+def test_a_design_promises_nothing_about_factors_that_it_cannot_separate(images: PreparedImages) -> None:
     trials = planned(FACTORS, 5)
-    mixed = trials[(trials["batch_size"] == 8) == (trials["dropout"] == 0.0)]
-    assert "none of batch size, dropout, which the design cannot separate" in describe_power(mixed, FACTORS, images, [])
+    confounded = trials[(trials["batch_size"] == 8) == (trials["dropout"] == 0.0)]
+    why = "batch size, dropout, which the design cannot separate from each other or from interactions"
+    assert f"; none of {why}" in describe_power(confounded, FACTORS, images, [])
+
+
+def test_a_fraction_promises_nothing_about_effects_mixed_with_interactions(images: PreparedImages) -> None:
+    """A half of 2^3 estimates each main effect together with the interaction of the other two."""
+    factors: dict[str, Levels] = {
+        "batch_size": Choices((8, 64)),
+        "dropout": Choices((0.0, 0.5)),
+        "class_weights": Choices(("none", "balanced")),
+    }
+    trials = planned(factors, 5)
+    high = sum((trials[name] == levels.values[1]).astype(int) for name, levels in factors.items())
+    half, last_look = trials[high % 2 == 1], Looks(5, 5)
+    for looks in (None, last_look):
+        assert describe_power(half, factors, images, [], looks=looks) == (
+            "power: none about batch size, dropout, class weights, which the design cannot separate from each other or "
+            "from interactions"
+        )
+        told = describe_power(half, factors, images, [], looks=looks, interactions=False)
+        assert "80 % of studies find a difference in the gap of batch size" in told
+        assert "none" not in told
