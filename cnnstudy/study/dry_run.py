@@ -51,12 +51,15 @@ def plan_study(
     recorded, runs = _find_recorded(tracker, study.config.name)
     tags = tracker.tags(recorded.run_id) if tracker and recorded.run_id else {}
     config = settle_settings(study, recorded, lambda: runs, display).config
-    config = read_stopped(config, tags.get(Tag.STOPPED, ""))
+    planned, config = config, read_stopped(config, tags.get(Tag.STOPPED, ""))
     past = [past_trial(run, config.objective.rule) for run in runs if run.kind == "trial"]
     missing = _list_missing(make_strategy(config, past))
     is_factorial = isinstance(config.strategy, FactorialConfig)
     report_size(config, len(missing), display)
     if not missing:
+        if isinstance(planned.strategy, FactorialConfig) and config is not planned:
+            most = planned.strategy.seeds
+            display.show_message(f"  it stopped, with at most {most} seeds planned, because its question is answered")
         return
     artifacts = tracker.artifact_location(recorded.experiment_id) if tracker and recorded.experiment_id else ""
     with closing_workers(workers):

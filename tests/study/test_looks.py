@@ -113,7 +113,9 @@ def test_it_stops_when_the_answer_is_clear_and_says_so_everywhere(desk: Desk) ->
     assert desk.run(CLEAR).finished == 6
     assert desk.trained == 0, "it asks again and gets the same answer"
     assert desk.looks() == [told]
-    assert desk.plan()[0].endswith("= 6 trials (6 recorded, 0 to run)")
+    planned = desk.plan()
+    assert planned[0].endswith("= 6 trials (6 recorded, 0 to run)")
+    assert planned[-1] == "  it stopped, with at most 6 seeds planned, because its question is answered"
 
 
 def test_it_goes_on_while_the_answer_is_open_up_to_the_most(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
