@@ -21,8 +21,6 @@ EXPONENTS = np.geomspace(0.05, 2.0, 300)
 _NO_FIT = 0.01
 #: The number of bisections that find the end of an interval, to 0.1 % of the largest value.
 _BISECTIONS = 10
-#: Misfits that differ by less are equal.
-_ROUNDING = 1e-9
 #: Variances are at least this (shares of 0..1, squared): seeds that are equal by chance make nothing certain.
 _LEAST_VARIANCE = 1e-6
 
@@ -94,29 +92,31 @@ class PowerLawFit:
 
     def allows(self, x: float, value: float) -> bool:
         """Whether the curve may have this value, at least 0, at x; x may be infinite: its floor."""
-        curves, misfits = self._fit_through(x, value)
-        nearest = int(misfits.argmin())
-        return self._is_allowed(curves[nearest], misfits[nearest])
+        return self._is_any_allowed(*self._fit_through(x, value))
 
     def allows_above(self, x: float, value: float) -> bool:
         """Whether the curve may be at this value, at least 0, or above it at x."""
         is_above = self._laws[0] * x**-EXPONENTS + self._laws[1] >= value
         curves, misfits = self._fit_through(x, value)
-        misfits = np.where(is_above, self._misfits, misfits)
-        nearest = int(misfits.argmin())
-        own = self._laws[0, nearest] * self._powers[nearest] + self._laws[1, nearest]
-        return self._is_allowed(own if is_above[nearest] else curves[nearest], misfits[nearest])
+        own = self._laws[0][:, None] * self._powers + self._laws[1][:, None]
+        return self._is_any_allowed(
+            np.where(is_above[:, None], own, curves), np.where(is_above, self._misfits, misfits)
+        )
 
-    def _is_allowed(self, curve: np.ndarray, misfit: float) -> bool:
-        """Whether the means [amounts] of a constrained fit are not significantly worse than those of the best one."""
+    def _is_any_allowed(self, curves: np.ndarray, misfits: np.ndarray) -> bool:
+        """Whether one of these curves does not fit significantly worse than the best law.
+
+        Args:
+            curves: [curves, amounts].
+            misfits: [curves], of each.
+        """
         from scipy import special
 
-        moved = curve - self._best
-        parts = (self._parts @ moved) @ moved
-        if misfit - self._least <= _ROUNDING or not parts.any():
-            return True
-        freedom = parts.sum() ** 2 / (parts**2 / self._freedoms).sum()
-        return bool(misfit - self._least <= special.stdtrit(freedom, 0.975) ** 2)
+        moved = curves - self._best
+        parts = np.einsum("ci,pij,cj->pc", moved, self._parts, moved)
+        squares = np.maximum((parts**2 / self._freedoms[:, None]).sum(axis=0), np.finfo(float).tiny)
+        freedom = np.maximum(parts.sum(axis=0) ** 2 / squares, self._freedoms[0])
+        return bool((misfits - self._least <= special.stdtrit(freedom, 0.975) ** 2).any())
 
     def _fit_each(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each exponent the best a and c of at least 0, [2, exponents], and the misfit, [exponents]."""

@@ -67,4 +67,4 @@ def test_intervals_hold_whatever_part_of_the_noise_a_seed_shares(shared: float, 
     for _ in range(300):
         values = law.at(x) + rng.normal(0, shared, (3, 1)) + rng.normal(0, noise, (3, len(x)))
         held += PowerLawFit(x, values).allows(2.0, float(law.at(2.0)))
-    assert held / 300 > 0.92
+    assert held / 300 > 0.9
