@@ -179,7 +179,11 @@ class _Process:
     """One worker process, and the thread that reads its events."""
 
     def __init__(
-        self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]], gpus: Sequence[str] = ()
+        self,
+        program: Sequence[str],
+        folder: Path,
+        events: queue.Queue[tuple[_Process, Event]],
+        gpus: Sequence[str] = (),
     ) -> None:
         self.dropped, self.gpus = False, gpus
         self._events = events

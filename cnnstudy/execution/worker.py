@@ -333,8 +333,8 @@ class Worker:
         if len(gpus) < self.gpus > 1:
             raise WorkerError(
                 f"each trial is to train on {self.gpus} GPUs (execution.gpus), and TensorFlow finds "
-                f"{len(gpus) or 'none'} here. Run `python -m cnnstudy doctor`, which says whether its GPU libraries are "
-                "found, or set execution.gpus to 0."
+                f"{len(gpus) or 'none'} here. `python -m cnnstudy doctor` says whether its GPU libraries are there; with "
+                "execution.gpus: 0 each trial takes one GPU if it can."
             )
         for device in gpus:
             tf.config.experimental.set_memory_growth(device, True)

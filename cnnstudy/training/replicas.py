@@ -11,6 +11,7 @@ random numbers of their own, and a second network of another size in a process b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -31,8 +32,9 @@ class Parts:
     def __init__(self, devices: Sequence[str], images: tf.Tensor) -> None:
         self._devices = devices
         ends = [images * number // len(devices) for number in range(len(devices) + 1)]
-        self._slices = [slice(start, tf.maximum(end, start + 1)) for start, end in zip(ends, ends[1:], strict=False)]
-        self._counts = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+        ranges = list(itertools.pairwise(ends))
+        self._slices = [slice(start, tf.maximum(end, start + 1)) for start, end in ranges]
+        self._counts = [end - start for start, end in ranges]
         self._shares = [tf.cast(count / images, tf.float32) for count in self._counts]
         self.images = images
 
@@ -70,9 +72,7 @@ class Parts:
         def apply(part: tf.Tensor) -> tf.Tensor:
             scale = tf.cast(layer.gamma, tf.float32) if layer.scale else None
             offset = tf.cast(layer.beta, tf.float32) if layer.center else None
-            normalised = keras.ops.batch_normalization(
-                part, mean, variance, layer.axis, offset, scale, layer.epsilon
-            )
+            normalised = keras.ops.batch_normalization(part, mean, variance, layer.axis, offset, scale, layer.epsilon)
             return tf.cast(normalised, layer.compute_dtype)
 
         return self.each(apply, parts)

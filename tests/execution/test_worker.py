@@ -55,6 +55,19 @@ def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     assert told[0]["what"] == "no GPU"
 
 
+def test_gpus_that_tensorflow_does_not_find_are_told_with_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    for set_up in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, set_up, lambda threads: None)
+    events = io.StringIO()
+    worker = Worker(events, queue.Queue(), 1, False, gpus=2)
+    worker.run({"key": "a", "kind": "prepare_images", "folder": "", "asks": False, "payload": {}})
+    (told,) = [json.loads(line) for line in events.getvalue().splitlines()]
+    assert (told["kind"], told["reason"], told["error"]) == ("failed", "environment", "WorkerError")
+    assert "to train on 2 GPUs (execution.gpus), and TensorFlow finds 1 here" in told["message"]
+    assert "cnnstudy doctor" in told["message"]
+
+
 def test_what_an_attempt_that_failed_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "model").mkdir(parents=True)
     monkeypatch.setattr(trial, "run_trial", lambda spec, folder, *_: pytest.fail("left") if folder.exists() else spec)

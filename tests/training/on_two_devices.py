@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rates": {"transfer": "fine-tune", "weights_source": "random", "discriminative": 2.0, "batch_norm": "trained"},
     "statistics": {"transfer": "fine-tune", "weights_source": "random", "batch_norm": "frozen"},
 }
-OWN = '''
+OWN = """
 import keras
 from keras import layers
 
@@ -58,7 +58,7 @@ def build(image_size: int) -> keras.Model:
     x = layers.BatchNormalization(axis=1, renorm=True)(x)
     x = layers.GaussianNoise(0.1)(x)
     return keras.Model(images, layers.Dropout(0.2, noise_shape=(1, None, None, None))(x))
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,9 @@ def assert_equal_updates(spec: TrialSpec, tolerance: float) -> None:
     ],
 )
 def test_an_update_is_that_of_one_device(name: str, case: str, make_spec: MakeSpec) -> None:
-    spec = make_spec(name, **{"optimizer": Optimizer("sgd", 0.01), "learning_rate": 0.01, "dropout": 0.5, **CASES[case]})
+    spec = make_spec(
+        name, **{"optimizer": Optimizer("sgd", 0.01), "learning_rate": 0.01, "dropout": 0.5, **CASES[case]}
+    )
     assert_equal_updates(spec, 2e-2 if case == "float16" else TOLERANCE)
 
 
