@@ -333,8 +333,8 @@ class Worker:
         if len(gpus) < self.gpus > 1:
             raise WorkerError(
                 f"each trial is to train on {self.gpus} GPUs (execution.gpus), and TensorFlow finds "
-                f"{len(gpus) or 'none'} here. `python -m cnnstudy doctor` says whether its GPU libraries are there; with "
-                "execution.gpus: 0 each trial takes one GPU if it can."
+                f"{len(gpus) or 'none'} here. `python -m cnnstudy doctor` says whether its GPU libraries are there. "
+                "With execution.gpus: 0 each trial takes one GPU, or else the CPU."
             )
         for device in gpus:
             tf.config.experimental.set_memory_growth(device, True)
