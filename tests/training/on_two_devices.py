@@ -162,7 +162,7 @@ def test_each_device_computes_half_of_it(make_spec: MakeSpec) -> None:
 
 
 def test_a_resumed_trial_is_the_uninterrupted_one(make_spec: MakeSpec, tmp_path: Path) -> None:
-    given = {"epochs": 3, "batch_size": 8, "augmentation": "strong", "dropout": 0.5, "checkpoints": "every-epoch"}
+    given = {"epochs": 2, "batch_size": 8, "augmentation": "strong", "dropout": 0.5, "checkpoints": "every-epoch"}
     spec = dataclasses.replace(make_spec(NAME, **given), share_epochs=False)
 
     def run(where: str, killed_in: int = 0) -> Tried:
@@ -170,9 +170,9 @@ def test_a_resumed_trial_is_the_uninterrupted_one(make_spec: MakeSpec, tmp_path:
 
     with on(DEVICES) as networks:
         whole = run("whole")
-        assert run("killed", killed_in=3).result is None
+        assert run("killed", killed_in=2).result is None
         resumed = run("resumed")
-        assert resumed.trained == [3]
+        assert resumed.trained == [2]
         assert resumed.numbers == whole.numbers
     with on(DEVICES[:1]) as networks:
         alone = run("alone")

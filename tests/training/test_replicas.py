@@ -12,9 +12,10 @@ import pytest
 TESTS = Path(__file__).parents[1]
 #: Which of those tests a process runs.
 SELECTED = {
-    "first": "alexnet-plain or normalised-loss or resumed or computes_half",
-    "kinds of updates": "alexnet-parts or (normalised and not loss)",
+    "first": "normalised-loss or resumed or computes_half",
+    "kinds of updates": "normalised and not loss",
     "kinds of layers": "whole_batch or several_updates",
+    "alexnet": "alexnet",
     "resnet18": "resnet18",
     "googlenet": "googlenet",
 }
