@@ -336,6 +336,7 @@ class Worker:
                 f"{len(gpus) or 'none'} here. `python -m cnnstudy doctor` says whether its GPU libraries are there. "
                 "With execution.gpus: 0 each trial takes one GPU, or else the CPU."
             )
+        tf.config.set_visible_devices(gpus[: self.gpus], "GPU")  # updates are divided among all that are visible
         for device in gpus:
             tf.config.experimental.set_memory_growth(device, True)
         self._is_set_up = True
