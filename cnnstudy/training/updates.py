@@ -70,8 +70,7 @@ class Update:
         ]
         for variables, optimizer in self._groups:
             optimizer.build(variables)
-        self._graph = graph
-        self._devices = devices.list_devices()
+        self._graph, self._devices = graph, devices.list_devices()
         self._frozen = graph.find_constants({layer.name for layer in (*head, *backbone)}.__contains__)
         self._kind = kind
         # such a layer's output for an image depends on the whole batch
