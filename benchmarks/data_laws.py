@@ -56,6 +56,10 @@ SCENARIOS = tuple(
     Scenario(floor, exponent, amounts, seeds, noise)
     for seeds, amounts, noise in ((3, 4, 0.015), (3, 6, 0.03), (5, 3, 0.02), (5, 4, 0.02), (5, 5, 0.015), (5, 6, 0.03))
     for floor, exponent in ((0.0, 0.3), (0.0, 0.6), (0.0, 1.0), (0.04, 0.6), (0.04, 1.0), (0.06, 0.3), (0.06, 1.0))
+) + tuple(  # what a seed shares exceeds its noise
+    Scenario(floor, exponent, amounts, 3, noise, shared, span=32.0)
+    for amounts, noise, shared in ((5, 0.01, 0.025), (6, 0.006, 0.03))
+    for floor, exponent in ((0.0, 0.6), (0.04, 1.0), (0.06, 1.0))
 )
 
 
@@ -115,15 +119,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     studies = parser.parse_args().studies
-    print(
-        "| seeds | amounts | noise | floor | exponent | images needed | number told | of these covered | false", end=""
-    )
-    print(" | floor covered | gap at twice covered | trend found |")
-    print("|--:" * 12 + "|")
+    print("| seeds | amounts | noise | shared | floor | exponent | images needed | number told | ", end="")
+    print("of these covered | false | floor covered | gap at twice covered | trend found |")
+    print("|--:" * 13 + "|")
     for number, one in enumerate(SCENARIOS):
         of = rates(one, studies, np.random.default_rng(number))
         needed = f"{one.needed:.1f} times" if math.isfinite(one.needed) else "never"
-        design = f"{one.seeds} | {one.amounts} | {100 * one.noise:g} | {100 * one.floor:g} | {one.exponent:g}"
+        points = " | ".join(f"{100 * share:g}" for share in (one.noise, one.shared, one.floor))
+        design = f"{one.seeds} | {one.amounts} | {points} | {one.exponent:g}"
         shares = (of.told, of.covered, of.false, of.floor, of.twice, of.falls)
         cells = " | ".join("" if math.isnan(share) else f"{100 * share:.1f} %" for share in shares)
         print(f"| {design} | {needed} | {cells} |", flush=True)

@@ -40,6 +40,8 @@ MIN_AMOUNTS = 4
 #: An amount at which a larger share of the trials did not learn says nothing about the gap of networks that learn.
 #: Their accuracy is far from that of the others, so that none may be among them.
 MOST_UNLEARNT = 1 / 8
+#: No test of a few amounts shows that a curve goes on as it began.
+_IF_IT_HOLDS = "should the law hold further on"
 _NEEDED = "this takes trials that differ in the number of images alone, at two amounts at least"
 #: The amounts at which a curve is compared with its target, relative to the largest one measured.
 _REACH = np.geomspace(1.0, MAX_EXTRAPOLATION, 116)
@@ -140,7 +142,8 @@ class DataLaw:
         goal = self._write_target()
         if self.more.count is None:
             return f"How many images lead to {goal}: {self.more.reason}."
-        return f"About {self.more.count} more images per class ({self.more.low} to {self.more.high}) lead to {goal}."
+        images = f"{self.more.count} more images per class ({self.more.low} to {self.more.high})"
+        return f"About {images} lead to {goal}, {_IF_IT_HOLDS}."
 
     def _name_goal(self) -> str:
         return "" if self.target is None else f", or how many images lead to {self._write_target()}"
@@ -404,8 +407,8 @@ def _count_images(law: DataLaw, fit: PowerLawFit | None, reason: str) -> MoreIma
     if not allowed:
         is_never = fit.law.floor > target and not fit.allows(math.inf, target)
         beyond = "the ceiling is below it" if law.is_accuracy else "the floor is above it"
-        limit = f"not within {MAX_EXTRAPOLATION:g} times what was measured"
-        return MoreImages(reason=f"never at this rate; {beyond}" if is_never else limit)
+        limit = f"not within {MAX_EXTRAPOLATION:g} times what was measured, {_IF_IT_HOLDS}"
+        return MoreImages(reason=f"never at this rate, {_IF_IT_HOLDS}; {beyond}" if is_never else limit)
     low = max(0, round(most * (min(allowed) / _REACH[1] - 1)))
-    least = f"at least {low} more per class; " if low else ""
+    least = f"at least {low} more per class, {_IF_IT_HOLDS}; " if low else ""
     return MoreImages(None, low, None, f"{least}how many cannot be told, and perhaps that is never reached")

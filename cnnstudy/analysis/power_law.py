@@ -21,6 +21,8 @@ EXPONENTS = np.geomspace(0.05, 2.0, 300)
 _NO_FIT = 0.01
 #: The number of bisections that find the end of an interval, to 0.1 % of the largest value.
 _BISECTIONS = 10
+#: Misfits that differ by less are equal.
+_ROUNDING = 1e-9
 #: Variances are at least this (shares of 0..1, squared): seeds that are equal by chance make nothing certain.
 _LEAST_VARIANCE = 1e-6
 
@@ -49,7 +51,8 @@ class PowerLawFit:
 
     A seed moves all its values alike (they are measured on the same validation images), and each of them by chance.
     Both variances are estimated from the seeds (two-way analysis of variance), the former with seeds - 1 degrees of
-    freedom, the latter with (seeds - 1) (amounts - 1). Tests use the mean of the two.
+    freedom, the latter with (seeds - 1) (amounts - 1). The test of a constraint has those of the sum of its two parts
+    (Satterthwaite 1946): how far the constraint moves the curve as a whole, and how far it bends it.
 
     Args:
         x: [amounts], ascending, relative to the largest; at least four.
@@ -65,16 +68,15 @@ class PowerLawFit:
         chance = max(float((residuals**2).sum()) / ((seeds - 1) * (amounts - 1)), _LEAST_VARIANCE)
         level = max(amounts * float(values.mean(axis=1).var(ddof=1)), chance)
         average = np.full((amounts, amounts), 1 / amounts)
-        self._precision = seeds * (average / level + (np.eye(amounts) - average) / chance)  # of the means
+        self._parts = np.array([seeds * average / level, seeds * (np.eye(amounts) - average) / chance])
+        self._freedoms = np.array([seeds - 1, (seeds - 1) * (amounts - 1)])
+        self._precision = self._parts.sum(axis=0)  # of the means
         self._powers = x ** -EXPONENTS[:, None]  # [exponents, amounts]
-        freedom = (seeds - 1) * amounts / 2
-        self._allowed = float(stats.f.ppf(0.95, 1, freedom))
         self._laws, self._misfits = self._fit_each()
         best = int(self._misfits.argmin())
         self.law = PowerLaw(float(self._laws[0, best]), float(EXPONENTS[best]), float(self._laws[1, best]))
-        least = float(self._misfits[best])
-        self.fits = bool(stats.f.sf(least / (amounts - 3), amounts - 3, freedom) > _NO_FIT)
-        self._allowed += least + 1e-9  # rounding: the best law itself is allowed
+        self._best, self._least = self.law.at(x), float(self._misfits[best])
+        self.fits = bool(stats.f.sf(self._least / (amounts - 3), amounts - 3, self._freedoms[1]) > _NO_FIT)
 
     def interval_at(self, x: float) -> tuple[float, float]:
         """Return the 95 % interval of the curve at x, at least 1; of its floor, if x is infinite."""
@@ -92,12 +94,29 @@ class PowerLawFit:
 
     def allows(self, x: float, value: float) -> bool:
         """Whether the curve may have this value, at least 0, at x; x may be infinite: its floor."""
-        return bool(self._misfits_through(x, value).min() <= self._allowed)
+        curves, misfits = self._fit_through(x, value)
+        nearest = int(misfits.argmin())
+        return self._is_allowed(curves[nearest], misfits[nearest])
 
     def allows_above(self, x: float, value: float) -> bool:
         """Whether the curve may be at this value, at least 0, or above it at x."""
         is_above = self._laws[0] * x**-EXPONENTS + self._laws[1] >= value
-        return bool(np.where(is_above, self._misfits, self._misfits_through(x, value)).min() <= self._allowed)
+        curves, misfits = self._fit_through(x, value)
+        misfits = np.where(is_above, self._misfits, misfits)
+        nearest = int(misfits.argmin())
+        own = self._laws[0, nearest] * self._powers[nearest] + self._laws[1, nearest]
+        return self._is_allowed(own if is_above[nearest] else curves[nearest], misfits[nearest])
+
+    def _is_allowed(self, curve: np.ndarray, misfit: float) -> bool:
+        """Whether the means [amounts] of a constrained fit are not significantly worse than those of the best one."""
+        from scipy import special
+
+        moved = curve - self._best
+        parts = (self._parts @ moved) @ moved
+        if misfit - self._least <= _ROUNDING or not parts.any():
+            return True
+        freedom = parts.sum() ** 2 / (parts**2 / self._freedoms).sum()
+        return bool(misfit - self._least <= special.stdtrit(freedom, 0.975) ** 2)
 
     def _fit_each(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each exponent the best a and c of at least 0, [2, exponents], and the misfit, [exponents]."""
@@ -117,14 +136,14 @@ class PowerLawFit:
         best, places = misfits.argmin(axis=0), np.arange(len(powers))
         return candidates[best, :, places].T, misfits[best, places]
 
-    def _misfits_through(self, x: float, value: float) -> np.ndarray:
-        """Return for each exponent the least misfit of the laws that have this value at x, [exponents]."""
+    def _fit_through(self, x: float, value: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each exponent the best curve with this value at x, [exponents, amounts], and its misfit."""
         there = x**-EXPONENTS
         powers, rest = self._powers - there[:, None], self._means - value
         most = np.divide(value, there, out=np.full(len(there), math.inf), where=there > 0)
         scales = np.clip(self._product(powers, rest) / self._product(powers, powers), 0.0, most)
         residuals = rest - scales[:, None] * powers
-        return self._product(residuals, residuals)
+        return self._means - residuals, self._product(residuals, residuals)
 
     def _product(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.asarray(((one @ self._precision) * other).sum(axis=-1))

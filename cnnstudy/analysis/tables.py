@@ -63,7 +63,8 @@ def effects(
     A main effect compares a level with the baseline (the lowest of numbers, the first of a categorical, the first that
     appears of names), averaged over the other factors; an interaction is how much larger that is at the second factor's
     level than at its baseline. Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 %
-    more for each factor whose effect is 0 but differs strongly from seed to seed. See docs/statistics.md.
+    more for each factor whose effect is 0 but differs strongly from seed to seed, more still where it acts rarely. See
+    docs/statistics.md.
 
     Args:
         frame: a row per trial. A column `architecture`, if there is one, names the network, and networks are analysed
@@ -79,7 +80,7 @@ def effects(
     Returns:
         A row for each contrast, with the columns
         - architecture ("" if the frame names none), factor, baseline, level;
-        - second_factor, second_baseline, second_level (None for main effects);
+        - second_factor, second_baseline, second_level (missing for main effects);
         - estimate, and low and high, the ends of its 95 % interval, in the outcome's units (NaN: there is none);
         - answer: `raises`, `lowers` or `cannot tell`; reason, in words;
         - trials, at the levels compared, and seeds that were used;

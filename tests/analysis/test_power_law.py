@@ -58,3 +58,13 @@ def test_where_a_law_reaches_a_value() -> None:
     assert PowerLaw(0.1, 0.5, 0.0).reaches(0.05) == pytest.approx(4.0)
     assert PowerLaw(0.1, 0.5, 0.05).reaches(0.05) == math.inf
     assert PowerLaw(0.0, 0.5, 0.01).reaches(0.05) == math.inf
+
+
+@pytest.mark.parametrize(("shared", "noise"), [(0.03, 0.006), (0.0, 0.01)])
+def test_intervals_hold_whatever_part_of_the_noise_a_seed_shares(shared: float, noise: float) -> None:
+    """With three seeds a shift of all values is known with 2 degrees of freedom, and a bend with 10."""
+    law, x, rng, held = PowerLaw(0.08, 0.6, 0.0), np.geomspace(1 / 32, 1, 6), np.random.default_rng(2), 0
+    for _ in range(300):
+        values = law.at(x) + rng.normal(0, shared, (3, 1)) + rng.normal(0, noise, (3, len(x)))
+        held += PowerLawFit(x, values).allows(2.0, float(law.at(2.0)))
+    assert held / 300 > 0.92
