@@ -73,6 +73,7 @@ class Tag:
     THREADS = "cnnstudy.threads"  # threads within an operation of TensorFlow
     ONEDNN = "cnnstudy.onednn"  # whether oneDNN's kernels are used
     TF32 = "cnnstudy.tf32"  # whether a GPU multiplies in TensorFloat-32
+    REPLICAS = "cnnstudy.replicas"  # devices that divided each update among them, if several
     PRECISION = "cnnstudy.precision"  # of updates
     XLA = "cnnstudy.xla"  # whether updates are compiled by XLA
 

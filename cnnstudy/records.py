@@ -378,7 +378,7 @@ class TrialResult(Record):
     features_note: str = ""  # where cached features are and their size, or why there are none
     files: dict[str, str] = field(default_factory=dict)  # "model": folder; "backbone" and RESULT_TABLES: files
     versions: dict[str, str] = field(default_factory=dict)  # package -> version in the worker
-    #: device, threads, onednn, precision, xla; and tf32 on GPUs that use it.
+    #: device, threads, onednn, precision, xla; tf32 on GPUs that use it; replicas, where several divided each update.
     computed_on: dict[str, str] = field(default_factory=dict)
     micro_batch: int | None = None  # as at the end, if a batch did not fit into memory
     evaluation_batch: int | None = None  # the same in evaluation

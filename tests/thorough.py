@@ -86,6 +86,7 @@ KEPT: dict[str, tuple[str, ...]] = {
         "test_shared_epochs_are_those_of_the_same_rates",
         "test_stages_unfreeze_from_the_last_one_down",
     ),
+    "training/test_replicas.py": ("test_two_devices_train_as_one[first]",),
     "training/test_shared_epochs.py": (
         "test_shared_epochs_are_those_that_would_have_been_trained[the head's phase, dropout]",
     ),

@@ -185,6 +185,12 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[KeyPath, str]]:
             "can't be combined with deterministic, because XLA has no deterministic gradient of max-pooling; "
             "leave it out.",
         )
+    if config.execution.gpus > 1 and training.xla is True:
+        yield (
+            ("training", "xla"),
+            f"can't be combined with execution.gpus: {config.execution.gpus:g}, because a program of XLA runs on one "
+            "GPU; leave it out.",
+        )
     if "momentum" in training.model_fields_set and training.optimizer not in ("sgd", "rmsprop"):
         yield ("training", "momentum"), f"{training.optimizer} has no momentum, only sgd and rmsprop do; leave it out."
     if config.pruner != "none" and training.updates is not None:

@@ -30,7 +30,7 @@ def _check_gpus(given: Any) -> Any:
 
 
 class Execution(StrictModel):
-    """Where trials run; no result depends on it beyond rounding. All but `on` and `slots` is of a cluster's nodes."""
+    """Where trials run; no result depends on it beyond rounding. `cpus` and `memory` are of a cluster's nodes."""
 
     on: Annotated[str, BeforeValidator(_check_place), Field(pattern=f"^({_PLACES})$")] = Field(
         "local", description="local: this machine; ray, or ray://HOST:PORT: a Ray cluster"
@@ -38,6 +38,9 @@ class Execution(StrictModel):
     slots: Whole = Field(1, ge=1, le=10_000, description="trials at a time, as --jobs")
     cpus: Number = Field(1, gt=0, description="cores of a node for each slot")
     gpus: Annotated[Number, BeforeValidator(_check_gpus)] = Field(
-        0, ge=0, description="GPUs of a node for each slot; a fraction shares one"
+        0,
+        ge=0,
+        description="GPUs for each slot: several divide each update among them, a fraction shares one; 0 on local: one "
+        "of those there are",
     )
     memory: Number | None = Field(None, gt=0, description="GB of a node that each slot reserves; default: none")

@@ -60,6 +60,7 @@ class LocalExecutor:
         folder: for the files of trials and the workers' temporary files.
         program: the arguments with which Python runs a worker.
         threads: of each worker; None: its share of the cores.
+        gpus: of each worker, which divides each update among several.
         events: a queue in which another executor, of which this one is a part, waits for events, to hand each to
             `take_event`; None: one of its own.
     """
@@ -70,10 +71,12 @@ class LocalExecutor:
         folder: Path,
         program: Sequence[str] = WORKER,
         threads: int | None = None,
+        gpus: int = 1,
         events: queue.Queue[Any] | None = None,
     ) -> None:
         self.slots = workers
         self.deterministic = False
+        self._gpus = gpus
         self._threads = threads or max(1, count_cores() // workers)
         self._folder = folder
         self._program = program
@@ -112,13 +115,15 @@ class LocalExecutor:
     def _new_process(self, *options: str) -> _Process:
         # how sums are rounded depends on the number of threads
         threads = ["--threads=1", "--deterministic"] if self.deterministic else [f"--threads={self._threads}"]
-        return _Process([*self._program, *threads, *options], self._folder, self._events, self._choose_gpu())
+        gpus = [f"--gpus={self._gpus}"] if self._gpus > 1 else []
+        program = [*self._program, *threads, *gpus, *options]
+        return _Process(program, self._folder, self._events, self._choose_gpus())
 
-    def _choose_gpu(self) -> str | None:
-        """Return the GPU that the fewest workers use; None unless there are several."""
+    def _choose_gpus(self) -> tuple[str, ...]:
+        """Return as many GPUs as a worker gets, those that the fewest workers use; none if it gets all there are."""
         names = list_gpus()
-        in_use = [process.gpu for process in [*self._idle, *self._busy.values()]]
-        return min(names, key=in_use.count) if len(names) > 1 else None
+        in_use = [gpu for process in [*self._idle, *self._busy.values()] for gpu in process.gpus]
+        return tuple(sorted(names, key=in_use.count)[: self._gpus]) if len(names) > self._gpus else ()
 
     def next_event(self, timeout: float) -> Event | None:
         told: Event | None = None
@@ -174,9 +179,13 @@ class _Process:
     """One worker process, and the thread that reads its events."""
 
     def __init__(
-        self, program: Sequence[str], folder: Path, events: queue.Queue[tuple[_Process, Event]], gpu: str | None = None
+        self,
+        program: Sequence[str],
+        folder: Path,
+        events: queue.Queue[tuple[_Process, Event]],
+        gpus: Sequence[str] = (),
     ) -> None:
-        self.dropped, self.gpu = False, gpu
+        self.dropped, self.gpus = False, gpus
         self._events = events
         self._job: Job | None = None
         self._kind: tuple[str, Any] = ("", None)  # kind and network of the last job
@@ -189,8 +198,8 @@ class _Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         root = str(Path(cnnstudy.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *program, f"--folder={folder}"],

@@ -43,6 +43,11 @@ class SlotNeeds:
         """Threads of its worker."""
         return max(1, int(self.cpus))
 
+    @property
+    def devices(self) -> int:
+        """GPUs, or the only device, among which its worker divides each update."""
+        return max(1, int(self.gpus))
+
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPUs", f"{self.gpus:g} GPUs" if self.gpus else ""]
         return ", ".join(filter(None, [*parts, f"{format_size(self.memory)} of memory" if self.memory else ""]))

@@ -79,10 +79,10 @@ class NodeSlot:
 
     Args:
         program: the arguments with which Python runs a worker.
-        threads: of the worker.
+        threads, gpus: of the worker.
     """
 
-    def __init__(self, program: Sequence[str], threads: int) -> None:
+    def __init__(self, program: Sequence[str], threads: int, gpus: int = 1) -> None:
         for name in list(os.environ):
             # a worker never talks to the tracking server; and Ray's one thread is not what its worker is told to use
             if name.startswith("MLFLOW_") or name == "OMP_NUM_THREADS":
@@ -90,7 +90,7 @@ class NodeSlot:
         _tidy_node()
         self._scratch = Scratch()
         self._queue: queue.Queue[Any] = queue.Queue()
-        self._executor = LocalExecutor(1, self._scratch.folder, program, threads, self._queue)
+        self._executor = LocalExecutor(1, self._scratch.folder, program, threads, gpus, self._queue)
         self._lock = threading.RLock()  # guards the executor
         self._reading = threading.Lock()
         self._job = self._answered = self._heard = 0  # numbers of the last job, answer and event

@@ -200,7 +200,8 @@ class RemoteSlot:
     def _enter(self) -> None:
         if self._ended.is_set():
             raise _Closed
-        self._actor = self._connection.make_actor(NodeSlot, tuple(self._program), self._connection.needs.threads)
+        needs = self._connection.needs
+        self._actor = self._connection.make_actor(NodeSlot, tuple(self._program), needs.threads, needs.devices)
         mark = self._connection.mark
         facts: NodeFacts = self.call("describe", f"{mark.parent.name}/{mark.name}")
         self.facts = facts

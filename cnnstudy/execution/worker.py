@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnnstudy.errors import CnnstudyError, DataError, EnvironmentTrouble
+from cnnstudy.errors import CnnstudyError, DataError, EnvironmentTrouble, WorkerError
 from cnnstudy.records import BadImage, EpochRecord, PreparedImages, Split, TrialSpec, read_probe
 from cnnstudy.system.imports import NOT_FOR_TENSORFLOW, fast_import, import_keras
 from cnnstudy.system.scratch import restate_os_error
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--gpus", type=int, default=1, help="divide each update among so many")
     parser.add_argument("--ahead", action="store_true", help="import TensorFlow before the first job")
     parser.add_argument("--folder", type=Path, required=True, help="identifies the driver in process listings")
     arguments = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     _log_stacks_on_abort()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_messages, args=(sys.stdin, messages), daemon=True).start()
-    worker = Worker(events, messages, arguments.threads, arguments.deterministic)
+    worker = Worker(events, messages, arguments.threads, arguments.deterministic, arguments.gpus)
     if arguments.ahead:
         worker.warm_up()
     Heartbeat(threading.get_ident(), worker.send_alive).start()
@@ -89,15 +90,22 @@ class Worker:
         messages: from the driver: jobs, and answers to epochs.
         threads: that TensorFlow may use.
         deterministic: whether TensorFlow must be deterministic.
+        gpus: that TensorFlow must find, if more than one.
     """
 
     def __init__(
-        self, events: TextIO, messages: queue.Queue[dict[str, Any]], threads: int, deterministic: bool
+        self,
+        events: TextIO,
+        messages: queue.Queue[dict[str, Any]],
+        threads: int,
+        deterministic: bool,
+        gpus: int = 1,
     ) -> None:
         self.events = events
         self.messages = messages
         self.threads = threads
         self.deterministic = deterministic
+        self.gpus = gpus
         self.folder, self.asks = Path(), False  # of the current job
         self._compiled: CompiledNetworks | None = None
         self._is_set_up = self._gpu_is_checked = False
@@ -123,6 +131,8 @@ class Worker:
             "open_test": self._open_test,
         }
         try:
+            if self.gpus > 1:  # what is missing is told with the first job, before any trial
+                self._set_up_tensorflow()
             self._send("done", key, result=functions[job["kind"]](key, job["payload"]))
         except Exception as raised:
             error = (restate_os_error(raised) if isinstance(raised, OSError) else None) or raised
@@ -319,7 +329,15 @@ class Worker:
         tf.config.threading.set_inter_op_parallelism_threads(min(2, self.threads))
         if self.deterministic:
             tf.config.experimental.enable_op_determinism()
-        for device in tf.config.list_physical_devices("GPU"):
+        gpus = tf.config.list_physical_devices("GPU")
+        if len(gpus) < self.gpus > 1:
+            raise WorkerError(
+                f"each trial is to train on {self.gpus} GPUs (execution.gpus), and TensorFlow finds "
+                f"{len(gpus) or 'none'} here. `python -m cnnstudy doctor` says whether its GPU libraries are there. "
+                "With execution.gpus: 0 each trial takes one GPU, or else the CPU."
+            )
+        tf.config.set_visible_devices(gpus[: self.gpus], "GPU")  # updates are divided among all that are visible
+        for device in gpus:
             tf.config.experimental.set_memory_growth(device, True)
         self._is_set_up = True
 

@@ -187,5 +187,6 @@ def _changed_environment(run: RecordedRun, result: TrialResult) -> dict[str, tup
     """Return the versions and devices that differ from those of the recorded run: name -> then, now."""
     then = {**run.packages, "code": run.code_version}
     then |= {name: value for name in result.computed_on if (value := run.computed_on(name))}
-    now = {**driver_versions(), **result.versions, "code": code_version(), **result.computed_on}
+    then["replicas"] = run.computed_on("replicas") or "1"  # recorded if there are several
+    now = {**driver_versions(), **result.versions, "code": code_version(), "replicas": "1", **result.computed_on}
     return {name: (then[name], now[name]) for name in sorted(now) if name in then and then[name] != now[name]}

@@ -9,6 +9,7 @@ updates         update the weights: optimisers, loss scaling, compiled steps
 compiled        compiled networks and updates, reused from trial to trial
 graph           run a network between any two of its tensors, with dropout rates that can be set
 keras_internals undocumented parts of Keras and TensorFlow that training relies on, checked at the start
+replicas        divide batches among several devices
 micro_batches   split batches that do not fit into memory
 augmentation    flips, rotations, zoom and contrast
 transfer        choose which layers train in which phase

@@ -20,6 +20,15 @@ def gpu_name() -> str | None:
     return "GPU:0" if tf.config.list_physical_devices("GPU") else None
 
 
+def list_devices() -> list[str]:
+    """Return TensorFlow's names of the devices that divide each update among them: its GPUs, or else its CPU.
+
+    A worker sees as many GPUs as each trial of the study gets; a CPU is several devices in tests only.
+    """
+    gpus, cpus = (tf.config.list_logical_devices(kind) for kind in ("GPU", "CPU"))
+    return [device.name for device in gpus or cpus]
+
+
 def choose_precision(asked: str) -> str:
     """Return a Keras policy; "auto" is mixed_float16 if every GPU has units for it (compute capability 7)."""
     if asked != "auto":
@@ -35,8 +44,11 @@ def uses_xla(spec: TrialSpec) -> bool:
     """Check whether a trial's updates are compiled with XLA.
 
     By default they are on a GPU, as in Keras, but not in deterministic trials: XLA has no deterministic gradient of
-    max-pooling. On a CPU the first update took 2 to 3 times as long, and no update was faster.
+    max-pooling. Nor are they on several GPUs: a program of XLA runs on one. On a CPU the first update took 2 to 3 times
+    as long, and no update was faster.
     """
+    if len(list_devices()) > 1:
+        return False
     return gpu_name() is not None and not spec.deterministic if spec.xla is None else spec.xla
 
 
@@ -56,7 +68,8 @@ def _has_tf32() -> bool:
 def describe_device(spec: TrialSpec) -> dict[str, str]:
     """Return what a trial's numbers depend on besides its specification and the packages: settings by name."""
     precision, xla = choose_precision(spec.precision), "on" if uses_xla(spec) else "off"
-    return {**_kernel_settings(), "precision": precision, "xla": xla}
+    replicas = {"replicas": str(len(list_devices()))} if len(list_devices()) > 1 else {}
+    return {**_kernel_settings(), "precision": precision, "xla": xla, **replicas}
 
 
 def rounding_conditions(spec: TrialSpec) -> list[str]:
@@ -90,7 +103,7 @@ def _gpu_model() -> str:
         str(tf.config.experimental.get_device_details(one).get("device_name", "GPU"))
         for one in tf.config.list_physical_devices("GPU")
     ]
-    return ", ".join(names)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _cpu_model() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Container, Iterable, Mapping
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
@@ -17,6 +18,10 @@ from cnnstudy.architectures import Network, dropout_factor
 from cnnstudy.records import Level
 from cnnstudy.training import devices
 from cnnstudy.training.keras_internals import call_arguments, random_state
+from cnnstudy.training.replicas import Parts
+
+#: A tensor, or its parts on several devices.
+Value = TypeVar("Value")
 
 
 class Graph:
@@ -71,12 +76,31 @@ class Graph:
         Args:
             frozen: operations that are in inference mode even in training.
         """
+
+        def apply(name: str, inputs: list[tf.Tensor]) -> tf.Tensor:
+            return self._apply(self.operations[name], inputs, training and name not in frozen)
+
+        return self._evaluate(wanted, known, apply)
+
+    def run_in_parts(
+        self, wanted: Iterable[str], known: Mapping[str, tf.Tensor], frozen: Container[str], parts: Parts
+    ) -> list[tf.Tensor]:
+        """Compute what `run` does in training, each device with its part of the batch."""
+
+        def apply(name: str, inputs: list[list[tf.Tensor]]) -> list[tf.Tensor]:
+            return self._apply_to_parts(self.operations[name], inputs, name not in frozen, parts)
+
+        divided = {name: parts.split(batch) for name, batch in known.items()}
+        return [parts.join(output) for output in self._evaluate(wanted, divided, apply)]
+
+    def _evaluate(
+        self, wanted: Iterable[str], known: Mapping[str, Value], apply: Callable[[str, list[Value]], Value]
+    ) -> list[Value]:
         outputs = dict(known)
 
-        def output_of(name: str) -> tf.Tensor:
+        def output_of(name: str) -> Value:
             if name not in outputs:
-                inputs = [output_of(source) for source in self.sources[name]]
-                outputs[name] = self._apply(self.operations[name], inputs, training and name not in frozen)
+                outputs[name] = apply(name, [output_of(source) for source in self.sources[name]])
             return outputs[name]
 
         return [output_of(name) for name in wanted]
@@ -91,12 +115,28 @@ class Graph:
             named = {**named, "training": training}
         return operation(*arguments, **named)
 
+    def _apply_to_parts(
+        self, operation: keras.Operation, inputs: list[list[tf.Tensor]], training: bool, parts: Parts
+    ) -> list[tf.Tensor]:
+        if type(operation) is keras.layers.Dropout and training:
+            shape = tf.concat([[parts.images], tf.shape(inputs[0][0])[1:]], axis=0)
+            noise = _draw_noise(operation, shape)
+            shared = operation.noise_shape is not None and operation.noise_shape[0] is not None
+            noises = [noise] * len(inputs[0]) if shared else parts.split(noise)
+            return parts.each(lambda x, of_part: self._drop_where(operation, x, of_part), inputs[0], noises)
+        if training and type(operation) is keras.layers.BatchNormalization and not operation.renorm:
+            if operation.trainable:
+                return parts.normalise(operation, inputs[0])
+        elif training and _takes_training(operation) and operation.non_trainable_variables:
+            # random, or with statistics: what it makes of an image depends on the whole batch
+            return parts.split(self._apply(operation, [parts.join(one) for one in inputs], training))
+        return parts.each(lambda *given: self._apply(operation, list(given), training), *inputs)
+
     def _drop_out(self, layer: keras.layers.Dropout, x: tf.Tensor) -> tf.Tensor:
         """Apply dropout with the same random numbers as the layer. At a rate of 0 numbers are drawn as well."""
-        shape = tf.shape(x)
-        if layer.noise_shape is not None:  # as where whole branches are dropped; None stands for the size of x
-            shape = tf.stack([shape[axis] if size is None else size for axis, size in enumerate(layer.noise_shape)])
-        noise = keras.random.uniform(shape, seed=layer.seed_generator)
+        return self._drop_where(layer, x, _draw_noise(layer, tf.shape(x)))
+
+    def _drop_where(self, layer: keras.layers.Dropout, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         kept = noise >= self._rates[layer.name]
         return tf.where(kept, x * tf.cast(self._scales[layer.name], x.dtype), tf.zeros((), x.dtype))
 
@@ -163,6 +203,13 @@ class Graph:
 def keeps_statistics(layer: keras.layers.Layer) -> bool:
     """Check whether updates change weights of the layer other than through the optimiser, as in BatchNormalization."""
     return layer.trainable and bool(layer.non_trainable_weights) and _takes_training(layer)
+
+
+def _draw_noise(layer: keras.layers.Dropout, shape: tf.Tensor) -> tf.Tensor:
+    """Draw the numbers in [0, 1) that decide what is dropped of outputs of that shape; advances the random stream."""
+    if layer.noise_shape is not None:  # as where whole branches are dropped; None stands for the size of x
+        shape = tf.stack([shape[axis] if size is None else size for axis, size in enumerate(layer.noise_shape)])
+    return keras.random.uniform(shape, seed=layer.seed_generator)
 
 
 def _takes_training(operation: keras.Operation) -> bool:

@@ -14,11 +14,12 @@ from keras import optimizers
 
 from cnnstudy.architectures import AUXILIARY, HEAD, Network
 from cnnstudy.records import Optimizer
-from cnnstudy.training import augmentation, keras_internals, transfer, weights
+from cnnstudy.training import augmentation, devices, keras_internals, transfer, weights
 from cnnstudy.training.augmentation import VIEWS
 from cnnstudy.training.graph import Graph, keeps_statistics
 from cnnstudy.training.keras_internals import SingleDeviceOptimizer
 from cnnstudy.training.micro_batches import MicroBatches, is_out_of_memory
+from cnnstudy.training.replicas import Parts, gradients_on_devices
 
 Result = TypeVar("Result")
 #: Updates per call at most: enough to make the cost of the call itself negligible.
@@ -69,7 +70,7 @@ class Update:
         ]
         for variables, optimizer in self._groups:
             optimizer.build(variables)
-        self._graph = graph
+        self._graph, self._devices = graph, devices.list_devices()
         self._frozen = graph.find_constants({layer.name for layer in (*head, *backbone)}.__contains__)
         self._kind = kind
         # such a layer's output for an image depends on the whole batch
@@ -266,7 +267,7 @@ class Update:
             tape.watch(self._trained)
             wanted = graph.outputs if self._kind.auxiliary else graph.outputs[:1]
             with use_precision(self._kind.precision, graph.inner_layers()):
-                logits, *auxiliary = graph.run(wanted, known, training=True, frozen=self._frozen)
+                logits, *auxiliary = self._run(wanted, known)
             loss = _cross_entropy(labels, logits)
             auxiliary_loss = tf.add_n([_cross_entropy(labels, one) for one in auxiliary] or [0.0])
             objective = loss + self._auxiliary_weight * auxiliary_loss
@@ -280,12 +281,22 @@ class Update:
                 objective += self._label_smoothing * (uniform - objective)
             total = share * objective
             scaled = total if self._loss_scale is None else self._loss_scale.value * total
-        gradients = tape.gradient(scaled, self._trained)
+        if len(self._devices) > 1:
+            gradients = gradients_on_devices(scaled, self._trained)
+        else:
+            gradients = tape.gradient(scaled, self._trained)
         if self._loss_scale is not None:
             gradients = [gradient / self._loss_scale.value for gradient in gradients]
         correct = tf.cast(tf.argmax(logits, axis=1) == labels, tf.float32)
         measured = share * tf.stack([loss, tf.reduce_mean(correct), auxiliary_loss])
         return measured, gradients
+
+    def _run(self, wanted: list[str], known: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Return outputs [n, ...] of the network in training, computed on all devices."""
+        if len(self._devices) == 1:
+            return self._graph.run(wanted, known, training=True, frozen=self._frozen)
+        (batch,) = known.values()
+        return self._graph.run_in_parts(wanted, known, self._frozen, Parts(self._devices, tf.shape(batch)[0]))
 
     def _change_weights(self, gradients: list[tf.Tensor]) -> None:
         """Change the weights once all gradients are computed: if memory runs out before, nothing has changed."""

@@ -197,6 +197,26 @@ def test_each_worker_takes_a_card(
         assert cards_of(executor, workers) == expected
 
 
+@pytest.mark.parametrize(
+    ("cards", "workers", "expected"),
+    [
+        (["GPU-a", "GPU-b", "GPU-c", "GPU-d"], 2, ["GPU-a,GPU-b", "GPU-c,GPU-d"]),
+        (["GPU-a", "GPU-b", "GPU-c"], 1, ["GPU-a,GPU-b"]),
+        (["GPU-a", "GPU-b"], 1, ["all"]),
+    ],
+)
+def test_each_worker_takes_several_cards(
+    cards: list[str], workers: int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that replaces another takes those that this one had."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("cnnstudy.execution.local.list_gpus", lambda: cards)
+    with contextlib.closing(LocalExecutor(workers, tmp_path, ("-c", SAYS_ITS_CARD), gpus=2)) as executor:
+        assert cards_of(executor, workers) == expected
+        run(executor, Job("crashes", "prepare_images", {"it": "crashes"}))
+        assert cards_of(executor, workers) == expected
+
+
 @pytest.mark.parametrize("cards", [["GPU-a"], []])
 def test_a_worker_whose_gpu_may_be_broken_is_replaced(
     cards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,32 @@ def test_an_unused_gpu_is_told_once_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     assert told[0]["what"] == "no GPU"
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_worker_sees_no_more_gpus_than_it_is_to_use(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing lists the machine's GPUs, the environment hides none of them."""
+    found, visible = ["GPU:0", "GPU:1", "GPU:2"], []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda names, kind: visible.append((names, kind)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    for set_up in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, set_up, lambda threads: None)
+    Worker(io.StringIO(), queue.Queue(), 1, False, gpus=asked)._set_up_tensorflow()
+    assert visible == [(found[:asked], "GPU")]
+
+
+def test_gpus_that_tensorflow_does_not_find_are_told_with_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    for set_up in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, set_up, lambda threads: None)
+    events = io.StringIO()
+    worker = Worker(events, queue.Queue(), 1, False, gpus=2)
+    worker.run({"key": "a", "kind": "prepare_images", "folder": "", "asks": False, "payload": {}})
+    (told,) = [json.loads(line) for line in events.getvalue().splitlines()]
+    assert (told["kind"], told["reason"], told["error"]) == ("failed", "environment", "WorkerError")
+    assert "to train on 2 GPUs (execution.gpus), and TensorFlow finds 1 here" in told["message"]
+    assert "cnnstudy doctor" in told["message"]
+
+
 def test_what_an_attempt_that_failed_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "model").mkdir(parents=True)
     monkeypatch.setattr(trial, "run_trial", lambda spec, folder, *_: pytest.fail("left") if folder.exists() else spec)

@@ -100,7 +100,7 @@ def test_what_comes_out_otherwise_is_told_the_largest_first(registry: Registry) 
 
 
 def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    tags = {"cnnstudy.device": "H100", "cnnstudy.threads": "2", "cnnstudy.xla": "on"}
+    tags = {"cnnstudy.device": "H100", "cnnstudy.threads": "2", "cnnstudy.xla": "on", "cnnstudy.replicas": "2"}
     registry.tracker.set_tags(runs(registry)["alexnet-000"], tags)
     original = reproduction._changed_environment
 
@@ -109,7 +109,7 @@ def test_another_device_is_told(registry: Registry, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(reproduction, "_changed_environment", changed)
     found = reproduce_trial("fake/alexnet-000", registry, made(), SilentDisplay())
-    assert found.changed == {"device": ("H100", "EPYC")}
+    assert found.changed == {"device": ("H100", "EPYC"), "replicas": ("2", "1")}
     assert "note: device was H100 and is EPYC" in told(found)
 
 

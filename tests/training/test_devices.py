@@ -43,6 +43,21 @@ def test_tensorfloat_is_told_and_allowed_for(make_spec: MakeSpec, monkeypatch: p
         assert ("on" in devices.rounding_conditions(make_spec())[-2:]) == (allowed > 1e-3), "features of both lie apart"
 
 
+def test_updates_that_several_gpus_divide(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA's programs run on one. Features are computed on the first, so their address is that of one GPU."""
+    details = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    found = []
+    for gpus in (["GPU:0"], ["GPU:0", "GPU:1"]):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
+        monkeypatch.setattr(devices, "list_devices", lambda gpus=gpus: gpus)
+        found.append((devices.describe_device(make_spec()), devices.rounding_conditions(make_spec())))
+    (one, features_of_one), (two, features_of_two) = found
+    assert one["xla"] == "on"
+    assert two == {**one, "xla": "off", "replicas": "2"}
+    assert features_of_one == features_of_two
+
+
 def test_a_gpu_that_tensorflow_cannot_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices.unused_gpu_message() == ""
