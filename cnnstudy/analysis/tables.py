@@ -62,9 +62,8 @@ def effects(
 
     A main effect compares a level with the baseline (the lowest of numbers, the first of a categorical, the first that
     appears of names), averaged over the other factors; an interaction is how much larger that is at the second factor's
-    level than at its baseline. Over one call, the probability of any false `raises` or `lowers` is about 5 %; up to 5 %
-    more for each factor whose effect is 0 but differs strongly from seed to seed, more still where it acts rarely. See
-    docs/statistics.md.
+    level than at its baseline. Over one call, the probability of any false `raises` or `lowers` is about 5 %, but more
+    for each factor whose effect is 0 and differs strongly from seed to seed (docs/statistics.md).
 
     Args:
         frame: a row per trial. A column `architecture`, if there is one, names the network, and networks are analysed

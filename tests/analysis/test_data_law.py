@@ -90,7 +90,8 @@ def test_a_target_that_is_too_far_has_no_number() -> None:
     near = fit(study(exponent=0.5, noise=0.05), target=0.05)
     assert (near.more.count, near.more.high) == (None, None)
     assert near.more.low is not None
-    assert near.more.reason.startswith(f"at least {near.more.low} more per class, should the law hold further on; how many")
+    least = f"at least {near.more.low} more per class, should the law hold further on; how many"
+    assert near.more.reason.startswith(least)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 1.0), (0.25, 0.5, 1.0)])
