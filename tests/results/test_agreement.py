@@ -72,7 +72,9 @@ class Said:
 
     @property
     def page_text(self) -> str:
-        return html.unescape(re.sub(r"<[^>]+>", "", self.page))
+        """What the page says, without the links to runs, with single spaces."""
+        without_links = re.sub(r'<a class="runs".*?</a>', "", self.page)
+        return " ".join(html.unescape(re.sub(r"<[^>]+>", "", without_links)).split())
 
     @property
     def rows(self) -> list[list[str]]:

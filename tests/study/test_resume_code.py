@@ -24,6 +24,7 @@ from cnnstudy.study.run import Outcome, confirm_study, run_study
 from cnnstudy.system import code_version
 from cnnstudy.system.display import PlainDisplay
 from cnnstudy.tracking.client import Tracker
+from cnnstudy.tracking.shown_names import shown_tag
 
 PACKAGE = Path(cnnstudy.__file__).parent
 FILE = """\
@@ -198,7 +199,7 @@ def test_a_study_of_an_earlier_version_is_taken_as_it_is(recorded: Recorded) -> 
     study = recorded.tracker.study("coded")
     for key in recorded.tags:
         if key.startswith(Tag.CODE):
-            recorded.tracker._client.delete_tag(study.run_id, key)
+            recorded.tracker._client.delete_tag(study.run_id, shown_tag(key))
     recorded.edit(*EDIT)
     assert recorded.run(3).finished == 3
     recorded.edit(EDIT[0], EDIT[2], "self.epoch += 3")
@@ -222,7 +223,7 @@ def recorded_by_file(recorded: Recorded) -> Recorded:
     tags = resume.split_into_tags(Tag.CODE, before)
     for key in set(recorded.tags) - set(tags):
         if key.startswith(f"{Tag.CODE}."):
-            recorded.tracker._client.delete_tag(study.run_id, key)
+            recorded.tracker._client.delete_tag(study.run_id, shown_tag(key))
     recorded.tracker.set_tags(study.run_id, tags)
     return recorded
 
