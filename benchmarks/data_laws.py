@@ -57,9 +57,9 @@ SCENARIOS = tuple(
     for seeds, amounts, noise in ((3, 4, 0.015), (3, 6, 0.03), (5, 3, 0.02), (5, 4, 0.02), (5, 5, 0.015), (5, 6, 0.03))
     for floor, exponent in ((0.0, 0.3), (0.0, 0.6), (0.0, 1.0), (0.04, 0.6), (0.04, 1.0), (0.06, 0.3), (0.06, 1.0))
 ) + tuple(  # what a seed shares exceeds its noise
-    Scenario(floor, exponent, amounts, 3, noise, shared, span=32.0)
+    Scenario(floor, exponent, amounts, 3, noise, shared, scale, span=16.0)
     for amounts, noise, shared in ((5, 0.01, 0.025), (6, 0.006, 0.03))
-    for floor, exponent in ((0.0, 0.6), (0.04, 1.0), (0.06, 1.0))
+    for floor, exponent, scale in ((0.0, 0.6, 0.08), (0.04, 1.0, 0.05), (0.06, 1.0, 0.05))
 )
 
 
