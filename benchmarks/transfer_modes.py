@@ -11,6 +11,7 @@ division of the images, and pretrains its own source weights.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +19,9 @@ import pandas as pd
 import cnnstudy
 
 STUDY = Path(__file__).with_name("transfer.yaml")
-SCRATCH = "scratch"
-OUTCOMES = ("val_accuracy", "gap")
+#: In the order of the table; the first is what the others are compared with.
+MODES = ("scratch", "probe", "frozen", "last-block", "last-block, gradual", "fine-tune", "fine-tune, gradual")
+OUTCOMES = ("last_val_accuracy", "last_gap_accuracy")
 
 
 def main() -> None:
@@ -28,19 +30,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int)
     trials = cnnstudy.run(STUDY, jobs=parser.parse_args().jobs).trials
     mode = trials["transfer"].astype(str)
-    trials["mode"] = mode.where(trials["unfreeze"] != "gradual", mode + ", gradual")
-    levels = {"mode": list(dict.fromkeys(trials["mode"]))}
+    trials["mode"] = mode.where(trials["unfreeze"].fillna("") != "gradual", mode + ", gradual")
+    index = ["architecture", "level"]
     found = {
-        outcome: cnnstudy.effects(trials, ["mode"], outcome, levels=levels).set_index(["architecture", "level"])
+        outcome: cnnstudy.effects(trials, ["mode"], outcome, levels={"mode": MODES}).set_index(index)
         for outcome in OUTCOMES
     }
     print("| network | transfer | updates | validation | instead of scratch | gap | instead of scratch |")
     print("|---|---|---|---|---|---|---|")
-    for (network, mode), group in trials.groupby(["architecture", "mode"], sort=False):
-        cells = [str(network), str(mode), _span(group["updates"])]
+    groups = dict(list(trials.groupby(["architecture", "mode"])))
+    for network, mode in itertools.product(sorted(set(trials["architecture"])), MODES):
+        group = groups[network, mode]
+        cells = [network, mode, _span(group["updates"].fillna(0))]
         for outcome in OUTCOMES:
             cells.append(f"{100 * group[outcome].mean():.1f}")
-            cells.append("" if mode == SCRATCH else _difference(found[outcome].loc[(network, mode)]))
+            cells.append("" if mode == MODES[0] else _difference(found[outcome].loc[(network, mode)]))
         print(f"| {' | '.join(cells)} |")
 
 
