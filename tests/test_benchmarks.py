@@ -49,8 +49,10 @@ def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) ->
         "data_laws",
         "intervals",
         "paired_images",
+        "precision",
         "ranges",
         "repeats",
+        "transfer_modes",
         "verdicts",
     }  # they ask whether numbers are right
     assert set(part("all").SCRIPTS) == set(SCRIPTS) - of_intervals - {"all"}
