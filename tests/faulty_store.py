@@ -26,6 +26,7 @@ from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun
 from cnnstudy.tracking.retry import RetryPolicy
 from cnnstudy.tracking.spool import list_waiting
+from cnnstudy.tracking.system_metrics import SECTION
 
 WRITES = (
     *("create_run", "update_run", "set_terminated", "log_batch", "log_inputs", "log_outputs", "log_artifacts"),
@@ -79,9 +80,11 @@ def whole_record(tracker: Tracker, experiment: str, times: bool = True) -> dict[
 
 def _run(client: Any, run: Any, models: dict[str, Any], times: bool, uri: str) -> dict[str, Any]:
     left_out = {Tag.TOKEN, "cnnstudy.called", "cnnstudy.model", "mlflow.user"}
+    # what the machine does is measured every few seconds, so that only slow trials have it
+    metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith(f"{SECTION}/")}
     history = {
         key: [(m.step, m.value, m.timestamp if times else 0) for m in client.get_metric_history(run.info.run_id, key)]
-        for key in sorted(run.data.metrics)
+        for key in sorted(metrics)
     }
     study = run.data.tags["cnnstudy.kind"] == "study"
     given = run.data.tags.get("cnnstudy.model", "").removeprefix("models:/")
@@ -91,7 +94,7 @@ def _run(client: Any, run: Any, models: dict[str, Any], times: bool, uri: str) -
         "times": (0 if study else run.info.start_time, run.info.end_time) if times else (),
         "parameters": run.data.params,
         "metrics": history,
-        "latest": run.data.metrics,
+        "latest": metrics,
         "tags": {key: value for key, value in run.data.tags.items() if key not in left_out},
         "model": models[given].name if given else "",
         "inputs": [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs],
