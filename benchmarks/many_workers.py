@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import gc
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,21 +168,27 @@ class Replayed:
 
 
 class Meter:
-    """Processor seconds and seconds by the clock of each call of some methods."""
+    """Processor seconds and seconds by the clock of each call of some methods, in arrays: they are in what is measured."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, list[tuple[float, float]]] = {}
+        self._spent: dict[str, tuple[array[float], array[float]]] = {}
+
+    @property
+    def spent(self) -> dict[str, list[tuple[float, float]]]:
+        """Return both of each call, by name."""
+        return {name: list(zip(*calls, strict=True)) for name, calls in self._spent.items()}
 
     def measure(self, owner: Any, method: str, name: str) -> None:
         """Count the calls of a class's method under that name."""
-        original, calls = getattr(owner, method), self.spent.setdefault(name, [])
+        original, (processor, clock) = getattr(owner, method), self._spent.setdefault(name, (array("d"), array("d")))
 
         def measured(*given: Any, **named: Any) -> Any:
             began = time.process_time(), time.perf_counter()
             try:
                 return original(*given, **named)
             finally:
-                calls.append((time.process_time() - began[0], time.perf_counter() - began[1]))
+                processor.append(time.process_time() - began[0])
+                clock.append(time.perf_counter() - began[1])
 
         setattr(owner, method, measured)
 
@@ -247,7 +256,8 @@ def drive(given: argparse.Namespace) -> dict[str, Any]:
     outcome = run_study(given.name, given.trials, lambda folder: Replayed(given.workers, trained, folder), uri)
     if outcome.finished + outcome.pruned != given.trials:
         raise SystemExit(f"{outcome.finished} trials finished, not {given.trials}")
-    found = {"memory": memory, "spent": meter.spent, "requests": counts["server"] / given.trials}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # the study's end reads all of its runs
+    found = {"memory": memory, "peak": peak, "spent": meter.spent, "requests": counts["server"] / given.trials}
     return {**found, "processor": time.process_time() - began[0], "clock": time.perf_counter() - began[1]}
 
 
@@ -281,9 +291,10 @@ def rows(found: dict[str, Any], given: argparse.Namespace) -> Iterator[Measured]
         yield Measured(f"{what}, {whole}", text, command, *goal, shown)
     memory = found["memory"]
     growth = memory[-1] - memory[len(memory) // 2]
-    first, middle, most = (size / 1e6 for size in (memory[0], memory[len(memory) // 2], max(memory)))
-    text = f"{most:.0f} MB; {first:.0f} after one trial, {middle:.0f} halfway"
-    yield Measured(f"driver's memory at most, {whole}", text, command, max(memory) / 1e6, MEMORY / 1e6, "MB")
+    sizes = (found["peak"], memory[0], memory[len(memory) // 2], memory[-1])
+    most, first, middle, last = (size / 1e6 for size in sizes)
+    text = f"{most:.0f} MB; {first:.0f} after one trial, {middle:.0f} halfway, {last:.0f} after the last"
+    yield Measured(f"driver's memory at most, {whole}", text, command, most, MEMORY / 1e6, "MB")
     each = growth / 1e3 / max(1, len(memory) - 1 - len(memory) // 2)
     yield Measured(f"driver's memory, later half, {whole}", f"{growth / 1e6:.1f} MB, {each:.1f} kB a trial", command)
     if given.uri:
@@ -304,6 +315,7 @@ def main() -> None:
     parsing.add_argument("--models", action="store_true", help="keep models")
     parsing.add_argument("--no-pictures", action="store_true", help="leave out curves and confusion matrices")
     parsing.add_argument("--uri", help="of a tracking server, instead of an SQLite database")
+    parsing.add_argument("--keep", type=Path, help="a new folder for the record, which is kept, mlflow.db and mlruns")
     parsing.add_argument("--name", default="replayed", help="of the study")
     parsing.add_argument("--way", action="store_true", help=argparse.SUPPRESS)
     given = parsing.parse_args()
@@ -312,7 +324,8 @@ def main() -> None:
         return
     if given.quick:
         given.trials, given.workers, given.epochs = 6, 3, 2
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.nullcontext(str(given.keep)) if given.keep else tempfile.TemporaryDirectory() as name:
+        Path(name).mkdir(parents=True, exist_ok=True)
         options = ["trials", "workers", "epochs", "sampler", "pruner", "name", *(["uri"] if given.uri else [])]
         command = [sys.executable, __file__, "--way", *(["--models"] if given.models else [])]
         command += ["--no-pictures"] if given.no_pictures else []

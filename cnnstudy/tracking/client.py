@@ -59,7 +59,7 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
-from cnnstudy.tracking.retry import await_answer, is_server, telling
+from cnnstudy.tracking.retry import await_answer, telling
 from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.sqlite_runs import LargeStudyReader
@@ -394,7 +394,7 @@ class Tracker:
         """Log the folder's contents as artifacts of the run."""
         uri = self._artifact_uris.get(run_id)
         with self._translate_errors(), without_client_retries(), with_file_timeout():
-            if uri and is_server(self.uri):  # where MLflow's client would ask for the run first
+            if uri:  # MLflow's client would ask for the run first, and keep 10 kB of each of its last 1,000 runs
                 get_artifact_repository(uri, self.uri).log_artifacts(str(folder))
             else:
                 self._client.log_artifacts(run_id, str(folder))
