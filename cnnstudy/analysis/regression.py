@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,8 @@ KNOTS, KNOTS_OF_MANY, _MANY, OTHER_KNOTS = 6, 8, 150, 4
 _TRIALS_WITHIN_SEED = 1.3
 #: Singular values below this share of the largest count as 0.
 _NEGLIGIBLE = 1e-9
+#: Draws of a wild bootstrap that are in memory together.
+_DRAWS_AT_ONCE = 100
 
 
 def code_factor(column: pd.Series, levels: Levels, knots: int = 2) -> np.ndarray:
@@ -367,15 +369,16 @@ def _test_contrasts(model: CodedModel, contrasts: Sequence[Contrast], outcome: n
     return tests
 
 
-def mammen_weights(draws: int, trials: int) -> np.ndarray:
-    """Return the factors of residuals in a wild bootstrap, [draws, trials]: mean 0, variance and skewness 1.
+def mammen_weights(draws: int, trials: int) -> Iterator[np.ndarray]:
+    """Yield the factors of residuals in a wild bootstrap, [some draws, trials]: mean 0, variance and skewness 1.
 
     Source: Mammen (1993), "Bootstrap and wild bootstrap for high dimensional linear models". They are the same at each
-    call, so that what is computed from the same trials is the same.
+    call, so that what is computed from the same trials is the same; all at once would take 160 MB for 10,000 trials.
     """
-    root = math.sqrt(5)
-    rare = np.random.default_rng(0).random((draws, trials)) < (root - 1) / (2 * root)
-    return np.where(rare, (1 + root) / 2, (1 - root) / 2)
+    root, dice = math.sqrt(5), np.random.default_rng(0)
+    for first in range(0, draws, _DRAWS_AT_ONCE):
+        rare = dice.random((min(_DRAWS_AT_ONCE, draws - first), trials)) < (root - 1) / (2 * root)
+        yield np.where(rare, (1 + root) / 2, (1 - root) / 2)
 
 
 def _leverages(matrix: np.ndarray) -> np.ndarray:
