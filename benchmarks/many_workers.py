@@ -196,7 +196,7 @@ class Replayed:
 
 
 class Meter:
-    """Processor seconds and seconds by the clock of each call of some methods, in arrays: they are in what is measured."""
+    """Processor seconds and seconds by the clock of each call of some methods, in arrays, which take little memory."""
 
     def __init__(self) -> None:
         self._spent: dict[str, tuple[array[float], array[float]]] = {}

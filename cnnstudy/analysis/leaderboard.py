@@ -223,7 +223,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         InputError: the file can't be written.
     """
     safe = frame.copy()
-    texts = [column for column, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    texts = [str(column) for column, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     safe[texts] = frame[texts].map(escape_formula)
     for column in frame.select_dtypes(float).columns:
         if column in _WHOLE_NUMBERS:
