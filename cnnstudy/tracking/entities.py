@@ -202,7 +202,7 @@ def to_recorded_study(name: str, run: Run) -> RecordedStudy:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as MLflow stores it, by its names."""
+    """A run as MLflow stores it, with cnnstudy's names of tags and metrics."""
 
     info: RunInfo
     tags: Mapping[str, str]
@@ -214,22 +214,22 @@ class StoredRun:
 def to_stored_run(run: Run) -> StoredRun:
     """Return a run that MLflow's search has found."""
     steps = (metric.step for metric in run.data.to_proto().metrics if metric.key == Metric.VAL_ACCURACY)
-    return StoredRun(run.info, run.data.tags, run.data.params, run.data.metrics, max(steps, default=0))
+    metrics = {own_metric(name): value for name, value in run.data.metrics.items()}
+    return StoredRun(run.info, own_tags(run.data.tags), run.data.params, metrics, max(steps, default=0))
 
 
 def to_recorded_run(run: StoredRun) -> RecordedRun:
     """Return the record of a run that cnnstudy created."""
-    tags = own_tags(run.tags)
     return RecordedRun(
         run_id=run.info.run_id,
-        name=name_run(run.info.run_name, tags),
-        kind=tags[Tag.KIND],
-        state=tags.get(Tag.STATE, "running"),
-        reason=tags.get(Tag.REASON, ""),
+        name=name_run(run.info.run_name, run.tags),
+        kind=run.tags[Tag.KIND],
+        state=run.tags.get(Tag.STATE, "running"),
+        reason=run.tags.get(Tag.REASON, ""),
         started=run.info.start_time,
         parameters=run.parameters,
-        metrics={own_metric(name): value for name, value in run.metrics.items()},
-        tags=tags,
+        metrics=run.metrics,
+        tags=run.tags,
         ended=run.info.end_time or 0,
         epoch=run.epoch if run.info.status == "RUNNING" else 0,
         status=run.info.status,

@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from cnnstudy.names import Metric
 from cnnstudy.tracking.entities import StoredRun
+from cnnstudy.tracking.shown_names import own_metric, own_tags
 from cnnstudy.tracking.sqlite import sqlite_file
 
 #: Smaller studies are read with MLflow, which takes less than a second.
@@ -78,7 +79,7 @@ def _read(database: sqlite3.Connection, experiment_id: str) -> list[StoredRun]:
     metrics: defaultdict[str, dict[str, float]] = defaultdict(dict)
     epochs: dict[str, int] = {}
     for run_id, key, value, step, is_nan in _rows_of(database, experiment_id, "latest_metrics", "value, step, is_nan"):
-        metrics[run_id][known.setdefault(key, key)] = math.nan if is_nan else value
+        metrics[run_id][own_metric(key)] = math.nan if is_nan else value
         if key == Metric.VAL_ACCURACY:
             epochs[run_id] = step
     rows = database.execute(
@@ -89,7 +90,7 @@ def _read(database: sqlite3.Connection, experiment_id: str) -> list[StoredRun]:
     return [
         StoredRun(
             RunInfo(run_id, experiment_id, *rest, name or tags[run_id].get(MLFLOW_RUN_NAME)),
-            tags[run_id],
+            own_tags(tags.pop(run_id, {})),
             params[run_id],
             metrics[run_id],
             epochs.get(run_id, 0),
