@@ -3,8 +3,8 @@
 The repeat's estimate scatters around the truth, of which the study's own estimate is a noisy and, where it is told for
 being large, a flattering measurement (Goodman 1992, "A comment on replication, p-values and evidence"; van Zwet and
 Cator 2021, "The significance filter, the winner's curse and the need to shrink"). How large truths are is therefore
-learnt from all effects of the family: each is 0, or drawn from a normal distribution around 0 (a spike and a slab), and
-the share and spread of those that are not 0 are averaged over what the estimates leave possible.
+learnt from all effects of the family, by adaptive shrinkage (Stephens 2017, "False discovery rates: a new deal"): a
+truth is drawn from a mixture of normal distributions around 0, whose shares are estimated.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from cnnstudy.analysis.intervals import LEVEL
 _DRAWS = 1000
 #: More degrees of freedom than this are as good as a known variance.
 _MOST_FREEDOM = 1e6
-#: The shares of effects that are not 0, equally probable beforehand.
-_SHARES = np.array([0.1, 0.3, 1.0])
-#: The spreads of these begin here, in standard errors, and are doubled until the largest estimate is within one, but at
-#: least (and, so that an error near 0 costs no memory, at most) so many times.
+#: Spreads of the mixture besides 0, in the median standard error: each is twice the one before, until the largest
+#: estimate is within one; at least and (so that an error near 0 costs no memory) at most so many.
 _SMALLEST_SPREAD, _LEAST_SPREADS, _MOST_SPREADS = 0.5, 8, 40
+#: All spreads are equally probable beforehand, with the weight of this many effects.
+_PRIOR_EFFECTS = 1.0
+_STEPS = 50
 
 
 @dataclass(frozen=True)
 class TrueSizes:
-    """What the estimates of a family leave possible about the sizes of its effects."""
+    """What the estimates of a family tell of the sizes of its effects: a mixture of normal distributions around 0."""
 
-    spreads: np.ndarray  # [spreads], of the effects that are not 0, in the outcome's units
-    weights: np.ndarray  # [shares, spreads], how probable each share of _SHARES with each spread is
+    spreads: np.ndarray  # [components], standard deviations, in the outcome's units
+    shares: np.ndarray  # [components], with a sum of 1
 
     @staticmethod
     def learn(estimates: Sequence[float], errors: Sequence[float], freedoms: Sequence[float]) -> TrueSizes:
-        """Learn the sizes of a family's effects from their estimates.
+        """Learn the sizes of a family's effects from their estimates, by expectation maximization.
 
         Args:
             estimates: of the effects.
@@ -51,16 +52,14 @@ class TrueSizes:
         largest = max((abs(estimate) for estimate, _, _ in measured), default=0.0)
         doubled = math.ceil(math.log2(max(largest / unit, 1.0) / _SMALLEST_SPREAD)) + 1
         count = min(max(doubled, _LEAST_SPREADS), _MOST_SPREADS)
-        spreads = unit * _SMALLEST_SPREAD * 2.0 ** np.arange(count)
-        logs = np.zeros((len(_SHARES), count))
-        for estimate, error, freedom in measured:
-            variance = error**2 * _variances(min(freedom, _MOST_FREEDOM))
-            slab, spike = _densities(estimate, variance, spreads)
-            with np.errstate(divide="ignore"):
-                logs += np.log(_mix(spike.mean(), slab.mean(axis=0)))
-        best = float(logs.max())
-        weights = np.exp(logs - best) if math.isfinite(best) else np.ones_like(logs)
-        return TrueSizes(spreads, weights / weights.sum())
+        spreads = np.r_[0.0, unit * _SMALLEST_SPREAD * 2.0 ** np.arange(count)]
+        before = shares = np.full(len(spreads), 1 / len(spreads))
+        if measured:
+            density = np.array([_densities(*one, spreads).mean(axis=0) for one in measured])
+            for _ in range(_STEPS):
+                belongs = _normalize(density * shares)
+                shares = (_PRIOR_EFFECTS * before + belongs.sum(axis=0)) / (_PRIOR_EFFECTS + len(measured))
+        return TrueSizes(spreads, shares)
 
 
 def probability_of_repeat(
@@ -100,35 +99,27 @@ def probability_of_repeat(
         special.stdtrit(own_freedom, 1 - own_level / 2) * np.sqrt(variance * own) + missing,
         special.stdtrit(freedom, 1 - level / 2) * np.sqrt(variance * (weight * own + (1 - weight) * other)),
     )
-    slab, spike = _densities(estimate, variance, sizes.spreads)
-    mixed = _mix(spike.mean(), slab.mean(axis=0))
-    each = np.divide(sizes.weights, mixed, out=np.zeros_like(mixed), where=mixed > 0)
-    slab *= (each * _SHARES[:, None]).sum(axis=0)
-    spike *= (each * (1 - _SHARES[:, None])).sum()
-    total = slab.sum() + spike.sum()
-    if not total > 0:  # beyond what floating point can weigh: nothing but the estimate counts
-        slab[:, -1], total = 1.0, float(len(slab))
+    weights = _densities(estimate, error, freedom, sizes.spreads) * sizes.shares
+    weights = _normalize(weights.reshape(1, -1)).reshape(weights.shape)
     kept = sizes.spreads**2 / (variance[:, None] + sizes.spreads**2)
     middle, scale = kept * estimate, np.sqrt((1 + kept) * variance[:, None])
-    limit = limit[:, None]
-    chance = (spike * special.ndtr(-limit[:, 0] / np.sqrt(variance))).sum()
-    raises = float(((slab * special.ndtr((middle - limit) / scale)).sum() + chance) / total)
-    lowers = float(((slab * special.ndtr((-middle - limit) / scale)).sum() + chance) / total)
+    raises = float((weights * special.ndtr((middle - limit[:, None]) / scale)).sum())
+    lowers = float((weights * special.ndtr((-middle - limit[:, None]) / scale)).sum())
     return {"raises": raises, "lowers": lowers}.get(answer, 1 - raises - lowers)
 
 
-def _densities(estimate: float, variance: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how probable an estimate is, up to a factor: [draws, spreads] if its truth is not 0, [draws] if it is."""
-
-    def density(of: np.ndarray) -> np.ndarray:
-        return np.exp(-(estimate**2) / (2 * of)) / np.sqrt(of)
-
-    return density(variance[:, None] + spreads**2), density(variance)
+def _densities(estimate: float, error: float, freedom: float, spreads: np.ndarray) -> np.ndarray:
+    """Return how probable an estimate is, up to a factor, [draws of the true variance, spreads of truths]."""
+    variance = error**2 * _variances(min(freedom, _MOST_FREEDOM))[:, None] + spreads**2
+    return np.exp(-(estimate**2) / (2 * variance)) / np.sqrt(variance)
 
 
-def _mix(spike: float, slab: np.ndarray) -> np.ndarray:
-    """Return the density for each share and spread, [shares, spreads]."""
-    return _SHARES[:, None] * slab + (1 - _SHARES[:, None]) * spike
+def _normalize(weights: np.ndarray) -> np.ndarray:
+    """Return rows with a sum of 1; one too small for floating point belongs to the last, the largest spread."""
+    total = weights.sum(axis=1, keepdims=True)
+    last = np.zeros_like(weights)
+    last[:, -1] = 1.0
+    return np.divide(weights, total, out=last, where=total > 0)
 
 
 @functools.lru_cache(maxsize=256)

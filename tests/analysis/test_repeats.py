@@ -69,9 +69,9 @@ def test_effects_far_beyond_their_errors_repeat(error: float) -> None:
 def test_without_an_error_nothing_is_known() -> None:
     assert math.isnan(probability_of_repeat("raises", 0.2, math.nan, 4.0, 3, 0.01, NONE))
     unknown = TrueSizes.learn([0.2, math.nan], [math.nan, 0.1], [math.nan, 2.0])
-    assert unknown.weights.sum() == pytest.approx(1)
+    assert unknown.shares.sum() == pytest.approx(1)
 
 
 def _everywhere() -> TrueSizes:
     """Return sizes that are large beyond doubt, so that an estimate is taken as it is."""
-    return TrueSizes(np.array([1e4]), np.array([[0.0], [0.0], [1.0]]))
+    return TrueSizes(np.array([1e4]), np.ones(1))
