@@ -184,12 +184,16 @@ def _mend_conflicts(results: _Results) -> Iterator[NextStep]:
 
 
 def _raise_accuracy(results: _Results) -> Iterator[NextStep]:
-    """What is known to change validation accuracy most."""
+    """What is known to change validation accuracy most; more photos unless the network hardly overfits on all."""
     known: list[tuple[NetworkAnalysis, Effect]] = [
         (one, effect)
         for one in results.networks
         for effect in one.main_effects(BALANCED_VALIDATION if one.question.unequal else VALIDATION)
-        if effect.answer != CANNOT_TELL and not (effect.factor == "data_fraction" and effect.answer == "lowers")
+        if effect.answer != CANNOT_TELL
+        and not (
+            effect.factor == "data_fraction"
+            and (effect.answer == "lowers" or judge_overfitting(one) == "hardly overfits")
+        )
     ]
     if not known:
         return

@@ -57,8 +57,8 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> N
 def test_the_answer_comes_first_and_in_words(found: NetworkAnalysis) -> None:
     lines = effect_sentences(found)
     assert lines[0].startswith("alexnet overfits: after the last epoch the gap is +")
-    assert "on average over all 96 finished trials" in lines[0]
-    assert "the weights of the best epoch: 96 overfit." in lines[0]
+    assert "on average over all 32 finished trials on all training images" in lines[0]
+    assert "the weights of the best epoch: 32 overfit." in lines[0]
     assert lines[1].startswith("4 times the training images lower the gap: -1")
     assert "at the same train loss (0.50 nats)" in lines[1]
     assert any(line.startswith("Frozen instead of scratch lowers the gap: -") for line in lines)
@@ -145,7 +145,7 @@ def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
     ]
     (found,) = of(simulated, silent)
     assert effect_sentences(found)[0] == (
-        "alexnet did not learn in any of 48 trials, 2 seeds: no overfitting to explain."
+        "alexnet did not learn in any of 16 trials on all training images, 2 seeds: no overfitting to explain."
     )
 
 
