@@ -82,9 +82,7 @@ def interim_sentence(causes: NetworkAnalysis) -> str:
     ]
     words = [f"{describe_change(one)} {format_effect(one)} ({leaning(one) or one.answer})" for one in asked]
     if causes.architecture != NETWORKS and not frame.empty:
-        frame, _ = on_most_images(frame, causes.factors)
-        column = BALANCED_GAP if question.unequal else GAP
-        mean = mean_gap(frame, column, ACCURACIES[column][1])
+        mean = overall_gap(causes)
         words[:0] = [] if mean is None else [f"gap {format_estimate(mean)} points ({judge_overfitting(causes)})"]
     effects = f"{question.words} by " if asked and not question.words.startswith("the gap") else ""
     return f"{causes.architecture} {effects}{', '.join(words)}" if words else ""
@@ -160,21 +158,25 @@ def effect_rows(causes: NetworkAnalysis, interactions: bool) -> tuple[list[list[
     return rows, hidden
 
 
+def overall_gap(causes: NetworkAnalysis) -> Estimate | None:
+    """Return the mean gap (0..1) of the trials on the most images that have one; None if none has."""
+    column = BALANCED_GAP if causes.question.unequal else GAP
+    frame, _ = on_most_images(causes.observations.frame, causes.factors)
+    return mean_gap(frame, column, ACCURACIES[column][1])
+
+
 def judge_overfitting(causes: NetworkAnalysis) -> Literal["overfits", "hardly overfits", "not learnt", "cannot tell"]:
     """Return what the headline says of one network that has finished trials: of those on the most images."""
     frame, _ = on_most_images(causes.observations.frame, causes.factors)
     if (frame[LEARNT] == 0).all():
         return "not learnt"
-    column = BALANCED_GAP if causes.question.unequal else GAP
-    train, validation = ACCURACIES[column]
-    measured = frame[frame[column].notna()]
-    gap = mean_gap(measured, column, validation)
+    gap, train = overall_gap(causes), ACCURACIES[BALANCED_GAP if causes.question.unequal else GAP][0]
     if gap is None or few_seeds(gap.count) or gap.low is None or gap.high is None:
         return "cannot tell"
     if gap.low >= SMALLEST_GAP:
         return "overfits"
     # a small gap of networks that have learnt little says nothing
-    is_small = gap.high < SMALLEST_GAP and not _unlearnt_training_sets(measured[train])
+    is_small = gap.high < SMALLEST_GAP and not _unlearnt_training_sets(frame[train].dropna())
     return "hardly overfits" if is_small else "cannot tell"
 
 

@@ -1,8 +1,9 @@
 """Name what causes the overfitting, as far as a study varied it: one sentence for all networks, or that it cannot tell.
 
-A cause is a level at which a network that overfits has a larger gap than at another one, unless the other has the
-smaller gap because it learns less: validation accuracy must be known to rise, or to fall by less than half of what the
-gap falls by, at the end of its interval.
+A cause is a level at which a network that overfits has a larger gap than at another one, where the other is known to
+raise validation accuracy. Where that is not known, it must not be the price: train accuracy is not known to fall, so
+that less is learnt, and of what the gap falls by, validation accuracy falls by less than half, at the end of its
+interval. Of a smaller network only the latter is asked: to learn less by heart is what it is for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ MOST_COST = 0.5
 
 
 def list_causes(found: Sequence[NetworkAnalysis]) -> list[tuple[NetworkAnalysis, Effect]]:
-    """Return the effects on the gap that name a cause, the largest first, each with the analysis that it is of."""
+    """Return the effects on the gap that name a cause, the largest first, each with the analysis that it is of.
+
+    Of a factor with several levels, it is the largest.
+    """
     overfitting = {one.architecture for one in _networks(found) if judge_overfitting(one) == "overfits"}
     causes = [
         (one, effect)
@@ -34,7 +38,10 @@ def list_causes(found: Sequence[NetworkAnalysis]) -> list[tuple[NetworkAnalysis,
         for effect in one.main_effects(BALANCED_GAP if one.question.unequal else GAP)
         if _worse_network(one, effect) in overfitting and _is_cause(one, effect)
     ]
-    return sorted(causes, key=lambda cause: -abs(cause[1].estimate))
+    largest: dict[tuple[str, str], tuple[NetworkAnalysis, Effect]] = {}
+    for one, effect in sorted(causes, key=lambda cause: -abs(cause[1].estimate)):
+        largest.setdefault((one.architecture, effect.factor), (one, effect))
+    return list(largest.values())
 
 
 def cause_sentence(found: Sequence[NetworkAnalysis]) -> str:
@@ -44,7 +51,7 @@ def cause_sentence(found: Sequence[NetworkAnalysis]) -> str:
         return ""
     causes = [_describe(one, effect, several=len(list(_networks(found))) > 1) for one, effect in list_causes(found)]
     if not causes:
-        return "Cannot tell why: nothing that the study varied is known to lower the gap at little cost in accuracy."
+        return "Cannot tell why: nothing that the study varied is known to lower the gap other than by learning less."
     return f"Of what the study varied, the cause is {', and '.join(causes)}."
 
 
@@ -63,11 +70,13 @@ def _is_cause(one: NetworkAnalysis, effect: Effect) -> bool:
     """Return whether the level with the smaller gap is known, and costs little accuracy."""
     if effect.answer == CANNOT_TELL or (effect.factor == "data_fraction" and effect.answer == "raises"):
         return False  # nobody has too many images
-    validation = one.find_effect(effect.factor, effect.level, ACCURACIES[effect.column][1])
+    train, validation = (one.find_effect(effect.factor, effect.level, name) for name in ACCURACIES[effect.column])
     if validation is None or validation.low is None or validation.high is None:
         return False
     if validation.answer != CANNOT_TELL:
         return validation.answer != effect.answer
+    if train is not None and train.answer == effect.answer and effect.factor != "network":
+        return False
     most = -validation.low if effect.answer == "lowers" else validation.high  # that it may cost
     return most < MOST_COST * abs(effect.estimate)
 

@@ -203,7 +203,10 @@ def test_the_headline_is_that_of_the_curves(said: Said) -> None:
     seeds = last.groupby("seed")["balanced gap"].mean()
     half = stats.t.ppf(0.975, 2) * seeds.std() / math.sqrt(3)
     gap = [f"{100 * number:+.1f}" for number in (seeds.mean(), seeds.mean() - half, seeds.mean() + half)]
-    assert f"the gap is {gap[0]} [{gap[1]}, {gap[2]}] points on average over all 6 finished trials on all training" in headline
+    assert (
+        f"the gap is {gap[0]} [{gap[1]}, {gap[2]}] points on average over all 6 finished trials on all training"
+        in headline
+    )
     assert f"(balanced train {train}, validation {validation}; interval over 3 seeds)" in headline
     assert f"<dt>Mean gap</dt><dd>{100 * last['balanced gap'].mean():+.1f}</dd>" in said.page
 
