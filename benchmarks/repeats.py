@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnnstudy.analysis.intervals import LEVEL, Resolution, SeedTests, compare_seeds, correct_family
-from cnnstudy.analysis.repeats import probability_of_repeat
+from cnnstudy.analysis.repeats import TrueSizes, probability_of_repeat
 
 EFFECTS = 8
 #: What effects are like -> effects [EFFECTS], in standard errors.
@@ -43,11 +43,12 @@ def rates(name: str, seeds: int, studies: int) -> tuple[int, float, float, float
         effects = SIZES[name](rng)
         found, answers, levels = study(effects, seeds, rng)
         _, again, _ = study(effects, seeds, rng)
+        sizes = TrueSizes.learn(found.tests[:, 0].tolist(), found.error.tolist(), found.freedom.tolist())
         for place in np.flatnonzero(answers):
             estimate, low, high, _ = found.tests[place]
             answer = "raises" if answers[place] > 0 else "lowers"
             error, freedom = float(found.error[place]), float(found.freedom[place])
-            said = probability_of_repeat(answer, float(estimate), error, freedom, seeds, float(levels[place]))
+            said = probability_of_repeat(answer, float(estimate), error, freedom, seeds, float(levels[place]), sizes)
             rows.append((said, again[place] == answers[place], low <= effects[place] <= high))
     said, happened, covered = np.mean(rows, axis=0).tolist()
     return len(rows), said, happened, covered

@@ -23,7 +23,7 @@ from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
 from cnnstudy.analysis.regression import estimate_over_all_trials
-from cnnstudy.analysis.repeats import probability_of_repeat
+from cnnstudy.analysis.repeats import TrueSizes, probability_of_repeat
 from cnnstudy.analysis.resolution import NEAR_LIMIT, find_resolution, is_share, log_odds, possible_difference
 from cnnstudy.config.factors import Levels
 from cnnstudy.records import Level
@@ -208,13 +208,18 @@ def correct_together(effects: Sequence[Effect]) -> list[Effect]:
             np.array([_or_nan(effect.p_shrunk) for effect in family]),
             np.array([effect.second is not None for effect in family]),
         )
+        sizes = TrueSizes.learn(
+            [effect.estimate for effect in family],
+            [_or_nan(effect.error) for effect in family],
+            [_or_nan(effect.freedom) for effect in family],
+        )
         for place, p_adjusted, level in zip(places, adjusted.tolist(), levels.tolist(), strict=True):
             one = dataclasses.replace(effects[place], p_adjusted=_or_none(p_adjusted))
-            corrected[place] = dataclasses.replace(one, repeats=_repeats(one, level))
+            corrected[place] = dataclasses.replace(one, repeats=_repeats(one, level, sizes))
     return corrected
 
 
-def _repeats(effect: Effect, level: float) -> float | None:
+def _repeats(effect: Effect, level: float, sizes: TrueSizes) -> float | None:
     """Return how probable it is that a repeat gives the same answer; 1 where the design decides, None if unknown."""
     if effect.p_shrunk is None and effect.doubt:
         return 1.0
@@ -229,6 +234,7 @@ def _repeats(effect: Effect, level: float) -> float | None:
             effect.freedom,
             seeds,
             level * effect.own_level / LEVEL,
+            sizes,
             effect.missing,
             effect.own_level,
         )

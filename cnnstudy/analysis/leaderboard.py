@@ -29,6 +29,7 @@ from cnnstudy.names import (
     last_name,
 )
 from cnnstudy.system.files import escape_formula, write_whole
+from cnnstudy.system.output import print_text
 from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metrics
 
 #: Columns that tables show after the factors, with their headings; the CSV has every column.
@@ -78,6 +79,8 @@ _WHOLE_NUMBERS = (
     *("image_size", "epochs", "best_epoch", "updates", "trainable_parameters", "frozen_parameters"),
     *("train_images", "train_images_used"),
 )
+#: The name of a file that stands for the terminal, or what its output is sent to.
+STANDARD_OUTPUT = Path("-")
 #: What is shown of trials that are not ranked by accuracy.
 _NOT_ACCURACY = {
     Metric.VAL_BALANCED_ACCURACY: "Train, val and gap count every image alike; balanced is the mean recall of the "
@@ -219,6 +222,9 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
     Text that a spreadsheet would read as a formula is escaped.
 
+    Args:
+        path: of the file; `-` (STANDARD_OUTPUT) prints it.
+
     Raises:
         InputError: the file can't be written.
     """
@@ -228,8 +234,12 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
             safe[column] = frame[column].astype("Int64")  # missing values turned them into floats
     # as it is, pandas does not quote a lone carriage return, which would end the row
     returns = safe.map(lambda cell: isinstance(cell, str) and "\r" in cell).to_numpy().any()
+    text = safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
+    if path == STANDARD_OUTPUT:
+        print_text(text.removesuffix("\n"))
+        return
     try:
-        write_whole(path, safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL))
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"can't write {path}: {error.strerror or error}") from error
 

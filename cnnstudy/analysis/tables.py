@@ -42,6 +42,8 @@ COLUMNS = (
     "seeds",
     "repeats",
 )
+#: Of these, those that are as the frame has them.
+LEVELS = ("baseline", "level", "second_baseline", "second_level")
 #: A column of numbers is a range if it has more distinct values than this, and than half of the combinations.
 _MOST_LISTED = 10
 #: A range is logarithmic if its ends are positive and differ by this factor.
@@ -97,7 +99,9 @@ def effects(
         tables.append((trials, known))
         found += estimate_effects(trials, known, [column], interactions, images)
     missing = [row for trials, known in tables for row in _rows_without_estimate(trials, known, column, found)]
-    return pd.DataFrame([*map(_row, correct_together(found)), *missing], columns=list(COLUMNS))
+    table = pd.DataFrame([*map(_row, correct_together(found)), *missing], columns=list(COLUMNS), dtype=object)
+    # levels stay what they are: among None, pandas would make 4 a 4.0
+    return table.astype({name: table[name].infer_objects().dtype for name in COLUMNS if name not in LEVELS})
 
 
 def _by_network(

@@ -17,11 +17,14 @@ def predict(
     model: ModelName,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show for each image.")] = 5,
-    csv: Annotated[Path | None, typer.Option(help="Also write the predictions to this CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the predictions to this CSV file as well; - prints it instead.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the predictions to this JSON file.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Classify images with a trained model: classes with probabilities, best first."""
+    from cnnstudy.analysis.leaderboard import STANDARD_OUTPUT
     from cnnstudy.results import models
     from cnnstudy.results.models import find_model
 
@@ -33,7 +36,8 @@ def predict(
         predictions = models.predict_files(resolved, images, top, executor, display)
     if resolved.classes is None:
         print_note(f"{model} has no class names (classes.json); classes are numbered")
-    models.show_predictions(open_console(), resolved.title, predictions)
+    if csv != STANDARD_OUTPUT:
+        models.show_predictions(open_console(), resolved.title, predictions)
     if csv is not None:
         models.write_predictions_csv(predictions, csv)
     if json is not None:

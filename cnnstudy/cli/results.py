@@ -16,7 +16,9 @@ TargetGap = Annotated[float, typer.Option(min=0.1, max=50, help="Target gap, in 
 
 def leaderboard(
     study: StudyName = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every column of the trials shown to this CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write every column of the trials shown to this CSV file; - prints it.")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
     sort: Annotated[str | None, typer.Option(help="Sort by this column.", show_default="the study's objective")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show and write only this many of the best.")] = None,
@@ -38,6 +40,7 @@ def leaderboard(
         table.write_markdown(selected, markdown)
     if json_:
         print_text(format_json(json_answers.describe_trials(recorded.name, selected)))
+    if json_ or csv == table.STANDARD_OUTPUT:
         return
     terminal.show_trials(open_console(), recorded.name, frame, top, sort)
     terminal.show_configurations(open_console(), terminal.latest_trials(tracker, recorded), top)
@@ -45,13 +48,15 @@ def leaderboard(
 
 def effects(
     study: StudyName = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every effect and interaction to this CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write every effect and interaction to this CSV file; - prints it.")
+    ] = None,
     gap: TargetGap = 5.0,
     json_: Json = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Show how many points of gap each factor causes, with intervals."""
-    from cnnstudy.analysis.leaderboard import write_csv
+    from cnnstudy.analysis.leaderboard import STANDARD_OUTPUT, write_csv
     from cnnstudy.results import json_answers, terminal
     from cnnstudy.tracking import client
 
@@ -63,7 +68,7 @@ def effects(
     steps = terminal.list_steps(tracker, recorded, analyses)
     if json_:
         print_text(format_json(json_answers.describe_effects(recorded.name, analyses, steps)))
-    else:
+    elif csv != STANDARD_OUTPUT:
         terminal.show_effects(open_console(), recorded.name, analyses)
         terminal.show_next_steps(open_console(), steps)
 

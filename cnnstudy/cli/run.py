@@ -76,12 +76,15 @@ def run_study(
 
     if dry_run and retry_failed:
         raise InputError("--dry-run estimates the missing trials, and --retry-failed runs others; give one of them.")
-    overrides = list(set_ or [])
-    overrides += [f"budget.trials={trials}"] if trials is not None else []
-    overrides += [f"execution.on={on}"] if on is not None else []
-    overrides += [f"seed={seed}"] if seed is not None else []
-    overrides += ["training.deterministic=true"] if deterministic else []
-    loaded = load_study(study, overrides)
+    given = {
+        "budget.trials": trials,
+        "execution.on": on,
+        "seed": seed,
+        "training.deterministic": "true" if deterministic else None,
+    }
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    options = {"budget.trials": "--trials", "execution.on": "--on", "seed": "--seed"}
+    loaded = load_study(study, overrides, {key: option for key, option in options.items() if given[key] is not None})
     with contextlib.closing(make_study_workers(loaded.config, jobs)) as workers:
         workers.start()
         _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,6 +35,8 @@ _PATHS = re.compile(r"data\.path|weights\..+\.(data\.path|file)")
 #: How the name of a network of one's own begins; a path follows.
 _OWN_NETWORK = "file:"
 
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Study:
@@ -45,7 +48,7 @@ class Study:
     overrides: tuple[str, ...] = ()
 
 
-def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
+def load_study(name_or_path: str, overrides: Sequence[str] = (), options: Mapping[str, str] = NO_OPTIONS) -> Study:
     """Read and check a study file: a path, or the name of one in ./experiments or of one that comes with cnnstudy.
 
     Relative paths in the file are relative to its folder, wherever the command runs.
@@ -53,6 +56,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     Args:
         overrides: `key=value`, applied on top of the file; keys are dotted, values are YAML, and relative paths are
             relative to the working folder.
+        options: dotted keys that overrides set for an option of the command line -> the option, which problems name.
 
     Raises:
         ConfigError: there is no such file, it is not YAML, or something in it is invalid; every problem is listed.
@@ -80,8 +84,9 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
             problem = problem.replace(name, written)
         dotted = ".".join(map(str, key))
         line = _line_of(tree, key)
-        if any(key[: len(keys)] == keys or (keys[: len(key)] == key and not line) for keys in overridden):
-            return math.inf, f"--set {dotted}: {problem}"
+        for keys in overridden:
+            if key[: len(keys)] == keys or (keys[: len(key)] == key and not line):
+                return math.inf, f"{options.get('.'.join(map(str, keys)), f'--set {dotted}')}: {problem}"
         shown = ", ".join(filter(None, (str(path), f"line {line}" if line else "", dotted)))
         return line or 0, f"{shown}: {problem}{_advise_on_folder(tree, key, folder)}"
 

@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
@@ -119,6 +120,14 @@ class FactorialConfig(StrictModel):
     precision: Number | None = Field(
         None, gt=0, lt=1, description="half width, as a share, of an interval that is narrow enough to stop"
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _refuse_points(cls, given: Any) -> Any:
+        """Refuse a precision in points, which are hundredths."""
+        if type(given) in (int, float) and 1 <= given < 100:
+            raise ValueError(f"is a share of 1: for {given:g} points give {given / 100:g}, not {given:g}.")
+        return given
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnnstudy.errors import WorkerError, as_sentence, printable
@@ -67,6 +68,9 @@ class Connection:
     def __init__(self, needs: SlotNeeds, address: str | None = None) -> None:
         # otherwise a call that comes too late would start a cluster of its own
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address and address.startswith("ray://"):
+            _show_token()
         try:
             import ray
         except ImportError as error:
@@ -144,7 +148,7 @@ def _join(ray: Any, address: str | None) -> None:
     Raises:
         WorkerError: it can't be reached, or has other versions.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or _find_here(ray)
+    address = address or _find_here(ray)
     # Ray prints pages of its logs to standard output when a node is lost, and knows no setting against it; the executor
     # says in a line what was lost
     ray._private.worker.print_to_stdstream = lambda *given, **named: None
@@ -166,8 +170,20 @@ def _join(ray: Any, address: str | None) -> None:
             ) from None
         raise WorkerError(
             f"can't reach {where}: {as_sentence(text)} Check the address (`ray://HOST:10001` by default) and that the "
-            "cluster runs (`ray status` on its head); without an address, `--on ray` uses this machine."
+            "cluster runs (`ray status` on its head); where it wants a token, set RAY_AUTH_TOKEN to what `ray "
+            "get-auth-token` prints on its head. Without an address, `--on ray` uses this machine."
         ) from None
+
+
+def _show_token() -> None:
+    """Let Ray's client show the token that this user has; without it, clusters that `ray start` starts are silent.
+
+    Elsewhere Ray does so by itself (https://docs.ray.io/en/latest/ray-security/token-auth.html). It reads the variable
+    when it is imported.
+    """
+    tokens = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if tokens or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _find_here(ray: Any) -> str:

@@ -62,7 +62,8 @@ _DESCRIPTION = (
     "A study of cnnstudy. The run `study {name}` is the study itself, with its file and its answer; every other run is "
     "a trial.\n\n`gap/accuracy` is train minus validation accuracy, both measured in inference mode after each epoch; "
     "a trial that overfits has a large one. Curves end with the last epoch; `best_...` and a trial's model are of "
-    "the best epoch. `python -m cnnstudy report {name}` writes the page with all figures."
+    "the best epoch. Metrics are shares of 1, so that 0.05 is 5 % or 5 points. "
+    "`python -m cnnstudy report {name}` writes the page with all figures."
 )
 
 

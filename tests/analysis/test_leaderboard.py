@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cnnstudy.analysis.leaderboard import (
+    STANDARD_OUTPUT,
     best_by_transfer,
     build_leaderboard,
     describe_front,
@@ -152,6 +153,17 @@ def test_a_run_whose_driver_died_at_its_start(make_run: MakeRun, tmp_path: Path)
 
 
 # ---- CSV
+
+
+def test_a_dash_prints_what_the_file_would_hold(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = build_leaderboard([make_run(1), make_run(2)], ACCURACY)
+    write_csv(frame, tmp_path / "all.csv")
+    write_csv(frame, STANDARD_OUTPUT)
+    assert capsys.readouterr().out == (tmp_path / "all.csv").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["all.csv"]
 
 
 def test_numbers_in_the_csv_read_back_exactly(make_run: MakeRun, failed: RecordedRun, tmp_path: Path) -> None:

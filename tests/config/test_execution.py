@@ -106,4 +106,4 @@ def test_a_cluster_without_ray_says_how_to_install_it(own_places: Path, monkeypa
 
 def test_the_command_says_where_as_the_file_does(own_places: Path) -> None:
     done = CliRunner().invoke(app, ["run-study", "tiny", "--on", "slurm"])
-    assert "--set execution.on: 'slurm' is no place to run trials" in str(done.exception)
+    assert "--on: 'slurm' is no place to run trials" in str(done.exception)

@@ -87,7 +87,7 @@ MISTAKES = [
         "strategy.precision",
         ["nothing stops with one number", "{least: 3, most: 20}."],
     ),
-    ("  seeds: 3", "  precision: 3 #!", "strategy.precision", ["less than 1", "not 3."]),
+    ("  seeds: 3", "  precision: 3 #!", "strategy.precision", ["for 3 points give 0.03, not 3."]),
     ("  design: full", "  assume_no_interactions: perhaps #!", "strategy.assume_no_interactions", []),
     ("  design: full", "  assume_no_interactions: [x] #!", "strategy.assume_no_interactions", []),
     ("  design: full", "  fraction: 2 #!", "strategy.fraction", ["belongs to design fractional, not to full"]),
