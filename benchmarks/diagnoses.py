@@ -289,7 +289,7 @@ def show_truth(results: Path, kinds: Sequence[str]) -> None:
             study["strategy"]["seeds"] = 2
             (place / "photos.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         trials = cnnstudy.run(place / "photos.yaml", tracking_uri=address(place)).trials
-        for (network, share), group in trials.groupby(["architecture", "data_fraction"], sort=False):
+        for (network, share), group in trials.groupby(["architecture", "data_fraction"]):
             train, validation, gap = (
                 100 * group[f"last_{part}"].mean() for part in ("train_accuracy", "val_accuracy", "gap_accuracy")
             )
