@@ -47,6 +47,7 @@ def test_all_runs_every_benchmark_of_speed(part: Callable[[str], ModuleType]) ->
         "copies_by_features",
         "coverage",
         "data_laws",
+        "diagnoses",
         "intervals",
         "paired_images",
         "precision",

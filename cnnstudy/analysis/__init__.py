@@ -34,6 +34,7 @@ next_steps        what to do after a study, from what it found
 question          what the study is asked: which effects are its answers
 causes            effects, data law and importances of each network, and warnings about them
 effects_text      the effects in words
+named_causes      what causes the overfitting, in a sentence
 configurations    all seeds of a configuration judged together
 confirmation      the best candidates retrained with fresh seeds, their ranking, and its record
 confirmation_text the champion in words

@@ -163,6 +163,8 @@ def pool_networks(
 ) -> tuple[pd.DataFrame, dict[str, Levels]]:
     """Return the trials of all networks with the factor `network`, and the levels of all factors.
 
+    A learning rate that does not vary in any network, but differs between them, belongs to the network.
+
     Args:
         frames: the observations of each network.
         config: the recorded study file.
@@ -174,7 +176,20 @@ def pool_networks(
         for factor, levels in recorded_factors(config, name).items():
             if isinstance(levels, Choices) and isinstance(shared := factors.get(factor, levels), Choices):
                 factors[factor] = Choices(tuple(dict.fromkeys([*shared.values, *levels.values])))
+    if len(own_learning_rates(frame)) == len(frames):
+        factors.pop("learning_rate", None)
     return frame, factors
+
+
+def own_learning_rates(pooled: pd.DataFrame) -> dict[str, float]:
+    """Return the learning rate of each network, if it does not vary in any of them but differs between some."""
+    if "learning_rate" not in pooled:
+        return {}
+    groups = pooled.groupby("network", sort=False)["learning_rate"]
+    rates = {str(network): trials.dropna().unique() for network, trials in groups}
+    if any(len(one) != 1 for one in rates.values()) or pooled["learning_rate"].nunique() < 2:
+        return {}
+    return {network: float(one[0]) for network, one in rates.items()}
 
 
 def _compare_networks(
@@ -190,7 +205,10 @@ def _compare_networks(
         )
         if "network" in (effect.factor, effect.second) and has_enough_trials(frame, factors, effect)
     ]
-    return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, (), factors)
+    rates = own_learning_rates(frame)
+    each = ", ".join(f"{name} {FACTORS['learning_rate'].write(rate)}" for name, rate in rates.items())
+    warnings = [f"each network has a learning rate of its own ({each}), with which it is compared."] if rates else []
+    return NetworkAnalysis(NETWORKS, observations, frame, effects, (), {}, warnings, factors)
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:

@@ -22,6 +22,7 @@ from cnnstudy.analysis.observations import (
     VALIDATION,
     Observations,
     mean_gap,
+    on_most_images,
 )
 from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
@@ -43,7 +44,7 @@ _BALANCED_COLUMNS = {"balanced gap": BALANCED_GAP, "balanced val accuracy": BALA
 _UPDATE_PARTS = (COMPARED_GAP, MORE_UPDATES, "updates/gap_accuracy")
 
 #: The train and validation accuracies of which a gap is the difference.
-_ACCURACIES = {GAP: (TRAIN, VALIDATION), BALANCED_GAP: (BALANCED_TRAIN, BALANCED_VALIDATION)}
+ACCURACIES = {GAP: (TRAIN, VALIDATION), BALANCED_GAP: (BALANCED_TRAIN, BALANCED_VALIDATION)}
 #: Plain and balanced accuracy are told apart if they differ by this much.
 _NOTICEABLE = 0.01
 _TARGETS = {GAP: "the gap", VALIDATION: "validation accuracy"}
@@ -81,8 +82,7 @@ def interim_sentence(causes: NetworkAnalysis) -> str:
     ]
     words = [f"{describe_change(one)} {format_effect(one)} ({leaning(one) or one.answer})" for one in asked]
     if causes.architecture != NETWORKS and not frame.empty:
-        column = BALANCED_GAP if question.unequal else GAP
-        mean = mean_gap(frame, column, _ACCURACIES[column][1])
+        mean = overall_gap(causes)
         words[:0] = [] if mean is None else [f"gap {format_estimate(mean)} points ({judge_overfitting(causes)})"]
     effects = f"{question.words} by " if asked and not question.words.startswith("the gap") else ""
     return f"{causes.architecture} {effects}{', '.join(words)}" if words else ""
@@ -158,37 +158,42 @@ def effect_rows(causes: NetworkAnalysis, interactions: bool) -> tuple[list[list[
     return rows, hidden
 
 
+def overall_gap(causes: NetworkAnalysis) -> Estimate | None:
+    """Return the mean gap (0..1) of the trials on the most images that have one; None if none has."""
+    column = BALANCED_GAP if causes.question.unequal else GAP
+    frame, _ = on_most_images(causes.observations.frame, causes.factors)
+    return mean_gap(frame, column, ACCURACIES[column][1])
+
+
 def judge_overfitting(causes: NetworkAnalysis) -> Literal["overfits", "hardly overfits", "not learnt", "cannot tell"]:
-    """Return what the headline says of one network that has finished trials."""
-    frame = causes.observations.frame
+    """Return what the headline says of one network that has finished trials: of those on the most images."""
+    frame, _ = on_most_images(causes.observations.frame, causes.factors)
     if (frame[LEARNT] == 0).all():
         return "not learnt"
-    column = BALANCED_GAP if causes.question.unequal else GAP
-    train, validation = _ACCURACIES[column]
-    measured = frame[frame[column].notna()]
-    gap = mean_gap(measured, column, validation)
+    gap, train = overall_gap(causes), ACCURACIES[BALANCED_GAP if causes.question.unequal else GAP][0]
     if gap is None or few_seeds(gap.count) or gap.low is None or gap.high is None:
         return "cannot tell"
     if gap.low >= SMALLEST_GAP:
         return "overfits"
     # a small gap of networks that have learnt little says nothing
-    is_small = gap.high < SMALLEST_GAP and not _unlearnt_training_sets(measured[train])
+    is_small = gap.high < SMALLEST_GAP and not _unlearnt_training_sets(frame[train].dropna())
     return "hardly overfits" if is_small else "cannot tell"
 
 
 def _headline(causes: NetworkAnalysis) -> str:
-    """Return what the gap is on average over all finished trials that have one, and what these trials are."""
-    name, frame = causes.architecture, causes.observations.frame
+    """Return what the gap is on average over the finished trials on the most images, and what these trials are."""
+    name, (frame, images) = causes.architecture, on_most_images(causes.observations.frame, causes.factors)
     judged = judge_overfitting(causes)
     if judged == "not learnt":
         seeds = count_noun(frame["seed"].nunique(), "seed")
-        return f"{name} did not learn in any of {count_noun(len(frame), 'trial')}, {seeds}: no overfitting to explain."
+        trials = f"{count_noun(len(frame), 'trial')}{images}"
+        return f"{name} did not learn in any of {trials}, {seeds}: no overfitting to explain."
     column = BALANCED_GAP if causes.question.unequal else GAP
-    train, validation = _ACCURACIES[column]
+    train, validation = ACCURACIES[column]
     measured, balanced = frame[frame[column].notna()], "balanced " if causes.question.unequal else ""
     gap = mean_gap(measured, column, validation)
     if gap is None:
-        return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}."
+        return f"{name}: no gap after the last epoch is recorded of {count_noun(len(frame), 'finished trial')}{images}."
     few, unlearnt = few_seeds(gap.count), _unlearnt_training_sets(measured[train])
     kind = "" if causes.question.unequal else _kind_of_accuracy(measured)
     answer = f"Cannot tell whether {name} overfits by {100 * SMALLEST_GAP:g} points or more{few and f' ({few})'}"
@@ -200,7 +205,7 @@ def _headline(causes: NetworkAnalysis) -> str:
     whose = "all" if len(measured) == len(frame) else f"those {len(measured)} that have one of"
     return (
         f"{answer}: after the last epoch the gap is {format_estimate(gap)} points on average over {whose} "
-        f"{count_noun(len(frame), 'finished trial')} ({balanced}train {_percent(measured[train])}, validation "
+        f"{count_noun(len(frame), 'finished trial')}{images} ({balanced}train {_percent(measured[train])}, validation "
         f"{_percent(measured[validation])}; {sample}), whatever their verdicts, which judge the weights "
         f"of the best epoch: {_verdict_counts(frame)}.{kind}{unlearnt}"
     )
@@ -280,9 +285,9 @@ def _explored(causes: NetworkAnalysis, effect: Effect) -> str:
 
 def _change_of_learning(causes: NetworkAnalysis, effect: Effect) -> str:
     """Say that train accuracy changes in the same direction as the gap, if it does."""
-    if effect.column not in _ACCURACIES:
+    if effect.column not in ACCURACIES:
         return ""
-    train = causes.find_effect(effect.factor, effect.level, _ACCURACIES[effect.column][0])
+    train = causes.find_effect(effect.factor, effect.level, ACCURACIES[effect.column][0])
     if train is None or train.answer != effect.answer:
         return ""
     link, verb, how = ("but", "falls", "less") if train.answer == "lowers" else ("and", "rises", "more")
@@ -334,9 +339,9 @@ def _describe_counts(counts: Sequence[Compared], basis: str) -> str:
 
 
 def _change_of_accuracy(causes: NetworkAnalysis, effect: Effect) -> str:
-    if effect.column not in _ACCURACIES:
+    if effect.column not in ACCURACIES:
         return ""
-    accuracy = causes.find_effect(effect.factor, effect.level, _ACCURACIES[effect.column][1])
+    accuracy = causes.find_effect(effect.factor, effect.level, ACCURACIES[effect.column][1])
     if accuracy is None:
         return ""
     change = "may or may not change:" if accuracy.answer == CANNOT_TELL else "changes by"

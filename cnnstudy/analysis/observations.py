@@ -38,7 +38,7 @@ from cnnstudy.analysis.curves import (
 )
 from cnnstudy.analysis.intervals import Estimate, compare_seeds
 from cnnstudy.analysis.resolution import find_images, find_resolution
-from cnnstudy.config.factors import FACTORS
+from cnnstudy.config.factors import FACTORS, Choices, Levels
 from cnnstudy.names import Metric, best_name, equal_updates_name, last_name
 from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
 
@@ -210,6 +210,23 @@ def _at_train_loss(
 def _outcomes(basis: str, state: str, found: Mapping[str, float]) -> dict[str, object]:
     values = {f"{basis}/{outcome}": found.get(metric, math.nan) for outcome, metric in _METRICS.items()}
     return {f"{basis}/state": state, **values}
+
+
+def on_most_images(frame: pd.DataFrame, factors: Mapping[str, Levels]) -> tuple[pd.DataFrame, str]:
+    """Return the trials on the largest share of the training images, and words for it; all if no list varies it.
+
+    The others ask what fewer images would do: whether networks overfit on these images, they do not tell.
+
+    Args:
+        frame: trials with the column `data_fraction`.
+        factors: the levels that the study file gives; of a range all trials are returned.
+    """
+    if not isinstance(factors.get("data_fraction"), Choices) or frame["data_fraction"].nunique() < 2:
+        return frame, ""
+    most = float(frame["data_fraction"].max())
+    return frame[
+        frame["data_fraction"] == most
+    ], f" on {'all' if most == 1 else f'{100 * most:g} % of the'} training images"
 
 
 def mean_gap(frame: pd.DataFrame, gap: str = GAP, validation: str = VALIDATION) -> Estimate | None:

@@ -180,7 +180,9 @@ def _answer(
 
 def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None:
     """Show the effects, write the page, and end with the answer, what to do next, and where the page is."""
+    from cnnstudy.analysis.causes import NETWORKS
     from cnnstudy.analysis.effects_text import answer_sentences
+    from cnnstudy.analysis.named_causes import cause_sentence
     from cnnstudy.results import terminal
     from cnnstudy.results.pages.study_page import write_report
 
@@ -189,8 +191,12 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None
         return
     terminal.show_effects(open_console(), recorded.name, found)
     page = write_report(tracker, recorded, Path(f"{recorded.name}-report")).absolute()
-    for one in found[:1]:
-        print_text(f"\nAnswer: {answer_sentences(one)[0]}")
+    print_text("")
+    for one in found:
+        if one.architecture != NETWORKS:
+            print_text(f"Answer: {answer_sentences(one)[0]}")
+    if cause := cause_sentence(found):
+        print_text(cause)
     terminal.show_next_steps(open_console(), terminal.list_steps(tracker, recorded, found))
     print_text(f"Page: {page}")
     if open_:

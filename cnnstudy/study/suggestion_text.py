@@ -99,12 +99,11 @@ def list_reasons(suggestion: Suggestion) -> Iterator[tuple[str, str]]:
         )
     if "validation" in settings["data"]:
         validation, least = sum(photos.images.validation), LEAST_IMAGES_FOR_FIT
-        enough = "enough" if validation >= least else "still fewer than the"
+        enough = "enough" if validation >= least else f"still fewer than the {least} that it takes"
         yield (
             "data.validation",
-            f"a larger share than the default of 0.15, for {validation} validation images: {enough} "
-            f"{'for' if validation >= least else f'{least} that it takes'} "
-            "to show that a network does not overfit",
+            f"a larger share than the default of 0.15, for {validation} validation images: {enough} to show that a "
+            "network does not overfit",
         )
     if "bad_images" in settings["data"]:
         bad = photos.images.skipped

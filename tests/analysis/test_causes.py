@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from simulated import Simulated
@@ -57,8 +58,8 @@ def test_the_usual_batch_size_effect_is_taken_apart(found: NetworkAnalysis) -> N
 def test_the_answer_comes_first_and_in_words(found: NetworkAnalysis) -> None:
     lines = effect_sentences(found)
     assert lines[0].startswith("alexnet overfits: after the last epoch the gap is +")
-    assert "on average over all 96 finished trials" in lines[0]
-    assert "the weights of the best epoch: 96 overfit." in lines[0]
+    assert "on average over all 32 finished trials on all training images" in lines[0]
+    assert "the weights of the best epoch: 32 overfit." in lines[0]
     assert lines[1].startswith("4 times the training images lower the gap: -1")
     assert "at the same train loss (0.50 nats)" in lines[1]
     assert any(line.startswith("Frozen instead of scratch lowers the gap: -") for line in lines)
@@ -145,7 +146,7 @@ def test_a_network_that_learns_nothing_has_nothing_to_explain() -> None:
     ]
     (found,) = of(simulated, silent)
     assert effect_sentences(found)[0] == (
-        "alexnet did not learn in any of 48 trials, 2 seeds: no overfitting to explain."
+        "alexnet did not learn in any of 16 trials on all training images, 2 seeds: no overfitting to explain."
     )
 
 
@@ -192,3 +193,29 @@ def test_transfer_is_said_to_be_that_of_the_source_weights_that_all_seeds_share(
     (found,) = analyze_networks(simulated.study, simulated.trials, simulated.history, 0.05)
     told = [one for one in found.warnings if "source weights" in one]
     assert [warning in one for one in told] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_networks_are_compared_each_with_its_own_learning_rate(varies: bool) -> None:
+    simulated = Simulated(architectures=("alexnet", "vgg16"), by_seed=0.0)
+    rates: dict[str, list[float]] = {"alexnet": [0.001], "vgg16": [0.002, 0.004][: 1 + varies]}
+
+    def with_rate(run: RecordedRun) -> RecordedRun:
+        own = rates[run.tags["cnnstudy.architecture"]]
+        levels = {**json.loads(run.tags["cnnstudy.levels"]), "learning_rate": own[run.number % len(own)]}
+        return dataclasses.replace(run, tags={**run.tags, "cnnstudy.levels": json.dumps(levels)})
+
+    simulated.study.config["factors"]["learning_rate"] = rates
+    found = of(simulated, [with_rate(run) for run in simulated.trials])
+    (compared,) = [one for one in found if one.architecture == NETWORKS]
+    effect = compared.find_effect("network", "vgg16", "epochs/gap_accuracy")
+    if varies:
+        assert effect is None, "in no cell do the networks share a rate"
+        assert compared.warnings == []
+        return
+    assert effect is not None
+    assert effect.answer == "raises"
+    assert effect.estimate == pytest.approx(0.03, abs=0.003)
+    assert compared.warnings == [
+        "each network has a learning rate of its own (alexnet 0.001, vgg16 0.002), with which it is compared."
+    ]

@@ -17,7 +17,13 @@ from statsmodels.formula import api as smf
 from statsmodels.stats.anova import anova_lm
 
 from cnnstudy.analysis.causes import NetworkAnalysis, analyze_networks
-from cnnstudy.analysis.effects_text import effect_rows, effect_sentences, leaning
+from cnnstudy.analysis.effects_text import (
+    effect_rows,
+    effect_sentences,
+    interim_sentence,
+    judge_overfitting,
+    leaning,
+)
 from cnnstudy.analysis.observations import mean_gap
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.tracking.recorded import RecordedRun
@@ -75,14 +81,34 @@ def paired(frame: pd.DataFrame, factor: str, baseline: object, level: object, co
     return interval((wide[level] - wide[baseline]).groupby("seed").mean())
 
 
-def test_the_numbers_of_the_headline_are_those_of_all_its_trials(found: NetworkAnalysis) -> None:
+def test_the_numbers_of_the_headline_are_those_of_the_trials_on_all_images(found: NetworkAnalysis) -> None:
     frame = found.observations.frame
+    frame = frame[frame["data_fraction"] == 1]
     gap = interval(frame.groupby("seed")["epochs/gap_accuracy"].mean())
     accuracies = [f"{100 * frame[f'epochs/{part}_accuracy'].mean():.1f}" for part in ("train", "val")]
     expected = [*gap, str(len(frame)), *accuracies, str(frame["seed"].nunique()), str(len(frame))]
     assert (frame["epochs/train_accuracy"] < 0.9).all()
     assert numbers(effect_sentences(found)[0]) == [*expected, str(len(frame)), "90"]
+    assert f"on average over all {len(frame)} finished trials on all training images (" in effect_sentences(found)[0]
     assert f"All {len(frame)} end with a train accuracy below 90 %" in effect_sentences(found)[0]
+
+
+def test_a_network_that_overfits_on_a_part_of_the_images_only_hardly_overfits() -> None:
+    """Mixed with the trials on all images, those on a quarter would show a gap of 10 points."""
+
+    def close(run: RecordedRun) -> dict[str, float]:
+        gap = run.metrics["last/gap_accuracy"] - 0.05  # with all images 0 to 2 points
+        return {"last/gap_accuracy": gap, "last/train_accuracy": 0.99, "last/val_accuracy": 0.99 - gap}
+
+    effects = {"data_fraction": {0.25: 0.25, 0.5: 0.15, 1.0: 0.05}}
+    some = analyze(Simulated(by_seed=0.002, effects=effects), close)
+    assert effect_sentences(some)[0].startswith("alexnet hardly overfits: after the last epoch the gap is +0.")
+    assert judge_overfitting(some) == "hardly overfits"
+    assert "gap +0." in interim_sentence(some)
+    assert any(one.startswith("4 times the training images lower the gap") for one in effect_sentences(some))
+    few = analyze(Simulated(by_seed=0.002, effects=effects, factors={"data_fraction": [0.25, 0.5]}), close)
+    assert "on 50 % of the training images (" in effect_sentences(few)[0]
+    assert judge_overfitting(few) == "overfits"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +205,8 @@ def test_the_numbers_of_an_interaction_are_those_of_its_fours() -> None:
 
 def test_what_large_classes_do_to_accuracy_is_said() -> None:
     causes = analyze(Simulated(), lambda run: {"last/val_balanced_accuracy": run.metrics["last/val_accuracy"] - 0.1})
-    balanced = f"{100 * (causes.frame['epochs/val_accuracy'].mean() - 0.1):.1f}"
+    accuracies = causes.frame.loc[causes.frame["data_fraction"] == 1, "epochs/val_accuracy"]
+    balanced = f"{100 * (accuracies.mean() - 0.1):.1f}"
     assert f"(balanced, validation is {balanced} %)" in effect_sentences(causes)[0]
     causes = analyze(Simulated(), lambda run: {"last/val_balanced_accuracy": run.metrics["last/val_accuracy"]})
     assert "balanced" not in effect_sentences(causes)[0]
@@ -237,8 +264,8 @@ def test_not_learning_is_an_outcome_with_effects_of_its_own() -> None:
     assert said.startswith("Batch size 64 instead of 8 lowers the share of trials that learn: -75.0 ")
     assert f"({counts[64]} of 48 with batch size 64 and {counts[8]} of 48 with batch size 8)" in said
     headline = effect_sentences(found)[0]
-    assert "over all 96 finished trials" in headline, "every trial counts as measured"
-    assert "60 overfit, 36 not-learning" in headline
+    assert "over all 32 finished trials on all training images" in headline, "every trial counts as measured"
+    assert "20 overfit, 12 not-learning" in headline
 
 
 def test_a_few_trials_that_do_not_learn_are_no_effect_on_learning() -> None:
@@ -267,14 +294,15 @@ def test_a_gap_that_may_be_small_or_large_cannot_be_told() -> None:
 
 def test_one_large_gap_among_trials_that_learn_nothing_is_no_overfitting() -> None:
     def only_one_learns(run: RecordedRun) -> dict[str, float]:
-        return {} if run.number == 0 and run.seed == 0 else {"last/gap_accuracy": 0.01}
+        return {} if run.number == 8 and run.seed == 0 else {"last/gap_accuracy": 0.01}
 
     found = analyze(Simulated(), only_one_learns, "not-learning")
     headline = effect_sentences(found)[0]
     gap = float(numbers(headline)[0])
-    assert gap == pytest.approx(100 * found.observations.frame["epochs/gap_accuracy"].mean(), abs=0.051)
+    frame = found.observations.frame
+    assert gap == pytest.approx(100 * frame.loc[frame["data_fraction"] == 1, "epochs/gap_accuracy"].mean(), abs=0.051)
     assert not headline.startswith("alexnet overfits")
-    assert "95 not-learning, 1 overfit" in headline
+    assert "31 not-learning, 1 overfit" in headline
 
 
 def test_leaning_is_a_word_of_its_own(found: NetworkAnalysis) -> None:
@@ -302,7 +330,7 @@ def test_few_seeds_do_not_say_whether_a_network_overfits() -> None:
         headline = effect_sentences(analyze(Simulated(seeds=seeds, by_seed=0.0)))[0]
         assert headline.startswith(f"Cannot tell whether alexnet overfits by 5 points or more {words}: ")
         assert interval in headline
-    assert effect_sentences(analyze(Simulated(seeds=3)))[0].startswith("alexnet overfits: ")
+    assert effect_sentences(analyze(Simulated(seeds=3, by_seed=0.0)))[0].startswith("alexnet overfits: ")
 
 
 def test_how_probable_a_repeat_is_stands_with_the_answer(found: NetworkAnalysis) -> None:

@@ -79,6 +79,18 @@ def test_what_raises_accuracy_comes_first() -> None:
     assert first.sentence().startswith("Use dropout 0: dropout 0.5 instead of 0 changes validation accuracy by -")
 
 
+def test_more_photos_are_no_advice_where_no_gap_is_left_on_all() -> None:
+    """Up to all photos accuracy has risen with their number, but networks have nothing left to learn from more."""
+
+    def without_gap(run: RecordedRun) -> dict[str, float]:
+        whole = run.levels["data_fraction"] == 1.0
+        return {**NO_GAP, "last/gap_accuracy": 0.0 if run.seed % 2 else 0.01} if whole else {}
+
+    assert actions(steps(Simulated(), without_gap))[0] != "Add photos"
+    assert not any(one.action == "Add photos" for one in steps(Simulated(), without_gap))
+    assert actions(steps(Simulated()))[0] == "Add photos"
+
+
 @pytest.mark.parametrize(
     ("conflicts", "evidence"),
     [

@@ -108,12 +108,16 @@ def test_what_can_not_be_used_is_said_and_nothing_written(
 # ---- diagnose
 
 
-def test_a_diagnosis_ends_with_the_answer_the_next_step_and_the_page(call: Call, own_places: Path) -> None:
+def test_a_diagnosis_ends_with_the_answer_the_cause_the_next_step_and_the_page(
+    call: Call, own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnstudy.analysis.named_causes.cause_sentence", lambda found: "The cause is this.")
     said = call("diagnose", "photos", "--time", "300h")
     *_, page = said.splitlines()
     assert "The study: photos.yaml\n" in said
     (answer,) = re.findall(r"^Answer: .*$", said, flags=re.MULTILINE)
-    first, line = said.partition(f"{answer}\n")[2].splitlines()[:2]
+    cause, first, line = said.partition(f"{answer}\n")[2].splitlines()[:3]
+    assert cause == "The cause is this."
     assert first.startswith("Next: ")
     assert line.startswith("    python -m cnnstudy ")
     assert page == f"Page: {own_places / 'photos-report' / 'report.html'}"

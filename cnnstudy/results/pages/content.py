@@ -15,6 +15,7 @@ from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_config
 from cnnstudy.analysis.confirmation_text import describe_metric, format_value
 from cnnstudy.analysis.effects_text import effect_headings, effect_rows
 from cnnstudy.analysis.leaderboard import describe_configurations, leaderboard_table, transfer_label
+from cnnstudy.analysis.observations import on_most_images
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
 from cnnstudy.names import Metric, Parameter, column_name, last_name
@@ -54,11 +55,13 @@ def facts(report: ReportData) -> list[Fact]:
             listed.append(Fact(f"Best {describe_metric(rule)}", format_value(value, rule), f"{best['trial']}{gap}"))
     balanced = any(one.question.unequal for one in report.causes)  # as in the headline
     column = column_name(last_name(Metric.GAP_BALANCED_ACCURACY if balanced else Metric.GAP_ACCURACY))
-    gaps = finished[column].dropna().astype(float) if column in finished else pd.Series(dtype=float)
+    factors = next((one.factors for one in report.causes if one.factors), {})
+    counted, images = on_most_images(finished, factors) if column in finished else (finished, "")
+    gaps = counted[column].dropna().astype(float) if column in finished else pd.Series(dtype=float)
     if len(gaps):
         unlearnt = int((finished.loc[gaps.index, "verdict"] == "not-learning").sum())
         kind = " of balanced accuracy" if balanced else ""
-        note = f"points{kind} after the last epoch, over {count_noun(len(gaps), 'finished trial')}"
+        note = f"points{kind} after the last epoch, over {count_noun(len(gaps), 'finished trial')}{images}"
         note += f", of which {unlearnt} did not learn" if unlearnt else ""
         listed.append(Fact("Mean gap", f"{100 * gaps.mean():+.1f}", note))
     return listed
