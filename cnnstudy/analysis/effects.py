@@ -22,7 +22,7 @@ from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.missing import describe_missing
 from cnnstudy.analysis.noise import relative_noise
 from cnnstudy.analysis.observations import BASES, LEGACY_GAP, OUTCOMES
-from cnnstudy.analysis.regression import estimate_over_all_trials
+from cnnstudy.analysis.regression import estimate_over_all_trials, estimate_over_points
 from cnnstudy.analysis.repeats import TrueSizes, probability_of_repeat
 from cnnstudy.analysis.resolution import NEAR_LIMIT, find_resolution, is_share, log_odds, possible_difference
 from cnnstudy.config.factors import Levels
@@ -32,6 +32,13 @@ __all__ = ["ALL_TRIALS", "LEAST_SQUARES", "PAIRS", "Effect", "correct_together",
 
 #: A 95 % interval reaches this many standard errors to each side, if they are known.
 _NORMAL_QUANTILE = 1.959964
+
+_MISFIT = (
+    "the 95 % interval over the seeds excludes 0, but what the curves of ranges miss is the same with every seed, and "
+    "may be the cause"
+)
+_HANGS_ON_POINTS = "the curves of ranges miss more than noise explains, and this effect hangs on single points of them"
+_SEEDS_AGREE = "all seeds give the same difference, and nothing tells how finely it is measured"
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,7 @@ class _TestedContrasts:
     pairs: np.ndarray
     methods: np.ndarray
     missing_text: str
+    no_interval_text: str
     own_level: float
 
 
@@ -286,6 +294,8 @@ def _test_contrasts(
         freedom[everywhere] = math.inf
         seeds[everywhere] = design.frame["seed"][np.isfinite(outcome)].nunique()
     missing, text = np.zeros(len(tests)), ""
+    if design.has_ranges and (methods == LEAST_SQUARES).any():
+        missing, text = _allow_for_misfit(design, tests, shrunk_p, methods == LEAST_SQUARES, outcome), _MISFIT
     bounds = design.bound_missing(outcome)
     if bounds is not None:
         low, high, half = tests[:, 1].copy(), tests[:, 2].copy(), (tests[:, 2] - tests[:, 1]) / 2
@@ -306,8 +316,30 @@ def _test_contrasts(
         estimates.pairs[:, 0],
         methods,
         text,
+        _HANGS_ON_POINTS if design.has_ranges else _SEEDS_AGREE,
         LEVEL if looks is None else looks.level,
     )
+
+
+def _allow_for_misfit(
+    design: Design, tests: np.ndarray, shrunk_p: np.ndarray, chosen: np.ndarray, outcome: np.ndarray
+) -> np.ndarray:
+    """Widen the tests by what curves of ranges miss at the points of a design; return by how much, [contrasts].
+
+    All seeds have the same points, so that no test over the seeds sees it: each must hold over the points as well.
+
+    Args:
+        tests, shrunk_p: over the seeds; changed where `chosen`.
+    """
+    points, untold = estimate_over_points(design.frame, design.varied, design.contrasts, outcome)
+    half, wider = (tests[:, 2] - tests[:, 1]) / 2, (points[:, 2] - points[:, 1]) / 2
+    more = np.where(chosen & (wider > half), wider - half, 0.0)
+    tests[:, 1] -= more
+    tests[:, 2] += more
+    for p in (tests[:, 3], shrunk_p):
+        p[chosen] = np.fmax(p, points[:, 3])[chosen]
+    tests[chosen & untold, 1:], shrunk_p[chosen & untold] = math.nan, math.nan
+    return more
 
 
 def _at_look(
@@ -329,7 +361,7 @@ def _list_effects(
             continue
         doubt = alias or ("" if table.methods[row] == ALL_TRIALS else few_seeds(int(table.seeds[row])))
         if not doubt and low is None:
-            doubt = "all seeds give the same difference, and nothing tells how finely it is measured"
+            doubt = table.no_interval_text
         is_tested = not doubt
         if not doubt and low is not None and high is not None and low <= 0 <= high:
             towards_0 = low + table.missing[row] > 0 if estimate > 0 else high - table.missing[row] < 0

@@ -66,13 +66,18 @@ class Design:
         #: [trials], whether a trial is not used because less than half of its seed's trials are there
         self.is_left_out = np.zeros(len(frame), bool) if self._complete is None else self._complete.of_trial < 0
 
+    @property
+    def has_ranges(self) -> bool:
+        """Whether a factor that varies is a range, of which a curve is fitted."""
+        return not _are_listed(self.varied)
+
     @functools.cached_property
     def aliases(self) -> list[list[tuple[str, str]]]:
         """For each contrast the two-factor interactions that it is mixed with; none for designs with ranges."""
         none: list[list[tuple[str, str]]] = [[] for _ in self.contrasts]
         frame = self.frame if self._complete is None else self._complete.frame
         is_block = self._complete is not None or frame["seed"].nunique() == 1
-        if not _are_listed(self.varied) or (is_block and is_complete(frame, self.varied)):
+        if self.has_ranges or (is_block and is_complete(frame, self.varied)):
             return none
         if is_block:  # all seeds have the same cells
             frame = frame[frame["seed"] == frame["seed"].iloc[0]]

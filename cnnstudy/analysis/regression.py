@@ -27,6 +27,8 @@ from cnnstudy.records import Level
 _MAX_VARIANCE_RATIO = 2.0
 #: The least trials per coefficient for estimates over all trials with interactions, and with main effects alone.
 _TRIALS_WITH_INTERACTIONS, _TRIALS = 3, 1.5
+#: The level at which a model that misses the means of points is noticed; large, as it is missing it that misleads.
+_LACK_OF_FIT = 0.2
 #: A trial with more leverage determines a coefficient alone, so its residual says nothing about noise.
 _MAX_LEVERAGE = 0.999
 #: Knots of the range that is asked about, with fewer trials than _MANY and with as many; of the other ranges.
@@ -239,14 +241,73 @@ def estimate_within_seeds(
         return SeedEstimates(estimates, spread, np.zeros(spread.shape, dtype=int))
     groups: dict[tuple[Detail, ...], list[int]] = {}
     for place, contrast in enumerate(contrasts):
-        details = list_details(varied, contrast, len(frame) // shape[1])
-        if details[0].knots:
-            details = [Detail(details[0].knots, True, _TRIALS_WITHIN_SEED)]
-        groups.setdefault(tuple(reversed(details)), []).append(place)
+        groups.setdefault(_details_within_seed(varied, contrast, len(frame) // shape[1]), []).append(place)
     for details_of_group, places in groups.items():
         chosen = [contrasts[place] for place in places]
         estimates[places], spread[places] = _fit_seeds(frame, varied, chosen, values, blocks, details_of_group)
     return SeedEstimates(estimates, spread, np.zeros(spread.shape, dtype=int))
+
+
+def _details_within_seed(varied: Mapping[str, Levels], contrast: Contrast, trials: int) -> tuple[Detail, ...]:
+    """Return the models of a seed's trials, the smallest first: without and with interactions, or one with curves."""
+    details = list_details(varied, contrast, trials)
+    if details[0].knots:
+        return (Detail(details[0].knots, True, _TRIALS_WITHIN_SEED),)
+    return tuple(reversed(details))
+
+
+def estimate_over_points(
+    frame: pd.DataFrame, varied: Mapping[str, Levels], contrasts: Sequence[Contrast], values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate each contrast over the points that all seeds have, with the curves of `estimate_within_seeds`.
+
+    What these miss is the same with every seed. The residuals of the points' means show it, and with them the HC3
+    standard errors (as in `estimate_over_all_trials`). Where a contrast hangs on single points there is no such test;
+    then it can't be told if the curves miss more than the noise between seeds explains (F-test of lack of fit, Fisher
+    1922, at 20 %).
+
+    Args:
+        values: [trials], NaN where a trial has none.
+
+    Returns:
+        [contrasts, 4]: estimate, the ends of its 95 % interval, p; NaN where there is no test. [contrasts], whether it
+        can't be told.
+    """
+    tests, untold = np.full((len(contrasts), 4), math.nan), np.zeros(len(contrasts), dtype=bool)
+    measured, outcome = frame[np.isfinite(values)], values[np.isfinite(values)]
+    points, means = average_points(measured, varied, outcome)
+    if len(points) == len(measured):
+        return tests, untold
+    groups: dict[tuple[Detail, ...], list[int]] = {}
+    for place, contrast in enumerate(contrasts):
+        groups.setdefault(_details_within_seed(varied, contrast, len(points)), []).append(place)
+    for details, places in groups.items():
+        model = details[-1].model(points, varied)
+        place_of_trial = measured.groupby(list(varied), dropna=False, sort=False).ngroup().to_numpy()
+        missed = means - model.matrix @ np.linalg.lstsq(model.matrix, means, rcond=None)[0]
+        free = len(points) - int(np.linalg.matrix_rank(model.matrix))
+        if _is_beyond_noise(missed, free, outcome - means[place_of_trial], measured["seed"]):
+            tests[places] = _test_contrasts(model, [contrasts[place] for place in places], means)
+            untold[places] = np.isnan(tests[places, 1])
+    return tests, untold
+
+
+def _is_beyond_noise(missed: np.ndarray, free: int, residual: np.ndarray, seeds: pd.Series) -> bool:
+    """Test whether a model misses the means of points by more than noise explains, by an F-test at _LACK_OF_FIT.
+
+    Args:
+        missed: [points], by what the model misses the mean of each; free: its degrees of freedom.
+        residual: [trials], of each trial from its point's mean; seeds: [trials].
+    """
+    from scipy import special
+
+    seed = np.unique(seeds, return_inverse=True)[1]
+    residual = residual - (np.bincount(seed, residual) / np.bincount(seed))[seed]
+    noise_free = len(residual) - len(missed) - int(seed.max())
+    if free < 1 or noise_free < 1:
+        return True
+    noise = (residual**2).sum() / noise_free * len(missed) / len(residual)  # of a mean
+    return bool((missed**2).sum() / free > noise * special.fdtri(free, noise_free, 1 - _LACK_OF_FIT))
 
 
 def _fit_seeds(
